@@ -1,0 +1,1 @@
+"""Shared kernel of the services: it knows transports and conventions, and no service."""

@@ -1,0 +1,115 @@
+"""CloudEvents 1.0 in Kafka's binary mode: protobuf value, `ce_*` headers, W3C trace context in headers.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from cloudevents.http import CloudEvent
+from cloudevents.kafka import to_binary
+from google.protobuf.message import DecodeError, Message
+from opentelemetry import propagate
+from opentelemetry.context import Context
+
+from services.kit.bus.port import Delivery, OutgoingEvent
+from services.kit.errors import InvalidArgumentError
+from services.kit.ids import new_id
+
+PROTOBUF = "application/protobuf"
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedEvent:
+    """An event as Kafka takes it."""
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+def encode(event: OutgoingEvent, source: str) -> EncodedEvent:
+    """The Kafka message of an event, with the current trace context in its headers.
+
+    Args:
+        event: what happened.
+        source: the producing service; the CloudEvents source is `/tidemill/<source>`.
+    """
+    attributes = {
+        "id": event.event_id or new_id(),
+        "source": f"/tidemill/{source}",
+        "type": event.message.DESCRIPTOR.full_name,
+        "subject": event.key,
+        "time": datetime.now(UTC).isoformat(),
+        "datacontenttype": PROTOBUF,
+        **event.extensions,
+    }
+    message = to_binary(
+        CloudEvent(attributes, event.message.SerializeToString(deterministic=True)),
+        data_marshaller=lambda data: data,
+        key_mapper=lambda _: event.key,
+    )
+    value = message.value
+    assert isinstance(value, bytes)
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    headers = [*message.headers.items(), *((name, text.encode()) for name, text in carrier.items())]
+    return EncodedEvent(event.key.encode(), value, headers)
+
+
+def decode(delivery: Delivery, kind: type[M]) -> M:
+    """The message that a delivery carries.
+
+    Raises:
+        InvalidArgumentError: it is another event, another encoding, or damaged.
+    """
+    expected = kind.DESCRIPTOR.full_name
+    if delivery.event_type != expected:
+        raise InvalidArgumentError(
+            f"Expected an event of type {expected}, got {delivery.event_type or 'none'}.",
+            reason="UNEXPECTED_EVENT_TYPE",
+            metadata={"type": delivery.event_type},
+        )
+    if delivery.content_type != PROTOBUF:
+        raise InvalidArgumentError(
+            f"Expected content-type {PROTOBUF}, got {delivery.content_type or 'none'}.",
+            reason="UNEXPECTED_CONTENT_TYPE",
+            metadata={"content_type": delivery.content_type},
+        )
+    message = kind()
+    try:
+        message.ParseFromString(delivery.value)
+    except DecodeError as error:
+        raise InvalidArgumentError(f"The value is no {expected}: {error}.", reason="UNDECODABLE_EVENT") from error
+    return message
+
+
+def trace_context(delivery: Delivery) -> Context:
+    """The trace that the delivery's producer was in; an empty context when it was in none."""
+    carrier = {
+        name: delivery.headers[name].decode("ascii", "replace")
+        for name in ("traceparent", "tracestate", "baggage")
+        if name in delivery.headers
+    }
+    return propagate.extract(carrier, Context())
+
+
+def dead_letter_headers(delivery: Delivery, reason: str, message: str, service: str) -> list[tuple[str, bytes]]:
+    """Headers of a dead letter: the message's own, then where it stood and why it was refused."""
+    own: Sequence[tuple[str, bytes]] = list(delivery.headers.items())
+    return [
+        *own,
+        ("dlq_reason", reason.encode()),
+        ("dlq_message", message.encode()[:4096]),
+        ("dlq_service", service.encode()),
+        ("dlq_topic", delivery.topic.encode()),
+        ("dlq_partition", str(delivery.partition).encode()),
+        ("dlq_offset", str(delivery.offset).encode()),
+        ("dlq_time", datetime.now(UTC).isoformat().encode()),
+    ]

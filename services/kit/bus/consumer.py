@@ -1,0 +1,257 @@
+"""A consumer of topics in a thread of its own: manual commits after the work, dead letters for poison.
+
+Read-committed, cooperative rebalancing (KIP-429). The order of things for a batch: handle, then commit. A batch
+that fails is done one by one, so that one poison message never stalls its partition; a retryable failure
+(`services.kit.errors.is_retryable`) waits with growing pauses and never moves the offset.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Protocol
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyPartitionAssignor
+from kafka.errors import CommitFailedError, KafkaError
+from opentelemetry import context, trace
+
+from services.kit.bus.cloudevents import trace_context
+from services.kit.bus.port import Delivery, EventHandler
+from services.kit.bus.topics import Topic
+from services.kit.errors import TidemillError, is_retryable
+from services.kit.telemetry import schema
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 10.0
+# An error that is none of ours may be a passing one; it gets so many tries before it counts as poison.
+_UNEXPECTED_TRIES = 3
+
+
+class DeadLetterSink(Protocol):
+    """Where refused messages go."""
+
+    def dead_letter(self, delivery: Delivery, error: Exception) -> None:
+        """Makes the refused message and its reason durable."""
+        ...
+
+
+class _Stopped(Exception):
+    """The consumer was told to stop while it waited; nothing of the batch is committed."""
+
+
+class DeliveryProcessor:
+    """Runs a handler over batches with retries and dead letters; knows no Kafka, so it is tested alone."""
+
+    def __init__(self, handler: EventHandler, dead_letters: DeadLetterSink, *, wait: Callable[[float], bool]) -> None:
+        """`wait(seconds)` pauses and returns True when the process is to stop."""
+        self._handler = handler
+        self._dead_letters = dead_letters
+        self._wait = wait
+
+    def process(self, batch: Sequence[Delivery]) -> None:
+        """Returns when every delivery is done or is a dead letter.
+
+        Raises:
+            _Stopped: it was told to stop before.
+        """
+        try:
+            self._handler.handle(batch)
+            return
+        except Exception as error:
+            if len(batch) > 1:
+                logger.info("a batch of %d failed (%s); its messages are tried one by one", len(batch), error)
+        for delivery in batch:
+            self._process_one(delivery)
+
+    def _process_one(self, delivery: Delivery) -> None:
+        pause, unexpected = _FIRST_PAUSE_S, 0
+        while True:
+            try:
+                self._handler.handle([delivery])
+                return
+            except Exception as error:
+                unexpected += not isinstance(error, TidemillError)
+                if (isinstance(error, TidemillError) and not is_retryable(error)) or unexpected >= _UNEXPECTED_TRIES:
+                    self._bury(delivery, error)
+                    return
+                logger.warning(
+                    "%s[%d]@%d waits %.1f s: %s", delivery.topic, delivery.partition, delivery.offset, pause, error
+                )
+            if self._wait(pause):
+                raise _Stopped
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    def _bury(self, delivery: Delivery, error: Exception) -> None:
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                self._dead_letters.dead_letter(delivery, error)
+            except TidemillError as cause:
+                logger.warning("the dead letters are away, waiting %.1f s: %s", pause, cause)
+                if self._wait(pause):
+                    raise _Stopped from cause
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                continue
+            logger.error(
+                "refused %s[%d]@%d: %s",
+                delivery.topic,
+                delivery.partition,
+                delivery.offset,
+                error,
+                exc_info=None if isinstance(error, TidemillError) else error,
+            )
+            return
+
+
+class KafkaEventConsumer:
+    """A member of a consumer group; `start` it once, `stop` it once."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        group: str,
+        topics: Sequence[Topic],
+        handler: EventHandler,
+        dead_letters: DeadLetterSink,
+        *,
+        max_batch: int = 500,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._group = group
+        self._topics = [topic.name for topic in topics]
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._processor = DeliveryProcessor(handler, dead_letters, wait=self._stop.wait)
+        self._max_batch = max_batch
+        self._tracer = trace.get_tracer(__name__)
+        self._thread = threading.Thread(target=self._run, name=f"consumer-{group}", daemon=True)
+
+    def start(self) -> None:
+        """Starts consuming."""
+        self._thread.start()
+
+    def wait_assigned(self, timeout_s: float) -> bool:
+        """Waits until the group has given this member its partitions, at most so many seconds."""
+        return self._ready.wait(timeout_s)
+
+    def stop(self, timeout_s: float = 20.0) -> None:
+        """Ends after the batch in hand is done and committed; leaves the group."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                logger.warning(
+                    "consumer %s did not end within %.0f s; its batch will come again", self._group, timeout_s
+                )
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE_S
+        while not self._stop.is_set():
+            try:
+                self._consume()
+                pause = _FIRST_PAUSE_S
+            except _Stopped:
+                return
+            except (KafkaError, ValueError, OSError) as error:
+                logger.warning("consumer %s lost the broker, again in %.1f s: %s", self._group, pause, error)
+            except Exception:
+                logger.exception("consumer %s failed, again in %.1f s", self._group, pause)
+            if self._stop.wait(pause):
+                return
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    def _consume(self) -> None:
+        consumer = KafkaConsumer(
+            bootstrap_servers=self._bootstrap.split(","),
+            group_id=self._group,
+            client_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            partition_assignment_strategy=[CooperativeStickyPartitionAssignor],
+            max_poll_records=self._max_batch,
+            # A killed member's partitions go to the others after this long.
+            session_timeout_ms=10_000,
+            heartbeat_interval_ms=3_000,
+            max_poll_interval_ms=600_000,
+        )
+        try:
+            consumer.subscribe(self._topics)
+            while not self._stop.is_set():
+                polled = consumer.poll(timeout_ms=200)
+                if consumer.assignment():
+                    self._ready.set()
+                batch = [_delivery(record) for records in polled.values() for record in records]
+                if not batch:
+                    continue
+                with self._spans(batch):
+                    self._processor.process(batch)
+                self._commit(consumer, batch)
+        finally:
+            consumer.close(autocommit=False)
+
+    def _commit(self, consumer: KafkaConsumer, batch: Sequence[Delivery]) -> None:
+        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        for delivery in batch:
+            offsets[TopicPartition(delivery.topic, delivery.partition)] = OffsetAndMetadata(delivery.offset + 1, "", -1)
+        try:
+            consumer.commit(offsets)
+        except CommitFailedError as error:
+            # The group moved on without us: another member does these again, and handlers are idempotent.
+            logger.warning("group %s moved on before a commit; the batch will come again: %s", self._group, error)
+
+    @contextmanager
+    def _spans(self, batch: Sequence[Delivery]) -> Iterator[None]:
+        """One consumer span for each trace in the batch, not for each message: imports are thousands."""
+        first: dict[int, tuple[context.Context, Delivery, int]] = {}
+        for delivery in batch:
+            parent = trace_context(delivery)
+            trace_id = trace.get_current_span(parent).get_span_context().trace_id
+            known = first.get(trace_id)
+            first[trace_id] = (known[0], known[1], known[2] + 1) if known else (parent, delivery, 1)
+        with ExitStack() as stack:
+            for parent, delivery, count in first.values():
+                stack.enter_context(
+                    self._tracer.start_as_current_span(
+                        f"process {delivery.topic}",
+                        context=parent,
+                        kind=trace.SpanKind.CONSUMER,
+                        attributes={
+                            schema.MESSAGING_SYSTEM: "kafka",
+                            schema.MESSAGING_DESTINATION: delivery.topic,
+                            schema.MESSAGING_OPERATION: "process",
+                            schema.MESSAGING_BATCH_COUNT: count,
+                            schema.MESSAGING_CONSUMER_GROUP: self._group,
+                            schema.MESSAGING_PARTITION: str(delivery.partition),
+                        },
+                    )
+                )
+            yield
+
+
+@contextmanager
+def delivery_context(delivery: Delivery) -> Iterator[None]:
+    """Makes the delivery's own trace the current one, for what a handler publishes because of it."""
+    token = context.attach(trace_context(delivery))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+def _delivery(record: object) -> Delivery:
+    headers = {name.lower(): value for name, value in getattr(record, "headers", ()) or ()}
+    return Delivery(
+        topic=record.topic,  # type: ignore[attr-defined]  # kafka-python has no types
+        partition=record.partition,  # type: ignore[attr-defined]
+        offset=record.offset,  # type: ignore[attr-defined]
+        key=record.key,  # type: ignore[attr-defined]
+        value=record.value or b"",  # type: ignore[attr-defined]
+        headers=headers,
+        timestamp_ms=record.timestamp,  # type: ignore[attr-defined]
+    )

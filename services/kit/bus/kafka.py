@@ -1,0 +1,144 @@
+"""Kafka as the bus: idempotent producer, topics from the declared table. Consumers are in `consumer`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError, MessageSizeTooLargeError, NoBrokersAvailable, TopicAlreadyExistsError
+from opentelemetry import trace
+
+from services.kit.bus.cloudevents import dead_letter_headers, encode
+from services.kit.bus.port import Delivery, OutgoingEvent
+from services.kit.bus.topics import DEAD_LETTERS, TOPICS, Topic
+from services.kit.errors import InvalidArgumentError, TidemillError, UnavailableError
+from services.kit.telemetry import schema
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+
+def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replication: int = 1) -> None:
+    """Creates the topics that do not exist yet.
+
+    Raises:
+        UnavailableError: no broker answers.
+    """
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), client_id="tidemill-topics")
+    except (KafkaError, ValueError) as error:
+        raise UnavailableError(
+            f"No Kafka broker answers at {bootstrap}: {error}", reason="KAFKA_UNAVAILABLE", retry_after_s=2
+        ) from error
+    try:
+        present = set(admin.list_topics())
+        for topic in topics:
+            if topic.name in present:
+                continue
+            spec = NewTopic(
+                topic.name,
+                topic.partitions,
+                replication,
+                topic_configs={
+                    "retention.ms": str(topic.retention_ms),
+                    "max.message.bytes": str(MAX_MESSAGE_BYTES),
+                },
+            )
+            try:
+                admin.create_topics([spec])
+            except TopicAlreadyExistsError:
+                logger.debug("topic %s was created by another process meanwhile", topic.name)
+    except KafkaError as error:
+        raise UnavailableError(f"Kafka refused to create topics: {error}", reason="KAFKA_UNAVAILABLE") from error
+    finally:
+        admin.close()
+
+
+class KafkaEventPublisher:
+    """Publishes the events of one service: acks=all, idempotent, in order for each key.
+
+    Threads may share it; close it at the end.
+    """
+
+    def __init__(self, bootstrap: str, service: str, *, delivery_timeout_s: float = 30.0) -> None:
+        self._service = service
+        self._timeout_s = delivery_timeout_s
+        self._lock = threading.Lock()
+        self._tracer = trace.get_tracer(__name__)
+        try:
+            self._producer = KafkaProducer(
+                bootstrap_servers=bootstrap.split(","),
+                client_id=f"tidemill-{service}",
+                acks="all",
+                enable_idempotence=True,
+                compression_type="lz4",
+                linger_ms=2,
+                batch_size=256 * 1024,
+                max_request_size=MAX_MESSAGE_BYTES,
+                delivery_timeout_ms=int(delivery_timeout_s * 1000),
+                request_timeout_ms=min(10_000, int(delivery_timeout_s * 1000) - 1000),
+            )
+        except NoBrokersAvailable as error:
+            raise UnavailableError(
+                f"No Kafka broker answers at {bootstrap}.", reason="KAFKA_UNAVAILABLE", retry_after_s=2
+            ) from error
+
+    def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
+        """Makes the events durable; see `EventPublisher.publish`."""
+        if not events:
+            return
+        attributes: dict[str, str | int] = {
+            schema.MESSAGING_SYSTEM: "kafka",
+            schema.MESSAGING_DESTINATION: topic.name,
+            schema.MESSAGING_OPERATION: "send",
+            schema.MESSAGING_BATCH_COUNT: len(events),
+        }
+        with self._tracer.start_as_current_span(
+            f"send {topic.name}", kind=trace.SpanKind.PRODUCER, attributes=attributes
+        ):
+            encoded = [encode(event, self._service) for event in events]
+            for event, message in zip(events, encoded, strict=True):
+                size = len(message.value)
+                # Checked before anything is sent, so that a refused batch leaves no half of itself behind.
+                if size > MAX_MESSAGE_BYTES - 64 * 1024:
+                    raise InvalidArgumentError(
+                        f"The event for key {event.key!r} is {size} bytes; the bus takes {MAX_MESSAGE_BYTES}.",
+                        reason="EVENT_TOO_LARGE",
+                        metadata={"key": event.key},
+                    )
+            try:
+                futures = [
+                    self._producer.send(topic.name, key=item.key, value=item.value, headers=item.headers)
+                    for item in encoded
+                ]
+                for future in futures:
+                    future.get(timeout=self._timeout_s)
+            except MessageSizeTooLargeError as error:
+                raise InvalidArgumentError(f"An event is too large: {error}", reason="EVENT_TOO_LARGE") from error
+            except KafkaError as error:
+                raise UnavailableError(
+                    f"Kafka did not take all of {len(events)} events for {topic.name}: {error}",
+                    reason="KAFKA_UNAVAILABLE",
+                    retry_after_s=2,
+                ) from error
+
+    def dead_letter(self, delivery: Delivery, error: Exception) -> None:
+        """Puts a refused message aside, as it came, with the reason; durable when it returns."""
+        reason = error.reason if isinstance(error, TidemillError) else "UNEXPECTED"
+        headers = dead_letter_headers(delivery, reason, str(error) or type(error).__name__, self._service)
+        try:
+            self._producer.send(DEAD_LETTERS.name, key=delivery.key, value=delivery.value, headers=headers).get(
+                timeout=self._timeout_s
+            )
+        except KafkaError as cause:
+            raise UnavailableError(
+                f"Kafka did not take a dead letter: {cause}", reason="KAFKA_UNAVAILABLE", retry_after_s=2
+            ) from cause
+
+    def close(self) -> None:
+        """Sends what is queued and closes the connections."""
+        self._producer.close(timeout=self._timeout_s)

@@ -1,0 +1,48 @@
+"""The one table of topics: partitions, retention, what they carry. They are created from it, nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+_DAY_MS: Final = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A declared topic; `key` says by what its messages are keyed and so ordered."""
+
+    name: str
+    partitions: int
+    retention_ms: int
+    key: str
+    carries: str
+
+
+INBOUND: Final = Topic("tidemill.inbound", 6, 7 * _DAY_MS, "any", "CloudEvents of other producers")
+RECORDS_RAW: Final = Topic("tidemill.records.raw", 6, 7 * _DAY_MS, "record id", "RecordIngested")
+RECORDS_CLEAN: Final = Topic("tidemill.records.clean", 6, 7 * _DAY_MS, "record id", "RecordCleaned")
+RECORDS_REJECTED: Final = Topic("tidemill.records.rejected", 6, 7 * _DAY_MS, "record id", "RecordRejected")
+INGEST_EVENTS: Final = Topic("tidemill.ingest.events", 1, 30 * _DAY_MS, "import", "ImportCompleted")
+CLEANING_EVENTS: Final = Topic("tidemill.cleaning.events", 1, 30 * _DAY_MS, "data set", "DatasetVersionBuilt")
+TRAINING_EVENTS: Final = Topic("tidemill.training.events", 1, 30 * _DAY_MS, "run", "RunSucceeded, RunFailed, …")
+INFERENCE_EVENTS: Final = Topic("tidemill.inference.events", 1, 30 * _DAY_MS, "model", "ModelPublished")
+PREDICTIONS: Final = Topic("tidemill.predictions", 6, 7 * _DAY_MS, "answer", "PredictionServed")
+PIPELINE_EVENTS: Final = Topic("tidemill.pipeline.events", 1, 30 * _DAY_MS, "cycle", "CycleEnded")
+FEEDBACK: Final = Topic("tidemill.feedback", 3, 30 * _DAY_MS, "answer", "FeedbackRecorded")
+DEAD_LETTERS: Final = Topic("tidemill.dead-letters", 1, 30 * _DAY_MS, "the message's own", "refused messages")
+
+TOPICS: Final = (
+    INBOUND,
+    RECORDS_RAW,
+    RECORDS_CLEAN,
+    RECORDS_REJECTED,
+    INGEST_EVENTS,
+    CLEANING_EVENTS,
+    TRAINING_EVENTS,
+    INFERENCE_EVENTS,
+    PREDICTIONS,
+    PIPELINE_EVENTS,
+    FEEDBACK,
+    DEAD_LETTERS,
+)

@@ -1,0 +1,138 @@
+"""The one tree of errors that use cases raise.
+
+Each class stands for a canonical RPC code; `reason` is stable and meant for programs, the message is one
+sentence for a person, `metadata` holds the facts. Transports map the tree in one place each
+(`services.kit.grpc.errors`), so domain code knows no transport.
+
+    TidemillError
+    ├── InvalidArgumentError      the caller must change the request
+    ├── FailedPreconditionError   the system must be in another state first
+    ├── NotFoundError
+    ├── AlreadyExistsError
+    ├── AbortedError              a concurrent change won; read again and retry
+    ├── UnauthenticatedError
+    ├── PermissionDeniedError
+    ├── ResourceExhaustedError    retry later, see retry_after_s
+    ├── DeadlineExceededError
+    ├── UnavailableError          a part is away; retry, see retry_after_s
+    └── InternalError             a defect of ours
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One thing wrong with a request: `field` is a path such as `spec.sources[0].uri`."""
+
+    field: str
+    description: str
+
+
+class TidemillError(Exception):
+    """Root of the tree; not raised itself."""
+
+    code: ClassVar[str] = "UNKNOWN"
+    default_reason: ClassVar[str] = "UNKNOWN"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[FieldViolation] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.default_reason
+        self.metadata = dict(metadata or {})
+        self.violations = tuple(violations)
+        self.retry_after_s = retry_after_s
+
+
+class InvalidArgumentError(TidemillError):
+    """The request itself is wrong, whatever the state of the system."""
+
+    code = "INVALID_ARGUMENT"
+    default_reason = "INVALID_ARGUMENT"
+
+
+class FailedPreconditionError(TidemillError):
+    """The request is right, but not in the present state."""
+
+    code = "FAILED_PRECONDITION"
+    default_reason = "FAILED_PRECONDITION"
+
+
+class NotFoundError(TidemillError):
+    """The named resource does not exist."""
+
+    code = "NOT_FOUND"
+    default_reason = "NOT_FOUND"
+
+
+class AlreadyExistsError(TidemillError):
+    """The resource exists with other content."""
+
+    code = "ALREADY_EXISTS"
+    default_reason = "ALREADY_EXISTS"
+
+
+class AbortedError(TidemillError):
+    """A concurrent change won."""
+
+    code = "ABORTED"
+    default_reason = "ABORTED"
+
+
+class UnauthenticatedError(TidemillError):
+    """No valid credential was given."""
+
+    code = "UNAUTHENTICATED"
+    default_reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(TidemillError):
+    """The credential does not allow this."""
+
+    code = "PERMISSION_DENIED"
+    default_reason = "PERMISSION_DENIED"
+
+
+class ResourceExhaustedError(TidemillError):
+    """A limit is reached."""
+
+    code = "RESOURCE_EXHAUSTED"
+    default_reason = "RESOURCE_EXHAUSTED"
+
+
+class DeadlineExceededError(TidemillError):
+    """The time that the caller gave is over."""
+
+    code = "DEADLINE_EXCEEDED"
+    default_reason = "DEADLINE_EXCEEDED"
+
+
+class UnavailableError(TidemillError):
+    """A part that is needed does not answer now."""
+
+    code = "UNAVAILABLE"
+    default_reason = "UNAVAILABLE"
+
+
+class InternalError(TidemillError):
+    """A defect of ours."""
+
+    code = "INTERNAL"
+    default_reason = "INTERNAL"
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether doing the same again later can succeed without anybody changing anything."""
+    return isinstance(error, UnavailableError | ResourceExhaustedError | DeadlineExceededError | AbortedError)

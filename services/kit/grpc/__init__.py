@@ -1,0 +1,1 @@
+"""gRPC as the mesh speaks it: servers, channels, interceptors, the mapping of errors."""

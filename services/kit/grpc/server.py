@@ -1,0 +1,106 @@
+"""A gRPC server with everything that every service has: health, reflection, interceptors, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
+
+from services.kit.errors import FailedPreconditionError
+from services.kit.grpc.interceptors import (
+    DeadlineInterceptor,
+    ErrorInterceptor,
+    MetricsInterceptor,
+    ValidationInterceptor,
+)
+from services.kit.telemetry.metrics import RequestMetrics
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # A second process on the same port would take half of the calls unseen.
+    ("grpc.so_reuseport", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcServer:
+    """A server with its health servicer."""
+
+    server: grpc.aio.Server
+    health: health.aio.HealthServicer
+    services: Sequence[str]
+
+    async def set_serving(self, serving: bool) -> None:
+        """Tells the health of every service, and of the server as a whole."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *self.services):
+            await self.health.set(name, status)
+
+
+def create_server(
+    metrics: RequestMetrics,
+    *,
+    default_deadline_s: float = 60.0,
+    extra: Sequence[grpc.aio.ServerInterceptor] = (),
+    traced: bool = True,
+) -> grpc.aio.Server:
+    """A server without servicers. Outermost first: trace, metrics, errors, `extra` (auth…), deadline, validation."""
+    trace: list[grpc.aio.ServerInterceptor] = []
+    if traced:
+        trace.append(aio_server_interceptor(filter_=filters.negate(filters.health_check())))  # type: ignore[no-untyped-call]
+    return grpc.aio.server(
+        interceptors=[
+            *trace,
+            MetricsInterceptor(metrics),
+            ErrorInterceptor(),
+            *extra,
+            DeadlineInterceptor(default_deadline_s),
+            ValidationInterceptor(),
+        ],
+        options=list(SERVER_OPTIONS),
+    )
+
+
+def finish_server(server: grpc.aio.Server, services: Sequence[str]) -> GrpcServer:
+    """Adds health and reflection once the servicers named by `services` (full proto names) are added."""
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    names = [*services, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    reflection.enable_server_reflection(names, server, pool=descriptor_pool.Default())
+    return GrpcServer(server, servicer, tuple(services))
+
+
+def bind(server: grpc.aio.Server, address: str) -> int:
+    """Opens the port.
+
+    Returns:
+        The port, also where `address` asked for any (port 0).
+
+    Raises:
+        FailedPreconditionError: the port is taken or the address is not this machine's.
+    """
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        port = 0
+        cause: Exception | None = error
+    else:
+        cause = None
+    if port == 0:
+        raise FailedPreconditionError(
+            f"Cannot listen on {address}: the port is in use or the address is not this machine's. "
+            "Stop the other process or set TIDEMILL_BIND to another port.",
+            reason="PORT_IN_USE",
+            metadata={"address": address},
+        ) from cause
+    return port

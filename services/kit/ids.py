@@ -1,0 +1,38 @@
+"""Identities: time-ordered ones for resources, content-derived ones for what must be the same twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Any
+
+
+def new_id() -> str:
+    """26 lower-case characters, sortable by creation time to the millisecond (48 bits time, 64 bits random)."""
+    value = (int(time.time() * 1000) << 64) | secrets.randbits(64)
+    return f"{value:028x}"[-26:]
+
+
+def sha256_hex(*parts: str | bytes) -> str:
+    """sha256 over length-prefixed parts, so that ("ab", "c") and ("a", "bc") differ."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def content_digest(value: Any) -> str:
+    """sha256 of a JSON-like value in canonical form (sorted keys, no spaces, UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def record_id(source: str, text: str, attributes: Iterable[tuple[str, str]] = ()) -> str:
+    """Identity of a record that came without one: the same content from the same source is the same record."""
+    flat = [part for pair in sorted(attributes) for part in pair]
+    return "rec_" + sha256_hex(source, text, *flat)[:32]

@@ -1,0 +1,1 @@
+"""Start and ordered stop of a service process."""

@@ -1,0 +1,143 @@
+"""Runs a service: start, serve, and stop in order.
+
+The order of the stop: NOT_SERVING, pause consumers, drain calls, commit, close adapters, flush telemetry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import grpc
+
+from services.kit.config import ServiceSettings
+from services.kit.errors import TidemillError, UnavailableError
+from services.kit.grpc.server import bind, create_server, finish_server
+from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.telemetry.setup import start_telemetry
+
+logger = logging.getLogger(__name__)
+
+_DRAIN_S = 10.0
+_START_TRIES = 30
+
+
+class Consumer(Protocol):
+    """A consumer of events, in a thread of its own."""
+
+    def start(self) -> None:
+        """Starts it."""
+        ...
+
+    def stop(self) -> None:
+        """Ends it after the work in hand."""
+        ...
+
+
+@dataclass(slots=True)
+class Service:
+    """What a composition root built.
+
+    `register` adds the servicers and returns their full proto names; `closers` run in order at the end, after
+    the last call; `tasks` run beside the server, and one that fails ends the process, so that the supervisor
+    starts it again.
+    """
+
+    register: Callable[[grpc.aio.Server], Sequence[str]]
+    consumers: Sequence[Consumer] = ()
+    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    closers: Sequence[Callable[[], object]] = ()
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = field(default_factory=tuple)
+    default_deadline_s: float = 60.0
+    traced: bool = True
+
+
+Build = Callable[[RequestMetrics], Awaitable[Service]]
+
+
+def run_service(name: str, settings: ServiceSettings, build: Build, *, export_telemetry: bool = True) -> None:
+    """Runs a service until SIGTERM or SIGINT; ends the process with 1 where it cannot start.
+
+    Args:
+        name: the service's name, as in `service.name`.
+        settings: its settings.
+        build: makes the service, inside the event loop. UnavailableError is tried again for a while: parts start
+            side by side.
+        export_telemetry: False for the one process that telemetry is exported to.
+    """
+    telemetry = start_telemetry(name, settings.otlp_endpoint if export_telemetry else None, settings.log_level)
+    try:
+        asyncio.run(_serve(name, settings, build))
+    except TidemillError as error:
+        logger.error("%s cannot start: %s", name, error.message)
+        sys.exit(1)
+    finally:
+        telemetry.shutdown()
+
+
+async def _build(name: str, build: Build, metrics: RequestMetrics) -> Service:
+    for attempt in range(1, _START_TRIES + 1):
+        try:
+            return await build(metrics)
+        except UnavailableError as error:
+            if attempt == _START_TRIES:
+                raise
+            logger.info("%s waits for a part: %s", name, error.message)
+            await asyncio.sleep(1.0)
+    raise AssertionError("unreachable")
+
+
+async def _serve(name: str, settings: ServiceSettings, build: Build) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    metrics = RequestMetrics(name)
+    service = await _build(name, build, metrics)
+    failure: BaseException | None = None
+    try:
+        server = create_server(
+            metrics,
+            default_deadline_s=service.default_deadline_s,
+            extra=service.interceptors,
+            traced=service.traced,
+        )
+        grpc_server = finish_server(server, service.register(server))
+        port = bind(server, settings.bind)
+        await server.start()
+        if settings.metrics_bind:
+            metrics.serve(settings.metrics_bind)
+        for consumer in service.consumers:
+            consumer.start()
+        tasks = [asyncio.create_task(factory()) for factory in service.tasks]
+        await grpc_server.set_serving(True)
+        logger.info("%s serves on port %d", name, port)
+
+        stopper = asyncio.create_task(stop.wait())
+        waiting: set[asyncio.Task[Any]] = {stopper, *tasks}
+        while not stop.is_set():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            failure = next((e for t in done if t is not stopper and (e := t.exception()) is not None), None)
+            if failure is not None:
+                logger.error("a task of %s failed; the process ends", name, exc_info=failure)
+                break
+
+        await grpc_server.set_serving(False)
+        await asyncio.gather(*(asyncio.to_thread(consumer.stop) for consumer in service.consumers))
+        await server.stop(_DRAIN_S)
+        for task in (stopper, *tasks):
+            task.cancel()
+        await asyncio.gather(stopper, *tasks, return_exceptions=True)
+    finally:
+        for close in service.closers:
+            result = close()
+            if asyncio.iscoroutine(result):
+                await result
+    logger.info("%s ended", name)
+    if failure is not None:
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""State: databases by SQLAlchemy and Alembic, artefacts by fsspec."""

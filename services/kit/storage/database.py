@@ -1,0 +1,76 @@
+"""A service's own database: SQLite by default, PostgreSQL by URL; brought to its newest schema at start."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+
+from services.kit.errors import InvalidArgumentError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+
+def open_database(url: str, migrations: Path) -> Engine:
+    """Opens the database and applies what it lacks of the migrations.
+
+    Args:
+        url: SQLAlchemy URL; the folder of an SQLite file is made.
+        migrations: Alembic's script folder (holds `versions/`).
+
+    Raises:
+        InvalidArgumentError: the URL is none, or its driver is not installed.
+        UnavailableError: the server does not answer.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InvalidArgumentError(f"TIDEMILL_DATABASE_URL is no database URL: {error}") from error
+    sqlite = parsed.get_backend_name() == "sqlite"
+    if sqlite and parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        engine = create_engine(parsed, pool_pre_ping=not sqlite)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise InvalidArgumentError(
+            f"The driver of {parsed.drivername} is not installed: {error}. Install tidemill[postgresql]."
+        ) from error
+    if sqlite:
+        event.listen(engine, "connect", _tune_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+    try:
+        with engine.begin() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(migrations))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except OperationalError as error:
+        raise UnavailableError(
+            f"The database {parsed.render_as_string(hide_password=True)} does not answer: {error.orig}",
+            reason="DATABASE_UNAVAILABLE",
+        ) from error
+    return engine
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    # pysqlite's own transaction handling would begin too late; SQLAlchemy's `begin` event does it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # WAL with NORMAL loses nothing at a kill -9; only a power cut may take the last commits back, and what they
+    # acknowledged is still on the bus, whose offset is committed afterwards.
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA busy_timeout=30000")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_immediate(connection: Any) -> None:
+    # A read that turns into a write under a deferred transaction fails at once with SQLITE_BUSY.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

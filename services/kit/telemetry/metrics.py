@@ -1,0 +1,88 @@
+"""Prometheus metrics of a process; the registry is made by the composition root, not at import."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from services.kit.telemetry import schema
+
+# What the caller did wrong is no error of the service.
+_CALLERS_FAULT = frozenset(
+    {
+        "OK",
+        "CANCELLED",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "FAILED_PRECONDITION",
+        "OUT_OF_RANGE",
+        "ABORTED",
+    }
+)
+_WINDOW_S = 300.0
+
+
+class _RecentRate:
+    """Share of failures among the requests of the last five minutes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: deque[tuple[float, bool]] = deque(maxlen=100_000)
+
+    def add(self, failed: bool) -> None:
+        with self._lock:
+            self._events.append((time.monotonic(), failed))
+
+    def value(self) -> float:
+        with self._lock:
+            oldest = time.monotonic() - _WINDOW_S
+            while self._events and self._events[0][0] < oldest:
+                self._events.popleft()
+            return sum(failed for _, failed in self._events) / len(self._events) if self._events else 0.0
+
+
+class RequestMetrics:
+    """Latency, count and errors of a process's requests, by endpoint."""
+
+    def __init__(self, service_name: str, registry: CollectorRegistry | None = None) -> None:
+        self.service_name = service_name
+        self.registry = registry or CollectorRegistry()
+        labels = ("service_name", "endpoint")
+        self._latency = Histogram(
+            schema.REQUEST_LATENCY,
+            "Seconds from a request to its last answer",
+            labels,
+            buckets=schema.REQUEST_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._requests = Counter(schema.REQUESTS, "Requests by result", (*labels, "code"), registry=self.registry)
+        self._errors = Counter(
+            schema.REQUEST_ERRORS, "Requests that failed by the service's fault", labels, registry=self.registry
+        )
+        self._rate = _RecentRate()
+        Gauge(
+            schema.ERROR_RATE,
+            "Share of requests that failed by the service's fault, over the last five minutes",
+            ("service_name",),
+            registry=self.registry,
+        ).labels(service_name).set_function(self._rate.value)
+
+    def observe(self, endpoint: str, seconds: float, code: str) -> None:
+        """Counts one request: `code` is the canonical name of its status, `OK` where it went well."""
+        failed = code not in _CALLERS_FAULT
+        self._latency.labels(self.service_name, endpoint).observe(seconds)
+        self._requests.labels(self.service_name, endpoint, code).inc()
+        self._rate.add(failed)
+        if failed:
+            self._errors.labels(self.service_name, endpoint).inc()
+
+    def serve(self, address: str) -> None:
+        """Answers Prometheus at `host:port` from a thread of its own."""
+        host, _, port = address.rpartition(":")
+        start_http_server(int(port), addr=host or "127.0.0.1", registry=self.registry)

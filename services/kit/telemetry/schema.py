@@ -1,0 +1,32 @@
+"""Names of span attributes and metrics, declared before they are used.
+
+OpenTelemetry's semantic conventions where they have a name, `tidemill.*` where they have none.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MESSAGING_SYSTEM: Final = "messaging.system"
+MESSAGING_DESTINATION: Final = "messaging.destination.name"
+MESSAGING_OPERATION: Final = "messaging.operation.type"
+MESSAGING_BATCH_COUNT: Final = "messaging.batch.message_count"
+MESSAGING_CONSUMER_GROUP: Final = "messaging.consumer.group.name"
+MESSAGING_PARTITION: Final = "messaging.destination.partition.id"
+GEN_AI_MODEL: Final = "gen_ai.request.model"
+GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+
+RECORD_ID: Final = "tidemill.record.id"
+DATASET_VERSION: Final = "tidemill.dataset.version"
+RUN: Final = "tidemill.run"
+CYCLE: Final = "tidemill.cycle"
+STAGE: Final = "tidemill.stage"
+MODEL_VERSION: Final = "tidemill.model.version"
+ANSWER: Final = "tidemill.answer"
+
+REQUEST_LATENCY: Final = "request_latency"
+REQUESTS: Final = "requests"
+REQUEST_ERRORS: Final = "request_errors"
+ERROR_RATE: Final = "error_rate"
+REQUEST_LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -1,0 +1,106 @@
+"""Starts and ends a process's telemetry: traces and logs over OTLP/gRPC, logs also on standard error.
+
+The console line is ECS JSON, one object a line, so that a file of them can be shipped as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from opentelemetry import trace
+from opentelemetry._logs import set_logger_provider
+from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.logging.handler import LoggingHandler
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+# Libraries that tell of every poll at INFO.
+_CHATTY = ("kafka", "httpx", "httpcore", "alembic", "urllib3", "elastic_transport", "fsspec", "asyncio", "filelock")
+
+
+class EcsFormatter(logging.Formatter):
+    """One log record as one line of JSON with the Elastic Common Schema's names."""
+
+    def __init__(self, service_name: str) -> None:
+        super().__init__()
+        self._service_name = service_name
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        entry: dict[str, object] = {
+            "@timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "log.level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "service.name": self._service_name,
+            "log.logger": record.name,
+            "process.pid": record.process,
+        }
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            entry["trace.id"] = f"{context.trace_id:032x}"
+            entry["span.id"] = f"{context.span_id:016x}"
+        if record.exc_info and record.exc_info[0] is not None:
+            entry["error.type"] = record.exc_info[0].__name__
+            entry["error.message"] = str(record.exc_info[1])
+            entry["error.stack_trace"] = "".join(traceback.format_exception(*record.exc_info))
+        return json.dumps(entry, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """The running providers of a process."""
+
+    tracer_provider: TracerProvider
+    logger_provider: LoggerProvider
+
+    def shutdown(self) -> None:
+        """Sends what is left; at most some seconds."""
+        self.tracer_provider.shutdown()
+        self.logger_provider.shutdown()
+
+
+def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str = "INFO") -> Telemetry:
+    """Configures logging and tracing of this process; call it once, first of all.
+
+    Args:
+        service_name: `service.name` of everything that is sent.
+        otlp_endpoint: for example `http://127.0.0.1:4317`; nothing is sent when it is None.
+        log_level: lowest level that is logged.
+    """
+    resource = Resource.create(
+        {"service.name": service_name, "service.namespace": "tidemill", "service.instance.id": str(os.getpid())}
+    )
+    tracer_provider = TracerProvider(resource=resource)
+    logger_provider = LoggerProvider(resource=resource)
+    root = logging.getLogger()
+    root.handlers.clear()
+    root.setLevel(log_level.upper())
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(EcsFormatter(service_name))
+    root.addHandler(console)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # The exporter's own complaints must not be exported.
+    logging.getLogger("opentelemetry").propagate = False
+    logging.getLogger("opentelemetry").addHandler(console)
+    if otlp_endpoint:
+        tracer_provider.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint, insecure=True), schedule_delay_millis=1000)
+        )
+        logger_provider.add_log_record_processor(
+            BatchLogRecordProcessor(OTLPLogExporter(endpoint=otlp_endpoint, insecure=True), schedule_delay_millis=1000)
+        )
+        root.addHandler(LoggingHandler(logger_provider=logger_provider))
+    trace.set_tracer_provider(tracer_provider)
+    set_logger_provider(logger_provider)
+    return Telemetry(tracer_provider, logger_provider)
