@@ -40,7 +40,7 @@ class DeadLetterSink(Protocol):
         ...
 
 
-class _Stopped(Exception):
+class _StopError(Exception):
     """The consumer was told to stop while it waited; nothing of the batch is committed."""
 
 
@@ -57,7 +57,7 @@ class DeliveryProcessor:
         """Returns when every delivery is done or is a dead letter.
 
         Raises:
-            _Stopped: it was told to stop before.
+            _StopError: it was told to stop before.
         """
         try:
             self._handler.handle(batch)
@@ -83,7 +83,7 @@ class DeliveryProcessor:
                     "%s[%d]@%d waits %.1f s: %s", delivery.topic, delivery.partition, delivery.offset, pause, error
                 )
             if self._wait(pause):
-                raise _Stopped
+                raise _StopError
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     def _bury(self, delivery: Delivery, error: Exception) -> None:
@@ -94,7 +94,7 @@ class DeliveryProcessor:
             except TidemillError as cause:
                 logger.warning("the dead letters are away, waiting %.1f s: %s", pause, cause)
                 if self._wait(pause):
-                    raise _Stopped from cause
+                    raise _StopError from cause
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
                 continue
             logger.error(
@@ -155,7 +155,7 @@ class KafkaEventConsumer:
             try:
                 self._consume()
                 pause = _FIRST_PAUSE_S
-            except _Stopped:
+            except _StopError:
                 return
             except (KafkaError, ValueError, OSError) as error:
                 logger.warning("consumer %s lost the broker, again in %.1f s: %s", self._group, pause, error)

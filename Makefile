@@ -1,0 +1,67 @@
+# make run    sets up, starts the whole mesh, runs pipelines/headlines.yaml, leaves the mesh serving
+# make test   sets up, checks and tests everything, on the same real parts
+# Another Python: make PYTHON=python3.12 run
+
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || echo python3)
+PIPELINE ?= pipelines/headlines.yaml
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run down status check test unit contract integration e2e faults stubs lock format clean
+
+help: ## tells what there is
+	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: ## makes .venv from requirements.lock
+	@$(PYTHON) infra/bootstrap.py
+
+run: setup ## starts the mesh and runs PIPELINE (pipelines/headlines.yaml)
+	@$(BIN)/tidemill quickstart $(PIPELINE)
+
+down: setup ## stops the mesh
+	@$(BIN)/tidemill down
+
+status: setup ## shows the health of every part
+	@$(BIN)/tidemill status
+
+check: setup ## stub drift, buf, ruff, mypy strict, import-linter
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code --path protos/tidemill
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: setup ## fast tests, no other process
+	$(BIN)/pytest tests/unit
+
+contract: setup ## the same suite on fakes and on the real parts
+	$(BIN)/pytest tests/contract
+
+integration: setup ## each service with its real parts
+	$(BIN)/pytest tests/integration
+
+e2e: setup ## the whole mesh runs pipelines/reviews.yaml
+	$(BIN)/pytest tests/e2e
+
+faults: setup ## kill -9 in the middle of a cycle
+	$(BIN)/pytest tests/faults
+
+test: check ## check and all tests
+	$(BIN)/pytest tests/unit tests/contract tests/integration tests/e2e tests/faults
+
+stubs: setup ## generates protos/gen
+	$(BIN)/python protos/generate.py
+
+lock: ## resolves requirements.lock anew
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements.lock
+
+format: setup ## formats code and protos
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/buf format -w --path protos/tidemill
+
+clean: ## removes what checks and builds left in the folder
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,103 @@
+"""Sets up `.venv` from requirements.lock: `python3 infra/bootstrap.py`. Standard library only, any Python 3.
+
+It is what `make` runs first, so it is where a machine that cannot run Tidemill must hear so in a sentence.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+VENV = os.path.join(ROOT, ".venv")
+LOCK = os.path.join(ROOT, "requirements.lock")
+STAMP = os.path.join(VENV, ".tidemill-lock")
+NEEDED_GIB = 10
+
+
+def fail(sentence):
+    """Ends with a sentence that tells what to do."""
+    sys.stderr.write("tidemill: " + sentence + "\n")
+    sys.exit(1)
+
+
+def check_machine():
+    """Refuses what cannot work, before anything is written."""
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        fail(
+            "Python 3.11, 3.12 or 3.13 is needed, this is {}.{} at {}. Install one and run `make PYTHON=python3.12 …`.".format(
+                sys.version_info[0], sys.version_info[1], sys.executable
+            )
+        )
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        fail(
+            "the stack on one machine runs on Linux x86-64, this is {} {}. "
+            "Use the containers instead: infra/compose.".format(platform.system(), platform.machine())
+        )
+    missing = []
+    for module in ("venv", "ensurepip", "ssl", "sqlite3"):
+        try:
+            __import__(module)
+        except ImportError:
+            missing.append(module)
+    if missing:
+        fail(
+            "this Python lacks the module(s) {}. On Debian or Ubuntu: apt install python{}.{}-venv; "
+            "else use a complete Python, for example one that uv installs.".format(
+                ", ".join(missing), sys.version_info[0], sys.version_info[1]
+            )
+        )
+    free = shutil.disk_usage(ROOT).free / 2**30
+    if not os.path.exists(STAMP) and free < NEEDED_GIB:
+        fail("{:.1f} GiB are free at {}, {} GiB are needed. Free some space.".format(free, ROOT, NEEDED_GIB))
+
+
+def locked_uv():
+    """The lock's own entry for uv, with its hashes."""
+    with open(LOCK) as stream:
+        text = stream.read()
+    found = re.search(r"^uv==.*?(?=^\S)", text, re.M | re.S)
+    if not found:
+        fail("requirements.lock names no uv; run `make lock`.")
+    return found.group(0)
+
+
+def run(command, what):
+    """Runs a step; its own output tells of progress."""
+    environment = dict(os.environ, UV_LINK_MODE=os.environ.get("UV_LINK_MODE", "hardlink"), VIRTUAL_ENV=VENV)
+    if subprocess.call(command, cwd=ROOT, env=environment) != 0:
+        fail(what + " failed; see above. Once the cause is gone, run the same again: what is done is kept.")
+
+
+def main():
+    """Makes `.venv` match the lock; does nothing where it does."""
+    check_machine()
+    with open(LOCK, "rb") as stream, open(os.path.join(ROOT, "pyproject.toml"), "rb") as project:
+        wanted = hashlib.sha256(stream.read() + project.read() + sys.version.encode()).hexdigest()
+    if os.path.exists(STAMP):
+        with open(STAMP) as stream:
+            if stream.read() == wanted:
+                return
+    python = os.path.join(VENV, "bin", "python")
+    if not os.path.exists(python):
+        print("tidemill: making .venv with Python {}".format(platform.python_version()))
+        run([sys.executable, "-m", "venv", VENV], "Making .venv")
+    uv = os.path.join(VENV, "bin", "uv")
+    if not os.path.exists(uv):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
+            requirements.write(locked_uv())
+            requirements.flush()
+            run([python, "-m", "pip", "install", "-q", "--require-hashes", "-r", requirements.name], "Installing uv")
+    print("tidemill: installing the locked dependencies (about 7 GB the first time)")
+    run([uv, "pip", "sync", "--require-hashes", LOCK], "Installing the dependencies")
+    run([uv, "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", "."], "Installing Tidemill")
+    with open(STAMP, "w") as stream:
+        stream.write(wanted)
+
+
+if __name__ == "__main__":
+    main()
