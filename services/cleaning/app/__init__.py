@@ -1,0 +1,1 @@
+"""Use cases of cleaning and the ports that they need."""

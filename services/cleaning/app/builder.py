@@ -1,0 +1,169 @@
+"""The worker that brings things up to date: stale verdicts, announcements, versions to build.
+
+All it needs to know is in the store, so after a crash it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from services.cleaning.app.ports import Announcer, DatasetStore, RecordStore, SnapshotStore, VersionStore
+from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.app.records import Records, all_datasets
+from services.cleaning.app.snapshot import compose_snapshot
+from services.cleaning.domain.dataset import (
+    DatasetVersion,
+    Failure,
+    Progress,
+    SnapshotSummary,
+    VersionState,
+    snapshot_digest,
+)
+from services.cleaning.domain.record import Cleaned, RawRecord
+from services.kit.clock import Clock
+from services.kit.errors import TidemillError, is_retryable
+
+logger = logging.getLogger(__name__)
+
+_CLEANED_AT_ONCE = 2000
+
+
+class _EndedMeanwhileError(Exception):
+    """The build was cancelled while it ran."""
+
+
+class Builder:
+    """Builds versions; one thread calls `step` again and again."""
+
+    def __init__(
+        self,
+        *,
+        records: RecordStore,
+        datasets: DatasetStore,
+        versions: VersionStore,
+        snapshots: SnapshotStore,
+        recipes: RecipeBook,
+        record_cases: Records,
+        announcer: Announcer,
+        clock: Clock,
+        await_timeout_s: float,
+    ) -> None:
+        self._records = records
+        self._datasets = datasets
+        self._versions = versions
+        self._snapshots = snapshots
+        self._recipes = recipes
+        self._record_cases = record_cases
+        self._announcer = announcer
+        self._clock = clock
+        self._await_timeout_s = await_timeout_s
+        # By version: when the number of arrived records last changed, and where the measuring of the rate began.
+        self._arrivals: dict[str, tuple[int, float, int, float]] = {}
+
+    def step(self) -> bool:
+        """Does what there is to do; False when there was nothing but waiting.
+
+        Raises:
+            TidemillError: a part is away; call it again later.
+        """
+        busy = False
+        for dataset in all_datasets(self._datasets):
+            busy |= self._record_cases.clean_stale(dataset)
+        self._record_cases.announce()
+        for version in self._versions.building():
+            busy |= self._advance(version)
+        for version in self._versions.unannounced_versions():
+            self._announcer.version_built(version)
+            self._versions.mark_version_announced(version)
+            busy = True
+        return busy
+
+    def _advance(self, version: DatasetVersion) -> bool:
+        try:
+            if not self._arrived(version):
+                return False
+            summary, reused = self._build(version)
+            self._arrivals.pop(version.name, None)
+            ready = replace(version, state=VersionState.READY, snapshot=summary, reused=reused)
+            self._update(ready, Progress("write", summary.records_in, summary.records_in))
+            logger.info("%s is ready: %s", version.name, summary.uri)
+        except _EndedMeanwhileError:
+            logger.info("%s was cancelled", version.name)
+        except Exception as error:
+            if is_retryable(error):
+                raise
+            logger.exception("%s failed", version.name)
+            self._fail(version, error)
+        return True
+
+    def _arrived(self, version: DatasetVersion) -> bool:
+        """Whether all awaited records are here; notes the progress, gives up where nothing comes any more."""
+        if not version.awaited:
+            return True
+        counts = self._records.import_counts([item.name for item in version.awaited])
+        done = sum(min(counts.get(item.name, 0), item.record_count) for item in version.awaited)
+        total = sum(item.record_count for item in version.awaited)
+        if done >= total:
+            return True
+        now = self._clock.monotonic()
+        last, changed, first, began = self._arrivals.get(version.name, (-1, now, done, now))
+        if done != last:
+            self._arrivals[version.name] = (done, now, first, began)
+            rate = (done - first) / (now - began) if now > began else 0.0
+            self._update(version, Progress("await", done, total, rate))
+        elif now - changed > self._await_timeout_s:
+            missing = {
+                item.name: f"{counts.get(item.name, 0)} of {item.record_count}"
+                for item in version.awaited
+                if counts.get(item.name, 0) < item.record_count
+            }
+            text = ", ".join(f"{name}: {figures} records" for name, figures in missing.items())
+            message = (
+                f"No awaited record has arrived for {self._await_timeout_s:.0f} s ({text}). "
+                "See the dead letters of tidemill.records.raw, then build again."
+            )
+            self._end(version, Failure("AWAITED_RECORDS_MISSING", message, missing))
+        return False
+
+    def _build(self, version: DatasetVersion) -> tuple[SnapshotSummary, bool]:
+        spec = version.spec
+        recipe = self._recipes.of(spec)
+        digests = self._records.content_digests(spec.sources)
+        found = self._snapshots.find(version.dataset, snapshot_digest(version.dataset, spec, recipe.digest, digests))
+        if found is not None:
+            return found, True
+        rows = self._records.with_verdicts(version.dataset, spec.sources)
+        # The data set's recipe may have changed since this version was asked for: what does not fit is cleaned here.
+        fits = [v is not None and v.recipe_digest == recipe.digest for _, v in rows]
+        judged: list[tuple[RawRecord, Cleaned]] = [
+            (record, verdict.cleaned) for (record, verdict), fit in zip(rows, fits, strict=True) if fit and verdict
+        ]
+        missing = [record for (record, _), fit in zip(rows, fits, strict=True) if not fit]
+        for start in range(0, len(missing), _CLEANED_AT_ONCE):
+            self._update(version, Progress("clean", start, len(missing)))
+            part = missing[start : start + _CLEANED_AT_ONCE]
+            judged += zip(part, recipe.clean_batch((r.text, r.attributes) for r in part), strict=True)
+        self._update(version, Progress("deduplicate", 0, len(rows)))
+        content = compose_snapshot(version.dataset, spec, recipe, judged)
+        self._update(version, Progress("write", 0, len(rows)))
+        return self._snapshots.write(content), False
+
+    def _update(self, version: DatasetVersion, progress: Progress) -> None:
+        now = self._clock.now()
+        changed = replace(version, update_time=now, progress=replace(progress, update_time=now))
+        if not self._versions.update_version(changed):
+            raise _EndedMeanwhileError
+
+    def _fail(self, version: DatasetVersion, error: Exception) -> None:
+        if isinstance(error, TidemillError):
+            failure = Failure(error.reason, error.message, error.metadata)
+        else:
+            failure = Failure("UNEXPECTED", f"The build failed: {type(error).__name__}; the log tells more.")
+        self._end(version, failure)
+
+    def _end(self, version: DatasetVersion, failure: Failure) -> None:
+        self._arrivals.pop(version.name, None)
+        self._versions.update_version(
+            replace(version, state=VersionState.FAILED, failure=failure, update_time=self._clock.now())
+        )

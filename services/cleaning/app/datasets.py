@@ -1,0 +1,112 @@
+"""Use cases on data sets and their versions; the building itself is `services.cleaning.app.builder`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from services.cleaning.app.ports import DatasetStore, VersionStore
+from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.app.records import require_dataset
+from services.cleaning.domain.dataset import (
+    AwaitedImport,
+    Dataset,
+    DatasetSpec,
+    DatasetVersion,
+    VersionState,
+    split_version_name,
+)
+from services.kit.clock import Clock
+from services.kit.errors import FailedPreconditionError, NotFoundError
+
+
+class Datasets:
+    """Creates, reads and lists data sets and versions."""
+
+    def __init__(self, datasets: DatasetStore, versions: VersionStore, recipes: RecipeBook, clock: Clock) -> None:
+        self._datasets = datasets
+        self._versions = versions
+        self._recipes = recipes
+        self._clock = clock
+
+    def put(self, name: str, spec: DatasetSpec) -> Dataset:
+        """Creates a data set or replaces its spec.
+
+        Raises:
+            RecipeError: the recipe cannot be applied.
+        """
+        digest = self._recipes.of(spec).digest
+        now = self._clock.now()
+        known = self._datasets.dataset(name)
+        if known is not None and known.spec == spec and known.recipe_digest == digest:
+            return known
+        return self._datasets.put_dataset(Dataset(name, spec, digest, now, now))
+
+    def refresh_digests(self) -> None:
+        """Takes over the digests of recipes whose operators this release changed; call it once, at start."""
+        after = ""
+        while page := self._datasets.datasets(after, 500):
+            for dataset in page:
+                self.put(dataset.name, dataset.spec)
+            after = page[-1].name
+
+    def get(self, name: str) -> Dataset:
+        """The data set of this name."""
+        return require_dataset(self._datasets, name)
+
+    def list(self, after: str, limit: int) -> Sequence[Dataset]:
+        """Data sets by name, those after a name."""
+        return self._datasets.datasets(after, limit)
+
+    def build_version(
+        self, dataset: str, awaited: Sequence[AwaitedImport], request_id: str, traceparent: str
+    ) -> DatasetVersion:
+        """Asks for a version; the builder does the work."""
+        known = require_dataset(self._datasets, dataset)
+        now = self._clock.now()
+        draft = DatasetVersion(
+            dataset,
+            0,
+            known.spec,
+            known.recipe_digest,
+            VersionState.BUILDING,
+            now,
+            now,
+            awaited=tuple(awaited),
+            traceparent=traceparent,
+        )
+        return self._versions.create_version(draft, request_id)
+
+    def version(self, name: str) -> DatasetVersion:
+        """The version of this name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = self._versions.version(*split_version_name(name))
+        if found is None:
+            raise NotFoundError(f"There is no data-set version {name!r}.", metadata={"dataset_version": name})
+        return found
+
+    def versions(self, dataset: str, before: int, limit: int) -> Sequence[DatasetVersion]:
+        """Versions below a number, newest first."""
+        require_dataset(self._datasets, dataset)
+        return self._versions.versions(dataset, before, limit)
+
+    def cancel(self, name: str) -> DatasetVersion:
+        """Stops a build; a repeat answers as the first did.
+
+        Raises:
+            FailedPreconditionError: it has ended otherwise.
+        """
+        version = self.version(name)
+        cancelled = replace(version, state=VersionState.CANCELLED, update_time=self._clock.now())
+        if not version.state.final and self._versions.update_version(cancelled):
+            return cancelled
+        version = self.version(name)
+        if version.state is not VersionState.CANCELLED:
+            raise FailedPreconditionError(
+                f"{name} has ended ({version.state.value}); only a running build can be cancelled.",
+                metadata={"dataset_version": name, "state": version.state.value},
+            )
+        return version

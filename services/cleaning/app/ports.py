@@ -1,0 +1,171 @@
+"""What the use cases need of the outside, by role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from services.cleaning.domain.dataset import Dataset, DatasetVersion, SnapshotSummary
+from services.cleaning.domain.record import RawRecord, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A raw record as it came from the bus; `traceparent` is the W3C trace that brought it, or empty."""
+
+    record: RawRecord
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A verdict that has not been published yet, and the trace that it belongs to."""
+
+    verdict: Verdict
+    traceparent: str
+
+
+class RecordStore(Protocol):
+    """Raw records and verdicts; every method is one transaction, and repeating it changes nothing."""
+
+    def collect(self, arrivals: Sequence[Arrival], verdicts: Sequence[Verdict]) -> None:
+        """Keeps raw records, the imports they came by, and their verdicts, which become announcements if new."""
+        ...
+
+    def save_verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        """Keeps verdicts, which become announcements if new."""
+        ...
+
+    def stale(self, dataset: Dataset, limit: int) -> Sequence[RawRecord]:
+        """Records of the data set's sources whose verdict is missing or of another recipe or content."""
+        ...
+
+    def announcements(self, limit: int) -> Sequence[Announcement]:
+        """Verdicts to publish."""
+        ...
+
+    def mark_announced(self, announcements: Sequence[Announcement]) -> None:
+        """Forgets that they are to be published, unless they changed meanwhile."""
+        ...
+
+    def import_counts(self, imports: Sequence[str]) -> Mapping[str, int]:
+        """Distinct records that have arrived, by import."""
+        ...
+
+    def content_digests(self, sources: Sequence[str]) -> Mapping[str, str]:
+        """Content digest of every raw record of the sources, by record id."""
+        ...
+
+    def with_verdicts(self, dataset: str, sources: Sequence[str]) -> Sequence[tuple[RawRecord, Verdict | None]]:
+        """Every raw record of the sources, with the data set's present verdict if it has one, by record id."""
+        ...
+
+    def record(self, record_id: str) -> tuple[RawRecord, Sequence[Verdict]] | None:
+        """A raw record and its verdicts by data set."""
+        ...
+
+
+class DatasetStore(Protocol):
+    """Data sets."""
+
+    def put_dataset(self, dataset: Dataset) -> Dataset:
+        """Creates it, or replaces spec, recipe digest and update time of the one with this name; returns what is kept."""
+        ...
+
+    def dataset(self, name: str) -> Dataset | None:
+        """The data set of this name."""
+        ...
+
+    def datasets(self, after: str, limit: int) -> Sequence[Dataset]:
+        """Data sets by name, those after a name."""
+        ...
+
+
+class VersionStore(Protocol):
+    """Versions of data sets."""
+
+    def create_version(self, draft: DatasetVersion, request_id: str) -> DatasetVersion:
+        """Gives the draft the next number and keeps it; answers with the first one where the request is a repeat."""
+        ...
+
+    def version(self, dataset: str, number: int) -> DatasetVersion | None:
+        """The version of this number."""
+        ...
+
+    def versions(self, dataset: str, before: int, limit: int) -> Sequence[DatasetVersion]:
+        """Versions below a number, newest first."""
+        ...
+
+    def building(self) -> Sequence[DatasetVersion]:
+        """Versions that are being built, oldest first."""
+        ...
+
+    def update_version(self, version: DatasetVersion) -> bool:
+        """Replaces the version if it is still being built; False where it has ended meanwhile."""
+        ...
+
+    def unannounced_versions(self) -> Sequence[DatasetVersion]:
+        """Ready versions whose event is still to be published."""
+        ...
+
+    def mark_version_announced(self, version: DatasetVersion) -> None:
+        """Forgets that it is to be published."""
+        ...
+
+
+class Announcer(Protocol):
+    """Tells the other services; durable when a method returns. The same fact has the same event id each time."""
+
+    def verdicts(self, announcements: Sequence[Announcement]) -> None:
+        """Publishes what became of records."""
+        ...
+
+    def version_built(self, version: DatasetVersion) -> None:
+        """Publishes that a version is ready."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """A record of a snapshot."""
+
+    record_id: str
+    source: str
+    text: str
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A record that is not in a snapshot, and why."""
+
+    record_id: str
+    source: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotContent:
+    """All that a snapshot holds; rows are in order of their ids. The store adds the files' digests to the manifest."""
+
+    dataset: str
+    digest: str
+    columns: Sequence[str]
+    train: Sequence[SnapshotRow]
+    holdout: Sequence[SnapshotRow]
+    rejected: Sequence[RejectedRow]
+    manifest: Mapping[str, Any]
+
+
+class SnapshotStore(Protocol):
+    """Folders of snapshots by data set and digest."""
+
+    def find(self, dataset: str, digest: str) -> SnapshotSummary | None:
+        """The snapshot with this digest, if it is there whole."""
+        ...
+
+    def write(self, content: SnapshotContent) -> SnapshotSummary:
+        """Writes a snapshot, whole or not at all; one that is there stays."""
+        ...

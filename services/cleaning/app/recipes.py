@@ -1,0 +1,49 @@
+"""Compiled recipes, kept by their content: compiling reads dictionaries, which no record should wait for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from services.cleaning.domain.dataset import DatasetSpec
+from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
+from services.cleaning.engine.registry import Registry
+from services.kit.ids import content_digest
+
+_KEPT = 128
+
+
+class RecipeBook:
+    """Compiles recipes and remembers the last ones; threads share it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._compiled: OrderedDict[str, CompiledRecipe] = OrderedDict()
+
+    def of(self, spec: DatasetSpec) -> CompiledRecipe:
+        """The recipe of a data set; see `of_operators`."""
+        return self.of_operators(spec.operators, spec.required_attributes)
+
+    def of_operators(
+        self, operators: Sequence[OperatorSpec], required_attributes: Sequence[str] = ()
+    ) -> CompiledRecipe:
+        """The compiled recipe.
+
+        Raises:
+            RecipeError: it cannot be applied.
+        """
+        written = [[spec.name, dict(spec.params)] for spec in operators]
+        key = content_digest([written, list(required_attributes)])
+        with self._lock:
+            found = self._compiled.get(key)
+            if found is None:
+                found = compile_recipe(self._registry, operators, required_attributes)
+                self._compiled[key] = found
+                if len(self._compiled) > _KEPT:
+                    self._compiled.popitem(last=False)
+            else:
+                self._compiled.move_to_end(key)
+            return found

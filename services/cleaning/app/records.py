@@ -1,0 +1,100 @@
+"""Use cases on records: collect what arrives, clean again what is stale, tell the others, answer questions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+from services.cleaning.app.ports import Announcer, Arrival, DatasetStore, RecordStore
+from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.domain.dataset import Dataset
+from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.domain.record import Cleaned, RawRecord, Verdict
+from services.kit.errors import NotFoundError
+
+_PAGE = 500
+
+
+class Records:
+    """Raw records in, verdicts out.
+
+    The order that nothing is lost by: verdicts are kept together with the raw records, then published, then
+    marked as published; the offset of the bus moves last. A crash between any two of these repeats the rest.
+    """
+
+    def __init__(self, records: RecordStore, datasets: DatasetStore, recipes: RecipeBook, announcer: Announcer) -> None:
+        self._records = records
+        self._datasets = datasets
+        self._recipes = recipes
+        self._announcer = announcer
+        # Two threads that publish the same announcements would publish each of them twice.
+        self._announcing = threading.Lock()
+
+    def collect(self, arrivals: Sequence[Arrival]) -> None:
+        """Cleans arrived records for every data set that takes their source; returns when others know of it."""
+        newest = {arrival.record.record_id: arrival.record for arrival in arrivals}
+        verdicts: list[Verdict] = []
+        for dataset in all_datasets(self._datasets):
+            mine = [record for record in newest.values() if record.source in dataset.spec.sources]
+            verdicts += self._judge(dataset, mine)
+        self._records.collect(arrivals, verdicts)
+        self.announce()
+
+    def clean_stale(self, dataset: Dataset) -> bool:
+        """Cleans some records that a changed recipe left behind; False when there are none."""
+        stale = self._records.stale(dataset, _PAGE)
+        self._records.save_verdicts(self._judge(dataset, stale))
+        return bool(stale)
+
+    def announce(self) -> None:
+        """Publishes all verdicts that have not been published."""
+        with self._announcing:
+            while pending := self._records.announcements(_PAGE):
+                self._announcer.verdicts(pending)
+                self._records.mark_announced(pending)
+
+    def clean_text(
+        self, text: str, attributes: Mapping[str, str], dataset: str, operators: Sequence[OperatorSpec]
+    ) -> Cleaned:
+        """Applies the single-record operators of a data set, or the given ones, to one text."""
+        if dataset:
+            recipe = self._recipes.of(require_dataset(self._datasets, dataset).spec)
+        else:
+            recipe = self._recipes.of_operators(operators)
+        return recipe.clean(text, attributes)
+
+    def record(self, record_id: str) -> tuple[RawRecord, Sequence[Verdict]]:
+        """A record and its verdicts."""
+        found = self._records.record(record_id)
+        if found is None:
+            raise NotFoundError(f"No record {record_id!r} has been collected.", metadata={"record_id": record_id})
+        return found
+
+    def _judge(self, dataset: Dataset, records: Sequence[RawRecord]) -> list[Verdict]:
+        if not records:
+            return []
+        cleaned = self._recipes.of(dataset.spec).clean_batch((record.text, record.attributes) for record in records)
+        return [
+            Verdict(record.record_id, record.source, dataset.name, dataset.recipe_digest, record.content_digest, result)
+            for record, result in zip(records, cleaned, strict=True)
+        ]
+
+
+def all_datasets(store: DatasetStore) -> list[Dataset]:
+    """Every data set, by name."""
+    found: list[Dataset] = []
+    while page := store.datasets(found[-1].name if found else "", _PAGE):
+        found += page
+    return found
+
+
+def require_dataset(store: DatasetStore, name: str) -> Dataset:
+    """The data set of this name.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    found = store.dataset(name)
+    if found is None:
+        raise NotFoundError(f"There is no data set {name!r}; PutDataset creates one.", metadata={"dataset": name})
+    return found

@@ -1,0 +1,1 @@
+"""What is true of records, recipes and data sets, whatever the transport."""

@@ -1,0 +1,166 @@
+"""Data sets and their versions: specs, states, what may follow on what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from services.cleaning.domain.recipe import OperatorSpec
+from services.kit.ids import content_digest, sha256_hex
+
+# Raised when the layout or the meaning of a snapshot changes: old digests then no longer answer.
+SNAPSHOT_FORMAT = 1
+
+_DATASET = re.compile(r"datasets/([a-z0-9][a-z0-9-]{0,63})")
+
+
+@dataclass(frozen=True, slots=True)
+class HoldoutSpec:
+    """How a frozen hold-out is set aside: a share of the records, and at most so many of them (0: all)."""
+
+    fraction: float = 0.0
+    max_records: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSpec:
+    """What a data set is made of; `required_attributes` become columns."""
+
+    sources: tuple[str, ...]
+    operators: tuple[OperatorSpec, ...] = ()
+    holdout: HoldoutSpec = field(default_factory=HoldoutSpec)
+    required_attributes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A recipe over sources, of which versions are built; `name` is `datasets/{dataset}`."""
+
+    name: str
+    spec: DatasetSpec
+    recipe_digest: str
+    create_time: datetime
+    update_time: datetime
+
+
+class VersionState(Enum):
+    """State of a build."""
+
+    BUILDING = "building"
+    READY = "ready"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing follows."""
+        return self is not VersionState.BUILDING
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitedImport:
+    """An import of which so many distinct records must have arrived."""
+
+    name: str
+    record_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a build is; `phase` is `await`, `clean`, `deduplicate` or `write`."""
+
+    phase: str
+    done: int
+    total: int
+    rate: float = 0.0
+    update_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a build failed."""
+
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSummary:
+    """What a snapshot holds: its address and its counts."""
+
+    digest: str
+    uri: str
+    records_in: int
+    train_count: int
+    holdout_count: int
+    rejected_by_reason: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVersion:
+    """A content-addressed snapshot of a data set, or the work of building it."""
+
+    dataset: str
+    number: int
+    spec: DatasetSpec
+    recipe_digest: str
+    state: VersionState
+    create_time: datetime
+    update_time: datetime
+    awaited: tuple[AwaitedImport, ...] = ()
+    progress: Progress | None = None
+    snapshot: SnapshotSummary | None = None
+    failure: Failure | None = None
+    reused: bool = False
+    traceparent: str = ""
+
+    @property
+    def name(self) -> str:
+        """`datasets/{dataset}/versions/{number}`."""
+        return version_name(self.dataset, self.number)
+
+
+def version_name(dataset: str, number: int) -> str:
+    """`datasets/{dataset}/versions/{number}` of `datasets/{dataset}`."""
+    return f"{dataset}/versions/{number}"
+
+
+def split_version_name(name: str) -> tuple[str, int]:
+    """`datasets/{dataset}` and the number of a version's name, which the contract has validated."""
+    dataset, _, number = name.partition("/versions/")
+    return dataset, int(number)
+
+
+def dataset_id(name: str) -> str:
+    """The part of `datasets/{dataset}` that names the folder and salts the split."""
+    match = _DATASET.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is no data-set name")
+    return match.group(1)
+
+
+def snapshot_digest(dataset: str, spec: DatasetSpec, recipe_digest: str, records: Mapping[str, str]) -> str:
+    """Address of the snapshot that this content gives, known before it is built.
+
+    Args:
+        dataset: `datasets/{dataset}`; it salts the split.
+        spec: sources, hold-out and required attributes count; the recipe counts by its digest.
+        recipe_digest: sha256 of the canonical recipe.
+        records: content digest by record id, of every raw record that belongs to it.
+    """
+    frame = content_digest(
+        {
+            "format": SNAPSHOT_FORMAT,
+            "dataset": dataset,
+            "recipe": recipe_digest,
+            "sources": sorted(spec.sources),
+            "holdout": [spec.holdout.fraction, spec.holdout.max_records],
+            "required_attributes": list(spec.required_attributes),
+        }
+    )
+    flat = [part for record_id in sorted(records) for part in (record_id, records[record_id])]
+    return sha256_hex(frame, *flat)

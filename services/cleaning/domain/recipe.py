@@ -1,0 +1,65 @@
+"""A recipe as its author writes it: operators by name with parameters. What they do is the engine's matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.kit.errors import FieldViolation, InvalidArgumentError
+
+
+class RecipeError(InvalidArgumentError):
+    """A recipe that cannot be applied; its violations name position, operator and parameter."""
+
+    default_reason = "INVALID_RECIPE"
+
+    @classmethod
+    def at(cls, path: str, description: str) -> RecipeError:
+        """The error of one place, for example `operators[2].params.min_chars`."""
+        return cls(f"{path}: {description}", violations=[FieldViolation(path, description)])
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSpec:
+    """One operator of a recipe, by its registered name."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "params", {key: _plain(value) for key, value in self.params.items()})
+
+
+def _plain(value: Any) -> Any:
+    # JSON and protobuf's Struct have one kind of number; 40.0 and 40 are the same parameter.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(item) for item in value]
+    return value
+
+
+def parse_operators(block: Any) -> list[OperatorSpec]:
+    """Operators of a pipeline file's `cleaning:` block: items are `name` or `name: {param: value}`.
+
+    Raises:
+        RecipeError: the block has another shape.
+    """
+    if not isinstance(block, Sequence) or isinstance(block, str):
+        raise RecipeError.at("operators", "is a list of operators, each `name` or `name: {parameter: value}`")
+    specs: list[OperatorSpec] = []
+    for position, item in enumerate(block):
+        path = f"operators[{position}]"
+        if isinstance(item, str):
+            specs.append(OperatorSpec(item))
+        elif isinstance(item, Mapping) and len(item) == 1:
+            name, params = next(iter(item.items()))
+            if params is not None and not isinstance(params, Mapping):
+                raise RecipeError.at(f"{path}.params", f"the parameters of {name} are a mapping")
+            specs.append(OperatorSpec(str(name), params or {}))
+        else:
+            raise RecipeError.at(path, "is one operator, `name` or `name: {parameter: value}`")
+    return specs

@@ -1,0 +1,142 @@
+"""Makes of a recipe what runs: its operators built once, its canonical form, its digest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.cleaning.domain.recipe import OperatorSpec, RecipeError
+from services.cleaning.domain.record import Cleaned, Rejection
+from services.cleaning.engine.batch import Batch
+from services.cleaning.engine.operator import RecordOperator, SetOperator, SetRecord
+from services.cleaning.engine.registry import Registry
+from services.kit.ids import content_digest
+
+logger = logging.getLogger(__name__)
+
+EMPTY_REASON = "empty_text"
+FAILED_REASON = "operator_failed"
+# So many characters fit a core's cache as arrays of 64-bit hashes; more at once is slower, fewer cost calls.
+_CHARS_AT_ONCE = 1 << 17
+_RECORDS_AT_ONCE = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRecipe:
+    """A recipe ready to run; threads may share it.
+
+    `canonical` holds every operator with its version and all its parameters, also those left at their default;
+    `digest` is its sha256, so recipes that do the same have the same digest.
+    """
+
+    digest: str
+    canonical: Sequence[Mapping[str, Any]]
+    columns: Sequence[str]
+    record_operators: Sequence[RecordOperator[Any]]
+    set_operators: Sequence[SetOperator[Any]]
+
+    def clean(self, text: str, attributes: Mapping[str, str]) -> Cleaned:
+        """Applies the single-record operators to one record."""
+        return self._run([(text, attributes)])[0]
+
+    def clean_batch(self, records: Iterable[tuple[str, Mapping[str, str]]]) -> list[Cleaned]:
+        """Applies the single-record operators to (text, attributes) pairs; one verdict each, in order."""
+        verdicts: list[Cleaned] = []
+        part: list[tuple[str, Mapping[str, str]]] = []
+        size = 0
+        for record in records:
+            part.append(record)
+            size += len(record[0])
+            if size >= _CHARS_AT_ONCE or len(part) >= _RECORDS_AT_ONCE:
+                verdicts += self._run(part)
+                part, size = [], 0
+        return verdicts + self._run(part)
+
+    def judge_set(self, records: Sequence[SetRecord]) -> dict[str, Rejection]:
+        """Applies the set operators, in order, each to what the ones before it left.
+
+        Returns:
+            Rejections by record id.
+        """
+        alive = sorted(records, key=lambda record: record.record_id)
+        rejected: dict[str, Rejection] = {}
+        for operator in self.set_operators:
+            found = operator.judge(alive)
+            rejected.update({alive[position].record_id: rejection for position, rejection in found.items()})
+            alive = [record for position, record in enumerate(alive) if position not in found]
+        return rejected
+
+    def _run(self, records: list[tuple[str, Mapping[str, str]]]) -> list[Cleaned]:
+        try:
+            return self._run_together(records)
+        except Exception as error:
+            if len(records) > 1:
+                return [verdict for record in records for verdict in self._run([record])]
+            # A defect on one text must neither stop the others nor make that text vanish.
+            logger.exception("an operator failed on a record")
+            detail = f"error={type(error).__name__}"
+            return [Cleaned("", dict(records[0][1]), Rejection(FAILED_REASON, detail))]
+
+    def _run_together(self, records: list[tuple[str, Mapping[str, str]]]) -> list[Cleaned]:
+        batch = Batch(records)
+        for operator in self.record_operators:
+            if not batch.texts:
+                break
+            operator.apply(batch)
+        batch.reject({i: Rejection(EMPTY_REASON) for i, text in enumerate(batch.texts) if not text})
+        return batch.result()
+
+
+def compile_recipe(
+    registry: Registry, operators: Sequence[OperatorSpec], required_attributes: Sequence[str] = ()
+) -> CompiledRecipe:
+    """Builds a recipe.
+
+    Args:
+        registry: where operators are found.
+        operators: in the order in which they run; set operators stand last.
+        required_attributes: a record that lacks one after cleaning is dropped.
+
+    Raises:
+        RecipeError: an operator or a parameter is unknown or wrong, or the order cannot be kept.
+    """
+    record_operators: list[RecordOperator[Any]] = []
+    set_operators: list[SetOperator[Any]] = []
+    canonical: list[dict[str, Any]] = []
+    columns: list[str] = list(required_attributes)
+    first_set: str | None = None
+    for position, spec in enumerate(operators):
+        operator = registry.build(spec, position)
+        if isinstance(operator, SetOperator):
+            if spec.name == "conflicting_labels" and first_set in ("exact_dedup", "near_dedup"):
+                raise RecipeError.at(
+                    f"operators[{position}].name",
+                    f"conflicting_labels must stand before {first_set}, which would hide the conflicts",
+                )
+            first_set = first_set or spec.name
+            set_operators.append(operator)
+        elif isinstance(operator, RecordOperator):
+            if first_set is not None:
+                raise RecipeError.at(
+                    f"operators[{position}].name",
+                    f"{spec.name} works on single records as they arrive, so it must stand before {first_set}, "
+                    "which works on the whole set when a version is built",
+                )
+            record_operators.append(operator)
+        columns += [column for column in operator.columns if column not in columns]
+        canonical.append(_canonical(spec.name, operator))
+    if required_attributes:
+        spec = OperatorSpec("drop_if_missing_field", {"fields": list(required_attributes)})
+        operator = registry.build(spec, len(operators))
+        assert isinstance(operator, RecordOperator)
+        record_operators.append(operator)
+        canonical.append(_canonical(spec.name, operator))
+    return CompiledRecipe(
+        content_digest(canonical), tuple(canonical), tuple(columns), tuple(record_operators), tuple(set_operators)
+    )
+
+
+def _canonical(name: str, operator: RecordOperator[Any] | SetOperator[Any] | Any) -> dict[str, Any]:
+    return {"name": name, "version": operator.version, "params": operator.params.model_dump(mode="json")}

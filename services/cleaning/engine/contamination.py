@@ -1,0 +1,32 @@
+"""Whether a hold-out holds what training has seen: the same texts, and near duplicates of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.cleaning.engine.operators.duplicates import content_key
+from services.cleaning.engine.operators.near_duplicates import NearDedup, NearDedupParams
+
+NEAR_THRESHOLD = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Contamination:
+    """Texts of the hold-out that stand in the training part: the same, and as a near duplicate at a threshold."""
+
+    exact_overlap: int
+    near_overlap: int
+    near_threshold: float
+
+
+def measure_contamination(train: Sequence[str], holdout: Sequence[str]) -> Contamination:
+    """Compares the two sides."""
+    seen = {content_key(text) for text in train}
+    exact = sum(content_key(text) in seen for text in holdout)
+    finder = NearDedup(NearDedupParams.model_validate({"threshold": NEAR_THRESHOLD}))
+    # Training texts come first, so a hold-out text is matched with one of them if there is any.
+    near = 0
+    if holdout and train:
+        near = sum(position >= len(train) > other for position, other, _ in finder.pairs([*train, *holdout]))
+    return Contamination(exact, near, NEAR_THRESHOLD)

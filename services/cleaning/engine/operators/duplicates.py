@@ -1,0 +1,70 @@
+"""Exact duplicates and contradictions in a set."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import xxhash
+from pydantic import Field
+
+from services.cleaning.domain.record import Rejection
+from services.cleaning.engine.operator import Params, SetOperator, SetRecord
+
+_NAME = r"^[a-z][a-z0-9_]{0,63}$"
+
+
+def normal_form(text: str) -> str:
+    """What two texts have in common that differ in case, white space or compatible characters only."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
+
+
+def content_key(text: str) -> str:
+    """128-bit digest of the normal form, in hex; equal keys are equal texts."""
+    return xxhash.xxh3_128_hexdigest(normal_form(text).encode("utf-8", "surrogatepass"))
+
+
+class ExactDedup(SetOperator[Params]):
+    """Keeps the first of the records whose text is the same but for case and white space."""
+
+    def judge(self, records: Sequence[SetRecord]) -> Mapping[int, Rejection]:
+        """Drops with the reason `exact_duplicate`; the detail names the record that stays."""
+        first: dict[str, str] = {}
+        found: dict[int, Rejection] = {}
+        for position, record in enumerate(records):
+            kept = first.setdefault(content_key(record.text), record.record_id)
+            if kept != record.record_id:
+                found[position] = Rejection("exact_duplicate", f"duplicate_of={kept}")
+        return found
+
+
+class ConflictingLabelsParams(Params):
+    """`field` that holds the label."""
+
+    field: str = Field("label", pattern=_NAME)
+
+
+class ConflictingLabels(SetOperator[ConflictingLabelsParams]):
+    """Drops all records of a text that bears different labels: nobody can tell which one is right."""
+
+    params_type = ConflictingLabelsParams
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The label."""
+        return (self.params.field,)
+
+    def judge(self, records: Sequence[SetRecord]) -> Mapping[int, Rejection]:
+        """Drops with the reason `conflicting_labels`; the detail counts the labels."""
+        labels: dict[str, set[str]] = defaultdict(set)
+        keys = [content_key(record.text) for record in records]
+        for key, record in zip(keys, records, strict=True):
+            labels[key].add(record.attributes.get(self.params.field, ""))
+        return {
+            position: Rejection("conflicting_labels", f"labels={len(labels[key])}")
+            for position, key in enumerate(keys)
+            if len(labels[key]) > 1
+        }

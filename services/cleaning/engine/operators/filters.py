@@ -1,0 +1,227 @@
+"""Filters by figures of a text: length, letters, repetition. Each drop carries the figure and the limit."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from services.cleaning.domain.record import Rejection
+from services.cleaning.engine.batch import Batch
+from services.cleaning.engine.operator import Params, ParamsError, RecordOperator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Han and kana are written without spaces: each of them counts as a word.
+_CJK_RANGES = (
+    (0x3005, 0x3007),
+    (0x3041, 0x30FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x323AF),
+)
+_CJK = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _CJK_RANGES) + "]")
+
+
+def count_words(text: str) -> int:
+    """Words between white space; in Chinese and Japanese every character is one."""
+    if text.isascii():
+        return len(text.split())
+    spaced, characters = _CJK.subn(" ", text)
+    return characters + sum(any(char.isalnum() for char in word) for word in spaced.split())
+
+
+class LengthFilterParams(Params):
+    """Limits, both ends included; a limit that is not given does not hold."""
+
+    min_chars: int | None = Field(None, ge=0)
+    max_chars: int | None = Field(None, ge=1)
+    min_words: int | None = Field(None, ge=0)
+    max_words: int | None = Field(None, ge=1)
+
+
+class LengthFilter(RecordOperator[LengthFilterParams]):
+    """Drops texts that are too short or too long."""
+
+    params_type = LengthFilterParams
+
+    def __init__(self, params: LengthFilterParams) -> None:
+        super().__init__(params)
+        if not params.model_dump(exclude_none=True):
+            raise ParamsError("min_chars", "or another limit must be given")
+        for unit in ("chars", "words"):
+            low, high = getattr(params, f"min_{unit}"), getattr(params, f"max_{unit}")
+            if low is not None and high is not None and low > high:
+                raise ParamsError(f"min_{unit}", f"is {low}, more than max_{unit}={high}")
+        self._words = params.min_words is not None or params.max_words is not None
+
+    def apply(self, batch: Batch) -> None:
+        """Drops with the reason `too_short` or `too_long`."""
+        p = self.params
+        found = self._outside(list(map(len, batch.texts)), "chars", p.min_chars, p.max_chars)
+        if self._words:
+            words = [count_words(text) for text in batch.texts]
+            found = self._outside(words, "words", p.min_words, p.max_words) | found
+        batch.reject(found)
+
+    @staticmethod
+    def _outside(sizes: list[int], unit: str, low: int | None, high: int | None) -> dict[int, Rejection]:
+        found: dict[int, Rejection] = {}
+        for position, size in enumerate(sizes):
+            if low is not None and size < low:
+                found[position] = Rejection("too_short", f"{unit}={size} < min_{unit}={low}")
+            elif high is not None and size > high:
+                found[position] = Rejection("too_long", f"{unit}={size} > max_{unit}={high}")
+        return found
+
+
+class AlnumFilterParams(Params):
+    """Limits of the share of letters and digits among all characters."""
+
+    min_ratio: float = Field(0.25, ge=0, le=1)
+    max_ratio: float = Field(1.0, ge=0, le=1)
+
+
+class AlnumFilter(RecordOperator[AlnumFilterParams]):
+    """Drops texts with few letters and digits: tables of signs, ASCII art, remains of mark-up."""
+
+    params_type = AlnumFilterParams
+
+    def apply(self, batch: Batch) -> None:
+        """Drops with the reason `low_alnum` or `high_alnum`; empty text has the share 0."""
+        import numpy as np
+
+        points = batch.code_points()
+        running = np.concatenate(([0], np.cumsum(alnum_table()[points.codes])))
+        counts = running[points.starts + points.lengths] - running[points.starts]
+        ratios = counts / np.maximum(points.lengths, 1)
+        low, high = self.params.min_ratio, self.params.max_ratio
+        found: dict[int, Rejection] = {}
+        for position in np.flatnonzero(ratios < low).tolist():
+            found[position] = Rejection("low_alnum", f"alnum_ratio={ratios[position]:.3f} < min_ratio={low:g}")
+        for position in np.flatnonzero(ratios > high).tolist():
+            found[position] = Rejection("high_alnum", f"alnum_ratio={ratios[position]:.3f} > max_ratio={high:g}")
+        batch.reject(found)
+
+
+@cache
+def alnum_table() -> NDArray[np.bool_]:
+    """Whether a code point is a letter or a digit, as `str.isalnum` says; bool [0x110000]."""
+    import numpy as np
+
+    return np.fromiter((chr(code).isalnum() for code in range(0x110000)), dtype=bool, count=0x110000)
+
+
+@cache
+def cjk_table() -> NDArray[np.bool_]:
+    """Whether a code point is a character that is a word of its own; bool [0x110000]."""
+    import numpy as np
+
+    table = np.zeros(0x110000, dtype=bool)
+    for first, last in _CJK_RANGES:
+        table[first : last + 1] = True
+    return table
+
+
+class RepetitionFilterParams(Params):
+    """`ngram`: length of the pieces in characters; `max_ratio`: how much of a text its commonest pieces may be."""
+
+    ngram: int = Field(10, ge=2, le=64)
+    max_ratio: float = Field(0.5, ge=0, le=1)
+
+
+class RepetitionFilter(RecordOperator[RepetitionFilterParams]):
+    """Drops texts that say the same again and again.
+
+    The ratio is ROOTS's (Laurençon et al. 2022, "The BigScience ROOTS Corpus"): occurrences of the repeated
+    n-grams among the sqrt(distinct) commonest, over all occurrences. Counting every n-gram costs more than all
+    other operators together; but repeated ones occur twice at least, so they make up at most 2·(all - distinct) of
+    all, and a count of distinct ones by hash (never too high) clears nearly every text.
+    """
+
+    params_type = RepetitionFilterParams
+
+    def apply(self, batch: Batch) -> None:
+        """Drops with the reason `repetitive`."""
+        limit = self.params.max_ratio
+        found: dict[int, Rejection] = {}
+        for position in self._suspects(batch):
+            ratio = repetition_ratio(batch.texts[position], self.params.ngram)
+            if ratio > limit:
+                found[position] = Rejection("repetitive", f"repetition_ratio={ratio:.3f} > max_ratio={limit:g}")
+        batch.reject(found)
+
+    def _suspects(self, batch: Batch) -> list[int]:
+        import numpy as np
+
+        size = self.params.ngram
+        points = batch.code_points()
+        totals = np.maximum(points.lengths - size + 1, 0)
+        if not totals.any():
+            return []
+        hashes = _ngram_hashes(points.codes.astype(np.uint64), size)
+        owner = np.repeat(np.arange(len(totals)), totals)
+        offsets = np.concatenate(([0], np.cumsum(totals)))
+        places = np.repeat(points.starts, totals) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], totals)
+        bits = max(10, int(offsets[-1]).bit_length() + 3)
+        # The record is part of the hash, so one table serves all; each bucket remembers who wrote last.
+        mixed = hashes[places] + owner.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(32)
+        mixed *= np.uint64(0xD6E8FEB86659FD93)
+        buckets = mixed >> np.uint64(64 - bits)
+        order = np.arange(offsets[-1], dtype=np.int32)
+        table = np.empty(1 << bits, dtype=np.int32)
+        table[buckets] = order
+        running = np.concatenate(([0], np.cumsum(table[buckets] == order)))
+        distinct = running[offsets[1:]] - running[offsets[:-1]]
+        suspects: list[int] = np.flatnonzero(2 * (totals - distinct) > self.params.max_ratio * totals).tolist()
+        return suspects
+
+
+def repetition_ratio(text: str, size: int) -> float:
+    """Share of the commonest repeated n-grams of so many characters; 0 for a text shorter than one."""
+    counts = Counter(text[start : start + size] for start in range(len(text) - size + 1))
+    if not counts:
+        return 0.0
+    frequencies = sorted(counts.values(), reverse=True)
+    repeated = sum(frequency > 1 for frequency in frequencies)
+    common = min(math.isqrt(len(frequencies)), repeated)
+    return sum(frequencies[:common]) / sum(frequencies)
+
+
+def _ngram_hashes(codes: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
+    """Polynomial hash of every window of so many codes, in log2(size) steps; uint64 [total - size + 1]."""
+    import numpy as np
+
+    base = 0x100000001B3
+    mask = (1 << 64) - 1
+    # `power` holds windows of length `span`; `hashes` grows to the binary digits of size.
+    power, span = codes, 1
+    hashes: NDArray[np.uint64] | None = None
+    length = 0
+    rest = size
+    while rest:
+        if rest & 1:
+            if hashes is None:
+                hashes, length = power, span
+            else:
+                shifted = power[length:]
+                shift = np.uint64(pow(base, length, 1 << 64) & mask)
+                count = min(len(hashes), len(shifted))
+                hashes = hashes[:count] + shifted[:count] * shift
+                length += span
+        rest >>= 1
+        if rest:
+            shift = np.uint64(pow(base, span, 1 << 64))
+            count = max(len(power) - span, 0)
+            power = power[:count] + power[span : span + count] * shift
+            span *= 2
+    assert hashes is not None
+    return hashes

@@ -1,0 +1,80 @@
+"""HTML to text."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING
+
+from services.cleaning.engine.operator import Params, TextMap
+
+if TYPE_CHECKING:
+    from selectolax.lexbor import LexborNode
+
+_MARKUP = re.compile(r"<(?:[A-Za-z][A-Za-z0-9:-]*(?:\s[^<>]*)?/?|/[A-Za-z][^<>]*|!--|!DOCTYPE[^<>]*)>?", re.IGNORECASE)
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+_SILENT = ["script", "style", "template", "noscript", "head", "iframe", "svg", "object"]
+# fmt: off
+_BLOCKS = frozenset(
+    (
+        "address", "article", "aside", "blockquote", "body", "br", "center", "dd", "div", "dl", "dt",
+        "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header",
+        "hr", "html", "li", "main", "nav", "ol", "option", "p", "pre", "section", "table", "tbody", "tfoot",
+        "thead", "title", "tr", "ul",
+    )
+)
+# fmt: on
+_CELLS = frozenset(("td", "th"))
+_LINE_ENDS = re.compile(r"[ \t\r\f\v]*\n[ \t\r\f\v\n]*")
+_RUN = re.compile(r"\s+")
+
+
+class StripHtml(TextMap[Params]):
+    """Leaves the text of HTML: blocks become lines, scripts and styles go, entities become characters.
+
+    Text without a tag keeps its angle brackets (`a < b`); only its entities are replaced. Text with inline tags
+    only (`<b>`) is taken for plain text with mark-up in it and keeps its lines.
+    """
+
+    def map(self, text: str) -> str:
+        """The text without markup."""
+        if "<" in text and _MARKUP.search(text):
+            return _text_of(text)
+        if "&" in text:
+            return _ENTITY.sub(lambda match: html.unescape(match.group()), text)
+        return text
+
+
+def _text_of(markup: str) -> str:
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(markup)
+    tree.strip_tags(_SILENT)
+    root = tree.root
+    if root is None:
+        return ""
+    pieces: list[tuple[bool, str]] = []
+    blocks = False
+    # An own stack, because hostile nesting is deeper than the interpreter's.
+    stack: list[tuple[LexborNode | str, bool]] = [(root, False)]
+    while stack:
+        node, verbatim = stack.pop()
+        if isinstance(node, str):
+            pieces.append((True, node))
+            continue
+        tag = node.tag
+        if tag == "-text":
+            pieces.append((verbatim, node.text_content or ""))
+            continue
+        if tag in _BLOCKS:
+            # The parser adds these two to every text.
+            blocks = blocks or tag not in ("html", "body")
+            pieces.append((True, "\n"))
+            stack.append(("\n", True))
+        elif tag in _CELLS:
+            pieces.append((True, " "))
+        inside = verbatim or tag in ("pre", "textarea")
+        stack.extend((child, inside) for child in reversed(list(node.iter(include_text=True))))
+    if not blocks:
+        return "".join(piece for _, piece in pieces).strip()
+    return _LINE_ENDS.sub("\n", "".join(p if verbatim else _RUN.sub(" ", p) for verbatim, p in pieces)).strip()

@@ -1,0 +1,193 @@
+"""Near duplicates: MinHash finds candidates, the exact Jaccard similarity of their shingles decides.
+
+A shingle is some words in a row; Chinese and Japanese characters are words of their own, and more of them make a
+shingle. Case, punctuation and white space do not count.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from services.cleaning.domain.record import Rejection
+from services.cleaning.engine.batch import code_points
+from services.cleaning.engine.operator import Params, ParamsError, SetOperator, SetRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_SEED = 1
+_BASE = 0x100000001B3
+
+
+class NearDedupParams(Params):
+    """`threshold`: Jaccard similarity of shingles from which two records are near duplicates.
+
+    `word_shingle` and `char_shingle`: words, or Chinese and Japanese characters, in a shingle. `permutations`:
+    length of a MinHash sketch; more find more of the pairs close to the threshold.
+    """
+
+    threshold: float = Field(0.8, ge=0.3, le=1)
+    word_shingle: int = Field(3, ge=1, le=16)
+    char_shingle: int = Field(4, ge=1, le=32)
+    permutations: int = Field(128, ge=16, le=1024)
+
+
+class NearDedup(SetOperator[NearDedupParams]):
+    """Keeps the first of records that are near duplicates; a record is compared with those that stay only."""
+
+    params_type = NearDedupParams
+
+    def __init__(self, params: NearDedupParams) -> None:
+        super().__init__(params)
+        self._bands, self._rows = choose_bands(params.threshold, params.permutations)
+        if self._bands == 0:
+            raise ParamsError("permutations", "are too few for this threshold")
+
+    def judge(self, records: Sequence[SetRecord]) -> Mapping[int, Rejection]:
+        """Drops with the reason `near_duplicate`; the detail names the record that stays and the similarity."""
+        found: dict[int, Rejection] = {}
+        for position, kept, similarity in self.pairs([record.text for record in records]):
+            detail = f"duplicate_of={records[kept].record_id} jaccard={similarity:.3f}"
+            found[position] = Rejection("near_duplicate", detail)
+        return found
+
+    def pairs(self, texts: Sequence[str]) -> Iterator[tuple[int, int, float]]:
+        """Near duplicates as (position, position of an earlier text that stays, similarity)."""
+        import numpy as np
+
+        if len(texts) < 2:
+            return
+        shingles = shingle_hashes(texts, self.params.word_shingle, self.params.char_shingle)
+        sketches = _sketches(shingles, self.params.permutations)
+        buckets: list[dict[bytes, list[int]]] = [defaultdict(list) for _ in range(self._bands)]
+        bands = np.ascontiguousarray(sketches[:, : self._bands * self._rows]).reshape(len(texts), self._bands, -1)
+        width = self._rows * bands.itemsize
+        raw = bands.tobytes()
+        for position in range(len(texts)):
+            mine = shingles.of(position)
+            if not len(mine):
+                continue
+            base = position * self._bands * width
+            places = [
+                buckets[band][raw[base + band * width : base + (band + 1) * width]] for band in range(self._bands)
+            ]
+            candidates = sorted({other for place in places for other in place})
+            for other in candidates:
+                similarity = _jaccard(mine, shingles.of(other))
+                if similarity >= self.params.threshold:
+                    yield position, other, similarity
+                    break
+            else:
+                for place in places:
+                    place.append(position)
+
+
+def choose_bands(threshold: float, permutations: int) -> tuple[int, int]:
+    """Bands and rows of the index: the most rows with which a pair at the threshold is found 19 times of 20."""
+    best = (0, 0)
+    for rows in range(1, permutations + 1):
+        bands = permutations // rows
+        if 1 - (1 - threshold**rows) ** bands >= 0.95:
+            best = (bands, rows)
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Shingles:
+    """Distinct shingles of texts, end to end: `hashes` uint64 [total] sorted within a text, `offsets` int64 [n+1]."""
+
+    hashes: NDArray[np.uint64]
+    offsets: NDArray[np.int64]
+
+    def of(self, position: int) -> NDArray[np.uint64]:
+        """Hashes of one text."""
+        return self.hashes[self.offsets[position] : self.offsets[position + 1]]
+
+
+def shingle_hashes(texts: Sequence[str], word_shingle: int, char_shingle: int) -> Shingles:
+    """Shingles of every text; a text with fewer words than a shingle is one shingle."""
+    import numpy as np
+
+    words, counts = _word_hashes(
+        [t.lower() if t.isascii() else unicodedata.normalize("NFKC", t).lower() for t in texts]
+    )
+    offsets = np.concatenate(([0], np.cumsum(counts)))
+    parts: list[NDArray[np.uint64]] = []
+    cjk = (words & np.uint64(1)).astype(bool)
+    cjk_before = np.concatenate(([0], np.cumsum(cjk)))
+    for position in range(len(texts)):
+        start, end = int(offsets[position]), int(offsets[position + 1])
+        mine = words[start:end]
+        most_cjk = 2 * int(cjk_before[end] - cjk_before[start]) > end - start
+        size = min(char_shingle if most_cjk else word_shingle, len(mine))
+        if size == 0:
+            parts.append(mine)
+            continue
+        count = len(mine) - size + 1
+        hashes = mine[:count].copy()
+        for step in range(1, size):
+            hashes *= np.uint64(_BASE)
+            hashes += mine[step : step + count]
+        hashes ^= hashes >> np.uint64(29)
+        parts.append(np.unique(hashes))
+    sizes = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+    return Shingles(np.concatenate(parts), np.concatenate(([0], np.cumsum(sizes))).astype(np.int64))
+
+
+def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """A hash for each word of all texts, lowest bit set for a CJK character, and the number of words of each text."""
+    import numpy as np
+
+    from services.cleaning.engine.operators.filters import alnum_table, cjk_table
+
+    points = code_points(texts)
+    codes = points.codes
+    cjk = cjk_table()[codes]
+    alnum = alnum_table()[codes]
+    first_of_text = np.zeros(len(codes), dtype=bool)
+    first_of_text[points.starts[points.lengths > 0]] = True
+    previous = np.concatenate(([False], (alnum & ~cjk)[:-1]))
+    # A word starts at a CJK character, or where letters follow something else than letters.
+    begins = alnum & (cjk | ~previous | first_of_text)
+    starts = np.flatnonzero(begins)
+    if not len(starts):
+        return np.zeros(0, dtype=np.uint64), np.zeros(len(texts), dtype=np.int64)
+    word_of = np.cumsum(begins) - 1
+    place = np.arange(len(codes)) - starts[np.maximum(word_of, 0)]
+    powers = np.ones(256, dtype=np.uint64)
+    powers[1:] = np.uint64(_BASE)
+    powers = np.multiply.accumulate(powers)
+    terms = codes.astype(np.uint64) * powers[np.minimum(place, 255)]
+    terms[~alnum | (word_of < 0)] = 0
+    hashes = np.add.reduceat(terms, starts)
+    hashes ^= hashes >> np.uint64(31)
+    hashes *= np.uint64(0x9E3779B97F4A7C15)
+    hashes = (hashes & ~np.uint64(1)) | cjk[starts].astype(np.uint64)
+    ends = points.starts + points.lengths
+    running = np.concatenate(([0], np.cumsum(begins)))
+    return hashes, (running[ends] - running[points.starts]).astype(np.int64)
+
+
+def _sketches(shingles: Shingles, permutations: int) -> NDArray[np.uint32]:
+    """MinHash sketches, uint32 [n, permutations]."""
+    import numpy as np
+    from rensa import RMinHash
+
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+        shingles.hashes, shingles.offsets.astype(np.uint64), permutations, _SEED
+    )
+    return np.array(matrix.to_rows(), dtype=np.uint32)
+
+
+def _jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
+    import numpy as np
+
+    common = len(np.intersect1d(one, other, assume_unique=True))
+    return common / (len(one) + len(other) - common)

@@ -1,0 +1,94 @@
+"""Operators by name. A table of names and places: an operator's module is imported when a recipe first asks for it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from services.cleaning.domain.recipe import OperatorSpec, RecipeError
+from services.cleaning.engine.operator import Operator, ParamsError
+
+_ROOM = "services.cleaning.engine.operators"
+
+
+def _known(what: str, given: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"no {what} is called {given!r}{hint} (known: {', '.join(sorted(known)) or 'none'})"
+
+
+class Registry:
+    """Names of operators and where their classes are (`module:Class`)."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """All names, in order."""
+        return sorted(self._places)
+
+    def register(self, name: str, place: str) -> None:
+        """Adds an operator.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._places:
+            raise ValueError(f"two operators are called {name!r}: {self._places[name]} and {place}")
+        self._places[name] = place
+
+    def build(self, spec: OperatorSpec, position: int) -> Operator[Any]:
+        """The operator of a recipe's entry.
+
+        Raises:
+            RecipeError: it names the position, the operator, the parameter and what was probably meant.
+        """
+        path = f"operators[{position}]"
+        place = self._places.get(spec.name)
+        if place is None:
+            raise RecipeError.at(f"{path}.name", _known("operator", spec.name, self.names))
+        module, _, kind_name = place.partition(":")
+        kind: type[Operator[Any]] = getattr(importlib.import_module(module), kind_name)
+        try:
+            return kind(kind.params_type.model_validate(dict(spec.params)))
+        except ParamsError as error:
+            raise RecipeError.at(f"{path}.params.{error.parameter}", f"{spec.name}: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+                description = _known(f"parameter of {spec.name}", name, list(kind.params_type.model_fields))
+            else:
+                description = f"{spec.name}: {first['msg']}"
+            raise RecipeError.at(f"{path}.params.{name}" if name else f"{path}.params", description) from error
+
+
+def default_registry() -> Registry:
+    """The operators that Tidemill brings."""
+    places: Mapping[str, str] = {
+        "fix_unicode": "unicode_repair:FixUnicode",
+        "normalize_whitespace": "text_maps:NormalizeWhitespace",
+        "strip_html": "html:StripHtml",
+        "convert_script": "script:ConvertScript",
+        "script_filter": "script:ScriptFilter",
+        "regex_replace": "text_maps:RegexReplace",
+        "term_map": "text_maps:TermMap",
+        "mask_pii": "pii:MaskPii",
+        "first_line_to_field": "fields:FirstLineToField",
+        "drop_if_missing_field": "fields:DropIfMissingField",
+        "length_filter": "filters:LengthFilter",
+        "alnum_filter": "filters:AlnumFilter",
+        "repetition_filter": "filters:RepetitionFilter",
+        "conflicting_labels": "duplicates:ConflictingLabels",
+        "exact_dedup": "duplicates:ExactDedup",
+        "near_dedup": "near_duplicates:NearDedup",
+    }
+    registry = Registry()
+    for name, place in places.items():
+        registry.register(name, f"{_ROOM}.{place}")
+    return registry
