@@ -142,14 +142,16 @@ class ValidationInterceptor(grpc.aio.ServerInterceptor):
 
         async def checked(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
             async for request in requests:
-                validate(request)
+                if isinstance(request, Message):  # a proxy's bytes are validated where they are read
+                    validate(request)
                 yield request
 
         def check(request: Any) -> Any:
+            if handler.request_streaming:
+                return checked(request)
             if isinstance(request, Message):
                 validate(request)
-                return request
-            return checked(request)
+            return request
 
         def unary(behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
             async def call(request: Any, context: Any) -> Any:
