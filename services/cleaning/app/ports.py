@@ -70,7 +70,7 @@ class DatasetStore(Protocol):
     """Data sets."""
 
     def put_dataset(self, dataset: Dataset) -> Dataset:
-        """Creates it, or replaces spec, recipe digest and update time of the one with this name; returns what is kept."""
+        """Creates it, or replaces spec, digest and update time of the one with this name; returns what is kept."""
         ...
 
     def dataset(self, name: str) -> Dataset | None:

@@ -1,0 +1,92 @@
+"""Composition root of the cleaning service: `python -m services.cleaning`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
+
+from services.cleaning.adapters.announcer import BusAnnouncer
+from services.cleaning.adapters.dataset_store import SqlDatasetStore
+from services.cleaning.adapters.record_store import SqlRecordStore
+from services.cleaning.adapters.snapshots import FolderSnapshots
+from services.cleaning.app.builder import Builder
+from services.cleaning.app.datasets import Datasets
+from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.app.records import Records
+from services.cleaning.engine.registry import default_registry
+from services.cleaning.entrypoints.consumer import RawRecordHandler
+from services.cleaning.entrypoints.servicer import CleaningServicer
+from services.cleaning.entrypoints.worker import run_builder
+from services.cleaning.settings import CleaningSettings
+from services.kit.bus.consumer import KafkaEventConsumer
+from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.bus.topics import RECORDS_RAW
+from services.kit.clock import SystemClock
+from services.kit.config import load_settings
+from services.kit.runtime.service import Service, run_service
+from services.kit.storage.artifacts import ArtifactStore
+from services.kit.storage.database import open_database
+from services.kit.telemetry.metrics import RequestMetrics
+
+MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
+
+
+async def build(settings: CleaningSettings) -> Service:
+    """Builds the service and wires it."""
+    await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
+    engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS)
+    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "cleaning")
+    clock = SystemClock()
+    records, datasets = SqlRecordStore(engine), SqlDatasetStore(engine)
+    recipes = RecipeBook(default_registry())
+    announcer = BusAnnouncer(publisher, clock)
+    record_cases = Records(records, datasets, recipes, announcer)
+    dataset_cases = Datasets(datasets, datasets, recipes, clock)
+    await asyncio.to_thread(dataset_cases.refresh_digests)
+    builder = Builder(
+        records=records,
+        datasets=datasets,
+        versions=datasets,
+        snapshots=FolderSnapshots(ArtifactStore(settings.artifacts_url)),
+        recipes=recipes,
+        record_cases=record_cases,
+        announcer=announcer,
+        clock=clock,
+        await_timeout_s=settings.await_timeout_s,
+    )
+    consumer = KafkaEventConsumer(
+        settings.kafka_bootstrap,
+        "tidemill-cleaning",
+        [RECORDS_RAW],
+        RawRecordHandler(record_cases),
+        dead_letters=publisher,
+    )
+
+    def register(server: grpc.aio.Server) -> Sequence[str]:
+        grpc_stubs.add_CleaningServiceServicer_to_server(CleaningServicer(record_cases, dataset_cases), server)
+        return ["tidemill.cleaning.v1.CleaningService"]
+
+    return Service(
+        register=register,
+        consumers=[consumer],
+        tasks=[lambda: run_builder(builder)],
+        closers=[publisher.close, engine.dispose],
+    )
+
+
+def main() -> None:
+    """Runs the service until it is told to stop."""
+    settings = load_settings(CleaningSettings)
+
+    async def start(_: RequestMetrics) -> Service:
+        return await build(settings)
+
+    run_service("cleaning", settings, start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Facts of cleaning on the bus."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from opentelemetry import context, propagate
+from opentelemetry.context import Context
+from tidemill.cleaning.v1 import cleaning_events_pb2 as events
+
+from services.cleaning.app.ports import Announcement
+from services.cleaning.domain.dataset import DatasetVersion
+from services.cleaning.domain.record import Verdict
+from services.kit.bus.port import EventPublisher, OutgoingEvent
+from services.kit.bus.topics import CLEANING_EVENTS, RECORDS_CLEAN, RECORDS_REJECTED, Topic
+from services.kit.clock import Clock
+from services.kit.ids import sha256_hex
+
+
+class BusAnnouncer:
+    """Implements `services.cleaning.app.ports.Announcer`; an event continues the trace that caused it."""
+
+    def __init__(self, publisher: EventPublisher, clock: Clock) -> None:
+        self._publisher = publisher
+        self._clock = clock
+
+    def verdicts(self, announcements: Sequence[Announcement]) -> None:
+        """See the port."""
+        now = Timestamp()
+        now.FromDatetime(self._clock.now())
+        groups: dict[tuple[str, Topic], list[OutgoingEvent]] = defaultdict(list)
+        for announcement in announcements:
+            topic, event = _event(announcement.verdict, now)
+            groups[announcement.traceparent, topic].append(event)
+        for (traceparent, topic), batch in groups.items():
+            with _trace(traceparent):
+                self._publisher.publish(topic, batch)
+
+    def version_built(self, version: DatasetVersion) -> None:
+        """See the port."""
+        snapshot = version.snapshot
+        assert snapshot is not None
+        message = events.DatasetVersionBuilt(
+            dataset_version=version.name,
+            digest=snapshot.digest,
+            uri=snapshot.uri,
+            train_count=snapshot.train_count,
+            holdout_count=snapshot.holdout_count,
+        )
+        event = OutgoingEvent(version.dataset, message, event_id=sha256_hex(version.name, snapshot.digest))
+        with _trace(version.traceparent):
+            self._publisher.publish(CLEANING_EVENTS, [event])
+
+
+def _event(verdict: Verdict, now: Timestamp) -> tuple[Topic, OutgoingEvent]:
+    # Derived from what it says, so that a repeat after a crash is the same event.
+    event_id = sha256_hex(verdict.dataset, verdict.record_id, verdict.recipe_digest, verdict.content_digest)
+    rejection = verdict.cleaned.rejection
+    if rejection is not None:
+        rejected = events.RecordRejected(
+            record_id=verdict.record_id,
+            source=verdict.source,
+            dataset=verdict.dataset,
+            recipe_digest=verdict.recipe_digest,
+            reason=rejection.reason,
+            detail=rejection.detail,
+        )
+        return RECORDS_REJECTED, OutgoingEvent(verdict.record_id, rejected, event_id=event_id)
+    cleaned = events.RecordCleaned(
+        record_id=verdict.record_id,
+        source=verdict.source,
+        dataset=verdict.dataset,
+        recipe_digest=verdict.recipe_digest,
+        text=verdict.cleaned.text,
+        attributes=verdict.cleaned.attributes,
+        clean_time=now,
+    )
+    return RECORDS_CLEAN, OutgoingEvent(verdict.record_id, cleaned, event_id=event_id)
+
+
+@contextmanager
+def _trace(traceparent: str) -> Iterator[None]:
+    if not traceparent:
+        yield
+        return
+    token = context.attach(propagate.extract({"traceparent": traceparent}, Context()))
+    try:
+        yield
+    finally:
+        context.detach(token)

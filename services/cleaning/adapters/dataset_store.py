@@ -1,0 +1,127 @@
+"""Data sets and versions in the service's database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from services.cleaning.adapters.errors import translate_database_errors
+from services.cleaning.adapters.rows import dataset_of, dataset_row, version_of, version_row
+from services.cleaning.adapters.tables import dataset_versions, datasets
+from services.cleaning.domain.dataset import Dataset, DatasetVersion, VersionState
+from services.kit.errors import AbortedError
+
+
+class SqlDatasetStore:
+    """Implements `DatasetStore` and `VersionStore` of `services.cleaning.app.ports`; threads share it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def put_dataset(self, dataset: Dataset) -> Dataset:
+        """See the port."""
+        row = dataset_row(dataset)
+        changed = {name: value for name, value in row.items() if name not in ("name", "create_time")}
+        try:
+            with translate_database_errors(), self._engine.begin() as connection:
+                statement = update(datasets).where(datasets.c.name == dataset.name).values(changed)
+                if connection.execute(statement).rowcount == 0:
+                    connection.execute(insert(datasets).values(row))
+        except IntegrityError as error:
+            raise AbortedError(f"{dataset.name} was created by another caller at the same time.") from error
+        kept = self.dataset(dataset.name)
+        assert kept is not None
+        return kept
+
+    def dataset(self, name: str) -> Dataset | None:
+        """See the port."""
+        with translate_database_errors(), self._engine.connect() as connection:
+            row = connection.execute(select(datasets).where(datasets.c.name == name)).mappings().first()
+        return dataset_of(row) if row is not None else None
+
+    def datasets(self, after: str, limit: int) -> Sequence[Dataset]:
+        """See the port."""
+        query = select(datasets).where(datasets.c.name > after).order_by(datasets.c.name).limit(limit)
+        with translate_database_errors(), self._engine.connect() as connection:
+            return [dataset_of(row) for row in connection.execute(query).mappings()]
+
+    def create_version(self, draft: DatasetVersion, request_id: str) -> DatasetVersion:
+        """See the port."""
+        table = dataset_versions
+        repeat = select(table).where(table.c.dataset == draft.dataset, table.c.request_id == request_id)
+        newest = select(func.max(table.c.number)).where(table.c.dataset == draft.dataset)
+        try:
+            with translate_database_errors(), self._engine.begin() as connection:
+                known = connection.execute(repeat).mappings().first() if request_id else None
+                if known is not None:
+                    return version_of(known)
+                number = (connection.execute(newest).scalar() or 0) + 1
+                row = {**version_row(draft), "number": number, "request_id": request_id, "announced": False}
+                connection.execute(insert(table).values(row))
+        except IntegrityError as error:
+            raise AbortedError(f"Another version of {draft.dataset} was asked for at the same time.") from error
+        return replace(draft, number=number)
+
+    def version(self, dataset: str, number: int) -> DatasetVersion | None:
+        """See the port."""
+        table = dataset_versions
+        query = select(table).where(table.c.dataset == dataset, table.c.number == number)
+        with translate_database_errors(), self._engine.connect() as connection:
+            row = connection.execute(query).mappings().first()
+        return version_of(row) if row is not None else None
+
+    def versions(self, dataset: str, before: int, limit: int) -> Sequence[DatasetVersion]:
+        """See the port."""
+        table = dataset_versions
+        query = (
+            select(table)
+            .where(table.c.dataset == dataset, table.c.number < before)
+            .order_by(table.c.number.desc())
+            .limit(limit)
+        )
+        return self._versions(query)
+
+    def building(self) -> Sequence[DatasetVersion]:
+        """See the port."""
+        table = dataset_versions
+        query = select(table).where(table.c.state == VersionState.BUILDING.value)
+        return self._versions(query.order_by(table.c.create_time, table.c.dataset, table.c.number))
+
+    def update_version(self, version: DatasetVersion) -> bool:
+        """See the port."""
+        table = dataset_versions
+        statement = (
+            update(table)
+            .where(
+                table.c.dataset == version.dataset,
+                table.c.number == version.number,
+                table.c.state == VersionState.BUILDING.value,
+            )
+            .values(version_row(version))
+        )
+        with translate_database_errors(), self._engine.begin() as connection:
+            return connection.execute(statement).rowcount == 1
+
+    def unannounced_versions(self) -> Sequence[DatasetVersion]:
+        """See the port."""
+        table = dataset_versions
+        return self._versions(
+            select(table)
+            .where(table.c.state == VersionState.READY.value, table.c.announced.is_(False))
+            .order_by(table.c.update_time)
+        )
+
+    def mark_version_announced(self, version: DatasetVersion) -> None:
+        """See the port."""
+        table = dataset_versions
+        statement = update(table).where(table.c.dataset == version.dataset, table.c.number == version.number)
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(statement.values(announced=True))
+
+    def _versions(self, query: Any) -> Sequence[DatasetVersion]:
+        with translate_database_errors(), self._engine.connect() as connection:
+            return [version_of(row) for row in connection.execute(query).mappings()]

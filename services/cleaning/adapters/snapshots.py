@@ -1,0 +1,106 @@
+"""Snapshots as folders of Parquet files and a manifest in the artefact store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from services.cleaning.app.ports import RejectedRow, SnapshotContent, SnapshotRow
+from services.cleaning.domain.dataset import SnapshotSummary, dataset_id
+from services.kit.errors import FailedPreconditionError
+from services.kit.storage.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST = "manifest.json"
+_ROWS_IN_GROUP = 16_384
+
+
+class FolderSnapshots:
+    """Implements `services.cleaning.app.ports.SnapshotStore`: `<root>/datasets/<name>/<digest[:16]>/`."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+
+    def find(self, dataset: str, digest: str) -> SnapshotSummary | None:
+        """See the port. The manifest is written last, so a folder that has one is whole."""
+        uri = self._uri(dataset, digest)
+        filesystem, path = fsspec.core.url_to_fs(f"{uri}/{MANIFEST}")
+        if not filesystem.exists(path):
+            return None
+        manifest = json.loads(filesystem.cat_file(path))
+        if manifest["digest"] != digest:
+            raise FailedPreconditionError(
+                f"{uri} holds another snapshot, {manifest['digest']}.",
+                reason="SNAPSHOT_MISMATCH",
+                metadata={"uri": uri},
+            )
+        return _summary(uri, manifest)
+
+    def write(self, content: SnapshotContent) -> SnapshotSummary:
+        """See the port."""
+        uri = self._uri(content.dataset, content.digest)
+        with tempfile.TemporaryDirectory(prefix="tidemill-snapshot-") as scratch:
+            folder = Path(scratch) / "snapshot"
+            folder.mkdir()
+            files = {
+                "train.parquet": _record_table(content.train, content.columns),
+                "holdout.parquet": _record_table(content.holdout, content.columns),
+                "rejected.parquet": _rejected_table(content.rejected),
+            }
+            described = {name: _write(folder / name, table) for name, table in files.items()}
+            manifest = {**content.manifest, "files": described}
+            text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+            (folder / MANIFEST).write_text(text, encoding="utf-8")
+            self._store.put_folder(folder, uri)
+        return _summary(uri, manifest)
+
+    def _uri(self, dataset: str, digest: str) -> str:
+        return self._store.uri("datasets", dataset_id(dataset), digest[:16])
+
+
+def _summary(uri: str, manifest: Mapping[str, Any]) -> SnapshotSummary:
+    counts = manifest["counts"]
+    return SnapshotSummary(
+        manifest["digest"], uri, counts["records_in"], counts["train"], counts["holdout"], counts["rejected_by_reason"]
+    )
+
+
+def _record_table(rows: Sequence[SnapshotRow], columns: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+
+    data: dict[str, list[str | None]] = {
+        "record_id": [row.record_id for row in rows],
+        "source": [row.source for row in rows],
+        "text": [row.text for row in rows],
+    }
+    for column in columns:
+        # An attribute may bear the name of a column that every record has; the column wins.
+        if column not in data:
+            data[column] = [row.attributes.get(column) for row in rows]
+    return pa.table(data, schema=pa.schema([(name, pa.string()) for name in data]))
+
+
+def _rejected_table(rows: Sequence[RejectedRow]) -> pa.Table:
+    import pyarrow as pa
+
+    names = ("record_id", "source", "reason", "detail")
+    data = {name: [getattr(row, name) for row in rows] for name in names}
+    return pa.table(data, schema=pa.schema([(name, pa.string()) for name in names]))
+
+
+def _write(path: Path, table: pa.Table) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    # No time and no machine goes into the file: the same rows give the same bytes.
+    pq.write_table(table, path, compression="zstd", row_group_size=_ROWS_IN_GROUP, store_schema=False)
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"rows": table.num_rows, "bytes": path.stat().st_size, "sha256": digest}

@@ -1,0 +1,137 @@
+"""Messages of the contract to domain objects and back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from google.protobuf import json_format, struct_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+from tidemill.cleaning.v1 import cleaning_service_pb2 as service
+from tidemill.cleaning.v1 import dataset_pb2
+from tidemill.common.v1 import failure_pb2
+
+from services.cleaning.domain.dataset import (
+    AwaitedImport,
+    Dataset,
+    DatasetSpec,
+    DatasetVersion,
+    HoldoutSpec,
+    Progress,
+    VersionState,
+)
+from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.domain.record import Verdict
+
+_STATES = {
+    VersionState.BUILDING: dataset_pb2.DatasetVersion.STATE_BUILDING,
+    VersionState.READY: dataset_pb2.DatasetVersion.STATE_READY,
+    VersionState.FAILED: dataset_pb2.DatasetVersion.STATE_FAILED,
+    VersionState.CANCELLED: dataset_pb2.DatasetVersion.STATE_CANCELLED,
+}
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """The moment as a message."""
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def operator_from(message: dataset_pb2.OperatorSpec) -> OperatorSpec:
+    """One operator."""
+    params: dict[str, Any] = json_format.MessageToDict(message.params)
+    return OperatorSpec(message.name, params)
+
+
+def spec_from(message: dataset_pb2.DatasetSpec) -> DatasetSpec:
+    """A data set's spec."""
+    return DatasetSpec(
+        tuple(message.sources),
+        tuple(operator_from(item) for item in message.operators),
+        HoldoutSpec(message.holdout.fraction, message.holdout.max_records),
+        tuple(message.required_attributes),
+    )
+
+
+def spec_to(spec: DatasetSpec) -> dataset_pb2.DatasetSpec:
+    """A data set's spec as a message."""
+    operators = []
+    for item in spec.operators:
+        params = struct_pb2.Struct()
+        params.update(dict(item.params))
+        operators.append(dataset_pb2.OperatorSpec(name=item.name, params=params))
+    return dataset_pb2.DatasetSpec(
+        sources=spec.sources,
+        operators=operators,
+        holdout=dataset_pb2.HoldoutSpec(fraction=spec.holdout.fraction, max_records=spec.holdout.max_records),
+        required_attributes=spec.required_attributes,
+    )
+
+
+def dataset_to(dataset: Dataset) -> dataset_pb2.Dataset:
+    """A data set as a message."""
+    return dataset_pb2.Dataset(
+        name=dataset.name,
+        create_time=timestamp(dataset.create_time),
+        update_time=timestamp(dataset.update_time),
+        spec=spec_to(dataset.spec),
+        recipe_digest=dataset.recipe_digest,
+    )
+
+
+def progress_to(progress: Progress) -> failure_pb2.Progress:
+    """Progress as a message, with the time left where the rate is known."""
+    message = failure_pb2.Progress(
+        phase=progress.phase, done=progress.done, total=progress.total, unit="records", rate=progress.rate
+    )
+    if progress.rate > 0:
+        message.remaining.FromNanoseconds(int((progress.total - progress.done) / progress.rate * 1e9))
+    if progress.update_time is not None:
+        message.update_time.CopyFrom(timestamp(progress.update_time))
+    return message
+
+
+def version_to(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
+    """A version as a message."""
+    message = dataset_pb2.DatasetVersion(
+        name=version.name,
+        create_time=timestamp(version.create_time),
+        update_time=timestamp(version.update_time),
+        state=_STATES[version.state],
+        spec=spec_to(version.spec),
+        reused=version.reused,
+    )
+    snapshot, failure = version.snapshot, version.failure
+    if snapshot is not None:
+        message.digest = snapshot.digest
+        message.uri = snapshot.uri
+        message.records_in = snapshot.records_in
+        message.train_count = snapshot.train_count
+        message.holdout_count = snapshot.holdout_count
+        message.rejected_by_reason.update(snapshot.rejected_by_reason)
+    if version.progress is not None:
+        message.progress.CopyFrom(progress_to(version.progress))
+    if failure is not None:
+        message.failure.CopyFrom(
+            failure_pb2.Failure(reason=failure.reason, message=failure.message, metadata=failure.metadata)
+        )
+    return message
+
+
+def verdict_to(verdict: Verdict) -> service.RecordVerdict:
+    """A verdict as a message."""
+    rejection = verdict.cleaned.rejection
+    return service.RecordVerdict(
+        dataset=verdict.dataset,
+        recipe_digest=verdict.recipe_digest,
+        text=verdict.cleaned.text,
+        attributes=verdict.cleaned.attributes,
+        rejected_reason=rejection.reason if rejection else "",
+        rejected_detail=rejection.detail if rejection else "",
+    )
+
+
+def awaited_from(message: service.AwaitedImport) -> AwaitedImport:
+    """An awaited import."""
+    return AwaitedImport(message.name, message.record_count)

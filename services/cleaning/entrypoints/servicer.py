@@ -1,0 +1,131 @@
+# ruff: noqa: N802 - the methods bear the names of the contract
+"""CleaningService over gRPC: map in, one call, map out. The use cases block, so they run in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from opentelemetry import propagate
+from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
+from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
+
+from services.cleaning.app.datasets import Datasets
+from services.cleaning.app.records import Records
+from services.cleaning.domain.dataset import DatasetVersion
+from services.cleaning.entrypoints import mapping
+from services.kit.errors import InvalidArgumentError
+
+_PAGE = 50
+_NEWEST = 1 << 31
+_WATCH_PAUSE_S = 0.2
+
+
+class CleaningServicer(grpc_stubs.CleaningServiceServicer):
+    """Implements `tidemill.cleaning.v1.CleaningService`."""
+
+    def __init__(self, records: Records, datasets: Datasets) -> None:
+        self._records = records
+        self._datasets = datasets
+
+    async def CleanText(self, request: pb.CleanTextRequest, context: Any) -> pb.CleanTextResponse:
+        """Applies a recipe to one text."""
+        operators = [mapping.operator_from(item) for item in request.operators]
+        cleaned = await asyncio.to_thread(
+            self._records.clean_text, request.text, dict(request.attributes), request.dataset, operators
+        )
+        rejection = cleaned.rejection
+        return pb.CleanTextResponse(
+            text=cleaned.text,
+            attributes=cleaned.attributes,
+            rejected_reason=rejection.reason if rejection else "",
+            rejected_detail=rejection.detail if rejection else "",
+        )
+
+    async def GetRecord(self, request: pb.GetRecordRequest, context: Any) -> pb.GetRecordResponse:
+        """Says what became of a record."""
+        record, verdicts = await asyncio.to_thread(self._records.record, request.record_id)
+        return pb.GetRecordResponse(
+            record_id=record.record_id,
+            source=record.source,
+            import_name=record.import_name,
+            verdicts=[mapping.verdict_to(verdict) for verdict in verdicts],
+        )
+
+    async def PutDataset(self, request: pb.PutDatasetRequest, context: Any) -> pb.PutDatasetResponse:
+        """Creates or replaces a data set; putting the same twice is one, so `request_id` is not needed for it."""
+        spec = mapping.spec_from(request.spec)
+        dataset = await asyncio.to_thread(self._datasets.put, request.name, spec)
+        return pb.PutDatasetResponse(dataset=mapping.dataset_to(dataset))
+
+    async def GetDataset(self, request: pb.GetDatasetRequest, context: Any) -> pb.GetDatasetResponse:
+        """Reads a data set."""
+        dataset = await asyncio.to_thread(self._datasets.get, request.name)
+        return pb.GetDatasetResponse(dataset=mapping.dataset_to(dataset))
+
+    async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Any) -> pb.ListDatasetsResponse:
+        """Lists data sets; the page token is the last name."""
+        size = request.page_size or _PAGE
+        found = await asyncio.to_thread(self._datasets.list, request.page_token, size + 1)
+        token = found[size - 1].name if len(found) > size else ""
+        return pb.ListDatasetsResponse(
+            datasets=[mapping.dataset_to(dataset) for dataset in found[:size]], next_page_token=token
+        )
+
+    async def BuildDatasetVersion(
+        self, request: pb.BuildDatasetVersionRequest, context: Any
+    ) -> pb.BuildDatasetVersionResponse:
+        """Asks for a version."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        awaited = [mapping.awaited_from(item) for item in request.awaited_imports]
+        version = await asyncio.to_thread(
+            self._datasets.build_version, request.dataset, awaited, request.request_id, carrier.get("traceparent", "")
+        )
+        return pb.BuildDatasetVersionResponse(dataset_version=mapping.version_to(version))
+
+    async def GetDatasetVersion(
+        self, request: pb.GetDatasetVersionRequest, context: Any
+    ) -> pb.GetDatasetVersionResponse:
+        """Reads a version."""
+        version = await asyncio.to_thread(self._datasets.version, request.name)
+        return pb.GetDatasetVersionResponse(dataset_version=mapping.version_to(version))
+
+    async def ListDatasetVersions(
+        self, request: pb.ListDatasetVersionsRequest, context: Any
+    ) -> pb.ListDatasetVersionsResponse:
+        """Lists versions; the page token is the last number."""
+        size = request.page_size or _PAGE
+        before = _number(request.page_token) if request.page_token else _NEWEST
+        found = await asyncio.to_thread(self._datasets.versions, request.dataset, before, size + 1)
+        token = str(found[size - 1].number) if len(found) > size else ""
+        return pb.ListDatasetVersionsResponse(
+            dataset_versions=[mapping.version_to(version) for version in found[:size]], next_page_token=token
+        )
+
+    async def CancelDatasetVersion(
+        self, request: pb.CancelDatasetVersionRequest, context: Any
+    ) -> pb.CancelDatasetVersionResponse:
+        """Stops a build."""
+        version = await asyncio.to_thread(self._datasets.cancel, request.name)
+        return pb.CancelDatasetVersionResponse(dataset_version=mapping.version_to(version))
+
+    async def WatchDatasetVersion(
+        self, request: pb.WatchDatasetVersionRequest, context: Any
+    ) -> AsyncIterator[pb.WatchDatasetVersionResponse]:
+        """Sends the version now, at each change, and ends with its final state."""
+        sent: DatasetVersion | None = None
+        while sent is None or not sent.state.final:
+            version = await asyncio.to_thread(self._datasets.version, request.name)
+            if version != sent:
+                yield pb.WatchDatasetVersionResponse(dataset_version=mapping.version_to(version))
+                sent = version
+            else:
+                await asyncio.sleep(_WATCH_PAUSE_S)
+
+
+def _number(token: str) -> int:
+    if not token.isascii() or not token.isdigit() or len(token) > 9:
+        raise InvalidArgumentError(f"page_token {token!r} is none of ours.", reason="INVALID_PAGE_TOKEN")
+    return int(token)

@@ -1,0 +1,15 @@
+"""Settings of the cleaning service; read by `__main__` only."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.kit.config import ServiceSettings
+
+
+class CleaningSettings(ServiceSettings):
+    """The shared fields and those of cleaning."""
+
+    await_timeout_s: float = Field(
+        600.0, gt=0, description="a build fails when no awaited record has arrived for so many seconds"
+    )
