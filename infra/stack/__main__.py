@@ -1,0 +1,54 @@
+"""The supervisor process: `python -m infra.stack --state DIR [--home DIR] [--only kafka,triton]`.
+
+Started in the background by `infra.stack.client`; runs in the foreground as well, and stops on SIGTERM or SIGINT.
+Ends with 0 after an orderly stop, 1 when the stack could not start, 3 when another supervisor has the state folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from infra.stack.errors import StackError
+from infra.stack.layout import Layout
+from infra.stack.supervisor import AlreadyRunningError, Supervisor
+from infra.stack.topology import NAMES, specs
+from services.kit.config import home_dir, state_dir
+
+EXIT_FAILED = 1
+EXIT_ALREADY_RUNNING = 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the supervisor; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m infra.stack", description="Runs a mesh on this machine.")
+    parser.add_argument("--home", type=Path, default=home_dir(), help="downloads and prepared parts")
+    parser.add_argument("--state", type=Path, default=state_dir(), help="this mesh's state")
+    parser.add_argument("--only", help=f"comma-separated names out of {', '.join(NAMES)}; all when left out")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    layout = Layout.of(options.home, options.state)
+    only = [name for name in options.only.split(",") if name] if options.only is not None else None
+    try:
+        return asyncio.run(_run(Supervisor(layout, specs(layout, only))))
+    except AlreadyRunningError as error:
+        logging.error("%s", error.message)
+        return EXIT_ALREADY_RUNNING
+    except StackError as error:
+        logging.error("%s", error.message)
+        return EXIT_FAILED
+
+
+async def _run(supervisor: Supervisor) -> int:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.request_stop)
+    return 0 if await supervisor.run() else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

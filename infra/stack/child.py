@@ -1,0 +1,47 @@
+"""What the supervisor needs to know of a child before it starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user that a child runs as instead of the supervisor's."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How one child is run: made by its `prepare`, once its ports are known and its folders exist."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: Path
+    before: tuple[str, ...] | None = None
+    """Run to its end first, with the same environment and log; must succeed."""
+    user: User | None = None
+    leftovers: tuple[Path, str] | None = None
+    """Folder and glob of files that the program leaves behind when it is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """A child as declared: its place among the others, its ports, how to run it and how to see that it is ready."""
+
+    name: str
+    ports: Mapping[str, int]
+    """Usual port by use; the supervisor picks free ones when these are taken. Uses are unique over all children."""
+    prepare: Callable[[Mapping[str, int]], Program]
+    """Given all children's ports by use, writes configuration and says how to run it. May block."""
+    probe: Callable[[Mapping[str, int]], None]
+    """Returns when the child is ready to work, raises ProbeError when it is not. May block a few seconds."""
+    needs: frozenset[str] = frozenset()
+    """Children that must be ready before it starts."""
+    uses: frozenset[str] = frozenset()
+    """Children that it calls and can wait for itself; they are stopped after it, like those it needs."""
+    stop_grace_s: float = 20.0

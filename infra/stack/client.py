@@ -1,0 +1,195 @@
+"""Starts, stops and looks at the stack from another process, such as the command line.
+
+The supervisor runs in a session of its own: ctrl-C in the terminal reaches the caller only. It is talked to through
+its state file and signals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+from infra.stack import process as processes
+from infra.stack.__main__ import EXIT_ALREADY_RUNNING
+from infra.stack.child import ChildSpec
+from infra.stack.errors import StackError
+from infra.stack.layout import Layout, python_path
+from infra.stack.probes import ProbeError
+from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state, write_state
+from infra.stack.supervisor import Patience
+from infra.stack.topology import NAMES, specs
+
+OnProgress = Callable[[str, ChildState], None]
+"""Told of each child whenever something about it changed: its name and its state."""
+
+_POLL_S = 0.1
+_STOP_TIMEOUT_S = 120.0
+
+
+def _nobody(name: str, child: ChildState) -> None:
+    """A progress that nobody watches."""
+
+
+def up(
+    state: Path,
+    home: Path,
+    only: Iterable[str] | None = None,
+    on_progress: OnProgress = _nobody,
+    timeout_s: float | None = None,
+) -> StackState:
+    """Starts the stack, unless it runs already, and waits until all of it is ready.
+
+    Interrupted (KeyboardInterrupt), a stack that this call started is stopped again in order.
+
+    Args:
+        state: the mesh's state folder.
+        home: prepared parts; see `infra.stack.assets.prepare`.
+        only: names of children; all when None.
+        on_progress: told of each change of a child.
+        timeout_s: how long to wait; a little more than the supervisor's own patience when None.
+
+    Raises:
+        StackError: it could not start, or another selection of children runs; the message tells what to do.
+    """
+    layout = Layout.of(home, state)
+    wanted = set(NAMES if only is None else only)
+    specs(layout, wanted)  # names are checked here, where the caller sees it
+    found = read_state(layout)
+    if found.phase is StackPhase.STOPPING:
+        _wait_stopped(layout, found, _STOP_TIMEOUT_S)
+        found = read_state(layout)
+    daemon = None if found.running else _start(layout, wanted)
+    if daemon is None:
+        _check_selection(found, wanted)
+    try:
+        return _wait_ready(layout, daemon, on_progress, timeout_s or Patience().start_s + 30)
+    except KeyboardInterrupt:
+        if daemon is not None:
+            down(state, home)
+        raise
+
+
+def _check_selection(found: StackState, wanted: set[str]) -> None:
+    if missing := wanted - found.children.keys():
+        raise StackError(
+            f"A stack without {', '.join(sorted(missing))} runs on {found.state}: run `tidemill down` first."
+        )
+
+
+def _start(layout: Layout, wanted: set[str]) -> subprocess.Popen[bytes]:
+    layout.state.logs.mkdir(parents=True, exist_ok=True)
+    log = layout.state.logs / "supervisor.log"
+    processes.rotate(log)
+    only = [name for name in NAMES if name in wanted]
+    command = [sys.executable, "-m", "infra.stack", "--state", str(layout.state.root), "--home", str(layout.home.root)]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*command, "--only", ",".join(only)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=layout.state.root,
+            env=_environment(),
+            start_new_session=True,
+        )
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    kept = {key: value for key, value in os.environ.items() if key != processes.TAG}
+    return kept | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
+
+
+def _wait_ready(
+    layout: Layout, daemon: subprocess.Popen[bytes] | None, on_progress: OnProgress, timeout_s: float
+) -> StackState:
+    told: dict[str, ChildState] = {}
+    end = time.monotonic() + timeout_s
+    while True:
+        code = None if daemon is None else daemon.poll()
+        if code == EXIT_ALREADY_RUNNING:  # another `up` was quicker
+            daemon = code = None
+        stack = read_state(layout)
+        if daemon is None or stack.pid == daemon.pid:
+            for name, child in stack.children.items():
+                if told.get(name) != child:
+                    told[name] = child
+                    on_progress(name, child)
+            if stack.phase is StackPhase.READY:
+                return stack
+            if stack.phase is StackPhase.FAILED:
+                raise StackError(stack.error)
+        if code is not None or (daemon is None and not stack.running):
+            log = layout.state.logs / "supervisor.log"
+            lines = "\n".join(f"  {line}" for line in processes.last_lines(log))
+            raise StackError(f"The supervisor ended before the stack was ready. The end of {log}:\n{lines}")
+        if time.monotonic() > end:
+            raise StackError(f"The stack was not ready within {timeout_s:.0f} s: `tidemill status` shows what is missing.")
+        time.sleep(_POLL_S)
+
+
+def down(state: Path, home: Path, on_progress: OnProgress = _nobody) -> StackState:
+    """Stops everything in order, also what a supervisor that was killed left behind; does nothing when nothing runs."""
+    layout = Layout.of(home, state)
+    found = read_state(layout)
+    if found.running and found.pid is not None:
+        try:
+            psutil.Process(found.pid).terminate()
+        except psutil.NoSuchProcess:
+            pass
+        _wait_stopped(layout, found, _STOP_TIMEOUT_S, on_progress)
+    processes.end_tagged(layout.state.root)
+    left = read_state(layout)
+    if left.phase in (StackPhase.STOPPED, StackPhase.FAILED):
+        return left
+    stopped = dataclasses.replace(left, phase=StackPhase.STOPPED, pid=None, pid_ticks=None)
+    write_state(layout.state.file, stopped)
+    return stopped
+
+
+def _wait_stopped(layout: Layout, found: StackState, timeout_s: float, on_progress: OnProgress = _nobody) -> None:
+    assert found.pid is not None
+    told = dict(found.children)
+    end = time.monotonic() + timeout_s
+    while processes.is_alive(found.pid, found.pid_ticks):
+        for name, child in read_state(layout).children.items():
+            if told.get(name) != child:
+                told[name] = child
+                on_progress(name, child)
+        if time.monotonic() > end:
+            psutil.Process(found.pid).kill()
+            processes.wait_gone(found.pid, found.pid_ticks, 5.0)
+            return
+        time.sleep(_POLL_S)
+
+
+def status(state: Path, home: Path) -> StackState:
+    """What runs, each child asked for its health now; never fails for a stack that is down."""
+    layout = Layout.of(home, state)
+    stack = read_state(layout)
+    if not stack.running:
+        return stack
+    by_name = {spec.name: spec for spec in specs(stack.layout)}
+    with ThreadPoolExecutor(max_workers=max(1, len(stack.children))) as pool:
+        probed = pool.map(
+            lambda item: (item[0], _probe(item[1], by_name.get(item[0]), stack.ports)), stack.children.items()
+        )
+        return dataclasses.replace(stack, children=dict(probed))
+
+
+def _probe(child: ChildState, spec: ChildSpec | None, ports: Mapping[str, int]) -> ChildState:
+    if spec is None or child.phase is not ChildPhase.READY:
+        return dataclasses.replace(child, healthy=False, health=child.last_error or child.phase.value)
+    try:
+        spec.probe(ports)
+    except ProbeError as error:
+        return dataclasses.replace(child, healthy=False, health=str(error))
+    return dataclasses.replace(child, healthy=True)

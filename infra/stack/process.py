@@ -1,0 +1,146 @@
+"""Processes of this machine: start one tied to the supervisor, tell it apart from a later one, end what it left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from infra.stack.child import Program, User
+
+TAG = "TIDEMILL_STACK"
+"""Environment variable that every process of a mesh carries; its value is the mesh's state folder."""
+
+_LAUNCHER = Path(__file__).with_name("launch.py")
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a living process began, in clock ticks since boot; None when there is none or only its zombie.
+
+    Together with the id it names one process: ids are used again, and such a later process is not ours.
+    """
+    try:
+        # The name, in parentheses, may hold spaces and parentheses itself.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def is_alive(pid: int | None, ticks: int | None) -> bool:
+    """Whether the process that had this id and start still lives."""
+    return pid is not None and ticks is not None and start_ticks(pid) == ticks
+
+
+async def spawn(program: Program, command: tuple[str, ...], log: Path, tag: Path) -> asyncio.subprocess.Process:
+    """Starts `command` as leader of its own session, its output appended to `log`.
+
+    It dies with the thread that calls this (the supervisor's main thread), and carries the tag.
+    """
+    user = "-" if program.user is None else _text(program.user)
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-I", "-S", str(_LAUNCHER), str(os.getpid()), user, *command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=program.folder,
+            env={**program.environment, TAG: str(tag)},
+            start_new_session=True,
+        )
+
+
+def _text(user: User) -> str:
+    return f"{user.uid}:{user.gid}"
+
+
+async def stop(process: asyncio.subprocess.Process, grace_s: float) -> bool:
+    """SIGTERM to the process, SIGKILL to its group after `grace_s`; returns whether it ended by itself."""
+    orderly = True
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), grace_s)
+        except TimeoutError:
+            orderly = False
+    kill_group(process.pid)
+    await process.wait()
+    return orderly
+
+
+def kill_group(leader: int) -> None:
+    """Ends whatever is left of a child's process group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def tagged(tag: Path) -> list[psutil.Process]:
+    """All processes but this one that carry the tag of a mesh."""
+    found = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(TAG) == str(tag) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def end_tagged(tag: Path, grace_s: float = 5.0) -> int:
+    """Ends every process that carries the tag: SIGTERM, then SIGKILL; returns how many there were.
+
+    For what a supervisor that was killed left behind, such as the children of its children.
+    """
+    processes = tagged(tag)
+    _signal(processes, signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    _signal(alive, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=grace_s)
+    return len(processes)
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+
+
+def wait_gone(pid: int, ticks: int | None, timeout_s: float) -> bool:
+    """Waits until a process is gone; returns whether it is."""
+    end = time.monotonic() + timeout_s
+    while is_alive(pid, ticks):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def rotate(log: Path, keep: int = 3) -> None:
+    """Moves `x.log` to `x.log.1`, that to `x.log.2`, and so on; the oldest goes."""
+    for number in range(keep - 1, 0, -1):
+        older = log.with_name(f"{log.name}.{number}")
+        if older.exists():
+            older.replace(log.with_name(f"{log.name}.{number + 1}"))
+    if log.exists() and log.stat().st_size:
+        log.replace(log.with_name(f"{log.name}.1"))
+
+
+def last_lines(log: Path, count: int = 15) -> list[str]:
+    """The end of a log, for a person who asks why a child failed."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 16384))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-count:]

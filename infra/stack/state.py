@@ -1,0 +1,150 @@
+"""What runs, as the supervisor writes it to `stack.json` and everybody else reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from infra.stack.assets.store import write_atomically
+from infra.stack.layout import Layout
+from infra.stack.process import is_alive
+
+FORMAT = 1
+
+
+class StackPhase(StrEnum):
+    """Where the whole stack stands."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    FAILED = "failed"
+    """It could not start; `error` says why."""
+    CRASHED = "crashed"
+    """The supervisor was killed."""
+
+
+class ChildPhase(StrEnum):
+    """Where one child stands."""
+
+    WAITING = "waiting"
+    """For the children it needs."""
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    """It ended unasked; the next start comes after a pause."""
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildState:
+    """One child. Times are seconds since the epoch."""
+
+    phase: ChildPhase = ChildPhase.WAITING
+    pid: int | None = None
+    restarts: int = 0
+    last_error: str = ""
+    started_at: float | None = None
+    ready_at: float | None = None
+    log: str = ""
+    healthy: bool | None = None
+    """What a probe found; None when none was made. Not written to the file."""
+    health: str = ""
+    """What the probe said, when not healthy."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackState:
+    """The whole stack."""
+
+    phase: StackPhase
+    home: Path
+    state: Path
+    pid: int | None = None
+    pid_ticks: int | None = None
+    error: str = ""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    children: Mapping[str, ChildState] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        """Where its files lie."""
+        return Layout.of(self.home, self.state)
+
+    def address(self, use: str) -> str:
+        """`127.0.0.1:port` of a port's use, such as `kafka`, `triton_grpc`, `gateway_http`, `ingest`."""
+        return f"127.0.0.1:{self.ports[use]}"
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        """For any Kafka client."""
+        return self.address("kafka")
+
+    @property
+    def elasticsearch_url(self) -> str:
+        """For any Elasticsearch client."""
+        return f"http://{self.address('elasticsearch')}"
+
+    @property
+    def triton_grpc(self) -> str:
+        """For `tritonclient.grpc`."""
+        return self.address("triton_grpc")
+
+    @property
+    def triton_http(self) -> str:
+        """For `tritonclient.http`: host and port, without a scheme."""
+        return self.address("triton_http")
+
+    @property
+    def triton_repository(self) -> Path:
+        """The model repository that Triton reads."""
+        return self.layout.state.triton_repository
+
+    @property
+    def running(self) -> bool:
+        """Whether a supervisor lives."""
+        return self.phase in (StackPhase.STARTING, StackPhase.READY, StackPhase.STOPPING)
+
+
+def write_state(path: Path, stack: StackState) -> None:
+    """Writes the file; a reader sees the old or the new one."""
+    value = dataclasses.asdict(stack) | {"format": FORMAT, "home": str(stack.home), "state": str(stack.state)}
+    for child in value["children"].values():
+        del child["healthy"], child["health"]
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_state(layout: Layout) -> StackState:
+    """Reads the file; a missing or unreadable one means that nothing runs, a dead supervisor that it was killed."""
+    nothing = StackState(StackPhase.STOPPED, layout.home.root, layout.state.root)
+    try:
+        value = json.loads(layout.state.file.read_text(encoding="utf-8"))
+        if value["format"] != FORMAT:
+            return nothing
+        children = {
+            name: ChildState(**child | {"phase": ChildPhase(child["phase"])})
+            for name, child in value["children"].items()
+        }
+        stack = StackState(
+            phase=StackPhase(value["phase"]),
+            home=Path(value["home"]),
+            state=layout.state.root,
+            pid=value["pid"],
+            pid_ticks=value["pid_ticks"],
+            error=value["error"],
+            ports=value["ports"],
+            children=children,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return nothing
+    if stack.running and not is_alive(stack.pid, stack.pid_ticks):
+        stopped = {
+            name: dataclasses.replace(child, phase=ChildPhase.STOPPED, pid=None) for name, child in children.items()
+        }
+        return dataclasses.replace(stack, phase=StackPhase.CRASHED, pid=None, children=stopped)
+    return stack

@@ -1,0 +1,158 @@
+"""The children of a whole mesh, declared: three parts and Tidemill's services, with what each is told.
+
+The services are known by module name only; each reads its own settings from the environment given here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from infra.stack import elasticsearch, kafka, triton
+from infra.stack.child import ChildSpec, Program
+from infra.stack.errors import StackError
+from infra.stack.layout import Layout, python_path
+from infra.stack.probes import every, grpc_health, http_ok
+
+PARTS = ("kafka", "elasticsearch", "triton")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One of Tidemill's processes: `python -m module`, gRPC on the port `name`, Prometheus on `name`_metrics."""
+
+    name: str
+    module: str
+    port: int
+    needs: frozenset[str]
+    uses: frozenset[str] = frozenset()
+    http_port: int | None = None
+    single_threaded: bool = True
+    """Whether its numeric libraries get one thread: what computes for minutes gets the whole machine."""
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Usual port by use."""
+        ports = {self.name: self.port}
+        if self.http_port is None:
+            return ports | {f"{self.name}_metrics": self.port + 100}
+        return ports | {f"{self.name}_http": self.http_port}
+
+
+SERVICES = (
+    Service("telemetry", "services.telemetry", 7106, frozenset({"elasticsearch"})),
+    Service("ingest", "services.ingest", 7101, frozenset({"kafka"}), frozenset({"telemetry"})),
+    Service("cleaning", "services.cleaning", 7102, frozenset({"kafka"}), frozenset({"telemetry"})),
+    Service(
+        "training",
+        "services.training",
+        7103,
+        frozenset({"kafka"}),
+        frozenset({"telemetry"}),
+        single_threaded=False,
+    ),
+    Service("inference", "services.inference", 7104, frozenset({"kafka", "triton"}), frozenset({"telemetry"})),
+    Service(
+        "pipeline",
+        "services.pipeline",
+        7105,
+        frozenset({"kafka"}),
+        frozenset({"telemetry", "ingest", "cleaning", "training", "inference"}),
+    ),
+    Service(
+        "gateway",
+        "gateway",
+        7100,
+        frozenset({"kafka"}),
+        frozenset({"telemetry", "ingest", "cleaning", "training", "inference", "pipeline"}),
+        http_port=8080,
+    ),
+)
+
+NAMES = (*PARTS, *(service.name for service in SERVICES))
+
+
+def specs(layout: Layout, only: Iterable[str] | None = None) -> list[ChildSpec]:
+    """The children to run.
+
+    Args:
+        layout: where their files lie.
+        only: their names; all when None. What a child needs but is not named is not started.
+
+    Raises:
+        StackError: a name is unknown.
+    """
+    wanted = set(NAMES if only is None else only)
+    if unknown := wanted - set(NAMES):
+        raise StackError(f"No such part: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.")
+    parts = (kafka.child(layout), elasticsearch.child(layout), triton.child(layout))
+    children = [*parts, *(_child(layout, service) for service in SERVICES)]
+    return [child for child in children if child.name in wanted]
+
+
+def environment(layout: Layout, ports: Mapping[str, int], service: Service) -> dict[str, str]:
+    """What a service is told, beside this process's own environment.
+
+    Args:
+        layout: where files lie.
+        ports: port by use of the children that run; what does not run is left out.
+        service: the one that is told.
+    """
+    home, state = layout.home, layout.state
+    told = {
+        "PYTHONPATH": python_path(),
+        "PYTHONUNBUFFERED": "1",
+        "TIDEMILL_HOME": str(home.root),
+        "TIDEMILL_STATE": str(state.root),
+        "TIDEMILL_BIND": f"127.0.0.1:{ports[service.name]}",
+        "TIDEMILL_DATABASE_URL": f"sqlite:///{state.databases / service.name}.sqlite",
+        "TIDEMILL_ARTIFACTS_URL": f"file://{state.artifacts}",
+        "TIDEMILL_MODELS_DIR": str(home.models),
+        "TIDEMILL_DOWNLOADS_DIR": str(home.downloads),
+        "TIDEMILL_DATA_DIR": str(home.data),
+        "TIDEMILL_TRITON_REPOSITORY": str(state.triton_repository),
+        "TIDEMILL_MLFLOW_URI": f"sqlite:///{state.mlflow}",
+    }
+    addresses = {
+        "TIDEMILL_KAFKA_BOOTSTRAP": ("kafka", ""),
+        "TIDEMILL_ELASTICSEARCH_URL": ("elasticsearch", "http://"),
+        "TIDEMILL_OTLP_ENDPOINT": ("telemetry", "http://"),
+        "TIDEMILL_TRITON_GRPC": ("triton_grpc", ""),
+        "TIDEMILL_TRITON_HTTP": ("triton_http", ""),
+        "TIDEMILL_TRITON_METRICS": ("triton_metrics", ""),
+        "TIDEMILL_METRICS_BIND": (f"{service.name}_metrics", ""),
+        "TIDEMILL_HTTP_BIND": (f"{service.name}_http", ""),
+        **{f"TIDEMILL_{peer.name.upper()}_ADDRESS": (peer.name, "") for peer in SERVICES},
+    }
+    told |= {key: f"{scheme}127.0.0.1:{ports[use]}" for key, (use, scheme) in addresses.items() if use in ports}
+    if service.single_threaded:
+        told |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+    return told
+
+
+def _child(layout: Layout, service: Service) -> ChildSpec:
+    probe = grpc_health(service.name)
+    if service.http_port is not None:
+        probe = every(probe, http_ok(f"{service.name}_http", "/healthz"))
+    return ChildSpec(
+        name=service.name,
+        ports=service.ports,
+        prepare=partial(_prepare, layout, service),
+        probe=probe,
+        needs=service.needs,
+        uses=service.uses,
+        stop_grace_s=30.0,
+    )
+
+
+def _prepare(layout: Layout, service: Service, ports: Mapping[str, int]) -> Program:
+    for folder in (layout.state.databases, layout.state.artifacts, layout.home.models):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Program(
+        command=(sys.executable, "-m", service.module),
+        environment={**os.environ, **environment(layout, ports, service)},
+        folder=layout.state.root,
+    )

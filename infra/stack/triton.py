@@ -1,0 +1,149 @@
+"""Triton Inference Server from the wheel `nvidia-pytriton`: Python backend, response cache, explicit model control.
+
+The wheel keeps its stubs apart by Python version and its backend folder without one, so a private backend folder is
+put together once a Python version. Models are loaded by the inference service; the repository starts empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from infra.stack.assets.store import one_at_a_time, place_folder
+from infra.stack.child import ChildSpec, Program
+from infra.stack.errors import StackError
+from infra.stack.layout import Home, Layout, import_roots
+from infra.stack.libpython import find_libpython, library_name
+from infra.stack.probes import http_ok
+
+_PACKAGE = "nvidia-pytriton"
+_CACHE_BYTES = 64 * 1024 * 1024
+_STUB_START_S = 120
+
+
+def child(layout: Layout) -> ChildSpec:
+    """The server as a child of the supervisor."""
+    return ChildSpec(
+        name="triton",
+        ports={"triton_http": 8000, "triton_grpc": 8001, "triton_metrics": 8002},
+        prepare=partial(_prepare, layout),
+        probe=http_ok("triton_http", "/v2/health/ready"),
+        stop_grace_s=30.0,
+    )
+
+
+def server_folder() -> Path:
+    """The server's folder inside the installed wheel.
+
+    Raises:
+        StackError: the wheel is not installed, or for another platform.
+    """
+    try:
+        distribution = importlib.metadata.distribution(_PACKAGE)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise StackError(f"The package {_PACKAGE} is missing: install the extra `stack` (make setup).") from error
+    return Path(str(distribution.locate_file("pytriton/tritonserver")))
+
+
+def place_backends(home: Home) -> Path:
+    """Puts the Python backend together with the stub of this Python; returns the backends folder."""
+    server = server_folder()
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / python / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise StackError(f"{_PACKAGE} has no stub for Python {python}: use Python 3.11, 3.12 or 3.13.")
+    version = importlib.metadata.version(_PACKAGE)
+
+    def build(folder: Path) -> None:
+        shutil.copytree(server / "backends" / "python", folder / "python")
+        target = folder / "python" / stub.name
+        shutil.copyfile(stub, target)
+        target.chmod(0o755)
+
+    with one_at_a_time(home.root):
+        return place_folder(home.triton / f"{version}-python{python}" / "backends", f"{_PACKAGE} {version}", build)
+
+
+def shared_memory_prefix(layout: Layout) -> str:
+    """Begin of the names of this mesh's shared memory regions, so that what a killed server left can be removed."""
+    return "tidemill_" + hashlib.sha256(str(layout.state.root).encode()).hexdigest()[:10] + "_"
+
+
+def place_python(folder: Path) -> Path:
+    """Writes a virtual environment that is no more than a view of this one; returns its folder of programs.
+
+    The stub embeds Python in isolated mode: deaf to PYTHON* variables, it takes the environment of the `python3`
+    that comes first in PATH. This one has all packages of this environment and Tidemill's code, and leaves no
+    byte code in the model repository, where only what was published may lie.
+    """
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    programs, packages = folder / "bin", folder / "lib" / f"python{version}" / "site-packages"
+    programs.mkdir(parents=True, exist_ok=True)
+    packages.mkdir(parents=True, exist_ok=True)
+    base = Path(sys.base_prefix) / "bin"
+    (folder / "pyvenv.cfg").write_text(f"home = {base}\ninclude-system-site-packages = false\n")
+    link = programs / "python3"
+    link.unlink(missing_ok=True)
+    link.symlink_to(base / f"python{version}")
+    seen = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    lines = ["import sys; sys.dont_write_bytecode = True"]
+    lines += [f"import site; site.addsitedir({path!r})" for path in seen]
+    lines += [str(path) for path in import_roots()]
+    (packages / "tidemill.pth").write_text("\n".join(lines) + "\n")
+    return programs
+
+
+def environment(library: Path, programs: Path) -> dict[str, str]:
+    """The server's environment: lets its stub find this Python and its libraries.
+
+    Args:
+        library: the shared library of this Python.
+        programs: the folder that `place_python` returned.
+    """
+    # The stub looks for the wheel's libraries relative to where it lay in the wheel.
+    bundled = server_folder().parents[1] / "nvidia_pytriton.libs"
+    libraries = (str(library.parent), str(bundled), os.environ.get("LD_LIBRARY_PATH"))
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+        "PATH": os.pathsep.join(filter(None, (str(programs), os.environ.get("PATH")))),
+    }
+
+
+def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
+    library = find_libpython()
+    if library is None:
+        raise StackError(f"Triton needs {library_name()}, which this Python lacks; `tidemill up` says how to get it.")
+    backends = place_backends(layout.home)
+    repository = layout.state.triton_repository
+    repository.mkdir(parents=True, exist_ok=True)
+    prefix = shared_memory_prefix(layout)
+    server = server_folder()
+    command = (
+        str(server / "bin" / "tritonserver"),
+        f"--model-repository={repository}",
+        "--model-control-mode=explicit",
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        f"--backend-config=python,stub-timeout-seconds={_STUB_START_S}",
+        f"--cache-directory={server / 'caches'}",
+        f"--cache-config=local,size={_CACHE_BYTES}",
+        *("--http-address=127.0.0.1", f"--http-port={ports['triton_http']}"),
+        *("--grpc-address=127.0.0.1", f"--grpc-port={ports['triton_grpc']}"),
+        *("--metrics-address=127.0.0.1", f"--metrics-port={ports['triton_metrics']}"),
+        "--exit-timeout-secs=20",
+        "--log-format=ISO8601",
+    )
+    return Program(
+        command=command,
+        environment=environment(library, place_python(repository.with_name("python"))),
+        folder=repository.parent,
+        leftovers=(Path("/dev/shm"), f"{prefix}*"),  # noqa: S108 - where POSIX shared memory lies
+    )
