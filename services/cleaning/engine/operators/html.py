@@ -25,7 +25,7 @@ _BLOCKS = frozenset(
 )
 # fmt: on
 _CELLS = frozenset(("td", "th"))
-_LINE_ENDS = re.compile(r"[ \t\r\f\v]*\n[ \t\r\f\v\n]*")
+_LINE_ENDS = re.compile(r"(?:[ \t\r\f\v]*\n)+")
 _RUN = re.compile(r"\s+")
 
 
@@ -77,4 +77,10 @@ def _text_of(markup: str) -> str:
         stack.extend((child, inside) for child in reversed(list(node.iter(include_text=True))))
     if not blocks:
         return "".join(piece for _, piece in pieces).strip()
-    return _LINE_ENDS.sub("\n", "".join(p if verbatim else _RUN.sub(" ", p) for verbatim, p in pieces)).strip()
+    parts: list[str] = []
+    fresh = True
+    for verbatim, piece in pieces:
+        shown = piece if verbatim else _RUN.sub(" ", piece)
+        parts.append(shown if verbatim or not fresh else shown.lstrip())
+        fresh = parts[-1].endswith("\n") if parts[-1] else fresh
+    return _LINE_ENDS.sub("\n", "".join(parts)).strip()

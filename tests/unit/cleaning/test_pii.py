@@ -1,0 +1,59 @@
+"""Masking: what must go, what must stay, and how much generated data is found."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.engine.compiler import compile_recipe
+from services.cleaning.engine.registry import default_registry
+
+ALL = ["url", "email", "id_card", "bank_card", "ip", "phone"]
+RECIPE = compile_recipe(default_registry(), [OperatorSpec("mask_pii", {"kinds": ALL})])
+
+
+def masked(text: str) -> str:
+    return RECIPE.clean(text, {}).text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("write to jane.doe+x@mail.example.co.uk now", "write to [EMAIL] now"),
+        ("邮箱zhang_san@163.com，谢谢", "邮箱[EMAIL]，谢谢"),
+        ("see https://example.com/a?b=1#c and www.example.org/x", "see [URL] and [URL]"),
+        ("见http://example.com/x吧", "见[URL]吧"),
+        ("手机13812345678或+86 138-1234-5678", "手机[PHONE]或[PHONE]"),
+        ("电话010-12345678转", "电话[PHONE]转"),
+        ("call (212) 555-0134 or +1 212 555 0134", "call [PHONE] or [PHONE]"),
+        ("ring 020 7946 0958 or +44 20 7946 0958.", "ring [PHONE] or [PHONE]."),
+        ("身份证11010519491231002X。", "身份证[ID]。"),
+        ("card 4111 1111 1111 1111 ok", "card [CARD] ok"),
+        ("host 192.168.10.254:80", "host [IP]:80"),
+    ],
+)
+def test_personal_data_is_masked(text: str, expected: str) -> None:
+    assert masked(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The budget for 2004-05 rose from 1,234,567 to 2,345,678.",
+        "On 2005-01-14 at 12:30:45 it scored 6-4 6-7 7-6.",
+        "身份证110105194912310021 has a wrong check digit",
+        "order 4111 1111 1111 1112 is no card",
+        "version 1.2.3 and 999.1.1.1",
+        "π is 3.14159265358979",
+        "user @ home, a@b",
+        "in 1998 1999 2000 2001",
+    ],
+)
+def test_other_numbers_stay(text: str) -> None:
+    assert masked(text) == text
+
+
+def test_tokens_can_be_chosen() -> None:
+    spec = OperatorSpec("mask_pii", {"kinds": ["email"], "tokens": {"email": "[PATIENT_INFO]"}})
+    recipe = compile_recipe(default_registry(), [spec])
+    assert recipe.clean("a.b@example.org 13812345678", {}).text == "[PATIENT_INFO] 13812345678"

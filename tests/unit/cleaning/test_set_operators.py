@@ -1,0 +1,136 @@
+"""Duplicates and contradictions in a set: which record stays, what the others say, in whatever order they came."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.cleaning.domain.recipe import parse_operators
+from services.cleaning.engine.compiler import compile_recipe
+from services.cleaning.engine.contamination import measure_contamination
+from services.cleaning.engine.operator import SetRecord
+from services.cleaning.engine.operators.near_duplicates import (
+    NearDedup,
+    NearDedupParams,
+    choose_bands,
+    shingle_hashes,
+)
+from services.cleaning.engine.registry import default_registry
+
+WORDS = [f"w{number}" for number in range(400)]
+
+
+def judge(records: list[SetRecord], *items: object) -> dict[str, str]:
+    recipe = compile_recipe(default_registry(), parse_operators(list(items)))
+    return {key: f"{r.reason} {r.detail}" for key, r in recipe.judge_set(records).items()}
+
+
+def record(record_id: str, text: str, label: str = "") -> SetRecord:
+    return SetRecord(record_id, text, {"label": label})
+
+
+def article(seed: int, length: int = 120) -> list[str]:
+    return random.Random(seed).choices(WORDS, k=length)
+
+
+def test_the_smallest_id_of_equal_texts_stays() -> None:
+    found = judge([record("c", "Same  text"), record("a", "same TEXT\n"), record("b", "other")], "exact_dedup")
+    assert found == {"c": "exact_duplicate duplicate_of=a"}
+
+
+def test_all_of_a_contradiction_go_and_agreeing_duplicates_do_not() -> None:
+    records = [record("a", "好", "pos"), record("b", "好 ", "neg"), record("c", "坏", "neg"), record("d", "坏", "neg")]
+    found = judge(records, "conflicting_labels", "exact_dedup")
+    assert found == {
+        "a": "conflicting_labels labels=2",
+        "b": "conflicting_labels labels=2",
+        "d": "exact_duplicate duplicate_of=c",
+    }
+
+
+def test_near_duplicates_go_and_name_the_one_that_stays() -> None:
+    words = article(1)
+    edited = [*words[:60], "CHANGED", *words[61:]]
+    records = [record("b", " ".join(edited)), record("a", " ".join(words)), record("c", " ".join(article(2)))]
+    found = judge(records, "near_dedup")
+    assert list(found) == ["b"]
+    assert found["b"].startswith("near_duplicate duplicate_of=a jaccard=0.9")
+
+
+def test_chinese_near_duplicates_are_found_without_spaces() -> None:
+    text = "酒店的位置非常好，离地铁站只有五分钟的路，房间干净，服务员也很热情，早餐的种类很多，下次还会再来住的"
+    records = [
+        record("a", text),
+        record("b", text.replace("五分钟", "六分钟") + "！"),
+        record("c", "屏幕不错，但是键盘的手感很差"),
+    ]
+    assert list(judge(records, {"near_dedup": {"threshold": 0.7}})) == ["b"]
+
+
+def test_short_and_empty_texts_are_compared_whole() -> None:
+    records = [record("a", "ok"), record("b", "OK!"), record("c", "no"), record("d", "!!"), record("e", "??")]
+    assert judge(records, "near_dedup") == {"b": "near_duplicate duplicate_of=a jaccard=1.000"}
+
+
+def test_bands_find_a_pair_at_the_threshold() -> None:
+    for threshold in (0.3, 0.5, 0.7, 0.8, 0.9, 1.0):
+        bands, rows = choose_bands(threshold, 128)
+        assert bands * rows <= 128
+        assert 1 - (1 - threshold**rows) ** bands >= 0.95
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 30))
+def test_what_is_found_is_near_and_what_is_near_is_found(seed: int, edits: int) -> None:
+    rng = random.Random(seed)
+    texts = []
+    for number in range(6):
+        words = article(seed + number)
+        texts.append(" ".join(words))
+        for _ in range(rng.randrange(edits + 1)):
+            words[rng.randrange(len(words))] = rng.choice(WORDS)
+        texts.append(" ".join(words))
+    finder = NearDedup(NearDedupParams.model_validate({"threshold": 0.6}))
+    shingles = [set(shingle_hashes([text], 3, 4).hashes.tolist()) for text in texts]
+
+    def similarity(one: int, other: int) -> float:
+        return len(shingles[one] & shingles[other]) / len(shingles[one] | shingles[other])
+
+    found = {position: (other, value) for position, other, value in finder.pairs(texts)}
+    for position, (other, value) in found.items():
+        assert other < position
+        assert other not in found
+        assert value == similarity(position, other) >= 0.6
+    for position in range(len(texts)):
+        if position not in found:
+            # Close to the threshold MinHash may miss one of twenty; well above it none.
+            assert all(similarity(position, other) < 0.8 for other in range(position) if other not in found)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(range(12)))
+def test_the_order_of_arrival_does_not_matter(order: list[int]) -> None:
+    records = [
+        record(f"r{number:02}", " ".join([*article(number // 3, 60), str(number % 3)]), "x") for number in range(12)
+    ]
+    expected = judge(records, "conflicting_labels", "exact_dedup", "near_dedup")
+    assert len(expected) == 8
+    assert judge([records[number] for number in order], "conflicting_labels", "exact_dedup", "near_dedup") == expected
+
+
+def test_shingles_do_not_depend_on_neighbours() -> None:
+    texts = ["One two three four", "", "一二三四五 mixed Text", "中", "a-b_c d"]
+    together = shingle_hashes(texts, 3, 4)
+    for position, text in enumerate(texts):
+        assert together.of(position).tolist() == shingle_hashes([text], 3, 4).hashes.tolist()
+
+
+def test_contamination_counts_what_both_sides_hold() -> None:
+    words = article(5)
+    near = " ".join([*words[:100], "x", *words[101:]])
+    train = [" ".join(words), "Exact copy here"]
+    found = measure_contamination(train, ["exact  COPY here", near, " ".join(article(6))])
+    assert (found.exact_overlap, found.near_overlap) == (1, 2)
+    assert measure_contamination([], ["a"]).near_overlap == 0

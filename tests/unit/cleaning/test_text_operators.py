@@ -1,0 +1,120 @@
+"""Maps of text: against what they imitate, on generated text, and by example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ftfy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.engine.compiler import compile_recipe
+from services.cleaning.engine.registry import default_registry
+
+REGISTRY = default_registry()
+
+
+def cleaned(name: str, text: str, **params: Any) -> str:
+    return compile_recipe(REGISTRY, [OperatorSpec(name, params)]).clean(text, {}).text
+
+
+# What the fast path takes for harmless, and its neighbours that it must not.
+TRICKY = (
+    "aZ9 \t\n\r\x00\x0c\x1b[0m&<>;#~\x7f\x80\x85\xa0\xad"
+    "£€¥éÃâ€™œ™“”‘’«»–—…、。！，＆＜；＃＇＂　ｱｶﾞがハ゛゙中國体㐀ﬁ½×²°Ω\u0301\u200b\u2028\ufeff\ufffd😀"
+)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(st.text(st.one_of(st.sampled_from(TRICKY), st.characters(exclude_categories=["Cs"])), max_size=24))
+def test_unicode_repair_gives_what_ftfy_gives(text: str) -> None:
+    assert cleaned("fix_unicode", text) == ftfy.fix_text(text)
+    kept = cleaned("fix_unicode", text, straighten_quotes=False)
+    assert kept == ftfy.fix_text(text, uncurl_quotes=False)
+    assert cleaned("fix_unicode", text, normalization="NFKC") == ftfy.fix_text(text, normalization="NFKC")
+
+
+@pytest.mark.parametrize(
+    ("text", "repaired"),
+    [
+        ("schÃ¶n âœ” itâ€™s", "schön ✔ it's"),
+        ("ＬＯＵＤ　ＮＯＩＳＥＳ！", "LOUD NOISES!"),
+        ("价格：￥１００", "价格:¥100"),
+        ("a\x00b\x1b[31mred\x1b[0m", "abred"),
+        ("一\r\n二\u2028三", "一\n二\n三"),
+        ("&lt;p&gt;", "<p>"),
+    ],
+)
+def test_unicode_repair_by_example(text: str, repaired: str) -> None:
+    assert cleaned("fix_unicode", text) == repaired
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.sampled_from("ab \t\n\r\x0b\u3000\xa0\u200b\ufeff"), max_size=20))
+def test_white_space_is_tidy_and_tidying_again_changes_nothing(text: str) -> None:
+    lines = cleaned("normalize_whitespace", text)
+    assert cleaned("normalize_whitespace", lines) == lines
+    assert lines == lines.strip()
+    assert "  " not in lines
+    assert "\n\n\n" not in lines
+    assert all(line == line.strip() for line in lines.split("\n"))
+    flat = cleaned("normalize_whitespace", text, keep_lines=False)
+    assert flat.split() == lines.split()
+    assert flat == " ".join(flat.split())
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("<p>One &amp; two</p><p>three<br>four</p>", "One & two\nthree\nfour"),
+        ("<html><head><title>T</title></head><body><script>x()</script>Text<style>p{}</style></body>", "Text"),
+        ("<ul><li>a</li><li>b</li></ul>after", "a\nb\nafter"),
+        ("<table><tr><td>1</td><td>2</td></tr></table>", "1 2"),
+        ("a <b>bold</b> word\nand a line", "a bold word\nand a line"),
+        ("<pre>keep\n  this</pre>", "keep\n  this"),
+        ("if a < b and c > d", "if a < b and c > d"),
+        ("5 &lt; 6 &nosuch; &#20013;", "5 < 6 &nosuch; 中"),
+        ("no markup", "no markup"),
+        ("<!-- hidden -->seen", "seen"),
+        ("&lt;b&gt; stays <i>text</i>", "<b> stays text"),
+    ],
+)
+def test_html_becomes_text(markup: str, text: str) -> None:
+    assert cleaned("strip_html", markup) == text
+
+
+def test_hostile_nesting_is_no_trouble() -> None:
+    assert cleaned("strip_html", "<div>" * 50_000 + "deep" + "</div>" * 50_000) == "deep"
+
+
+def test_chinese_scripts_are_converted_by_phrase() -> None:
+    assert cleaned("convert_script", "憂鬱的臺灣烏龜，頭髮與發展") == "忧郁的台湾乌龟，头发与发展"
+    assert cleaned("convert_script", "头发与发展", conversion="s2t") == "頭髮與發展"
+    assert cleaned("convert_script", "plain text") == "plain text"
+
+
+def test_terms_are_unified_longest_first_and_once() -> None:
+    terms = {"心肌梗塞": "心肌梗死", "急性心肌梗塞": "急性心肌梗死", "脑溢血": "脑出血", "脑出血": "X"}
+    assert cleaned("term_map", "急性心肌梗塞与脑溢血", terms=terms) == "急性心肌梗死与脑出血"
+    words = {"mi": "myocardial infarction"}
+    assert cleaned("term_map", "MI in Miami", terms=words, ignore_case=True, whole_words=True) == (
+        "myocardial infarction in Miami"
+    )
+
+
+def test_regular_expressions_replace_with_groups() -> None:
+    assert cleaned("regex_replace", "Ticket #12 and #345", pattern=r"#(\d+)", replacement=r"no. \1") == (
+        "Ticket no. 12 and no. 345"
+    )
+
+
+def test_the_first_line_moves_to_a_field() -> None:
+    recipe = compile_recipe(REGISTRY, [OperatorSpec("first_line_to_field", {"field": "headline"})])
+    moved = recipe.clean("\n Ad sales boost profit \n\nThe body.\nMore.", {"topic": "business"})
+    assert moved.text == "The body.\nMore."
+    assert moved.attributes == {"topic": "business", "headline": "Ad sales boost profit"}
+    refused = recipe.clean("one line only", {})
+    assert refused.rejection is not None
+    assert refused.rejection.reason == "no_first_line"
