@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import KafkaError, MessageSizeTooLargeError, NoBrokersAvailable, TopicAlreadyExistsError
+from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
 from opentelemetry import trace
 
 from services.kit.bus.cloudevents import dead_letter_headers, encode
@@ -82,7 +82,7 @@ class KafkaEventPublisher:
                 delivery_timeout_ms=int(delivery_timeout_s * 1000),
                 request_timeout_ms=min(10_000, int(delivery_timeout_s * 1000) - 1000),
             )
-        except NoBrokersAvailable as error:
+        except KafkaError as error:
             raise UnavailableError(
                 f"No Kafka broker answers at {bootstrap}.", reason="KAFKA_UNAVAILABLE", retry_after_s=2
             ) from error
