@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyPartitionAssignor
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import CommitFailedError, KafkaError
 from opentelemetry import context, trace
 
@@ -173,7 +173,7 @@ class KafkaEventConsumer:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            partition_assignment_strategy=[CooperativeStickyPartitionAssignor],
+            partition_assignment_strategy=[CooperativeStickyAssignor],
             max_poll_records=self._max_batch,
             # A killed member's partitions go to the others after this long.
             session_timeout_ms=10_000,
