@@ -6,7 +6,9 @@ its state file and signals.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import subprocess
 import sys
 import time
@@ -102,8 +104,6 @@ def _start(layout: Layout, wanted: set[str]) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    import os
-
     kept = {key: value for key, value in os.environ.items() if key != processes.TAG}
     return kept | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
 
@@ -132,7 +132,9 @@ def _wait_ready(
             lines = "\n".join(f"  {line}" for line in processes.last_lines(log))
             raise StackError(f"The supervisor ended before the stack was ready. The end of {log}:\n{lines}")
         if time.monotonic() > end:
-            raise StackError(f"The stack was not ready within {timeout_s:.0f} s: `tidemill status` shows what is missing.")
+            raise StackError(
+                f"The stack was not ready within {timeout_s:.0f} s: `tidemill status` shows what is missing."
+            )
         time.sleep(_POLL_S)
 
 
@@ -141,10 +143,8 @@ def down(state: Path, home: Path, on_progress: OnProgress = _nobody) -> StackSta
     layout = Layout.of(home, state)
     found = read_state(layout)
     if found.running and found.pid is not None:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(found.pid).terminate()
-        except psutil.NoSuchProcess:
-            pass
         _wait_stopped(layout, found, _STOP_TIMEOUT_S, on_progress)
     processes.end_tagged(layout.state.root)
     left = read_state(layout)

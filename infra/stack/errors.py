@@ -18,6 +18,6 @@ class AssetError(StackError):
 
 
 class PreflightError(StackError):
-    """This machine lacks something that the stack needs."""
+    """The machine lacks something that the stack needs."""
 
     default_reason = "STACK_PREFLIGHT"

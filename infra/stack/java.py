@@ -17,5 +17,5 @@ def java_home() -> Path:
 
 
 def java_environment() -> dict[str, str]:
-    """This process's environment without what other Java programs put there."""
+    """The environment of this process without what other Java programs put there."""
     return {key: value for key, value in os.environ.items() if key not in _FOREIGN}

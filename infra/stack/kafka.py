@@ -17,6 +17,9 @@ CLUSTER_ID = "dGlkZW1pbGxtZXNoMDAwMQ"
 # One partition count for Kafka's own topics: 50 each by default, of no use on one node and slow to start.
 _INTERNAL_PARTITIONS = 4
 
+_BROKER_JVM = ("-Xms384m", "-Xmx384m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExitOnOutOfMemoryError")
+_TOOL_JVM = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
 _LOGGING = """status = error
 appender.console.type = Console
 appender.console.name = console
@@ -86,27 +89,14 @@ def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
     logging = folder / "log4j2.properties"
     logging.write_text(_LOGGING)
 
-    def java(main_class: str, heap: str, *arguments: str) -> tuple[str, ...]:
-        options = (f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1") if heap == "128m" else (
-            f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExitOnOutOfMemoryError")
-        return (
-            str(java_home() / "bin" / "java"),
-            *options,
-            "-Djava.awt.headless=true",
-            f"-Dlog4j2.configurationFile={logging}",
-            "-cp",
-            str(layout.home.kafka_libs / "*"),
-            main_class,
-            *arguments,
-        )
-
-    config = str(properties)
+    java = str(java_home() / "bin" / "java")
+    common = (f"-Dlog4j2.configurationFile={logging}", "-cp", str(layout.home.kafka_libs / "*"))
+    broker = (*_BROKER_JVM, *common, "kafka.Kafka", str(properties))
+    format_storage = (*_TOOL_JVM, *common, "kafka.tools.StorageTool", "format", "--ignore-formatted")
     formatted = (folder / "data" / "meta.properties").is_file()
     return Program(
-        command=java("kafka.Kafka", "384m", config),
+        command=(java, *broker),
         environment=java_environment(),
         folder=folder,
-        before=None
-        if formatted
-        else java("kafka.tools.StorageTool", "128m", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", config),
+        before=None if formatted else (java, *format_storage, "-t", CLUSTER_ID, "-c", str(properties)),
     )

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def library_name() -> str:
-    """`libpython3.X.so.1.0` for the running Python."""
-    return f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+def library_name(major: int = sys.version_info.major, minor: int = sys.version_info.minor) -> str:
+    """`libpython3.X.so.1.0`; for the running Python when none is named."""
+    return f"libpython{major}.{minor}.so.1.0"
 
 
 def candidate_folders() -> Iterator[Path]:

@@ -70,13 +70,16 @@ def grpc_health(port_use: str) -> Probe:
 
     def probe(ports: Mapping[str, int]) -> None:
         import grpc
-        from grpc_health.v1 import health_pb2, health_pb2_grpc
+        from grpc_health.v1 import health_pb2
 
         with grpc.insecure_channel(f"127.0.0.1:{ports[port_use]}", [("grpc.enable_http_proxy", 0)]) as channel:
             try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(
-                    health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S
+                check = channel.unary_unary(
+                    "/grpc.health.v1.Health/Check",
+                    request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                    response_deserializer=health_pb2.HealthCheckResponse.FromString,
                 )
+                answer = check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
             except grpc.RpcError as error:
                 raise ProbeError(f"health check: {error.code().name}") from error
         if answer.status != health_pb2.HealthCheckResponse.SERVING:

@@ -246,15 +246,14 @@ class Supervisor:
         _remove_leftovers(child.program)
         lived = time.time() - (child.state.started_at or 0.0)
         child.failures = 1 if lived > self._patience.steady_s else child.failures + 1
-        self._set(
-            child, phase=ChildPhase.RESTARTING, pid=None, restarts=child.state.restarts + 1, last_error=reason
-        )
+        self._set(child, phase=ChildPhase.RESTARTING, pid=None, restarts=child.state.restarts + 1, last_error=reason)
         if not child.was_ready and child.failures >= self._patience.tries:
             self._fail(self._failure(child, f"{reason} before it was ready, {child.failures} times"))
 
     def _pause(self, child: _Child) -> float:
-        longest = self._patience.backoff_s * 2 ** min(child.failures - 1, 16)
-        return min(longest, self._patience.backoff_limit_s) * random.uniform(0.5, 1.0)
+        longest = self._patience.backoff_s * 2.0 ** min(child.failures - 1, 16)
+        # Children that fell together must not come back together.
+        return min(longest, self._patience.backoff_limit_s) * (0.5 + random.random() / 2)  # noqa: S311
 
     def _failure(self, child: _Child, what: str) -> ChildFailedError:
         log = self._log(child)
@@ -318,8 +317,9 @@ def _held(layout: Layout) -> Iterator[None]:
                 break
             except OSError as error:
                 if time.monotonic() > end:
+                    where = layout.state.root
                     raise AlreadyRunningError(
-                        f"Another stack runs on {layout.state.root}: `tidemill status` shows it, `tidemill down` ends it."
+                        f"A stack runs on {where} already: `tidemill status` shows it, `tidemill down` ends it."
                     ) from error
                 time.sleep(0.1)
         yield

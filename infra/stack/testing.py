@@ -1,7 +1,6 @@
 """For tests: the real parts, started once and stopped at the end.
 
-    with running_parts({"kafka", "triton"}, tmp_path_factory.mktemp("stack")) as stack:
-        client = KafkaProducer(bootstrap_servers=stack.kafka_bootstrap)
+Use: `with running_parts({"kafka", "triton"}, folder) as stack: KafkaProducer(bootstrap_servers=stack.kafka_bootstrap)`.
 """
 
 from __future__ import annotations

