@@ -1,0 +1,310 @@
+"""The running service: records from the bus to snapshots, its RPCs, its refusals, its death and its return."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pyarrow.parquet as pq
+import pytest
+from google.protobuf import struct_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from tidemill.cleaning.v1 import cleaning_events_pb2, dataset_pb2
+from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
+
+from services.kit.bus.kafka import KafkaEventPublisher
+from services.kit.bus.port import OutgoingEvent
+from services.kit.bus.topics import CLEANING_EVENTS, DEAD_LETTERS, RECORDS_CLEAN, RECORDS_RAW, RECORDS_REJECTED
+from tests.integration.cleaning.bus import events_of, raw_event, read_all
+from tests.integration.cleaning.conftest import CleaningProcess
+
+pytestmark = pytest.mark.real
+
+Version = dataset_pb2.DatasetVersion
+
+
+@pytest.fixture(scope="module")
+def publisher(kafka_bootstrap: str) -> Any:
+    made = KafkaEventPublisher(kafka_bootstrap, "ingest")
+    yield made
+    made.close()
+
+
+def operator(name: str, **params: Any) -> dataset_pb2.OperatorSpec:
+    struct = struct_pb2.Struct()
+    struct.update(params)
+    return dataset_pb2.OperatorSpec(name=name, params=struct)
+
+
+def put(cleaning: CleaningProcess, name: str, *operators: dataset_pb2.OperatorSpec, **spec: Any) -> dataset_pb2.Dataset:
+    sources = spec.pop("sources", [name])
+    message = dataset_pb2.DatasetSpec(sources=sources, operators=operators, **spec)
+    request = pb.PutDatasetRequest(name=f"datasets/{name}", spec=message)
+    return cleaning.stub().PutDataset(request, timeout=20).dataset
+
+
+def build(cleaning: CleaningProcess, name: str, imports: dict[str, int], request_id: str = "") -> Version:
+    request = pb.BuildDatasetVersionRequest(
+        dataset=f"datasets/{name}",
+        request_id=request_id,
+        awaited_imports=[pb.AwaitedImport(name=key, record_count=count) for key, count in imports.items()],
+    )
+    return cleaning.stub().BuildDatasetVersion(request, timeout=20).dataset_version
+
+
+def watch(cleaning: CleaningProcess, version: Version) -> list[Version]:
+    stream = cleaning.stub().WatchDatasetVersion(pb.WatchDatasetVersionRequest(name=version.name), timeout=90)
+    return [answer.dataset_version for answer in stream]
+
+
+def arrived(cleaning: CleaningProcess, version: Version) -> int | None:
+    """Awaited records that are here; None when the version is built."""
+    request = pb.GetDatasetVersionRequest(name=version.name)
+    now = cleaning.stub().GetDatasetVersion(request, timeout=10).dataset_version
+    return now.progress.done if now.state == Version.STATE_BUILDING and now.progress.phase == "await" else None
+
+
+def violations(caught: pytest.ExceptionInfo[grpc.RpcError]) -> list[str]:
+    call: Any = caught.value
+    status = rpc_status.from_call(call)
+    found = []
+    for detail in status.details:
+        bad = error_details_pb2.BadRequest()
+        if detail.Unpack(bad):
+            found += [violation.field for violation in bad.field_violations]
+    return found
+
+
+def test_records_become_a_snapshot(
+    cleaning: CleaningProcess, publisher: KafkaEventPublisher, kafka_bootstrap: str
+) -> None:
+    put(
+        cleaning,
+        "news",
+        operator("fix_unicode"),
+        operator("first_line_to_field", field="headline"),
+        operator("length_filter", min_chars=20),
+        operator("exact_dedup"),
+        holdout=dataset_pb2.HoldoutSpec(fraction=0.2, max_records=10),
+        required_attributes=["headline"],
+    )
+    version = build(cleaning, "news", {"imports/one": 103}, request_id="build-1")
+    assert version.state == Version.STATE_BUILDING
+    events = [
+        raw_event(f"n{i}", "news", f"Head {i}\nBody of the article {i} itâ€™s long", "imports/one") for i in range(100)
+    ]
+    events.append(raw_event("short", "news", "Head\nshort", "imports/one"))
+    events.append(raw_event("twin", "news", "Other head\nbody  of the ARTICLE 7 it's long", "imports/one"))
+    tracer = TracerProvider().get_tracer("test")
+    publisher.publish(RECORDS_RAW, [*events, *events[:30]])
+    with tracer.start_as_current_span("import") as span:
+        publisher.publish(RECORDS_RAW, [raw_event("traced", "news", "Head\nA body that bears a trace.", "imports/one")])
+        trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+
+    states = watch(cleaning, version)
+    ready = states[-1]
+    assert ready.state == Version.STATE_READY, ready
+    assert ready.records_in == 103
+    rejected = dict(ready.rejected_by_reason)
+    assert rejected.pop("holdout_surplus", 0) + ready.train_count + ready.holdout_count == 101
+    assert rejected == {"too_short": 1, "exact_duplicate": 1}
+    assert 0 < ready.holdout_count <= 10
+    folder = Path(ready.uri.removeprefix("file://"))
+    rows = pq.read_table(folder / "train.parquet").to_pylist()
+    assert len(rows) == ready.train_count
+    assert all(
+        "it's" in row["text"] and row["headline"].startswith("Head") for row in rows if row["record_id"] != "traced"
+    )
+    assert json.loads((folder / "manifest.json").read_text())["digest"] == ready.digest
+
+    repeat = build(cleaning, "news", {"imports/one": 103}, request_id="build-1")
+    assert repeat.name == version.name
+    again = watch(cleaning, build(cleaning, "news", {"imports/one": 103}, request_id="build-2"))[-1]
+    assert again.reused
+    assert (again.digest, again.uri) == (ready.digest, ready.uri)
+    assert again.name != ready.name
+
+    clean = events_of(kafka_bootstrap, RECORDS_CLEAN, cleaning_events_pb2.RecordCleaned, source="news")
+    assert len({message.record_id for _, message in clean}) == 102
+    (traced,) = [(headers, message) for headers, message in clean if message.record_id == "traced"]
+    assert trace_id in traced[0]["traceparent"].decode()
+    assert traced[0]["ce_type"] == b"tidemill.cleaning.v1.RecordCleaned"
+    assert traced[1].attributes["headline"] == "Head"
+    refused = events_of(kafka_bootstrap, RECORDS_REJECTED, cleaning_events_pb2.RecordRejected, source="news")
+    assert {(m.record_id, m.reason, m.detail) for _, m in refused} == {("short", "too_short", "chars=5 < min_chars=20")}
+    built = events_of(
+        kafka_bootstrap, CLEANING_EVENTS, cleaning_events_pb2.DatasetVersionBuilt, dataset_version=ready.name
+    )
+    assert [(m.digest, m.uri, m.train_count) for _, m in built] == [(ready.digest, ready.uri, ready.train_count)]
+
+
+def test_a_poison_message_is_set_aside_and_stalls_nothing(
+    cleaning: CleaningProcess, publisher: KafkaEventPublisher, kafka_bootstrap: str
+) -> None:
+    put(cleaning, "poison", operator("normalize_whitespace"))
+    nameless = raw_event("x", "poison", "A record without identity")
+    nameless.message.record.record_id = ""  # type: ignore[attr-defined]  # of RecordIngested
+    wrong_kind = OutgoingEvent("p", cleaning_events_pb2.RecordRejected(record_id="poison-kind"))
+    publisher.publish(RECORDS_RAW, [nameless, wrong_kind, raw_event("fine", "poison", " a  fine text ", "imports/p")])
+    ready = watch(cleaning, build(cleaning, "poison", {"imports/p": 1}))[-1]
+    assert (ready.state, ready.train_count) == (Version.STATE_READY, 1)
+    letters = read_all(kafka_bootstrap, DEAD_LETTERS)
+    assert {headers["dlq_reason"] for headers, value in letters if b"poison" in value} == {
+        b"MISSING_RECORD_ID",
+        b"UNEXPECTED_EVENT_TYPE",
+    }
+    answer = cleaning.stub().GetRecord(pb.GetRecordRequest(record_id="fine"), timeout=10)
+    assert answer.import_name == "imports/p"
+    assert [(v.dataset, v.text) for v in answer.verdicts] == [("datasets/poison", "a fine text")]
+
+
+def test_a_changed_recipe_cleans_again_what_was_collected(
+    cleaning: CleaningProcess, publisher: KafkaEventPublisher
+) -> None:
+    publisher.publish(RECORDS_RAW, [raw_event(f"c{i}", "changing", f"<b>text</b> {i}", "imports/c") for i in range(20)])
+    first = put(cleaning, "changing", operator("strip_html"))
+    one = watch(cleaning, build(cleaning, "changing", {"imports/c": 20}))[-1]
+    second = put(cleaning, "changing", operator("strip_html"), operator("length_filter", min_chars=7))
+    assert first.recipe_digest != second.recipe_digest
+    assert first.create_time == second.create_time
+    two = watch(cleaning, build(cleaning, "changing", {}))[-1]
+    assert (one.train_count, two.train_count) == (20, 10)
+    assert dict(two.rejected_by_reason) == {"too_short": 10}
+    back = put(cleaning, "changing", operator("strip_html"))
+    assert back.recipe_digest == first.recipe_digest
+    assert watch(cleaning, build(cleaning, "changing", {}))[-1].digest == one.digest
+    listed = cleaning.stub().ListDatasetVersions(
+        pb.ListDatasetVersionsRequest(dataset="datasets/changing", page_size=2), timeout=10
+    )
+    assert [v.name.rpartition("/")[2] for v in listed.dataset_versions] == ["3", "2"]
+    rest = cleaning.stub().ListDatasetVersions(
+        pb.ListDatasetVersionsRequest(dataset="datasets/changing", page_token=listed.next_page_token), timeout=10
+    )
+    assert [v.name.rpartition("/")[2] for v in rest.dataset_versions] == ["1"]
+
+
+def test_a_text_is_cleaned_online(cleaning: CleaningProcess) -> None:
+    put(cleaning, "online", operator("mask_pii"), operator("length_filter", min_chars=10))
+    stub = cleaning.stub()
+    given = stub.CleanText(pb.CleanTextRequest(text="write to a@b.org please", dataset="datasets/online"), timeout=10)
+    assert given.text == "write to [EMAIL] please"
+    refused = stub.CleanText(pb.CleanTextRequest(text="tiny", dataset="datasets/online"), timeout=10)
+    assert (refused.text, refused.rejected_reason) == ("", "too_short")
+    ad_hoc = stub.CleanText(pb.CleanTextRequest(text="<p>x</p>", operators=[operator("strip_html")]), timeout=10)
+    assert ad_hoc.text == "x"
+
+
+def test_refusals_name_what_is_wrong(cleaning: CleaningProcess) -> None:
+    stub = cleaning.stub()
+    with pytest.raises(grpc.RpcError) as caught:
+        put(cleaning, "wrong", operator("fix_unicode"), operator("lenght_filter", min_chars=3))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert violations(caught) == ["operators[1].name"]
+    assert "length_filter" in str(caught.value)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.PutDataset(pb.PutDatasetRequest(name="datasets/UPPER", spec=dataset_pb2.DatasetSpec()), timeout=10)
+    assert set(violations(caught)) == {"name", "spec.sources"}
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CleanText(pb.CleanTextRequest(text="x"), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    calls: list[tuple[Any, Message]] = [
+        (stub.GetDataset, pb.GetDatasetRequest(name="datasets/nowhere")),
+        (stub.GetDatasetVersion, pb.GetDatasetVersionRequest(name="datasets/nowhere/versions/1")),
+        (stub.BuildDatasetVersion, pb.BuildDatasetVersionRequest(dataset="datasets/nowhere")),
+        (stub.ListDatasetVersions, pb.ListDatasetVersionsRequest(dataset="datasets/nowhere")),
+        (stub.GetRecord, pb.GetRecordRequest(record_id="nobody")),
+        (stub.CleanText, pb.CleanTextRequest(text="x", dataset="datasets/nowhere")),
+    ]
+    for call, request in calls:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request, timeout=10)
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_waiting_build_can_be_cancelled_and_a_finished_one_cannot(cleaning: CleaningProcess) -> None:
+    put(cleaning, "cancelled", operator("normalize_whitespace"))
+    version = build(cleaning, "cancelled", {"imports/never": 5})
+    stub = cleaning.stub()
+    request = pb.CancelDatasetVersionRequest(name=version.name)
+    for _ in range(2):
+        assert stub.CancelDatasetVersion(request, timeout=10).dataset_version.state == Version.STATE_CANCELLED
+    assert watch(cleaning, version)[-1].state == Version.STATE_CANCELLED
+    done = watch(cleaning, build(cleaning, "cancelled", {}))[-1]
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CancelDatasetVersion(pb.CancelDatasetVersionRequest(name=done.name), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_data_sets_are_listed_by_pages(cleaning: CleaningProcess) -> None:
+    for number in range(3):
+        put(cleaning, f"zz-{number}", operator("normalize_whitespace"))
+    names, token = [], ""
+    while True:
+        page = cleaning.stub().ListDatasets(pb.ListDatasetsRequest(page_size=2, page_token=token), timeout=10)
+        names += [dataset.name for dataset in page.datasets]
+        token = page.next_page_token
+        if not token:
+            break
+    assert names == sorted(set(names))
+    assert names[-3:] == ["datasets/zz-0", "datasets/zz-1", "datasets/zz-2"]
+
+
+def test_killed_at_any_moment_it_loses_nothing_and_does_nothing_twice(
+    cleaning: CleaningProcess, publisher: KafkaEventPublisher, kafka_bootstrap: str
+) -> None:
+    count = 16_000
+    put(
+        cleaning,
+        "killed",
+        operator("normalize_whitespace"),
+        operator("length_filter", min_chars=12),
+        operator("exact_dedup"),
+        holdout=dataset_pb2.HoldoutSpec(fraction=0.1),
+    )
+    version = build(cleaning, "killed", {"imports/k": count}, request_id="killed-1")
+    # One of ten is too short, one of ten repeats its neighbour.
+    texts = ["short" if i % 10 == 0 else f"text number {i - (i % 10 == 2)} of the import" for i in range(count)]
+    for start in range(0, count, 2000):
+        part = range(start, start + 2000)
+        publisher.publish(RECORDS_RAW, [raw_event(f"k{i}", "killed", texts[i], "imports/k") for i in part])
+    rng = random.Random(11)
+    deaths = 0
+    for mark in (0, count // 8, count // 4, count // 2):
+        while (done := arrived(cleaning, version)) is not None and done <= mark:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.1))
+        deaths += arrived(cleaning, version) is not None
+        cleaning.kill()
+        cleaning.start()
+    assert deaths >= 2, "it was quicker than the killer; give it more to do"
+    ready = watch(cleaning, version)[-1]
+    assert ready.state == Version.STATE_READY, ready
+    assert ready.records_in == count
+    assert dict(ready.rejected_by_reason) == {"too_short": count // 10, "exact_duplicate": count // 10}
+    assert ready.train_count + ready.holdout_count == count * 8 // 10
+
+    seen: dict[str, set[bytes]] = {}
+    clean = events_of(kafka_bootstrap, RECORDS_CLEAN, cleaning_events_pb2.RecordCleaned, source="killed")
+    refused = events_of(kafka_bootstrap, RECORDS_REJECTED, cleaning_events_pb2.RecordRejected, source="killed")
+    told = [(h, m.record_id) for h, m in clean] + [(h, m.record_id) for h, m in refused]
+    for headers, record_id in told:
+        seen.setdefault(record_id, set()).add(headers["ce_id"])
+    assert len(seen) == count
+    assert all(len(ids) == 1 for ids in seen.values()), "a repeat after a kill is the same event"
+    built = events_of(
+        kafka_bootstrap, CLEANING_EVENTS, cleaning_events_pb2.DatasetVersionBuilt, dataset_version=ready.name
+    )
+    assert len({headers["ce_id"] for headers, _ in built}) == 1
+
+
+def test_told_to_stop_it_ends_in_order(cleaning: CleaningProcess) -> None:
+    assert cleaning.stop() == 0
+    cleaning.start()
