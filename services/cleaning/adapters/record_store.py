@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, and_, func, or_, select, update
+from sqlalchemy import Connection, Engine, Table, and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.cleaning.adapters.errors import translate_database_errors
@@ -73,20 +73,20 @@ class SqlRecordStore:
 
     def mark_announced(self, announcements: Sequence[Announcement]) -> None:
         """See the port."""
+        keys = [
+            {
+                "key_dataset": item.verdict.dataset,
+                "key_record_id": item.verdict.record_id,
+                "key_recipe_digest": item.verdict.recipe_digest,
+                "key_content_digest": item.verdict.content_digest,
+            }
+            for item in announcements
+        ]
+        if not keys:
+            return
+        same = and_(*(verdicts.c[name.removeprefix("key_")] == bindparam(name) for name in keys[0]))
         with translate_database_errors(), self._engine.begin() as connection:
-            for part in _parts(announcements, 200):
-                same = or_(
-                    *(
-                        and_(
-                            verdicts.c.dataset == item.verdict.dataset,
-                            verdicts.c.record_id == item.verdict.record_id,
-                            verdicts.c.recipe_digest == item.verdict.recipe_digest,
-                            verdicts.c.content_digest == item.verdict.content_digest,
-                        )
-                        for item in part
-                    )
-                )
-                connection.execute(update(verdicts).where(same).values(announced=True))
+            connection.execute(update(verdicts).where(same).values(announced=True), keys)
 
     def import_counts(self, imports: Sequence[str]) -> Mapping[str, int]:
         """See the port."""

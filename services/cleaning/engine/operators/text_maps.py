@@ -9,11 +9,7 @@ from pydantic import Field
 
 from services.cleaning.engine.operator import Params, ParamsError, TextMap
 
-_INVISIBLE = "\u200b\u2060\ufeff"
-_UNTIDY_LINES = re.compile(f"[^\\S\n ]|  | \n|\n |\n\n\n|[{_INVISIBLE}]|^\\s|\\s\\Z")
-_UNTIDY = re.compile(f"[^\\S ]|  |[{_INVISIBLE}]|^\\s|\\s\\Z")
-_REMOVE_INVISIBLE = {ord(char): None for char in _INVISIBLE}
-_BLANK_LINES = re.compile("\n{3,}")
+_INVISIBLE = ("\u200b", "\u2060", "\ufeff")
 
 
 class NormalizeWhitespaceParams(Params):
@@ -29,14 +25,18 @@ class NormalizeWhitespace(TextMap[NormalizeWhitespaceParams]):
 
     def map(self, text: str) -> str:
         """The tidy text."""
+        if not text.isascii():
+            for char in _INVISIBLE:
+                text = text.replace(char, "")
+        # Splitting and joining costs less than finding out whether there is anything to do.
         if not self.params.keep_lines:
-            if not _UNTIDY.search(text):
-                return text
-            return " ".join(text.translate(_REMOVE_INVISIBLE).split())
-        if not _UNTIDY_LINES.search(text):
-            return text
-        lines = text.translate(_REMOVE_INVISIBLE).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        return _BLANK_LINES.sub("\n\n", "\n".join([" ".join(line.split()) for line in lines])).strip("\n")
+            return " ".join(text.split())
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = "\n".join([" ".join(line.split()) for line in text.split("\n")]).strip("\n")
+        while "\n\n\n" in text:
+            text = text.replace("\n\n\n", "\n\n")
+        return text
 
 
 class RegexReplaceParams(Params):

@@ -22,7 +22,8 @@ _PLAIN = (
 _QUOTES = "\u2018\u2019\u201c\u201d"
 _WIDE = "\u3000\uff01-\uff05\uff07-\uff5e"
 _CURRENCY = "\xa3\u20ac"
-_UNUSUAL = re.compile(f"[^{_PLAIN}{_QUOTES}{_WIDE}{_CURRENCY}]|[{_QUOTES}][{_CURRENCY}]|[{_CURRENCY}][{_QUOTES}]")
+_UNUSUAL = re.compile(f"[^{_PLAIN}{_QUOTES}{_WIDE}{_CURRENCY}]")
+_CURRENCY_BESIDE_QUOTE = re.compile(f"[{_QUOTES}][{_CURRENCY}]|[{_CURRENCY}][{_QUOTES}]")
 _UNUSUAL_ASCII = re.compile(r"[\x00-\x08\x0b-\x1f\x7f&]")
 _MAPPED = re.compile(f"[{_QUOTES}{_WIDE}]")
 
@@ -57,6 +58,8 @@ class FixUnicode(TextMap[FixUnicodeParams]):
         if text.isascii():
             return self._repair(text) if _UNUSUAL_ASCII.search(text) else text
         if not self._fast or _UNUSUAL.search(text):
+            return self._repair(text)
+        if ("\xa3" in text or "\u20ac" in text) and _CURRENCY_BESIDE_QUOTE.search(text):
             return self._repair(text)
         return text.translate(self._mapping) if _MAPPED.search(text) else text
 
