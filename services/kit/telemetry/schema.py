@@ -24,6 +24,13 @@ CYCLE: Final = "tidemill.cycle"
 STAGE: Final = "tidemill.stage"
 MODEL_VERSION: Final = "tidemill.model.version"
 ANSWER: Final = "tidemill.answer"
+API_KEY: Final = "tidemill.api_key"
+
+HTTP_METHOD: Final = "http.request.method"
+HTTP_ROUTE: Final = "http.route"
+HTTP_STATUS: Final = "http.response.status_code"
+URL_PATH: Final = "url.path"
+CLIENT_ADDRESS: Final = "client.address"
 
 REQUEST_LATENCY: Final = "request_latency"
 REQUESTS: Final = "requests"

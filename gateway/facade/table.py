@@ -1,0 +1,95 @@
+"""Which methods of which services are public, and who answers them.
+
+What is not in the table does not exist at the gateway: starting runs and publishing builds are the pipeline's
+business inside the mesh, and Triton's repository belongs to the inference service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from tidemill.cleaning.v1 import cleaning_service_pb2
+from tidemill.inference.v1 import inference_service_pb2
+from tidemill.ingest.v1 import ingest_service_pb2
+from tidemill.pipeline.v1 import pipeline_service_pb2
+from tidemill.telemetry.v1 import telemetry_service_pb2
+from tidemill.training.v1 import training_service_pb2
+from tritonclient.grpc import service_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class PublicService:
+    """A service at the gateway."""
+
+    peer: str
+    """Who answers, see `gateway.peers.PEERS`."""
+    descriptor: ServiceDescriptor
+    methods: frozenset[str] | None = None
+    """Public methods; all when None."""
+
+    @property
+    def name(self) -> str:
+        """Full name, such as `tidemill.ingest.v1.IngestService`."""
+        return str(self.descriptor.full_name)
+
+    def public_methods(self) -> Iterator[MethodDescriptor]:
+        """Descriptors of what may be called."""
+        known = {method.name for method in self.descriptor.methods}
+        if self.methods is not None and (unknown := self.methods - known):
+            raise ValueError(f"{self.name} has no method {', '.join(sorted(unknown))}.")
+        return (m for m in self.descriptor.methods if self.methods is None or m.name in self.methods)
+
+
+def _service(module: object, name: str) -> ServiceDescriptor:
+    descriptor: ServiceDescriptor = module.DESCRIPTOR.services_by_name[name]  # type: ignore[attr-defined]
+    return descriptor
+
+
+def public_services() -> tuple[PublicService, ...]:
+    """The table."""
+    return (
+        PublicService("ingest", _service(ingest_service_pb2, "IngestService")),
+        PublicService("cleaning", _service(cleaning_service_pb2, "CleaningService")),
+        PublicService(
+            "training",
+            _service(training_service_pb2, "TrainingService"),
+            frozenset({"GetRun", "ListRuns", "WatchRun"}),
+        ),
+        PublicService(
+            "inference",
+            _service(inference_service_pb2, "InferenceService"),
+            frozenset(
+                {
+                    "Predict",
+                    "Generate",
+                    "StreamGenerate",
+                    "GetModel",
+                    "ListModels",
+                    "ListModelVersions",
+                    "RollBackModel",
+                    "UnpublishModel",
+                }
+            ),
+        ),
+        PublicService("pipeline", _service(pipeline_service_pb2, "PipelineService")),
+        PublicService("telemetry", _service(telemetry_service_pb2, "TelemetryService")),
+        PublicService(
+            "inference",
+            _service(service_pb2, "GRPCInferenceService"),
+            frozenset(
+                {
+                    "ServerLive",
+                    "ServerReady",
+                    "ServerMetadata",
+                    "ModelReady",
+                    "ModelMetadata",
+                    "ModelConfig",
+                    "ModelStatistics",
+                    "ModelInfer",
+                    "ModelStreamInfer",
+                }
+            ),
+        ),
+    )

@@ -1,0 +1,72 @@
+"""Puts the HTTP doors together."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from opentelemetry.trace import Tracer
+from starlette.exceptions import HTTPException
+
+from gateway.http.chat import chat_routes
+from gateway.http.door import Door
+from gateway.http.errors import CODE_KEY, ClientGone, error_response
+from gateway.http.health import PartsHealth, health_routes
+from gateway.http.intake import intake_routes
+from gateway.http.v2 import v2_routes
+from gateway.keys.ring import KeyRing
+from gateway.peers import Peers
+from services.kit.errors import InvalidArgumentError, NotFoundError, TidemillError
+from services.kit.telemetry.metrics import RequestMetrics
+
+_DESCRIPTION = (
+    "Doors of a Tidemill mesh: OpenAI's chat dialect, KServe V2, records and feedback. "
+    "Every request but health needs an API key as `Authorization: Bearer <key>`."
+)
+
+
+def create_app(
+    peers: Peers, ring: KeyRing | None, metrics: RequestMetrics, tracer: Tracer, *, max_body_bytes: int
+) -> Door:
+    """The ASGI application.
+
+    Args:
+        peers: the services behind the gateway.
+        ring: the valid API keys; None lets everybody in.
+        metrics: of this process.
+        tracer: makes the server spans.
+        max_body_bytes: largest body of a request.
+    """
+    app = FastAPI(title="Tidemill", version="1", description=_DESCRIPTION, redoc_url=None)
+    app.state.max_body_bytes = max_body_bytes
+    app.add_exception_handler(TidemillError, _failed)
+    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(HTTPException, _refused)
+    app.include_router(chat_routes(peers))
+    app.include_router(intake_routes(peers))
+    app.include_router(v2_routes(peers))
+    app.include_router(health_routes(PartsHealth(peers.channels), metrics))
+    return Door(app, ring, metrics, tracer)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TidemillError)
+    request.scope[CODE_KEY] = error.code
+    return error_response(error, request.url.path)
+
+
+def _gone(request: Request, _error: Exception) -> Response:
+    request.scope[CODE_KEY] = "CANCELLED"
+    return Response(status_code=499)  # nobody reads it
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: an unknown path or method."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == 404:
+        return error_response(NotFoundError(f"There is no {path}; see /docs.", reason="UNKNOWN_PATH"), path)
+    response = error_response(
+        InvalidArgumentError(f"{request.method} {path}: {error.detail}.", reason="METHOD_NOT_ALLOWED"), path
+    )
+    response.status_code = error.status_code
+    return response

@@ -1,0 +1,131 @@
+"""What the HTTP doors share: bounded bodies, JSON, and calls that end when their caller hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.http.errors import ClientGone
+from services.kit.errors import FieldViolation, InvalidArgumentError
+
+T = TypeVar("T")
+
+
+def invalid(param: str, message: str) -> InvalidArgumentError:
+    """An error that names the parameter at fault."""
+    return InvalidArgumentError(message, reason="INVALID_FIELD", violations=[FieldViolation(param, message)])
+
+
+async def body_of(request: Request) -> bytes:
+    """The whole body.
+
+    Raises:
+        InvalidArgumentError: it is larger than the gateway's limit.
+    """
+    limit: int = request.app.state.max_body_bytes
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise InvalidArgumentError(f"The body is larger than {limit} bytes.", reason="BODY_TOO_LARGE")
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def json_of(request: Request) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    try:
+        value = orjson.loads(await body_of(request))
+    except orjson.JSONDecodeError as error:
+        raise InvalidArgumentError(f"The body is not valid JSON: {error}", reason="INVALID_JSON") from error
+    if not isinstance(value, dict):
+        raise InvalidArgumentError("The body must be a JSON object.", reason="INVALID_JSON")
+    return value
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """A JSON response."""
+    return Response(orjson.dumps(value), status, media_type="application/json")
+
+
+def watch_disconnect(request: Request) -> asyncio.Task[None]:
+    """A task that ends when the caller hangs up; the body must have been read. Cancel it in the end."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return asyncio.create_task(gone())
+
+
+async def unless_gone(work: Awaitable[T], gone: asyncio.Task[None]) -> T:
+    """The result of `work`, which is cancelled when the caller hangs up first.
+
+    Raises:
+        ClientGone: the caller hung up.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def text_field(body: dict[str, Any], name: str, *, required: bool = False) -> str:
+    """A text of a JSON object; empty when it is missing and not required."""
+    value = body.get(name)
+    if value is None and not required:
+        return ""
+    if not isinstance(value, str):
+        raise invalid(name, f"`{name}` must be a string." if name in body else f"`{name}` is required.")
+    return value
+
+
+def number_field(body: dict[str, Any], name: str, default: float | None, low: float, high: float) -> float:
+    """A number of a JSON object within its bounds; `default` when it is missing, required when that is None."""
+    value = body.get(name)
+    if value is None:
+        if default is None:
+            raise invalid(name, f"`{name}` is required.")
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise invalid(name, f"`{name}` must be a number from {low:g} to {high:g}.")
+    return value
+
+
+def integer_field(body: dict[str, Any], name: str, low: int, high: int) -> int | None:
+    """An integer of a JSON object within its bounds; None when it is missing."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise invalid(name, f"`{name}` must be an integer from {low} to {high}.")
+    return value
+
+
+def flag_field(body: dict[str, Any], name: str) -> bool:
+    """A boolean of a JSON object; False when it is missing."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise invalid(name, f"`{name}` must be true or false.")
+    return bool(value)
+
+
+def refuse_unknown(body: dict[str, Any], known: frozenset[str]) -> None:
+    """Refuses names that mean nothing here: a misspelt option must not be ignored silently."""
+    for name in body:
+        if name not in known:
+            raise invalid(name, f"Unrecognized request argument supplied: {name}")

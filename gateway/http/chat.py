@@ -1,0 +1,182 @@
+"""`/v1/chat/completions` and `/v1/models`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from fastapi import APIRouter, Request
+from opentelemetry import trace
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from tidemill.inference.v1.inference_service_pb2 import GetModelRequest, ListModelsRequest, StreamGenerateResponse
+from tidemill.inference.v1.model_pb2 import Model, Usage
+
+from gateway.http.calls import json_of, json_response, unless_gone, watch_disconnect
+from gateway.http.errors import CODE_KEY, openai_error
+from gateway.http.openai import (
+    ChatCall,
+    ChunkWriter,
+    completion_json,
+    error_event,
+    model_id,
+    model_json,
+    model_not_found,
+    read_chat,
+)
+from gateway.http.schemas import CHAT_DOCS, MODELS_DOCS
+from gateway.peers import Peers, trace_metadata
+from services.kit.errors import InternalError, NotFoundError, TidemillError
+from services.kit.grpc.errors import translate_rpc_errors
+from services.kit.telemetry import schema
+
+_GENERATION_S = 600.0
+_LOOK_UP_S = 10.0
+
+
+def chat_routes(peers: Peers) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["OpenAI"])
+
+    @router.post("/v1/chat/completions", **CHAT_DOCS)
+    async def chat_completions(request: Request) -> Response:
+        call = read_chat(await json_of(request))
+        trace.get_current_span().set_attribute(schema.GEN_AI_MODEL, call.model)
+        try:
+            with translate_rpc_errors("inference"):
+                return await (_streamed if call.stream else _whole)(peers, request, call)
+        except NotFoundError as error:
+            raise model_not_found(call.model) from error
+
+    @router.get("/v1/models", **MODELS_DOCS)
+    async def list_models() -> Response:
+        models = [model_json(model) async for model in _serving(peers)]
+        return json_response({"object": "list", "data": models})
+
+    @router.get("/v1/models/{model}")
+    async def get_model(model: str) -> Response:
+        name = model_id(model)
+        try:
+            with translate_rpc_errors("inference"):
+                response = await peers.inference.GetModel(
+                    GetModelRequest(name=f"models/{name}"), timeout=_LOOK_UP_S, metadata=trace_metadata()
+                )
+        except NotFoundError as error:
+            raise model_not_found(name) from error
+        if not response.model.HasField("serving"):
+            raise model_not_found(name)
+        return json_response(model_json(response.model))
+
+    return router
+
+
+async def _serving(peers: Peers) -> AsyncIterator[Model]:
+    token = ""
+    while True:
+        with translate_rpc_errors("inference"):
+            page = await peers.inference.ListModels(
+                ListModelsRequest(page_size=1000, page_token=token), timeout=_LOOK_UP_S, metadata=trace_metadata()
+            )
+        for model in page.models:
+            if model.HasField("serving"):
+                yield model
+        token = page.next_page_token
+        if not token:
+            return
+
+
+def _note(answer: str, model_version: str, usage: Usage) -> None:
+    trace.get_current_span().set_attributes(
+        {
+            schema.ANSWER: answer,
+            schema.MODEL_VERSION: model_version,
+            schema.GEN_AI_INPUT_TOKENS: usage.prompt_tokens,
+            schema.GEN_AI_OUTPUT_TOKENS: usage.completion_tokens,
+        }
+    )
+
+
+async def _whole(peers: Peers, request: Request, call: ChatCall) -> Response:
+    gone = watch_disconnect(request)
+    try:
+        response = await unless_gone(
+            peers.inference.Generate(call.whole(), timeout=_GENERATION_S, metadata=trace_metadata()), gone
+        )
+    finally:
+        gone.cancel()
+    _note(response.answer, response.model_version, response.usage)
+    return json_response(completion_json(response, call.model, int(time.time())))
+
+
+async def _streamed(peers: Peers, request: Request, call: ChatCall) -> Response:
+    """Waits for the first piece, so that what is wrong with a request is still told by the status."""
+    upstream = peers.inference.StreamGenerate(call.streamed(), timeout=_GENERATION_S, metadata=trace_metadata())
+    gone = watch_disconnect(request)
+    try:
+        first: Any = await unless_gone(upstream.read(), gone)
+        if first is grpc.aio.EOF:
+            raise InternalError(f"The model {call.model} gave no answer.", reason="EMPTY_ANSWER")
+    except BaseException:
+        upstream.cancel()
+        gone.cancel()
+        raise
+    return _EventStream(upstream, first, gone, call)
+
+
+class _EventStream(Response):
+    """Sends the pieces of an answer as they come; a caller that hangs up ends the generation."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, upstream: Any, first: StreamGenerateResponse, gone: asyncio.Task[None], call: ChatCall) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._upstream = upstream
+        self._first = first
+        self._gone = gone
+        self._call = call
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the whole stream."""
+
+        async def write(data: bytes, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+        # A local cancel makes the pending read raise CancelledError in this task.
+        self._gone.add_done_callback(lambda task: task.cancelled() or self._upstream.cancel())
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        try:
+            with translate_rpc_errors("inference"):
+                await self._write_answer(write)
+            await write(ChunkWriter.DONE, more=False)
+        except asyncio.CancelledError:
+            if not self._gone.done():
+                raise
+            scope[CODE_KEY] = "CANCELLED"
+        except TidemillError as error:
+            scope[CODE_KEY] = error.code
+            await write(error_event(openai_error(error)), more=False)
+        finally:
+            self._gone.cancel()
+            self._upstream.cancel()
+
+    async def _write_answer(self, write: Any) -> None:
+        call, first = self._call, self._first
+        chunks = ChunkWriter(first.answer, first.model_version, call.model, int(time.time()), call.include_usage)
+        await write(chunks.role())
+        piece: Any = first
+        last = first
+        while piece is not grpc.aio.EOF:
+            if piece.text_delta:
+                await write(chunks.text(piece.text_delta))
+            last = piece
+            piece = await self._upstream.read()
+        if not last.finish_reason:
+            raise InternalError("The answer ended before it was complete.", reason="INCOMPLETE_ANSWER")
+        await write(chunks.finish(last.finish_reason))
+        if call.include_usage:
+            await write(chunks.usage(last.usage))
+        _note(first.answer, first.model_version, last.usage)

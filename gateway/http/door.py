@@ -1,0 +1,115 @@
+"""What every HTTP request passes first: a server span, the API key, the metrics. Plain ASGI, no framework.
+
+The answer carries `traceparent` and `x-trace-id`, so that whoever got it can run `tidemill trace ID`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.trace import SpanKind, StatusCode, Tracer, set_span_in_context
+
+from gateway.http.errors import CODE_KEY, code_of_status, error_response
+from gateway.keys.ring import KeyRing, key_text
+from services.kit.errors import TidemillError
+from services.kit.telemetry import schema
+from services.kit.telemetry.metrics import RequestMetrics
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Probes and documents: open, and neither traced nor measured, since probes would drown the figures of real requests.
+_OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
+# Open to this machine, for everybody else behind a key.
+_LOOPBACK_ONLY = frozenset({"/metrics"})
+_LOOPBACK = frozenset({"127.0.0.1", "::1"})
+
+
+def from_this_machine(scope: Scope) -> bool:
+    """Whether the connection comes over the loopback interface. A reverse proxy on this machine makes all look so."""
+    client = scope.get("client")
+    return client is not None and client[0] in _LOOPBACK
+
+
+class Door:
+    """The outermost ASGI application."""
+
+    def __init__(self, app: App, ring: KeyRing | None, metrics: RequestMetrics, tracer: Tracer) -> None:
+        """Args:
+        app: what answers.
+        ring: the valid keys; None lets everybody in.
+        metrics: of this process.
+        tracer: makes the server spans.
+        """
+        self._app = app
+        self._ring = ring
+        self._metrics = metrics
+        self._tracer = tracer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one connection's event, as ASGI says."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        if path in _OPEN or (path in _LOOPBACK_ONLY and from_this_machine(scope)):
+            await self._app(scope, receive, send)
+            return
+        headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
+        carrier = {
+            k: headers[b] for k, b in (("traceparent", b"traceparent"), ("tracestate", b"tracestate")) if b in headers
+        }
+        span = self._tracer.start_span(
+            scope["method"],
+            context=propagate.extract(carrier) if carrier else otel_context.Context(),
+            kind=SpanKind.SERVER,
+        )
+        token = otel_context.attach(set_span_in_context(span))
+        trace_headers = _trace_headers(span)
+        started = time.perf_counter()
+        status = 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *trace_headers]
+            await send(message)
+
+        try:
+            if self._ring is not None:
+                await self._ring.check(key_text(headers.get(b"authorization"), headers.get(b"x-api-key")))
+            await self._app(scope, receive, answer)
+        except TidemillError as error:
+            scope[CODE_KEY] = error.code
+            await error_response(error, path)(scope, receive, answer)
+        finally:
+            route = getattr(scope.get("route"), "path", None) or "unmatched"
+            endpoint = f"{scope['method']} {route}"
+            code = scope.get(CODE_KEY) or code_of_status(status)
+            span.update_name(endpoint)
+            span.set_attribute(schema.HTTP_METHOD, scope["method"])
+            span.set_attribute(schema.HTTP_ROUTE, route)
+            span.set_attribute(schema.URL_PATH, path)
+            span.set_attribute(schema.HTTP_STATUS, status)
+            if status >= 500 or (code_of_status(status) == "OK" and code not in ("OK", "CANCELLED")):
+                span.set_status(StatusCode.ERROR, code)
+            span.end()
+            otel_context.detach(token)
+            self._metrics.observe(endpoint, time.perf_counter() - started, code)
+
+
+def _trace_headers(span: trace.Span) -> list[tuple[bytes, bytes]]:
+    context = span.get_span_context()
+    if not context.is_valid:
+        return []
+    trace_id, span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    parent = f"00-{trace_id}-{span_id}-{int(context.trace_flags):02x}"
+    return [(b"traceparent", parent.encode()), (b"x-trace-id", trace_id.encode())]

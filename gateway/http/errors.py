@@ -1,0 +1,72 @@
+"""The tree of errors over HTTP: status, and the body of the dialect that the path belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from services.kit.errors import TidemillError
+
+# https://cloud.google.com/apis/design/errors, and nginx's 499 for a caller that went away.
+_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+# For what only HTTP knows, such as a wrong method.
+_CODE_OF_STATUS = {value: key for key, value in _STATUS.items() if key not in ("FAILED_PRECONDITION", "ALREADY_EXISTS")}
+_TYPE = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+# Our messages' paths, as the caller of the OpenAI dialect named them.
+_PREFIXES = ("sampling.", "conversation.")
+
+# Where a door leaves the canonical code of a request's end, for the metrics.
+CODE_KEY = "tidemill.code"
+
+
+class ClientGone(Exception):  # noqa: N818 - no error of anybody
+    """The caller hung up before the answer was there."""
+
+
+def status_of(error: TidemillError) -> int:
+    """The HTTP status of an error."""
+    return _STATUS.get(error.code, 500)
+
+
+def code_of_status(status: int) -> str:
+    """The canonical code that stands for an HTTP status."""
+    if status < 400:
+        return "OK"
+    return _CODE_OF_STATUS.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
+
+
+def openai_error(error: TidemillError) -> dict[str, Any]:
+    """The error in OpenAI's format."""
+    status = status_of(error)
+    param = error.violations[0].field if error.violations else None
+    for prefix in _PREFIXES:
+        param = param.removeprefix(prefix) if param else None
+    kind = _TYPE.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": error.message, "type": kind, "param": param, "code": error.reason.lower()}}
+
+
+def error_response(error: TidemillError, path: str) -> Response:
+    """The response of a failed request: KServe's format below /v2, OpenAI's elsewhere."""
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    status = status_of(error)
+    if status == 401:
+        headers["www-authenticate"] = 'Bearer realm="tidemill"'
+    body = {"error": error.message} if path.startswith("/v2") else openai_error(error)
+    return Response(orjson.dumps(body), status, headers, media_type="application/json")

@@ -1,0 +1,129 @@
+"""KServe V2 over HTTP, answered by the inference service's V2 over gRPC."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from fastapi import APIRouter, Request
+from google.protobuf.json_format import MessageToDict
+from starlette.responses import Response
+from tritonclient.grpc import service_pb2 as v2
+
+from gateway.http.calls import body_of, json_response
+from gateway.http.schemas import INFER_DOCS
+from gateway.http.v2_codec import read_infer, write_infer
+from gateway.peers import Peers, trace_metadata
+from services.kit.errors import InvalidArgumentError, TidemillError
+from services.kit.grpc.errors import translate_rpc_errors
+
+_INFER_S = 60.0
+_LOOK_UP_S = 10.0
+_PROBE_S = 2.0
+_JSON_SIZE = "inference-header-content-length"
+_EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
+
+
+def v2_routes(peers: Peers) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["KServe V2"])
+
+    async def ask(method: str, message: Any, timeout_s: float = _LOOK_UP_S) -> Any:
+        with translate_rpc_errors("inference"):
+            return await getattr(peers.v2, method)(message, timeout=timeout_s, metadata=trace_metadata())
+
+    async def ready(method: str, message: Any) -> Response:
+        try:
+            answer = await ask(method, message, _PROBE_S)
+        except TidemillError:
+            return Response(status_code=503)
+        return Response(status_code=200 if answer.ready else 503)
+
+    @router.get("/v2")
+    async def server_metadata() -> Response:
+        found = await ask("ServerMetadata", v2.ServerMetadataRequest())
+        return json_response({"name": found.name, "version": found.version, "extensions": list(_EXTENSIONS)})
+
+    @router.get("/v2/health/live")
+    async def live() -> Response:
+        return Response(status_code=200)
+
+    @router.get("/v2/health/ready")
+    async def server_ready() -> Response:
+        return await ready("ServerReady", v2.ServerReadyRequest())
+
+    @router.get("/v2/models/{model}/versions/{version}/ready")
+    @router.get("/v2/models/{model}/ready")
+    async def model_ready(model: str, version: str = "") -> Response:
+        return await ready("ModelReady", v2.ModelReadyRequest(name=model, version=version))
+
+    @router.get("/v2/models/{model}/versions/{version}/config")
+    @router.get("/v2/models/{model}/config")
+    async def model_config(model: str, version: str = "") -> Response:
+        found = await ask("ModelConfig", v2.ModelConfigRequest(name=model, version=version))
+        return json_response(MessageToDict(found.config, preserving_proto_field_name=True))
+
+    @router.get("/v2/models/{model}/versions/{version}/stats")
+    @router.get("/v2/models/{model}/stats")
+    async def model_statistics(model: str, version: str = "") -> Response:
+        found = await ask("ModelStatistics", v2.ModelStatisticsRequest(name=model, version=version))
+        return json_response(MessageToDict(found, preserving_proto_field_name=True))
+
+    @router.get("/v2/models/{model}/versions/{version}")
+    @router.get("/v2/models/{model}")
+    async def model_metadata(model: str, version: str = "") -> Response:
+        found = await ask("ModelMetadata", v2.ModelMetadataRequest(name=model, version=version))
+        return json_response(
+            {
+                "name": found.name,
+                "versions": list(found.versions),
+                "platform": found.platform,
+                "inputs": [_tensor(tensor) for tensor in found.inputs],
+                "outputs": [_tensor(tensor) for tensor in found.outputs],
+            }
+        )
+
+    @router.post("/v2/models/{model}/versions/{version}/infer", **INFER_DOCS)
+    @router.post("/v2/models/{model}/infer", **INFER_DOCS)
+    async def infer(request: Request, model: str, version: str = "") -> Response:
+        body = _decompressed(await body_of(request), request)
+        call = read_infer(body, _json_size(request), model, version)
+        content, json_size = write_infer(await ask("ModelInfer", call.request, _INFER_S), call)
+        if json_size is None:
+            return Response(content, media_type="application/json")
+        return Response(content, headers={_JSON_SIZE: str(json_size)}, media_type="application/octet-stream")
+
+    return router
+
+
+def _tensor(tensor: Any) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+
+
+def _json_size(request: Request) -> int | None:
+    given = request.headers.get(_JSON_SIZE)
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdigit():
+        raise InvalidArgumentError("Inference-Header-Content-Length must be a number.", reason="INVALID_HEADER")
+    return int(given)
+
+
+def _decompressed(body: bytes, request: Request) -> bytes:
+    """The body without its Content-Encoding, never larger than the gateway's limit."""
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding == "identity":
+        return body
+    if encoding not in ("gzip", "deflate"):
+        raise InvalidArgumentError(f"Content-Encoding {encoding} is not offered; use gzip or deflate.")
+    limit: int = request.app.state.max_body_bytes
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16 if encoding == "gzip" else zlib.MAX_WBITS)
+    try:
+        plain = decoder.decompress(body, limit)
+    except zlib.error as error:
+        raise InvalidArgumentError(f"The body is not valid {encoding}: {error}") from error
+    if decoder.unconsumed_tail:
+        raise InvalidArgumentError(f"The body is larger than {limit} bytes.", reason="BODY_TOO_LARGE")
+    if not decoder.eof:
+        raise InvalidArgumentError(f"The {encoding} body ends too early.")
+    return plain

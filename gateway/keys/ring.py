@@ -1,0 +1,91 @@
+"""Checks keys without touching the database: a copy in memory that is read anew every few seconds.
+
+A revoked key is refused within `refresh_s`; a new key is let in at once, since an unknown id asks the database first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from gateway.keys.key import ApiKey, id_of, matches
+from services.kit.errors import UnauthenticatedError
+
+logger = logging.getLogger(__name__)
+
+HOW_TO_GET_ONE = (
+    "Send `Authorization: Bearer <key>` (or `x-api-key`): the mesh wrote its first key to <state folder>/api-key, "
+    "`tidemill keys create NAME` makes another."
+)
+
+
+class KeyRing:
+    """The valid keys."""
+
+    def __init__(
+        self, load: Callable[[], Sequence[ApiKey]], *, refresh_s: float = 5.0, least_pause_s: float = 0.5
+    ) -> None:
+        """Args:
+        load: reads all keys; it may block, it is called in a thread.
+        refresh_s: how often the copy is read anew.
+        least_pause_s: unknown ids cause at most one reading in this time, whoever sends them; they wait for it.
+        """
+        self._load = load
+        self._refresh_s = refresh_s
+        self._least_pause_s = least_pause_s
+        self._keys: dict[str, ApiKey] = {}
+        self._read_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        """Reads the keys; callers that come while a reading is due share it."""
+        asked_at = time.monotonic()
+        async with self._lock:
+            if self._read_at >= asked_at:
+                return
+            await asyncio.sleep(max(0.0, self._read_at + self._least_pause_s - time.monotonic()))
+            self._read_at = time.monotonic()
+            keys = await asyncio.to_thread(self._load)
+            self._keys = {key.key_id: key for key in keys if key.revoke_time is None}
+
+    async def run(self) -> None:
+        """Reads the keys again and again; a failing database keeps the last copy."""
+        while True:
+            await asyncio.sleep(self._refresh_s)
+            try:
+                await self.refresh()
+            except Exception:
+                logger.exception("the API keys could not be read; the last known ones hold")
+
+    async def check(self, text: str | None) -> ApiKey:
+        """The key that a request carries.
+
+        Args:
+            text: the key, or None where the request has none.
+
+        Raises:
+            UnauthenticatedError: it is missing or not valid; the message says how to get one.
+        """
+        if text is None:
+            raise UnauthenticatedError(f"This request has no API key. {HOW_TO_GET_ONE}", reason="API_KEY_MISSING")
+        key_id = id_of(text)
+        if key_id is not None:
+            key = self._keys.get(key_id)
+            if key is None:
+                await self.refresh()
+                key = self._keys.get(key_id)
+            if key is not None and matches(key, text):
+                return key
+        raise UnauthenticatedError(f"This API key is not valid. {HOW_TO_GET_ONE}", reason="API_KEY_INVALID")
+
+
+def key_text(authorization: str | None, x_api_key: str | None) -> str | None:
+    """The key inside the two headers that may carry it; `x-api-key` where both do."""
+    if x_api_key:
+        return x_api_key.strip()
+    if authorization:
+        scheme, _, value = authorization.partition(" ")
+        return value.strip() if scheme.lower() == "bearer" else authorization.strip()
+    return None
