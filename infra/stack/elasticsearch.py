@@ -93,7 +93,8 @@ def reachable(path: Path, user: User) -> bool:
 def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
     layout.state.root.mkdir(parents=True, exist_ok=True)
     user = unprivileged_user() if os.geteuid() == 0 else None
-    folder, program, java = layout.state.elasticsearch, layout.home.elasticsearch, java_home()
+    folder, java = layout.state.elasticsearch, java_home()
+    program = layout.home.require(layout.home.elasticsearch)
     if user is not None:
         folder = _folder_for(layout, user)
         program = _within_reach(program, folder / "program", user)

@@ -64,6 +64,9 @@ def server_properties(folder: Path, ports: Mapping[str, int]) -> str:
         "share.coordinator.state.topic.min.isr": 1,
         "share.coordinator.state.topic.num.partitions": _INTERNAL_PARTITIONS,
         "group.initial.rebalance.delay.ms": 0,
+        # A broker that was killed is let in again only when its old session is over: 9 s by default.
+        "broker.session.timeout.ms": 4000,
+        "broker.heartbeat.interval.ms": 1000,
         # A consumer that was killed must give its partitions back soon.
         "group.min.session.timeout.ms": 2000,
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
@@ -90,7 +93,7 @@ def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
     logging.write_text(_LOGGING)
 
     java = str(java_home() / "bin" / "java")
-    common = (f"-Dlog4j2.configurationFile={logging}", "-cp", str(layout.home.kafka_libs / "*"))
+    common = (f"-Dlog4j2.configurationFile={logging}", "-cp", str(layout.home.require(layout.home.kafka_libs) / "*"))
     broker = (*_BROKER_JVM, *common, "kafka.Kafka", str(properties))
     format_storage = (*_TOOL_JVM, *common, "kafka.tools.StorageTool", "format", "--ignore-formatted")
     formatted = (folder / "data" / "meta.properties").is_file()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import infra
+from infra.stack.errors import StackError
 
 KAFKA_VERSION = "4.3.1"
 ELASTICSEARCH_VERSION = "8.17.0"
@@ -32,6 +33,16 @@ class Home:
     def elasticsearch(self) -> Path:
         """Elasticsearch's program folder, read only at run time."""
         return self.root / "elasticsearch" / ELASTICSEARCH_VERSION
+
+    def require(self, part: Path) -> Path:
+        """Returns a prepared part's folder.
+
+        Raises:
+            StackError: it is not there.
+        """
+        if not part.is_dir():
+            raise StackError(f"{part} is missing: `tidemill up` fetches it, as does infra.stack.assets.prepare().")
+        return part
 
     @property
     def triton(self) -> Path:

@@ -140,7 +140,7 @@ def read_state(layout: Layout) -> StackState:
             ports=value["ports"],
             children=children,
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return nothing
     if stack.running and not is_alive(stack.pid, stack.pid_ticks):
         stopped = {

@@ -113,7 +113,8 @@ def environment(library: Path, programs: Path) -> dict[str, str]:
     return {
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-        "PATH": os.pathsep.join(filter(None, (str(programs), os.environ.get("PATH")))),
+        # The server starts its stub through bash.
+        "PATH": os.pathsep.join(filter(None, (str(programs), os.environ.get("PATH"), os.defpath))),
     }
 
 

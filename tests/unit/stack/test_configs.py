@@ -1,0 +1,125 @@
+"""What each child is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.stack import elasticsearch, kafka, triton
+from infra.stack.child import User
+from infra.stack.errors import StackError
+from infra.stack.layout import Layout
+from infra.stack.supervisor import stop_order
+from infra.stack.topology import NAMES, PARTS, SERVICES, environment, specs
+
+LAYOUT = Layout.of(Path("/h"), Path("/s"))
+PORTS = {use: port for spec in specs(LAYOUT) for use, port in spec.ports.items()}
+
+
+def test_uses_and_usual_ports_are_unique() -> None:
+    ports = [(use, port) for spec in specs(LAYOUT) for use, port in spec.ports.items()]
+    assert len({use for use, _ in ports}) == len({port for _, port in ports}) == len(ports)
+
+
+def test_children_need_and_use_children_that_exist() -> None:
+    for spec in specs(LAYOUT):
+        assert spec.needs | spec.uses <= set(NAMES)
+
+
+def test_a_selection_is_kept_and_an_unknown_name_refused() -> None:
+    assert [spec.name for spec in specs(LAYOUT, ["triton", "kafka"])] == ["kafka", "triton"]
+    with pytest.raises(StackError, match="No such part: zookeeper"):
+        specs(LAYOUT, ["zookeeper"])
+
+
+def test_the_gateway_stops_first_telemetry_after_all_services_parts_last() -> None:
+    order = stop_order(specs(LAYOUT))
+    assert order[0] == ["gateway"]
+    place = {name: number for number, group in enumerate(order) for name in group}
+    assert all(place["telemetry"] > place[service.name] for service in SERVICES if service.name != "telemetry")
+    assert all(place[part] > place["ingest"] for part in PARTS)
+
+
+def test_a_circle_is_refused() -> None:
+    one, two = specs(LAYOUT, ["kafka", "triton"])
+    circle = [
+        dataclasses.replace(one, needs=frozenset({"triton"})),
+        dataclasses.replace(two, uses=frozenset({"kafka"})),
+    ]
+    with pytest.raises(StackError, match="circle: kafka, triton"):
+        stop_order(circle)
+
+
+def test_everything_listens_on_loopback_only() -> None:
+    properties = kafka.server_properties(Path("/s/kafka"), PORTS)
+    assert "listeners=PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093\n" in properties
+    assert "0.0.0.0" not in properties
+    assert "network.host: 127.0.0.1\n" in elasticsearch.elasticsearch_yml(Path("/s/es"), PORTS)
+    for service in SERVICES:
+        told = environment(LAYOUT, PORTS, service)
+        assert told["TIDEMILL_BIND"] == f"127.0.0.1:{service.port}"
+
+
+def test_topics_are_never_made_by_accident() -> None:
+    assert "auto.create.topics.enable=false\n" in kafka.server_properties(Path("/s/kafka"), PORTS)
+
+
+def test_each_service_knows_its_parts_and_peers() -> None:
+    by_name = {service.name: service for service in SERVICES}
+    told = environment(LAYOUT, PORTS, by_name["inference"])
+    assert told["TIDEMILL_KAFKA_BOOTSTRAP"] == "127.0.0.1:9092"
+    assert told["TIDEMILL_OTLP_ENDPOINT"] == "http://127.0.0.1:7106"
+    assert told["TIDEMILL_TRITON_GRPC"] == "127.0.0.1:8001"
+    assert told["TIDEMILL_TRITON_REPOSITORY"] == "/s/triton/models"
+    assert told["TIDEMILL_DATABASE_URL"] == "sqlite:////s/db/inference.sqlite"
+    assert told["TIDEMILL_ARTIFACTS_URL"] == "file:///s/artifacts"
+    assert told["TIDEMILL_MODELS_DIR"] == "/h/models"
+    assert {f"TIDEMILL_{name.upper()}_ADDRESS" for name in by_name} <= told.keys()
+    assert "TIDEMILL_HTTP_BIND" not in told
+    assert environment(LAYOUT, PORTS, by_name["gateway"])["TIDEMILL_HTTP_BIND"] == "127.0.0.1:8080"
+
+
+def test_training_gets_all_processors() -> None:
+    threads = {service.name: environment(LAYOUT, PORTS, service).get("OMP_NUM_THREADS") for service in SERVICES}
+    assert threads["training"] is None
+    assert threads["ingest"] == "1"
+
+
+def test_what_does_not_run_is_not_told() -> None:
+    telemetry = next(service for service in SERVICES if service.name == "telemetry")
+    told = environment(LAYOUT, {"telemetry": 1, "elasticsearch": 2}, telemetry)
+    assert told["TIDEMILL_ELASTICSEARCH_URL"] == "http://127.0.0.1:2"
+    assert "TIDEMILL_KAFKA_BOOTSTRAP" not in told
+
+
+def test_the_vector_module_and_the_logs_of_the_collector_go_the_rest_of_the_options_stays() -> None:
+    shipped = "-XX:+UseG1GC\n20-:--add-modules=jdk.incubator.vector\n-Xlog:gc*:file=logs/gc.log\n# a comment\n"
+    options = elasticsearch.jvm_options(shipped)
+    assert "vector" not in options
+    assert "-Xlog" not in options
+    assert "-XX:+UseG1GC\n" in options
+    assert "-Xmx448m\n" in options
+
+
+def test_the_unprivileged_user_is_not_root() -> None:
+    assert elasticsearch.unprivileged_user().uid != 0
+
+
+def test_a_closed_folder_is_in_reach_of_its_owner_only(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    stat = closed.stat()
+    assert elasticsearch.reachable(closed, User(stat.st_uid, stat.st_gid))
+    assert not elasticsearch.reachable(closed, User(64999, 64999))
+    assert elasticsearch.reachable(Path("/usr/bin"), User(64999, 64999))
+
+
+def test_the_view_of_this_environment_leaves_no_byte_code(tmp_path: Path) -> None:
+    programs = triton.place_python(tmp_path / "python")
+    triton.place_python(tmp_path / "python")
+    (hooks,) = (tmp_path / "python").rglob("*.pth")
+    assert "dont_write_bytecode = True" in hooks.read_text()
+    assert (programs / "python3").resolve().name.startswith(f"python{sys.version_info.major}")
