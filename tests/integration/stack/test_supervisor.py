@@ -1,0 +1,174 @@
+"""The supervisor with real, tiny processes: order, restarts, failures, and no orphan whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from infra.stack.child import ChildSpec
+from infra.stack.layout import python_path
+from infra.stack.process import start_ticks, tagged
+from infra.stack.state import ChildPhase, StackPhase, StackState, read_state
+from infra.stack.supervisor import AlreadyRunningError, Supervisor
+from tests.integration.stack.tiny_stack import BROKEN, QUICK, STUBBORN, chain, child, layout_of, notes_of
+
+_PATIENCE_S = 30.0
+
+
+async def until(state: Path, holds: Callable[[StackState], bool]) -> StackState:
+    end = time.monotonic() + _PATIENCE_S
+    while not holds(stack := read_state(layout_of(state))):
+        assert time.monotonic() < end, f"it never came: {stack}"
+        await asyncio.sleep(0.02)
+    return stack
+
+
+async def assert_nothing_left(state: Path) -> None:
+    """A killed process may take an instant to go."""
+    end = time.monotonic() + _PATIENCE_S
+    while left := tagged(state):
+        assert time.monotonic() < end, f"left behind: {left}"
+        await asyncio.sleep(0.02)
+
+
+def ready(stack: StackState) -> bool:
+    return stack.phase is StackPhase.READY
+
+
+@asynccontextmanager
+async def supervised(state: Path, specs: list[ChildSpec]) -> AsyncIterator[StackState]:
+    supervisor = Supervisor(layout_of(state), specs, QUICK)
+    task = asyncio.create_task(supervisor.run())
+    try:
+        yield await until(state, ready)
+    finally:
+        supervisor.request_stop()
+        await task
+    await assert_nothing_left(state)
+
+
+async def test_children_start_after_what_they_need_and_stop_before_it(tmp_path: Path) -> None:
+    async with supervised(tmp_path, chain(tmp_path)) as stack:
+        assert {name: each.phase for name, each in stack.children.items()} == dict.fromkeys(
+            ("base", "middle", "top"), ChildPhase.READY
+        )
+        assert notes_of(tmp_path) == ["start base", "start middle", "start top"]
+    assert notes_of(tmp_path)[3:] == ["stop top", "stop middle", "stop base"]
+    assert read_state(layout_of(tmp_path)).phase is StackPhase.STOPPED
+
+
+async def test_a_killed_child_comes_back_on_the_same_port_and_the_others_stay(tmp_path: Path) -> None:
+    async with supervised(tmp_path, chain(tmp_path)) as before:
+        victim = before.children["middle"].pid
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+        after = await until(
+            tmp_path,
+            lambda stack: stack.children["middle"].restarts == 1 and stack.children["middle"].phase is ChildPhase.READY,
+        )
+        assert after.children["middle"].pid != victim
+        assert after.children["middle"].last_error == "was killed by SIGKILL"
+        assert after.ports == before.ports
+        assert after.children["base"].pid == before.children["base"].pid
+        assert after.children["top"].pid == before.children["top"].pid
+        # What the killed child left in its group went with it: one child and its own child a name.
+        assert len(tagged(tmp_path)) == 6
+
+
+async def test_a_child_that_cannot_start_fails_the_stack_with_the_end_of_its_log(tmp_path: Path) -> None:
+    specs = [child(tmp_path, "base"), child(tmp_path, "broken", BROKEN, needs=frozenset({"base"}))]
+    supervisor = Supervisor(layout_of(tmp_path), specs, QUICK)
+    assert not await supervisor.run()
+    stack = read_state(layout_of(tmp_path))
+    assert stack.phase is StackPhase.FAILED
+    assert "broken ended with code 7 before it was ready, 3 times" in stack.error
+    assert "the disk is made of cheese" in stack.error
+    await assert_nothing_left(tmp_path)
+    assert "stop base" in notes_of(tmp_path)
+
+
+async def test_a_child_that_ignores_the_request_to_stop_is_killed(tmp_path: Path) -> None:
+    async with supervised(tmp_path, [child(tmp_path, "stubborn", STUBBORN)]) as stack:
+        pid = stack.children["stubborn"].pid
+        assert pid is not None
+    assert start_ticks(pid) is None
+
+
+async def test_another_port_is_taken_when_the_usual_is_in_use_and_kept_for_the_next_time(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        specs = [child(tmp_path, "base", usual_port=taken)]
+        async with supervised(tmp_path, specs) as stack:
+            chosen = stack.ports["base"]
+            assert chosen != taken
+    async with supervised(tmp_path, specs) as stack:
+        assert stack.ports["base"] == chosen
+
+
+async def test_two_supervisors_never_share_a_state_folder(tmp_path: Path) -> None:
+    async with supervised(tmp_path, [child(tmp_path, "base")]) as stack:
+        with pytest.raises(AlreadyRunningError, match="tidemill down"):
+            await Supervisor(layout_of(tmp_path), [child(tmp_path, "base")], QUICK).run()
+        assert read_state(layout_of(tmp_path)).pid == stack.pid
+
+
+async def test_a_stop_while_it_starts_is_orderly(tmp_path: Path) -> None:
+    never = "import time; time.sleep(300)"
+    specs = [child(tmp_path, "base"), child(tmp_path, "never", never)]
+    supervisor = Supervisor(layout_of(tmp_path), specs, QUICK)
+    task = asyncio.create_task(supervisor.run())
+    await until(tmp_path, lambda stack: "base" in stack.children and stack.children["base"].phase is ChildPhase.READY)
+    supervisor.request_stop()
+    await task
+    assert read_state(layout_of(tmp_path)).phase is StackPhase.STOPPED
+    await assert_nothing_left(tmp_path)
+
+
+def start_process(state: Path) -> subprocess.Popen[bytes]:
+    script = Path(__file__).with_name("tiny_stack.py")
+    return subprocess.Popen(
+        [sys.executable, str(script), str(state)],
+        env={**os.environ, "PYTHONPATH": python_path()},
+        start_new_session=True,
+    )
+
+
+async def test_a_killed_supervisor_leaves_no_child_and_the_next_one_clears_up(tmp_path: Path) -> None:
+    first = start_process(tmp_path)
+    before = await until(tmp_path, ready)
+    pids = [each.pid for each in before.children.values() if each.pid is not None]
+    assert len(pids) == 3
+    first.kill()
+    first.wait()
+    end = time.monotonic() + _PATIENCE_S
+    while any(start_ticks(pid) is not None for pid in pids):
+        assert time.monotonic() < end, "a child outlived its supervisor"
+        await asyncio.sleep(0.02)
+    assert read_state(layout_of(tmp_path)).phase is StackPhase.CRASHED
+    # The children of the children are nobody's any more: the next supervisor finds them by their tag.
+    left = {process.pid for process in tagged(tmp_path)}
+    async with supervised(tmp_path, chain(tmp_path)) as after:
+        assert left
+        assert not left & {process.pid for process in tagged(tmp_path)}
+        assert after.ports == before.ports
+
+
+async def test_a_terminated_supervisor_stops_everything_in_order(tmp_path: Path) -> None:
+    process = start_process(tmp_path)
+    await until(tmp_path, ready)
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait) == 0
+    assert notes_of(tmp_path)[3:] == ["stop top", "stop middle", "stop base"]
+    await assert_nothing_left(tmp_path)
