@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, and_, bindparam, func, or_, select, update
@@ -15,8 +15,6 @@ from services.cleaning.app.ports import Announcement, Arrival
 from services.cleaning.domain.dataset import Dataset
 from services.cleaning.domain.record import RawRecord, Verdict
 
-# SQLite allows 32,766 variables in a statement.
-_ROWS_AT_ONCE = 1000
 _VERDICT_COLUMNS = [column.label(f"verdict_{column.name}") for column in verdicts.c]
 
 
@@ -135,23 +133,23 @@ class SqlRecordStore:
 
 
 def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]], changed_by: Sequence[str]) -> None:
+    statement = upsert_statement(connection.dialect.name, table, changed_by)
+    if rows:
+        connection.execute(statement, list(rows))
+
+
+def upsert_statement(dialect: str, table: Table, changed_by: Sequence[str]) -> sqlite.Insert | postgresql.Insert:
     """Inserts rows; one that is there is replaced only where a column of `changed_by` differs."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement: Any = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
     keys = [column.name for column in table.primary_key.columns]
-    for part in _parts(rows, _ROWS_AT_ONCE):
-        statement = insert(table)
-        if changed_by:
-            given = statement.excluded
-            statement = statement.on_conflict_do_update(
-                index_elements=keys,
-                set_={column.name: given[column.name] for column in table.columns if column.name not in keys},
-                where=or_(*(table.c[name] != given[name] for name in changed_by)),
-            )
-        else:
-            statement = statement.on_conflict_do_nothing(index_elements=keys)
-        connection.execute(statement, list(part))
-
-
-def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    upsert: sqlite.Insert | postgresql.Insert
+    if changed_by:
+        given = statement.excluded
+        upsert = statement.on_conflict_do_update(
+            index_elements=keys,
+            set_={column.name: given[column.name] for column in table.columns if column.name not in keys},
+            where=or_(*(table.c[name] != given[name] for name in changed_by)),
+        )
+    else:
+        upsert = statement.on_conflict_do_nothing(index_elements=keys)
+    return upsert

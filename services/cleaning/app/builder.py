@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import datetime
 
 from services.cleaning.app.ports import Announcer, DatasetStore, RecordStore, SnapshotStore, VersionStore
 from services.cleaning.app.recipes import RecipeBook
@@ -60,6 +61,8 @@ class Builder:
         self._await_timeout_s = await_timeout_s
         # By version: when the number of arrived records last changed, and where the measuring of the rate began.
         self._arrivals: dict[str, tuple[int, float, int, float]] = {}
+        # When data sets without a stale verdict were last put: looking for one reads all their records.
+        self._fresh: dict[str, datetime] = {}
 
     def step(self) -> bool:
         """Does what there is to do; False when there was nothing but waiting.
@@ -69,7 +72,12 @@ class Builder:
         """
         busy = False
         for dataset in all_datasets(self._datasets):
-            busy |= self._record_cases.clean_stale(dataset)
+            if self._fresh.get(dataset.name) == dataset.update_time:
+                continue
+            if self._record_cases.clean_stale(dataset):
+                busy = True
+            else:
+                self._fresh[dataset.name] = dataset.update_time
         self._record_cases.announce()
         for version in self._versions.building():
             busy |= self._advance(version)
@@ -159,7 +167,9 @@ class Builder:
         if isinstance(error, TidemillError):
             failure = Failure(error.reason, error.message, error.metadata)
         else:
-            failure = Failure("UNEXPECTED", f"The build failed: {type(error).__name__}; the log tells more.")
+            failure = Failure(
+                "UNEXPECTED", f"The build failed ({type(error).__name__}: {error}); the log tells more."[:1000]
+            )
         self._end(version, failure)
 
     def _end(self, version: DatasetVersion, failure: Failure) -> None:

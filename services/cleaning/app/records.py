@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from services.cleaning.app.ports import Announcer, Arrival, DatasetStore, RecordStore
 from services.cleaning.app.recipes import RecipeBook
@@ -33,11 +33,11 @@ class Records:
     def collect(self, arrivals: Sequence[Arrival]) -> None:
         """Cleans arrived records for every data set that takes their source; returns when others know of it."""
         newest = {arrival.record.record_id: arrival.record for arrival in arrivals}
-        verdicts: list[Verdict] = []
-        for dataset in all_datasets(self._datasets):
-            mine = [record for record in newest.values() if record.source in dataset.spec.sources]
-            verdicts += self._judge(dataset, mine)
-        self._records.collect(arrivals, verdicts)
+        datasets = all_datasets(self._datasets)
+        self._records.collect(arrivals, self._judge_all(datasets, newest.values()))
+        # A data set that was put while this batch was on its way would miss it for ever.
+        changed = [dataset for dataset in all_datasets(self._datasets) if dataset not in datasets]
+        self._records.save_verdicts(self._judge_all(changed, newest.values()))
         self.announce()
 
     def clean_stale(self, dataset: Dataset) -> bool:
@@ -69,6 +69,13 @@ class Records:
         if found is None:
             raise NotFoundError(f"No record {record_id!r} has been collected.", metadata={"record_id": record_id})
         return found
+
+    def _judge_all(self, datasets: Iterable[Dataset], records: Collection[RawRecord]) -> list[Verdict]:
+        return [
+            verdict
+            for dataset in datasets
+            for verdict in self._judge(dataset, [r for r in records if r.source in dataset.spec.sources])
+        ]
 
     def _judge(self, dataset: Dataset, records: Sequence[RawRecord]) -> list[Verdict]:
         if not records:

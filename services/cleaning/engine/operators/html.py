@@ -27,6 +27,9 @@ _BLOCKS = frozenset(
 _CELLS = frozenset(("td", "th"))
 _LINE_ENDS = re.compile(r"(?:[ \t\r\f\v]*\n)+")
 _RUN = re.compile(r"\s+")
+# Void elements and <p> are not closed and would look like depth.
+_TAG = re.compile(r"<(/?)(?!(?:br|hr|img|input|meta|link|p|li|td|tr|th|option|dd|dt|wbr|col)\b)[A-Za-z]", re.IGNORECASE)
+_DEEPEST = 2000
 
 
 class StripHtml(TextMap[Params]):
@@ -45,9 +48,23 @@ class StripHtml(TextMap[Params]):
         return text
 
 
+def _too_deep(markup: str) -> bool:
+    """Whether elements nest so deep that parsing them, which is quadratic in the depth, would take seconds."""
+    if markup.count("<") <= _DEEPEST:
+        return False
+    depth = deepest = 0
+    for match in _TAG.finditer(markup):
+        depth += -1 if match.group(1) else 1
+        deepest = max(deepest, depth)
+        depth = max(depth, 0)
+    return deepest > _DEEPEST
+
+
 def _text_of(markup: str) -> str:
     from selectolax.lexbor import LexborHTMLParser
 
+    if _too_deep(markup):
+        return _LINE_ENDS.sub("\n", html.unescape(_MARKUP.sub("\n", markup))).strip()
     tree = LexborHTMLParser(markup)
     tree.strip_tags(_SILENT)
     root = tree.root

@@ -1,0 +1,280 @@
+"""Use cases on a real database: what a crash between two steps leaves, and what a repeat changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.dialects import postgresql
+
+from services.cleaning.__main__ import MIGRATIONS
+from services.cleaning.adapters.dataset_store import SqlDatasetStore
+from services.cleaning.adapters.record_store import SqlRecordStore, upsert_statement
+from services.cleaning.adapters.snapshots import FolderSnapshots
+from services.cleaning.adapters.tables import import_records, metadata, verdicts
+from services.cleaning.app.builder import Builder
+from services.cleaning.app.datasets import Datasets
+from services.cleaning.app.ports import Announcement, Arrival
+from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.app.records import Records
+from services.cleaning.domain.dataset import AwaitedImport, DatasetSpec, DatasetVersion, HoldoutSpec, VersionState
+from services.cleaning.domain.recipe import parse_operators
+from services.cleaning.domain.record import RawRecord
+from services.cleaning.engine.registry import default_registry
+from services.kit.errors import UnavailableError
+from services.kit.storage.artifacts import ArtifactStore
+from services.kit.storage.database import open_database
+
+NAME = "datasets/news"
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 1, 1, tzinfo=UTC)
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        self.moment += timedelta(milliseconds=1)
+        return self.moment
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class RecordingAnnouncer:
+    """Keeps what was announced; fails the next `failures` times, after it has kept them, as a crash would."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, str]] = []
+        self.built: list[str] = []
+        self.failures = 0
+
+    def _fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise UnavailableError("the bus is away")
+
+    def verdicts(self, announcements: Sequence[Announcement]) -> None:
+        self.told += [(a.verdict.dataset, a.verdict.record_id, a.verdict.cleaned.text) for a in announcements]
+        self._fail()
+
+    def version_built(self, version: DatasetVersion) -> None:
+        self.built.append(version.name)
+        self._fail()
+
+
+class World:
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.clock, self.announcer = ManualClock(), RecordingAnnouncer()
+        self.store, self.datasets_store = SqlRecordStore(engine), SqlDatasetStore(engine)
+        self.folder = folder
+        self.restart()
+
+    def restart(self) -> None:
+        """A new process on the same state."""
+        recipes = RecipeBook(default_registry())
+        self.records = Records(self.store, self.datasets_store, recipes, self.announcer)
+        self.datasets = Datasets(self.datasets_store, self.datasets_store, recipes, self.clock)
+        self.builder = Builder(
+            records=self.store,
+            datasets=self.datasets_store,
+            versions=self.datasets_store,
+            snapshots=FolderSnapshots(ArtifactStore(f"file://{self.folder}")),
+            recipes=recipes,
+            record_cases=self.records,
+            announcer=self.announcer,
+            clock=self.clock,
+            await_timeout_s=30,
+        )
+
+    def put(self, *items: Any, name: str = NAME) -> None:
+        self.datasets.put(name, DatasetSpec(("news",), tuple(parse_operators(list(items))), HoldoutSpec(0.2)))
+
+    def build(self, **awaited: int) -> str:
+        imports = [AwaitedImport(f"imports/{key}", count) for key, count in awaited.items()]
+        return self.datasets.build_version(NAME, imports, "", "").name
+
+    def work(self) -> None:
+        while self.builder.step():
+            pass
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    engine = open_database(f"sqlite:///{tmp_path}/cleaning.sqlite", MIGRATIONS)
+    yield World(engine, tmp_path / "artifacts")
+    engine.dispose()
+
+
+def arrival(record_id: str, text: str, import_name: str = "imports/a", source: str = "news") -> Arrival:
+    return Arrival(RawRecord(record_id, source, text, {}, import_name))
+
+
+def test_migrations_make_the_declared_tables(tmp_path: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    engine = open_database(f"sqlite:///{tmp_path}/x.sqlite", MIGRATIONS)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_a_redelivery_changes_and_announces_nothing(world: World) -> None:
+    world.put("normalize_whitespace")
+    batch = [arrival("a", " one "), arrival("b", "two"), arrival("c", "other source", source="mail")]
+    world.records.collect(batch)
+    world.records.collect(batch)
+    assert world.announcer.told == [(NAME, "a", "one"), (NAME, "b", "two")]
+    assert world.store.import_counts(["imports/a"]) == {"imports/a": 3}
+    assert set(world.store.content_digests(["news"])) == {"a", "b"}
+
+
+def test_a_record_that_changed_is_announced_anew(world: World) -> None:
+    world.put("normalize_whitespace")
+    world.records.collect([arrival("a", "old"), arrival("a", "new")])
+    assert world.announcer.told == [(NAME, "a", "new")]
+    world.records.collect([arrival("a", "newer")])
+    assert world.announcer.told[1:] == [(NAME, "a", "newer")]
+    assert world.records.record("a")[0].text == "newer"
+
+
+def test_the_same_record_in_two_imports_counts_in_both(world: World) -> None:
+    world.records.collect([arrival("a", "x", "imports/one"), arrival("a", "x", "imports/two")])
+    assert world.store.import_counts(["imports/one", "imports/two"]) == {"imports/one": 1, "imports/two": 1}
+
+
+def test_what_a_crash_kept_from_the_bus_is_announced_later(world: World) -> None:
+    world.put("normalize_whitespace")
+    world.announcer.failures = 1
+    with pytest.raises(UnavailableError):
+        world.records.collect([arrival("a", "one")])
+    world.restart()
+    world.work()
+    assert world.announcer.told == [(NAME, "a", "one")] * 2
+    world.work()
+    assert len(world.announcer.told) == 2
+
+
+def test_records_from_before_a_data_set_belong_to_it(world: World) -> None:
+    world.records.collect([arrival(f"r{n:04}", f"text {n}") for n in range(1200)])
+    assert world.announcer.told == []
+    world.put("normalize_whitespace")
+    world.work()
+    assert len({record_id for _, record_id, _ in world.announcer.told}) == 1200
+
+
+def test_a_recipe_put_back_before_anyone_looked_leaves_nothing_stale(world: World) -> None:
+    world.put("normalize_whitespace")
+    world.work()
+    world.put({"regex_replace": {"pattern": "o", "replacement": "0"}})
+    world.records.collect([arrival("a", "one")])
+    world.put("normalize_whitespace")
+    world.work()
+    assert [text for _, _, text in world.announcer.told] == ["0ne", "one"]
+
+
+def test_a_build_waits_for_the_awaited_and_tells_how_far_it_is(world: World) -> None:
+    world.put("normalize_whitespace")
+    name = world.build(a=3)
+    world.records.collect([arrival("a", "one"), arrival("b", "two")])
+    world.work()
+    version = world.datasets.version(name)
+    assert version.state is VersionState.BUILDING
+    assert version.progress is not None
+    assert (version.progress.phase, version.progress.done, version.progress.total) == ("await", 2, 3)
+    world.restart()
+    world.records.collect([arrival("c", "three")])
+    world.work()
+    version = world.datasets.version(name)
+    assert version.state is VersionState.READY
+    assert version.snapshot is not None
+    assert version.snapshot.train_count + version.snapshot.holdout_count == 3
+    assert world.announcer.built == [name]
+
+
+def test_a_build_whose_records_never_come_fails_and_says_which(world: World) -> None:
+    world.put("normalize_whitespace")
+    name = world.build(a=2)
+    world.records.collect([arrival("a", "one")])
+    world.work()
+    world.clock.seconds = 29
+    world.work()
+    assert world.datasets.version(name).state is VersionState.BUILDING
+    world.clock.seconds = 31
+    world.work()
+    failure = world.datasets.version(name).failure
+    assert failure is not None
+    assert failure.reason == "AWAITED_RECORDS_MISSING"
+    assert failure.metadata == {"imports/a": "1 of 2"}
+
+
+def test_a_build_keeps_the_recipe_it_was_asked_with(world: World) -> None:
+    world.put({"length_filter": {"min_chars": 4}})
+    world.records.collect([arrival("a", "one"), arrival("b", "three")])
+    name = world.build()
+    world.put("normalize_whitespace")
+    world.work()
+    snapshot = world.datasets.version(name).snapshot
+    assert snapshot is not None
+    assert dict(snapshot.rejected_by_reason) == {"too_short": 1}
+
+
+def test_an_event_of_a_version_is_repeated_until_it_is_out(world: World) -> None:
+    world.put("normalize_whitespace")
+    name = world.build()
+    world.announcer.failures = 1
+    with pytest.raises(UnavailableError):
+        world.work()
+    world.restart()
+    world.work()
+    world.work()
+    assert world.announcer.built == [name, name]
+
+
+def test_unchanged_content_answers_a_second_build(world: World) -> None:
+    world.put("normalize_whitespace")
+    world.records.collect([arrival("a", "one")])
+    first, second = world.build(), world.build()
+    world.work()
+    one, two = world.datasets.version(first), world.datasets.version(second)
+    assert (one.reused, two.reused) == (False, True)
+    assert one.snapshot == two.snapshot
+    world.records.collect([arrival("b", "two")])
+    third = world.build()
+    world.work()
+    assert not world.datasets.version(third).reused
+
+
+def test_a_failed_build_names_the_reason_and_stops_no_other(world: World) -> None:
+    world.put("normalize_whitespace")
+    world.records.collect([arrival("a", "one")])
+    (world.folder / "datasets").mkdir(parents=True)
+    (world.folder / "datasets" / "news").write_text("a file where a folder must be")
+    name = world.build()
+    world.put("normalize_whitespace", name="datasets/other")
+    other = world.datasets.build_version("datasets/other", [], "", "").name
+    world.work()
+    version = world.datasets.version(name)
+    assert version.state is VersionState.FAILED
+    assert version.failure is not None
+    assert world.datasets.version(other).state is VersionState.READY
+
+
+def test_putting_the_same_twice_is_putting_it_once(world: World) -> None:
+    world.put("normalize_whitespace")
+    first = world.datasets.get(NAME)
+    world.put({"normalize_whitespace": {}})
+    assert world.datasets.get(NAME) == first
+
+
+@pytest.mark.parametrize("table", [verdicts, import_records])
+def test_the_statements_are_postgresql_too(table: Any) -> None:
+    changed_by = ["content_digest"] if "content_digest" in table.c else []
+    dialect: Any = postgresql
+    text = str(upsert_statement("postgresql", table, changed_by).compile(dialect=dialect.dialect()))
+    assert "ON CONFLICT" in text
