@@ -197,6 +197,10 @@ def _raw_of_json(data: Any, datatype: str, elements: int, where: str) -> bytes:
             raise ValueError("an element is no number")
         if not datatype.startswith("FP") and any(isinstance(item, float) for item in flat):
             raise ValueError("an element is no integer")
+        if flat and "INT" in datatype:
+            bounds = np.iinfo(_DTYPES[datatype])
+            if min(flat) < bounds.min or max(flat) > bounds.max:
+                raise ValueError("an element is out of its range")
         return np.array(flat, dtype=_DTYPES[datatype]).tobytes()
     except (ValueError, TypeError, OverflowError) as error:
         raise invalid(f"{where}.data", f"`{where}.data` does not fit {datatype}: {error}.") from error

@@ -130,7 +130,9 @@ class FakeInference(InferenceServiceServicer):
         context.set_trailing_metadata((("x-cache", "hit"),))
         return inference_pb2.PredictResponse(
             predictions=[
-                inference_pb2.Prediction(answer=ANSWER, label="positive", score=0.9, scores={"positive": 0.9, "negative": 0.1})
+                inference_pb2.Prediction(
+                    answer=ANSWER, label="positive", score=0.9, scores={"positive": 0.9, "negative": 0.1}
+                )
                 for _ in request.texts
             ],
             model_version="models/reviews/versions/1",
@@ -139,7 +141,7 @@ class FakeInference(InferenceServiceServicer):
     async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
         unserved = model_pb2.Model(name="models/unserved")
         if not request.page_token:
-            return inference_pb2.ListModelsResponse(models=[model()], next_page_token="2")  # noqa: S106
+            return inference_pb2.ListModelsResponse(models=[model()], next_page_token="2")
         return inference_pb2.ListModelsResponse(models=[unserved])
 
     async def GetModel(self, request: Any, context: Any) -> inference_pb2.GetModelResponse:  # noqa: N802
@@ -265,8 +267,8 @@ class FakePeers:
 
     def __init__(self) -> None:
         self.seen = Seen()
-        self.pipeline = FakePipeline(self.seen)
-        self.telemetry = FakeTelemetry()
+        self.pipeline = FakePipeline(self.seen)  # type: ignore[abstract]
+        self.telemetry = FakeTelemetry()  # type: ignore[abstract]
         self.address = ""
         self._server: grpc.aio.Server | None = None
 
@@ -281,9 +283,9 @@ class FakePeers:
         self._server = server
 
     def _register(self, server: grpc.aio.Server) -> Sequence[str]:
-        add_InferenceServiceServicer_to_server(FakeInference(self.seen), server)
+        add_InferenceServiceServicer_to_server(FakeInference(self.seen), server)  # type: ignore[abstract]
         add_GRPCInferenceServiceServicer_to_server(FakeV2(), server)
-        add_IngestServiceServicer_to_server(FakeIngest(self.seen), server)
+        add_IngestServiceServicer_to_server(FakeIngest(self.seen), server)  # type: ignore[abstract]
         add_PipelineServiceServicer_to_server(self.pipeline, server)
         add_TelemetryServiceServicer_to_server(self.telemetry, server)
         return ["tidemill.inference.v1.InferenceService"]

@@ -1,0 +1,121 @@
+"""How the command line reaches a mesh: the gateway's address, the key, and calls with errors a person can read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
+
+from services.kit.config import home_dir, state_dir
+from services.kit.errors import UnavailableError
+from services.kit.grpc.errors import from_rpc_error
+
+if TYPE_CHECKING:
+    from infra.stack.state import StackState
+
+USUAL_ADDRESS = "127.0.0.1:7100"
+USUAL_HTTP = "127.0.0.1:8080"
+_MAX_MESSAGE = 64 * 1024 * 1024
+
+
+def local_stack() -> StackState:
+    """The mesh of this machine, as its supervisor last wrote it."""
+    from infra.stack.layout import Layout
+    from infra.stack.state import read_state
+
+    return read_state(Layout.of(home_dir(), state_dir()))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The mesh that a command speaks to."""
+
+    address: str
+    """host:port of the gateway's gRPC door."""
+    http: str
+    """host:port of its HTTP door."""
+    key: str | None
+    key_file: Path
+
+    @classmethod
+    def find(cls, address: str | None) -> Target:
+        """The address that was given, else this machine's mesh; the key out of the environment, else its file.
+
+        Args:
+            address: `--address`; the HTTP door is then taken to be on the same host, at its usual port.
+        """
+        ports = local_stack().ports
+        grpc_address = address or (f"127.0.0.1:{ports['gateway']}" if "gateway" in ports else USUAL_ADDRESS)
+        http = f"127.0.0.1:{ports['gateway_http']}" if "gateway_http" in ports else USUAL_HTTP
+        if address:
+            http = f"{address.rpartition(':')[0]}:{USUAL_HTTP.rpartition(':')[2]}"
+        path = state_dir() / "api-key"
+        key = os.environ.get("TIDEMILL_API_KEY")
+        if key is None and path.is_file():
+            key = path.read_text(encoding="utf-8").strip()
+        return cls(grpc_address, http, key, path)
+
+
+class Connection:
+    """An open channel to the gateway. Every call of one connection belongs to one new trace."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.trace_id = secrets.token_hex(16)
+        self._channel = grpc.insecure_channel(
+            target.address,
+            options=[
+                ("grpc.max_receive_message_length", _MAX_MESSAGE),
+                ("grpc.max_send_message_length", _MAX_MESSAGE),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+            ],
+        )
+        self.inference = InferenceServiceStub(self._channel)
+        self.pipeline = PipelineServiceStub(self._channel)
+        self.telemetry = TelemetryServiceStub(self._channel)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The key and the trace context."""
+        trace = ("traceparent", f"00-{self.trace_id}-{secrets.token_hex(8)}-01")
+        key = self.target.key
+        return (trace,) if key is None else (("authorization", f"Bearer {key}"), trace)
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raises what the mesh answered as our own errors."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            translated = from_rpc_error(error)
+            if isinstance(translated, UnavailableError) and translated.reason == "UNAVAILABLE":
+                raise UnavailableError(
+                    f"The gateway at {self.target.address} does not answer. Start the mesh with `tidemill up`, "
+                    "or name another gateway with --address.",
+                    reason="GATEWAY_UNAVAILABLE",
+                ) from error
+            raise translated from error
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[Connection]:
+    """A connection for the length of the block."""
+    connection = Connection(Target.find(address))
+    try:
+        with connection.errors():
+            yield connection
+    finally:
+        connection.close()

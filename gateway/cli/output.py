@@ -1,0 +1,48 @@
+"""Where the command line writes: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", "-a", envvar="TIDEMILL_ADDRESS", help="Gateway's gRPC host:port.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
+
+EXIT_FAILED = 1
+EXIT_REJECTED = 3
+EXIT_INTERRUPTED = 130
+
+
+def stdout() -> Console:
+    """For results."""
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """For progress, hints and errors."""
+    return Console(stderr=True, highlight=False)
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """A message with the contract's own names."""
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_json_line(value: Any) -> None:
+    """One JSON document on one line, at once."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

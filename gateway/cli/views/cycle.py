@@ -1,0 +1,219 @@
+"""A running cycle, one line a stage: live on a terminal, as plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+from tidemill.common.v1.failure_pb2 import Progress
+from tidemill.pipeline.v1.cycle_pb2 import Cycle, Stage
+
+from gateway.cli.views.text import duration, rate
+
+_WIDE = 96
+_PLAIN_EVERY_S = 10.0
+
+
+class CycleReporter(Protocol):
+    """Shows the states of one cycle as they come."""
+
+    def __enter__(self) -> CycleReporter:
+        """Begins."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends; what was shown last stays."""
+        ...
+
+    def update(self, cycle: Cycle) -> None:
+        """Shows a newer state."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Shows a line beside the stages, such as a lost connection; empty takes it away."""
+        ...
+
+
+def reporter(console: Console) -> CycleReporter:
+    """The right one for where the output goes."""
+    return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+
+
+def elapsed(stage: Stage, now: float) -> float | None:
+    """Seconds that a stage has taken so far; None before it began."""
+    if not stage.HasField("start_time"):
+        return None
+    end = stage.end_time.ToNanoseconds() / 1e9 if stage.HasField("end_time") else now
+    return max(0.0, end - stage.start_time.ToNanoseconds() / 1e9)
+
+
+def figures(progress: Progress) -> list[str]:
+    """The parts of a progress worth a word: phase, count, rate, time left, loss."""
+    parts: list[str] = []
+    unit = f" {progress.unit}" if progress.unit else ""
+    if progress.total:
+        parts.append(f"{progress.done:,}/{progress.total:,}{unit}")
+    elif progress.done:
+        parts.append(f"{progress.done:,}{unit}")
+    if progress.rate > 0:
+        parts.append(f"{rate(progress.rate)}/s")
+    left = progress.remaining.ToNanoseconds() / 1e9
+    if progress.HasField("remaining") and left > 0 and progress.done < progress.total:
+        parts.append(f"{duration(left)} left")
+    if "loss" in progress.figures:
+        parts.append(f"loss {progress.figures['loss']:.3f}")
+    if "tokens_per_second" in progress.figures:
+        parts.append(f"{rate(progress.figures['tokens_per_second'])} tok/s")
+    return parts
+
+
+def bar(done: int, total: int, width: int) -> Text:
+    """A bar of so many characters."""
+    filled = round(width * min(1.0, done / total)) if total else 0
+    return Text.assemble(("━" * filled, "cyan"), ("━" * (width - filled), "bright_black"))
+
+
+def _detail(stage: Stage, width: int) -> Text:
+    if stage.state == Stage.STATE_RUNNING:
+        progress = stage.progress
+        words = Text()
+        if progress.phase and progress.phase != stage.name:
+            words.append(f"{progress.phase} ", "bold")
+        if progress.total:
+            words.append_text(bar(progress.done, progress.total, 24 if width >= _WIDE else 12))
+            words.append(" ")
+        words.append(" · ".join(figures(progress)))
+        return words
+    if stage.state == Stage.STATE_FAILED:
+        return Text(stage.summary or "failed", "red")
+    detail = Text(stage.summary)
+    if stage.reused:
+        detail = Text.assemble(("reused ", "bold green"), detail)
+    return detail
+
+
+_ICONS = {
+    Stage.STATE_SUCCEEDED: Text("✓", "green"),
+    Stage.STATE_FAILED: Text("✗", "bold red"),
+    Stage.STATE_SKIPPED: Text("–", "bright_black"),
+    Stage.STATE_PENDING: Text("·", "bright_black"),
+    Stage.STATE_UNSPECIFIED: Text("·", "bright_black"),
+}
+
+
+class LiveReporter:
+    """Redraws the stages in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._cycle = Cycle()
+        self._note = ""
+        self._spinner = Spinner("dots", style="cyan")
+        self._live = Live(self, console=console, refresh_per_second=8, transient=False)
+
+    def __enter__(self) -> LiveReporter:
+        """Begins."""
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends; what was shown last stays."""
+        self._live.__exit__(kind, error, trace)
+
+    def update(self, cycle: Cycle) -> None:
+        """Shows a newer state."""
+        self._cycle = cycle
+
+    def note(self, text: str) -> None:
+        """Shows a line below the stages."""
+        self._note = text
+
+    def __rich__(self) -> RenderableType:
+        """The picture of this moment."""
+        table = stages_table(self._cycle, self._console.width, self._spinner, time.time())
+        return Group(table, Text(self._note, "yellow")) if self._note else table
+
+
+def stages_table(cycle: Cycle, width: int, spinner: RenderableType, now: float) -> Table:
+    """One line a stage.
+
+    Args:
+        cycle: the state to show.
+        width: columns that there are.
+        spinner: stands before a running stage.
+        now: seconds since the epoch.
+    """
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(width=1)
+    table.add_column(width=8, style="bold")
+    table.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
+    table.add_column(width=7, justify="right", style="bright_black")
+    for stage in cycle.stages:
+        seconds = elapsed(stage, now)
+        table.add_row(
+            spinner if stage.state == Stage.STATE_RUNNING else _ICONS[stage.state],
+            stage.name,
+            _detail(stage, width),
+            "" if seconds is None else duration(seconds),
+        )
+    return table
+
+
+class PlainReporter:
+    """Prints a line when something begins or ends, and every ten seconds while it lasts."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._told: dict[str, tuple[int, str]] = {}
+        self._told_at: dict[str, float] = {}
+        self._note = ""
+
+    def __enter__(self) -> PlainReporter:
+        """Begins."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends."""
+
+    def update(self, cycle: Cycle) -> None:
+        """Prints what is new."""
+        now = time.time()
+        for stage in cycle.stages:
+            if stage.state in (Stage.STATE_UNSPECIFIED, Stage.STATE_PENDING):
+                continue
+            key = (stage.state, stage.progress.phase if stage.state == Stage.STATE_RUNNING else "")
+            due = stage.state == Stage.STATE_RUNNING and now - self._told_at.get(stage.name, now) >= _PLAIN_EVERY_S
+            if self._told.get(stage.name) != key or due:
+                self._told[stage.name] = key
+                self._told_at[stage.name] = now
+                self._console.print(self._line(stage, now), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Prints a line."""
+        if text and text != self._note:
+            self._console.print(text, soft_wrap=True)
+        self._note = text
+
+    @staticmethod
+    def _line(stage: Stage, now: float) -> str:
+        seconds = elapsed(stage, now)
+        took = "" if seconds is None else f" ({duration(seconds)})"
+        if stage.state == Stage.STATE_RUNNING:
+            phase = stage.progress.phase if stage.progress.phase != stage.name else ""
+            words = " · ".join(part for part in (phase, *figures(stage.progress)) if part)
+            return f"[{stage.name}] {words or 'started'}{took}"
+        word = Stage.State.Name(stage.state).removeprefix("STATE_").lower()
+        reused = ", reused" if stage.reused else ""
+        return f"[{stage.name}] {word}{reused}{took}{': ' if stage.summary else ''}{stage.summary}"

@@ -1,0 +1,247 @@
+"""What a cycle found, for a person: records, quality before and after, builds, and what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+from tidemill.common.v1.failure_pb2 import Metric
+from tidemill.pipeline.v1.cycle_pb2 import Cycle
+from tidemill.training.v1.run_pb2 import Report, Variant
+
+from gateway.cli.views.text import duration, interval, metric_name, rate, shorten, size
+
+_WIDE = 96
+_EXAMPLES = 5
+_BAR = 24
+_TITLES = {
+    Cycle.STATE_SUCCEEDED: ("green", "published"),
+    Cycle.STATE_REJECTED: ("yellow", "no build passed the gate; what served before goes on serving"),
+    Cycle.STATE_FAILED: ("red", "failed"),
+    Cycle.STATE_CANCELLED: ("yellow", "cancelled"),
+    Cycle.STATE_RUNNING: ("cyan", "still at work"),
+}
+
+
+def summary(cycle: Cycle, width: int) -> RenderableType:
+    """The whole summary.
+
+    Args:
+        cycle: a cycle, best an ended one; what it lacks is left out.
+        width: columns that there are; 80 and more.
+    """
+    return Group(*_sections(cycle, width))
+
+
+def _sections(cycle: Cycle, width: int) -> Iterator[RenderableType]:
+    color, word = _TITLES.get(cycle.state, ("cyan", ""))
+    seconds = (cycle.update_time.ToNanoseconds() - cycle.create_time.ToNanoseconds()) / 1e9
+    yield Text()
+    yield Rule(Text.assemble((cycle.spec.name, "bold"), " · ", (word, color), f" · {duration(seconds)}"), style=color)
+    if cycle.HasField("failure"):
+        yield _block("Failure", Text(cycle.failure.message, "red"))
+    if cycle.HasField("dataset_version"):
+        yield _block("Records", _records(cycle))
+    if cycle.HasField("report"):
+        yield _block("Quality", _quality(cycle.report))
+        if cycle.report.examples:
+            yield _block("Before and after", _examples(cycle.report, width))
+        if cycle.report.variants:
+            yield _block("Builds", _builds(cycle, width))
+    if reused := [stage.name for stage in cycle.stages if stage.reused]:
+        yield _block("Reused", Text(f"{', '.join(reused)}: unchanged since an earlier cycle, so not done again."))
+
+
+def _block(title: str, content: RenderableType) -> RenderableType:
+    return Group(Text(), Text(title, "bold cyan"), Padding(content, (0, 0, 0, 2)))
+
+
+def _records(cycle: Cycle) -> RenderableType:
+    version = cycle.dataset_version
+    rejected = sum(version.rejected_by_reason.values())
+    line = Text.assemble(
+        (f"{version.records_in:,}", "bold"),
+        " in → ",
+        (f"{version.train_count + version.holdout_count:,}", "bold green"),
+        f" cleaned ({version.train_count:,} to learn from, {version.holdout_count:,} held out) · ",
+        (f"{rejected:,}", "bold yellow"),
+        " rejected",
+    )
+    reasons = sorted(version.rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
+    if not reasons:
+        return line
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right")
+    table.add_column()
+    for reason, count in reasons:
+        table.add_row(f"{count:,}", Text(reason, "bright_black"))
+    return Group(line, table)
+
+
+def _quality(report: Report) -> RenderableType:
+    tuned = report.tuned
+    lines: list[RenderableType] = [
+        Text(f"{metric_name(tuned.name)} on {tuned.sample_size:,} held-out records, 95 % interval")
+    ]
+    table = Table.grid(padding=(0, 2))
+    for justify in ("left", "right", "left", "left"):
+        table.add_column(justify=justify)
+    top = max(report.base.value, tuned.value, 1e-9)
+    for name, metric in (("base", report.base), ("tuned", tuned)):
+        if metric.sample_size:
+            table.add_row(name, Text(f"{metric.value:.3f}", "bold"), interval(metric), _bar(metric, top, name))
+    lines.append(table)
+    if report.HasField("difference") and report.HasField("base"):
+        difference = report.difference
+        share = f" = {difference.value / report.base.value:+.0%}" if report.base.value > 0 else ""
+        color = "green" if difference.ci_low > 0 else "yellow" if difference.ci_high > 0 else "red"
+        certain = "" if difference.ci_low > 0 or difference.ci_high < 0 else " · not certain: the interval holds zero"
+        lines.append(
+            Text.assemble(
+                "gain  ",
+                (f"{difference.value:+.3f}{share}", f"bold {color}"),
+                f"  {interval(difference, signed=True)}{certain}",
+            )
+        )
+    return Group(*lines)
+
+
+def _bar(metric: Metric, top: float, name: str) -> Text:
+    return Text("█" * max(1, round(_BAR * metric.value / top)), "green" if name == "tuned" else "bright_black")
+
+
+def _examples(report: Report, width: int) -> RenderableType:
+    space = width - 14
+    parts: list[RenderableType] = []
+    for number, example in enumerate(report.examples[:_EXAMPLES]):
+        table = Table.grid(padding=(0, 2))
+        table.add_column(width=8, style="bright_black")
+        table.add_column(no_wrap=True)
+        table.add_row("text", Text(shorten(example.input, space), "bright_black"))
+        table.add_row("wanted", Text(shorten(example.reference, space)))
+        if example.base:
+            table.add_row("base", Text(shorten(example.base, space), "yellow"))
+        table.add_row("tuned", Text(shorten(example.tuned, space), "bold green"))
+        parts.extend((Text(), table) if number else (table,))
+    return Group(*parts)
+
+
+def _builds(cycle: Cycle, width: int) -> RenderableType:
+    generation = any(variant.tokens_per_second for variant in cycle.report.variants)
+    metric = metric_name(cycle.report.variants[0].quality.name)
+    wide = width >= _WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    table.add_column("build")
+    table.add_column("size", justify="right")
+    table.add_column("tokens/s" if generation else "texts/s", justify="right")
+    table.add_column("first token" if generation else "latency", justify="right")
+    table.add_column(metric, justify="right")
+    if wide:
+        table.add_column("95 % interval")
+    table.add_column("loss", justify="right")
+    table.add_column("verdict")
+    verdicts = {verdict.precision: verdict for verdict in cycle.verdicts}
+    for variant in cycle.report.variants:
+        verdict = verdicts.get(variant.precision)
+        speed, wait = _speed(variant)
+        word = (
+            Text("not judged", "bright_black")
+            if verdict is None
+            else Text("● published" if cycle.model_version else "● chosen", "bold green")
+            if verdict.chosen
+            else Text("passed", "green")
+            if verdict.passed
+            else Text("refused", "red")
+        )
+        table.add_row(
+            Text(variant.precision, "bold" if verdict and verdict.chosen else ""),
+            size(variant.size_bytes),
+            speed,
+            wait,
+            f"{variant.quality.value:.3f}",
+            *((interval(variant.quality),) if wide else ()),
+            f"{verdict.quality_loss:+.1%}" if verdict else "",
+            word,
+        )
+    whys = [Text.assemble((f"{verdict.precision}: ", "bold"), verdict.why) for verdict in cycle.verdicts if verdict.why]
+    return Group(table, *whys)
+
+
+def _speed(variant: Variant) -> tuple[str, str]:
+    if variant.tokens_per_second:
+        return rate(variant.tokens_per_second), f"{variant.time_to_first_token_ms:,.0f} ms"
+    if variant.examples_per_second:
+        return rate(variant.examples_per_second), f"{variant.latency_p50_ms:.1f} ms"
+    return "", ""
+
+
+def next_steps(cycle: Cycle, address: str, http: str, key_file: Path) -> list[tuple[str, str]]:
+    """What to try next: a few words and the command, which can be pasted as it is.
+
+    Args:
+        cycle: a cycle that published.
+        address: host:port of the gRPC door.
+        http: host:port of the HTTP door.
+        key_file: holds the API key.
+    """
+    model = cycle.spec.rollout.model.removeprefix("models/")
+    trace = cycle.trace_id
+    common = [
+        ("search the logs", 'tidemill logs "level:error"'),
+        *([("follow the cycle through the mesh", f"tidemill trace {trace}")] if trace else []),
+        ("see every part", "tidemill status"),
+        ("stop everything", "tidemill down"),
+    ]
+    if cycle.spec.training.WhichOneof("task") == "text_classification":
+        text = "房间很干净，服务也好"
+        return [
+            ("on the command line", f'tidemill predict {model} "{text}"'),
+            (
+                "over gRPC",
+                f'grpcurl -plaintext -H "authorization: Bearer $(cat {key_file})" '
+                f'-d \'{{"model":"models/{model}","texts":["{text}"]}}\' {address} '
+                "tidemill.inference.v1.InferenceService/Predict",
+            ),
+            *common,
+        ]
+    text = "Shares rose sharply on Friday after the bank raised its forecast for the year."
+    body = (
+        f'{{"model":"{model}","stream":true,"apply_prompt_template":true,'
+        f'"messages":[{{"role":"user","content":"{text}"}}]}}'
+    )
+    return [
+        ("on the command line", f'tidemill generate {model} "{text}"'),
+        (
+            "over HTTP, in OpenAI's dialect",
+            f"curl -N http://{http}/v1/chat/completions -H \"Authorization: Bearer $(cat {key_file})\" -d '{body}'",
+        ),
+        (
+            "with the openai package",
+            f"python -c \"import openai; c = openai.OpenAI(base_url='http://{http}/v1', "
+            f"api_key=open('{key_file}').read().strip()); print(c.chat.completions.create(model='{model}', "
+            f"messages=[{{'role': 'user', 'content': '{text}'}}], "
+            "extra_body={'apply_prompt_template': True}).choices[0].message.content)\"",
+        ),
+        (
+            "over gRPC",
+            f'grpcurl -plaintext -H "authorization: Bearer $(cat {key_file})" '
+            f'-d \'{{"model":"models/{model}","text":"{text}"}}\' {address} '
+            "tidemill.inference.v1.InferenceService/Generate",
+        ),
+        ("say how good an answer was", "tidemill feedback ANSWER good  # ANSWER: its id, shown by `tidemill generate`"),
+        *common,
+    ]
+
+
+def print_next_steps(console: Console, steps: list[tuple[str, str]]) -> None:
+    """Prints the commands unwrapped, so that they can be copied."""
+    console.print()
+    console.print(Text("Try next", "bold cyan"))
+    for words, command in steps:
+        console.print(Text(f"  # {words}", "bright_black"))
+        console.print(Text(f"  {command}"), soft_wrap=True)

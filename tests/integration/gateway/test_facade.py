@@ -1,0 +1,159 @@
+"""The gRPC door: services on one port, passed on with everything that belongs to a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+from tidemill.inference.v1.inference_service_pb2 import GenerateRequest, PredictRequest, StreamGenerateRequest
+from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from tidemill.ingest.v1.ingest_service_pb2 import IngestRecordsRequest, StreamRecordsRequest
+from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
+from tidemill.ingest.v1.record_pb2 import Record
+from tidemill.training.v1.training_service_pb2 import CreateRunRequest, GetRunRequest
+from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
+
+from tests.integration.gateway.conftest import Mesh
+from tests.integration.gateway.fake_peers import ANSWER, WORDS
+
+
+@pytest.fixture
+def channel(mesh: Mesh) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(mesh.grpc) as channel:
+        yield channel
+
+
+@pytest.fixture
+def auth(mesh: Mesh) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {mesh.key}"),)
+
+
+def test_unary_call_with_metadata_deadline_and_trailers(
+    mesh: Mesh, channel: grpc.Channel, auth: tuple[tuple[str, str], ...]
+) -> None:
+    stub = InferenceServiceStub(channel)
+    response, call = stub.Predict.with_call(
+        PredictRequest(model="models/reviews", texts=["a", "b"]),
+        metadata=(*auth, ("x-request-id", "r-1"), ("x-blob-bin", b"\x00\x01")),
+        timeout=20,
+    )
+    assert [prediction.label for prediction in response.predictions] == ["positive", "positive"]
+    seen = mesh.peers.seen
+    assert seen.metadata[-1]["x-request-id"] == "r-1"
+    assert seen.metadata[-1]["x-blob-bin"] == b"\x00\x01"
+    assert "authorization" not in seen.metadata[-1]
+    remaining = seen.remaining_s[-1]
+    assert remaining is not None
+    assert remaining <= 20
+    assert ("x-cache", "hit") in [(key, value) for key, value in call.trailing_metadata()]
+
+
+def test_streams(channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:
+    pieces = InferenceServiceStub(channel).StreamGenerate(
+        StreamGenerateRequest(model="models/headlines", text="x"), metadata=auth
+    )
+    assert [piece.text_delta for piece in pieces] == [*WORDS, ""]
+    batches = (StreamRecordsRequest(request_id=name, records=[Record(source="s", text="t")]) for name in ("one", "two"))
+    answers = IngestServiceStub(channel).StreamRecords(batches, metadata=auth)
+    assert [answer.request_id for answer in answers] == ["one", "two"]
+
+
+def test_cancelling_reaches_the_service(mesh: Mesh, channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:
+    cancelled = mesh.peers.seen.cancelled
+    mesh.loop.call_soon_threadsafe(cancelled.clear)
+    pieces = InferenceServiceStub(channel).StreamGenerate(
+        StreamGenerateRequest(model="models/headlines", text="wait"), metadata=auth
+    )
+    assert next(pieces).answer == ANSWER
+    pieces.cancel()
+    mesh.run(cancelled.wait())
+
+
+def test_the_services_own_error_details_arrive(channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:
+    with pytest.raises(grpc.RpcError) as found:
+        IngestServiceStub(channel).IngestRecords(IngestRecordsRequest(), metadata=auth)
+    assert found.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    status = rpc_status.from_call(found.value)  # type: ignore[arg-type]
+    bad = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(bad) for detail in status.details)
+    assert bad.field_violations[0].field == "records"
+
+
+def test_a_deadline_ends_the_call(channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:
+    with pytest.raises(grpc.RpcError) as found:
+        InferenceServiceStub(channel).Generate(
+            GenerateRequest(model="models/headlines", text="wait"), metadata=auth, timeout=0.3
+        )
+    assert found.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_what_is_not_public_does_not_exist(channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:
+    with pytest.raises(grpc.RpcError) as found:
+        TrainingServiceStub(channel).CreateRun(CreateRunRequest(), metadata=auth)
+    assert found.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_service_that_is_away_is_named(channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:
+    with pytest.raises(grpc.RpcError) as found:
+        TrainingServiceStub(channel).GetRun(GetRunRequest(name="runs/r"), metadata=auth, timeout=20)
+    assert found.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "training service does not answer" in str(found.value.details())
+
+
+@pytest.mark.parametrize(
+    "metadata", [(), (("authorization", "Bearer tm_000000000000_" + "0" * 64),), (("x-api-key", "?"),)]
+)
+def test_without_a_valid_key_nothing_is_reached(
+    mesh: Mesh, channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    before = len(mesh.peers.seen.requests)
+    for call in (
+        lambda: InferenceServiceStub(channel).Predict(PredictRequest(model="models/m", texts=["a"]), metadata=metadata),
+        lambda: list(
+            InferenceServiceStub(channel).StreamGenerate(
+                StreamGenerateRequest(model="models/headlines", text="x"), metadata=metadata
+            )
+        ),
+        lambda: list(IngestServiceStub(channel).StreamRecords(iter(()), metadata=metadata)),
+    ):
+        with pytest.raises(grpc.RpcError) as found:
+            call()
+        assert found.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert "tidemill keys create" in str(found.value.details())
+    assert len(mesh.peers.seen.requests) == before
+
+
+def test_a_new_key_holds_at_once_and_a_revoked_one_soon_no_more(mesh: Mesh, channel: grpc.Channel) -> None:
+    key, text = mesh.store.create("visitor")
+    request, metadata = PredictRequest(model="models/m", texts=["a"]), (("x-api-key", text),)
+    stub = InferenceServiceStub(channel)
+    assert stub.Predict(request, metadata=metadata).predictions
+    mesh.store.revoke(key.key_id)
+
+    def refused() -> bool:
+        try:
+            stub.Predict(request, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code() is grpc.StatusCode.UNAUTHENTICATED
+        return False
+
+    while not refused():  # the test's own time limit ends it
+        pass
+
+
+def test_health_is_open_and_reflection_lists_the_services(
+    channel: grpc.Channel, auth: tuple[tuple[str, str], ...]
+) -> None:
+    health = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
+        health_pb2.HealthCheckRequest()
+    )
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    asked = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), metadata=auth)  # type: ignore[operator]
+    names = {service.name for service in next(asked).list_services_response.service}
+    assert {"tidemill.ingest.v1.IngestService", "inference.GRPCInferenceService"} <= names

@@ -1,0 +1,180 @@
+"""The other HTTP doors: records, feedback, health, metrics; and bad input at all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.gateway.conftest import Mesh
+
+
+@pytest.fixture
+def http(mesh: Mesh) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://{mesh.http}", headers={"x-api-key": mesh.key}) as client:
+        yield client
+
+
+def test_records(mesh: Mesh, http: httpx.Client) -> None:
+    record = {"source": "tickets", "text": "héllo", "attributes": {"label": "a"}, "event_time": "2026-01-02T03:04:05Z"}
+    answer = http.post("/v1/records", json={"records": [record, {"source": "s", "text": "t", "record_id": "mine"}]})
+    assert answer.json() == {"record_ids": ["rec_0", "mine"]}
+    seen = mesh.peers.seen.requests[-1]
+    assert (seen.records[0].text, dict(seen.records[0].attributes)) == ("héllo", {"label": "a"})
+    assert seen.records[0].event_time.ToJsonString() == "2026-01-02T03:04:05Z"
+    assert seen.request_id
+
+
+def test_feedback_by_the_completions_id(mesh: Mesh, http: httpx.Client) -> None:
+    for answer in ("answers/01jtest", "01jtest"):
+        body = {"answer": answer, "rating": -1, "correction": "Better"}
+        found = http.post("/v1/feedback", json=body, headers={"idempotency-key": "once"})
+        assert found.json()["answer"] == "answers/01jtest"
+        seen = mesh.peers.seen.requests[-1]
+        assert (seen.rating, seen.correction, seen.request_id) == (-1.0, "Better", "once")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/records", {"records": []}, "records"),
+        ("/v1/records", {"records": [{"source": "s", "text": "t", "colour": "red"}]}, "records[0].colour"),
+        ("/v1/records", {"records": [{"source": "s", "text": 3}]}, "records[0].text"),
+        ("/v1/records", {"records": [{"source": "s", "text": "t", "event_time": "noon"}]}, "records[0].event_time"),
+        ("/v1/records", {"records": [{"source": "NOT OK", "text": "t"}]}, "records[0].source"),
+        ("/v1/feedback", {"answer": "answers/a"}, "rating"),
+        ("/v1/feedback", {"answer": "answers/a", "rating": 2}, "rating"),
+        ("/v1/feedback", {"answer": "answers/a b", "rating": 1}, "answer"),
+        ("/v1/chat/completions", {"model": "headlines"}, "messages"),
+        ("/v1/chat/completions", {"model": "headlines", "messages": [{"role": "tool"}]}, "messages[0].role"),
+    ],
+)
+def test_bad_input_is_named(http: httpx.Client, path: str, body: Any, param: str) -> None:
+    answer = http.post(path, json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff\xfe", b'"x"'])
+def test_what_is_no_json_object_is_refused(http: httpx.Client, body: bytes) -> None:
+    for path in ("/v1/chat/completions", "/v1/records", "/v1/feedback", "/v2/models/echo/infer"):
+        assert http.post(path, content=body).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": [{"name": "X", "datatype": "FP32", "shape": [2], "data": [1]}]},
+        {"inputs": [{"name": "X", "datatype": "INT8", "shape": [1], "data": [300]}]},
+        {"inputs": [{"name": "X", "datatype": "INT8", "shape": [1], "data": [1.5]}]},
+        {"inputs": [{"name": "X", "datatype": "FP99", "shape": [1], "data": [1]}]},
+        {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}]},
+        {"inputs": [{"name": "X", "datatype": "FP32", "shape": [-1], "data": []}]},
+        {"inputs": [{"datatype": "FP32", "shape": [1], "data": [1]}]},
+        {"inputs": {}},
+        {"inputs": [], "parameters": {"shared_memory_region": "r"}},
+    ],
+)
+def test_broken_tensors_are_refused(http: httpx.Client, body: Any) -> None:
+    answer = http.post("/v2/models/echo/infer", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+def test_binary_sizes_must_agree(http: httpx.Client) -> None:
+    head = b'{"inputs":[{"name":"X","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":4}}]}'
+    for length, tail in ((len(head), b"\0\0\0\0\0"), (len(head), b"\0"), (len(head) + 9, b"\0\0\0\0")):
+        answer = http.post(
+            "/v2/models/echo/infer", content=head + tail, headers={"Inference-Header-Content-Length": str(length)}
+        )
+        assert answer.status_code == 400
+
+
+def test_unknown_paths_and_methods(http: httpx.Client) -> None:
+    assert http.get("/v1/nothing").status_code == 404
+    assert http.get("/v1/chat/completions").status_code == 405
+
+
+def test_health_needs_no_key_and_tells_of_every_part(mesh: Mesh) -> None:
+    body = httpx.get(f"http://{mesh.http}/healthz").json()
+    assert body["status"] == "degraded"
+    assert body["parts"]["ingest"]["status"] == "serving"
+    assert body["parts"]["training"]["status"] == "unavailable"
+
+
+def test_metrics_name_routes_not_paths(mesh: Mesh, http: httpx.Client) -> None:
+    http.get("/v1/models/headlines")
+    http.get("/v1/models/some-unseen-name")
+    text = httpx.get(f"http://{mesh.http}/metrics").text
+    assert 'request_latency_bucket{endpoint="GET /v1/models/{model}",le="0.1",service_name="gateway"}' in text
+    assert "some-unseen-name" not in text
+    assert 'error_rate{service_name="gateway"}' in text
+
+
+def test_document_lists_the_doors(mesh: Mesh) -> None:
+    paths = httpx.get(f"http://{mesh.http}/openapi.json").json()["paths"]
+    body = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "messages" in body["required"]
+    assert {"/v1/records", "/v1/feedback", "/v2/models/{model}/infer", "/healthz"} <= paths.keys()
+
+
+def test_large_bodies_are_refused(mesh: Mesh, http: httpx.Client) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(65):
+            yield b"x" * (1 << 20)
+
+    answer = http.post("/v1/records", content=parts(), timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "body_too_large")
+
+
+def _start(state: Path, **settings: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gateway"],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "TIDEMILL_STATE": str(state),
+            "TIDEMILL_DATABASE_URL": f"sqlite:///{state / 'gateway.sqlite'}",
+            "TIDEMILL_BIND": "127.0.0.1:0",
+            "TIDEMILL_HTTP_BIND": "127.0.0.1:0",
+            **settings,
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_process_starts_without_its_peers_and_ends_in_order(tmp_path: Path) -> None:
+    process = _start(tmp_path)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "gateway serves on port" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()
+    assert process.wait(30) == 0, "".join(lines) + rest
+    assert "gateway ended" in rest
+    key = tmp_path / "api-key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert key.read_text().strip() not in "".join(lines) + rest
+
+
+def test_a_taken_port_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = _start(tmp_path, TIDEMILL_HTTP_BIND=f"127.0.0.1:{taken.getsockname()[1]}")
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "TIDEMILL_HTTP_BIND" in errors
+    assert "Traceback" not in errors

@@ -1,0 +1,142 @@
+"""The official `openai` package against the gateway, unchanged."""
+
+from __future__ import annotations
+
+import httpx
+import openai
+import pytest
+from openai.types.chat import ChatCompletionUserMessageParam
+
+from tests.integration.gateway.conftest import Mesh
+from tests.integration.gateway.fake_peers import ANSWER, VERSION, WORDS
+
+ASK: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "An article."}]
+
+
+@pytest.fixture
+def client(mesh: Mesh) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"http://{mesh.http}/v1", api_key=mesh.key, max_retries=0)
+
+
+def test_whole_answer(mesh: Mesh, client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="headlines",
+        messages=[
+            {"role": "developer", "content": "Be short."},
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        ],
+        max_completion_tokens=12,
+        temperature=0.5,
+        top_p=0.9,
+        seed=7,
+        stop="\n",
+    )
+    assert answer.id == ANSWER
+    assert answer.choices[0].message.content == "".join(WORDS)
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == 10
+    assert answer.system_fingerprint == VERSION
+    request = mesh.peers.seen.requests[-1]
+    assert request.model == "models/headlines"
+    assert [(m.role, m.content) for m in request.conversation.messages] == [("system", "Be short."), ("user", "Hi")]
+    assert (request.sampling.max_tokens, request.sampling.temperature, request.sampling.top_p) == (12, 0.5, 0.9)
+    assert (request.sampling.seed, list(request.sampling.stop)) == (7, ["\n"])
+
+
+def test_streamed_answer_with_usage(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="headlines",
+            messages=ASK,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert {chunk.id for chunk in chunks} == {ANSWER}
+    assert [c.choices[0].delta.content for c in chunks[1:-2]] == list(WORDS)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (7, 3)
+
+
+def test_prompt_template_is_the_models_own(mesh: Mesh, client: openai.OpenAI) -> None:
+    client.chat.completions.create(
+        model="headlines",
+        messages=ASK,
+        extra_body={"apply_prompt_template": True},
+    )
+    assert mesh.peers.seen.requests[-1].text == "An article."
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["headlines"]
+    assert client.models.retrieve("headlines").created == 1_700_000_000
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nothing")
+
+
+def test_unknown_model(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as found:
+        client.chat.completions.create(model="nothing", messages=ASK)
+    assert (found.value.code, found.value.param) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_unknown_model_is_told_by_the_status_also_when_streaming(client: openai.OpenAI, stream: bool) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="nothing", messages=ASK, stream=stream)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("n", 2), ("tools", [{"type": "function"}]), ("logprobs", True), ("temperature", 3), ("no_such_option", 1)],
+)
+def test_what_is_not_offered_is_refused_by_name(client: openai.OpenAI, option: str, value: object) -> None:
+    with pytest.raises(openai.BadRequestError) as found:
+        client.chat.completions.create(model="headlines", messages=ASK, extra_body={option: value})
+    assert found.value.param == option
+    assert option in found.value.message
+
+
+def test_a_wrong_key_is_refused_with_what_to_do(mesh: Mesh) -> None:
+    stranger = openai.OpenAI(base_url=f"http://{mesh.http}/v1", api_key="sk-nothing", max_retries=0)
+    with pytest.raises(openai.AuthenticationError) as found:
+        stranger.models.list()
+    assert "tidemill keys create" in found.value.message
+
+
+def test_an_error_in_the_middle_of_a_stream_reaches_the_client(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="headlines", messages=[{"role": "user", "content": "break"}], stream=True
+    )
+    with pytest.raises(openai.APIError) as found:
+        list(stream)
+    assert "failed unexpectedly" in found.value.message
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_caller_that_hangs_up_ends_the_generation(mesh: Mesh, stream: bool) -> None:
+    cancelled = mesh.peers.seen.cancelled
+    mesh.loop.call_soon_threadsafe(cancelled.clear)
+    body = {"model": "headlines", "stream": stream, "messages": [{"role": "user", "content": "wait"}]}
+    headers = {"authorization": f"Bearer {mesh.key}"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"http://{mesh.http}/v1/chat/completions", json=body, headers=headers, timeout=0.5)
+    mesh.run(cancelled.wait())
+
+
+def test_the_answer_names_its_trace_and_the_service_sees_it(mesh: Mesh) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    answer = httpx.post(
+        f"http://{mesh.http}/v1/chat/completions",
+        json={"model": "headlines", "messages": ASK},
+        headers={"x-api-key": mesh.key, "traceparent": parent},
+    )
+    assert answer.headers["x-trace-id"] == "0af7651916cd43dd8448eb211c80319c"
+    seen = mesh.peers.seen.metadata[-1]
+    assert str(seen["traceparent"]).split("-")[1] == "0af7651916cd43dd8448eb211c80319c"
+    assert "authorization" not in seen
+    assert "x-api-key" not in seen
