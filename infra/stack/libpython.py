@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -29,4 +30,4 @@ def candidate_folders() -> Iterator[Path]:
 def find_libpython() -> Path | None:
     """The library's path, or None: a Python built without it cannot run Triton's Python models."""
     name = library_name()
-    return next((folder / name for folder in candidate_folders() if (folder / name).is_file()), None)
+    return next((folder / name for folder in candidate_folders() if os.access(folder / name, os.R_OK)), None)

@@ -178,8 +178,8 @@ def _shared_memory(facts: Facts) -> str | None:
 
 
 def _existing(path: Path) -> Path:
-    """The path itself or the nearest folder above it that exists."""
-    return next(each for each in (path, *path.parents) if each.exists())
+    """The path itself or the nearest folder above it that exists, as far as this user can see."""
+    return next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
 
 
 def _free_gib(path: Path) -> float:

@@ -18,6 +18,7 @@ import random
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,7 +143,10 @@ class Supervisor:
 
     async def _run(self) -> bool:
         self._publish()
-        self._failed = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._failed = loop.create_future()
+        # A probe blocks for seconds at worst: each child gets a thread of its own.
+        loop.set_default_executor(ThreadPoolExecutor(2 * len(self._specs), thread_name_prefix="probe"))
         tasks = [asyncio.create_task(self._tend(child), name=child.spec.name) for child in self._children.values()]
         try:
             error = await self._started()
@@ -172,27 +176,28 @@ class Supervisor:
             await everything
         if self._failed.done():
             return self._failed.result()
-        if late:
-            missing = [child for child in self._children.values() if not child.ready.is_set()]
+        missing = [child for child in self._children.values() if not child.ready.is_set()]
+        if late and missing:
             return self._failure(missing[0], f"was not ready within {self._patience.start_s:.0f} s")
         return None
 
     async def _tend(self, child: _Child) -> None:
         """One child's life: start, watch, start again."""
-        try:
-            while True:
-                for name in child.spec.needs & self._children.keys():
-                    await self._children[name].ready.wait()
+        while True:
+            for name in child.spec.needs & self._children.keys():
+                await self._children[name].ready.wait()
+            try:
                 reason = await self._live(child)
-                self._note_end(child, reason)
-                pause = self._pause(child)
-                logger.warning("%s %s; it starts again in %.1f s", child.spec.name, reason, pause)
-                await asyncio.sleep(pause)
-        except StackError as error:  # its prepare says that it can never run
-            self._fail(ChildFailedError(f"{child.spec.name} cannot start: {error.message}"))
-        except Exception as error:
-            logger.exception("%s cannot be started", child.spec.name)
-            self._fail(ChildFailedError(f"{child.spec.name} cannot start: {error}"))
+            except Exception as error:
+                reason = f"cannot start: {error}"
+                if isinstance(error, StackError) and not child.was_ready:  # trying again changes nothing
+                    self._fail(ChildFailedError(f"{child.spec.name} {reason}"))
+                elif not isinstance(error, OSError):
+                    logger.exception("%s cannot start", child.spec.name)
+            self._note_end(child, reason)
+            pause = self._pause(child)
+            logger.warning("%s %s; it starts again in %.1f s", child.spec.name, reason, pause)
+            await asyncio.sleep(pause)
 
     async def _live(self, child: _Child) -> str:
         """Starts the child and returns, when it has ended, how."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from infra.stack.child import ChildSpec
+from infra.stack.child import ChildSpec, Program
+from infra.stack.errors import StackError
 from infra.stack.layout import python_path
 from infra.stack.process import start_ticks, tagged
 from infra.stack.state import ChildPhase, StackPhase, StackState, read_state
@@ -95,6 +97,34 @@ async def test_a_child_that_cannot_start_fails_the_stack_with_the_end_of_its_log
     assert "the disk is made of cheese" in stack.error
     await assert_nothing_left(tmp_path)
     assert "stop base" in notes_of(tmp_path)
+
+
+async def test_a_child_that_can_never_start_fails_the_stack_at_once(tmp_path: Path) -> None:
+    def prepare(ports: Mapping[str, int]) -> Program:
+        raise StackError("The tide tables are missing: fetch them.")
+
+    spec = dataclasses.replace(child(tmp_path, "base"), prepare=prepare)
+    assert not await Supervisor(layout_of(tmp_path), [spec], QUICK).run()
+    assert read_state(layout_of(tmp_path)).error == "base cannot start: The tide tables are missing: fetch them."
+
+
+async def test_what_fails_for_a_while_is_tried_until_it_works(tmp_path: Path) -> None:
+    spec = child(tmp_path, "base")
+    tries: list[int] = []
+
+    def prepare(ports: Mapping[str, int]) -> Program:
+        tries.append(1)
+        if 1 < len(tries) < 6:
+            raise OSError("Cannot allocate memory")
+        return spec.prepare(ports)
+
+    async with supervised(tmp_path, [dataclasses.replace(spec, prepare=prepare)]) as stack:
+        victim = stack.children["base"].pid
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+        after = await until(tmp_path, lambda now: ready(now) and now.children["base"].restarts == 5)
+        assert after.children["base"].last_error == "cannot start: Cannot allocate memory"
+        await until(tmp_path, lambda now: now.children["base"].phase is ChildPhase.READY)
 
 
 async def test_a_child_that_ignores_the_request_to_stop_is_killed(tmp_path: Path) -> None:
