@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from services.kit.errors import UnavailableError
 
@@ -15,7 +15,7 @@ def translate_database_errors() -> Iterator[None]:
     """Raises UnavailableError where the database does not answer."""
     try:
         yield
-    except OperationalError as error:
+    except (OperationalError, InterfaceError) as error:
         raise UnavailableError(
             f"The database of cleaning does not answer: {error.orig}", reason="DATABASE_UNAVAILABLE", retry_after_s=1
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,8 +17,11 @@ from services.cleaning.domain.dataset import (
     VersionState,
     split_version_name,
 )
+from services.cleaning.domain.recipe import RecipeError
 from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, NotFoundError
+
+logger = logging.getLogger(__name__)
 
 
 class Datasets:
@@ -47,7 +51,10 @@ class Datasets:
         after = ""
         while page := self._datasets.datasets(after, 500):
             for dataset in page:
-                self.put(dataset.name, dataset.spec)
+                try:
+                    self.put(dataset.name, dataset.spec)
+                except RecipeError as error:
+                    logger.error("%s has a recipe that cannot be applied any more: %s", dataset.name, error.message)
             after = page[-1].name
 
     def get(self, name: str) -> Dataset:

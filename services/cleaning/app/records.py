@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from services.cleaning.app.ports import Announcer, Arrival, DatasetStore, RecordStore
 from services.cleaning.app.recipes import RecipeBook
 from services.cleaning.domain.dataset import Dataset
-from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import Cleaned, RawRecord, Verdict
 from services.kit.errors import NotFoundError
+
+logger = logging.getLogger(__name__)
 
 _PAGE = 500
 
@@ -42,9 +45,9 @@ class Records:
 
     def clean_stale(self, dataset: Dataset) -> bool:
         """Cleans some records that a changed recipe left behind; False when there are none."""
-        stale = self._records.stale(dataset, _PAGE)
-        self._records.save_verdicts(self._judge(dataset, stale))
-        return bool(stale)
+        verdicts = self._judge(dataset, self._records.stale(dataset, _PAGE))
+        self._records.save_verdicts(verdicts)
+        return bool(verdicts)
 
     def announce(self) -> None:
         """Publishes all verdicts that have not been published."""
@@ -80,7 +83,13 @@ class Records:
     def _judge(self, dataset: Dataset, records: Sequence[RawRecord]) -> list[Verdict]:
         if not records:
             return []
-        cleaned = self._recipes.of(dataset.spec).clean_batch((record.text, record.attributes) for record in records)
+        try:
+            recipe = self._recipes.of(dataset.spec)
+        except RecipeError as error:
+            # Put under another release; its records stay raw, and what else there is goes on.
+            logger.error("%s has a recipe that cannot be applied: %s", dataset.name, error.message)
+            return []
+        cleaned = recipe.clean_batch((record.text, record.attributes) for record in records)
         return [
             Verdict(record.record_id, record.source, dataset.name, dataset.recipe_digest, record.content_digest, result)
             for record, result in zip(records, cleaned, strict=True)

@@ -21,8 +21,15 @@ from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.ports import Announcement, Arrival
 from services.cleaning.app.recipes import RecipeBook
 from services.cleaning.app.records import Records
-from services.cleaning.domain.dataset import AwaitedImport, DatasetSpec, DatasetVersion, HoldoutSpec, VersionState
-from services.cleaning.domain.recipe import parse_operators
+from services.cleaning.domain.dataset import (
+    AwaitedImport,
+    Dataset,
+    DatasetSpec,
+    DatasetVersion,
+    HoldoutSpec,
+    VersionState,
+)
+from services.cleaning.domain.recipe import OperatorSpec, parse_operators
 from services.cleaning.domain.record import RawRecord
 from services.cleaning.engine.registry import default_registry
 from services.kit.errors import UnavailableError
@@ -263,6 +270,23 @@ def test_a_failed_build_names_the_reason_and_stops_no_other(world: World) -> Non
     assert version.state is VersionState.FAILED
     assert version.failure is not None
     assert world.datasets.version(other).state is VersionState.READY
+
+
+def test_a_recipe_of_another_release_stops_nothing_else(world: World) -> None:
+    world.put("normalize_whitespace")
+    world.records.collect([arrival("a", "one")])
+    gone = DatasetSpec(("news",), (OperatorSpec("operator_of_tomorrow"),))
+    now = world.clock.now()
+    world.datasets_store.put_dataset(Dataset("datasets/gone", gone, "0" * 64, now, now))
+    world.datasets.refresh_digests()
+    world.records.collect([arrival("b", "two")])
+    world.work()
+    assert [record_id for _, record_id, _ in world.announcer.told] == ["a", "b"]
+    name = world.datasets.build_version("datasets/gone", [], "", "").name
+    world.work()
+    failure = world.datasets.version(name).failure
+    assert failure is not None
+    assert failure.reason == "INVALID_RECIPE"
 
 
 def test_putting_the_same_twice_is_putting_it_once(world: World) -> None:
