@@ -23,6 +23,7 @@ def masked(text: str) -> str:
         ("邮箱zhang_san@163.com，谢谢", "邮箱[EMAIL]，谢谢"),
         ("see https://example.com/a?b=1#c and www.example.org/x", "see [URL] and [URL]"),
         ("见http://example.com/x吧", "见[URL]吧"),
+        ("(see http://example.com/x?a=1), or www.example.com: ok", "(see [URL]), or [URL]: ok"),
         ("手机13812345678或+86 138-1234-5678", "手机[PHONE]或[PHONE]"),
         ("电话010-12345678转", "电话[PHONE]转"),
         ("call (212) 555-0134 or +1 212 555 0134", "call [PHONE] or [PHONE]"),

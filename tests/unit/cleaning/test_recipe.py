@@ -116,8 +116,7 @@ def test_columns_are_what_is_required_and_what_operators_make() -> None:
 
 def test_every_pipeline_file_has_a_recipe_that_compiles() -> None:
     files = sorted((Path(__file__).parents[3] / "pipelines").rglob("*.yaml"))
-    if not files:
-        pytest.skip("the pipelines are not written yet")
+    assert files, "no pipeline was found"
     for path in files:
         block = yaml.safe_load(path.read_text(encoding="utf-8"))["cleaning"]
         compile_recipe(REGISTRY, parse_operators(block))

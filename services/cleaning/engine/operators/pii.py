@@ -28,8 +28,9 @@ _NUMERIC: Final = ("id_card", "bank_card", "ip", "phone")
 # Seven digits or more with signs between them that numbers of people are written with.
 _LONG_NUMBER = re.compile(r"[0-9][0-9 ().\-]{5,}[0-9Xx]")
 _PATTERNS: Final[dict[str, re.Pattern[str]]] = {
+    # Ends before Chinese text, brackets and the punctuation of the sentence around it.
     "url": re.compile(
-        r"(?:https?|ftp)://[^\s<>\"'\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]+|(?<![\w.@-])www\.[\w-]+\.[^\s<>\"'\u3000-\u9fff\uff00-\uffef]+"
+        r"(?:(?:https?|ftp)://|(?<![\w.@-])www\.(?=[\w-]+\.))[^\s<>\"'\u3000-\u303f\u3400-\u9fff\uff00-\uffef]+(?<![.,;:!?)\]])"
     ),
     "email": re.compile(
         r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9-])"
