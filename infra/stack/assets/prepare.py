@@ -113,7 +113,7 @@ def _prepare_elasticsearch(home: Home, progress: Progress) -> None:
         for path in list(inner.iterdir()):
             path.rename(folder / path.name)
         inner.rmdir()
-        for path in folder.rglob("*"):  # readable by the user that it runs as when started by root
+        for path in (folder, *folder.rglob("*")):  # readable by the user that it runs as when started by root
             path.chmod(0o755 if path.is_dir() else 0o644)
 
     place_folder(home.elasticsearch, f"unpacked {ELASTICSEARCH.sha256}", unpack)

@@ -19,9 +19,10 @@ import pytest
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import python_path
+from infra.stack.lock import AlreadyRunningError
 from infra.stack.process import start_ticks, tagged
 from infra.stack.state import ChildPhase, StackPhase, StackState, read_state
-from infra.stack.supervisor import AlreadyRunningError, Supervisor
+from infra.stack.supervisor import Supervisor
 from tests.integration.stack.tiny_stack import BROKEN, QUICK, STUBBORN, chain, child, layout_of, notes_of
 
 _PATIENCE_S = 30.0

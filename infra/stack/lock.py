@@ -1,0 +1,41 @@
+"""Keeps two supervisors from one state folder, whatever becomes of either: the kernel gives the lock back."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from infra.stack.errors import StackError
+from infra.stack.layout import State
+
+_PATIENCE_S = 2.0
+
+
+class AlreadyRunningError(StackError):
+    """Another supervisor holds the state folder."""
+
+    default_reason = "STACK_ALREADY_RUNNING"
+
+
+@contextmanager
+def held(state: State) -> Iterator[None]:
+    """Holds the state folder; waits a little for one that is just ending.
+
+    Raises:
+        AlreadyRunningError: another supervisor holds it.
+    """
+    with state.lock.open("a") as file:
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise AlreadyRunningError(
+                        f"A stack runs on {state.root} already: `tidemill status` shows it, `tidemill down` ends it."
+                    ) from error
+                time.sleep(0.1)
+        yield
