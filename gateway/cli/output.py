@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +22,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs inst
 EXIT_FAILED = 1
 EXIT_REJECTED = 3
 EXIT_INTERRUPTED = 130
+
+
+def program() -> str:
+    """How a person starts this command from where they are: its name where the PATH holds it, else its path."""
+    return _from_here(Path(sys.argv[0]).absolute())
+
+
+def python() -> str:
+    """How a person starts the Python that runs this command."""
+    return _from_here(Path(sys.executable))
+
+
+def _from_here(path: Path) -> str:
+    found = shutil.which(path.name)
+    if found and Path(found).absolute() == path:
+        return path.name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def stdout() -> Console:

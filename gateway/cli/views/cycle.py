@@ -65,13 +65,13 @@ def figures(progress: Progress) -> list[str]:
         parts.append(f"{progress.done:,}{unit}")
     if progress.rate > 0:
         parts.append(f"{rate(progress.rate)}/s")
+    if "tokens_per_second" in progress.figures:
+        parts.append(f"{rate(progress.figures['tokens_per_second'])} tok/s")
+    if "loss" in progress.figures:
+        parts.append(f"loss {progress.figures['loss']:.2f}")
     left = progress.remaining.ToNanoseconds() / 1e9
     if progress.HasField("remaining") and left > 0 and progress.done < progress.total:
         parts.append(f"{duration(left)} left")
-    if "loss" in progress.figures:
-        parts.append(f"loss {progress.figures['loss']:.3f}")
-    if "tokens_per_second" in progress.figures:
-        parts.append(f"{rate(progress.figures['tokens_per_second'])} tok/s")
     return parts
 
 
@@ -88,7 +88,7 @@ def _detail(stage: Stage, width: int) -> Text:
         if progress.phase and progress.phase != stage.name:
             words.append(f"{progress.phase} ", "bold")
         if progress.total:
-            words.append_text(bar(progress.done, progress.total, 24 if width >= _WIDE else 12))
+            words.append_text(bar(progress.done, progress.total, 24 if width >= _WIDE else 8))
             words.append(" ")
         words.append(" · ".join(figures(progress)))
         return words

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -14,6 +13,7 @@ from tidemill.common.v1.failure_pb2 import Metric
 from tidemill.pipeline.v1.cycle_pb2 import Cycle
 from tidemill.training.v1.run_pb2 import Report, Variant
 
+from gateway.cli.connection import Target
 from gateway.cli.views.text import duration, interval, metric_name, rate, shorten, size
 
 _WIDE = 96
@@ -180,62 +180,50 @@ def _speed(variant: Variant) -> tuple[str, str]:
     return "", ""
 
 
-def next_steps(cycle: Cycle, address: str, http: str, key_file: Path) -> list[tuple[str, str]]:
+def next_steps(cycle: Cycle, target: Target, program: str, python: str) -> list[tuple[str, str]]:
     """What to try next: a few words and the command, which can be pasted as it is.
 
     Args:
         cycle: a cycle that published.
-        address: host:port of the gRPC door.
-        http: host:port of the HTTP door.
-        key_file: holds the API key.
+        target: the mesh.
+        program: how this command is started.
+        python: how a Python with the stubs is started.
     """
     model = cycle.spec.rollout.model.removeprefix("models/")
-    trace = cycle.trace_id
-    common = [
-        ("search the logs", 'tidemill logs "level:error"'),
-        *([("follow the cycle through the mesh", f"tidemill trace {trace}")] if trace else []),
-        ("see every part", "tidemill status"),
-        ("stop everything", "tidemill down"),
-    ]
-    if cycle.spec.training.WhichOneof("task") == "text_classification":
-        text = "房间很干净，服务也好"
-        return [
-            ("on the command line", f'tidemill predict {model} "{text}"'),
-            (
-                "over gRPC",
-                f'grpcurl -plaintext -H "authorization: Bearer $(cat {key_file})" '
-                f'-d \'{{"model":"models/{model}","texts":["{text}"]}}\' {address} '
-                "tidemill.inference.v1.InferenceService/Predict",
-            ),
-            *common,
-        ]
-    text = "Shares rose sharply on Friday after the bank raised its forecast for the year."
+    classifies = cycle.spec.training.WhichOneof("task") == "text_classification"
+    text = "房间很干净，服务也好" if classifies else "Shares rose sharply after the bank raised its forecast."
+    method, field = ("Predict", f"texts=['{text}']") if classifies else ("Generate", f"text='{text}'")
+    stub = (
+        f'{python} -c "import grpc; from tidemill.inference.v1 import inference_service_pb2 as m, '
+        f"inference_service_pb2_grpc as s; print(s.InferenceServiceStub(grpc.insecure_channel('{target.address}'))."
+        f"{method}(m.{method}Request(model='models/{model}', {field}), "
+        f"metadata=[('authorization', 'Bearer ' + open('{target.key_file}').read().strip())]))\""
+    )
     body = (
         f'{{"model":"{model}","stream":true,"apply_prompt_template":true,'
         f'"messages":[{{"role":"user","content":"{text}"}}]}}'
     )
-    return [
-        ("on the command line", f'tidemill generate {model} "{text}"'),
-        (
-            "over HTTP, in OpenAI's dialect",
-            f"curl -N http://{http}/v1/chat/completions -H \"Authorization: Bearer $(cat {key_file})\" -d '{body}'",
-        ),
-        (
-            "with the openai package",
-            f"python -c \"import openai; c = openai.OpenAI(base_url='http://{http}/v1', "
-            f"api_key=open('{key_file}').read().strip()); print(c.chat.completions.create(model='{model}', "
-            f"messages=[{{'role': 'user', 'content': '{text}'}}], "
-            "extra_body={'apply_prompt_template': True}).choices[0].message.content)\"",
-        ),
-        (
-            "over gRPC",
-            f'grpcurl -plaintext -H "authorization: Bearer $(cat {key_file})" '
-            f'-d \'{{"model":"models/{model}","text":"{text}"}}\' {address} '
-            "tidemill.inference.v1.InferenceService/Generate",
-        ),
-        ("say how good an answer was", "tidemill feedback ANSWER good  # ANSWER: its id, shown by `tidemill generate`"),
-        *common,
+    curl = (
+        f'curl -N http://{target.http}/v1/chat/completions -H "Authorization: Bearer $(cat {target.key_file})" '
+        f"-d '{body}'"
+    )
+    openai = (
+        f"{python} -c \"import openai; c = openai.OpenAI(base_url='http://{target.http}/v1', "
+        f"api_key=open('{target.key_file}').read().strip()); print(c.chat.completions.create(model='{model}', "
+        f"messages=[{{'role': 'user', 'content': '{text}'}}], "
+        "extra_body={'apply_prompt_template': True}).choices[0].message.content)\""
+    )
+    steps = [("on the command line", f'{program} {"predict" if classifies else "generate"} {model} "{text}"')]
+    if not classifies:
+        steps += [("over HTTP, in OpenAI's dialect", curl), ("with the openai package", openai)]
+    steps += [
+        ("over gRPC, with the Python stubs", stub),
+        ("say how good an answer was (its id is shown with it)", f"{program} feedback ANSWER good"),
+        ("search the logs", f'{program} logs "service:inference"'),
     ]
+    if cycle.trace_id:
+        steps.append(("see the cycle's way through the mesh", f"{program} trace {cycle.trace_id}"))
+    return [*steps, ("see every part", f"{program} status"), ("stop everything", f"{program} down")]
 
 
 def print_next_steps(console: Console, steps: list[tuple[str, str]]) -> None:

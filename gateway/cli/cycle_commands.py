@@ -1,0 +1,205 @@
+"""`tidemill run`, `follow`, `cycles`, `cancel`, `quickstart`: cycles of a loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from tidemill.pipeline.v1.cycle_pb2 import Cycle, Stage
+from tidemill.pipeline.v1.pipeline_service_pb2 import (
+    CancelCycleRequest,
+    CreateCycleRequest,
+    GetCycleRequest,
+    ListCyclesRequest,
+)
+
+from gateway.cli import stack_commands
+from gateway.cli.connection import Connection, connect
+from gateway.cli.follow import Detached, follow
+from gateway.cli.output import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_REJECTED,
+    AddressOption,
+    JsonOption,
+    as_json,
+    print_json,
+    program,
+    python,
+    stderr,
+    stdout,
+)
+from gateway.cli.views.summary import next_steps, print_next_steps, summary
+from gateway.cli.views.text import moment
+from services.kit.errors import InvalidArgumentError
+from services.kit.ids import new_id
+
+if TYPE_CHECKING:
+    from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec
+
+# Who does the work of a stage.
+_SERVICE_OF = {"collect": "ingest", "clean": "cleaning", "train": "training", "publish": "inference"}
+
+PipelineFile = Annotated[Path, typer.Argument(help="The loop, such as pipelines/headlines.yaml.", show_default=False)]
+CycleName = Annotated[
+    str, typer.Argument(help="pipelines/PIPELINE/cycles/CYCLE, or a pipeline's name for its newest cycle.")
+]
+
+
+def _load(path: Path) -> PipelineSpec:
+    from gateway.cli.pipeline_file import load_pipeline
+
+    return load_pipeline(path)
+
+
+def _exit_code(cycle: Cycle) -> int:
+    return {Cycle.STATE_SUCCEEDED: 0, Cycle.STATE_REJECTED: EXIT_REJECTED}.get(cycle.state, EXIT_FAILED)
+
+
+def _start(connection: Connection, spec: PipelineSpec, console: Console) -> Cycle:
+    request = CreateCycleRequest(request_id=new_id(), spec=spec)
+    cycle = connection.pipeline.CreateCycle(request, metadata=connection.metadata, timeout=60).cycle
+    console.print(f"{spec.name}: {cycle.name}", style="bold", markup=False)
+    return cycle
+
+
+def _watch(connection: Connection, name: str, console: Console, json_wanted: bool) -> Cycle:
+    """Follows a cycle and shows what it found; leaves the program where the person stops watching."""
+    try:
+        cycle = follow(connection, name, console)
+    except Detached:
+        console.print("\nYou stopped watching; the cycle goes on in the mesh.", style="yellow")
+        for words, command in (("watch it again", "follow"), ("stop it", "cancel")):
+            console.print(f"  {words:<16} {program()} {command} {name}", markup=False, soft_wrap=True)
+        console.print("Started again with the same file, `tidemill run` and `make run` join it.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if json_wanted:
+        print_json(as_json(cycle))
+        return cycle
+    out = stdout()
+    out.print(summary(cycle, out.width))
+    if cycle.state == Cycle.STATE_SUCCEEDED:
+        target = connection.target
+        print_next_steps(out, next_steps(cycle, target, program(), python()))
+    elif cycle.state == Cycle.STATE_FAILED:
+        failed = next((stage.name for stage in cycle.stages if stage.state == Stage.STATE_FAILED), "")
+        service = _SERVICE_OF.get(failed, "pipeline")
+        hint = f'{program()} logs "level:error service:{service}"'
+        out.print(f"\nWhat the service says of it: {hint}", markup=False)
+    return cycle
+
+
+def run(
+    pipeline: PipelineFile,
+    follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch it to its end.")] = True,
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Runs one cycle of a loop and shows what it found. Joins the cycle that is at work on the same file."""
+    spec = _load(pipeline)
+    console = stderr()
+    with connect(address) as connection:
+        cycle = _start(connection, spec, console)
+        if not follow_it:
+            if json_wanted:
+                print_json(as_json(cycle))
+            else:
+                stdout().print(f"{program()} follow {cycle.name}", markup=False, soft_wrap=True)
+            return
+        ended = _watch(connection, cycle.name, console, json_wanted)
+    raise typer.Exit(_exit_code(ended))
+
+
+def quickstart(
+    pipeline: PipelineFile = Path("pipelines/headlines.yaml"),
+    json_wanted: JsonOption = False,
+) -> None:
+    """From nothing to a served model: checks the machine, fetches, starts the mesh, runs the loop."""
+    console = stderr()
+    spec = _load(pipeline)
+    console.rule("1/3 · this machine and what it needs", align="left", style="bright_black")
+    stack_commands.check_machine()
+    stack_commands.fetch(console, assets_of(spec))
+    console.rule("2/3 · the mesh", align="left", style="bright_black")
+    stack_commands.start(console)
+    console.rule(f"3/3 · {spec.name}", align="left", style="bright_black")
+    with connect(None) as connection:
+        cycle = _start(connection, spec, console)
+        ended = _watch(connection, cycle.name, console, json_wanted)
+    raise typer.Exit(_exit_code(ended))
+
+
+def assets_of(spec: PipelineSpec) -> list[str]:
+    """Names of the assets that a loop needs: the mesh's programs, and examples that its model or sources name."""
+    from infra.stack.assets import parts
+
+    used = [spec.training.base_model]
+    for source in spec.sources:
+        used.append(source.text_folder.uri or source.json_lines.uri)
+    words = {word for text in used for word in Path(text).parts}
+    return [
+        part.name
+        for part in parts()
+        if part.name in stack_commands.PROGRAMS or any(word.startswith(part.name) for word in words)
+    ]
+
+
+def follow_cycle(name: CycleName, address: AddressOption = None, json_wanted: JsonOption = False) -> None:
+    """Watches a cycle to its end and shows what it found; an ended one is shown at once."""
+    with connect(address) as connection:
+        ended = _watch(connection, _resolve(connection, name), stderr(), json_wanted)
+    raise typer.Exit(_exit_code(ended))
+
+
+def _resolve(connection: Connection, name: str) -> str:
+    """The full name of a cycle."""
+    if "/cycles/" in name:
+        return name
+    pipeline = f"pipelines/{name.removeprefix('pipelines/')}"
+    request = ListCyclesRequest(pipeline=pipeline, page_size=1)
+    found = connection.pipeline.ListCycles(request, metadata=connection.metadata, timeout=30).cycles
+    if not found:
+        raise InvalidArgumentError(f"The loop {pipeline} has no cycle yet; `tidemill run FILE` starts one.")
+    return found[0].name
+
+
+def cycles(
+    pipeline: Annotated[str, typer.Argument(help="Name of a loop; all by default.", show_default=False)] = "",
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Lists cycles, newest first."""
+    name = f"pipelines/{pipeline.removeprefix('pipelines/')}" if pipeline else ""
+    with connect(address) as connection:
+        request = ListCyclesRequest(pipeline=name, page_size=100)
+        found = connection.pipeline.ListCycles(request, metadata=connection.metadata, timeout=30).cycles
+    if json_wanted:
+        print_json([as_json(cycle) for cycle in found])
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    for column in ("cycle", "state", "stage", "started", "published"):
+        table.add_column(column, overflow="fold")
+    for cycle in found:
+        running = next((stage.name for stage in cycle.stages if not stage.HasField("end_time")), "")
+        table.add_row(
+            cycle.name.removeprefix("pipelines/"),
+            Cycle.State.Name(cycle.state).removeprefix("STATE_").lower(),
+            running if cycle.state == Cycle.STATE_RUNNING else "",
+            f"{moment(cycle.create_time):%Y-%m-%d %H:%M}",
+            cycle.model_version.removeprefix("models/"),
+        )
+    stdout().print(table if found else "There are no cycles yet.")
+
+
+def cancel(name: CycleName, address: AddressOption = None) -> None:
+    """Stops a cycle and the work that it started; what it finished is kept for the next one."""
+    with connect(address) as connection:
+        full = _resolve(connection, name)
+        request = CancelCycleRequest(request_id=new_id(), name=full)
+        connection.pipeline.CancelCycle(request, metadata=connection.metadata, timeout=60)
+        state = connection.pipeline.GetCycle(GetCycleRequest(name=full), metadata=connection.metadata, timeout=30)
+    word = Cycle.State.Name(state.cycle.state).removeprefix("STATE_").lower()
+    stdout().print(f"{full}: {word}", markup=False, soft_wrap=True)

@@ -1,0 +1,73 @@
+"""Follows a cycle to its end, through lost connections and restarts of what it watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+from rich.console import Console
+from tidemill.pipeline.v1.cycle_pb2 import Cycle
+from tidemill.pipeline.v1.pipeline_service_pb2 import WatchCycleRequest
+
+from gateway.cli.connection import Connection
+from gateway.cli.views.cycle import reporter
+from services.kit.errors import UnavailableError
+
+_PATIENCE_S = 120.0
+_PAUSE_S = 1.0
+# What a restart of the pipeline service or the gateway looks like from here.
+_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+
+class Detached(Exception):  # noqa: N818 - no error of anybody
+    """The person stopped watching; the cycle goes on."""
+
+
+def follow(connection: Connection, name: str, console: Console) -> Cycle:
+    """Shows a cycle until it ends.
+
+    Args:
+        connection: to the mesh.
+        name: `pipelines/{pipeline}/cycles/{cycle}`.
+        console: for the progress.
+
+    Raises:
+        Detached: ctrl-C.
+        UnavailableError: the mesh did not come back within two minutes.
+    """
+    cycle = Cycle(name=name)
+    try:
+        with reporter(console) as report:
+            for state in _states(connection, name, report.note):
+                cycle = state
+                report.update(cycle)
+    except KeyboardInterrupt:
+        raise Detached from None
+    return cycle
+
+
+def _states(connection: Connection, name: str, note: Callable[[str], None]) -> Iterator[Cycle]:
+    """Every state of the cycle, the last one final."""
+    lost_at: float | None = None
+    while True:
+        try:
+            call = connection.pipeline.WatchCycle(WatchCycleRequest(name=name), metadata=connection.metadata)
+            for response in call:
+                lost_at = None
+                note("")
+                yield response.cycle
+                if response.cycle.state not in (Cycle.STATE_RUNNING, Cycle.STATE_UNSPECIFIED):
+                    return
+        except grpc.RpcError as error:
+            if error.code() not in _PASSING:
+                raise
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > _PATIENCE_S:
+                raise UnavailableError(
+                    f"The mesh has not answered for {_PATIENCE_S:.0f} s: {error.details()}. `tidemill status` shows "
+                    f"its parts; `tidemill follow {name}` goes on watching.",
+                    reason="GATEWAY_UNAVAILABLE",
+                ) from error
+            note("The mesh does not answer at the moment; trying again …")
+        time.sleep(_PAUSE_S)

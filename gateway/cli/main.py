@@ -1,0 +1,62 @@
+"""The command `tidemill`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from gateway.cli import cycle_commands, model_commands, stack_commands, telemetry_commands
+from gateway.cli.key_commands import keys
+from gateway.cli.output import EXIT_FAILED, stderr
+from services.kit.errors import InvalidArgumentError, TidemillError
+
+EXIT_USAGE = 2
+
+
+def create_cli() -> typer.Typer:
+    """The command with its subcommands."""
+    cli = typer.Typer(
+        name="tidemill",
+        help="Turns raw text into better language models, cycle after cycle, and serves them.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    mesh, loop, use, look = "The mesh on this machine", "The loop", "Published models", "Looking inside"
+    cli.command(rich_help_panel=mesh)(stack_commands.up)
+    cli.command(rich_help_panel=mesh)(stack_commands.down)
+    cli.command(rich_help_panel=mesh)(stack_commands.status)
+    cli.add_typer(keys, name="keys", rich_help_panel=mesh)
+    cli.command(rich_help_panel=loop)(cycle_commands.quickstart)
+    cli.command(rich_help_panel=loop)(cycle_commands.run)
+    cli.command("follow", rich_help_panel=loop)(cycle_commands.follow_cycle)
+    cli.command(rich_help_panel=loop)(cycle_commands.cycles)
+    cli.command(rich_help_panel=loop)(cycle_commands.cancel)
+    cli.command(rich_help_panel=use)(model_commands.models)
+    cli.command(rich_help_panel=use)(model_commands.predict)
+    cli.command(rich_help_panel=use)(model_commands.generate)
+    # A rating of -1 is no option.
+    cli.command(rich_help_panel=use, context_settings={"ignore_unknown_options": True})(model_commands.feedback)
+    cli.command(rich_help_panel=look)(telemetry_commands.logs)
+    cli.command(rich_help_panel=look)(telemetry_commands.trace)
+    cli.command(rich_help_panel=look)(telemetry_commands.traces)
+    return cli
+
+
+def main() -> None:
+    """Entry point: what goes wrong is told in sentences, never as a traceback."""
+    try:
+        create_cli()()
+    except TidemillError as error:
+        console = stderr()
+        console.print("tidemill: ", style="bold red", end="")
+        console.print(error.message, markup=False, soft_wrap=True)
+        for violation in error.violations:
+            if violation.description not in error.message:
+                console.print(f"  {violation.field}: {violation.description}", markup=False, soft_wrap=True)
+        sys.exit(EXIT_USAGE if isinstance(error, InvalidArgumentError) else EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

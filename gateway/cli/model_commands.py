@@ -1,0 +1,243 @@
+"""`tidemill predict`, `generate`, `models`, `feedback`: using what was learnt."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from tidemill.inference.v1.inference_service_pb2 import (
+    ListModelsRequest,
+    ListModelVersionsRequest,
+    PredictRequest,
+    StreamGenerateRequest,
+)
+from tidemill.inference.v1.model_pb2 import ChatMessage, Model, ModelVersion, SamplingParams
+from tidemill.pipeline.v1.pipeline_service_pb2 import RecordFeedbackRequest
+
+from gateway.cli.connection import Connection, connect
+from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_json_line, stderr, stdout
+from gateway.cli.views.text import moment, rate, size
+from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
+from services.kit.ids import new_id
+
+ModelName = Annotated[str, typer.Argument(help="Name of a model; `tidemill models` lists them.", show_default=False)]
+_RATINGS = {"good": 1.0, "bad": -1.0}
+
+
+def _model(name: str) -> str:
+    return f"models/{name.removeprefix('models/')}"
+
+
+def _text(text: str | None, file: Path | None) -> str:
+    """The text of a command: its argument, a file, or standard input for `-`."""
+    if (text is None) == (file is None):
+        raise InvalidArgumentError("Give either a text or --file; the text - reads standard input.")
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgumentError(f"The file {file} cannot be read: {error}") from error
+    return sys.stdin.read() if text == "-" else str(text)
+
+
+def predict(
+    model: ModelName,
+    texts: Annotated[list[str], typer.Argument(help="Texts to classify; - reads lines from standard input.")],
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Classifies texts."""
+    lines = [line for line in sys.stdin.read().splitlines() if line.strip()] if texts == ["-"] else texts
+    with connect(address) as connection:
+        request = PredictRequest(model=_model(model), texts=lines)
+        response = connection.inference.Predict(request, metadata=connection.metadata, timeout=60)
+    if json_wanted:
+        print_json(as_json(response) | {"trace_id": connection.trace_id})
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    table.add_column("label", style="bold")
+    table.add_column("score", justify="right")
+    table.add_column("text", overflow="ellipsis", no_wrap=True)
+    table.add_column("answer", style="bright_black", no_wrap=True)
+    for line, prediction in zip(lines, response.predictions, strict=True):
+        table.add_row(prediction.label, f"{prediction.score:.3f}", " ".join(line.split()), prediction.answer)
+    stdout().print(table)
+    stderr().print(f"{response.model_version} · trace {connection.trace_id}", style="bright_black", markup=False)
+
+
+def generate(
+    model: ModelName,
+    text: Annotated[
+        str | None, typer.Argument(help="Text to answer; - reads standard input.", show_default=False)
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Reads the text from a file.")] = None,
+    chat: Annotated[bool, typer.Option(help="Send the text as it is, without the model's prompt template.")] = False,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens to write; the model's own limit when 0.", min=0)] = 0,
+    temperature: Annotated[float, typer.Option(help="0 takes the most probable token.", min=0, max=2)] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus.", min=0, max=1)] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the choice.", show_default=False)] = None,
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Writes an answer, piece by piece, as it comes."""
+    given = _text(text, file)
+    request = StreamGenerateRequest(
+        model=_model(model),
+        sampling=SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed),
+    )
+    if chat:
+        request.conversation.messages.append(ChatMessage(role="user", content=given))
+    else:
+        request.text = given
+    with connect(address) as connection:
+        _stream(connection, request, json_wanted)
+
+
+def _stream(connection: Connection, request: StreamGenerateRequest, json_wanted: bool) -> None:
+    started = time.perf_counter()
+    first_s: float | None = None
+    call = connection.inference.StreamGenerate(request, metadata=connection.metadata, timeout=600)
+    piece = None
+    try:
+        for piece in call:
+            first_s = first_s or time.perf_counter() - started
+            if json_wanted:
+                print_json_line(as_json(piece))
+            else:
+                sys.stdout.write(piece.text_delta)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        call.cancel()
+        raise
+    if piece is None or json_wanted:
+        return
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    seconds = time.perf_counter() - started
+    written = piece.usage.completion_tokens
+    speed = (
+        f", {rate((written - 1) / (seconds - (first_s or 0)))} tokens/s"
+        if written > 1 and seconds > (first_s or 0)
+        else ""
+    )
+    stderr().print(
+        f"{piece.answer} · {piece.model_version} · {written} tokens{speed}, first after {(first_s or 0) * 1000:.0f} ms"
+        f" · trace {connection.trace_id}",
+        style="bright_black",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def models(
+    model: Annotated[str, typer.Argument(help="Shows this model's versions.", show_default=False)] = "",
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Lists the models, or one model's versions."""
+    with connect(address) as connection:
+        if model:
+            _show_versions(_versions(connection, _model(model)), json_wanted)
+        else:
+            _show_models(_models(connection), json_wanted)
+
+
+def _models(connection: Connection) -> list[Model]:
+    found: list[Model] = []
+    token = ""
+    while True:
+        request = ListModelsRequest(page_size=1000, page_token=token)
+        page = connection.inference.ListModels(request, metadata=connection.metadata, timeout=30)
+        found.extend(page.models)
+        token = page.next_page_token
+        if not token:
+            return found
+
+
+def _versions(connection: Connection, name: str) -> list[ModelVersion]:
+    request = ListModelVersionsRequest(model=name, page_size=1000)
+    found = connection.inference.ListModelVersions(request, metadata=connection.metadata, timeout=30).model_versions
+    if not found:
+        raise NotFoundError(f"There is no model {name.removeprefix('models/')}; `tidemill models` lists them.")
+    return list(found)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    for column in columns:
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+    return table
+
+
+def _show_models(found: list[Model], json_wanted: bool) -> None:
+    if json_wanted:
+        print_json([as_json(item) for item in found])
+        return
+    table = _table("model", "serves", "task", "build", "size", "since", "labels")
+    for item in found:
+        serving = item.serving
+        serves = item.HasField("serving")
+        table.add_row(
+            item.name.removeprefix("models/"),
+            f"version {serving.name.rpartition('/')[2]}" if serves else "nothing",
+            serving.task,
+            serving.precision,
+            size(serving.size_bytes) if serves else "",
+            f"{moment(serving.create_time):%Y-%m-%d %H:%M}" if serves else "",
+            ", ".join(item.labels),
+        )
+    stdout().print(table if found else "No model is published yet; `tidemill run pipelines/headlines.yaml` makes one.")
+
+
+def _show_versions(found: list[ModelVersion], json_wanted: bool) -> None:
+    if json_wanted:
+        print_json([as_json(item) for item in found])
+        return
+    table = _table("version", "state", "build", "size", "published", "run", "data", "note")
+    for item in found:
+        table.add_row(
+            item.name.rpartition("/")[2],
+            ModelVersion.State.Name(item.state).removeprefix("STATE_").lower(),
+            item.precision,
+            size(item.size_bytes),
+            f"{moment(item.create_time):%Y-%m-%d %H:%M}",
+            item.run.removeprefix("runs/"),
+            item.dataset_version.removeprefix("datasets/"),
+            item.message,
+        )
+    stdout().print(table)
+
+
+def feedback(
+    answer: Annotated[str, typer.Argument(help="Id of the answer.", show_default=False)],
+    rating: Annotated[str, typer.Argument(help="good, bad, or a number from -1 to 1.", show_default=False)],
+    correction: Annotated[str, typer.Option("--correction", "-c", help="What the answer should have been.")] = "",
+    author: Annotated[str, typer.Option(help="Who judges.")] = "",
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Says how good an answer was; it flows into the next cycle."""
+    try:
+        value = _RATINGS.get(rating.lower()) or float(rating)
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"The rating {rating!r} is not good, bad or a number from -1 to 1.",
+            violations=[FieldViolation("rating", "not a number")],
+        ) from error
+    with connect(address) as connection:
+        request = RecordFeedbackRequest(
+            request_id=new_id(),
+            answer=f"answers/{answer.removeprefix('answers/')}",
+            rating=value,
+            correction=correction,
+            author=author,
+        )
+        recorded = connection.pipeline.RecordFeedback(request, metadata=connection.metadata, timeout=30).feedback
+    if json_wanted:
+        print_json(as_json(recorded))
+    else:
+        stdout().print(f"{recorded.name} for {recorded.answer}", markup=False)

@@ -1,0 +1,114 @@
+"""`tidemill up`, `down`, `status`: the mesh on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from gateway.cli.output import EXIT_FAILED, JsonOption, print_json, stderr, stdout
+from gateway.cli.views.stack import PartsReporter, download_bars, ports_of, status_table
+from services.kit.config import home_dir, state_dir
+
+if TYPE_CHECKING:
+    from infra.stack.state import StackState
+
+# What the mesh itself needs, whatever pipeline runs.
+PROGRAMS = ("kafka", "elasticsearch")
+
+
+def check_machine() -> None:
+    """Refuses a machine that cannot run the mesh, before anything is fetched or started."""
+    from infra.stack import preflight
+    from infra.stack.layout import Layout
+
+    preflight.check(Layout.of(home_dir(), state_dir()))
+
+
+def fetch(console: Console, names: Iterable[str]) -> None:
+    """Fetches what is missing of the named assets, with a bar each."""
+    from infra.stack.assets import prepare
+    from infra.stack.layout import Home
+
+    with download_bars(console) as bars:
+        prepare(Home(home_dir()), tuple(names), bars)
+
+
+def start(console: Console, only: Iterable[str] | None = None) -> StackState:
+    """Starts the mesh and shows each part come up."""
+    from infra.stack import client
+
+    began = time.monotonic()
+    with PartsReporter(console) as report:
+        stack = client.up(state_dir(), home_dir(), only=only, on_progress=report)
+    took = time.monotonic() - began
+    console.print(f"The mesh is ready ({took:.1f} s): gRPC on {_address(stack)}, HTTP on {_address(stack, '_http')}.")
+    return stack
+
+
+def _address(stack: StackState, door: str = "") -> str:
+    port = stack.ports.get(f"gateway{door}")
+    return f"127.0.0.1:{port}" if port else "no port (the gateway is not among the parts)"
+
+
+def up(
+    only: Annotated[
+        str | None, typer.Option(help="Parts to start, comma-separated; all by default.", show_default=False)
+    ] = None,
+) -> None:
+    """Starts the mesh on this machine and waits until every part answers."""
+    console = stderr()
+    check_machine()
+    fetch(console, PROGRAMS)
+    start(console, None if only is None else [name.strip() for name in only.split(",")])
+
+
+def down() -> None:
+    """Stops every part of the mesh, in order."""
+    from infra.stack import client
+
+    console = stderr()
+    with PartsReporter(console) as report:
+        client.down(state_dir(), home_dir(), on_progress=report)
+    console.print("The mesh is stopped; its data stays, `tidemill up` goes on from it.")
+
+
+def status(as_json: JsonOption = False) -> None:
+    """Shows every part: health, process, port, restarts. Ends with 1 unless all are healthy."""
+    from infra.stack import client
+
+    stack = client.status(state_dir(), home_dir())
+    well = bool(stack.children) and all(child.healthy for child in stack.children.values())
+    if as_json:
+        print_json(
+            {
+                "phase": stack.phase.value,
+                "error": stack.error,
+                "state": str(stack.state),
+                "ports": dict(stack.ports),
+                "parts": {
+                    name: {
+                        "phase": child.phase.value,
+                        "healthy": bool(child.healthy),
+                        "note": child.health,
+                        "pid": child.pid,
+                        "ports": ports_of(name, stack.ports),
+                        "restarts": child.restarts,
+                        "started_at": child.started_at,
+                        "log": child.log,
+                    }
+                    for name, child in stack.children.items()
+                },
+            }
+        )
+    elif not stack.running:
+        why = f": {stack.error}" if stack.error else "."
+        stdout().print(f"The mesh is {stack.phase.value}{why} Start it with `tidemill up`.", markup=False)
+    else:
+        console = stdout()
+        console.print(status_table(stack, time.time(), console.width))
+    if not well:
+        raise typer.Exit(EXIT_FAILED)

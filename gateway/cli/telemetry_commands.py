@@ -1,0 +1,144 @@
+"""`tidemill logs`, `trace`, `traces`: what the mesh says of itself, out of Elasticsearch."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Annotated
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.table import Table
+from rich.text import Text
+from tidemill.telemetry.v1.telemetry_service_pb2 import (
+    GetTraceRequest,
+    LogRecord,
+    SearchLogsRequest,
+    SearchTracesRequest,
+)
+
+from gateway.cli.connection import Connection, connect
+from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_json_line, stderr, stdout
+from gateway.cli.views.text import milliseconds, moment
+from gateway.cli.views.trace import in_order, log_line, trace_tree
+from services.kit.errors import InvalidArgumentError
+
+_POLL_S = 1.0
+# Lines reach the index out of order; a line this late is still shown.
+_OVERLAP_S = 10
+_PAGE = 1000
+_SINCE = re.compile(r"^(\d+(?:\.\d+)?)([smhd])$")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def logs(
+    query: Annotated[
+        str,
+        typer.Argument(help='Words and field:value pairs, such as "level:error service:training".', show_default=False),
+    ] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Most lines to show.", min=1, max=1000)] = 50,
+    since: Annotated[str, typer.Option(help="Not older than this, such as 30s, 15m, 2h, 1d.")] = "",
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Searches the logs of every service, oldest of the found lines first."""
+    start = _ago(since) if since else None
+    with connect(address) as connection:
+        request = SearchLogsRequest(query=query, page_size=lines, start_time=start)
+        found = connection.telemetry.SearchLogs(request, metadata=connection.metadata, timeout=30)
+        _show(in_order(found.records), json_wanted)
+        if not follow:
+            if found.total > len(found.records):
+                stderr().print(f"{len(found.records)} of {found.total:,} lines; -n shows more.", style="bright_black")
+            return
+        try:
+            _follow(connection, query, in_order(found.records), json_wanted)
+        except KeyboardInterrupt:
+            return
+
+
+def _ago(text: str) -> Timestamp:
+    found = _SINCE.match(text)
+    if not found:
+        raise InvalidArgumentError(f"--since {text!r} is no time span; write 30s, 15m, 2h or 1d.")
+    stamp = Timestamp()
+    stamp.FromNanoseconds(time.time_ns() - int(float(found.group(1)) * _UNITS[found.group(2)] * 1e9))
+    return stamp
+
+
+def _show(records: list[LogRecord], json_wanted: bool) -> None:
+    console = stdout()
+    for record in records:
+        if json_wanted:
+            print_json_line(as_json(record))
+        else:
+            console.print(log_line(record), soft_wrap=True)
+
+
+def _follow(connection: Connection, query: str, shown: list[LogRecord], json_wanted: bool) -> None:
+    seen = {record.SerializeToString(deterministic=True): record.time.ToNanoseconds() for record in shown}
+    newest = max(seen.values(), default=time.time_ns())
+    while True:
+        time.sleep(_POLL_S)
+        start = Timestamp()
+        start.FromNanoseconds(newest - _OVERLAP_S * 10**9)
+        request = SearchLogsRequest(query=query, page_size=_PAGE, start_time=start)
+        fresh = []
+        while True:
+            page = connection.telemetry.SearchLogs(request, metadata=connection.metadata, timeout=30)
+            fresh += [r for r in page.records if r.SerializeToString(deterministic=True) not in seen]
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                break
+        _show(in_order(fresh), json_wanted)
+        seen |= {record.SerializeToString(deterministic=True): record.time.ToNanoseconds() for record in fresh}
+        newest = max([newest, *seen.values()])
+        seen = {key: at for key, at in seen.items() if at >= newest - 2 * _OVERLAP_S * 10**9}
+
+
+def trace(
+    trace_id: Annotated[
+        str, typer.Argument(help="32 hexadecimal digits, as x-trace-id gives them.", show_default=False)
+    ],
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Shows one trace as a tree of spans with services, durations, errors and log lines."""
+    with connect(address) as connection:
+        request = GetTraceRequest(trace_id=trace_id.lower())
+        found = connection.telemetry.GetTrace(request, metadata=connection.metadata, timeout=30)
+    if json_wanted:
+        print_json(as_json(found))
+        return
+    stdout().print(trace_tree(trace_id.lower(), found.spans, found.logs), soft_wrap=True)
+    if found.truncated:
+        stderr().print("The trace is larger than one answer; this is its beginning.", style="yellow")
+
+
+def traces(
+    query: Annotated[str, typer.Argument(help='Such as "service:gateway error:true".', show_default=False)] = "",
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Most traces to show.", min=1, max=1000)] = 20,
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Searches traces by their root span, newest first."""
+    with connect(address) as connection:
+        request = SearchTracesRequest(query=query, page_size=lines)
+        found = connection.telemetry.SearchTraces(request, metadata=connection.metadata, timeout=30).traces
+    if json_wanted:
+        print_json([as_json(item) for item in found])
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    for column in ("trace", "when", "service", "root", "took"):
+        table.add_column(column, no_wrap=column != "root", justify="right" if column == "took" else "left")
+    for item in found:
+        root = item.root
+        table.add_row(
+            item.trace_id,
+            f"{moment(root.start_time):%H:%M:%S}",
+            root.service,
+            Text(root.name, "red" if root.error else ""),
+            milliseconds(root.duration.ToNanoseconds() / 1e9),
+        )
+    stdout().print(table if found else "No trace matches.")

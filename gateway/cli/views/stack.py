@@ -1,0 +1,182 @@
+"""The parts of the mesh on this machine: their start as it happens, and their state as a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from gateway.cli.views.text import duration
+
+if TYPE_CHECKING:
+    from infra.stack.state import ChildState, StackState
+
+_COLORS = {
+    "ready": "green",
+    "starting": "cyan",
+    "restarting": "yellow",
+    "waiting": "bright_black",
+    "stopped": "bright_black",
+}
+
+
+class PartsReporter:
+    """Told of each change of a part: redraws a table on a terminal, prints a line elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._parts: dict[str, ChildState] = {}
+        self._told: dict[str, str] = {}
+        self._since = time.time()
+        self._spinner = Spinner("dots", style="cyan")
+        self._live = Live(self, console=console, refresh_per_second=8) if console.is_terminal else None
+
+    def __enter__(self) -> PartsReporter:
+        """Begins."""
+        if self._live:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        """Ends; what was shown last stays."""
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, name: str, child: ChildState) -> None:
+        """One part changed."""
+        self._parts[name] = child
+        phase = child.phase.value
+        if self._live is None and self._told.get(name) != phase and phase != "waiting":
+            took = f" after {duration(child.ready_at - self._since)}" if phase == "ready" and child.ready_at else ""
+            why = f": {child.last_error}" if phase == "restarting" and child.last_error else ""
+            self._console.print(f"[{name}] {phase}{took}{why}", soft_wrap=True, markup=False)
+        self._told[name] = phase
+
+    def __rich__(self) -> RenderableType:
+        """The picture of this moment."""
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=1)
+        table.add_column(width=14, style="bold")
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        for name, child in self._parts.items():
+            phase = child.phase.value
+            icons: dict[str, RenderableType] = {
+                "ready": Text("✓", "green"),
+                "starting": self._spinner,
+                "restarting": Text("↻", "yellow"),
+            }
+            words = Text(phase, _COLORS.get(phase, ""))
+            if phase == "ready" and child.started_at and child.ready_at:
+                words = Text(f"ready in {duration(child.ready_at - child.started_at)}", "bright_black")
+            elif phase == "restarting" and child.last_error:
+                words.append(f" {child.last_error}", "yellow")
+            table.add_row(icons.get(phase, Text("·", "bright_black")), name, words)
+        return table
+
+
+def status_table(stack: StackState, now: float, width: int) -> Table:
+    """Every part with health, process, port, restarts and time since its start.
+
+    Args:
+        stack: with probed children.
+        now: seconds since the epoch.
+        width: columns that there are.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    table.add_column("part", style="bold")
+    table.add_column("health")
+    table.add_column("pid", justify="right")
+    table.add_column("port", justify="right")
+    table.add_column("restarts", justify="right")
+    table.add_column("up", justify="right")
+    table.add_column("note", overflow="fold", max_width=max(12, width - 66))
+    for name, child in stack.children.items():
+        healthy = bool(child.healthy)
+        table.add_row(
+            name,
+            Text(
+                "● healthy" if healthy else f"○ {child.phase.value}" if child.phase != "ready" else "✗ ill",
+                _health(child),
+            ),
+            str(child.pid or ""),
+            ports_of(name, stack.ports),
+            str(child.restarts) if child.restarts else "",
+            duration(now - child.started_at) if child.started_at and child.pid else "",
+            Text("" if healthy else child.health or child.last_error, "yellow"),
+        )
+    return table
+
+
+def _health(child: ChildState) -> str:
+    return "green" if child.healthy else "red" if child.phase == "ready" else "yellow"
+
+
+def ports_of(name: str, ports: Mapping[str, int]) -> str:
+    """The ports that callers of a part use, without those of its metrics."""
+    found = [
+        port
+        for use, port in ports.items()
+        if use == name or (use.startswith(f"{name}_") and not use.endswith("_metrics"))
+    ]
+    return " ".join(str(port) for port in found)
+
+
+@contextmanager
+def download_bars(console: Console) -> Iterator[DownloadBars]:
+    """Bars for downloads, one a name, for the length of the block."""
+    bars = DownloadBars(console)
+    with bars:
+        yield bars
+
+
+class DownloadBars:
+    """Told how far each download is."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tasks: dict[str, TaskID] = {}
+        self._done: set[str] = set()
+        self._progress = Progress(
+            TextColumn("  {task.description:<20}"),
+            BarColumn(bar_width=28),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> DownloadBars:
+        """Begins."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        """Ends."""
+        self._progress.stop()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """`done` of `total` bytes are there."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total)
+        self._progress.update(self._tasks[name], completed=done, total=total)
+        if done >= total and name not in self._done:
+            self._done.add(name)
+            if not self._console.is_terminal:
+                self._console.print(f"[assets] {name} is there", markup=False)
