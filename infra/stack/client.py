@@ -22,6 +22,7 @@ from infra.stack import process as processes
 from infra.stack.__main__ import EXIT_ALREADY_RUNNING
 from infra.stack.child import ChildSpec
 from infra.stack.errors import StackError
+from infra.stack.guard import RUN
 from infra.stack.layout import Layout, python_path
 from infra.stack.probes import ProbeError
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state, write_state
@@ -104,7 +105,7 @@ def _start(layout: Layout, wanted: set[str]) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key != processes.TAG}
+    kept = {key: value for key, value in os.environ.items() if key not in (processes.TAG, RUN)}
     return kept | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
 
 

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
 
+from infra.stack import guard as guards
 from infra.stack.child import Program, User
 
 TAG = "TIDEMILL_STACK"
@@ -39,10 +42,27 @@ def is_alive(pid: int | None, ticks: int | None) -> bool:
     return pid is not None and ticks is not None and start_ticks(pid) == ticks
 
 
-async def spawn(program: Program, command: tuple[str, ...], log: Path, tag: Path) -> asyncio.subprocess.Process:
+@contextlib.contextmanager
+def guarded() -> Iterator[str]:
+    """Has a second process end everything that is marked with the yielded run, should this one be killed."""
+    run = uuid.uuid4().hex
+    # In a session of its own: what ends the supervisor must not reach it.
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(Path(guards.__file__)), run], stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield run
+    finally:
+        guard.communicate()
+
+
+async def spawn(
+    program: Program, command: tuple[str, ...], log: Path, marks: Mapping[str, str]
+) -> asyncio.subprocess.Process:
     """Starts `command` as leader of its own session, its output appended to `log`.
 
-    It dies with the thread that calls this (the supervisor's main thread), and carries the tag.
+    It dies with the thread that calls this (the supervisor's main thread). `marks` are added to its environment, by
+    which it and its children are found again.
     """
     user = "-" if program.user is None else _text(program.user)
     with log.open("ab") as output:
@@ -53,7 +73,7 @@ async def spawn(program: Program, command: tuple[str, ...], log: Path, tag: Path
             stdout=output,
             stderr=output,
             cwd=program.folder,
-            env={**program.environment, TAG: str(tag)},
+            env={**program.environment, **marks},
             start_new_session=True,
         )
 

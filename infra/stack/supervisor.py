@@ -24,6 +24,7 @@ from pathlib import Path
 from infra.stack import process as processes
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
+from infra.stack.guard import RUN
 from infra.stack.layout import Layout
 from infra.stack.lock import held
 from infra.stack.ports import PortBook
@@ -100,6 +101,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._failed: asyncio.Future[StackError] | None = None
         self._ports: dict[str, int] = {}
+        self._marks: dict[str, str] = {}
         self._phase = StackPhase.STARTING
         self._error = ""
         self._children = {
@@ -129,7 +131,9 @@ class Supervisor:
             try:
                 usual = {use: port for spec in self._specs for use, port in spec.ports.items()}
                 self._ports = book.assign(usual, before.ports)
-                return await self._run()
+                with processes.guarded() as run:
+                    self._marks = {processes.TAG: str(self._layout.state.root), RUN: run}
+                    return await self._run()
             finally:
                 book.release()
 
@@ -213,7 +217,7 @@ class Supervisor:
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
     async def _spawn(self, child: _Child, program: Program, command: tuple[str, ...]) -> asyncio.subprocess.Process:
-        return await processes.spawn(program, command, self._log(child), self._layout.state.root)
+        return await processes.spawn(program, command, self._log(child), self._marks)
 
     async def _until_ready(self, child: _Child, ended: asyncio.Task[int]) -> str | None:
         """Probes until the child is ready or has ended; returns why it must be stopped, if so."""

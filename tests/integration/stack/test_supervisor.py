@@ -20,7 +20,7 @@ from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import python_path
 from infra.stack.lock import AlreadyRunningError
-from infra.stack.process import start_ticks, tagged
+from infra.stack.process import TAG, start_ticks, tagged
 from infra.stack.state import ChildPhase, StackPhase, StackState, read_state
 from infra.stack.supervisor import Supervisor
 from tests.integration.stack.tiny_stack import BROKEN, QUICK, STUBBORN, chain, child, layout_of, notes_of
@@ -176,24 +176,28 @@ def start_process(state: Path) -> subprocess.Popen[bytes]:
     )
 
 
-async def test_a_killed_supervisor_leaves_no_child_and_the_next_one_clears_up(tmp_path: Path) -> None:
+async def test_a_killed_supervisor_leaves_no_process_and_the_next_one_starts(tmp_path: Path) -> None:
     first = start_process(tmp_path)
     before = await until(tmp_path, ready)
-    pids = [each.pid for each in before.children.values() if each.pid is not None]
-    assert len(pids) == 3
+    ours = tagged(tmp_path)
+    assert len(ours) == 6, "three children, each with a child of its own"
     first.kill()
     first.wait()
-    end = time.monotonic() + _PATIENCE_S
-    while any(start_ticks(pid) is not None for pid in pids):
-        assert time.monotonic() < end, "a child outlived its supervisor"
-        await asyncio.sleep(0.02)
+    await assert_nothing_left(tmp_path)
     assert read_state(layout_of(tmp_path)).phase is StackPhase.CRASHED
-    # The children of the children are nobody's any more: the next supervisor finds them by their tag.
-    left = {process.pid for process in tagged(tmp_path)}
     async with supervised(tmp_path, chain(tmp_path)) as after:
-        assert left
-        assert not left & {process.pid for process in tagged(tmp_path)}
         assert after.ports == before.ports
+
+
+def leave_behind(state: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], env={TAG: str(state)})
+
+
+async def test_the_next_supervisor_ends_what_an_earlier_one_left(tmp_path: Path) -> None:
+    left = leave_behind(tmp_path)
+    async with supervised(tmp_path, [child(tmp_path, "base")]):
+        assert start_ticks(left.pid) is None
+    left.wait()
 
 
 async def test_a_terminated_supervisor_stops_everything_in_order(tmp_path: Path) -> None:
