@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -16,10 +17,16 @@ from services.kit.errors import FailedPreconditionError, NotFoundError
 from services.kit.ids import new_id
 
 
-def digest_folder(folder: Path) -> str:
-    """sha256 over the names and contents of all files below a folder, in order of their names."""
+def digest_folder(folder: Path, *, without: Collection[str] = ()) -> str:
+    """sha256 over the names and contents of all files below a folder, in order of their names.
+
+    Args:
+        folder: the folder.
+        without: files to leave out, relative to it: a manifest that carries the digest.
+    """
     total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    left_out = {folder / name for name in without}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p not in left_out):
         with path.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())

@@ -1,0 +1,1 @@
+"""Serves published models: owns the Triton model repository, predicts, generates."""

@@ -1,0 +1,87 @@
+"""Composition root of the inference service: `python -m services.inference`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from tidemill.inference.v1 import inference_service_pb2_grpc as grpc_stubs
+
+from services.inference.adapters.announcer import BackgroundServedLog, BusAnnouncer
+from services.inference.adapters.builds import ArtifactBuilds
+from services.inference.adapters.model_store import SqlModelStore
+from services.inference.adapters.triton_client import TritonClient, open_triton
+from services.inference.adapters.triton_control import TritonControl
+from services.inference.adapters.triton_repository import TritonRepository
+from services.inference.app.publishing import Publishing
+from services.inference.app.serving import Serving, ServingTable
+from services.inference.entrypoints.kserve import add_kserve
+from services.inference.entrypoints.servicer import InferenceServicer
+from services.inference.entrypoints.worker import run_reconciler
+from services.inference.settings import InferenceSettings
+from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.clock import SystemClock
+from services.kit.config import load_settings
+from services.kit.runtime.service import Service, run_service
+from services.kit.storage.artifacts import ArtifactStore
+from services.kit.storage.database import open_database
+from services.kit.telemetry.metrics import RequestMetrics
+
+MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
+
+
+async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service:
+    """Builds the service and wires it."""
+    await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
+    engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS)
+    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "inference")
+    clock, table = SystemClock(), ServingTable()
+    control = TritonControl(settings.triton_grpc, load_timeout_s=settings.load_timeout_s)
+    channel = open_triton(settings.triton_grpc)
+    repository = TritonRepository(
+        settings.triton_repository.absolute(),
+        settings.staging.absolute(),
+        settings.otlp_endpoint_of_models or settings.otlp_endpoint,
+    )
+    await asyncio.to_thread(repository.clear_staging)
+    publishing = Publishing(
+        store=SqlModelStore(engine),
+        builds=ArtifactBuilds(ArtifactStore(settings.artifacts_url), settings.cache.absolute()),
+        repository=repository,
+        server=control,
+        announcer=BusAnnouncer(publisher),
+        table=table,
+        clock=clock,
+        keep_versions=settings.keep_versions,
+    )
+    await asyncio.to_thread(publishing.fill_table)
+    served = BackgroundServedLog(publisher, metrics.registry)
+    serving = Serving(table, TritonClient(channel), served, clock)
+
+    def register(server: grpc.aio.Server) -> Sequence[str]:
+        grpc_stubs.add_InferenceServiceServicer_to_server(InferenceServicer(serving, publishing), server)
+        return ["tidemill.inference.v1.InferenceService", add_kserve(server, channel)]
+
+    return Service(
+        register=register,
+        tasks=[lambda: run_reconciler(publishing, settings.reconcile_pause_s)],
+        closers=[channel.close, control.close, served.close, publisher.close, engine.dispose],
+        # A publication returns when the model answers.
+        default_deadline_s=settings.load_timeout_s + 120.0,
+    )
+
+
+def main() -> None:
+    """Runs the service until it is told to stop."""
+    settings = load_settings(InferenceSettings)
+
+    async def start(metrics: RequestMetrics) -> Service:
+        return await build(settings, metrics)
+
+    run_service("inference", settings, start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Triton, the model repository on disk, the database and the bus."""

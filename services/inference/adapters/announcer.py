@@ -1,0 +1,148 @@
+"""Facts of inference on the bus: published versions durably, served answers in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from opentelemetry import context, propagate
+from opentelemetry.context import Context
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from tidemill.inference.v1 import inference_events_pb2 as events
+
+from services.inference.app.ports import Served
+from services.inference.domain.model import ModelVersion
+from services.kit.bus.port import EventPublisher, OutgoingEvent
+from services.kit.bus.topics import INFERENCE_EVENTS, PREDICTIONS
+from services.kit.errors import TidemillError, is_retryable
+from services.kit.ids import sha256_hex
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 500
+_LINGER_S = 0.05
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+
+
+class BusAnnouncer:
+    """Implements `services.inference.app.ports.Announcer`; the event continues the trace that published."""
+
+    def __init__(self, publisher: EventPublisher) -> None:
+        self._publisher = publisher
+
+    def published(self, version: ModelVersion) -> None:
+        """See the port. The same publication is the same event each time it is told."""
+        message = events.ModelPublished(
+            model_version=version.name, digest=version.lineage.digest, run=version.lineage.run
+        )
+        event_id = sha256_hex(version.name, version.lineage.digest, version.update_time.isoformat())
+        token = context.attach(propagate.extract({"traceparent": version.traceparent}, Context()))
+        try:
+            self._publisher.publish(INFERENCE_EVENTS, [OutgoingEvent(version.model, message, event_id=event_id)])
+        finally:
+            context.detach(token)
+
+
+class BackgroundServedLog:
+    """Implements `services.inference.app.ports.ServedLog` with a thread that publishes `PredictionServed`.
+
+    An answer waits for no broker. While the bus is away the events wait in memory, at most `capacity` of them; beyond
+    it the oldest are given up, counted in `prediction_events_dropped` and told in the log.
+    """
+
+    def __init__(self, publisher: EventPublisher, registry: CollectorRegistry, *, capacity: int = 100_000) -> None:
+        self._publisher = publisher
+        self._capacity = capacity
+        self._waiting: deque[Served] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._dropped = Counter(
+            "prediction_events_dropped", "Answers whose PredictionServed was given up", registry=registry
+        )
+        Gauge(
+            "prediction_events_waiting", "Answers whose PredictionServed is still to be published", registry=registry
+        ).set_function(lambda: float(len(self._waiting)))
+        self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
+        self._thread.start()
+
+    def add(self, served: Sequence[Served]) -> None:
+        """See the port."""
+        with self._changed:
+            self._waiting.extend(served)
+            lost = max(0, len(self._waiting) - self._capacity)
+            for _ in range(lost):
+                self._waiting.popleft()
+            self._changed.notify()
+        if lost:
+            self._give_up(lost, f"the bus is away and {self._capacity} wait already")
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Publishes what waits; what cannot be published in this time is counted and told."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+        with self._changed:
+            left = len(self._waiting)
+            self._waiting.clear()
+        if left:
+            self._give_up(left, "the service ended while the bus was away")
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE_S
+        while True:
+            batch = self._next_batch()
+            if not batch:
+                return
+            try:
+                self._publisher.publish(PREDICTIONS, [_event(item) for item in batch])
+                pause = _FIRST_PAUSE_S
+            except TidemillError as error:
+                if self._closing or not is_retryable(error):
+                    self._give_up(len(batch), error.message)
+                    continue
+                self._put_back(batch)
+                logger.warning("%d answers wait for the bus, %.1f s: %s", len(batch), pause, error.message)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+            except Exception as error:
+                logger.exception("PredictionServed could not be published")
+                self._give_up(len(batch), type(error).__name__)
+
+    def _next_batch(self) -> list[Served]:
+        """What waits, at most a batch; empty when there is nothing more to come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            if not self._closing:
+                self._changed.wait_for(lambda: self._closing or len(self._waiting) >= _BATCH, _LINGER_S)
+            return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+
+    def _put_back(self, batch: Sequence[Served]) -> None:
+        with self._changed:
+            self._waiting.extendleft(reversed(batch))
+
+    def _give_up(self, count: int, why: str) -> None:
+        self._dropped.inc(count)
+        logger.error("PredictionServed of %d answers was given up: %s", count, why)
+
+
+def _event(served: Served) -> OutgoingEvent:
+    moment = Timestamp()
+    moment.FromDatetime(served.answer_time)
+    message = events.PredictionServed(
+        answer=served.answer,
+        model_version=served.model_version,
+        method=served.method,
+        label=served.label,
+        score=served.score,
+        prompt_tokens=served.prompt_tokens,
+        completion_tokens=served.completion_tokens,
+        latency_ms=served.latency_ms,
+        answer_time=moment,
+    )
+    return OutgoingEvent(served.answer, message, event_id=sha256_hex("PredictionServed", served.answer))

@@ -1,0 +1,69 @@
+"""Builds out of the artefact store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from services.inference.domain.model import Build, Task
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError
+from services.kit.storage.artifacts import ArtifactStore, digest_folder
+
+MANIFEST = "tidemill.json"
+_RUNTIMES = {Task.GENERATION: "onnxruntime-genai", Task.TEXT_CLASSIFICATION: "onnxruntime"}
+_NEEDED = {
+    Task.GENERATION: ("genai_config.json", "tokenizer.json", "tokenizer_config.json"),
+    Task.TEXT_CLASSIFICATION: ("model.onnx", "tokenizer.json"),
+}
+
+
+class ArtifactBuilds:
+    """Implements `services.inference.app.ports.Builds` with fsspec URLs; remote folders are copied to `cache`."""
+
+    def __init__(self, artifacts: ArtifactStore, cache: Path) -> None:
+        self._artifacts = artifacts
+        self._cache = cache
+
+    def fetch(self, uri: str, digest: str) -> Path:
+        """See the port."""
+        self._cache.mkdir(parents=True, exist_ok=True)
+        folder = self._artifacts.fetch_folder(uri, self._cache)
+        found = digest_folder(folder, without=[MANIFEST])
+        if found != digest:
+            raise FailedPreconditionError(
+                f"The build at {uri} has the digest {found}, not {digest}: it changed, or is not whole.",
+                reason="DIGEST_MISMATCH",
+                metadata={"uri": uri, "expected": digest, "found": found},
+            )
+        return folder
+
+    def read(self, folder: Path) -> Build:
+        """See the port."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            task = Task(manifest["task"])
+            labels = tuple(str(label) for label in manifest.get("labels") or ())
+            build = Build(
+                task=task,
+                precision=str(manifest["precision"]),
+                base_model=str(manifest.get("base_model") or ""),
+                labels=labels,
+                prompt_template=str(manifest.get("prompt_template") or ""),
+                size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+            )
+        except FileNotFoundError as error:
+            raise _unusable(f"The build has no {MANIFEST}.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise _unusable(f"The build's {MANIFEST} is not usable: {error!r}") from error
+        if manifest.get("runtime") != _RUNTIMES[task]:
+            raise _unusable(f"A {task.value} build runs in {_RUNTIMES[task]}, not in {manifest.get('runtime')!r}.")
+        if task is Task.TEXT_CLASSIFICATION and len(labels) < 2:
+            raise _unusable("A classifier's build names at least two labels.")
+        missing = [name for name in _NEEDED[task] if not (folder / name).is_file()]
+        if missing:
+            raise _unusable(f"The build lacks {', '.join(missing)}.")
+        return build
+
+
+def _unusable(message: str) -> InvalidArgumentError:
+    return InvalidArgumentError(message, reason="UNUSABLE_BUILD")

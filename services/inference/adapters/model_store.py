@@ -1,0 +1,186 @@
+"""Models and versions in a database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, RowMapping, func, insert, select, update
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from services.inference.adapters.tables import model_versions, models
+from services.inference.domain.model import Build, Lineage, Model, ModelVersion, Task, VersionState
+from services.kit.errors import AbortedError, UnavailableError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class SqlModelStore:
+    """Implements `services.inference.app.ports.ModelStore`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def model(self, name: str) -> Model | None:
+        """See the port."""
+        with self._transaction() as connection:
+            row = connection.execute(select(models).where(models.c.name == name)).mappings().one_or_none()
+            return None if row is None else _model(connection, row)
+
+    def models(self, after: str, limit: int) -> Sequence[Model]:
+        """See the port."""
+        query = select(models).where(models.c.name > after).order_by(models.c.name).limit(limit)
+        with self._transaction() as connection:
+            return [_model(connection, row) for row in connection.execute(query).mappings().all()]
+
+    def version(self, model: str, number: int) -> ModelVersion | None:
+        """See the port."""
+        with self._transaction() as connection:
+            return _version_or_none(connection, model, number)
+
+    def versions(self, model: str, before: int, limit: int) -> Sequence[ModelVersion]:
+        """See the port."""
+        table = model_versions
+        query = select(table).where(table.c.model == model, table.c.number < before)
+        with self._transaction() as connection:
+            found = connection.execute(query.order_by(table.c.number.desc()).limit(limit)).mappings().all()
+        return [_version(row) for row in found]
+
+    def create_version(self, draft: ModelVersion) -> ModelVersion:
+        """See the port."""
+        table = model_versions
+        with self._transaction() as connection:
+            known = connection.execute(select(models.c.name).where(models.c.name == draft.model)).first()
+            if known is None:
+                values = {"name": draft.model, "serving": None}
+                times = {"create_time": _micros(draft.create_time), "update_time": _micros(draft.update_time)}
+                connection.execute(insert(models).values(**values, **times))
+            newest = connection.execute(select(func.max(table.c.number)).where(table.c.model == draft.model)).scalar()
+            version = replace(draft, number=(newest or 0) + 1)
+            connection.execute(insert(table).values(**_row(version), announced=True))
+            return version
+
+    def update_version(self, version: ModelVersion) -> None:
+        """See the port."""
+        with self._transaction() as connection:
+            _update(connection, version)
+
+    def serve(self, version: ModelVersion, *, announce: bool) -> None:
+        """See the port."""
+        table, now = model_versions, _micros(version.update_time)
+        others = (table.c.model == version.model) & (table.c.state == VersionState.SERVING.value)
+        with self._transaction() as connection:
+            connection.execute(
+                update(table)
+                .where(others & (table.c.number != version.number))
+                .values(state=VersionState.RETIRED.value, update_time=now)
+            )
+            _update(connection, version, **({"announced": False} if announce else {}))
+            connection.execute(
+                update(models).where(models.c.name == version.model).values(serving=version.number, update_time=now)
+            )
+
+    def stop_serving(self, model: str, now: datetime) -> None:
+        """See the port."""
+        table, moment = model_versions, _micros(now)
+        serving = (table.c.model == model) & (table.c.state == VersionState.SERVING.value)
+        with self._transaction() as connection:
+            connection.execute(
+                update(table).where(serving).values(state=VersionState.RETIRED.value, update_time=moment)
+            )
+            connection.execute(update(models).where(models.c.name == model).values(serving=None, update_time=moment))
+
+    def unannounced(self) -> Sequence[ModelVersion]:
+        """See the port."""
+        table = model_versions
+        query = select(table).where(table.c.announced.is_(False)).order_by(table.c.update_time)
+        with self._transaction() as connection:
+            return [_version(row) for row in connection.execute(query).mappings().all()]
+
+    def mark_announced(self, version: ModelVersion) -> None:
+        """See the port. A version that came to serve again meanwhile stays to be told."""
+        table = model_versions
+        same = (table.c.model == version.model) & (table.c.number == version.number)
+        with self._transaction() as connection:
+            connection.execute(
+                update(table).where(same & (table.c.update_time == _micros(version.update_time))).values(announced=True)
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except IntegrityError as error:
+            raise AbortedError("Another process published at the same time; try again.") from error
+        except OperationalError as error:
+            raise UnavailableError(
+                f"The database of inference does not answer: {error.orig}",
+                reason="DATABASE_UNAVAILABLE",
+                retry_after_s=1,
+            ) from error
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _moment(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def _row(version: ModelVersion) -> dict[str, Any]:
+    return {
+        "model": version.model,
+        "number": version.number,
+        "state": version.state.value,
+        "artifact_uri": version.lineage.artifact_uri,
+        "digest": version.lineage.digest,
+        "run": version.lineage.run,
+        "dataset_version": version.lineage.dataset_version,
+        "build": json.dumps(asdict(version.build), sort_keys=True, ensure_ascii=False),
+        "message": version.message,
+        "request_id": version.request_id,
+        "traceparent": version.traceparent,
+        "create_time": _micros(version.create_time),
+        "update_time": _micros(version.update_time),
+    }
+
+
+def _update(connection: Connection, version: ModelVersion, **further: Any) -> None:
+    table = model_versions
+    values = {name: value for name, value in _row(version).items() if name not in ("model", "number", "create_time")}
+    same = (table.c.model == version.model) & (table.c.number == version.number)
+    connection.execute(update(table).where(same).values(**values, **further))
+
+
+def _version_or_none(connection: Connection, model: str, number: int) -> ModelVersion | None:
+    table = model_versions
+    query = select(table).where(table.c.model == model, table.c.number == number)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _version(row)
+
+
+def _version(row: RowMapping) -> ModelVersion:
+    build = json.loads(row["build"])
+    return ModelVersion(
+        model=row["model"],
+        number=row["number"],
+        lineage=Lineage(row["artifact_uri"], row["digest"], row["run"], row["dataset_version"]),
+        build=Build(**{**build, "task": Task(build["task"]), "labels": tuple(build["labels"])}),
+        state=VersionState(row["state"]),
+        create_time=_moment(row["create_time"]),
+        update_time=_moment(row["update_time"]),
+        message=row["message"],
+        request_id=row["request_id"],
+        traceparent=row["traceparent"],
+    )
+
+
+def _model(connection: Connection, row: RowMapping) -> Model:
+    serving = None if row["serving"] is None else _version_or_none(connection, row["name"], row["serving"])
+    return Model(row["name"], _moment(row["create_time"]), _moment(row["update_time"]), serving)

@@ -1,0 +1,44 @@
+"""Tables of the inference service. Times are microseconds since 1970 in UTC; JSON is text in canonical form."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
+
+metadata = MetaData()
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    # The version that answers; null when none does.
+    Column("serving", Integer, nullable=True),
+    Column("create_time", BigInteger, nullable=False),
+    Column("update_time", BigInteger, nullable=False),
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("artifact_uri", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("run", String(128), nullable=False),
+    Column("dataset_version", String(256), nullable=False),
+    # What the build says of itself: read and written whole, never searched.
+    Column("build", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("traceparent", String(64), nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("update_time", BigInteger, nullable=False),
+    Column("announced", Boolean, nullable=False),
+)
+# Few versions wait to be told at any time; the index holds those alone.
+Index(
+    "ix_model_versions_unannounced",
+    model_versions.c.model,
+    sqlite_where=text("announced = 0"),
+    postgresql_where=text("announced = false"),
+)

@@ -1,0 +1,164 @@
+"""What the use cases need of the outside, by role."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from services.inference.domain.model import Build, Model, ModelVersion, Piece, Prompt, Sampling
+
+
+class ModelStore(Protocol):
+    """Models and versions; every method is one transaction."""
+
+    def model(self, name: str) -> Model | None:
+        """The model with its serving version."""
+        ...
+
+    def models(self, after: str, limit: int) -> Sequence[Model]:
+        """Models by name, those after a name."""
+        ...
+
+    def version(self, model: str, number: int) -> ModelVersion | None:
+        """The version of this number."""
+        ...
+
+    def versions(self, model: str, before: int, limit: int) -> Sequence[ModelVersion]:
+        """Versions below a number, newest first."""
+        ...
+
+    def create_version(self, draft: ModelVersion) -> ModelVersion:
+        """Keeps the draft under the model's next number; the model is created if need be."""
+        ...
+
+    def update_version(self, version: ModelVersion) -> None:
+        """Replaces a version's state, message and update time."""
+        ...
+
+    def serve(self, version: ModelVersion, *, announce: bool) -> None:
+        """Makes the version the serving one and the one before it retired; `announce` queues its event."""
+        ...
+
+    def stop_serving(self, model: str, now: datetime) -> None:
+        """Leaves the model without a serving version."""
+        ...
+
+    def unannounced(self) -> Sequence[ModelVersion]:
+        """Versions whose publication is still to be told, oldest first."""
+        ...
+
+    def mark_announced(self, version: ModelVersion) -> None:
+        """Forgets that it is to be told."""
+        ...
+
+
+class Builds(Protocol):
+    """The artefact store's builds."""
+
+    def fetch(self, uri: str, digest: str) -> Path:
+        """A local folder with the build.
+
+        Raises:
+            NotFoundError: it is not there.
+            FailedPreconditionError: its content has another digest.
+        """
+        ...
+
+    def read(self, folder: Path) -> Build:
+        """What the build's manifest says.
+
+        Raises:
+            InvalidArgumentError: it has none, or one that cannot be served.
+        """
+        ...
+
+
+class Repository(Protocol):
+    """The model repository's files. A folder that the server may be reading is never changed."""
+
+    def place(self, version: ModelVersion, build: Path) -> None:
+        """Puts a version's folder in its place, whole or not at all; one that is there stays."""
+        ...
+
+    def holds(self, version: ModelVersion) -> bool:
+        """Whether the version's folder is there."""
+        ...
+
+    def configure(self, version: ModelVersion) -> None:
+        """Makes the configuration name this version as the one to serve; read at the next load."""
+        ...
+
+    def remove(self, model: str, number: int) -> None:
+        """Removes a version's folder; it must not be loaded."""
+        ...
+
+
+class ModelServer(Protocol):
+    """Control of the server."""
+
+    def load(self, model: str) -> None:
+        """Loads what the configuration names and returns when it is ready; what served before goes on until then.
+
+        Raises:
+            FailedPreconditionError: the server refused it, with its reason; what served before goes on.
+            UnavailableError: the server does not answer.
+        """
+        ...
+
+    def unload(self, model: str) -> None:
+        """Takes a model out of service, after its requests in flight."""
+        ...
+
+    def ready_versions(self) -> Mapping[str, frozenset[int]]:
+        """Versions that answer now, by model.
+
+        Raises:
+            UnavailableError: the server does not answer.
+        """
+        ...
+
+
+class Announcer(Protocol):
+    """Tells the other services; durable when it returns."""
+
+    def published(self, version: ModelVersion) -> None:
+        """Tells that a version answers requests from now on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """That a request was answered."""
+
+    answer: str
+    model_version: str
+    method: str
+    latency_ms: float
+    answer_time: datetime
+    label: str = ""
+    score: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class ServedLog(Protocol):
+    """Takes note of answers without holding them up."""
+
+    def add(self, served: Sequence[Served]) -> None:
+        """Takes them over; what cannot be kept is counted and logged, never silently lost."""
+        ...
+
+
+class InferenceServer(Protocol):
+    """Asks the server. The caller's cancellation and deadline reach it; errors are the kit's."""
+
+    async def classify(self, model: str, texts: Sequence[str]) -> tuple[Sequence[Sequence[float]], int]:
+        """Scores of every label for each text, in order, and the number of the version that answered."""
+        ...
+
+    def generate(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
+        """Pieces of an answer, the last one with its finish reason."""
+        ...

@@ -1,0 +1,258 @@
+"""Publishes, rolls back and unpublishes; keeps the server at what the store says.
+
+One model changes at a time under its lock. The order of a publication: number (LOADING) → folder → configuration →
+load → SERVING. A crash in between leaves a LOADING version that nobody serves; the same publication takes it up again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from services.inference.app.ports import Announcer, Builds, ModelServer, ModelStore, Repository
+from services.inference.app.serving import ServingTable
+from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState, model_name
+from services.kit.clock import Clock
+from services.kit.errors import FailedPreconditionError, NotFoundError, TidemillError, is_retryable
+
+logger = logging.getLogger(__name__)
+
+NEWEST = 1 << 31
+
+
+class Publishing:
+    """Use cases on models and versions; threads may share it."""
+
+    def __init__(
+        self,
+        *,
+        store: ModelStore,
+        builds: Builds,
+        repository: Repository,
+        server: ModelServer,
+        announcer: Announcer,
+        table: ServingTable,
+        clock: Clock,
+        keep_versions: int,
+    ) -> None:
+        self._store = store
+        self._builds = builds
+        self._repository = repository
+        self._server = server
+        self._announcer = announcer
+        self._table = table
+        self._clock = clock
+        self._keep = keep_versions
+        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def publish(
+        self, model: str, lineage: Lineage, request_id: str = "", traceparent: str = ""
+    ) -> tuple[ModelVersion, bool]:
+        """Publishes a build and returns when it answers.
+
+        Returns:
+            The version, and whether this build was serving already.
+
+        Raises:
+            FailedPreconditionError: its digest is another, or the server refused it; what served before goes on.
+        """
+        with self._locks[model]:
+            known = self._store.model(model)
+            serving = known.serving if known else None
+            if serving is not None and serving.lineage.digest == lineage.digest and self._is_ready(serving):
+                return serving, True
+            folder = self._builds.fetch(lineage.artifact_uri, lineage.digest)
+            build = self._builds.read(folder)
+            version = self._reusable(model, lineage.digest)
+            if version is None:
+                now = self._clock.now()
+                version = self._store.create_version(
+                    ModelVersion(
+                        model=model,
+                        number=0,
+                        lineage=lineage,
+                        build=build,
+                        state=VersionState.LOADING,
+                        create_time=now,
+                        update_time=now,
+                        request_id=request_id,
+                        traceparent=traceparent,
+                    )
+                )
+            return self._bring_up(version, serving, announce=True), False
+
+    def roll_back(self, model: str, number: int = 0) -> ModelVersion:
+        """Lets an earlier version answer again; the one before the serving one when `number` is zero.
+
+        Raises:
+            NotFoundError: there is no such version.
+            FailedPreconditionError: it never served, or there is none before.
+        """
+        with self._locks[model]:
+            serving = self.get(model).serving
+            target = self._rollback_target(model, number, serving)
+            if serving is not None and target.number == serving.number and self._is_ready(serving):
+                return serving
+            return self._bring_up(target, serving, announce=True)
+
+    def unpublish(self, model: str) -> Model:
+        """Takes a model out of service; its versions stay on disk."""
+        with self._locks[model]:
+            known = self.get(model)
+            if known.serving is not None:
+                # First the table and the store: no new request is sent, and a crash in between is reconciled.
+                self._table.remove(model)
+                self._store.stop_serving(model, self._clock.now())
+                self._server.unload(model)
+            return self.get(model)
+
+    def get(self, model: str) -> Model:
+        """The model of this name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = self._store.model(model)
+        if found is None:
+            raise NotFoundError(f"There is no model {model!r}.", reason="MODEL_NOT_FOUND", metadata={"model": model})
+        return found
+
+    def list(self, after: str, limit: int) -> Sequence[Model]:
+        """Models by name, those after a name."""
+        return self._store.models(after, limit)
+
+    def versions(self, model: str, before: int, limit: int) -> Sequence[ModelVersion]:
+        """Versions below a number, newest first."""
+        self.get(model)
+        return self._store.versions(model, before, limit)
+
+    def fill_table(self) -> None:
+        """Takes over what the store says is serving; call it once, at start."""
+        for model in self._all_models():
+            if model.serving is not None:
+                self._table.set(model.serving)
+
+    def reconcile(self) -> None:
+        """Brings the server to what the store says, after a restart of either, and tells what is untold.
+
+        Raises:
+            UnavailableError: the server or the bus is away; call it again later.
+        """
+        ready = self._server.ready_versions()
+        for model in self._all_models():
+            wanted = frozenset([model.serving.number]) if model.serving else frozenset()
+            if ready.get(model.name, frozenset()) != wanted:
+                self._settle(model.name)
+        for version in self._store.unannounced():
+            self._announcer.published(version)
+            self._store.mark_announced(version)
+
+    def _settle(self, model: str) -> None:
+        lock = self._locks[model]
+        # A publication in progress changes the server by itself.
+        if not lock.acquire(blocking=False):
+            return
+        try:
+            serving = self.get(model).serving
+            ready = self._server.ready_versions().get(model, frozenset())
+            if serving is None:
+                if ready:
+                    logger.info("unloading %s: it is not to serve", model_name(model))
+                    self._server.unload(model)
+                return
+            if ready == {serving.number}:
+                return
+            logger.info("loading %s: ready are %s", serving.name, sorted(ready) or "none")
+            self._load(serving)
+        except TidemillError as error:
+            if is_retryable(error):
+                raise
+            logger.error("%s cannot be brought to its state: %s", model_name(model), error.message)
+        finally:
+            lock.release()
+
+    def _bring_up(self, version: ModelVersion, serving: ModelVersion | None, *, announce: bool) -> ModelVersion:
+        try:
+            self._load(version)
+        except TidemillError as error:
+            self._give_up(version, serving, error)
+            raise
+        now = self._clock.now()
+        version = replace(version, state=VersionState.SERVING, update_time=now, message="")
+        self._store.serve(version, announce=announce)
+        self._table.set(version)
+        logger.info("%s serves (%s)", version.name, version.lineage.artifact_uri)
+        self._prune(version)
+        return version
+
+    def _load(self, version: ModelVersion) -> None:
+        if not self._repository.holds(version):
+            self._repository.place(version, self._builds.fetch(version.lineage.artifact_uri, version.lineage.digest))
+        self._table.expect(version)
+        self._repository.configure(version)
+        self._server.load(version.model)
+
+    def _give_up(self, version: ModelVersion, serving: ModelVersion | None, error: TidemillError) -> None:
+        """Leaves the configuration at what goes on serving; a refused version is kept as FAILED, with the reason."""
+        if serving is not None:
+            self._repository.configure(serving)
+        if is_retryable(error):
+            return
+        if version.state is VersionState.LOADING:
+            self._store.update_version(
+                replace(version, state=VersionState.FAILED, message=error.message, update_time=self._clock.now())
+            )
+            self._repository.remove(version.model, version.number)
+
+    def _reusable(self, model: str, digest: str) -> ModelVersion | None:
+        """A version of the same build whose number can be used: it served before, or its publication was cut off."""
+        fits = (VersionState.LOADING, VersionState.RETIRED, VersionState.SERVING)
+        return next((v for v in self._every_version(model) if v.lineage.digest == digest and v.state in fits), None)
+
+    def _rollback_target(self, model: str, number: int, serving: ModelVersion | None) -> ModelVersion:
+        if number:
+            target = self._store.version(model, number)
+            if target is None:
+                raise NotFoundError(
+                    f"{model_name(model)} has no version {number}.",
+                    reason="MODEL_VERSION_NOT_FOUND",
+                    metadata={"model": model, "version": str(number)},
+                )
+            if target.state not in (VersionState.RETIRED, VersionState.SERVING):
+                raise FailedPreconditionError(
+                    f"{target.name} never served ({target.state.value}).", reason="VERSION_NEVER_SERVED"
+                )
+            return target
+        before = serving.number if serving else NEWEST
+        earlier = (v for v in self._every_version(model, before) if v.state is VersionState.RETIRED)
+        found = next(earlier, None)
+        if found is None:
+            raise FailedPreconditionError(
+                f"{model_name(model)} has no earlier version to return to.", reason="NO_EARLIER_VERSION"
+            )
+        return found
+
+    def _prune(self, serving: ModelVersion) -> None:
+        """Removes folders of versions beyond those kept; the store remembers them, and a roll-back places them anew."""
+        retired = [v for v in self._every_version(serving.model) if v.state is VersionState.RETIRED]
+        for version in retired[max(0, self._keep - 1) :]:
+            if self._repository.holds(version):
+                logger.info("removing the folder of %s", version.name)
+                self._repository.remove(version.model, version.number)
+
+    def _is_ready(self, version: ModelVersion) -> bool:
+        return self._server.ready_versions().get(version.model, frozenset()) == {version.number}
+
+    def _every_version(self, model: str, before: int = NEWEST) -> Iterator[ModelVersion]:
+        while page := self._store.versions(model, before, 200):
+            yield from page
+            before = page[-1].number
+
+    def _all_models(self) -> Iterator[Model]:
+        after = ""
+        while page := self._store.models(after, 200):
+            yield from page
+            after = page[-1].name

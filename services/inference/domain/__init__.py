@@ -1,0 +1,1 @@
+"""What is true of models and their versions, whatever serves them."""

@@ -1,0 +1,1 @@
+"""gRPC doors of the inference service."""

@@ -1,0 +1,123 @@
+# ruff: noqa: N802 - the methods bear the names of the protocol
+"""KServe V2's GRPCInferenceService, passed on to Triton, so that clients written for Triton work unchanged.
+
+What changes the server (load, unload, shared memory, settings) is not passed on: the repository is the service's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn
+
+import grpc
+from opentelemetry import propagate
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import (
+    GRPCInferenceServiceServicer,
+    GRPCInferenceServiceStub,
+    add_GRPCInferenceServiceServicer_to_server,
+)
+
+from services.kit.errors import UnavailableError
+
+SERVICE = "inference.GRPCInferenceService"
+_TRACEPARENT = "traceparent"
+_REAL_STATUS = "triton_grpc_error"
+_DEADLINE_S = 60.0
+
+
+def add_kserve(server: grpc.aio.Server, channel: grpc.aio.Channel) -> str:
+    """Adds the servicer; returns its full name."""
+    add_GRPCInferenceServiceServicer_to_server(KServeServicer(channel), server)
+    return SERVICE
+
+
+class KServeServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types
+    """Passes requests on with the caller's deadline, cancellation and the present trace; answers come back as is."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = GRPCInferenceServiceStub(channel)
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:
+        """Always: the service itself answers."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:
+        """Whether Triton takes requests."""
+        try:
+            return await self._stub.ServerReady(request, timeout=_limit(context))
+        except grpc.aio.AioRpcError:
+            return pb.ServerReadyResponse(ready=False)
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:
+        """Name and version of Triton."""
+        return await _pass(self._stub.ServerMetadata, request, context)
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:
+        """Whether a model answers."""
+        return await _pass(self._stub.ModelReady, request, context)
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        """Inputs and outputs of a model."""
+        return await _pass(self._stub.ModelMetadata, request, context)
+
+    async def ModelConfig(self, request: Any, context: Any) -> Any:
+        """Configuration of a model."""
+        return await _pass(self._stub.ModelConfig, request, context)
+
+    async def ModelStatistics(self, request: Any, context: Any) -> Any:
+        """Counters of a model."""
+        return await _pass(self._stub.ModelStatistics, request, context)
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        """One answer."""
+        _continue_trace(request)
+        return await _pass(self._stub.ModelInfer, request, context)
+
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+        """Answers of a decoupled model."""
+
+        async def traced() -> AsyncIterator[Any]:
+            async for request in requests:
+                _continue_trace(request)
+                yield request
+
+        wanted = [(key, value) for key, value in context.invocation_metadata() or () if key == _REAL_STATUS]
+        call = self._stub.ModelStreamInfer(traced(), timeout=context.time_remaining(), metadata=wanted)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            await _relay(error, context)
+        finally:
+            if not call.done():
+                call.cancel()
+
+
+async def _pass(method: Callable[..., Any], request: Any, context: Any) -> Any:
+    try:
+        return await method(request, timeout=_limit(context))
+    except grpc.aio.AioRpcError as error:
+        await _relay(error, context)
+
+
+async def _relay(error: grpc.aio.AioRpcError, context: Any) -> NoReturn:
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        raise UnavailableError(
+            f"Triton does not answer now: {error.details()}", reason="TRITON_UNAVAILABLE", retry_after_s=1.0
+        ) from error
+    await context.abort(error.code(), error.details() or "")
+    raise AssertionError("unreachable: abort raises")
+
+
+def _limit(context: Any) -> float:
+    remaining: float | None = context.time_remaining()
+    return _DEADLINE_S if remaining is None else remaining
+
+
+def _continue_trace(request: Any) -> None:
+    """Names this service's span as the parent of the model's own."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    if _TRACEPARENT in carrier:
+        request.parameters[_TRACEPARENT].string_param = carrier[_TRACEPARENT]

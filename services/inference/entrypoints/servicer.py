@@ -1,0 +1,126 @@
+# ruff: noqa: N802 - the methods bear the names of the contract
+"""InferenceService over gRPC: map in, one call, map out. What touches disk or database runs in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from opentelemetry import propagate, trace
+from tidemill.inference.v1 import inference_service_pb2 as pb
+from tidemill.inference.v1 import inference_service_pb2_grpc as grpc_stubs
+
+from services.inference.app.publishing import NEWEST, Publishing
+from services.inference.app.serving import AnsweredPiece, Serving
+from services.inference.domain.model import model_of
+from services.inference.entrypoints import mapping
+from services.kit.errors import InternalError, InvalidArgumentError
+from services.kit.telemetry import schema
+
+_PAGE = 50
+
+
+class InferenceServicer(grpc_stubs.InferenceServiceServicer):
+    """Implements `tidemill.inference.v1.InferenceService`."""
+
+    def __init__(self, serving: Serving, publishing: Publishing) -> None:
+        self._serving = serving
+        self._publishing = publishing
+
+    async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
+        """Classifies texts."""
+        found, version = await self._serving.predict(model_of(request.model), list(request.texts))
+        trace.get_current_span().set_attribute(schema.MODEL_VERSION, version)
+        return pb.PredictResponse(predictions=[mapping.prediction_to(item) for item in found], model_version=version)
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
+        """Writes an answer, whole."""
+        text: list[str] = []
+        last: AnsweredPiece | None = None
+        async with aclosing(self._pieces(request)) as pieces:
+            async for last in pieces:
+                text.append(last.piece.text)
+        if last is None:
+            raise InternalError("The model gave no answer.", reason="EMPTY_ANSWER")
+        return mapping.whole_to("".join(text), last)
+
+    async def StreamGenerate(
+        self, request: pb.StreamGenerateRequest, context: Any
+    ) -> AsyncIterator[pb.StreamGenerateResponse]:
+        """Writes an answer, piece by piece."""
+        async with aclosing(self._pieces(request)) as pieces:
+            async for piece in pieces:
+                yield mapping.piece_to(piece)
+
+    async def PublishModel(self, request: pb.PublishModelRequest, context: Any) -> pb.PublishModelResponse:
+        """Publishes a build; goes on to its end even where the caller leaves."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        version, reused = await asyncio.to_thread(
+            self._publishing.publish,
+            model_of(request.model),
+            mapping.lineage_from(request),
+            request.request_id,
+            carrier.get("traceparent", ""),
+        )
+        return pb.PublishModelResponse(model_version=mapping.version_to(version), reused=reused)
+
+    async def RollBackModel(self, request: pb.RollBackModelRequest, context: Any) -> pb.RollBackModelResponse:
+        """Lets an earlier version answer again."""
+        version = await asyncio.to_thread(self._publishing.roll_back, model_of(request.model), request.version)
+        return pb.RollBackModelResponse(model_version=mapping.version_to(version))
+
+    async def UnpublishModel(self, request: pb.UnpublishModelRequest, context: Any) -> pb.UnpublishModelResponse:
+        """Takes a model out of service."""
+        model = await asyncio.to_thread(self._publishing.unpublish, model_of(request.model))
+        return pb.UnpublishModelResponse(model=mapping.model_to(model))
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+        """Reads a model."""
+        model = await asyncio.to_thread(self._publishing.get, model_of(request.name))
+        return pb.GetModelResponse(model=mapping.model_to(model))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        """Lists models; the page token is the last name."""
+        size = request.page_size or _PAGE
+        found = await asyncio.to_thread(self._publishing.list, request.page_token, size + 1)
+        token = found[size - 1].name if len(found) > size else ""
+        return pb.ListModelsResponse(models=[mapping.model_to(m) for m in found[:size]], next_page_token=token)
+
+    async def ListModelVersions(
+        self, request: pb.ListModelVersionsRequest, context: Any
+    ) -> pb.ListModelVersionsResponse:
+        """Lists versions; the page token is the last number."""
+        size = request.page_size or _PAGE
+        before = _number(request.page_token) if request.page_token else NEWEST
+        found = await asyncio.to_thread(self._publishing.versions, model_of(request.model), before, size + 1)
+        token = str(found[size - 1].number) if len(found) > size else ""
+        return pb.ListModelVersionsResponse(
+            model_versions=[mapping.version_to(v) for v in found[:size]], next_page_token=token
+        )
+
+    async def _pieces(self, request: pb.GenerateRequest | pb.StreamGenerateRequest) -> AsyncGenerator[AnsweredPiece]:
+        model = model_of(request.model)
+        span = trace.get_current_span()
+        span.set_attribute(schema.GEN_AI_MODEL, model)
+        sampling = mapping.sampling_from(request.sampling)
+        async with aclosing(self._serving.generate(model, mapping.prompt_from(request), sampling)) as pieces:
+            async for item in pieces:
+                if item.piece.finish_reason:
+                    span.set_attributes(
+                        {
+                            schema.ANSWER: item.answer,
+                            schema.MODEL_VERSION: item.model_version,
+                            schema.GEN_AI_INPUT_TOKENS: item.piece.prompt_tokens,
+                            schema.GEN_AI_OUTPUT_TOKENS: item.piece.completion_tokens,
+                        }
+                    )
+                yield item
+
+
+def _number(token: str) -> int:
+    if not token.isascii() or not token.isdigit() or len(token) > 9:
+        raise InvalidArgumentError(f"page_token {token!r} is none of ours.", reason="INVALID_PAGE_TOKEN")
+    return int(token)

@@ -1,0 +1,6 @@
+"""Python-backend models that run inside Triton.
+
+This package is copied into each published version as `tidemill_model`, so that a version runs as it was published
+whatever is installed later. It therefore imports nothing of Tidemill's, and its modules import each other relatively.
+Inside Triton the backend itself provides `triton_python_backend_utils`.
+"""

@@ -1,0 +1,134 @@
+"""Small real builds, made in seconds: a classifier and a language model, in the layout that training writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from services.kit.storage.artifacts import digest_folder
+
+LABELS = ("negative", "positive")
+WORDS = ("[PAD]", "[UNK]", "bad", "awful", "good", "lovely", "the", "room", "is")
+TEMPLATE = "Write a headline.\n\n{text}"
+CHAT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SENTENCES = ("the room is good and lovely", "a headline of the article", "user assistant system", "房间很好", "Ünïcödé")
+
+
+def _finish(folder: Path, manifest: Mapping[str, Any]) -> str:
+    (folder / "tidemill.json").unlink(missing_ok=True)
+    digest = digest_folder(folder)
+    (folder / "tidemill.json").write_text(json.dumps({**manifest, "digest": digest}, ensure_ascii=False))
+    return digest
+
+
+def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] = LABELS) -> str:
+    """Says positive to good words and negative to bad ones; a negative `weight` turns it round. Returns the digest."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir(parents=True)
+    table = np.zeros((len(WORDS), len(labels)), dtype=np.float32)
+    for word, sign in (("bad", 0), ("awful", 0), ("good", 1), ("lovely", 1)):
+        table[WORDS.index(word), sign] = weight
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+        helper.make_node("Mul", ["rows", "column"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "middle"], ["logits"], keepdims=0),
+    ]
+    tensors = [
+        numpy_helper.from_array(table, "table"),
+        numpy_helper.from_array(np.array([2], dtype=np.int64), "last"),
+        numpy_helper.from_array(np.array([1], dtype=np.int64), "middle"),
+    ]
+    shape = ["batch", "length"]
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("input_ids", "attention_mask")],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(labels)])],
+        tensors,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, str(folder / "model.onnx"))
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return _finish(
+        folder,
+        {
+            "task": "text_classification",
+            "runtime": "onnxruntime",
+            "precision": "fp32",
+            "base_model": "test",
+            "labels": list(labels),
+            "max_input_tokens": 64,
+        },
+    )
+
+
+def make_generator(folder: Path, scratch: Path) -> str:
+    """A language model with random weights, context 256; what it writes is noise, the same noise each time."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    make_tokenizer: Any = PreTrainedTokenizerFast
+    fast = make_tokenizer(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    fast.chat_template = CHAT
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    merged = scratch / "merged"
+    LlamaForCausalLM(config).save_pretrained(merged)
+    fast.save_pretrained(merged)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(merged), "-o", str(folder)]
+    builder += ["-p", "fp32", "-e", "cpu", "-c", str(scratch / "cache"), "--extra_options", "prune_lm_head=true"]
+    done = subprocess.run(builder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return _finish(
+        folder,
+        {
+            "task": "generation",
+            "runtime": "onnxruntime-genai",
+            "precision": "fp32",
+            "base_model": "test",
+            "prompt_template": TEMPLATE,
+            "max_input_tokens": 128,
+            "max_new_tokens": 16,
+        },
+    )
