@@ -19,6 +19,7 @@ import psutil
 from infra.stack.errors import PreflightError
 from infra.stack.layout import Layout
 from infra.stack.libpython import find_libpython, library_name
+from infra.stack.state import read_state
 
 PYTHONS = ((3, 11), (3, 12))
 """What Triton's stub, NumPy 1 and the lock have in common."""
@@ -50,6 +51,8 @@ class Facts:
     memory_gib: float
     """Available now, within the limit of a container."""
     shared_memory_mib: float
+    running: bool
+    """Whether this mesh is up already, and so has the memory that it needs."""
     missing_modules: tuple[str, ...]
     libpython: Path | None
 
@@ -69,6 +72,7 @@ def gather(layout: Layout) -> Facts:
         unwritable=tuple(root for root in roots if not os.access(_existing(root), os.W_OK)),
         memory_gib=_available_memory_gib(),
         shared_memory_mib=_free_gib(Path("/dev/shm")) * 1024,  # noqa: S108 - the system's own folder
+        running=read_state(layout).running,
         missing_modules=tuple(name for name in _MODULES if importlib.util.find_spec(name) is None),
         libpython=find_libpython(),
     )
@@ -160,7 +164,7 @@ def _disk(facts: Facts) -> str | None:
 
 
 def _memory(facts: Facts) -> str | None:
-    if facts.memory_gib >= MEMORY_GIB:
+    if facts.running or facts.memory_gib >= MEMORY_GIB:
         return None
     return (
         f"{facts.memory_gib:.1f} GiB of memory are available and {MEMORY_GIB:.0f} are needed: end other programs, or "

@@ -18,12 +18,11 @@ def kafka_rows(cache: Path) -> list[str]:
     from jgo.maven import MavenContext
 
     context = MavenContext(repo_cache=cache, timeout=60)
-    roots = [context.create_dependency(":".join(root)) for root in (KAFKA_ROOT, KAFKA_LOGGING)]
-    inputs, transitive = context.resolver.resolve(roots)
+    inputs, transitive = context.resolver.resolve([context.create_dependency(":".join(KAFKA_ROOT))])
+    closure = [each for each in (*inputs, *transitive) if each.scope in (None, "compile", "runtime")]
+    # Resolved together, the two would change each other's versions; what the binding needs is in Kafka's closure.
     rows = set()
-    for dependency in [*inputs, *transitive]:
-        if dependency.scope not in (None, "compile", "runtime"):
-            continue
+    for dependency in (*closure, context.create_dependency(":".join(KAFKA_LOGGING))):
         content = Path(dependency.artifact.resolve()).read_bytes()
         where = f"{dependency.groupId} {dependency.artifactId} {dependency.version}"
         rows.add(f"{where} {len(content)} {hashlib.sha256(content).hexdigest()}")

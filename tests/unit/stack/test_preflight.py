@@ -25,6 +25,7 @@ GOOD = Facts(
     unwritable=(),
     memory_gib=12.0,
     shared_memory_mib=1024.0,
+    running=False,
     missing_modules=(),
     libpython=Path("/opt/python/lib/libpython3.11.so.1.0"),
 )
@@ -62,6 +63,10 @@ def test_another_platform_is_sent_to_the_containers_and_told_nothing_else(system
     (sentence,) = problems(facts)
     assert system in sentence
     assert "infra/compose" in sentence
+
+
+def test_a_mesh_that_runs_is_not_told_that_its_own_memory_is_missing() -> None:
+    assert problems(dataclasses.replace(GOOD, memory_gib=2.0, running=True)) == []
 
 
 def test_all_lacks_are_told_at_once() -> None:
