@@ -6,13 +6,14 @@ Use: `with running_parts({"kafka", "triton"}, folder) as stack: KafkaProducer(bo
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from infra.stack import client
 from infra.stack.assets import prepare
-from infra.stack.layout import Home
+from infra.stack.layout import Home, Layout
 from infra.stack.state import StackState
 from infra.stack.topology import PARTS
 from services.kit.config import home_dir
@@ -44,3 +45,12 @@ def running_parts(parts: Iterable[str], state_dir: Path) -> Iterator[StackState]
         yield client.up(state_dir, home_dir(), wanted)
     finally:
         client.down(state_dir, home_dir())
+        _remove_far_folder(state_dir)
+
+
+def _remove_far_folder(state_dir: Path) -> None:
+    """Started by root, Elasticsearch may have worked outside the test's folder, which nobody would clear up."""
+    folder = Layout.of(home_dir(), state_dir).state.elasticsearch
+    if folder.is_symlink():
+        shutil.rmtree(folder.resolve(), ignore_errors=True)
+        folder.unlink()

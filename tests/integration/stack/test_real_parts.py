@@ -56,6 +56,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
         patch.delenv(REUSE, raising=False)  # these tests kill parts: they need their own
         with running_parts(PARTS, tmp_path_factory.mktemp("stack")) as running:
             yield running
+            outside = running.layout.state.elasticsearch.resolve()
+    assert outside.is_relative_to(running.state) or not outside.exists()
     assert read_state(running.layout).phase is StackPhase.STOPPED
     assert tagged(running.state) == []
 
