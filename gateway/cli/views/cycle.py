@@ -55,22 +55,22 @@ def elapsed(stage: Stage, now: float) -> float | None:
     return max(0.0, end - stage.start_time.ToNanoseconds() / 1e9)
 
 
-def figures(progress: Progress) -> list[str]:
-    """The parts of a progress worth a word: phase, count, rate, time left, loss."""
+def figures(progress: Progress, *, brief: bool = False) -> list[str]:
+    """The parts of a progress worth a word: count, rate, figures, time left; brief leaves the rate to the time left."""
     parts: list[str] = []
+    left = progress.remaining.ToNanoseconds() / 1e9 if progress.done < progress.total else 0.0
     unit = f" {progress.unit}" if progress.unit else ""
     if progress.total:
         parts.append(f"{progress.done:,}/{progress.total:,}{unit}")
     elif progress.done:
         parts.append(f"{progress.done:,}{unit}")
-    if progress.rate > 0:
+    if progress.rate > 0 and not (brief and left > 0):
         parts.append(f"{rate(progress.rate)}/s")
     if "tokens_per_second" in progress.figures:
         parts.append(f"{rate(progress.figures['tokens_per_second'])} tok/s")
     if "loss" in progress.figures:
         parts.append(f"loss {progress.figures['loss']:.2f}")
-    left = progress.remaining.ToNanoseconds() / 1e9
-    if progress.HasField("remaining") and left > 0 and progress.done < progress.total:
+    if left > 0:
         parts.append(f"{duration(left)} left")
     return parts
 
@@ -90,7 +90,7 @@ def _detail(stage: Stage, width: int) -> Text:
         if progress.total:
             words.append_text(bar(progress.done, progress.total, 24 if width >= _WIDE else 8))
             words.append(" ")
-        words.append(" · ".join(figures(progress)))
+        words.append(" · ".join(figures(progress, brief=width < _WIDE)))
         return words
     if stage.state == Stage.STATE_FAILED:
         return Text(stage.summary or "failed", "red")
@@ -198,12 +198,12 @@ class PlainReporter:
             if self._told.get(stage.name) != key or due:
                 self._told[stage.name] = key
                 self._told_at[stage.name] = now
-                self._console.print(self._line(stage, now), soft_wrap=True)
+                self._console.print(self._line(stage, now), soft_wrap=True, markup=False)
 
     def note(self, text: str) -> None:
         """Prints a line."""
         if text and text != self._note:
-            self._console.print(text, soft_wrap=True)
+            self._console.print(text, soft_wrap=True, markup=False)
         self._note = text
 
     @staticmethod

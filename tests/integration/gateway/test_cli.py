@@ -1,0 +1,212 @@
+"""The command line against a gateway, as a person starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tidemill.telemetry.v1.telemetry_service_pb2 import LogRecord, Span
+
+from tests.integration.gateway.conftest import Mesh
+from tests.integration.gateway.fake_peers import ANSWER, WORDS
+from tests.unit.cli.cycles import NAME, running, succeeded
+
+ROOT = Path(__file__).parents[3]
+
+
+def environment(state: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("TIDEMILL_")}
+    return kept | {"TIDEMILL_STATE": str(state), "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "100"}
+
+
+def tidemill(mesh: Mesh, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    environ = environment(mesh.state) | {"TIDEMILL_ADDRESS": mesh.grpc}
+    command = [sys.executable, "-m", "gateway.cli.main", *arguments]
+    return subprocess.run(
+        command, env=environ, cwd=ROOT, input=text, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_generate_streams_and_names_the_answer(mesh: Mesh) -> None:
+    done = tidemill(mesh, "generate", "headlines", "An article.", "--max-tokens", "9", "--seed", "0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "".join(WORDS) + "\n"
+    assert ANSWER in done.stderr
+    assert "trace " in done.stderr
+    request = mesh.peers.seen.requests[-1]
+    assert (request.text, request.sampling.max_tokens, request.sampling.seed) == ("An article.", 9, 0)
+    trace = done.stderr.rpartition("trace ")[2].strip()
+    assert trace in str(mesh.peers.seen.metadata[-1]["traceparent"])
+
+
+def test_generate_from_standard_input_as_json(mesh: Mesh) -> None:
+    done = tidemill(mesh, "generate", "headlines", "-", "--chat", "--json", text="From a pipe.")
+    pieces = [json.loads(line) for line in done.stdout.splitlines()]
+    assert "".join(piece.get("text_delta", "") for piece in pieces) == "".join(WORDS)
+    assert mesh.peers.seen.requests[-1].conversation.messages[0].content == "From a pipe."
+
+
+def test_predict(mesh: Mesh) -> None:
+    done = tidemill(mesh, "predict", "reviews", "很好", "很差")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("positive") == 2
+    found = json.loads(tidemill(mesh, "predict", "reviews", "-", "--json", text="a\n\nb\n").stdout)
+    assert len(found["predictions"]) == 2
+
+
+def test_models(mesh: Mesh) -> None:
+    done = tidemill(mesh, "models")
+    assert "headlines" in done.stdout
+    assert "version 3" in done.stdout
+    assert json.loads(tidemill(mesh, "models", "--json").stdout)[0]["serving"]["precision"] == "int8"
+
+
+@pytest.mark.parametrize(("rating", "value"), [("good", 1.0), ("-1", -1.0), ("0.5", 0.5)])
+def test_feedback(mesh: Mesh, rating: str, value: float) -> None:
+    done = tidemill(mesh, "feedback", ANSWER, rating, "--correction", "Better")
+    assert done.returncode == 0, done.stderr
+    seen = mesh.peers.seen.requests[-1]
+    assert (seen.answer, seen.rating, seen.correction) == (ANSWER, value, "Better")
+
+
+def test_following_a_cycle_ends_with_its_summary(mesh: Mesh) -> None:
+    mesh.peers.pipeline.states = [running(), succeeded()]
+    done = tidemill(mesh, "follow", "headlines")
+    assert done.returncode == 0, done.stderr
+    assert "[train] evaluate · 34/60 steps" in done.stderr
+    assert "2,225 in → 2,059 cleaned" in done.stdout
+    assert f"insecure_channel('{mesh.grpc}')" in done.stdout
+
+
+def test_a_rejected_cycle_has_its_own_exit_code(mesh: Mesh) -> None:
+    rejected = succeeded()
+    rejected.state, rejected.model_version = 5, ""
+    mesh.peers.pipeline.states = [rejected]
+    done = tidemill(mesh, "follow", NAME, "--json")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["state"] == "STATE_REJECTED"
+
+
+def test_interrupted_it_says_that_the_cycle_goes_on(mesh: Mesh) -> None:
+    mesh.peers.pipeline.states = [running()]
+    mesh.peers.pipeline.pause_s = 30.0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway.cli.main", "follow", NAME],
+        env=environment(mesh.state) | {"TIDEMILL_ADDRESS": mesh.grpc},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "[train]" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    mesh.peers.pipeline.pause_s = 0.0
+    assert process.returncode == 130
+    assert "the cycle goes on" in errors
+    assert f"follow {NAME}" in errors
+    assert f"cancel {NAME}" in errors
+    assert "Traceback" not in errors
+
+
+def test_cycles_and_cancel(mesh: Mesh) -> None:
+    mesh.peers.pipeline.states = [succeeded()]
+    assert "headlines/cycles/01jtest" in tidemill(mesh, "cycles").stdout
+    done = tidemill(mesh, "cancel", "headlines")
+    assert done.returncode == 0, done.stderr
+    assert mesh.peers.seen.requests[-1].name == NAME
+
+
+def test_logs_and_trace(mesh: Mesh) -> None:
+    now = int(time.time())
+    log = LogRecord(level="error", service="training", message="out of memory", trace_id="ab" * 16, span_id="s1")
+    log.time.FromSeconds(now)
+    span = Span(span_id="s1", name="train", service="training", kind="server")
+    span.start_time.FromSeconds(now)
+    mesh.peers.telemetry.logs, mesh.peers.telemetry.spans = [log], [span]
+    done = tidemill(mesh, "logs", "level:error service:training", "--since", "1h")
+    assert "out of memory" in done.stdout
+    done = tidemill(mesh, "trace", "ab" * 16)
+    assert "training" in done.stdout
+    assert "out of memory" in done.stdout
+    assert json.loads(tidemill(mesh, "trace", "ab" * 16, "--json").stdout)["spans"][0]["name"] == "train"
+
+
+def test_following_logs_shows_each_line_once(mesh: Mesh) -> None:
+    first, second = (LogRecord(level="info", service="ingest", message=word) for word in ("one", "two"))
+    for record in (first, second):
+        record.time.FromSeconds(int(time.time()))
+    mesh.peers.telemetry.logs = [first]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway.cli.main", "logs", "--follow", "--json"],
+        env=environment(mesh.state) | {"TIDEMILL_ADDRESS": mesh.grpc},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["message"] == "one"
+    mesh.peers.telemetry.logs = [second, first]
+    assert json.loads(process.stdout.readline())["message"] == "two"
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=30)
+    assert rest == ""
+    assert process.returncode == 0, errors
+
+
+def test_keys(mesh: Mesh) -> None:
+    database = f"sqlite:///{mesh.state / 'db' / 'gateway.sqlite'}"
+    made = json.loads(tidemill(mesh, "keys", "create", "robot", "--json", "--database-url", database).stdout)
+    assert made["key"].startswith("tm_")
+    listed = tidemill(mesh, "keys", "list", "--json").stdout
+    assert made["id"] in listed
+    assert made["key"] not in listed
+    assert tidemill(mesh, "keys", "revoke", made["id"]).returncode == 0
+    done = tidemill(mesh, "keys", "revoke", "nothing")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (("generate", "nothing", "x"), "no model models/nothing", 1),
+        (("generate", "headlines"), "Give either a text or --file", 2),
+        (("generate", "headlines", "--file", "/nowhere"), "/nowhere cannot be read", 2),
+        (("feedback", "a", "lovely"), "'lovely' is not good, bad or a number", 2),
+        (("feedback", "a", "7"), "rating", 2),
+        (("trace", "xyz"), "trace_id", 2),
+        (("logs", "--since", "soon"), "is no time span", 2),
+        (("no-such-command",), "No such command", 2),
+    ],
+)
+def test_errors_are_sentences(mesh: Mesh, arguments: tuple[str, ...], words: str, code: int) -> None:
+    done = tidemill(mesh, *arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mesh_that_is_down_is_told_with_what_to_do(tmp_path: Path) -> None:
+    for arguments in (("models",), ("status",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway.cli.main", *arguments],
+            env=environment(tmp_path) | {"TIDEMILL_ADDRESS": "127.0.0.1:1"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "tidemill up" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
