@@ -10,7 +10,7 @@ from starlette.responses import Response
 from services.kit.errors import TidemillError
 
 # https://cloud.google.com/apis/design/errors, and nginx's 499 for a caller that went away.
-_STATUS = {
+STATUS_OF_CODE = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
     "UNAUTHENTICATED": 401,
@@ -25,7 +25,9 @@ _STATUS = {
     "DEADLINE_EXCEEDED": 504,
 }
 # For what only HTTP knows, such as a wrong method.
-_CODE_OF_STATUS = {value: key for key, value in _STATUS.items() if key not in ("FAILED_PRECONDITION", "ALREADY_EXISTS")}
+_CODE_OF_STATUS = {
+    value: key for key, value in STATUS_OF_CODE.items() if key not in ("FAILED_PRECONDITION", "ALREADY_EXISTS")
+}
 _TYPE = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 # Our messages' paths, as the caller of the OpenAI dialect named them.
 _PREFIXES = ("sampling.", "conversation.")
@@ -40,7 +42,7 @@ class ClientGone(Exception):  # noqa: N818 - no error of anybody
 
 def status_of(error: TidemillError) -> int:
     """The HTTP status of an error."""
-    return _STATUS.get(error.code, 500)
+    return STATUS_OF_CODE.get(error.code, 500)
 
 
 def code_of_status(status: int) -> str:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tidemill.pipeline.v1.cycle_pb2 import Cycle
 from tidemill.telemetry.v1.telemetry_service_pb2 import LogRecord, Span
 
 from tests.integration.gateway.conftest import Mesh
@@ -86,7 +87,7 @@ def test_following_a_cycle_ends_with_its_summary(mesh: Mesh) -> None:
 
 def test_a_rejected_cycle_has_its_own_exit_code(mesh: Mesh) -> None:
     rejected = succeeded()
-    rejected.state, rejected.model_version = 5, ""
+    rejected.state, rejected.model_version = Cycle.STATE_REJECTED, ""
     mesh.peers.pipeline.states = [rejected]
     done = tidemill(mesh, "follow", NAME, "--json")
     assert done.returncode == 3

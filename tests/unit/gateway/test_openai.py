@@ -1,0 +1,135 @@
+"""OpenAI's dialect: what is read, what is refused, what is written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tidemill.inference.v1.model_pb2 import FINISH_REASON_LENGTH, Usage
+
+from gateway.http.openai import ChunkWriter, read_chat
+from services.kit.errors import InvalidArgumentError, NotFoundError
+
+ASK: dict[str, Any] = {"model": "headlines", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+def test_nothing_given_is_greedy_and_without_a_limit() -> None:
+    call = read_chat(ASK)
+    assert (call.sampling.temperature, call.sampling.top_p, call.sampling.max_tokens) == (0.0, 1.0, 0)
+    assert not call.sampling.HasField("seed")
+    assert call.whole().conversation.messages[0].content == "Hi"
+    assert call.streamed().model == "models/headlines"
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"n": 1},
+        {"tools": []},
+        {"tool_choice": "none"},
+        {"logprobs": False},
+        {"response_format": {"type": "text"}},
+        {"presence_penalty": 0},
+        {"frequency_penalty": 0.0},
+        {"logit_bias": {}},
+        {"user": "u"},
+        {"metadata": {"a": "b"}},
+        {"stop": None},
+        {"max_tokens": 5, "max_completion_tokens": 5},
+        {"seed": -1},
+        {"stream_options": None},
+    ],
+)
+def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
+    assert read_chat(ASK | harmless).model == "headlines"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"tools": [{}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"presence_penalty": 0.1}, "presence_penalty"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"store": True}, "store"),
+        ({"temprature": 1}, "temprature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
+        ({"seed": 2**63}, "seed"),
+        ({"stop": ["a"] * 9}, "stop"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": {"a": 1}}, "stop"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"x": 1}}, "stream_options"),
+        ({"model": 3}, "model"),
+        ({"messages": "Hi"}, "messages"),
+        ({"messages": ["Hi"]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [1]}]}, "messages[0].tool_calls"),
+        (
+            {"messages": [{"role": "system", "content": "x"}] * 2, "apply_prompt_template": True},
+            "apply_prompt_template",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(wrong: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidArgumentError) as found:
+        read_chat(ASK | wrong)
+    assert found.value.violations[0].field == param
+    assert param.partition("[")[0] in found.value.message
+
+
+@pytest.mark.parametrize("model", ["GPT-4", "a b", "", "models/", "x" * 65, "../x"])
+def test_a_name_that_no_model_can_have_is_not_found(model: str) -> None:
+    with pytest.raises(NotFoundError):
+        read_chat(ASK | {"model": model})
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["model", "messages", "stop", "n", "tools", "seed", "stream", "stream_options", "top_p"]), _JSON
+    )
+)
+def test_any_json_is_read_or_refused_in_order(body: dict[str, Any]) -> None:
+    for whole in (body, ASK | body):
+        with contextlib.suppress(InvalidArgumentError, NotFoundError):
+            read_chat(whole)
+
+
+def test_chunks_are_events_with_one_identity() -> None:
+    chunks = ChunkWriter("answers/a", "models/m/versions/1", "m", 1, include_usage=True)
+    events = [
+        chunks.role(),
+        chunks.text("zwei\n\nZeilen"),
+        chunks.finish(FINISH_REASON_LENGTH),
+        chunks.usage(Usage(prompt_tokens=2, completion_tokens=3)),
+    ]
+    for event in events:
+        assert event.startswith(b"data: ")
+        assert event.endswith(b"\n\n")
+        assert event.count(b"\n") == 2
+    values = [json.loads(event[6:]) for event in events]
+    assert {value["id"] for value in values} == {"answers/a"}
+    assert values[1]["choices"][0]["delta"]["content"] == "zwei\n\nZeilen"
+    assert values[2]["choices"][0]["finish_reason"] == "length"
+    assert values[3]["usage"]["total_tokens"] == 5
+    assert values[0]["usage"] is None
