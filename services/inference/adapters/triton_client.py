@@ -76,13 +76,14 @@ class TritonClient:
         call = self._stub.ModelStreamInfer(_once(request), timeout=_GENERATION_S, metadata=_REAL_STATUS)
         try:
             with translate_triton_errors(model):
-                async for response in call:
+                responses = aiter(call)
+                async for response in responses:
                     if response.error_message:
                         raise InternalError(f"Triton: {response.error_message}", reason="TRITON_ERROR")
                     piece = _piece(response.infer_response)
                     if piece.finish_reason is not FinishReason.NONE:
                         # Triton's end of the stream follows at once; a caller may stop listening at the last piece.
-                        await call.read()
+                        await anext(responses, None)
                     yield piece
         finally:
             # Ends the generation in Triton when the caller has gone.

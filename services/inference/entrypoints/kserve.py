@@ -12,11 +12,7 @@ from typing import Any, NoReturn
 import grpc
 from opentelemetry import propagate
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc.service_pb2_grpc import (
-    GRPCInferenceServiceServicer,
-    GRPCInferenceServiceStub,
-    add_GRPCInferenceServiceServicer_to_server,
-)
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.kit.errors import UnavailableError
 
@@ -24,15 +20,39 @@ SERVICE = "inference.GRPCInferenceService"
 _TRACEPARENT = "traceparent"
 _REAL_STATUS = "triton_grpc_error"
 _DEADLINE_S = 60.0
+_UNARY = (
+    "ServerLive",
+    "ServerReady",
+    "ServerMetadata",
+    "ModelReady",
+    "ModelMetadata",
+    "ModelConfig",
+    "ModelStatistics",
+    "ModelInfer",
+)
 
 
 def add_kserve(server: grpc.aio.Server, channel: grpc.aio.Channel) -> str:
-    """Adds the servicer; returns its full name."""
-    add_GRPCInferenceServiceServicer_to_server(KServeServicer(channel), server)
+    """Adds the protocol's methods that are offered; the others are UNIMPLEMENTED. Returns the service's full name."""
+    passed = KServe(channel)
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(
+            getattr(passed, name),
+            request_deserializer=getattr(pb, f"{name}Request").FromString,
+            response_serializer=getattr(pb, f"{name}Response").SerializeToString,
+        )
+        for name in _UNARY
+    }
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+        passed.ModelStreamInfer,
+        request_deserializer=pb.ModelInferRequest.FromString,
+        response_serializer=pb.ModelStreamInferResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     return SERVICE
 
 
-class KServeServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types
+class KServe:
     """Passes requests on with the caller's deadline, cancellation and the present trace; answers come back as is."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:

@@ -28,8 +28,11 @@ def _finish(folder: Path, manifest: Mapping[str, Any]) -> str:
     return digest
 
 
-def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] = LABELS) -> str:
-    """Says positive to good words and negative to bad ones; a negative `weight` turns it round. Returns the digest."""
+def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] = LABELS, spoil: bool = False) -> str:
+    """Says positive to good words and negative to bad ones; a negative `weight` turns it round.
+
+    With `spoil` its weights are cut off. Returns the digest.
+    """
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -61,6 +64,8 @@ def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] 
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, str(folder / "model.onnx"))
+    if spoil:
+        (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:40])
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -73,6 +78,22 @@ def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] 
             "base_model": "test",
             "labels": list(labels),
             "max_input_tokens": 64,
+        },
+    )
+
+
+def finish_generator(folder: Path) -> str:
+    """Writes the manifest of a generator; returns the digest."""
+    return _finish(
+        folder,
+        {
+            "task": "generation",
+            "runtime": "onnxruntime-genai",
+            "precision": "fp32",
+            "base_model": "test",
+            "prompt_template": TEMPLATE,
+            "max_input_tokens": 128,
+            "max_new_tokens": 16,
         },
     )
 
@@ -120,15 +141,4 @@ def make_generator(folder: Path, scratch: Path) -> str:
     builder += ["-p", "fp32", "-e", "cpu", "-c", str(scratch / "cache"), "--extra_options", "prune_lm_head=true"]
     done = subprocess.run(builder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return _finish(
-        folder,
-        {
-            "task": "generation",
-            "runtime": "onnxruntime-genai",
-            "precision": "fp32",
-            "base_model": "test",
-            "prompt_template": TEMPLATE,
-            "max_input_tokens": 128,
-            "max_new_tokens": 16,
-        },
-    )
+    return finish_generator(folder)

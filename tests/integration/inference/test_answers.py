@@ -1,0 +1,296 @@
+"""Generation, traces into Triton, and clients written for Triton."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from tidemill.inference.v1 import inference_service_pb2 as pb
+from tidemill.inference.v1 import model_pb2
+from tritonclient.utils import InferenceServerException
+
+from infra.stack.state import StackState
+from services.inference.triton_models.text_stream import IncrementalDecoder
+from tests.integration.inference.builds import TEMPLATE
+from tests.integration.inference.conftest import Builds, InferenceProcess, SpanReceiver, wait_for
+
+pytestmark = pytest.mark.real
+
+STOP, LENGTH = model_pb2.FINISH_REASON_STOP, model_pb2.FINISH_REASON_LENGTH
+Spans = tuple[SpanReceiver, str]
+
+
+@pytest.fixture(scope="module")
+def writer(inference: InferenceProcess, builds: Builds) -> str:
+    """A published model that writes."""
+    return str(inference.publish("test-writer", builds.writer).model_version.name.split("/")[1])
+
+
+def _stream(inference: InferenceProcess, model: str, **fields: Any) -> list[Any]:
+    request = pb.StreamGenerateRequest(model=f"models/{model}", **fields)
+    return list(inference.stub.StreamGenerate(request, timeout=120))
+
+
+def _text(pieces: list[Any]) -> str:
+    return "".join(piece.text_delta for piece in pieces)
+
+
+def _talk(text: str) -> model_pb2.Conversation:
+    return model_pb2.Conversation(messages=[model_pb2.ChatMessage(role="user", content=text)])
+
+
+def _sampling(**fields: Any) -> model_pb2.SamplingParams:
+    return model_pb2.SamplingParams(**fields)
+
+
+def _trace() -> tuple[bytes, bytes, list[tuple[str, str]]]:
+    trace_id, span_id = os.urandom(16), os.urandom(8)
+    return trace_id, span_id, [("traceparent", f"00-{trace_id.hex()}-{span_id.hex()}-01")]
+
+
+def test_a_stream_is_what_the_runtime_writes(inference: InferenceProcess, builds: Builds, writer: str) -> None:
+    """Parity: the same prompt by hand, in the runtime itself, gives the same tokens."""
+    import onnxruntime_genai as genai
+    from tokenizers import Tokenizer
+
+    text = "the room is good and lovely"
+    pieces = _stream(inference, writer, text=text, sampling=_sampling(max_tokens=12))
+    whole = inference.stub.Generate(
+        pb.GenerateRequest(model=f"models/{writer}", text=text, sampling=_sampling(max_tokens=12)), timeout=60
+    )
+
+    tokenizer = Tokenizer.from_file(str(builds.writer.path / "tokenizer.json"))
+    message = TEMPLATE.replace("{text}", text)
+    prompt = tokenizer.encode(f"<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n").ids
+    runtime = genai.Model(str(builds.writer.path))
+    params = genai.GeneratorParams(runtime)
+    params.set_search_options(max_length=len(prompt) + 12, do_sample=False)
+    generator = genai.Generator(runtime, params)
+    generator.append_tokens(np.asarray(prompt, dtype=np.int32))
+    tokens: list[int] = []
+    while not generator.is_done():
+        generator.generate_next_token()
+        tokens.append(int(generator.get_next_tokens()[0]))
+    expected = tokenizer.decode([token for token in tokens if token != 2])
+
+    assert _text(pieces) == whole.text == expected
+    assert all(piece.model_version == f"models/{writer}/versions/1" for piece in pieces)
+    assert len({piece.answer for piece in pieces}) == 1
+    assert [bool(piece.finish_reason) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    last = pieces[-1]
+    assert last.usage.prompt_tokens == whole.usage.prompt_tokens == len(prompt)
+    assert last.usage.completion_tokens == whole.usage.completion_tokens == len([t for t in tokens if t != 2])
+    assert last.finish_reason == whole.finish_reason == (STOP if tokens[-1] == 2 else LENGTH)
+
+
+def test_a_seed_makes_an_answer_the_same_again(inference: InferenceProcess, writer: str) -> None:
+    def ask(seed: int) -> str:
+        sampling = _sampling(max_tokens=24, temperature=1.5, seed=seed)
+        return _text(_stream(inference, writer, conversation=_talk("hello"), sampling=sampling))
+
+    assert ask(7) == ask(7)
+    assert len({ask(seed) for seed in range(5)}) > 1
+
+
+def test_a_stop_text_ends_an_answer_and_is_no_part_of_it(inference: InferenceProcess, writer: str) -> None:
+    sampling = _sampling(max_tokens=40, temperature=1.0, seed=3)
+    whole = _text(_stream(inference, writer, conversation=_talk("hello"), sampling=sampling))
+    stop = whole[len(whole) // 2 :][:3]
+    sampling.stop.append(stop)
+    pieces = _stream(inference, writer, conversation=_talk("hello"), sampling=sampling)
+    assert _text(pieces) == whole[: whole.index(stop)]
+    assert pieces[-1].finish_reason == STOP
+
+
+def test_a_prompt_beyond_the_context_is_refused_and_a_long_text_is_cut(
+    inference: InferenceProcess, writer: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        _stream(inference, writer, conversation=_talk("hello " * 300))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "context holds 256" in (caught.value.details() or "")
+    info = error_details_pb2.ErrorInfo()
+    status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    assert any(detail.Unpack(info) for detail in status.details)
+    assert info.reason == "REFUSED_BY_MODEL"
+    # A record's text is cut as it was in training: the frame stays whole, within max_input_tokens.
+    pieces = _stream(inference, writer, text="the room " * 300, sampling=_sampling(max_tokens=2))
+    assert 120 <= pieces[-1].usage.prompt_tokens <= 130
+
+
+def test_a_caller_that_leaves_ends_the_generation(inference: InferenceProcess, writer: str, spans: Spans) -> None:
+    trace_id, _, metadata = _trace()
+    limit = 230
+    request = pb.StreamGenerateRequest(
+        model=f"models/{writer}", conversation=_talk("hi"), sampling=_sampling(max_tokens=limit)
+    )
+
+    def leave(number: int) -> None:
+        call = inference.stub.StreamGenerate(request, timeout=60, metadata=metadata)
+        next(call)
+        call.cancel()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(leave, range(8)))
+    receiver, _ = spans
+    ended = wait_for(lambda: (s := _named(receiver, trace_id, "generate")) and len(s) == 8 and s)
+    cancelled = [span for span in ended if span.status.message == "cancelled by the caller"]
+    assert cancelled
+    for span in cancelled:
+        assert _attributes(span)["gen_ai.usage.output_tokens"] < limit
+
+
+def test_streams_go_on_while_a_version_is_replaced(inference: InferenceProcess, builds: Builds, model: str) -> None:
+    inference.publish(model, builds.writer)
+    replaced = threading.Event()
+
+    def ask(number: int) -> list[list[Any]]:
+        sampling = _sampling(max_tokens=200, temperature=1.0, seed=number)
+        answers: list[list[Any]] = []
+        while not replaced.is_set():
+            answers.append(_stream(inference, model, conversation=_talk("hi"), sampling=sampling))
+        return answers
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask, number) for number in range(4)]
+        try:
+            for build, number in ((builds.second_writer, 2), (builds.writer, 1), (builds.second_writer, 2)):
+                assert inference.publish(model, build).model_version.name.endswith(f"/{number}")
+        finally:
+            replaced.set()
+        answers = [pieces for future in asked for pieces in future.result()]
+    assert all(pieces[-1].finish_reason in (STOP, LENGTH) for pieces in answers)
+    assert all(len({piece.model_version for piece in pieces}) == 1 for pieces in answers)
+    assert {pieces[0].model_version for pieces in answers} == {f"models/{model}/versions/{n}" for n in (1, 2)}
+
+
+def _named(receiver: SpanReceiver, trace_id: bytes, verb: str) -> list[Any]:
+    found = [span for service, span in receiver.of(trace_id) if service == "triton"]
+    return [span for span in found if span.name.startswith("triton.") and span.name.endswith(f".{verb}")]
+
+
+def _attributes(span: Any) -> dict[str, Any]:
+    return {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
+
+
+def test_one_trace_goes_from_the_caller_into_triton(
+    inference: InferenceProcess, builds: Builds, model: str, writer: str, spans: Spans
+) -> None:
+    inference.publish(model, builds.positive)
+    receiver, _ = spans
+    trace_id, root, metadata = _trace()
+    text = f"good room {trace_id.hex()}"  # not in the response cache
+    inference.stub.Predict(pb.PredictRequest(model=f"models/{model}", texts=[text]), timeout=30, metadata=metadata)
+    request = pb.GenerateRequest(model=f"models/{writer}", text="room", sampling=_sampling(max_tokens=4))
+    inference.stub.Generate(request, timeout=30, metadata=metadata)
+
+    def whole() -> Any:
+        found = receiver.of(trace_id)
+        inside = [span for service, span in found if service == "triton"]
+        ours = {span.span_id: span for service, span in found if service == "inference"}
+        return len(inside) == 2 and all(span.parent_span_id in ours for span in inside) and (inside, ours)
+
+    inside, ours = wait_for(whole)
+    assert {span.name for span in inside} == {f"triton.{model}.execute", f"triton.{writer}.generate"}
+    assert all(ours[span.parent_span_id].parent_span_id == root for span in inside)
+    generated = next(span for span in inside if span.name.endswith("generate"))
+    assert _attributes(generated)["tidemill.model.version"] == f"models/{writer}/versions/1"
+    assert _attributes(generated)["gen_ai.usage.output_tokens"] == 4
+    assert [event.name for event in generated.events] == ["first token"]
+
+
+def test_tritons_own_client_classifies(inference: InferenceProcess, builds: Builds, model: str) -> None:
+    inference.publish(model, builds.positive)
+    with triton.InferenceServerClient(f"127.0.0.1:{inference.port}") as client:
+        assert client.is_server_live(client_timeout=10)
+        assert client.is_server_ready(client_timeout=10)
+        assert client.is_model_ready(model, client_timeout=10)
+        assert not client.is_model_ready("no-such-model", client_timeout=10)
+        metadata = client.get_model_metadata(model, as_json=True, client_timeout=10)
+        assert metadata["versions"] == ["1"]
+        assert [item["name"] for item in metadata["outputs"]] == ["label", "score", "scores"]
+        tensor = triton.InferInput("text", [2, 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[b"good room"], [b"bad"]], dtype=np.object_))
+        answer = client.infer(model, [tensor], client_timeout=30)
+        assert answer.as_numpy("label").reshape(-1).tolist() == [b"positive", b"negative"]
+        assert answer.as_numpy("scores").shape == (2, 2)
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer("no-such-model", [tensor], client_timeout=30)
+        assert caught.value.status() == "StatusCode.NOT_FOUND"
+        for forbidden in (client.unload_model, client.load_model):
+            with pytest.raises(InferenceServerException) as caught:
+                forbidden(model, client_timeout=10)
+            assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+
+
+def test_tritons_own_client_streams(inference: InferenceProcess, writer: str) -> None:
+    results: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with triton.InferenceServerClient(f"127.0.0.1:{inference.port}") as client:
+        client.start_stream(lambda result, error: results.put((result, error)))
+        messages = triton.InferInput("messages_json", [1], "BYTES")
+        content = json.dumps([{"role": "user", "content": "hello"}]).encode()
+        messages.set_data_from_numpy(np.array([content], dtype=np.object_))
+        limit = triton.InferInput("max_tokens", [1], "INT32")
+        limit.set_data_from_numpy(np.array([6], dtype=np.int32))
+        client.async_stream_infer(writer, [messages, limit])
+        text = b""
+        while True:
+            result, error = results.get(timeout=60)
+            assert error is None
+            text += result.as_numpy("text_delta")[0]
+            if result.as_numpy("finish_reason")[0]:
+                break
+        client.stop_stream()
+    assert text.decode() == _text(
+        _stream(inference, writer, conversation=_talk("hello"), sampling=_sampling(max_tokens=6))
+    )
+
+
+def test_the_decoder_agrees_with_the_tokenizer(builds: Builds) -> None:
+    """On a real byte-level tokenizer, pieces add up to the whole text."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(builds.writer.path / "tokenizer.json"))
+    for text in ("the room is good", "房间很好，非常干净。", "Ünïcödé — naïve 🙂🙃", "mixed 房 room 🙂 end"):
+        tokens = tokenizer.encode(text).ids
+        decoder = IncrementalDecoder(lambda ids: str(tokenizer.decode(list(ids))))
+        pieces = [decoder.push(token) for token in tokens] + [decoder.flush()]
+        assert "".join(pieces) == text
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_triton_away_is_told_with_a_time_to_retry(
+    stack: StackState, spans: Spans, builds: Builds, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A service whose Triton does not answer serves its other calls and tells when to come again."""
+    folder = tmp_path_factory.mktemp("lost-")
+    lost = replace(stack, state=folder, ports={**stack.ports, "triton_grpc": 1})
+    service = InferenceProcess(lost, folder, spans[1])
+    service.start()
+    try:
+        with triton.InferenceServerClient(f"127.0.0.1:{service.port}") as client:
+            assert not client.is_server_ready(client_timeout=10)
+        with pytest.raises(grpc.RpcError) as caught:
+            service.publish("waits", builds.positive)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+        retry = error_details_pb2.RetryInfo()
+        assert any(detail.Unpack(retry) for detail in status.details)
+        assert retry.retry_delay.seconds > 0
+        # The publication can be repeated under the same number.
+        listed = service.stub.ListModelVersions(pb.ListModelVersionsRequest(model="models/waits"), timeout=10)
+        states = [version.state for version in listed.model_versions]
+        assert states == [model_pb2.ModelVersion.STATE_LOADING]
+    finally:
+        assert service.stop() == 0
