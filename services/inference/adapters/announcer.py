@@ -39,7 +39,7 @@ class BusAnnouncer:
         message = events.ModelPublished(
             model_version=version.name, digest=version.lineage.digest, run=version.lineage.run
         )
-        event_id = sha256_hex(version.name, version.lineage.digest, version.update_time.isoformat())
+        event_id = sha256_hex(version.name, version.lineage.digest, str(version.serve_time))
         token = context.attach(propagate.extract({"traceparent": version.traceparent}, Context()))
         try:
             self._publisher.publish(INFERENCE_EVENTS, [OutgoingEvent(version.model, message, event_id=event_id)])

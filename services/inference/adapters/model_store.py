@@ -97,7 +97,7 @@ class SqlModelStore:
     def unannounced(self) -> Sequence[ModelVersion]:
         """See the port."""
         table = model_versions
-        query = select(table).where(table.c.announced.is_(False)).order_by(table.c.update_time)
+        query = select(table).where(table.c.announced.is_(False)).order_by(table.c.serve_time)
         with self._transaction() as connection:
             return [_version(row) for row in connection.execute(query).mappings().all()]
 
@@ -107,7 +107,9 @@ class SqlModelStore:
         same = (table.c.model == version.model) & (table.c.number == version.number)
         with self._transaction() as connection:
             connection.execute(
-                update(table).where(same & (table.c.update_time == _micros(version.update_time))).values(announced=True)
+                update(table)
+                .where(same & (table.c.serve_time == _micros_or_none(version.serve_time)))
+                .values(announced=True)
             )
 
     @contextmanager
@@ -129,6 +131,10 @@ def _micros(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
+def _micros_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else _micros(moment)
+
+
 def _moment(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
@@ -148,6 +154,7 @@ def _row(version: ModelVersion) -> dict[str, Any]:
         "traceparent": version.traceparent,
         "create_time": _micros(version.create_time),
         "update_time": _micros(version.update_time),
+        "serve_time": _micros_or_none(version.serve_time),
     }
 
 
@@ -175,6 +182,7 @@ def _version(row: RowMapping) -> ModelVersion:
         state=VersionState(row["state"]),
         create_time=_moment(row["create_time"]),
         update_time=_moment(row["update_time"]),
+        serve_time=None if row["serve_time"] is None else _moment(row["serve_time"]),
         message=row["message"],
         request_id=row["request_id"],
         traceparent=row["traceparent"],

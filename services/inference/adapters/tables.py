@@ -33,6 +33,7 @@ model_versions = Table(
     Column("traceparent", String(64), nullable=False),
     Column("create_time", BigInteger, nullable=False),
     Column("update_time", BigInteger, nullable=False),
+    Column("serve_time", BigInteger, nullable=True),
     Column("announced", Boolean, nullable=False),
 )
 # Few versions wait to be told at any time; the index holds those alone.

@@ -47,7 +47,7 @@ class ModelStore(Protocol):
         ...
 
     def unannounced(self) -> Sequence[ModelVersion]:
-        """Versions whose publication is still to be told, oldest first."""
+        """Versions of which it is still to be told that they answer, in the order in which they began to."""
         ...
 
     def mark_announced(self, version: ModelVersion) -> None:

@@ -181,7 +181,7 @@ class Publishing:
             self._give_up(version, serving, error)
             raise
         now = self._clock.now()
-        version = replace(version, state=VersionState.SERVING, update_time=now, message="")
+        version = replace(version, state=VersionState.SERVING, update_time=now, serve_time=now, message="")
         self._store.serve(version, announce=announce)
         self._table.set(version)
         logger.info("%s serves (%s)", version.name, version.lineage.artifact_uri)

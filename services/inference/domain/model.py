@@ -59,6 +59,8 @@ class ModelVersion:
     state: VersionState
     create_time: datetime
     update_time: datetime
+    serve_time: datetime | None = None
+    """When it last began to answer."""
     message: str = ""
     request_id: str = ""
     traceparent: str = ""

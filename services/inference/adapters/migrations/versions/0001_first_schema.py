@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("traceparent", sa.String(64), nullable=False),
         sa.Column("create_time", sa.BigInteger, nullable=False),
         sa.Column("update_time", sa.BigInteger, nullable=False),
+        sa.Column("serve_time", sa.BigInteger, nullable=True),
         sa.Column("announced", sa.Boolean, nullable=False),
     )
     op.create_index(

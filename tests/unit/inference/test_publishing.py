@@ -1,0 +1,307 @@
+"""Publishing on a real database and real folders, with a server that does what the test wants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from sqlalchemy import Engine
+from tritonclient.grpc import model_config_pb2
+
+import services.inference.__main__ as composition
+from services.inference.adapters.builds import ArtifactBuilds
+from services.inference.adapters.model_store import SqlModelStore
+from services.inference.adapters.triton_repository import TritonRepository
+from services.inference.app.publishing import NEWEST, Publishing
+from services.inference.app.serving import ServingTable
+from services.inference.domain.model import Lineage, ModelVersion, Task, VersionState
+from services.kit.clock import SystemClock
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
+from services.kit.storage.artifacts import ArtifactStore, digest_folder
+from services.kit.storage.database import open_database
+
+
+@dataclass
+class FakeServer:
+    """Loads what the configuration in `root` says."""
+
+    root: Path
+    ready: dict[str, frozenset[int]] = field(default_factory=dict)
+    loads: list[str] = field(default_factory=list)
+    error: Exception | None = None
+    away: bool = False
+
+    def load(self, model: str) -> None:
+        """As Triton does: reads the configuration, and keeps what served where it fails."""
+        if self.away:
+            raise UnavailableError("Triton is away", reason="TRITON_UNAVAILABLE")
+        if self.error is not None:
+            raise self.error
+        config = model_config_pb2.ModelConfig()
+        text_format.Parse((self.root / model / "config.pbtxt").read_text(), config)
+        versions = frozenset(config.version_policy.specific.versions)
+        assert all((self.root / model / str(number) / "model.py").is_file() for number in versions)
+        self.loads.append(model)
+        self.ready[model] = versions
+
+    def unload(self, model: str) -> None:
+        """At once."""
+        self.ready.pop(model, None)
+
+    def ready_versions(self) -> Mapping[str, frozenset[int]]:
+        """What was loaded."""
+        if self.away:
+            raise UnavailableError("Triton is away", reason="TRITON_UNAVAILABLE")
+        return self.ready
+
+
+@dataclass
+class FakeAnnouncer:
+    """Notes what it is told."""
+
+    told: list[str] = field(default_factory=list)
+
+    def published(self, version: ModelVersion) -> None:
+        """Notes it."""
+        self.told.append(version.name)
+
+
+@dataclass
+class House:
+    """All of publishing."""
+
+    folder: Path
+    engine: Engine
+    server: FakeServer
+    announcer: FakeAnnouncer
+    table: ServingTable = field(default_factory=ServingTable)
+
+    @property
+    def root(self) -> Path:
+        """The repository."""
+        return self.folder / "models"
+
+    def publishing(self, **changes: int) -> Publishing:
+        """As after a start of the service."""
+        return Publishing(
+            store=SqlModelStore(self.engine),
+            builds=ArtifactBuilds(ArtifactStore(f"file://{self.folder}"), self.folder / "cache"),
+            repository=TritonRepository(self.root, self.folder / "staging", None),
+            server=self.server,
+            announcer=self.announcer,
+            table=self.table,
+            clock=SystemClock(),
+            keep_versions=changes.get("keep_versions", 2),
+        )
+
+    def build(self, name: str, **manifest: object) -> Lineage:
+        """A build that looks like one."""
+        folder = self.folder / "builds" / name
+        folder.mkdir(parents=True)
+        for file in ("model.onnx", "tokenizer.json"):
+            (folder / file).write_text(f"{name} {file}")
+        digest = digest_folder(folder)
+        fields = {"task": "text_classification", "runtime": "onnxruntime", "precision": "int8", "labels": ["a", "b"]}
+        (folder / "tidemill.json").write_text(json.dumps(fields | manifest))
+        return Lineage(f"file://{folder}", digest, "runs/r", "datasets/d/versions/1")
+
+    def states(self, model: str = "m") -> list[tuple[int, VersionState]]:
+        """Versions, newest first."""
+        return [(v.number, v.state) for v in SqlModelStore(self.engine).versions(model, NEWEST, 100)]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    engine = open_database(f"sqlite:///{tmp_path}/x.sqlite", composition.MIGRATIONS)
+    yield House(tmp_path, engine, FakeServer(tmp_path / "models"), FakeAnnouncer())
+    engine.dispose()
+
+
+def test_the_same_build_is_published_once(house: House) -> None:
+    publishing, build = house.publishing(), house.build("one")
+    version, reused = publishing.publish("m", build)
+    assert (version.number, version.state, reused) == (1, VersionState.SERVING, False)
+    assert publishing.publish("m", build) == (version, True)
+    assert house.server.loads == ["m"]
+    assert house.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+
+
+def test_a_version_is_a_folder_of_its_own_with_code_and_linked_weights(house: House) -> None:
+    house.publishing().publish("m", house.build("one"))
+    folder = house.root / "m" / "1"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "build",
+        "model.py",
+        "tidemill-version.json",
+        "tidemill_model",
+    ]
+    assert (folder / "build" / "model.onnx").samefile(house.folder / "builds" / "one" / "model.onnx")
+    assert "tidemill_model.classification" in (folder / "model.py").read_text()
+    assert (folder / "tidemill_model" / "classification.py").is_file()
+    assert not list((house.folder / "staging").iterdir())
+
+
+def test_numbers_grow_and_the_one_before_is_retired(house: House) -> None:
+    publishing = house.publishing()
+    for name in ("one", "two"):
+        publishing.publish("m", house.build(name))
+    assert house.states() == [(2, VersionState.SERVING), (1, VersionState.RETIRED)]
+    assert house.server.ready == {"m": frozenset({2})}
+
+
+def test_a_build_that_comes_back_keeps_its_number(house: House) -> None:
+    publishing, one, two = house.publishing(), house.build("one"), house.build("two")
+    for build in (one, two, one):
+        version, reused = publishing.publish("m", build)
+        assert not reused
+    assert version.number == 1
+    assert house.states() == [(2, VersionState.RETIRED), (1, VersionState.SERVING)]
+
+
+def test_a_refused_build_is_kept_as_failed_and_its_number_is_not_used_again(house: House) -> None:
+    publishing, one, two = house.publishing(), house.build("one"), house.build("two")
+    publishing.publish("m", one)
+    house.server.error = FailedPreconditionError("no such operator", reason="TRITON_REFUSED")
+    with pytest.raises(FailedPreconditionError, match="no such operator"):
+        publishing.publish("m", two)
+    assert house.states() == [(2, VersionState.FAILED), (1, VersionState.SERVING)]
+    assert not (house.root / "m" / "2").exists()
+    assert "versions: 1" in (house.root / "m" / "config.pbtxt").read_text()
+    assert house.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+    house.server.error = None
+    assert publishing.publish("m", two)[0].number == 3
+
+
+def test_a_publication_that_was_cut_off_is_taken_up_under_its_number(house: House) -> None:
+    publishing, one, two = house.publishing(), house.build("one"), house.build("two")
+    publishing.publish("m", one)
+    house.server.away = True
+    with pytest.raises(UnavailableError):
+        publishing.publish("m", two)
+    assert house.states() == [(2, VersionState.LOADING), (1, VersionState.SERVING)]
+    house.server.away = False
+    # Triton loads the new version after the caller had given up: what is to serve is what the store says.
+    house.server.ready["m"] = frozenset({2})
+    house.publishing().reconcile()
+    assert house.server.ready["m"] == frozenset({1})
+    version, reused = house.publishing().publish("m", two)
+    assert (version.number, reused) == (2, False)
+
+
+def test_a_start_brings_back_what_served(house: House) -> None:
+    publishing = house.publishing()
+    publishing.publish("m", house.build("one"))
+    publishing.publish("gone", house.build("two"))
+    publishing.unpublish("gone")
+    house.server.ready = {"gone": frozenset({1}), "foreign": frozenset({4})}
+    house.table = ServingTable()
+    restarted = house.publishing()
+    restarted.fill_table()
+    restarted.reconcile()
+    assert house.server.ready == {"m": frozenset({1}), "foreign": frozenset({4})}
+    assert house.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+    with pytest.raises(NotFoundError):
+        house.table.require("gone", Task.TEXT_CLASSIFICATION)
+
+
+def test_one_model_that_cannot_be_loaded_does_not_hold_up_the_others(house: House) -> None:
+    publishing = house.publishing()
+    broken = house.build("one")
+    publishing.publish("a", broken)
+    publishing.publish("b", house.build("two"))
+    house.server.ready = {}
+    (house.root / "a" / "1" / "tidemill-version.json").unlink()
+    (house.folder / "builds" / "one" / "model.onnx").unlink()
+    publishing.reconcile()
+    assert house.server.ready == {"b": frozenset({1})}
+
+
+def test_a_publication_is_told_once_even_when_the_bus_was_away(house: House) -> None:
+    publishing = house.publishing()
+    publishing.publish("m", house.build("one"))
+    assert house.announcer.told == []
+    publishing.reconcile()
+    publishing.reconcile()
+    assert house.announcer.told == ["models/m/versions/1"]
+    publishing.publish("m", house.build("two"))
+    publishing.roll_back("m")
+    publishing.reconcile()
+    assert house.announcer.told[1:] == ["models/m/versions/2", "models/m/versions/1"]
+
+
+def test_old_folders_go_but_a_roll_back_brings_them_again(house: House) -> None:
+    publishing = house.publishing(keep_versions=2)
+    for name in ("one", "two", "three", "four"):
+        publishing.publish("m", house.build(name))
+    assert sorted(path.name for path in (house.root / "m").iterdir()) == ["3", "4", "config.pbtxt"]
+    assert publishing.roll_back("m", 1).number == 1
+    assert house.server.ready == {"m": frozenset({1})}
+    assert (house.root / "m" / "1" / "build" / "model.onnx").is_file()
+
+
+def test_roll_back_goes_to_the_version_before_and_never_to_one_that_failed(house: House) -> None:
+    publishing = house.publishing()
+    with pytest.raises(NotFoundError):
+        publishing.roll_back("m")
+    publishing.publish("m", house.build("one"))
+    with pytest.raises(FailedPreconditionError, match="no earlier version"):
+        publishing.roll_back("m")
+    house.server.error = FailedPreconditionError("refused")
+    with pytest.raises(FailedPreconditionError):
+        publishing.publish("m", house.build("two"))
+    house.server.error = None
+    publishing.publish("m", house.build("three"))
+    assert publishing.roll_back("m").number == 1
+    with pytest.raises(FailedPreconditionError, match="never served"):
+        publishing.roll_back("m", 2)
+    assert publishing.roll_back("m", 3).number == 3
+
+
+def test_a_folder_left_by_a_lost_history_is_replaced(house: House) -> None:
+    stale = house.root / "m" / "1"
+    stale.mkdir(parents=True)
+    (stale / "tidemill-version.json").write_text('{"digest": "of another mesh"}')
+    house.publishing().publish("m", house.build("one"))
+    assert (stale / "model.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ({"task": "poetry"}, "not usable"),
+        ({"runtime": "torch"}, "runs in onnxruntime"),
+        ({"labels": ["one"]}, "at least two labels"),
+        ({"task": "generation", "runtime": "onnxruntime-genai"}, r"lacks genai_config\.json"),
+    ],
+)
+def test_a_build_that_cannot_be_served_is_refused_before_triton_sees_it(
+    house: House, manifest: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        house.publishing().publish("m", house.build("bad", **manifest))
+    assert house.states() == []
+    assert not house.root.exists()
+
+
+def test_a_writer_streams_and_a_classifier_batches_and_caches(house: House) -> None:
+    build = house.build("w", task="generation", runtime="onnxruntime-genai")
+    folder = house.folder / "builds" / "w"
+    for file in ("genai_config.json", "tokenizer_config.json"):
+        (folder / file).write_text("{}")
+    publishing = house.publishing()
+    publishing.publish("writer", Lineage(build.artifact_uri, digest_folder(folder, without=["tidemill.json"])))
+    publishing.publish("classifier", house.build("c"))
+    configs = {}
+    for model in ("writer", "classifier"):
+        configs[model] = model_config_pb2.ModelConfig()
+        text_format.Parse((house.root / model / "config.pbtxt").read_text(), configs[model])
+    assert configs["writer"].model_transaction_policy.decoupled
+    assert not configs["writer"].response_cache.enable
+    assert configs["classifier"].HasField("dynamic_batching")
+    assert configs["classifier"].response_cache.enable
+    assert [warm.batch_size for warm in configs["classifier"].model_warmup] == [1, 8]
+    assert list(configs["classifier"].output[2].dims) == [2]

@@ -1,0 +1,92 @@
+"""Answers are told in the background, and none is lost without being counted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry
+
+from services.inference.adapters.announcer import BackgroundServedLog
+from services.inference.app.ports import Served
+from services.kit.bus.port import OutgoingEvent
+from services.kit.bus.topics import Topic
+from services.kit.errors import InvalidArgumentError, UnavailableError
+
+
+class FakeBus:
+    """Takes events, or raises what it is told to."""
+
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+        self.errors: list[Exception] = []
+        self.away = False
+        self.tried = threading.Event()
+
+    def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
+        """As the bus."""
+        self.tried.set()
+        assert topic.name == "tidemill.predictions"
+        if self.away:
+            raise UnavailableError("no broker")
+        if self.errors:
+            raise self.errors.pop(0)
+        self.answers += [event.key for event in events]
+
+
+def _served(*numbers: int) -> list[Served]:
+    return [Served(f"answers/{n}", "models/m/versions/1", "predict", 1.0, datetime.now(UTC)) for n in numbers]
+
+
+def _dropped(registry: CollectorRegistry) -> float | None:
+    return registry.get_sample_value("prediction_events_dropped_total")
+
+
+def test_what_was_added_is_published_in_order() -> None:
+    bus, registry = FakeBus(), CollectorRegistry()
+    log = BackgroundServedLog(bus, registry)
+    log.add(_served(1, 2))
+    log.add(_served(3))
+    log.close()
+    assert bus.answers == ["answers/1", "answers/2", "answers/3"]
+    assert _dropped(registry) == 0
+
+
+def test_a_bus_that_comes_back_gets_everything() -> None:
+    bus, registry = FakeBus(), CollectorRegistry()
+    bus.errors = [UnavailableError("no broker"), UnavailableError("no broker")]
+    log = BackgroundServedLog(bus, registry)
+    log.add(_served(1, 2))
+    while bus.errors:
+        bus.tried.wait(10)
+    log.close()
+    assert bus.answers == ["answers/1", "answers/2"]
+    assert _dropped(registry) == 0
+
+
+def test_what_the_bus_never_takes_is_counted() -> None:
+    bus, registry = FakeBus(), CollectorRegistry()
+    bus.errors = [InvalidArgumentError("too large"), RuntimeError("defect")]
+    log = BackgroundServedLog(bus, registry)
+    log.add(_served(1))
+    while len(bus.errors) > 1:
+        bus.tried.wait(10)
+    log.add(_served(2, 3))
+    while bus.errors:
+        bus.tried.wait(10)
+    log.add(_served(4))
+    log.close()
+    assert bus.answers == ["answers/4"]
+    assert _dropped(registry) == 3
+
+
+def test_what_does_not_fit_or_is_left_at_the_end_is_counted() -> None:
+    bus, registry = FakeBus(), CollectorRegistry()
+    bus.away = True
+    log = BackgroundServedLog(bus, registry, capacity=2)
+    log.add(_served(1, 2, 3, 4, 5))
+    log.close()
+    assert bus.answers == []
+    assert _dropped(registry) == 5
+    assert registry.get_sample_value("prediction_events_waiting") == 0
