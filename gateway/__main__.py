@@ -42,17 +42,18 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     if not settings.auth:
         logger.warning("TIDEMILL_AUTH is off: everybody who reaches this gateway may use it")
     peers = Peers.open(settings)
+    tracer = trace.get_tracer("tidemill.gateway")
     services = public_services()
     app = create_app(
         peers,
         ring if settings.auth else None,
         metrics,
-        trace.get_tracer("tidemill.gateway"),
+        tracer,
         max_body_bytes=settings.max_body_bytes,
     )
     http = HttpServer(app, settings.http_bind)
     logger.info("gateway serves HTTP on port %d", http.port)
-    facade = FacadeHandler(services, peers.channels)
+    facade = FacadeHandler(services, peers.channels, tracer)
 
     def register(server: object) -> list[str]:
         server.add_generic_rpc_handlers((facade,))  # type: ignore[attr-defined]
@@ -64,6 +65,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
         closers=[peers.close, store.close],
         interceptors=[ApiKeyInterceptor(ring)] if settings.auth else [],
         default_deadline_s=_LAST_DEADLINE_S,
+        traced=False,  # both doors make their own, leaner spans
     )
 
 

@@ -1,58 +1,144 @@
 """Passes calls on to the services as bytes: messages are neither read nor built here.
 
 The caller's deadline, metadata and cancellation reach the service; its status, details and trailing metadata reach
-the caller. Credentials stay here, and the trace context is replaced by the gateway's own span.
+the caller. Credentials stay here. Each call gets a server span that continues the caller's trace; it is made here and
+not by OpenTelemetry's interceptor, which would cost a fifth of the whole hop.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
+from opentelemetry import context as otel_context
+from opentelemetry import propagate
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
 from gateway.facade.table import PublicService
 from gateway.peers import trace_metadata
 from services.kit.errors import UnavailableError
+from services.kit.telemetry import schema
 
 # Credentials end here; the others belong to one hop.
 _NOT_FORWARDED = frozenset(
     {"authorization", "x-api-key", "traceparent", "tracestate", "user-agent", "te", "content-type"}
 )
 _STATUS_DETAILS = "grpc-status-details-bin"
+# As in OpenTelemetry's conventions for a server's span: what the caller did wrong is no error of ours.
+_OUR_FAULT = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
 class FacadeHandler(grpc.GenericRpcHandler):
     """Finds the handler of a public method; everything else is UNIMPLEMENTED."""
 
-    def __init__(self, services: Iterable[PublicService], channels: Mapping[str, grpc.aio.Channel]) -> None:
+    def __init__(
+        self, services: Iterable[PublicService], channels: Mapping[str, grpc.aio.Channel], tracer: Tracer
+    ) -> None:
         """Args:
         services: the table.
         channels: open channel by peer.
+        tracer: makes the server spans.
         """
         self._handlers: dict[str, Any] = {}
         for service in services:
+            channel = channels[service.peer]
             for method in service.public_methods():
                 path = f"/{service.name}/{method.name}"
-                self._handlers[path] = _handler(method, path, service.peer, channels[service.peer])
+                self._handlers[path] = _Forwarder(path, service.peer, tracer).handler(method, channel)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The handler of one call, or None."""
         return self._handlers.get(handler_call_details.method)
 
 
-def _handler(method: MethodDescriptor, path: str, peer: str, channel: grpc.aio.Channel) -> Any:
-    if not method.client_streaming and not method.server_streaming:
-        return grpc.unary_unary_rpc_method_handler(_unary(channel.unary_unary(path), peer))
-    if not method.client_streaming:
-        return grpc.unary_stream_rpc_method_handler(_stream(channel.unary_stream(path), peer))
-    if not method.server_streaming:
-        return grpc.stream_unary_rpc_method_handler(_unary(channel.stream_unary(path), peer))
-    return grpc.stream_stream_rpc_method_handler(_stream(channel.stream_stream(path), peer))
+class _Forwarder:
+    """Passes the calls of one method on."""
+
+    def __init__(self, path: str, peer: str, tracer: Tracer) -> None:
+        self._path = path
+        self._peer = peer
+        self._tracer = tracer
+        service, _, method = path[1:].partition("/")
+        self._attributes = {schema.RPC_SYSTEM: "grpc", schema.RPC_SERVICE: service, schema.RPC_METHOD: method}
+
+    def handler(self, method: MethodDescriptor, channel: grpc.aio.Channel) -> Any:
+        """The handler that fits the method's kind."""
+        path = self._path
+        if not method.client_streaming and not method.server_streaming:
+            return grpc.unary_unary_rpc_method_handler(self._unary(channel.unary_unary(path)))
+        if not method.client_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._stream(channel.unary_stream(path)))
+        if not method.server_streaming:
+            return grpc.stream_unary_rpc_method_handler(self._unary(channel.stream_unary(path)))
+        return grpc.stream_stream_rpc_method_handler(self._stream(channel.stream_stream(path)))
+
+    def _unary(self, call: Any) -> Any:
+        async def forward(request: Any, context: Any) -> Any:
+            with self._span(context) as span:
+                upstream = call(request, timeout=context.time_remaining(), metadata=_forwarded_metadata(context))
+                try:
+                    response = await upstream
+                    await _pass_metadata(upstream, context)
+                    return response
+                except grpc.aio.AioRpcError as error:
+                    await self._relay(context, error, span)
+                finally:
+                    upstream.cancel()  # does nothing to a call that ended
+
+        return forward
+
+    def _stream(self, call: Any) -> Any:
+        async def forward(request: Any, context: Any) -> AsyncIterator[Any]:
+            with self._span(context) as span:
+                upstream = call(request, timeout=context.time_remaining(), metadata=_forwarded_metadata(context))
+                try:
+                    async for response in upstream:
+                        yield response
+                    await _pass_metadata(upstream, context)
+                except grpc.aio.AioRpcError as error:
+                    await self._relay(context, error, span)
+                finally:
+                    upstream.cancel()
+
+        return forward
+
+    @contextmanager
+    def _span(self, context: Any) -> Iterator[Span]:
+        carrier = {key: value for key, value in context.invocation_metadata() or () if key.startswith("trace")}
+        parent = propagate.extract(carrier) if carrier else otel_context.Context()
+        # An aborted call and a cancelled one end in an exception; the status is told by _relay.
+        with self._tracer.start_as_current_span(
+            self._path,
+            context=parent,
+            kind=SpanKind.SERVER,
+            attributes=self._attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            yield span
+
+    async def _relay(self, context: Any, error: grpc.aio.AioRpcError, span: Span) -> NoReturn:
+        """Ends the caller's call as the service ended ours."""
+        code, details = error.code(), error.details() or ""
+        span.set_attribute(schema.RPC_STATUS, code.value[0])
+        if code.name in _OUR_FAULT:
+            span.set_status(StatusCode.ERROR, details)
+        trailing = tuple(error.trailing_metadata() or ())
+        if code is grpc.StatusCode.UNAVAILABLE and not any(key == _STATUS_DETAILS for key, _ in trailing):
+            raise UnavailableError(
+                f"The {self._peer} service does not answer: {details}",
+                reason="PEER_UNAVAILABLE",
+                metadata={"peer": self._peer},
+                retry_after_s=1.0,
+            ) from error
+        await context.abort(code, details, trailing)
+        raise AssertionError("unreachable: abort raises")
 
 
-def forwarded_metadata(context: Any) -> tuple[tuple[str, str | bytes], ...]:
+def _forwarded_metadata(context: Any) -> tuple[tuple[str, str | bytes], ...]:
     """What of the caller's metadata the service is to see, with the present span's trace context."""
     kept = (
         (key, value)
@@ -62,50 +148,6 @@ def forwarded_metadata(context: Any) -> tuple[tuple[str, str | bytes], ...]:
     return (*kept, *trace_metadata())
 
 
-def _unary(call: Any, peer: str) -> Any:
-    async def forward(request: Any, context: Any) -> Any:
-        upstream = call(request, timeout=context.time_remaining(), metadata=forwarded_metadata(context))
-        try:
-            response = await upstream
-            await _pass_metadata(upstream, context)
-            return response
-        except grpc.aio.AioRpcError as error:
-            await _relay(context, error, peer)
-        finally:
-            upstream.cancel()  # does nothing to a call that ended
-
-    return forward
-
-
-def _stream(call: Any, peer: str) -> Any:
-    async def forward(request: Any, context: Any) -> AsyncIterator[Any]:
-        upstream = call(request, timeout=context.time_remaining(), metadata=forwarded_metadata(context))
-        try:
-            async for response in upstream:
-                yield response
-            await _pass_metadata(upstream, context)
-        except grpc.aio.AioRpcError as error:
-            await _relay(context, error, peer)
-        finally:
-            upstream.cancel()
-
-    return forward
-
-
 async def _pass_metadata(upstream: Any, context: Any) -> None:
     if trailing := await upstream.trailing_metadata():
         context.set_trailing_metadata(tuple(trailing))
-
-
-async def _relay(context: Any, error: grpc.aio.AioRpcError, peer: str) -> NoReturn:
-    """Ends the caller's call as the service ended ours."""
-    trailing = tuple(error.trailing_metadata() or ())
-    if error.code() is grpc.StatusCode.UNAVAILABLE and not any(key == _STATUS_DETAILS for key, _ in trailing):
-        raise UnavailableError(
-            f"The {peer} service does not answer: {error.details()}",
-            reason="PEER_UNAVAILABLE",
-            metadata={"peer": peer},
-            retry_after_s=1.0,
-        ) from error
-    await context.abort(error.code(), error.details() or "", trailing)
-    raise AssertionError("unreachable: abort raises")

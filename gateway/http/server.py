@@ -47,6 +47,8 @@ class HttpServer:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                # Longer than what clients and proxies keep a connection for, so that they close first.
+                timeout_keep_alive=75,
                 timeout_graceful_shutdown=_DRAIN_S,
             )
         )
