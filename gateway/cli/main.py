@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -12,6 +13,8 @@ from gateway.cli.output import EXIT_FAILED, stderr
 from services.kit.errors import InvalidArgumentError, TidemillError
 
 EXIT_USAGE = 2
+DEBUG = "TIDEMILL_DEBUG"
+"""Environment variable: show the traceback of what nobody foresaw."""
 
 
 def create_cli() -> typer.Typer:
@@ -56,6 +59,14 @@ def main() -> None:
             if violation.description not in error.message:
                 console.print(f"  {violation.field}: {violation.description}", markup=False, soft_wrap=True)
         sys.exit(EXIT_USAGE if isinstance(error, InvalidArgumentError) else EXIT_FAILED)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        console = stderr()
+        console.print("tidemill: ", style="bold red", end="")
+        kind = type(error).__name__
+        console.print(f"{kind}: {error} ({DEBUG}=1 shows where it comes from)", markup=False, soft_wrap=True)
+        sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

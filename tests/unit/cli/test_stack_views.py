@@ -1,0 +1,70 @@
+"""How the parts of the mesh are shown, and which assets a loop needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from gateway.cli.cycle_commands import assets_of
+from gateway.cli.views.stack import DownloadBars, PartsReporter, ports_of, status_table
+from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState
+from tests.unit.cli.cycles import START, spec
+
+READY = ChildState(ChildPhase.READY, pid=42, restarts=2, started_at=START, ready_at=START + 3.5, healthy=True)
+ILL = ChildState(ChildPhase.READY, pid=43, started_at=START, healthy=False, health="no answer within 2 s")
+PORTS = {"kafka": 9092, "gateway": 7100, "gateway_http": 8080, "ingest": 7101, "ingest_metrics": 7201}
+
+
+def test_status_shows_every_part() -> None:
+    stack = StackState(
+        StackPhase.READY, Path("/home"), Path("/state"), ports=PORTS, children={"kafka": READY, "gateway": ILL}
+    )
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as capture:
+        console.print(status_table(stack, START + 65, 100))
+    kafka, gateway = capture.get().splitlines()[1:3]
+    for part in ("kafka", "healthy", "42", "9092", "2", "1:05"):
+        assert part in kafka
+    for part in ("gateway", "ill", "7100 8080", "no answer within 2 s"):
+        assert part in gateway
+
+
+def test_ports_are_those_of_callers() -> None:
+    assert ports_of("ingest", PORTS) == "7101"
+    assert ports_of("nothing", PORTS) == ""
+
+
+def test_a_start_is_told_in_lines_where_there_is_no_terminal() -> None:
+    console = Console(width=100, force_terminal=False)
+    waiting = ChildState(ChildPhase.WAITING)
+    with console.capture() as capture, PartsReporter(console) as report:
+        report("kafka", waiting)
+        report("kafka", replace(waiting, phase=ChildPhase.STARTING))
+        report("kafka", replace(waiting, phase=ChildPhase.STARTING, pid=7))
+        report("kafka", replace(waiting, phase=ChildPhase.RESTARTING, last_error="it crashed"))
+        report("kafka", READY)
+    lines = capture.get().splitlines()
+    assert [line.split()[1].rstrip(":") for line in lines] == ["starting", "restarting", "ready"]
+    assert "it crashed" in lines[1]
+
+
+def test_downloads_are_told_once_where_there_is_no_terminal() -> None:
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as capture, DownloadBars(console) as bars:
+        bars("kafka", 10, 100)
+        bars("kafka", 100, 100)
+        bars("kafka", 100, 100)
+    assert capture.get().split() == ["[assets]", "kafka", "is", "there"]
+
+
+def test_a_loop_needs_the_programs_its_model_and_its_data() -> None:
+    loop = spec()
+    assert assets_of(loop) == ["kafka", "elasticsearch", "smollm2", "bbc"]
+    loop.training.base_model = "bge-small-zh-v1.5"
+    loop.sources[0].json_lines.uri = "/home/tidemill/data/reviews/reviews.jsonl"
+    assert assets_of(loop) == ["kafka", "elasticsearch", "bge-small-zh", "reviews"]
+    loop.training.base_model = "/my/own/model"
+    loop.sources[0].json_lines.uri = "s3://bucket/mine.jsonl"
+    assert assets_of(loop) == ["kafka", "elasticsearch"]
