@@ -35,6 +35,8 @@ from services.kit.grpc.server import MAX_MESSAGE_BYTES
 TRACEPARENT = "traceparent"
 # With it Triton ends a stream by a status, not by a text in a response.
 _REAL_STATUS = (("triton_grpc_error", "true"),)
+# How Triton begins its text about a model that it has not loaded (yet).
+_NOT_LOADED = "Request for unknown model"
 _GENERATION_S = 600.0
 _PREDICT_S = 60.0
 
@@ -79,7 +81,7 @@ class TritonClient:
                 responses = aiter(call)
                 async for response in responses:
                     if response.error_message:
-                        raise InternalError(f"Triton: {response.error_message}", reason="TRITON_ERROR")
+                        raise _stream_error(model, response.error_message)
                     piece = _piece(response.infer_response)
                     if piece.finish_reason is not FinishReason.NONE:
                         # Triton's end of the stream follows at once; a caller may stop listening at the last piece.
@@ -110,6 +112,22 @@ def translate_triton_errors(model: str) -> Iterator[None]:
         raise _translated(error, model) from error
 
 
+def _stream_error(model: str, message: str) -> TidemillError:
+    """An error that Triton tells inside a stream, where it has a text only."""
+    if message.startswith(_NOT_LOADED):
+        return _away(model, message)
+    return InternalError(f"Triton failed on models/{model}: {message}", reason="TRITON_ERROR")
+
+
+def _away(model: str, details: str) -> UnavailableError:
+    return UnavailableError(
+        f"Triton does not answer for models/{model} now: {details}",
+        reason="TRITON_UNAVAILABLE",
+        metadata={"model": f"models/{model}"},
+        retry_after_s=1.0,
+    )
+
+
 def _translated(error: grpc.aio.AioRpcError, model: str) -> TidemillError:
     code, details, metadata = error.code(), error.details() or "", {"model": f"models/{model}"}
     if code is grpc.StatusCode.INVALID_ARGUMENT:
@@ -120,12 +138,7 @@ def _translated(error: grpc.aio.AioRpcError, model: str) -> TidemillError:
         return FailedPreconditionError(details, reason="REFUSED_BY_TRITON", metadata=metadata)
     # NOT_FOUND is no fault of the caller's: the model is published, so Triton is about to load it.
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED):
-        return UnavailableError(
-            f"Triton does not answer for models/{model} now: {details}",
-            reason="TRITON_UNAVAILABLE",
-            metadata=metadata,
-            retry_after_s=1.0,
-        )
+        return _away(model, details)
     return InternalError(f"Triton failed on models/{model}: {details}", reason="TRITON_ERROR", metadata=metadata)
 
 
