@@ -122,9 +122,10 @@ def quickstart(
     spec = _load(pipeline)
     console.rule("1/3 · this machine and what it needs", align="left", style="bright_black")
     stack_commands.check_machine()
-    stack_commands.fetch(console, assets_of(spec))
-    console.rule("2/3 · the mesh", align="left", style="bright_black")
-    stack_commands.start(console)
+    with stack_commands.resumable(console, "the same command"):
+        stack_commands.fetch(console, assets_of(spec))
+        console.rule("2/3 · the mesh", align="left", style="bright_black")
+        stack_commands.start(console)
     console.rule(f"3/3 · {spec.name}", align="left", style="bright_black")
     with connect(None) as connection:
         cycle = _start(connection, spec, console)
@@ -179,9 +180,9 @@ def cycles(
     if json_wanted:
         print_json([as_json(cycle) for cycle in found])
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
     for column in ("cycle", "state", "stage", "started", "published"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column != "published")
     for cycle in found:
         running = next((stage.name for stage in cycle.stages if not stage.HasField("end_time")), "")
         table.add_row(

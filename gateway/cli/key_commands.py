@@ -70,7 +70,7 @@ def list_keys(database_url: DatabaseOption = None, json_wanted: JsonOption = Fal
             ]
         )
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
     for column in ("id", "name", "created", "revoked"):
         table.add_column(column)
     for key in found:

@@ -58,7 +58,7 @@ def predict(
     if json_wanted:
         print_json(as_json(response) | {"trace_id": connection.trace_id})
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
     table.add_column("label", style="bold")
     table.add_column("score", justify="right")
     table.add_column("text", overflow="ellipsis", no_wrap=True)
@@ -167,9 +167,10 @@ def _versions(connection: Connection, name: str) -> list[ModelVersion]:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
     for column in columns:
-        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+        long = column in ("labels", "note", "data", "run")
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold", no_wrap=not long)
     return table
 
 
@@ -177,17 +178,16 @@ def _show_models(found: list[Model], json_wanted: bool) -> None:
     if json_wanted:
         print_json([as_json(item) for item in found])
         return
-    table = _table("model", "serves", "task", "build", "size", "since", "labels")
+    table = _table("model", "serves", "task", "build", "size", "labels")
     for item in found:
         serving = item.serving
         serves = item.HasField("serving")
         table.add_row(
             item.name.removeprefix("models/"),
             f"version {serving.name.rpartition('/')[2]}" if serves else "nothing",
-            serving.task,
+            serving.task.replace("_", " "),
             serving.precision,
             size(serving.size_bytes) if serves else "",
-            f"{moment(serving.create_time):%Y-%m-%d %H:%M}" if serves else "",
             ", ".join(item.labels),
         )
     stdout().print(table if found else "No model is published yet; `tidemill run pipelines/headlines.yaml` makes one.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from gateway.cli.output import EXIT_FAILED, JsonOption, print_json, stderr, stdout
+from gateway.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, JsonOption, print_json, stderr, stdout
 from gateway.cli.views.stack import PartsReporter, download_bars, ports_of, status_table
 from services.kit.config import home_dir, state_dir
 
@@ -49,6 +50,16 @@ def start(console: Console, only: Iterable[str] | None = None) -> StackState:
     return stack
 
 
+@contextmanager
+def resumable(console: Console, command: str) -> Iterator[None]:
+    """Tells a person who interrupts the block that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted. What was fetched stays; `{command}` goes on from here.", style="yellow")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
 def _address(stack: StackState, door: str = "") -> str:
     port = stack.ports.get(f"gateway{door}")
     return f"127.0.0.1:{port}" if port else "no port (the gateway is not among the parts)"
@@ -62,8 +73,9 @@ def up(
     """Starts the mesh on this machine and waits until every part answers."""
     console = stderr()
     check_machine()
-    fetch(console, PROGRAMS)
-    start(console, None if only is None else [name.strip() for name in only.split(",")])
+    with resumable(console, "tidemill up"):
+        fetch(console, PROGRAMS)
+        start(console, None if only is None else [name.strip() for name in only.split(",")])
 
 
 def down() -> None:

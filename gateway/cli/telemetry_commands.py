@@ -129,7 +129,7 @@ def traces(
     if json_wanted:
         print_json([as_json(item) for item in found])
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
     for column in ("trace", "when", "service", "root", "took"):
         table.add_column(column, no_wrap=column != "root", justify="right" if column == "took" else "left")
     for item in found:

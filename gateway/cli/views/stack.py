@@ -98,7 +98,7 @@ def status_table(stack: StackState, now: float, width: int) -> Table:
         now: seconds since the epoch.
         width: columns that there are.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
     table.add_column("part", style="bold")
     table.add_column("health")
     table.add_column("pid", justify="right")

@@ -135,7 +135,7 @@ def _builds(cycle: Cycle, width: int) -> RenderableType:
     generation = any(variant.tokens_per_second for variant in cycle.report.variants)
     metric = metric_name(cycle.report.variants[0].quality.name)
     wide = width >= _WIDE
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bright_black")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
     table.add_column("build")
     table.add_column("size", justify="right")
     table.add_column("tokens/s" if generation else "texts/s", justify="right")
