@@ -12,11 +12,11 @@ from tidemill.inference.v1 import inference_service_pb2_grpc as grpc_stubs
 from services.inference.adapters.announcer import BackgroundServedLog, BusAnnouncer
 from services.inference.adapters.builds import ArtifactBuilds
 from services.inference.adapters.model_store import SqlModelStore
-from services.inference.adapters.triton_client import TritonClient, open_triton
+from services.inference.adapters.triton_client import TritonClient, is_dead, open_triton
 from services.inference.adapters.triton_control import TritonControl
 from services.inference.adapters.triton_repository import TritonRepository
 from services.inference.app.publishing import Publishing
-from services.inference.app.serving import Serving, ServingTable
+from services.inference.app.serving import Serving, ServingTable, Suspects
 from services.inference.entrypoints.kserve import add_kserve
 from services.inference.entrypoints.servicer import InferenceServicer
 from services.inference.entrypoints.worker import run_reconciler
@@ -37,7 +37,7 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS)
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "inference")
-    clock, table = SystemClock(), ServingTable()
+    clock, table, suspects = SystemClock(), ServingTable(), Suspects()
     control = TritonControl(settings.triton_grpc, load_timeout_s=settings.load_timeout_s)
     channel = open_triton(settings.triton_grpc)
     repository = TritonRepository(
@@ -53,20 +53,25 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
         server=control,
         announcer=BusAnnouncer(publisher),
         table=table,
+        suspects=suspects,
         clock=clock,
         keep_versions=settings.keep_versions,
     )
     await asyncio.to_thread(publishing.fill_table)
     served = BackgroundServedLog(publisher, metrics.registry)
-    serving = Serving(table, TritonClient(channel), served, clock)
+    serving = Serving(table, TritonClient(channel, suspects.add), served, clock)
+
+    def heard(model: str, message: str) -> None:
+        if is_dead(message):
+            suspects.add(model)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_InferenceServiceServicer_to_server(InferenceServicer(serving, publishing), server)
-        return ["tidemill.inference.v1.InferenceService", add_kserve(server, channel)]
+        return ["tidemill.inference.v1.InferenceService", add_kserve(server, channel, heard)]
 
     return Service(
         register=register,
-        tasks=[lambda: run_reconciler(publishing, settings.reconcile_pause_s)],
+        tasks=[lambda: run_reconciler(publishing, suspects, settings.reconcile_pause_s)],
         closers=[channel.close, control.close, served.close, publisher.close, engine.dispose],
         # A publication returns when the model answers.
         default_deadline_s=settings.load_timeout_s + 120.0,

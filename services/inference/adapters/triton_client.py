@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,8 @@ TRACEPARENT = "traceparent"
 _REAL_STATUS = (("triton_grpc_error", "true"),)
 # How Triton begins its text about a model that it has not loaded (yet).
 _NOT_LOADED = "Request for unknown model"
+# How it tells that the process of a model has died: it neither starts it again nor calls the model unready (2.51).
+_DEAD = ("Stub process '", "is not healthy.")
 _GENERATION_S = 600.0
 _PREDICT_S = 60.0
 
@@ -57,8 +59,13 @@ def open_triton(address: str) -> grpc.aio.Channel:
 class TritonClient:
     """Implements `services.inference.app.ports.InferenceServer`."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, suspect: Callable[[str], None]) -> None:
+        """Args:
+        channel: to Triton.
+        suspect: is told of a model whose process in Triton has died; Triton itself goes on calling it ready.
+        """
         self._stub = GRPCInferenceServiceStub(channel)
+        self._suspect = suspect
 
     async def classify(self, model: str, texts: Sequence[str]) -> tuple[Sequence[Sequence[float]], int]:
         """See the port. Many texts are several requests side by side, which Triton batches as it sees fit."""
@@ -77,11 +84,11 @@ class TritonClient:
         _add_trace(request)
         call = self._stub.ModelStreamInfer(_once(request), timeout=_GENERATION_S, metadata=_REAL_STATUS)
         try:
-            with translate_triton_errors(model):
+            with self._errors(model):
                 responses = aiter(call)
                 async for response in responses:
                     if response.error_message:
-                        raise _stream_error(model, response.error_message)
+                        raise self._failure(model, response.error_message)
                     piece = _piece(response.infer_response)
                     if piece.finish_reason is not FinishReason.NONE:
                         # Triton's end of the stream follows at once; a caller may stop listening at the last piece.
@@ -97,26 +104,45 @@ class TritonClient:
         _add_texts(request, "text", texts, [len(texts), 1])
         _add_trace(request)
         request.outputs.add(name="scores")
-        with translate_triton_errors(model):
+        with self._errors(model):
             response = await self._stub.ModelInfer(request, timeout=_PREDICT_S)
         scores = np.frombuffer(response.raw_output_contents[0], dtype="<f4").reshape(len(texts), -1)
         return scores.tolist(), int(response.model_version)
 
+    @contextmanager
+    def _errors(self, model: str) -> Iterator[None]:
+        """Raises what Triton answers about a published model as the kit's errors."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(error, model) from error
 
-@contextmanager
-def translate_triton_errors(model: str) -> Iterator[None]:
-    """Raises what Triton answers about a published model as the kit's errors."""
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        raise _translated(error, model) from error
+    def _translated(self, error: grpc.aio.AioRpcError, model: str) -> TidemillError:
+        code, details, metadata = error.code(), error.details() or "", {"model": f"models/{model}"}
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            return InvalidArgumentError(details, reason="REFUSED_BY_MODEL", metadata=metadata)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceededError(f"models/{model} did not answer in time.", metadata=metadata)
+        if code is grpc.StatusCode.FAILED_PRECONDITION:
+            return FailedPreconditionError(details, reason="REFUSED_BY_TRITON", metadata=metadata)
+        # NOT_FOUND is no fault of the caller's: the model is published, so Triton is about to load it.
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED):
+            return _away(model, details)
+        return self._failure(model, details)
+
+    def _failure(self, model: str, message: str) -> TidemillError:
+        """An error that Triton tells by a text only."""
+        if is_dead(message):
+            self._suspect(model)
+            return _away(model, message)
+        if message.startswith(_NOT_LOADED):
+            return _away(model, message)
+        return InternalError(f"Triton failed on models/{model}: {message}", reason="TRITON_ERROR")
 
 
-def _stream_error(model: str, message: str) -> TidemillError:
-    """An error that Triton tells inside a stream, where it has a text only."""
-    if message.startswith(_NOT_LOADED):
-        return _away(model, message)
-    return InternalError(f"Triton failed on models/{model}: {message}", reason="TRITON_ERROR")
+def is_dead(message: str) -> bool:
+    """Whether Triton says that the process of a model has died."""
+    return message.startswith(_DEAD[0]) and message.endswith(_DEAD[1])
 
 
 def _away(model: str, details: str) -> UnavailableError:
@@ -126,20 +152,6 @@ def _away(model: str, details: str) -> UnavailableError:
         metadata={"model": f"models/{model}"},
         retry_after_s=1.0,
     )
-
-
-def _translated(error: grpc.aio.AioRpcError, model: str) -> TidemillError:
-    code, details, metadata = error.code(), error.details() or "", {"model": f"models/{model}"}
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InvalidArgumentError(details, reason="REFUSED_BY_MODEL", metadata=metadata)
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceededError(f"models/{model} did not answer in time.", metadata=metadata)
-    if code is grpc.StatusCode.FAILED_PRECONDITION:
-        return FailedPreconditionError(details, reason="REFUSED_BY_TRITON", metadata=metadata)
-    # NOT_FOUND is no fault of the caller's: the model is published, so Triton is about to load it.
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED):
-        return _away(model, details)
-    return InternalError(f"Triton failed on models/{model}: {details}", reason="TRITON_ERROR", metadata=metadata)
 
 
 async def _once(request: pb.ModelInferRequest) -> AsyncIterator[pb.ModelInferRequest]:

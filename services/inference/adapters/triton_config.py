@@ -12,12 +12,13 @@ MAX_BATCH = 32
 _STRING, _INT32, _INT64, _FP32 = pb.TYPE_STRING, pb.TYPE_INT32, pb.TYPE_INT64, pb.TYPE_FP32
 
 
-def render_config(version: ModelVersion, otlp_endpoint: str | None) -> str:
+def render_config(version: ModelVersion, otlp_endpoint: str | None, nonce: str) -> str:
     """The text of `config.pbtxt` that makes this version, and no other, the one that answers.
 
     Args:
         version: the version.
         otlp_endpoint: where the model's spans go, unless Triton's own environment says otherwise.
+        nonce: makes the text another one: a load of an equal configuration leaves even a dead model as it is.
     """
     config = pb.ModelConfig(
         name=version.model,
@@ -25,7 +26,12 @@ def render_config(version: ModelVersion, otlp_endpoint: str | None) -> str:
         version_policy=pb.ModelVersionPolicy(specific=pb.ModelVersionPolicy.Specific(versions=[version.number])),
         instance_group=[pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)],
     )
-    parameters = {"digest": version.lineage.digest, "run": version.lineage.run, "otlp_endpoint": otlp_endpoint or ""}
+    parameters = {
+        "digest": version.lineage.digest,
+        "run": version.lineage.run,
+        "otlp_endpoint": otlp_endpoint or "",
+        "nonce": nonce,
+    }
     for name, value in parameters.items():
         if value:
             config.parameters[name].string_value = value

@@ -77,7 +77,7 @@ class TritonRepository:
         partial = self._new_staged(f"{version.model}-config")
         try:
             file = partial / "config.pbtxt"
-            file.write_text(render_config(version, self._otlp_endpoint), encoding="utf-8")
+            file.write_text(render_config(version, self._otlp_endpoint, new_id()), encoding="utf-8")
             self._rename(file, folder / "config.pbtxt")
         finally:
             shutil.rmtree(partial, ignore_errors=True)

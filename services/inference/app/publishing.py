@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from services.inference.app.ports import Announcer, Builds, ModelServer, ModelStore, Repository
-from services.inference.app.serving import ServingTable
+from services.inference.app.serving import ServingTable, Suspects
 from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState, model_name
 from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, NotFoundError, TidemillError, is_retryable
@@ -35,6 +35,7 @@ class Publishing:
         server: ModelServer,
         announcer: Announcer,
         table: ServingTable,
+        suspects: Suspects,
         clock: Clock,
         keep_versions: int,
     ) -> None:
@@ -44,6 +45,7 @@ class Publishing:
         self._server = server
         self._announcer = announcer
         self._table = table
+        self._suspects = suspects
         self._clock = clock
         self._keep = keep_versions
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -142,15 +144,16 @@ class Publishing:
             UnavailableError: the server or the bus is away; call it again later.
         """
         ready = self._server.ready_versions()
+        dead = self._suspects.take()
         for model in self._all_models():
             wanted = frozenset([model.serving.number]) if model.serving else frozenset()
-            if ready.get(model.name, frozenset()) != wanted:
-                self._settle(model.name)
+            if ready.get(model.name, frozenset()) != wanted or model.name in dead:
+                self._settle(model.name, anew=model.name in dead)
         for version in self._store.unannounced():
             self._announcer.published(version)
             self._store.mark_announced(version)
 
-    def _settle(self, model: str) -> None:
+    def _settle(self, model: str, *, anew: bool) -> None:
         lock = self._locks[model]
         # A publication in progress changes the server by itself.
         if not lock.acquire(blocking=False):
@@ -163,12 +166,14 @@ class Publishing:
                     logger.info("unloading %s: it is not to serve", model_name(model))
                     self._server.unload(model)
                 return
-            if ready == {serving.number}:
+            if ready == {serving.number} and not anew:
                 return
             logger.info("loading %s: ready are %s", serving.name, sorted(ready) or "none")
             self._load(serving)
         except TidemillError as error:
             if is_retryable(error):
+                if anew:
+                    self._suspects.add(model)
                 raise
             logger.error("%s cannot be brought to its state: %s", model_name(model), error.message)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -86,6 +86,31 @@ class ServingTable:
                 metadata={"model": model_name(model), "task": version.build.task.value},
             )
         return version
+
+
+class Suspects:
+    """Models whose process in the server seems to have died; they are loaded anew as soon as somebody looks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: set[str] = set()
+        self._wake: Callable[[], object] = lambda: None
+
+    def on_add(self, wake: Callable[[], object]) -> None:
+        """Calls `wake` when a model is suspected."""
+        self._wake = wake
+
+    def add(self, model: str) -> None:
+        """Suspects a model."""
+        with self._lock:
+            self._models.add(model)
+        self._wake()
+
+    def take(self) -> frozenset[str]:
+        """Those that were suspected since the last look."""
+        with self._lock:
+            found, self._models = frozenset(self._models), set()
+        return found
 
 
 @dataclass(frozen=True, slots=True)

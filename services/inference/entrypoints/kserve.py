@@ -32,9 +32,15 @@ _UNARY = (
 )
 
 
-def add_kserve(server: grpc.aio.Server, channel: grpc.aio.Channel) -> str:
-    """Adds the protocol's methods that are offered; the others are UNIMPLEMENTED. Returns the service's full name."""
-    passed = KServe(channel)
+def add_kserve(server: grpc.aio.Server, channel: grpc.aio.Channel, heard: Callable[[str, str], None]) -> str:
+    """Adds the protocol's methods that are offered; the others are UNIMPLEMENTED. Returns the service's full name.
+
+    Args:
+        server: the server.
+        channel: to Triton.
+        heard: is told a model's name and what Triton said of a failed request to it.
+    """
+    passed = KServe(channel, heard)
     handlers: dict[str, Any] = {
         name: grpc.unary_unary_rpc_method_handler(
             getattr(passed, name),
@@ -55,8 +61,9 @@ def add_kserve(server: grpc.aio.Server, channel: grpc.aio.Channel) -> str:
 class KServe:
     """Passes requests on with the caller's deadline, cancellation and the present trace; answers come back as is."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, heard: Callable[[str, str], None]) -> None:
         self._stub = GRPCInferenceServiceStub(channel)
+        self._heard = heard
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         """Always: the service itself answers."""
@@ -92,13 +99,20 @@ class KServe:
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """One answer."""
         _continue_trace(request)
-        return await _pass(self._stub.ModelInfer, request, context)
+        try:
+            return await self._stub.ModelInfer(request, timeout=_limit(context))
+        except grpc.aio.AioRpcError as error:
+            self._heard(request.model_name, error.details() or "")
+            await _relay(error, context)
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         """Answers of a decoupled model."""
+        model = ""
 
         async def traced() -> AsyncIterator[Any]:
+            nonlocal model
             async for request in requests:
+                model = request.model_name
                 _continue_trace(request)
                 yield request
 
@@ -106,8 +120,11 @@ class KServe:
         call = self._stub.ModelStreamInfer(traced(), timeout=context.time_remaining(), metadata=wanted)
         try:
             async for response in call:
+                if response.error_message:
+                    self._heard(model, response.error_message)
                 yield response
         except grpc.aio.AioRpcError as error:
+            self._heard(model, error.details() or "")
             await _relay(error, context)
         finally:
             if not call.done():

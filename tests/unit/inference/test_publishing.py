@@ -17,7 +17,7 @@ from services.inference.adapters.builds import ArtifactBuilds
 from services.inference.adapters.model_store import SqlModelStore
 from services.inference.adapters.triton_repository import TritonRepository
 from services.inference.app.publishing import NEWEST, Publishing
-from services.inference.app.serving import ServingTable
+from services.inference.app.serving import ServingTable, Suspects
 from services.inference.domain.model import Lineage, ModelVersion, Task, VersionState
 from services.kit.clock import SystemClock
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
@@ -79,6 +79,7 @@ class House:
     server: FakeServer
     announcer: FakeAnnouncer
     table: ServingTable = field(default_factory=ServingTable)
+    suspects: Suspects = field(default_factory=Suspects)
 
     @property
     def root(self) -> Path:
@@ -94,6 +95,7 @@ class House:
             server=self.server,
             announcer=self.announcer,
             table=self.table,
+            suspects=self.suspects,
             clock=SystemClock(),
             keep_versions=changes.get("keep_versions", 2),
         )
@@ -206,6 +208,21 @@ def test_a_start_brings_back_what_served(house: House) -> None:
     assert house.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
     with pytest.raises(NotFoundError):
         house.table.require("gone", Task.TEXT_CLASSIFICATION)
+
+
+def test_a_model_whose_process_died_is_loaded_anew_once(house: House) -> None:
+    publishing = house.publishing()
+    publishing.publish("m", house.build("one"))
+    publishing.publish("other", house.build("two"))
+    house.server.loads.clear()
+    house.suspects.add("m")
+    house.server.away = True
+    with pytest.raises(UnavailableError):
+        publishing.reconcile()
+    house.server.away = False
+    publishing.reconcile()
+    publishing.reconcile()
+    assert house.server.loads == ["m"]
 
 
 def test_one_model_that_cannot_be_loaded_does_not_hold_up_the_others(house: House) -> None:
