@@ -46,7 +46,9 @@ def start(console: Console, only: Iterable[str] | None = None) -> StackState:
     with PartsReporter(console) as report:
         stack = client.up(state_dir(), home_dir(), only=only, on_progress=report)
     took = time.monotonic() - began
-    console.print(f"The mesh is ready ({took:.1f} s): gRPC on {_address(stack)}, HTTP on {_address(stack, '_http')}.")
+    ready = f"{'The mesh' if only is None else ', '.join(stack.children)} is ready ({took:.1f} s)"
+    doors = f": gRPC on {stack.address('gateway')}, HTTP on {stack.address('gateway_http')}"
+    console.print(f"{ready}{doors if 'gateway' in stack.ports else ''}.", soft_wrap=True)
     return stack
 
 
@@ -58,11 +60,6 @@ def resumable(console: Console, command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. What was fetched stays; `{command}` goes on from here.", style="yellow")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def _address(stack: StackState, door: str = "") -> str:
-    port = stack.ports.get(f"gateway{door}")
-    return f"127.0.0.1:{port}" if port else "no port (the gateway is not among the parts)"
 
 
 def up(

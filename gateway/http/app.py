@@ -15,7 +15,7 @@ from gateway.http.intake import intake_routes
 from gateway.http.v2 import v2_routes
 from gateway.keys.ring import KeyRing
 from gateway.peers import Peers
-from services.kit.errors import InvalidArgumentError, NotFoundError, TidemillError
+from services.kit.errors import InternalError, InvalidArgumentError, NotFoundError, TidemillError
 from services.kit.telemetry.metrics import RequestMetrics
 
 _DESCRIPTION = (
@@ -41,6 +41,7 @@ def create_app(
     app.add_exception_handler(TidemillError, _failed)
     app.add_exception_handler(ClientGone, _gone)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _unexpected)
     app.include_router(chat_routes(peers))
     app.include_router(intake_routes(peers))
     app.include_router(v2_routes(peers))
@@ -52,6 +53,16 @@ def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, TidemillError)
     request.scope[CODE_KEY] = error.code
     return error_response(error, request.url.path)
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    """What nobody foresaw; Starlette raises it again behind this answer, and the server logs it."""
+    failure = InternalError(
+        "The request failed unexpectedly; the gateway's log tells more.",
+        reason="UNEXPECTED",
+        metadata={"type": type(error).__name__},
+    )
+    return _failed(request, failure)
 
 
 def _gone(request: Request, _error: Exception) -> Response:

@@ -5,6 +5,7 @@ The answer carries `traceparent` and `x-trace-id`, so that whoever got it can ru
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -18,6 +19,8 @@ from gateway.keys.ring import KeyRing, key_text
 from services.kit.errors import TidemillError
 from services.kit.telemetry import schema
 from services.kit.telemetry.metrics import RequestMetrics
+
+logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -99,8 +102,9 @@ class Door:
             span.set_attribute(schema.HTTP_ROUTE, route)
             span.set_attribute(schema.URL_PATH, path)
             span.set_attribute(schema.HTTP_STATUS, status)
-            if status >= 500 or (code_of_status(status) == "OK" and code not in ("OK", "CANCELLED")):
+            if status >= 500 or (status == 200 and code not in ("OK", "CANCELLED")):  # or failed in its middle
                 span.set_status(StatusCode.ERROR, code)
+                logger.error("%s ended with %s (HTTP %d)", endpoint, code, status)
             span.end()
             otel_context.detach(token)
             self._metrics.observe(endpoint, time.perf_counter() - started, code)

@@ -86,7 +86,7 @@ class InferBody(BaseModel):
 
 
 def _docs(model: type[BaseModel], summary: str) -> dict[str, Any]:
-    schema = model.model_json_schema(ref_template=f"#/components/schemas/{model.__name__}/$defs/{{model}}")
+    schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
     return {
         "summary": summary,

@@ -70,7 +70,7 @@ class Seen:
 
 
 class FakeInference(InferenceServiceServicer):
-    """Answers for `headlines`; the text decides how: `wait` hangs, `break` fails in the middle."""
+    """Answers for `headlines`; the text decides how: `wait` hangs, `fail` fails, `break` fails in the middle."""
 
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
@@ -88,6 +88,8 @@ class FakeInference(InferenceServiceServicer):
     async def Generate(self, request: Any, context: Any) -> inference_pb2.GenerateResponse:  # noqa: N802
         self._seen.note(request, context)
         self._check(request.model)
+        if self._asked(request) == "fail":
+            raise RuntimeError("the runtime failed")
         try:
             if self._asked(request) == "wait":
                 await asyncio.sleep(60)

@@ -103,6 +103,15 @@ def test_unknown_paths_and_methods(http: httpx.Client) -> None:
     assert http.get("/v1/chat/completions").status_code == 405
 
 
+def test_a_failure_of_the_service_is_ours_and_json(http: httpx.Client) -> None:
+    answer = http.post(
+        "/v1/chat/completions", json={"model": "headlines", "messages": [{"role": "user", "content": "fail"}]}
+    )
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert answer.headers["x-trace-id"]
+
+
 def test_health_needs_no_key_and_tells_of_every_part(mesh: Mesh) -> None:
     body = httpx.get(f"http://{mesh.http}/healthz").json()
     assert body["status"] == "degraded"
