@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import grpc
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
@@ -19,20 +18,19 @@ from services.kit.config import home_dir, state_dir
 from services.kit.errors import UnavailableError
 from services.kit.grpc.errors import from_rpc_error
 
-if TYPE_CHECKING:
-    from infra.stack.state import StackState
-
 USUAL_ADDRESS = "127.0.0.1:7100"
 USUAL_HTTP = "127.0.0.1:8080"
 _MAX_MESSAGE = 64 * 1024 * 1024
 
 
-def local_stack() -> StackState:
-    """The mesh of this machine, as its supervisor last wrote it."""
-    from infra.stack.layout import Layout
-    from infra.stack.state import read_state
-
-    return read_state(Layout.of(home_dir(), state_dir()))
+def _local_ports() -> Mapping[str, int]:
+    """Ports of this machine's mesh, as its supervisor last wrote them; none where the stack is not installed."""
+    try:
+        from infra.stack.layout import Layout
+        from infra.stack.state import read_state
+    except ModuleNotFoundError:  # the extra `cli` without `stack`: a mesh elsewhere, named by --address
+        return {}
+    return read_state(Layout.of(home_dir(), state_dir())).ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class Target:
         Args:
             address: `--address`; the HTTP door is then taken to be on the same host, at its usual port.
         """
-        ports = local_stack().ports
+        ports = {} if address else _local_ports()
         grpc_address = address or (f"127.0.0.1:{ports['gateway']}" if "gateway" in ports else USUAL_ADDRESS)
         http = f"127.0.0.1:{ports['gateway_http']}" if "gateway_http" in ports else USUAL_HTTP
         if address:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from gateway.cli.output import JsonOption, print_json, stderr, stdout
-from gateway.keys.store import KeyStore
 from services.kit.config import state_dir
+
+if TYPE_CHECKING:
+    from gateway.keys.store import KeyStore
 
 keys = typer.Typer(help="API keys of the gateway (for who may read its database).", no_args_is_help=True)
 
@@ -29,6 +31,8 @@ DatabaseOption = Annotated[
 
 @contextmanager
 def _store(url: str | None) -> Iterator[KeyStore]:
+    from gateway.keys.store import KeyStore  # SQLAlchemy takes longer to import than everything else together
+
     store = KeyStore.open(url or f"sqlite:///{state_dir() / 'db' / 'gateway.sqlite'}")
     try:
         yield store
