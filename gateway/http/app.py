@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from opentelemetry.trace import Tracer
@@ -46,7 +48,23 @@ def create_app(
     app.include_router(intake_routes(peers))
     app.include_router(v2_routes(peers))
     app.include_router(health_routes(PartsHealth(peers.channels), metrics))
+    if ring is not None:
+        _document_the_key(app)
     return Door(app, ring, metrics, tracer)
+
+
+def _document_the_key(app: FastAPI) -> None:
+    """Tells the OpenAPI document of the key, which is checked before the framework sees a request."""
+    written = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = written()
+        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["apiKey"] = {"type": "http", "scheme": "bearer"}
+        document["security"] = [{"apiKey": []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _failed(request: Request, error: Exception) -> Response:

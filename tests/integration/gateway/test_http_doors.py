@@ -128,7 +128,9 @@ def test_metrics_name_routes_not_paths(mesh: Mesh, http: httpx.Client) -> None:
 
 
 def test_document_lists_the_doors(mesh: Mesh) -> None:
-    paths = httpx.get(f"http://{mesh.http}/openapi.json").json()["paths"]
+    document = httpx.get(f"http://{mesh.http}/openapi.json").json()
+    paths = document["paths"]
+    assert document["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
     body = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "messages" in body["required"]
     assert {"/v1/records", "/v1/feedback", "/v2/models/{model}/infer", "/healthz"} <= paths.keys()
