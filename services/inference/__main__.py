@@ -12,8 +12,9 @@ from tidemill.inference.v1 import inference_service_pb2_grpc as grpc_stubs
 from services.inference.adapters.announcer import BackgroundServedLog, BusAnnouncer
 from services.inference.adapters.builds import ArtifactBuilds
 from services.inference.adapters.model_store import SqlModelStore
-from services.inference.adapters.triton_client import TritonClient, is_dead, open_triton
+from services.inference.adapters.triton_client import TritonClient, open_triton
 from services.inference.adapters.triton_control import TritonControl
+from services.inference.adapters.triton_liveness import Liveness
 from services.inference.adapters.triton_repository import TritonRepository
 from services.inference.app.publishing import Publishing
 from services.inference.app.serving import Serving, ServingTable, Suspects
@@ -40,6 +41,7 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     clock, table, suspects = SystemClock(), ServingTable(), Suspects()
     control = TritonControl(settings.triton_grpc, load_timeout_s=settings.load_timeout_s)
     channel = open_triton(settings.triton_grpc)
+    liveness = Liveness(channel, suspects.add)
     repository = TritonRepository(
         settings.triton_repository.absolute(),
         settings.staging.absolute(),
@@ -59,15 +61,11 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     )
     await asyncio.to_thread(publishing.fill_table)
     served = BackgroundServedLog(publisher, metrics.registry)
-    serving = Serving(table, TritonClient(channel, suspects.add), served, clock)
-
-    def heard(model: str, message: str) -> None:
-        if is_dead(message):
-            suspects.add(model)
+    serving = Serving(table, TritonClient(channel, liveness), served, clock)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_InferenceServiceServicer_to_server(InferenceServicer(serving, publishing), server)
-        return ["tidemill.inference.v1.InferenceService", add_kserve(server, channel, heard)]
+        return ["tidemill.inference.v1.InferenceService", add_kserve(server, channel, liveness.tells_death)]
 
     return Service(
         register=register,

@@ -6,6 +6,7 @@ What changes the server (load, unload, shared memory, settings) is not passed on
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
@@ -32,13 +33,13 @@ _UNARY = (
 )
 
 
-def add_kserve(server: grpc.aio.Server, channel: grpc.aio.Channel, heard: Callable[[str, str], None]) -> str:
+def add_kserve(server: grpc.aio.Server, channel: grpc.aio.Channel, heard: Callable[[str, str, float], object]) -> str:
     """Adds the protocol's methods that are offered; the others are UNIMPLEMENTED. Returns the service's full name.
 
     Args:
         server: the server.
         channel: to Triton.
-        heard: is told a model's name and what Triton said of a failed request to it.
+        heard: is told a model's name, what Triton said of a failed request to it, and when that was asked.
     """
     passed = KServe(channel, heard)
     handlers: dict[str, Any] = {
@@ -61,7 +62,7 @@ def add_kserve(server: grpc.aio.Server, channel: grpc.aio.Channel, heard: Callab
 class KServe:
     """Passes requests on with the caller's deadline, cancellation and the present trace; answers come back as is."""
 
-    def __init__(self, channel: grpc.aio.Channel, heard: Callable[[str, str], None]) -> None:
+    def __init__(self, channel: grpc.aio.Channel, heard: Callable[[str, str, float], object]) -> None:
         self._stub = GRPCInferenceServiceStub(channel)
         self._heard = heard
 
@@ -99,15 +100,16 @@ class KServe:
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """One answer."""
         _continue_trace(request)
+        asked = asyncio.get_running_loop().time()
         try:
             return await self._stub.ModelInfer(request, timeout=_limit(context))
         except grpc.aio.AioRpcError as error:
-            self._heard(request.model_name, error.details() or "")
+            self._heard(request.model_name, error.details() or "", asked)
             await _relay(error, context)
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         """Answers of a decoupled model."""
-        model = ""
+        model, asked = "", asyncio.get_running_loop().time()
 
         async def traced() -> AsyncIterator[Any]:
             nonlocal model
@@ -121,10 +123,10 @@ class KServe:
         try:
             async for response in call:
                 if response.error_message:
-                    self._heard(model, response.error_message)
+                    self._heard(model, response.error_message, asked)
                 yield response
         except grpc.aio.AioRpcError as error:
-            self._heard(model, error.details() or "")
+            self._heard(model, error.details() or "", asked)
             await _relay(error, context)
         finally:
             if not call.done():

@@ -1,0 +1,102 @@
+"""Notices that the process of a model in Triton has died.
+
+Triton 2.51 neither starts such a process again nor calls its model unready: later requests fail with a text after a
+second, and streams under way stay silent for ever. So that text counts as a death notice, and a stream that has been
+silent for a while has the model asked whether it still lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from services.inference.adapters.triton_tensors import once
+
+logger = logging.getLogger(__name__)
+
+_NOTICE = ("Stub process '", "is not healthy.")
+_PROBE_S = 10.0
+
+
+class WatchedStream:
+    """A stream under way. `dead` is set before its call is cancelled because the model's process died."""
+
+    def __init__(self, model: str, call: Any, began: float) -> None:
+        self.model = model
+        self.call = call
+        self.began = began
+        self.dead = False
+        self.last_heard = began
+
+    def heard(self) -> None:
+        """A piece came."""
+        self.last_heard = asyncio.get_running_loop().time()
+
+
+class Liveness:
+    """Death notices and silent streams of the models in one Triton; lives in one event loop."""
+
+    def __init__(self, channel: grpc.aio.Channel, suspect: Callable[[str], None], *, silence_s: float = 10.0) -> None:
+        """Args:
+        channel: to Triton.
+        suspect: is told of a model that has died.
+        silence_s: seconds without a piece after which a stream's model is asked.
+        """
+        self._stub = GRPCInferenceServiceStub(channel)
+        self._suspect = suspect
+        self._silence_s = silence_s
+        self._streams: set[WatchedStream] = set()
+
+    def tells_death(self, model: str, message: str, asked: float) -> bool:
+        """Whether Triton's text is a death notice; if so, ends the streams that had begun before it was `asked` for."""
+        if not (message.startswith(_NOTICE[0]) and message.endswith(_NOTICE[1])):
+            return False
+        self._suspect(model)
+        for stream in self._streams:
+            # A stream that began later may be of the process that was loaded meanwhile.
+            if stream.model == model and stream.began <= asked:
+                stream.dead = True
+                stream.call.cancel()
+        return True
+
+    @asynccontextmanager
+    async def watched(self, model: str, call: Any) -> AsyncIterator[WatchedStream]:
+        """Watches a stream for the length of the block."""
+        stream = WatchedStream(model, call, asyncio.get_running_loop().time())
+        self._streams.add(stream)
+        watcher = asyncio.create_task(self._watch(stream))
+        try:
+            yield stream
+        finally:
+            watcher.cancel()
+            self._streams.discard(stream)
+
+    async def _watch(self, stream: WatchedStream) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            silent_for = loop.time() - stream.last_heard
+            if silent_for < self._silence_s:
+                await asyncio.sleep(self._silence_s - silent_for)
+                continue
+            await self._ask(stream.model)
+            await asyncio.sleep(self._silence_s)
+
+    async def _ask(self, model: str) -> None:
+        """Sends a request that a living model refuses at once, however busy it is."""
+        asked = asyncio.get_running_loop().time()
+        probe = once(pb.ModelInferRequest(model_name=model))
+        message = ""
+        try:
+            async for response in self._stub.ModelStreamInfer(probe, timeout=_PROBE_S):
+                message = response.error_message or message
+        except grpc.aio.AioRpcError as error:
+            message = error.details() or ""
+        if self.tells_death(model, message, asked):
+            logger.warning("the process of models/%s in Triton has died", model)

@@ -1,0 +1,82 @@
+"""Requests and responses of our models as tensors of the KServe V2 protocol."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from opentelemetry import propagate
+from tritonclient.grpc import service_pb2 as pb
+
+from services.inference.domain.model import FinishReason, Piece, Prompt, Sampling
+
+TRACEPARENT = "traceparent"
+
+
+async def once(request: pb.ModelInferRequest) -> AsyncIterator[pb.ModelInferRequest]:
+    """A stream of one request."""
+    yield request
+
+
+def add_texts(request: Any, name: str, texts: Sequence[str], shape: Sequence[int]) -> None:
+    """A BYTES tensor: each element after its length in 4 little-endian bytes."""
+    request.inputs.add(name=name, datatype="BYTES", shape=shape)
+    parts: list[bytes] = []
+    for text in texts:
+        data = text.encode()
+        parts += (struct.pack("<I", len(data)), data)
+    request.raw_input_contents.append(b"".join(parts))
+
+
+def _add_number(request: Any, name: str, datatype: str, form: str, value: float) -> None:
+    request.inputs.add(name=name, datatype=datatype, shape=[1])
+    request.raw_input_contents.append(struct.pack(form, value))
+
+
+def add_prompt(request: Any, prompt: Prompt) -> None:
+    """Adds what is to be answered."""
+    if prompt.text is not None:
+        add_texts(request, "text", [prompt.text], [1])
+        return
+    messages = [{"role": message.role, "content": message.content} for message in prompt.conversation]
+    add_texts(request, "messages_json", [json.dumps(messages, ensure_ascii=False)], [1])
+
+
+def add_sampling(request: Any, sampling: Sampling) -> None:
+    """Adds how tokens are to be chosen; what is not set is left to the model."""
+    if sampling.max_tokens:
+        _add_number(request, "max_tokens", "INT32", "<i", sampling.max_tokens)
+    if sampling.temperature:
+        _add_number(request, "temperature", "FP32", "<f", sampling.temperature)
+    if sampling.top_p:
+        _add_number(request, "top_p", "FP32", "<f", sampling.top_p)
+    if sampling.seed is not None:
+        _add_number(request, "seed", "INT64", "<q", sampling.seed)
+    if sampling.stop:
+        add_texts(request, "stop", sampling.stop, [len(sampling.stop)])
+
+
+def add_trace(request: Any) -> None:
+    """Names the present span, whose child the model's own span becomes."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    if TRACEPARENT in carrier:
+        request.parameters[TRACEPARENT].string_param = carrier[TRACEPARENT]
+
+
+def piece_of(response: Any) -> Piece:
+    """The piece of an answer in a response."""
+    contents = {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)}
+    return Piece(
+        text=_text(contents["text_delta"]),
+        finish_reason=FinishReason(_text(contents["finish_reason"])),
+        prompt_tokens=struct.unpack("<i", contents["prompt_tokens"])[0],
+        completion_tokens=struct.unpack("<i", contents["completion_tokens"])[0],
+        version=int(response.model_version),
+    )
+
+
+def _text(raw: bytes) -> str:
+    return raw[4:].decode()
