@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.__main__ import build
 from gateway.keys.store import KeyStore
@@ -90,8 +94,20 @@ class _Running:
         await self.peers.stop()
 
 
+@pytest.fixture(scope="session")
+def exported() -> InMemorySpanExporter:
+    """The spans that this process ended."""
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return exporter
+
+
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mesh(exported: InMemorySpanExporter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """The gateway, for one module of tests."""
     state = tmp_path_factory.mktemp("state")
     loop = asyncio.new_event_loop()

@@ -276,7 +276,7 @@ class FakePeers:
 
     async def start(self) -> None:
         """Serves on a free port."""
-        server = create_server(RequestMetrics("fakes"))
+        server = create_server(RequestMetrics("fakes"), traced=False)
         services = self._register(server)
         grpc_server = finish_server(server, services)
         self.address = f"127.0.0.1:{bind(server, '127.0.0.1:0')}"
