@@ -88,7 +88,8 @@ class Door:
 
         try:
             if self._ring is not None:
-                await self._ring.check(key_text(headers.get(b"authorization"), headers.get(b"x-api-key")))
+                key = await self._ring.check(key_text(headers.get(b"authorization"), headers.get(b"x-api-key")))
+                span.set_attribute(schema.API_KEY, key.key_id)
             await self._app(scope, receive, answer)
         except TidemillError as error:
             scope[CODE_KEY] = error.code

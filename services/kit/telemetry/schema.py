@@ -34,7 +34,6 @@ HTTP_METHOD: Final = "http.request.method"
 HTTP_ROUTE: Final = "http.route"
 HTTP_STATUS: Final = "http.response.status_code"
 URL_PATH: Final = "url.path"
-CLIENT_ADDRESS: Final = "client.address"
 
 REQUEST_LATENCY: Final = "request_latency"
 REQUESTS: Final = "requests"
