@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RowMapping, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from services.inference.adapters.tables import model_versions, models
+from services.inference.adapters.tables import model_versions, models, roll_backs
 from services.inference.domain.model import Build, Lineage, Model, ModelVersion, Task, VersionState
 from services.kit.errors import AbortedError, UnavailableError
 
@@ -69,7 +69,7 @@ class SqlModelStore:
         with self._transaction() as connection:
             _update(connection, version)
 
-    def serve(self, version: ModelVersion, *, announce: bool) -> None:
+    def serve(self, version: ModelVersion, *, rolled_back_by: str = "") -> None:
         """See the port."""
         table, now = model_versions, _micros(version.update_time)
         others = (table.c.model == version.model) & (table.c.state == VersionState.SERVING.value)
@@ -79,10 +79,21 @@ class SqlModelStore:
                 .where(others & (table.c.number != version.number))
                 .values(state=VersionState.RETIRED.value, update_time=now)
             )
-            _update(connection, version, **({"announced": False} if announce else {}))
+            _update(connection, version, announced=False)
+            if rolled_back_by:
+                done = {"model": version.model, "request_id": rolled_back_by, "number": version.number}
+                connection.execute(insert(roll_backs).values(**done))
             connection.execute(
                 update(models).where(models.c.name == version.model).values(serving=version.number, update_time=now)
             )
+
+    def rolled_back_to(self, model: str, request_id: str) -> ModelVersion | None:
+        """See the port."""
+        table = roll_backs
+        query = select(table.c.number).where(table.c.model == model, table.c.request_id == request_id)
+        with self._transaction() as connection:
+            number = connection.execute(query).scalar()
+            return None if number is None else _version_or_none(connection, model, number)
 
     def stop_serving(self, model: str, now: datetime) -> None:
         """See the port."""

@@ -16,6 +16,15 @@ models = Table(
     Column("update_time", BigInteger, nullable=False),
 )
 
+# Roll-backs that were done, so that a repeat of one does not go back further.
+roll_backs = Table(
+    "roll_backs",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("request_id", String(128), primary_key=True),
+    Column("number", Integer, nullable=False),
+)
+
 model_versions = Table(
     "model_versions",
     metadata,

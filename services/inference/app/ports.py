@@ -38,8 +38,15 @@ class ModelStore(Protocol):
         """Replaces a version's state, message and update time."""
         ...
 
-    def serve(self, version: ModelVersion, *, announce: bool) -> None:
-        """Makes the version the serving one and the one before it retired; `announce` queues its event."""
+    def serve(self, version: ModelVersion, *, rolled_back_by: str = "") -> None:
+        """Makes the version the serving one and the one before it retired, and queues its event.
+
+        `rolled_back_by` is the id of the request that rolled back to it, if one did and had an id.
+        """
+        ...
+
+    def rolled_back_to(self, model: str, request_id: str) -> ModelVersion | None:
+        """The version that this request went back to, if it was done."""
         ...
 
     def stop_serving(self, model: str, now: datetime) -> None:

@@ -84,10 +84,12 @@ class Publishing:
                         traceparent=traceparent,
                     )
                 )
-            return self._bring_up(version, serving, announce=True), False
+            return self._bring_up(version, serving), False
 
-    def roll_back(self, model: str, number: int = 0) -> ModelVersion:
+    def roll_back(self, model: str, number: int = 0, request_id: str = "") -> ModelVersion:
         """Lets an earlier version answer again; the one before the serving one when `number` is zero.
+
+        A repeat of a request that was done changes nothing and answers with the version it went back to.
 
         Raises:
             NotFoundError: there is no such version.
@@ -95,10 +97,13 @@ class Publishing:
         """
         with self._locks[model]:
             serving = self.get(model).serving
+            done = self._store.rolled_back_to(model, request_id) if request_id else None
+            if done is not None:
+                return done
             target = self._rollback_target(model, number, serving)
             if serving is not None and target.number == serving.number and self._is_ready(serving):
                 return serving
-            return self._bring_up(target, serving, announce=True)
+            return self._bring_up(target, serving, rolled_back_by=request_id)
 
     def unpublish(self, model: str) -> Model:
         """Takes a model out of service; its versions stay on disk."""
@@ -179,7 +184,9 @@ class Publishing:
         finally:
             lock.release()
 
-    def _bring_up(self, version: ModelVersion, serving: ModelVersion | None, *, announce: bool) -> ModelVersion:
+    def _bring_up(
+        self, version: ModelVersion, serving: ModelVersion | None, *, rolled_back_by: str = ""
+    ) -> ModelVersion:
         try:
             self._load(version)
         except TidemillError as error:
@@ -187,7 +194,7 @@ class Publishing:
             raise
         now = self._clock.now()
         version = replace(version, state=VersionState.SERVING, update_time=now, serve_time=now, message="")
-        self._store.serve(version, announce=announce)
+        self._store.serve(version, rolled_back_by=rolled_back_by)
         self._table.set(version)
         logger.info("%s serves (%s)", version.name, version.lineage.artifact_uri)
         self._prune(version)

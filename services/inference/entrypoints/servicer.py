@@ -69,7 +69,9 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
 
     async def RollBackModel(self, request: pb.RollBackModelRequest, context: Any) -> pb.RollBackModelResponse:
         """Lets an earlier version answer again."""
-        version = await asyncio.to_thread(self._publishing.roll_back, model_of(request.model), request.version)
+        version = await asyncio.to_thread(
+            self._publishing.roll_back, model_of(request.model), request.version, request.request_id
+        )
         return pb.RollBackModelResponse(model_version=mapping.version_to(version))
 
     async def UnpublishModel(self, request: pb.UnpublishModelRequest, context: Any) -> pb.UnpublishModelResponse:

@@ -278,6 +278,16 @@ def test_roll_back_goes_to_the_version_before_and_never_to_one_that_failed(house
     assert publishing.roll_back("m", 3).number == 3
 
 
+def test_a_repeated_roll_back_does_not_go_back_further(house: House) -> None:
+    publishing = house.publishing()
+    for name in ("one", "two", "three"):
+        publishing.publish("m", house.build(name))
+    assert publishing.roll_back("m", request_id="r1").number == 2
+    assert publishing.roll_back("m", request_id="r1").number == 2
+    assert house.server.ready == {"m": frozenset({2})}
+    assert publishing.roll_back("m", request_id="r2").number == 1
+
+
 def test_a_folder_left_by_a_lost_history_is_replaced(house: House) -> None:
     stale = house.root / "m" / "1"
     stale.mkdir(parents=True)

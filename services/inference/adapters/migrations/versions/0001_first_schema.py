@@ -18,6 +18,12 @@ def upgrade() -> None:
         sa.Column("update_time", sa.BigInteger, nullable=False),
     )
     op.create_table(
+        "roll_backs",
+        sa.Column("model", sa.String(64), primary_key=True),
+        sa.Column("request_id", sa.String(128), primary_key=True),
+        sa.Column("number", sa.Integer, nullable=False),
+    )
+    op.create_table(
         "model_versions",
         sa.Column("model", sa.String(64), primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True),
@@ -45,5 +51,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("model_versions", "models"):
+    for table in ("model_versions", "roll_backs", "models"):
         op.drop_table(table)

@@ -1,0 +1,198 @@
+"""The client against a server that speaks Triton's protocol and does what the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
+
+from services.inference.adapters.triton_client import TritonClient, open_triton
+from services.inference.adapters.triton_liveness import Liveness
+from services.inference.domain.model import Message, Prompt, Sampling
+from services.kit.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    TidemillError,
+    UnavailableError,
+)
+
+DEAD = "Stub process 'm_0_0' is not healthy."
+REFUSED = "Give exactly one of `text` and `messages_json`, with one element."
+
+
+class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types
+    """Streams stay silent; a request without inputs, the probe, is answered with `probe_answer`."""
+
+    def __init__(self) -> None:
+        self.probe_answer = REFUSED
+        self.probes = 0
+        self.speak = asyncio.Event()
+        self.failure = (grpc.StatusCode.INTERNAL, "")
+        self.ended: list[str] = []
+        self.requests: list[Any] = []
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await context.abort(*self.failure)
+
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        async for request in requests:
+            if not request.inputs:
+                self.probes += 1
+                yield pb.ModelStreamInferResponse(error_message=self.probe_answer)
+                return
+            self.requests.append(request)
+            try:
+                await self.speak.wait()
+            except asyncio.CancelledError:
+                self.ended.append(request.model_name)
+                raise
+            yield pb.ModelStreamInferResponse(infer_response=_last_piece())
+
+
+def _last_piece() -> Any:
+    response = pb.ModelInferResponse(model_name="m", model_version="3")
+    contents = {
+        "text_delta": b"\x02\x00\x00\x00hi",
+        "finish_reason": b"\x04\x00\x00\x00stop",
+        "prompt_tokens": (7).to_bytes(4, "little"),
+        "completion_tokens": (1).to_bytes(4, "little"),
+    }
+    for name, raw in contents.items():
+        response.outputs.add(name=name)
+        response.raw_output_contents.append(raw)
+    return response
+
+
+@asynccontextmanager
+async def _client(fake: FakeTriton, suspected: list[str]) -> AsyncIterator[TritonClient]:
+    server = grpc.aio.server()
+    add_GRPCInferenceServiceServicer_to_server(fake, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    channel = open_triton(f"127.0.0.1:{port}")
+    try:
+        yield TritonClient(channel, Liveness(channel, suspected.append, silence_s=0.05))
+    finally:
+        await channel.close()
+        await server.stop(None)
+
+
+async def _until(met: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not met():  # noqa: ASYNC110 - the fake is asked from outside
+            await asyncio.sleep(0.01)
+
+
+async def test_a_silent_stream_of_a_dead_model_ends() -> None:
+    fake, suspected = FakeTriton(), list[str]()
+    fake.probe_answer = DEAD
+    async with _client(fake, suspected) as client:
+        with pytest.raises(UnavailableError, match="died") as caught:
+            async for _ in client.generate("m", Prompt(text="x"), Sampling()):
+                pass
+    assert caught.value.retry_after_s
+    assert suspected == ["m"]
+
+
+async def test_a_silent_stream_of_a_living_model_is_waited_for() -> None:
+    fake, suspected = FakeTriton(), list[str]()
+    async with _client(fake, suspected) as client:
+        pieces = asyncio.create_task(_all(client))
+        await _until(lambda: fake.probes >= 3)
+        assert not pieces.done()
+        fake.speak.set()
+        (piece,) = await pieces
+    assert (piece.text, piece.finish_reason, piece.version) == ("hi", "stop", 3)
+    assert (piece.prompt_tokens, piece.completion_tokens) == (7, 1)
+    assert suspected == []
+
+
+async def _all(client: TritonClient) -> list[Any]:
+    return [piece async for piece in client.generate("m", Prompt(text="x"), Sampling())]
+
+
+async def test_a_death_notice_ends_older_streams_of_the_same_model_only() -> None:
+    fake, suspected = FakeTriton(), list[str]()
+    fake.failure = (grpc.StatusCode.INTERNAL, DEAD)
+    async with _client(fake, suspected) as client:
+        mine = asyncio.create_task(_all(client))
+        other = asyncio.create_task(_of_other(client))
+        await _until(lambda: len(fake.requests) == 2)
+        with pytest.raises(UnavailableError):
+            await client.classify("m", ["x"])
+        with pytest.raises(UnavailableError, match="died"):
+            await mine
+        assert not other.done()
+        fake.speak.set()
+        await other
+    assert suspected == ["m"]
+
+
+async def _of_other(client: TritonClient) -> list[Any]:
+    return [piece async for piece in client.generate("other", Prompt(text="x"), Sampling())]
+
+
+async def test_a_caller_that_leaves_ends_the_stream_in_triton() -> None:
+    fake = FakeTriton()
+    async with _client(fake, []) as client:
+        async with aclosing(client.generate("m", Prompt(text="x"), Sampling())) as pieces:
+            reading = asyncio.create_task(anext(pieces))
+            await _until(lambda: bool(fake.requests))
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        await _until(lambda: bool(fake.ended))
+    assert fake.ended == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "shape", InvalidArgumentError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "late", DeadlineExceededError),
+        (grpc.StatusCode.FAILED_PRECONDITION, "not now", FailedPreconditionError),
+        (grpc.StatusCode.NOT_FOUND, "Request for unknown model", UnavailableError),
+        (grpc.StatusCode.UNAVAILABLE, "connection refused", UnavailableError),
+        (grpc.StatusCode.INTERNAL, "Request for unknown model: 'm' has no available versions", UnavailableError),
+        (grpc.StatusCode.INTERNAL, "a defect", InternalError),
+    ],
+)
+async def test_what_triton_answers_becomes_an_error_of_ours(
+    code: grpc.StatusCode, details: str, kind: type[TidemillError]
+) -> None:
+    fake, suspected = FakeTriton(), list[str]()
+    fake.failure = (code, details)
+    async with _client(fake, suspected) as client:
+        with pytest.raises(kind):
+            await client.classify("m", ["x"])
+    assert suspected == []
+
+
+async def test_a_request_says_what_is_set_and_no_more() -> None:
+    fake = FakeTriton()
+    fake.speak.set()
+    sampling = Sampling(max_tokens=5, temperature=0.5, top_p=0.9, seed=0, stop=("a", "b"))
+    talk = Prompt(conversation=(Message("user", "房间"),))
+    async with _client(fake, []) as client:
+        for prompt, how in ((Prompt(text="x"), Sampling()), (talk, sampling)):
+            async for _ in client.generate("m", prompt, how):
+                pass
+    plain, full = ([(i.name, i.datatype, list(i.shape)) for i in request.inputs] for request in fake.requests)
+    assert plain == [("text", "BYTES", [1])]
+    assert full == [
+        ("messages_json", "BYTES", [1]),
+        ("max_tokens", "INT32", [1]),
+        ("temperature", "FP32", [1]),
+        ("top_p", "FP32", [1]),
+        ("seed", "INT64", [1]),
+        ("stop", "BYTES", [2]),
+    ]
+    assert "房间" in fake.requests[1].raw_input_contents[0][4:].decode()
