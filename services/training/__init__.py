@@ -1,0 +1,1 @@
+"""Training: fine-tunes, evaluates and compresses; produces measured candidates. It knows no serving."""

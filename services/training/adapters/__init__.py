@@ -1,0 +1,1 @@
+"""Disk, models, runtimes, registry and transports behind training's ports."""

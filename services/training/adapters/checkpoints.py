@@ -1,0 +1,50 @@
+"""Checkpoints on disk: safetensors and JSON, no pickle; the newest is complete or absent, whenever a kill comes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from services.kit.ids import new_id
+from services.training.engine.loop import Checkpoint
+
+
+class CheckpointFolder:
+    """The checkpoints of one run; only the newest is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Stores a checkpoint and then removes the ones before it."""
+        from safetensors.torch import save_file
+
+        partial = self._folder / f".partial-{new_id()}"
+        partial.mkdir(parents=True)
+        save_file(checkpoint.weights, partial / "weights.safetensors")
+        save_file(checkpoint.optimizer, partial / "optimizer.safetensors")
+        save_file({"random_state": checkpoint.random_state}, partial / "random.safetensors")
+        (partial / "state.json").write_text(json.dumps({"step": checkpoint.step, "losses": checkpoint.losses}))
+        target = self._folder / f"step-{checkpoint.step:08d}"
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        for other in self._folder.iterdir():
+            if other != target:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint, None before the first."""
+        from safetensors.torch import load_file
+
+        found = sorted(self._folder.glob("step-*")) if self._folder.is_dir() else []
+        if not found:
+            return None
+        state = json.loads((found[-1] / "state.json").read_text())
+        return Checkpoint(
+            state["step"],
+            load_file(found[-1] / "weights.safetensors"),
+            load_file(found[-1] / "optimizer.safetensors"),
+            load_file(found[-1] / "random.safetensors")["random_state"],
+            state["losses"],
+        )

@@ -1,0 +1,92 @@
+"""What the service and its worker process share: the job, and progress as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from services.training.domain.recipe import Recipe
+
+JOB_FILE = "job.json"
+PROGRESS_FILE = "progress.json"
+REPORT_FILE = "report.json"
+FAILURE_FILE = "failure.json"
+# Exit codes of the worker beside 0: told to stop, and failed for a reason that failure.json tells.
+EXIT_CANCELLED = 75
+EXIT_FAILED = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that the worker needs; `folder` is the run's own, made before."""
+
+    run: str
+    folder: Path
+    snapshot: Path
+    models_dir: Path
+    downloads_dir: Path
+    recipe: Recipe
+    threads: int
+
+    def write(self) -> Path:
+        """Stores the job in its folder."""
+        value = {
+            "run": self.run,
+            "folder": str(self.folder),
+            "snapshot": str(self.snapshot),
+            "models_dir": str(self.models_dir),
+            "downloads_dir": str(self.downloads_dir),
+            "recipe": self.recipe.to_json(),
+            "threads": self.threads,
+        }
+        path = self.folder / JOB_FILE
+        write_json(path, value)
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """The job in a file."""
+        value = json.loads(path.read_text())
+        return cls(
+            run=value["run"],
+            folder=Path(value["folder"]),
+            snapshot=Path(value["snapshot"]),
+            models_dir=Path(value["models_dir"]),
+            downloads_dir=Path(value["downloads_dir"]),
+            recipe=Recipe.from_json(value["recipe"]),
+            threads=value["threads"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProgress:
+    """How far the worker is: `phase` is prepare, train, evaluate or compress; `remaining_s` is of the phase."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    rate: float = 0.0
+    remaining_s: float = 0.0
+    figures: dict[str, float] = field(default_factory=dict)
+    time: float = field(default_factory=time.time)
+
+    def write(self, folder: Path) -> None:
+        """Replaces the run's progress file."""
+        write_json(folder / PROGRESS_FILE, asdict(self))
+
+
+def read_progress(folder: Path) -> WorkerProgress | None:
+    """The worker's latest progress; None before the first."""
+    path = folder / PROGRESS_FILE
+    return WorkerProgress(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replaces a file whole, so that no reader sees half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(value, ensure_ascii=False, indent=1))
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""What is true of a training run, whatever computes it."""

@@ -1,0 +1,140 @@
+"""A training recipe: task, method, optimisation, evaluation, compression. Pure data, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.ids import content_digest
+
+Precision = Literal["fp32", "bf16", "fp16"]
+VariantName = Literal["fp32", "int8", "int4"]
+VARIANTS: tuple[VariantName, ...] = ("fp32", "int8", "int4")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationTask:
+    """Text from text: the answer in column `target_field` to `prompt_template` filled from a record's columns."""
+
+    prompt_template: str
+    target_field: str
+    max_input_tokens: int = 256
+    max_target_tokens: int = 32
+    kind: Literal["generation"] = "generation"
+
+
+@dataclass(frozen=True, slots=True)
+class TextClassificationTask:
+    """One label, in column `label_field`, from a text."""
+
+    label_field: str
+    max_input_tokens: int = 128
+    kind: Literal["text_classification"] = "text_classification"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraMethod:
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on `target_modules`, or on every linear layer."""
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ()
+    kind: Literal["lora"] = "lora"
+
+
+@dataclass(frozen=True, slots=True)
+class FullMethod:
+    """Every weight is trained."""
+
+    kind: Literal["full"] = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Optimization:
+    """AdamW with warm-up and cosine decay; exactly one of `max_steps` and `epochs` is positive."""
+
+    max_steps: int = 0
+    epochs: float = 0.0
+    batch_size: int = 4
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-3
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    precision: Precision = "fp32"
+    seed: int = 0
+    checkpoint_every: int = 20
+
+    def total_steps(self, examples: int) -> int:
+        """Optimizer steps over so many training examples; at least one."""
+        if self.max_steps:
+            return self.max_steps
+        return max(1, round(self.epochs * examples / (self.batch_size * self.gradient_accumulation)))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a run does to which data."""
+
+    model_name: str
+    base_model: str
+    dataset_name: str
+    dataset_uri: str
+    dataset_digest: str
+    task: GenerationTask | TextClassificationTask
+    method: LoraMethod | FullMethod
+    optimization: Optimization
+    variants: tuple[VariantName, ...] = ("fp32",)
+    max_eval_examples: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        violations = list(self._violations())
+        if violations:
+            text = "; ".join(f"{v.field}: {v.description}" for v in violations)
+            raise InvalidArgumentError(text, reason="INVALID_RECIPE", violations=violations)
+
+    def _violations(self) -> list[FieldViolation]:
+        found: list[FieldViolation] = []
+        if bool(self.optimization.max_steps) == bool(self.optimization.epochs):
+            found.append(FieldViolation("optimization", "give exactly one of max_steps and epochs"))
+        if not self.variants:
+            found.append(FieldViolation("compression.variants", "name at least one of fp32, int8, int4"))
+        if isinstance(self.task, TextClassificationTask) and "int4" in self.variants:
+            found.append(FieldViolation("compression.variants", "int4 is for generation only"))
+        if isinstance(self.task, GenerationTask) and "{text}" not in self.task.prompt_template:
+            found.append(FieldViolation("generation.prompt_template", "it must contain {text}"))
+        return found
+
+    def digest(self, base_digest: str) -> str:
+        """Identity of the run's outcome: equal digests need no second run.
+
+        The data set counts by its content, not by its name; `metadata` does not count.
+        """
+        value = self.to_json()
+        for name in ("dataset_name", "dataset_uri", "metadata"):
+            value.pop(name)
+        return content_digest({**value, "base_digest": base_digest})
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form, see `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Recipe:
+        """The recipe from its JSON form."""
+        task, method = dict(value["task"]), dict(value["method"])
+        task_type = GenerationTask if task["kind"] == "generation" else TextClassificationTask
+        if method["kind"] == "lora":
+            method["target_modules"] = tuple(method["target_modules"])
+        return cls(
+            **{
+                **value,
+                "task": task_type(**task),
+                "method": LoraMethod(**method) if method["kind"] == "lora" else FullMethod(),
+                "optimization": Optimization(**value["optimization"]),
+                "variants": tuple(value["variants"]),
+            }
+        )

@@ -1,0 +1,172 @@
+"""The training loop: AdamW, warm-up and cosine decay, accumulation, mixed precision, exact resume. Any task, any method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from services.training.domain.recipe import Optimization
+from services.training.engine.batches import batch_order
+from services.training.engine.methods import load_trainable_state, trainable_state
+from services.training.engine.tasks import Objective
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+_CLIP = 1.0
+_RATE_WINDOW = 8
+
+
+class Cancelled(Exception):  # noqa: N818 - it is no error
+    """Training was asked to stop; what it learnt is in the last checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """How far training is; `loss` is the step's own, `tokens_per_second` and `remaining_s` over the last steps."""
+
+    step: int
+    total: int
+    loss: float
+    learning_rate: float
+    tokens_per_second: float
+    remaining_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that a resume needs; all of it tensors and plain numbers, so that it is stored without pickle."""
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    random_state: Tensor
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training ended with."""
+
+    losses: list[float]
+    tokens: int
+    seconds: float
+
+
+def learning_rate_at(step: int, total: int, peak: float, warmup_ratio: float) -> float:
+    """Linear warm-up, then cosine decay to zero (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
+    warmup = max(1, round(total * warmup_ratio)) if warmup_ratio else 0
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    options: Optimization,
+    *,
+    device: torch.device,
+    resume: Checkpoint | None = None,
+    on_step: Callable[[StepProgress], None] = lambda _: None,
+    on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Moves the trainable weights of `model` in place.
+
+    A run that is resumed from a checkpoint ends with the weights of one that never stopped.
+
+    Raises:
+        Cancelled: `should_stop` said so; a checkpoint of that step was handed over before.
+        FloatingPointError: the loss is not finite; the recipe's learning rate is too high for the model.
+    """
+    import torch
+
+    total = options.total_steps(len(objective.lengths))
+    accumulate = max(1, options.gradient_accumulation)
+    torch.manual_seed(options.seed)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [p for _, p in named], lr=options.learning_rate, weight_decay=options.weight_decay, foreach=True
+    )
+    start, losses = 0, []
+    if resume is not None:
+        load_trainable_state(model, resume.weights)
+        _load_optimizer(optimizer, named, resume.optimizer)
+        torch.set_rng_state(resume.random_state)
+        start, losses = resume.step, list(resume.losses)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
+    batches = batch_order(objective.lengths, options.batch_size, options.seed, start=start * accumulate)
+
+    def checkpoint(step: int) -> Checkpoint:
+        return Checkpoint(
+            step, trainable_state(model), _optimizer_state(optimizer, named), torch.get_rng_state(), list(losses)
+        )
+
+    model.train()
+    began, tokens_all = time.perf_counter(), 0
+    recent: list[tuple[float, int]] = []
+    for step in range(start, total):
+        step_began, tokens, loss_sum = time.perf_counter(), 0, 0.0
+        rate = learning_rate_at(step, total, options.learning_rate, options.warmup_ratio)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for indices in islice(batches, accumulate):
+            with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
+                loss, read = objective.loss(model, indices, device)
+            scaler.scale(loss / accumulate).backward()  # type: ignore[no-untyped-call]
+            tokens += read
+            loss_sum += float(loss.detach()) / accumulate
+        if not math.isfinite(loss_sum):
+            raise FloatingPointError(f"the loss is {loss_sum} at step {step + 1}; lower optimization.learning_rate")
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_([p for _, p in named], _CLIP)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss_sum)
+        tokens_all += tokens
+        recent = [*recent[-(_RATE_WINDOW - 1) :], (time.perf_counter() - step_began, tokens)]
+        seconds = sum(s for s, _ in recent)
+        on_step(
+            StepProgress(
+                step + 1,
+                total,
+                loss_sum,
+                rate,
+                sum(t for _, t in recent) / seconds,
+                seconds / len(recent) * (total - step - 1),
+            )
+        )
+        stop = should_stop()
+        if stop or (step + 1) % options.checkpoint_every == 0 or step + 1 == total:
+            on_checkpoint(checkpoint(step + 1))
+        if stop and step + 1 < total:
+            raise Cancelled
+    model.eval()
+    return Outcome(losses, tokens_all, time.perf_counter() - began)
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer, named: list[tuple[str, Any]]) -> dict[str, Tensor]:
+    """AdamW's moments by parameter name."""
+    return {
+        f"{name}/{key}": value.detach().contiguous()
+        for name, parameter in named
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, named: list[tuple[str, Any]], state: dict[str, Tensor]
+) -> None:
+    for name, parameter in named:
+        prefix = f"{name}/"
+        optimizer.state[parameter] = {
+            key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
+        }

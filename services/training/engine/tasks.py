@@ -1,0 +1,108 @@
+"""What a task asks of a model: how a batch becomes a loss. The training loop knows no more of a task than this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class Objective(Protocol):
+    """Loss of a task over prepared examples."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each example."""
+        ...
+
+    def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+        """Mean loss of a batch (a scalar), and the number of tokens that the model read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A tokenised example: `prompt` is read, `target` is learnt."""
+
+    prompt: list[int]
+    target: list[int]
+
+
+class CompletionObjective:
+    """Cross entropy over the target tokens only.
+
+    The vocabulary projection is the largest single matrix of a small model (SmolLM2-135M: 28M of 135M weights), so
+    it is applied to the target positions only, not to the whole sequence as the usual full-logit loss does.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], pad_token_id: int) -> None:
+        self._pairs = pairs
+        self._pad = pad_token_id
+        self.lengths: Sequence[int] = [len(pair.prompt) + len(pair.target) for pair in pairs]
+
+    def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+        """See `Objective.loss`; `model` is a causal language model of transformers, bare or adapted."""
+        import torch
+        from torch.nn import functional
+
+        pairs = [self._pairs[i] for i in indices]
+        # The last target token is predicted, never read.
+        rows = [(pair.prompt + pair.target)[:-1] for pair in pairs]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self._pad, dtype=torch.long)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        where: list[int] = []
+        for number, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
+            ids[number, : len(row)] = torch.tensor(row)
+            mask[number, : len(row)] = 1
+            first = number * width + len(pair.prompt) - 1
+            where.extend(range(first, first + len(pair.target)))
+        targets = torch.tensor([token for pair in pairs for token in pair.target], device=device)
+        causal_lm: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        same_length = all(len(row) == width for row in rows)
+        hidden = causal_lm.model(
+            input_ids=ids.to(device),
+            # Without a mask attention takes its faster causal path.
+            attention_mask=None if same_length else mask.to(device),
+            use_cache=False,
+        ).last_hidden_state  # [batch, width, hidden]
+        picked = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(where, device=device)]  # [targets, hidden]
+        logits = causal_lm.lm_head(picked)  # [targets, vocabulary]
+        return functional.cross_entropy(logits.float(), targets), sum(map(len, rows))
+
+
+class ClassificationObjective:
+    """Cross entropy over the labels of whole texts."""
+
+    def __init__(self, texts: Sequence[list[int]], labels: Sequence[int], pad_token_id: int) -> None:
+        self._texts = texts
+        self._labels = labels
+        self._pad = pad_token_id
+        self.lengths: Sequence[int] = [len(text) for text in texts]
+
+    def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+        """See `Objective.loss`; `model` maps (input_ids, attention_mask) to logits [batch, labels]."""
+        import torch
+        from torch.nn import functional
+
+        ids, mask = pad_right([self._texts[i] for i in indices], self._pad)
+        logits = model(ids.to(device), mask.to(device))
+        labels = torch.tensor([self._labels[i] for i in indices], device=device)
+        return functional.cross_entropy(logits.float(), labels), int(mask.sum())
+
+
+def pad_right(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, both [batch, longest], integers."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+    return ids, mask

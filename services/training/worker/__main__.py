@@ -1,0 +1,86 @@
+"""Composition root of the worker: `python -m services.training.worker --job RUN_FOLDER/job.json`.
+
+Ends with 0 and report.json, with EXIT_CANCELLED after SIGTERM (a checkpoint is stored), or with EXIT_FAILED and
+failure.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from opentelemetry import context, propagate, trace
+
+from services.kit.errors import FailedPreconditionError, TidemillError
+from services.kit.telemetry import schema
+from services.kit.telemetry.setup import start_telemetry
+from services.training.adapters.job import (
+    EXIT_CANCELLED,
+    EXIT_FAILED,
+    FAILURE_FILE,
+    REPORT_FILE,
+    Job,
+    write_json,
+)
+from services.training.domain.recipe import GenerationTask
+from services.training.engine.loop import Cancelled
+
+logger = logging.getLogger("services.training.worker")
+
+
+def main() -> None:
+    """Runs one job."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", type=Path, required=True, help="job.json of the run")
+    job = Job.read(parser.parse_args().job)
+    # No hub is ever asked: everything is local, and a missing file is an error at once.
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    telemetry = start_telemetry("training-worker", os.environ.get("TIDEMILL_OTLP_ENDPOINT"))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    # The run's own trace goes on in this process.
+    carrier = {"traceparent": os.environ["TRACEPARENT"]} if "TRACEPARENT" in os.environ else {}
+    token = context.attach(propagate.extract(carrier))
+    try:
+        with trace.get_tracer(__name__).start_as_current_span("training run", attributes={schema.RUN: job.run}):
+            code = _run(job, stop)
+    finally:
+        context.detach(token)
+        telemetry.shutdown()
+    sys.exit(code)
+
+
+def _run(job: Job, stop: threading.Event) -> int:
+    import torch
+
+    torch.set_num_threads(job.threads)
+    if isinstance(job.recipe.task, GenerationTask):
+        from services.training.worker.generation import run
+    else:
+        from services.training.worker.classification import run
+    try:
+        report = run(job, stop.is_set)
+    except Cancelled:
+        logger.info("run %s was told to stop; its checkpoint is stored", job.run)
+        return EXIT_CANCELLED
+    except (TidemillError, FloatingPointError, MemoryError, OSError) as error:
+        if not isinstance(error, TidemillError):
+            error = FailedPreconditionError(f"{type(error).__name__}: {error}", reason="TRAINING_FAILED")
+        logger.error("run %s failed: %s", job.run, error.message)
+        write_json(
+            job.folder / FAILURE_FILE,
+            {"reason": error.reason, "message": error.message, "metadata": error.metadata},
+        )
+        return EXIT_FAILED
+    write_json(job.folder / REPORT_FILE, report.to_json())
+    return 0
+
+
+if __name__ == "__main__":
+    main()

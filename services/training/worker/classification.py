@@ -1,0 +1,189 @@
+"""A run that teaches an encoder to label texts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from services.kit.errors import FailedPreconditionError
+from services.training.adapters import encoder_builds
+from services.training.adapters.base_models import BaseModels
+from services.training.adapters.job import Job
+from services.training.adapters.snapshots import read_rows
+from services.training.domain.recipe import TextClassificationTask
+from services.training.domain.report import Example, Report, Variant
+from services.training.engine.classifier import build_classifier
+from services.training.engine.methods import adapt, merge
+from services.training.engine.metrics import correct, mean_with_interval
+from services.training.engine.tasks import ClassificationObjective, pad_right
+from services.training.worker.phases import Phase, check_stop, kept, kept_folder, run_training, write_manifest
+
+logger = logging.getLogger(__name__)
+_BATCH = 32
+_EXAMPLES = 5
+_INPUT_SHOWN = 300
+
+
+def run(job: Job, should_stop: Callable[[], bool]) -> Report:
+    """Trains, evaluates, compresses; each result is kept in the run's folder."""
+    import torch
+    from safetensors.torch import load_model, save_model
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    recipe, folder = job.recipe, job.folder
+    task = recipe.task
+    assert isinstance(task, TextClassificationTask)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    phase = Phase(job, "prepare")
+    base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder))
+    train_rows = read_rows(job.snapshot, "train", task.label_field)
+    holdout = read_rows(job.snapshot, "holdout", task.label_field)
+    holdout = holdout[: recipe.max_eval_examples or len(holdout)]
+    labels = sorted({row[task.label_field] for row in train_rows})
+    if len(labels) < 2:
+        raise FailedPreconditionError(
+            f"Column {task.label_field!r} holds {len(labels)} label(s); two or more are needed.",
+            reason="LABELS_MISSING",
+        )
+    index = {label: number for number, label in enumerate(labels)}
+
+    def tokens(rows: list[dict[str, str]]) -> list[list[int]]:
+        encoded = tokenizer([r["text"] for r in rows], truncation=True, max_length=task.max_input_tokens)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    holdout_ids = tokens(holdout)
+    references = [row[task.label_field] for row in holdout]
+    encoder: Any = AutoModel.from_pretrained(str(base_folder), dtype=torch.float32)
+    model: Any = build_classifier(encoder, encoder.config.hidden_size, len(labels), seed=recipe.optimization.seed)
+    phase.end()
+    check_stop(should_stop)
+
+    weights = folder / "merged" / "model.safetensors"
+    if not weights.is_file():
+        model.encoder = adapt(model.encoder, recipe.method)
+        model.head.requires_grad_(True)
+        model.to(device)
+        objective = ClassificationObjective(
+            tokens(train_rows), [index[r[task.label_field]] for r in train_rows], tokenizer.pad_token_id
+        )
+        figures = run_training(job, model, objective, device, should_stop)
+        kept(folder / "eval" / "train.json", lambda: figures)
+        if hasattr(model.encoder, "get_base_model"):
+            kept_folder(folder / "adapter", lambda path: model.encoder.save_pretrained(str(path)))
+        model.encoder = merge(model.encoder)
+
+        def save(path: Path) -> None:
+            save_model(model, str(path / "model.safetensors"))
+            tokenizer.save_pretrained(str(path))
+
+        kept_folder(folder / "merged", save)
+    else:
+        load_model(model, str(weights))
+    figures = kept(folder / "eval" / "train.json", dict)
+    model.to(device).eval()
+
+    def answers() -> list[str]:
+        phase = Phase(job, "evaluate", len(holdout_ids), "texts")
+        found: list[str] = []
+        with torch.inference_mode():
+            for start in range(0, len(holdout_ids), _BATCH):
+                ids, mask = pad_right(holdout_ids[start : start + _BATCH], tokenizer.pad_token_id)
+                found += [labels[i] for i in model(ids.to(device), mask.to(device)).argmax(-1).tolist()]
+                phase.advance(len(found))
+        phase.end()
+        return found
+
+    tuned_answers = kept(folder / "eval" / "tuned.json", answers)
+    check_stop(should_stop)
+    variants = _compress(job, task, model.to("cpu"), tokenizer, labels, holdout_ids, references)
+    wrong_first = sorted(range(len(holdout)), key=lambda i: references[i] == tuned_answers[i])
+    shown = [wrong_first[i * (len(wrong_first) - 1) // max(1, _EXAMPLES - 1)] for i in range(min(_EXAMPLES, len(holdout)))]
+    return Report(
+        tuned=mean_with_interval("accuracy", correct(references, tuned_answers)),
+        examples=tuple(
+            Example(holdout[i]["record_id"], holdout[i]["text"][:_INPUT_SHOWN], references[i], "", tuned_answers[i])
+            for i in shown
+        ),
+        variants=variants,
+        figures={
+            **figures,
+            # What one gets by always saying the commonest label.
+            "majority_accuracy": max(references.count(label) for label in labels) / len(references),
+        },
+    )
+
+
+def _compress(
+    job: Job,
+    task: TextClassificationTask,
+    model: Any,
+    tokenizer: Any,
+    labels: list[str],
+    texts: list[list[int]],
+    references: list[str],
+) -> tuple[Variant, ...]:
+    recipe, folder = job.recipe, job.folder
+    phase = Phase(job, "compress", len(recipe.variants), "builds")
+    # int8 is made from fp32, which is therefore always built.
+    fp32 = kept_folder(
+        folder / "variants" / "fp32", lambda path: _export(model, tokenizer, path)
+    )
+    folders = {"fp32": fp32}
+    if "int8" in recipe.variants:
+
+        def quantize(path: Path) -> None:
+            encoder_builds.quantize_int8(fp32, path)
+            tokenizer.save_pretrained(str(path))
+
+        folders["int8"] = kept_folder(folder / "variants" / "int8", quantize)
+    folders = {name: folders[name] for name in recipe.variants}
+
+    def measure() -> dict[str, Any]:
+        return {
+            name: {
+                "answers": [labels[i] for i in item.answers],
+                "latency_p50_ms": item.latency_p50_ms,
+                "examples_per_second": item.examples_per_second,
+            }
+            for name, item in encoder_builds.measure(folders, texts).items()
+        }
+
+    measured = kept(folder / "eval" / "variants.json", measure)
+    variants = []
+    for name, path in folders.items():
+        digest, size = write_manifest(
+            path,
+            {
+                "task": "text_classification",
+                "runtime": "onnxruntime",
+                "precision": name,
+                "base_model": recipe.base_model,
+                "labels": labels,
+                "max_input_tokens": task.max_input_tokens,
+            },
+        )
+        item = measured[name]
+        variants.append(
+            Variant(
+                name,
+                path.as_uri(),
+                digest,
+                size,
+                mean_with_interval("accuracy", correct(references, item["answers"])),
+                examples_per_second=item["examples_per_second"],
+                latency_p50_ms=item["latency_p50_ms"],
+            )
+        )
+    phase.end()
+    return tuple(variants)
+
+
+def _export(model: Any, tokenizer: Any, path: Path) -> None:
+    encoder_builds.export_fp32(model, path, vocabulary=model.encoder.config.vocab_size)
+    tokenizer.save_pretrained(str(path))

@@ -1,0 +1,186 @@
+"""A run that teaches a causal language model to write text from text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from services.training.adapters import genai_builds
+from services.training.adapters.base_models import BaseModels
+from services.training.adapters.job import Job
+from services.training.adapters.snapshots import read_rows
+from services.training.domain.recipe import GenerationTask, VariantName
+from services.training.domain.report import Example, Report, Variant
+from services.training.engine.generation import greedy_answers
+from services.training.engine.methods import adapt, merge
+from services.training.engine.metrics import mean_with_interval, rouge_l
+from services.training.engine.prompts import prompt_ids, training_pairs
+from services.training.engine.tasks import CompletionObjective
+from services.training.worker.phases import Phase, check_stop, kept, kept_folder, run_training, write_manifest
+
+logger = logging.getLogger(__name__)
+_EXAMPLES = 5
+_INPUT_SHOWN = 300
+
+
+def run(job: Job, should_stop: Callable[[], bool]) -> Report:
+    """Trains, evaluates, compresses; each result is kept in the run's folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    recipe, folder = job.recipe, job.folder
+    task = recipe.task
+    assert isinstance(task, GenerationTask)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    phase = Phase(job, "prepare")
+    base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder))
+    model: Any = AutoModelForCausalLM.from_pretrained(str(base_folder), dtype=torch.float32).to(device)
+    holdout = read_rows(job.snapshot, "holdout", task.target_field)
+    holdout = holdout[: recipe.max_eval_examples or len(holdout)]
+    prompts = [prompt_ids(tokenizer, task, row) for row in holdout]
+    references = [row[task.target_field] for row in holdout]
+    pairs = training_pairs(tokenizer, task, read_rows(job.snapshot, "train", task.target_field))
+    phase.end()
+    check_stop(should_stop)
+
+    def answers(which: str) -> list[str]:
+        phase = Phase(job, "evaluate", len(prompts), f"{which} answers")
+        found = greedy_answers(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=task.max_target_tokens,
+            device=device,
+            on_progress=phase.advance,
+        )
+        phase.end()
+        return found
+
+    base_answers = kept(folder / "eval" / "base.json", lambda: answers("base"))
+    check_stop(should_stop)
+
+    merged = folder / "merged"
+    if not merged.is_dir():
+        model = adapt(model, recipe.method)
+        objective = CompletionObjective(pairs, tokenizer.pad_token_id or tokenizer.eos_token_id)
+        figures = run_training(job, model, objective, device, should_stop)
+        kept(folder / "eval" / "train.json", lambda: figures)
+        if hasattr(model, "get_base_model"):
+            kept_folder(folder / "adapter", lambda path: model.save_pretrained(str(path)))
+        model = merge(model)
+
+        def save(path: Path) -> None:
+            model.save_pretrained(str(path))
+            tokenizer.save_pretrained(str(path))
+
+        kept_folder(merged, save)
+    figures = kept(folder / "eval" / "train.json", dict)
+    if not (folder / "eval" / "tuned.json").is_file():
+        model = AutoModelForCausalLM.from_pretrained(str(merged), dtype=torch.float32).to(device).eval()
+    tuned_answers = kept(folder / "eval" / "tuned.json", lambda: answers("tuned"))
+    del model
+    check_stop(should_stop)
+
+    variants, agreement = _compress(job, task, merged, prompts, references, tuned_answers, should_stop)
+    base_scores, tuned_scores = rouge_l(references, base_answers), rouge_l(references, tuned_answers)
+    gains = [t - b for t, b in zip(tuned_scores, base_scores, strict=True)]
+    # Typical gains, from clear ones to small ones, instead of the best five.
+    order = sorted(range(len(gains)), key=lambda i: gains[i], reverse=True)
+    shown = [order[i * (len(order) - 1) // max(1, _EXAMPLES - 1)] for i in range(min(_EXAMPLES, len(order)))]
+    return Report(
+        tuned=mean_with_interval("rouge_l", tuned_scores),
+        base=mean_with_interval("rouge_l", base_scores),
+        difference=mean_with_interval("rouge_l_difference", gains),
+        examples=tuple(
+            Example(
+                holdout[i]["record_id"],
+                holdout[i]["text"][:_INPUT_SHOWN],
+                references[i],
+                base_answers[i],
+                tuned_answers[i],
+            )
+            for i in shown
+        ),
+        variants=variants,
+        figures={**figures, **agreement},
+    )
+
+
+def _compress(
+    job: Job,
+    task: GenerationTask,
+    merged: Path,
+    prompts: list[list[int]],
+    references: list[str],
+    tuned_answers: list[str],
+    should_stop: Callable[[], bool],
+) -> tuple[tuple[Variant, ...], dict[str, float]]:
+    recipe, folder = job.recipe, job.folder
+    phase = Phase(job, "compress", len(recipe.variants) + len(prompts), "builds and answers")
+    folders: dict[VariantName, Path] = {}
+    for number, name in enumerate(recipe.variants):
+        folders[name] = kept_folder(
+            folder / "variants" / name,
+            lambda path, name=name: genai_builds.build(merged, path, name, folder / "build-cache"),  # type: ignore[misc]
+        )
+        phase.advance(number + 1)
+        check_stop(should_stop)
+
+    def measure() -> dict[str, Any]:
+        found = genai_builds.measure(
+            folders,
+            prompts,
+            max_new_tokens=task.max_target_tokens,
+            on_progress=lambda done: phase.advance(len(recipe.variants) + done),
+        )
+        return {
+            name: {
+                "answers": item.answers,
+                "tokens_per_second": item.tokens_per_second,
+                "time_to_first_token_ms": item.time_to_first_token_ms,
+            }
+            for name, item in found.items()
+        }
+
+    measured = kept(folder / "eval" / "variants.json", measure)
+    variants = []
+    for name, path in folders.items():
+        digest, size = write_manifest(
+            path,
+            {
+                "task": "generation",
+                "runtime": "onnxruntime-genai",
+                "precision": name,
+                "base_model": recipe.base_model,
+                "prompt_template": task.prompt_template,
+                "max_input_tokens": task.max_input_tokens,
+                "max_new_tokens": task.max_target_tokens,
+            },
+        )
+        item = measured[name]
+        variants.append(
+            Variant(
+                name,
+                path.as_uri(),
+                digest,
+                size,
+                mean_with_interval("rouge_l", rouge_l(references, item["answers"])),
+                tokens_per_second=item["tokens_per_second"],
+                time_to_first_token_ms=item["time_to_first_token_ms"],
+            )
+        )
+    phase.end()
+    same = {
+        f"same_answer_as_merged_{name}": sum(
+            a == b for a, b in zip(measured[name]["answers"], tuned_answers, strict=True)
+        )
+        / len(tuned_answers)
+        for name in folders
+    }
+    return tuple(variants), same

@@ -1,0 +1,163 @@
+"""What both tasks' workers share: progress of a phase, the training phase, results kept between restarts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+
+from services.kit.storage.artifacts import digest_folder
+from services.kit.telemetry import schema
+from services.training.adapters.checkpoints import CheckpointFolder
+from services.training.adapters.job import Job, WorkerProgress, write_json
+from services.training.engine.loop import Cancelled, Checkpoint, StepProgress, train
+from services.training.engine.tasks import Objective
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+logger = logging.getLogger(__name__)
+_WRITE_EVERY_S = 0.25
+
+
+class Phase:
+    """Progress of one phase, measured and written for the service to read; also its span."""
+
+    def __init__(self, job: Job, name: str, total: int = 0, unit: str = "") -> None:
+        self._job, self._name, self._total, self._unit = job, name, total, unit
+        self._began = time.monotonic()
+        self._written = 0.0
+        self._span = trace.get_tracer(__name__).start_span(f"training {name}", attributes={schema.STAGE: name})
+        self.advance(0)
+
+    def advance(self, done: int, figures: Mapping[str, float] | None = None, remaining_s: float | None = None) -> None:
+        """Writes how far the phase is; calls in quick succession are thinned out."""
+        now = time.monotonic()
+        if 0 < done < self._total and now - self._written < _WRITE_EVERY_S:
+            return
+        self._written = now
+        rate = done / (now - self._began) if done else 0.0
+        if remaining_s is None:
+            remaining_s = (self._total - done) / rate if rate else 0.0
+        WorkerProgress(self._name, done, self._total, self._unit, rate, remaining_s, dict(figures or {})).write(
+            self._job.folder
+        )
+
+    def end(self) -> float:
+        """Ends the phase.
+
+        Returns:
+            Seconds that it took.
+        """
+        self._span.end()
+        seconds = time.monotonic() - self._began
+        logger.info("%s: %s took %.1f s", self._job.run, self._name, seconds)
+        return seconds
+
+
+def kept(path: Path, compute: Callable[[], Any]) -> Any:
+    """The JSON value in a file; computed and stored first where there is none, so that a restart need not again."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, compute())
+    return json.loads(path.read_text())
+
+
+def kept_folder(path: Path, make: Callable[[Path], None]) -> Path:
+    """A folder; made first where there is none. What a killed maker left behind is made anew."""
+    if not path.is_dir():
+        import shutil
+
+        partial = path.with_name(f".{path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        make(partial)
+        partial.rename(path)
+    return path
+
+
+def run_training(
+    job: Job, model: nn.Module, objective: Objective, device: torch.device, should_stop: Callable[[], bool]
+) -> dict[str, float]:
+    """The training phase, from its newest checkpoint on.
+
+    Returns:
+        Figures for the report.
+    """
+    checkpoints = CheckpointFolder(job.folder / "checkpoints")
+    resume = checkpoints.newest()
+    if resume is not None:
+        logger.info("%s goes on from step %d", job.run, resume.step)
+    total = job.recipe.optimization.total_steps(len(objective.lengths))
+    phase = Phase(job, "train", total, "steps")
+    memory_before = _peak_memory()
+
+    def on_step(progress: StepProgress) -> None:
+        figures = {
+            "loss": progress.loss,
+            "tokens_per_second": progress.tokens_per_second,
+            "learning_rate": progress.learning_rate,
+        }
+        phase.advance(progress.step, figures, progress.remaining_s)
+
+    def on_checkpoint(checkpoint: Checkpoint) -> None:
+        checkpoints.save(checkpoint)
+
+    outcome = train(
+        model,
+        objective,
+        job.recipe.optimization,
+        device=device,
+        resume=resume,
+        on_step=on_step,
+        on_checkpoint=on_checkpoint,
+        should_stop=should_stop,
+    )
+    seconds = phase.end()
+    tail = outcome.losses[-10:]
+    return {
+        "steps": float(total),
+        "first_loss": outcome.losses[0],
+        "final_loss": sum(tail) / len(tail),
+        "train_seconds": seconds,
+        "train_tokens_per_second": outcome.tokens / outcome.seconds if outcome.tokens else 0.0,
+        "train_examples": float(len(objective.lengths)),
+        "trainable_parameters": float(sum(p.numel() for p in model.parameters() if p.requires_grad)),
+        "parameters": float(sum(p.numel() for p in model.parameters())),
+        "peak_memory_bytes": float(_peak_memory()),
+        "memory_before_training_bytes": float(memory_before),
+    }
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int]:
+    """Adds `tidemill.json` to a build.
+
+    Returns:
+        sha256 over the build's files without the manifest, and their size in bytes.
+    """
+    path = folder / "tidemill.json"
+    path.unlink(missing_ok=True)
+    digest = digest_folder(folder)
+    write_json(path, {**manifest, "digest": digest})
+    return digest, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def check_stop(should_stop: Callable[[], bool]) -> None:
+    """Ends the run between phases where it was told to.
+
+    Raises:
+        Cancelled: it was.
+    """
+    if should_stop():
+        raise Cancelled
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
