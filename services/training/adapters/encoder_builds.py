@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,7 @@ def measure(folders: dict[str, Path], texts: Sequence[list[int]]) -> dict[str, E
     found = {name: EncoderMeasurement() for name in folders}
 
     def classify(session: onnxruntime.InferenceSession, text: list[int]) -> int:
-        ids: np.ndarray = np.asarray([text], dtype=np.int64)
+        ids: np.ndarray[Any, Any] = np.asarray([text], dtype=np.int64)
         logits = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
         return int(logits[0].argmax())
 

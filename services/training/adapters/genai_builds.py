@@ -32,7 +32,7 @@ _OPTIONS: dict[VariantName, tuple[str, dict[str, Any]]] = {
     ),
 }
 # Only the last position's logits are needed to answer; over a whole prompt they cost more than a layer.
-_COMMON = {"prune_lm_head": True}
+_COMMON = {"prune_lm_head": "true"}
 
 
 def build(merged: Path, target: Path, variant: VariantName, cache: Path) -> None:
@@ -44,12 +44,15 @@ def build(merged: Path, target: Path, variant: VariantName, cache: Path) -> None
         variant: which build.
         cache: folder for the builder's temporary files.
     """
-    from onnxruntime_genai.models.builder import create_model
+    from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
     precision, options = _OPTIONS[variant]
     cache.mkdir(parents=True, exist_ok=True)
     target.mkdir(parents=True, exist_ok=True)
-    create_model("", str(merged), str(target), precision, "cpu", str(cache), **_COMMON, **options)
+    place = ("", str(merged), str(target), precision, "cpu", str(cache))
+    given = [f"{key}={value}" for key, value in {**_COMMON, **options}.items()]
+    # It takes text as its command line does, and loads what create_model needs of the model's configuration.
+    create_model(*place, **parse_extra_options(*place, given))
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (merged / name).is_file() and not (target / name).is_file():
             shutil.copyfile(merged / name, target / name)

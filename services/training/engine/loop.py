@@ -1,4 +1,4 @@
-"""The training loop: AdamW, warm-up and cosine decay, accumulation, mixed precision, exact resume. Any task, any method."""
+"""The training loop: AdamW, warm-up and cosine decay, accumulation, mixed precision, exact resume."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from services.training.domain.report import Metric
 
@@ -36,7 +36,7 @@ def mean_with_interval(name: str, scores: Sequence[float], *, seed: int = 0) -> 
 
     if not scores:
         raise ValueError(f"{name}: no scores to average")
-    values: np.ndarray = np.asarray(scores, dtype=np.float64)
+    values: np.ndarray[Any, Any] = np.asarray(scores, dtype=np.float64)
     picks = np.random.default_rng(seed).integers(0, len(values), size=(_RESAMPLES, len(values)))
     low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
     return Metric(name, float(values.mean()), float(low), float(high), len(values))

@@ -28,8 +28,10 @@ def training_pairs(tokenizer: Any, task: GenerationTask, records: Sequence[Mappi
     return [
         Pair(
             prompt_ids(tokenizer, task, record),
-            tokenizer.encode(record[task.target_field], add_special_tokens=False)[: task.max_target_tokens - 1]
-            + [tokenizer.eos_token_id],
+            [
+                *tokenizer.encode(record[task.target_field], add_special_tokens=False)[: task.max_target_tokens - 1],
+                tokenizer.eos_token_id,
+            ],
         )
         for record in records
     ]

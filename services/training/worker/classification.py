@@ -33,7 +33,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     recipe, folder = job.recipe, job.folder
     task = recipe.task
     assert isinstance(task, TextClassificationTask)
@@ -103,7 +103,8 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     check_stop(should_stop)
     variants = _compress(job, task, model.to("cpu"), tokenizer, labels, holdout_ids, references)
     wrong_first = sorted(range(len(holdout)), key=lambda i: references[i] == tuned_answers[i])
-    shown = [wrong_first[i * (len(wrong_first) - 1) // max(1, _EXAMPLES - 1)] for i in range(min(_EXAMPLES, len(holdout)))]
+    count = min(_EXAMPLES, len(holdout))
+    shown = [wrong_first[i * (len(wrong_first) - 1) // max(1, _EXAMPLES - 1)] for i in range(count)]
     return Report(
         tuned=mean_with_interval("accuracy", correct(references, tuned_answers)),
         examples=tuple(

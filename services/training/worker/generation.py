@@ -31,7 +31,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     recipe, folder = job.recipe, job.folder
     task = recipe.task
     assert isinstance(task, GenerationTask)
@@ -84,7 +84,6 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     if not (folder / "eval" / "tuned.json").is_file():
         model = AutoModelForCausalLM.from_pretrained(str(merged), dtype=torch.float32).to(device).eval()
     tuned_answers = kept(folder / "eval" / "tuned.json", lambda: answers("tuned"))
-    del model
     check_stop(should_stop)
 
     variants, agreement = _compress(job, task, merged, prompts, references, tuned_answers, should_stop)

@@ -1,0 +1,71 @@
+"""Composition root of the training service: `python -m services.training`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from tidemill.training.v1 import training_service_pb2_grpc as grpc_stubs
+
+from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.clock import SystemClock
+from services.kit.config import load_settings
+from services.kit.runtime.service import Service, run_service
+from services.kit.storage.artifacts import ArtifactStore
+from services.kit.storage.database import open_database
+from services.kit.telemetry.metrics import RequestMetrics
+from services.training.adapters.announcer import BusAnnouncer
+from services.training.adapters.base_models import BaseModels
+from services.training.adapters.registry import MlflowRegistry
+from services.training.adapters.run_store import SqlRunStore
+from services.training.adapters.worker_processes import WorkerProcesses
+from services.training.app.runs import Runs
+from services.training.app.supervision import Supervision
+from services.training.entrypoints.servicer import TrainingServicer
+from services.training.entrypoints.worker import run_supervision
+from services.training.settings import TrainingSettings
+
+MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
+
+
+async def build(settings: TrainingSettings) -> Service:
+    """Builds the service and wires it."""
+    await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
+    engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS)
+    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "training")
+    clock, store, artifacts = SystemClock(), SqlRunStore(engine), ArtifactStore(settings.artifacts_url)
+    registry = MlflowRegistry(settings.mlflow_uri, artifacts.uri("mlflow"))
+    models_dir, downloads_dir = settings.models_dir.absolute(), settings.downloads_dir.absolute()
+    workers = WorkerProcesses(
+        artifacts, settings.snapshot_cache.absolute(), models_dir, downloads_dir, settings.training_threads
+    )
+    supervision = Supervision(store, workers, registry, BusAnnouncer(publisher), clock)
+    runs = Runs(
+        store, BaseModels(models_dir, downloads_dir), registry, clock, lambda run_id: artifacts.uri("runs", run_id)
+    )
+
+    def register(server: grpc.aio.Server) -> Sequence[str]:
+        grpc_stubs.add_TrainingServiceServicer_to_server(TrainingServicer(runs), server)
+        return ["tidemill.training.v1.TrainingService"]
+
+    return Service(
+        register=register,
+        tasks=[lambda: run_supervision(supervision)],
+        closers=[supervision.pause, publisher.close, engine.dispose],
+    )
+
+
+def main() -> None:
+    """Runs the service until it is told to stop."""
+    settings = load_settings(TrainingSettings)
+
+    async def start(_: RequestMetrics) -> Service:
+        return await build(settings)
+
+    run_service("training", settings, start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Runs in the service's database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, and_, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+
+from services.kit.errors import AbortedError, UnavailableError
+from services.training.adapters.tables import runs
+from services.training.domain.recipe import Recipe
+from services.training.domain.report import Report
+from services.training.domain.run import Failure, Progress, Run, RunState
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_UNFINISHED = (RunState.QUEUED.value, RunState.RUNNING.value)
+
+
+class SqlRunStore:
+    """Implements `services.training.app.ports.RunStore`; threads share it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(self, run: Run) -> Run:
+        """See the port."""
+        try:
+            with _translated(), self._engine.begin() as connection:
+                connection.execute(insert(runs).values(_row(run), cancel_requested=False))
+        except IntegrityError as error:
+            known = self.by_request(run.request_id)
+            if known is None:
+                raise AbortedError(f"{run.name} was created at the same time.") from error
+            return known
+        return run
+
+    def get(self, name: str) -> Run | None:
+        """See the port."""
+        return next(iter(self._read(select(runs).where(runs.c.name == name))), None)
+
+    def page(self, before: str, limit: int) -> Sequence[Run]:
+        """See the port."""
+        query = select(runs).order_by(runs.c.name.desc()).limit(limit)
+        return self._read(query.where(runs.c.name < before) if before else query)
+
+    def by_request(self, request_id: str) -> Run | None:
+        """See the port."""
+        return next(iter(self._read(select(runs).where(runs.c.request_id == request_id))), None)
+
+    def succeeded(self, digest: str) -> Run | None:
+        """See the port."""
+        where = and_(runs.c.digest == digest, runs.c.state == RunState.SUCCEEDED.value)
+        return next(iter(self._read(select(runs).where(where).order_by(runs.c.name.desc()).limit(1))), None)
+
+    def unfinished(self) -> Sequence[Run]:
+        """See the port."""
+        where = or_(runs.c.state.in_(_UNFINISHED), runs.c.announced.is_(False))
+        # Running ones first, so that none starts beside them.
+        return self._read(select(runs).where(where).order_by(runs.c.state.desc(), runs.c.name))
+
+    def update(self, run: Run) -> None:
+        """See the port."""
+        with _translated(), self._engine.begin() as connection:
+            connection.execute(update(runs).where(runs.c.name == run.name).values(_row(run)))
+
+    def request_cancel(self, name: str) -> None:
+        """See the port."""
+        with _translated(), self._engine.begin() as connection:
+            connection.execute(update(runs).where(runs.c.name == name).values(cancel_requested=True))
+
+    def _read(self, query: Any) -> list[Run]:
+        with _translated(), self._engine.connect() as connection:
+            return [_run(row) for row in connection.execute(query).mappings()]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise UnavailableError(
+            f"The database of training does not answer: {error.orig}", reason="DATABASE_UNAVAILABLE", retry_after_s=1
+        ) from error
+
+
+def _row(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "state": run.state.value,
+        "recipe": json.dumps(run.recipe.to_json()),
+        "digest": run.digest,
+        "uri": run.uri,
+        "progress": json.dumps(asdict(run.progress)) if run.progress else None,
+        "report": json.dumps(run.report.to_json()) if run.report else None,
+        "failure": json.dumps(asdict(run.failure)) if run.failure else None,
+        "model_version": run.model_version,
+        "request_id": run.request_id or None,
+        "traceparent": run.traceparent,
+        "attempts": run.attempts,
+        "announced": run.announced,
+        "create_time": (run.create_time - _EPOCH) // _MICROSECOND,
+        "update_time": (run.update_time - _EPOCH) // _MICROSECOND,
+    }
+
+
+def _run(row: Mapping[Any, Any]) -> Run:
+    return Run(
+        name=row["name"],
+        recipe=Recipe.from_json(json.loads(row["recipe"])),
+        digest=row["digest"],
+        uri=row["uri"],
+        create_time=_EPOCH + row["create_time"] * _MICROSECOND,
+        update_time=_EPOCH + row["update_time"] * _MICROSECOND,
+        state=RunState(row["state"]),
+        progress=Progress(**json.loads(row["progress"])) if row["progress"] else None,
+        report=Report.from_json(json.loads(row["report"])) if row["report"] else None,
+        failure=Failure(**json.loads(row["failure"])) if row["failure"] else None,
+        model_version=row["model_version"],
+        request_id=row["request_id"] or "",
+        traceparent=row["traceparent"],
+        cancel_requested=row["cancel_requested"],
+        attempts=row["attempts"],
+        announced=row["announced"],
+    )

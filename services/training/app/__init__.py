@@ -1,0 +1,1 @@
+"""Use cases of training and the ports that they need."""

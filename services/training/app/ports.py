@@ -1,0 +1,108 @@
+"""What training's use cases need of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.training.domain.report import Report
+from services.training.domain.run import Failure, Progress, Run
+
+
+class RunStore(Protocol):
+    """Keeps runs; each call is one transaction."""
+
+    def create(self, run: Run) -> Run:
+        """Stores a new run; the one with its request id where there is one already."""
+        ...
+
+    def get(self, name: str) -> Run | None:
+        """The run."""
+        ...
+
+    def page(self, before: str, limit: int) -> Sequence[Run]:
+        """Runs with names before the given one, newest first; all when it is empty."""
+        ...
+
+    def by_request(self, request_id: str) -> Run | None:
+        """The run of a request."""
+        ...
+
+    def succeeded(self, digest: str) -> Run | None:
+        """The newest succeeded run with this outcome."""
+        ...
+
+    def unfinished(self) -> Sequence[Run]:
+        """Queued and running runs, and ended ones that were not told yet; oldest first."""
+        ...
+
+    def update(self, run: Run) -> None:
+        """Replaces all of a run but its request to be cancelled."""
+        ...
+
+    def request_cancel(self, name: str) -> None:
+        """Asks that a run be cancelled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """What is seen of a run's worker; it left neither report nor failure where it was killed or told to stop."""
+
+    alive: bool
+    progress: Progress | None
+    report: Report | None
+    failure: Failure | None
+
+
+class Workers(Protocol):
+    """Worker processes, one a run; they outlive the service and are found again."""
+
+    def start(self, run: Run) -> None:
+        """Starts the run's worker, which goes on from what is kept."""
+        ...
+
+    def view(self, run: Run) -> WorkerView:
+        """What is seen of it."""
+        ...
+
+    def stop(self, run: Run) -> None:
+        """Tells it to store a checkpoint and end."""
+        ...
+
+
+class Registry(Protocol):
+    """The model registry."""
+
+    def register(self, run: Run) -> str:
+        """Registers the model of a succeeded run as challenger, once.
+
+        Returns:
+            Its version, for example `headlines/3`.
+        """
+        ...
+
+    def promote(self, model_version: str) -> None:
+        """Makes it the champion."""
+        ...
+
+
+class Announcer(Protocol):
+    """Tells facts to the other services."""
+
+    def ended(self, run: Run) -> None:
+        """A run reached its final state; told again it is the same event."""
+        ...
+
+
+class BaseModelIdentity(Protocol):
+    """Which weights a name stands for."""
+
+    def identity(self, name: str) -> str:
+        """Digest that changes with the weights.
+
+        Raises:
+            NotFoundError: neither a known name nor a model's folder.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Doors of training: gRPC, and the loop beside it."""

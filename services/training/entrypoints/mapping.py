@@ -1,0 +1,205 @@
+"""Messages of the contract to domain objects and back."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tidemill.common.v1 import failure_pb2
+from tidemill.training.v1 import run_pb2
+
+from services.training.domain.recipe import (
+    VARIANTS,
+    FullMethod,
+    GenerationTask,
+    LoraMethod,
+    Optimization,
+    Precision,
+    Recipe,
+    TextClassificationTask,
+)
+from services.training.domain.report import Metric, Report
+from services.training.domain.run import Progress, Run, RunState
+
+_STATES = {
+    RunState.QUEUED: run_pb2.Run.STATE_QUEUED,
+    RunState.RUNNING: run_pb2.Run.STATE_RUNNING,
+    RunState.SUCCEEDED: run_pb2.Run.STATE_SUCCEEDED,
+    RunState.FAILED: run_pb2.Run.STATE_FAILED,
+    RunState.CANCELLED: run_pb2.Run.STATE_CANCELLED,
+}
+_PRECISIONS: dict[int, Precision] = {
+    run_pb2.PRECISION_UNSPECIFIED: "fp32",
+    run_pb2.PRECISION_FP32: "fp32",
+    run_pb2.PRECISION_BF16: "bf16",
+    run_pb2.PRECISION_FP16: "fp16",
+}
+_PRECISION_MESSAGES = {
+    "fp32": run_pb2.PRECISION_FP32,
+    "bf16": run_pb2.PRECISION_BF16,
+    "fp16": run_pb2.PRECISION_FP16,
+}
+
+
+def recipe_from(spec: run_pb2.TrainingSpec) -> Recipe:
+    """The recipe of a spec; zeros that the contract gives a meaning get it."""
+    o, lora = spec.optimization, spec.lora
+    task: GenerationTask | TextClassificationTask
+    if spec.WhichOneof("task") == "generation":
+        g = spec.generation
+        task = GenerationTask(g.prompt_template, g.target_field, g.max_input_tokens, g.max_target_tokens)
+    else:
+        task = TextClassificationTask(spec.text_classification.label_field, spec.text_classification.max_input_tokens)
+    is_lora = spec.WhichOneof("method") == "lora"
+    return Recipe(
+        model_name=spec.model_name,
+        base_model=spec.base_model,
+        dataset_name=spec.dataset.name,
+        dataset_uri=spec.dataset.uri,
+        dataset_digest=spec.dataset.digest,
+        task=task,
+        method=LoraMethod(lora.r, lora.alpha, lora.dropout, tuple(lora.target_modules)) if is_lora else FullMethod(),
+        optimization=Optimization(
+            max_steps=o.max_steps,
+            epochs=o.epochs,
+            batch_size=o.batch_size,
+            gradient_accumulation=o.gradient_accumulation or 1,
+            learning_rate=o.learning_rate,
+            warmup_ratio=o.warmup_ratio,
+            weight_decay=o.weight_decay,
+            precision=_PRECISIONS[o.precision],
+            seed=o.seed,
+            checkpoint_every=o.checkpoint_every or 20,
+        ),
+        # In one order, so that the order in a request does not make another run.
+        variants=tuple(name for name in VARIANTS if name in spec.compression.variants),
+        max_eval_examples=spec.evaluation.max_examples,
+    )
+
+
+def spec_to(recipe: Recipe) -> run_pb2.TrainingSpec:
+    """The spec of a recipe."""
+    o, task, method = recipe.optimization, recipe.task, recipe.method
+    spec = run_pb2.TrainingSpec(
+        dataset=run_pb2.DatasetReference(
+            name=recipe.dataset_name, uri=recipe.dataset_uri, digest=recipe.dataset_digest
+        ),
+        base_model=recipe.base_model,
+        optimization=run_pb2.Optimization(
+            max_steps=o.max_steps,
+            epochs=o.epochs,
+            batch_size=o.batch_size,
+            gradient_accumulation=o.gradient_accumulation,
+            learning_rate=o.learning_rate,
+            warmup_ratio=o.warmup_ratio,
+            weight_decay=o.weight_decay,
+            precision=_PRECISION_MESSAGES[o.precision],
+            seed=o.seed,
+            checkpoint_every=o.checkpoint_every,
+        ),
+        evaluation=run_pb2.Evaluation(max_examples=recipe.max_eval_examples),
+        compression=run_pb2.Compression(variants=recipe.variants),
+        model_name=recipe.model_name,
+    )
+    if isinstance(task, GenerationTask):
+        spec.generation.prompt_template = task.prompt_template
+        spec.generation.target_field = task.target_field
+        spec.generation.max_input_tokens = task.max_input_tokens
+        spec.generation.max_target_tokens = task.max_target_tokens
+    else:
+        spec.text_classification.label_field = task.label_field
+        spec.text_classification.max_input_tokens = task.max_input_tokens
+    if isinstance(method, LoraMethod):
+        spec.lora.CopyFrom(
+            run_pb2.LoraMethod(
+                r=method.r, alpha=method.alpha, dropout=method.dropout, target_modules=method.target_modules
+            )
+        )
+    else:
+        spec.full.SetInParent()
+    return spec
+
+
+def run_to(run: Run) -> run_pb2.Run:
+    """A run as a message."""
+    failure = run.failure
+    return run_pb2.Run(
+        name=run.name,
+        create_time=_timestamp(run.create_time),
+        update_time=_timestamp(run.update_time),
+        spec=spec_to(run.recipe),
+        state=_STATES[run.state],
+        progress=_progress_to(run.progress) if run.progress else None,
+        report=_report_to(run.report) if run.report else None,
+        failure=failure_pb2.Failure(reason=failure.reason, message=failure.message, metadata=failure.metadata)
+        if failure
+        else None,
+        reused=run.reused,
+        model_version=run.model_version,
+        uri=run.uri,
+    )
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def _progress_to(progress: Progress) -> failure_pb2.Progress:
+    message = failure_pb2.Progress(
+        phase=progress.phase,
+        done=progress.done,
+        total=progress.total,
+        unit=progress.unit,
+        rate=progress.rate,
+        figures=progress.figures,
+    )
+    message.remaining.FromTimedelta(timedelta(seconds=progress.remaining_s))
+    message.update_time.FromMilliseconds(round(progress.time * 1000))
+    return message
+
+
+def _metric_to(metric: Metric | None) -> failure_pb2.Metric | None:
+    if metric is None:
+        return None
+    return failure_pb2.Metric(
+        name=metric.name,
+        value=metric.value,
+        ci_low=metric.ci_low,
+        ci_high=metric.ci_high,
+        sample_size=metric.sample_size,
+    )
+
+
+def _report_to(report: Report) -> run_pb2.Report:
+    return run_pb2.Report(
+        base=_metric_to(report.base),
+        tuned=_metric_to(report.tuned),
+        difference=_metric_to(report.difference),
+        examples=[
+            run_pb2.Example(
+                record_id=item.record_id,
+                input=item.input,
+                reference=item.reference,
+                base=item.base,
+                tuned=item.tuned,
+            )
+            for item in report.examples
+        ],
+        variants=[
+            run_pb2.Variant(
+                precision=item.precision,
+                uri=item.uri,
+                digest=item.digest,
+                size_bytes=item.size_bytes,
+                quality=_metric_to(item.quality),
+                tokens_per_second=item.tokens_per_second,
+                time_to_first_token_ms=item.time_to_first_token_ms,
+                examples_per_second=item.examples_per_second,
+                latency_p50_ms=item.latency_p50_ms,
+            )
+            for item in report.variants
+        ],
+        figures=report.figures,
+    )

@@ -1,0 +1,20 @@
+"""Settings of the training service; read by `__main__` only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+
+from services.kit.config import ServiceSettings
+
+
+class TrainingSettings(ServiceSettings):
+    """The shared fields and those of training."""
+
+    models_dir: Path = Field(Path("models"), description="where base models are prepared")
+    downloads_dir: Path = Field(Path("downloads"), description="where the files of base models lie")
+    mlflow_uri: str = Field("sqlite:///mlflow.db", description="MLflow's tracking and registry store")
+    training_threads: int = Field(os.cpu_count() or 1, ge=1, description="threads of a worker")
+    snapshot_cache: Path = Field(Path("snapshots"), description="where remote snapshots are copied to")
