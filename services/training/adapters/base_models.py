@@ -142,7 +142,7 @@ def _convert_bge(source: Path, target: Path) -> None:
         for node in graph.node
         if node.op_type == "MatMul" and node.input[1] in initializers
     }
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(_only(source, "*tokenizer.json")),
         unk_token="[UNK]",  # noqa: S106 - a vocabulary entry
         sep_token="[SEP]",  # noqa: S106 - a vocabulary entry

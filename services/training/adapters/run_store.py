@@ -33,7 +33,7 @@ class SqlRunStore:
         """See the port."""
         try:
             with _translated(), self._engine.begin() as connection:
-                connection.execute(insert(runs).values(_row(run), cancel_requested=False))
+                connection.execute(insert(runs).values({**_row(run), "cancel_requested": False}))
         except IntegrityError as error:
             known = self.by_request(run.request_id)
             if known is None:

@@ -43,7 +43,7 @@ class WorkerProcesses:
         job = Job(run.name, folder, snapshot, self._models, self._downloads, run.recipe, self._threads).write()
         environment = {**os.environ, **({"TRACEPARENT": run.traceparent} if run.traceparent else {})}
         with (folder / _LOG_FILE).open("ab") as log:
-            child = subprocess.Popen(  # noqa: S603 - our own module
+            child = subprocess.Popen(
                 [sys.executable, "-m", "services.training.worker", "--job", str(job)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

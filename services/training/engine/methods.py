@@ -19,12 +19,12 @@ def adapt(model: nn.Module, method: LoraMethod | FullMethod) -> nn.Module:
 
     config = LoraConfig(
         r=method.r,
-        lora_alpha=method.alpha,
+        lora_alpha=method.alpha,  # type: ignore[arg-type] - it multiplies alpha / r, any number will do
         lora_dropout=method.dropout,
         target_modules=list(method.target_modules) or "all-linear",
         bias="none",
     )
-    adapted: nn.Module = get_peft_model(model, config)  # type: ignore[arg-type]
+    adapted: nn.Module = get_peft_model(model, config)
     return adapted
 
 

@@ -71,7 +71,8 @@ class CompletionObjective:
             use_cache=False,
         ).last_hidden_state  # [batch, width, hidden]
         picked = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(where, device=device)]  # [targets, hidden]
-        logits = causal_lm.lm_head(picked)  # [targets, vocabulary]
+        head: Any = causal_lm.lm_head
+        logits = head(picked)  # [targets, vocabulary]
         return functional.cross_entropy(logits.float(), targets), sum(map(len, rows))
 
 

@@ -40,7 +40,8 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     phase = Phase(job, "prepare")
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder))
-    model: Any = AutoModelForCausalLM.from_pretrained(str(base_folder), dtype=torch.float32).to(device)
+    load: Any = AutoModelForCausalLM.from_pretrained
+    model: Any = load(str(base_folder), dtype=torch.float32).to(device)
     holdout = read_rows(job.snapshot, "holdout", task.target_field)
     holdout = holdout[: recipe.max_eval_examples or len(holdout)]
     prompts = [prompt_ids(tokenizer, task, row) for row in holdout]
@@ -82,7 +83,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         kept_folder(merged, save)
     figures = kept(folder / "eval" / "train.json", dict)
     if not (folder / "eval" / "tuned.json").is_file():
-        model = AutoModelForCausalLM.from_pretrained(str(merged), dtype=torch.float32).to(device).eval()
+        model = load(str(merged), dtype=torch.float32).to(device).eval()
     tuned_answers = kept(folder / "eval" / "tuned.json", lambda: answers("tuned"))
     check_stop(should_stop)
 

@@ -1,0 +1,67 @@
+"""The training loop: interrupted and resumed is the same as never stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from services.training.adapters.checkpoints import CheckpointFolder
+from services.training.domain.recipe import Optimization
+from services.training.engine.loop import Cancelled, train
+
+
+class LineObjective:
+    """Fits a line."""
+
+    lengths: Sequence[int] = [1 + i % 5 for i in range(40)]
+
+    def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+        x = torch.tensor([[float(i) / 40] for i in indices], device=device)
+        loss: Tensor = ((model(x) - 3 * x) ** 2).mean()
+        return loss, len(indices)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.3), nn.Linear(4, 1))
+
+
+def test_a_resumed_run_ends_like_one_that_never_stopped(tmp_path: Path) -> None:
+    options = Optimization(max_steps=12, batch_size=4, checkpoint_every=100, learning_rate=0.01)
+    device, objective = torch.device("cpu"), LineObjective()
+    whole = model()
+    expected = train(whole, objective, options, device=device)
+
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    seen: list[int] = []
+    with pytest.raises(Cancelled):
+        train(
+            model(),
+            objective,
+            options,
+            device=device,
+            on_step=lambda progress: seen.append(progress.step),
+            on_checkpoint=folder.save,
+            should_stop=lambda: len(seen) == 5,
+        )
+    resumed = model()
+    checkpoint = folder.newest()
+    assert checkpoint is not None
+    assert checkpoint.step == 5
+    found = train(resumed, objective, options, device=device, resume=checkpoint)
+    assert found.losses == expected.losses
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_loss_that_is_not_finite_names_the_field() -> None:
+    options = Optimization(max_steps=3, batch_size=4, learning_rate=0.1)
+    broken = model()
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"optimization\.learning_rate"):
+        train(broken, LineObjective(), options, device=torch.device("cpu"))

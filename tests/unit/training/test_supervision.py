@@ -1,0 +1,162 @@
+"""Supervision over fakes: restarts, crashes, cancels, reuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from services.kit.clock import SystemClock
+from services.kit.errors import FailedPreconditionError
+from services.kit.storage.database import open_database
+from services.training.__main__ import MIGRATIONS
+from services.training.adapters.run_store import SqlRunStore
+from services.training.app.ports import WorkerView
+from services.training.app.runs import Runs
+from services.training.app.supervision import Supervision
+from services.training.domain.recipe import LoraMethod, Optimization, Recipe, TextClassificationTask
+from services.training.domain.report import Metric, Report
+from services.training.domain.run import Failure, Progress, Run, RunState
+
+_GONE = WorkerView(False, None, None, None)
+_ALIVE = WorkerView(True, Progress("train", 3, 10), None, None)
+
+
+class FakeWorkers:
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.stopped: list[str] = []
+        self.views: dict[str, WorkerView] = {}
+
+    def start(self, run: Run) -> None:
+        self.started.append(run.name)
+        self.views[run.name] = _ALIVE
+
+    def view(self, run: Run) -> WorkerView:
+        return self.views.get(run.name, _GONE)
+
+    def stop(self, run: Run) -> None:
+        self.stopped.append(run.name)
+
+
+class FakeRegistry:
+    def __init__(self) -> None:
+        self.champion = ""
+
+    def register(self, run: Run) -> str:
+        return f"{run.recipe.model_name}/1"
+
+    def promote(self, model_version: str) -> None:
+        self.champion = model_version
+
+
+class FakeAnnouncer:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, RunState]] = []
+
+    def ended(self, run: Run) -> None:
+        self.told.append((run.name, run.state))
+
+
+class FakeModels:
+    def identity(self, name: str) -> str:
+        return name
+
+
+class Mesh:
+    def __init__(self, folder: Path) -> None:
+        self.store = SqlRunStore(open_database(f"sqlite:///{folder}/t.sqlite", MIGRATIONS))
+        self.workers, self.registry, self.announcer = FakeWorkers(), FakeRegistry(), FakeAnnouncer()
+        self.runs = Runs(self.store, FakeModels(), self.registry, SystemClock(), lambda i: f"file:///runs/{i}")
+        self.supervision = Supervision(self.store, self.workers, self.registry, self.announcer, SystemClock())
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Mesh:
+    return Mesh(tmp_path)
+
+
+def recipe(seed: int = 0) -> Recipe:
+    return Recipe(
+        "reviews",
+        "base",
+        "datasets/reviews/versions/1",
+        "file:///d",
+        "0" * 64,
+        TextClassificationTask("label"),
+        LoraMethod(),
+        Optimization(max_steps=2, seed=seed),
+    )
+
+
+def finished() -> WorkerView:
+    return WorkerView(False, None, Report(Metric("accuracy", 0.8, 0.7, 0.9, 50)), None)
+
+
+def test_a_run_succeeds_is_registered_told_once_and_reused(mesh: Mesh) -> None:
+    run = mesh.runs.create(recipe(), "q", "")
+    mesh.supervision.step()
+    mesh.supervision.step()
+    assert mesh.runs.get(run.name).progress == Progress("train", 3, 10)
+    mesh.workers.views[run.name] = finished()
+    for _ in range(3):
+        mesh.supervision.step()
+    ended = mesh.runs.get(run.name)
+    assert (ended.state, ended.model_version) == (RunState.SUCCEEDED, "reviews/1")
+    assert mesh.announcer.told == [(run.name, RunState.SUCCEEDED)]
+    again = mesh.runs.create(recipe(), "other", "")
+    assert again.name == run.name
+    assert again.reused
+    mesh.runs.promote(run.name)
+    assert mesh.registry.champion == "reviews/1"
+
+
+def test_a_killed_worker_is_started_again_but_not_forever(mesh: Mesh) -> None:
+    run = mesh.runs.create(recipe(), "", "")
+    for _ in range(12):
+        mesh.supervision.step()
+        mesh.workers.views[run.name] = _GONE
+    assert len(mesh.workers.started) == 5
+    failure = mesh.runs.get(run.name).failure
+    assert failure is not None
+    assert failure.reason == "WORKER_CRASHED"
+
+
+def test_one_run_has_the_machine_at_a_time(mesh: Mesh) -> None:
+    first, second = mesh.runs.create(recipe(1), "", ""), mesh.runs.create(recipe(2), "", "")
+    mesh.supervision.step()
+    mesh.supervision.step()
+    running = list(mesh.workers.started)
+    assert len(running) == 1
+    mesh.workers.views[running[0]] = finished()
+    mesh.supervision.step()
+    mesh.supervision.step()
+    assert sorted(mesh.workers.started) == sorted([first.name, second.name])
+
+
+def test_a_repeated_request_is_one_run(mesh: Mesh) -> None:
+    assert mesh.runs.create(recipe(), "q", "").name == mesh.runs.create(recipe(9), "q", "").name
+    assert len(mesh.runs.page("", 10)) == 1
+
+
+@pytest.mark.parametrize("begin", [lambda mesh: None, lambda mesh: mesh.supervision.step()], ids=["queued", "running"])
+def test_a_cancelled_run_ends_cancelled(mesh: Mesh, begin: Callable[[Mesh], None]) -> None:
+    run = mesh.runs.create(recipe(), "", "")
+    begin(mesh)
+    mesh.runs.cancel(run.name)
+    mesh.supervision.step()
+    mesh.workers.views[run.name] = _GONE
+    mesh.supervision.step()
+    assert mesh.runs.get(run.name).state is RunState.CANCELLED
+    with pytest.raises(FailedPreconditionError, match="only a succeeded run"):
+        mesh.runs.promote(run.name)
+
+
+def test_a_failure_of_the_worker_is_the_runs(mesh: Mesh) -> None:
+    run = mesh.runs.create(recipe(), "", "")
+    mesh.supervision.step()
+    mesh.workers.views[run.name] = WorkerView(False, None, None, Failure("COLUMN_MISSING", "no column"))
+    mesh.supervision.step()
+    assert mesh.runs.get(run.name).failure == Failure("COLUMN_MISSING", "no column")
+    assert mesh.announcer.told == [(run.name, RunState.FAILED)]
