@@ -19,7 +19,7 @@ def adapt(model: nn.Module, method: LoraMethod | FullMethod) -> nn.Module:
 
     config = LoraConfig(
         r=method.r,
-        lora_alpha=method.alpha,  # type: ignore[arg-type] - it multiplies alpha / r, any number will do
+        lora_alpha=method.alpha,  # type: ignore[arg-type]  # only its ratio to r counts
         lora_dropout=method.dropout,
         target_modules=list(method.target_modules) or "all-linear",
         bias="none",

@@ -62,7 +62,8 @@ class CompletionObjective:
             first = number * width + len(pair.prompt) - 1
             where.extend(range(first, first + len(pair.target)))
         targets = torch.tensor([token for pair in pairs for token in pair.target], device=device)
-        causal_lm: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base: Any = getattr(model, "get_base_model", lambda: model)
+        causal_lm: Any = base()
         same_length = all(len(row) == width for row in rows)
         hidden = causal_lm.model(
             input_ids=ids.to(device),
@@ -71,8 +72,7 @@ class CompletionObjective:
             use_cache=False,
         ).last_hidden_state  # [batch, width, hidden]
         picked = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(where, device=device)]  # [targets, hidden]
-        head: Any = causal_lm.lm_head
-        logits = head(picked)  # [targets, vocabulary]
+        logits = causal_lm.lm_head(picked)  # [targets, vocabulary]
         return functional.cross_entropy(logits.float(), targets), sum(map(len, rows))
 
 
