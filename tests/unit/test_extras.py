@@ -13,12 +13,9 @@ from packaging.utils import canonicalize_name
 
 # Module to import, and the extras that its deployment installs.
 PROCESSES = {
-    "services.ingest.__main__": ("ingest",),
     "services.cleaning.__main__": ("cleaning",),
     "services.training.__main__": ("training",),
     "services.inference.__main__": ("inference",),
-    "services.pipeline.__main__": ("pipeline",),
-    "services.telemetry.__main__": ("telemetry",),
     "gateway.__main__": ("gateway",),
     "gateway.cli.main": ("cli", "stack"),
 }
@@ -29,7 +26,7 @@ module, allowed = sys.argv[1], set(json.loads(sys.stdin.read()))
 class Guard:
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top in sys.stdlib_module_names or top in allowed:
+        if top in sys.stdlib_module_names or top in allowed or top.startswith("_sysconfigdata"):
             return None
         raise ModuleNotFoundError(f"No module named {name!r} (not a package of this extra)", name=name)
 sys.meta_path.insert(0, Guard())

@@ -162,9 +162,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer, named: list[tuple[str, An
     }
 
 
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer, named: list[tuple[str, Any]], state: dict[str, Tensor]
-) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, named: list[tuple[str, Any]], state: dict[str, Tensor]) -> None:
     for name, parameter in named:
         prefix = f"{name}/"
         optimizer.state[parameter] = {

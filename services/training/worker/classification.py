@@ -132,9 +132,7 @@ def _compress(
     recipe, folder = job.recipe, job.folder
     phase = Phase(job, "compress", len(recipe.variants), "builds")
     # int8 is made from fp32, which is therefore always built.
-    fp32 = kept_folder(
-        folder / "variants" / "fp32", lambda path: _export(model, tokenizer, path)
-    )
+    fp32 = kept_folder(folder / "variants" / "fp32", lambda path: _export(model, tokenizer, path))
     folders = {"fp32": fp32}
     if "int8" in recipe.variants:
 

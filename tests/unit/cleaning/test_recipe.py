@@ -118,5 +118,5 @@ def test_every_pipeline_file_has_a_recipe_that_compiles() -> None:
     files = sorted((Path(__file__).parents[3] / "pipelines").rglob("*.yaml"))
     assert files, "no pipeline was found"
     for path in files:
-        block = yaml.safe_load(path.read_text(encoding="utf-8"))["cleaning"]
+        block = yaml.safe_load(path.read_text(encoding="utf-8"))["dataset"]["operators"]
         compile_recipe(REGISTRY, parse_operators(block))
