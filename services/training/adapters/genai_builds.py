@@ -16,7 +16,7 @@ from services.training.engine.generation import first_line
 
 logger = logging.getLogger(__name__)
 
-# Measured on SmolLM2-135M (docs/LOG.md): k_quant with 8 bits for the vocabulary projection and the most sensitive
+# To be measured (docs/LOG.md): k_quant with 8 bits for the vocabulary projection and the most sensitive
 # layers keeps most of the quality that plain 4-bit rounding loses.
 _OPTIONS: dict[VariantName, tuple[str, dict[str, Any]]] = {
     "fp32": ("fp32", {}),
