@@ -18,11 +18,18 @@ from services.training.engine.classifier import build_classifier
 from services.training.engine.methods import adapt, merge
 from services.training.engine.metrics import correct, mean_with_interval
 from services.training.engine.tasks import ClassificationObjective, pad_right
-from services.training.worker.phases import Phase, check_stop, kept, kept_folder, run_training, write_manifest
+from services.training.worker.phases import (
+    Phase,
+    check_stop,
+    kept,
+    kept_folder,
+    run_training,
+    shown_examples,
+    write_manifest,
+)
 
 logger = logging.getLogger(__name__)
 _BATCH = 32
-_EXAMPLES = 5
 _INPUT_SHOWN = 300
 
 
@@ -103,8 +110,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     check_stop(should_stop)
     variants = _compress(job, task, model.to("cpu"), tokenizer, labels, holdout_ids, references)
     wrong_first = sorted(range(len(holdout)), key=lambda i: references[i] == tuned_answers[i])
-    count = min(_EXAMPLES, len(holdout))
-    shown = [wrong_first[i * (len(wrong_first) - 1) // max(1, _EXAMPLES - 1)] for i in range(count)]
+    shown = shown_examples(wrong_first)
     return Report(
         tuned=mean_with_interval("accuracy", correct(references, tuned_answers)),
         examples=tuple(

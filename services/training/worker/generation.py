@@ -18,10 +18,17 @@ from services.training.engine.methods import adapt, merge
 from services.training.engine.metrics import mean_with_interval, rouge_l
 from services.training.engine.prompts import prompt_ids, training_pairs
 from services.training.engine.tasks import CompletionObjective
-from services.training.worker.phases import Phase, check_stop, kept, kept_folder, run_training, write_manifest
+from services.training.worker.phases import (
+    Phase,
+    check_stop,
+    kept,
+    kept_folder,
+    run_training,
+    shown_examples,
+    write_manifest,
+)
 
 logger = logging.getLogger(__name__)
-_EXAMPLES = 5
 _INPUT_SHOWN = 300
 
 
@@ -92,7 +99,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     gains = [t - b for t, b in zip(tuned_scores, base_scores, strict=True)]
     # Typical gains, from clear ones to small ones, instead of the best five.
     order = sorted(range(len(gains)), key=lambda i: gains[i], reverse=True)
-    shown = [order[i * (len(order) - 1) // max(1, _EXAMPLES - 1)] for i in range(min(_EXAMPLES, len(order)))]
+    shown = shown_examples(order)
     return Report(
         tuned=mean_with_interval("rouge_l", tuned_scores),
         base=mean_with_interval("rouge_l", base_scores),

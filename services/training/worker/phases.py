@@ -6,7 +6,7 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _WRITE_EVERY_S = 0.25
+_EXAMPLES = 5
 
 
 class Phase:
@@ -147,6 +148,11 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int]
     digest = digest_folder(folder)
     write_json(path, {**manifest, "digest": digest})
     return digest, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def shown_examples(order: Sequence[int]) -> list[int]:
+    """Five of the ordered example indices, evenly spread from first to last; all where there are fewer."""
+    return [order[i * (len(order) - 1) // (_EXAMPLES - 1)] for i in range(min(_EXAMPLES, len(order)))]
 
 
 def check_stop(should_stop: Callable[[], bool]) -> None:
