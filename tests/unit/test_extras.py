@@ -13,9 +13,12 @@ from packaging.utils import canonicalize_name
 
 # Module to import, and the extras that its deployment installs.
 PROCESSES = {
+    "services.ingest.__main__": ("ingest",),
     "services.cleaning.__main__": ("cleaning",),
     "services.training.__main__": ("training",),
     "services.inference.__main__": ("inference",),
+    "services.pipeline.__main__": ("pipeline",),
+    "services.telemetry.__main__": ("telemetry",),
     "gateway.__main__": ("gateway",),
     "gateway.cli.main": ("cli", "stack"),
 }
