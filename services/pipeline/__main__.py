@@ -1,0 +1,101 @@
+"""Composition root of the pipeline service: `python -m services.pipeline`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
+
+from services.kit.bus.consumer import KafkaEventConsumer
+from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.clock import SystemClock
+from services.kit.config import load_settings
+from services.kit.grpc.client import open_channel
+from services.kit.runtime.service import Service, run_service
+from services.kit.storage.database import open_database
+from services.kit.telemetry.metrics import RequestMetrics
+from services.pipeline.adapters.announcer import BusAnnouncer
+from services.pipeline.adapters.cycle_store import SqlCycleStore
+from services.pipeline.adapters.feedback_store import SqlFeedbackStore
+from services.pipeline.adapters.peers import DatasetVersions, Imports, Runs, ServedModels
+from services.pipeline.adapters.tracing import SpanTracing
+from services.pipeline.adapters.wakeups import EventWakeups
+from services.pipeline.app.cycles import Cycles
+from services.pipeline.app.driver import Driver
+from services.pipeline.app.feedback import FeedbackBook
+from services.pipeline.app.turn import Parts
+from services.pipeline.entrypoints.consumer import TOPICS, PeerEventHandler
+from services.pipeline.entrypoints.housekeeping import tend_feedback
+from services.pipeline.entrypoints.servicer import PipelineServicer
+from services.pipeline.settings import PipelineSettings
+
+MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
+
+
+async def build(settings: PipelineSettings) -> Service:
+    """Builds the service and wires it."""
+    await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
+    engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS)
+    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "pipeline")
+    clock, announcer = SystemClock(), BusAnnouncer(publisher)
+    ingest, cleaning, training, inference = channels = [
+        open_channel(address)
+        for address in (
+            settings.ingest_address,
+            settings.cleaning_address,
+            settings.training_address,
+            settings.inference_address,
+        )
+    ]
+    wakeups = EventWakeups(asyncio.get_running_loop())
+    datasets = DatasetVersions(cleaning)
+    parts = Parts(
+        cycles=SqlCycleStore(engine),
+        imports=Imports(ingest),
+        datasets=datasets,
+        dataset_versions=datasets,
+        runs=Runs(training),
+        models=ServedModels(inference, training),
+        announcer=announcer,
+        wakeups=wakeups,
+        tracing=SpanTracing(),
+        clock=clock,
+    )
+    driver = Driver(parts)
+    cycles = Cycles(parts.cycles, datasets, clock, started=driver.start, cancelled=driver.cancel)
+    feedback = FeedbackBook(SqlFeedbackStore(engine), announcer, clock, settings.keep_answers_days)
+    consumer = KafkaEventConsumer(
+        settings.kafka_bootstrap,
+        "tidemill-pipeline",
+        TOPICS,
+        PeerEventHandler(feedback, wakeups.tell),
+        dead_letters=publisher,
+    )
+
+    def register(server: grpc.aio.Server) -> Sequence[str]:
+        grpc_stubs.add_PipelineServiceServicer_to_server(PipelineServicer(cycles, feedback), server)
+        return ["tidemill.pipeline.v1.PipelineService"]
+
+    return Service(
+        register=register,
+        consumers=[consumer],
+        tasks=[driver.run, lambda: tend_feedback(feedback)],
+        closers=[*(channel.close for channel in channels), publisher.close, engine.dispose],
+    )
+
+
+def main() -> None:
+    """Runs the service until it is told to stop."""
+    settings = load_settings(PipelineSettings)
+
+    async def start(_: RequestMetrics) -> Service:
+        return await build(settings)
+
+    run_service("pipeline", settings, start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The database, the peers and the bus behind the ports."""

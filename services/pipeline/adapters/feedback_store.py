@@ -1,0 +1,85 @@
+"""Feedback and answers in the service's database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Engine, bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from services.kit.errors import AbortedError
+from services.pipeline.adapters.errors import translate_database_errors
+from services.pipeline.adapters.rows import feedback_of, feedback_row, to_micros
+from services.pipeline.adapters.tables import answers, feedback
+from services.pipeline.domain.feedback import Answer, Feedback
+
+
+class SqlFeedbackStore:
+    """Implements `services.pipeline.app.ports.FeedbackStore`; threads share it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def record(self, item: Feedback) -> Feedback:
+        """See the port."""
+        repeat = select(feedback).where(feedback.c.request_id == item.request_id)
+        version = select(answers.c.model_version).where(answers.c.name == item.answer)
+        try:
+            with translate_database_errors(), self._engine.begin() as connection:
+                known = connection.execute(repeat).mappings().first() if item.request_id else None
+                if known is not None:
+                    return feedback_of(known)
+                row = {**feedback_row(item), "model_version": connection.execute(version).scalar() or ""}
+                connection.execute(insert(feedback).values({**row, "announced": False}))
+                return feedback_of(row)
+        except IntegrityError as error:
+            raise AbortedError("The same feedback was recorded at the same time; ask again.") from error
+
+    def page(self, model: str, before: str, limit: int) -> Sequence[Feedback]:
+        """See the port."""
+        query = select(feedback).order_by(feedback.c.feedback_id.desc()).limit(limit)
+        if model:
+            query = query.where(feedback.c.model_version.startswith(f"{model}/", autoescape=True))
+        if before:
+            query = query.where(feedback.c.feedback_id < before)
+        with translate_database_errors(), self._engine.connect() as connection:
+            return [feedback_of(row) for row in connection.execute(query).mappings()]
+
+    def unannounced(self, limit: int) -> Sequence[Feedback]:
+        """See the port."""
+        query = select(feedback).where(feedback.c.announced.is_(False)).order_by(feedback.c.feedback_id).limit(limit)
+        with translate_database_errors(), self._engine.connect() as connection:
+            return [feedback_of(row) for row in connection.execute(query).mappings()]
+
+    def mark_announced(self, feedback_ids: Sequence[str]) -> None:
+        """See the port."""
+        statement = update(feedback).where(feedback.c.feedback_id.in_(feedback_ids)).values(announced=True)
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(statement)
+
+    def remember(self, given: Sequence[Answer]) -> None:
+        """See the port."""
+        newest = {answer.name: answer for answer in given}
+        with translate_database_errors(), self._engine.begin() as connection:
+            known = set(connection.execute(select(answers.c.name).where(answers.c.name.in_(list(newest)))).scalars())
+            rows = [
+                {"name": a.name, "model_version": a.model_version, "answer_time": to_micros(a.answer_time)}
+                for a in newest.values()
+                if a.name not in known
+            ]
+            if not rows:
+                return
+            connection.execute(insert(answers), rows)
+            judged = connection.execute(
+                select(feedback.c.answer).where(feedback.c.answer.in_([r["name"] for r in rows])).distinct()
+            ).scalars()
+            late = [{"answer_": name, "version_": newest[name].model_version} for name in judged]
+            if late:
+                statement = update(feedback).where(feedback.c.answer == bindparam("answer_"))
+                connection.execute(statement.values(model_version=bindparam("version_")), late)
+
+    def forget(self, before: datetime) -> int:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            return connection.execute(delete(answers).where(answers.c.answer_time < to_micros(before))).rowcount

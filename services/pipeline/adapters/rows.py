@@ -1,0 +1,138 @@
+"""Domain objects to rows and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from services.pipeline.domain.cycle import Cycle, CycleState, Failure, PipelineSpec, Stage, StageState
+from services.pipeline.domain.feedback import Feedback
+from services.pipeline.domain.gate import Gate, Preference, Verdict
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_micros(moment: datetime) -> int:
+    """Microseconds since 1970."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_micros(value: int) -> datetime:
+    """The moment, in UTC."""
+    return _EPOCH + value * _MICROSECOND
+
+
+def cycle_row(cycle: Cycle) -> dict[str, Any]:
+    """All columns of `cycles` but `cancel_requested`."""
+    spec = cycle.spec
+    body = {
+        "stages": [_stage_json(stage) for stage in cycle.stages],
+        "imports": cycle.imports,
+        "dataset_version": cycle.dataset_version,
+        "run": cycle.run,
+        "report": cycle.report,
+        "verdicts": [asdict(verdict) for verdict in cycle.verdicts],
+        "model_version": cycle.model_version,
+        "failure": asdict(cycle.failure) if cycle.failure else None,
+    }
+    return {
+        "cycle_id": cycle.cycle_id,
+        "pipeline": cycle.pipeline,
+        "at_work": None if cycle.state.final else cycle.pipeline,
+        "state": cycle.state.value,
+        "spec": _dump({**asdict(spec), "preference": spec.preference.value}),
+        "body": _dump(body),
+        "request_id": cycle.request_id or None,
+        "traceparent": cycle.traceparent,
+        "announced": cycle.announced,
+        "create_time": to_micros(cycle.create_time),
+        "update_time": to_micros(cycle.update_time),
+    }
+
+
+def cycle_of(row: Mapping[Any, Any]) -> Cycle:
+    """The cycle of a row."""
+    spec, body = json.loads(row["spec"]), json.loads(row["body"])
+    return Cycle(
+        pipeline=row["pipeline"],
+        cycle_id=row["cycle_id"],
+        spec=PipelineSpec(
+            name=spec["name"],
+            sources=tuple(spec["sources"]),
+            dataset=spec["dataset"],
+            training=spec["training"],
+            gate=Gate(**spec["gate"]),
+            model=spec["model"],
+            preference=Preference(spec["preference"]),
+        ),
+        create_time=from_micros(row["create_time"]),
+        update_time=from_micros(row["update_time"]),
+        state=CycleState(row["state"]),
+        stages=tuple(_stage_of(item) for item in body["stages"]),
+        imports=tuple(body["imports"]),
+        dataset_version=body["dataset_version"],
+        run=body["run"],
+        report=body["report"],
+        verdicts=tuple(Verdict(**item) for item in body["verdicts"]),
+        model_version=body["model_version"],
+        failure=Failure(**body["failure"]) if body["failure"] else None,
+        traceparent=row["traceparent"],
+        request_id=row["request_id"] or "",
+        cancel_requested=row["cancel_requested"],
+        announced=row["announced"],
+    )
+
+
+def _stage_json(stage: Stage) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "state": stage.state.value,
+        "resources": stage.resources,
+        "progress": stage.progress,
+        "start_time": to_micros(stage.start_time) if stage.start_time else None,
+        "end_time": to_micros(stage.end_time) if stage.end_time else None,
+        "reused": stage.reused,
+        "summary": stage.summary,
+    }
+
+
+def _stage_of(value: Mapping[str, Any]) -> Stage:
+    start, end = value["start_time"], value["end_time"]
+    return Stage(
+        name=value["name"],
+        state=StageState(value["state"]),
+        resources=tuple(value["resources"]),
+        progress=value["progress"],
+        start_time=from_micros(start) if start is not None else None,
+        end_time=from_micros(end) if end is not None else None,
+        reused=value["reused"],
+        summary=value["summary"],
+    )
+
+
+def feedback_row(item: Feedback) -> dict[str, Any]:
+    """All columns of `feedback` but `announced`."""
+    return {**asdict(item), "request_id": item.request_id or None, "create_time": to_micros(item.create_time)}
+
+
+def feedback_of(row: Mapping[Any, Any]) -> Feedback:
+    """The feedback of a row."""
+    return Feedback(
+        feedback_id=row["feedback_id"],
+        answer=row["answer"],
+        rating=row["rating"],
+        correction=row["correction"],
+        author=row["author"],
+        create_time=from_micros(row["create_time"]),
+        model_version=row["model_version"],
+        request_id=row["request_id"] or "",
+        traceparent=row["traceparent"],
+    )
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

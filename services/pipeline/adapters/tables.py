@@ -1,0 +1,49 @@
+"""Tables of the pipeline service. Times are microseconds since 1970 in UTC; JSON is text."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Float, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+cycles = Table(
+    "cycles",
+    metadata,
+    Column("cycle_id", String(64), primary_key=True),
+    Column("pipeline", String(64), nullable=False, index=True),
+    # The loop's name while the cycle is at work, then null: one cycle of a loop at a time.
+    Column("at_work", String(64), nullable=True, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    # Null where the caller gave none, so that many may lack one.
+    Column("request_id", String(128), nullable=True, unique=True),
+    Column("traceparent", String(64), nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("announced", Boolean, nullable=False, index=True),
+    Column("create_time", BigInteger, nullable=False),
+    Column("update_time", BigInteger, nullable=False),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("feedback_id", String(64), primary_key=True),
+    Column("answer", String(80), nullable=False, index=True),
+    Column("rating", Float, nullable=False),
+    Column("correction", Text, nullable=False),
+    Column("author", String(256), nullable=False),
+    Column("model_version", String(160), nullable=False),
+    Column("request_id", String(128), nullable=True, unique=True),
+    Column("traceparent", String(64), nullable=False),
+    Column("announced", Boolean, nullable=False, index=True),
+    Column("create_time", BigInteger, nullable=False),
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("model_version", String(160), nullable=False),
+    Column("answer_time", BigInteger, nullable=False, index=True),
+)

@@ -1,0 +1,27 @@
+"""Spans of a cycle's stages, in the trace that the cycle was asked for in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+
+from services.kit.telemetry import schema
+from services.pipeline.domain.cycle import Cycle
+
+
+class SpanTracing:
+    """Implements `services.pipeline.app.ports.StageTracing`."""
+
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer(__name__)
+
+    @contextmanager
+    def stage(self, cycle: Cycle, stage: str) -> Iterator[None]:
+        """See the port."""
+        parent = propagate.extract({"traceparent": cycle.traceparent}, Context())
+        attributes = {schema.CYCLE: cycle.name, schema.STAGE: stage}
+        with self._tracer.start_as_current_span(f"stage {stage}", context=parent, attributes=attributes):
+            yield

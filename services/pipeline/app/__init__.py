@@ -1,0 +1,1 @@
+"""Use cases of the pipeline and the ports that they need."""

@@ -1,0 +1,116 @@
+"""Create, read and cancel cycles."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from services.kit.clock import Clock
+from services.kit.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from services.kit.ids import new_id
+from services.pipeline.app.ports import CycleStore, Datasets
+from services.pipeline.app.turn import dataset_spec
+from services.pipeline.domain.cycle import Cycle, PipelineSpec
+
+
+class Cycles:
+    """Use cases on cycles; `started` and `cancelled` tell the driver, by the cycle's name."""
+
+    def __init__(
+        self,
+        store: CycleStore,
+        datasets: Datasets,
+        clock: Clock,
+        started: Callable[[str], None],
+        cancelled: Callable[[str], None],
+    ) -> None:
+        self._store, self._datasets, self._clock = store, datasets, clock
+        self._started, self._cancelled = started, cancelled
+
+    async def create(self, spec: PipelineSpec, request_id: str, traceparent: str) -> Cycle:
+        """Starts a cycle; answers with the one of the same request, or with the equal one that is at work.
+
+        Raises:
+            InvalidArgumentError: cleaning cannot apply the recipe, or two sources share a name.
+            FailedPreconditionError: the loop is at work with another spec.
+        """
+        known = await asyncio.to_thread(self._store.by_request, request_id) if request_id else None
+        if known is not None:
+            return known
+        running = await self._at_work(spec)
+        if running is not None:
+            return running
+        _check(spec)
+        try:
+            # At once, so that a wrong recipe is refused here and records are cleaned as they arrive.
+            await self._datasets.put(spec.dataset_name, dataset_spec(spec.dataset, spec.source_names))
+        except InvalidArgumentError as error:
+            violations = [
+                FieldViolation(f"spec.dataset.{v.field.removeprefix('spec.')}", v.description) for v in error.violations
+            ]
+            raise InvalidArgumentError(
+                error.message, reason=error.reason, metadata=error.metadata, violations=violations
+            ) from error
+        now = self._clock.now()
+        draft = Cycle(spec.name, new_id(), spec, now, now, request_id=request_id, traceparent=traceparent)
+        try:
+            cycle = await asyncio.to_thread(self._store.create, draft)
+        except AlreadyExistsError:
+            running = await self._at_work(spec)
+            if running is None:
+                raise
+            return running
+        self._started(cycle.name)
+        return cycle
+
+    async def get(self, name: str) -> Cycle:
+        """The cycle.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        cycle = await asyncio.to_thread(self._store.get, name)
+        if cycle is None:
+            raise NotFoundError(f"There is no {name}.", reason="CYCLE_NOT_FOUND", metadata={"cycle": name})
+        return cycle
+
+    async def page(self, pipeline: str, before: str, limit: int) -> Sequence[Cycle]:
+        """Cycles of a loop, of all when empty, older than the given id, newest first."""
+        return await asyncio.to_thread(self._store.page, pipeline, before, limit)
+
+    async def cancel(self, name: str) -> Cycle:
+        """Asks a cycle to stop; one that ended stays as it is."""
+        if not (await self.get(name)).state.final:
+            await asyncio.to_thread(self._store.request_cancel, name)
+            self._cancelled(name)
+        return await self.get(name)
+
+    async def _at_work(self, spec: PipelineSpec) -> Cycle | None:
+        running = await asyncio.to_thread(self._store.at_work, spec.name)
+        if running is None or running.spec == spec:
+            return running
+        raise FailedPreconditionError(
+            f"The loop {spec.name} is at work with another spec ({running.name}); wait for its end or cancel it.",
+            reason="CYCLE_AT_WORK",
+            metadata={"cycle": running.name},
+        )
+
+
+def _check(spec: PipelineSpec) -> None:
+    seen: set[str] = set()
+    for number, source in enumerate(spec.sources):
+        name = str(source["source"])
+        if name in seen:
+            raise InvalidArgumentError(
+                f"Two sources of the loop are called {name!r}.",
+                violations=[
+                    FieldViolation(f"spec.sources[{number}].source", "must differ from the other sources' names")
+                ],
+            )
+        seen.add(name)

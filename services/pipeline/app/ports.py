@@ -1,0 +1,170 @@
+"""What the pipeline's use cases need of the world."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from services.pipeline.domain.cycle import Cycle, Failure, Json
+from services.pipeline.domain.feedback import Answer, Feedback
+
+
+class CycleStore(Protocol):
+    """Keeps cycles; each call is one transaction."""
+
+    def create(self, cycle: Cycle) -> Cycle:
+        """Stores a new cycle, or answers with the one of the same request.
+
+        Raises:
+            AlreadyExistsError: another cycle of the loop is at work.
+        """
+        ...
+
+    def get(self, name: str) -> Cycle | None:
+        """The cycle."""
+        ...
+
+    def by_request(self, request_id: str) -> Cycle | None:
+        """The cycle that a request created."""
+        ...
+
+    def at_work(self, pipeline: str) -> Cycle | None:
+        """The loop's cycle that has not ended."""
+        ...
+
+    def page(self, pipeline: str, before: str, limit: int) -> Sequence[Cycle]:
+        """Cycles of a loop (of all when empty) with ids before the given one, newest first."""
+        ...
+
+    def unfinished(self) -> Sequence[Cycle]:
+        """Cycles at work, and ended ones that were not told yet; oldest first."""
+        ...
+
+    def update(self, cycle: Cycle) -> None:
+        """Replaces all of a cycle but its request to be cancelled."""
+        ...
+
+    def request_cancel(self, name: str) -> None:
+        """Asks that a cycle be cancelled."""
+        ...
+
+
+class FeedbackStore(Protocol):
+    """Keeps feedback and which model gave which answer; each call is one transaction."""
+
+    def record(self, feedback: Feedback) -> Feedback:
+        """Stores it with its answer's model version, if known; answers with the one of the same request."""
+        ...
+
+    def page(self, model: str, before: str, limit: int) -> Sequence[Feedback]:
+        """Feedback on a model (on all when empty) with ids before the given one, newest first."""
+        ...
+
+    def unannounced(self, limit: int) -> Sequence[Feedback]:
+        """Feedback whose event is still to be published, oldest first."""
+        ...
+
+    def mark_announced(self, feedback_ids: Sequence[str]) -> None:
+        """Forgets that they are to be published."""
+        ...
+
+    def remember(self, answers: Sequence[Answer]) -> None:
+        """Keeps which version gave each answer and completes the feedback on it; a repeat changes nothing."""
+        ...
+
+    def forget(self, before: datetime) -> int:
+        """Drops answers given before a time; feedback stays. Returns how many."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A long piece of work at a peer as it stands; `body` is the JSON form of the peer's resource."""
+
+    name: str
+    body: Json
+    done: bool = False
+    cancelled: bool = False
+    failure: Failure | None = None
+    progress: Json | None = None
+    reused: bool = False
+
+
+class Worker(Protocol):
+    """A peer that does one kind of long work. Starting is idempotent by request id.
+
+    Every method raises the errors of `services.kit.errors`; UnavailableError where the peer is away.
+    """
+
+    async def start(self, order: Json, request_id: str) -> Work:
+        """Starts the work, or answers with what the same request started."""
+        ...
+
+    def watch(self, name: str) -> AsyncIterator[Work]:
+        """The work now and at each change, until it is done."""
+        ...
+
+    async def cancel(self, name: str, request_id: str) -> None:
+        """Stops it."""
+        ...
+
+
+class Datasets(Protocol):
+    """The data sets of cleaning."""
+
+    async def put(self, name: str, spec: Json) -> None:
+        """Creates or replaces a data set; InvalidArgumentError where its recipe cannot be applied."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version that answers requests; `reused` where it did already."""
+
+    model_version: str
+    reused: bool
+
+
+class Models(Protocol):
+    """The served models of inference and the registry of training."""
+
+    async def publish(
+        self, model: str, uri: str, digest: str, run: str, dataset_version: str, request_id: str
+    ) -> Published:
+        """Publishes a build; returns when it answers requests."""
+        ...
+
+    async def promote(self, run: str, request_id: str) -> None:
+        """Makes the run's model the champion of the registry."""
+        ...
+
+
+class Announcer(Protocol):
+    """Tells the other services; durable when a method returns. The same fact has the same event id each time."""
+
+    def cycle_ended(self, cycle: Cycle) -> None:
+        """A cycle reached its final state."""
+        ...
+
+    def feedback(self, items: Sequence[Feedback]) -> None:
+        """Somebody judged answers."""
+        ...
+
+
+class Wakeups(Protocol):
+    """Hears of ended work by events."""
+
+    async def wait(self, resource: str, timeout_s: float) -> None:
+        """Returns when an event told of the resource, else after so many seconds."""
+        ...
+
+
+class StageTracing(Protocol):
+    """Traces."""
+
+    def stage(self, cycle: Cycle, stage: str) -> AbstractContextManager[None]:
+        """A span of the cycle's trace around a stage."""
+        ...

@@ -1,0 +1,337 @@
+"""Drives one cycle through its stages, from wherever it stands.
+
+A stage asks its peer with request ids that derive from the cycle's name, so that after a crash doing it again finds
+the work that it had started. Errors that a retry may mend are waited out; others end the cycle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from services.kit.clock import Clock
+from services.kit.errors import TidemillError, UnavailableError, is_retryable
+from services.pipeline.app.ports import (
+    Announcer,
+    CycleStore,
+    Datasets,
+    Models,
+    StageTracing,
+    Wakeups,
+    Work,
+    Worker,
+)
+from services.pipeline.domain.cycle import Cycle, CycleState, Failure, Json, Stage, StageState
+from services.pipeline.domain.gate import judge, measured
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 10.0
+_PROGRESS_EVERY_S = 0.25
+# A publication that is under way is let finish; one that waits for its peer is not.
+_NOT_CANCELLABLE = ("gate", "publish")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a turn works with."""
+
+    cycles: CycleStore
+    imports: Worker
+    datasets: Datasets
+    dataset_versions: Worker
+    runs: Worker
+    models: Models
+    announcer: Announcer
+    wakeups: Wakeups
+    tracing: StageTracing
+    clock: Clock
+
+
+class _StageFailedError(Exception):
+    """The stage stopped the cycle."""
+
+    def __init__(self, state: CycleState, failure: Failure | None, summary: str) -> None:
+        super().__init__(summary)
+        self.state, self.failure, self.summary = state, failure, summary
+
+
+class Turn:
+    """One cycle at work; only one turn of a cycle may run at a time."""
+
+    def __init__(self, parts: Parts, cycle: Cycle) -> None:
+        self._parts = parts
+        self._cycle = cycle
+        self._cancel = asyncio.Event()
+        self._saved_at = 0.0
+
+    async def run(self, cancel: asyncio.Event) -> None:
+        """Returns when the cycle has ended and the others know of it; it ends sooner where `cancel` is set."""
+        self._cancel = cancel
+        while (stage := self._cycle.current) is not None and not self._cycle.state.final:
+            await self._run_stage(stage)
+        if not self._cycle.state.final:
+            await self._end(CycleState.SUCCEEDED)
+        await self._persistently(lambda: asyncio.to_thread(self._parts.announcer.cycle_ended, self._cycle))
+        self._cycle = replace(self._cycle, announced=True)
+        await self._save()
+
+    async def _run_stage(self, stage: Stage) -> None:
+        now = self._parts.clock.now()
+        if stage.state is StageState.PENDING:
+            await self._change(replace(stage, state=StageState.RUNNING, start_time=now))
+        do = {
+            "collect": self._collect,
+            "clean": self._clean,
+            "train": self._train,
+            "gate": self._gate,
+            "publish": self._publish,
+        }[stage.name]
+        with self._parts.tracing.stage(self._cycle, stage.name):
+            try:
+                if await self._unless_cancelled(do, stage.name):
+                    done = replace(
+                        self._stage(stage.name),
+                        state=StageState.SUCCEEDED,
+                        end_time=self._parts.clock.now(),
+                        progress=None,
+                    )
+                    await self._change(done)
+                else:
+                    await self._stop_work(stage.name)
+                    await self._end(CycleState.CANCELLED)
+            except _StageFailedError as error:
+                await self._fail(stage.name, error.state, error.failure, error.summary)
+            except TidemillError as error:
+                failure = Failure(error.reason, error.message, error.metadata)
+                await self._fail(stage.name, CycleState.FAILED, failure, error.message)
+            except Exception as error:
+                logger.exception("%s of %s failed unexpectedly", stage.name, self._cycle.name)
+                message = (
+                    f"The pipeline service failed unexpectedly in {stage.name}: {type(error).__name__}; see its log."
+                )
+                await self._fail(stage.name, CycleState.FAILED, Failure("UNEXPECTED", message), message)
+
+    async def _unless_cancelled(self, do: Callable[[], Awaitable[None]], stage: str) -> bool:
+        """Does it; False where the cycle was cancelled instead."""
+        if stage in _NOT_CANCELLABLE:
+            await do()
+            return True
+        if self._cancel.is_set():
+            return False
+        work, cancelled = asyncio.ensure_future(do()), asyncio.ensure_future(self._cancel.wait())
+        try:
+            await asyncio.wait({work, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await work
+                return True
+            return False
+        finally:
+            for task in (work, cancelled):
+                task.cancel()
+            await asyncio.gather(work, cancelled, return_exceptions=True)
+
+    async def _collect(self) -> None:
+        imports: list[Work] = []
+        for number, source in enumerate(self._cycle.spec.sources):
+            work = await self._start("collect", self._parts.imports, {"spec": source}, f"import-{number}")
+            imports.append(work)
+        ended = [await self._follow("collect", self._parts.imports, work) for work in imports]
+        self._cycle = replace(self._cycle, imports=tuple(work.body for work in ended))
+        counts = [int(work.body.get("record_count", 0)) for work in ended]
+        rejected = sum(int(work.body.get("rejected_count", 0)) for work in ended)
+        names = ", ".join(self._cycle.spec.source_names)
+        refused = f", {rejected:,} refused" if rejected else ""
+        await self._summarize("collect", f"{sum(counts):,} records from {names}{refused}", all(w.reused for w in ended))
+
+    async def _clean(self) -> None:
+        spec = self._cycle.spec
+        # Again: somebody may have put another recipe under the name since the cycle was created.
+        await self._persistently(
+            lambda: self._parts.datasets.put(spec.dataset_name, dataset_spec(spec.dataset, spec.source_names)), "clean"
+        )
+        awaited = [
+            {"name": item["name"], "record_count": int(item.get("record_count", 0))} for item in self._cycle.imports
+        ]
+        order = {"dataset": spec.dataset_name, "awaited_imports": awaited}
+        work = await self._start("clean", self._parts.dataset_versions, order, "dataset")
+        ended = await self._follow("clean", self._parts.dataset_versions, work)
+        version = ended.body
+        self._cycle = replace(self._cycle, dataset_version=version)
+        train, holdout = int(version.get("train_count", 0)), int(version.get("holdout_count", 0))
+        rejected = sum(int(count) for count in version.get("rejected_by_reason", {}).values())
+        if not train or not holdout:
+            raise _StageFailedError(
+                CycleState.FAILED,
+                Failure(
+                    "EMPTY_DATASET",
+                    f"{version['name']} holds {train:,} records to learn from and {holdout:,} held out, of "
+                    f"{int(version.get('records_in', 0)):,}; look at the recipe's filters and the hold-out's fraction.",
+                    {"dataset_version": str(version["name"])},
+                ),
+                "nothing to learn from" if not train else "nothing held out",
+            )
+        summary = f"{train:,} to learn from, {holdout:,} held out, {rejected:,} rejected"
+        await self._summarize("clean", summary, ended.reused)
+
+    async def _train(self) -> None:
+        version = self._cycle.dataset_version
+        assert version is not None
+        reference = {"name": version["name"], "uri": version["uri"], "digest": version["digest"]}
+        order = {"spec": {**self._cycle.spec.training, "dataset": reference}}
+        work = await self._start("train", self._parts.runs, order, "run")
+        ended = await self._follow("train", self._parts.runs, work)
+        self._cycle = replace(self._cycle, run=ended.name, report=ended.body["report"])
+        found = measured(ended.body["report"])
+        before = "" if found.base is None else f"{found.base:.3f} → "
+        await self._summarize("train", f"{found.metric} {before}{found.tuned:.3f}", ended.reused)
+
+    async def _gate(self) -> None:
+        report = self._cycle.report
+        assert report is not None
+        verdicts = judge(self._cycle.spec.gate, self._cycle.spec.preference, measured(report))
+        self._cycle = replace(self._cycle, verdicts=verdicts)
+        passed = [verdict.precision for verdict in verdicts if verdict.passed]
+        if not passed:
+            raise _StageFailedError(CycleState.REJECTED, None, "no build is good enough; nothing is published")
+        chosen = next(verdict for verdict in verdicts if verdict.chosen)
+        await self._summarize("gate", f"{chosen.precision} chosen; passed: {', '.join(passed)}")
+
+    async def _publish(self) -> None:
+        report, version = self._cycle.report, self._cycle.dataset_version
+        assert report is not None
+        assert version is not None
+        precision = next(verdict.precision for verdict in self._cycle.verdicts if verdict.chosen)
+        build = next(build for build in measured(report).builds if build.precision == precision)
+        published = await self._persistently(
+            lambda: self._parts.models.publish(
+                self._cycle.spec.model,
+                build.uri,
+                build.digest,
+                self._cycle.run,
+                str(version["name"]),
+                self._request("publish"),
+            ),
+            "publish",
+        )
+        self._cycle = replace(self._cycle, model_version=published.model_version)
+        await self._persistently(
+            lambda: self._parts.models.promote(self._cycle.run, self._request("promote")), "publish"
+        )
+        await self._summarize("publish", f"{published.model_version} ({precision})", published.reused)
+
+    async def _start(self, stage: str, worker: Worker, order: Json, suffix: str) -> Work:
+        work = await self._persistently(lambda: worker.start(order, self._request(suffix)), stage)
+        known = self._stage(stage)
+        if work.name not in known.resources:
+            await self._change(replace(known, resources=(*known.resources, work.name)))
+        return work
+
+    async def _follow(self, stage: str, worker: Worker, work: Work) -> Work:
+        """The work's end; `reused` as it was when it was started."""
+        latest = work
+        pause = _FIRST_PAUSE_S
+        while not latest.done:
+            try:
+                async for latest in worker.watch(work.name):
+                    pause = _FIRST_PAUSE_S
+                    await self._progress(stage, latest.progress)
+                if not latest.done:
+                    raise UnavailableError(f"Watching {work.name} ended early.")
+            except TidemillError as error:
+                if not is_retryable(error):
+                    raise
+                await self._waits(stage, error)
+                await self._parts.wakeups.wait(work.name, pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+        if latest.failure is not None:
+            raise _StageFailedError(CycleState.FAILED, latest.failure, latest.failure.message)
+        if latest.cancelled:
+            message = f"{work.name} was cancelled by somebody else; run the loop again."
+            failure = Failure("WORK_CANCELLED", message, {"resource": work.name})
+            raise _StageFailedError(CycleState.FAILED, failure, message)
+        return replace(latest, reused=work.reused)
+
+    async def _persistently(self, do: Callable[[], Awaitable[T]], stage: str = "") -> T:
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                return await do()
+            except TidemillError as error:
+                if not is_retryable(error):
+                    raise
+                await self._waits(stage, error)
+            if stage and self._cancel.is_set():
+                raise _StageFailedError(CycleState.CANCELLED, None, "cancelled while it waited")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    async def _waits(self, stage: str, error: TidemillError) -> None:
+        logger.warning("%s waits: %s", self._cycle.name, error.message)
+        if stage:
+            peer = error.metadata.get("peer")
+            await self._progress(stage, {"phase": f"waits for {peer}" if peer else "waits"})
+
+    async def _stop_work(self, stage: str) -> None:
+        """Cancels what the stage had started; work that has ended, or a peer that is away, does not hold it up."""
+        worker = {"collect": self._parts.imports, "clean": self._parts.dataset_versions, "train": self._parts.runs}
+        for resource in self._stage(stage).resources if stage in worker else ():
+            try:
+                await worker[stage].cancel(resource, self._request(f"cancel-{resource.rpartition('/')[2]}"))
+            except TidemillError as error:
+                logger.info("%s was not cancelled: %s", resource, error.message)
+
+    async def _fail(self, stage: str, state: CycleState, failure: Failure | None, summary: str) -> None:
+        await self._stop_work(stage)
+        now = self._parts.clock.now()
+        failed = replace(self._stage(stage), state=StageState.FAILED, end_time=now, progress=None, summary=summary)
+        self._cycle = self._cycle.with_stage(failed)
+        await self._end(state, failure)
+
+    async def _end(self, state: CycleState, failure: Failure | None = None) -> None:
+        self._cycle = self._cycle.ended(state, self._parts.clock.now(), failure)
+        await self._save()
+        level = logging.ERROR if state is CycleState.FAILED else logging.INFO
+        logger.log(level, "%s %s%s", self._cycle.name, state.value, f": {failure.message}" if failure else "")
+
+    async def _progress(self, stage: str, progress: Json | None) -> None:
+        self._cycle = self._cycle.with_stage(replace(self._stage(stage), progress=progress))
+        if self._parts.clock.monotonic() - self._saved_at >= _PROGRESS_EVERY_S:
+            await self._save()
+
+    async def _summarize(self, stage: str, summary: str, reused: bool = False) -> None:
+        await self._change(replace(self._stage(stage), summary=summary, reused=reused))
+
+    async def _change(self, stage: Stage) -> None:
+        self._cycle = self._cycle.with_stage(stage)
+        await self._save()
+
+    async def _save(self) -> None:
+        self._saved_at = self._parts.clock.monotonic()
+        if not self._cycle.state.final:
+            self._cycle = replace(self._cycle, update_time=self._parts.clock.now())
+        cycle = self._cycle
+        while True:
+            try:
+                await asyncio.to_thread(self._parts.cycles.update, cycle)
+                return
+            except UnavailableError as error:
+                logger.warning("%s waits for its database: %s", cycle.name, error.message)
+                await asyncio.sleep(1.0)
+
+    def _stage(self, name: str) -> Stage:
+        return self._cycle.stage(name)
+
+    def _request(self, what: str) -> str:
+        return f"{self._cycle.cycle_id}-{what}"
+
+
+def dataset_spec(dataset: Json, sources: Sequence[str]) -> Json:
+    """What cleaning is asked for: a loop's data set without its name, over the loop's sources."""
+    return {**{key: value for key, value in dataset.items() if key != "name"}, "sources": list(sources)}

@@ -1,0 +1,1 @@
+"""Cycles, gates and feedback; no I/O."""

@@ -1,0 +1,147 @@
+"""One turn of a loop: its spec, its stages and how it ends.
+
+What belongs to another service's contract (a source, a recipe, a training spec, a report) is carried here in its
+protobuf JSON form and read by its owner; only what the loop itself decides by has types of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from services.pipeline.domain.gate import Gate, Preference, Verdict
+
+Json = Mapping[str, Any]
+
+STAGES = ("collect", "clean", "train", "gate", "publish")
+
+
+class StageState(Enum):
+    """Where a stage stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing follows."""
+        return self not in (StageState.PENDING, StageState.RUNNING)
+
+
+class CycleState(Enum):
+    """Where a cycle stands; REJECTED: no build passed the gate."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing follows."""
+        return self is not CycleState.RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a cycle stopped."""
+
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSpec:
+    """What a cycle runs: the sources, the data set and the training as their owners' JSON, the rest typed."""
+
+    name: str
+    sources: tuple[Json, ...]
+    dataset: Json
+    training: Json
+    gate: Gate
+    model: str
+    preference: Preference
+
+    @property
+    def dataset_name(self) -> str:
+        """`datasets/{dataset}`."""
+        return str(self.dataset["name"])
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Names that the collected records bear, without repeats."""
+        return tuple(dict.fromkeys(str(source["source"]) for source in self.sources))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage; `progress` is the JSON form of tidemill.common.v1.Progress."""
+
+    name: str
+    state: StageState = StageState.PENDING
+    resources: tuple[str, ...] = ()
+    progress: Json | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    reused: bool = False
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """A cycle; `traceparent` is the W3C trace that tells of it."""
+
+    pipeline: str
+    cycle_id: str
+    spec: PipelineSpec
+    create_time: datetime
+    update_time: datetime
+    state: CycleState = CycleState.RUNNING
+    stages: tuple[Stage, ...] = tuple(Stage(name) for name in STAGES)
+    imports: tuple[Json, ...] = ()
+    dataset_version: Json | None = None
+    run: str = ""
+    report: Json | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    model_version: str = ""
+    failure: Failure | None = None
+    traceparent: str = ""
+    request_id: str = ""
+    cancel_requested: bool = False
+    announced: bool = False
+
+    @property
+    def name(self) -> str:
+        """`pipelines/{pipeline}/cycles/{cycle}`."""
+        return f"pipelines/{self.pipeline}/cycles/{self.cycle_id}"
+
+    @property
+    def current(self) -> Stage | None:
+        """The first stage that has not ended."""
+        return next((stage for stage in self.stages if not stage.state.final), None)
+
+    def stage(self, name: str) -> Stage:
+        """The stage of this name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def with_stage(self, changed: Stage) -> Cycle:
+        """The cycle with one stage replaced."""
+        return replace(self, stages=tuple(changed if s.name == changed.name else s for s in self.stages))
+
+    def ended(self, state: CycleState, now: datetime, failure: Failure | None = None) -> Cycle:
+        """The cycle in a final state; stages that did not end are skipped."""
+        stages = tuple(
+            stage
+            if stage.state.final
+            else replace(stage, state=StageState.SKIPPED, end_time=now if stage.start_time else None, progress=None)
+            for stage in self.stages
+        )
+        return replace(self, state=state, stages=stages, failure=failure, update_time=now)

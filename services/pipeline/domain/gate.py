@@ -1,0 +1,150 @@
+"""The gate: which builds are good enough, and which of them is published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+# A loss of exactly the limit passes, whatever the last bit of the division says.
+_ROUNDING = 1e-9
+
+
+class Preference(Enum):
+    """Which of the builds that pass is the best."""
+
+    FASTEST = "fastest"
+    SMALLEST = "smallest"
+    BEST_QUALITY = "best_quality"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Limits, both relative: loss of quality against the merged tuned model, gain of it over the base model."""
+
+    max_quality_loss: float
+    min_gain_over_base: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One build as training measured it; `speed` in tokens or texts a second, `quality` in the metric's unit."""
+
+    precision: str
+    uri: str
+    digest: str
+    size_bytes: int
+    speed: float
+    speed_unit: str
+    quality: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the gate looks at; `base` is None where the untrained model has no answer. More is better."""
+
+    metric: str
+    base: float | None
+    tuned: float
+    builds: tuple[Build, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The gate's word on one build."""
+
+    precision: str
+    passed: bool
+    quality_loss: float
+    why: str
+    chosen: bool = False
+
+
+def measured(report: Mapping[str, Any]) -> Measured:
+    """What the gate needs of a report, the JSON form of tidemill.training.v1.Report."""
+    base = report.get("base")
+    return Measured(
+        metric=str(report["tuned"]["name"]),
+        base=float(base.get("value", 0.0)) if base else None,
+        tuned=float(report["tuned"].get("value", 0.0)),
+        builds=tuple(_build(item) for item in report.get("variants", ())),
+    )
+
+
+def _build(item: Mapping[str, Any]) -> Build:
+    tokens, texts = float(item.get("tokens_per_second", 0.0)), float(item.get("examples_per_second", 0.0))
+    return Build(
+        precision=str(item["precision"]),
+        uri=str(item["uri"]),
+        digest=str(item["digest"]),
+        size_bytes=int(item.get("size_bytes", 0)),
+        speed=tokens or texts,
+        speed_unit="tokens/s" if tokens else "texts/s",
+        quality=float(item["quality"].get("value", 0.0)),
+    )
+
+
+def judge(gate: Gate, preference: Preference, found: Measured) -> tuple[Verdict, ...]:
+    """A verdict on every build, in the report's order; at most one is chosen.
+
+    A tuned model that gained too little over its base fails every build of it.
+    """
+    too_little = _too_little_gain(gate, found)
+    verdicts = [_verdict(gate, found, build, too_little) for build in found.builds]
+    passed = [build for build, verdict in zip(found.builds, verdicts, strict=True) if verdict.passed]
+    if not passed:
+        return tuple(verdicts)
+    best, words = _best(preference, passed)
+    return tuple(
+        replace(verdict, chosen=True, why=f"{verdict.why} Published: {words}.")
+        if verdict.precision == best.precision
+        else verdict
+        for verdict in verdicts
+    )
+
+
+def _too_little_gain(gate: Gate, found: Measured) -> str:
+    if gate.min_gain_over_base <= 0 or found.base is None:
+        return ""
+    if found.tuned >= found.base * (1 + gate.min_gain_over_base) and found.tuned > found.base:
+        return ""
+    gain = f"{found.tuned / found.base - 1:+.1%}" if found.base > 0 else "none"
+    return (
+        f"The tuned model's {found.metric} {found.tuned:.3f} is too little above the base model's {found.base:.3f} "
+        f"(gain {gain}, wanted {gate.min_gain_over_base:+.0%})."
+    )
+
+
+def _verdict(gate: Gate, found: Measured, build: Build, too_little: str) -> Verdict:
+    loss = (found.tuned - build.quality) / found.tuned if found.tuned > 0 else 0.0
+    if too_little:
+        return Verdict(build.precision, False, loss, too_little)
+    limit = f"the limit is {gate.max_quality_loss:.1%}"
+    if loss > gate.max_quality_loss + _ROUNDING:
+        return Verdict(
+            build.precision,
+            False,
+            loss,
+            f"{found.metric} {build.quality:.3f} is {loss:.1%} below the tuned model; {limit}.",
+        )
+    words = f"{loss:.1%} below" if loss > 0.0005 else f"{-loss:.1%} above" if loss < -0.0005 else "equal to"
+    return Verdict(
+        build.precision, True, loss, f"{found.metric} {build.quality:.3f} is {words} the tuned model; {limit}."
+    )
+
+
+def _best(preference: Preference, passed: Sequence[Build]) -> tuple[Build, str]:
+    match preference:
+        case Preference.SMALLEST:
+            best = min(passed, key=lambda build: (build.size_bytes, -build.speed))
+            words = f"smallest of the {len(passed)} that passed, {best.size_bytes / 1e6:,.0f} MB"
+        case Preference.BEST_QUALITY:
+            best = max(passed, key=lambda build: (build.quality, build.speed))
+            words = f"highest quality of the {len(passed)} that passed"
+        case Preference.FASTEST:
+            best = max(passed, key=lambda build: (build.speed, -build.size_bytes))
+            words = f"fastest of the {len(passed)} that passed, {best.speed:,.1f} {best.speed_unit}"
+    if len(passed) == 1:
+        words = "the only one that passed"
+    return best, words

@@ -1,0 +1,46 @@
+"""What the pipeline hears on the bus: ended work of its peers, and answers that were given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC
+
+from tidemill.cleaning.v1.cleaning_events_pb2 import DatasetVersionBuilt
+from tidemill.inference.v1.inference_events_pb2 import PredictionServed
+from tidemill.ingest.v1.ingest_events_pb2 import ImportCompleted
+from tidemill.training.v1.training_events_pb2 import RunCancelled, RunFailed, RunSucceeded
+
+from services.kit.bus.cloudevents import decode
+from services.kit.bus.port import Delivery
+from services.kit.bus.topics import CLEANING_EVENTS, INGEST_EVENTS, PREDICTIONS, TRAINING_EVENTS
+from services.pipeline.app.feedback import FeedbackBook
+from services.pipeline.domain.feedback import Answer
+
+TOPICS = (INGEST_EVENTS, CLEANING_EVENTS, TRAINING_EVENTS, PREDICTIONS)
+
+
+class PeerEventHandler:
+    """Handles deliveries of `TOPICS`; a type of event that it does not know is none of its business."""
+
+    def __init__(self, feedback: FeedbackBook, ended: Callable[[str], None]) -> None:
+        self._feedback, self._ended = feedback, ended
+        self._resource: dict[str, Callable[[Delivery], str]] = {
+            ImportCompleted.DESCRIPTOR.full_name: lambda d: decode(d, ImportCompleted).import_name,
+            DatasetVersionBuilt.DESCRIPTOR.full_name: lambda d: decode(d, DatasetVersionBuilt).dataset_version,
+            RunSucceeded.DESCRIPTOR.full_name: lambda d: decode(d, RunSucceeded).run,
+            RunFailed.DESCRIPTOR.full_name: lambda d: decode(d, RunFailed).run,
+            RunCancelled.DESCRIPTOR.full_name: lambda d: decode(d, RunCancelled).run,
+        }
+
+    def handle(self, batch: Sequence[Delivery]) -> None:
+        """Keeps answers and wakes the cycles that wait; idempotent."""
+        self._feedback.remember([_answer(delivery) for delivery in batch if delivery.topic == PREDICTIONS.name])
+        for delivery in batch:
+            name_of = self._resource.get(delivery.event_type)
+            if name_of is not None:
+                self._ended(name_of(delivery))
+
+
+def _answer(delivery: Delivery) -> Answer:
+    message = decode(delivery, PredictionServed)
+    return Answer(message.answer, message.model_version, message.answer_time.ToDatetime(UTC))

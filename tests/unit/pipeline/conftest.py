@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.kit.clock import SystemClock
+from services.kit.storage.database import open_database
+from services.pipeline.adapters.cycle_store import SqlCycleStore
+from services.pipeline.adapters.feedback_store import SqlFeedbackStore
+from services.pipeline.app.cycles import Cycles
+from services.pipeline.app.driver import Driver
+from services.pipeline.app.turn import Parts
+from services.pipeline.domain.cycle import PipelineSpec
+from services.pipeline.domain.gate import Gate, Preference
+from tests.unit.pipeline.peers import (
+    DIGEST,
+    FakeAnnouncer,
+    FakeDatasets,
+    FakeModels,
+    FakeWorker,
+    NoTracing,
+    QuickWakeups,
+    report,
+)
+
+MIGRATIONS = Path(__file__).parents[3] / "services" / "pipeline" / "adapters" / "migrations"
+
+
+@dataclass
+class World:
+    """A pipeline with peers in memory and a real database."""
+
+    store: SqlCycleStore
+    feedback: SqlFeedbackStore
+    imports: FakeWorker
+    datasets: FakeDatasets
+    versions: FakeWorker
+    runs: FakeWorker
+    models: FakeModels
+    announcer: FakeAnnouncer
+    spec: PipelineSpec
+
+    def driver(self) -> tuple[Driver, Cycles]:
+        """A fresh process of the service."""
+        parts = Parts(
+            cycles=self.store,
+            imports=self.imports,
+            datasets=self.datasets,
+            dataset_versions=self.versions,
+            runs=self.runs,
+            models=self.models,
+            announcer=self.announcer,
+            wakeups=QuickWakeups(),
+            tracing=NoTracing(),
+            clock=SystemClock(),
+        )
+        driver = Driver(parts)
+        return driver, Cycles(self.store, self.datasets, SystemClock(), driver.start, driver.cancel)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr("services.pipeline.app.turn._FIRST_PAUSE_S", 0.001)
+    engine = open_database(f"sqlite:///{tmp_path}/pipeline.sqlite", MIGRATIONS)
+    yield World(
+        store=SqlCycleStore(engine),
+        feedback=SqlFeedbackStore(engine),
+        imports=FakeWorker("imports", {"record_count": "10", "rejected_count": "1"}),
+        datasets=FakeDatasets(),
+        versions=FakeWorker(
+            "datasets/d/versions",
+            {
+                "uri": "file:///d",
+                "digest": DIGEST,
+                "records_in": "10",
+                "train_count": "7",
+                "holdout_count": "2",
+                "rejected_by_reason": {"too_short": "1"},
+            },
+        ),
+        runs=FakeWorker("runs", {"report": report(fp32=0.2, int8=0.198, int4=0.1)}),
+        models=FakeModels(),
+        announcer=FakeAnnouncer(),
+        spec=PipelineSpec(
+            name="headlines",
+            sources=({"source": "bbc", "text_folder": {"uri": "/bbc"}},),
+            dataset={"name": "datasets/d", "operators": [{"name": "exact_dedup"}]},
+            training={"base_model": "tiny", "model_name": "headlines"},
+            gate=Gate(0.05, 0.2),
+            model="models/headlines",
+            preference=Preference.FASTEST,
+        ),
+    )
+    engine.dispose()

@@ -1,0 +1,124 @@
+"""Peers of the pipeline in memory: they do their work in steps that a test controls, and fail where it says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from services.kit.errors import TidemillError
+from services.pipeline.app.ports import Published, Work
+from services.pipeline.domain.cycle import Cycle, Failure, Json
+from services.pipeline.domain.feedback import Feedback
+
+DIGEST = "d" * 64
+
+
+def report(base: float = 0.1, tuned: float = 0.2, **qualities: float) -> dict[str, Any]:
+    """JSON form of a training report with one build a precision; the later ones are faster and smaller."""
+    variants = [
+        {
+            "precision": precision,
+            "uri": f"file:///builds/{precision}",
+            "digest": DIGEST,
+            "size_bytes": str(500_000_000 // (number + 1)),
+            "quality": {"name": "rouge_l", "value": quality, "sample_size": "40"},
+            "tokens_per_second": 20.0 * (number + 1),
+        }
+        for number, (precision, quality) in enumerate(qualities.items())
+    ]
+    return {
+        "base": {"name": "rouge_l", "value": base},
+        "tuned": {"name": "rouge_l", "value": tuned},
+        "variants": variants,
+    }
+
+
+class FakeWorker:
+    """Work that passes through two states; `release` lets it end."""
+
+    def __init__(self, kind: str, end: Json, *, held: bool = False) -> None:
+        self.kind, self.end = kind, end
+        self.release = asyncio.Event()
+        if not held:
+            self.release.set()
+        self.errors: list[TidemillError] = []
+        self.failure: Failure | None = None
+        self.started: dict[str, str] = {}
+        self.orders: list[Json] = []
+        self.cancelled: list[str] = []
+
+    async def start(self, order: Json, request_id: str) -> Work:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.orders.append(order)
+        name = self.started.setdefault(request_id, f"{self.kind}/{len(self.started) + 1}")
+        return Work(name, {"name": name})
+
+    async def watch(self, name: str) -> AsyncIterator[Work]:
+        yield Work(name, {"name": name}, progress={"phase": self.kind, "done": "1", "total": "2"})
+        await self.release.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+        yield Work(name, {"name": name, **self.end}, done=True, failure=self.failure)
+
+    async def cancel(self, name: str, request_id: str) -> None:
+        self.cancelled.append(name)
+
+
+class FakeDatasets:
+    def __init__(self) -> None:
+        self.put_specs: list[tuple[str, Json]] = []
+        self.error: TidemillError | None = None
+
+    async def put(self, name: str, spec: Json) -> None:
+        if self.error is not None:
+            raise self.error
+        self.put_specs.append((name, spec))
+
+
+class FakeModels:
+    def __init__(self) -> None:
+        self.published: dict[str, str] = {}
+        self.promoted: list[str] = []
+        self.errors: list[TidemillError] = []
+
+    async def publish(
+        self, model: str, uri: str, digest: str, run: str, dataset_version: str, request_id: str
+    ) -> Published:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.published.setdefault(request_id, uri)
+        return Published(f"{model}/versions/{len(self.published)}", False)
+
+    async def promote(self, run: str, request_id: str) -> None:
+        self.promoted.append(run)
+
+
+class FakeAnnouncer:
+    def __init__(self) -> None:
+        self.ended: list[Cycle] = []
+        self.told: list[Feedback] = []
+        self.error: TidemillError | None = None
+
+    def cycle_ended(self, cycle: Cycle) -> None:
+        self.ended.append(cycle)
+
+    def feedback(self, items: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.told += items
+
+
+class NoTracing:
+    @contextmanager
+    def stage(self, cycle: Cycle, stage: str) -> Iterator[None]:
+        yield
+
+
+class QuickWakeups:
+    """Nobody waits long in a test."""
+
+    async def wait(self, resource: str, timeout_s: float) -> None:
+        await asyncio.sleep(0)

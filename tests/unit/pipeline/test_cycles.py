@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from services.kit.errors import (
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from services.pipeline.app.cycles import Cycles
+from services.pipeline.domain.cycle import Cycle, CycleState, Failure, StageState
+from tests.unit.pipeline.conftest import World
+from tests.unit.pipeline.peers import DIGEST, report
+
+
+@asynccontextmanager
+async def service(world: World) -> AsyncIterator[Cycles]:
+    """One process of the service; leaving the block is its end, wherever its cycles stand."""
+    driver, cycles = world.driver()
+    task = asyncio.create_task(driver.run())
+    try:
+        yield cycles
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(cycles: Cycles, name: str, reached: Callable[[Cycle], bool]) -> Cycle:
+    for _ in range(2000):
+        cycle = await cycles.get(name)
+        if reached(cycle):
+            return cycle
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"{name} stands at {cycle}")
+
+
+async def ended(cycles: Cycles, name: str) -> Cycle:
+    return await until(cycles, name, lambda cycle: cycle.state.final and cycle.announced)
+
+
+async def test_a_cycle_goes_through_all_stages_and_publishes_the_best_build(world: World) -> None:
+    async with service(world) as cycles:
+        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    assert cycle.state is CycleState.SUCCEEDED
+    assert [stage.state for stage in cycle.stages] == [StageState.SUCCEEDED] * 5
+    assert cycle.model_version == "models/headlines/versions/1"
+    assert list(world.models.published.values()) == ["file:///builds/int8"]
+    assert world.models.promoted == [cycle.run] == ["runs/1"]
+    assert world.announcer.ended[0].name == cycle.name
+    assert cycle.stage("collect").summary == "10 records from bbc, 1 refused"
+    # What each peer was asked for.
+    assert world.imports.orders == [{"spec": world.spec.sources[0]}]
+    assert world.datasets.put_specs[0] == ("datasets/d", {"operators": [{"name": "exact_dedup"}], "sources": ["bbc"]})
+    assert world.versions.orders[0]["awaited_imports"] == [{"name": "imports/1", "record_count": 10}]
+    reference = {"name": "datasets/d/versions/1", "uri": "file:///d", "digest": DIGEST}
+    assert world.runs.orders == [{"spec": {**world.spec.training, "dataset": reference}}]
+
+
+async def test_a_cycle_survives_restarts_in_every_stage_and_starts_nothing_twice(world: World) -> None:
+    workers = {"collect": world.imports, "clean": world.versions, "train": world.runs}
+    for worker in workers.values():
+        worker.release.clear()
+    async with service(world) as cycles:
+        name = (await cycles.create(world.spec, "", "")).name
+    for stage, worker in workers.items():
+        async with service(world) as cycles:
+            await until(cycles, name, lambda c, stage=stage: c.stage(stage).state is StageState.RUNNING)  # type: ignore[misc]
+            await until(cycles, name, lambda c, stage=stage: bool(c.stage(stage).resources))  # type: ignore[misc]
+        worker.release.set()
+    async with service(world) as cycles:
+        cycle = await ended(cycles, name)
+    assert cycle.state is CycleState.SUCCEEDED
+    assert [len(worker.started) for worker in workers.values()] == [1, 1, 1]
+    assert len(world.models.published) == 1
+
+
+async def test_an_ended_cycle_is_told_after_a_restart_if_it_was_not(world: World) -> None:
+    async with service(world) as cycles:
+        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    world.store.update(replace(cycle, announced=False))
+    async with service(world) as cycles:
+        await ended(cycles, cycle.name)
+    assert [told.name for told in world.announcer.ended] == [cycle.name, cycle.name]
+
+
+async def test_peers_that_are_away_are_waited_for(world: World) -> None:
+    away = UnavailableError("The peer does not answer.", metadata={"peer": "training"})
+    world.imports.errors = [away, away]
+    world.runs.errors = [away]
+    world.models.errors = [away, away]
+    async with service(world) as cycles:
+        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    assert cycle.state is CycleState.SUCCEEDED
+
+
+async def test_failed_work_fails_the_cycle_with_its_reason(world: World) -> None:
+    world.runs.failure = Failure("WORKER_CRASHED", "The worker ended 5 times.", {"run": "runs/1"})
+    async with service(world) as cycles:
+        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    assert cycle.state is CycleState.FAILED
+    assert cycle.failure == world.runs.failure
+    assert [stage.state.value for stage in cycle.stages] == ["succeeded", "succeeded", "failed", "skipped", "skipped"]
+    assert cycle.stage("train").summary == "The worker ended 5 times."
+    assert not world.models.published
+
+
+async def test_an_error_of_a_peer_that_no_retry_mends_fails_the_cycle(world: World) -> None:
+    world.versions.errors = [InvalidArgumentError("No such operator.", reason="RECIPE", metadata={"operator": "x"})]
+    async with service(world) as cycles:
+        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    assert cycle.failure == Failure("RECIPE", "No such operator.", {"operator": "x"})
+
+
+async def test_a_defect_of_ours_fails_the_cycle_and_not_the_service(world: World) -> None:
+    world.runs.end = {"report": {}}
+    async with service(world) as cycles:
+        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+        assert cycle.failure is not None
+        assert cycle.failure.reason == "UNEXPECTED"
+        assert (await cycles.get(cycle.name)).state is CycleState.FAILED
+
+
+async def test_a_data_set_without_hold_out_fails_before_training(world: World) -> None:
+    world.versions.end = {**world.versions.end, "holdout_count": "0"}
+    async with service(world) as cycles:
+        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    assert cycle.failure is not None
+    assert cycle.failure.reason == "EMPTY_DATASET"
+    assert not world.runs.orders
+
+
+async def test_no_build_that_passes_rejects_the_cycle_and_publishes_nothing(world: World) -> None:
+    world.runs.end = {"report": report(fp32=0.1, int8=0.1)}
+    async with service(world) as cycles:
+        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    assert cycle.state is CycleState.REJECTED
+    assert cycle.failure is None
+    assert [stage.state.value for stage in cycle.stages][-2:] == ["failed", "skipped"]
+    assert len(cycle.verdicts) == 2
+    assert not world.models.published
+
+
+async def test_cancelling_stops_the_work_that_runs(world: World) -> None:
+    world.runs.release.clear()
+    async with service(world) as cycles:
+        name = (await cycles.create(world.spec, "", "")).name
+        await until(cycles, name, lambda c: bool(c.stage("train").resources))
+        await cycles.cancel(name)
+        cycle = await ended(cycles, name)
+        assert (await cycles.cancel(name)).state is CycleState.CANCELLED
+    assert cycle.state is CycleState.CANCELLED
+    assert world.runs.cancelled == ["runs/1"]
+    assert cycle.stage("clean").state is StageState.SUCCEEDED
+    assert cycle.stage("train").state is StageState.SKIPPED
+
+
+async def test_a_cancel_that_came_while_the_service_was_down_counts(world: World) -> None:
+    world.runs.release.clear()
+    async with service(world) as cycles:
+        name = (await cycles.create(world.spec, "", "")).name
+        await until(cycles, name, lambda c: bool(c.stage("train").resources))
+    world.store.request_cancel(name)
+    async with service(world) as cycles:
+        assert (await ended(cycles, name)).state is CycleState.CANCELLED
+
+
+async def test_a_cycle_that_waits_for_its_publisher_can_be_cancelled(world: World) -> None:
+    world.models.errors = [UnavailableError("away")] * 100_000
+    async with service(world) as cycles:
+        name = (await cycles.create(world.spec, "", "")).name
+        await until(cycles, name, lambda c: c.stage("publish").state is StageState.RUNNING)
+        await cycles.cancel(name)
+        assert (await ended(cycles, name)).state is CycleState.CANCELLED
+
+
+async def test_a_loop_is_at_work_once_and_an_equal_wish_joins_it(world: World) -> None:
+    world.imports.release.clear()
+    async with service(world) as cycles:
+        first = await cycles.create(world.spec, "", "")
+        assert (await cycles.create(world.spec, "", "")).name == first.name
+        other = replace(world.spec, model="models/other")
+        with pytest.raises(FailedPreconditionError) as caught:
+            await cycles.create(other, "", "")
+        assert caught.value.reason == "CYCLE_AT_WORK"
+        assert caught.value.metadata == {"cycle": first.name}
+        world.imports.release.set()
+        await ended(cycles, first.name)
+        assert (await cycles.create(other, "", "")).name != first.name
+
+
+async def test_a_repeated_request_answers_with_the_same_cycle(world: World) -> None:
+    async with service(world) as cycles:
+        first = await cycles.create(world.spec, "r1", "")
+        await ended(cycles, first.name)
+        assert (await cycles.create(world.spec, "r1", "")).name == first.name
+        assert (await cycles.create(world.spec, "r2", "")).name != first.name
+
+
+async def test_a_recipe_that_cleaning_refuses_is_refused_at_once(world: World) -> None:
+    world.datasets.error = InvalidArgumentError(
+        "No operator is called fix_unicorn.", violations=[FieldViolation("spec.operators[0].name", "is unknown")]
+    )
+    async with service(world) as cycles:
+        with pytest.raises(InvalidArgumentError) as caught:
+            await cycles.create(world.spec, "", "")
+        assert caught.value.violations == (FieldViolation("spec.dataset.operators[0].name", "is unknown"),)
+        assert not await cycles.page("", "", 10)
+
+
+async def test_two_sources_of_one_name_are_refused(world: World) -> None:
+    async with service(world) as cycles:
+        with pytest.raises(InvalidArgumentError) as caught:
+            await cycles.create(replace(world.spec, sources=world.spec.sources * 2), "", "")
+    assert caught.value.violations[0].field == "spec.sources[1].source"
+
+
+async def test_pages_go_from_new_to_old(world: World) -> None:
+    async with service(world) as cycles:
+        names = []
+        for loop in ("a", "b", "a"):
+            names.append((await cycles.create(replace(world.spec, name=loop), "", "")).name)
+            await ended(cycles, names[-1])
+        assert [cycle.name for cycle in await cycles.page("", "", 10)] == names[::-1]
+        newest = (await cycles.page("a", "", 1))[0]
+        assert newest.name == names[2]
+        assert [cycle.name for cycle in await cycles.page("a", newest.cycle_id, 10)] == [names[0]]
+
+
+async def test_a_cycle_that_does_not_exist(world: World) -> None:
+    async with service(world) as cycles:
+        with pytest.raises(NotFoundError):
+            await cycles.get("pipelines/headlines/cycles/none")
