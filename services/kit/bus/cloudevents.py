@@ -5,7 +5,7 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -35,7 +35,7 @@ class EncodedEvent:
 
 
 def encode(event: OutgoingEvent, source: str) -> EncodedEvent:
-    """The Kafka message of an event, with the current trace context in its headers.
+    """The Kafka message of an event, with its own trace context in its headers, else the current one.
 
     Args:
         event: what happened.
@@ -57,8 +57,9 @@ def encode(event: OutgoingEvent, source: str) -> EncodedEvent:
     )
     value = message.value
     assert isinstance(value, bytes)
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    carrier = dict(event.trace)
+    if not carrier:
+        propagate.inject(carrier)
     headers = [*message.headers.items(), *((name, text.encode()) for name, text in carrier.items())]
     return EncodedEvent(event.key.encode(), value, headers)
 
@@ -102,14 +103,16 @@ def trace_context(delivery: Delivery) -> Context:
 
 def dead_letter_headers(delivery: Delivery, reason: str, message: str, service: str) -> list[tuple[str, bytes]]:
     """Headers of a dead letter: the message's own, then where it stood and why it was refused."""
-    own: Sequence[tuple[str, bytes]] = list(delivery.headers.items())
+    origin = {"topic": delivery.topic, "partition": str(delivery.partition), "offset": str(delivery.offset)}
+    return [*delivery.headers.items(), *refusal_headers(reason, message, service, origin)]
+
+
+def refusal_headers(reason: str, message: str, service: str, origin: Mapping[str, str]) -> list[tuple[str, bytes]]:
+    """Headers that say why something was refused, by which service, and where it stood (`dlq_<name>` each)."""
     return [
-        *own,
         ("dlq_reason", reason.encode()),
-        ("dlq_message", message.encode()[:4096]),
+        ("dlq_message", message.encode("utf-8", "replace")[:4096]),
         ("dlq_service", service.encode()),
-        ("dlq_topic", delivery.topic.encode()),
-        ("dlq_partition", str(delivery.partition).encode()),
-        ("dlq_offset", str(delivery.offset).encode()),
+        *((f"dlq_{name}", text.encode("utf-8", "replace")) for name, text in origin.items()),
         ("dlq_time", datetime.now(UTC).isoformat().encode()),
     ]

@@ -245,7 +245,7 @@ def delivery_context(delivery: Delivery) -> Iterator[None]:
 
 
 def _delivery(record: object) -> Delivery:
-    headers = {name.lower(): value for name, value in getattr(record, "headers", ()) or ()}
+    headers = {name.lower(): value or b"" for name, value in getattr(record, "headers", ()) or ()}
     return Delivery(
         topic=record.topic,  # type: ignore[attr-defined]  # kafka-python has no types
         partition=record.partition,  # type: ignore[attr-defined]

@@ -11,8 +11,8 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
 from opentelemetry import trace
 
-from services.kit.bus.cloudevents import dead_letter_headers, encode
-from services.kit.bus.port import Delivery, OutgoingEvent
+from services.kit.bus.cloudevents import dead_letter_headers, encode, refusal_headers
+from services.kit.bus.port import DeadLetter, Delivery, OutgoingEvent
 from services.kit.bus.topics import DEAD_LETTERS, TOPICS, Topic
 from services.kit.errors import InvalidArgumentError, TidemillError, UnavailableError
 from services.kit.telemetry import schema
@@ -130,10 +130,29 @@ class KafkaEventPublisher:
         """Puts a refused message aside, as it came, with the reason; durable when it returns."""
         reason = error.reason if isinstance(error, TidemillError) else "UNEXPECTED"
         headers = dead_letter_headers(delivery, reason, str(error) or type(error).__name__, self._service)
+        self._send_dead_letters([(delivery.key, delivery.value, headers)])
+
+    def set_aside(self, letters: Sequence[DeadLetter]) -> None:
+        """Makes dead letters durable of what came by no topic.
+
+        Raises:
+            UnavailableError: not all of them are durable; give all of them again.
+        """
+        self._send_dead_letters(
+            [
+                (letter.key, letter.value, refusal_headers(letter.reason, letter.message, self._service, letter.origin))
+                for letter in letters
+            ]
+        )
+
+    def _send_dead_letters(self, letters: Sequence[tuple[bytes | None, bytes, list[tuple[str, bytes]]]]) -> None:
         try:
-            self._producer.send(DEAD_LETTERS.name, key=delivery.key, value=delivery.value, headers=headers).get(
-                timeout=self._timeout_s
-            )
+            futures = [
+                self._producer.send(DEAD_LETTERS.name, key=key, value=value, headers=headers)
+                for key, value, headers in letters
+            ]
+            for future in futures:
+                future.get(timeout=self._timeout_s)
         except KafkaError as cause:
             raise UnavailableError(
                 f"Kafka did not take a dead letter: {cause}", reason="KAFKA_UNAVAILABLE", retry_after_s=2

@@ -20,13 +20,26 @@ class OutgoingEvent:
     """A fact to publish.
 
     `event_id` is the CloudEvents id: give a derived one where the same fact may be published again after a
-    restart, so that it is the same event. `extensions` are further CloudEvents attributes.
+    restart, so that it is the same event. `extensions` are further CloudEvents attributes. `trace` are the W3C trace
+    headers (`traceparent`…) that the event continues where it is not the trace of whoever publishes it.
     """
 
     key: str
     message: Message
     event_id: str | None = None
     extensions: Mapping[str, str] = field(default_factory=dict)
+    trace: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Something refused that came by no topic; `origin` says where it stood, and becomes `dlq_*` headers."""
+
+    key: bytes
+    value: bytes
+    reason: str
+    message: str
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

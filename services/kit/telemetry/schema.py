@@ -18,6 +18,7 @@ GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 
 RECORD_ID: Final = "tidemill.record.id"
+IMPORT: Final = "tidemill.import"
 DATASET_VERSION: Final = "tidemill.dataset.version"
 RUN: Final = "tidemill.run"
 CYCLE: Final = "tidemill.cycle"
@@ -40,3 +41,7 @@ REQUESTS: Final = "requests"
 REQUEST_ERRORS: Final = "request_errors"
 ERROR_RATE: Final = "error_rate"
 REQUEST_LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+TELEMETRY_DOCUMENTS: Final = "telemetry_documents"
+TELEMETRY_QUEUE_BYTES: Final = "telemetry_queue_bytes"
+TELEMETRY_BULK_LATENCY: Final = "telemetry_bulk_latency"

@@ -1,0 +1,67 @@
+"""Composition root of the ingest service: `python -m services.ingest`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from tidemill.ingest.v1 import ingest_service_pb2_grpc as grpc_stubs
+
+from services.ingest.adapters.ledger import TemporaryLedger
+from services.ingest.adapters.record_sink import BusRecordSink
+from services.ingest.adapters.sources import FsspecSources
+from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
+from services.ingest.app.imports import Imports
+from services.ingest.app.intake import Intake
+from services.ingest.app.runner import ImportRunner
+from services.ingest.entrypoints.servicer import IngestServicer
+from services.ingest.entrypoints.worker import ImportWorker
+from services.ingest.settings import IngestSettings
+from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.clock import SystemClock
+from services.kit.config import load_settings
+from services.kit.runtime.service import Service, run_service
+from services.kit.storage.database import open_database
+from services.kit.telemetry.metrics import RequestMetrics
+
+MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
+
+
+async def build(settings: IngestSettings) -> Service:
+    """Builds the service and wires it."""
+    await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
+    engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS)
+    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "ingest")
+    clock = SystemClock()
+    store, sink = SqlImportStore(engine), BusRecordSink(publisher, clock)
+    sources = FsspecSources(settings.compared_source_bytes)
+    intake = Intake(sink, SqlBatchStore(engine), clock, settings.request_retention_s)
+    imports = Imports(store, sources, clock)
+    runner = ImportRunner(store, sources, sink, TemporaryLedger, clock)
+    worker = ImportWorker(store, runner, intake, settings.concurrent_imports)
+
+    def register(server: grpc.aio.Server) -> Sequence[str]:
+        grpc_stubs.add_IngestServiceServicer_to_server(IngestServicer(intake, imports), server)
+        return ["tidemill.ingest.v1.IngestService"]
+
+    return Service(
+        register=register,
+        tasks=[worker.run],
+        closers=[worker.close, publisher.close, engine.dispose],
+    )
+
+
+def main() -> None:
+    """Runs the service until it is told to stop."""
+    settings = load_settings(IngestSettings)
+
+    async def start(_: RequestMetrics) -> Service:
+        return await build(settings)
+
+    run_service("ingest", settings, start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Accepted records, refused pieces and completed imports on the bus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tidemill.ingest.v1 import ingest_events_pb2 as events
+from tidemill.ingest.v1.record_pb2 import Record
+
+from services.ingest.app.ports import Accepted
+from services.ingest.domain.record import RawRecord, Refusal
+from services.ingest.domain.source_import import Import
+from services.kit.bus.kafka import KafkaEventPublisher
+from services.kit.bus.port import DeadLetter, OutgoingEvent
+from services.kit.bus.topics import INGEST_EVENTS, RECORDS_RAW
+from services.kit.clock import Clock
+from services.kit.ids import sha256_hex
+
+# Of a refused piece so much is kept as people need to see what it was.
+_KEPT_BYTES = 64 * 1024
+
+
+class BusRecordSink:
+    """Implements `services.ingest.app.ports.RecordSink`; threads share it."""
+
+    def __init__(self, publisher: KafkaEventPublisher, clock: Clock) -> None:
+        self._publisher = publisher
+        self._clock = clock
+
+    def accept(self, records: Sequence[Accepted], import_name: str = "") -> None:
+        """See the port."""
+        now = Timestamp()
+        now.FromDatetime(self._clock.now())
+        self._publisher.publish(RECORDS_RAW, [_ingested(item, import_name, now) for item in records])
+
+    def refuse(self, refusals: Sequence[Refusal], import_name: str) -> None:
+        """See the port."""
+        self._publisher.set_aside(
+            [
+                DeadLetter(
+                    key=item.location.encode("utf-8", "replace"),
+                    value=item.content[:_KEPT_BYTES],
+                    reason=item.reason,
+                    message=f"{item.location}: {item.message}",
+                    origin={"import": import_name, "location": item.location},
+                )
+                for item in refusals
+            ]
+        )
+
+    def complete(self, done: Import) -> None:
+        """See the port."""
+        message = events.ImportCompleted(import_name=done.name, record_count=done.record_count, digest=done.digest)
+        trace = {"traceparent": done.traceparent} if done.traceparent else {}
+        event = OutgoingEvent(done.name, message, event_id=sha256_hex(done.name, done.digest), trace=trace)
+        self._publisher.publish(INGEST_EVENTS, [event])
+
+
+def _ingested(item: Accepted, import_name: str, now: Timestamp) -> OutgoingEvent:
+    record = item.record
+    message = events.RecordIngested(
+        record=Record(record_id=record.record_id, source=record.source, text=record.text, attributes=record.attributes),
+        ingest_time=now,
+        import_name=import_name,
+    )
+    if record.event_time is None:
+        message.record.event_time.CopyFrom(now)
+    else:
+        message.record.event_time.FromDatetime(record.event_time)
+    return OutgoingEvent(record.record_id, message, event_id=_event_id(record, import_name), trace=item.trace)
+
+
+def _event_id(record: RawRecord, import_name: str) -> str:
+    # Derived from what it says, so that a repeat after a crash is the same event.
+    return sha256_hex(import_name, record.record_id, record.content_digest)[:32]

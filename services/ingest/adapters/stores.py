@@ -1,0 +1,140 @@
+"""Imports and accepted batches in the service's database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from services.ingest.adapters.errors import translate_database_errors
+from services.ingest.adapters.rows import import_of, import_row, to_micros
+from services.ingest.adapters.tables import batches, import_requests, imports
+from services.ingest.app.ports import Answer
+from services.ingest.domain.source_import import Import, ImportState
+from services.kit.errors import AbortedError
+
+
+class SqlImportStore:
+    """Implements `services.ingest.app.ports.ImportStore`; threads share it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def answer(self, request_id: str) -> Answer | None:
+        """See the port."""
+        query = select(import_requests).where(import_requests.c.request_id == request_id)
+        with translate_database_errors(), self._engine.connect() as connection:
+            row = connection.execute(query).mappings().first()
+        return Answer(row["spec_digest"], row["import_name"], row["reused"]) if row is not None else None
+
+    def create_import(self, draft: Import, request_id: str) -> None:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            _remember(connection, draft, request_id, reused=False)
+            connection.execute(insert(imports).values(import_row(draft)))
+
+    def reuse_import(self, earlier: Import, request_id: str) -> None:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            _remember(connection, earlier, request_id, reused=True)
+
+    def succeeded_import(self, spec_digest: str, source_digest: str) -> Import | None:
+        """See the port."""
+        found = self._imports(
+            select(imports)
+            .where(
+                imports.c.spec_digest == spec_digest,
+                imports.c.source_digest == source_digest,
+                imports.c.state == ImportState.SUCCEEDED.value,
+            )
+            .order_by(imports.c.name.desc())
+            .limit(1)
+        )
+        return found[0] if found else None
+
+    def import_named(self, name: str) -> Import | None:
+        """See the port."""
+        found = self._imports(select(imports).where(imports.c.name == name))
+        return found[0] if found else None
+
+    def imports(self, before: str, limit: int) -> Sequence[Import]:
+        """See the port."""
+        query = select(imports).order_by(imports.c.name.desc()).limit(limit)
+        return self._imports(query.where(imports.c.name < before) if before else query)
+
+    def running_imports(self) -> Sequence[Import]:
+        """See the port."""
+        return self._imports(
+            select(imports).where(imports.c.state == ImportState.RUNNING.value).order_by(imports.c.name)
+        )
+
+    def update_import(self, changed: Import) -> bool:
+        """See the port."""
+        statement = (
+            update(imports)
+            .where(imports.c.name == changed.name, imports.c.state == ImportState.RUNNING.value)
+            .values(import_row(changed))
+        )
+        with translate_database_errors(), self._engine.begin() as connection:
+            return connection.execute(statement).rowcount == 1
+
+    def unannounced_imports(self) -> Sequence[Import]:
+        """See the port."""
+        return self._imports(
+            select(imports)
+            .where(imports.c.state == ImportState.SUCCEEDED.value, imports.c.announced.is_(False))
+            .order_by(imports.c.update_time)
+        )
+
+    def mark_import_announced(self, name: str) -> None:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(update(imports).where(imports.c.name == name).values(announced=True))
+
+    def _imports(self, query: Any) -> Sequence[Import]:
+        with translate_database_errors(), self._engine.connect() as connection:
+            return [import_of(row) for row in connection.execute(query).mappings()]
+
+
+def _remember(connection: Connection, answer: Import, request_id: str, *, reused: bool) -> None:
+    if not request_id:
+        return
+    row = {"spec_digest": answer.spec.digest, "import_name": answer.name, "reused": reused}
+    try:
+        connection.execute(insert(import_requests).values(row, request_id=request_id))
+    except IntegrityError as error:
+        raise AbortedError(
+            f"The request {request_id!r} is being answered for another caller; repeat it.", retry_after_s=0.2
+        ) from error
+
+
+class SqlBatchStore:
+    """Implements `services.ingest.app.ports.BatchStore`; threads share it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def batch_digest(self, request_id: str) -> str | None:
+        """See the port."""
+        query = select(batches.c.digest).where(batches.c.request_id == request_id)
+        with translate_database_errors(), self._engine.connect() as connection:
+            return connection.execute(query).scalar()
+
+    def remember_batch(self, request_id: str, digest: str, moment: datetime) -> None:
+        """See the port."""
+        row = {"request_id": request_id, "digest": digest, "accept_time": to_micros(moment)}
+        try:
+            with translate_database_errors(), self._engine.begin() as connection:
+                connection.execute(insert(batches).values(row))
+        except IntegrityError:
+            # The same request came twice at a time; both published the same records.
+            return
+
+    def forget_batches(self, before: datetime) -> None:
+        """See the port."""
+        statement = delete(batches).where(batches.c.accept_time < to_micros(before))
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(statement)

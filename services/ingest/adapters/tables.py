@@ -1,0 +1,44 @@
+"""Tables of the ingest service. Times are microseconds since 1970 in UTC; JSON is text in canonical form."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("state", String(16), nullable=False, index=True),
+    Column("spec", Text, nullable=False),
+    Column("spec_digest", String(64), nullable=False),
+    Column("source_digest", String(64), nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("update_time", BigInteger, nullable=False),
+    Column("record_count", BigInteger, nullable=False),
+    Column("rejected_count", BigInteger, nullable=False),
+    Column("digest", String(64), nullable=False),
+    # Progress and failure: read and written whole, never searched.
+    Column("body", Text, nullable=False),
+    Column("traceparent", String(64), nullable=False),
+    Column("announced", Boolean, nullable=False),
+)
+Index("ix_imports_content", imports.c.spec_digest, imports.c.source_digest)
+
+import_requests = Table(
+    "import_requests",
+    metadata,
+    Column("request_id", String(128), primary_key=True),
+    Column("spec_digest", String(64), nullable=False),
+    Column("import_name", String(80), nullable=False),
+    Column("reused", Boolean, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("request_id", String(128), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("accept_time", BigInteger, nullable=False, index=True),
+)

@@ -1,0 +1,86 @@
+"""Use cases on imports; the pulling itself is `services.ingest.app.runner`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from services.ingest.app.ports import ImportStore, Sources
+from services.ingest.domain.source_import import Import, ImportState, SourceSpec, check_spec
+from services.kit.clock import Clock
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from services.kit.ids import new_id
+
+
+class Imports:
+    """Creates, reads, lists and cancels imports."""
+
+    def __init__(self, store: ImportStore, sources: Sources, clock: Clock) -> None:
+        self._store = store
+        self._sources = sources
+        self._clock = clock
+
+    def create(self, spec: SourceSpec, request_id: str, traceparent: str) -> tuple[Import, bool]:
+        """Asks for an import, or finds one that pulled the same content by the same spec.
+
+        Returns:
+            The import, and whether it is an earlier one. Its records are on the bus, and their consumers keep their
+            own copy of them, so an earlier one is as good as a new one however old it is.
+
+        Raises:
+            InvalidArgumentError: the spec names no source, or the request id was used for another spec.
+            FailedPreconditionError: the source cannot be read.
+            AbortedError: the same request is being answered.
+        """
+        check_spec(spec)
+        given = self._store.answer(request_id) if request_id else None
+        if given is not None:
+            if given.spec_digest != spec.digest:
+                raise InvalidArgumentError(
+                    f"request_id {request_id!r} was used for another import; give every import one of its own.",
+                    reason="REQUEST_ID_REUSED",
+                    metadata={"request_id": request_id, "import": given.import_name},
+                )
+            return self.get(given.import_name), given.reused
+        survey = self._sources.survey(spec)
+        earlier = self._store.succeeded_import(spec.digest, survey.digest) if survey.digest else None
+        if earlier is not None:
+            self._store.reuse_import(earlier, request_id)
+            return earlier, True
+        now = self._clock.now()
+        draft = Import(f"imports/{new_id()}", spec, ImportState.RUNNING, now, now, traceparent=traceparent)
+        self._store.create_import(draft, request_id)
+        return draft, False
+
+    def get(self, name: str) -> Import:
+        """The import of this name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = self._store.import_named(name)
+        if found is None:
+            raise NotFoundError(f"There is no import {name!r}.", metadata={"import": name})
+        return found
+
+    def list(self, before: str, limit: int) -> Sequence[Import]:
+        """Imports, newest first, those before a name."""
+        return self._store.imports(before, limit)
+
+    def cancel(self, name: str) -> Import:
+        """Stops an import; a repeat answers as the first did.
+
+        Raises:
+            FailedPreconditionError: it has ended otherwise.
+        """
+        found = self.get(name)
+        cancelled = replace(found, state=ImportState.CANCELLED, update_time=self._clock.now())
+        if not found.state.final and self._store.update_import(cancelled):
+            return cancelled
+        found = self.get(name)
+        if found.state is not ImportState.CANCELLED:
+            raise FailedPreconditionError(
+                f"{name} has ended ({found.state.value}); only a running import can be cancelled.",
+                metadata={"import": name, "state": found.state.value},
+            )
+        return found

@@ -1,0 +1,63 @@
+"""Use case: accept a batch of pushed records, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from services.ingest.app.ports import Accepted, BatchStore, RecordSink
+from services.ingest.domain.record import RawRecord
+from services.kit.clock import Clock
+from services.kit.errors import InvalidArgumentError
+from services.kit.ids import sha256_hex
+
+
+class Intake:
+    """Accepts batches; threads share it.
+
+    The order that nothing is lost by: the records are durable first, then the request is remembered. A crash between
+    the two lets the repeat publish once more, as the same records under the same identities.
+    """
+
+    def __init__(self, sink: RecordSink, batches: BatchStore, clock: Clock, retention_s: float) -> None:
+        self._sink = sink
+        self._batches = batches
+        self._clock = clock
+        self._retention = timedelta(seconds=retention_s)
+
+    def accept(self, records: Sequence[RawRecord], request_id: str = "") -> Sequence[str]:
+        """Makes a batch durable; a repeat of the request within the retention answers as the first did.
+
+        Returns:
+            Identities, in the order of the batch.
+
+        Raises:
+            InvalidArgumentError: the request id was used for another batch.
+            UnavailableError: not all of it is durable; repeat it.
+        """
+        identified = [record.identified() for record in records]
+        record_ids = [record.record_id for record in identified]
+        if not request_id:
+            self._sink.accept([Accepted(record) for record in identified])
+            return record_ids
+        digest = sha256_hex(*(part for record in identified for part in (record.record_id, record.content_digest)))
+        known = self._batches.batch_digest(request_id)
+        if known is None:
+            self._sink.accept([Accepted(record) for record in identified])
+            self._batches.remember_batch(request_id, digest, self._clock.now())
+        elif known != digest:
+            raise InvalidArgumentError(
+                f"request_id {request_id!r} was used for another batch; give every batch one of its own.",
+                reason="REQUEST_ID_REUSED",
+                metadata={"request_id": request_id},
+            )
+        return record_ids
+
+    def accept_traced(self, records: Sequence[Accepted]) -> None:
+        """Makes records durable that each belong to a trace of their own."""
+        self._sink.accept([replace(item, record=item.record.identified()) for item in records])
+
+    def forget_old(self) -> None:
+        """Forgets the requests whose retention is over."""
+        self._batches.forget_batches(self._clock.now() - self._retention)

@@ -1,0 +1,1 @@
+"""What is true of records and imports whatever brings them."""

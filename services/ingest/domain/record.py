@@ -1,0 +1,111 @@
+"""Records, their identity and their limits.
+
+The limits are those of `tidemill.ingest.v1.Record`, held here too because what is pulled from a source passes no
+door that validates messages; a contract test keeps the two alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from services.kit.errors import InvalidArgumentError
+from services.kit.ids import record_id, sha256_hex
+
+MAX_TEXT_BYTES = 524_288
+MAX_ATTRIBUTES = 64
+MAX_ATTRIBUTE_BYTES = 16_384
+
+_RECORD_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class RecordRefusedError(InvalidArgumentError):
+    """A record that cannot be accepted; `reason` says why in a word."""
+
+    default_reason = "RECORD_REFUSED"
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """A record as its producer gave it; without a `record_id` until `identified`."""
+
+    source: str
+    text: str
+    attributes: Mapping[str, str]
+    record_id: str = ""
+    event_time: datetime | None = None
+
+    @property
+    def content_digest(self) -> str:
+        """sha256 over source, text and attributes."""
+        flat = [part for pair in sorted(self.attributes.items()) for part in pair]
+        return sha256_hex(self.source, self.text, *flat)
+
+    def identified(self) -> RawRecord:
+        """The record with its final identity: its own, else one derived from source and content."""
+        if self.record_id:
+            return self
+        return replace(self, record_id=record_id(self.source, self.text, self.attributes.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A piece of a source that gives no record: where it stands, why, and its bytes (the first ones, if many)."""
+
+    location: str
+    reason: str
+    message: str
+    content: bytes
+
+
+def is_attribute_name(name: str) -> bool:
+    """Whether an attribute may bear this name."""
+    return _ATTRIBUTE.fullmatch(name) is not None
+
+
+def check_record(record: RawRecord) -> None:
+    """Holds a record against the limits; its source is the import's and validated there.
+
+    Raises:
+        RecordRefusedError: it breaks one.
+    """
+    if not record.text:
+        raise RecordRefusedError("The text is empty.", reason="EMPTY_TEXT")
+    size = _utf8_size("text", record.text)
+    if size > MAX_TEXT_BYTES:
+        raise RecordRefusedError(
+            f"The text has {size} bytes of UTF-8; a record takes {MAX_TEXT_BYTES}.", reason="TEXT_TOO_LONG"
+        )
+    if record.record_id and not _RECORD_ID.fullmatch(record.record_id):
+        raise RecordRefusedError(
+            "The record id has more than 128 characters or others than A-Z a-z 0-9 . _ : / -.", reason="INVALID_ID"
+        )
+    if len(record.attributes) > MAX_ATTRIBUTES:
+        raise RecordRefusedError(
+            f"It has {len(record.attributes)} attributes; a record takes {MAX_ATTRIBUTES}.",
+            reason="TOO_MANY_ATTRIBUTES",
+        )
+    for name, value in record.attributes.items():
+        if not is_attribute_name(name):
+            raise RecordRefusedError(
+                f"An attribute cannot be named {name[:80]!a}: lower-case letters, digits and _, a letter first.",
+                reason="INVALID_ATTRIBUTE_NAME",
+            )
+        size = _utf8_size(f"attribute {name}", value)
+        if size > MAX_ATTRIBUTE_BYTES:
+            raise RecordRefusedError(
+                f"The attribute {name} has {size} bytes; it takes {MAX_ATTRIBUTE_BYTES}.", reason="ATTRIBUTE_TOO_LONG"
+            )
+
+
+def _utf8_size(what: str, text: str) -> int:
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError as error:
+        raise RecordRefusedError(
+            f"The {what} holds half of a surrogate pair at character {error.start}; that is no Unicode text.",
+            reason="NOT_UNICODE",
+        ) from error

@@ -1,0 +1,1 @@
+"""Bytes of sources to records; no I/O."""

@@ -1,0 +1,114 @@
+"""Messages of the contract to domain objects and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tidemill.common.v1 import failure_pb2
+from tidemill.ingest.v1 import source_import_pb2
+from tidemill.ingest.v1.record_pb2 import Record
+
+from services.ingest.domain.record import RawRecord
+from services.ingest.domain.source_import import (
+    DEFAULT_ENCODING,
+    DEFAULT_PATTERN,
+    DEFAULT_TEXT_FIELD,
+    Import,
+    ImportState,
+    JsonLines,
+    Progress,
+    SourceSpec,
+    TextFolder,
+)
+
+_STATES = {
+    ImportState.RUNNING: source_import_pb2.Import.STATE_RUNNING,
+    ImportState.SUCCEEDED: source_import_pb2.Import.STATE_SUCCEEDED,
+    ImportState.FAILED: source_import_pb2.Import.STATE_FAILED,
+    ImportState.CANCELLED: source_import_pb2.Import.STATE_CANCELLED,
+}
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """The moment as a message."""
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def record_from(message: Record) -> RawRecord:
+    """A pushed record, as it came."""
+    event_time = message.event_time.ToDatetime(UTC) if message.HasField("event_time") else None
+    return RawRecord(message.source, message.text, dict(message.attributes), message.record_id, event_time)
+
+
+def spec_from(message: source_import_pb2.SourceSpec) -> SourceSpec:
+    """A source's spec, with the contract's defaults for what it leaves empty."""
+    kind: TextFolder | JsonLines
+    if message.WhichOneof("kind") == "text_folder":
+        folder = message.text_folder
+        kind = TextFolder(
+            folder.uri, folder.pattern or DEFAULT_PATTERN, folder.folder_attribute, folder.encoding or DEFAULT_ENCODING
+        )
+    else:
+        lines = message.json_lines
+        kind = JsonLines(
+            lines.uri, lines.text_field or DEFAULT_TEXT_FIELD, lines.id_field, tuple(lines.attribute_fields)
+        )
+    return SourceSpec(message.source, kind, message.max_records)
+
+
+def spec_to(spec: SourceSpec) -> source_import_pb2.SourceSpec:
+    """A source's spec as a message."""
+    message = source_import_pb2.SourceSpec(source=spec.source, max_records=spec.max_records)
+    kind = spec.kind
+    if isinstance(kind, TextFolder):
+        message.text_folder.uri = kind.uri
+        message.text_folder.pattern = kind.pattern
+        message.text_folder.folder_attribute = kind.folder_attribute
+        message.text_folder.encoding = kind.encoding
+    else:
+        message.json_lines.uri = kind.uri
+        message.json_lines.text_field = kind.text_field
+        message.json_lines.id_field = kind.id_field
+        message.json_lines.attribute_fields.extend(kind.attribute_fields)
+    return message
+
+
+def progress_to(progress: Progress) -> failure_pb2.Progress:
+    """Progress as a message, with the time left where total and rate are known."""
+    message = failure_pb2.Progress(
+        phase=progress.phase, done=progress.done, total=progress.total, unit="records", rate=progress.rate
+    )
+    if progress.rate > 0 and progress.total > 0:
+        message.remaining.FromNanoseconds(int(max(0, progress.total - progress.done) / progress.rate * 1e9))
+    if progress.update_time is not None:
+        message.update_time.CopyFrom(timestamp(progress.update_time))
+    return message
+
+
+def import_to(item: Import, *, reused: bool = False) -> source_import_pb2.Import:
+    """An import as a message."""
+    message = source_import_pb2.Import(
+        name=item.name,
+        create_time=timestamp(item.create_time),
+        update_time=timestamp(item.update_time),
+        spec=spec_to(item.spec),
+        state=_STATES[item.state],
+        record_count=item.record_count,
+        rejected_count=item.rejected_count,
+        digest=item.digest,
+        reused=reused,
+    )
+    progress, failure = item.progress, item.failure
+    if progress is not None:
+        if item.state.final:
+            progress = replace(progress, rate=0.0)
+        message.progress.CopyFrom(progress_to(progress))
+    if failure is not None:
+        message.failure.CopyFrom(
+            failure_pb2.Failure(reason=failure.reason, message=failure.message, metadata=failure.metadata)
+        )
+    return message

@@ -1,0 +1,85 @@
+# ruff: noqa: N802 - the methods bear the names of the contract
+"""IngestService over gRPC: map in, one call, map out. The use cases block, so they run in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from opentelemetry import propagate
+from tidemill.ingest.v1 import ingest_service_pb2 as pb
+from tidemill.ingest.v1 import ingest_service_pb2_grpc as grpc_stubs
+
+from services.ingest.app.imports import Imports
+from services.ingest.app.intake import Intake
+from services.ingest.domain.source_import import Import
+from services.ingest.entrypoints import mapping
+
+_PAGE = 50
+_WATCH_PAUSE_S = 0.2
+
+
+class IngestServicer(grpc_stubs.IngestServiceServicer):
+    """Implements `tidemill.ingest.v1.IngestService`."""
+
+    def __init__(self, intake: Intake, imports: Imports) -> None:
+        self._intake = intake
+        self._imports = imports
+
+    async def IngestRecords(self, request: pb.IngestRecordsRequest, context: Any) -> pb.IngestRecordsResponse:
+        """Accepts a batch."""
+        return pb.IngestRecordsResponse(record_ids=await self._accept(request))
+
+    async def StreamRecords(
+        self, request_iterator: AsyncIterator[pb.StreamRecordsRequest], context: Any
+    ) -> AsyncIterator[pb.StreamRecordsResponse]:
+        """Accepts batches one after the other.
+
+        The next batch is read when the one before is acknowledged: what a client sends faster than the bus takes it
+        stays with the client, held back by HTTP/2's flow control. A batch that is refused ends the stream with its
+        error; those before it are acknowledged.
+        """
+        async for request in request_iterator:
+            yield pb.StreamRecordsResponse(request_id=request.request_id, record_ids=await self._accept(request))
+
+    async def _accept(self, request: pb.IngestRecordsRequest | pb.StreamRecordsRequest) -> list[str]:
+        records = [mapping.record_from(record) for record in request.records]
+        return list(await asyncio.to_thread(self._intake.accept, records, request.request_id))
+
+    async def CreateImport(self, request: pb.CreateImportRequest, context: Any) -> pb.CreateImportResponse:
+        """Starts pulling a source, or answers with an earlier import of the same content."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        item, reused = await asyncio.to_thread(
+            self._imports.create, mapping.spec_from(request.spec), request.request_id, carrier.get("traceparent", "")
+        )
+        return pb.CreateImportResponse(source_import=mapping.import_to(item, reused=reused))
+
+    async def GetImport(self, request: pb.GetImportRequest, context: Any) -> pb.GetImportResponse:
+        """Reads an import."""
+        item = await asyncio.to_thread(self._imports.get, request.name)
+        return pb.GetImportResponse(source_import=mapping.import_to(item))
+
+    async def ListImports(self, request: pb.ListImportsRequest, context: Any) -> pb.ListImportsResponse:
+        """Lists imports; the page token is the last name."""
+        size = request.page_size or _PAGE
+        found = await asyncio.to_thread(self._imports.list, request.page_token, size + 1)
+        token = found[size - 1].name if len(found) > size else ""
+        return pb.ListImportsResponse(imports=[mapping.import_to(item) for item in found[:size]], next_page_token=token)
+
+    async def CancelImport(self, request: pb.CancelImportRequest, context: Any) -> pb.CancelImportResponse:
+        """Stops an import."""
+        item = await asyncio.to_thread(self._imports.cancel, request.name)
+        return pb.CancelImportResponse(source_import=mapping.import_to(item))
+
+    async def WatchImport(self, request: pb.WatchImportRequest, context: Any) -> AsyncIterator[pb.WatchImportResponse]:
+        """Sends the import now, at each change, and ends with its final state."""
+        sent: Import | None = None
+        while sent is None or not sent.state.final:
+            item = await asyncio.to_thread(self._imports.get, request.name)
+            if item != sent:
+                yield pb.WatchImportResponse(source_import=mapping.import_to(item))
+                sent = item
+            else:
+                await asyncio.sleep(_WATCH_PAUSE_S)

@@ -1,0 +1,75 @@
+"""The loop that pulls imports beside the server, a few at a time, each within the trace that asked for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+
+from services.ingest.app.intake import Intake
+from services.ingest.app.ports import ImportStore
+from services.ingest.app.runner import ImportRunner
+from services.ingest.domain.source_import import Import
+from services.kit.errors import TidemillError, is_retryable
+from services.kit.telemetry import schema
+
+logger = logging.getLogger(__name__)
+
+_IDLE_S = 0.2
+_AWAY_S = 2.0
+_FORGET_EVERY_S = 600.0
+
+
+class ImportWorker:
+    """Takes up running imports; create it once, `run` it once, `close` it at the end."""
+
+    def __init__(self, store: ImportStore, runner: ImportRunner, intake: Intake, at_once: int) -> None:
+        self._store = store
+        self._runner = runner
+        self._intake = intake
+        self._at_once = at_once
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="import")
+        self._in_hand: dict[str, asyncio.Future[None]] = {}
+        self._tracer = trace.get_tracer(__name__)
+
+    async def run(self) -> None:
+        """Looks for work until it is cancelled; waits longer when a part is away."""
+        loop = asyncio.get_running_loop()
+        forgotten = -_FORGET_EVERY_S
+        while True:
+            pause = _IDLE_S
+            try:
+                await asyncio.to_thread(self._runner.announce)
+                await self._take_up(loop)
+                if loop.time() - forgotten >= _FORGET_EVERY_S:
+                    await asyncio.to_thread(self._intake.forget_old)
+                    forgotten = loop.time()
+            except TidemillError as error:
+                if not is_retryable(error):
+                    raise
+                logger.warning("importing waits: %s", error.message)
+                pause = _AWAY_S
+            await asyncio.sleep(pause)
+
+    async def _take_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        for name in [name for name, future in self._in_hand.items() if future.done()]:
+            # An import notes its own failures; what it raises beyond that is a defect and ends the process.
+            self._in_hand.pop(name).result()
+        if len(self._in_hand) >= self._at_once:
+            return
+        for item in await asyncio.to_thread(self._store.running_imports):
+            if item.name not in self._in_hand and len(self._in_hand) < self._at_once:
+                self._in_hand[item.name] = loop.run_in_executor(self._pool, self._pull, item)
+
+    def _pull(self, item: Import) -> None:
+        parent = propagate.extract({"traceparent": item.traceparent}, Context()) if item.traceparent else Context()
+        with self._tracer.start_as_current_span("import", context=parent, attributes={schema.IMPORT: item.name}):
+            self._runner.run(item)
+
+    def close(self) -> None:
+        """Lets the imports in hand end after their present batch; the next process takes them up."""
+        self._runner.stop()
+        self._pool.shutdown(wait=True)
