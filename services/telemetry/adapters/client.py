@@ -1,0 +1,51 @@
+"""The client of Elasticsearch, and its failures as errors of ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from elasticsearch import ApiError, AsyncElasticsearch, OrjsonSerializer, TransportError
+
+from services.kit.errors import UnavailableError
+
+_RETRY_AFTER_S = 2.0
+
+
+def open_client(url: str) -> AsyncElasticsearch:
+    """A client; create it inside the running event loop and close it at the end."""
+    # It would trace its calls: this is the process that traces are sent to. Read when a client is made.
+    os.environ["OTEL_PYTHON_INSTRUMENTATION_ELASTICSEARCH_ENABLED"] = "false"
+    return AsyncElasticsearch(
+        url,
+        serializers={
+            OrjsonSerializer.mimetype: OrjsonSerializer(),
+            "application/vnd.elasticsearch+json": OrjsonSerializer(),
+        },
+        max_retries=0,  # who calls knows whether and when
+        retry_on_timeout=False,
+        request_timeout=30.0,
+    )
+
+
+@contextmanager
+def elasticsearch_errors() -> Iterator[None]:
+    """Raises what the client raises as UnavailableError, but for the answers 400 and 404."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status_code in (400, 404):
+            raise
+        raise UnavailableError(
+            f"Elasticsearch answers {error.status_code}: {error.error}",
+            reason="ELASTICSEARCH_UNAVAILABLE",
+            metadata={"status": str(error.status_code)},
+            retry_after_s=_RETRY_AFTER_S,
+        ) from error
+    except TransportError as error:
+        raise UnavailableError(
+            f"Elasticsearch does not answer: {type(error).__name__}: {error.message}",
+            reason="ELASTICSEARCH_UNAVAILABLE",
+            retry_after_s=_RETRY_AFTER_S,
+        ) from error

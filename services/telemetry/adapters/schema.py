@@ -1,0 +1,115 @@
+"""Mappings of the daily indices, as index templates.
+
+Names have dots and are leaves (`subobjects: false`), so that the short names of the query language (`service`,
+`trace`) can be aliases beside ECS's own (`service.name`). What senders make up goes into one `flattened` field each:
+whatever they send, the mapping does not grow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.telemetry.domain.days import Signal
+
+VERSION = 1
+"""Counted up with each change; a template of a later version is left as it is."""
+
+CONTAINERS = {Signal.LOGS: "labels", Signal.TRACES: "attributes"}
+"""The field of everything that has no field of its own."""
+
+TIE_BREAKERS = {Signal.LOGS: "event.id", Signal.TRACES: "span.id"}
+"""What orders events of the same nanosecond."""
+
+WORD_FIELDS = {
+    Signal.LOGS: ("message", "error.message", "error.type", "error.stack_trace"),
+    Signal.TRACES: ("span.name.text", "service.name", "status.message", "error.message"),
+}
+"""Where words without a field's name are looked for."""
+
+_KEYWORD = {"type": "keyword", "ignore_above": 1024}
+# The lower-case normalizer is built in: `level:ERROR` finds `error`.
+_LEVEL = {"type": "keyword", "normalizer": "lowercase", "ignore_above": 64}
+_TEXT = {"type": "text"}
+_FLATTENED = {"type": "flattened", "ignore_above": 1024}
+
+
+def _alias(path: str) -> dict[str, str]:
+    return {"type": "alias", "path": path}
+
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "@timestamp": {"type": "date_nanos"},
+    "service.name": _KEYWORD,
+    "service.version": _KEYWORD,
+    "service.namespace": _KEYWORD,
+    "service.node.name": _KEYWORD,
+    "service.environment": _KEYWORD,
+    "host.name": _KEYWORD,
+    "process.pid": {"type": "long"},
+    "agent.name": _KEYWORD,
+    "trace.id": _KEYWORD,
+    "span.id": _KEYWORD,
+    "error.type": _KEYWORD,
+    "error.message": _TEXT,
+    "error.stack_trace": _TEXT,
+    "labels": _FLATTENED,
+    "service": _alias("service.name"),
+    "trace": _alias("trace.id"),
+}
+_LOGS: dict[str, dict[str, Any]] = {
+    "event.id": _KEYWORD,
+    "event.action": _KEYWORD,
+    "log.level": _LEVEL,
+    "log.logger": _KEYWORD,
+    "log.origin.file.name": _KEYWORD,
+    "log.origin.file.line": {"type": "integer"},
+    "log.origin.function": _KEYWORD,
+    "message": _TEXT,
+    # By each word that people say for a level; `log.level` has the one.
+    "level": _LEVEL,
+    "logger": _alias("log.logger"),
+    "span": _alias("span.id"),
+}
+_TRACES: dict[str, dict[str, Any]] = {
+    "parent.id": _KEYWORD,
+    "span.name": _KEYWORD | {"fields": {"text": _TEXT}},
+    "span.kind": _KEYWORD,
+    "span.links.trace.id": _KEYWORD,
+    "span.links.span.id": _KEYWORD,
+    "event.duration": {"type": "long"},
+    "event.outcome": _KEYWORD,
+    "status.message": _TEXT,
+    "attributes": _FLATTENED,
+    "error": {"type": "boolean"},
+    "name": _alias("span.name"),
+    "kind": _alias("span.kind"),
+    "duration": _alias("event.duration"),
+}
+PROPERTIES = {Signal.LOGS: _SHARED | _LOGS, Signal.TRACES: _SHARED | _TRACES}
+
+# Fields of Elasticsearch itself that a query may name.
+_BUILT_IN = {"_exists_", "_id", "_index"}
+FIELDS = {signal: frozenset(properties) | _BUILT_IN | {"span.name.text"} for signal, properties in PROPERTIES.items()}
+"""Names that queries use as they are."""
+
+
+def template_name(signal: Signal) -> str:
+    """Name of a signal's template."""
+    return f"tidemill-{signal.value}"
+
+
+def template(signal: Signal) -> dict[str, Any]:
+    """Body of a signal's composable index template."""
+    return {
+        "index_patterns": [signal.pattern],
+        "priority": 200,
+        "version": VERSION,
+        "template": {
+            "settings": {
+                "index.number_of_shards": 1,
+                "index.number_of_replicas": 0,
+                "index.refresh_interval": "1s",
+            },
+            "mappings": {"dynamic": False, "subobjects": False, "properties": PROPERTIES[signal]},
+        },
+    }

@@ -1,0 +1,91 @@
+"""Searches Elasticsearch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elasticsearch import AsyncElasticsearch, BadRequestError
+
+from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.telemetry.adapters.client import elasticsearch_errors
+from services.telemetry.adapters.schema import CONTAINERS, FIELDS, TIE_BREAKERS, WORD_FIELDS
+from services.telemetry.app.ports import Found, Hit, Search
+from services.telemetry.domain.days import timestamp
+from services.telemetry.domain.query import qualify_fields
+
+_TIMEOUT_S = 20.0
+
+
+class ElasticsearchSearch:
+    """Implements `EventSearch`."""
+
+    def __init__(self, client: AsyncElasticsearch) -> None:
+        self._client = client.options(request_timeout=_TIMEOUT_S)
+
+    async def find(self, search: Search) -> Found:
+        """Searches."""
+        order = "desc" if search.newest_first else "asc"
+        try:
+            with elasticsearch_errors():
+                answer = await self._client.search(
+                    index=search.signal.pattern,
+                    query=_query(search),
+                    sort=[
+                        {"@timestamp": {"order": order, "format": "strict_date_optional_time_nanos"}},
+                        {TIE_BREAKERS[search.signal]: {"order": order, "missing": "_last"}},
+                    ],
+                    size=search.size,
+                    search_after=list(search.after) or None,
+                    track_total_hits=True,
+                    # Half an answer must not pass for the whole.
+                    allow_partial_search_results=False,
+                )
+        except BadRequestError as error:
+            if not search.query:
+                raise
+            why = _complaint(error.body)
+            raise InvalidArgumentError(
+                f"The query cannot be understood: {why}",
+                reason="INVALID_QUERY",
+                violations=[FieldViolation("query", why)],
+            ) from error
+        hits = answer["hits"]
+        return Found([Hit(hit["_source"], hit["sort"]) for hit in hits["hits"]], hits["total"]["value"])
+
+
+def _query(search: Search) -> dict[str, Any]:
+    must: list[dict[str, Any]] = []
+    must_not: list[dict[str, Any]] = []
+    if search.query.strip():
+        must.append(
+            {
+                "query_string": {
+                    "query": qualify_fields(search.query, FIELDS[search.signal], CONTAINERS[search.signal]),
+                    "fields": list(WORD_FIELDS[search.signal]),
+                    # Each further word narrows the search, and may stand in another field.
+                    "default_operator": "AND",
+                    "type": "cross_fields",
+                }
+            }
+        )
+    if search.trace_id:
+        must.append({"term": {"trace.id": search.trace_id}})
+    if search.roots_only:
+        must_not.append({"exists": {"field": "parent.id"}})
+    bounds = {"gte": search.start_ns, "lt": search.end_ns}
+    limits = {key: timestamp(value) for key, value in bounds.items() if value is not None}
+    if limits:
+        must.append({"range": {"@timestamp": limits}})
+    return {"bool": {"filter": must, "must_not": must_not}}
+
+
+def _complaint(body: Any) -> str:
+    """The innermost reason that Elasticsearch gives, without the list of all tokens that it would have liked."""
+    try:
+        cause = body["error"]["failed_shards"][0]["reason"]
+    except (KeyError, IndexError, TypeError):
+        cause = body["error"]
+    while isinstance(cause.get("caused_by"), dict):
+        cause = cause["caused_by"]
+    lines = str(cause.get("reason", "")).splitlines()
+    return lines[0].removesuffix(".") if lines else "no reason was given"

@@ -1,0 +1,94 @@
+"""Writes documents to Elasticsearch by its bulk interface, and deletes the days that are over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from elasticsearch import AsyncElasticsearch, NotFoundError
+
+from services.kit.errors import UnavailableError
+from services.telemetry.adapters.client import elasticsearch_errors
+from services.telemetry.adapters.schema import VERSION, template, template_name
+from services.telemetry.domain.days import Signal, day_of
+from services.telemetry.domain.document import Document, Fate, Outcome
+
+logger = logging.getLogger(__name__)
+
+_WRITTEN, _DUPLICATE, _BUSY = Outcome(Fate.WRITTEN), Outcome(Fate.DUPLICATE), Outcome(Fate.BUSY)
+# Of the answer only what says how each document fared: the rest is four times as much.
+_ANSWER = "items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
+
+
+class ElasticsearchStore:
+    """Implements `DocumentStore` and `DailyIndices`."""
+
+    def __init__(self, client: AsyncElasticsearch) -> None:
+        self._client = client
+        self._prepared = False
+
+    async def prepare(self) -> None:
+        """Puts the index templates, unless later ones are there.
+
+        Raises:
+            UnavailableError: Elasticsearch does not answer.
+        """
+        with elasticsearch_errors():
+            for signal in Signal:
+                name = template_name(signal)
+                if await self._version(name) < VERSION:
+                    await self._client.indices.put_index_template(name=name, **template(signal))
+                    logger.info("put the index template %s, version %d", name, VERSION)
+        self._prepared = True
+
+    async def _version(self, name: str) -> int:
+        try:
+            answer = await self._client.indices.get_index_template(name=name)
+        except NotFoundError:
+            return 0
+        return int(answer["index_templates"][0]["index_template"].get("version", 0))
+
+    async def write(self, documents: Sequence[Document]) -> list[Outcome]:
+        """One bulk of creations: a document that is there already stays as it is."""
+        lines: list[bytes] = []
+        for document in documents:
+            lines.append(f'{{"create":{{"_index":"{document.index}","_id":"{document.id}"}}}}'.encode())
+            lines.append(document.source)
+        try:
+            # After an outage it may be another, empty Elasticsearch: an index without its mapping is of no use.
+            if not self._prepared:
+                await self.prepare()
+            with elasticsearch_errors():
+                # Lines that are JSON already are sent as they are, which the client's types do not tell.
+                answer = await self._client.bulk(operations=lines, filter_path=_ANSWER)  # type: ignore[arg-type]
+        except UnavailableError:
+            self._prepared = False
+            raise
+        return [_outcome(item["create"]) for item in answer["items"]]
+
+    async def names(self) -> list[str]:
+        """Names of all indices of ours."""
+        with elasticsearch_errors():
+            answer = await self._client.indices.get(
+                index=[signal.pattern for signal in Signal], filter_path="*.aliases"
+            )
+        return [name for name in answer if day_of(name) is not None]
+
+    async def drop(self, name: str) -> None:
+        """Deletes an index."""
+        with elasticsearch_errors():
+            await self._client.indices.delete(index=name, ignore_unavailable=True)
+
+
+def _outcome(item: dict[str, Any]) -> Outcome:
+    status = item["status"]
+    if status < 300:
+        return _WRITTEN
+    if status == 409:
+        return _DUPLICATE
+    if status == 429 or status >= 500:
+        return _BUSY
+    error = item["error"]
+    cause = error.get("caused_by", {}).get("reason", "")
+    return Outcome(Fate.REFUSED, f"{error['type']}: {error['reason']}" + (f" ({cause})" if cause else ""))

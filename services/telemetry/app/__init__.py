@@ -1,0 +1,1 @@
+"""Use cases of telemetry and the ports that they need."""

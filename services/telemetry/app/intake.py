@@ -1,0 +1,243 @@
+"""Takes documents from senders and writes them in bulks; a sender is answered when its documents are written.
+
+Nothing is acknowledged that is only in this process's memory, so a crash here or an outage of the store loses nothing
+that a sender was told is safe: senders keep what they were not answered for and send it again, and documents'
+identities make the repeat harmless. The queue is bounded in bytes; whoever finds it full, or waits in it for longer
+than its patience, is told to come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from services.kit.clock import Clock
+from services.kit.errors import UnavailableError
+from services.telemetry.app.ports import DocumentStore, IntakeObserver
+from services.telemetry.domain.days import Signal
+from services.telemetry.domain.document import Document, Fate, Outcome, Receipt
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 2.0
+_RETRY_AFTER_S = 2.0
+_LOG_EVERY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the intake."""
+
+    queue_bytes: int
+    bulk_documents: int
+    bulk_bytes: int
+    bulk_wait_s: float
+    """How long a bulk that is not full waits for more."""
+
+
+@dataclass(slots=True, eq=False)
+class _Parcel:
+    """The documents of one request on their way."""
+
+    signal: Signal
+    documents: Sequence[Document]
+    size: int
+    arrived: float
+    answer: asyncio.Future[Receipt]
+    taken: int = 0
+    """So many were put into bulks."""
+    open: int = 0
+    """So many have no outcome yet."""
+    refused: int = 0
+    reason: str = ""
+
+    def settle(self, outcome: Outcome) -> None:
+        """Notes one document's outcome; the last one answers."""
+        self.open -= 1
+        if outcome.fate is Fate.REFUSED:
+            self.refused += 1
+            self.reason = self.reason or outcome.reason
+        if not self.open and not self.answer.done():
+            self.answer.set_result(Receipt(self.refused, self.reason))
+
+
+_Entry = tuple[_Parcel, Document]
+
+
+@dataclass(slots=True)
+class _Throttle:
+    """Lets one through in a while, so that an outage does not fill the log."""
+
+    clock: Clock
+    last: float | None = field(default=None)
+
+    def passes(self) -> bool:
+        now = self.clock.monotonic()
+        if self.last is not None and now - self.last < _LOG_EVERY_S:
+            return False
+        self.last = now
+        return True
+
+
+class Intake:
+    """The queue between senders and the store, inside one event loop; `run` is its writer."""
+
+    def __init__(self, store: DocumentStore, limits: Limits, observer: IntakeObserver, clock: Clock) -> None:
+        self._store = store
+        self._limits = limits
+        self._observer = observer
+        self._clock = clock
+        self._queue: deque[_Parcel] = deque()
+        self._arrival = asyncio.Event()
+        self._bytes = 0
+        self._away_since: float | None = None
+        self._away_why = ""
+        self._away_log = _Throttle(clock)
+        self._full_log = _Throttle(clock)
+        self._refused_log = _Throttle(clock)
+
+    async def take(self, signal: Signal, documents: Sequence[Document], patience_s: float) -> Receipt:
+        """Waits until the documents are written.
+
+        Raises:
+            UnavailableError: they are not, or not all: the queue is full, or the patience was not enough. The sender
+                shall send the same again.
+        """
+        if not documents:
+            return Receipt()
+        size = sum(len(document.source) for document in documents)
+        # A request larger than the whole queue must pass some time: it does when it is alone.
+        if self._bytes and self._bytes + size > self._limits.queue_bytes:
+            if self._full_log.passes():
+                logger.warning("the queue is full with %d bytes; senders are told to come again", self._bytes)
+            raise UnavailableError(
+                "The queue of telemetry is full; send the same again later.",
+                reason="TELEMETRY_QUEUE_FULL",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        parcel = _Parcel(signal, documents, size, self._clock.monotonic(), answer, open=len(documents))
+        self._queue.append(parcel)
+        self._account(size)
+        self._arrival.set()
+        try:
+            async with asyncio.timeout(patience_s):
+                return await answer
+        except TimeoutError as error:
+            why = f"Elasticsearch does not answer ({self._away_why})" if self._away_since else "Elasticsearch is slow"
+            raise UnavailableError(
+                f"{why}; send the same again later.", reason="TELEMETRY_NOT_WRITTEN", retry_after_s=_RETRY_AFTER_S
+            ) from error
+        finally:
+            self._account(-size)
+            with contextlib.suppress(ValueError):
+                self._queue.remove(parcel)
+
+    async def run(self) -> None:
+        """Writes what arrives, for ever."""
+        while True:
+            await self._gather()
+            await self._write(self._next_bulk())
+
+    def _account(self, size: int) -> None:
+        self._bytes += size
+        self._observer.queued(self._bytes)
+
+    async def _gather(self) -> None:
+        """Waits for a first parcel, and a little for further ones unless a bulk is full."""
+        while not self._queue:
+            self._arrival.clear()
+            await self._arrival.wait()
+        due = self._queue[0].arrived + self._limits.bulk_wait_s
+        while self._queue and (left := due - self._clock.monotonic()) > 0 and not self._is_full():
+            self._arrival.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._arrival.wait()
+
+    def _is_full(self) -> bool:
+        documents = sum(len(parcel.documents) - parcel.taken for parcel in self._queue)
+        return documents >= self._limits.bulk_documents or self._bytes >= self._limits.bulk_bytes
+
+    def _next_bulk(self) -> list[_Entry]:
+        bulk: list[_Entry] = []
+        size = 0
+        while self._queue:
+            parcel = self._queue[0]
+            document = parcel.documents[parcel.taken]
+            size += len(document.source)
+            if bulk and (len(bulk) >= self._limits.bulk_documents or size > self._limits.bulk_bytes):
+                break
+            bulk.append((parcel, document))
+            parcel.taken += 1
+            if parcel.taken == len(parcel.documents):
+                self._queue.popleft()
+        return bulk
+
+    async def _write(self, bulk: list[_Entry]) -> None:
+        """Writes a bulk, again and again until each document has its outcome or nobody waits for it."""
+        pause = _FIRST_PAUSE_S
+        # Who has gone away comes again with the same.
+        while bulk := [entry for entry in bulk if not entry[0].answer.done()]:
+            started = self._clock.monotonic()
+            try:
+                outcomes = await self._store.write([document for _, document in bulk])
+            except UnavailableError as error:
+                self._note_away(error)
+                bulk_left = bulk
+            else:
+                self._note_back()
+                self._observer.bulk(self._clock.monotonic() - started)
+                bulk_left = self._settle(bulk, outcomes)
+            if bulk_left:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            bulk = bulk_left
+
+    def _settle(self, bulk: list[_Entry], outcomes: Sequence[Outcome]) -> list[_Entry]:
+        busy: list[_Entry] = []
+        counts: Counter[tuple[Signal, Fate]] = Counter()
+        for (parcel, document), outcome in zip(bulk, outcomes, strict=True):
+            if outcome.fate is Fate.BUSY:
+                busy.append((parcel, document))
+                continue
+            counts[parcel.signal, outcome.fate] += 1
+            if outcome.fate is Fate.REFUSED:
+                self._log_refused(outcome.reason)
+            parcel.settle(outcome)
+        for (signal, fate), count in counts.items():
+            self._observer.settled(signal.value, fate.value, count)
+        return busy
+
+    def note_unfit(self, signal: Signal, count: int, reason: str) -> None:
+        """Counts events that could not even become documents."""
+        if count:
+            self._observer.settled(signal.value, Fate.REFUSED.value, count)
+            self._log_refused(reason)
+
+    def _log_refused(self, reason: str) -> None:
+        """Once in a while; the metric counts all."""
+        if self._refused_log.passes():
+            logger.warning("an event was refused: %s", reason)
+
+    def _note_away(self, error: UnavailableError) -> None:
+        if self._away_since is None:
+            self._away_since = self._clock.monotonic()
+        self._away_why = error.message
+        if self._away_log.passes():
+            logger.warning(
+                "%s; %d bytes wait, for %.0f s now",
+                error.message,
+                self._bytes,
+                self._clock.monotonic() - self._away_since,
+            )
+
+    def _note_back(self) -> None:
+        if self._away_since is not None:
+            logger.info("Elasticsearch answers again after %.1f s", self._clock.monotonic() - self._away_since)
+            self._away_since, self._away_log.last = None, None

@@ -1,0 +1,107 @@
+"""What the use cases need from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from services.telemetry.domain.days import Signal
+from services.telemetry.domain.document import Document, Outcome
+
+
+class DocumentStore(Protocol):
+    """Where documents are written."""
+
+    async def write(self, documents: Sequence[Document]) -> Sequence[Outcome]:
+        """Writes documents durably.
+
+        Returns:
+            One outcome for each, in order.
+
+        Raises:
+            UnavailableError: the store took none, or does not say; the same may be given again.
+        """
+        ...
+
+
+class DailyIndices(Protocol):
+    """The days that are there."""
+
+    async def names(self) -> Sequence[str]:
+        """Names of all indices of ours.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        ...
+
+    async def drop(self, name: str) -> None:
+        """Deletes one with all it holds; it is no error when it is gone.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What is looked for among the events of one signal."""
+
+    signal: Signal
+    query: str = ""
+    """Lucene's syntax; everything when empty."""
+    trace_id: str = ""
+    roots_only: bool = False
+    start_ns: int | None = None
+    end_ns: int | None = None
+    newest_first: bool = True
+    size: int = 50
+    after: Sequence[str] = ()
+    """Sort values of the hit before the first one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One event found, in the Elastic Common Schema's terms with dots in its names."""
+
+    source: Mapping[str, Any]
+    sort: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to a search."""
+
+    hits: Sequence[Hit] = field(default_factory=tuple)
+    total: int = 0
+
+
+class EventSearch(Protocol):
+    """Finds what was written."""
+
+    async def find(self, search: Search) -> Found:
+        """Searches.
+
+        Raises:
+            InvalidArgumentError: the query cannot be parsed or asks what its fields do not have.
+            UnavailableError: the store does not answer.
+        """
+        ...
+
+
+class IntakeObserver(Protocol):
+    """Is told what the intake does."""
+
+    def settled(self, signal: str, fate: str, count: int) -> None:
+        """So many documents of a signal met this fate."""
+        ...
+
+    def queued(self, size: int) -> None:
+        """So many bytes wait to be written."""
+        ...
+
+    def bulk(self, seconds: float) -> None:
+        """One bulk took so long."""
+        ...

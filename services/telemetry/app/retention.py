@@ -1,0 +1,53 @@
+"""Deletes the days that are over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from services.kit.clock import Clock
+from services.kit.errors import UnavailableError
+from services.telemetry.app.ports import DailyIndices
+from services.telemetry.domain.days import Retention, day_of
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_S = 3600.0
+
+
+class Sweeper:
+    """Keeps as many days as the retention says; touches no index that is not named like a day of ours."""
+
+    def __init__(self, indices: DailyIndices, retention: Retention, clock: Clock) -> None:
+        self._indices = indices
+        self._retention = retention
+        self._clock = clock
+
+    async def sweep(self) -> list[str]:
+        """Deletes what is over.
+
+        Returns:
+            The names of what was deleted.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        today = self._clock.now().date()
+        over = [
+            name
+            for name in await self._indices.names()
+            if (day := day_of(name)) is not None and self._retention.is_over(day, today)
+        ]
+        for name in over:
+            await self._indices.drop(name)
+            logger.info("deleted %s: it is older than %d days", name, self._retention.days)
+        return over
+
+    async def run(self) -> None:
+        """Sweeps now and every hour."""
+        while True:
+            try:
+                await self.sweep()
+            except UnavailableError as error:
+                logger.warning("days that are over could not be deleted and will be later: %s", error.message)
+            await asyncio.sleep(_PAUSE_S)

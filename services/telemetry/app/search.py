@@ -1,0 +1,90 @@
+"""Finds log lines and traces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from services.kit.errors import NotFoundError
+from services.telemetry.app.ports import EventSearch, Search
+from services.telemetry.domain.days import Signal
+from services.telemetry.domain.paging import decode_token, encode_token
+
+MOST_OF_A_TRACE = 10_000
+Source = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of hits."""
+
+    sources: Sequence[Source]
+    next_token: str
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The spans by start and the log lines by time."""
+
+    spans: Sequence[Source]
+    logs: Sequence[Source]
+    truncated: bool
+
+
+class Finder:
+    """The use cases of searching."""
+
+    def __init__(self, events: EventSearch) -> None:
+        self._events = events
+
+    async def logs(self, query: str, start_ns: int | None, end_ns: int | None, size: int, token: str) -> Page:
+        """Log lines that match, newest first.
+
+        Raises:
+            InvalidArgumentError: the query or the token is wrong.
+        """
+        search = Search(Signal.LOGS, query=query, start_ns=start_ns, end_ns=end_ns, size=size)
+        return await self._page(search, token)
+
+    async def traces(self, query: str, size: int, token: str) -> Page:
+        """Root spans that match, newest first.
+
+        Raises:
+            InvalidArgumentError: the query or the token is wrong.
+        """
+        return await self._page(Search(Signal.TRACES, query=query, roots_only=True, size=size), token)
+
+    async def trace(self, trace_id: str) -> Trace:
+        """A trace with all that is known of it.
+
+        Raises:
+            NotFoundError: nothing is known of it, or not yet.
+        """
+        search = Search(Signal.TRACES, trace_id=trace_id, newest_first=False, size=MOST_OF_A_TRACE)
+        spans, logs = await asyncio.gather(
+            self._events.find(search), self._events.find(replace(search, signal=Signal.LOGS))
+        )
+        if not spans.hits and not logs.hits:
+            raise NotFoundError(
+                f"No span or log line of trace {trace_id} is known. What a process just did arrives some seconds "
+                "later: try again, unless the trace is older than the days that are kept.",
+                reason="TRACE_NOT_FOUND",
+                metadata={"trace_id": trace_id},
+            )
+        return Trace(
+            spans=[hit.source for hit in spans.hits],
+            logs=[hit.source for hit in logs.hits],
+            truncated=spans.total > len(spans.hits) or logs.total > len(logs.hits),
+        )
+
+    async def _page(self, search: Search, token: str) -> Page:
+        asked = (search.signal.value, search.query, str(search.start_ns), str(search.end_ns))
+        after = decode_token(token, asked) if token else ()
+        # One more than asked for tells whether there is a next page.
+        found = await self._events.find(replace(search, size=search.size + 1, after=after))
+        hits = found.hits[: search.size]
+        more = len(found.hits) > search.size
+        return Page([hit.source for hit in hits], encode_token(hits[-1].sort, asked) if more else "", found.total)

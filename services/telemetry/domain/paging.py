@@ -1,0 +1,49 @@
+"""Page tokens: where the next page begins, and of which search."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+
+from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.ids import sha256_hex
+
+
+def encode_token(after: Sequence[str], search: Sequence[str]) -> str:
+    """A token.
+
+    Args:
+        after: sort values of the last hit of this page.
+        search: what the search asks; the token is of use for this search only.
+    """
+    text = json.dumps([_seal(after, search), *after], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_token(token: str, search: Sequence[str]) -> tuple[str, ...]:
+    """The sort values.
+
+    Raises:
+        InvalidArgumentError: the token is none of ours, or another search's.
+    """
+    try:
+        value = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
+    except ValueError:
+        value = None
+    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(part, str) for part in value):
+        raise _refused("is none of ours")
+    seal, *after = value
+    if seal != _seal(after, search):
+        raise _refused("belongs to another search: repeat it with the same query and times, or start without a token")
+    return tuple(after)
+
+
+def _seal(after: Sequence[str], search: Sequence[str]) -> str:
+    return sha256_hex(*after, *search)[:12]
+
+
+def _refused(why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"page_token {why}.", reason="INVALID_PAGE_TOKEN", violations=[FieldViolation("page_token", why)]
+    )

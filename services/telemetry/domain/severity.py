@@ -1,0 +1,30 @@
+"""Levels of log lines.
+
+Five words and `trace`, as Python's logging and the mesh's own console lines have them. OTLP's severity numbers:
+https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
+"""
+
+from __future__ import annotations
+
+# For the numbers 1-4, 5-8, 9-12, 13-16, 17-20, 21-24.
+_BY_NUMBER = ("trace", "debug", "info", "warning", "error", "critical")
+_BY_TEXT = {"warn": "warning", "err": "error", "fatal": "critical", "information": "info", "notice": "info"}
+_ALSO = {"warning": "warn", "critical": "fatal"}
+
+
+def level_of(number: int, text: str) -> str:
+    """The level of an OTLP severity, lower case; empty when it says nothing.
+
+    Args:
+        number: severity number, 0 for none.
+        text: the sender's own word, used where there is no number.
+    """
+    if 1 <= number <= 24:
+        return _BY_NUMBER[(number - 1) // 4]
+    word = text.strip().lower()
+    return _BY_TEXT.get(word, word)
+
+
+def search_words(level: str) -> list[str]:
+    """The words by which a level is found: some people say `warn`, some `warning`."""
+    return [level, _ALSO[level]] if level in _ALSO else [level]

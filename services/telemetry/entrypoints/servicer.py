@@ -1,0 +1,66 @@
+# ruff: noqa: N802 - the methods bear the names of the contract
+"""TelemetryService over gRPC: map in, one call, map out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from tidemill.telemetry.v1 import telemetry_service_pb2 as pb
+from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceServicer
+
+from services.telemetry.app.search import Finder
+from services.telemetry.entrypoints import mapping
+
+_PAGE = 50
+# Of the spans, and of the log lines, of one answer: both together stay well below what gRPC carries.
+_MOST_BYTES = 24 * 1024 * 1024
+
+M = TypeVar("M", bound=Message)
+
+
+class TelemetryServicer(TelemetryServiceServicer):
+    """Implements `tidemill.telemetry.v1.TelemetryService`."""
+
+    def __init__(self, finder: Finder) -> None:
+        self._finder = finder
+
+    async def SearchLogs(self, request: pb.SearchLogsRequest, context: Any) -> pb.SearchLogsResponse:
+        """Searches log lines."""
+        page = await self._finder.logs(
+            request.query,
+            mapping.time_from(request.start_time) if request.HasField("start_time") else None,
+            mapping.time_from(request.end_time) if request.HasField("end_time") else None,
+            request.page_size or _PAGE,
+            request.page_token,
+        )
+        records = [mapping.log_to(source) for source in page.sources]
+        return pb.SearchLogsResponse(records=records, next_page_token=page.next_token, total=page.total)
+
+    async def GetTrace(self, request: pb.GetTraceRequest, context: Any) -> pb.GetTraceResponse:
+        """Reads a trace."""
+        trace = await self._finder.trace(request.trace_id)
+        spans, all_spans = _fitting(mapping.span_to, trace.spans)
+        logs, all_logs = _fitting(mapping.log_to, trace.logs)
+        truncated = trace.truncated or not all_spans or not all_logs
+        return pb.GetTraceResponse(spans=spans, logs=logs, truncated=truncated)
+
+    async def SearchTraces(self, request: pb.SearchTracesRequest, context: Any) -> pb.SearchTracesResponse:
+        """Searches traces."""
+        page = await self._finder.traces(request.query, request.page_size or _PAGE, request.page_token)
+        traces = [pb.TraceSummary(trace_id=source["trace.id"], root=mapping.span_to(source)) for source in page.sources]
+        return pb.SearchTracesResponse(traces=traces, next_page_token=page.next_token)
+
+
+def _fitting(convert: Callable[[Mapping[str, Any]], M], sources: Iterable[Mapping[str, Any]]) -> tuple[list[M], bool]:
+    """As many from the beginning as fit into an answer, and whether that is all."""
+    messages: list[M] = []
+    size = 0
+    for source in sources:
+        message = convert(source)
+        size += message.ByteSize()
+        if size > _MOST_BYTES:
+            return messages, False
+        messages.append(message)
+    return messages, True
