@@ -1,0 +1,102 @@
+"""kill -9 of each service in the middle of its own stage: no accepted record is lost, one model is published."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from tidemill.inference.v1 import inference_service_pb2 as inference_pb
+from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
+from tidemill.pipeline.v1.cycle_pb2 import Cycle, Stage
+from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+
+from services.kit.config import home_dir
+from tests.e2e.conftest import Mesh
+
+NAME = "reviews-under-fire"
+LINES = 16_000
+
+
+def _cycle(stub: PipelineServiceStub, mesh: Mesh, name: str) -> Cycle | None:
+    """The cycle now; None while the pipeline service is away."""
+    try:
+        return stub.GetCycle(pb.GetCycleRequest(name=name), metadata=mesh.metadata, timeout=5).cycle
+    except grpc.RpcError:
+        return None
+
+
+def _when(stub: PipelineServiceStub, mesh: Mesh, name: str, reached: Callable[[Cycle], bool]) -> Cycle:
+    deadline = time.monotonic() + 400
+    while True:
+        cycle = _cycle(stub, mesh, name)
+        if cycle is not None:
+            if reached(cycle):
+                return cycle
+            assert cycle.state == Cycle.STATE_RUNNING, cycle
+        assert time.monotonic() < deadline, cycle
+        time.sleep(0.05)
+
+
+def _running(stage: str) -> Callable[[Cycle], bool]:
+    def reached(cycle: Cycle) -> bool:
+        found = next(item for item in cycle.stages if item.name == stage)
+        return found.state == Stage.STATE_RUNNING and (stage == "publish" or bool(found.resources))
+
+    return reached
+
+
+def _trains(cycle: Cycle) -> bool:
+    train = next(item for item in cycle.stages if item.name == "train")
+    return _running("train")(cycle) and train.progress.phase == "train" and train.progress.done > 0
+
+
+def test_every_service_is_killed_in_its_stage(mesh: Mesh) -> None:
+    # Rows of its own, so that nothing of another test's work is reused.
+    source = mesh.scratch / "reviews.jsonl"
+    with (home_dir() / "data" / "reviews" / "reviews.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for _, line in zip(range(LINES), lines, strict=False)]
+    for row in rows:
+        row["text"] += "。"
+    source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+    def change(value: dict[str, Any]) -> None:
+        value["name"] = NAME
+        value["sources"][0]["source"] = NAME
+        value["sources"][0]["json_lines"]["uri"] = str(source)
+        value["dataset"]["name"] = f"datasets/{NAME}"
+        value["training"]["model_name"] = NAME
+        value["training"]["optimization"] |= {"max_steps": 12, "checkpoint_every": 4}
+        value["training"]["optimization"].pop("epochs", None)
+        value["training"]["evaluation"] = {"max_examples": 200}
+        value["gate"] = {"max_quality_loss": 1.0}
+        value["rollout"]["model"] = f"models/{NAME}"
+
+    path = mesh.pipeline("reviews.yaml", change)
+    with mesh.channel() as channel:
+        stub = PipelineServiceStub(channel)
+        name = mesh.tidemill("run", str(path), "--detach").stdout.split()[-1]
+        for service, reached in (
+            ("ingest", _running("collect")),
+            ("cleaning", _running("clean")),
+            ("training", _trains),
+            ("pipeline", _running("train")),
+            ("pipeline", _running("publish")),
+        ):
+            _when(stub, mesh, name, reached)
+            mesh.kill(service)
+        ended = _when(stub, mesh, name, lambda cycle: cycle.state != Cycle.STATE_RUNNING)
+        versions = InferenceServiceStub(channel).ListModelVersions(
+            inference_pb.ListModelVersionsRequest(model=f"models/{NAME}"), metadata=mesh.metadata, timeout=10
+        )
+    assert ended.state == Cycle.STATE_SUCCEEDED
+    assert ended.dataset_version.records_in == len({(row["text"], row["label"]) for row in rows})
+    assert [version.name for version in versions.model_versions] == [f"models/{NAME}/versions/1"]
+    restarts = {name: child.restarts for name, child in mesh.now().children.items()}
+    assert restarts["ingest"] >= 1
+    assert restarts["cleaning"] >= 1
+    assert restarts["training"] >= 1
+    assert restarts["pipeline"] >= 2

@@ -1,0 +1,139 @@
+"""A small turn of `pipelines/headlines.yaml`, and the ways in which others ask its model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tidemill.inference.v1 import inference_service_pb2 as pb
+from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+
+from tests.e2e.conftest import Mesh, until
+
+MODEL = "headlines-small"
+ARTICLE = "Shares in the bank rose sharply on Tuesday after it raised its forecast for the year."
+
+
+def _small(value: dict[str, Any]) -> None:
+    """Few steps and few examples; what it learns is not what is tested, so the gate asks for nothing."""
+    value["name"] = MODEL
+    value["training"]["model_name"] = MODEL
+    value["training"]["optimization"] |= {"max_steps": 3, "batch_size": 2}
+    value["training"]["optimization"].pop("epochs", None)
+    value["training"]["evaluation"] = {"max_examples": 4}
+    value["training"]["compression"] = {"variants": ["int8", "int4"]}
+    value["gate"] = {"max_quality_loss": 1.0}
+    value["rollout"]["model"] = f"models/{MODEL}"
+
+
+@pytest.fixture(scope="module")
+def cycle(mesh: Mesh) -> dict[str, Any]:
+    """The cycle, ended."""
+    found: dict[str, Any] = mesh.json("run", str(mesh.pipeline("headlines.yaml", _small)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def client(mesh: Mesh, cycle: dict[str, Any]) -> openai.OpenAI:
+    """The official client, as it comes."""
+    return openai.OpenAI(base_url=f"http://{mesh.stack.address('gateway_http')}/v1", api_key=mesh.key, max_retries=0)
+
+
+def test_about_160_duplicates_go_and_a_headline_is_asked_of_every_article(cycle: dict[str, Any]) -> None:
+    assert cycle["state"] == "STATE_SUCCEEDED"
+    version = cycle["dataset_version"]
+    assert int(version["records_in"]) > 2000
+    rejected = version["rejected_by_reason"]
+    duplicates = sum(int(count) for reason, count in rejected.items() if "duplicate" in reason)
+    assert 140 <= duplicates <= 180
+    assert {variant["precision"] for variant in cycle["report"]["variants"]} == {"int8", "int4"}
+
+
+def test_the_openai_client_streams_a_headline(client: openai.OpenAI) -> None:
+    assert MODEL in {model.id for model in client.models.list()}
+    pieces = list(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": ARTICLE}],
+            stream=True,
+            temperature=0,
+            extra_body={"apply_prompt_template": True},
+        )
+    )
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    assert text.strip()
+    assert len(pieces) > 3
+    assert pieces[0].id.startswith("answers/")
+
+
+def test_a_stub_gets_the_same_answer_as_the_openai_client(mesh: Mesh, client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": ARTICLE}],
+        temperature=0,
+        extra_body={"apply_prompt_template": True},
+    )
+    with mesh.channel() as channel:
+        request = pb.GenerateRequest(model=f"models/{MODEL}", text=ARTICLE)
+        answer = InferenceServiceStub(channel).Generate(request, metadata=mesh.metadata, timeout=60)
+    assert answer.text == whole.choices[0].message.content
+    assert answer.usage.completion_tokens > 0
+
+
+def test_a_missing_model_is_not_found_everywhere(mesh: Mesh, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="none", messages=[{"role": "user", "content": "Hi"}])
+    result = mesh.tidemill("generate", "none", "Hi", check=False)
+    assert result.returncode != 0
+    assert "none" in result.stderr
+
+
+def test_without_a_key_nobody_is_served(mesh: Mesh, cycle: dict[str, Any]) -> None:
+    answer = httpx.get(f"http://{mesh.stack.address('gateway_http')}/v1/models")
+    assert answer.status_code == 401
+
+
+def test_the_triton_clients_meet_the_gateway(mesh: Mesh, cycle: dict[str, Any]) -> None:
+    headers = {"authorization": f"Bearer {mesh.key}"}
+    over_http = triton_http.InferenceServerClient(mesh.stack.address("gateway_http"))
+    assert over_http.is_server_live(headers=headers)
+    assert over_http.is_model_ready(MODEL, headers=headers)
+    over_grpc = triton_grpc.InferenceServerClient(mesh.stack.address("gateway"))
+    metadata = over_grpc.get_model_metadata(MODEL, headers=headers)
+    assert metadata.name == MODEL
+    over_http.close()
+    over_grpc.close()
+
+
+def test_one_trace_crosses_gateway_inference_and_triton(mesh: Mesh, cycle: dict[str, Any]) -> None:
+    answer = httpx.post(
+        f"http://{mesh.stack.address('gateway_http')}/v1/chat/completions",
+        headers={"authorization": f"Bearer {mesh.key}"},
+        json={"model": MODEL, "messages": [{"role": "user", "content": ARTICLE}], "max_tokens": 4},
+        timeout=60,
+    )
+    assert answer.status_code == 200
+    trace_id = answer.headers["x-trace-id"]
+    wanted = {"gateway", "inference", "triton"}
+
+    def services() -> set[str] | None:
+        result = mesh.tidemill("trace", trace_id, "--json", check=False)
+        if result.returncode:
+            return None
+        found = {span["service"] for span in json.loads(result.stdout)["spans"]}
+        return found if wanted <= found else None
+
+    until(services)
+
+
+def test_logs_are_found_by_level_and_service(mesh: Mesh, cycle: dict[str, Any]) -> None:
+    def lines() -> str | None:
+        return mesh.tidemill("logs", "level:info service:training").stdout.strip() or None
+
+    assert "training" in until(lines)
+    assert mesh.tidemill("logs", "level:info service:no-such-service").stdout.strip() in ("", "No log line matches.")
