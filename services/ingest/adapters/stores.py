@@ -104,7 +104,7 @@ def _remember(connection: Connection, answer: Import, request_id: str, *, reused
         return
     row = {"spec_digest": answer.spec.digest, "import_name": answer.name, "reused": reused}
     try:
-        connection.execute(insert(import_requests).values(row, request_id=request_id))
+        connection.execute(insert(import_requests).values({**row, "request_id": request_id}))
     except IntegrityError as error:
         raise AbortedError(
             f"The request {request_id!r} is being answered for another caller; repeat it.", retry_after_s=0.2
