@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,17 +57,33 @@ class EcsFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+# A restart of the receiver, or of the store behind it, is waited out with the batch in hand.
+_EXPORT_TIMEOUT_S = 60.0
+_QUEUE = 16_384
+# How long the end of a process waits for a receiver that does not answer.
+_LAST_EXPORT_S = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """The running providers of a process."""
+    """The running providers of a process, and where they send to."""
 
     tracer_provider: TracerProvider
     logger_provider: LoggerProvider
+    exporters: tuple[OTLPSpanExporter | OTLPLogExporter, ...] = ()
 
     def shutdown(self) -> None:
         """Sends what is left; at most some seconds."""
+        give_up = threading.Timer(_LAST_EXPORT_S, self._give_up)
+        give_up.daemon = True
+        give_up.start()
         self.tracer_provider.shutdown()
         self.logger_provider.shutdown()
+        give_up.cancel()
+
+    def _give_up(self) -> None:
+        for exporter in self.exporters:
+            exporter.shutdown()
 
 
 def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str = "INFO") -> Telemetry:
@@ -93,14 +110,16 @@ def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str
     # The exporter's own complaints must not be exported.
     logging.getLogger("opentelemetry").propagate = False
     logging.getLogger("opentelemetry").addHandler(console)
+    exporters: tuple[OTLPSpanExporter | OTLPLogExporter, ...] = ()
     if otlp_endpoint:
-        tracer_provider.add_span_processor(
-            BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint, insecure=True), schedule_delay_millis=1000)
-        )
+        spans = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=True, timeout=_EXPORT_TIMEOUT_S)
+        logs = OTLPLogExporter(endpoint=otlp_endpoint, insecure=True, timeout=_EXPORT_TIMEOUT_S)
+        exporters = (spans, logs)
+        tracer_provider.add_span_processor(BatchSpanProcessor(spans, schedule_delay_millis=1000, max_queue_size=_QUEUE))
         logger_provider.add_log_record_processor(
-            BatchLogRecordProcessor(OTLPLogExporter(endpoint=otlp_endpoint, insecure=True), schedule_delay_millis=1000)
+            BatchLogRecordProcessor(logs, schedule_delay_millis=1000, max_queue_size=_QUEUE)
         )
         root.addHandler(LoggingHandler(logger_provider=logger_provider))
     trace.set_tracer_provider(tracer_provider)
     set_logger_provider(logger_provider)
-    return Telemetry(tracer_provider, logger_provider)
+    return Telemetry(tracer_provider, logger_provider, exporters)

@@ -22,7 +22,7 @@ TIE_BREAKERS = {Signal.LOGS: "event.id", Signal.TRACES: "span.id"}
 
 WORD_FIELDS = {
     Signal.LOGS: ("message", "error.message", "error.type", "error.stack_trace"),
-    Signal.TRACES: ("span.name.text", "service.name", "status.message", "error.message"),
+    Signal.TRACES: ("span.name.text", "service.name.text", "status.message", "error.message"),
 }
 """Where words without a field's name are looked for."""
 
@@ -30,6 +30,7 @@ _KEYWORD = {"type": "keyword", "ignore_above": 1024}
 # The lower-case normalizer is built in: `level:ERROR` finds `error`.
 _LEVEL = {"type": "keyword", "normalizer": "lowercase", "ignore_above": 64}
 _TEXT = {"type": "text"}
+_WORDS = _KEYWORD | {"fields": {"text": _TEXT}}
 _FLATTENED = {"type": "flattened", "ignore_above": 1024}
 
 
@@ -39,7 +40,7 @@ def _alias(path: str) -> dict[str, str]:
 
 _SHARED: dict[str, dict[str, Any]] = {
     "@timestamp": {"type": "date_nanos"},
-    "service.name": _KEYWORD,
+    "service.name": _WORDS,
     "service.version": _KEYWORD,
     "service.namespace": _KEYWORD,
     "service.node.name": _KEYWORD,
@@ -72,7 +73,7 @@ _LOGS: dict[str, dict[str, Any]] = {
 }
 _TRACES: dict[str, dict[str, Any]] = {
     "parent.id": _KEYWORD,
-    "span.name": _KEYWORD | {"fields": {"text": _TEXT}},
+    "span.name": _KEYWORD | {"fields": {"text": _TEXT, "caseless": _KEYWORD | {"normalizer": "lowercase"}}},
     "span.kind": _KEYWORD,
     "span.links.trace.id": _KEYWORD,
     "span.links.span.id": _KEYWORD,
@@ -81,7 +82,7 @@ _TRACES: dict[str, dict[str, Any]] = {
     "status.message": _TEXT,
     "attributes": _FLATTENED,
     "error": {"type": "boolean"},
-    "name": _alias("span.name"),
+    "name": _alias("span.name.caseless"),
     "kind": _alias("span.kind"),
     "duration": _alias("event.duration"),
 }
@@ -89,7 +90,12 @@ PROPERTIES = {Signal.LOGS: _SHARED | _LOGS, Signal.TRACES: _SHARED | _TRACES}
 
 # Fields of Elasticsearch itself that a query may name.
 _BUILT_IN = {"_exists_", "_id", "_index"}
-FIELDS = {signal: frozenset(properties) | _BUILT_IN | {"span.name.text"} for signal, properties in PROPERTIES.items()}
+FIELDS = {
+    signal: frozenset(properties)
+    | {f"{name}.{part}" for name, mapping in properties.items() for part in mapping.get("fields", ())}
+    | _BUILT_IN
+    for signal, properties in PROPERTIES.items()
+}
 """Names that queries use as they are."""
 
 

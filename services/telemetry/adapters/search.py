@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from elasticsearch import AsyncElasticsearch, BadRequestError
@@ -14,6 +15,13 @@ from services.telemetry.domain.days import timestamp
 from services.telemetry.domain.query import qualify_fields
 
 _TIMEOUT_S = 20.0
+# Lucene's parser quotes the query first, and at length.
+_SYNTAX = re.compile(r"Cannot parse '.*?': (?=[A-Z])", re.DOTALL)
+_PLACE = re.compile(r" at line \d+, column \d+\.?|\(in lexical state \d+\)")
+_ENDS = {
+    'Encountered "<EOF>"': "it ends where more should follow",
+    "Lexical error  Encountered: <EOF> after prefix": "nothing closes what begins with",
+}
 
 
 class ElasticsearchSearch:
@@ -80,12 +88,12 @@ def _query(search: Search) -> dict[str, Any]:
 
 
 def _complaint(body: Any) -> str:
-    """The innermost reason that Elasticsearch gives, without the list of all tokens that it would have liked."""
-    try:
-        cause = body["error"]["failed_shards"][0]["reason"]
-    except (KeyError, IndexError, TypeError):
-        cause = body["error"]
-    while isinstance(cause.get("caused_by"), dict):
-        cause = cause["caused_by"]
-    lines = str(cause.get("reason", "")).splitlines()
-    return lines[0].removesuffix(".") if lines else "no reason was given"
+    """What Elasticsearch finds wrong, in one line: without places in a query that the caller did not write so."""
+    reason = body["error"].get("failed_shards", [{}])[0].get("reason") or body["error"]
+    text = str(reason.get("caused_by", reason).get("reason", "")) or "no reason was given"
+    if not _SYNTAX.match(text):
+        return text.splitlines()[0]
+    line = _PLACE.sub("", _SYNTAX.sub("", text).splitlines()[0]).strip().removesuffix(".")
+    for theirs, ours in _ENDS.items():
+        line = line.replace(theirs, ours)
+    return f'{line} (text with one of / : ( ) [ ] {{ }} in it stands in "quotes")'
