@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.kit.clock import SystemClock
+from services.kit.errors import UnavailableError
+from services.telemetry.app.intake import Intake, Limits
+from services.telemetry.domain.days import Signal
+from services.telemetry.domain.document import Document, Fate, Outcome, Receipt
+
+
+class FakeStore:
+    """Keeps what it is given; does what it is told once for each write."""
+
+    def __init__(self) -> None:
+        self.bulks: list[list[str]] = []
+        self.tries = asyncio.Semaphore(0)
+        self.away = False
+        self.fates: dict[str, list[Outcome]] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def write(self, documents: Sequence[Document]) -> list[Outcome]:
+        self.tries.release()
+        await self.gate.wait()
+        if self.away:
+            raise UnavailableError("nobody there")
+        self.bulks.append([document.id for document in documents])
+        return [self._fate(document.id) for document in documents]
+
+    def _fate(self, document: str) -> Outcome:
+        told = self.fates.get(document)
+        return told.pop(0) if told else Outcome(Fate.WRITTEN)
+
+
+class FakeObserver:
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, str], int] = {}
+        self.queue: list[int] = []
+
+    def settled(self, signal: str, fate: str, count: int) -> None:
+        self.counts[signal, fate] = self.counts.get((signal, fate), 0) + count
+
+    def queued(self, size: int) -> None:
+        self.queue.append(size)
+
+    def bulk(self, seconds: float) -> None:
+        pass
+
+
+class Bench:
+    def __init__(self, **limits: float) -> None:
+        self.store, self.observer = FakeStore(), FakeObserver()
+        bounds = Limits(
+            queue_bytes=int(limits.get("queue_bytes", 10_000)),
+            bulk_documents=int(limits.get("bulk_documents", 10)),
+            bulk_bytes=int(limits.get("bulk_bytes", 1000)),
+            bulk_wait_s=limits.get("bulk_wait_s", 0.0),
+        )
+        self.intake = Intake(self.store, bounds, self.observer, SystemClock())
+
+    def send(self, *ids: str, size: int = 10, patience: float = 30.0) -> asyncio.Task[Receipt]:
+        documents = [Document("index", each, b"x" * size) for each in ids]
+        return asyncio.ensure_future(self.intake.take(Signal.LOGS, documents, patience))
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Bench]:
+    task = asyncio.create_task(bench.intake.run())
+    try:
+        yield bench
+        assert not task.done()
+    finally:
+        task.cancel()
+
+
+async def _tried(store: FakeStore, times: int) -> None:
+    """Waits until the store was given something so many times more."""
+    for _ in range(times):
+        await store.tries.acquire()
+
+
+async def test_an_answer_comes_when_the_documents_are_written() -> None:
+    async with running(Bench()) as bench:
+        bench.store.gate.clear()
+        sent = bench.send("a", "b")
+        await _tried(bench.store, 1)
+        assert not sent.done()
+        bench.store.gate.set()
+        assert await sent == Receipt()
+        assert bench.store.bulks == [["a", "b"]]
+        assert bench.observer.counts == {("logs", "written"): 2}
+        assert bench.observer.queue[-1] == 0
+
+
+async def test_nothing_to_write_is_answered_at_once() -> None:
+    bench = Bench()
+    assert await bench.send() == Receipt()
+
+
+async def test_what_arrives_while_a_bulk_is_written_goes_together() -> None:
+    async with running(Bench()) as bench:
+        bench.store.gate.clear()
+        sent = [bench.send("a")]
+        await _tried(bench.store, 1)
+        sent += [bench.send("b"), bench.send("c", "d")]
+        await asyncio.sleep(0)
+        bench.store.gate.set()
+        await asyncio.gather(*sent)
+        assert bench.store.bulks == [["a"], ["b", "c", "d"]]
+
+
+async def test_a_bulk_waits_a_little_for_others() -> None:
+    async with running(Bench(bulk_wait_s=0.2)) as bench:
+        first = bench.send("a")
+        await asyncio.sleep(0.01)
+        await asyncio.gather(first, bench.send("b"))
+        assert bench.store.bulks == [["a", "b"]]
+
+
+async def test_a_full_bulk_waits_for_nobody() -> None:
+    async with running(Bench(bulk_wait_s=3600, bulk_documents=2)) as bench:
+        await asyncio.gather(bench.send("a"), bench.send("b"))
+        assert bench.store.bulks == [["a", "b"]]
+
+
+async def test_a_large_request_is_written_in_bulks_and_answered_once() -> None:
+    async with running(Bench(bulk_documents=2)) as bench:
+        bench.store.fates = {"c": [Outcome(Fate.REFUSED, "why")], "e": [Outcome(Fate.REFUSED, "later")]}
+        assert await bench.send("a", "b", "c", "d", "e") == Receipt(2, "why")
+        assert bench.store.bulks == [["a", "b"], ["c", "d"], ["e"]]
+
+
+async def test_a_bulk_is_bounded_in_bytes() -> None:
+    async with running(Bench(bulk_bytes=25)) as bench:
+        await bench.send("a", "b", "c")
+        await bench.send("huge", size=1000)
+        assert bench.store.bulks == [["a", "b"], ["c"], ["huge"]]
+
+
+async def test_refused_and_known_documents_are_told_apart() -> None:
+    async with running(Bench()) as bench:
+        bench.store.fates = {"a": [Outcome(Fate.REFUSED, "why")], "b": [Outcome(Fate.DUPLICATE)]}
+        assert await bench.send("a", "b", "c") == Receipt(1, "why")
+        assert bench.observer.counts == {("logs", "refused"): 1, ("logs", "duplicate"): 1, ("logs", "written"): 1}
+
+
+async def test_documents_for_which_the_store_is_busy_are_tried_again() -> None:
+    async with running(Bench()) as bench:
+        bench.store.fates = {"b": [Outcome(Fate.BUSY)]}
+        assert await bench.send("a", "b", "c") == Receipt()
+        assert bench.store.bulks == [["a", "b", "c"], ["b"]]
+
+
+async def test_an_outage_shorter_than_the_patience_is_not_noticed() -> None:
+    async with running(Bench()) as bench:
+        bench.store.away = True
+        sent = bench.send("a")
+        await _tried(bench.store, 2)
+        bench.store.away = False
+        assert await sent == Receipt()
+        assert bench.store.bulks == [["a"]]
+
+
+async def test_a_longer_outage_is_told_and_what_was_given_up_is_not_written() -> None:
+    async with running(Bench()) as bench:
+        bench.store.away = True
+        sent = bench.send("a", patience=0.01)
+        with pytest.raises(UnavailableError, match="nobody there") as caught:
+            await sent
+        assert caught.value.reason == "TELEMETRY_NOT_WRITTEN"
+        assert caught.value.retry_after_s
+        assert bench.observer.queue[-1] == 0
+        bench.store.away = False
+        await bench.send("b")
+        assert bench.store.bulks == [["b"]]
+
+
+async def test_a_sender_that_hangs_up_leaves_the_queue() -> None:
+    async with running(Bench()) as bench:
+        bench.store.away = True
+        blocking, sent = bench.send("a"), bench.send("b")
+        await _tried(bench.store, 1)
+        late = bench.send("c")
+        await asyncio.sleep(0)
+        late.cancel()
+        sent.cancel()
+        await asyncio.gather(late, sent, return_exceptions=True)
+        bench.store.away = False
+        await blocking
+        await bench.send("d")
+        assert bench.store.bulks == [["a"], ["d"]]
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    async with running(Bench(queue_bytes=25)) as bench:
+        bench.store.away = True
+        first = bench.send("a", "b")
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError) as caught:
+            await bench.send("c")
+        assert caught.value.reason == "TELEMETRY_QUEUE_FULL"
+        assert caught.value.retry_after_s
+        bench.store.away = False
+        await first
+        await bench.send("c")
+        assert bench.store.bulks == [["a", "b"], ["c"]]
+
+
+async def test_a_request_larger_than_the_queue_passes_alone() -> None:
+    async with running(Bench(queue_bytes=25)) as bench:
+        assert await bench.send("huge", size=1000) == Receipt()
