@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry import context, propagate
@@ -47,6 +48,14 @@ class BusAnnouncer:
             context.detach(token)
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """An answer to tell of, and the trace of the request that got it."""
+
+    served: Served
+    trace: Mapping[str, str]
+
+
 class BackgroundServedLog:
     """Implements `services.inference.app.ports.ServedLog` with a thread that publishes `PredictionServed`.
 
@@ -57,7 +66,7 @@ class BackgroundServedLog:
     def __init__(self, publisher: EventPublisher, registry: CollectorRegistry, *, capacity: int = 100_000) -> None:
         self._publisher = publisher
         self._capacity = capacity
-        self._waiting: deque[Served] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._dropped = Counter(
@@ -70,9 +79,11 @@ class BackgroundServedLog:
         self._thread.start()
 
     def add(self, served: Sequence[Served]) -> None:
-        """See the port."""
+        """See the port; call it in the request's own trace."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
         with self._changed:
-            self._waiting.extend(served)
+            self._waiting.extend(_Waiting(item, carrier) for item in served)
             lost = max(0, len(self._waiting) - self._capacity)
             for _ in range(lost):
                 self._waiting.popleft()
@@ -114,7 +125,7 @@ class BackgroundServedLog:
                 logger.exception("PredictionServed could not be published")
                 self._give_up(len(batch), type(error).__name__)
 
-    def _next_batch(self) -> list[Served]:
+    def _next_batch(self) -> list[_Waiting]:
         """What waits, at most a batch; empty when there is nothing more to come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -122,7 +133,7 @@ class BackgroundServedLog:
                 self._changed.wait_for(lambda: self._closing or len(self._waiting) >= _BATCH, _LINGER_S)
             return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
 
-    def _put_back(self, batch: Sequence[Served]) -> None:
+    def _put_back(self, batch: Sequence[_Waiting]) -> None:
         with self._changed:
             self._waiting.extendleft(reversed(batch))
 
@@ -131,7 +142,8 @@ class BackgroundServedLog:
         logger.error("PredictionServed of %d answers was given up: %s", count, why)
 
 
-def _event(served: Served) -> OutgoingEvent:
+def _event(waiting: _Waiting) -> OutgoingEvent:
+    served = waiting.served
     moment = Timestamp()
     moment.FromDatetime(served.answer_time)
     message = events.PredictionServed(
@@ -145,4 +157,5 @@ def _event(served: Served) -> OutgoingEvent:
         latency_ms=served.latency_ms,
         answer_time=moment,
     )
-    return OutgoingEvent(served.answer, message, event_id=sha256_hex("PredictionServed", served.answer))
+    event_id = sha256_hex("PredictionServed", served.answer)
+    return OutgoingEvent(served.answer, message, event_id=event_id, trace=waiting.trace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
@@ -97,9 +98,11 @@ class KafkaEventPublisher:
             schema.MESSAGING_OPERATION: "send",
             schema.MESSAGING_BATCH_COUNT: len(events),
         }
-        with self._tracer.start_as_current_span(
+        span = self._tracer.start_as_current_span(
             f"send {topic.name}", kind=trace.SpanKind.PRODUCER, attributes=attributes
-        ):
+        )
+        # What is published in the background, in nobody's trace, begins none: its events continue their own.
+        with span if trace.get_current_span().get_span_context().is_valid else nullcontext():
             encoded = [encode(event, self._service) for event in events]
             for event, message in zip(events, encoded, strict=True):
                 size = len(message.value)

@@ -107,6 +107,8 @@ def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str
     root.addHandler(console)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of each turn of its own loop that took 0.1 s, which a busy machine does all the time.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     # The exporter's own complaints must not be exported.
     logging.getLogger("opentelemetry").propagate = False
     logging.getLogger("opentelemetry").addHandler(console)

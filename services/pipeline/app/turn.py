@@ -234,7 +234,7 @@ class Turn:
         return work
 
     async def _follow(self, stage: str, worker: Worker, work: Work) -> Work:
-        """The work's end; `reused` as it was when it was started."""
+        """The work's end; `reused` whether its start or its end says so."""
         latest = work
         pause = _FIRST_PAUSE_S
         while not latest.done:
@@ -256,7 +256,7 @@ class Turn:
             message = f"{work.name} was cancelled by somebody else; run the loop again."
             failure = Failure("WORK_CANCELLED", message, {"resource": work.name})
             raise _StageFailedError(CycleState.FAILED, failure, message)
-        return replace(latest, reused=work.reused)
+        return replace(latest, reused=work.reused or latest.reused)
 
     async def _persistently(self, do: Callable[[], Awaitable[T]], stage: str = "") -> T:
         pause = _FIRST_PAUSE_S
