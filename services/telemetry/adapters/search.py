@@ -22,6 +22,8 @@ _ENDS = {
     'Encountered "<EOF>"': "it ends where more should follow",
     "Lexical error  Encountered: <EOF> after prefix": "nothing closes what begins with",
 }
+# Encountered " <OR> "OR ""
+_UNEXPECTED = re.compile(r'Encountered " .*? "(.*?) *""')
 
 
 class ElasticsearchSearch:
@@ -96,4 +98,5 @@ def _complaint(body: Any) -> str:
     line = _PLACE.sub("", _SYNTAX.sub("", text).splitlines()[0]).strip().removesuffix(".")
     for theirs, ours in _ENDS.items():
         line = line.replace(theirs, ours)
+    line = _UNEXPECTED.sub(r"\1 stands where something else should", line)
     return f'{line} (text with one of / : ( ) [ ] {{ }} in it stands in "quotes")'

@@ -1,0 +1,207 @@
+"""The telemetry service as a process of its own on a real Elasticsearch, and what its tests ask of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
+from tidemill.telemetry.v1 import telemetry_service_pb2 as pb
+from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
+
+from infra.stack.layout import python_path
+from infra.stack.state import StackState
+from infra.stack.testing import running_parts
+from tests.integration.telemetry.cut import Cable
+
+_PATIENCE_S = 60.0
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T | None]) -> T:
+    """What `look` finds at last: what was written can be found about a second later."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"waited in vain: {found!r}"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class TelemetryProcess:
+    """`python -m services.telemetry`."""
+
+    elasticsearch_url: str
+    folder: Path
+    more: dict[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    metrics_port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+    _open: grpc.Channel | None = None
+
+    @property
+    def log(self) -> Path:
+        """Its log, over all restarts."""
+        return self.folder / f"telemetry-{self.port}.log"
+
+    @property
+    def endpoint(self) -> str:
+        """Where exporters send to."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Starts it and waits until it serves."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": python_path(),
+            "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
+            "TIDEMILL_METRICS_BIND": f"127.0.0.1:{self.metrics_port}",
+            "TIDEMILL_ELASTICSEARCH_URL": self.elasticsearch_url,
+            **self.more,
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.telemetry"], env=environment, stdout=log, stderr=log
+            )
+        eventually(self._serves)
+
+    def _serves(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()[-4000:]
+        health: Any = health_pb2_grpc.HealthStub(self.channel())
+        try:
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.close()
+
+    def stop(self) -> int:
+        """Asks it to end.
+
+        Returns:
+            Its exit status.
+        """
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(30)
+        self.close()
+        return status
+
+    def channel(self) -> grpc.Channel:
+        """A channel to it."""
+        if self._open is None:
+            options = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.max_receive_message_length", 64 << 20)]
+            self._open = grpc.insecure_channel(f"127.0.0.1:{self.port}", options=options)
+        return self._open
+
+    def close(self) -> None:
+        """Closes the channel."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @property
+    def search(self) -> TelemetryServiceStub:
+        """A client of the search."""
+        return TelemetryServiceStub(self.channel())
+
+    @property
+    def logs(self) -> Any:
+        """A client of OTLP's reception of logs."""
+        return LogsServiceStub(self.channel())  # type: ignore[no-untyped-call]
+
+    @property
+    def traces(self) -> Any:
+        """A client of OTLP's reception of traces."""
+        return TraceServiceStub(self.channel())  # type: ignore[no-untyped-call]
+
+    def total(self, query: str) -> int:
+        """How many log lines match."""
+        return self.search.SearchLogs(pb.SearchLogsRequest(query=query, page_size=1), timeout=30).total
+
+    def metric(self, name: str) -> float:
+        """The value of a sample that Prometheus would read, 0 where there is none."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+            for line in answer.read().decode().splitlines():
+                if line.startswith(f"{name} "):
+                    return float(line.rpartition(" ")[2])
+        return 0.0
+
+
+def emit(service: str, endpoint: str, lines: int, seconds: float = 0.0) -> subprocess.Popen[str]:
+    """Starts a process that logs and traces; its first line of output is its trace's id."""
+    script = Path(__file__).with_name("emitter.py")
+    return subprocess.Popen(
+        [sys.executable, str(script), service, endpoint, str(lines), str(seconds)],
+        env={**os.environ, "PYTHONPATH": python_path()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def service_name() -> str:
+    """A name that no other test uses."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
+    """An Elasticsearch."""
+    with running_parts({"elasticsearch"}, tmp_path_factory.mktemp("es")) as state:
+        yield state
+
+
+@pytest.fixture(scope="session")
+def telemetry(stack: StackState, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TelemetryProcess]:
+    """A running telemetry service."""
+    process = TelemetryProcess(stack.elasticsearch_url, tmp_path_factory.mktemp("telemetry"))
+    process.start()
+    yield process
+    process.kill()
+
+
+@contextmanager
+def on_a_cable(stack: StackState, folder: Path, **more: str) -> Iterator[tuple[TelemetryProcess, Cable]]:
+    """A telemetry service whose way to Elasticsearch can be cut."""
+    cable = Cable(("127.0.0.1", stack.ports["elasticsearch"]))
+    process = TelemetryProcess(f"http://{cable.address}", folder, more)
+    process.start()
+    try:
+        yield process, cable
+    finally:
+        process.kill()
+        cable.close()
