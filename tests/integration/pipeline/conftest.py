@@ -1,0 +1,200 @@
+"""The pipeline service as a process of its own, on a real Kafka, between peers that speak the real contracts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tidemill.cleaning.v1 import cleaning_service_pb2 as cleaning_pb
+from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
+from tidemill.cleaning.v1.dataset_pb2 import Dataset, DatasetVersion
+from tidemill.inference.v1 import inference_service_pb2 as inference_pb
+from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
+from tidemill.inference.v1.model_pb2 import ModelVersion
+from tidemill.ingest.v1 import ingest_service_pb2 as ingest_pb
+from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
+from tidemill.ingest.v1.source_import_pb2 import Import
+from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from tidemill.training.v1 import training_service_pb2 as training_pb
+from tidemill.training.v1 import training_service_pb2_grpc as training_grpc
+from tidemill.training.v1.run_pb2 import Report, Run
+
+from infra.stack.testing import running_parts
+from services.kit.bus.kafka import ensure_topics
+from tests.unit.pipeline.peers import DIGEST, report
+
+_ROOT = Path(__file__).parents[3]
+
+
+@dataclass
+class Peers(
+    ingest_grpc.IngestServiceServicer,
+    cleaning_grpc.CleaningServiceServicer,
+    training_grpc.TrainingServiceServicer,
+    inference_grpc.InferenceServiceServicer,
+):
+    """Ingest, cleaning, training and inference on one port; a run ends when `trained` is set."""
+
+    trained: threading.Event = field(default_factory=threading.Event)
+    requests: dict[str, list[Any]] = field(default_factory=dict)
+
+    def _seen(self, request: Any) -> None:
+        self.requests.setdefault(type(request).__name__, []).append(request)
+
+    def CreateImport(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen(request)
+        done = Import(name="imports/i1", state=Import.STATE_SUCCEEDED, record_count=3, reused=True)
+        return ingest_pb.CreateImportResponse(source_import=done)
+
+    def PutDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen(request)
+        return cleaning_pb.PutDatasetResponse(dataset=Dataset(name=request.name, spec=request.spec))
+
+    def BuildDatasetVersion(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen(request)
+        version = DatasetVersion(name=f"{request.dataset}/versions/1", state=DatasetVersion.STATE_BUILDING)
+        return cleaning_pb.BuildDatasetVersionResponse(dataset_version=version)
+
+    def WatchDatasetVersion(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        self._seen(request)
+        version = DatasetVersion(
+            name=request.name,
+            state=DatasetVersion.STATE_READY,
+            uri="file:///d",
+            digest=DIGEST,
+            records_in=3,
+            train_count=2,
+            holdout_count=1,
+        )
+        yield cleaning_pb.WatchDatasetVersionResponse(dataset_version=version)
+
+    def CreateRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen(request)
+        return training_pb.CreateRunResponse(run=Run(name="runs/r1", state=Run.STATE_QUEUED))
+
+    def WatchRun(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        self._seen(request)
+        yield training_pb.WatchRunResponse(run=Run(name="runs/r1", state=Run.STATE_RUNNING))
+        while not self.trained.wait(0.1):
+            if not context.is_active():
+                return
+        found = json_format.ParseDict(report(fp32=0.2, int8=0.199), Report())
+        yield training_pb.WatchRunResponse(run=Run(name="runs/r1", state=Run.STATE_SUCCEEDED, report=found))
+
+    def CancelRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen(request)
+        return training_pb.CancelRunResponse(run=Run(name="runs/r1", state=Run.STATE_CANCELLED))
+
+    def PromoteRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen(request)
+        return training_pb.PromoteRunResponse(run=Run(name="runs/r1"))
+
+    def PublishModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen(request)
+        version = ModelVersion(name=f"{request.model}/versions/1", state=ModelVersion.STATE_SERVING)
+        return inference_pb.PublishModelResponse(model_version=version)
+
+
+@dataclass
+class PipelineProcess:
+    """`python -m services.pipeline` with a state that outlives a kill."""
+
+    kafka: str
+    peers_address: str
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it and waits until it serves."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'protos' / 'gen'}",
+            "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
+            "TIDEMILL_KAFKA_BOOTSTRAP": self.kafka,
+            "TIDEMILL_DATABASE_URL": f"sqlite:///{self.folder}/pipeline.sqlite",
+        }
+        for peer in ("INGEST", "CLEANING", "TRAINING", "INFERENCE"):
+            environment[f"TIDEMILL_{peer}_ADDRESS"] = self.peers_address
+        environment.pop("TIDEMILL_OTLP_ENDPOINT", None)
+        log = self.folder / "pipeline.log"
+        with log.open("ab") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.pipeline"], env=environment, stdout=stream, stderr=stream
+            )
+        deadline = time.monotonic() + 60
+        with self.channel() as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            while True:
+                assert self.process.poll() is None, log.read_text()[-4000:]
+                assert time.monotonic() < deadline, log.read_text()[-4000:]
+                try:
+                    answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                except grpc.RpcError:
+                    time.sleep(0.1)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def channel(self) -> grpc.Channel:
+        """A channel to it."""
+        return grpc.insecure_channel(f"127.0.0.1:{self.port}", options=[("grpc.max_reconnect_backoff_ms", 500)])
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Kafka with all topics."""
+    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:
+        ensure_topics(stack.kafka_bootstrap)
+        yield stack.kafka_bootstrap
+
+
+@pytest.fixture
+def peers() -> Peers:
+    """The peers of one test."""
+    return Peers()
+
+
+@pytest.fixture
+def pipeline(kafka: str, peers: Peers, tmp_path: Path) -> Iterator[PipelineProcess]:
+    """A running pipeline service between the peers."""
+    server = grpc.server(futures.ThreadPoolExecutor(16))
+    ingest_grpc.add_IngestServiceServicer_to_server(peers, server)
+    cleaning_grpc.add_CleaningServiceServicer_to_server(peers, server)
+    training_grpc.add_TrainingServiceServicer_to_server(peers, server)
+    inference_grpc.add_InferenceServiceServicer_to_server(peers, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = PipelineProcess(kafka, address, tmp_path, port)
+    process.start()
+    yield process
+    process.kill()
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def stub(pipeline: PipelineProcess) -> Iterator[PipelineServiceStub]:
+    """A client."""
+    with pipeline.channel() as channel:
+        yield PipelineServiceStub(channel)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from kafka import KafkaConsumer
+from tidemill.inference.v1.inference_events_pb2 import PredictionServed
+from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
+from tidemill.pipeline.v1.cycle_pb2 import Cycle, PipelineSpec, Rollout
+from tidemill.pipeline.v1.pipeline_events_pb2 import CycleEnded, FeedbackRecorded
+from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+
+from services.kit.bus.kafka import KafkaEventPublisher
+from services.kit.bus.port import OutgoingEvent
+from services.kit.bus.topics import FEEDBACK, PIPELINE_EVENTS, PREDICTIONS
+from tests.integration.pipeline.conftest import Peers, PipelineProcess
+
+pytestmark = pytest.mark.real
+
+
+def spec(name: str) -> PipelineSpec:
+    value = PipelineSpec(name=name)
+    value.sources.add(source="bbc").text_folder.uri = "/bbc"
+    value.dataset.name = "datasets/d"
+    value.dataset.operators.add(name="exact_dedup")
+    training = value.training
+    training.base_model, training.model_name = "tiny", "headlines"
+    training.generation.prompt_template, training.generation.target_field = "{text}", "headline"
+    training.generation.max_input_tokens, training.generation.max_target_tokens = 64, 16
+    training.lora.r, training.lora.alpha = 4, 8
+    training.optimization.max_steps, training.optimization.batch_size = 1, 1
+    training.optimization.learning_rate = 0.001
+    training.compression.variants.append("int8")
+    value.gate.max_quality_loss = 0.05
+    value.rollout.model = "models/headlines"
+    return value
+
+
+def create(stub: PipelineServiceStub, name: str) -> Cycle:
+    return stub.CreateCycle(pb.CreateCycleRequest(spec=spec(name)), timeout=30).cycle
+
+
+def until(stub: PipelineServiceStub, name: str, reached: Callable[[Cycle], bool]) -> Cycle:
+    deadline = time.monotonic() + 60
+    while True:
+        cycle = stub.GetCycle(pb.GetCycleRequest(name=name), timeout=10).cycle
+        if reached(cycle):
+            return cycle
+        assert time.monotonic() < deadline, cycle
+        time.sleep(0.05)
+
+
+def trains(cycle: Cycle) -> bool:
+    return bool(cycle.stages[2].resources)
+
+
+def test_a_cycle_is_watched_to_its_end_and_told_on_the_bus(stub: PipelineServiceStub, peers: Peers, kafka: str) -> None:
+    peers.trained.set()
+    created = create(stub, "told")
+    states = [answer.cycle for answer in stub.WatchCycle(pb.WatchCycleRequest(name=created.name), timeout=60)]
+    ended = states[-1]
+    assert ended.state == Cycle.STATE_SUCCEEDED
+    expected = spec("told")
+    expected.rollout.preference = Rollout.PREFERENCE_FASTEST
+    assert ended.spec == expected
+    assert ended.stages[0].reused
+    assert ended.dataset_version.train_count == 2
+    assert [verdict.chosen for verdict in ended.verdicts] == [False, True]
+    assert ended.model_version == "models/headlines/versions/1"
+    assert len(ended.trace_id) == 32
+    assert peers.requests["CreateRunRequest"][0].spec.dataset.name == "datasets/d/versions/1"
+    assert peers.requests["PublishModelRequest"][0].run == "runs/r1"
+    consumer = KafkaConsumer(PIPELINE_EVENTS.name, bootstrap_servers=kafka, auto_offset_reset="earliest")
+    event = next(e for m in consumer if (e := CycleEnded.FromString(m.value)).cycle == created.name)
+    consumer.close()
+    assert (event.state, event.model_version) == ("STATE_SUCCEEDED", "models/headlines/versions/1")
+
+
+def test_kill_9_in_the_middle_of_training_goes_on_and_starts_nothing_new(
+    pipeline: PipelineProcess, stub: PipelineServiceStub, peers: Peers
+) -> None:
+    name = create(stub, "killed").name
+    until(stub, name, trains)
+    pipeline.kill()
+    peers.trained.set()
+    pipeline.start()
+    ended = until(stub, name, lambda cycle: cycle.state != Cycle.STATE_RUNNING)
+    assert ended.state == Cycle.STATE_SUCCEEDED
+    assert len({request.request_id for request in peers.requests["CreateRunRequest"]}) == 1
+    assert len({request.request_id for request in peers.requests["PublishModelRequest"]}) == 1
+
+
+def test_a_cancelled_cycle_cancels_its_run(stub: PipelineServiceStub, peers: Peers) -> None:
+    name = create(stub, "cancelled").name
+    until(stub, name, trains)
+    stub.CancelCycle(pb.CancelCycleRequest(name=name), timeout=10)
+    assert until(stub, name, lambda cycle: cycle.state != Cycle.STATE_RUNNING).state == Cycle.STATE_CANCELLED
+    assert [request.name for request in peers.requests["CancelRunRequest"]] == ["runs/r1"]
+
+
+def test_invalid_requests_name_their_fields(stub: PipelineServiceStub) -> None:
+    wrong = spec("wrong")
+    wrong.gate.max_quality_loss = 2
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CreateCycle(pb.CreateCycleRequest(spec=wrong), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    status = rpc_status.from_call(caught.value)
+    bad = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(bad) for detail in status.details)
+    assert [violation.field for violation in bad.field_violations] == ["spec.gate.max_quality_loss"]
+
+
+def test_a_cycle_that_does_not_exist_is_not_found(stub: PipelineServiceStub) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.GetCycle(pb.GetCycleRequest(name="pipelines/none/cycles/none"), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_feedback_meets_its_prediction_and_is_told_on_the_bus(stub: PipelineServiceStub, kafka: str) -> None:
+    answer = f"answers/{uuid.uuid4()}"
+    publisher = KafkaEventPublisher(kafka, "inference")
+    served = PredictionServed(answer=answer, model_version="models/headlines/versions/7", method="generate")
+    publisher.publish(PREDICTIONS, [OutgoingEvent(answer, served)])
+    publisher.close()
+    request = pb.RecordFeedbackRequest(answer=answer, rating=-1, correction="Better", author="me", request_id=answer)
+    kept = stub.RecordFeedback(request, timeout=10).feedback
+    assert stub.RecordFeedback(request, timeout=10).feedback.name == kept.name
+    deadline = time.monotonic() + 60
+    while True:
+        listed = stub.ListFeedback(pb.ListFeedbackRequest(model="models/headlines"), timeout=10).feedback
+        if kept.name in {item.name for item in listed}:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    consumer = KafkaConsumer(FEEDBACK.name, bootstrap_servers=kafka, auto_offset_reset="earliest")
+    event = next(e for m in consumer if (e := FeedbackRecorded.FromString(m.value)).answer == answer)
+    consumer.close()
+    assert (event.rating, event.correction, event.feedback) == (-1, "Better", kept.name)
