@@ -44,9 +44,9 @@ class Mesh:
         return (self.stack.state / "api-key").read_text().strip()
 
     @property
-    def metadata(self) -> list[tuple[str, str]]:
+    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """What a gRPC call carries."""
-        return [("authorization", f"Bearer {self.key}")]
+        return (("authorization", f"Bearer {self.key}"),)
 
     def channel(self) -> grpc.Channel:
         """A channel to the gateway."""

@@ -89,7 +89,7 @@ def test_a_foreign_cloudevent_shows_up_cleaned(mesh: Mesh, dataset: str, mode: s
 def test_one_trace_crosses_ingest_kafka_and_cleaning(mesh: Mesh, dataset: str) -> None:
     trace_id = secrets.token_hex(16)
     record = Record(source=SOURCE, text=f"A pushed ticket {uuid.uuid4().hex} about a slow door")
-    metadata = [*mesh.metadata, ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")]
+    metadata = (*mesh.metadata, ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01"))
     with mesh.channel() as channel:
         request = ingest_pb.IngestRecordsRequest(records=[record])
         IngestServiceStub(channel).IngestRecords(request, metadata=metadata, timeout=30)
@@ -126,6 +126,6 @@ def test_a_poison_event_goes_to_the_dead_letters_and_stalls_nobody(mesh: Mesh, d
     headers_of = until(letter)
     assert headers_of["dlq_topic"] == INBOUND.name.encode()
     assert headers_of["dlq_reason"]
-    assert until(lambda: _cleaned(clean, mark))
+    assert until(lambda: _cleaned(clean, mark)).dataset == dataset
     letters.close()
     clean.close()

@@ -170,7 +170,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def peers() -> Peers:
     """The peers of one test."""
-    return Peers()
+    return Peers()  # type: ignore[abstract]  # what no test calls answers UNIMPLEMENTED
 
 
 @pytest.fixture

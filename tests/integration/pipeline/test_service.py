@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -109,7 +110,9 @@ def test_invalid_requests_name_their_fields(stub: PipelineServiceStub) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         stub.CreateCycle(pb.CreateCycleRequest(spec=wrong), timeout=10)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    status = rpc_status.from_call(caught.value)
+    call: Any = caught.value
+    status = rpc_status.from_call(call)
+    assert status is not None
     bad = error_details_pb2.BadRequest()
     assert any(detail.Unpack(bad) for detail in status.details)
     assert [violation.field for violation in bad.field_violations] == ["spec.gate.max_quality_loss"]
