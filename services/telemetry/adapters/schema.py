@@ -11,7 +11,7 @@ from typing import Any
 
 from services.telemetry.domain.days import Signal
 
-VERSION = 1
+VERSION = 2
 """Counted up with each change; a template of a later version is left as it is."""
 
 CONTAINERS = {Signal.LOGS: "labels", Signal.TRACES: "attributes"}
@@ -45,6 +45,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "service.namespace": _KEYWORD,
     "service.node.name": _KEYWORD,
     "service.environment": _KEYWORD,
+    "service.framework.name": _KEYWORD,
     "host.name": _KEYWORD,
     "process.pid": {"type": "long"},
     "agent.name": _KEYWORD,

@@ -16,7 +16,7 @@ from services.telemetry.domain.document import Document, Fate, Outcome
 
 logger = logging.getLogger(__name__)
 
-_WRITTEN, _DUPLICATE, _BUSY = Outcome(Fate.WRITTEN), Outcome(Fate.DUPLICATE), Outcome(Fate.BUSY)
+_WRITTEN, _DUPLICATE = Outcome(Fate.WRITTEN), Outcome(Fate.DUPLICATE)
 # Of the answer only what says how each document fared: the rest is four times as much.
 _ANSWER = "items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 
@@ -65,7 +65,7 @@ class ElasticsearchStore:
         except UnavailableError:
             self._prepared = False
             raise
-        return [_outcome(item["create"]) for item in answer["items"]]
+        return [bulk_outcome(item["create"]) for item in answer["items"]]
 
     async def names(self) -> list[str]:
         """Names of all indices of ours."""
@@ -81,14 +81,15 @@ class ElasticsearchStore:
             await self._client.indices.delete(index=name, ignore_unavailable=True)
 
 
-def _outcome(item: dict[str, Any]) -> Outcome:
+def bulk_outcome(item: dict[str, Any]) -> Outcome:
+    """What one item of a bulk's answer says."""
     status = item["status"]
     if status < 300:
         return _WRITTEN
     if status == 409:
         return _DUPLICATE
-    if status == 429 or status >= 500:
-        return _BUSY
     error = item["error"]
     cause = error.get("caused_by", {}).get("reason", "")
-    return Outcome(Fate.REFUSED, f"{error['type']}: {error['reason']}" + (f" ({cause})" if cause else ""))
+    reason = f"{error['type']}: {error['reason']}" + (f" ({cause})" if cause else "")
+    # 400 is the document's own fault; all else (an overload, a full disk, an index that is closed) is the store's.
+    return Outcome(Fate.REFUSED if status == 400 else Fate.BUSY, reason)

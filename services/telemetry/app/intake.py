@@ -95,9 +95,9 @@ class Intake:
         self._queue: deque[_Parcel] = deque()
         self._arrival = asyncio.Event()
         self._bytes = 0
-        self._away_since: float | None = None
-        self._away_why = ""
-        self._away_log = _Throttle(clock)
+        self._stalled_since: float | None = None
+        self._stalled_why = ""
+        self._stalled_log = _Throttle(clock)
         self._full_log = _Throttle(clock)
         self._refused_log = _Throttle(clock)
 
@@ -129,9 +129,11 @@ class Intake:
             async with asyncio.timeout(patience_s):
                 return await answer
         except TimeoutError as error:
-            why = f"Elasticsearch does not answer ({self._away_why})" if self._away_since else "Elasticsearch is slow"
+            why = self._stalled_why if self._stalled_since is not None else "Elasticsearch is slow"
             raise UnavailableError(
-                f"{why}; send the same again later.", reason="TELEMETRY_NOT_WRITTEN", retry_after_s=_RETRY_AFTER_S
+                f"Not written: {why}. Send the same again later.",
+                reason="TELEMETRY_NOT_WRITTEN",
+                retry_after_s=_RETRY_AFTER_S,
             ) from error
         finally:
             self._account(-size)
@@ -188,22 +190,26 @@ class Intake:
             try:
                 outcomes = await self._store.write([document for _, document in bulk])
             except UnavailableError as error:
-                self._note_away(error)
-                bulk_left = bulk
+                self._note_stalled(error.message)
             else:
-                self._note_back()
                 self._observer.bulk(self._clock.monotonic() - started)
-                bulk_left = self._settle(bulk, outcomes)
-            if bulk_left:
+                bulk = self._settle(bulk, outcomes)
+            if bulk:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
-            bulk = bulk_left
 
     def _settle(self, bulk: list[_Entry], outcomes: Sequence[Outcome]) -> list[_Entry]:
+        """Gives each document its outcome.
+
+        Returns:
+            Those that are to be tried again.
+        """
         busy: list[_Entry] = []
         counts: Counter[tuple[Signal, Fate]] = Counter()
         for (parcel, document), outcome in zip(bulk, outcomes, strict=True):
             if outcome.fate is Fate.BUSY:
+                if not busy:
+                    self._note_stalled(outcome.reason)
                 busy.append((parcel, document))
                 continue
             counts[parcel.signal, outcome.fate] += 1
@@ -212,6 +218,8 @@ class Intake:
             parcel.settle(outcome)
         for (signal, fate), count in counts.items():
             self._observer.settled(signal.value, fate.value, count)
+        if not busy:
+            self._note_flowing()
         return busy
 
     def note_unfit(self, signal: Signal, count: int, reason: str) -> None:
@@ -225,19 +233,15 @@ class Intake:
         if self._refused_log.passes():
             logger.warning("an event was refused: %s", reason)
 
-    def _note_away(self, error: UnavailableError) -> None:
-        if self._away_since is None:
-            self._away_since = self._clock.monotonic()
-        self._away_why = error.message
-        if self._away_log.passes():
-            logger.warning(
-                "%s; %d bytes wait, for %.0f s now",
-                error.message,
-                self._bytes,
-                self._clock.monotonic() - self._away_since,
-            )
+    def _note_stalled(self, why: str) -> None:
+        now = self._clock.monotonic()
+        if self._stalled_since is None:
+            self._stalled_since = now
+        self._stalled_why = why
+        if self._stalled_log.passes():
+            logger.warning("%s; %d bytes wait, for %.0f s now", why, self._bytes, now - self._stalled_since)
 
-    def _note_back(self) -> None:
-        if self._away_since is not None:
-            logger.info("Elasticsearch answers again after %.1f s", self._clock.monotonic() - self._away_since)
-            self._away_since, self._away_log.last = None, None
+    def _note_flowing(self) -> None:
+        if self._stalled_since is not None:
+            logger.info("Elasticsearch takes all again after %.1f s", self._clock.monotonic() - self._stalled_since)
+            self._stalled_since, self._stalled_log.last = None, None

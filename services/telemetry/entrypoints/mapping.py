@@ -14,6 +14,9 @@ from services.telemetry.domain.days import nanoseconds
 
 Source = Mapping[str, Any]
 
+# Nanoseconds of Elasticsearch's `date_nanos`.
+_LAST_TIME = 2**63 - 1
+
 # What has a field of its own in LogRecord, or is of no use to a reader.
 _TOLD = frozenset(
     {"@timestamp", "log.level", "level", "service.name", "message", "log.logger", "trace.id", "span.id"}
@@ -65,8 +68,8 @@ def span_to(source: Source) -> pb.Span:
 
 
 def time_from(message: Timestamp) -> int:
-    """Nanoseconds since 1970."""
-    return message.ToNanoseconds()
+    """Nanoseconds since 1970, within what an event's time can be: from 1970 to 2262."""
+    return min(max(message.ToNanoseconds(), 0), _LAST_TIME)
 
 
 def _time(source: Source) -> Timestamp:

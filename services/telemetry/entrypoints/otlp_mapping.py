@@ -143,11 +143,12 @@ def spans_from(request: ExportTraceServiceRequest, retention: Retention, now_ns:
                     mapped.refuse(f"a span is not taken: {objection}")
                 else:
                     identity = f"{span.trace_id.hex()}-{span.span_id.hex()}"
-                    _append(mapped, Signal.TRACES, span.start_time_unix_nano, identity, _span(base, span))
+                    source = _span(base, of_scope.scope.name, span)
+                    _append(mapped, Signal.TRACES, span.start_time_unix_nano, identity, source)
     return mapped
 
 
-def _span(base: Mapping[str, Any], span: Span) -> dict[str, Any]:
+def _span(base: Mapping[str, Any], scope: str, span: Span) -> dict[str, Any]:
     failed = span.status.code == Status.STATUS_CODE_ERROR
     source: dict[str, Any] = {
         "@timestamp": timestamp(span.start_time_unix_nano),
@@ -160,6 +161,8 @@ def _span(base: Mapping[str, Any], span: Span) -> dict[str, Any]:
         "event.outcome": "failure" if failed else "success",
         "error": failed,
     }
+    if scope:
+        source["service.framework.name"] = scope
     if any(span.parent_span_id):
         source["parent.id"] = span.parent_span_id.hex()
     if span.status.message:

@@ -153,7 +153,7 @@ def test_a_short_outage_is_waited_out_and_a_longer_one_is_told(
         telemetry.logs.Export(second, timeout=30)
         eventually(lambda: telemetry.total(f"service:{service_name}") == 20)
         assert telemetry.metric("telemetry_queue_bytes") == 0
-        assert "answers again" in telemetry.log.read_text()
+        assert "takes all again" in telemetry.log.read_text()
 
 
 def test_an_elasticsearch_that_comes_back_empty_gets_its_templates_again(

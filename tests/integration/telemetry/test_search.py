@@ -129,6 +129,8 @@ def test_times_bound_a_search_to_the_nanosecond(telemetry: TelemetryProcess, ser
     request = pb.SearchLogsRequest(query=query, start_time=_stamp(now + 1), end_time=_stamp(now + 4))
     answer = telemetry.search.SearchLogs(request, timeout=30)
     assert [record.message for record in answer.records] == ["3", "2", "1"]
+    everything = pb.SearchLogsRequest(query=query, start_time=Timestamp(seconds=-1), end_time=Timestamp(seconds=10**11))
+    assert telemetry.search.SearchLogs(everything, timeout=30).total == 5
     assert [record.time.ToNanoseconds() for record in answer.records] == [now + 3, now + 2, now + 1]
 
 

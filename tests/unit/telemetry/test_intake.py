@@ -156,6 +156,14 @@ async def test_documents_for_which_the_store_is_busy_are_tried_again() -> None:
         assert bench.store.bulks == [["a", "b", "c"], ["b"]]
 
 
+async def test_what_makes_the_store_busy_is_told_to_who_does_not_wait() -> None:
+    async with running(Bench()) as bench:
+        bench.store.fates = {"a": [Outcome(Fate.BUSY, "disk full")] * 100}
+        with pytest.raises(UnavailableError, match="disk full"):
+            await bench.send("a", patience=0.05)
+        assert await bench.send("b") == Receipt()
+
+
 async def test_an_outage_shorter_than_the_patience_is_not_noticed() -> None:
     async with running(Bench()) as bench:
         bench.store.away = True
