@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.cells import cell_len, set_cell_size
 from tidemill.common.v1.failure_pb2 import Metric
 
 _METRICS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "macro_f1": "macro F1"}
@@ -58,6 +59,6 @@ def moment(stamp: Timestamp) -> datetime:
 
 
 def shorten(text: str, width: int) -> str:
-    """One line of at most so many characters."""
+    """One line of at most so many columns; a Chinese character takes two."""
     line = " ".join(text.split())
-    return line if len(line) <= width else line[: max(1, width - 1)] + "…"
+    return line if cell_len(line) <= width else set_cell_size(line, max(1, width - 1)).rstrip() + "…"

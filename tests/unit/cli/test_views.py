@@ -45,6 +45,8 @@ def test_small_figures() -> None:
     assert (rate(1130.2), rate(83.14), rate(0.314)) == ("1,130", "83.1", "0.31")
     assert shorten("a  b\nc", 9) == "a b c"
     assert shorten("abcdef", 4) == "abc…"
+    assert shorten("房间很干净", 10) == "房间很干净"
+    assert shorten("房间很干净，", 10) == "房间很干…"
 
 
 @pytest.mark.parametrize("width", [80, 100])
