@@ -430,6 +430,8 @@ class Variant(_message.Message):
     TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     EXAMPLES_PER_SECOND_FIELD_NUMBER: _builtins.int
     LATENCY_P50_MS_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    LOSS_INCREASE_FIELD_NUMBER: _builtins.int
     precision: _builtins.str
     """`fp32`, `int8` or `int4`."""
     uri: _builtins.str
@@ -450,6 +452,14 @@ class Variant(_message.Message):
     def quality(self) -> _failure_pb2.Metric:
         """Quality on the hold-out."""
 
+    @_builtins.property
+    def loss(self) -> _failure_pb2.Metric:
+        """Generation: cross entropy per token of the hold-out's reference answers, in nats, measured by that runtime."""
+
+    @_builtins.property
+    def loss_increase(self) -> _failure_pb2.Metric:
+        """Generation: relative increase of that loss over the merged model's on the same examples; 0.01 is one percent."""
+
     def __init__(
         self,
         *,
@@ -462,10 +472,12 @@ class Variant(_message.Message):
         time_to_first_token_ms: _builtins.float = ...,
         examples_per_second: _builtins.float = ...,
         latency_p50_ms: _builtins.float = ...,
+        loss: _failure_pb2.Metric | None = ...,
+        loss_increase: _failure_pb2.Metric | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["quality", b"quality"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["loss", b"loss", "loss_increase", b"loss_increase", "quality", b"quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "examples_per_second", b"examples_per_second", "latency_p50_ms", b"latency_p50_ms", "precision", b"precision", "quality", b"quality", "size_bytes", b"size_bytes", "time_to_first_token_ms", b"time_to_first_token_ms", "tokens_per_second", b"tokens_per_second", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "examples_per_second", b"examples_per_second", "latency_p50_ms", b"latency_p50_ms", "loss", b"loss", "loss_increase", b"loss_increase", "precision", b"precision", "quality", b"quality", "size_bytes", b"size_bytes", "time_to_first_token_ms", b"time_to_first_token_ms", "tokens_per_second", b"tokens_per_second", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -503,6 +515,7 @@ class Report(_message.Message):
     EXAMPLES_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
+    TUNED_LOSS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def base(self) -> _failure_pb2.Metric:
         """The untrained base model on the hold-out; unset where the task has no untrained answer."""
@@ -527,6 +540,10 @@ class Report(_message.Message):
     def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Figures of the training, for example `final_loss`, `tokens_per_second`, `seconds`, `peak_memory_bytes`."""
 
+    @_builtins.property
+    def tuned_loss(self) -> _failure_pb2.Metric:
+        """Generation: cross entropy per token of the hold-out's reference answers by the merged tuned model, in nats."""
+
     def __init__(
         self,
         *,
@@ -536,10 +553,11 @@ class Report(_message.Message):
         examples: _abc.Iterable[Global___Example] | None = ...,
         variants: _abc.Iterable[Global___Variant] | None = ...,
         figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        tuned_loss: _failure_pb2.Metric | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "difference", b"difference", "tuned", b"tuned"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "difference", b"difference", "tuned", b"tuned", "tuned_loss", b"tuned_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "difference", b"difference", "examples", b"examples", "figures", b"figures", "tuned", b"tuned", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "difference", b"difference", "examples", b"examples", "figures", b"figures", "tuned", b"tuned", "tuned_loss", b"tuned_loss", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
