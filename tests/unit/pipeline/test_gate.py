@@ -27,7 +27,7 @@ def test_a_loss_at_the_limit_passes_and_one_above_it_fails() -> None:
     verdicts = judge(Gate(0.05), Preference.FASTEST, measured(report(int8=0.19, int4=0.1899)))
     assert [verdict.passed for verdict in verdicts] == [True, False]
     assert verdicts[1].quality_loss == pytest.approx(0.0505)
-    assert "below the tuned model" in verdicts[1].why
+    assert "below the tuned model's" in verdicts[1].why
 
 
 def test_no_build_passes_where_the_tuned_model_gained_too_little() -> None:
@@ -50,3 +50,16 @@ def test_a_gain_of_quality_is_a_negative_loss() -> None:
     verdict = judge(Gate(0.0), Preference.FASTEST, measured(report(int8=0.22)))[0]
     assert verdict.passed
     assert verdict.quality_loss == pytest.approx(-0.1)
+
+
+def test_where_cross_entropy_was_measured_it_decides() -> None:
+    value = report(fp32=0.2, int8=0.1, int4=0.2)
+    for variant, (loss, increase) in zip(value["variants"], ((3.0, 0.0), (3.006, 0.002), (3.6, 0.2)), strict=True):
+        variant["loss"] = {"name": "cross_entropy", "value": loss}
+        variant["loss_increase"] = {"name": "cross_entropy_increase", "value": increase}
+    verdicts = judge(Gate(0.05), Preference.FASTEST, measured(value))
+    assert [verdict.passed for verdict in verdicts] == [True, True, False]
+    assert [verdict.quality_loss for verdict in verdicts] == [0.0, 0.002, 0.2]
+    assert verdicts[1].chosen
+    assert verdicts[2].why.startswith("cross entropy 3.600 is 20.0% above the tuned model's")
+    assert next(v for v in judge(Gate(0.05), Preference.BEST_QUALITY, measured(value)) if v.chosen).precision == "fp32"

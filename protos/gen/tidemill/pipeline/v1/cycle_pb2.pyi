@@ -33,7 +33,9 @@ class Gate(_message.Message):
     MAX_QUALITY_LOSS_FIELD_NUMBER: _builtins.int
     MIN_GAIN_OVER_BASE_FIELD_NUMBER: _builtins.int
     max_quality_loss: _builtins.float
-    """Largest relative loss of quality against the merged tuned model, 0 to 1; for example 0.05."""
+    """Largest relative loss of quality against the merged tuned model, 0 to 1; for example 0.05. It is the increase of
+    the cross entropy on the hold-out where training measures it (generation), else the decrease of the metric.
+    """
     min_gain_over_base: _builtins.float
     """Least relative gain of the tuned model over the base model, for example 0.2; no demand when zero."""
     def __init__(
@@ -304,7 +306,7 @@ class GateVerdict(_message.Message):
     passed: _builtins.bool
     """True when it is good enough."""
     quality_loss: _builtins.float
-    """Relative loss of quality against the merged tuned model; negative where it gained."""
+    """Relative loss of quality against the merged tuned model, see Gate.max_quality_loss; negative where it gained."""
     why: _builtins.str
     """One sentence: why it passed, failed or was chosen."""
     chosen: _builtins.bool
