@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import grpc
@@ -11,6 +12,7 @@ from tidemill.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServic
 
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
+from services.kit.errors import UnavailableError
 from services.kit.runtime.service import Service, run_service
 from services.kit.telemetry.metrics import RequestMetrics
 from services.telemetry.adapters.client import open_client
@@ -25,6 +27,8 @@ from services.telemetry.entrypoints.otlp import LogsReceiver, Receiver, TracesRe
 from services.telemetry.entrypoints.servicer import TelemetryServicer
 from services.telemetry.settings import TelemetrySettings
 
+logger = logging.getLogger(__name__)
+
 SERVED = (
     "tidemill.telemetry.v1.TelemetryService",
     "opentelemetry.proto.collector.logs.v1.LogsService",
@@ -38,9 +42,9 @@ async def build(settings: TelemetrySettings, metrics: RequestMetrics) -> Service
     store = ElasticsearchStore(client)
     try:
         await store.prepare()
-    except BaseException:
-        await client.close()
-        raise
+    except UnavailableError as error:
+        # Senders are better kept waiting here than turned away: the first bulk prepares what is missing.
+        logger.warning("starts without Elasticsearch: %s", error.message)
     clock, retention = SystemClock(), Retention(settings.telemetry_retention_days)
     limits = Limits(
         queue_bytes=settings.telemetry_queue_bytes,

@@ -29,7 +29,7 @@ from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from tests.integration.telemetry.cut import Cable
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 90.0
 T = TypeVar("T")
 
 
@@ -160,16 +160,47 @@ class TelemetryProcess:
         return 0.0
 
 
-def emit(service: str, endpoint: str, lines: int, seconds: float = 0.0) -> subprocess.Popen[str]:
-    """Starts a process that logs and traces; its first line of output is its trace's id."""
-    script = Path(__file__).with_name("emitter.py")
-    return subprocess.Popen(
-        [sys.executable, str(script), service, endpoint, str(lines), str(seconds)],
-        env={**os.environ, "PYTHONPATH": python_path()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@dataclass
+class Emitter:
+    """A process of the mesh that logs and traces; see emitter.py."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    def finish(self) -> str:
+        """Lets it end.
+
+        Returns:
+            Its trace's id.
+        """
+        out, _ = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, self.log.read_text()[-4000:]
+        return out.strip()
+
+
+@pytest.fixture
+def emit(tmp_path: Path) -> Iterator[Callable[..., Emitter]]:
+    """Starts a process that logs and traces: `emit(service, otlp_endpoint, lines, seconds=0.0)`."""
+    started: list[Emitter] = []
+
+    def start(service: str, endpoint: str, lines: int, seconds: float = 0.0) -> Emitter:
+        script, log = Path(__file__).with_name("emitter.py"), tmp_path / f"{service}.log"
+        with log.open("w") as sink:
+            process = subprocess.Popen(
+                [sys.executable, str(script), service, endpoint, str(lines), str(seconds)],
+                env={**os.environ, "PYTHONPATH": python_path()},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                text=True,
+            )
+        started.append(Emitter(process, log))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.communicate()
 
 
 @pytest.fixture

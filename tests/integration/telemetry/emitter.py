@@ -1,6 +1,7 @@
 """A process of the mesh that logs and traces: `python emitter.py SERVICE OTLP_ENDPOINT LINES SECONDS`.
 
-Prints the id of its one trace. Its spans: `root`, below it one `step` a tenth of its lines, the last of which fails.
+Prints the id of its one trace. Its spans: `root`, below it one `step` for ten lines, the last of which fails. As a
+service does, it lives on when it is done: until its standard input ends.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def _main(service: str, endpoint: str, lines: int, seconds: float) -> None:
             raise RuntimeError("on purpose")
         except RuntimeError:
             logger.exception("it broke")
+    sys.stdin.read()
     telemetry.shutdown()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 import urllib.request
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +25,8 @@ from tidemill.telemetry.v1 import telemetry_service_pb2 as pb
 
 from infra.stack.state import StackState
 from infra.stack.testing import REUSE
-from tests.integration.telemetry.conftest import TelemetryProcess, emit, eventually, on_a_cable
+from tests.integration.telemetry.conftest import Emitter, TelemetryProcess, eventually, on_a_cable
+from tests.integration.telemetry.cut import Cable
 from tests.unit.telemetry.requests import any_value, logs, pairs, spans
 
 pytestmark = pytest.mark.real
@@ -156,6 +159,24 @@ def test_a_short_outage_is_waited_out_and_a_longer_one_is_told(
         assert "takes all again" in telemetry.log.read_text()
 
 
+def test_it_starts_without_elasticsearch_and_takes_what_waits_when_it_comes(
+    stack: StackState, tmp_path: Path, service_name: str
+) -> None:
+    cable = Cable(("127.0.0.1", stack.ports["elasticsearch"]))
+    cable.pull()
+    telemetry = TelemetryProcess(f"http://{cable.address}", tmp_path, {"TIDEMILL_TELEMETRY_PATIENCE_S": "30"})
+    try:
+        telemetry.start()
+        waiting = telemetry.logs.Export.future(_lines(1, service_name), timeout=30)
+        eventually(lambda: telemetry.metric("telemetry_queue_bytes") > 0)
+        cable.plug_in()
+        assert not waiting.result(timeout=30).HasField("partial_success")
+        eventually(lambda: telemetry.total(f"service:{service_name}") == 1)
+    finally:
+        telemetry.kill()
+        cable.close()
+
+
 def test_an_elasticsearch_that_comes_back_empty_gets_its_templates_again(
     stack: StackState, tmp_path: Path, service_name: str
 ) -> None:
@@ -176,71 +197,57 @@ def test_an_elasticsearch_that_comes_back_empty_gets_its_templates_again(
         assert found["index_templates"][0]["index_template"]["version"] >= 1
 
 
-def test_a_template_of_a_later_version_stays(stack: StackState, tmp_path: Path) -> None:
+def test_at_its_start_it_leaves_a_later_template_and_deletes_the_days_that_are_over(
+    stack: StackState, tmp_path: Path
+) -> None:
     path = "/_index_template/tidemill-traces"
     ours = _http(stack, "GET", path)["index_templates"][0]["index_template"]
     _http(stack, "PUT", path, ours | {"version": 1_000_000})
-    try:
-        telemetry = TelemetryProcess(stack.elasticsearch_url, tmp_path)
-        telemetry.start()
-        assert telemetry.stop() == 0
-        assert _http(stack, "GET", path)["index_templates"][0]["index_template"]["version"] == 1_000_000
-    finally:
-        _http(stack, "PUT", path, ours)
-
-
-def test_days_that_are_over_are_deleted_at_the_start(stack: StackState, tmp_path: Path) -> None:
-    for name in ("tidemill-logs-2020.01.01", "tidemill-logs-2020.01.01-mine", "others-2020.01.01"):
+    others = {"tidemill-logs-2020.01.01-mine", "others-2020.01.01"}
+    over = "tidemill-logs-2020.01.01"
+    for name in (over, *others):
         _http(stack, "PUT", f"/{name}")
     telemetry = TelemetryProcess(stack.elasticsearch_url, tmp_path)
-    telemetry.start()
     try:
-        gone = "tidemill-logs-2020.01.01"
-        eventually(lambda: gone not in _indices(stack))
-        assert _indices(stack) >= {"tidemill-logs-2020.01.01-mine", "others-2020.01.01"}
+        telemetry.start()
+        assert _http(stack, "GET", path)["index_templates"][0]["index_template"]["version"] == 1_000_000
+        eventually(lambda: over not in _indices(stack))
+        assert _indices(stack) >= others
+        assert telemetry.stop() == 0
     finally:
-        telemetry.kill()
-        for name in ("tidemill-logs-2020.01.01-mine", "others-2020.01.01"):
+        _http(stack, "PUT", path, ours)
+        for name in others:
             _http(stack, "DELETE", f"/{name}")
 
 
-def test_a_killed_telemetry_service_loses_no_line_of_a_process_that_goes_on(
-    stack: StackState, tmp_path: Path, service_name: str
+def test_kills_of_the_service_and_of_elasticsearch_lose_no_line_and_double_none(
+    stack: StackState, tmp_path: Path, service_name: str, emit: Callable[..., Emitter]
 ) -> None:
     telemetry = TelemetryProcess(stack.elasticsearch_url, tmp_path)
     telemetry.start()
     try:
-        process = emit(service_name, telemetry.endpoint, lines=400, seconds=4)
-        eventually(lambda: telemetry.total(f"service:{service_name}") >= 100)
+        emitter = emit(service_name, telemetry.endpoint, lines=300, seconds=3)
+        eventually(lambda: telemetry.total(f"service:{service_name}") >= 30)
+        # Not one that others use.
+        if REUSE not in os.environ:
+            pid = stack.children["elasticsearch"].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
         telemetry.kill()
         telemetry.start()
-        _, err = process.communicate(timeout=90)
-        assert process.returncode == 0, err
-        eventually(lambda: telemetry.total(f"service:{service_name}") >= 401)
-        assert Counter(_messages(telemetry, service_name)) == Counter(["it broke", *(f"line {n}" for n in range(400))])
+
+        def is_whole() -> bool:
+            with contextlib.suppress(grpc.RpcError):
+                # Spans and lines lie in two indices.
+                request = pb.SearchTracesRequest(query=f"service:{service_name}")
+                roots = telemetry.search.SearchTraces(request, timeout=30).traces
+                return telemetry.total(f"service:{service_name}") >= 301 and len(roots) > 0
+            return False
+
+        eventually(is_whole)
+        trace_id = emitter.finish()
+        assert Counter(_messages(telemetry, service_name)) == Counter(["it broke", *(f"line {n}" for n in range(300))])
+        trace = telemetry.search.GetTrace(pb.GetTraceRequest(trace_id=trace_id), timeout=30)
+        assert len(trace.spans) == 31
     finally:
         telemetry.kill()
-
-
-@pytest.mark.skipif(REUSE in os.environ, reason="would kill an Elasticsearch that others use")
-def test_a_killed_elasticsearch_loses_no_line(
-    telemetry: TelemetryProcess, stack: StackState, service_name: str
-) -> None:
-    pid = stack.children["elasticsearch"].pid
-    assert pid is not None
-    process = emit(service_name, telemetry.endpoint, lines=600, seconds=6)
-    eventually(lambda: telemetry.total(f"service:{service_name}") >= 100)
-    os.kill(pid, signal.SIGKILL)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-
-    def total() -> int:
-        try:
-            return telemetry.total(f"service:{service_name}")
-        except grpc.RpcError:
-            return 0
-
-    eventually(lambda: total() >= 601)
-    assert Counter(_messages(telemetry, service_name)) == Counter(["it broke", *(f"line {n}" for n in range(600))])
-    trace = telemetry.search.GetTrace(pb.GetTraceRequest(trace_id=out.strip()), timeout=30)
-    assert len(trace.spans) == 61

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, cast
 
 import grpc
@@ -15,7 +16,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from tidemill.telemetry.v1 import telemetry_service_pb2 as pb
 
-from tests.integration.telemetry.conftest import TelemetryProcess, emit, eventually
+from tests.integration.telemetry.conftest import Emitter, TelemetryProcess, eventually
 from tests.unit.telemetry.requests import any_value, logs, pairs, spans
 
 pytestmark = pytest.mark.real
@@ -56,11 +57,10 @@ def _field_violations(error: grpc.RpcError) -> dict[str, str]:
     return {}
 
 
-def test_what_a_process_logs_and_traces_is_found(telemetry: TelemetryProcess, service_name: str) -> None:
-    process = emit(service_name, telemetry.endpoint, lines=30)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    trace_id = out.strip()
+def test_what_a_process_logs_and_traces_is_found(
+    telemetry: TelemetryProcess, service_name: str, emit: Callable[..., Emitter]
+) -> None:
+    trace_id = emit(service_name, telemetry.endpoint, lines=30).finish()
 
     # Spans and lines lie in two indices, of which one may show its news a moment sooner.
     eventually(lambda: telemetry.total(f"service:{service_name}") == 31 and _roots(telemetry, service_name))
