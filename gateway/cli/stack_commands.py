@@ -66,12 +66,19 @@ def up(
     only: Annotated[
         str | None, typer.Option(help="Parts to start, comma-separated; all by default.", show_default=False)
     ] = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay until stopped, for a container or a service manager.")
+    ] = False,
 ) -> None:
     """Starts the mesh on this machine and waits until every part answers."""
     console = stderr()
     check_machine()
     with resumable(console, "tidemill up"):
         fetch(console, PROGRAMS)
+        if foreground:
+            from infra.stack.__main__ import main
+
+            raise typer.Exit(main([] if only is None else ["--only", only]))
         start(console, None if only is None else [name.strip() for name in only.split(",")])
 
 

@@ -17,6 +17,9 @@ from infra.stack.errors import StackError
 from infra.stack.layout import Layout, python_path
 from infra.stack.probes import every, grpc_health, http_ok
 
+DOORS_HOST = "TIDEMILL_DOORS_HOST"
+"""Environment variable: address that the gateway listens on instead of loopback, such as 0.0.0.0 in a container."""
+
 PARTS = ("kafka", "elasticsearch", "triton")
 
 
@@ -128,6 +131,11 @@ def environment(layout: Layout, ports: Mapping[str, int], service: Service) -> d
         **{f"TIDEMILL_{peer.name.upper()}_ADDRESS": (peer.name, "") for peer in SERVICES},
     }
     told |= {key: f"{scheme}127.0.0.1:{ports[use]}" for key, (use, scheme) in addresses.items() if use in ports}
+    if service.http_port is not None and (host := os.environ.get(DOORS_HOST)):
+        told |= {
+            "TIDEMILL_BIND": f"{host}:{ports[service.name]}",
+            "TIDEMILL_HTTP_BIND": f"{host}:{ports[f'{service.name}_http']}",
+        }
     if service.single_threaded:
         told |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
     return told

@@ -82,6 +82,14 @@ def test_each_service_knows_its_parts_and_peers() -> None:
     assert environment(LAYOUT, PORTS, by_name["gateway"])["TIDEMILL_HTTP_BIND"] == "127.0.0.1:8080"
 
 
+def test_only_the_doors_listen_elsewhere_than_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_DOORS_HOST", "0.0.0.0")
+    for service in SERVICES:
+        told = environment(LAYOUT, PORTS, service)
+        binds = {told[key] for key in ("TIDEMILL_BIND", "TIDEMILL_HTTP_BIND") if key in told}
+        assert {bind.partition(":")[0] for bind in binds} == {"0.0.0.0" if service.name == "gateway" else "127.0.0.1"}
+
+
 def test_training_gets_all_processors() -> None:
     threads = {service.name: environment(LAYOUT, PORTS, service).get("OMP_NUM_THREADS") for service in SERVICES}
     assert threads["training"] is None
