@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from services.kit.errors import UnavailableError
@@ -19,24 +21,14 @@ class MlflowRegistry:
 
     def register(self, run: Run) -> str:
         """See the port."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with _translated(f"register {run.name}"):
             return self._register(run)
-        except MlflowException as error:
-            raise UnavailableError(f"MLflow does not register {run.name}: {error}", reason="REGISTRY_FAILED") from error
 
     def promote(self, model_version: str) -> None:
         """See the port."""
-        from mlflow.exceptions import MlflowException
-
         name, _, number = model_version.partition("/")
-        try:
+        with _translated(f"promote {model_version}"):
             self._client.set_registered_model_alias(name, "champion", number)
-        except MlflowException as error:
-            raise UnavailableError(
-                f"MLflow does not promote {model_version}: {error}", reason="REGISTRY_FAILED"
-            ) from error
 
     @property
     def _client(self) -> Any:
@@ -88,3 +80,12 @@ class MlflowRegistry:
         made = client.create_model_version(name, source=run.uri, run_id=tracked, tags={_RUN_TAG: run.name})
         client.set_registered_model_alias(name, "challenger", made.version)
         return f"{name}/{made.version}"
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    # Beside its own exceptions MLflow lets those of its database, its migrations and its HTTP client through.
+    try:
+        yield
+    except Exception as error:
+        raise UnavailableError(f"MLflow does not {doing}: {error}", reason="REGISTRY_FAILED") from error

@@ -105,6 +105,7 @@ def _row(run: Run) -> dict[str, Any]:
         "traceparent": run.traceparent,
         "attempts": run.attempts,
         "announced": run.announced,
+        "warnings": json.dumps(run.warnings),
         "create_time": (run.create_time - _EPOCH) // _MICROSECOND,
         "update_time": (run.update_time - _EPOCH) // _MICROSECOND,
     }
@@ -128,4 +129,5 @@ def _run(row: Mapping[Any, Any]) -> Run:
         cancel_requested=row["cancel_requested"],
         attempts=row["attempts"],
         announced=row["announced"],
+        warnings=tuple(json.loads(row["warnings"])),
     )

@@ -24,6 +24,7 @@ runs = Table(
     Column("cancel_requested", Boolean, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("announced", Boolean, nullable=False),
+    Column("warnings", Text, nullable=False, server_default="[]"),
     Column("create_time", BigInteger, nullable=False),
     Column("update_time", BigInteger, nullable=False),
 )

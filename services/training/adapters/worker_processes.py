@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,6 +21,11 @@ from services.training.domain.run import Failure, Progress, Run
 
 _PID_FILE = "worker.pid"
 _LOG_FILE = "worker.log"
+_LOG_TAIL_BYTES = 16_384
+_LINES_SHOWN = 5
+_LINE_SHOWN = 300
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerProcesses:
@@ -31,6 +37,8 @@ class WorkerProcesses:
         self._artifacts, self._cache = artifacts, cache
         self._models, self._downloads, self._threads = models_dir, downloads_dir, threads
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        # Exit codes of ended children, by run; negative is a signal.
+        self._codes: dict[str, int] = {}
 
     def start(self, run: Run) -> None:
         """See the port."""
@@ -59,14 +67,26 @@ class WorkerProcesses:
         # Liveness first: a worker that ends in between has left its result already.
         alive = self._pid(run) is not None
         folder = _folder(run)
-        progress = read_progress(folder)
-        report, failure = _json(folder / REPORT_FILE), _json(folder / FAILURE_FILE)
-        return WorkerView(
-            alive,
-            Progress(**asdict(progress)) if progress else None,
-            Report.from_json(report) if report else None,
-            Failure(**failure) if failure else None,
-        )
+        try:
+            report, failure = _json(folder / REPORT_FILE), _json(folder / FAILURE_FILE)
+            result = (Report.from_json(report) if report else None, Failure(**failure) if failure else None)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            # Written whole or not at all: it was damaged afterwards, and another attempt would overwrite the evidence.
+            message = f"What the worker left in {folder} cannot be read: {type(error).__name__}: {error}"
+            result = (None, Failure("REPORT_UNREADABLE", message))
+        ending = "" if alive or any(result) else self._ending(run)
+        return WorkerView(alive, _progress(folder), *result, ending)
+
+    def _ending(self, run: Run) -> str:
+        code = self._codes.get(run.name)
+        if code == -signal.SIGKILL:
+            how = "It was killed by signal 9; as a rule that is the system being out of memory."
+        elif code is not None and code < 0:
+            how = f"It was ended by signal {-code} ({signal.Signals(-code).name})."
+        else:
+            how = f"It ended with exit code {code}." if code is not None else ""
+        lines = _last_lines(_folder(run) / _LOG_FILE)
+        return f"{how} It wrote last: {' | '.join(lines)}".strip() if lines else how
 
     def stop(self, run: Run) -> None:
         """See the port."""
@@ -79,6 +99,7 @@ class WorkerProcesses:
         if child is not None:
             if child.poll() is None:
                 return child.pid
+            self._codes[run.name] = child.returncode
             del self._children[run.name]
             return None
         folder = _folder(run)
@@ -98,6 +119,33 @@ def _folder(run: Run) -> Path:
             f"Runs need a local folder, {run.uri} is none; give TIDEMILL_ARTIFACTS_URL as file://."
         )
     return folder
+
+
+def _progress(folder: Path) -> Progress | None:
+    try:
+        progress = read_progress(folder)
+    except (OSError, ValueError, TypeError):
+        logger.warning("the progress in %s cannot be read; it goes on without", folder)
+        return None
+    return Progress(**asdict(progress)) if progress else None
+
+
+def _last_lines(path: Path) -> list[str]:
+    """The last lines of a worker's log, of structured ones their message; empty where there is no log."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [_message(line)[:_LINE_SHOWN] for line in lines if line.strip()][-_LINES_SHOWN:]
+
+
+def _message(line: str) -> str:
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line.strip()
 
 
 def _json(path: Path) -> Any:

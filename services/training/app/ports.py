@@ -48,12 +48,16 @@ class RunStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """What is seen of a run's worker; it left neither report nor failure where it was killed or told to stop."""
+    """What is seen of a run's worker; it left neither report nor failure where it was killed or told to stop.
+
+    `ending` says how a worker without a result ended, as a sentence, with the last lines that it wrote.
+    """
 
     alive: bool
     progress: Progress | None
     report: Report | None
     failure: Failure | None
+    ending: str = ""
 
 
 class Workers(Protocol):
@@ -80,6 +84,9 @@ class Registry(Protocol):
 
         Returns:
             Its version, for example `headlines/3`.
+
+        Raises:
+            UnavailableError: the registry does not take it; nobody knows whether it will later.
         """
         ...
 

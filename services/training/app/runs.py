@@ -75,6 +75,7 @@ class Runs:
 
         Raises:
             FailedPreconditionError: the run did not succeed.
+            UnavailableError: the registry does not answer.
         """
         run = self.get(name)
         if run.state is not RunState.SUCCEEDED:
@@ -83,5 +84,9 @@ class Runs:
                 reason="RUN_NOT_SUCCEEDED",
                 metadata={"run": name},
             )
+        if not run.model_version:
+            # The registry was away when the run ended.
+            run = replace(run, model_version=self._registry.register(run), warnings=())
+            self._store.update(run)
         self._registry.promote(run.model_version)
         return run

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError, is_retryable
@@ -12,6 +14,8 @@ from services.training.domain.run import Failure, Run, RunState
 
 logger = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 5
+# Seconds before the registry is asked again; after the last a run succeeds without a version.
+_REGISTRY_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 
 
 class Supervision:
@@ -22,30 +26,59 @@ class Supervision:
     ) -> None:
         self._store, self._workers, self._registry = store, workers, registry
         self._announcer, self._clock = announcer, clock
+        # A step that is under way when the service stops must not write over what `pause` stores.
+        self._lock = threading.Lock()
+        self._paused = False
+        # By run: refusals of the registry, and when to ask again.
+        self._refusals: dict[str, tuple[int, datetime]] = {}
 
     def step(self) -> None:
-        """Moves each run on as far as it goes now; one run has the machine at a time."""
-        busy = False
-        for run in self._store.unfinished():
-            if run.state.final:
-                self._tell(run)
-            elif run.state is RunState.RUNNING:
-                busy = not self._follow(run).state.final or busy
-            elif run.cancel_requested:
-                self._end(replace(run, state=RunState.CANCELLED))
-            elif not busy:
-                busy = not self._start(run).state.final
+        """Moves each run on as far as it goes now; one run has the machine at a time.
+
+        Raises:
+            TidemillError: a part is away that all runs need, such as the database or the bus.
+        """
+        with self._lock:
+            busy = False
+            for run in self._store.unfinished() if not self._paused else ():
+                try:
+                    busy = self._advance(run, busy) or busy
+                except Exception as error:
+                    if isinstance(error, TidemillError) and is_retryable(error):
+                        raise
+                    # One run's trouble is that run's end, never that of all others.
+                    logger.exception("supervision of %s failed", run.name)
+                    failure = Failure("SUPERVISION_FAILED", f"{type(error).__name__}: {error}")
+                    self._end(replace(run, state=RunState.FAILED, failure=failure))
 
     def pause(self) -> None:
-        """Tells every worker to store a checkpoint and end; the runs go on with the next start of the service."""
-        for run in self._store.unfinished():
-            if run.state is RunState.RUNNING:
-                self._workers.stop(run)
+        """Tells every worker to store a checkpoint and end; the runs go on with the next start of the service.
 
-    def _start(self, run: Run) -> Run:
+        What ends because the service does is no failed attempt, so it is not counted.
+        """
+        with self._lock:
+            self._paused = True
+            for run in self._store.unfinished():
+                if run.state is RunState.RUNNING:
+                    self._store.update(replace(run, attempts=max(0, run.attempts - 1)))
+                    self._workers.stop(run)
+
+    def _advance(self, run: Run, busy: bool) -> bool:
+        """Whether the run has the machine now."""
+        if run.state.final:
+            self._tell(run)
+            return False
+        if run.state is RunState.RUNNING:
+            return not self._follow(run).state.final
+        if run.cancel_requested:
+            self._end(replace(run, state=RunState.CANCELLED))
+            return False
+        return not busy and not self._start(run).state.final
+
+    def _start(self, run: Run, ending: str = "") -> Run:
         if run.attempts >= _MAX_ATTEMPTS:
-            message = f"The worker ended {run.attempts} times without a result; see its log in {run.uri}."
-            return self._end(replace(run, state=RunState.FAILED, failure=Failure("WORKER_CRASHED", message)))
+            message = f"The worker ended {run.attempts} times without a result; see its log in {run.uri}. {ending}"
+            return self._end(replace(run, state=RunState.FAILED, failure=Failure("WORKER_CRASHED", message.strip())))
         started = replace(run, state=RunState.RUNNING, attempts=run.attempts + 1, update_time=self._clock.now())
         # Stored first: after a crash in between, the worker is looked for and, not found, started.
         self._store.update(started)
@@ -69,14 +102,31 @@ class Supervision:
                 self._workers.stop(run)
             return run
         if view.report is not None:
-            version = self._registry.register(replace(run, report=view.report))
-            return self._end(replace(run, state=RunState.SUCCEEDED, report=view.report, model_version=version))
+            return self._register(replace(run, report=view.report))
         if view.failure is not None:
             return self._end(replace(run, state=RunState.FAILED, failure=view.failure))
         if run.cancel_requested:
             return self._end(replace(run, state=RunState.CANCELLED))
-        logger.warning("the worker of %s is gone; it is started again from what it kept", run.name)
-        return self._start(run)
+        logger.warning("the worker of %s is gone; it is started again from what it kept. %s", run.name, view.ending)
+        return self._start(run, view.ending)
+
+    def _register(self, run: Run) -> Run:
+        """Ends a run that has its report; the model is what counts, the registry's refusal is a warning."""
+        refusals, again = self._refusals.get(run.name, (0, self._clock.now()))
+        if self._clock.now() < again:
+            return run
+        try:
+            version, warnings = self._registry.register(run), run.warnings
+        except TidemillError as error:
+            logger.warning("%s", error.message)
+            if refusals < len(_REGISTRY_PAUSES_S):
+                pause = timedelta(seconds=_REGISTRY_PAUSES_S[refusals])
+                self._refusals[run.name] = (refusals + 1, self._clock.now() + pause)
+                return run
+            version = ""
+            warnings = (*run.warnings, f"The model is in no registry: {error.message} A promotion registers it.")
+        self._refusals.pop(run.name, None)
+        return self._end(replace(run, state=RunState.SUCCEEDED, model_version=version, warnings=warnings))
 
     def _end(self, run: Run) -> Run:
         run = replace(run, update_time=self._clock.now())

@@ -51,7 +51,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run; `digest` is the identity of its outcome, `attempts` how often its worker was started."""
+    """A run; `digest` is the identity of its outcome, `attempts` how often its worker was started.
+
+    `attempts` leaves out the starts that ended because the service itself was stopped. `warnings` tell what a
+    succeeded run lacks, for a person.
+    """
 
     name: str
     recipe: Recipe
@@ -70,3 +74,4 @@ class Run:
     cancel_requested: bool = False
     attempts: int = 0
     announced: bool = False
+    warnings: tuple[str, ...] = ()

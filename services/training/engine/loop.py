@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from services.training.domain.recipe import Optimization
+from services.training.domain.recipe import Optimization, Precision
 from services.training.engine.batches import batch_order
 from services.training.engine.methods import load_trainable_state, trainable_state
 from services.training.engine.tasks import Objective
@@ -66,6 +66,16 @@ def learning_rate_at(step: int, total: int, peak: float, warmup_ratio: float) ->
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+def usable_precision(wanted: Precision, device: torch.device) -> Precision:
+    """The wanted precision where the device computes in it, else fp32, which is faster there than emulation."""
+    import torch
+
+    if device.type != "cpu" or wanted == "fp32":
+        return wanted
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if wanted == "bf16" and has_bf16 else "fp32"
+
+
 def train(
     model: nn.Module,
     objective: Objective,
@@ -100,7 +110,7 @@ def train(
         _load_optimizer(optimizer, named, resume.optimizer)
         torch.set_rng_state(resume.random_state)
         start, losses = resume.step, list(resume.losses)
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(usable_precision(options.precision, device))
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
     batches = batch_order(objective.lengths, options.batch_size, options.seed, start=start * accumulate)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from services.training.domain.report import Metric
@@ -37,6 +38,45 @@ def mean_with_interval(name: str, scores: Sequence[float], *, seed: int = 0) -> 
     if not scores:
         raise ValueError(f"{name}: no scores to average")
     values: np.ndarray[Any, Any] = np.asarray(scores, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
-    return Metric(name, float(values.mean()), float(low), float(high), len(values))
+    return _interval(name, float(values.mean()), values[_picks(len(values), seed)].mean(axis=1), len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class TextLoss:
+    """Cross entropy of one reference answer: nats summed over its tokens."""
+
+    nats: float
+    tokens: int
+
+
+def loss_per_token(losses: Sequence[TextLoss], *, seed: int = 0) -> Metric:
+    """Cross entropy per token over all answers, with its bootstrap interval over answers."""
+    import numpy as np
+
+    nats, tokens = np.array([item.nats for item in losses]), np.array([item.tokens for item in losses])
+    picks = _picks(len(losses), seed)
+    resampled = nats[picks].sum(axis=1) / tokens[picks].sum(axis=1)
+    return _interval("loss_per_token", float(nats.sum() / tokens.sum()), resampled, len(losses))
+
+
+def loss_increase(reference: Sequence[TextLoss], losses: Sequence[TextLoss], *, seed: int = 0) -> Metric:
+    """Relative increase of the loss over a reference model's, paired: both on the same answers."""
+    import numpy as np
+
+    before, after = np.array([item.nats for item in reference]), np.array([item.nats for item in losses])
+    picks = _picks(len(before), seed)
+    resampled = after[picks].sum(axis=1) / before[picks].sum(axis=1) - 1
+    return _interval("loss_increase", float(after.sum() / before.sum() - 1), resampled, len(before))
+
+
+def _picks(count: int, seed: int) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.random.default_rng(seed).integers(0, count, size=(_RESAMPLES, count))
+
+
+def _interval(name: str, value: float, resampled: np.ndarray[Any, Any], count: int) -> Metric:
+    import numpy as np
+
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Metric(name, value, float(low), float(high), count)

@@ -137,6 +137,7 @@ def run_to(run: Run) -> run_pb2.Run:
         reused=run.reused,
         model_version=run.model_version,
         uri=run.uri,
+        warnings=run.warnings,
     )
 
 
@@ -198,8 +199,11 @@ def _report_to(report: Report) -> run_pb2.Report:
                 time_to_first_token_ms=item.time_to_first_token_ms,
                 examples_per_second=item.examples_per_second,
                 latency_p50_ms=item.latency_p50_ms,
+                loss=_metric_to(item.loss),
+                loss_increase=_metric_to(item.loss_increase),
             )
             for item in report.variants
         ],
         figures=report.figures,
+        tuned_loss=_metric_to(report.tuned_loss),
     )

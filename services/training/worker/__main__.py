@@ -69,8 +69,10 @@ def _run(job: Job, stop: threading.Event) -> int:
     except Cancelled:
         logger.info("run %s was told to stop; its checkpoint is stored", job.run)
         return EXIT_CANCELLED
-    except (TidemillError, FloatingPointError, MemoryError, OSError) as error:
+    except Exception as error:
+        # Whatever it is, it would happen again: only what kills this process is worth another attempt.
         if not isinstance(error, TidemillError):
+            logger.exception("run %s failed", job.run)
             error = FailedPreconditionError(f"{type(error).__name__}: {error}", reason="TRAINING_FAILED")
         logger.error("run %s failed: %s", job.run, error.message)
         write_json(

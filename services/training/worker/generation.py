@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,17 @@ from services.training.adapters.job import Job
 from services.training.adapters.snapshots import read_rows
 from services.training.domain.recipe import GenerationTask, VariantName
 from services.training.domain.report import Example, Report, Variant
-from services.training.engine.generation import greedy_answers
+from services.training.engine.generation import greedy_answers, reference_losses
 from services.training.engine.methods import adapt, merge
-from services.training.engine.metrics import mean_with_interval, rouge_l
-from services.training.engine.prompts import prompt_ids, training_pairs
-from services.training.engine.tasks import CompletionObjective
+from services.training.engine.metrics import (
+    TextLoss,
+    loss_increase,
+    loss_per_token,
+    mean_with_interval,
+    rouge_l,
+)
+from services.training.engine.prompts import training_pairs
+from services.training.engine.tasks import CompletionObjective, Pair
 from services.training.worker.phases import (
     Phase,
     check_stop,
@@ -51,7 +58,8 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     model: Any = load(str(base_folder), dtype=torch.float32).to(device)
     holdout = read_rows(job.snapshot, "holdout", task.target_field)
     holdout = holdout[: recipe.max_eval_examples or len(holdout)]
-    prompts = [prompt_ids(tokenizer, task, row) for row in holdout]
+    held_pairs = training_pairs(tokenizer, task, holdout)
+    prompts = [pair.prompt for pair in held_pairs]
     references = [row[task.target_field] for row in holdout]
     pairs = training_pairs(tokenizer, task, read_rows(job.snapshot, "train", task.target_field))
     phase.end()
@@ -91,10 +99,25 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     figures = kept(folder / "eval" / "train.json", dict)
     if not (folder / "eval" / "tuned.json").is_file():
         model = load(str(merged), dtype=torch.float32).to(device).eval()
-    tuned_answers = kept(folder / "eval" / "tuned.json", lambda: answers("tuned"))
+    tuned = kept(
+        folder / "eval" / "tuned.json",
+        lambda: {
+            "answers": answers("tuned"),
+            "losses": [
+                asdict(loss)
+                for loss in reference_losses(
+                    model, held_pairs, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id, device=device
+                )
+            ],
+        },
+    )
+    tuned_answers = tuned["answers"]
+    tuned_losses = [TextLoss(**item) for item in tuned["losses"]]
     check_stop(should_stop)
 
-    variants, agreement = _compress(job, task, merged, prompts, references, tuned_answers, should_stop)
+    # Its half gigabyte is better used by the builders.
+    model = None
+    variants, agreement = _compress(job, task, merged, held_pairs, references, tuned_answers, tuned_losses, should_stop)
     base_scores, tuned_scores = rouge_l(references, base_answers), rouge_l(references, tuned_answers)
     gains = [t - b for t, b in zip(tuned_scores, base_scores, strict=True)]
     # Typical gains, from clear ones to small ones, instead of the best five.
@@ -116,6 +139,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         ),
         variants=variants,
         figures={**figures, **agreement},
+        tuned_loss=loss_per_token(tuned_losses),
     )
 
 
@@ -123,13 +147,14 @@ def _compress(
     job: Job,
     task: GenerationTask,
     merged: Path,
-    prompts: list[list[int]],
+    pairs: list[Pair],
     references: list[str],
     tuned_answers: list[str],
+    tuned_losses: list[TextLoss],
     should_stop: Callable[[], bool],
 ) -> tuple[tuple[Variant, ...], dict[str, float]]:
     recipe, folder = job.recipe, job.folder
-    phase = Phase(job, "compress", len(recipe.variants) + len(prompts), "builds and answers")
+    phase = Phase(job, "compress", len(recipe.variants) + len(pairs), "builds and answers")
     folders: dict[VariantName, Path] = {}
     for number, name in enumerate(recipe.variants):
         folders[name] = kept_folder(
@@ -142,13 +167,14 @@ def _compress(
     def measure() -> dict[str, Any]:
         found = genai_builds.measure(
             folders,
-            prompts,
+            pairs,
             max_new_tokens=task.max_target_tokens,
             on_progress=lambda done: phase.advance(len(recipe.variants) + done),
         )
         return {
             name: {
                 "answers": item.answers,
+                "losses": [asdict(loss) for loss in item.losses],
                 "tokens_per_second": item.tokens_per_second,
                 "time_to_first_token_ms": item.time_to_first_token_ms,
             }
@@ -171,6 +197,7 @@ def _compress(
             },
         )
         item = measured[name]
+        losses = [TextLoss(**loss) for loss in item["losses"]]
         variants.append(
             Variant(
                 name,
@@ -180,6 +207,8 @@ def _compress(
                 mean_with_interval("rouge_l", rouge_l(references, item["answers"])),
                 tokens_per_second=item["tokens_per_second"],
                 time_to_first_token_ms=item["time_to_first_token_ms"],
+                loss=loss_per_token(losses),
+                loss_increase=loss_increase(tuned_losses, losses),
             )
         )
     phase.end()

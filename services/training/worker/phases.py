@@ -16,7 +16,7 @@ from services.kit.storage.artifacts import digest_folder
 from services.kit.telemetry import schema
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, WorkerProgress, write_json
-from services.training.engine.loop import Cancelled, Checkpoint, StepProgress, train
+from services.training.engine.loop import Cancelled, Checkpoint, StepProgress, train, usable_precision
 from services.training.engine.tasks import Objective
 
 if TYPE_CHECKING:
@@ -97,6 +97,10 @@ def run_training(
     if resume is not None:
         logger.info("%s goes on from step %d", job.run, resume.step)
     total = job.recipe.optimization.total_steps(len(objective.lengths))
+    wanted = job.recipe.optimization.precision
+    precision = usable_precision(wanted, device)
+    if precision != wanted:
+        logger.warning("%s computes in %s: this %s has no %s", job.run, precision, device.type, wanted)
     phase = Phase(job, "train", total, "steps")
     memory_before = _peak_memory()
 
@@ -125,6 +129,7 @@ def run_training(
     tail = outcome.losses[-10:]
     return {
         "steps": float(total),
+        "precision_bits": 32.0 if precision == "fp32" else 16.0,
         "first_loss": outcome.losses[0],
         "final_loss": sum(tail) / len(tail),
         "train_seconds": seconds,

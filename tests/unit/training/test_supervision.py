@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from services.kit.clock import SystemClock
-from services.kit.errors import FailedPreconditionError
+from services.kit.errors import FailedPreconditionError, UnavailableError
 from services.kit.storage.database import open_database
 from services.training.__main__ import MIGRATIONS
 from services.training.adapters.run_store import SqlRunStore
@@ -40,11 +40,27 @@ class FakeWorkers:
         self.stopped.append(run.name)
 
 
+class FakeClock:
+    def __init__(self) -> None:
+        self.time = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+
 class FakeRegistry:
     def __init__(self) -> None:
         self.champion = ""
+        self.away = False
+        self.asked = 0
 
     def register(self, run: Run) -> str:
+        self.asked += 1
+        if self.away:
+            raise UnavailableError("MLflow is away.", reason="REGISTRY_FAILED")
         return f"{run.recipe.model_name}/1"
 
     def promote(self, model_version: str) -> None:
@@ -68,8 +84,13 @@ class Mesh:
     def __init__(self, folder: Path) -> None:
         self.store = SqlRunStore(open_database(f"sqlite:///{folder}/t.sqlite", MIGRATIONS))
         self.workers, self.registry, self.announcer = FakeWorkers(), FakeRegistry(), FakeAnnouncer()
-        self.runs = Runs(self.store, FakeModels(), self.registry, SystemClock(), lambda i: f"file:///runs/{i}")
-        self.supervision = Supervision(self.store, self.workers, self.registry, self.announcer, SystemClock())
+        self.clock = FakeClock()
+        self.runs = Runs(self.store, FakeModels(), self.registry, self.clock, lambda i: f"file:///runs/{i}")
+        self.restart()
+
+    def restart(self) -> None:
+        """A new service over the same database and workers."""
+        self.supervision = Supervision(self.store, self.workers, self.registry, self.announcer, self.clock)
 
 
 @pytest.fixture
@@ -160,3 +181,82 @@ def test_a_failure_of_the_worker_is_the_runs(mesh: Mesh) -> None:
     mesh.supervision.step()
     assert mesh.runs.get(run.name).failure == Failure("COLUMN_MISSING", "no column")
     assert mesh.announcer.told == [(run.name, RunState.FAILED)]
+
+
+def test_a_crash_loop_ends_with_what_the_worker_said_last(mesh: Mesh) -> None:
+    run = mesh.runs.create(recipe(), "", "")
+    killed = WorkerView(False, None, None, None, "It was killed by signal 9; out of memory.")
+    for _ in range(12):
+        mesh.supervision.step()
+        mesh.workers.views[run.name] = killed
+    failure = mesh.runs.get(run.name).failure
+    assert failure is not None
+    assert "ended 5 times" in failure.message
+    assert "killed by signal 9" in failure.message
+
+
+def test_stops_of_the_service_are_no_attempts(mesh: Mesh) -> None:
+    run = mesh.runs.create(recipe(), "", "")
+    for _ in range(8):
+        mesh.supervision.step()
+        mesh.supervision.pause()
+        # A step that was under way when the service was told to stop.
+        mesh.supervision.step()
+        mesh.workers.views[run.name] = _GONE
+        mesh.restart()
+    assert mesh.workers.stopped == [run.name] * 8
+    mesh.supervision.step()
+    mesh.workers.views[run.name] = finished()
+    mesh.supervision.step()
+    assert mesh.runs.get(run.name).state is RunState.SUCCEEDED
+
+
+def test_a_registry_that_stays_away_becomes_a_warning_and_a_promotion_registers(mesh: Mesh) -> None:
+    mesh.registry.away = True
+    run, other = mesh.runs.create(recipe(1), "", ""), mesh.runs.create(recipe(2), "", "")
+    mesh.supervision.step()
+    mesh.workers.views[run.name] = finished()
+    for _ in range(40):
+        mesh.clock.time += timedelta(seconds=1)
+        mesh.supervision.step()
+    ended = mesh.runs.get(run.name)
+    assert (ended.state, ended.model_version) == (RunState.SUCCEEDED, "")
+    assert "MLflow is away" in ended.warnings[0]
+    assert mesh.registry.asked == 5
+    assert mesh.runs.get(other.name).state is RunState.RUNNING
+    mesh.registry.away = False
+    promoted = mesh.runs.promote(run.name)
+    assert (promoted.model_version, promoted.warnings) == ("reviews/1", ())
+    assert mesh.registry.champion == "reviews/1"
+    assert mesh.runs.get(run.name).model_version == "reviews/1"
+
+
+def test_a_registry_that_comes_back_leaves_no_warning(mesh: Mesh) -> None:
+    mesh.registry.away = True
+    run = mesh.runs.create(recipe(), "", "")
+    mesh.supervision.step()
+    mesh.workers.views[run.name] = finished()
+    mesh.supervision.step()
+    mesh.registry.away = False
+    mesh.clock.time += timedelta(seconds=2)
+    mesh.supervision.step()
+    ended = mesh.runs.get(run.name)
+    assert (ended.state, ended.model_version, ended.warnings) == (RunState.SUCCEEDED, "reviews/1", ())
+
+
+def test_trouble_with_one_run_ends_that_run_only(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = mesh.runs.create(recipe(1), "", ""), mesh.runs.create(recipe(2), "", "")
+    seen = mesh.workers.view
+
+    def view(run: Run) -> WorkerView:
+        if run.name == first.name:
+            raise RuntimeError("no such thing was foreseen")
+        return seen(run)
+
+    monkeypatch.setattr(mesh.workers, "view", view)
+    for _ in range(3):
+        mesh.supervision.step()
+    failure = mesh.runs.get(first.name).failure
+    assert failure is not None
+    assert "RuntimeError: no such thing was foreseen" in failure.message
+    assert mesh.runs.get(second.name).state is RunState.RUNNING

@@ -1,0 +1,97 @@
+"""What is read from a worker's folder, whatever lies there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from services.kit.storage.artifacts import ArtifactStore
+from services.training.adapters.worker_processes import WorkerProcesses
+from services.training.app.ports import WorkerView
+from services.training.domain.recipe import LoraMethod, Optimization, Recipe, TextClassificationTask
+from services.training.domain.report import Metric, Report, Variant
+from services.training.domain.run import Run
+
+_METRIC = Metric("accuracy", 0.8, 0.7, 0.9, 50)
+_RECIPE = Recipe(
+    "reviews", "base", "d", "", "0" * 64, TextClassificationTask("label"), LoraMethod(), Optimization(max_steps=2)
+)
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    recipe = replace(_RECIPE, dataset_uri=(tmp_path / "snapshot").as_uri())
+    return Run("runs/r", recipe, "", (tmp_path / "run").as_uri(), _NOW, _NOW)
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> WorkerProcesses:
+    return WorkerProcesses(ArtifactStore(tmp_path.as_uri()), tmp_path / "cache", tmp_path, tmp_path, 1)
+
+
+@pytest.mark.parametrize("text", ["{", '{"tuned": 1}', "[1]", '{"tuned": {"name": "x"}, "variants": []}'])
+def test_a_damaged_report_is_a_failure_with_a_reason(
+    run: Run, workers: WorkerProcesses, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "run" / "report.json").write_text(text)
+    view = workers.view(run)
+    assert view.report is None
+    assert view.failure is not None
+    assert view.failure.reason == "REPORT_UNREADABLE"
+
+
+def test_damaged_progress_is_none(run: Run, workers: WorkerProcesses, tmp_path: Path) -> None:
+    (tmp_path / "run" / "progress.json").write_text("[")
+    assert workers.view(run) == WorkerView(False, None, None, None)
+
+
+def test_a_report_of_before_the_loss_was_measured_is_read(run: Run, workers: WorkerProcesses, tmp_path: Path) -> None:
+    value = Report(_METRIC, variants=(Variant("int8", "file:///v", "0", 1, _METRIC),)).to_json()
+    del value["tuned_loss"], value["variants"][0]["loss"], value["variants"][0]["loss_increase"]
+    (tmp_path / "run" / "report.json").write_text(json.dumps(value))
+    report = workers.view(run).report
+    assert report is not None
+    assert (report.tuned_loss, report.variants[0].loss_increase) == (None, None)
+
+
+def _dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
+    """Puts a program in the place of Python, which prints and then does `code`."""
+    program = tmp_path / "python"
+    program.write_text(
+        f'#!{sys.executable}\nimport os\nprint(\'{{"message": "step 3"}}\\nat the end\', flush=True)\n{code}'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            f"os.kill(os.getpid(), {int(signal.SIGKILL)})",
+            "killed by signal 9; as a rule that is the system being out of memory",
+        ),
+        (f"os.kill(os.getpid(), {int(signal.SIGSEGV)})", "signal 11 (SIGSEGV)"),
+        ("os._exit(3)", "exit code 3"),
+    ],
+)
+def test_how_a_worker_ended_is_told_with_its_last_lines(
+    run: Run, workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, said: str
+) -> None:
+    _dies(monkeypatch, tmp_path, code)
+    workers.start(run)
+    os.waitid(os.P_PID, int((tmp_path / "run" / "worker.pid").read_text()), os.WEXITED | os.WNOWAIT)
+    view = workers.view(run)
+    assert not view.alive
+    assert said in view.ending
+    assert "step 3 | at the end" in view.ending
