@@ -40,16 +40,18 @@ from services.kit.ids import new_id
 if TYPE_CHECKING:
     from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec
 
+    from gateway.cli.pipeline_file import PipelineFile
+
 # Who does the work of a stage.
 _SERVICE_OF = {"collect": "ingest", "clean": "cleaning", "train": "training", "publish": "inference"}
 
-PipelineFile = Annotated[Path, typer.Argument(help="The loop, such as pipelines/headlines.yaml.", show_default=False)]
+PipelinePath = Annotated[Path, typer.Argument(help="The loop, such as pipelines/headlines.yaml.", show_default=False)]
 CycleName = Annotated[
     str, typer.Argument(help="pipelines/PIPELINE/cycles/CYCLE, or a pipeline's name for its newest cycle.")
 ]
 
 
-def _load(path: Path) -> PipelineSpec:
+def _load(path: Path) -> PipelineFile:
     from gateway.cli.pipeline_file import load_pipeline
 
     return load_pipeline(path)
@@ -59,10 +61,14 @@ def _exit_code(cycle: Cycle) -> int:
     return {Cycle.STATE_SUCCEEDED: 0, Cycle.STATE_REJECTED: EXIT_REJECTED}.get(cycle.state, EXIT_FAILED)
 
 
-def _start(connection: Connection, spec: PipelineSpec, console: Console) -> Cycle:
-    request = CreateCycleRequest(request_id=new_id(), spec=spec)
-    cycle = connection.pipeline.CreateCycle(request, metadata=connection.metadata, timeout=60).cycle
-    console.print(f"{spec.name}: {cycle.name}", style="bold", markup=False)
+def _start(connection: Connection, file: PipelineFile, console: Console) -> Cycle:
+    request = CreateCycleRequest(request_id=new_id(), spec=file.spec)
+    try:
+        with connection.errors():
+            cycle = connection.pipeline.CreateCycle(request, metadata=connection.metadata, timeout=60).cycle
+    except InvalidArgumentError as error:
+        raise file.locate(error) from error
+    console.print(f"{file.spec.name}: {cycle.name}", style="bold", markup=False)
     return cycle
 
 
@@ -93,16 +99,20 @@ def _watch(connection: Connection, name: str, console: Console, json_wanted: boo
 
 
 def run(
-    pipeline: PipelineFile,
+    pipeline: PipelinePath,
     follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch it to its end.")] = True,
+    check: Annotated[bool, typer.Option("--check", help="Only read the file and tell what is wrong with it.")] = False,
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
     """Runs one cycle of a loop and shows what it found. Joins the cycle that is at work on the same file."""
-    spec = _load(pipeline)
+    file = _load(pipeline)
     console = stderr()
+    if check:
+        console.print(f"{pipeline}: nothing wrong that can be seen without running it.", markup=False)
+        return
     with connect(address) as connection:
-        cycle = _start(connection, spec, console)
+        cycle = _start(connection, file, console)
         if not follow_it:
             if json_wanted:
                 print_json(as_json(cycle))
@@ -114,21 +124,21 @@ def run(
 
 
 def quickstart(
-    pipeline: PipelineFile = Path("pipelines/headlines.yaml"),
+    pipeline: PipelinePath = Path("pipelines/headlines.yaml"),
     json_wanted: JsonOption = False,
 ) -> None:
     """From nothing to a served model: checks the machine, fetches, starts the mesh, runs the loop."""
     console = stderr()
-    spec = _load(pipeline)
+    file = _load(pipeline)
     console.rule("1/3 · this machine and what it needs", align="left", style="bright_black")
     stack_commands.check_machine()
     with stack_commands.resumable(console, "the same command"):
-        stack_commands.fetch(console, assets_of(spec))
+        stack_commands.fetch(console, assets_of(file.spec))
         console.rule("2/3 · the mesh", align="left", style="bright_black")
         stack_commands.start(console)
-    console.rule(f"3/3 · {spec.name}", align="left", style="bright_black")
+    console.rule(f"3/3 · {file.spec.name}", align="left", style="bright_black")
     with connect(None) as connection:
-        cycle = _start(connection, spec, console)
+        cycle = _start(connection, file, console)
         ended = _watch(connection, cycle.name, console, json_wanted)
     raise typer.Exit(_exit_code(ended))
 

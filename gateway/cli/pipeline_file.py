@@ -1,85 +1,364 @@
-"""Reads `pipelines/*.yaml`: the JSON form of tidemill.pipeline.v1.PipelineSpec, with short operators and variables."""
+"""Reads `pipelines/*.yaml`: tidemill.pipeline.v1.PipelineSpec with its own field names, and a few short forms.
+
+Operators may be written `- exact_dedup` or `- length_filter: {min_chars: 200}`, values of an enum without the enum's
+name (`fastest`), sources relative to the file. `${NAME}` and `${NAME:-default}` are replaced from the environment;
+`TIDEMILL_DATA` is the fetched data where it is not set. Every mistake is told with its line and column.
+"""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import yaml
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from tidemill.cleaning.v1.dataset_pb2 import OperatorSpec
+from tidemill.ingest.v1.source_import_pb2 import JsonLinesSource, TextFolderSource
 from tidemill.pipeline.v1 import cycle_pb2
 
 from services.kit.config import home_dir
-from services.kit.errors import InvalidArgumentError
+from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.grpc.validation import validate
 
 _VARIABLE = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)(?::-([^}]*))?\}")
+_TAG = "tag:yaml.org,2002:"
+_KINDS = {"map": "a mapping", "seq": "a list", "str": "text", "int": "a number", "float": "a number", "null": "nothing"}
+_KINDS |= {"bool": "true or false"}
+_INTEGERS = {
+    FieldDescriptor.TYPE_INT32: 2**31,
+    FieldDescriptor.TYPE_INT64: 2**63,
+}
 
 
-def load_pipeline(path: Path) -> cycle_pb2.PipelineSpec:
+@dataclass(frozen=True, slots=True)
+class PipelineFile:
+    """A file that was read: the loop that it describes, and where in it each field stands."""
+
+    path: Path
+    spec: cycle_pb2.PipelineSpec
+    places: Mapping[str, tuple[int, int]] = field(repr=False)
+
+    def locate(self, error: InvalidArgumentError) -> InvalidArgumentError:
+        """What a service says of the spec, told at the file's lines; the error itself where it names no field."""
+        violations = [FieldViolation(v.field.removeprefix("spec."), v.description) for v in error.violations]
+        if not violations:
+            return error
+        return _error([(self.path, _place(self.places, v.field), v.field, v.description) for v in violations])
+
+
+def load_pipeline(path: Path) -> PipelineFile:
     """The loop that a file describes.
 
-    Operators may be written `- exact_dedup` or `- length_filter: {min_chars: 200}`; `${NAME}` and `${NAME:-default}`
-    are replaced from the environment (`TIDEMILL_DATA` defaults to the fetched data).
-
     Raises:
-        InvalidArgumentError: names the file, and the line or field that is wrong.
+        InvalidArgumentError: names the file, and line, column and field of everything that is wrong.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"{path}: cannot be read: {error}", reason="PIPELINE_FILE") from error
-    except yaml.YAMLError as error:
-        raise InvalidArgumentError(f"{path}: no YAML: {error}", reason="PIPELINE_FILE") from error
-    if not isinstance(value, dict):
-        raise InvalidArgumentError(f"{path}: a mapping with name, sources, … is expected.", reason="PIPELINE_FILE")
-    value = _expand(value, path)
-    dataset = value.get("dataset")
-    if isinstance(dataset, dict) and isinstance(dataset.get("operators"), list):
-        dataset["operators"] = [_operator(item, path, n) for n, item in enumerate(dataset["operators"])]
-    spec = cycle_pb2.PipelineSpec()
-    try:
-        json_format.ParseDict(value, spec)
-        validate(spec)
-    except json_format.ParseError as error:
-        raise InvalidArgumentError(f"{path}: {error}", reason="PIPELINE_FILE") from error
-    except InvalidArgumentError as error:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InvalidArgumentError(f"{path}: there is no such file.", reason="PIPELINE_FILE") from error
+    except UnicodeDecodeError as error:
         raise InvalidArgumentError(
-            f"{path}: {error.message}", reason="PIPELINE_FILE", violations=error.violations
+            f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8.", reason="PIPELINE_FILE"
         ) from error
-    return spec
+    except OSError as error:
+        raise InvalidArgumentError(f"{path}: cannot be read: {error.strerror}.", reason="PIPELINE_FILE") from error
+    reader = _Reader(path, text)
+    spec = reader.read()
+    try:
+        validate(spec)
+    except InvalidArgumentError as error:
+        raise PipelineFile(path, spec, reader.places).locate(error) from error
+    return PipelineFile(path, spec, reader.places)
 
 
-def _operator(item: Any, path: Path, number: int) -> dict[str, Any]:
-    if isinstance(item, str):
-        return {"name": item, "params": {}}
-    if isinstance(item, dict) and len(item) == 1:
-        ((name, params),) = item.items()
-        if params is None or isinstance(params, dict):
-            return {"name": name, "params": params or {}}
-    raise InvalidArgumentError(
-        f"{path}: dataset.operators[{number}]: write `- name` or `- name: {{parameter: value}}`.",
+_Wrong = tuple[Path, tuple[int, int] | None, str, str]
+
+
+def _error(wrong: Sequence[_Wrong]) -> InvalidArgumentError:
+    lines = []
+    for path, place, name, description in wrong:
+        where = f"{path}:{place[0]}:{place[1]}" if place else str(path)
+        lines.append(f"{where}: {name}: {description}" if name else f"{where}: {description}")
+    return InvalidArgumentError(
+        "\n".join(lines),
         reason="PIPELINE_FILE",
+        metadata={"file": str(wrong[0][0])},
+        violations=[FieldViolation(name, description) for _, _, name, description in wrong],
     )
 
 
-def _expand(value: Any, path: Path) -> Any:
-    if isinstance(value, dict):
-        return {key: _expand(item, path) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item, path) for item in value]
-    if not isinstance(value, str):
-        return value
+def _place(places: Mapping[str, tuple[int, int]], name: str) -> tuple[int, int] | None:
+    """Where a field stands; its nearest parent's place where the field itself is missing."""
+    while name and name not in places:
+        name = re.sub(r"(\.[^.\[]*|\[[^\]]*\]|^[^.\[]*)$", "", name)
+    return places.get(name)
 
-    def replace(match: re.Match[str]) -> str:
-        name, default = match.group(1), match.group(2)
-        found: str | None = os.environ.get(name) or default
-        if found is None and name == "TIDEMILL_DATA":
-            found = str(home_dir() / "data")
-        if found is None:
-            raise InvalidArgumentError(f"{path}: the variable {name} is not set.", reason="PIPELINE_FILE")
-        return found
 
-    return _VARIABLE.sub(replace, value)
+class _Reader:
+    """Walks the YAML nodes beside the message's descriptor."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path, self._text = path, text
+        self._wrong: list[_Wrong] = []
+        self.places: dict[str, tuple[int, int]] = {}
+
+    def read(self) -> cycle_pb2.PipelineSpec:
+        """The spec.
+
+        Raises:
+            InvalidArgumentError: with everything that is wrong.
+        """
+        self._loader = yaml.SafeLoader(self._text)
+        try:
+            node = self._loader.get_single_node()
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            place = (mark.line + 1, mark.column + 1) if mark else None
+            raise _error([(self._path, place, "", f"is no YAML: {error.problem or error.context}.")]) from error
+        except yaml.YAMLError as error:
+            raise _error([(self._path, None, "", f"is no YAML: {error}.")]) from error
+        finally:
+            self._loader.dispose()
+        spec = cycle_pb2.PipelineSpec()
+        if node is None:
+            raise _error([(self._path, None, "", "is empty; copy pipelines/headlines.yaml to begin.")])
+        self._message(spec, node, "")
+        if self._wrong:
+            raise _error(self._wrong)
+        return spec
+
+    def _refuse(self, node: yaml.Node, name: str, description: str) -> None:
+        self._wrong.append((self._path, _mark(node), name, description))
+
+    def _expected(self, node: yaml.Node, name: str, what: str) -> None:
+        kind = _KINDS.get(node.tag.removeprefix(_TAG), node.tag)
+        self._refuse(node, name, f"expected {what}, found {kind}.")
+
+    def _message(self, message: Message, node: yaml.Node, path: str) -> None:
+        if isinstance(message, struct_pb2.Struct):
+            self._struct(message, node, path)
+            return
+        if isinstance(message, OperatorSpec):
+            node = self._operator(node)
+        if not isinstance(node, yaml.MappingNode):
+            self._expected(node, path, "a mapping with " + ", ".join(f.name for f in message.DESCRIPTOR.fields))
+            return
+        known: dict[str, Any] = {f.name: f for f in message.DESCRIPTOR.fields}
+        for key, value, name in self._pairs(node, path, known):
+            descriptor = known.get(key)
+            if descriptor is not None:
+                self._field(message, descriptor, value, name)
+        self._relative_to_file(message)
+
+    def _pairs(
+        self, node: yaml.MappingNode, path: str, known: Iterable[str] | None
+    ) -> Iterable[tuple[str, yaml.Node, str]]:
+        self._loader.flatten_mapping(node)
+        seen: dict[str, int] = {}
+        for key_node, value in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._refuse(key_node, path, "a key must be a plain word.")
+                continue
+            key = key_node.value
+            name = f"{path}.{key}" if path else key
+            if known is not None and key not in known:
+                self._refuse(key_node, path, f"no field is called {key!r}{_nearest(key, known)}")
+                continue
+            if key in seen:
+                self._refuse(key_node, name, f"is given twice; the first stands in line {seen[key]}.")
+                continue
+            seen[key] = key_node.start_mark.line + 1
+            self.places[name] = _mark(key_node)
+            yield key, value, name
+
+    def _field(self, message: Message, descriptor: FieldDescriptor, node: yaml.Node, name: str) -> None:
+        oneof = descriptor.containing_oneof
+        if oneof is not None and (other := message.WhichOneof(oneof.name)) not in (None, descriptor.name):
+            self._refuse(node, name, f"stands beside {other!r}; give one of the two.")
+            return
+        if node.tag == f"{_TAG}null":
+            return
+        if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
+            self._map(getattr(message, descriptor.name), descriptor, node, name)
+        elif descriptor.is_repeated:
+            self._repeated(getattr(message, descriptor.name), descriptor, node, name)
+        elif descriptor.message_type is not None:
+            child = getattr(message, descriptor.name)
+            child.SetInParent()
+            self._message(child, node, name)
+        else:
+            self._scalar(descriptor, node, name, lambda value: setattr(message, descriptor.name, value))
+
+    def _repeated(self, target: Any, descriptor: FieldDescriptor, node: yaml.Node, name: str) -> None:
+        if not isinstance(node, yaml.SequenceNode):
+            self._expected(node, name, "a list")
+            return
+        for number, item in enumerate(node.value):
+            item_name = f"{name}[{number}]"
+            self.places[item_name] = _mark(item)
+            if descriptor.message_type is not None:
+                self._message(target.add(), item, item_name)
+            else:
+                self._scalar(descriptor, item, item_name, target.append)
+
+    def _map(self, target: Any, descriptor: FieldDescriptor, node: yaml.Node, name: str) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            self._expected(node, name, "a mapping")
+            return
+        entry: Any = descriptor.message_type
+        value_type = entry.fields_by_name["value"]
+        for key, value, value_name in self._pairs(node, name, None):
+            self._scalar(value_type, value, value_name, lambda item, key=key: target.__setitem__(key, item))  # type: ignore[misc]
+
+    def _struct(self, message: struct_pb2.Struct, node: yaml.Node, name: str) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            self._expected(node, name, "a mapping of parameters")
+            return
+        value = self._plain(node, name)
+        try:
+            json_format.ParseDict(value, message)
+        except json_format.ParseError as error:
+            self._refuse(node, name, str(error))
+
+    def _plain(self, node: yaml.Node, name: str) -> Any:
+        """A value of no declared type, as JSON has it."""
+        if isinstance(node, yaml.MappingNode):
+            return {key: self._plain(value, value_name) for key, value, value_name in self._pairs(node, name, None)}
+        if isinstance(node, yaml.SequenceNode):
+            items = []
+            for number, item in enumerate(node.value):
+                self.places[f"{name}[{number}]"] = _mark(item)
+                items.append(self._plain(item, f"{name}[{number}]"))
+            return items
+        assert isinstance(node, yaml.ScalarNode)
+        resolved = self._expanded(node, name)
+        if resolved is None:
+            return None
+        value = self._loader.construct_object(resolved)
+        # A date, which JSON does not have, stays the text that was written.
+        return value if value is None or isinstance(value, str | int | float | bool) else resolved.value
+
+    def _scalar(self, descriptor: FieldDescriptor, node: yaml.Node, name: str, give: Callable[[Any], None]) -> None:
+        if not isinstance(node, yaml.ScalarNode):
+            what = "text" if descriptor.type == FieldDescriptor.TYPE_STRING else "a single value"
+            self._expected(node, name, what)
+            return
+        resolved = self._expanded(node, name)
+        if resolved is None:
+            return
+        tag = resolved.tag.removeprefix(_TAG)
+        match descriptor.type:
+            case FieldDescriptor.TYPE_STRING if node.tag == f"{_TAG}str":
+                give(resolved.value)
+            case FieldDescriptor.TYPE_STRING:
+                self._refuse(node, name, f"expected text, found {_KINDS.get(tag, tag)}; write it in quotes.")
+            case FieldDescriptor.TYPE_BOOL if tag == "bool":
+                give(self._loader.construct_object(resolved))
+            case FieldDescriptor.TYPE_BOOL:
+                self._expected(resolved, name, "true or false")
+            case FieldDescriptor.TYPE_ENUM:
+                enum: Any = descriptor.enum_type
+                self._enum(enum, resolved, name, give)
+            case FieldDescriptor.TYPE_DOUBLE | FieldDescriptor.TYPE_FLOAT:
+                number = _number(resolved.value)
+                if number is None:
+                    self._expected(resolved, name, "a number")
+                else:
+                    give(number)
+            case _:
+                self._integer(descriptor, resolved, name, give)
+
+    def _integer(
+        self, descriptor: FieldDescriptor, node: yaml.ScalarNode, name: str, give: Callable[[Any], None]
+    ) -> None:
+        limit = _INTEGERS[descriptor.type]
+        number = self._loader.construct_object(node) if node.tag == f"{_TAG}int" else None
+        if number is None:
+            whole = "a whole number" if node.tag == f"{_TAG}float" else "a number"
+            self._refuse(node, name, f"expected {whole}, found {node.value!r}.")
+        elif not -limit <= number < limit:
+            self._refuse(node, name, f"{number} is out of range.")
+        else:
+            give(number)
+
+    def _enum(self, descriptor: EnumDescriptor, node: yaml.ScalarNode, name: str, give: Callable[[Any], None]) -> None:
+        prefix = descriptor.values_by_number[0].name.removesuffix("UNSPECIFIED")
+        short = {value.name.removeprefix(prefix).lower(): value.number for value in descriptor.values if value.number}
+        wanted = node.value.lower().removeprefix(prefix.lower())
+        if wanted in short:
+            give(short[wanted])
+        else:
+            self._refuse(node, name, f"{node.value!r} is none of its values{_nearest(wanted, short)}")
+
+    def _expanded(self, node: yaml.ScalarNode, name: str) -> yaml.ScalarNode | None:
+        """The node with its variables replaced; None where one is not set."""
+        if "${" not in node.value:
+            return node
+        missing = [
+            match.group(1)
+            for match in _VARIABLE.finditer(node.value)
+            if _variable(match.group(1), match.group(2)) is None
+        ]
+        if missing:
+            self._refuse(
+                node, name, f"the variable {missing[0]} is not set; set it, or write ${{{missing[0]}:-default}}."
+            )
+            return None
+        value = _VARIABLE.sub(lambda match: _variable(match.group(1), match.group(2)) or "", node.value)
+        # What is a number now counts as one where a number is wanted; quotes are needed within braces.
+        resolve: Any = self._loader.resolve
+        tag = resolve(yaml.ScalarNode, value, (True, False))
+        return yaml.ScalarNode(tag, value, node.start_mark, node.end_mark, node.style)
+
+    @staticmethod
+    def _operator(node: yaml.Node) -> yaml.Node:
+        """The long form of `- name` and `- name: {parameter: value}`."""
+        at = (node.start_mark, node.end_mark)
+        if isinstance(node, yaml.ScalarNode):
+            return yaml.MappingNode(f"{_TAG}map", [(_word("name", *at), node)], *at)
+        if isinstance(node, yaml.MappingNode) and len(node.value) == 1 and node.value[0][0].value != "name":
+            name, params = node.value[0]
+            given = [] if params.tag == f"{_TAG}null" else [(_word("params", *at), params)]
+            return yaml.MappingNode(f"{_TAG}map", [(_word("name", *at), name), *given], *at)
+        return node
+
+    def _relative_to_file(self, message: Message) -> None:
+        if isinstance(message, TextFolderSource | JsonLinesSource) and message.uri and not urlparse(message.uri).scheme:
+            message.uri = str(self._path.absolute().parent / Path(message.uri).expanduser())
+
+
+def _word(text: str, start: yaml.Mark, end: yaml.Mark) -> yaml.ScalarNode:
+    return yaml.ScalarNode(f"{_TAG}str", text, start, end)
+
+
+def _mark(node: yaml.Node) -> tuple[int, int]:
+    return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def _number(text: str) -> float | None:
+    # YAML 1.1 takes 1e-3 for text; everybody else takes it for a number.
+    try:
+        return float(text.replace("_", ""))
+    except ValueError:
+        return None
+
+
+def _variable(name: str, default: str | None) -> str | None:
+    found = os.environ.get(name) or default
+    if found is None and name == "TIDEMILL_DATA":
+        return str(home_dir() / "data")
+    return found
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}."

@@ -1,15 +1,64 @@
-"""Pipeline files: every one that is shipped loads; mistakes are named."""
+# ruff: noqa: E501 - the sentences that a person reads stand in one line
+"""Pipeline files: every one that is shipped loads; mistakes are told with file, line, column and field."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec, Rollout
+from tidemill.training.v1 import run_pb2
 
 from gateway.cli.pipeline_file import load_pipeline
-from services.kit.errors import InvalidArgumentError
+from services.kit.errors import FieldViolation, InvalidArgumentError
 
 PIPELINES = sorted((Path(__file__).parents[3] / "pipelines").rglob("*.yaml"))
+
+GOOD = """\
+name: headlines
+sources:
+  - source: bbc
+    text_folder: {uri: articles, folder_attribute: topic}
+dataset:
+  name: datasets/bbc
+  operators:
+    - fix_unicode
+    - length_filter: {min_chars: 200, ratio: 0.5, words: [a, b], deep: {on: true, none: null}}
+    - name: exact_dedup
+  holdout: {fraction: 0.03}
+training:
+  base_model: tiny
+  model_name: headlines
+  generation: {prompt_template: "{text}", target_field: headline, max_input_tokens: 64, max_target_tokens: 16}
+  lora: {r: 8, alpha: 16}
+  optimization: {max_steps: 60, batch_size: 4, learning_rate: 1e-3, precision: fp32}
+  compression: {variants: [int8]}
+gate: {max_quality_loss: 0.05}
+rollout: {model: models/headlines, preference: fastest}
+"""
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str) -> Path:
+        path = tmp_path / "loop.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def wrong(path: Path) -> list[str]:
+    """The lines of the error, without the file's path."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        load_pipeline(path)
+    assert caught.value.reason == "PIPELINE_FILE"
+    assert all(line.startswith(f"{path}:") for line in caught.value.message.splitlines())
+    return [line.removeprefix(f"{path}:").strip() for line in caught.value.message.splitlines()]
 
 
 def test_there_are_pipelines() -> None:
@@ -18,21 +67,143 @@ def test_there_are_pipelines() -> None:
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.stem)
 def test_every_pipeline_loads(path: Path) -> None:
-    spec = load_pipeline(path)
+    spec = load_pipeline(path).spec
     assert spec.name == path.stem
     assert all(operator.name for operator in spec.dataset.operators)
 
 
-def test_a_wrong_field_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "x.yaml"
-    path.write_text(PIPELINES[0].read_text().replace("learning_rate: 0.001", "learning_rate: 7"))
-    with pytest.raises(InvalidArgumentError, match="learning_rate") as caught:
-        load_pipeline(path)
-    assert str(path) in caught.value.message
+def test_short_forms(write: Write, tmp_path: Path) -> None:
+    spec = load_pipeline(write(GOOD)).spec
+    assert [operator.name for operator in spec.dataset.operators] == ["fix_unicode", "length_filter", "exact_dedup"]
+    params = dict(spec.dataset.operators[1].params)
+    assert (params["min_chars"], params["ratio"], list(params["words"])) == (200, 0.5, ["a", "b"])
+    assert dict(params["deep"]) == {"on": True, "none": None}
+    assert spec.rollout.preference == Rollout.PREFERENCE_FASTEST
+    assert spec.training.optimization.precision == run_pb2.PRECISION_FP32
+    assert spec.training.optimization.learning_rate == 0.001
+    assert spec.sources[0].text_folder.uri == str(tmp_path / "articles")
 
 
-def test_an_unset_variable_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "x.yaml"
-    path.write_text("name: ${TIDEMILL_NO_SUCH_VARIABLE}\n")
-    with pytest.raises(InvalidArgumentError, match="TIDEMILL_NO_SUCH_VARIABLE"):
-        load_pipeline(path)
+@pytest.mark.parametrize("uri", ["/data/bbc", "s3://bucket/bbc", "file:///data/bbc"])
+def test_other_sources_stay_as_they_are(write: Write, uri: str) -> None:
+    spec = load_pipeline(write(GOOD.replace("uri: articles", f'uri: "{uri}"'))).spec
+    assert spec.sources[0].text_folder.uri == uri
+
+
+def test_the_long_form_of_an_enum(write: Write) -> None:
+    spec = load_pipeline(write(GOOD.replace("preference: fastest", "preference: PREFERENCE_SMALLEST"))).spec
+    assert spec.rollout.preference == Rollout.PREFERENCE_SMALLEST
+
+
+def test_variables(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOP_NAME", "mine")
+    monkeypatch.setenv("LOOP_STEPS", "7")
+    text = GOOD.replace("name: headlines\nsources", "name: ${LOOP_NAME}\nsources")
+    text = text.replace("max_steps: 60", 'max_steps: "${LOOP_STEPS}"').replace(
+        "batch_size: 4", 'batch_size: "${SIZE:-2}"'
+    )
+    spec = load_pipeline(write(text)).spec
+    assert (spec.name, spec.training.optimization.max_steps, spec.training.optimization.batch_size) == ("mine", 7, 2)
+
+
+def test_fetched_data_is_known_by_a_variable(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TIDEMILL_DATA", raising=False)
+    monkeypatch.setenv("TIDEMILL_HOME", "/somewhere")
+    spec = load_pipeline(write(GOOD.replace("uri: articles", 'uri: "${TIDEMILL_DATA}/bbc"'))).spec
+    assert spec.sources[0].text_folder.uri == "/somewhere/data/bbc"
+
+
+def test_anchors_and_merge_keys(write: Write) -> None:
+    text = GOOD.replace("gate: {max_quality_loss: 0.05}", "gate:\n  <<: {max_quality_loss: 0.5}\n")
+    assert load_pipeline(write(text)).spec.gate.max_quality_loss == 0.5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("batch_size: 4", "batchsize: 4", "17:33: training.optimization: no field is called 'batchsize'; did you mean 'batch_size'?"),
+        ("fastest", "fastestt", "20:48: rollout.preference: 'fastestt' is none of its values; did you mean 'fastest'?"),
+        ("fastest", "cheap", "20:48: rollout.preference: 'cheap' is none of its values; there are fastest, smallest, best_quality."),
+        ("max_steps: 60", "max_steps: sixty", "17:29: training.optimization.max_steps: expected a number, found 'sixty'."),
+        ("max_steps: 60", "max_steps: 6.5", "17:29: training.optimization.max_steps: expected a whole number, found '6.5'."),
+        ("max_steps: 60", "max_steps: 3000000000", "17:29: training.optimization.max_steps: 3000000000 is out of range."),
+        ("alpha: 16", "alpha: [16]", "16:23: training.lora.alpha: expected a single value, found a list."),
+        ("alpha: 16", "alpha: much", "16:23: training.lora.alpha: expected a number, found text."),
+        ("base_model: tiny", "base_model: 7", "13:15: training.base_model: expected text, found a number; write it in quotes."),
+        ("variants: [int8]", "variants: int8", "18:27: training.compression.variants: expected a list, found text."),
+        ("- fix_unicode", "- [fix_unicode]", "8:7: dataset.operators[0]: expected a mapping with name, params, found a list."),
+        ("gate: {max", "gate: {<<: {}, 1: 2, max", "19:16: gate: no field is called '1'; there are max_quality_loss, min_gain_over_base."),
+        ("name: headlines\nsources", "name: ${NOT_SET}\nsources", "1:7: name: the variable NOT_SET is not set; set it, or write ${NOT_SET:-default}."),
+        ("  lora:", "  full: {}\n  lora:", "17:9: training.lora: stands beside 'full'; give one of the two."),
+        ("gate:", "name: again\ngate:", "19:1: name: is given twice; the first stands in line 1."),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_at_its_place(write: Write, old: str, new: str, told: str) -> None:
+    assert old in GOOD
+    assert wrong(write(GOOD.replace(old, new, 1))) == [told]
+
+
+def test_all_mistakes_are_told_at_once(write: Write) -> None:
+    text = GOOD.replace("batch_size", "batchsize").replace("fastest", "cheap")
+    assert [line.split(":")[0] for line in wrong(write(text))] == ["17", "20"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "start"),
+    [
+        ("learning_rate: 1e-3", "learning_rate: 7", "17:48: training.optimization.learning_rate: "),
+        ("fraction: 0.03", "fraction: 2", "11:13: dataset.holdout.fraction: "),
+        ("- fix_unicode", "- Fix-Unicode", "8:7: dataset.operators[0].name: "),
+        ("source: bbc", "source: BBC", "3:5: sources[0].source: "),
+        ("gate: {max_quality_loss: 0.05}\n", "", "gate: "),
+        ("  lora: {r: 8, alpha: 16}\n", "", "12:1: training.method: "),
+    ],
+)
+def test_the_contracts_rules_are_told_at_their_place(write: Write, old: str, new: str, start: str) -> None:
+    lines = wrong(write(GOOD.replace(old, new, 1)))
+    assert len(lines) == 1
+    assert lines[0].startswith(start), lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty; copy pipelines/headlines.yaml to begin."),
+        ("# nothing\n", "is empty; copy pipelines/headlines.yaml to begin."),
+        ("name: [a\n", "2:1: is no YAML: expected ',' or ']', but got '<stream end>'."),
+        ("a: b: c\n", "1:5: is no YAML: mapping values are not allowed here."),
+    ],
+)
+def test_a_file_that_is_no_pipeline(write: Write, text: str, told: str) -> None:
+    assert wrong(write(text)) == [told]
+
+
+def test_a_list_is_no_pipeline(write: Write) -> None:
+    assert wrong(write("- a\n"))[0].startswith("1:1: expected a mapping with name, sources, dataset")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    assert wrong(tmp_path / "none.yaml") == ["there is no such file."]
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("name: é".encode("latin-1"))
+    assert wrong(latin) == ["is not UTF-8 (byte 6); save it as UTF-8."]
+    with pytest.raises(InvalidArgumentError, match="cannot be read"):
+        load_pipeline(tmp_path)
+
+
+def test_what_a_service_refuses_is_told_at_the_files_line(write: Write) -> None:
+    file = load_pipeline(write(GOOD))
+    field = "spec.dataset.operators[1].params.min_chars"
+    located = file.locate(InvalidArgumentError("no", violations=[FieldViolation(field, "must be positive")]))
+    assert located.message == f"{file.path}:9:23: dataset.operators[1].params.min_chars: must be positive"
+    plain = InvalidArgumentError("no field")
+    assert file.locate(plain) is plain
+
+
+def test_a_written_spec_comes_back(write: Write) -> None:
+    from google.protobuf.json_format import MessageToDict
+
+    spec = load_pipeline(write(GOOD)).spec
+    again = write(yaml.safe_dump(MessageToDict(spec, preserving_proto_field_name=True)))
+    assert load_pipeline(again).spec == spec
+    assert isinstance(spec, PipelineSpec)
