@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from google.protobuf.json_format import MessageToDict
 from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec, Rollout
 from tidemill.training.v1 import run_pb2
 
@@ -75,9 +76,8 @@ def test_every_pipeline_loads(path: Path) -> None:
 def test_short_forms(write: Write, tmp_path: Path) -> None:
     spec = load_pipeline(write(GOOD)).spec
     assert [operator.name for operator in spec.dataset.operators] == ["fix_unicode", "length_filter", "exact_dedup"]
-    params = dict(spec.dataset.operators[1].params)
-    assert (params["min_chars"], params["ratio"], list(params["words"])) == (200, 0.5, ["a", "b"])
-    assert dict(params["deep"]) == {"on": True, "none": None}
+    params = MessageToDict(spec.dataset.operators[1].params)
+    assert params == {"min_chars": 200, "ratio": 0.5, "words": ["a", "b"], "deep": {"on": True, "none": None}}
     assert spec.rollout.preference == Rollout.PREFERENCE_FASTEST
     assert spec.training.optimization.precision == run_pb2.PRECISION_FP32
     assert spec.training.optimization.learning_rate == 0.001
@@ -201,8 +201,6 @@ def test_what_a_service_refuses_is_told_at_the_files_line(write: Write) -> None:
 
 
 def test_a_written_spec_comes_back(write: Write) -> None:
-    from google.protobuf.json_format import MessageToDict
-
     spec = load_pipeline(write(GOOD)).spec
     again = write(yaml.safe_dump(MessageToDict(spec, preserving_proto_field_name=True)))
     assert load_pipeline(again).spec == spec
