@@ -16,10 +16,13 @@ from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.runner import ImportRunner
+from services.ingest.entrypoints.inbound import InboundHandler
 from services.ingest.entrypoints.servicer import IngestServicer
 from services.ingest.entrypoints.worker import ImportWorker
 from services.ingest.settings import IngestSettings
+from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.bus.topics import INBOUND
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.runtime.service import Service, run_service
@@ -40,6 +43,9 @@ async def build(settings: IngestSettings) -> Service:
     intake = Intake(sink, SqlBatchStore(engine), clock, settings.request_retention_s)
     imports = Imports(store, sources, clock)
     runner = ImportRunner(store, sources, sink, TemporaryLedger, clock)
+    consumer = KafkaEventConsumer(
+        settings.kafka_bootstrap, "tidemill-ingest", [INBOUND], InboundHandler(intake), dead_letters=publisher
+    )
     worker = ImportWorker(store, runner, intake, settings.concurrent_imports)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
@@ -48,6 +54,7 @@ async def build(settings: IngestSettings) -> Service:
 
     return Service(
         register=register,
+        consumers=[consumer],
         tasks=[worker.run],
         closers=[worker.close, publisher.close, engine.dispose],
     )

@@ -12,7 +12,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
 
 from services.ingest.app.ports import Accepted, ImportStore, Ledger, RecordSink, Sources
 from services.ingest.domain.record import RawRecord, Refusal
@@ -22,7 +21,9 @@ from services.kit.errors import FailedPreconditionError, TidemillError, is_retry
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 1000
+# A batch ends with whichever comes first, so that neither waiting for the bus nor memory grows with the records.
+_BATCH_PIECES = 2000
+_BATCH_CHARACTERS = 8 * 1024 * 1024
 _SAVE_EVERY_S = 0.25
 _RATE_WINDOW_S = 5.0
 _FIRST_PAUSE_S = 0.5
@@ -100,23 +101,27 @@ class ImportRunner:
         spec, name = books.state.spec, books.state.name
         fresh: list[Accepted] = []
         refused: list[Refusal] = []
-        full, taken = False, 0
-        for piece in islice(pieces, _BATCH):
+        more, taken, size = True, 0, 0
+        while more and taken < _BATCH_PIECES and size < _BATCH_CHARACTERS:
+            piece = next(pieces, None)
+            if piece is None:
+                more = False
+                break
             taken += 1
             if isinstance(piece, Refusal):
                 refused.append(piece)
+                size += len(piece.content)
             # A record that this import has published with this content need not be published again.
             elif ledger.add(piece):
                 fresh.append(Accepted(piece))
-                full = spec.max_records > 0 and ledger.count >= spec.max_records
-                if full:
-                    break
+                size += len(piece.text)
+                more = spec.max_records == 0 or ledger.count < spec.max_records
         if refused:
             self._patiently(lambda: self._sink.refuse(refused, name))
         if fresh:
             self._patiently(lambda: self._sink.accept(fresh, name))
         books.add(taken, ledger.count, refused)
-        return taken == _BATCH and not full
+        return more
 
     def _patiently(self, action: Callable[[], None]) -> None:
         """Does it, again and again while a part is away; what it publishes twice is the same."""
@@ -165,7 +170,8 @@ class _Books:
 
     def begin(self, total: int) -> None:
         """Starts from nothing, whatever an earlier process has counted."""
-        self._total = total
+        limit = self.state.spec.max_records
+        self._total = min(total, limit) if limit else total
         self._marks.append((self._clock.monotonic(), 0))
         self.state = replace(self.state, record_count=0, rejected_count=0)
 
@@ -198,10 +204,12 @@ class _Books:
         return True
 
     def succeeded(self, digest: str, source_digest: str) -> Import:
-        """The import with its success."""
+        """The import with its success; what was read is all there was, also where a cap ended it early."""
+        progress = self.state.progress
         return replace(
             self.state,
             state=ImportState.SUCCEEDED,
+            progress=replace(progress, total=progress.done) if progress else None,
             digest=digest,
             source_digest=source_digest,
             update_time=self._clock.now(),

@@ -18,6 +18,7 @@ MAX_TEXT_BYTES = 524_288
 MAX_ATTRIBUTES = 64
 MAX_ATTRIBUTE_BYTES = 16_384
 
+_SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _RECORD_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -67,11 +68,16 @@ def is_attribute_name(name: str) -> bool:
 
 
 def check_record(record: RawRecord) -> None:
-    """Holds a record against the limits; its source is the import's and validated there.
+    """Holds a record against the limits.
 
     Raises:
         RecordRefusedError: it breaks one.
     """
+    if not _SOURCE.fullmatch(record.source):
+        raise RecordRefusedError(
+            f"{record.source[:80]!a} cannot name a source: lower-case letters, digits and . _ -, at most 64.",
+            reason="INVALID_SOURCE",
+        )
     if not record.text:
         raise RecordRefusedError("The text is empty.", reason="EMPTY_TEXT")
     size = _utf8_size("text", record.text)

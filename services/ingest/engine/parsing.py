@@ -8,7 +8,6 @@ from typing import Any
 
 from services.ingest.domain.record import MAX_TEXT_BYTES, RawRecord, RecordRefusedError, check_record
 from services.ingest.domain.source_import import PATH_ATTRIBUTE, JsonLines, TextFolder
-from services.kit.errors import TidemillError
 
 # A line may hold much beside the text; this bounds what is held in memory for it.
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -141,8 +140,3 @@ def _piece(number: int, line: bytes) -> bytes:
     if number == 1:
         line = line.removeprefix(_BOM)
     return line.strip()[: MAX_LINE_BYTES + 1]
-
-
-def refusal_text(error: TidemillError, location: str) -> str:
-    """One sentence that names the place."""
-    return f"{location}: {error.message}"

@@ -22,6 +22,7 @@ from services.ingest.domain.source_import import (
     SourceSpec,
     TextFolder,
 )
+from services.kit.errors import FieldViolation, InvalidArgumentError
 
 _STATES = {
     ImportState.RUNNING: source_import_pb2.Import.STATE_RUNNING,
@@ -39,8 +40,19 @@ def timestamp(moment: datetime) -> Timestamp:
 
 
 def record_from(message: Record) -> RawRecord:
-    """A pushed record, as it came."""
-    event_time = message.event_time.ToDatetime(UTC) if message.HasField("event_time") else None
+    """A pushed record, as it came.
+
+    Raises:
+        InvalidArgumentError: its time is none between the years 1 and 9999.
+    """
+    try:
+        event_time = message.event_time.ToDatetime(UTC) if message.HasField("event_time") else None
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgumentError(
+            f"event_time is no time between the years 1 and 9999: {error}.",
+            reason="INVALID_TIME",
+            violations=[FieldViolation("records.event_time", str(error))],
+        ) from error
     return RawRecord(message.source, message.text, dict(message.attributes), message.record_id, event_time)
 
 

@@ -1,0 +1,171 @@
+"""CloudEvents 1.0 of foreign producers: what Kafka's binary and structured modes carry, in one form.
+
+Told apart like this: a `content-type` of `application/cloudevents+json` is structured; else a `ce_specversion` header
+is binary; else a JSON object with `specversion` is structured too, for the CloudEvents SDK for Python writes the
+data's content type, or none, in the header of a structured message.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from services.kit.bus.port import Delivery
+from services.kit.errors import InvalidArgumentError
+
+_STRUCTURED = "application/cloudevents"
+_JSON = "application/json"
+_REQUIRED = ("id", "source", "type", "specversion")
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignEvent:
+    """A CloudEvent as another producer sent it; `attributes` hold its further attributes and extensions.
+
+    `data` is the value of JSON data (`is_json`), else bytes.
+    """
+
+    event_id: str
+    source: str
+    event_type: str
+    attributes: Mapping[str, str]
+    content_type: str
+    data: Any
+    is_json: bool
+
+    @property
+    def media_type(self) -> str:
+        """Content type of the data without parameters, in lower case."""
+        return self.content_type.partition(";")[0].strip().lower()
+
+    @property
+    def charset(self) -> str:
+        """Encoding of textual data."""
+        for parameter in self.content_type.split(";")[1:]:
+            name, _, value = parameter.partition("=")
+            if name.strip().lower() == "charset":
+                return value.strip().strip('"')
+        return "utf-8"
+
+    @property
+    def time(self) -> datetime | None:
+        """When it happened, if it says so."""
+        text = self.attributes.get("time", "")
+        return parse_time(text) if text else None
+
+
+def read_event(delivery: Delivery) -> ForeignEvent:
+    """The event that a delivery carries.
+
+    Raises:
+        InvalidArgumentError: it is no CloudEvent, or a damaged one; the reason says which.
+    """
+    content_type = delivery.content_type
+    if content_type.strip().lower().startswith(_STRUCTURED):
+        if content_type.partition(";")[0].strip().lower() != f"{_STRUCTURED}+json":
+            raise _refused("UNSUPPORTED_EVENT_FORMAT", f"Structured events come as JSON, not as {content_type}.")
+        return _structured(_json(delivery.value, "The event"))
+    if "ce_specversion" in delivery.headers:
+        return _binary(delivery)
+    try:
+        value = json.loads(delivery.value)
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, dict) and "specversion" in value:
+        return _structured(value)
+    raise _refused(
+        "NOT_A_CLOUDEVENT",
+        "The message is no CloudEvent: it has neither a ce_specversion header nor the content-type "
+        "application/cloudevents+json.",
+    )
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 time.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError("it names no offset from UTC")
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise _refused("INVALID_TIME", f"{text[:64]!r} is no RFC 3339 time: {error}.") from error
+
+
+def _binary(delivery: Delivery) -> ForeignEvent:
+    attributes = {}
+    for name, value in delivery.headers.items():
+        if name.startswith("ce_"):
+            try:
+                attributes[name[3:]] = value.decode()
+            except UnicodeDecodeError as error:
+                raise _refused("INVALID_ATTRIBUTE", f"The header {name} is not UTF-8.") from error
+    content_type = delivery.content_type or _JSON
+    if _is_json(content_type):
+        return _event(attributes, content_type, _json(delivery.value, "The data"), is_json=True)
+    return _event(attributes, content_type, delivery.value, is_json=False)
+
+
+def _structured(value: Any) -> ForeignEvent:
+    if not isinstance(value, dict):
+        raise _refused("INVALID_JSON", "A structured event is a JSON object.")
+    attributes = {}
+    for name, attribute in value.items():
+        if name in ("data", "data_base64") or attribute is None:
+            continue
+        if not isinstance(attribute, str | int | bool):
+            raise _refused("INVALID_ATTRIBUTE", f"The attribute {name[:64]!a} is neither text, number nor boolean.")
+        attributes[name] = attribute if isinstance(attribute, str) else json.dumps(attribute)
+    content_type = attributes.get("datacontenttype") or _JSON
+    if "data_base64" not in value:
+        data = value.get("data")
+        if not _is_json(content_type) and isinstance(data, str):
+            # Text may stand in the envelope as it is; the envelope is UTF-8, whatever its charset was.
+            media_type = content_type.partition(";")[0]
+            return _event(attributes, media_type, data.encode("utf-8", "surrogatepass"), is_json=False)
+        return _event(attributes, content_type, data, is_json=True)
+    try:
+        data = base64.b64decode(value["data_base64"], validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise _refused("INVALID_BASE64", f"data_base64 is no base64: {error}.") from error
+    if _is_json(content_type):
+        return _event(attributes, content_type, _json(data, "The data"), is_json=True)
+    return _event(attributes, content_type, data, is_json=False)
+
+
+def _event(attributes: Mapping[str, str], content_type: str, data: Any, *, is_json: bool) -> ForeignEvent:
+    missing = [name for name in _REQUIRED if not attributes.get(name)]
+    if missing:
+        raise _refused("MISSING_ATTRIBUTE", f"The CloudEvent lacks {', '.join(missing)}.")
+    if attributes["specversion"] != "1.0":
+        version = attributes["specversion"][:16]
+        raise _refused("UNSUPPORTED_SPECVERSION", f"CloudEvents {version!r} is not known; 1.0 is.")
+    further = {name: value for name, value in attributes.items() if name not in _REQUIRED}
+    event_id, source, event_type = (attributes[name] for name in _REQUIRED[:3])
+    return ForeignEvent(event_id, source, event_type, further, content_type, data, is_json)
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type in (_JSON, "text/json") or media_type.endswith("+json")
+
+
+def _json(data: bytes, what: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _refused("INVALID_JSON", f"{what} is no JSON: {error}.") from error
+
+
+def _refused(reason: str, message: str) -> InvalidArgumentError:
+    return InvalidArgumentError(message, reason=reason)

@@ -1,0 +1,106 @@
+"""Bytes of sources to records."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.ingest.domain.record import RecordRefusedError
+from services.ingest.domain.source_import import JsonLines, TextFolder
+from services.ingest.engine.parsing import (
+    MAX_FILE_BYTES,
+    MAX_LINE_BYTES,
+    record_of_file,
+    record_of_line,
+    split_lines,
+)
+
+LINES = JsonLines("/x", attribute_fields=("label", "stars"))
+
+
+@given(st.lists(st.binary(max_size=8)), st.integers(1, 5))
+def test_lines_do_not_depend_on_how_the_bytes_come(parts: list[bytes], size: int) -> None:
+    whole = b"".join(parts)
+    chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
+    expected = [
+        (number, piece)
+        for number, line in enumerate(whole.split(b"\n"), 1)
+        if (piece := (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip())
+    ]
+    assert list(split_lines(chunks)) == list(split_lines(parts)) == list(split_lines([whole])) == expected
+
+
+def test_a_line_without_end_takes_no_memory_without_end() -> None:
+    chunk = b"x" * 1_000_000
+    (first, line), (second, rest) = split_lines([*[chunk] * 20, b"\n{}"])
+    assert (first, len(line)) == (1, MAX_LINE_BYTES + 1)
+    assert (second, rest) == (2, b"{}")
+    with pytest.raises(RecordRefusedError) as caught:
+        record_of_line("s", LINES, line)
+    assert caught.value.reason == "LINE_TOO_LONG"
+
+
+def test_fields_become_text_attributes_and_identity() -> None:
+    line = json.dumps({"text": "gut", "label": "positive", "stars": 5, "other": [1]}).encode()
+    record = record_of_line("reviews", LINES, line)
+    assert (record.source, record.text, record.attributes) == ("reviews", "gut", {"label": "positive", "stars": "5"})
+    assert record.record_id.startswith("rec_")
+    spec = JsonLines("/x", text_field="body", id_field="id", attribute_fields=("tags", "none"))
+    record = record_of_line("s", spec, '{"body": "ü", "id": 7, "tags": ["a", "é"], "none": null}'.encode())
+    assert (record.text, record.record_id, record.attributes) == ("ü", "7", {"tags": '["a","é"]'})
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "INVALID_JSON"),
+        (b"[" * 100_000, "INVALID_JSON"),
+        (b'"text"', "NOT_AN_OBJECT"),
+        (b"{}", "MISSING_TEXT"),
+        (b'{"text": null}', "MISSING_TEXT"),
+        (b'{"text": 7}', "TEXT_NOT_A_STRING"),
+        (b'{"text": ""}', "EMPTY_TEXT"),
+        (b'{"text": "\\ud800"}', "NOT_UNICODE"),
+        (b'{"text": "\xe9"}', "NOT_DECODABLE"),
+        (b'{"text": "' + b"x" * 524_289 + b'"}', "TEXT_TOO_LONG"),
+    ],
+)
+def test_a_line_that_gives_no_record_says_why(line: bytes, reason: str) -> None:
+    with pytest.raises(RecordRefusedError) as caught:
+        record_of_line("s", LINES, line)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("identity", [{}, {"id": ""}, {"id": 1.5}, {"id": True}, {"id": None}])
+def test_an_identity_that_is_asked_for_must_be_there(identity: dict[str, object]) -> None:
+    with pytest.raises(RecordRefusedError) as caught:
+        record_of_line("s", JsonLines("/x", id_field="id"), json.dumps({"text": "t", **identity}).encode())
+    assert caught.value.reason == "MISSING_ID"
+
+
+def test_a_file_is_kept_as_it_is_but_for_its_mark() -> None:
+    spec = TextFolder("/x", folder_attribute="topic")
+    record = record_of_file("bbc", spec, "tech/1.txt", "tech", b"\xef\xbb\xbfHead\r\n\r\nBody \n")
+    assert record.text == "Head\r\n\r\nBody \n"
+    assert record.attributes == {"path": "tech/1.txt", "topic": "tech"}
+    text = "他说这本书很好" * 20
+    assert record_of_file("s", TextFolder("/x", encoding="gb18030"), "a", "", text.encode("gb18030")).text == text
+
+
+def test_a_file_in_another_encoding_is_refused_with_what_it_looks_like() -> None:
+    text = "他说这本书写得非常好，值得一读再读。我们都很喜欢这个故事。" * 5
+    with pytest.raises(RecordRefusedError) as caught:
+        record_of_file("s", TextFolder("/x"), "a.txt", "", text.encode("gb18030"))
+    assert caught.value.reason == "NOT_DECODABLE"
+    assert caught.value.metadata["looks_like"] in ("gb18030", "gbk", "gb2312", "cp936")
+    assert "utf-8" in caught.value.message
+
+
+def test_a_file_too_long_is_refused() -> None:
+    for content in (b"x" * (MAX_FILE_BYTES + 1), b"x" * 524_289):
+        with pytest.raises(RecordRefusedError) as caught:
+            record_of_file("s", TextFolder("/x"), "a.txt", "", content)
+        assert caught.value.reason == "TEXT_TOO_LONG"

@@ -1,0 +1,139 @@
+"""Sources by fsspec: files of this machine, and of another file system by URL."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from services.ingest.adapters.sources import FsspecSources
+from services.ingest.domain.record import RawRecord, Refusal
+from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A folder as a URL."""
+    if request.param == "local":
+        yield tmp_path.as_uri()
+        return
+    yield "memory://test/sources"
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/test"):
+        memory.rm("/test", recursive=True)
+
+
+def put(root: str, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        with fsspec.open(f"{root}/{name}", "wb", auto_mkdir=True) as stream:
+            stream.write(content)
+
+
+def pull(spec: SourceSpec) -> list[RawRecord | Refusal]:
+    sources = FsspecSources(1 << 20)
+    return list(sources.read(spec, sources.survey(spec)))
+
+
+def texts(spec: SourceSpec) -> list[str]:
+    return [piece.text for piece in pull(spec) if isinstance(piece, RawRecord)]
+
+
+def test_a_folder_is_read_in_order_with_its_names(root: str) -> None:
+    put(root, {"tech/b.txt": b"2", "tech/a.txt": b"1", "art/deep/z.txt": b"0", "top.txt": b"3", "art/x.md": b"no"})
+    spec = SourceSpec("s", TextFolder(root, folder_attribute="topic"))
+    found = [piece for piece in pull(spec) if isinstance(piece, RawRecord)]
+    assert [(r.text, r.attributes["path"], r.attributes["topic"]) for r in found][:3] == [
+        ("0", "art/deep/z.txt", "deep"),
+        ("1", "tech/a.txt", "tech"),
+        ("2", "tech/b.txt", "tech"),
+    ]
+    assert found[3].attributes["path"] == "top.txt"
+    assert texts(SourceSpec("s", TextFolder(root, pattern="tech/*.txt"))) == ["1", "2"]
+    assert texts(SourceSpec("s", TextFolder(f"{root}/", pattern="**/*.md"))) == ["no"]
+
+
+def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(tmp_path: Path) -> None:
+    put(tmp_path.as_uri(), {"a[1]*/x.txt": b"here"})
+    assert texts(SourceSpec("s", TextFolder(f"{tmp_path}/a[1]*"))) == ["here"]
+    put(tmp_path.as_uri(), {"a[1].jsonl": b'{"text": "x"}'})
+    assert texts(SourceSpec("s", JsonLines(f"{tmp_path}/a[1].jsonl"))) == ["x"]
+
+
+def test_lines_of_several_files_come_in_order_and_refusals_name_file_and_line(root: str) -> None:
+    put(root, {"2.jsonl": b'{"text": "c"}\n', "1.jsonl": b'{"text": "a"}\n\n{"text": }\n{"text": "b"}', "no.txt": b"x"})
+    pieces = pull(SourceSpec("s", JsonLines(f"{root}/*.jsonl")))
+    assert [p.text if isinstance(p, RawRecord) else p.reason for p in pieces] == ["a", "INVALID_JSON", "b", "c"]
+    refusal = pieces[1]
+    assert isinstance(refusal, Refusal)
+    assert refusal.location.endswith("1.jsonl:3")
+    assert refusal.content == b'{"text": }'
+    assert len(pull(SourceSpec("s", JsonLines(f"{root}/2.jsonl")))) == 1
+
+
+def test_a_file_that_is_not_in_the_encoding_is_refused_by_name(root: str) -> None:
+    put(root, {"a.txt": b"fine", "b.txt": b"caf\xe9"})
+    fine, refused = pull(SourceSpec("s", TextFolder(root)))
+    assert isinstance(fine, RawRecord)
+    assert isinstance(refused, Refusal)
+    assert refused.location.endswith("/b.txt")
+    assert (refused.reason, refused.content) == ("NOT_DECODABLE", b"caf\xe9")
+
+
+def test_packed_lines_are_unpacked_and_of_unknown_number(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n{"text": "y"}\n'))
+    spec = SourceSpec("s", JsonLines(f"{tmp_path}/a.jsonl.gz"))
+    assert texts(spec) == ["x", "y"]
+    assert FsspecSources(1 << 20).survey(spec).pieces == 0
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n' * 1000)[:-20])
+    with pytest.raises(FailedPreconditionError) as caught:
+        pull(spec)
+    assert caught.value.reason == "SOURCE_UNREADABLE"
+
+
+def test_the_digest_follows_names_and_contents(root: str) -> None:
+    sources, spec = FsspecSources(1 << 20), SourceSpec("s", TextFolder(root))
+    put(root, {"a.txt": b"1", "b.txt": b"2", "c.md": b"3"})
+    first = sources.survey(spec)
+    assert (first.pieces, len(first.digest)) == (2, 64)
+    assert sources.survey(spec).digest == first.digest
+    put(root, {"c.md": b"4"})
+    assert sources.survey(spec).digest == first.digest
+    put(root, {"b.txt": b"3"})
+    second = sources.survey(spec).digest
+    put(root, {"b.txt": b"2", "d.txt": b""})
+    third = sources.survey(spec).digest
+    assert len({first.digest, second, third}) == 3
+
+
+def test_what_is_larger_than_the_limit_has_no_digest(root: str) -> None:
+    put(root, {"a.jsonl": json.dumps({"text": "x" * 100}).encode() + b"\n"})
+    spec = SourceSpec("s", JsonLines(f"{root}/a.jsonl"))
+    assert FsspecSources(50).survey(spec).digest == ""
+    survey = FsspecSources(500).survey(spec)
+    assert survey.digest
+    assert survey.pieces == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "words"),
+    [
+        (lambda root: TextFolder(f"{root}/nowhere"), "spec.text_folder.uri", "does not exist"),
+        (lambda root: TextFolder(f"{root}/a.txt"), "spec.text_folder.uri", "is a file"),
+        (lambda root: TextFolder(root, pattern="*.html"), "spec.text_folder.pattern", "matches '*.html'"),
+        (lambda root: JsonLines(f"{root}/nowhere.jsonl"), "spec.json_lines.uri", "does not exist"),
+        (lambda root: JsonLines(f"{root}/*.jsonl"), "spec.json_lines.uri", "No file matches"),
+        (lambda root: JsonLines(root), "spec.json_lines.uri", "is a folder"),
+        (lambda root: JsonLines("nonsense://x"), "spec.json_lines.uri", "nonsense"),
+    ],
+)
+def test_a_source_that_is_not_there_is_named(root: str, make: object, field: str, words: str) -> None:
+    put(root, {"a.txt": b"1"})
+    with pytest.raises(InvalidArgumentError) as caught:
+        FsspecSources(0).survey(SourceSpec("s", make(root)))  # type: ignore[operator]  # a lambda of the table
+    assert [violation.field for violation in caught.value.violations] == [field]
+    assert words in caught.value.message

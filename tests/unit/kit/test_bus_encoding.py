@@ -1,0 +1,52 @@
+"""What is put into the headers of Kafka messages."""
+
+from __future__ import annotations
+
+from google.protobuf.wrappers_pb2 import StringValue
+from opentelemetry import context, propagate
+from opentelemetry.context import Context
+
+from services.kit.bus.cloudevents import dead_letter_headers, encode, refusal_headers, trace_context
+from services.kit.bus.port import Delivery, OutgoingEvent
+
+OWN = "00-11111111111111111111111111111111-2222222222222222-01"
+CURRENT = "00-33333333333333333333333333333333-4444444444444444-01"
+
+
+def headers_of(event: OutgoingEvent) -> dict[str, bytes]:
+    token = context.attach(propagate.extract({"traceparent": CURRENT}, Context()))
+    try:
+        return dict(encode(event, "ingest").headers)
+    finally:
+        context.detach(token)
+
+
+def test_an_event_continues_its_own_trace_else_the_current_one() -> None:
+    own = OutgoingEvent("k", StringValue(value="x"), trace={"traceparent": OWN, "tracestate": "a=b"})
+    headers = headers_of(own)
+    assert (headers["traceparent"], headers["tracestate"]) == (OWN.encode(), b"a=b")
+    headers = headers_of(OutgoingEvent("k", StringValue(value="x")))
+    assert headers["traceparent"].startswith(CURRENT[:36].encode())
+    assert headers["ce_subject"] == b"k"
+
+
+def test_a_dead_letter_keeps_its_headers_and_says_where_it_stood() -> None:
+    delivery = Delivery("topic", 3, 17, b"k", b"v", {"ce_id": b"1", "traceparent": OWN.encode()}, 0)
+    headers = dict(dead_letter_headers(delivery, "REASON", "why", "ingest"))
+    assert headers.pop("dlq_time")
+    assert headers == {
+        "ce_id": b"1",
+        "traceparent": OWN.encode(),
+        "dlq_reason": b"REASON",
+        "dlq_message": b"why",
+        "dlq_service": b"ingest",
+        "dlq_topic": b"topic",
+        "dlq_partition": b"3",
+        "dlq_offset": b"17",
+    }
+    assert trace_context(delivery)
+
+
+def test_a_reason_that_is_no_unicode_is_told_all_the_same() -> None:
+    headers = dict(refusal_headers("R", "name \udcff", "ingest", {"location": "file:///\udcff"}))
+    assert (headers["dlq_message"], headers["dlq_location"]) == (b"name ?", b"file:///?")
