@@ -58,14 +58,7 @@ class BaseModels:
         target = self._models / name
         if self._is_current(target):
             return target
-        source_name, convert = self._recipes[name]
-        source = self._downloads / source_name
-        if not source.is_dir():
-            raise FailedPreconditionError(
-                f"The file of base model {name} is not in {source}; `tidemill up` fetches it.",
-                reason="BASE_MODEL_NOT_FETCHED",
-                metadata={"base_model": name},
-            )
+        source, convert = self._source(name), self._recipes[name][1]
         logger.info("preparing base model %s (once)", name)
         partial = self._models / f".{name}.{new_id()}"
         partial.mkdir(parents=True)
@@ -85,8 +78,11 @@ class BaseModels:
 
         Raises:
             NotFoundError: neither a known name nor a model's folder.
+            FailedPreconditionError: its package's file has not been fetched.
         """
         if name in self._recipes:
+            if not self._is_current(self._models / name):
+                self._source(name)
             return sha256_hex(name, str(_CONVERSION))
         return self.digest(self.prepare(name))
 
@@ -96,6 +92,16 @@ class BaseModels:
         if marker.is_file():
             return str(json.loads(marker.read_text())["digest"])
         return digest_folder(folder)
+
+    def _source(self, name: str) -> Path:
+        source = self._downloads / self._recipes[name][0]
+        if not source.is_dir():
+            raise FailedPreconditionError(
+                f"The file of base model {name} is not in {source}; `tidemill up` fetches it.",
+                reason="BASE_MODEL_NOT_FETCHED",
+                metadata={"base_model": name},
+            )
+        return source
 
     @staticmethod
     def _is_current(folder: Path) -> bool:

@@ -72,6 +72,8 @@ class MlflowRegistry:
                 figures[f"{prefix}_{metric.name}"] = metric.value
         for variant in report.variants:
             figures[f"{variant.precision}_{variant.quality.name}"] = variant.quality.value
+            if variant.loss_increase is not None:
+                figures[f"{variant.precision}_loss_increase"] = variant.loss_increase.value
             figures[f"{variant.precision}_size_bytes"] = float(variant.size_bytes)
             figures[f"{variant.precision}_tokens_per_second"] = variant.tokens_per_second
         for key, figure in figures.items():

@@ -111,5 +111,6 @@ class BaseModelIdentity(Protocol):
 
         Raises:
             NotFoundError: neither a known name nor a model's folder.
+            FailedPreconditionError: a known name whose file has not been fetched.
         """
         ...

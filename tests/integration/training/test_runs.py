@@ -1,0 +1,172 @@
+"""Small real runs of both tasks through the service: contract, report, registry, events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from mlflow.tracking import MlflowClient
+from tidemill.training.v1 import run_pb2
+from tidemill.training.v1 import training_events_pb2 as events
+from tidemill.training.v1 import training_service_pb2 as pb
+
+from services.kit.storage.artifacts import digest_folder
+from tests.integration.training.bases import write_snapshot
+from tests.integration.training.conftest import Material, TrainingProcess, ended, stepped, told
+
+STATE = run_pb2.Run
+
+
+@pytest.fixture(scope="module")
+def writer(training: TrainingProcess, material: Material) -> run_pb2.Run:
+    """A generation run, watched to its end."""
+    name = training.create(material.spec("generation"), request_id="writer").name
+    watched = list(training.stub.WatchRun(pb.WatchRunRequest(name=name), timeout=300))
+    phases = [answer.run.progress.phase for answer in watched]
+    assert [phase for phase in ("prepare", "evaluate", "train", "compress") if phase in phases] != []
+    last: run_pb2.Run = watched[-1].run
+    assert last.state == STATE.STATE_SUCCEEDED, last.failure
+    return last
+
+
+@pytest.fixture(scope="module")
+def classifier(training: TrainingProcess, material: Material) -> run_pb2.Run:
+    """A classification run."""
+    run = training.create(material.spec("text_classification", steps=30))
+    return training.wait(run.name, ended)
+
+
+def test_a_writer_is_measured_before_after_and_in_each_build(writer: run_pb2.Run) -> None:
+    report = writer.report
+    assert (report.base.name, report.base.sample_size, report.tuned.sample_size) == ("rouge_l", 12, 12)
+    assert len(report.examples) == 5
+    assert [variant.precision for variant in report.variants] == ["fp32", "int8", "int4"]
+    assert report.tuned_loss.value > 0
+    fp32, int8, int4 = report.variants
+    # The same weights in another runtime say the same, to rounding.
+    assert fp32.loss.value == pytest.approx(report.tuned_loss.value, abs=1e-3)
+    assert fp32.loss_increase.value == pytest.approx(0, abs=1e-3)
+    assert abs(int8.loss_increase.value) < 0.05
+    assert int8.size_bytes < fp32.size_bytes
+    assert int4.loss_increase.ci_low <= int4.loss_increase.value <= int4.loss_increase.ci_high
+    for variant in report.variants:
+        folder = Path(variant.uri.removeprefix("file://"))
+        assert {"model.onnx", "genai_config.json", "tokenizer.json", "tidemill.json"} <= {
+            p.name for p in folder.iterdir()
+        }
+        manifest = folder / "tidemill.json"
+        text = manifest.read_text()
+        manifest.unlink()
+        try:
+            assert digest_folder(folder) == variant.digest
+        finally:
+            manifest.write_text(text)
+
+
+def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> None:
+    assert classifier.state == STATE.STATE_SUCCEEDED, classifier.failure
+    report = classifier.report
+    assert report.tuned.name == "accuracy"
+    assert report.tuned.value > report.figures["majority_accuracy"]
+    fp32, int8 = report.variants
+    assert fp32.quality.value == report.tuned.value
+    assert int8.size_bytes < fp32.size_bytes
+    assert not fp32.HasField("loss")
+
+
+def test_an_end_is_told_once(training: TrainingProcess, writer: run_pb2.Run) -> None:
+    found = told(training.bootstrap, events.RunSucceeded, writer.name)
+    assert [message.model_version for _, message in found] == [writer.model_version]
+
+
+def test_runs_are_listed_newest_first_in_pages(
+    training: TrainingProcess, writer: run_pb2.Run, classifier: run_pb2.Run
+) -> None:
+    names, token = [], ""
+    while True:
+        page = training.stub.ListRuns(pb.ListRunsRequest(page_size=1, page_token=token), timeout=10)
+        names += [run.name for run in page.runs]
+        token = page.next_page_token
+        if not token:
+            break
+    assert names == sorted(names, reverse=True)
+    assert {writer.name, classifier.name} <= set(names)
+
+
+def test_a_repeat_is_the_same_run_and_the_same_work_is_reused(
+    training: TrainingProcess, material: Material, writer: run_pb2.Run
+) -> None:
+    repeat = training.create(material.spec("generation", steps=5), request_id="writer")
+    assert (repeat.name, repeat.reused) == (writer.name, False)
+    same = training.create(material.spec("generation"), request_id="another")
+    assert (same.name, same.reused) == (writer.name, True)
+
+
+def test_the_newest_model_is_challenger_and_a_promoted_one_champion(
+    training: TrainingProcess, writer: run_pb2.Run
+) -> None:
+    name, _, number = writer.model_version.partition("/")
+    registry: Any = MlflowClient(tracking_uri=training.mlflow_uri, registry_uri=training.mlflow_uri)
+    assert registry.get_model_version_by_alias(name, "challenger").version == number
+    training.stub.PromoteRun(pb.PromoteRunRequest(name=writer.name), timeout=60)
+    made = registry.get_model_version_by_alias(name, "champion")
+    assert made.version == number
+    measured = registry.get_run(made.run_id).data.metrics
+    assert measured["tuned_rouge_l"] == writer.report.tuned.value
+    assert measured["int8_loss_increase"] == writer.report.variants[1].loss_increase.value
+
+
+def test_a_cancelled_run_ends_and_is_told(training: TrainingProcess, material: Material) -> None:
+    run = training.create(material.spec("text_classification", steps=100_000))
+    training.wait(run.name, lambda seen: stepped(seen, 1))
+    training.stub.CancelRun(pb.CancelRunRequest(name=run.name), timeout=10)
+    assert training.wait(run.name, ended).state == STATE.STATE_CANCELLED
+    assert len(told(training.bootstrap, events.RunCancelled, run.name)) == 1
+    with pytest.raises(grpc.RpcError) as refused:
+        training.stub.PromoteRun(pb.PromoteRunRequest(name=run.name), timeout=10)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_a_data_set_without_the_column_is_a_failure_that_names_it(
+    training: TrainingProcess, material: Material, tmp_path: Path
+) -> None:
+    row = {"record_id": "r", "source": "s", "text": "the room was good", "stars": "5"}
+    folder = write_snapshot(tmp_path / "snapshot", [row], [row])
+    dataset = run_pb2.DatasetReference(name="datasets/odd/versions/1", uri=folder.as_uri(), digest="1" * 64)
+    run = training.create(material.spec("text_classification", dataset=dataset))
+    failed = training.wait(run.name, ended)
+    assert (failed.state, failed.failure.reason) == (STATE.STATE_FAILED, "COLUMN_MISSING")
+    assert "stars" in failed.failure.message
+    assert told(training.bootstrap, events.RunFailed, run.name)[0][1].failure.reason == "COLUMN_MISSING"
+
+
+def test_a_data_set_that_is_gone_is_a_failure(training: TrainingProcess, material: Material, tmp_path: Path) -> None:
+    gone = run_pb2.DatasetReference(name="d", uri=(tmp_path / "gone").as_uri(), digest="2" * 64)
+    run = training.create(material.spec("text_classification", dataset=gone))
+    failed = training.wait(run.name, ended)
+    assert failed.state == STATE.STATE_FAILED
+    assert "does not exist" in failed.failure.message
+
+
+@pytest.mark.parametrize(
+    ("base_model", "code", "said"),
+    [
+        ("no-such-model", grpc.StatusCode.NOT_FOUND, "smollm2-135m-instruct"),
+        ("bge-small-zh-v1.5", grpc.StatusCode.FAILED_PRECONDITION, "tidemill up"),
+    ],
+)
+def test_a_missing_base_model_is_an_error_that_says_what_to_do(
+    training: TrainingProcess, material: Material, base_model: str, code: grpc.StatusCode, said: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        training.create(material.spec("text_classification", base_model=base_model))
+    assert refused.value.code() is code
+    assert said in (refused.value.details() or "")
+
+
+def test_an_unknown_run_is_not_found(training: TrainingProcess) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        training.get("runs/none")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
