@@ -1,5 +1,5 @@
 # make run    sets up, starts the whole mesh, runs pipelines/headlines.yaml, leaves the mesh serving
-# make test   sets up, checks and runs the unit tests
+# make test   sets up, checks and tests everything, on the same real parts
 # Another Python: make PYTHON=/path/to/python3.12 run
 
 PYTHON ?= $(shell for p in python3.12 python3.11; do $$p -c "" 2>/dev/null && echo $$p && exit; done; echo python3)
@@ -7,7 +7,7 @@ PIPELINE ?= pipelines/headlines.yaml
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit integration stubs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e stubs lock format clean
 
 help: ## tells what there is
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,10 +36,16 @@ check: setup ## stub drift, buf, ruff, mypy strict, import-linter
 unit: setup ## fast tests, no other process
 	$(BIN)/pytest tests/unit
 
+contract: setup ## one suite on fakes and real parts
+	$(BIN)/pytest tests/contract
+
 integration: setup ## each service with its real parts
 	$(BIN)/pytest tests/integration
 
-test: check unit ## check and unit tests; the real parts are in `make integration` until the mesh is whole
+e2e: setup ## the whole mesh: pipelines, clients, events, kills
+	$(BIN)/pytest tests/e2e
+
+test: check unit contract integration e2e ## everything
 
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py

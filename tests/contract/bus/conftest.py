@@ -1,0 +1,119 @@
+"""The suite's buses: one in memory and the real Kafka."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from infra.stack.testing import running_parts
+from services.kit.bus.consumer import KafkaEventConsumer
+from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.bus.port import Delivery, EventHandler, OutgoingEvent
+from services.kit.bus.topics import DEAD_LETTERS, Topic
+from tests.contract.bus.memory_bus import MemoryBus
+
+
+class Member(Protocol):
+    """A running consumer."""
+
+    def start(self) -> None: ...
+    def wait_assigned(self, timeout_s: float) -> bool: ...
+    def stop(self, timeout_s: float = 20.0) -> None: ...
+
+
+class Bus(Protocol):
+    """What the suite asks of a bus."""
+
+    def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None: ...
+    def put(self, topic: Topic, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None: ...
+    def messages(self, topic: Topic) -> list[Delivery]: ...
+    def consumer(self, group: str, topic: Topic, handler: EventHandler) -> Member: ...
+
+
+class KafkaBus:
+    """The real one."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._publisher = KafkaEventPublisher(bootstrap, "test")
+        self._producer = KafkaProducer(bootstrap_servers=bootstrap)
+
+    def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
+        self._publisher.publish(topic, events)
+
+    def put(self, topic: Topic, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
+        self._producer.send(topic.name, key=key, value=value, headers=list(headers)).get(30)
+
+    def messages(self, topic: Topic) -> list[Delivery]:
+        consumer = KafkaConsumer(bootstrap_servers=self._bootstrap, isolation_level="read_committed")
+        partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends: dict[Any, int] = consumer.end_offsets(partitions)
+        found: list[Delivery] = []
+        while any(consumer.position(partition) < ends[partition] for partition in partitions):
+            for records in consumer.poll(timeout_ms=500).values():
+                for r in records:
+                    headers = {name.lower(): value for name, value in r.headers}
+                    found.append(Delivery(r.topic, r.partition, r.offset, r.key, r.value, headers, r.timestamp))
+        consumer.close()
+        return found
+
+    def consumer(self, group: str, topic: Topic, handler: EventHandler) -> Member:
+        return KafkaEventConsumer(self._bootstrap, group, [topic], handler, dead_letters=self._publisher)
+
+    def create(self, topic: Topic) -> None:
+        ensure_topics(self._bootstrap, [topic, DEAD_LETTERS])
+
+    def close(self) -> None:
+        self._publisher.close()
+        self._producer.close()
+
+
+@pytest.fixture(scope="session")
+def kafka_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBus]:
+    """Started when the first test on it runs."""
+    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:
+        bus = KafkaBus(stack.kafka_bootstrap)
+        yield bus
+        bus.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.real)])
+def bus(request: pytest.FixtureRequest) -> Bus:
+    """Each bus in turn."""
+    if request.param == "memory":
+        return MemoryBus()
+    found: KafkaBus = request.getfixturevalue("kafka_bus")
+    return found
+
+
+@pytest.fixture
+def topic(bus: Bus) -> Topic:
+    """A topic of the test's own."""
+    made = Topic(f"test.{uuid.uuid4().hex}", 3, 3_600_000, "any", "test events")
+    if isinstance(bus, KafkaBus):
+        bus.create(made)
+    return made
+
+
+@pytest.fixture
+def consume(bus: Bus, topic: Topic) -> Iterator[Callable[..., Member]]:
+    """Starts a member of a group on the topic; all are stopped at the end."""
+    members: list[Member] = []
+    default = f"group-{uuid.uuid4().hex}"
+
+    def consume(handler: EventHandler, group: str = default) -> Member:
+        member = bus.consumer(group, topic, handler)
+        member.start()
+        assert member.wait_assigned(60)
+        members.append(member)
+        return member
+
+    yield consume
+    for member in members:
+        member.stop()

@@ -1,0 +1,129 @@
+"""A bus in memory for tests: topics with partitions, groups with committed offsets, dead letters.
+
+It runs the kit's own encoding and `DeliveryProcessor`; only the broker is replaced. It passes the suite beside it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+from services.kit.bus.cloudevents import dead_letter_headers, encode
+from services.kit.bus.consumer import DeliveryProcessor, _StopError
+from services.kit.bus.kafka import MAX_MESSAGE_BYTES
+from services.kit.bus.port import Delivery, EventHandler, OutgoingEvent
+from services.kit.bus.topics import DEAD_LETTERS, Topic
+from services.kit.errors import InvalidArgumentError, TidemillError
+
+
+class MemoryBus:
+    """The broker and a publisher of one service."""
+
+    def __init__(self, service: str = "test") -> None:
+        self._service = service
+        self._lock = threading.RLock()
+        self._logs: dict[tuple[str, int], list[Delivery]] = defaultdict(list)
+        self._committed: dict[tuple[str, str, int], int] = {}
+        self._members: dict[str, list[MemoryConsumer]] = defaultdict(list)
+
+    def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
+        """See `EventPublisher`."""
+        encoded = [encode(event, self._service) for event in events]
+        for event, message in zip(events, encoded, strict=True):
+            if len(message.value) > MAX_MESSAGE_BYTES - 64 * 1024:
+                raise InvalidArgumentError(f"The event for key {event.key!r} is too large.", reason="EVENT_TOO_LARGE")
+        for message in encoded:
+            self.put(topic, message.key, message.value, message.headers)
+
+    def put(self, topic: Topic, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
+        """Appends a message as any producer may."""
+        partition = zlib.crc32(key or value) % topic.partitions
+        with self._lock:
+            log = self._logs[topic.name, partition]
+            named = {name.lower(): item for name, item in headers}
+            log.append(Delivery(topic.name, partition, len(log), key, value, named, int(time.time() * 1000)))
+
+    def dead_letter(self, delivery: Delivery, error: Exception) -> None:
+        """See `DeadLetterSink`."""
+        reason = error.reason if isinstance(error, TidemillError) else "UNEXPECTED"
+        headers = dead_letter_headers(delivery, reason, str(error), self._service)
+        self.put(DEAD_LETTERS, delivery.key, delivery.value, headers)
+
+    def messages(self, topic: Topic) -> list[Delivery]:
+        """Everything in a topic."""
+        with self._lock:
+            return [item for number in range(topic.partitions) for item in self._logs[topic.name, number]]
+
+    def consumer(self, group: str, topic: Topic, handler: EventHandler) -> MemoryConsumer:
+        """A member of a group, to be started."""
+        return MemoryConsumer(self, group, topic, handler)
+
+    def join(self, member: MemoryConsumer) -> None:
+        """A member comes; partitions are dealt anew at its next turn."""
+        with self._lock:
+            self._members[member.group].append(member)
+
+    def leave(self, member: MemoryConsumer) -> None:
+        """A member goes."""
+        with self._lock:
+            self._members[member.group].remove(member)
+
+    def take(self, member: MemoryConsumer) -> list[Delivery]:
+        """What is new for a member."""
+        with self._lock:
+            members = self._members[member.group]
+            own = range(members.index(member), member.topic.partitions, len(members))
+            batch: list[Delivery] = []
+            for number in own:
+                begin = self._committed.get((member.group, member.topic.name, number), 0)
+                batch += self._logs[member.topic.name, number][begin:]
+            return batch
+
+    def commit(self, group: str, batch: Sequence[Delivery]) -> None:
+        """Moves the group's offsets behind a batch."""
+        with self._lock:
+            for item in batch:
+                key = (group, item.topic, item.partition)
+                self._committed[key] = max(self._committed.get(key, 0), item.offset + 1)
+
+
+class MemoryConsumer:
+    """As `KafkaEventConsumer`, on a `MemoryBus`."""
+
+    def __init__(self, bus: MemoryBus, group: str, topic: Topic, handler: EventHandler) -> None:
+        self.group, self.topic = group, topic
+        self._bus = bus
+        self._stop = threading.Event()
+        self._processor = DeliveryProcessor(handler, bus, wait=self._stop.wait)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Starts consuming."""
+        self._bus.join(self)
+        self._thread.start()
+
+    def wait_assigned(self, timeout_s: float) -> bool:
+        """It has its partitions at once."""
+        return True
+
+    def stop(self, timeout_s: float = 20.0) -> None:
+        """Ends after the batch in hand."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                batch = self._bus.take(self)
+                if not batch:
+                    self._stop.wait(0.01)
+                    continue
+                self._processor.process(batch)
+                self._bus.commit(self.group, batch)
+        except _StopError:
+            pass
+        finally:
+            self._bus.leave(self)

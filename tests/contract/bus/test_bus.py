@@ -1,0 +1,221 @@
+"""What every bus guarantees (docs/adr/0001): durable when published, at least once, in order for each key."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from tidemill.cleaning.v1.cleaning_events_pb2 import RecordCleaned
+
+from services.kit.bus.cloudevents import decode, trace_context
+from services.kit.bus.port import Delivery, OutgoingEvent
+from services.kit.bus.topics import DEAD_LETTERS, Topic
+from services.kit.errors import InvalidArgumentError, UnavailableError
+from tests.contract.bus.conftest import Bus
+
+Consume = Callable[..., Any]
+
+
+def event(key: str, text: str) -> OutgoingEvent:
+    return OutgoingEvent(key, RecordCleaned(record_id=key, text=text))
+
+
+class Handler:
+    """Keeps what it was given; `fail` may raise for a text."""
+
+    def __init__(self, fail: Callable[[str], None] = lambda text: None) -> None:
+        self._fail = fail
+        self._lock = threading.Lock()
+        self.texts: dict[str, list[str]] = defaultdict(list)
+        self.deliveries: list[Delivery] = []
+
+    def handle(self, batch: Sequence[Delivery]) -> None:
+        events = [decode(delivery, RecordCleaned) for delivery in batch]
+        for item in events:
+            self._fail(item.text)
+        with self._lock:
+            self.deliveries += batch
+            for item in events:
+                self.texts[item.record_id].append(item.text)
+
+    @property
+    def count(self) -> int:
+        return sum(len(texts) for texts in self.texts.values())
+
+
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_what_is_published_arrives_as_a_cloudevent_in_order_for_each_key(
+    bus: Bus, topic: Topic, consume: Consume
+) -> None:
+    keys = [f"k{number}" for number in range(7)]
+    for turn in range(20):
+        bus.publish(topic, [event(key, str(turn)) for key in keys])
+    handler = Handler()
+    consume(handler)
+    until(lambda: handler.count >= 140)
+    assert handler.texts == {key: [str(turn) for turn in range(20)] for key in keys}
+    delivery = handler.deliveries[0]
+    assert delivery.event_type == "tidemill.cleaning.v1.RecordCleaned"
+    assert delivery.event_source == "/tidemill/test"
+    assert delivery.event_id
+    assert delivery.content_type == "application/protobuf"
+    assert delivery.headers["ce_specversion"] == b"1.0"
+    assert delivery.headers["ce_subject"] == delivery.key
+    for key in keys:
+        assert len({d.partition for d in handler.deliveries if d.key == key.encode()}) == 1
+
+
+def test_an_empty_publication_does_nothing(bus: Bus, topic: Topic) -> None:
+    bus.publish(topic, [])
+    assert not bus.messages(topic)
+
+
+def test_too_large_an_event_is_refused_before_anything_of_its_batch_is_sent(bus: Bus, topic: Topic) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        bus.publish(topic, [event("small", "x"), event("large", "x" * 5_000_000)])
+    assert caught.value.reason == "EVENT_TOO_LARGE"
+    assert not bus.messages(topic)
+
+
+def test_poison_goes_to_the_dead_letters_as_it_came_and_stalls_nobody(bus: Bus, topic: Topic, consume: Consume) -> None:
+    mark = topic.name.encode()
+    bus.publish(topic, [event("a", "1")])
+    bus.put(topic, b"a", mark, [("ce_type", b"foreign"), ("X-Own", b"kept")])
+    bus.put(topic, None, mark + b"2", [])
+    bus.publish(topic, [event("a", "2"), event("b", "3")])
+
+    def refuse(text: str) -> None:
+        if text == "3":
+            raise InvalidArgumentError("Three is refused.", reason="THREE")
+
+    handler = Handler(refuse)
+    consume(handler)
+    until(lambda: handler.count >= 2)
+    until(lambda: len([d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == mark]) >= 3)
+    letters = {d.headers["dlq_reason"]: d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == mark}
+    assert handler.texts == {"a": ["1", "2"]}
+    foreign = next(d for d in bus.messages(DEAD_LETTERS) if d.value == mark)
+    assert foreign.key == b"a"
+    assert foreign.headers["x-own"] == b"kept"
+    assert foreign.headers["dlq_reason"] == b"UNEXPECTED_EVENT_TYPE"
+    assert int(foreign.headers["dlq_offset"]) >= 0
+    assert letters[b"THREE"].headers["dlq_message"] == b"Three is refused."
+    assert decode(letters[b"THREE"], RecordCleaned).text == "3"
+
+
+def test_what_a_retry_may_mend_is_tried_until_it_works_in_order(bus: Bus, topic: Topic, consume: Consume) -> None:
+    bus.publish(topic, [event("a", str(number)) for number in range(5)])
+    failures = 0
+
+    def away(text: str) -> None:
+        nonlocal failures
+        if text == "2" and failures < 4:
+            failures += 1
+            raise UnavailableError("away")
+
+    handler = Handler(away)
+    consume(handler)
+    until(lambda: handler.count >= 5)
+    assert failures == 4
+    # A batch that failed halfway is done again, so an event may come twice; none comes after a later one is done.
+    assert list(dict.fromkeys(handler.texts["a"])) == ["0", "1", "2", "3", "4"]
+    assert not [d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == topic.name.encode()]
+
+
+def test_a_defect_of_a_handler_is_tried_again_before_it_counts_as_poison(
+    bus: Bus, topic: Topic, consume: Consume
+) -> None:
+    tries = 0
+
+    def defect(text: str) -> None:
+        nonlocal tries
+        if text == "bad":
+            tries += 1
+            raise RuntimeError("a defect")
+
+    handler = Handler(defect)
+    bus.publish(topic, [event("a", "bad"), event("a", "good")])
+    consume(handler)
+    until(lambda: handler.texts["a"] == ["good"])
+    letters = [d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == topic.name.encode()]
+    assert [d.headers["dlq_reason"] for d in letters] == [b"UNEXPECTED"]
+    assert tries > 1
+
+
+def test_what_was_not_done_when_a_consumer_ended_comes_to_the_next(bus: Bus, topic: Topic, consume: Consume) -> None:
+    bus.publish(topic, [event("a", str(number)) for number in range(3)])
+    seen = threading.Event()
+
+    def never(text: str) -> None:
+        seen.set()
+        raise UnavailableError("away")
+
+    first = consume(Handler(never))
+    assert seen.wait(60)
+    first.stop()
+    second = Handler()
+    member = consume(second)
+    until(lambda: second.count >= 3)
+    assert second.texts == {"a": ["0", "1", "2"]}
+    # What was done is committed: the third gets what is new only.
+    member.stop()
+    bus.publish(topic, [event("a", "new")])
+    third = Handler()
+    consume(third)
+    until(lambda: third.count >= 1)
+    assert third.texts == {"a": ["new"]}
+
+
+def test_two_members_share_the_work_and_lose_nothing_when_one_leaves(bus: Bus, topic: Topic, consume: Consume) -> None:
+    one, two = Handler(), Handler()
+    first = consume(one)
+    consume(two)
+    wanted = set()
+    for turn in range(10):
+        batch = [event(f"k{number}", f"{turn}-{number}") for number in range(30)]
+        wanted |= {(item.key, f"{turn}-{number}") for number, item in enumerate(batch)}
+        bus.publish(topic, batch)
+        if turn == 5:
+            first.stop()
+
+    def got() -> set[tuple[str, str]]:
+        return {(key, text) for handler in (one, two) for key, texts in handler.texts.items() for text in texts}
+
+    until(lambda: got() == wanted)
+
+
+def test_groups_do_not_know_of_each_other(bus: Bus, topic: Topic, consume: Consume) -> None:
+    bus.publish(topic, [event("a", "1")])
+    one, two = Handler(), Handler()
+    consume(one)
+    consume(two, group=f"other-{topic.name}")
+    until(lambda: one.count == 1 and two.count == 1)
+
+
+def test_an_event_continues_the_trace_of_its_publisher_or_its_own(bus: Bus, topic: Topic, consume: Consume) -> None:
+    tracer = TracerProvider().get_tracer("test")
+    own = {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}
+    with tracer.start_as_current_span("request") as span:
+        trace_id = span.get_span_context().trace_id
+        bus.publish(topic, [event("a", "1"), OutgoingEvent("b", RecordCleaned(record_id="b", text="2"), trace=own)])
+    bus.publish(topic, [event("c", "3")])
+    handler = Handler()
+    consume(handler)
+    until(lambda: handler.count >= 3)
+    traces = {
+        delivery.key: trace.get_current_span(trace_context(delivery)).get_span_context().trace_id
+        for delivery in handler.deliveries
+    }
+    assert traces == {b"a": trace_id, b"b": int("a" * 32, 16), b"c": 0}
