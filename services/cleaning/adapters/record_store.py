@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, and_, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Engine, Table, and_, bindparam, false, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.cleaning.adapters.errors import translate_database_errors
@@ -64,7 +64,8 @@ class SqlRecordStore:
 
     def announcements(self, limit: int) -> Sequence[Announcement]:
         """See the port."""
-        query = select(verdicts).where(verdicts.c.announced.is_(False)).order_by(verdicts.c.record_id).limit(limit)
+        # `= 0`, not `IS 0`: only then SQLite sees that the index of the unannounced answers it.
+        query = select(verdicts).where(verdicts.c.announced == false()).order_by(verdicts.c.record_id).limit(limit)
         with translate_database_errors(), self._engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
         return [Announcement(verdict_of(row), row["traceparent"]) for row in rows]
