@@ -228,7 +228,7 @@ def _nothing_accepted(books: _Books) -> TidemillError:
         )
     return FailedPreconditionError(
         f"Every one of the {books.state.rejected_count} pieces of {uri} was refused, the first one as {first.reason}: "
-        f"{first.message} The others are in the dead letters.",
+        f"{first.message} All of them are in the dead letters.",
         reason="ALL_RECORDS_REFUSED",
         metadata={"uri": uri, "location": first.location, "first_reason": first.reason},
     )
