@@ -34,13 +34,13 @@ check: setup ## stub drift, buf, ruff, mypy strict, import-linter
 	$(BIN)/lint-imports
 
 unit: setup ## fast tests, no other process
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n 2 tests/unit
 
 contract: setup ## one suite on fakes and real parts
 	$(BIN)/pytest tests/contract
 
 integration: setup ## each service with its real parts
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest -n 2 --dist loadgroup tests/integration
 
 e2e: setup ## the whole mesh: pipelines, clients, events, kills
 	$(BIN)/pytest tests/e2e
