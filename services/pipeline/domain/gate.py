@@ -21,10 +21,12 @@ class Preference(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Limits, both relative: loss of quality against the merged tuned model, gain of it over the base model."""
+    """Limits: relative loss of quality against the merged tuned model, its relative gain over the base model, and
+    the least value of its metric."""
 
     max_quality_loss: float
     min_gain_over_base: float = 0.0
+    min_quality: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,10 @@ def judge(gate: Gate, preference: Preference, found: Measured) -> tuple[Verdict,
 
     A build's loss of quality is the relative increase of its cross entropy over the merged model's where that was
     measured: on a small hold-out it moves far less by chance than a metric of sampled answers. Else it is the
-    relative decrease of the metric. A tuned model that gained too little over its base fails every build of it.
+    relative decrease of the metric. A tuned model that is too bad, or gained too little over its base, fails every
+    build of it.
     """
-    too_little = _too_little_gain(gate, found)
+    too_little = _too_bad(gate, found) or _too_little_gain(gate, found)
     verdicts = [_verdict(gate, found, build, too_little) for build in found.builds]
     passed = [build for build, verdict in zip(found.builds, verdicts, strict=True) if verdict.passed]
     if not passed:
@@ -115,6 +118,14 @@ def judge(gate: Gate, preference: Preference, found: Measured) -> tuple[Verdict,
         if verdict.precision == best.precision
         else verdict
         for verdict in verdicts
+    )
+
+
+def _too_bad(gate: Gate, found: Measured) -> str:
+    if found.tuned >= gate.min_quality:
+        return ""
+    return (
+        f"The tuned model's {found.metric} {found.tuned:.3f} is below {gate.min_quality:.3f}, the least that is wanted."
     )
 
 

@@ -51,7 +51,7 @@ def spec_from(spec: cycle_pb2.PipelineSpec) -> PipelineSpec:
         sources=tuple(value["sources"]),
         dataset=value["dataset"],
         training=value["training"],
-        gate=Gate(spec.gate.max_quality_loss, spec.gate.min_gain_over_base),
+        gate=Gate(spec.gate.max_quality_loss, spec.gate.min_gain_over_base, spec.gate.min_quality),
         model=spec.rollout.model,
         preference=_PREFERENCES[spec.rollout.preference],
     )
@@ -63,6 +63,7 @@ def spec_to(spec: PipelineSpec) -> cycle_pb2.PipelineSpec:
     message = ParseDict(value, cycle_pb2.PipelineSpec())
     message.gate.max_quality_loss = spec.gate.max_quality_loss
     message.gate.min_gain_over_base = spec.gate.min_gain_over_base
+    message.gate.min_quality = spec.gate.min_quality
     message.rollout.model = spec.model
     message.rollout.preference = _PREFERENCE_MESSAGES[spec.preference]
     return message

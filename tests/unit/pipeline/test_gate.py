@@ -36,6 +36,13 @@ def test_no_build_passes_where_the_tuned_model_gained_too_little() -> None:
     assert "wanted +20%" in verdicts[0].why
 
 
+def test_no_build_of_a_model_below_the_least_quality_passes() -> None:
+    verdicts = judge(Gate(0.05, min_quality=0.3), Preference.FASTEST, measured(report(tuned=0.2, fp32=0.4)))
+    assert not any(verdict.passed for verdict in verdicts)
+    assert "below 0.300" in verdicts[0].why
+    assert judge(Gate(0.05, min_quality=0.2), Preference.FASTEST, measured(report(fp32=0.2)))[0].passed
+
+
 def test_gain_over_a_base_of_zero_is_a_gain() -> None:
     assert chosen(Gate(0.05, 0.2), fp32=0.2) == "fp32"
     assert judge(Gate(0.05, 0.2), Preference.FASTEST, measured(report(base=0.0, fp32=0.2)))[0].passed

@@ -30,7 +30,7 @@ from tidemill.ingest.v1 import source_import_pb2 as tidemill_dot_ingest_dot_v1_d
 from tidemill.training.v1 import run_pb2 as tidemill_dot_training_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tidemill/pipeline/v1/cycle.proto\x12\x14tidemill.pipeline.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tidemill/cleaning/v1/dataset.proto\x1a tidemill/common/v1/failure.proto\x1a&tidemill/ingest/v1/source_import.proto\x1a\x1etidemill/training/v1/run.proto\"e\n\x04Gate\x12\x31\n\x10max_quality_loss\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12*\n\x12min_gain_over_base\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\"\x81\x02\n\x07Rollout\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x46\n\npreference\x18\x02 \x01(\x0e\x32(.tidemill.pipeline.v1.Rollout.PreferenceB\x08\xbaH\x05\x82\x01\x02\x10\x01\"v\n\nPreference\x12\x1a\n\x16PREFERENCE_UNSPECIFIED\x10\x00\x12\x16\n\x12PREFERENCE_FASTEST\x10\x01\x12\x17\n\x13PREFERENCE_SMALLEST\x10\x02\x12\x1b\n\x17PREFERENCE_BEST_QUALITY\x10\x03\"\xe3\x02\n\x0cPipelineSpec\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,63}$\x12;\n\x07sources\x18\x02 \x03(\x0b\x32\x1e.tidemill.ingest.v1.SourceSpecB\n\xbaH\x07\x92\x01\x04\x08\x01\x10@\x12>\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32%.tidemill.pipeline.v1.PipelineDatasetB\x06\xbaH\x03\xc8\x01\x01\x12<\n\x08training\x18\x04 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01\x12\x30\n\x04gate\x18\x05 \x01(\x0b\x32\x1a.tidemill.pipeline.v1.GateB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x07rollout\x18\x06 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.RolloutB\x06\xbaH\x03\xc8\x01\x01\"\xe7\x01\n\x0fPipelineDataset\x12\x37\n\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\x12@\n\toperators\x18\x02 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x32\n\x07holdout\x18\x03 \x01(\x0b\x32!.tidemill.cleaning.v1.HoldoutSpec\x12%\n\x13required_attributes\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\"\x89\x03\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.tidemill.pipeline.v1.Stage.State\x12\x11\n\tresources\x18\x03 \x03(\t\x12.\n\x08progress\x18\x04 \x01(\x0b\x32\x1c.tidemill.common.v1.Progress\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reused\x18\x07 \x01(\x08\x12\x0f\n\x07summary\x18\x08 \x01(\t\"~\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x11\n\rSTATE_SKIPPED\x10\x05\"c\n\x0bGateVerdict\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x14\n\x0cquality_loss\x18\x03 \x01(\x01\x12\x0b\n\x03why\x18\x04 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x05 \x01(\x08\"\x85\x05\n\x05\x43ycle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x04spec\x18\x04 \x01(\x0b\x32\".tidemill.pipeline.v1.PipelineSpec\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32!.tidemill.pipeline.v1.Cycle.State\x12+\n\x06stages\x18\x06 \x03(\x0b\x32\x1b.tidemill.pipeline.v1.Stage\x12=\n\x0f\x64\x61taset_version\x18\x07 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\x12,\n\x06report\x18\x08 \x01(\x0b\x32\x1c.tidemill.training.v1.Report\x12\x33\n\x08verdicts\x18\t \x03(\x0b\x32!.tidemill.pipeline.v1.GateVerdict\x12\x15\n\rmodel_version\x18\n \x01(\t\x12,\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x1b.tidemill.common.v1.Failure\x12\x10\n\x08trace_id\x18\x0c \x01(\t\"\x81\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x13\n\x0fSTATE_CANCELLED\x10\x04\x12\x12\n\x0eSTATE_REJECTED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tidemill/pipeline/v1/cycle.proto\x12\x14tidemill.pipeline.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tidemill/cleaning/v1/dataset.proto\x1a tidemill/common/v1/failure.proto\x1a&tidemill/ingest/v1/source_import.proto\x1a\x1etidemill/training/v1/run.proto\"\x8a\x01\n\x04Gate\x12\x31\n\x10max_quality_loss\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12*\n\x12min_gain_over_base\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12#\n\x0bmin_quality\x18\x03 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\"\x81\x02\n\x07Rollout\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x46\n\npreference\x18\x02 \x01(\x0e\x32(.tidemill.pipeline.v1.Rollout.PreferenceB\x08\xbaH\x05\x82\x01\x02\x10\x01\"v\n\nPreference\x12\x1a\n\x16PREFERENCE_UNSPECIFIED\x10\x00\x12\x16\n\x12PREFERENCE_FASTEST\x10\x01\x12\x17\n\x13PREFERENCE_SMALLEST\x10\x02\x12\x1b\n\x17PREFERENCE_BEST_QUALITY\x10\x03\"\xe3\x02\n\x0cPipelineSpec\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,63}$\x12;\n\x07sources\x18\x02 \x03(\x0b\x32\x1e.tidemill.ingest.v1.SourceSpecB\n\xbaH\x07\x92\x01\x04\x08\x01\x10@\x12>\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32%.tidemill.pipeline.v1.PipelineDatasetB\x06\xbaH\x03\xc8\x01\x01\x12<\n\x08training\x18\x04 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01\x12\x30\n\x04gate\x18\x05 \x01(\x0b\x32\x1a.tidemill.pipeline.v1.GateB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x07rollout\x18\x06 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.RolloutB\x06\xbaH\x03\xc8\x01\x01\"\xe7\x01\n\x0fPipelineDataset\x12\x37\n\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\x12@\n\toperators\x18\x02 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x32\n\x07holdout\x18\x03 \x01(\x0b\x32!.tidemill.cleaning.v1.HoldoutSpec\x12%\n\x13required_attributes\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\"\x89\x03\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.tidemill.pipeline.v1.Stage.State\x12\x11\n\tresources\x18\x03 \x03(\t\x12.\n\x08progress\x18\x04 \x01(\x0b\x32\x1c.tidemill.common.v1.Progress\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reused\x18\x07 \x01(\x08\x12\x0f\n\x07summary\x18\x08 \x01(\t\"~\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x11\n\rSTATE_SKIPPED\x10\x05\"c\n\x0bGateVerdict\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x14\n\x0cquality_loss\x18\x03 \x01(\x01\x12\x0b\n\x03why\x18\x04 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x05 \x01(\x08\"\x85\x05\n\x05\x43ycle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x04spec\x18\x04 \x01(\x0b\x32\".tidemill.pipeline.v1.PipelineSpec\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32!.tidemill.pipeline.v1.Cycle.State\x12+\n\x06stages\x18\x06 \x03(\x0b\x32\x1b.tidemill.pipeline.v1.Stage\x12=\n\x0f\x64\x61taset_version\x18\x07 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\x12,\n\x06report\x18\x08 \x01(\x0b\x32\x1c.tidemill.training.v1.Report\x12\x33\n\x08verdicts\x18\t \x03(\x0b\x32!.tidemill.pipeline.v1.GateVerdict\x12\x15\n\rmodel_version\x18\n \x01(\t\x12,\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x1b.tidemill.common.v1.Failure\x12\x10\n\x08trace_id\x18\x0c \x01(\t\"\x81\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x13\n\x0fSTATE_CANCELLED\x10\x04\x12\x12\n\x0eSTATE_REJECTED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATE'].fields_by_name['max_quality_loss']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000'
   _globals['_GATE'].fields_by_name['min_gain_over_base']._loaded_options = None
   _globals['_GATE'].fields_by_name['min_gain_over_base']._serialized_options = b'\272H\013\022\t)\000\000\000\000\000\000\000\000'
+  _globals['_GATE'].fields_by_name['min_quality']._loaded_options = None
+  _globals['_GATE'].fields_by_name['min_quality']._serialized_options = b'\272H\013\022\t)\000\000\000\000\000\000\000\000'
   _globals['_ROLLOUT'].fields_by_name['model']._loaded_options = None
   _globals['_ROLLOUT'].fields_by_name['model']._serialized_options = b'\272H$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$'
   _globals['_ROLLOUT'].fields_by_name['preference']._loaded_options = None
@@ -63,24 +65,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PIPELINEDATASET'].fields_by_name['operators']._serialized_options = b'\272H\006\222\001\003\020\200\001'
   _globals['_PIPELINEDATASET'].fields_by_name['required_attributes']._loaded_options = None
   _globals['_PIPELINEDATASET'].fields_by_name['required_attributes']._serialized_options = b'\272H\005\222\001\002\020@'
-  _globals['_GATE']._serialized_start=262
-  _globals['_GATE']._serialized_end=363
-  _globals['_ROLLOUT']._serialized_start=366
-  _globals['_ROLLOUT']._serialized_end=623
-  _globals['_ROLLOUT_PREFERENCE']._serialized_start=505
-  _globals['_ROLLOUT_PREFERENCE']._serialized_end=623
-  _globals['_PIPELINESPEC']._serialized_start=626
-  _globals['_PIPELINESPEC']._serialized_end=981
-  _globals['_PIPELINEDATASET']._serialized_start=984
-  _globals['_PIPELINEDATASET']._serialized_end=1215
-  _globals['_STAGE']._serialized_start=1218
-  _globals['_STAGE']._serialized_end=1611
-  _globals['_STAGE_STATE']._serialized_start=1485
-  _globals['_STAGE_STATE']._serialized_end=1611
-  _globals['_GATEVERDICT']._serialized_start=1613
-  _globals['_GATEVERDICT']._serialized_end=1712
-  _globals['_CYCLE']._serialized_start=1715
-  _globals['_CYCLE']._serialized_end=2360
-  _globals['_CYCLE_STATE']._serialized_start=2231
-  _globals['_CYCLE_STATE']._serialized_end=2360
+  _globals['_GATE']._serialized_start=263
+  _globals['_GATE']._serialized_end=401
+  _globals['_ROLLOUT']._serialized_start=404
+  _globals['_ROLLOUT']._serialized_end=661
+  _globals['_ROLLOUT_PREFERENCE']._serialized_start=543
+  _globals['_ROLLOUT_PREFERENCE']._serialized_end=661
+  _globals['_PIPELINESPEC']._serialized_start=664
+  _globals['_PIPELINESPEC']._serialized_end=1019
+  _globals['_PIPELINEDATASET']._serialized_start=1022
+  _globals['_PIPELINEDATASET']._serialized_end=1253
+  _globals['_STAGE']._serialized_start=1256
+  _globals['_STAGE']._serialized_end=1649
+  _globals['_STAGE_STATE']._serialized_start=1523
+  _globals['_STAGE_STATE']._serialized_end=1649
+  _globals['_GATEVERDICT']._serialized_start=1651
+  _globals['_GATEVERDICT']._serialized_end=1750
+  _globals['_CYCLE']._serialized_start=1753
+  _globals['_CYCLE']._serialized_end=2398
+  _globals['_CYCLE_STATE']._serialized_start=2269
+  _globals['_CYCLE_STATE']._serialized_end=2398
 # @@protoc_insertion_point(module_scope)

@@ -32,21 +32,25 @@ class Gate(_message.Message):
 
     MAX_QUALITY_LOSS_FIELD_NUMBER: _builtins.int
     MIN_GAIN_OVER_BASE_FIELD_NUMBER: _builtins.int
+    MIN_QUALITY_FIELD_NUMBER: _builtins.int
     max_quality_loss: _builtins.float
     """Largest relative loss of quality against the merged tuned model, 0 to 1; for example 0.05. It is the increase of
     the cross entropy on the hold-out where training measures it (generation), else the decrease of the metric.
     """
     min_gain_over_base: _builtins.float
     """Least relative gain of the tuned model over the base model, for example 0.2; no demand when zero."""
+    min_quality: _builtins.float
+    """Least value of the tuned model's metric, for example 0.8 for an accuracy; no demand when zero."""
     def __init__(
         self,
         *,
         max_quality_loss: _builtins.float = ...,
         min_gain_over_base: _builtins.float = ...,
+        min_quality: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_quality_loss", b"max_quality_loss", "min_gain_over_base", b"min_gain_over_base"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_quality_loss", b"max_quality_loss", "min_gain_over_base", b"min_gain_over_base", "min_quality", b"min_quality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
