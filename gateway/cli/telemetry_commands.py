@@ -27,6 +27,7 @@ _POLL_S = 1.0
 # Lines reach the index out of order; a line this late is still shown.
 _OVERLAP_S = 10
 _PAGE = 1000
+_FILE_WIDTH = 1000
 _SINCE = re.compile(r"^(\d+(?:\.\d+)?)([smhd])$")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -111,7 +112,10 @@ def trace(
     if json_wanted:
         print_json(as_json(found))
         return
-    stdout().print(trace_tree(trace_id.lower(), found.spans, found.logs), soft_wrap=True)
+    console = stdout()
+    # A tree is cut at the right edge; a file has none.
+    width = None if console.is_terminal else _FILE_WIDTH
+    console.print(trace_tree(trace_id.lower(), found.spans, found.logs), soft_wrap=True, width=width)
     if found.truncated:
         stderr().print("The trace is larger than one answer; this is its beginning.", style="yellow")
 

@@ -22,7 +22,8 @@ class Preference(Enum):
 @dataclass(frozen=True, slots=True)
 class Gate:
     """Limits: relative loss of quality against the merged tuned model, its relative gain over the base model, and
-    the least value of its metric."""
+    the least value of its metric.
+    """
 
     max_quality_loss: float
     min_gain_over_base: float = 0.0
