@@ -41,9 +41,9 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def stdout() -> Console:
-    """For results."""
-    return Console(highlight=False)
+def stdout(width: int | None = None) -> Console:
+    """For results; as wide as the terminal, or as given."""
+    return Console(highlight=False, width=width)
 
 
 def stderr() -> Console:

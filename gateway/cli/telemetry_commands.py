@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from typing import Annotated
 
@@ -112,10 +113,9 @@ def trace(
     if json_wanted:
         print_json(as_json(found))
         return
-    console = stdout()
     # A tree is cut at the right edge; a file has none.
-    width = None if console.is_terminal else _FILE_WIDTH
-    console.print(trace_tree(trace_id.lower(), found.spans, found.logs), soft_wrap=True, width=width)
+    console = stdout() if sys.stdout.isatty() else stdout(width=_FILE_WIDTH)
+    console.print(trace_tree(trace_id.lower(), found.spans, found.logs), soft_wrap=True)
     if found.truncated:
         stderr().print("The trace is larger than one answer; this is its beginning.", style="yellow")
 
