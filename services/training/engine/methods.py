@@ -28,6 +28,15 @@ def adapt(model: nn.Module, method: LoraMethod | FullMethod) -> nn.Module:
     return adapted
 
 
+def plain_attention(model: nn.Module) -> None:
+    """Lets every transformer in the model compute attention as plain matrix products."""
+    for module in model.modules():
+        choose: Any = getattr(module, "set_attn_implementation", None)
+        if choose is not None:
+            choose("eager")
+            return
+
+
 def merge(model: nn.Module) -> nn.Module:
     """The plain model with its adapters merged in; the model itself where it has none."""
     unload: Any = getattr(model, "merge_and_unload", None)
