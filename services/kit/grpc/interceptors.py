@@ -51,34 +51,41 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(_UNMEASURED):
             return handler
 
-        def observe(context: Any, started: float, failed: bool) -> None:
+        def observe(context: Any, started: float, otherwise: str) -> None:
             code = context.code()
-            name = getattr(code, "name", None) or ("UNKNOWN" if failed else "OK")
+            name = getattr(code, "name", None) or otherwise
             if isinstance(code, int):
                 name = next((c.name for c in grpc.StatusCode if c.value[0] == code), "UNKNOWN")
             self._metrics.observe(method, time.perf_counter() - started, name)
 
         def unary(behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
             async def call(request: Any, context: Any) -> Any:
-                started, failed = time.perf_counter(), True
+                started, outcome = time.perf_counter(), "UNKNOWN"
                 try:
                     response = await behaviour(request, context)
-                    failed = False
+                    outcome = "OK"
                     return response
+                except asyncio.CancelledError:
+                    outcome = "CANCELLED"
+                    raise
                 finally:
-                    observe(context, started, failed)
+                    observe(context, started, outcome)
 
             return call
 
         def stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
             async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-                started, failed = time.perf_counter(), True
+                started, outcome = time.perf_counter(), "UNKNOWN"
                 try:
                     async for response in behaviour(request, context):
                         yield response
-                    failed = False
+                    outcome = "OK"
+                except (asyncio.CancelledError, GeneratorExit):
+                    # The caller went away.
+                    outcome = "CANCELLED"
+                    raise
                 finally:
-                    observe(context, started, failed)
+                    observe(context, started, outcome)
 
             return call
 

@@ -1,0 +1,76 @@
+"""What counts as a failure of a service: its own faults, not a caller that went away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
+from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as stubs
+
+from services.kit.errors import NotFoundError
+from services.kit.grpc.server import bind, create_server
+from services.kit.telemetry.metrics import RequestMetrics
+
+_SERVICE = "/tidemill.pipeline.v1.PipelineService/"
+
+
+class Servicer(stubs.PipelineServiceServicer):
+    """A cycle that never ends, one that is not there, and one that breaks."""
+
+    async def WatchCycle(self, request: Any, context: Any) -> AsyncIterator[pb.WatchCycleResponse]:  # noqa: N802
+        while True:
+            yield pb.WatchCycleResponse()
+            await asyncio.sleep(0.01)
+
+    async def GetCycle(self, request: Any, context: Any) -> pb.GetCycleResponse:  # noqa: N802
+        raise NotFoundError("none")
+
+    async def CancelCycle(self, request: Any, context: Any) -> pb.CancelCycleResponse:  # noqa: N802
+        await asyncio.sleep(60)
+        raise AssertionError("unreachable")
+
+    async def ListCycles(self, request: Any, context: Any) -> pb.ListCyclesResponse:  # noqa: N802
+        raise RuntimeError("a defect")
+
+
+async def test_a_caller_that_goes_away_is_no_fault_of_the_service() -> None:
+    metrics = RequestMetrics("test")
+    server = create_server(metrics, default_deadline_s=30)
+    stubs.add_PipelineServiceServicer_to_server(Servicer(), server)  # type: ignore[abstract]
+    port = bind(server, "127.0.0.1:0")
+    await server.start()
+
+    def counted(method: str, code: str) -> float:
+        labels = {"service_name": "test", "endpoint": _SERVICE + method, "code": code}
+        return metrics.registry.get_sample_value("requests_total", labels) or 0.0
+
+    async def until(method: str, code: str) -> None:
+        async with asyncio.timeout(10):
+            while not counted(method, code):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    name = "pipelines/a/cycles/b"
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub: Any = stubs.PipelineServiceStub(channel)
+        watch = stub.WatchCycle(pb.WatchCycleRequest(name=name))
+        await watch.read()
+        watch.cancel()
+        await until("WatchCycle", "CANCELLED")
+        cancel = stub.CancelCycle(pb.CancelCycleRequest(name=name))
+        await asyncio.sleep(0.1)
+        cancel.cancel()
+        await until("CancelCycle", "CANCELLED")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.GetCycle(pb.GetCycleRequest(name=name))
+        assert counted("GetCycle", "NOT_FOUND") == 1
+        assert metrics.registry.get_sample_value("error_rate", {"service_name": "test"}) == 0
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ListCycles(pb.ListCyclesRequest())
+        assert caught.value.code() == grpc.StatusCode.INTERNAL
+        assert "a defect" not in (caught.value.details() or "")
+        assert metrics.registry.get_sample_value("error_rate", {"service_name": "test"}) == 0.25
+    await server.stop(None)
