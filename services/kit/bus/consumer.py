@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
+_HEARTBEAT_S = 3.0
 # An error that is none of ours may be a passing one; it gets so many tries before it counts as poison.
 _UNEXPECTED_TRIES = 3
 
@@ -120,7 +122,9 @@ class KafkaEventConsumer:
         dead_letters: DeadLetterSink,
         *,
         max_batch: int = 500,
+        heartbeat_patience_s: float = 30.0,
     ) -> None:
+        self._heartbeat_patience_s = heartbeat_patience_s
         self._bootstrap = bootstrap
         self._group = group
         self._topics = [topic.name for topic in topics]
@@ -177,13 +181,20 @@ class KafkaEventConsumer:
             max_poll_records=self._max_batch,
             # A killed member's partitions go to the others after this long.
             session_timeout_ms=10_000,
-            heartbeat_interval_ms=3_000,
+            heartbeat_interval_ms=int(_HEARTBEAT_S * 1000),
             max_poll_interval_ms=600_000,
         )
         try:
             consumer.subscribe(self._topics)
+            for topic in self._topics:
+                # Known before it joins: else the first assignment is empty and a second one follows on its heels.
+                consumer.partitions_for_topic(topic)
+            look = time.monotonic() + self._heartbeat_patience_s
             while not self._stop.is_set():
                 polled = consumer.poll(timeout_ms=200)
+                if not polled and time.monotonic() > look:
+                    self._check_heartbeats(consumer)
+                    look = time.monotonic() + _HEARTBEAT_S
                 if consumer.assignment():
                     self._ready.set()
                 batch = [_delivery(record) for records in polled.values() for record in records]
@@ -194,6 +205,16 @@ class KafkaEventConsumer:
                 self._commit(consumer, batch)
         finally:
             consumer.close(autocommit=False)
+
+    def _check_heartbeats(self, consumer: KafkaConsumer) -> None:
+        """Ends a membership that the broker has forgotten.
+
+        kafka-python 3.0.12 may stop its heartbeats in a rebalance and not notice: it holds its partitions, gets
+        nothing and spins.
+        """
+        ago = consumer.metrics()["consumer-coordinator-metrics"]["last-heartbeat-seconds-ago"]
+        if consumer.assignment() and ago > self._heartbeat_patience_s:
+            raise KafkaError(f"no heartbeat was sent for {self._heartbeat_patience_s:.0f} s")
 
     def _commit(self, consumer: KafkaConsumer, batch: Sequence[Delivery]) -> None:
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}

@@ -38,18 +38,18 @@ class KafkaBus:
     """The real one."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
-        self._publisher = KafkaEventPublisher(bootstrap, "test")
+        self.bootstrap = bootstrap
+        self.publisher = KafkaEventPublisher(bootstrap, "test")
         self._producer = KafkaProducer(bootstrap_servers=bootstrap)
 
     def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
-        self._publisher.publish(topic, events)
+        self.publisher.publish(topic, events)
 
     def put(self, topic: Topic, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
         self._producer.send(topic.name, key=key, value=value, headers=list(headers)).get(30)
 
     def messages(self, topic: Topic) -> list[Delivery]:
-        consumer = KafkaConsumer(bootstrap_servers=self._bootstrap, isolation_level="read_committed")
+        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, isolation_level="read_committed")
         partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
@@ -64,13 +64,13 @@ class KafkaBus:
         return found
 
     def consumer(self, group: str, topic: Topic, handler: EventHandler) -> Member:
-        return KafkaEventConsumer(self._bootstrap, group, [topic], handler, dead_letters=self._publisher)
+        return KafkaEventConsumer(self.bootstrap, group, [topic], handler, dead_letters=self.publisher)
 
     def create(self, topic: Topic) -> None:
-        ensure_topics(self._bootstrap, [topic, DEAD_LETTERS])
+        ensure_topics(self.bootstrap, [topic, DEAD_LETTERS])
 
     def close(self) -> None:
-        self._publisher.close()
+        self.publisher.close()
         self._producer.close()
 
 
