@@ -94,6 +94,11 @@ def test_a_rejected_cycle_has_its_own_exit_code(mesh: Mesh) -> None:
     assert json.loads(done.stdout)["state"] == "STATE_REJECTED"
 
 
+def heed_interrupts() -> None:
+    """A shell that runs the tests in the background has SIGINT ignored, and programs inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_it_says_that_the_cycle_goes_on(mesh: Mesh) -> None:
     mesh.peers.pipeline.states = [running()]
     mesh.peers.pipeline.pause_s = 30.0
@@ -104,6 +109,7 @@ def test_interrupted_it_says_that_the_cycle_goes_on(mesh: Mesh) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -154,6 +160,7 @@ def test_following_logs_shows_each_line_once(mesh: Mesh) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["message"] == "one"

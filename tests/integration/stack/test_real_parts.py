@@ -182,6 +182,8 @@ def test_an_interrupted_up_leaves_nothing_and_the_next_one_works(tmp_path: Path)
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": python_path()},
         start_new_session=True,
+        # A shell that runs the tests in the background has it ignored, and programs inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert caller.stdout is not None
     caller.stdout.readline()
