@@ -23,8 +23,9 @@ from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import CLEANING_EVENTS, DEAD_LETTERS, RECORDS_CLEAN, RECORDS_RAW, RECORDS_REJECTED
-from tests.integration.cleaning.bus import events_of, raw_event, read_all
+from tests.integration.cleaning.bus import events_of, raw_event
 from tests.integration.cleaning.conftest import CleaningProcess
+from tests.topics import read_all
 
 pytestmark = pytest.mark.real
 

@@ -19,7 +19,8 @@ from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.ingest.v1.source_import_pb2 import Import, JsonLinesSource, SourceSpec, TextFolderSource
 
 from services.kit.bus.topics import DEAD_LETTERS, INBOUND, INGEST_EVENTS, RECORDS_RAW
-from tests.integration.ingest.conftest import IngestProcess, messages_of, read_all
+from tests.integration.ingest.conftest import IngestProcess, messages_of
+from tests.topics import read_all
 
 pytestmark = pytest.mark.real
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -17,7 +12,6 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import json_format
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tidemill.cleaning.v1 import cleaning_service_pb2 as cleaning_pb
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
 from tidemill.cleaning.v1.dataset_pb2 import Dataset, DatasetVersion
@@ -34,9 +28,8 @@ from tidemill.training.v1.run_pb2 import Report, Run
 
 from infra.stack.testing import running_parts
 from services.kit.bus.kafka import ensure_topics
+from tests.service_process import ServiceProcess
 from tests.unit.pipeline.peers import DIGEST, report
-
-_ROOT = Path(__file__).parents[3]
 
 
 @dataclass
@@ -108,55 +101,17 @@ class Peers(
         return inference_pb.PublishModelResponse(model_version=version)
 
 
-@dataclass
-class PipelineProcess:
-    """`python -m services.pipeline` with a state that outlives a kill."""
+class PipelineProcess(ServiceProcess):
+    """A process of the pipeline, with all peers at one address."""
 
-    kafka: str
-    peers_address: str
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Starts it and waits until it serves."""
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'protos' / 'gen'}",
-            "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
-            "TIDEMILL_KAFKA_BOOTSTRAP": self.kafka,
-            "TIDEMILL_DATABASE_URL": f"sqlite:///{self.folder}/pipeline.sqlite",
+    def __init__(self, kafka: str, peers_address: str, folder: Path) -> None:
+        settings = {
+            "TIDEMILL_KAFKA_BOOTSTRAP": kafka,
+            "TIDEMILL_DATABASE_URL": f"sqlite:///{folder}/pipeline.sqlite",
         }
         for peer in ("INGEST", "CLEANING", "TRAINING", "INFERENCE"):
-            environment[f"TIDEMILL_{peer}_ADDRESS"] = self.peers_address
-        environment.pop("TIDEMILL_OTLP_ENDPOINT", None)
-        log = self.folder / "pipeline.log"
-        with log.open("ab") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.pipeline"], env=environment, stdout=stream, stderr=stream
-            )
-        deadline = time.monotonic() + 60
-        with self.channel() as channel:
-            health: Any = health_pb2_grpc.HealthStub(channel)
-            while True:
-                assert self.process.poll() is None, log.read_text()[-4000:]
-                assert time.monotonic() < deadline, log.read_text()[-4000:]
-                try:
-                    answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
-                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        return
-                except grpc.RpcError:
-                    time.sleep(0.1)
-
-    def kill(self) -> None:
-        """kill -9."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def channel(self) -> grpc.Channel:
-        """A channel to it."""
-        return grpc.insecure_channel(f"127.0.0.1:{self.port}", options=[("grpc.max_reconnect_backoff_ms", 500)])
+            settings[f"TIDEMILL_{peer}_ADDRESS"] = peers_address
+        super().__init__("pipeline", folder, settings)
 
 
 @pytest.fixture(scope="session")
@@ -183,10 +138,7 @@ def pipeline(kafka: str, peers: Peers, tmp_path: Path) -> Iterator[PipelineProce
     inference_grpc.add_InferenceServiceServicer_to_server(peers, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = PipelineProcess(kafka, address, tmp_path, port)
+    process = PipelineProcess(kafka, address, tmp_path)
     process.start()
     yield process
     process.kill()
@@ -195,6 +147,6 @@ def pipeline(kafka: str, peers: Peers, tmp_path: Path) -> Iterator[PipelineProce
 
 @pytest.fixture
 def stub(pipeline: PipelineProcess) -> Iterator[PipelineServiceStub]:
-    """A client."""
-    with pipeline.channel() as channel:
+    """A client; it outlives a kill."""
+    with pipeline.connect() as channel:
         yield PipelineServiceStub(channel)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from tidemill.telemetry.v1 import telemetry_service_pb2 as pb
@@ -28,6 +24,7 @@ from infra.stack.layout import python_path
 from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from tests.integration.telemetry.cut import Cable
+from tests.service_process import ServiceProcess, free_port
 
 _PATIENCE_S = 90.0
 T = TypeVar("T")
@@ -44,93 +41,22 @@ def eventually(look: Callable[[], T | None]) -> T:
         time.sleep(0.1)
 
 
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+class TelemetryProcess(ServiceProcess):
+    """A process of telemetry; `more` are further settings."""
 
-
-@dataclass
-class TelemetryProcess:
-    """`python -m services.telemetry`."""
-
-    elasticsearch_url: str
-    folder: Path
-    more: dict[str, str] = field(default_factory=dict)
-    port: int = field(default_factory=free_port)
-    metrics_port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
-    _open: grpc.Channel | None = None
-
-    @property
-    def log(self) -> Path:
-        """Its log, over all restarts."""
-        return self.folder / f"telemetry-{self.port}.log"
+    def __init__(self, elasticsearch_url: str, folder: Path, more: Mapping[str, str] | None = None) -> None:
+        self.metrics_port = free_port()
+        settings = {
+            "TIDEMILL_METRICS_BIND": f"127.0.0.1:{self.metrics_port}",
+            "TIDEMILL_ELASTICSEARCH_URL": elasticsearch_url,
+            **(more or {}),
+        }
+        super().__init__("telemetry", folder, settings, patience_s=_PATIENCE_S)
 
     @property
     def endpoint(self) -> str:
         """Where exporters send to."""
         return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Starts it and waits until it serves."""
-        environment = {
-            **os.environ,
-            "PYTHONPATH": python_path(),
-            "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
-            "TIDEMILL_METRICS_BIND": f"127.0.0.1:{self.metrics_port}",
-            "TIDEMILL_ELASTICSEARCH_URL": self.elasticsearch_url,
-            **self.more,
-        }
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.telemetry"], env=environment, stdout=log, stderr=log
-            )
-        eventually(self._serves)
-
-    def _serves(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log.read_text()[-4000:]
-        health: Any = health_pb2_grpc.HealthStub(self.channel())
-        try:
-            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
-        except grpc.RpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-    def kill(self) -> None:
-        """kill -9."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-        self.close()
-
-    def stop(self) -> int:
-        """Asks it to end.
-
-        Returns:
-            Its exit status.
-        """
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(30)
-        self.close()
-        return status
-
-    def channel(self) -> grpc.Channel:
-        """A channel to it."""
-        if self._open is None:
-            options = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.max_receive_message_length", 64 << 20)]
-            self._open = grpc.insecure_channel(f"127.0.0.1:{self.port}", options=options)
-        return self._open
-
-    def close(self) -> None:
-        """Closes the channel."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
 
     @property
     def search(self) -> TelemetryServiceStub:
