@@ -1,8 +1,8 @@
 # make run    sets up, starts the whole mesh, runs pipelines/headlines.yaml, leaves the mesh serving
 # make test   sets up, checks and tests everything, on the same real parts
-# Another Python: make PYTHON=/path/to/python3.12 run
+# Another Python: make PYTHON=/path/to/python3.13 run
 
-PYTHON ?= $(shell for p in python3.12 python3.11; do $$p -c "" 2>/dev/null && echo $$p && exit; done; echo python3)
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.11; do $$p -c "" 2>/dev/null && echo $$p && exit; done; echo python3)
 PIPELINE ?= pipelines/headlines.yaml
 BIN := .venv/bin
 

@@ -27,11 +27,10 @@ def fail(sentence):
 
 def check_machine():
     """Refuses what cannot work, before anything is written."""
-    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
-        why = "Triton's Python backend needs numpy 1, which has no wheel for 3.13. " if sys.version_info >= (3, 13) else ""
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         fail(
-            "Python 3.11 or 3.12 is needed, this is {}.{} at {}. {}Install one and run `make PYTHON=python3.12 …`.".format(
-                sys.version_info[0], sys.version_info[1], sys.executable, why
+            "Python 3.11, 3.12 or 3.13 is needed, this is {}.{} at {}. Install one and run `make PYTHON=python3.12 …`.".format(
+                sys.version_info[0], sys.version_info[1], sys.executable
             )
         )
     if platform.system() != "Linux" or platform.machine() != "x86_64":

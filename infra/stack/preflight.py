@@ -21,8 +21,8 @@ from infra.stack.layout import Layout
 from infra.stack.libpython import find_libpython, library_name
 from infra.stack.state import read_state
 
-PYTHONS = ((3, 11), (3, 12))
-"""What Triton's stub, NumPy 1 and the lock have in common."""
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+"""What Triton's stubs and the lock have in common."""
 MEMORY_GIB = 6.0
 """Parts and services, and one training run."""
 HOME_GIB = 2.0
@@ -117,7 +117,7 @@ def _python(facts: Facts) -> str | None:
     if facts.python in PYTHONS:
         return None
     return (
-        f"Python 3.11 or 3.12 is needed and {facts.executable} is {facts.python[0]}.{facts.python[1]}: "
+        f"Python 3.11, 3.12 or 3.13 is needed and {facts.executable} is {facts.python[0]}.{facts.python[1]}: "
         "remove .venv and run make again with PYTHON=python3.12."
     )
 

@@ -1,7 +1,8 @@
 """Triton Inference Server from the wheel `nvidia-pytriton`: Python backend, response cache, explicit model control.
 
 The wheel keeps its stubs apart by Python version and its backend folder without one, so a private backend folder is
-put together once a Python version. Models are loaded by the inference service; the repository starts empty.
+put together once a Python version, with a stub that knows the NumPy that is installed. Models are loaded by the
+inference service; the repository starts empty.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from infra.stack.errors import StackError
 from infra.stack.layout import Home, Layout, import_roots
 from infra.stack.libpython import find_libpython, library_name
 from infra.stack.probes import http_ok
+from infra.stack.triton_stub import for_numpy_2
 
 _PACKAGE = "nvidia-pytriton"
 _CACHE_BYTES = 64 * 1024 * 1024
@@ -60,15 +62,18 @@ def place_backends(home: Home) -> Path:
     if not stub.is_file():
         raise StackError(f"{_PACKAGE} has no stub for Python {python}: use Python 3.11, 3.12 or 3.13.")
     version = importlib.metadata.version(_PACKAGE)
+    numpy = int(importlib.metadata.version("numpy").split(".")[0])
 
     def build(folder: Path) -> None:
         shutil.copytree(server / "backends" / "python", folder / "python")
         target = folder / "python" / stub.name
-        shutil.copyfile(stub, target)
+        original = stub.read_bytes()
+        target.write_bytes(original if numpy < 2 else for_numpy_2(original))
         target.chmod(0o755)
 
+    place = home.triton / f"{version}-python{python}-numpy{numpy}" / "backends"
     with one_at_a_time(home.root):
-        return place_folder(home.triton / f"{version}-python{python}" / "backends", f"{_PACKAGE} {version}", build)
+        return place_folder(place, f"{_PACKAGE} {version}", build)
 
 
 def shared_memory_prefix(layout: Layout) -> str:

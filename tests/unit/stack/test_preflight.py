@@ -34,13 +34,14 @@ GOOD = Facts(
 def test_a_good_machine_has_no_problem() -> None:
     assert problems(GOOD) == []
     assert problems(dataclasses.replace(GOOD, python=(3, 12))) == []
+    assert problems(dataclasses.replace(GOOD, python=(3, 13))) == []
 
 
 @pytest.mark.parametrize(
     ("change", "phrases"),
     [
-        ({"python": (3, 13)}, ["3.13", "3.11 or 3.12", "PYTHON=python3.12"]),
-        ({"python": (3, 10)}, ["3.10", "3.11 or 3.12"]),
+        ({"python": (3, 14)}, ["3.14", "3.11, 3.12 or 3.13", "PYTHON=python3.12"]),
+        ({"python": (3, 10)}, ["3.10", "3.11, 3.12 or 3.13"]),
         ({"missing_modules": ("jgo", "pip")}, ["jgo, pip", "make setup"]),
         ({"libpython": None}, ["libpython3.11.so.1.0", "libpython3.11;", "uv python install 3.11"]),
         ({"home_free_gib": 0.5}, ["TIDEMILL_HOME", "0.5 GiB", "free some"]),
