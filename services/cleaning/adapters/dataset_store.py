@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.cleaning.adapters.errors import translate_database_errors
 from services.cleaning.adapters.rows import dataset_of, dataset_row, version_of, version_row
 from services.cleaning.adapters.tables import dataset_versions, datasets
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, VersionState
 from services.kit.errors import AbortedError
+from services.kit.storage.database import translate_database_errors
 
 
 class SqlDatasetStore:

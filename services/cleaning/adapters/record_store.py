@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, and_, bindparam, false, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.cleaning.adapters.errors import translate_database_errors
 from services.cleaning.adapters.rows import raw_record, raw_row, verdict_of, verdict_row
 from services.cleaning.adapters.tables import import_records, raw_records, verdicts
 from services.cleaning.app.ports import Announcement, Arrival
 from services.cleaning.domain.dataset import Dataset
 from services.cleaning.domain.record import RawRecord, Verdict
+from services.kit.storage.database import translate_database_errors
 
 _VERDICT_COLUMNS = [column.label(f"verdict_{column.name}") for column in verdicts.c]
 

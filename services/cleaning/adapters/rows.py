@@ -15,7 +15,6 @@ from services.cleaning.domain.dataset import (
     Dataset,
     DatasetSpec,
     DatasetVersion,
-    Failure,
     HoldoutSpec,
     Progress,
     SnapshotSummary,
@@ -23,6 +22,7 @@ from services.cleaning.domain.dataset import (
 )
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import Cleaned, RawRecord, Rejection, Verdict
+from services.kit.failure import Failure
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -13,17 +13,11 @@ from services.cleaning.app.ports import Announcer, DatasetStore, RecordStore, Sn
 from services.cleaning.app.recipes import RecipeBook
 from services.cleaning.app.records import Records, all_datasets
 from services.cleaning.app.snapshot import compose_snapshot
-from services.cleaning.domain.dataset import (
-    DatasetVersion,
-    Failure,
-    Progress,
-    SnapshotSummary,
-    VersionState,
-    snapshot_digest,
-)
+from services.cleaning.domain.dataset import DatasetVersion, Progress, SnapshotSummary, VersionState, snapshot_digest
 from services.cleaning.domain.record import Cleaned, RawRecord
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError, is_retryable
+from services.kit.failure import Failure
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import Enum
 
 from services.cleaning.domain.recipe import OperatorSpec
+from services.kit.failure import Failure
 from services.kit.ids import content_digest, sha256_hex
 
 # Raised when the layout or the meaning of a snapshot changes: old digests then no longer answer.
@@ -77,15 +78,6 @@ class Progress:
     total: int
     rate: float = 0.0
     update_time: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a build failed."""
-
-    reason: str
-    message: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,8 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
-from services.ingest.domain.source_import import (
-    Failure,
-    Import,
-    ImportState,
-    JsonLines,
-    Progress,
-    SourceSpec,
-    TextFolder,
-)
+from services.ingest.domain.source_import import Import, ImportState, JsonLines, Progress, SourceSpec, TextFolder
+from services.kit.failure import Failure
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.ingest.adapters.errors import translate_database_errors
 from services.ingest.adapters.rows import import_of, import_row, to_micros
 from services.ingest.adapters.tables import batches, import_requests, imports
 from services.ingest.app.ports import Answer
 from services.ingest.domain.source_import import Import, ImportState
 from services.kit.errors import AbortedError
+from services.kit.storage.database import translate_database_errors
 
 
 class SqlImportStore:

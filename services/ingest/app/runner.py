@@ -15,9 +15,10 @@ from dataclasses import replace
 
 from services.ingest.app.ports import Accepted, ImportStore, Ledger, RecordSink, Sources
 from services.ingest.domain.record import RawRecord, Refusal
-from services.ingest.domain.source_import import Failure, Import, ImportState, Progress
+from services.ingest.domain.source_import import Import, ImportState, Progress
 from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, TidemillError, is_retryable
+from services.kit.failure import Failure
 
 logger = logging.getLogger(__name__)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
 from urllib.parse import urlparse
 
 from services.ingest.domain.record import is_attribute_name
 from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.failure import Failure
 from services.kit.ids import content_digest
 
 DEFAULT_PATTERN = "**/*.txt"
@@ -123,15 +123,6 @@ class Progress:
     total: int
     rate: float = 0.0
     update_time: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an import failed."""
-
-    reason: str
-    message: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
 
 from services.kit.errors import InvalidArgumentError, UnavailableError
 
@@ -56,6 +58,21 @@ def open_database(url: str, migrations: Path) -> Engine:
             reason="DATABASE_UNAVAILABLE",
         ) from error
     return engine
+
+
+@contextmanager
+def translate_database_errors() -> Iterator[None]:
+    """Makes a database that is away or locked a retryable error: the bus delivers again, and callers retry.
+
+    Raises:
+        UnavailableError: the database does not answer.
+    """
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise UnavailableError(
+            f"The service's database does not answer: {error.orig}", reason="DATABASE_UNAVAILABLE", retry_after_s=1
+        ) from error
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.kit.errors import AlreadyExistsError
-from services.pipeline.adapters.errors import translate_database_errors
+from services.kit.storage.database import translate_database_errors
 from services.pipeline.adapters.rows import cycle_of, cycle_row
 from services.pipeline.adapters.tables import cycles
 from services.pipeline.domain.cycle import Cycle

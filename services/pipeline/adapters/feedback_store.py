@@ -9,7 +9,7 @@ from sqlalchemy import Engine, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.kit.errors import AbortedError
-from services.pipeline.adapters.errors import translate_database_errors
+from services.kit.storage.database import translate_database_errors
 from services.pipeline.adapters.rows import feedback_of, feedback_row, to_micros
 from services.pipeline.adapters.tables import answers, feedback
 from services.pipeline.domain.feedback import Answer, Feedback

@@ -20,10 +20,11 @@ from tidemill.training.v1 import training_service_pb2 as training_pb
 from tidemill.training.v1.run_pb2 import Run
 from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 
+from services.kit.failure import Failure
 from services.kit.grpc.errors import translate_rpc_errors
 from services.kit.ids import content_digest
 from services.pipeline.app.ports import Published, Work
-from services.pipeline.domain.cycle import Failure, Json
+from services.pipeline.domain.cycle import Json
 
 # A source is hashed before CreateImport answers; a model is loaded before PublishModel does.
 _IMPORT_DEADLINE_S = 300.0

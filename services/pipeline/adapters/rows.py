@@ -8,7 +8,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from services.pipeline.domain.cycle import Cycle, CycleState, Failure, PipelineSpec, Stage, StageState
+from services.kit.failure import Failure
+from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
 from services.pipeline.domain.feedback import Feedback
 from services.pipeline.domain.gate import Gate, Preference, Verdict
 

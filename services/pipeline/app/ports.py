@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from services.pipeline.domain.cycle import Cycle, Failure, Json
+from services.kit.failure import Failure
+from services.pipeline.domain.cycle import Cycle, Json
 from services.pipeline.domain.feedback import Answer, Feedback
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError, UnavailableError, is_retryable
+from services.kit.failure import Failure
 from services.pipeline.app.ports import (
     Announcer,
     CycleStore,
@@ -24,7 +25,7 @@ from services.pipeline.app.ports import (
     Work,
     Worker,
 )
-from services.pipeline.domain.cycle import Cycle, CycleState, Failure, Json, Stage, StageState
+from services.pipeline.domain.cycle import Cycle, CycleState, Json, Stage, StageState
 from services.pipeline.domain.gate import judge, measured
 
 logger = logging.getLogger(__name__)

@@ -7,11 +7,12 @@ protobuf JSON form and read by its owner; only what the loop itself decides by h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
+from services.kit.failure import Failure
 from services.pipeline.domain.gate import Gate, Preference, Verdict
 
 Json = Mapping[str, Any]
@@ -47,15 +48,6 @@ class CycleState(Enum):
     def final(self) -> bool:
         """Whether nothing follows."""
         return self is not CycleState.RUNNING
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a cycle stopped."""
-
-    reason: str
-    message: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

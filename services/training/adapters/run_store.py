@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Engine, and_, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
-from services.kit.errors import AbortedError, UnavailableError
+from services.kit.errors import AbortedError
+from services.kit.failure import Failure
+from services.kit.storage.database import translate_database_errors
 from services.training.adapters.tables import runs
 from services.training.domain.recipe import Recipe
 from services.training.domain.report import Report
-from services.training.domain.run import Failure, Progress, Run, RunState
+from services.training.domain.run import Progress, Run, RunState
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -32,7 +33,7 @@ class SqlRunStore:
     def create(self, run: Run) -> Run:
         """See the port."""
         try:
-            with _translated(), self._engine.begin() as connection:
+            with translate_database_errors(), self._engine.begin() as connection:
                 connection.execute(insert(runs).values({**_row(run), "cancel_requested": False}))
         except IntegrityError as error:
             known = self.by_request(run.request_id)
@@ -67,27 +68,17 @@ class SqlRunStore:
 
     def update(self, run: Run) -> None:
         """See the port."""
-        with _translated(), self._engine.begin() as connection:
+        with translate_database_errors(), self._engine.begin() as connection:
             connection.execute(update(runs).where(runs.c.name == run.name).values(_row(run)))
 
     def request_cancel(self, name: str) -> None:
         """See the port."""
-        with _translated(), self._engine.begin() as connection:
+        with translate_database_errors(), self._engine.begin() as connection:
             connection.execute(update(runs).where(runs.c.name == name).values(cancel_requested=True))
 
     def _read(self, query: Any) -> list[Run]:
-        with _translated(), self._engine.connect() as connection:
+        with translate_database_errors(), self._engine.connect() as connection:
             return [_run(row) for row in connection.execute(query).mappings()]
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (OperationalError, InterfaceError) as error:
-        raise UnavailableError(
-            f"The database of training does not answer: {error.orig}", reason="DATABASE_UNAVAILABLE", retry_after_s=1
-        ) from error
 
 
 def _row(run: Run) -> dict[str, Any]:

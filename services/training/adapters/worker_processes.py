@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from services.kit.errors import InvalidArgumentError
+from services.kit.failure import Failure
 from services.kit.storage.artifacts import ArtifactStore, local_path
 from services.training.adapters.job import FAILURE_FILE, JOB_FILE, REPORT_FILE, Job, read_progress
 from services.training.app.ports import WorkerView
 from services.training.domain.report import Report
-from services.training.domain.run import Failure, Progress, Run
+from services.training.domain.run import Progress, Run
 
 _PID_FILE = "worker.pid"
 _LOG_FILE = "worker.log"

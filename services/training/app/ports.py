@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.kit.failure import Failure
 from services.training.domain.report import Report
-from services.training.domain.run import Failure, Progress, Run
+from services.training.domain.run import Progress, Run
 
 
 class RunStore(Protocol):

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError, is_retryable
+from services.kit.failure import Failure
 from services.training.app.ports import Announcer, Registry, RunStore, Workers
-from services.training.domain.run import Failure, Run, RunState
+from services.training.domain.run import Run, RunState
 
 logger = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 5

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from services.kit.failure import Failure
 from services.training.domain.recipe import Recipe
 from services.training.domain.report import Report
 
@@ -24,15 +25,6 @@ class RunState(Enum):
     def final(self) -> bool:
         """Whether nothing follows."""
         return self not in (RunState.QUEUED, RunState.RUNNING)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a run stopped."""
-
-    reason: str
-    message: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from services.kit.errors import TidemillError
+from services.kit.failure import Failure
 from services.pipeline.app.ports import Published, Work
-from services.pipeline.domain.cycle import Cycle, Failure, Json
+from services.pipeline.domain.cycle import Cycle, Json
 from services.pipeline.domain.feedback import Feedback
 
 DIGEST = "d" * 64

@@ -14,8 +14,9 @@ from services.kit.errors import (
     NotFoundError,
     UnavailableError,
 )
+from services.kit.failure import Failure
 from services.pipeline.app.cycles import Cycles
-from services.pipeline.domain.cycle import Cycle, CycleState, Failure, StageState
+from services.pipeline.domain.cycle import Cycle, CycleState, StageState
 from tests.unit.pipeline.conftest import World
 from tests.unit.pipeline.peers import DIGEST, report
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.kit.errors import FailedPreconditionError, UnavailableError
+from services.kit.failure import Failure
 from services.kit.storage.database import open_database
 from services.training.__main__ import MIGRATIONS
 from services.training.adapters.run_store import SqlRunStore
@@ -17,7 +18,7 @@ from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
 from services.training.domain.recipe import LoraMethod, Optimization, Recipe, TextClassificationTask
 from services.training.domain.report import Metric, Report
-from services.training.domain.run import Failure, Progress, Run, RunState
+from services.training.domain.run import Progress, Run, RunState
 
 _GONE = WorkerView(False, None, None, None)
 _ALIVE = WorkerView(True, Progress("train", 3, 10), None, None)
