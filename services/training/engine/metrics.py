@@ -53,7 +53,8 @@ def loss_per_token(losses: Sequence[TextLoss], *, seed: int = 0) -> Metric:
     """Cross entropy per token over all answers, with its bootstrap interval over answers."""
     import numpy as np
 
-    nats, tokens = np.array([item.nats for item in losses]), np.array([item.tokens for item in losses])
+    nats = np.array([item.nats for item in losses], dtype=np.float64)
+    tokens = np.array([item.tokens for item in losses], dtype=np.float64)
     picks = _picks(len(losses), seed)
     resampled = nats[picks].sum(axis=1) / tokens[picks].sum(axis=1)
     return _interval("loss_per_token", float(nats.sum() / tokens.sum()), resampled, len(losses))
@@ -63,7 +64,8 @@ def loss_increase(reference: Sequence[TextLoss], losses: Sequence[TextLoss], *, 
     """Relative increase of the loss over a reference model's, paired: both on the same answers."""
     import numpy as np
 
-    before, after = np.array([item.nats for item in reference]), np.array([item.nats for item in losses])
+    before = np.array([item.nats for item in reference], dtype=np.float64)
+    after = np.array([item.nats for item in losses], dtype=np.float64)
     picks = _picks(len(before), seed)
     resampled = after[picks].sum(axis=1) / before[picks].sum(axis=1) - 1
     return _interval("loss_increase", float(after.sum() / before.sum() - 1), resampled, len(before))
