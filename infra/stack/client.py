@@ -159,17 +159,23 @@ def down(state: Path, home: Path, on_progress: OnProgress = _nobody) -> StackSta
 def _wait_stopped(layout: Layout, found: StackState, timeout_s: float, on_progress: OnProgress = _nobody) -> None:
     assert found.pid is not None
     told = dict(found.children)
-    end = time.monotonic() + timeout_s
-    while processes.is_alive(found.pid, found.pid_ticks):
+
+    def tell() -> None:
         for name, child in read_state(layout).children.items():
             if told.get(name) != child:
                 told[name] = child
                 on_progress(name, child)
+
+    end = time.monotonic() + timeout_s
+    while processes.is_alive(found.pid, found.pid_ticks):
+        tell()
         if time.monotonic() > end:
             psutil.Process(found.pid).kill()
             processes.wait_gone(found.pid, found.pid_ticks, 5.0)
             return
         time.sleep(_POLL_S)
+    # The supervisor writes its last change and ends at once: between two looks.
+    tell()
 
 
 def status(state: Path, home: Path) -> StackState:

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from infra.stack import client
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import python_path
 from infra.stack.lock import AlreadyRunningError
 from infra.stack.process import TAG, start_ticks, tagged
-from infra.stack.state import ChildPhase, StackPhase, StackState, read_state
+from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state
 from infra.stack.supervisor import Supervisor
 from tests.integration.stack.tiny_stack import BROKEN, QUICK, STUBBORN, chain, child, layout_of, notes_of
 
@@ -187,6 +188,22 @@ async def test_a_killed_supervisor_leaves_no_process_and_the_next_one_starts(tmp
     assert read_state(layout_of(tmp_path)).phase is StackPhase.CRASHED
     async with supervised(tmp_path, chain(tmp_path)) as after:
         assert after.ports == before.ports
+
+
+async def test_down_tells_of_every_part_that_stopped_also_between_two_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = start_process(tmp_path)
+    await until(tmp_path, ready)
+    monkeypatch.setattr("infra.stack.client._POLL_S", 3.0)
+    told: dict[str, ChildPhase] = {}
+
+    def note(name: str, now: ChildState) -> None:
+        told[name] = now.phase
+
+    await asyncio.to_thread(client.down, tmp_path, tmp_path / "home", note)
+    assert told == dict.fromkeys(("base", "middle", "top"), ChildPhase.STOPPED)
+    supervisor.wait()
 
 
 def leave_behind(state: Path) -> subprocess.Popen[bytes]:

@@ -55,7 +55,7 @@ def test_script_share_counts_letters_only() -> None:
 texts = st.text(st.sampled_from("ab1 中文。!\n😀"), max_size=60)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(texts, st.floats(0, 1))
 def test_alnum_ratio_is_the_share_of_letters_and_digits(text: str, limit: float) -> None:
     ratio = sum(char.isalnum() for char in text) / max(len(text), 1)
@@ -63,7 +63,7 @@ def test_alnum_ratio_is_the_share_of_letters_and_digits(text: str, limit: float)
     assert (found is not None and found.reason == "low_alnum") == (ratio < limit)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.lists(st.one_of(texts, st.text(max_size=40)), max_size=8), st.integers(2, 12), st.floats(0, 1))
 def test_counting_by_hash_never_changes_a_verdict(batch: list[str], ngram: int, limit: float) -> None:
     spec = OperatorSpec("repetition_filter", {"ngram": ngram, "max_ratio": limit})
@@ -106,7 +106,7 @@ FULL = compile_recipe(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(RECORDS)
 def test_a_record_is_judged_alike_alone_and_among_others(records: list[tuple[str, dict[str, str]]]) -> None:
     assert FULL.clean_batch(records) == [FULL.clean(text, attributes) for text, attributes in records]

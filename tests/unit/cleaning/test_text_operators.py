@@ -27,7 +27,7 @@ TRICKY = (
 )
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(st.text(st.one_of(st.sampled_from(TRICKY), st.characters(exclude_categories=["Cs"])), max_size=24))
 def test_unicode_repair_gives_what_ftfy_gives(text: str) -> None:
     assert cleaned("fix_unicode", text) == ftfy.fix_text(text)
@@ -51,7 +51,7 @@ def test_unicode_repair_by_example(text: str, repaired: str) -> None:
     assert cleaned("fix_unicode", text) == repaired
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text(st.sampled_from("ab \t\n\r\x0b\u3000\xa0\u200b\ufeff"), max_size=20))
 def test_white_space_is_tidy_and_tidying_again_changes_nothing(text: str) -> None:
     lines = cleaned("normalize_whitespace", text)
