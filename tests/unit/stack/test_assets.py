@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -64,3 +65,34 @@ def test_jgo_that_reaches_nothing_is_told_with_what_to_do(tmp_path: Path, monkey
     monkeypatch.setattr("jgo.util.http.get", get)
     with pytest.raises(AssetError, match=r"Name or service not known.*jgo\.conf"):
         clients.fetch(kafka_jars()[0], tmp_path, silent)
+
+
+def test_a_refused_certificate_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+    from urllib3.exceptions import MaxRetryError
+
+    def get(*_: Any, **__: Any) -> None:
+        broken = MaxRetryError(None, "/maven2/" + "long/" * 40, OSError("self-signed certificate"))  # type: ignore[arg-type]
+        raise requests.exceptions.SSLError(broken)
+
+    monkeypatch.setattr("jgo.util.http.get", get)
+    with pytest.raises(AssetError, match=r"through jgo \(self-signed certificate\)"):
+        clients.fetch(kafka_jars()[0], tmp_path, silent)
+
+
+def test_jgo_trusts_the_authorities_that_uv_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+
+    seen: list[str | None] = []
+
+    def get(*_: Any, **__: Any) -> None:
+        seen.append(os.environ.get("REQUESTS_CA_BUNDLE"))
+        raise requests.ConnectionError("away")
+
+    monkeypatch.setattr("jgo.util.http.get", get)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "")  # so that it is put back afterwards
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.setenv("SSL_CERT_FILE", "/authorities.pem")
+    with pytest.raises(AssetError):
+        clients.fetch(kafka_jars()[0], tmp_path, silent)
+    assert set(seen) == {"/authorities.pem"}
