@@ -112,4 +112,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.stderr.write("\ntidemill: interrupted; run the same again, what is done is kept.\n")
+        sys.exit(130)
