@@ -47,10 +47,12 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
         settings.staging.absolute(),
         settings.otlp_endpoint_of_models or settings.otlp_endpoint,
     )
+    builds = ArtifactBuilds(ArtifactStore(settings.artifacts_url), settings.cache.absolute())
     await asyncio.to_thread(repository.clear_staging)
+    await asyncio.to_thread(builds.clear_cache)
     publishing = Publishing(
         store=SqlModelStore(engine),
-        builds=ArtifactBuilds(ArtifactStore(settings.artifacts_url), settings.cache.absolute()),
+        builds=builds,
         repository=repository,
         server=control,
         announcer=BusAnnouncer(publisher),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from services.inference.domain.model import Build, Task
@@ -36,6 +37,15 @@ class ArtifactBuilds:
                 metadata={"uri": uri, "expected": digest, "found": found},
             )
         return folder
+
+    def release(self, folder: Path) -> None:
+        """See the port. What is published lies in the model repository; a second copy would never be used again."""
+        if folder.parent == self._cache:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def clear_cache(self) -> None:
+        """Removes what a killed process left; call it once, at start."""
+        shutil.rmtree(self._cache, ignore_errors=True)
 
     def read(self, folder: Path) -> Build:
         """See the port."""

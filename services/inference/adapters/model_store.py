@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, Engine, RowMapping, Select, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from services.inference.adapters.tables import model_versions, models, roll_backs
+from services.inference.adapters.tables import done_requests, model_versions, models
 from services.inference.domain.model import Build, Lineage, Model, ModelVersion, Task, VersionState
 from services.kit.errors import AbortedError, UnavailableError
 
@@ -28,14 +28,14 @@ class SqlModelStore:
     def model(self, name: str) -> Model | None:
         """See the port."""
         with self._transaction() as connection:
-            row = connection.execute(select(models).where(models.c.name == name)).mappings().one_or_none()
-            return None if row is None else _model(connection, row)
+            row = connection.execute(_with_serving().where(models.c.name == name)).mappings().one_or_none()
+        return None if row is None else _model(row)
 
     def models(self, after: str, limit: int) -> Sequence[Model]:
         """See the port."""
-        query = select(models).where(models.c.name > after).order_by(models.c.name).limit(limit)
+        query = _with_serving().where(models.c.name > after).order_by(models.c.name).limit(limit)
         with self._transaction() as connection:
-            return [_model(connection, row) for row in connection.execute(query).mappings().all()]
+            return [_model(row) for row in connection.execute(query).mappings().all()]
 
     def version(self, model: str, number: int) -> ModelVersion | None:
         """See the port."""
@@ -69,7 +69,7 @@ class SqlModelStore:
         with self._transaction() as connection:
             _update(connection, version)
 
-    def serve(self, version: ModelVersion, *, rolled_back_by: str = "") -> None:
+    def serve(self, version: ModelVersion, *, done_by: str = "") -> None:
         """See the port."""
         table, now = model_versions, _micros(version.update_time)
         others = (table.c.model == version.model) & (table.c.state == VersionState.SERVING.value)
@@ -80,16 +80,16 @@ class SqlModelStore:
                 .values(state=VersionState.RETIRED.value, update_time=now)
             )
             _update(connection, version, announced=False)
-            if rolled_back_by:
-                done = {"model": version.model, "request_id": rolled_back_by, "number": version.number}
-                connection.execute(insert(roll_backs).values(**done))
+            if done_by:
+                done = {"model": version.model, "request_id": done_by, "number": version.number}
+                connection.execute(insert(done_requests).values(**done))
             connection.execute(
                 update(models).where(models.c.name == version.model).values(serving=version.number, update_time=now)
             )
 
-    def rolled_back_to(self, model: str, request_id: str) -> ModelVersion | None:
+    def done_by(self, model: str, request_id: str) -> ModelVersion | None:
         """See the port."""
-        table = roll_backs
+        table = done_requests
         query = select(table.c.number).where(table.c.model == model, table.c.request_id == request_id)
         with self._transaction() as connection:
             number = connection.execute(query).scalar()
@@ -183,7 +183,7 @@ def _version_or_none(connection: Connection, model: str, number: int) -> ModelVe
     return None if row is None else _version(row)
 
 
-def _version(row: RowMapping) -> ModelVersion:
+def _version(row: RowMapping | Mapping[str, Any]) -> ModelVersion:
     build = json.loads(row["build"])
     return ModelVersion(
         model=row["model"],
@@ -200,6 +200,14 @@ def _version(row: RowMapping) -> ModelVersion:
     )
 
 
-def _model(connection: Connection, row: RowMapping) -> Model:
-    serving = None if row["serving"] is None else _version_or_none(connection, row["name"], row["serving"])
+def _with_serving() -> Select[Any]:
+    """Models, each with its serving version beside it under `version_…`."""
+    same = (model_versions.c.model == models.c.name) & (model_versions.c.number == models.c.serving)
+    beside = (column.label(f"version_{column.name}") for column in model_versions.c)
+    return select(models, *beside).outerjoin(model_versions, same)
+
+
+def _model(row: RowMapping) -> Model:
+    version = {column.name: row[f"version_{column.name}"] for column in model_versions.c}
+    serving = None if row["version_number"] is None else _version(version)
     return Model(row["name"], _moment(row["create_time"]), _moment(row["update_time"]), serving)

@@ -16,8 +16,9 @@ models = Table(
     Column("update_time", BigInteger, nullable=False),
 )
 
-# Roll-backs that were done, so that a repeat of one does not go back further.
-roll_backs = Table(
+# Publications and roll-backs that were done, so that a late repeat of one does not undo what came after it. The table
+# is named after the first of them that needed it.
+done_requests = Table(
     "roll_backs",
     metadata,
     Column("model", String(64), primary_key=True),

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from services.inference import triton_models
 from services.inference.adapters.triton_config import render_config
 from services.inference.domain.model import ModelVersion, Task
-from services.kit.errors import FailedPreconditionError
+from services.kit.errors import FailedPreconditionError, ResourceExhaustedError
 from services.kit.ids import new_id
 
 MARKER = "tidemill-version.json"
@@ -43,6 +43,10 @@ class TritonRepository:
         """See the port."""
         if self.holds(version):
             return
+        with self._disk_errors():
+            self._place(version, build)
+
+    def _place(self, version: ModelVersion, build: Path) -> None:
         target = self._folder(version.model, version.number)
         partial = self._new_staged(f"{version.model}-{version.number}")
         try:
@@ -67,11 +71,16 @@ class TritonRepository:
         marker = self._folder(version.model, version.number) / MARKER
         try:
             return bool(json.loads(marker.read_text(encoding="utf-8"))["digest"] == version.lineage.digest)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, KeyError):
+            # Not there, or cut off with the power: it is placed anew.
             return False
 
     def configure(self, version: ModelVersion) -> None:
         """See the port."""
+        with self._disk_errors():
+            self._configure(version)
+
+    def _configure(self, version: ModelVersion) -> None:
         folder = self._root / version.model
         folder.mkdir(parents=True, exist_ok=True)
         partial = self._new_staged(f"{version.model}-config")
@@ -84,11 +93,31 @@ class TritonRepository:
 
     def remove(self, model: str, number: int) -> None:
         """See the port."""
-        self._discard(self._folder(model, number))
+        with self._disk_errors():
+            self._discard(self._folder(model, number))
 
     def clear_staging(self) -> None:
         """Removes what a killed process left; call it once, at start."""
         shutil.rmtree(self._staging, ignore_errors=True)
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = {"folder": str(self._root)}
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ResourceExhaustedError(
+                    f"The disk of {self._root} is full; free some of it.",
+                    reason="DISK_FULL",
+                    metadata=where,
+                    retry_after_s=10.0,
+                ) from error
+            raise FailedPreconditionError(
+                f"{self._root} or {self._staging} cannot be written: {error.strerror or error}.",
+                reason="REPOSITORY_NOT_WRITABLE",
+                metadata=where,
+            ) from error
 
     def _folder(self, model: str, number: int) -> Path:
         return self._root / model / str(number)
@@ -120,14 +149,17 @@ class TritonRepository:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    copy: Callable[[str, str], object] = _link_or_copy
-    shutil.copytree(source, target, copy_function=copy)
+    """Links or copies all files. Not shutil's: that gathers errors and loses which they were."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(path, copy)
 
 
-def _link_or_copy(source: str, target: str) -> object:
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)
+        target.hardlink_to(source)
     except OSError:
         # Another file system, or one without hard links.
-        return shutil.copyfile(source, target)
-    return target
+        shutil.copyfile(source, target)

@@ -38,15 +38,15 @@ class ModelStore(Protocol):
         """Replaces a version's state, message and update time."""
         ...
 
-    def serve(self, version: ModelVersion, *, rolled_back_by: str = "") -> None:
+    def serve(self, version: ModelVersion, *, done_by: str = "") -> None:
         """Makes the version the serving one and the one before it retired, and queues its event.
 
-        `rolled_back_by` is the id of the request that rolled back to it, if one did and had an id.
+        `done_by` is the id of the request that wanted it, if it had one.
         """
         ...
 
-    def rolled_back_to(self, model: str, request_id: str) -> ModelVersion | None:
-        """The version that this request went back to, if it was done."""
+    def done_by(self, model: str, request_id: str) -> ModelVersion | None:
+        """The version that this request made the serving one, if it was done."""
         ...
 
     def stop_serving(self, model: str, now: datetime) -> None:
@@ -72,6 +72,10 @@ class Builds(Protocol):
             NotFoundError: it is not there.
             FailedPreconditionError: its content has another digest.
         """
+        ...
+
+    def release(self, folder: Path) -> None:
+        """Gives a fetched folder back; a copy that was made for it goes."""
         ...
 
     def read(self, folder: Path) -> Build:

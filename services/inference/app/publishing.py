@@ -11,6 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from services.inference.app.ports import Announcer, Builds, ModelServer, ModelStore, Repository
 from services.inference.app.serving import ServingTable, Suspects
@@ -21,6 +22,7 @@ from services.kit.errors import FailedPreconditionError, NotFoundError, Tidemill
 logger = logging.getLogger(__name__)
 
 NEWEST = 1 << 31
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
 
 
 class Publishing:
@@ -49,11 +51,13 @@ class Publishing:
         self._clock = clock
         self._keep = keep_versions
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._put_off: dict[str, tuple[float, float]] = {}
+        """Models that could not be brought to their state: not before when (monotonic), and the pause until then."""
 
     def publish(
         self, model: str, lineage: Lineage, request_id: str = "", traceparent: str = ""
     ) -> tuple[ModelVersion, bool]:
-        """Publishes a build and returns when it answers.
+        """Publishes a build and returns when it answers. A repeat of a request that was done changes nothing.
 
         Returns:
             The version, and whether this build was serving already.
@@ -64,27 +68,34 @@ class Publishing:
         with self._locks[model]:
             known = self._store.model(model)
             serving = known.serving if known else None
+            done = self._store.done_by(model, request_id) if request_id else None
+            if done is not None:
+                return done, False
             if serving is not None and serving.lineage.digest == lineage.digest and self._is_ready(serving):
                 return serving, True
-            folder = self._builds.fetch(lineage.artifact_uri, lineage.digest)
-            build = self._builds.read(folder)
             version = self._reusable(model, lineage.digest)
-            if version is None:
-                now = self._clock.now()
-                version = self._store.create_version(
-                    ModelVersion(
-                        model=model,
-                        number=0,
-                        lineage=lineage,
-                        build=build,
-                        state=VersionState.LOADING,
-                        create_time=now,
-                        update_time=now,
-                        request_id=request_id,
-                        traceparent=traceparent,
+            if version is not None and self._repository.holds(version):
+                return self._bring_up(version, serving, request_id), False
+            folder = self._builds.fetch(lineage.artifact_uri, lineage.digest)
+            try:
+                if version is None:
+                    now = self._clock.now()
+                    version = self._store.create_version(
+                        ModelVersion(
+                            model=model,
+                            number=0,
+                            lineage=lineage,
+                            build=self._builds.read(folder),
+                            state=VersionState.LOADING,
+                            create_time=now,
+                            update_time=now,
+                            request_id=request_id,
+                            traceparent=traceparent,
+                        )
                     )
-                )
-            return self._bring_up(version, serving), False
+                return self._bring_up(version, serving, request_id, folder), False
+            finally:
+                self._builds.release(folder)
 
     def roll_back(self, model: str, number: int = 0, request_id: str = "") -> ModelVersion:
         """Lets an earlier version answer again; the one before the serving one when `number` is zero.
@@ -97,13 +108,13 @@ class Publishing:
         """
         with self._locks[model]:
             serving = self.get(model).serving
-            done = self._store.rolled_back_to(model, request_id) if request_id else None
+            done = self._store.done_by(model, request_id) if request_id else None
             if done is not None:
                 return done
             target = self._rollback_target(model, number, serving)
             if serving is not None and target.number == serving.number and self._is_ready(serving):
                 return serving
-            return self._bring_up(target, serving, rolled_back_by=request_id)
+            return self._bring_up(target, serving, request_id)
 
     def unpublish(self, model: str) -> Model:
         """Takes a model out of service; its versions stay on disk."""
@@ -139,6 +150,11 @@ class Publishing:
     def fill_table(self) -> None:
         """Takes over what the store says is serving; call it once, at start."""
         for model in self._all_models():
+            # Killed between a load and its note in the store, the service finds Triton answering with another version
+            # than it knows to be serving, until `reconcile` has loaded that one.
+            for version in self._every_version(model.name):
+                if version.state is not VersionState.FAILED:
+                    self._table.expect(version)
             if model.serving is not None:
                 self._table.set(model.serving)
 
@@ -152,6 +168,8 @@ class Publishing:
         dead = self._suspects.take()
         for model in self._all_models():
             wanted = frozenset([model.serving.number]) if model.serving else frozenset()
+            if self._clock.monotonic() < self._put_off.get(model.name, (0.0, 0.0))[0]:
+                continue
             if ready.get(model.name, frozenset()) != wanted or model.name in dead:
                 self._settle(model.name, anew=model.name in dead)
         for version in self._store.unannounced():
@@ -175,34 +193,47 @@ class Publishing:
                 return
             logger.info("loading %s: ready are %s", serving.name, sorted(ready) or "none")
             self._load(serving)
+            self._put_off.pop(model, None)
         except TidemillError as error:
             if is_retryable(error):
                 if anew:
                     self._suspects.add(model)
                 raise
-            logger.error("%s cannot be brought to its state: %s", model_name(model), error.message)
+            # Somebody must mend it; trying without a pause would load and log for nothing.
+            pause = min(max(_FIRST_PAUSE_S, 2 * self._put_off.get(model, (0.0, 0.0))[1]), _LONGEST_PAUSE_S)
+            self._put_off[model] = (self._clock.monotonic() + pause, pause)
+            logger.error(
+                "%s cannot be brought to its state, tried again in %.0f s: %s", model_name(model), pause, error.message
+            )
         finally:
             lock.release()
 
     def _bring_up(
-        self, version: ModelVersion, serving: ModelVersion | None, *, rolled_back_by: str = ""
+        self, version: ModelVersion, serving: ModelVersion | None, request_id: str, build: Path | None = None
     ) -> ModelVersion:
         try:
-            self._load(version)
+            self._load(version, build)
         except TidemillError as error:
             self._give_up(version, serving, error)
             raise
         now = self._clock.now()
         version = replace(version, state=VersionState.SERVING, update_time=now, serve_time=now, message="")
-        self._store.serve(version, rolled_back_by=rolled_back_by)
+        self._store.serve(version, done_by=request_id)
         self._table.set(version)
+        self._put_off.pop(version.model, None)
         logger.info("%s serves (%s)", version.name, version.lineage.artifact_uri)
         self._prune(version)
         return version
 
-    def _load(self, version: ModelVersion) -> None:
+    def _load(self, version: ModelVersion, build: Path | None = None) -> None:
+        """Loads a version; `build` is its build where that has been fetched already."""
         if not self._repository.holds(version):
-            self._repository.place(version, self._builds.fetch(version.lineage.artifact_uri, version.lineage.digest))
+            folder = build or self._builds.fetch(version.lineage.artifact_uri, version.lineage.digest)
+            try:
+                self._repository.place(version, folder)
+            finally:
+                if build is None:
+                    self._builds.release(folder)
         self._table.expect(version)
         self._repository.configure(version)
         self._server.load(version.model)
@@ -248,8 +279,20 @@ class Publishing:
         return found
 
     def _prune(self, serving: ModelVersion) -> None:
-        """Removes folders of versions beyond those kept; the store remembers them, and a roll-back places them anew."""
-        retired = [v for v in self._every_version(serving.model) if v.state is VersionState.RETIRED]
+        """Removes folders of versions beyond those kept; the store remembers them, and a roll-back places them anew.
+
+        What is still LOADING was cut off, since one model changes at a time: nobody would ever come back to it.
+        """
+        retired: list[ModelVersion] = []
+        for version in list(self._every_version(serving.model)):
+            if version.state is VersionState.RETIRED:
+                retired.append(version)
+            elif version.state is VersionState.LOADING:
+                why = f"Its publication was cut off, and {serving.name} took its place."
+                self._store.update_version(
+                    replace(version, state=VersionState.FAILED, message=why, update_time=self._clock.now())
+                )
+                self._repository.remove(version.model, version.number)
         for version in retired[max(0, self._keep - 1) :]:
             if self._repository.holds(version):
                 logger.info("removing the folder of %s", version.name)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import fsspec
 import pytest
 from google.protobuf import text_format
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from tritonclient.grpc import model_config_pb2
 
 import services.inference.__main__ as composition
@@ -19,8 +21,14 @@ from services.inference.adapters.triton_repository import TritonRepository
 from services.inference.app.publishing import NEWEST, Publishing
 from services.inference.app.serving import ServingTable, Suspects
 from services.inference.domain.model import Lineage, ModelVersion, Task, VersionState
-from services.kit.clock import SystemClock
-from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
+from services.kit.clock import Clock, SystemClock
+from services.kit.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.kit.storage.database import open_database
 
@@ -34,9 +42,11 @@ class FakeServer:
     loads: list[str] = field(default_factory=list)
     error: Exception | None = None
     away: bool = False
+    asked: int = 0
 
     def load(self, model: str) -> None:
         """As Triton does: reads the configuration, and keeps what served where it fails."""
+        self.asked += 1
         if self.away:
             raise UnavailableError("Triton is away", reason="TRITON_UNAVAILABLE")
         if self.error is not None:
@@ -80,6 +90,7 @@ class House:
     announcer: FakeAnnouncer
     table: ServingTable = field(default_factory=ServingTable)
     suspects: Suspects = field(default_factory=Suspects)
+    clock: Clock = field(default_factory=SystemClock)
 
     @property
     def root(self) -> Path:
@@ -96,7 +107,7 @@ class House:
             announcer=self.announcer,
             table=self.table,
             suspects=self.suspects,
-            clock=SystemClock(),
+            clock=self.clock,
             keep_versions=changes.get("keep_versions", 2),
         )
 
@@ -192,6 +203,136 @@ def test_a_publication_that_was_cut_off_is_taken_up_under_its_number(house: Hous
     assert house.server.ready["m"] == frozenset({1})
     version, reused = house.publishing().publish("m", two)
     assert (version.number, reused) == (2, False)
+
+
+def test_a_cut_off_publication_leaves_nothing_once_another_took_its_place(house: House) -> None:
+    publishing, one, two = house.publishing(), house.build("one"), house.build("two")
+    house.server.away = True
+    with pytest.raises(UnavailableError):
+        publishing.publish("m", one)
+    assert (house.root / "m" / "1").is_dir()
+    house.server.away = False
+    publishing.publish("m", two)
+    assert house.states() == [(2, VersionState.SERVING), (1, VersionState.FAILED)]
+    assert not (house.root / "m" / "1").exists()
+    assert publishing.publish("m", one)[0].number == 3
+
+
+def test_what_triton_loaded_before_a_kill_is_understood_until_it_is_put_right(house: House) -> None:
+    publishing, one, two = house.publishing(), house.build("one"), house.build("two", labels=["c", "d"])
+    publishing.publish("m", one)
+    house.server.away = True
+    with pytest.raises(UnavailableError):
+        publishing.publish("m", two)
+    # Killed here: Triton goes on with the load, and the next start knows of it only from the store.
+    house.table = ServingTable()
+    house.publishing().fill_table()
+    assert house.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+    assert house.table.labels("m", 2) == ("c", "d")
+
+
+def test_a_late_repeat_of_a_publication_does_not_undo_what_came_after_it(house: House) -> None:
+    publishing, one, two = house.publishing(), house.build("one"), house.build("two")
+    first, _ = publishing.publish("m", one, "r1")
+    publishing.publish("m", two, "r2")
+    assert publishing.publish("m", one, "r1")[0].number == first.number
+    assert house.states() == [(2, VersionState.SERVING), (1, VersionState.RETIRED)]
+    # A request of its own may bring the build back.
+    assert publishing.publish("m", one, "r3")[0].state is VersionState.SERVING
+
+
+def test_a_copy_of_a_remote_build_goes_when_it_has_been_placed(house: House) -> None:
+    local = house.build("one")
+    remote = fsspec.filesystem("memory")
+    remote.put(f"{house.folder}/builds/one", "/artefacts/one", recursive=True)
+    publishing = house.publishing(keep_versions=2)
+    publishing.publish("m", Lineage("memory://artefacts/one", local.digest))
+    assert not list((house.folder / "cache").iterdir())
+    # What is in its place needs no second copy, and one that is gone comes again.
+    publishing.publish("m", house.build("two"))
+    remote.rm("/artefacts/one", recursive=True)
+    assert publishing.publish("m", Lineage("memory://artefacts/one", local.digest))[0].number == 1
+    publishing.publish("m", house.build("three"))
+    publishing.publish("m", house.build("four"))
+    with pytest.raises(NotFoundError, match="memory://artefacts/one does not exist"):
+        publishing.roll_back("m", 1)
+    assert house.states()[0] == (4, VersionState.SERVING)
+    assert house.server.ready == {"m": frozenset({4})}
+    assert "versions: 4" in (house.root / "m" / "config.pbtxt").read_text()
+
+
+class Ticking(SystemClock):
+    """Its seconds pass when the test says so."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        """The test's time."""
+        return self.seconds
+
+
+def test_a_model_that_cannot_be_loaded_is_tried_again_ever_more_seldom(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.clock = clock = Ticking()
+    publishing = house.publishing()
+    publishing.publish("m", house.build("one"))
+    house.server.ready, house.server.asked = {}, 0
+    house.server.error = FailedPreconditionError("out of memory", reason="TRITON_REFUSED")
+    for _ in range(300):
+        publishing.reconcile()
+        clock.seconds += 1
+    assert 6 <= house.server.asked <= 12
+    assert len([r for r in caplog.records if "out of memory" in r.message]) == house.server.asked
+    house.server.error = None
+    clock.seconds += 60
+    publishing.reconcile()
+    assert house.server.ready == {"m": frozenset({1})}
+
+
+def test_a_full_disk_is_told_and_the_publication_goes_on_when_there_is_room(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publishing, one, two = house.publishing(), house.build("one"), house.build("two")
+    publishing.publish("m", one)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "hardlink_to", full)
+        patch.setattr("shutil.copyfile", full)
+        with pytest.raises(ResourceExhaustedError, match="full"):
+            publishing.publish("m", two)
+    assert house.states() == [(2, VersionState.LOADING), (1, VersionState.SERVING)]
+    assert house.server.ready == {"m": frozenset({1})}
+    assert publishing.publish("m", two)[0].number == 2
+
+
+def test_a_marker_that_was_cut_off_counts_as_no_version(house: House) -> None:
+    publishing = house.publishing()
+    version, _ = publishing.publish("m", house.build("one"))
+    (house.root / "m" / "1" / "tidemill-version.json").write_text("")
+    house.server.ready = {}
+    publishing.reconcile()
+    assert house.server.ready == {"m": frozenset({1})}
+    assert TritonRepository(house.root, house.folder / "staging", None).holds(version)
+
+
+def test_models_are_read_with_their_versions_in_one_query(house: House) -> None:
+    publishing = house.publishing()
+    for name in ("a", "b", "c"):
+        publishing.publish(name, house.build(name))
+    publishing.unpublish("b")
+    statements: list[str] = []
+    event.listen(house.engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    found = publishing.list("", 10)
+    assert [(m.name, m.serving.name if m.serving else None) for m in found] == [
+        ("a", "models/a/versions/1"),
+        ("b", None),
+        ("c", "models/c/versions/1"),
+    ]
+    assert len([s for s in statements if s.startswith("SELECT")]) == 1
 
 
 def test_a_start_brings_back_what_served(house: House) -> None:
