@@ -21,11 +21,13 @@ from services.inference.adapters.triton_config import MAX_BATCH
 from services.inference.adapters.triton_liveness import Liveness
 from services.inference.adapters.triton_tensors import add_prompt, add_sampling, add_texts, add_trace, once, piece_of
 from services.inference.domain.model import FinishReason, Piece, Prompt, Sampling
+from services.inference.triton_models.scheduler import QUEUE_FULL
 from services.kit.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     InternalError,
     InvalidArgumentError,
+    ResourceExhaustedError,
     TidemillError,
     UnavailableError,
 )
@@ -129,6 +131,11 @@ class TritonClient:
             return DeadlineExceededError(f"models/{model} did not answer in time.", metadata=metadata)
         if code is grpc.StatusCode.FAILED_PRECONDITION:
             return FailedPreconditionError(details, reason="REFUSED_BY_TRITON", metadata=metadata)
+        if details.endswith(QUEUE_FULL):
+            # Not UNAVAILABLE, which channels ask again at once: that would only lengthen the queue.
+            return ResourceExhaustedError(
+                f"models/{model} is busy: {details}", reason="MODEL_BUSY", metadata=metadata, retry_after_s=2.0
+            )
         # NOT_FOUND is no fault of the caller's: the model is published, so Triton is about to load it.
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED):
             return _away(model, details)

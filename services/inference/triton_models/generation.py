@@ -118,6 +118,7 @@ class Runtime:
         # The tokenizer of training and evaluation; GenAI's own is used for the chat template only.
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         context_length = int(model_config["context_length"])
+        max_new_tokens = int(manifest.get("max_new_tokens") or 256)
         ends = model_config["eos_token_id"]
         prompts = PromptBuilder(
             encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
@@ -126,13 +127,14 @@ class Runtime:
             prompt_template=manifest.get("prompt_template", ""),
             max_input_tokens=int(manifest.get("max_input_tokens") or 0),
             context_length=context_length,
+            answer_tokens=max_new_tokens,
         )
         return cls(
             genai,
             model,
             prompts,
             context_length,
-            int(manifest.get("max_new_tokens") or 256),
+            max_new_tokens,
             frozenset(ends if isinstance(ends, list) else [ends]),
         )
 

@@ -20,7 +20,8 @@ class PromptBuilder:
     """Builds prompts of one model.
 
     `encode` and `decode` are the tokenizer's, without special tokens of its own; `chat` applies the model's chat
-    template to messages in JSON. `context_length` counts prompt and answer.
+    template to messages in JSON. `context_length` counts prompt and answer; of it `answer_tokens` are kept free when a
+    record's text is cut.
     """
 
     encode: Callable[[str], list[int]]
@@ -29,11 +30,13 @@ class PromptBuilder:
     prompt_template: str
     max_input_tokens: int
     context_length: int
+    answer_tokens: int
 
     def of_text(self, text: str) -> list[int]:
         """Tokens for a record's text."""
         frame = len(self._user(self._fill("")))
-        room = max(1, (self.max_input_tokens or self.context_length) - frame)
+        longest = self.context_length - self.answer_tokens
+        room = max(1, min(self.max_input_tokens or longest, longest) - frame)
         tokens = self.encode(text)
         kept = text if len(tokens) <= room else self.decode(tokens[:room])
         return self._checked(self._user(self._fill(kept)))

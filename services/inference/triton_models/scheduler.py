@@ -25,6 +25,10 @@ class Work(Protocol):
         ...
 
 
+QUEUE_FULL = "requests wait already."
+"""How the text of a QueueFullError ends: of an error in a stream Triton passes on little more than its text."""
+
+
 class QueueFullError(Exception):
     """So many wait already that another would not be answered in time."""
 
@@ -49,7 +53,7 @@ class Scheduler:
         try:
             self._waiting.put_nowait(work)
         except queue.Full as error:
-            raise QueueFullError(f"{self._waiting.maxsize} requests wait already.") from error
+            raise QueueFullError(f"{self._waiting.maxsize} {QUEUE_FULL}") from error
 
     def close(self) -> None:
         """Ends when everything taken is done."""

@@ -15,11 +15,13 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add
 from services.inference.adapters.triton_client import TritonClient, open_triton
 from services.inference.adapters.triton_liveness import Liveness
 from services.inference.domain.model import Message, Prompt, Sampling
+from services.inference.triton_models.scheduler import QUEUE_FULL
 from services.kit.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     InternalError,
     InvalidArgumentError,
+    ResourceExhaustedError,
     TidemillError,
     UnavailableError,
 )
@@ -161,6 +163,7 @@ async def test_a_caller_that_leaves_ends_the_stream_in_triton() -> None:
         (grpc.StatusCode.FAILED_PRECONDITION, "not now", FailedPreconditionError),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model", UnavailableError),
         (grpc.StatusCode.UNAVAILABLE, "connection refused", UnavailableError),
+        (grpc.StatusCode.UNAVAILABLE, f"256 {QUEUE_FULL}", ResourceExhaustedError),
         (grpc.StatusCode.INTERNAL, "Request for unknown model: 'm' has no available versions", UnavailableError),
         (grpc.StatusCode.INTERNAL, "a defect", InternalError),
     ],

@@ -74,6 +74,7 @@ def _builder(**changes: object) -> PromptBuilder:
         "prompt_template": "Sum {text} up.",
         "max_input_tokens": 30,
         "context_length": 40,
+        "answer_tokens": 8,
     }
     return PromptBuilder(**(fields | changes))  # type: ignore[arg-type]
 
@@ -88,6 +89,12 @@ def test_a_records_text_is_put_into_the_template_and_cut_at_its_end() -> None:
     cut = _text(builder.of_text("abc {text} " * 10))
     assert len(cut) == 30
     assert cut == "<user>Sum abc {text} ab up.<a>"
+
+
+@pytest.mark.parametrize("max_input_tokens", [0, 40, 100])
+def test_a_text_longer_than_the_context_is_cut_with_room_for_its_answer(max_input_tokens: int) -> None:
+    """Whatever the build says of its input: no limit, the whole context, or more than that."""
+    assert len(_builder(max_input_tokens=max_input_tokens).of_text("abc " * 100)) == 40 - 8
 
 
 def test_a_conversation_is_taken_whole_or_refused() -> None:
