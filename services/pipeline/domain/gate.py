@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -83,6 +84,7 @@ def measured(report: Mapping[str, Any]) -> Measured:
 
 def _build(item: Mapping[str, Any]) -> Build:
     tokens, texts = float(item.get("tokens_per_second", 0.0)), float(item.get("examples_per_second", 0.0))
+    quality = _value(item.get("quality"))
     return Build(
         precision=str(item["precision"]),
         uri=str(item["uri"]),
@@ -90,7 +92,7 @@ def _build(item: Mapping[str, Any]) -> Build:
         size_bytes=int(item.get("size_bytes", 0)),
         speed=tokens or texts,
         speed_unit="tokens/s" if tokens else "texts/s",
-        quality=float(item["quality"].get("value", 0.0)),
+        quality=math.nan if quality is None else quality,
         loss=_value(item.get("loss")),
         loss_increase=_value(item.get("loss_increase")),
     )
@@ -115,15 +117,16 @@ def judge(gate: Gate, preference: Preference, found: Measured) -> tuple[Verdict,
         return tuple(verdicts)
     best, words = _best(preference, passed)
     return tuple(
-        replace(verdict, chosen=True, why=f"{verdict.why} Published: {words}.")
-        if verdict.precision == best.precision
-        else verdict
-        for verdict in verdicts
+        replace(verdict, chosen=True, why=f"{verdict.why} Published: {words}.") if build is best else verdict
+        for build, verdict in zip(found.builds, verdicts, strict=True)
     )
 
 
 def _too_bad(gate: Gate, found: Measured) -> str:
-    if found.tuned >= gate.min_quality:
+    if not math.isfinite(found.tuned):
+        return f"The tuned model's {found.metric} could not be measured ({found.tuned}); its training went astray."
+    # Without a demand there is none, also for a metric that goes below zero.
+    if gate.min_quality <= 0 or found.tuned >= gate.min_quality:
         return ""
     return (
         f"The tuned model's {found.metric} {found.tuned:.3f} is below {gate.min_quality:.3f}, the least that is wanted."
@@ -133,7 +136,8 @@ def _too_bad(gate: Gate, found: Measured) -> str:
 def _too_little_gain(gate: Gate, found: Measured) -> str:
     if gate.min_gain_over_base <= 0 or found.base is None:
         return ""
-    if found.tuned >= found.base * (1 + gate.min_gain_over_base) and found.tuned > found.base:
+    wanted = found.base + abs(found.base) * gate.min_gain_over_base
+    if found.tuned >= wanted - abs(wanted) * _ROUNDING and found.tuned > found.base:
         return ""
     gain = f"{found.tuned / found.base - 1:+.1%}" if found.base > 0 else "none"
     return (
@@ -146,14 +150,23 @@ def _verdict(gate: Gate, found: Measured, build: Build, too_little: str) -> Verd
     if build.loss_increase is not None:
         loss, measure, value, worse, better = build.loss_increase, "cross entropy", build.loss, "above", "below"
     else:
-        loss = (found.tuned - build.quality) / found.tuned if found.tuned > 0 else 0.0
+        loss = _decrease(found.tuned, build.quality)
         measure, value, worse, better = found.metric, build.quality, "below", "above"
     if too_little:
         return Verdict(build.precision, False, loss, too_little)
+    if not math.isfinite(loss):
+        return Verdict(build.precision, False, loss, f"{measure} {value} is no figure to compare: the build is broken.")
     words = f"{loss:.1%} {worse}" if loss > 0.0005 else f"{-loss:.1%} {better}" if loss < -0.0005 else "equal to"
     passed = loss <= gate.max_quality_loss + _ROUNDING
     why = f"{measure} {value:.3f} is {words} the tuned model's; the limit is {gate.max_quality_loss:.1%}."
     return Verdict(build.precision, passed, loss, why)
+
+
+def _decrease(tuned: float, quality: float) -> float:
+    """Relative to the tuned model's, positive where the build is worse; all or nothing where that is zero."""
+    if tuned == 0 and math.isfinite(quality):
+        return 1.0 if quality < 0 else 0.0
+    return (tuned - quality) / abs(tuned) if tuned else math.nan
 
 
 def _best(preference: Preference, passed: Sequence[Build]) -> tuple[Build, str]:
@@ -162,7 +175,9 @@ def _best(preference: Preference, passed: Sequence[Build]) -> tuple[Build, str]:
             best = min(passed, key=lambda build: (build.size_bytes, -build.speed))
             words = f"smallest of the {len(passed)} that passed, {best.size_bytes / 1e6:,.0f} MB"
         case Preference.BEST_QUALITY:
-            best = max(passed, key=lambda build: (-(build.loss or 0.0), build.quality, build.speed))
+            # Losses rank builds only where each has one.
+            by_loss = all(build.loss is not None for build in passed)
+            best = max(passed, key=lambda build: (-(build.loss or 0.0) if by_loss else 0.0, build.quality, build.speed))
             words = f"highest quality of the {len(passed)} that passed"
         case Preference.FASTEST:
             best = max(passed, key=lambda build: (build.speed, -build.size_bytes))

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pytest
+import math
 
-from services.pipeline.domain.gate import Gate, Preference, judge, measured
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.pipeline.domain.gate import Build, Gate, Measured, Preference, judge, measured
 from tests.unit.pipeline.peers import report
 
 
@@ -70,3 +74,95 @@ def test_where_cross_entropy_was_measured_it_decides() -> None:
     assert verdicts[1].chosen
     assert verdicts[2].why.startswith("cross entropy 3.600 is 20.0% above the tuned model's")
     assert next(v for v in judge(Gate(0.05), Preference.BEST_QUALITY, measured(value)) if v.chosen).precision == "fp32"
+
+
+# As reports carry them: a metric may be zero, negative or, where training went astray, no number at all.
+_FIGURES = st.one_of(
+    st.floats(-10, 10), st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf]), st.floats(0, 1).map(lambda x: x / 7)
+)
+
+
+@st.composite
+def _builds(draw: st.DrawFn) -> tuple[Build, ...]:
+    losses = draw(st.booleans())
+    return tuple(
+        Build(
+            precision=precision,
+            uri=precision,
+            digest="",
+            size_bytes=draw(st.integers(0, 10**9)),
+            speed=draw(st.floats(0, 1000)),
+            speed_unit="tokens/s",
+            quality=draw(_FIGURES),
+            loss=draw(_FIGURES) if losses else None,
+            loss_increase=draw(_FIGURES) if losses else None,
+        )
+        for precision in draw(st.lists(st.sampled_from(["fp32", "int8", "int4"]), max_size=4))
+    )
+
+
+_GATES = st.builds(Gate, st.floats(0, 1), st.floats(0, 3), st.floats(0, 2))
+
+
+@given(_GATES, st.sampled_from(Preference), _FIGURES, st.one_of(st.none(), _FIGURES), _builds())
+def test_whatever_was_measured_at_most_one_build_is_chosen_and_only_a_good_one(
+    gate: Gate, preference: Preference, tuned: float, base: float | None, builds: tuple[Build, ...]
+) -> None:
+    verdicts = judge(gate, preference, Measured("rouge_l", base, tuned, builds))
+    assert [verdict.precision for verdict in verdicts] == [build.precision for build in builds]
+    assert all(verdict.why for verdict in verdicts)
+    passed = [verdict for verdict in verdicts if verdict.passed]
+    assert sum(verdict.chosen for verdict in verdicts) == bool(passed)
+    for verdict in passed:
+        assert math.isfinite(verdict.quality_loss)
+        assert verdict.quality_loss <= gate.max_quality_loss + 1e-6
+    if passed:
+        assert math.isfinite(tuned)
+        assert tuned >= gate.min_quality or not gate.min_quality
+        assert base is None or not gate.min_gain_over_base or tuned > base
+
+
+@given(st.floats(-10, 10), st.floats(0.001, 10), st.floats(0, 1))
+def test_a_build_worse_than_the_tuned_model_has_a_loss_whatever_its_sign(
+    tuned: float, worse_by: float, limit: float
+) -> None:
+    build = Build("int8", "", "", 1, 1.0, "texts/s", tuned - worse_by)
+    (verdict,) = judge(Gate(limit), Preference.FASTEST, Measured("score", None, tuned, (build,)))
+    assert verdict.quality_loss > 0
+    assert verdict.passed == (verdict.quality_loss <= limit + 1e-9)
+
+
+@given(st.floats(-10, 10).filter(lambda x: abs(x) > 1e-3), st.floats(0.001, 3))
+def test_a_gain_of_just_what_is_wanted_is_enough_whatever_the_last_bit(base: float, gain: float) -> None:
+    tuned = base + abs(base) * gain
+    build = Build("int8", "", "", 1, 1.0, "texts/s", tuned)
+    for found, passes in ((tuned, True), (base + abs(base) * gain * 0.99, False), (base, False)):
+        (verdict,) = judge(Gate(1.0, gain), Preference.FASTEST, Measured("score", base, found, (build,)))
+        assert verdict.passed is passes, (found, verdict.why)
+
+
+def test_a_gain_is_reached_also_where_the_product_rounds_up() -> None:
+    assert 0.1 * (1 + 0.1) > 0.11
+    assert judge(Gate(0.05, 0.1), Preference.FASTEST, measured(report(base=0.1, tuned=0.11, fp32=0.11)))[0].passed
+
+
+def test_a_training_that_went_astray_is_told_and_publishes_nothing() -> None:
+    verdicts = judge(Gate(1.0), Preference.FASTEST, measured(report(tuned=math.nan, fp32=0.2)))
+    assert not verdicts[0].passed
+    assert "could not be measured" in verdicts[0].why
+
+
+def test_a_build_without_its_quality_is_not_taken_for_a_good_one() -> None:
+    value = report(fp32=0.2, int8=0.2)
+    del value["variants"][1]["quality"]
+    verdicts = judge(Gate(1.0), Preference.FASTEST, measured(value))
+    assert [verdict.passed for verdict in verdicts] == [True, False]
+    assert "broken" in verdicts[1].why
+
+
+def test_a_build_whose_loss_was_not_measured_is_not_the_best_for_that() -> None:
+    value = report(fp32=0.2, int8=0.19)
+    value["variants"][0]["loss"] = {"name": "cross_entropy", "value": 3.0}
+    value["variants"][0]["loss_increase"] = {"name": "cross_entropy_increase"}
+    verdicts = judge(Gate(0.1), Preference.BEST_QUALITY, measured(value))
+    assert [verdict.chosen for verdict in verdicts] == [True, False]
