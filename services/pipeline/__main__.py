@@ -28,7 +28,7 @@ from services.pipeline.app.driver import Driver
 from services.pipeline.app.feedback import FeedbackBook
 from services.pipeline.app.turn import Parts
 from services.pipeline.entrypoints.consumer import TOPICS, PeerEventHandler
-from services.pipeline.entrypoints.housekeeping import tend_feedback
+from services.pipeline.entrypoints.housekeeping import Bell, tend_feedback
 from services.pipeline.entrypoints.servicer import PipelineServicer
 from services.pipeline.settings import PipelineSettings
 
@@ -66,7 +66,8 @@ async def build(settings: PipelineSettings) -> Service:
     )
     driver = Driver(parts)
     cycles = Cycles(parts.cycles, datasets, clock, started=driver.start, cancelled=driver.cancel)
-    feedback = FeedbackBook(SqlFeedbackStore(engine), announcer, clock, settings.keep_answers_days)
+    recorded = Bell(asyncio.get_running_loop())
+    feedback = FeedbackBook(SqlFeedbackStore(engine), announcer, clock, settings.keep_answers_days, recorded.ring)
     consumer = KafkaEventConsumer(
         settings.kafka_bootstrap,
         "tidemill-pipeline",
@@ -82,7 +83,7 @@ async def build(settings: PipelineSettings) -> Service:
     return Service(
         register=register,
         consumers=[consumer],
-        tasks=[driver.run, lambda: tend_feedback(feedback)],
+        tasks=[driver.run, lambda: tend_feedback(feedback, recorded)],
         closers=[*(channel.close for channel in channels), publisher.close, engine.dispose],
     )
 

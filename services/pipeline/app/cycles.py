@@ -37,12 +37,13 @@ class Cycles:
         """Starts a cycle; answers with the one of the same request, or with the equal one that is at work.
 
         Raises:
-            InvalidArgumentError: cleaning cannot apply the recipe, or two sources share a name.
+            InvalidArgumentError: cleaning cannot apply the recipe, two sources share a name, or the request id was used
+                for another spec.
             FailedPreconditionError: the loop is at work with another spec.
         """
         known = await asyncio.to_thread(self._store.by_request, request_id) if request_id else None
         if known is not None:
-            return known
+            return _same(known, spec)
         running = await self._at_work(spec)
         if running is not None:
             return running
@@ -67,7 +68,7 @@ class Cycles:
                 raise
             return running
         self._started(cycle.name)
-        return cycle
+        return _same(cycle, spec)
 
     async def get(self, name: str) -> Cycle:
         """The cycle.
@@ -100,6 +101,17 @@ class Cycles:
             reason="CYCLE_AT_WORK",
             metadata={"cycle": running.name},
         )
+
+
+def _same(known: Cycle, spec: PipelineSpec) -> Cycle:
+    """The cycle of a repeated request."""
+    if known.spec != spec:
+        raise InvalidArgumentError(
+            f"request_id {known.request_id!r} was used for another cycle; give every cycle one of its own.",
+            reason="REQUEST_ID_REUSED",
+            metadata={"request_id": known.request_id, "cycle": known.name},
+        )
+    return known
 
 
 def _check(spec: PipelineSpec) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from services.kit.clock import Clock
-from services.kit.errors import UnavailableError
+from services.kit.errors import InvalidArgumentError
 from services.kit.ids import new_id
 from services.pipeline.app.ports import Announcer, FeedbackStore
 from services.pipeline.domain.feedback import Answer, Feedback
@@ -19,17 +18,27 @@ _PAGE = 200
 
 
 class FeedbackBook:
-    """Threads share it."""
+    """Threads share it; `recorded` wakes who calls `tend`."""
 
-    def __init__(self, store: FeedbackStore, announcer: Announcer, clock: Clock, keep_answers_days: int) -> None:
-        self._store, self._announcer, self._clock = store, announcer, clock
+    def __init__(
+        self,
+        store: FeedbackStore,
+        announcer: Announcer,
+        clock: Clock,
+        keep_answers_days: int,
+        recorded: Callable[[], None],
+    ) -> None:
+        self._store, self._announcer, self._clock, self._recorded = store, announcer, clock, recorded
         self._keep = timedelta(days=keep_answers_days)
-        self._announcing = threading.Lock()
 
     def record(
         self, answer: str, rating: float, correction: str, author: str, request_id: str, traceparent: str
     ) -> Feedback:
-        """Stores a judgement and tells the others; they hear later where the bus is away."""
+        """Stores a judgement; `tend` tells the others, so that a bus that is away holds up no caller.
+
+        Raises:
+            InvalidArgumentError: the request id was used for another judgement.
+        """
         draft = Feedback(
             new_id(),
             answer,
@@ -41,11 +50,13 @@ class FeedbackBook:
             traceparent=traceparent,
         )
         kept = self._store.record(draft)
-        try:
-            self.announce()
-        except UnavailableError as error:
-            # It is stored, so it counts; `tend` tells the others when the bus is back.
-            logger.warning("feedback is told later: %s", error.message)
+        if (kept.answer, kept.rating, kept.correction, kept.author) != (answer, rating, correction, author):
+            raise InvalidArgumentError(
+                f"request_id {request_id!r} was used for another judgement; give each one of its own.",
+                reason="REQUEST_ID_REUSED",
+                metadata={"request_id": request_id, "feedback": kept.name},
+            )
+        self._recorded()
         return kept
 
     def page(self, model: str, before: str, limit: int) -> Sequence[Feedback]:
@@ -56,16 +67,11 @@ class FeedbackBook:
         """Keeps which version gave each answer."""
         self._store.remember(answers)
 
-    def announce(self) -> None:
-        """Publishes all feedback that has not been published."""
-        with self._announcing:
-            while pending := self._store.unannounced(_PAGE):
-                self._announcer.feedback(pending)
-                self._store.mark_announced([item.feedback_id for item in pending])
-
     def tend(self) -> None:
-        """What is due now and then: announce what is left, drop answers that are too old to be judged."""
-        self.announce()
+        """What is due now and then: announce what was not yet, drop answers that are too old to be judged."""
+        while pending := self._store.unannounced(_PAGE):
+            self._announcer.feedback(pending)
+            self._store.mark_announced([item.feedback_id for item in pending])
         dropped = self._store.forget(self._clock.now() - self._keep)
         if dropped:
             logger.info(

@@ -7,9 +7,11 @@ the work that it had started. Errors that a retry may mend are waited out; other
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from services.kit.clock import Clock
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
 _PROGRESS_EVERY_S = 0.25
+# How long a cancelled cycle waits to learn the name of the work that it was just ordering.
+_ORDER_PATIENCE_S = 10.0
 # A publication that is under way is let finish; one that waits for its peer is not.
 _NOT_CANCELLABLE = ("gate", "publish")
 
@@ -71,21 +75,31 @@ class Turn:
         self._cycle = cycle
         self._cancel = asyncio.Event()
         self._saved_at = 0.0
+        # What is still to be stopped at a peer that was away when the cycle ended.
+        self._left = self._unfinished_work() if cycle.state.final else []
 
     async def run(self, cancel: asyncio.Event) -> None:
-        """Returns when the cycle has ended and the others know of it; it ends sooner where `cancel` is set."""
+        """Returns when the cycle has ended, the others know of it, and no work of it goes on at a peer.
+
+        It ends sooner where `cancel` is set.
+        """
         self._cancel = cancel
         while (stage := self._cycle.current) is not None and not self._cycle.state.final:
             await self._run_stage(stage)
         if not self._cycle.state.final:
             await self._end(CycleState.SUCCEEDED)
         await self._persistently(lambda: asyncio.to_thread(self._parts.announcer.cycle_ended, self._cycle))
+        for of_stage, resource in self._left:
+            await self._persistently(partial(self._stop, of_stage, resource))
         self._cycle = replace(self._cycle, announced=True)
         await self._save()
 
     async def _run_stage(self, stage: Stage) -> None:
         now = self._parts.clock.now()
         if stage.state is StageState.PENDING:
+            if self._cancel.is_set():
+                await self._end(CycleState.CANCELLED)
+                return
             await self._change(replace(stage, state=StageState.RUNNING, start_time=now))
         do = {
             "collect": self._collect,
@@ -228,11 +242,25 @@ class Turn:
         await self._summarize("publish", f"{published.model_version} ({precision})", published.reused)
 
     async def _start(self, stage: str, worker: Worker, order: Json, suffix: str) -> Work:
-        work = await self._persistently(lambda: worker.start(order, self._request(suffix)), stage)
+        starting = asyncio.ensure_future(self._persistently(lambda: worker.start(order, self._request(suffix)), stage))
+        try:
+            work = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # The peer may have taken the order by now, and what it started must be known to be stopped.
+            if self._cancel.is_set():
+                await asyncio.wait({starting}, timeout=_ORDER_PATIENCE_S)
+                if starting.done() and starting.exception() is None:
+                    await self._note(stage, starting.result())
+            raise
+        finally:
+            starting.cancel()
+        await self._note(stage, work)
+        return work
+
+    async def _note(self, stage: str, work: Work) -> None:
         known = self._stage(stage)
         if work.name not in known.resources:
             await self._change(replace(known, resources=(*known.resources, work.name)))
-        return work
 
     async def _follow(self, stage: str, worker: Worker, work: Work) -> Work:
         """The work's end; `reused` whether its start or its end says so."""
@@ -268,9 +296,13 @@ class Turn:
                 if not is_retryable(error):
                     raise
                 await self._waits(stage, error)
-            if stage and self._cancel.is_set():
-                raise _StageFailedError(CycleState.CANCELLED, None, "cancelled while it waited")
-            await asyncio.sleep(pause)
+            if stage:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._cancel.wait()
+                    raise _StageFailedError(CycleState.CANCELLED, None, "cancelled while it waited")
+            else:
+                await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def _waits(self, stage: str, error: TidemillError) -> None:
@@ -280,13 +312,34 @@ class Turn:
             await self._progress(stage, {"phase": f"waits for {peer}" if peer else "waits"})
 
     async def _stop_work(self, stage: str) -> None:
-        """Cancels what the stage had started; work that has ended, or a peer that is away, does not hold it up."""
-        worker = {"collect": self._parts.imports, "clean": self._parts.dataset_versions, "train": self._parts.runs}
-        for resource in self._stage(stage).resources if stage in worker else ():
+        """Cancels what the stage had started; a peer that is away does not hold the cycle's end up."""
+        for resource in self._stage(stage).resources if stage in self._workers() else ():
             try:
-                await worker[stage].cancel(resource, self._request(f"cancel-{resource.rpartition('/')[2]}"))
+                await self._stop(stage, resource)
             except TidemillError as error:
-                logger.info("%s was not cancelled: %s", resource, error.message)
+                logger.warning("%s is cancelled later: %s", resource, error.message)
+                self._left.append((stage, resource))
+
+    async def _stop(self, stage: str, resource: str) -> None:
+        """Cancels it, unless it has ended or is gone; raises what a retry may mend."""
+        try:
+            await self._workers()[stage].cancel(resource, self._request(f"cancel-{resource.rpartition('/')[2]}"))
+        except TidemillError as error:
+            if is_retryable(error):
+                raise
+            logger.info("%s was not cancelled: %s", resource, error.message)
+
+    def _unfinished_work(self) -> list[tuple[str, str]]:
+        """Stage and name of the work that an ended cycle may have left."""
+        return [
+            (stage.name, resource)
+            for stage in self._cycle.stages
+            if stage.name in self._workers() and stage.state in (StageState.FAILED, StageState.SKIPPED)
+            for resource in stage.resources
+        ]
+
+    def _workers(self) -> dict[str, Worker]:
+        return {"collect": self._parts.imports, "clean": self._parts.dataset_versions, "train": self._parts.runs}
 
     async def _fail(self, stage: str, state: CycleState, failure: Failure | None, summary: str) -> None:
         await self._stop_work(stage)

@@ -26,6 +26,7 @@ from tidemill.training.v1 import training_service_pb2 as training_pb
 from tidemill.training.v1 import training_service_pb2_grpc as training_grpc
 from tidemill.training.v1.run_pb2 import Report, Run
 
+from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from services.kit.bus.kafka import ensure_topics
 from tests.service_process import ServiceProcess
@@ -115,11 +116,17 @@ class PipelineProcess(ServiceProcess):
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
     """A Kafka with all topics."""
-    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:
-        ensure_topics(stack.kafka_bootstrap)
-        yield stack.kafka_bootstrap
+    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as state:
+        ensure_topics(state.kafka_bootstrap)
+        yield state
+
+
+@pytest.fixture(scope="session")
+def kafka(stack: StackState) -> str:
+    """Its address."""
+    return stack.kafka_bootstrap
 
 
 @pytest.fixture

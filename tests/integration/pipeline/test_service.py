@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import time
 import uuid
 from collections.abc import Callable
@@ -16,6 +18,8 @@ from tidemill.pipeline.v1.cycle_pb2 import Cycle, PipelineSpec, Rollout
 from tidemill.pipeline.v1.pipeline_events_pb2 import CycleEnded, FeedbackRecorded
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
+from infra.stack.state import StackState
+from infra.stack.testing import REUSE
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import FEEDBACK, PIPELINE_EVENTS, PREDICTIONS
@@ -144,3 +148,26 @@ def test_feedback_meets_its_prediction_and_is_told_on_the_bus(stub: PipelineServ
     event = next(e for m in consumer if (e := FeedbackRecorded.FromString(m.value)).answer == answer)
     consumer.close()
     assert (event.rating, event.correction, event.feedback) == (-1, "Better", kept.name)
+
+
+@pytest.mark.skipif(REUSE in os.environ, reason="others use this Kafka")
+def test_feedback_is_taken_at_once_while_the_bus_hangs_and_is_told_when_it_is_back(
+    stub: PipelineServiceStub, pipeline: PipelineProcess, stack: StackState
+) -> None:
+    broker = stack.children["kafka"].pid
+    assert broker is not None
+    answer = f"answers/{uuid.uuid4()}"
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        # More than the service has threads: none of them may wait for the bus.
+        names = [
+            stub.RecordFeedback(pb.RecordFeedbackRequest(answer=answer, rating=1), timeout=10).feedback.name
+            for _ in range(40)
+        ]
+        assert len(stub.ListFeedback(pb.ListFeedbackRequest(), timeout=10).feedback) >= 40
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    consumer = KafkaConsumer(FEEDBACK.name, bootstrap_servers=stack.kafka_bootstrap, auto_offset_reset="earliest")
+    told = (event.feedback for m in consumer if (event := FeedbackRecorded.FromString(m.value)).answer == answer)
+    assert {next(told) for _ in names} == set(names)
+    consumer.close()

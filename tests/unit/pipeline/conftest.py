@@ -41,6 +41,7 @@ class World:
     runs: FakeWorker
     models: FakeModels
     announcer: FakeAnnouncer
+    tracing: NoTracing
     spec: PipelineSpec
 
     def driver(self) -> tuple[Driver, Cycles]:
@@ -54,7 +55,7 @@ class World:
             models=self.models,
             announcer=self.announcer,
             wakeups=QuickWakeups(),
-            tracing=NoTracing(),
+            tracing=self.tracing,
             clock=SystemClock(),
         )
         driver = Driver(parts)
@@ -84,6 +85,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         runs=FakeWorker("runs", {"report": report(fp32=0.2, int8=0.198, int4=0.1)}),
         models=FakeModels(),
         announcer=FakeAnnouncer(),
+        tracing=NoTracing(),
         spec=PipelineSpec(
             name="headlines",
             sources=({"source": "bbc", "text_folder": {"uri": "/bbc"}},),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,14 +37,16 @@ def report(base: float = 0.1, tuned: float = 0.2, **qualities: float) -> dict[st
 
 
 class FakeWorker:
-    """Work that passes through two states; `release` lets it end."""
+    """Work that passes through two states; `release` lets it end, and without `answering` no order is answered."""
 
     def __init__(self, kind: str, end: Json, *, held: bool = False) -> None:
         self.kind, self.end = kind, end
-        self.release = asyncio.Event()
+        self.release, self.answering = asyncio.Event(), asyncio.Event()
+        self.answering.set()
         if not held:
             self.release.set()
         self.errors: list[TidemillError] = []
+        self.cancel_errors: list[TidemillError] = []
         self.failure: Failure | None = None
         self.started: dict[str, str] = {}
         self.orders: list[Json] = []
@@ -55,6 +57,7 @@ class FakeWorker:
             raise self.errors.pop(0)
         self.orders.append(order)
         name = self.started.setdefault(request_id, f"{self.kind}/{len(self.started) + 1}")
+        await self.answering.wait()
         return Work(name, {"name": name})
 
     async def watch(self, name: str) -> AsyncIterator[Work]:
@@ -65,6 +68,8 @@ class FakeWorker:
         yield Work(name, {"name": name, **self.end}, done=True, failure=self.failure)
 
     async def cancel(self, name: str, request_id: str) -> None:
+        if self.cancel_errors:
+            raise self.cancel_errors.pop(0)
         self.cancelled.append(name)
 
 
@@ -113,9 +118,16 @@ class FakeAnnouncer:
 
 
 class NoTracing:
+    """Calls `after[stage]` when a stage's span ends."""
+
+    def __init__(self) -> None:
+        self.after: dict[str, Callable[[str], None]] = {}
+
     @contextmanager
     def stage(self, cycle: Cycle, stage: str) -> Iterator[None]:
         yield
+        if stage in self.after:
+            self.after[stage](cycle.name)
 
 
 class QuickWakeups:

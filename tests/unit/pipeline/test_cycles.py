@@ -101,6 +101,16 @@ async def test_peers_that_are_away_are_waited_for(world: World) -> None:
     assert cycle.state is CycleState.SUCCEEDED
 
 
+async def test_a_peer_that_is_away_for_long_is_named_in_the_cycle(world: World) -> None:
+    world.runs.errors = [UnavailableError("The peer does not answer.", metadata={"peer": "training"})] * 1_000_000
+    async with service(world) as cycles:
+        name = (await cycles.create(world.spec, "", "")).name
+        cycle = await until(cycles, name, lambda c: c.stage("train").progress is not None)
+        assert cycle.stage("train").progress == {"phase": "waits for training"}
+        world.runs.errors.clear()
+        assert (await ended(cycles, name)).state is CycleState.SUCCEEDED
+
+
 async def test_failed_work_fails_the_cycle_with_its_reason(world: World) -> None:
     world.runs.failure = Failure("WORKER_CRASHED", "The worker ended 5 times.", {"run": "runs/1"})
     async with service(world) as cycles:
@@ -172,6 +182,62 @@ async def test_a_cancel_that_came_while_the_service_was_down_counts(world: World
         assert (await ended(cycles, name)).state is CycleState.CANCELLED
 
 
+async def test_work_that_is_just_being_ordered_is_cancelled_too(world: World) -> None:
+    world.runs.answering.clear()
+    async with service(world) as cycles:
+        name = (await cycles.create(world.spec, "", "")).name
+        while not world.runs.started:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        await cycles.cancel(name)
+        await asyncio.sleep(0.05)
+        world.runs.answering.set()
+        cycle = await ended(cycles, name)
+    assert cycle.state is CycleState.CANCELLED
+    assert cycle.stage("train").resources == ("runs/1",)
+    assert world.runs.cancelled == ["runs/1"]
+
+
+async def test_work_at_a_peer_that_is_away_is_cancelled_when_it_is_back_also_after_a_restart(world: World) -> None:
+    world.runs.release.clear()
+    world.runs.cancel_errors = [UnavailableError("away")] * 1_000_000
+    async with service(world) as cycles:
+        name = (await cycles.create(world.spec, "", "")).name
+        await until(cycles, name, lambda c: bool(c.stage("train").resources))
+        await cycles.cancel(name)
+        # It does not hold up the end, nor the next cycle.
+        await until(cycles, name, lambda c: c.state is CycleState.CANCELLED)
+        assert (await cycles.create(world.spec, "", "")).name != name
+    assert not world.runs.cancelled
+    async with service(world) as cycles:
+        await asyncio.sleep(0.05)
+        assert not world.runs.cancelled
+        world.runs.cancel_errors.clear()
+        await ended(cycles, name)
+    assert world.runs.cancelled == ["runs/1"]
+
+
+async def test_work_that_ended_meanwhile_does_not_hold_up_a_cancel(world: World) -> None:
+    world.runs.release.clear()
+    world.runs.cancel_errors = [FailedPreconditionError("It ended.")]
+    async with service(world) as cycles:
+        name = (await cycles.create(world.spec, "", "")).name
+        await until(cycles, name, lambda c: bool(c.stage("train").resources))
+        await cycles.cancel(name)
+        assert (await ended(cycles, name)).state is CycleState.CANCELLED
+
+
+async def test_a_cancel_between_training_and_publication_publishes_nothing(world: World) -> None:
+    driver, cycles = world.driver()
+    world.tracing.after["train"] = driver.cancel
+    task = asyncio.create_task(driver.run())
+    cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert cycle.state is CycleState.CANCELLED
+    assert [stage.state.value for stage in cycle.stages] == ["succeeded"] * 3 + ["skipped"] * 2
+    assert not world.models.published
+
+
 async def test_a_cycle_that_waits_for_its_publisher_can_be_cancelled(world: World) -> None:
     world.models.errors = [UnavailableError("away")] * 100_000
     async with service(world) as cycles:
@@ -202,6 +268,16 @@ async def test_a_repeated_request_answers_with_the_same_cycle(world: World) -> N
         await ended(cycles, first.name)
         assert (await cycles.create(world.spec, "r1", "")).name == first.name
         assert (await cycles.create(world.spec, "r2", "")).name != first.name
+
+
+async def test_a_request_id_is_of_one_cycle_only(world: World) -> None:
+    async with service(world) as cycles:
+        first = await cycles.create(world.spec, "r1", "")
+        with pytest.raises(InvalidArgumentError) as caught:
+            await cycles.create(replace(world.spec, model="models/other"), "r1", "")
+        assert caught.value.reason == "REQUEST_ID_REUSED"
+        assert caught.value.metadata == {"request_id": "r1", "cycle": first.name}
+        await ended(cycles, first.name)
 
 
 async def test_a_recipe_that_cleaning_refuses_is_refused_at_once(world: World) -> None:
