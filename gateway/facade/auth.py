@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from gateway.keys.ring import KeyRing, key_text
-from services.kit.errors import UnauthenticatedError
+from services.kit.errors import TidemillError
 
 _OPEN = (
     "/grpc.health.v1.",
@@ -27,17 +27,20 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         """Gives the call's own handler, or one that refuses it."""
-        if details.method.startswith(_OPEN):
-            return await continuation(details)
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(_OPEN):
+            # What does not exist is UNIMPLEMENTED for everybody. A refusal is measured under the method's name, and
+            # strangers must not make up names of metrics.
+            return handler
         given = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
         try:
             await self._ring.check(key_text(given.get("authorization"), given.get("x-api-key")))
-        except UnauthenticatedError as error:
+        except TidemillError as error:
             return _refusal(error)
-        return await continuation(details)
+        return handler
 
 
-def _refusal(error: UnauthenticatedError) -> Any:
+def _refusal(error: TidemillError) -> Any:
     async def refuse(_requests: Any, _context: Any) -> AsyncIterator[Any]:
         raise error
         yield  # type: ignore[unreachable]  # makes it a stream

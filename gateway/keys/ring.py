@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from gateway.keys.key import ApiKey, id_of, matches
-from services.kit.errors import UnauthenticatedError
+from services.kit.errors import UnauthenticatedError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class KeyRing:
 
         Raises:
             UnauthenticatedError: it is missing or not valid; the message says how to get one.
+            UnavailableError: it is not among the last known keys, and the keys cannot be read now.
         """
         if text is None:
             raise UnauthenticatedError(f"This request has no API key. {HOW_TO_GET_ONE}", reason="API_KEY_MISSING")
@@ -74,11 +75,20 @@ class KeyRing:
         if key_id is not None:
             key = self._keys.get(key_id)
             if key is None:
-                await self.refresh()
+                await self._look_again()
                 key = self._keys.get(key_id)
             if key is not None and matches(key, text):
                 return key
         raise UnauthenticatedError(f"This API key is not valid. {HOW_TO_GET_ONE}", reason="API_KEY_INVALID")
+
+    async def _look_again(self) -> None:
+        try:
+            await self.refresh()
+        except Exception as error:
+            logger.exception("the API keys could not be read; the last known ones hold")
+            raise UnavailableError(
+                "The gateway cannot read its API keys now; try again.", reason="KEYS_UNAVAILABLE", retry_after_s=1.0
+            ) from error
 
 
 def key_text(authorization: str | None, x_api_key: str | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import grpc
+import httpx
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -126,6 +127,16 @@ def test_without_a_valid_key_nothing_is_reached(
         assert found.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert "tidemill keys create" in str(found.value.details())
     assert len(mesh.peers.seen.requests) == before
+
+
+def test_strangers_make_up_no_names_of_metrics(mesh: Mesh, channel: grpc.Channel) -> None:
+    for name in ("/made.up.Service/Method", "/tidemill.inference.v1.InferenceService/MadeUp"):
+        with pytest.raises(grpc.RpcError) as found:
+            channel.unary_unary(name)(b"")  # type: ignore[arg-type]
+        assert found.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    text = httpx.get(f"http://{mesh.http}/metrics").text
+    assert "made.up" not in text
+    assert "MadeUp" not in text
 
 
 def test_a_new_key_holds_at_once_and_a_revoked_one_soon_no_more(mesh: Mesh, channel: grpc.Channel) -> None:

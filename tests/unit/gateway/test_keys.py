@@ -11,7 +11,7 @@ import pytest
 from gateway.keys.key import ApiKey, digest_key, generate_key, id_of, matches
 from gateway.keys.ring import KeyRing, key_text
 from gateway.keys.store import KeyStore
-from services.kit.errors import NotFoundError, UnauthenticatedError
+from services.kit.errors import NotFoundError, UnauthenticatedError, UnavailableError
 
 
 @pytest.fixture
@@ -140,3 +140,19 @@ async def test_ring_forgets_revoked_keys() -> None:
     await ring.refresh()
     with pytest.raises(UnauthenticatedError):
         await ring.check(text)
+
+
+async def test_keys_that_cannot_be_read_leave_the_known_ones_valid_and_ask_others_to_come_again() -> None:
+    table = Table()
+    text = table.add()
+    ring = KeyRing(table.load, least_pause_s=0.0)
+    await ring.refresh()
+
+    def broken() -> Sequence[ApiKey]:
+        raise OSError("the database is away")
+
+    ring._load = broken
+    assert (await ring.check(text)).key_id == id_of(text)
+    with pytest.raises(UnavailableError) as caught:
+        await ring.check("tm_" + "0" * 12 + "_" + "0" * 64)
+    assert caught.value.retry_after_s
