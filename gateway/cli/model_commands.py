@@ -13,6 +13,7 @@ from tidemill.inference.v1.inference_service_pb2 import (
     ListModelsRequest,
     ListModelVersionsRequest,
     PredictRequest,
+    PredictResponse,
     StreamGenerateRequest,
 )
 from tidemill.inference.v1.model_pb2 import ChatMessage, Model, ModelVersion, SamplingParams
@@ -25,6 +26,7 @@ from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundEr
 from services.kit.ids import new_id
 
 ModelName = Annotated[str, typer.Argument(help="Name of a model; `tidemill models` lists them.", show_default=False)]
+_BATCH = 256
 _RATINGS = {"good": 1.0, "bad": -1.0}
 
 
@@ -52,9 +54,14 @@ def predict(
 ) -> None:
     """Classifies texts."""
     lines = [line for line in sys.stdin.read().splitlines() if line.strip()] if texts == ["-"] else texts
+    if not lines:
+        raise InvalidArgumentError("There is no text to classify: standard input is empty.")
+    response = PredictResponse()
     with connect(address) as connection:
-        request = PredictRequest(model=_model(model), texts=lines)
-        response = connection.inference.Predict(request, metadata=connection.metadata, timeout=60)
+        # As many as one request may hold; a file piped in may have more lines.
+        for at in range(0, len(lines), _BATCH):
+            request = PredictRequest(model=_model(model), texts=lines[at : at + _BATCH])
+            response.MergeFrom(connection.inference.Predict(request, metadata=connection.metadata, timeout=60))
     if json_wanted:
         print_json(as_json(response) | {"trace_id": connection.trace_id})
         return

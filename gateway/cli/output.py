@@ -41,14 +41,17 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+# Without markup and emoji codes: texts, labels and messages are anybody's, and "[/b]" or ":smile:" in one is just text.
+
+
 def stdout(width: int | None = None) -> Console:
     """For results; as wide as the terminal, or as given."""
-    return Console(highlight=False, width=width)
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def stderr() -> Console:
     """For progress, hints and errors."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def as_json(message: Message) -> dict[str, Any]:

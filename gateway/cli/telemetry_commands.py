@@ -55,7 +55,7 @@ def logs(
                 stderr().print(f"{len(found.records)} of {found.total:,} lines; -n shows more.", style="bright_black")
             return
         try:
-            _follow(connection, query, in_order(found.records), json_wanted)
+            _follow(connection, query, in_order(found.records), json_wanted, more=found.total > len(found.records))
         except KeyboardInterrupt:
             return
 
@@ -78,13 +78,15 @@ def _show(records: list[LogRecord], json_wanted: bool) -> None:
             console.print(log_line(record), soft_wrap=True)
 
 
-def _follow(connection: Connection, query: str, shown: list[LogRecord], json_wanted: bool) -> None:
+def _follow(connection: Connection, query: str, shown: list[LogRecord], json_wanted: bool, *, more: bool) -> None:
+    """Shows what comes; `more` says that older lines than those shown were found, which stay out."""
+    oldest = shown[0].time.ToNanoseconds() if shown and more else 0
     seen = {record.SerializeToString(deterministic=True): record.time.ToNanoseconds() for record in shown}
     newest = max(seen.values(), default=time.time_ns())
     while True:
         time.sleep(_POLL_S)
         start = Timestamp()
-        start.FromNanoseconds(newest - _OVERLAP_S * 10**9)
+        start.FromNanoseconds(max(oldest, newest - _OVERLAP_S * 10**9))
         request = SearchLogsRequest(query=query, page_size=_PAGE, start_time=start)
         fresh = []
         while True:

@@ -249,14 +249,16 @@ class FakePipeline(PipelineServiceServicer):
 
 
 class FakeTelemetry(TelemetryServiceServicer):
-    """Holds some lines and one trace."""
+    """Holds some lines, newest first, and one trace."""
 
     def __init__(self) -> None:
         self.logs: list[telemetry_pb2.LogRecord] = []
         self.spans: list[telemetry_pb2.Span] = []
 
     async def SearchLogs(self, request: Any, context: Any) -> telemetry_pb2.SearchLogsResponse:  # noqa: N802
-        return telemetry_pb2.SearchLogsResponse(records=self.logs, total=len(self.logs))
+        since = request.start_time.ToNanoseconds()
+        found = [record for record in self.logs if record.time.ToNanoseconds() >= since]
+        return telemetry_pb2.SearchLogsResponse(records=found[: request.page_size], total=len(found))
 
     async def GetTrace(self, request: Any, context: Any) -> telemetry_pb2.GetTraceResponse:  # noqa: N802
         if not self.spans:

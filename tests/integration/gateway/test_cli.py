@@ -61,6 +61,21 @@ def test_predict(mesh: Mesh) -> None:
     assert len(found["predictions"]) == 2
 
 
+def test_predict_takes_more_lines_than_one_request_holds(mesh: Mesh) -> None:
+    done = tidemill(mesh, "predict", "reviews", "-", "--json", text="".join(f"text {n}\n" for n in range(600)))
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["predictions"]) == 600
+    assert [len(request.texts) for request in mesh.peers.seen.requests[-3:]] == [256, 256, 88]
+    done = tidemill(mesh, "predict", "reviews", "-", text=" \n")
+    assert (done.returncode, "standard input is empty" in done.stderr) == (2, True)
+
+
+def test_texts_are_shown_as_they_are(mesh: Mesh) -> None:
+    done = tidemill(mesh, "predict", "reviews", "a [/b] :smile: [red]c")
+    assert done.returncode == 0, done.stderr
+    assert "a [/b] :smile: [red]c" in done.stdout
+
+
 def test_models(mesh: Mesh) -> None:
     done = tidemill(mesh, "models")
     assert "headlines" in done.stdout
@@ -152,9 +167,11 @@ def test_following_logs_shows_each_line_once(mesh: Mesh) -> None:
     first, second = (LogRecord(level="info", service="ingest", message=word) for word in ("one", "two"))
     for record in (first, second):
         record.time.FromSeconds(int(time.time()))
-    mesh.peers.telemetry.logs = [first]
+    before = LogRecord(level="info", service="ingest", message="zero")
+    before.time.FromSeconds(first.time.seconds - 1)
+    mesh.peers.telemetry.logs = [first, before]
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway.cli.main", "logs", "--follow", "--json"],
+        [sys.executable, "-m", "gateway.cli.main", "logs", "--follow", "--json", "-n", "1"],
         env=environment(mesh.state) | {"TIDEMILL_ADDRESS": mesh.grpc},
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -164,7 +181,7 @@ def test_following_logs_shows_each_line_once(mesh: Mesh) -> None:
     )
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["message"] == "one"
-    mesh.peers.telemetry.logs = [second, first]
+    mesh.peers.telemetry.logs = [second, first, before]
     assert json.loads(process.stdout.readline())["message"] == "two"
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=30)
