@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from opentelemetry.trace import Tracer
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from gateway.http.chat import chat_routes
 from gateway.http.door import Door
@@ -49,6 +50,7 @@ def create_app(
     app.state.max_body_bytes = max_body_bytes
     app.add_exception_handler(TidemillError, _failed)
     app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _unexpected)
     app.include_router(chat_routes(peers))

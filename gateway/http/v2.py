@@ -6,13 +6,12 @@ import zlib
 from typing import Any
 
 from fastapi import APIRouter, Request
-from google.protobuf.json_format import MessageToDict
 from starlette.responses import Response
 from tritonclient.grpc import service_pb2 as v2
 
-from gateway.http.calls import body_of, json_response
+from gateway.http.calls import body_of, json_response, unless_gone, watch_disconnect
 from gateway.http.schemas import INFER_DOCS
-from gateway.http.v2_codec import read_infer, write_infer
+from gateway.http.v2_codec import message_json, read_infer, write_infer
 from gateway.peers import Peers, trace_metadata
 from services.kit.errors import InvalidArgumentError, TidemillError
 from services.kit.grpc.errors import translate_rpc_errors
@@ -61,13 +60,13 @@ def v2_routes(peers: Peers) -> APIRouter:
     @router.get("/v2/models/{model}/config")
     async def model_config(model: str, version: str = "") -> Response:
         found = await ask("ModelConfig", v2.ModelConfigRequest(name=model, version=version))
-        return json_response(MessageToDict(found.config, preserving_proto_field_name=True))
+        return json_response(message_json(found.config))
 
     @router.get("/v2/models/{model}/versions/{version}/stats")
     @router.get("/v2/models/{model}/stats")
     async def model_statistics(model: str, version: str = "") -> Response:
         found = await ask("ModelStatistics", v2.ModelStatisticsRequest(name=model, version=version))
-        return json_response(MessageToDict(found, preserving_proto_field_name=True))
+        return json_response(message_json(found))
 
     @router.get("/v2/models/{model}/versions/{version}")
     @router.get("/v2/models/{model}")
@@ -88,7 +87,12 @@ def v2_routes(peers: Peers) -> APIRouter:
     async def infer(request: Request, model: str, version: str = "") -> Response:
         body = _decompressed(await body_of(request), request)
         call = read_infer(body, _json_size(request), model, version)
-        content, json_size = write_infer(await ask("ModelInfer", call.request, _INFER_S), call)
+        gone = watch_disconnect(request)
+        try:
+            response = await unless_gone(ask("ModelInfer", call.request, _INFER_S), gone)
+        finally:
+            gone.cancel()
+        content, json_size = write_infer(response, call)
         if json_size is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={_JSON_SIZE: str(json_size)}, media_type="application/octet-stream")

@@ -48,6 +48,8 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+# As many as NumPy 1 holds; the number of elements of a longer shape would be a number of any length.
+_MOST_DIMENSIONS = 32
 _SIZES = {**{name: dtype.itemsize for name, dtype in _DTYPES.items()}, "BF16": 2}
 
 
@@ -148,13 +150,17 @@ def _read_input(request: Any, tensor: Any, where: str, tail: memoryview) -> int:
         raise invalid(f"{where}.name", f"`{where}.name` is required.")
     if not isinstance(datatype, str) or (datatype not in _SIZES and datatype != "BYTES"):
         raise invalid(f"{where}.datatype", f"`{where}.datatype` must be one of {', '.join((*_SIZES, 'BYTES'))}.")
-    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**31 for size in shape):
-        raise invalid(f"{where}.shape", f"`{where}.shape` must be a list of sizes.")
+    if (
+        not isinstance(shape, list)
+        or len(shape) > _MOST_DIMENSIONS
+        or not all(type(size) is int and 0 <= size < 2**31 for size in shape)
+    ):
+        raise invalid(f"{where}.shape", f"`{where}.shape` must be a list of at most {_MOST_DIMENSIONS} sizes.")
     options = dict(_object(entry.get("parameters"), f"{where}.parameters"))
     size = options.pop("binary_data_size", None)
     elements = prod(shape)
     if size is None:
-        raw = _raw_of_json(entry.get("data"), datatype, elements, where)
+        raw = _raw_of_json(entry.get("data"), datatype, shape, where)
     else:
         if type(size) is not int or not 0 <= size <= len(tail):
             raise invalid(where, f"`{where}` names {size!r} bytes of binary data, {len(tail)} are left in the body.")
@@ -172,18 +178,19 @@ def _read_input(request: Any, tensor: Any, where: str, tail: memoryview) -> int:
     return size or 0
 
 
-def _flatten(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        return [value]
-    if value and isinstance(value[0], list):
-        return [item for part in value for item in _flatten(part)]
-    return value
+def _flatten(values: list[Any], dimensions: int) -> list[Any]:
+    """The elements of a tensor that may be nested as deep as it has dimensions; what is deeper stays a list."""
+    for _ in range(dimensions - 1):
+        if not values or not isinstance(values[0], list):
+            break
+        values = [item for part in values for item in (part if isinstance(part, list) else (part,))]
+    return values
 
 
-def _raw_of_json(data: Any, datatype: str, elements: int, where: str) -> bytes:
+def _raw_of_json(data: Any, datatype: str, shape: list[int], where: str) -> bytes:
     if not isinstance(data, list):
         raise invalid(f"{where}.data", f"`{where}.data` must be a list.")
-    flat = _flatten(data)
+    flat, elements = _flatten(data, len(shape)), prod(shape)
     if len(flat) != elements:
         raise invalid(f"{where}.data", f"`{where}.data` has {len(flat)} elements, its shape says {elements}.")
     if datatype == "BYTES":
@@ -193,6 +200,8 @@ def _raw_of_json(data: Any, datatype: str, elements: int, where: str) -> bytes:
     if datatype == "BF16":
         raise invalid(f"{where}.datatype", "BF16 has no JSON form; send it as binary data.")
     try:
+        if datatype == "BOOL" and any(item not in (True, False) for item in flat):
+            raise ValueError("an element is neither true nor false")
         if datatype != "BOOL" and any(isinstance(item, bool | str | list | dict) or item is None for item in flat):
             raise ValueError("an element is no number")
         if not datatype.startswith("FP") and any(isinstance(item, float) for item in flat):
@@ -283,3 +292,29 @@ def _raw_of_contents(output: Any) -> bytes:
     if output.datatype == "BYTES":
         return b"".join(_with_length(value) for value in values)
     return np.array(values, dtype=_DTYPES[output.datatype]).tobytes()
+
+
+def message_json(message: Any) -> dict[str, Any]:
+    """A configuration or counters as Triton's own HTTP shows them: zeros too, and 64-bit numbers as numbers.
+
+    protobuf's JSON form writes the latter as strings, which programs that count with them do not expect.
+    """
+    shown: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        if field.has_presence and not message.HasField(field.name):
+            continue
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            entry = field.message_type.fields_by_name["value"]
+            shown[field.name] = {str(key): _field_json(entry, item) for key, item in value.items()}
+        elif field.is_repeated:
+            shown[field.name] = [_field_json(field, item) for item in value]
+        else:
+            shown[field.name] = _field_json(field, value)
+    return shown
+
+
+def _field_json(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return message_json(value)
+    return field.enum_type.values_by_number[value].name if field.enum_type is not None else value

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,38 @@ def test_what_is_no_json_object_is_refused(http: httpx.Client, body: bytes) -> N
         {"inputs": [{"datatype": "FP32", "shape": [1], "data": [1]}]},
         {"inputs": {}},
         {"inputs": [], "parameters": {"shared_memory_region": "r"}},
+        {"inputs": [{"name": "X", "datatype": "FP32", "shape": [2**31 - 1] * 600, "data": [1]}]},
+        {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 1], "data": [[[1]]]}]},
+        {"inputs": [{"name": "X", "datatype": "BOOL", "shape": [1], "data": ["no"]}]},
     ],
 )
 def test_broken_tensors_are_refused(http: httpx.Client, body: Any) -> None:
     answer = http.post("/v2/models/echo/infer", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]
+
+
+def test_tensors_nested_deeper_than_python_goes_are_refused(http: httpx.Client) -> None:
+    head = '{"inputs":[{"name":"X","datatype":"FP32","shape":[1],"data":'
+    answer = http.post("/v2/models/echo/infer", content=head + "[" * 900 + "1" + "]" * 900 + "}]}")
+    assert answer.status_code == 400, answer.text
+
+
+def test_a_caller_that_leaves_while_it_sends_is_no_fault_of_ours(mesh: Mesh, http: httpx.Client) -> None:
+    endpoint = "POST /v1/records"
+    host, _, port = mesh.http.partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /v1/records HTTP/1.1\r\nhost: x\r\nx-api-key: {mesh.key}\r\ncontent-length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b'{"records"')
+
+    def counted() -> str:
+        lines = httpx.get(f"http://{mesh.http}/metrics").text.splitlines()
+        return "\n".join(line for line in lines if line.startswith("request") and endpoint in line)
+
+    while 'code="CANCELLED"' not in counted():  # the test's own time limit ends it
+        assert 'code="INTERNAL"' not in counted()
+        time.sleep(0.05)
+    assert "request_errors_total" not in counted()
 
 
 def test_binary_sizes_must_agree(http: httpx.Client) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as v2
 
-from gateway.http.v2_codec import InferCall, read_infer, write_infer
+from gateway.http.v2_codec import InferCall, message_json, read_infer, write_infer
 from services.kit.errors import InvalidArgumentError
 
 VALUES: dict[str, list[Any]] = {
@@ -139,3 +140,28 @@ def test_any_tensors_are_read_or_refused(tensors: list[dict[str, Any]], tail: by
     except InvalidArgumentError:
         return
     assert len(call.request.inputs) == len(call.request.raw_input_contents) == len(tensors)
+
+
+def test_counters_are_numbers_and_zeros_are_there() -> None:
+    """As Triton's own HTTP door shows them; protobuf's JSON form has strings, and leaves zeros out."""
+    found = v2.ModelStatisticsResponse()
+    model = found.model_stats.add(name="m", version="1", inference_count=3)
+    model.inference_stats.success.count = 2**40
+    shown = message_json(found)["model_stats"][0]
+    assert (shown["inference_count"], shown["execution_count"]) == (3, 0)
+    assert shown["inference_stats"]["success"] == {"count": 2**40, "ns": 0}
+    assert shown["batch_stats"] == []
+
+
+def test_a_configuration_names_its_enumerations_and_keeps_its_maps() -> None:
+    config = model_config_pb2.ModelConfig(name="m", max_batch_size=0)
+    config.input.add(name="text", data_type=model_config_pb2.TYPE_STRING, dims=[-1])
+    config.parameters["run"].string_value = "runs/r"
+    shown = message_json(config)
+    assert (shown["max_batch_size"], shown["input"][0]["data_type"], shown["input"][0]["dims"]) == (
+        0,
+        "TYPE_STRING",
+        [-1],
+    )
+    assert shown["parameters"] == {"run": {"string_value": "runs/r"}}
+    assert "optimization" not in shown
