@@ -5,7 +5,7 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -17,7 +17,8 @@ from opentelemetry import propagate
 from opentelemetry.context import Context
 
 from services.kit.bus.port import Delivery, OutgoingEvent
-from services.kit.errors import InvalidArgumentError
+from services.kit.bus.topics import MAX_MESSAGE_BYTES, MAX_VALUE_BYTES
+from services.kit.errors import InvalidArgumentError, TidemillError
 from services.kit.ids import new_id
 
 PROTOBUF = "application/protobuf"
@@ -25,11 +26,15 @@ PROTOBUF = "application/protobuf"
 M = TypeVar("M", bound=Message)
 
 
+# Of a refused message that is too large to be put aside whole, its key and its headers keep so much each.
+_KEPT_BYTES = 32 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedEvent:
     """An event as Kafka takes it."""
 
-    key: bytes
+    key: bytes | None
     value: bytes
     headers: list[tuple[str, bytes]]
 
@@ -101,10 +106,36 @@ def trace_context(delivery: Delivery) -> Context:
     return propagate.extract(carrier, Context())
 
 
-def dead_letter_headers(delivery: Delivery, reason: str, message: str, service: str) -> list[tuple[str, bytes]]:
-    """Headers of a dead letter: the message's own, then where it stood and why it was refused."""
+def dead_letter(delivery: Delivery, error: Exception, service: str) -> EncodedEvent:
+    """A refused message as it came, with headers that say why and where it stood.
+
+    A foreign message may be larger than a topic takes from us, for the broker measures it packed: then its beginning
+    is kept, and `dlq_original_bytes` says how much it was. Whole it is where it stood, as long as that topic keeps it.
+    """
+    reason = error.reason if isinstance(error, TidemillError) else "UNEXPECTED"
     origin = {"topic": delivery.topic, "partition": str(delivery.partition), "offset": str(delivery.offset)}
-    return [*delivery.headers.items(), *refusal_headers(reason, message, service, origin)]
+    why = refusal_headers(reason, str(error) or type(error).__name__, service, origin)
+    key, value, own = delivery.key, delivery.value, list(delivery.headers.items())
+    size = len(key or b"") + len(value) + _size(own)
+    if size + _size(why) > MAX_MESSAGE_BYTES - 1024:
+        key, own = key and key[:_KEPT_BYTES], _first(own, _KEPT_BYTES)
+        value = value[: MAX_VALUE_BYTES - 2 * _KEPT_BYTES]
+        why.append(("dlq_original_bytes", str(size).encode()))
+    return EncodedEvent(key, value, [*own, *why])
+
+
+def _size(headers: Sequence[tuple[str, bytes]]) -> int:
+    # Kafka writes a few bytes more for the lengths of each.
+    return sum(len(name.encode()) + len(text) + 10 for name, text in headers)
+
+
+def _first(headers: Sequence[tuple[str, bytes]], most: int) -> list[tuple[str, bytes]]:
+    kept: list[tuple[str, bytes]] = []
+    for header in headers:
+        most -= _size([header])
+        if most >= 0:
+            kept.append(header)
+    return kept
 
 
 def refusal_headers(reason: str, message: str, service: str, origin: Mapping[str, str]) -> list[tuple[str, bytes]]:

@@ -10,19 +10,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import CommitFailedError, KafkaError
+from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 from opentelemetry import context, trace
 
 from services.kit.bus.cloudevents import trace_context
 from services.kit.bus.port import Delivery, EventHandler
 from services.kit.bus.topics import Topic
-from services.kit.errors import TidemillError, is_retryable
+from services.kit.errors import InvalidArgumentError, TidemillError, is_retryable
 from services.kit.telemetry import schema
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,18 @@ class DeliveryProcessor:
             if len(batch) > 1:
                 logger.info("a batch of %d failed (%s); its messages are tried one by one", len(batch), error)
         for delivery in batch:
+            # The batch comes again whole; one by one the rest of it may take longer than a stop may.
+            if self._wait(0):
+                raise _StopError
             self._process_one(delivery)
+
+    def refuse(self, delivery: Delivery, error: Exception) -> None:
+        """Makes a dead letter of a delivery that no handler can be given.
+
+        Raises:
+            _StopError: it was told to stop before.
+        """
+        self._bury(delivery, error)
 
     def _process_one(self, delivery: Delivery) -> None:
         pause, unexpected = _FIRST_PAUSE_S, 0
@@ -78,6 +91,9 @@ class DeliveryProcessor:
                 return
             except Exception as error:
                 unexpected += not isinstance(error, TidemillError)
+                # What a handler uses may be closed already where the stop did not wait for it: that is no poison.
+                if unexpected and self._wait(0):
+                    raise _StopError from error
                 if (isinstance(error, TidemillError) and not is_retryable(error)) or unexpected >= _UNEXPECTED_TRIES:
                     self._bury(delivery, error)
                     return
@@ -132,6 +148,7 @@ class KafkaEventConsumer:
         self._ready = threading.Event()
         self._processor = DeliveryProcessor(handler, dead_letters, wait=self._stop.wait)
         self._max_batch = max_batch
+        self._unreadable: list[_Unreadable] = []
         self._tracer = trace.get_tracer(__name__)
         self._thread = threading.Thread(target=self._run, name=f"consumer-{group}", daemon=True)
 
@@ -191,7 +208,18 @@ class KafkaEventConsumer:
                 consumer.partitions_for_topic(topic)
             look = time.monotonic() + self._heartbeat_patience_s
             while not self._stop.is_set():
-                polled = consumer.poll(timeout_ms=200)
+                try:
+                    polled = consumer.poll(timeout_ms=200)
+                except Exception as error:
+                    unreadable = _unreadable_batch(error)
+                    if unreadable is None:
+                        raise
+                    # It may have been damaged on its way: fetched anew by a new connection it is given another chance.
+                    self._unreadable = [*(batch for batch in self._unreadable if batch == unreadable), unreadable]
+                    if len(self._unreadable) < _UNEXPECTED_TRIES:
+                        raise
+                    self._skip(consumer, unreadable, error)
+                    continue
                 if not polled and time.monotonic() > look:
                     self._check_heartbeats(consumer)
                     look = time.monotonic() + _HEARTBEAT_S
@@ -202,9 +230,19 @@ class KafkaEventConsumer:
                     continue
                 with self._spans(batch):
                     self._processor.process(batch)
-                self._commit(consumer, batch)
+                self._commit(consumer, {TopicPartition(d.topic, d.partition): d.offset + 1 for d in batch})
         finally:
             consumer.close(autocommit=False)
+
+    def _skip(self, consumer: KafkaConsumer, batch: _Unreadable, error: Exception) -> None:
+        """Makes a dead letter of what kafka-python cannot read, and goes on behind it."""
+        place, first = batch.partition, max(batch.first_offset, consumer.position(batch.partition))
+        message = f"The messages at offsets {first} to {batch.next_offset - 1} cannot be read ({error!r})."
+        refusal = InvalidArgumentError(message, reason="UNREADABLE_MESSAGE")
+        delivery = Delivery(place.topic, place.partition, first, None, b"", {}, 0)
+        self._processor.refuse(delivery, refusal)
+        consumer.seek(place, batch.next_offset)
+        self._commit(consumer, {place: batch.next_offset})
 
     def _check_heartbeats(self, consumer: KafkaConsumer) -> None:
         """Ends a membership that the broker has forgotten.
@@ -216,15 +254,13 @@ class KafkaEventConsumer:
         if consumer.assignment() and ago > self._heartbeat_patience_s:
             raise KafkaError(f"no heartbeat was sent for {self._heartbeat_patience_s:.0f} s")
 
-    def _commit(self, consumer: KafkaConsumer, batch: Sequence[Delivery]) -> None:
-        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
-        for delivery in batch:
-            offsets[TopicPartition(delivery.topic, delivery.partition)] = OffsetAndMetadata(delivery.offset + 1, "", -1)
+    def _commit(self, consumer: KafkaConsumer, next_offsets: Mapping[TopicPartition, int]) -> None:
         try:
-            consumer.commit(offsets)
-        except CommitFailedError as error:
-            # The group moved on without us: another member does these again, and handlers are idempotent.
-            logger.warning("group %s moved on before a commit; the batch will come again: %s", self._group, error)
+            consumer.commit({place: OffsetAndMetadata(offset, "", -1) for place, offset in next_offsets.items()})
+        except (CommitFailedError, RebalanceInProgressError) as error:
+            # The group moved on without us. Whoever has the partition now does these again, and handlers are
+            # idempotent; where it is still this member, its next commit covers them.
+            logger.warning("group %s moved on before a commit; the batch may come again: %s", self._group, error)
 
     @contextmanager
     def _spans(self, batch: Sequence[Delivery]) -> Iterator[None]:
@@ -263,6 +299,31 @@ def delivery_context(delivery: Delivery) -> Iterator[None]:
         yield
     finally:
         context.detach(token)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Messages that the client cannot decode, and where those behind them begin."""
+
+    partition: TopicPartition
+    first_offset: int
+    next_offset: int
+
+
+def _unreadable_batch(error: Exception) -> _Unreadable | None:
+    """Which batch kafka-python was decoding when it failed; None where that is not what failed.
+
+    A header whose name is no UTF-8, or a codec that is not installed, ends its `poll`, each time anew and for ever. It
+    does not say where, so its frame is asked (`Fetcher.PartitionRecords._unpack_records` of 3.0.12); a test on a
+    real broker notices when that frame looks otherwise.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "_unpack_records":
+            place = getattr(frame.f_locals.get("self"), "topic_partition", None)
+            batch = frame.f_locals.get("batch")
+            if isinstance(place, TopicPartition) and batch is not None:
+                return _Unreadable(place, batch.base_offset, batch.next_offset)
+    return None
 
 
 def _delivery(record: object) -> Delivery:

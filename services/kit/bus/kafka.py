@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -12,19 +11,19 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
 from opentelemetry import trace
 
-from services.kit.bus.cloudevents import dead_letter_headers, encode, refusal_headers
+from services.kit.bus.cloudevents import EncodedEvent, dead_letter, encode, refusal_headers
 from services.kit.bus.port import DeadLetter, Delivery, OutgoingEvent
-from services.kit.bus.topics import DEAD_LETTERS, TOPICS, Topic
-from services.kit.errors import InvalidArgumentError, TidemillError, UnavailableError
+from services.kit.bus.topics import DEAD_LETTERS, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, TOPICS, Topic
+from services.kit.errors import InvalidArgumentError, UnavailableError
 from services.kit.telemetry import schema
 
 logger = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+_CODEC = "lz4"
 
 
-def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replication: int = 1) -> None:
-    """Creates the topics that do not exist yet.
+def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replication: int = -1) -> None:
+    """Creates the topics that do not exist yet, each in so many copies (-1: as many as the brokers make by default).
 
     Raises:
         UnavailableError: no broker answers.
@@ -47,6 +46,9 @@ def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replicati
                 topic_configs={
                     "retention.ms": str(topic.retention_ms),
                     "max.message.bytes": str(MAX_MESSAGE_BYTES),
+                    # The broker repacks what a foreign producer packs otherwise: our consumers unpack lz4 and gzip
+                    # only, and a batch of Snappy or zstd would hold up its partition.
+                    "compression.type": _CODEC,
                 },
             )
             try:
@@ -68,7 +70,6 @@ class KafkaEventPublisher:
     def __init__(self, bootstrap: str, service: str, *, delivery_timeout_s: float = 30.0) -> None:
         self._service = service
         self._timeout_s = delivery_timeout_s
-        self._lock = threading.Lock()
         self._tracer = trace.get_tracer(__name__)
         try:
             self._producer = KafkaProducer(
@@ -76,7 +77,7 @@ class KafkaEventPublisher:
                 client_id=f"tidemill-{service}",
                 acks="all",
                 enable_idempotence=True,
-                compression_type="lz4",
+                compression_type=_CODEC,
                 linger_ms=2,
                 batch_size=256 * 1024,
                 max_request_size=MAX_MESSAGE_BYTES,
@@ -107,9 +108,9 @@ class KafkaEventPublisher:
             for event, message in zip(events, encoded, strict=True):
                 size = len(message.value)
                 # Checked before anything is sent, so that a refused batch leaves no half of itself behind.
-                if size > MAX_MESSAGE_BYTES - 64 * 1024:
+                if size > MAX_VALUE_BYTES:
                     raise InvalidArgumentError(
-                        f"The event for key {event.key!r} is {size} bytes; the bus takes {MAX_MESSAGE_BYTES}.",
+                        f"The event for key {event.key!r} is {size} bytes; the bus takes {MAX_VALUE_BYTES}.",
                         reason="EVENT_TOO_LARGE",
                         metadata={"key": event.key},
                     )
@@ -131,9 +132,7 @@ class KafkaEventPublisher:
 
     def dead_letter(self, delivery: Delivery, error: Exception) -> None:
         """Puts a refused message aside, as it came, with the reason; durable when it returns."""
-        reason = error.reason if isinstance(error, TidemillError) else "UNEXPECTED"
-        headers = dead_letter_headers(delivery, reason, str(error) or type(error).__name__, self._service)
-        self._send_dead_letters([(delivery.key, delivery.value, headers)])
+        self._send_dead_letters([dead_letter(delivery, error, self._service)])
 
     def set_aside(self, letters: Sequence[DeadLetter]) -> None:
         """Makes dead letters durable of what came by no topic.
@@ -143,16 +142,20 @@ class KafkaEventPublisher:
         """
         self._send_dead_letters(
             [
-                (letter.key, letter.value, refusal_headers(letter.reason, letter.message, self._service, letter.origin))
+                EncodedEvent(
+                    letter.key,
+                    letter.value,
+                    refusal_headers(letter.reason, letter.message, self._service, letter.origin),
+                )
                 for letter in letters
             ]
         )
 
-    def _send_dead_letters(self, letters: Sequence[tuple[bytes | None, bytes, list[tuple[str, bytes]]]]) -> None:
+    def _send_dead_letters(self, letters: Sequence[EncodedEvent]) -> None:
         try:
             futures = [
-                self._producer.send(DEAD_LETTERS.name, key=key, value=value, headers=headers)
-                for key, value, headers in letters
+                self._producer.send(DEAD_LETTERS.name, key=letter.key, value=letter.value, headers=letter.headers)
+                for letter in letters
             ]
             for future in futures:
                 future.get(timeout=self._timeout_s)

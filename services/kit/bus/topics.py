@@ -7,6 +7,12 @@ from typing import Final
 
 _DAY_MS: Final = 24 * 3600 * 1000
 
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""What every topic takes, headers and all."""
+
+MAX_VALUE_BYTES: Final = MAX_MESSAGE_BYTES - 64 * 1024
+"""What an event of ours may hold, so that its headers, and those of a dead letter of it, have room."""
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:

@@ -40,7 +40,7 @@ class KafkaBus:
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
         self.publisher = KafkaEventPublisher(bootstrap, "test")
-        self._producer = KafkaProducer(bootstrap_servers=bootstrap)
+        self._producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type="gzip", max_request_size=64 << 20)
 
     def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
         self.publisher.publish(topic, events)

@@ -11,12 +11,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from services.kit.bus.cloudevents import dead_letter_headers, encode
+from services.kit.bus.cloudevents import dead_letter, encode
 from services.kit.bus.consumer import DeliveryProcessor, _StopError
-from services.kit.bus.kafka import MAX_MESSAGE_BYTES
 from services.kit.bus.port import Delivery, EventHandler, OutgoingEvent
-from services.kit.bus.topics import DEAD_LETTERS, Topic
-from services.kit.errors import InvalidArgumentError, TidemillError
+from services.kit.bus.topics import DEAD_LETTERS, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, Topic
+from services.kit.errors import InvalidArgumentError, UnavailableError
 
 
 class MemoryBus:
@@ -33,7 +32,7 @@ class MemoryBus:
         """See `EventPublisher`."""
         encoded = [encode(event, self._service) for event in events]
         for event, message in zip(events, encoded, strict=True):
-            if len(message.value) > MAX_MESSAGE_BYTES - 64 * 1024:
+            if len(message.value) > MAX_VALUE_BYTES:
                 raise InvalidArgumentError(f"The event for key {event.key!r} is too large.", reason="EVENT_TOO_LARGE")
         for message in encoded:
             self.put(topic, message.key, message.value, message.headers)
@@ -48,9 +47,11 @@ class MemoryBus:
 
     def dead_letter(self, delivery: Delivery, error: Exception) -> None:
         """See `DeadLetterSink`."""
-        reason = error.reason if isinstance(error, TidemillError) else "UNEXPECTED"
-        headers = dead_letter_headers(delivery, reason, str(error), self._service)
-        self.put(DEAD_LETTERS, delivery.key, delivery.value, headers)
+        letter = dead_letter(delivery, error, self._service)
+        size = len(letter.key or b"") + len(letter.value) + sum(len(n) + len(v) for n, v in letter.headers)
+        if size > MAX_MESSAGE_BYTES:
+            raise UnavailableError("The broker takes no message of this size.")
+        self.put(DEAD_LETTERS, letter.key, letter.value, letter.headers)
 
     def messages(self, topic: Topic) -> list[Delivery]:
         """Everything in a topic."""

@@ -115,6 +115,23 @@ def test_poison_goes_to_the_dead_letters_as_it_came_and_stalls_nobody(bus: Bus, 
     assert decode(letters[b"THREE"], RecordCleaned).text == "3"
 
 
+def test_poison_larger_than_a_dead_letter_may_be_is_cut_and_stalls_nobody(
+    bus: Bus, topic: Topic, consume: Consume
+) -> None:
+    # Packed it is small, and so the broker takes it.
+    large = topic.name.encode() + b"x" * 6_000_000
+    bus.put(topic, b"a", large, [("ce_type", b"foreign")])
+    bus.publish(topic, [event("a", "2")])
+    handler = Handler()
+    consume(handler)
+    until(lambda: handler.count >= 1)
+    (letter,) = [d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == topic.name.encode()]
+    assert large.startswith(letter.value)
+    assert len(letter.value) > 3_000_000
+    assert letter.headers["dlq_reason"] == b"UNEXPECTED_EVENT_TYPE"
+    assert int(letter.headers["dlq_original_bytes"]) >= len(large)
+
+
 def test_what_a_retry_may_mend_is_tried_until_it_works_in_order(bus: Bus, topic: Topic, consume: Consume) -> None:
     bus.publish(topic, [event("a", str(number)) for number in range(5)])
     failures = 0

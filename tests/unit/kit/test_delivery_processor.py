@@ -1,0 +1,53 @@
+"""Retries and dead letters at the end of a process; what else they promise is in `tests/contract/bus`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from services.kit.bus.consumer import DeliveryProcessor, _StopError
+from services.kit.bus.port import Delivery
+
+BATCH = [Delivery("t", 0, offset, None, b"", {}, 0) for offset in range(5)]
+
+
+class World:
+    """A handler, the dead letters and the wish to stop."""
+
+    def __init__(self, handle: Callable[[World, Sequence[Delivery]], None]) -> None:
+        self._handle = handle
+        self.stopping = False
+        self.done: list[int] = []
+        self.buried: list[int] = []
+        self.processor = DeliveryProcessor(self, self, wait=lambda _: self.stopping)
+
+    def handle(self, batch: Sequence[Delivery]) -> None:
+        self._handle(self, batch)
+        self.done += [delivery.offset for delivery in batch]
+
+    def dead_letter(self, delivery: Delivery, error: Exception) -> None:
+        self.buried.append(delivery.offset)
+
+
+def test_told_to_stop_it_does_not_do_the_rest_of_a_batch_one_by_one() -> None:
+    def handle(world: World, batch: Sequence[Delivery]) -> None:
+        if len(batch) > 1:
+            raise ValueError("one by one, please")
+        world.stopping = batch[0].offset == 1
+
+    world = World(handle)
+    with pytest.raises(_StopError):
+        world.processor.process(BATCH)
+    assert world.done == [0, 1]
+
+
+def test_what_fails_because_everything_is_closed_is_no_poison() -> None:
+    def handle(world: World, batch: Sequence[Delivery]) -> None:
+        world.stopping = True
+        raise RuntimeError("the database is closed")
+
+    world = World(handle)
+    with pytest.raises(_StopError):
+        world.processor.process(BATCH[:1])
+    assert world.buried == []
