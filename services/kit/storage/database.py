@@ -5,26 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.schema import CreateSchema
 
 from services.kit.errors import InvalidArgumentError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 
-def open_database(url: str, migrations: Path) -> Engine:
-    """Opens the database and applies what it lacks of the migrations.
+def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
+    """Opens the database and applies what it lacks of the migrations, one process at a time.
 
     Args:
-        url: SQLAlchemy URL; the folder of an SQLite file is made.
+        url: SQLAlchemy URL; the folder of an SQLite file is made. `postgresql://` is taken as `postgresql+psycopg://`.
         migrations: Alembic's script folder (holds `versions/`).
+        schema: where the tables lie in PostgreSQL, so that the services may share one database; made when it is
+            missing. SQLite has none: there each service has a file of its own.
 
     Raises:
         InvalidArgumentError: the URL is none, or its driver is not installed.
@@ -35,6 +39,8 @@ def open_database(url: str, migrations: Path) -> Engine:
     except ArgumentError as error:
         raise InvalidArgumentError(f"TIDEMILL_DATABASE_URL is no database URL: {error}") from error
     sqlite = parsed.get_backend_name() == "sqlite"
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
     if sqlite and parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -46,8 +52,15 @@ def open_database(url: str, migrations: Path) -> Engine:
     if sqlite:
         event.listen(engine, "connect", _tune_sqlite)
         event.listen(engine, "begin", _begin_immediate)
+    elif schema:
+        event.listen(engine, "connect", partial(_choose_schema, schema))
     try:
         with engine.begin() as connection:
+            if not sqlite:
+                # Two processes of one service that start at once would both make the tables.
+                connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"tidemill {schema}"))))
+                if schema:
+                    connection.execute(CreateSchema(schema, if_not_exists=True))
             config = Config()
             config.set_main_option("script_location", str(migrations))
             config.attributes["connection"] = connection
@@ -86,6 +99,13 @@ def _tune_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA busy_timeout=30000")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _choose_schema(schema: str, connection: Any, _record: Any) -> None:
+    # Outside a transaction, or the first rollback would take it back.
+    before, connection.autocommit = connection.autocommit, True
+    connection.execute(f'SET SESSION search_path TO "{schema}"')
+    connection.autocommit = before
 
 
 def _begin_immediate(connection: Any) -> None:
