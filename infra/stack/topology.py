@@ -20,6 +20,9 @@ from infra.stack.probes import every, grpc_health, http_ok
 DOORS_HOST = "TIDEMILL_DOORS_HOST"
 """Environment variable: address that the gateway listens on instead of loopback, such as 0.0.0.0 in a container."""
 
+STORES = ("TIDEMILL_DATABASE_URL", "TIDEMILL_ARTIFACTS_URL", "TIDEMILL_MLFLOW_URI")
+"""Environment variables: other stores than files of the mesh's state, such as a PostgreSQL server and a bucket."""
+
 PARTS = ("kafka", "elasticsearch", "triton")
 
 
@@ -103,7 +106,15 @@ def environment(layout: Layout, ports: Mapping[str, int], service: Service) -> d
         layout: where files lie.
         ports: port by use of the children that run; what does not run is left out.
         service: the one that is told.
+
+    Raises:
+        StackError: a store in this process's environment cannot serve all services.
     """
+    if os.environ.get("TIDEMILL_DATABASE_URL", "").startswith("sqlite"):
+        raise StackError(
+            "TIDEMILL_DATABASE_URL names an SQLite file, which the services cannot share: unset it, and each gets a file "
+            "of its own below TIDEMILL_STATE, or name a PostgreSQL database (postgresql://user@host/database)."
+        )
     home, state = layout.home, layout.state
     told = {
         "PYTHONPATH": python_path(),
@@ -118,6 +129,7 @@ def environment(layout: Layout, ports: Mapping[str, int], service: Service) -> d
         "TIDEMILL_DATA_DIR": str(home.data),
         "TIDEMILL_TRITON_REPOSITORY": str(state.triton_repository),
         "TIDEMILL_MLFLOW_URI": f"sqlite:///{state.mlflow}",
+        **{name: os.environ[name] for name in STORES if os.environ.get(name)},
     }
     addresses = {
         "TIDEMILL_KAFKA_BOOTSTRAP": ("kafka", ""),

@@ -90,6 +90,22 @@ def test_only_the_doors_listen_elsewhere_than_on_loopback(monkeypatch: pytest.Mo
         assert {bind.partition(":")[0] for bind in binds} == {"0.0.0.0" if service.name == "gateway" else "127.0.0.1"}
 
 
+def test_an_operator_may_choose_other_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_DATABASE_URL", "postgresql://me@db/tidemill")
+    monkeypatch.setenv("TIDEMILL_ARTIFACTS_URL", "s3://bucket/tidemill")
+    for service in SERVICES:
+        told = environment(LAYOUT, PORTS, service)
+        assert told["TIDEMILL_DATABASE_URL"] == "postgresql://me@db/tidemill"
+        assert told["TIDEMILL_ARTIFACTS_URL"] == "s3://bucket/tidemill"
+        assert told["TIDEMILL_MLFLOW_URI"] == "sqlite:////s/mlflow.db"
+
+
+def test_one_sqlite_file_for_all_services_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_DATABASE_URL", "sqlite:///all.sqlite")
+    with pytest.raises(StackError, match="PostgreSQL"):
+        environment(LAYOUT, PORTS, SERVICES[0])
+
+
 def test_training_gets_all_processors() -> None:
     threads = {service.name: environment(LAYOUT, PORTS, service).get("OMP_NUM_THREADS") for service in SERVICES}
     assert threads["training"] is None
