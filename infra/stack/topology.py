@@ -112,8 +112,8 @@ def environment(layout: Layout, ports: Mapping[str, int], service: Service) -> d
     """
     if os.environ.get("TIDEMILL_DATABASE_URL", "").startswith("sqlite"):
         raise StackError(
-            "TIDEMILL_DATABASE_URL names an SQLite file, which the services cannot share: unset it, and each gets a file "
-            "of its own below TIDEMILL_STATE, or name a PostgreSQL database (postgresql://user@host/database)."
+            "TIDEMILL_DATABASE_URL names an SQLite file, which the services cannot share: unset it, and each gets a "
+            "file of its own below TIDEMILL_STATE, or name a PostgreSQL database (postgresql://user@host/database)."
         )
     home, state = layout.home, layout.state
     told = {
