@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import shutil
 import statistics
@@ -47,8 +49,10 @@ def build(merged: Path, target: Path, variant: VariantName, cache: Path) -> None
     target.mkdir(parents=True, exist_ok=True)
     place = ("", str(merged), str(target), precision, "cpu", str(cache))
     given = [f"{key}={value}" for key, value in {**_COMMON, **options}.items()]
-    # It takes text as its command line does, and loads what create_model needs of the model's configuration.
-    create_model(*place, **parse_extra_options(*place, given))
+    # It prints every layer; what goes wrong it raises.
+    with contextlib.redirect_stdout(io.StringIO()):
+        # It takes text as its command line does, and loads what create_model needs of the model's configuration.
+        create_model(*place, **parse_extra_options(*place, given))
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (merged / name).is_file() and not (target / name).is_file():
             shutil.copyfile(merged / name, target / name)

@@ -38,9 +38,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True, help="job.json of the run")
     job = Job.read(parser.parse_args().job)
-    # No hub is ever asked: everything is local, and a missing file is an error at once.
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    # No hub is ever asked: everything is local, and a missing file is an error at once. Bars are for terminals.
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
     telemetry = start_telemetry("training-worker", os.environ.get("TIDEMILL_OTLP_ENDPOINT"))
+    # It tells of every node of a graph, at INFO.
+    logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
