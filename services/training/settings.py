@@ -16,5 +16,10 @@ class TrainingSettings(ServiceSettings):
     models_dir: Path = Field(Path("models"), description="where base models are prepared")
     downloads_dir: Path = Field(Path("downloads"), description="where the files of base models lie")
     mlflow_uri: str = Field("sqlite:///mlflow.db", description="MLflow's tracking and registry store")
-    training_threads: int = Field(os.cpu_count() or 1, ge=1, description="threads of a worker")
+    training_threads: int = Field(
+        # Those that this process may use: in a container that has fewer than the machine, more starve each other.
+        default_factory=lambda: len(os.sched_getaffinity(0)),
+        ge=1,
+        description="threads of a worker",
+    )
     snapshot_cache: Path = Field(Path("snapshots"), description="where remote snapshots are copied to")
