@@ -20,6 +20,7 @@ from services.training.adapters.announcer import BusAnnouncer
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.registry import MlflowRegistry
 from services.training.adapters.run_store import SqlRunStore
+from services.training.adapters.snapshots import StoredFolders
 from services.training.adapters.worker_processes import WorkerProcesses
 from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
@@ -43,7 +44,12 @@ async def build(settings: TrainingSettings) -> Service:
     )
     supervision = Supervision(store, workers, registry, BusAnnouncer(publisher), clock)
     runs = Runs(
-        store, BaseModels(models_dir, downloads_dir), registry, clock, lambda run_id: artifacts.uri("runs", run_id)
+        store,
+        BaseModels(models_dir, downloads_dir),
+        StoredFolders(artifacts),
+        registry,
+        clock,
+        lambda run_id: artifacts.uri("runs", run_id),
     )
 
     def register(server: grpc.aio.Server) -> Sequence[str]:

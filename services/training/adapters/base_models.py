@@ -10,12 +10,14 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from services.kit.errors import FailedPreconditionError, NotFoundError
+from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
 from services.kit.ids import new_id, sha256_hex
 from services.kit.storage.artifacts import digest_folder
+from services.training.domain.recipe import BaseModel
 
 logger = logging.getLogger(__name__)
 
@@ -24,20 +26,29 @@ _CONVERSION = 1
 _MARKER = "tidemill-base.json"
 
 
+@dataclass(frozen=True, slots=True)
+class _Packaged:
+    """A model out of a package: what it can learn, its context in tokens, and how its file becomes a folder."""
+
+    task: Literal["generation", "text_classification"]
+    context_length: int
+    convert: Callable[[Path, Path], None]
+
+
 class BaseModels:
     """Base models by name, prepared below `models_dir` from files below `downloads_dir`."""
 
     def __init__(self, models_dir: Path, downloads_dir: Path) -> None:
         self._models = models_dir
         self._downloads = downloads_dir
-        self._recipes: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
-            "smollm2-135m-instruct": ("smollm2-135m-instruct", _convert_smollm2),
-            "bge-small-zh-v1.5": ("bge-small-zh-v1.5", _convert_bge),
+        self._packaged = {
+            "smollm2-135m-instruct": _Packaged("generation", 8192, _convert_smollm2),
+            "bge-small-zh-v1.5": _Packaged("text_classification", 512, _convert_bge),
         }
 
     def names(self) -> list[str]:
         """Names that can be prepared."""
-        return sorted(self._recipes)
+        return sorted(self._packaged)
 
     def prepare(self, name: str) -> Path:
         """The folder of a base model: a name from `names`, or an existing folder; converted first if need be.
@@ -46,19 +57,21 @@ class BaseModels:
             NotFoundError: it is neither.
             FailedPreconditionError: its package's file has not been fetched.
         """
-        if name not in self._recipes:
+        if name not in self._packaged:
             folder = Path(name).expanduser()
             if (folder / "config.json").is_file():
                 return folder
+            wrong = f"{name!r} is neither one of {', '.join(self.names())} nor a folder with a config.json"
             raise NotFoundError(
-                f"The base model {name!r} is neither one of {', '.join(self.names())} nor a folder with a config.json.",
+                f"spec.base_model: {wrong}",
                 reason="BASE_MODEL_NOT_FOUND",
                 metadata={"base_model": name},
+                violations=[FieldViolation("spec.base_model", wrong)],
             )
         target = self._models / name
         if self._is_current(target):
             return target
-        source, convert = self._source(name), self._recipes[name][1]
+        source, convert = self._source(name), self._packaged[name].convert
         logger.info("preparing base model %s (once)", name)
         partial = self._models / f".{name}.{new_id()}"
         partial.mkdir(parents=True)
@@ -73,18 +86,15 @@ class BaseModels:
             shutil.rmtree(partial, ignore_errors=True)
         return target
 
-    def identity(self, name: str) -> str:
-        """Digest that changes with the weights; needs no conversion, for known names carry pinned files.
-
-        Raises:
-            NotFoundError: neither a known name nor a model's folder.
-            FailedPreconditionError: its package's file has not been fetched.
-        """
-        if name in self._recipes:
+    def find(self, name: str) -> BaseModel:
+        """See `services.training.app.ports.BaseModels`; needs no conversion, for known names carry pinned files."""
+        if name in self._packaged:
             if not self._is_current(self._models / name):
                 self._source(name)
-            return sha256_hex(name, str(_CONVERSION))
-        return self.digest(self.prepare(name))
+            known = self._packaged[name]
+            return BaseModel(name, sha256_hex(name, str(_CONVERSION)), known.task, known.context_length)
+        folder = self.prepare(name)
+        return _described(name, folder, self.digest(folder))
 
     def digest(self, folder: Path) -> str:
         """sha256 over the model's files; read from the marker where `prepare` made the folder."""
@@ -94,7 +104,7 @@ class BaseModels:
         return digest_folder(folder)
 
     def _source(self, name: str) -> Path:
-        source = self._downloads / self._recipes[name][0]
+        source = self._downloads / name
         if not source.is_dir():
             raise FailedPreconditionError(
                 f"The file of base model {name} is not in {source}; `tidemill up` fetches it.",
@@ -107,6 +117,29 @@ class BaseModels:
     def _is_current(folder: Path) -> bool:
         marker = folder / _MARKER
         return marker.is_file() and json.loads(marker.read_text()).get("conversion") == _CONVERSION
+
+
+def _described(name: str, folder: Path, digest: str) -> BaseModel:
+    """What a model's own configuration says of it."""
+    if not any(folder.glob("*.safetensors")):
+        wrong = f"{name} holds no *.safetensors; weights in other formats can run code and are not loaded"
+        raise InvalidArgumentError(
+            f"spec.base_model: {wrong}",
+            reason="BASE_MODEL_NOT_SAFETENSORS",
+            violations=[FieldViolation("spec.base_model", wrong)],
+        )
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        architectures, limit = config.get("architectures") or [], config.get("max_position_embeddings")
+    except (ValueError, AttributeError) as error:
+        wrong = f"{name}/config.json cannot be read: {error}"
+        raise InvalidArgumentError(
+            f"spec.base_model: {wrong}", violations=[FieldViolation("spec.base_model", wrong)]
+        ) from error
+    if config.get("is_encoder_decoder"):
+        return BaseModel(name, digest, None, limit)
+    writes = any(item.endswith(("ForCausalLM", "LMHeadModel")) for item in architectures)
+    return BaseModel(name, digest, "generation" if writes else "text_classification", limit)
 
 
 def _only(folder: Path, pattern: str) -> Path:

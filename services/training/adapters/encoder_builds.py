@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def export_fp32(model: nn.Module, target: Path, *, vocabulary: int) -> None:
-    """Writes model.onnx: input_ids and attention_mask [batch, length] int64 to logits [batch, labels] fp32."""
+def export_fp32(model: nn.Module, target: Path, *, vocabulary: int, longest: int) -> None:
+    """Writes model.onnx: input_ids and attention_mask [batch, length] int64 to logits [batch, labels] fp32.
+
+    Args:
+        model: maps the two inputs to logits.
+        target: folder to make.
+        vocabulary: number of token ids.
+        longest: texts have at most so many tokens; more than the model has positions cannot be exported.
+    """
     import torch
 
     model.eval()
-    ids = torch.randint(1, vocabulary, (2, 16))
-    batch, length = torch.export.Dim("batch", min=1, max=256), torch.export.Dim("length", min=2, max=512)
+    ids = torch.randint(1, vocabulary, (2, min(16, longest - 1)))
+    batch, length = torch.export.Dim("batch", min=1, max=256), torch.export.Dim("length", min=2, max=longest)
     target.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
         model,

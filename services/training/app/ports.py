@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.kit.failure import Failure
+from services.training.domain.recipe import BaseModel, Recipe
 from services.training.domain.report import Report
 from services.training.domain.run import Progress, Run
 
@@ -104,14 +105,33 @@ class Announcer(Protocol):
         ...
 
 
-class BaseModelIdentity(Protocol):
+class BaseModels(Protocol):
     """Which weights a name stands for."""
 
-    def identity(self, name: str) -> str:
-        """Digest that changes with the weights.
+    def find(self, name: str) -> BaseModel:
+        """What is known of a base model.
 
         Raises:
             NotFoundError: neither a known name nor a model's folder.
             FailedPreconditionError: a known name whose file has not been fetched.
+            InvalidArgumentError: a folder whose model is not to be loaded.
         """
+        ...
+
+
+class Artifacts(Protocol):
+    """Folders that runs read and leave."""
+
+    def check_dataset(self, recipe: Recipe) -> None:
+        """Looks whether the recipe's data set can be learnt from, without reading its rows.
+
+        Raises:
+            NotFoundError: it is not there.
+            InvalidArgumentError: it lacks the column that is to be learnt.
+            FailedPreconditionError: it is another one than was meant, or one of its parts is missing or empty.
+        """
+        ...
+
+    def exists(self, uri: str) -> bool:
+        """Whether a folder is there."""
         ...

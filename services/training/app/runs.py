@@ -8,7 +8,7 @@ from dataclasses import replace
 from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, NotFoundError
 from services.kit.ids import new_id
-from services.training.app.ports import BaseModelIdentity, Registry, RunStore
+from services.training.app.ports import Artifacts, BaseModels, Registry, RunStore
 from services.training.domain.recipe import Recipe
 from services.training.domain.run import Run, RunState
 
@@ -19,22 +19,34 @@ class Runs:
     def __init__(
         self,
         store: RunStore,
-        models: BaseModelIdentity,
+        models: BaseModels,
+        artifacts: Artifacts,
         registry: Registry,
         clock: Clock,
         uri_of: Callable[[str], str],
     ) -> None:
-        self._store, self._models, self._registry, self._clock, self._uri_of = store, models, registry, clock, uri_of
+        self._store, self._models, self._artifacts = store, models, artifacts
+        self._registry, self._clock, self._uri_of = registry, clock, uri_of
 
     def create(self, recipe: Recipe, request_id: str, traceparent: str) -> Run:
-        """Queues a run; answers with the succeeded one of the same outcome, or of the same request."""
+        """Queues a run; answers with the succeeded one of the same outcome, or of the same request.
+
+        What can be seen to be wrong now is refused now, not minutes later by the worker.
+
+        Raises:
+            InvalidArgumentError: the base model or the data set does not go with the recipe; it names the field.
+            NotFoundError, FailedPreconditionError: there is no such base model or data set, or it cannot be used.
+        """
         known = self._store.by_request(request_id) if request_id else None
         if known is not None:
             return known
-        digest = recipe.digest(self._models.identity(recipe.base_model))
+        base = self._models.find(recipe.base_model)
+        recipe.check_base(base)
+        digest = recipe.digest(base.identity)
         earlier = self._store.succeeded(digest)
-        if earlier is not None:
+        if earlier is not None and self._still_has_its_builds(earlier):
             return replace(earlier, reused=True)
+        self._artifacts.check_dataset(recipe)
         run_id, now = new_id(), self._clock.now()
         return self._store.create(
             Run(
@@ -48,6 +60,10 @@ class Runs:
                 traceparent=traceparent,
             )
         )
+
+    def _still_has_its_builds(self, run: Run) -> bool:
+        # Somebody may have made room on the disk; a run without its files is of no use to anyone.
+        return all(self._artifacts.exists(variant.uri) for variant in (run.report.variants if run.report else ()))
 
     def get(self, name: str) -> Run:
         """The run.
@@ -86,7 +102,8 @@ class Runs:
             )
         if not run.model_version:
             # The registry was away when the run ended.
-            run = replace(run, model_version=self._registry.register(run), warnings=())
+            warnings = run.report.warnings if run.report else ()
+            run = replace(run, model_version=self._registry.register(run), warnings=warnings)
             self._store.update(run)
         self._registry.promote(run.model_version)
         return run

@@ -103,7 +103,7 @@ class Supervision:
                 self._workers.stop(run)
             return run
         if view.report is not None:
-            return self._register(replace(run, report=view.report))
+            return self._register(replace(run, report=view.report, warnings=view.report.warnings))
         if view.failure is not None:
             return self._end(replace(run, state=RunState.FAILED, failure=view.failure))
         if run.cancel_requested:

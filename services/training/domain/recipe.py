@@ -24,6 +24,11 @@ class GenerationTask:
     max_target_tokens: int = 32
     kind: Literal["generation"] = "generation"
 
+    @property
+    def learnt(self) -> tuple[str, str]:
+        """The column that is learnt, and the field of a spec that names it."""
+        return self.target_field, "spec.generation.target_field"
+
 
 @dataclass(frozen=True, slots=True)
 class TextClassificationTask:
@@ -32,6 +37,11 @@ class TextClassificationTask:
     label_field: str
     max_input_tokens: int = 128
     kind: Literal["text_classification"] = "text_classification"
+
+    @property
+    def learnt(self) -> tuple[str, str]:
+        """The column that is learnt, and the field of a spec that names it."""
+        return self.label_field, "spec.text_classification.label_field"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,20 @@ class Optimization:
 
 
 @dataclass(frozen=True, slots=True)
+class BaseModel:
+    """What is known of a base model before it is loaded; `context_length` in tokens, None where it has no limit.
+
+    `identity` is a digest that changes with the weights, `task` the kind of task that such a model can learn: None
+    where it is none of ours.
+    """
+
+    name: str
+    identity: str
+    task: Literal["generation", "text_classification"] | None
+    context_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What a run does to which data."""
 
@@ -91,22 +115,47 @@ class Recipe:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        violations = list(self._violations())
-        if violations:
-            text = "; ".join(f"{v.field}: {v.description}" for v in violations)
-            raise InvalidArgumentError(text, reason="INVALID_RECIPE", violations=violations)
+        _refuse(self._violations())
 
     def _violations(self) -> list[FieldViolation]:
         found: list[FieldViolation] = []
         if bool(self.optimization.max_steps) == bool(self.optimization.epochs):
-            found.append(FieldViolation("optimization", "give exactly one of max_steps and epochs"))
+            found.append(FieldViolation("spec.optimization", "give exactly one of max_steps and epochs"))
         if not self.variants:
-            found.append(FieldViolation("compression.variants", "name at least one of fp32, int8, int4"))
+            found.append(FieldViolation("spec.compression.variants", "name at least one of fp32, int8, int4"))
         if isinstance(self.task, TextClassificationTask) and "int4" in self.variants:
-            found.append(FieldViolation("compression.variants", "int4 is for generation only"))
-        if isinstance(self.task, GenerationTask) and "{text}" not in self.task.prompt_template:
-            found.append(FieldViolation("generation.prompt_template", "it must contain {text}"))
+            found.append(FieldViolation("spec.compression.variants", "int4 is for generation only"))
+        if isinstance(self.task, GenerationTask):
+            template, target = self.task.prompt_template, "{" + self.task.target_field + "}"
+            if "{text}" not in template:
+                found.append(FieldViolation("spec.generation.prompt_template", "it must contain {text}"))
+            if target in template:
+                message = f"it holds {target}, the answer that is to be learnt"
+                found.append(FieldViolation("spec.generation.prompt_template", message))
         return found
+
+    def check_base(self, base: BaseModel) -> None:
+        """Holds the recipe against its base model.
+
+        Raises:
+            InvalidArgumentError: the model cannot learn the task, or not from texts of that length.
+        """
+        task, limit, found = self.task, base.context_length, []
+        if base.task != task.kind:
+            able = {
+                "generation": "writes text; text_classification needs an encoder, for example bge-small-zh-v1.5",
+                "text_classification": "is an encoder; generation needs a causal model, for example "
+                "smollm2-135m-instruct",
+                None: "is neither a causal language model nor an encoder",
+            }[base.task]
+            found.append(FieldViolation("spec.base_model", f"{base.name} {able}"))
+        elif isinstance(task, GenerationTask) and limit and task.max_input_tokens + task.max_target_tokens > limit:
+            message = f"with max_target_tokens it is more than the {limit} tokens that {base.name} can read"
+            found.append(FieldViolation("spec.generation.max_input_tokens", message))
+        elif isinstance(task, TextClassificationTask) and limit and task.max_input_tokens > limit:
+            message = f"it is more than the {limit} tokens that {base.name} can read"
+            found.append(FieldViolation("spec.text_classification.max_input_tokens", message))
+        _refuse(found)
 
     def digest(self, base_digest: str) -> str:
         """Identity of the run's outcome: equal digests need no second run.
@@ -138,3 +187,9 @@ class Recipe:
                 "variants": tuple(value["variants"]),
             }
         )
+
+
+def _refuse(violations: list[FieldViolation]) -> None:
+    if violations:
+        text = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        raise InvalidArgumentError(text, reason="INVALID_RECIPE", violations=violations)

@@ -54,7 +54,8 @@ class Variant:
 class Report:
     """All of it; `base` is None where the untrained model has no answer (a fresh classification head).
 
-    `tuned_loss` is the merged model's `Variant.loss`.
+    `tuned_loss` is the merged model's `Variant.loss`. `warnings` tell, for a person, what was done otherwise than
+    asked.
     """
 
     tuned: Metric
@@ -64,6 +65,7 @@ class Report:
     variants: tuple[Variant, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
     tuned_loss: Metric | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON form, see `from_json`."""
@@ -85,6 +87,7 @@ class Report:
             figures=dict(value["figures"]),
             # Reports of before there was a loss are still in the database.
             tuned_loss=_metric(value.get("tuned_loss")),
+            warnings=tuple(value.get("warnings", ())),
         )
 
 

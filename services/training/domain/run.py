@@ -46,7 +46,7 @@ class Run:
     """A run; `digest` is the identity of its outcome, `attempts` how often its worker was started.
 
     `attempts` leaves out the starts that ended because the service itself was stopped. `warnings` tell what a
-    succeeded run lacks, for a person.
+    succeeded run lacks or did otherwise than asked, for a person.
     """
 
     name: str

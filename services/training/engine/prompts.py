@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,11 +39,8 @@ def training_pairs(tokenizer: Any, task: GenerationTask, records: Sequence[Mappi
 
 
 def _fill(template: str, fields: Mapping[str, str]) -> str:
-    # Not str.format: a template may hold other braces, and a record must not reach into them.
-    for name, value in fields.items():
-        if name != "text":
-            template = template.replace("{" + name + "}", value)
-    return template.replace("{text}", fields["text"])
+    # Not str.format: a template may hold other braces. In one pass: what a record holds is text, never a placeholder.
+    return re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
 
 
 def _chat(tokenizer: Any, user_message: str) -> list[int]:

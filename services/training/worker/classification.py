@@ -15,14 +15,17 @@ from services.training.adapters.snapshots import read_rows
 from services.training.domain.recipe import TextClassificationTask
 from services.training.domain.report import Example, Report, Variant
 from services.training.engine.classifier import build_classifier
-from services.training.engine.methods import adapt, merge
+from services.training.engine.methods import merge
 from services.training.engine.metrics import correct, mean_with_interval
 from services.training.engine.tasks import ClassificationObjective, pad_right
 from services.training.worker.phases import (
     Phase,
+    adapted,
     check_stop,
+    drop_checkpoints,
     kept,
     kept_folder,
+    precision_warnings,
     run_training,
     shown_examples,
     write_manifest,
@@ -49,14 +52,16 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     phase = Phase(job, "prepare")
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder))
-    train_rows = read_rows(job.snapshot, "train", task.label_field)
-    holdout = read_rows(job.snapshot, "holdout", task.label_field)
+    train_rows = read_rows(job.snapshot, "train", task)
+    holdout = read_rows(job.snapshot, "holdout", task)
     holdout = holdout[: recipe.max_eval_examples or len(holdout)]
     labels = sorted({row[task.label_field] for row in train_rows})
     if len(labels) < 2:
         raise FailedPreconditionError(
-            f"Column {task.label_field!r} holds {len(labels)} label(s); two or more are needed.",
+            f"spec.text_classification.label_field: column {task.label_field!r} holds one label only, {labels[0]!r}, "
+            "in the records to learn from; two or more are needed.",
             reason="LABELS_MISSING",
+            metadata={"column": task.label_field},
         )
     index = {label: number for number, label in enumerate(labels)}
 
@@ -66,14 +71,14 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     holdout_ids = tokens(holdout)
     references = [row[task.label_field] for row in holdout]
-    encoder: Any = AutoModel.from_pretrained(str(base_folder), dtype=torch.float32)
+    encoder: Any = AutoModel.from_pretrained(str(base_folder), dtype=torch.float32, use_safetensors=True)
     model: Any = build_classifier(encoder, encoder.config.hidden_size, len(labels), seed=recipe.optimization.seed)
     phase.end()
     check_stop(should_stop)
 
     weights = folder / "merged" / "model.safetensors"
     if not weights.is_file():
-        model.encoder = adapt(model.encoder, recipe.method)
+        model.encoder = adapted(model.encoder, recipe.method)
         model.head.requires_grad_(True)
         model.to(device)
         objective = ClassificationObjective(
@@ -90,6 +95,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             tokenizer.save_pretrained(str(path))
 
         kept_folder(folder / "merged", save)
+        drop_checkpoints(job)
     else:
         load_model(model, str(weights))
     figures = kept(folder / "eval" / "train.json", dict)
@@ -103,6 +109,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
                 ids, mask = pad_right(holdout_ids[start : start + _BATCH], tokenizer.pad_token_id)
                 found += [labels[i] for i in model(ids.to(device), mask.to(device)).argmax(-1).tolist()]
                 phase.advance(len(found))
+                check_stop(should_stop)
         phase.end()
         return found
 
@@ -123,6 +130,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             # What one gets by always saying the commonest label.
             "majority_accuracy": max(references.count(label) for label in labels) / len(references),
         },
+        warnings=precision_warnings(job, device),
     )
 
 
@@ -138,7 +146,9 @@ def _compress(
     recipe, folder = job.recipe, job.folder
     phase = Phase(job, "compress", len(recipe.variants), "builds")
     # int8 is made from fp32, which is therefore always built.
-    fp32 = kept_folder(folder / "variants" / "fp32", lambda path: _export(model, tokenizer, path))
+    fp32 = kept_folder(
+        folder / "variants" / "fp32", lambda path: _export(model, tokenizer, task.max_input_tokens, path)
+    )
     folders = {"fp32": fp32}
     if "int8" in recipe.variants:
 
@@ -189,6 +199,6 @@ def _compress(
     return tuple(variants)
 
 
-def _export(model: Any, tokenizer: Any, path: Path) -> None:
-    encoder_builds.export_fp32(model, path, vocabulary=model.encoder.config.vocab_size)
+def _export(model: Any, tokenizer: Any, longest: int, path: Path) -> None:
+    encoder_builds.export_fp32(model, path, vocabulary=model.encoder.config.vocab_size, longest=longest)
     tokenizer.save_pretrained(str(path))

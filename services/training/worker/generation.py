@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from services.training.adapters.snapshots import read_rows
 from services.training.domain.recipe import GenerationTask, VariantName
 from services.training.domain.report import Example, Report, Variant
 from services.training.engine.generation import greedy_answers, reference_losses
-from services.training.engine.methods import adapt, merge
+from services.training.engine.methods import merge
 from services.training.engine.metrics import (
     TextLoss,
     loss_increase,
@@ -27,9 +28,12 @@ from services.training.engine.prompts import training_pairs
 from services.training.engine.tasks import CompletionObjective, Pair
 from services.training.worker.phases import (
     Phase,
+    adapted,
     check_stop,
+    drop_checkpoints,
     kept,
     kept_folder,
+    precision_warnings,
     run_training,
     shown_examples,
     write_manifest,
@@ -54,26 +58,35 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     phase = Phase(job, "prepare")
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder))
-    load: Any = AutoModelForCausalLM.from_pretrained
-    model: Any = load(str(base_folder), dtype=torch.float32).to(device)
-    holdout = read_rows(job.snapshot, "holdout", task.target_field)
+    holdout = read_rows(job.snapshot, "holdout", task)
     holdout = holdout[: recipe.max_eval_examples or len(holdout)]
     held_pairs = training_pairs(tokenizer, task, holdout)
     prompts = [pair.prompt for pair in held_pairs]
     references = [row[task.target_field] for row in holdout]
-    pairs = training_pairs(tokenizer, task, read_rows(job.snapshot, "train", task.target_field))
+    pairs = training_pairs(tokenizer, task, read_rows(job.snapshot, "train", task))
+
+    def load(source: Path) -> Any:
+        made: Any = AutoModelForCausalLM
+        return made.from_pretrained(str(source), dtype=torch.float32, use_safetensors=True).to(device).eval()
+
+    model = load(base_folder)
     phase.end()
     check_stop(should_stop)
 
     def answers(which: str) -> list[str]:
         phase = Phase(job, "evaluate", len(prompts), f"{which} answers")
+
+        def on_progress(done: int) -> None:
+            phase.advance(done)
+            check_stop(should_stop)
+
         found = greedy_answers(
             model,
             tokenizer,
             prompts,
             max_new_tokens=task.max_target_tokens,
             device=device,
-            on_progress=phase.advance,
+            on_progress=on_progress,
         )
         phase.end()
         return found
@@ -83,7 +96,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     merged = folder / "merged"
     if not merged.is_dir():
-        model = adapt(model, recipe.method)
+        model = adapted(model, recipe.method)
         objective = CompletionObjective(pairs, tokenizer.pad_token_id or tokenizer.eos_token_id)
         figures = run_training(job, model, objective, device, should_stop)
         kept(folder / "eval" / "train.json", lambda: figures)
@@ -96,9 +109,10 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             tokenizer.save_pretrained(str(path))
 
         kept_folder(merged, save)
+        drop_checkpoints(job)
     figures = kept(folder / "eval" / "train.json", dict)
     if not (folder / "eval" / "tuned.json").is_file():
-        model = load(str(merged), dtype=torch.float32).to(device).eval()
+        model = load(merged)
     tuned = kept(
         folder / "eval" / "tuned.json",
         lambda: {
@@ -140,6 +154,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         variants=variants,
         figures={**figures, **agreement},
         tuned_loss=loss_per_token(tuned_losses),
+        warnings=precision_warnings(job, device),
     )
 
 
@@ -163,14 +178,14 @@ def _compress(
         )
         phase.advance(number + 1)
         check_stop(should_stop)
+    shutil.rmtree(folder / "build-cache", ignore_errors=True)
+
+    def on_progress(done: int) -> None:
+        phase.advance(len(recipe.variants) + done)
+        check_stop(should_stop)
 
     def measure() -> dict[str, Any]:
-        found = genai_builds.measure(
-            folders,
-            pairs,
-            max_new_tokens=task.max_target_tokens,
-            on_progress=lambda done: phase.advance(len(recipe.variants) + done),
-        )
+        found = genai_builds.measure(folders, pairs, max_new_tokens=task.max_target_tokens, on_progress=on_progress)
         return {
             name: {
                 "answers": item.answers,

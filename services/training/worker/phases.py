@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
+from services.kit.errors import InvalidArgumentError
 from services.kit.storage.artifacts import digest_folder
 from services.kit.telemetry import schema
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, WorkerProgress, write_json
-from services.training.engine.loop import Cancelled, Checkpoint, StepProgress, train, usable_precision
-from services.training.engine.methods import plain_attention
+from services.training.domain.recipe import FullMethod, LoraMethod
+from services.training.engine.loop import Cancelled, StepProgress, train, usable_precision
+from services.training.engine.methods import adapt, plain_attention
 from services.training.engine.tasks import Objective
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _WRITE_EVERY_S = 0.25
 _EXAMPLES = 5
+_CHECKPOINTS = "checkpoints"
 # Tokens. On a processor the backward pass of fused attention costs more than the whole score matrix of so short a text
 # (SmolLM2-135M, 4 x 130 tokens: a quarter of the step); the matrix grows with the square of the length.
 _SHORT = 512
@@ -78,14 +82,34 @@ def kept(path: Path, compute: Callable[[], Any]) -> Any:
 def kept_folder(path: Path, make: Callable[[Path], None]) -> Path:
     """A folder; made first where there is none. What a killed maker left behind is made anew."""
     if not path.is_dir():
-        import shutil
-
         partial = path.with_name(f".{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         make(partial)
         partial.rename(path)
     return path
+
+
+def precision_warnings(job: Job, device: torch.device) -> tuple[str, ...]:
+    """What a person is to know where the device lacks the precision that was asked for."""
+    wanted = job.recipe.optimization.precision
+    used = usable_precision(wanted, device)
+    if used == wanted:
+        return ()
+    return (f"optimization.precision: computed in {used}, for this {device.type} has no {wanted}.",)
+
+
+def adapted(model: nn.Module, method: LoraMethod | FullMethod) -> nn.Module:
+    """See `adapt`.
+
+    Raises:
+        InvalidArgumentError: the method does not go with the model's layers.
+    """
+    try:
+        return adapt(model, method)
+    except ValueError as error:
+        # peft's own words name the modules that it did not find.
+        raise InvalidArgumentError(f"spec.lora.target_modules: {error}", reason="METHOD_UNSUITABLE") from error
 
 
 def run_training(
@@ -96,15 +120,14 @@ def run_training(
     Returns:
         Figures for the report.
     """
-    checkpoints = CheckpointFolder(job.folder / "checkpoints")
+    checkpoints = CheckpointFolder(job.folder / _CHECKPOINTS)
     resume = checkpoints.newest()
     if resume is not None:
         logger.info("%s goes on from step %d", job.run, resume.step)
     total = job.recipe.optimization.total_steps(len(objective.lengths))
-    wanted = job.recipe.optimization.precision
-    precision = usable_precision(wanted, device)
-    if precision != wanted:
-        logger.warning("%s computes in %s: this %s has no %s", job.run, precision, device.type, wanted)
+    precision = usable_precision(job.recipe.optimization.precision, device)
+    for warning in precision_warnings(job, device):
+        logger.warning("%s: %s", job.run, warning)
     if device.type == "cpu" and max(objective.lengths) <= _SHORT:
         plain_attention(model)
     phase = Phase(job, "train", total, "steps")
@@ -118,9 +141,6 @@ def run_training(
         }
         phase.advance(progress.step, figures, progress.remaining_s)
 
-    def on_checkpoint(checkpoint: Checkpoint) -> None:
-        checkpoints.save(checkpoint)
-
     outcome = train(
         model,
         objective,
@@ -128,7 +148,7 @@ def run_training(
         device=device,
         resume=resume,
         on_step=on_step,
-        on_checkpoint=on_checkpoint,
+        on_checkpoint=checkpoints.save,
         should_stop=should_stop,
     )
     seconds = phase.end()
@@ -146,6 +166,11 @@ def run_training(
         "peak_memory_bytes": float(_peak_memory()),
         "memory_before_training_bytes": float(memory_before),
     }
+
+
+def drop_checkpoints(job: Job) -> None:
+    """Gives their room back once the tuned model is stored: those of a full fine-tuning are three times its size."""
+    shutil.rmtree(job.folder / _CHECKPOINTS, ignore_errors=True)
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int]:

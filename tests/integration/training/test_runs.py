@@ -7,6 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from mlflow.tracking import MlflowClient
 from tidemill.training.v1 import run_pb2
 from tidemill.training.v1 import training_events_pb2 as events
@@ -76,6 +78,26 @@ def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> No
     assert not fp32.HasField("loss")
 
 
+@pytest.mark.parametrize("task", ["generation", "text_classification"])
+def test_every_weight_is_trained_where_asked_and_what_was_done_otherwise_is_told(
+    training: TrainingProcess, material: Material, task: str
+) -> None:
+    spec = material.spec(task, full=run_pb2.FullMethod(), model_name="full")
+    spec.optimization.precision = run_pb2.PRECISION_FP16
+    run = training.wait(training.create(spec).name, ended)
+    assert run.state == STATE.STATE_SUCCEEDED, run.failure
+    figures = run.report.figures
+    assert figures["trainable_parameters"] == figures["parameters"]
+    # No processor trains in it.
+    assert len(run.warnings) == 1
+    assert "optimization.precision" in run.warnings[0]
+    left = {path.name for path in training.run_folder(run.name).iterdir()}
+    assert {"merged", "variants", "report.json"} <= left
+    assert not left & {"adapter", "checkpoints", "build-cache"}
+    pickled = {".bin", ".pt", ".pth", ".pkl"}
+    assert [path for path in training.run_folder(run.name).rglob("*") if path.suffix in pickled] == []
+
+
 def test_an_end_is_told_once(training: TrainingProcess, writer: run_pb2.Run) -> None:
     found = told(training.bootstrap, events.RunSucceeded, writer.name)
     assert [message.model_version for _, message in found] == [writer.model_version]
@@ -114,6 +136,8 @@ def test_the_newest_model_is_challenger_and_a_promoted_one_champion(
     training.stub.PromoteRun(pb.PromoteRunRequest(name=writer.name), timeout=60)
     made = registry.get_model_version_by_alias(name, "champion")
     assert str(made.version) == number
+    # Who has won challenges nobody.
+    assert "challenger" not in registry.get_registered_model(name).aliases
     measured = registry.get_run(made.run_id).data.metrics
     assert measured["tuned_rouge_l"] == writer.report.tuned.value
     assert measured["int8_loss_increase"] == writer.report.variants[1].loss_increase.value
@@ -130,25 +154,72 @@ def test_a_cancelled_run_ends_and_is_told(training: TrainingProcess, material: M
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_a_data_set_without_the_column_is_a_failure_that_names_it(
+def test_one_label_only_is_a_failure_that_names_the_field_and_is_told(
+    training: TrainingProcess, material: Material, tmp_path: Path
+) -> None:
+    rows = [{"record_id": "r", "source": "s", "text": "the room was good", "label": "good"}]
+    folder = write_snapshot(tmp_path / "snapshot", rows, rows)
+    dataset = run_pb2.DatasetReference(name="datasets/odd/versions/1", uri=folder.as_uri(), digest="1" * 64)
+    run = training.create(material.spec("text_classification", dataset=dataset))
+    failed = training.wait(run.name, ended)
+    assert (failed.state, failed.failure.reason) == (STATE.STATE_FAILED, "LABELS_MISSING")
+    assert "spec.text_classification.label_field" in failed.failure.message
+    assert told(training.bootstrap, events.RunFailed, run.name)[0][1].failure.reason == "LABELS_MISSING"
+
+
+def test_layers_that_the_model_lacks_are_a_failure_that_names_the_field(
+    training: TrainingProcess, material: Material
+) -> None:
+    run = training.create(material.spec("text_classification", lora=run_pb2.LoraMethod(target_modules=["no_such"])))
+    failure = training.wait(run.name, ended).failure
+    assert failure.reason == "METHOD_UNSUITABLE"
+    assert "spec.lora.target_modules" in failure.message
+    assert "no_such" in failure.message
+
+
+def _refused(training: TrainingProcess, spec: run_pb2.TrainingSpec) -> tuple[grpc.StatusCode, str, list[str]]:
+    """Code, message and named fields of a refused creation."""
+    with pytest.raises(grpc.RpcError) as refused:
+        training.create(spec)
+    call: Any = refused.value
+    status: Any = rpc_status.from_call(call)
+    fields, bad = [], error_details_pb2.BadRequest()
+    for detail in status.details:
+        if detail.Unpack(bad):
+            fields = [violation.field for violation in bad.field_violations]
+    return call.code(), status.message, fields
+
+
+def test_a_data_set_without_the_column_is_refused(
     training: TrainingProcess, material: Material, tmp_path: Path
 ) -> None:
     row = {"record_id": "r", "source": "s", "text": "the room was good", "stars": "5"}
     folder = write_snapshot(tmp_path / "snapshot", [row], [row])
     dataset = run_pb2.DatasetReference(name="datasets/odd/versions/1", uri=folder.as_uri(), digest="1" * 64)
-    run = training.create(material.spec("text_classification", dataset=dataset))
-    failed = training.wait(run.name, ended)
-    assert (failed.state, failed.failure.reason) == (STATE.STATE_FAILED, "COLUMN_MISSING")
-    assert "stars" in failed.failure.message
-    assert told(training.bootstrap, events.RunFailed, run.name)[0][1].failure.reason == "COLUMN_MISSING"
+    code, said, fields = _refused(training, material.spec("text_classification", dataset=dataset))
+    assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["spec.text_classification.label_field"])
+    assert "stars" in said
 
 
-def test_a_data_set_that_is_gone_is_a_failure(training: TrainingProcess, material: Material, tmp_path: Path) -> None:
+def test_a_data_set_that_is_gone_is_refused(training: TrainingProcess, material: Material, tmp_path: Path) -> None:
     gone = run_pb2.DatasetReference(name="d", uri=(tmp_path / "gone").as_uri(), digest="2" * 64)
-    run = training.create(material.spec("text_classification", dataset=gone))
-    failed = training.wait(run.name, ended)
-    assert failed.state == STATE.STATE_FAILED
-    assert "does not exist" in failed.failure.message
+    code, _, fields = _refused(training, material.spec("text_classification", dataset=gone))
+    assert (code, fields) == (grpc.StatusCode.NOT_FOUND, ["spec.dataset.uri"])
+
+
+def test_a_model_of_the_other_kind_is_refused(training: TrainingProcess, material: Material) -> None:
+    spec = material.spec("text_classification", base_model=str(material.language_model))
+    code, _, fields = _refused(training, spec)
+    assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["spec.base_model"])
+
+
+def test_a_spec_that_breaks_a_rule_is_refused_with_its_field(training: TrainingProcess, material: Material) -> None:
+    spec = material.spec("generation")
+    spec.optimization.learning_rate = -1
+    assert _refused(training, spec)[::2] == (grpc.StatusCode.INVALID_ARGUMENT, ["spec.optimization.learning_rate"])
+    spec = material.spec("generation")
+    spec.generation.target_field = ""
+    assert _refused(training, spec)[::2] == (grpc.StatusCode.INVALID_ARGUMENT, ["spec.generation.target_field"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.kit.errors import FailedPreconditionError, UnavailableError
+from services.kit.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from services.kit.failure import Failure
 from services.kit.storage.database import open_database
 from services.training.__main__ import MIGRATIONS
@@ -16,8 +16,8 @@ from services.training.adapters.run_store import SqlRunStore
 from services.training.app.ports import WorkerView
 from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
-from services.training.domain.recipe import LoraMethod, Optimization, Recipe, TextClassificationTask
-from services.training.domain.report import Metric, Report
+from services.training.domain.recipe import BaseModel, LoraMethod, Optimization, Recipe, TextClassificationTask
+from services.training.domain.report import Metric, Report, Variant
 from services.training.domain.run import Progress, Run, RunState
 
 _GONE = WorkerView(False, None, None, None)
@@ -77,16 +77,30 @@ class FakeAnnouncer:
 
 
 class FakeModels:
-    def identity(self, name: str) -> str:
-        return name
+    def find(self, name: str) -> BaseModel:
+        return BaseModel(name, name, "text_classification", 512)
+
+
+class FakeArtifacts:
+    def __init__(self) -> None:
+        self.gone: set[str] = set()
+
+    def check_dataset(self, recipe: Recipe) -> None:
+        if recipe.dataset_uri in self.gone:
+            raise NotFoundError(f"spec.dataset.uri: {recipe.dataset_uri} is not there.")
+
+    def exists(self, uri: str) -> bool:
+        return uri not in self.gone
 
 
 class Mesh:
     def __init__(self, folder: Path) -> None:
         self.store = SqlRunStore(open_database(f"sqlite:///{folder}/t.sqlite", MIGRATIONS))
         self.workers, self.registry, self.announcer = FakeWorkers(), FakeRegistry(), FakeAnnouncer()
-        self.clock = FakeClock()
-        self.runs = Runs(self.store, FakeModels(), self.registry, self.clock, lambda i: f"file:///runs/{i}")
+        self.clock, self.artifacts = FakeClock(), FakeArtifacts()
+        self.runs = Runs(
+            self.store, FakeModels(), self.artifacts, self.registry, self.clock, lambda i: f"file:///runs/{i}"
+        )
         self.restart()
 
     def restart(self) -> None:
@@ -112,8 +126,12 @@ def recipe(seed: int = 0) -> Recipe:
     )
 
 
-def finished() -> WorkerView:
-    return WorkerView(False, None, Report(Metric("accuracy", 0.8, 0.7, 0.9, 50)), None)
+_ACCURACY = Metric("accuracy", 0.8, 0.7, 0.9, 50)
+_BUILD = Variant("int8", "file:///runs/build", "0" * 64, 1, _ACCURACY)
+
+
+def finished(*warnings: str) -> WorkerView:
+    return WorkerView(False, None, Report(_ACCURACY, variants=(_BUILD,), warnings=warnings), None)
 
 
 def test_a_run_succeeds_is_registered_told_once_and_reused(mesh: Mesh) -> None:
@@ -132,6 +150,31 @@ def test_a_run_succeeds_is_registered_told_once_and_reused(mesh: Mesh) -> None:
     assert again.reused
     mesh.runs.promote(run.name)
     assert mesh.registry.champion == "reviews/1"
+
+
+def test_a_run_whose_builds_are_gone_is_done_again(mesh: Mesh) -> None:
+    run = mesh.runs.create(recipe(), "q", "")
+    mesh.supervision.step()
+    mesh.workers.views[run.name] = finished()
+    mesh.supervision.step()
+    mesh.artifacts.gone.add(_BUILD.uri)
+    again = mesh.runs.create(recipe(), "other", "")
+    assert (again.name == run.name, again.reused, again.state) == (False, False, RunState.QUEUED)
+
+
+def test_nothing_is_queued_for_a_data_set_that_is_not_there(mesh: Mesh) -> None:
+    mesh.artifacts.gone.add(recipe().dataset_uri)
+    with pytest.raises(NotFoundError, match=r"spec\.dataset\.uri"):
+        mesh.runs.create(recipe(), "q", "")
+    assert mesh.runs.page("", 10) == []
+
+
+def test_what_was_done_otherwise_than_asked_is_a_warning_of_the_run(mesh: Mesh) -> None:
+    run = mesh.runs.create(recipe(), "", "")
+    mesh.supervision.step()
+    mesh.workers.views[run.name] = finished("computed in fp32")
+    mesh.supervision.step()
+    assert mesh.runs.get(run.name).warnings == ("computed in fp32",)
 
 
 def test_a_killed_worker_is_started_again_but_not_forever(mesh: Mesh) -> None:

@@ -1,0 +1,139 @@
+"""What is refused when a run is created, and the field that it names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, TidemillError
+from services.kit.storage.artifacts import ArtifactStore
+from services.training.adapters.base_models import BaseModels
+from services.training.adapters.snapshots import StoredFolders
+from services.training.domain.recipe import (
+    GenerationTask,
+    LoraMethod,
+    Optimization,
+    Recipe,
+    TextClassificationTask,
+)
+
+_ROW = {"record_id": "r", "text": "the room was good", "label": "good", "headline": "good room"}
+_WRITER, _LABELLER = GenerationTask("Write.\n\n{text}", "headline", 96, 12), TextClassificationTask("label", 32)
+
+
+def recipe(task: GenerationTask | TextClassificationTask, **changes: Any) -> Recipe:
+    made = Recipe("m", "base", "datasets/d/versions/1", "", "0" * 64, task, LoraMethod(), Optimization(max_steps=2))
+    return replace(made, **changes)
+
+
+def fields(error: TidemillError) -> list[str]:
+    return [violation.field for violation in error.violations]
+
+
+def test_a_template_with_the_answer_in_it_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="the answer that is to be learnt") as refused:
+        recipe(replace(_WRITER, prompt_template="{headline}: {text}"))
+    assert fields(refused.value) == ["spec.generation.prompt_template"]
+
+
+def folder_of(tmp_path: Path, config: object, weights: str = "model.safetensors") -> str:
+    (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    (tmp_path / weights).write_bytes(b"")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "field", "said"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, _LABELLER, "spec.base_model", "needs an encoder"),
+        ({"architectures": ["BertModel"]}, _WRITER, "spec.base_model", "needs a causal model"),
+        (
+            {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+            _WRITER,
+            "spec.base_model",
+            "neither",
+        ),
+        (
+            {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 100},
+            _WRITER,
+            "spec.generation.max_input_tokens",
+            "100 tokens",
+        ),
+        (
+            {"architectures": ["BertModel"], "max_position_embeddings": 16},
+            _LABELLER,
+            "spec.text_classification.max_input_tokens",
+            "16 tokens",
+        ),
+    ],
+)
+def test_a_base_model_that_cannot_learn_the_task_is_refused(
+    tmp_path: Path, config: object, task: GenerationTask | TextClassificationTask, field: str, said: str
+) -> None:
+    base = BaseModels(tmp_path, tmp_path).find(folder_of(tmp_path, config))
+    with pytest.raises(InvalidArgumentError, match=said) as refused:
+        recipe(task).check_base(base)
+    assert fields(refused.value) == [field]
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "said"),
+    [
+        ({"architectures": ["BertModel"]}, "pytorch_model.bin", "no .*safetensors"),
+        ("{", "model.safetensors", "cannot be read"),
+        ("[]", "model.safetensors", "cannot be read"),
+    ],
+)
+def test_a_base_model_that_is_not_to_be_loaded_is_refused(
+    tmp_path: Path, config: object, weights: str, said: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=said) as refused:
+        BaseModels(tmp_path, tmp_path).find(folder_of(tmp_path, config, weights))
+    assert fields(refused.value) == ["spec.base_model"]
+
+
+def snapshot(folder: Path, **parts: list[dict[str, str]]) -> str:
+    folder.mkdir()
+    for part, rows in parts.items():
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{part}.parquet")
+    return folder.as_uri()
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "reason", "said"),
+    [
+        ({"train": [_ROW]}, FailedPreconditionError, "SNAPSHOT_BROKEN", "holdout"),
+        ({"train": [_ROW], "holdout": []}, FailedPreconditionError, "DATASET_EMPTY", "holdout part .* is empty"),
+        (
+            {"train": [{"text": "x", "stars": "5"}], "holdout": [_ROW]},
+            InvalidArgumentError,
+            "COLUMN_MISSING",
+            r"spec\.generation\.target_field: .*stars",
+        ),
+    ],
+)
+def test_a_data_set_that_cannot_be_learnt_from_is_refused(
+    tmp_path: Path, parts: dict[str, list[dict[str, str]]], kind: type[TidemillError], reason: str, said: str
+) -> None:
+    uri = snapshot(tmp_path / "d", **parts)
+    with pytest.raises(kind, match=said) as refused:
+        StoredFolders(ArtifactStore(tmp_path.as_uri())).check_dataset(recipe(_WRITER, dataset_uri=uri))
+    assert refused.value.reason == reason
+
+
+def test_a_data_set_that_is_gone_or_another_one_is_refused(tmp_path: Path) -> None:
+    folders = StoredFolders(ArtifactStore(tmp_path.as_uri()))
+    with pytest.raises(NotFoundError) as missing:
+        folders.check_dataset(recipe(_WRITER, dataset_uri=(tmp_path / "none").as_uri()))
+    assert fields(missing.value) == ["spec.dataset.uri"]
+    uri = snapshot(tmp_path / "d", train=[_ROW], holdout=[_ROW])
+    folders.check_dataset(recipe(_WRITER, dataset_uri=uri))
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps({"digest": "1" * 64}))
+    with pytest.raises(FailedPreconditionError, match="not the one that was meant"):
+        folders.check_dataset(recipe(_WRITER, dataset_uri=uri))
