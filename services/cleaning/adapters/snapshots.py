@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec
-
 from services.cleaning.app.ports import RejectedRow, SnapshotContent, SnapshotRow
 from services.cleaning.domain.dataset import SnapshotSummary, dataset_id
 from services.kit.errors import FailedPreconditionError
@@ -32,10 +30,10 @@ class FolderSnapshots:
     def find(self, dataset: str, digest: str) -> SnapshotSummary | None:
         """See the port. The manifest is written last, so a folder that has one is whole."""
         uri = self._uri(dataset, digest)
-        filesystem, path = fsspec.core.url_to_fs(f"{uri}/{MANIFEST}")
-        if not filesystem.exists(path):
+        text = self._store.read_file(f"{uri}/{MANIFEST}")
+        if text is None:
             return None
-        manifest = json.loads(filesystem.cat_file(path))
+        manifest = json.loads(text)
         if manifest["digest"] != digest:
             raise FailedPreconditionError(
                 f"{uri} holds another snapshot, {manifest['digest']}.",

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 import fsspec
 
-from services.kit.errors import FailedPreconditionError, NotFoundError
+from services.kit.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    TidemillError,
+    UnavailableError,
+)
 from services.kit.ids import new_id
 
 
@@ -41,6 +49,49 @@ def local_path(uri: str) -> Path | None:
     return None if parsed.scheme else Path(uri)
 
 
+def filesystem_of(uri: str) -> tuple[Any, str]:
+    """Fsspec's file system of a URL, and the path in it.
+
+    Raises:
+        InvalidArgumentError: there is no driver for it.
+    """
+    try:
+        # Another process writes here too: what a file system remembers of a listing would hide it.
+        filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"{uri}: {error}. Of the object stores s3:// needs tidemill[s3]; others need their fsspec driver."
+        ) from error
+    return filesystem, path
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Tells of an object store that is away or refuses: each driver has errors of its own.
+
+    Raises:
+        UnavailableError: it does not answer; trying again may help.
+        FailedPreconditionError: it refuses this process.
+    """
+    try:
+        yield
+    except TidemillError:
+        raise
+    except PermissionError as error:
+        raise FailedPreconditionError(
+            f"The artefact store refuses {uri}: {error}. Check the credentials of this process.",
+            reason="ARTIFACTS_REFUSED",
+            metadata={"uri": uri},
+        ) from error
+    except Exception as error:
+        raise UnavailableError(
+            f"The artefact store did not answer for {uri}: {type(error).__name__}: {error}",
+            reason="ARTIFACTS_UNAVAILABLE",
+            metadata={"uri": uri},
+            retry_after_s=2,
+        ) from error
+
+
 class ArtifactStore:
     """Folders under one root URL."""
 
@@ -52,14 +103,39 @@ class ArtifactStore:
         return "/".join((self.root, *parts))
 
     def exists(self, uri: str) -> bool:
-        """Whether a file or folder is there."""
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        return bool(filesystem.exists(path))
+        """Whether a file or folder is there.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        own = local_path(uri)
+        if own is not None:
+            return own.exists()
+        filesystem, path = filesystem_of(uri)
+        with answering(uri):
+            return bool(filesystem.exists(path))
+
+    def read_file(self, uri: str) -> bytes | None:
+        """A file's content; None where there is none.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        filesystem, path = filesystem_of(uri)
+        with answering(uri):
+            try:
+                content: bytes = filesystem.cat_file(path)
+            except FileNotFoundError:
+                return None
+            return content
 
     def put_folder(self, source: Path, uri: str) -> None:
         """Stores a folder under a URL, whole or not at all; content that is there already stays.
 
         Files whose name starts with `manifest` are uploaded last.
+
+        Raises:
+            UnavailableError: the store does not answer; do it again.
         """
         target = local_path(uri)
         if target is not None:
@@ -75,30 +151,37 @@ class ArtifactStore:
                 if not target.exists():
                     raise
             return
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = filesystem_of(uri)
         files = sorted(p for p in source.rglob("*") if p.is_file())
-        for item in sorted(files, key=lambda p: p.name.startswith("manifest")):
-            filesystem.put_file(str(item), f"{path}/{item.relative_to(source).as_posix()}")
+        with answering(uri):
+            for item in sorted(files, key=lambda p: p.name.startswith("manifest")):
+                filesystem.put_file(str(item), f"{path}/{item.relative_to(source).as_posix()}")
 
     def fetch_folder(self, uri: str, cache: Path) -> Path:
         """A local folder with the content of a URL: the folder itself where it is local, else a copy in `cache`.
 
         Raises:
             NotFoundError: nothing is there.
+            UnavailableError: the store does not answer.
         """
         own = local_path(uri)
         if own is not None:
             if not own.is_dir():
                 raise NotFoundError(f"The artefact folder {uri} does not exist.", metadata={"uri": uri})
             return own
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        if not filesystem.exists(path):
+        filesystem, path = filesystem_of(uri)
+        if not self.exists(uri):
             raise NotFoundError(f"The artefact folder {uri} does not exist.", metadata={"uri": uri})
         target = cache / hashlib.sha256(uri.encode()).hexdigest()[:32]
         if target.is_dir():
             return target
         partial = target.with_name(f"{target.name}.{new_id()}")
-        filesystem.get(path, str(partial), recursive=True)
+        try:
+            with answering(uri):
+                filesystem.get(path, str(partial), recursive=True)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         try:
             partial.rename(target)
         except OSError as error:
