@@ -44,7 +44,7 @@ class KeyStore:
     @classmethod
     def open(cls, database_url: str) -> KeyStore:
         """Opens the gateway's database and brings it to its newest schema."""
-        return cls(open_database(database_url, _MIGRATIONS))
+        return cls(open_database(database_url, _MIGRATIONS, schema="gateway"))
 
     def close(self) -> None:
         """Gives the connections back."""

@@ -38,7 +38,7 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 async def build(settings: PipelineSettings) -> Service:
     """Builds the service and wires it."""
     await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
-    engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS)
+    engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="pipeline")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "pipeline")
     clock, announcer = SystemClock(), BusAnnouncer(publisher)
     ingest, cleaning, training, inference = channels = [
