@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from services.training.engine.linears import onednn_linears
 from services.training.engine.metrics import TextLoss
 from services.training.engine.tasks import CompletionObjective, Pair
 
@@ -32,7 +33,7 @@ def greedy_answers(
     answers: dict[int, str] = {}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     generate: Any = model.generate
-    with torch.inference_mode():
+    with torch.inference_mode(), onednn_linears(model):
         for start in range(0, len(order), _BATCH):
             chosen = order[start : start + _BATCH]
             width = max(len(prompts[i]) for i in chosen)
@@ -63,7 +64,7 @@ def reference_losses(
 
     objective = CompletionObjective(pairs, pad_token_id)
     losses = []
-    with torch.inference_mode():
+    with torch.inference_mode(), onednn_linears(model):
         for number, pair in enumerate(pairs):
             mean, _ = objective.loss(model, [number], device)
             losses.append(TextLoss(float(mean) * len(pair.target), len(pair.target)))

@@ -1,0 +1,46 @@
+"""Linear layers of a model that only answers, computed by oneDNN.
+
+PyTorch gives fp32 products to MKL, which on AMD processors keeps to AVX2: with AVX-512 oneDNN takes less than half the
+time for the same sums (SmolLM2-135M, 48 articles on 2 cores: 24 → 13 s of processor for the answers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@contextmanager
+def onednn_linears(model: nn.Module) -> Iterator[None]:
+    """Within it, fp32 linear layers on a processor with AVX-512 are oneDNN's; no gradient flows through them."""
+    import torch
+
+    operator: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if operator is None or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        yield
+        return
+
+    def forward(layer: nn.Linear, values: torch.Tensor) -> Any:
+        return operator(values, layer.weight, layer.bias, "none", [], "")
+
+    changed = [
+        module
+        for module in model.modules()
+        # Not those of subclasses, which compute something else.
+        if type(module) is torch.nn.Linear
+        and module.weight.device.type == "cpu"
+        and module.weight.dtype is torch.float32
+        and "forward" not in vars(module)
+    ]
+    for module in changed:
+        vars(module)["forward"] = partial(forward, module)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del vars(module)["forward"]
