@@ -36,8 +36,13 @@ check: setup ## stub drift, buf, ruff, mypy strict, import-linter
 unit: setup ## fast tests, no other process
 	$(BIN)/pytest -n 2 tests/unit
 
+# What the services do with their databases, tested on SQLite among the others.
+STORES := tests/unit/pipeline tests/unit/training/test_supervision.py tests/unit/inference/test_publishing.py \
+	tests/unit/ingest/test_runner.py tests/unit/gateway/test_keys.py tests/integration/cleaning/test_use_cases.py
+
 contract: setup ## one suite on fakes and real parts
 	$(BIN)/pytest tests/contract
+	$(BIN)/pytest --database postgresql $(STORES)
 
 integration: setup ## each service with its real parts
 	$(BIN)/pytest -n 2 --dist loadgroup tests/integration

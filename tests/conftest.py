@@ -1,6 +1,63 @@
-"""For all tests: Hypothesis judges what comes out, not how fast this machine is at the moment."""
+"""For all tests: a database of a service, and what Hypothesis judges: what comes out, not how fast this machine is."""
 
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
+from sqlalchemy import Engine
+
+from services.kit.storage.database import open_database
+from tests.postgresql import PostgreSQL, running_postgresql
 
 settings.register_profile("tidemill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tidemill")
+
+ROOT = Path(__file__).parents[1]
+
+OpenDatabase = Callable[[str], Engine]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest --database postgresql tests/unit/pipeline` runs what is tested on SQLite on the other one."""
+    parser.addoption("--database", choices=("sqlite", "postgresql"), default="sqlite", help="of the stores under test")
+
+
+def migrations(service: str) -> Path:
+    """Alembic's folder of a service."""
+    if service == "gateway":
+        return ROOT / "gateway" / "keys" / "migrations"
+    return ROOT / "services" / service / "adapters" / "migrations"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A running PostgreSQL."""
+    with running_postgresql() as server:
+        yield server
+
+
+@pytest.fixture
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """`sqlite` or `postgresql`."""
+    return str(request.config.getoption("--database"))
+
+
+@pytest.fixture
+def open_service_database(request: pytest.FixtureRequest, database_kind: str, tmp_path: Path) -> Iterator[OpenDatabase]:
+    """Opens a service's database, brought to its newest schema; on PostgreSQL all tests share one, in their schemas."""
+    opened: list[Engine] = []
+    url = request.getfixturevalue("postgresql").url() if database_kind == "postgresql" else ""
+    mark = uuid.uuid4().hex[:12]
+
+    def open_it(service: str) -> Engine:
+        own = url or f"sqlite:///{tmp_path}/{service}.sqlite"
+        opened.append(open_database(own, migrations(service), schema=f"{service}-{mark}"))
+        return opened[-1]
+
+    yield open_it
+    for engine in opened:
+        engine.dispose()

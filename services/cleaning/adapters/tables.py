@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
 
+from services.kit.storage.database import FreeText
+
 metadata = MetaData()
 
 raw_records = Table(
@@ -11,7 +13,7 @@ raw_records = Table(
     metadata,
     Column("record_id", String(128), primary_key=True),
     Column("source", String(64), nullable=False, index=True),
-    Column("text", Text, nullable=False),
+    Column("text", FreeText, nullable=False),
     Column("attributes", Text, nullable=False),
     Column("content_digest", String(64), nullable=False),
     Column("import_name", String(80), nullable=False),
@@ -32,10 +34,10 @@ verdicts = Table(
     Column("source", String(64), nullable=False),
     Column("recipe_digest", String(64), nullable=False),
     Column("content_digest", String(64), nullable=False),
-    Column("text", Text, nullable=False),
+    Column("text", FreeText, nullable=False),
     Column("attributes", Text, nullable=False),
     Column("reason", String(64), nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("detail", FreeText, nullable=False),
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False),
 )

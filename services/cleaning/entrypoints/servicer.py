@@ -18,7 +18,8 @@ from services.cleaning.entrypoints import mapping
 from services.kit.errors import InvalidArgumentError
 
 _PAGE = 50
-_NEWEST = 1 << 31
+# Above every number, and still an INTEGER of PostgreSQL.
+_NEWEST = (1 << 31) - 1
 _WATCH_PAUSE_S = 0.2
 
 

@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, Select, func, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 from services.inference.adapters.tables import done_requests, model_versions, models
 from services.inference.domain.model import Build, Lineage, Model, ModelVersion, Task, VersionState
-from services.kit.errors import AbortedError, UnavailableError
+from services.kit.errors import AbortedError
+from services.kit.storage.database import translate_database_errors
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -126,16 +127,10 @@ class SqlModelStore:
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         try:
-            with self._engine.begin() as connection:
+            with translate_database_errors(), self._engine.begin() as connection:
                 yield connection
         except IntegrityError as error:
             raise AbortedError("Another process published at the same time; try again.") from error
-        except OperationalError as error:
-            raise UnavailableError(
-                f"The database of inference does not answer: {error.orig}",
-                reason="DATABASE_UNAVAILABLE",
-                retry_after_s=1,
-            ) from error
 
 
 def _micros(moment: datetime) -> int:

@@ -21,7 +21,8 @@ from services.kit.errors import FailedPreconditionError, NotFoundError, Tidemill
 
 logger = logging.getLogger(__name__)
 
-NEWEST = 1 << 31
+# Above every number, and still an INTEGER of PostgreSQL.
+NEWEST = (1 << 31) - 1
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
 
 

@@ -75,7 +75,7 @@ def answering(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except TidemillError:
+    except (TidemillError, FileNotFoundError):
         raise
     except PermissionError as error:
         raise FailedPreconditionError(
@@ -121,13 +121,16 @@ class ArtifactStore:
         Raises:
             UnavailableError: the store does not answer.
         """
-        filesystem, path = filesystem_of(uri)
-        with answering(uri):
-            try:
+        own = local_path(uri)
+        try:
+            if own is not None:
+                return own.read_bytes()
+            filesystem, path = filesystem_of(uri)
+            with answering(uri):
                 content: bytes = filesystem.cat_file(path)
-            except FileNotFoundError:
-                return None
-            return content
+                return content
+        except FileNotFoundError:
+            return None
 
     def put_folder(self, source: Path, uri: str) -> None:
         """Stores a folder under a URL, whole or not at all; content that is there already stays.

@@ -11,14 +11,25 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event, func, select
+from sqlalchemy import Connection, Dialect, Engine, Text, TypeDecorator, create_engine, event, func, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.schema import CreateSchema
 
 from services.kit.errors import InvalidArgumentError, UnavailableError
 
 logger = logging.getLogger(__name__)
+
+
+class FreeText(TypeDecorator[str]):
+    """Text of any characters. PostgreSQL has no NUL: it becomes U+FFFD there, so that no record is refused for it."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """What is sent to the database."""
+        return value.replace("\0", "\ufffd") if value and dialect.name == "postgresql" else value
 
 
 def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
@@ -58,7 +69,7 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
         with engine.begin() as connection:
             if not sqlite:
                 # Two processes of one service that start at once would both make the tables.
-                connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"tidemill {schema}"))))
+                one_at_a_time(connection, f"schema {schema}")
                 if schema:
                     connection.execute(CreateSchema(schema, if_not_exists=True))
             config = Config()
@@ -73,15 +84,29 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
     return engine
 
 
+def one_at_a_time(connection: Connection, what: str) -> None:
+    """Holds up every other transaction that asks the same until this one ends, for what reads before it writes.
+
+    On SQLite each transaction has the file to itself anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(what))))
+
+
 @contextmanager
 def translate_database_errors() -> Iterator[None]:
     """Makes a database that is away or locked a retryable error: the bus delivers again, and callers retry.
 
     Raises:
         UnavailableError: the database does not answer.
+        InvalidArgumentError: it cannot hold a value, such as a NUL or more characters than there is room for.
     """
     try:
         yield
+    except DataError as error:
+        raise InvalidArgumentError(
+            f"The service's database cannot hold what was given: {error.orig}", reason="UNSTORABLE_VALUE"
+        ) from error
     except (OperationalError, InterfaceError) as error:
         raise UnavailableError(
             f"The service's database does not answer: {error.orig}", reason="DATABASE_UNAVAILABLE", retry_after_s=1

@@ -9,10 +9,13 @@ from sqlalchemy import Engine, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.kit.errors import AbortedError
-from services.kit.storage.database import translate_database_errors
+from services.kit.storage.database import one_at_a_time, translate_database_errors
 from services.pipeline.adapters.rows import feedback_of, feedback_row, to_micros
 from services.pipeline.adapters.tables import answers, feedback
 from services.pipeline.domain.feedback import Answer, Feedback
+
+# A judgement and the prediction behind it may come at once: the later one must see the earlier.
+_JOIN = "feedback and answers"
 
 
 class SqlFeedbackStore:
@@ -27,6 +30,7 @@ class SqlFeedbackStore:
         version = select(answers.c.model_version).where(answers.c.name == item.answer)
         try:
             with translate_database_errors(), self._engine.begin() as connection:
+                one_at_a_time(connection, _JOIN)
                 known = connection.execute(repeat).mappings().first() if item.request_id else None
                 if known is not None:
                     return feedback_of(known)
@@ -62,6 +66,7 @@ class SqlFeedbackStore:
         """See the port."""
         newest = {answer.name: answer for answer in given}
         with translate_database_errors(), self._engine.begin() as connection:
+            one_at_a_time(connection, _JOIN)
             known = set(connection.execute(select(answers.c.name).where(answers.c.name.in_(list(newest)))).scalars())
             rows = [
                 {"name": a.name, "model_version": a.model_version, "answer_time": to_micros(a.answer_time)}

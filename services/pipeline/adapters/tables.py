@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, MetaData, String, Table, Text
 
+from services.kit.storage.database import FreeText
+
 metadata = MetaData()
 
 cycles = Table(
@@ -31,7 +33,7 @@ feedback = Table(
     Column("feedback_id", String(64), primary_key=True),
     Column("answer", String(80), nullable=False, index=True),
     Column("rating", Float, nullable=False),
-    Column("correction", Text, nullable=False),
+    Column("correction", FreeText, nullable=False),
     Column("author", String(256), nullable=False),
     Column("model_version", String(160), nullable=False),
     Column("request_id", String(128), nullable=True, unique=True),

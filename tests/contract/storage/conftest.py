@@ -3,53 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
-from sqlalchemy import Engine
 
 from services.kit.storage.artifacts import ArtifactStore
-from services.kit.storage.database import open_database
-from tests.postgresql import PostgreSQL, running_postgresql
-
-Opener = Callable[[str], Engine]
 
 SERVICES = ("ingest", "cleaning", "training", "inference", "pipeline", "gateway")
 
 
-def migrations(service: str) -> Path:
-    """Alembic's folder of a service."""
-    root = Path(__file__).parents[3]
-    if service == "gateway":
-        return root / "gateway" / "keys" / "migrations"
-    return root / "services" / service / "adapters" / "migrations"
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgreSQL]:
-    """A running PostgreSQL."""
-    with running_postgresql() as server:
-        yield server
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
-def open_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Opens a service's database, brought to its newest schema; on PostgreSQL all services share one."""
-    opened: list[Engine] = []
-    url = ""
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql").create(f"test-{uuid.uuid4().hex}")
-
-    def open_it(service: str) -> Engine:
-        own = url or f"sqlite:///{tmp_path}/{service}.sqlite"
-        opened.append(open_database(own, migrations(service), schema=service))
-        return opened[-1]
-
-    yield open_it
-    for engine in opened:
-        engine.dispose()
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Both, whatever the command line says."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

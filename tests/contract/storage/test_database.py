@@ -12,7 +12,8 @@ from sqlalchemy import MetaData, inspect, text
 
 from services.kit.errors import InvalidArgumentError, UnavailableError
 from services.kit.storage.database import open_database, translate_database_errors
-from tests.contract.storage.conftest import SERVICES, Opener, migrations
+from tests.conftest import OpenDatabase, migrations
+from tests.contract.storage.conftest import SERVICES
 from tests.postgresql import PostgreSQL
 
 
@@ -23,15 +24,15 @@ def _metadata(service: str) -> MetaData:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_migrations_make_the_declared_tables(open_engine: Opener, service: str) -> None:
-    with open_engine(service).connect() as connection:
+def test_the_migrations_make_the_declared_tables(open_service_database: OpenDatabase, service: str) -> None:
+    with open_service_database(service).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), _metadata(service)) == []
 
 
-def test_all_services_live_side_by_side_and_find_their_tables_again(open_engine: Opener) -> None:
+def test_all_services_live_side_by_side_and_find_their_tables_again(open_service_database: OpenDatabase) -> None:
     for _ in range(2):
         for service in SERVICES:
-            engine = open_engine(service)
+            engine = open_service_database(service)
             assert set(_metadata(service).tables) <= set(inspect(engine).get_table_names())
             with pytest.raises(ZeroDivisionError), engine.begin():
                 raise ZeroDivisionError

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
-from sqlalchemy.dialects import postgresql
 
-from services.cleaning.__main__ import MIGRATIONS
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
-from services.cleaning.adapters.record_store import SqlRecordStore, upsert_statement
+from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
-from services.cleaning.adapters.tables import import_records, metadata, verdicts
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.ports import Announcement, Arrival
@@ -34,7 +31,7 @@ from services.cleaning.domain.record import RawRecord
 from services.cleaning.engine.registry import default_registry
 from services.kit.errors import UnavailableError
 from services.kit.storage.artifacts import ArtifactStore
-from services.kit.storage.database import open_database
+from tests.conftest import OpenDatabase
 
 NAME = "datasets/news"
 
@@ -111,24 +108,12 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    engine = open_database(f"sqlite:///{tmp_path}/cleaning.sqlite", MIGRATIONS)
-    yield World(engine, tmp_path / "artifacts")
-    engine.dispose()
+def world(tmp_path: Path, open_service_database: OpenDatabase) -> World:
+    return World(open_service_database("cleaning"), tmp_path / "artifacts")
 
 
 def arrival(record_id: str, text: str, import_name: str = "imports/a", source: str = "news") -> Arrival:
     return Arrival(RawRecord(record_id, source, text, {}, import_name))
-
-
-def test_migrations_make_the_declared_tables(tmp_path: Path) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    engine = open_database(f"sqlite:///{tmp_path}/x.sqlite", MIGRATIONS)
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    engine.dispose()
 
 
 def test_a_redelivery_changes_and_announces_nothing(world: World) -> None:
@@ -294,11 +279,3 @@ def test_putting_the_same_twice_is_putting_it_once(world: World) -> None:
     first = world.datasets.get(NAME)
     world.put({"normalize_whitespace": {}})
     assert world.datasets.get(NAME) == first
-
-
-@pytest.mark.parametrize("table", [verdicts, import_records])
-def test_the_statements_are_postgresql_too(table: Any) -> None:
-    changed_by = ["content_digest"] if "content_digest" in table.c else []
-    dialect: Any = postgresql
-    text = str(upsert_statement("postgresql", table, changed_by).compile(dialect=dialect.dialect()))
-    assert "ON CONFLICT" in text

@@ -10,13 +10,14 @@ import pytest
 
 from gateway.keys.key import ApiKey, digest_key, generate_key, id_of, matches
 from gateway.keys.ring import KeyRing, key_text
-from gateway.keys.store import KeyStore
+from gateway.keys.store import KeyStore, metadata
 from services.kit.errors import NotFoundError, UnauthenticatedError, UnavailableError
+from tests.conftest import OpenDatabase
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> KeyStore:
-    return KeyStore.open(f"sqlite:///{tmp_path / 'keys.sqlite'}")
+def store(open_service_database: OpenDatabase) -> KeyStore:
+    return KeyStore(open_service_database("gateway"))
 
 
 def test_a_key_has_256_bits_and_is_kept_as_a_digest() -> None:
@@ -51,7 +52,9 @@ def test_where_a_key_stands(authorization: str | None, x_api_key: str | None, fo
     assert key_text(authorization, x_api_key) == found
 
 
-def test_store_creates_lists_and_revokes(store: KeyStore, tmp_path: Path) -> None:
+def test_store_creates_lists_and_revokes(open_service_database: OpenDatabase) -> None:
+    engine = open_service_database("gateway")
+    store = KeyStore(engine)
     key, text = store.create("robot")
     assert [(k.key_id, k.name, k.revoke_time) for k in store.list()] == [(key.key_id, "robot", None)]
     revoked = store.revoke(key.key_id)
@@ -59,7 +62,8 @@ def test_store_creates_lists_and_revokes(store: KeyStore, tmp_path: Path) -> Non
     assert store.revoke(key.key_id).revoke_time == revoked.revoke_time
     with pytest.raises(NotFoundError):
         store.revoke("0" * 12)
-    assert text.encode() not in (tmp_path / "keys.sqlite").read_bytes()
+    with engine.connect() as connection:
+        assert text not in str(connection.execute(metadata.tables["api_keys"].select()).all())
 
 
 def test_the_first_key_is_written_once_and_readable_by_its_owner_only(store: KeyStore, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from google.protobuf import text_format
 from sqlalchemy import Engine, event
 from tritonclient.grpc import model_config_pb2
 
-import services.inference.__main__ as composition
 from services.inference.adapters.builds import ArtifactBuilds
 from services.inference.adapters.model_store import SqlModelStore
 from services.inference.adapters.triton_repository import TritonRepository
@@ -30,7 +29,7 @@ from services.kit.errors import (
     UnavailableError,
 )
 from services.kit.storage.artifacts import ArtifactStore, digest_folder
-from services.kit.storage.database import open_database
+from tests.conftest import OpenDatabase
 
 
 @dataclass
@@ -128,10 +127,8 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    engine = open_database(f"sqlite:///{tmp_path}/x.sqlite", composition.MIGRATIONS)
-    yield House(tmp_path, engine, FakeServer(tmp_path / "models"), FakeAnnouncer())
-    engine.dispose()
+def house(tmp_path: Path, open_service_database: OpenDatabase) -> House:
+    return House(tmp_path, open_service_database("inference"), FakeServer(tmp_path / "models"), FakeAnnouncer())
 
 
 def test_the_same_build_is_published_once(house: House) -> None:

@@ -19,10 +19,9 @@ from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import Import, ImportState, JsonLines, SourceSpec
 from services.kit.clock import SystemClock
 from services.kit.errors import UnavailableError
-from services.kit.storage.database import open_database
+from tests.conftest import OpenDatabase
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-MIGRATIONS = Path(__file__).parents[3] / "services" / "ingest" / "adapters" / "migrations"
 
 
 class Bus:
@@ -48,8 +47,8 @@ class Bus:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> SqlImportStore:
-    return SqlImportStore(open_database(f"sqlite:///{tmp_path}/ingest.sqlite", MIGRATIONS))
+def store(open_service_database: OpenDatabase) -> SqlImportStore:
+    return SqlImportStore(open_service_database("ingest"))
 
 
 @pytest.fixture

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from services.kit.clock import SystemClock
-from services.kit.storage.database import open_database
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.app.cycles import Cycles
@@ -15,6 +12,7 @@ from services.pipeline.app.driver import Driver
 from services.pipeline.app.turn import Parts
 from services.pipeline.domain.cycle import PipelineSpec
 from services.pipeline.domain.gate import Gate, Preference
+from tests.conftest import OpenDatabase
 from tests.unit.pipeline.peers import (
     DIGEST,
     FakeAnnouncer,
@@ -25,8 +23,6 @@ from tests.unit.pipeline.peers import (
     QuickWakeups,
     report,
 )
-
-MIGRATIONS = Path(__file__).parents[3] / "services" / "pipeline" / "adapters" / "migrations"
 
 
 @dataclass
@@ -63,10 +59,10 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr("services.pipeline.app.turn._FIRST_PAUSE_S", 0.001)
-    engine = open_database(f"sqlite:///{tmp_path}/pipeline.sqlite", MIGRATIONS)
-    yield World(
+    engine = open_service_database("pipeline")
+    return World(
         store=SqlCycleStore(engine),
         feedback=SqlFeedbackStore(engine),
         imports=FakeWorker("imports", {"record_count": "10", "rejected_count": "1"}),
@@ -96,4 +92,3 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
             preference=Preference.FASTEST,
         ),
     )
-    engine.dispose()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from services.kit.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from services.kit.failure import Failure
-from services.kit.storage.database import open_database
-from services.training.__main__ import MIGRATIONS
 from services.training.adapters.run_store import SqlRunStore
 from services.training.app.ports import WorkerView
 from services.training.app.runs import Runs
@@ -19,6 +17,7 @@ from services.training.app.supervision import Supervision
 from services.training.domain.recipe import BaseModel, LoraMethod, Optimization, Recipe, TextClassificationTask
 from services.training.domain.report import Metric, Report, Variant
 from services.training.domain.run import Progress, Run, RunState
+from tests.conftest import OpenDatabase
 
 _GONE = WorkerView(False, None, None, None)
 _ALIVE = WorkerView(True, Progress("train", 3, 10), None, None)
@@ -58,6 +57,9 @@ class FakeRegistry:
         self.away = False
         self.asked = 0
 
+    def prepare(self) -> None:
+        pass
+
     def register(self, run: Run) -> str:
         self.asked += 1
         if self.away:
@@ -94,8 +96,8 @@ class FakeArtifacts:
 
 
 class Mesh:
-    def __init__(self, folder: Path) -> None:
-        self.store = SqlRunStore(open_database(f"sqlite:///{folder}/t.sqlite", MIGRATIONS))
+    def __init__(self, engine: Engine) -> None:
+        self.store = SqlRunStore(engine)
         self.workers, self.registry, self.announcer = FakeWorkers(), FakeRegistry(), FakeAnnouncer()
         self.clock, self.artifacts = FakeClock(), FakeArtifacts()
         self.runs = Runs(
@@ -109,8 +111,8 @@ class Mesh:
 
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> Mesh:
-    return Mesh(tmp_path)
+def mesh(open_service_database: OpenDatabase) -> Mesh:
+    return Mesh(open_service_database("training"))
 
 
 def recipe(seed: int = 0) -> Recipe:

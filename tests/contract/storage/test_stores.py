@@ -1,0 +1,132 @@
+"""What both databases must do alike, and where they differ by nature: odd characters, limits, callers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import pytest
+
+from services.cleaning.adapters.dataset_store import SqlDatasetStore
+from services.cleaning.adapters.record_store import SqlRecordStore
+from services.cleaning.app.ports import Arrival
+from services.cleaning.domain.dataset import Dataset, DatasetSpec, DatasetVersion, HoldoutSpec, VersionState
+from services.cleaning.domain.record import Cleaned, RawRecord, Verdict
+from services.inference.adapters.model_store import SqlModelStore
+from services.inference.domain.model import Build, Lineage, ModelVersion, Task
+from services.inference.domain.model import VersionState as ServingState
+from services.ingest.adapters.stores import SqlBatchStore
+from services.kit.errors import AbortedError, InvalidArgumentError
+from services.kit.ids import new_id
+from services.pipeline.adapters.feedback_store import SqlFeedbackStore
+from services.pipeline.domain.feedback import Answer, Feedback
+from tests.conftest import OpenDatabase
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+ODD = "NUL \0, lone \ufffe, 心肌梗塞 👩‍👩‍👧 \u202e\x1b[31m 'quoted' %s :name"
+
+T = TypeVar("T")
+
+
+def _at_once(call: Callable[[int], T], count: int = 8) -> list[T]:
+    """What each of so many callers at a time gets; one who is told to ask again does so."""
+
+    def persist(number: int) -> T:
+        for _ in range(100):
+            try:
+                return call(number)
+            except AbortedError:
+                continue
+        raise AssertionError("told to ask again for ever")
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(persist, range(count)))
+
+
+def _numbers(found: Sequence[ModelVersion | DatasetVersion]) -> list[int]:
+    return sorted(version.number for version in found)
+
+
+def test_odd_characters_survive_and_no_record_is_refused_for_them(
+    open_service_database: OpenDatabase, database_kind: str
+) -> None:
+    store = SqlRecordStore(open_service_database("cleaning"))
+    record = RawRecord("r", "news", ODD, {"note": ODD}, "imports/a")
+    verdict = Verdict("r", "news", "datasets/d", "0" * 64, record.content_digest, Cleaned(ODD, {"note": ODD}))
+    store.collect([Arrival(record)], [verdict])
+    found = store.record("r")
+    assert found is not None
+    kept = ODD.replace("\0", "\ufffd") if database_kind == "postgresql" else ODD
+    assert (found[0].text, found[0].attributes["note"]) == (kept, ODD)
+    assert (found[1][0].cleaned.text, found[1][0].cleaned.attributes["note"]) == (kept, ODD)
+    # The digest is of what came, so the same record again is no change.
+    store.mark_announced(store.announcements(10))
+    store.collect([Arrival(record)], [verdict])
+    assert store.announcements(10) == []
+
+
+def test_what_no_column_holds_is_the_callers_mistake(open_service_database: OpenDatabase, database_kind: str) -> None:
+    if database_kind == "sqlite":
+        pytest.skip("SQLite has no limits")
+    store = SqlBatchStore(open_service_database("ingest"))
+    for request_id in ("x" * 10_000, "with \0"):
+        with pytest.raises(InvalidArgumentError, match="cannot hold"):
+            store.remember_batch(request_id, "0" * 64, NOW)
+
+
+def test_records_of_many_members_at_once_are_all_kept(open_service_database: OpenDatabase) -> None:
+    store = SqlRecordStore(open_service_database("cleaning"))
+
+    def collect(member: int) -> None:
+        # Each brings half of what its neighbour brings, as after a rebalance in the middle of a batch.
+        arrivals = [
+            Arrival(RawRecord(f"r{n}", "news", f"text {n}", {}, "imports/a"))
+            for n in range(member * 50, member * 50 + 100)
+        ]
+        store.collect(list(reversed(arrivals)) if member % 2 else arrivals, [])
+
+    _at_once(collect)
+    assert store.import_counts(["imports/a"]) == {"imports/a": 450}
+
+
+def test_versions_of_a_data_set_asked_for_at_once_get_a_number_each(open_service_database: OpenDatabase) -> None:
+    store = SqlDatasetStore(open_service_database("cleaning"))
+    spec = DatasetSpec(("news",), (), HoldoutSpec(0.1))
+    _at_once(lambda _: store.put_dataset(Dataset("datasets/d", spec, "0" * 64, NOW, NOW)))
+    draft = DatasetVersion("datasets/d", 0, spec, "0" * 64, VersionState.BUILDING, NOW, NOW)
+    made = _at_once(lambda number: store.create_version(draft, f"request-{number}"))
+    assert _numbers(made) == list(range(1, 9))
+    repeats = _at_once(lambda _: store.create_version(draft, "request-3"))
+    assert {version.number for version in repeats} == {made[3].number}
+    assert _numbers(store.versions("datasets/d", (1 << 31) - 1, 100)) == list(range(1, 9))
+
+
+def test_versions_of_a_model_made_at_once_get_a_number_each(open_service_database: OpenDatabase) -> None:
+    store = SqlModelStore(open_service_database("inference"))
+    lineage = Lineage("file:///b", "0" * 64, "runs/r", "datasets/d/versions/1")
+    build = Build(Task.TEXT_CLASSIFICATION, "int8", labels=("a", "b"))
+    draft = ModelVersion("m", 0, lineage, build, ServingState.LOADING, NOW, NOW)
+    made = _at_once(lambda _: store.create_version(draft))
+    assert _numbers(made) == list(range(1, 9))
+    _at_once(lambda number: store.serve(made[number]))
+    model = store.model("m")
+    assert model is not None
+    assert model.serving is not None
+
+
+def test_feedback_that_comes_beside_its_prediction_finds_its_version(open_service_database: OpenDatabase) -> None:
+    store = SqlFeedbackStore(open_service_database("pipeline"))
+    names = [f"answers/{number}" for number in range(40)]
+
+    def take(member: int) -> None:
+        if member % 2:
+            for name in names:
+                store.record(Feedback(new_id(), name, 1.0, ODD, "", NOW, request_id=f"{name}-{member}"))
+        else:
+            for name in names:
+                store.remember([Answer(name, "models/m/versions/1", NOW)])
+
+    _at_once(take, 4)
+    assert [item.model_version for item in store.page("", "", 1000)] == ["models/m/versions/1"] * 80
