@@ -6,10 +6,13 @@ safetensors with their tokenizer, so that later loads take a second and no other
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -149,13 +152,32 @@ def _only(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
+@contextmanager
+def _remembering(module: str, *names: str) -> Iterator[None]:
+    """Within it the named functions of a module are called once for each argument.
+
+    transformers reads a GGUF file three times and asks for the same table of names once for each of its modules, which
+    is most of the time that a conversion takes.
+    """
+    place = importlib.import_module(module)
+    before = {name: getattr(place, name) for name in names}
+    for name, function in before.items():
+        setattr(place, name, functools.cache(function))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(place, name, function)
+
+
 def _convert_smollm2(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     file = _only(source, "*.gguf").name
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(source), gguf_file=file)
-    model: Any = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=file, dtype=torch.float32)
+    with _remembering("gguf", "GGUFReader", "get_tensor_name_map"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(source), gguf_file=file)
+        model: Any = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=file, dtype=torch.float32)
     # transformers still thinks of the model as quantized and would refuse to save it.
     model.hf_quantizer = None
     for name in ("is_quantized", "quantization_method"):
