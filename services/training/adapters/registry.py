@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import Any
 from services.kit.errors import UnavailableError
 from services.training.domain.run import Run
 
+logger = logging.getLogger(__name__)
 _RUN_TAG = "tidemill.run"
 
 
@@ -19,6 +22,19 @@ class MlflowRegistry:
     def __init__(self, tracking_uri: str, artifacts_uri: str) -> None:
         self._uri, self._artifacts = tracking_uri, artifacts_uri
         self._opened: Any = None
+        self._opening = threading.Lock()
+
+    def prepare(self) -> None:
+        """See the port. MLflow's import and a new database take 6 s on 2 cores."""
+        threading.Thread(target=self._try_to_open, name="mlflow", daemon=True).start()
+
+    def _try_to_open(self) -> None:
+        try:
+            # The first question makes the database where there is none.
+            self._client.search_registered_models(max_results=1)
+        except Exception as error:
+            # Whoever registers is told; this was only meant to save time.
+            logger.info("MLflow cannot be opened yet: %s", error)
 
     def register(self, run: Run) -> str:
         """See the port."""
@@ -38,11 +54,12 @@ class MlflowRegistry:
 
     @property
     def _client(self) -> Any:
-        if self._opened is None:
-            from mlflow.tracking import MlflowClient
+        with self._opening:
+            if self._opened is None:
+                from mlflow.tracking import MlflowClient
 
-            self._opened = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
-        return self._opened
+                self._opened = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+            return self._opened
 
     def _register(self, run: Run) -> str:
         from mlflow.entities import Metric, Param

@@ -81,6 +81,10 @@ class Workers(Protocol):
 class Registry(Protocol):
     """The model registry."""
 
+    def prepare(self) -> None:
+        """Says that a registration will come, so that it need not wait for the registry's start; returns at once."""
+        ...
+
     def register(self, run: Run) -> str:
         """Registers the model of a succeeded run as challenger, once.
 

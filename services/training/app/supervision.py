@@ -91,6 +91,7 @@ class Supervision:
             return self._end(
                 replace(started, state=RunState.FAILED, failure=Failure(error.reason, error.message, error.metadata))
             )
+        self._registry.prepare()
         return started
 
     def _follow(self, run: Run) -> Run:

@@ -56,9 +56,10 @@ class FakeRegistry:
         self.champion = ""
         self.away = False
         self.asked = 0
+        self.prepared = 0
 
     def prepare(self) -> None:
-        pass
+        self.prepared += 1
 
     def register(self, run: Run) -> str:
         self.asked += 1
@@ -139,6 +140,7 @@ def finished(*warnings: str) -> WorkerView:
 def test_a_run_succeeds_is_registered_told_once_and_reused(mesh: Mesh) -> None:
     run = mesh.runs.create(recipe(), "q", "")
     mesh.supervision.step()
+    assert mesh.registry.prepared == 1
     mesh.supervision.step()
     assert mesh.runs.get(run.name).progress == Progress("train", 3, 10)
     mesh.workers.views[run.name] = finished()
