@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -20,6 +22,8 @@ from services.kit.telemetry import schema
 logger = logging.getLogger(__name__)
 
 _CODEC = "lz4"
+_RECONNECT_PAUSE_S = 1.0
+_CLOSE_S = 5.0
 
 
 def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replication: int = -1) -> None:
@@ -65,29 +69,63 @@ class KafkaEventPublisher:
     """Publishes the events of one service: acks=all, idempotent, in order for each key.
 
     Threads may share it; close it at the end.
+
+    A producer whose broker was away for longer than the delivery timeout is replaced: kafka-python 3.0.12 drops its
+    producer id when it gives up a batch that it had sent, asks for no other and sends nothing ever again.
     """
 
     def __init__(self, bootstrap: str, service: str, *, delivery_timeout_s: float = 30.0) -> None:
+        self._bootstrap = bootstrap
         self._service = service
         self._timeout_s = delivery_timeout_s
         self._tracer = trace.get_tracer(__name__)
-        try:
-            self._producer = KafkaProducer(
-                bootstrap_servers=bootstrap.split(","),
-                client_id=f"tidemill-{service}",
-                acks="all",
-                enable_idempotence=True,
-                compression_type=_CODEC,
-                linger_ms=2,
-                batch_size=256 * 1024,
-                max_request_size=MAX_MESSAGE_BYTES,
-                delivery_timeout_ms=int(delivery_timeout_s * 1000),
-                request_timeout_ms=min(10_000, int(delivery_timeout_s * 1000) - 1000),
-            )
-        except KafkaError as error:
-            raise UnavailableError(
-                f"No Kafka broker answers at {bootstrap}.", reason="KAFKA_UNAVAILABLE", retry_after_s=2
-            ) from error
+        self._lock = threading.Lock()
+        self._closed = False
+        self._next_try = 0.0
+        self._producer: KafkaProducer | None = None
+        self._connected()
+
+    def _connected(self) -> KafkaProducer:
+        with self._lock:
+            if self._producer is None:
+                # Those who waited for the lock while a try failed need not try each in turn.
+                if self._closed or time.monotonic() < self._next_try:
+                    raise self._no_broker()
+                try:
+                    self._producer = self._connect()
+                except (KafkaError, ValueError) as error:
+                    self._next_try = time.monotonic() + _RECONNECT_PAUSE_S
+                    raise self._no_broker() from error
+            return self._producer
+
+    def _no_broker(self) -> UnavailableError:
+        return UnavailableError(
+            f"No Kafka broker answers at {self._bootstrap}.", reason="KAFKA_UNAVAILABLE", retry_after_s=2
+        )
+
+    def _connect(self) -> KafkaProducer:
+        timeout_ms = int(self._timeout_s * 1000)
+        return KafkaProducer(
+            bootstrap_servers=self._bootstrap.split(","),
+            client_id=f"tidemill-{self._service}",
+            acks="all",
+            enable_idempotence=True,
+            compression_type=_CODEC,
+            linger_ms=2,
+            batch_size=256 * 1024,
+            max_request_size=MAX_MESSAGE_BYTES,
+            max_block_ms=timeout_ms,
+            delivery_timeout_ms=timeout_ms,
+            request_timeout_ms=min(10_000, timeout_ms - 1000),
+            bootstrap_timeout_ms=min(10_000, timeout_ms),
+        )
+
+    def _abandon(self, producer: KafkaProducer) -> None:
+        with self._lock:
+            if self._producer is not producer:
+                return
+            self._producer = None
+        _end(producer, 0)
 
     def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
         """Makes the events durable; see `EventPublisher.publish`."""
@@ -115,12 +153,7 @@ class KafkaEventPublisher:
                         metadata={"key": event.key},
                     )
             try:
-                futures = [
-                    self._producer.send(topic.name, key=item.key, value=item.value, headers=item.headers)
-                    for item in encoded
-                ]
-                for future in futures:
-                    future.get(timeout=self._timeout_s)
+                self._send(topic, encoded)
             except MessageSizeTooLargeError as error:
                 raise InvalidArgumentError(f"An event is too large: {error}", reason="EVENT_TOO_LARGE") from error
             except KafkaError as error:
@@ -153,17 +186,40 @@ class KafkaEventPublisher:
 
     def _send_dead_letters(self, letters: Sequence[EncodedEvent]) -> None:
         try:
-            futures = [
-                self._producer.send(DEAD_LETTERS.name, key=letter.key, value=letter.value, headers=letter.headers)
-                for letter in letters
-            ]
-            for future in futures:
-                future.get(timeout=self._timeout_s)
+            self._send(DEAD_LETTERS, letters)
         except KafkaError as cause:
             raise UnavailableError(
                 f"Kafka did not take a dead letter: {cause}", reason="KAFKA_UNAVAILABLE", retry_after_s=2
             ) from cause
 
+    def _send(self, topic: Topic, messages: Sequence[EncodedEvent]) -> None:
+        producer = self._connected()
+        try:
+            futures = [
+                producer.send(topic.name, key=message.key, value=message.value, headers=message.headers)
+                for message in messages
+            ]
+            deadline = time.monotonic() + self._timeout_s
+            for future in futures:
+                future.get(timeout=max(deadline - time.monotonic(), 0.1))
+        except MessageSizeTooLargeError:
+            raise
+        except KafkaError:
+            self._abandon(producer)
+            raise
+
     def close(self) -> None:
-        """Sends what is queued and closes the connections."""
-        self._producer.close(timeout=self._timeout_s)
+        """Closes the connections; whoever still waits for a message to be sent gets an error."""
+        with self._lock:
+            producer, self._producer, self._closed = self._producer, None, True
+        if producer is not None:
+            _end(producer, _CLOSE_S)
+
+
+def _end(producer: KafkaProducer, timeout_s: float) -> None:
+    try:
+        producer.close(timeout=timeout_s)
+    except KafkaError as error:
+        # It waits for what is queued and gives up before it ends its thread. Who queued it is told by its futures.
+        logger.info("a producer ends with messages that were not sent: %s", error)
+        producer._sender.force_close()

@@ -37,8 +37,8 @@ class Bus(Protocol):
 class KafkaBus:
     """The real one."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self.bootstrap = bootstrap
+    def __init__(self, bootstrap: str, pid: int) -> None:
+        self.bootstrap, self.pid = bootstrap, pid
         self.publisher = KafkaEventPublisher(bootstrap, "test")
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type="gzip", max_request_size=64 << 20)
 
@@ -78,7 +78,9 @@ class KafkaBus:
 def kafka_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBus]:
     """Started when the first test on it runs."""
     with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:
-        bus = KafkaBus(stack.kafka_bootstrap)
+        pid = stack.children["kafka"].pid
+        assert pid is not None
+        bus = KafkaBus(stack.kafka_bootstrap, pid)
         yield bus
         bus.close()
 
