@@ -19,7 +19,7 @@ from services.ingest.app.runner import ImportRunner
 from services.ingest.entrypoints.inbound import InboundHandler
 from services.ingest.entrypoints.servicer import IngestServicer
 from services.ingest.entrypoints.worker import ImportWorker
-from services.ingest.settings import IngestSettings
+from services.ingest.settings import IngestSettings, split_roots
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.bus.topics import INBOUND
@@ -35,11 +35,11 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 async def build(settings: IngestSettings) -> Service:
     """Builds the service and wires it."""
     await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
-    engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS)
+    engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="ingest")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "ingest")
     clock = SystemClock()
     store, sink = SqlImportStore(engine), BusRecordSink(publisher, clock)
-    sources = FsspecSources(settings.compared_source_bytes)
+    sources = FsspecSources(settings.compared_source_bytes, split_roots(settings.source_roots))
     intake = Intake(sink, SqlBatchStore(engine), clock, settings.request_retention_s)
     imports = Imports(store, sources, clock)
     runner = ImportRunner(store, sources, sink, TemporaryLedger, clock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from services.kit.config import ServiceSettings
 
@@ -20,3 +20,21 @@ class IngestSettings(ServiceSettings):
         description="a source up to this size is hashed before CreateImport answers, to find an earlier import of the"
         " same content; a larger one is compared by its store's ETags, or pulled anew where it has none",
     )
+    source_roots: str = Field(
+        "",
+        description="folders, as absolute paths or URLs with commas between them, below which imports may read; "
+        "anything that the process may read when empty",
+    )
+
+    @field_validator("source_roots")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        for root in split_roots(value):
+            if not root.startswith("/") and "://" not in root:
+                raise ValueError(f"{root!r} is neither an absolute path nor a URL")
+        return value
+
+
+def split_roots(text: str) -> list[str]:
+    """The folders of `source_roots`."""
+    return [root.strip() for root in text.split(",") if root.strip()]

@@ -7,42 +7,63 @@ contents up to a size, beyond it by the ETags of its store; where there are none
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from fsspec.core import get_compression, url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from services.ingest.app.ports import SourceFile, Survey
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
 from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder
 from services.ingest.engine.parsing import MAX_FILE_BYTES, record_of_file, record_of_line, split_lines
-from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, TidemillError
+from services.kit.errors import (
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    TidemillError,
+)
 
 _CHUNK_BYTES = 1024 * 1024
 # Small files that are fetched side by side where the file system can; with MAX_FILE_BYTES this bounds memory.
 _FETCHED_AT_ONCE = 32
 _GLOB = re.compile(r"[*?\[]")
+# A file of a folder that is like this is refused by name, as one that gives no text is; whatever else keeps a file
+# from being read may pass, and fails the import.
+_UNREADABLE = (FileNotFoundError, PermissionError)
 
 
 class FsspecSources:
     """Implements `services.ingest.app.ports.Sources`; threads share it."""
 
-    def __init__(self, compared_bytes: int) -> None:
-        """`compared_bytes`: a source up to this size is hashed to know its content."""
+    def __init__(self, compared_bytes: int, roots: Sequence[str] = ()) -> None:
+        """Takes up no connection yet.
+
+        Args:
+            compared_bytes: a source up to this size is hashed to know its content.
+            roots: folders, as absolute paths or URLs, below which sources may lie; anywhere when there are none.
+        """
         self._compared_bytes = compared_bytes
+        self._roots = [_place(*url_to_fs(root)) for root in roots]
 
     def survey(self, spec: SourceSpec) -> Survey:
         """See the port."""
         with _reading(spec):
             filesystem, root = _open(spec)
+            self._check_allowed(spec, filesystem, root)
             listing = _list(spec, filesystem, root)
+            for path in listing:
+                self._check_allowed(spec, filesystem, path)
             files = [SourceFile(path, int(listing[path].get("size") or 0)) for path in sorted(listing)]
-            digest, lines = self._digest(filesystem, root, files, listing)
+            digest, lines = self._digest(spec.kind, filesystem, root, files, listing)
             return Survey(files, len(files) if isinstance(spec.kind, TextFolder) else lines, digest)
 
     def read(self, spec: SourceSpec, survey: Survey) -> Iterator[RawRecord | Refusal]:
@@ -54,8 +75,29 @@ class FsspecSources:
             else:
                 yield from _read_lines(spec.source, spec.kind, filesystem, survey.files)
 
+    def _check_allowed(self, spec: SourceSpec, filesystem: Any, path: str) -> None:
+        place = _place(filesystem, path)
+        if self._roots and not any(place == root or place.startswith(root.rstrip("/") + "/") for root in self._roots):
+            # Not whether it exists: what lies elsewhere is none of the caller's business.
+            field = f"{spec.field}.uri"
+            message = (
+                f"{filesystem.unstrip_protocol(path)} lies outside of the folders that this service may read; whoever "
+                "runs it names them in TIDEMILL_SOURCE_ROOTS."
+            )
+            raise PermissionDeniedError(
+                f"{field}: {message}",
+                reason="SOURCE_NOT_ALLOWED",
+                metadata={"uri": spec.kind.uri},
+                violations=[FieldViolation(field, message)],
+            )
+
     def _digest(
-        self, filesystem: Any, root: str, files: Sequence[SourceFile], listing: Mapping[str, Mapping[str, Any]]
+        self,
+        kind: TextFolder | JsonLines,
+        filesystem: Any,
+        root: str,
+        files: Sequence[SourceFile],
+        listing: Mapping[str, Mapping[str, Any]],
     ) -> tuple[str, int]:
         """Digest of the content and number of lines; empty and 0 where they are not known."""
         total = hashlib.sha256()
@@ -68,18 +110,36 @@ class FsspecSources:
             return "", 0
         lines = 0
         for file in files:
-            content = hashlib.sha256()
-            last = b""
-            with filesystem.open(file.path, "rb") as stream:
-                for chunk in _chunks(stream):
-                    content.update(chunk)
-                    lines += chunk.count(b"\n")
-                    last = chunk[-1:]
-            lines += last not in (b"", b"\n")
             name = _below(root, file.path)
-            total.update(f"{name}\0{content.hexdigest()}\n".encode("utf-8", "surrogateescape"))
+            try:
+                content, count = _digest_file(filesystem, file.path)
+            except _UNREADABLE:
+                if isinstance(kind, JsonLines):
+                    raise
+                content, count = "unreadable", 0
+            lines += count
+            total.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
         packed = any(get_compression(file.path, "infer") for file in files)
         return total.hexdigest(), 0 if packed else lines
+
+
+def _place(filesystem: Any, path: str) -> str:
+    """Where a path leads in the end: links of this machine are followed, `..` never leads out of a root."""
+    if isinstance(filesystem, LocalFileSystem):
+        return os.path.realpath(path)
+    url = str(filesystem.unstrip_protocol(path))
+    return "" if ".." in url.split("/") else url
+
+
+def _digest_file(filesystem: Any, path: str) -> tuple[str, int]:
+    """sha256 of a file and its number of lines."""
+    content, lines, last = hashlib.sha256(), 0, b""
+    with filesystem.open(path, "rb") as stream:
+        for chunk in _chunks(stream):
+            content.update(chunk)
+            lines += chunk.count(b"\n")
+            last = chunk[-1:]
+    return content.hexdigest(), lines + (last not in (b"", b"\n"))
 
 
 def _open(spec: SourceSpec) -> tuple[Any, str]:
@@ -102,14 +162,16 @@ def _list(spec: SourceSpec, filesystem: Any, root: str) -> dict[str, Mapping[str
     if isinstance(kind, JsonLines):
         if _GLOB.search(root) and not filesystem.exists(root):
             found = filesystem.glob(root, detail=True)
-            files = {path: info for path, info in found.items() if info["type"] == "file"}
+            files = {path: info for path, info in found.items() if _is_file(filesystem, path, info)}
             if not files:
                 raise _wrong(spec, f"No file matches {kind.uri}; put one there or correct the glob.", "NO_SUCH_SOURCE")
             return files
         if not filesystem.exists(root):
             raise _wrong(spec, f"{kind.uri} does not exist; give a file or a glob such as /data/*.jsonl.")
         info = filesystem.info(root)
-        if info["type"] != "file":
+        if not filesystem.isdir(root) and not _is_file(filesystem, root, info):
+            raise _wrong(spec, f"{kind.uri} is no regular file; a pipe or a device cannot be imported.", "NOT_A_FILE")
+        if filesystem.isdir(root):
             message = f"{kind.uri} is a folder; give a file in it or a glob such as {kind.uri.rstrip('/')}/*.jsonl."
             raise _wrong(spec, message, "NOT_A_FILE")
         return {root: info}
@@ -118,12 +180,50 @@ def _list(spec: SourceSpec, filesystem: Any, root: str) -> dict[str, Mapping[str
     if filesystem.isfile(root):
         raise _wrong(spec, f"{kind.uri} is a file; give the folder that it is in.", "NOT_A_FOLDER")
     matches = re.compile(glob_translate(kind.pattern)).match
-    found = filesystem.find(root, detail=True)
+    found = _files_below(root) if isinstance(filesystem, LocalFileSystem) else filesystem.find(root, detail=True)
     files = {path: info for path, info in found.items() if matches(_below(root, path))}
     if not files:
         message = f"No file below {kind.uri} matches {kind.pattern!r} ({len(found)} files are there); correct it."
         raise _wrong(spec, message, field="pattern")
     return files
+
+
+def _is_file(filesystem: Any, path: str, info: Mapping[str, Any]) -> bool:
+    """Whether it is a file or leads to one: opening a pipe would wait for ever."""
+    return bool(info["type"] == "file" or (info.get("islink") and filesystem.isfile(path)))
+
+
+def _files_below(root: str) -> dict[str, Mapping[str, Any]]:
+    """Files below a folder of this machine, also where links lead to folders; each folder is entered once.
+
+    Raises:
+        OSError: a folder cannot be looked into, whose files would be missing without a word.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: dict[str, Mapping[str, Any]] = {}
+    entered: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=fail):
+        real = os.path.realpath(folder)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        # Which of two ways to a folder counts must not depend on the file system's order.
+        folders.sort()
+        for name in names:
+            path = Path(folder, name)
+            try:
+                status = path.stat()
+            except OSError:
+                # A link to nowhere, for one: reading it says what is wrong with it.
+                found[str(path)] = {"size": 0}
+                continue
+            if stat.S_ISREG(status.st_mode):
+                found[str(path)] = {"size": status.st_size}
+    return found
 
 
 def _read_folder(
@@ -134,9 +234,13 @@ def _read_folder(
         # One byte more than a record may have tells a long file without reading it whole.
         contents = filesystem.cat_ranges(batch, 0, MAX_FILE_BYTES + 1, on_error="return")
         for path, content in zip(batch, contents, strict=True):
+            below, location = _below(root, path), filesystem.unstrip_protocol(path)
+            if isinstance(content, _UNREADABLE):
+                message = f"The file cannot be read ({type(content).__name__})."
+                yield Refusal(location, "UNREADABLE_FILE", message, b"")
+                continue
             if isinstance(content, BaseException):
                 raise content
-            below, location = _below(root, path), filesystem.unstrip_protocol(path)
             try:
                 yield record_of_file(source, kind, below, PurePosixPath(path).parent.name, content)
             except RecordRefusedError as error:

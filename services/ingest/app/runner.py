@@ -115,7 +115,7 @@ class ImportRunner:
             # A record that this import has published with this content need not be published again.
             elif ledger.add(piece):
                 fresh.append(Accepted(piece))
-                size += len(piece.text)
+                size += len(piece.text) + sum(map(len, piece.attributes.values()))
                 more = spec.max_records == 0 or ledger.count < spec.max_records
         if refused:
             self._patiently(lambda: self._sink.refuse(refused, name))

@@ -47,11 +47,13 @@ def _decode(content: bytes, encoding: str) -> str:
     try:
         # The mark at the start of some UTF-8 files is no part of their text.
         return content.removeprefix(_BOM).decode(encoding)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         guess = _guess_encoding(content)
         hint = f"; it looks like {guess}" if guess else ""
+        # Some codecs (idna, for one) do not say where.
+        where = f"byte {error.start}: {error.reason}" if isinstance(error, UnicodeDecodeError) else str(error)
         raise RecordRefusedError(
-            f"The file is not in {encoding} (byte {error.start}: {error.reason}){hint}.",
+            f"The file is not in {encoding} ({where}){hint}.",
             reason="NOT_DECODABLE",
             metadata={"encoding": encoding, "looks_like": guess},
         ) from error

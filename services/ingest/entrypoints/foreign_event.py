@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from services.kit.errors import InvalidArgumentError
 
 _STRUCTURED = "application/cloudevents"
 _JSON = "application/json"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _REQUIRED = ("id", "source", "type", "specversion")
 
 
@@ -126,6 +128,8 @@ def _structured(value: Any) -> ForeignEvent:
         if not isinstance(attribute, str | int | bool):
             raise _refused("INVALID_ATTRIBUTE", f"The attribute {name[:64]!a} is neither text, number nor boolean.")
         attributes[name] = attribute if isinstance(attribute, str) else json.dumps(attribute)
+        if not attributes[name].isascii() and _SURROGATE.search(attributes[name]):
+            raise _refused("INVALID_ATTRIBUTE", f"The attribute {name[:64]!a} is no Unicode text.")
     content_type = attributes.get("datacontenttype") or _JSON
     if "data_base64" not in value:
         data = value.get("data")

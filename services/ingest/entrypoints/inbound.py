@@ -143,9 +143,10 @@ def _decoded(event: ForeignEvent) -> str:
     data: bytes = event.data
     try:
         return data.decode(event.charset)
-    except (UnicodeDecodeError, LookupError) as error:
+    # ValueError: what decodes otherwise than to text, and names that are none at all.
+    except (ValueError, LookupError) as error:
         raise RecordRefusedError(
-            f"The text is not in {event.charset[:40]}: {error}.", reason="NOT_DECODABLE"
+            f"The text is not in {event.charset[:40]!a}: {error}.", reason="NOT_DECODABLE"
         ) from error
 
 

@@ -39,8 +39,12 @@ def timestamp(moment: datetime) -> Timestamp:
     return message
 
 
-def record_from(message: Record) -> RawRecord:
+def record_from(message: Record, place: str = "record") -> RawRecord:
     """A pushed record, as it came.
+
+    Args:
+        message: the record.
+        place: where in its request it stands, for example `records[3]`.
 
     Raises:
         InvalidArgumentError: its time is none between the years 1 and 9999.
@@ -49,9 +53,9 @@ def record_from(message: Record) -> RawRecord:
         event_time = message.event_time.ToDatetime(UTC) if message.HasField("event_time") else None
     except (ValueError, OverflowError) as error:
         raise InvalidArgumentError(
-            f"event_time is no time between the years 1 and 9999: {error}.",
+            f"{place}.event_time is no time between the years 1 and 9999: {error}.",
             reason="INVALID_TIME",
-            violations=[FieldViolation("records.event_time", str(error))],
+            violations=[FieldViolation(f"{place}.event_time", str(error))],
         ) from error
     return RawRecord(message.source, message.text, dict(message.attributes), message.record_id, event_time)
 

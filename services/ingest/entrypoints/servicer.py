@@ -44,7 +44,7 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
             yield pb.StreamRecordsResponse(request_id=request.request_id, record_ids=await self._accept(request))
 
     async def _accept(self, request: pb.IngestRecordsRequest | pb.StreamRecordsRequest) -> list[str]:
-        records = [mapping.record_from(record) for record in request.records]
+        records = [mapping.record_from(record, f"records[{i}]") for i, record in enumerate(request.records)]
         return list(await asyncio.to_thread(self._intake.accept, records, request.request_id))
 
     async def CreateImport(self, request: pb.CreateImportRequest, context: Any) -> pb.CreateImportResponse:

@@ -104,3 +104,9 @@ def test_a_file_too_long_is_refused() -> None:
         with pytest.raises(RecordRefusedError) as caught:
             record_of_file("s", TextFolder("/x"), "a.txt", "", content)
         assert caught.value.reason == "TEXT_TOO_LONG"
+
+
+def test_a_codec_that_does_not_say_where_it_fails_refuses_the_file_all_the_same() -> None:
+    with pytest.raises(RecordRefusedError) as caught:
+        record_of_file("s", TextFolder("/x", encoding="idna"), "a.txt", "", b"xn--a.b" + b"c" * 70)
+    assert caught.value.reason == "NOT_DECODABLE"

@@ -92,5 +92,6 @@ def test_a_time_beyond_the_calendar_is_refused() -> None:
     message = Record(source="s", text="t")
     message.event_time.seconds = 10**14
     with pytest.raises(InvalidArgumentError) as caught:
-        record_from(message)
+        record_from(message, "records[3]")
     assert caught.value.reason == "INVALID_TIME"
+    assert [violation.field for violation in caught.value.violations] == ["records[3].event_time"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 from services.ingest.adapters.sources import FsspecSources
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder
-from services.kit.errors import FailedPreconditionError, InvalidArgumentError
+from services.ingest.settings import IngestSettings, split_roots
+from services.kit.config import load_settings
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -82,6 +85,95 @@ def test_a_file_that_is_not_in_the_encoding_is_refused_by_name(root: str) -> Non
     assert isinstance(refused, Refusal)
     assert refused.location.endswith("/b.txt")
     assert (refused.reason, refused.content) == ("NOT_DECODABLE", b"caf\xe9")
+
+
+def test_links_are_followed_once_and_one_that_leads_nowhere_is_refused_by_name(tmp_path: Path) -> None:
+    put(tmp_path.as_uri(), {"far/deep/x.txt": b"x", "far/y.txt": b"y", "far/z.jsonl": b'{"text": "z"}'})
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "round").symlink_to(here)
+    (here / "b").symlink_to(tmp_path / "far" / "deep")
+    (here / "a.txt").symlink_to(tmp_path / "far" / "y.txt")
+    (here / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (here / "c.jsonl").symlink_to(tmp_path / "far" / "z.jsonl")
+    spec = SourceSpec("s", TextFolder(str(here)))
+    found = pull(spec)
+    assert [(p.attributes["path"], p.text) for p in found if isinstance(p, RawRecord)] == [
+        ("a.txt", "y"),
+        ("b/x.txt", "x"),
+    ]
+    (refused,) = [piece for piece in found if isinstance(piece, Refusal)]
+    assert refused.reason == "UNREADABLE_FILE"
+    assert refused.location.endswith("/here/gone.txt")
+    assert texts(SourceSpec("s", JsonLines(f"{here}/*.jsonl"))) == ["z"]
+    before = FsspecSources(1 << 20).survey(spec).digest
+    (tmp_path / "nowhere").write_text("here now")
+    assert FsspecSources(1 << 20).survey(spec).digest != before
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "a.txt").write_text("a")
+    assert texts(SourceSpec("s", TextFolder(str(tmp_path)))) == ["a"]
+    for uri in (tmp_path / "pipe.txt", "/dev/null"):
+        with pytest.raises(InvalidArgumentError) as caught:
+            pull(SourceSpec("s", JsonLines(str(uri))))
+        assert "no regular file" in caught.value.message
+
+
+def test_a_folder_that_cannot_be_looked_into_fails_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path.as_uri(), {"a.txt": b"a", "closed/b.txt": b"b"})
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(FailedPreconditionError) as caught:
+        pull(SourceSpec("s", TextFolder(str(tmp_path))))
+    assert "closed" in caught.value.message
+
+
+def test_only_what_lies_below_a_root_is_read(tmp_path: Path) -> None:
+    put(
+        tmp_path.as_uri(), {"open/a.txt": b"a", "open/a.jsonl": b'{"text": "j"}', "open-not/b.txt": b"b", "c.txt": b"c"}
+    )
+    sources = FsspecSources(1 << 20, split_roots(f" {tmp_path}/open/ , memory://bucket"))
+    for kind in (
+        TextFolder(f"{tmp_path}/open"),
+        JsonLines(f"{tmp_path}/open/*.jsonl"),
+        TextFolder(f"{tmp_path}/./open"),
+    ):
+        sources.survey(SourceSpec("s", kind))
+    put("memory://bucket", {"x/a.txt": b"a"})
+    sources.survey(SourceSpec("s", TextFolder("memory://bucket/x")))
+    (tmp_path / "open" / "link.txt").symlink_to(tmp_path / "c.txt")
+    for kind in (
+        TextFolder(f"{tmp_path}/open"),
+        TextFolder(f"{tmp_path}/open-not"),
+        TextFolder(f"{tmp_path}/open/.."),
+        TextFolder(f"{tmp_path}/nowhere"),
+        TextFolder("memory://bucket-not/x"),
+        TextFolder("memory://bucket/x/../../y"),
+        JsonLines("/etc/passwd"),
+        JsonLines(f"{tmp_path}/*/../open-not/b.txt"),
+        JsonLines(f"simplecache::file://{tmp_path}/open/a.jsonl"),
+        JsonLines("http://127.0.0.1:9/secret.jsonl"),
+    ):
+        with pytest.raises(PermissionDeniedError) as caught:
+            sources.survey(SourceSpec("s", kind))
+        assert caught.value.violations[0].field.endswith(".uri")
+        assert "TIDEMILL_SOURCE_ROOTS" in caught.value.message
+
+
+def test_a_root_is_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_SOURCE_ROOTS", "/data, s3://bucket/x")
+    assert split_roots(load_settings(IngestSettings).source_roots) == ["/data", "s3://bucket/x"]
+    monkeypatch.setenv("TIDEMILL_SOURCE_ROOTS", "/data,here")
+    with pytest.raises(InvalidArgumentError, match="TIDEMILL_SOURCE_ROOTS.*absolute"):
+        load_settings(IngestSettings)
 
 
 def test_packed_lines_are_unpacked_and_of_unknown_number(tmp_path: Path) -> None:
