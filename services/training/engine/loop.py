@@ -173,8 +173,10 @@ def _optimizer_state(optimizer: torch.optim.Optimizer, named: list[tuple[str, An
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, named: list[tuple[str, Any]], state: dict[str, Tensor]) -> None:
-    for name, parameter in named:
-        prefix = f"{name}/"
+    for parameter_name, parameter in named:
+        prefix = f"{parameter_name}/"
+        # Stored files are read into main memory; the moments belong beside their parameter, AdamW's count does not.
         optimizer.state[parameter] = {
-            key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
+            name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
+            for name, value in ((key.removeprefix(prefix), v) for key, v in state.items() if key.startswith(prefix))
         }

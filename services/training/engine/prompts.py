@@ -24,6 +24,11 @@ def prompt_ids(tokenizer: Any, task: GenerationTask, record: Mapping[str, str]) 
     return ids if len(ids) <= task.max_input_tokens + 2 else [*ids[: task.max_input_tokens]]
 
 
+def frame_length(tokenizer: Any, task: GenerationTask) -> int:
+    """Tokens of a prompt that are no record's: chat markers and instruction."""
+    return len(_chat(tokenizer, _fill(task.prompt_template, {"text": ""})))
+
+
 def training_pairs(tokenizer: Any, task: GenerationTask, records: Sequence[Mapping[str, str]]) -> list[Pair]:
     """Prompt and target of each record; the target ends with the end-of-turn token."""
     return [

@@ -177,6 +177,16 @@ def test_layers_that_the_model_lacks_are_a_failure_that_names_the_field(
     assert "no_such" in failure.message
 
 
+def test_a_prompt_with_no_room_for_the_text_is_a_failure_that_names_the_field(
+    training: TrainingProcess, material: Material
+) -> None:
+    spec = material.spec("generation")
+    spec.generation.max_input_tokens = 16
+    failure = training.wait(training.create(spec).name, ended).failure
+    assert failure.reason == "PROMPT_TOO_SHORT"
+    assert "spec.generation.max_input_tokens" in failure.message
+
+
 def _refused(training: TrainingProcess, spec: run_pb2.TrainingSpec) -> tuple[grpc.StatusCode, str, list[str]]:
     """Code, message and named fields of a refused creation."""
     with pytest.raises(grpc.RpcError) as refused:

@@ -1,0 +1,36 @@
+"""Prompts out of records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.training.domain.recipe import GenerationTask
+from services.training.engine.prompts import frame_length, prompt_ids
+
+
+class Letters:
+    """A tokenizer of letters, with a chat template that puts a mark on either side."""
+
+    chat_template = "<{}>"
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
+        return f"<{messages[0]['content']}>"
+
+
+def prompt(template: str, longest: int = 100, **record: str) -> str:
+    return Letters().decode(prompt_ids(Letters(), GenerationTask(template, "answer", longest), record))
+
+
+def test_only_the_text_is_cut() -> None:
+    assert prompt("{topic}: {text}!", 14, topic="sport", text="a long story") == "<sport: a lo!>"
+    assert frame_length(Letters(), GenerationTask("Say {text}!", "answer")) == len("<Say !>")
+
+
+def test_what_a_record_holds_is_never_a_placeholder() -> None:
+    assert prompt("{topic}: {text} {x}", topic="{text}", text="{topic}") == "<{text}: {topic} {x}>"
