@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.kit.errors import FieldViolation, InvalidArgumentError
+
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    # gRPC itself takes a larger port and listens on another one.
+    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise ValueError(f"must be host:port with a port up to 65535, not {value!r}")
+    return value
+
+
+def _endpoint(value: str) -> str:
+    scheme, _, rest = value.partition("://")
+    if value and (scheme not in ("http", "https") or not rest):
+        raise ValueError(f"must be a URL such as http://127.0.0.1:4317, not {value!r}")
+    return value
+
+
+def _level(value: str) -> str:
+    if value.upper() not in logging.getLevelNamesMapping():
+        raise ValueError(f"must be one of DEBUG, INFO, WARNING, ERROR and CRITICAL, not {value!r}")
+    return value.upper()
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""host:port of this machine; port 0 stands for any that is free."""
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+"""URL of a server."""
+LogLevel = Annotated[str, AfterValidator(_level)]
+"""Name of a level of Python's logging."""
 
 
 class ServiceSettings(BaseSettings):
@@ -17,13 +46,13 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TIDEMILL_", frozen=True, extra="ignore")
 
-    bind: str = Field("127.0.0.1:0", description="host:port of the gRPC server")
-    metrics_bind: str | None = Field(None, description="host:port of the Prometheus endpoint; none when unset")
+    bind: Address = Field("127.0.0.1:0", description="host:port of the gRPC server")
+    metrics_bind: Address | None = Field(None, description="host:port of the Prometheus endpoint; none when unset")
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="host:port of the Kafka brokers, comma-separated")
     database_url: str = Field("sqlite:///tidemill.sqlite", description="SQLAlchemy URL of the service's database")
     artifacts_url: str = Field("file:///tmp/tidemill", description="fsspec URL of the artefact store")
-    otlp_endpoint: str | None = Field(None, description="OTLP/gRPC endpoint; nothing is sent when unset")
-    log_level: str = Field("INFO", description="lowest level that is logged")
+    otlp_endpoint: Endpoint | None = Field(None, description="OTLP/gRPC endpoint; nothing is sent when unset")
+    log_level: LogLevel = Field("INFO", description="lowest level that is logged")
     ingest_address: str = Field("127.0.0.1:7101", description="host:port of the ingest service")
     cleaning_address: str = Field("127.0.0.1:7102", description="host:port of the cleaning service")
     training_address: str = Field("127.0.0.1:7103", description="host:port of the training service")
@@ -36,20 +65,15 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def load_settings(kind: type[S]) -> S:
-    """Reads the settings from the environment.
-
-    Raises:
-        InvalidArgumentError: names each variable that is wrong and why.
-    """
+    """Reads the settings from the environment; ends the process with a sentence for each variable that is wrong."""
     try:
         return kind()
     except ValidationError as error:
-        violations = [
-            FieldViolation("TIDEMILL_" + "_".join(str(part) for part in item["loc"]).upper(), item["msg"])
-            for item in error.errors()
-        ]
-        text = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
-        raise InvalidArgumentError(f"The environment is not usable: {text}", violations=violations) from error
+        for item in error.errors():
+            variable = "TIDEMILL_" + "_".join(str(part) for part in item["loc"]).upper()
+            why = item["msg"].removeprefix("Value error, ")
+            sys.stderr.write(f"{variable}: {why}\n")
+        sys.exit(1)
 
 
 def home_dir() -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.kit.config import ServiceSettings
+from services.kit.config import Endpoint, ServiceSettings
 
 
 class TelemetrySettings(ServiceSettings):
     """The shared fields and those of telemetry."""
 
-    elasticsearch_url: str = Field("http://127.0.0.1:9200", description="URL of Elasticsearch 8")
+    elasticsearch_url: Endpoint = Field("http://127.0.0.1:9200", description="URL of Elasticsearch 8")
     telemetry_queue_bytes: int = Field(
         64 * 1024 * 1024, gt=0, description="bytes of documents that wait for Elasticsearch before senders are refused"
     )

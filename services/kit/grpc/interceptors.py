@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
-from services.kit.errors import DeadlineExceededError, InternalError, TidemillError
+from services.kit.errors import DeadlineExceededError, InternalError, TidemillError, UnavailableError
 from services.kit.grpc.errors import to_status
 from services.kit.grpc.validation import validate
 from services.kit.telemetry.metrics import RequestMetrics
@@ -22,8 +23,9 @@ logger = logging.getLogger(__name__)
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
-# Probes would drown the figures of real requests.
-_UNMEASURED = ("/grpc.health.v1.", "/grpc.reflection.")
+# gRPC's own services. Probes would drown the figures of real requests; and the health service's Watch is no generator,
+# but writes its responses itself, which the wrappers below do not know.
+_PLAIN = ("/grpc.health.v1.", "/grpc.reflection.")
 
 
 def _rebuild(handler: Handler, unary: Callable[..., Any], stream: Callable[..., Any]) -> Handler:
@@ -48,7 +50,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
         """Wraps the handler of one call."""
         handler = await continuation(details)
         method = details.method
-        if handler is None or method.startswith(_UNMEASURED):
+        if handler is None or method.startswith(_PLAIN):
             return handler
 
         def observe(context: Any, started: float, otherwise: str) -> None:
@@ -98,9 +100,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """Wraps the handler of one call."""
         handler = await continuation(details)
-        if handler is None:
-            return handler
         method = details.method
+        if handler is None or method.startswith(_PLAIN):
+            return handler
 
         async def abort(context: Any, error: Exception) -> None:
             if not isinstance(error, TidemillError):
@@ -176,6 +178,62 @@ class ValidationInterceptor(grpc.aio.ServerInterceptor):
         return _rebuild(handler, unary, stream)
 
 
+class WatchInterceptor(grpc.aio.ServerInterceptor):
+    """Ends Watch streams as soon as the server begins to stop; stands inside ErrorInterceptor.
+
+    They last as long as what they watch: each would hold up the stop for all the time that calls are given to drain.
+    Their callers ask again.
+    """
+
+    def __init__(self, stopping: asyncio.Event) -> None:
+        self._stopping = stopping
+
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
+        """Wraps the handler of one call."""
+        handler = await continuation(details)
+        _, service, method = details.method.split("/")
+        # Those who watch the health are to see it change.
+        if handler is None or not (service.startswith("tidemill.") and method.startswith("Watch")):
+            return handler
+
+        def stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+            async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+                responses = behaviour(request, context)
+                # One for all steps, as a generator that runs in one task has it.
+                own, loop = contextvars.copy_context(), asyncio.get_running_loop()
+                stopped = asyncio.ensure_future(self._stopping.wait())
+                following: asyncio.Task[Any] | None = None
+                try:
+                    while True:
+                        following = loop.create_task(_next(responses), context=own)
+                        await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                        if not following.done():
+                            raise UnavailableError(
+                                "The service stops; ask again in a moment.", reason="STOPPING", retry_after_s=1.0
+                            )
+                        response = following.result()
+                        if response is _END:
+                            return
+                        yield response
+                finally:
+                    tasks = [stopped, *([following] if following is not None else [])]
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+
+            return call
+
+        return _rebuild(handler, stream, stream)
+
+
+_END = object()
+
+
+async def _next(responses: AsyncIterator[Any]) -> Any:
+    """The next response; `_END` after the last."""
+    return await anext(responses, _END)
+
+
 class DeadlineInterceptor(grpc.aio.ServerInterceptor):
     """Ends a unary call that its caller no longer waits for, or that a caller without a deadline left open.
 
@@ -195,10 +253,13 @@ class DeadlineInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             remaining = context.time_remaining()
             limit = remaining if remaining is not None else self._default_s
+            scope = asyncio.timeout(limit)
             try:
-                async with asyncio.timeout(limit):
+                async with scope:
                     return await behaviour(request, context)
             except TimeoutError as error:
+                if not scope.expired():  # another clock's, of which the caller knows nothing
+                    raise
                 raise DeadlineExceededError(
                     f"{details.method} did not end within {limit:.1f} s.", metadata={"method": details.method}
                 ) from error

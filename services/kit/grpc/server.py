@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from services.kit.grpc.interceptors import (
     ErrorInterceptor,
     MetricsInterceptor,
     ValidationInterceptor,
+    WatchInterceptor,
 )
 from services.kit.telemetry.metrics import RequestMetrics
 
@@ -53,8 +55,13 @@ def create_server(
     default_deadline_s: float = 60.0,
     extra: Sequence[grpc.aio.ServerInterceptor] = (),
     traced: bool = True,
+    stopping: asyncio.Event | None = None,
 ) -> grpc.aio.Server:
-    """A server without servicers. Outermost first: trace, metrics, errors, `extra` (auth…), deadline, validation."""
+    """A server without servicers.
+
+    Outermost first: trace, metrics, errors, `extra` (auth…), watches, deadline, validation. Once `stopping` is set,
+    streams that watch something end.
+    """
     trace: list[grpc.aio.ServerInterceptor] = []
     if traced:
         trace.append(aio_server_interceptor(filter_=filters.negate(filters.health_check())))  # type: ignore[no-untyped-call]
@@ -64,6 +71,7 @@ def create_server(
             MetricsInterceptor(metrics),
             ErrorInterceptor(),
             *extra,
+            *([WatchInterceptor(stopping)] if stopping is not None else []),
             DeadlineInterceptor(default_deadline_s),
             ValidationInterceptor(),
         ],

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
@@ -19,12 +20,14 @@ from services.kit.config import ServiceSettings
 from services.kit.errors import TidemillError, UnavailableError
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
-from services.kit.telemetry.setup import start_telemetry
+from services.kit.telemetry.setup import Telemetry, start_telemetry
 
 logger = logging.getLogger(__name__)
 
 _DRAIN_S = 10.0
 _START_TRIES = 30
+
+T = TypeVar("T")
 
 
 class Consumer(Protocol):
@@ -72,12 +75,24 @@ def run_service(name: str, settings: ServiceSettings, build: Build, *, export_te
     """
     telemetry = start_telemetry(name, settings.otlp_endpoint if export_telemetry else None, settings.log_level)
     try:
-        asyncio.run(_serve(name, settings, build))
+        asyncio.run(_serve(name, settings, build, telemetry))
     except TidemillError as error:
         logger.error("%s cannot start: %s", name, error.message)
         sys.exit(1)
     finally:
         telemetry.shutdown()
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """Its result; None where the process was told to stop before."""
+    doing, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return doing.result() if doing.done() else None
+    finally:
+        for task in (doing, stopped):
+            task.cancel()
+        await asyncio.gather(doing, stopped, return_exceptions=True)
 
 
 async def _build(name: str, build: Build, metrics: RequestMetrics) -> Service:
@@ -92,26 +107,37 @@ async def _build(name: str, build: Build, metrics: RequestMetrics) -> Service:
     raise AssertionError("unreachable")
 
 
-async def _serve(name: str, settings: ServiceSettings, build: Build) -> None:
+async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: Telemetry) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = RequestMetrics(name)
-    service = await _build(name, build, metrics)
+    service = await _unless_stopped(_build(name, build, metrics), stop)
+    if service is None:
+        logger.info("%s ended before it served", name)
+        telemetry.shutdown()
+        # A thread of the build may wait for its part for half a minute more, and the loop's end would wait for it.
+        # Nothing was accepted yet that could be lost.
+        os._exit(0)
     failure: BaseException | None = None
+    # Set also where the process ends because a task failed.
+    stopping = asyncio.Event()
     try:
         server = create_server(
             metrics,
             default_deadline_s=service.default_deadline_s,
             extra=service.interceptors,
             traced=service.traced,
+            stopping=stopping,
         )
         grpc_server = finish_server(server, service.register(server))
         port = bind(server, settings.bind)
-        await server.start()
         if settings.metrics_bind:
             metrics.serve(settings.metrics_bind)
+        # Until all of it runs: the health service's own beginning is SERVING.
+        await grpc_server.set_serving(False)
+        await server.start()
         for consumer in service.consumers:
             consumer.start()
         tasks = [asyncio.create_task(factory()) for factory in service.tasks]
@@ -128,6 +154,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build) -> None:
                 break
 
         await grpc_server.set_serving(False)
+        stopping.set()
         await asyncio.gather(*(asyncio.to_thread(consumer.stop) for consumer in service.consumers))
         await server.stop(_DRAIN_S)
         for task in (stopper, *tasks):
@@ -135,9 +162,13 @@ async def _serve(name: str, settings: ServiceSettings, build: Build) -> None:
         await asyncio.gather(stopper, *tasks, return_exceptions=True)
     finally:
         for close in service.closers:
-            result = close()
-            if asyncio.iscoroutine(result):
-                await result
+            try:
+                result = close()
+                if asyncio.iscoroutine(result):
+                    await result
+            except Exception:
+                # The others have something to close, too.
+                logger.exception("%s could not close a part in order", name)
     logger.info("%s ended", name)
     if failure is not None:
         sys.exit(1)

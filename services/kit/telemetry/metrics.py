@@ -8,6 +8,7 @@ from collections import deque
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from services.kit.errors import FailedPreconditionError
 from services.kit.telemetry import schema
 
 # What the caller did wrong is no error of the service.
@@ -83,6 +84,18 @@ class RequestMetrics:
             self._errors.labels(self.service_name, endpoint).inc()
 
     def serve(self, address: str) -> None:
-        """Answers Prometheus at `host:port` from a thread of its own."""
+        """Answers Prometheus at `host:port` from a thread of its own.
+
+        Raises:
+            FailedPreconditionError: the port is taken or the address is not this machine's.
+        """
         host, _, port = address.rpartition(":")
-        start_http_server(int(port), addr=host or "127.0.0.1", registry=self.registry)
+        try:
+            start_http_server(int(port), addr=host or "127.0.0.1", registry=self.registry)
+        except OSError as error:
+            raise FailedPreconditionError(
+                f"Cannot listen on {address} for metrics: {error.strerror or error}. "
+                "Stop the other process or set TIDEMILL_METRICS_BIND to another port.",
+                reason="PORT_IN_USE",
+                metadata={"address": address},
+            ) from error
