@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,27 @@ if TYPE_CHECKING:
     import numpy as np
 
 _RESAMPLES = 2000
+_IDEOGRAPHS = "\\u3040-\\u30ff\\u3400-\\u9fff\\uf900-\\ufaff"
+_WORDS = re.compile(rf"[{_IDEOGRAPHS}]|[^\W_{_IDEOGRAPHS}]+")
 
 
 def rouge_l(references: Sequence[str], answers: Sequence[str]) -> list[float]:
-    """ROUGE-L F1 of each answer, 0 to 1, with stemming (Lin 2004; Google's rouge-score)."""
-    from rouge_score.rouge_scorer import RougeScorer
+    """ROUGE-L F1 of each answer, 0 to 1, with stemming (Lin 2004; Google's rouge-score).
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    Its own words are of ASCII letters only, so that a Chinese answer would have none and score 0 whatever it says: here
+    a Han or kana character is a word, and so is a run of any other letters.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    english = DefaultTokenizer(use_stemmer=True)
+
+    class Words:
+        def tokenize(self, text: str) -> list[str]:
+            words = _WORDS.findall(text.lower())
+            return [stem for word in words for stem in (english.tokenize(word) if word.isascii() else [word])]
+
+    scorer = RougeScorer(["rougeL"], tokenizer=Words())
     return [float(scorer.score(r, a)["rougeL"].fmeasure) for r, a in zip(references, answers, strict=True)]
 
 
