@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from services.kit.errors import InvalidArgumentError
 from services.training.domain.recipe import GenerationTask
 from services.training.engine.tasks import Pair
+
+_LEAST_TEXT = 8
 
 
 def prompt_ids(tokenizer: Any, task: GenerationTask, record: Mapping[str, str]) -> list[int]:
@@ -24,9 +27,19 @@ def prompt_ids(tokenizer: Any, task: GenerationTask, record: Mapping[str, str]) 
     return ids if len(ids) <= task.max_input_tokens + 2 else [*ids[: task.max_input_tokens]]
 
 
-def frame_length(tokenizer: Any, task: GenerationTask) -> int:
-    """Tokens of a prompt that are no record's: chat markers and instruction."""
-    return len(_chat(tokenizer, _fill(task.prompt_template, {"text": ""})))
+def check_room(tokenizer: Any, task: GenerationTask) -> None:
+    """Looks whether a record's text fits in beside instruction and chat markers.
+
+    Raises:
+        InvalidArgumentError: it does not: every prompt would be the same.
+    """
+    frame = len(_chat(tokenizer, _fill(task.prompt_template, {"text": ""})))
+    if task.max_input_tokens - frame < _LEAST_TEXT:
+        wrong = (
+            f"{task.max_input_tokens} is too little; instruction and chat markers alone take {frame} tokens, and a "
+            f"record's text wants {_LEAST_TEXT} at least"
+        )
+        raise InvalidArgumentError(f"spec.generation.max_input_tokens: {wrong}.", reason="PROMPT_TOO_SHORT")
 
 
 def training_pairs(tokenizer: Any, task: GenerationTask, records: Sequence[Mapping[str, str]]) -> list[Pair]:

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.kit.errors import InvalidArgumentError
 from services.training.adapters import genai_builds
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import Job
@@ -25,7 +24,7 @@ from services.training.engine.metrics import (
     mean_with_interval,
     rouge_l,
 )
-from services.training.engine.prompts import frame_length, training_pairs
+from services.training.engine.prompts import check_room, training_pairs
 from services.training.engine.tasks import CompletionObjective, Pair
 from services.training.worker.phases import (
     Phase,
@@ -42,8 +41,6 @@ from services.training.worker.phases import (
 
 logger = logging.getLogger(__name__)
 _INPUT_SHOWN = 300
-# Tokens of a record's text; with fewer every prompt is much the same.
-_LEAST_TEXT = 8
 
 
 def run(job: Job, should_stop: Callable[[], bool]) -> Report:
@@ -61,14 +58,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     phase = Phase(job, "prepare")
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder))
-    frame = frame_length(tokenizer, task)
-    if task.max_input_tokens - frame < _LEAST_TEXT:
-        raise InvalidArgumentError(
-            f"spec.generation.max_input_tokens: {task.max_input_tokens} is too little; instruction and chat markers "
-            f"alone take {frame} tokens, and a record's text wants {_LEAST_TEXT} at least.",
-            reason="PROMPT_TOO_SHORT",
-            metadata={"frame_tokens": str(frame)},
-        )
+    check_room(tokenizer, task)
     holdout = read_rows(job.snapshot, "holdout", task)
     holdout = holdout[: recipe.max_eval_examples or len(holdout)]
     held_pairs = training_pairs(tokenizer, task, holdout)

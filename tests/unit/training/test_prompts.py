@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from services.kit.errors import InvalidArgumentError
 from services.training.domain.recipe import GenerationTask
-from services.training.engine.prompts import frame_length, prompt_ids
+from services.training.engine.prompts import check_room, prompt_ids
 
 
 class Letters:
@@ -29,8 +32,14 @@ def prompt(template: str, longest: int = 100, **record: str) -> str:
 
 def test_only_the_text_is_cut() -> None:
     assert prompt("{topic}: {text}!", 14, topic="sport", text="a long story") == "<sport: a lo!>"
-    assert frame_length(Letters(), GenerationTask("Say {text}!", "answer")) == len("<Say !>")
 
 
 def test_what_a_record_holds_is_never_a_placeholder() -> None:
     assert prompt("{topic}: {text} {x}", topic="{text}", text="{topic}") == "<{text}: {topic} {x}>"
+
+
+def test_a_prompt_without_room_for_the_text_is_refused() -> None:
+    frame = len("<Say !>")
+    check_room(Letters(), GenerationTask("Say {text}!", "answer", frame + 8))
+    with pytest.raises(InvalidArgumentError, match=rf"spec\.generation\.max_input_tokens: .* take {frame} tokens"):
+        check_room(Letters(), GenerationTask("Say {text}!", "answer", frame + 7))
