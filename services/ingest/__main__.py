@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -46,17 +47,18 @@ async def build(settings: IngestSettings) -> Service:
     consumer = KafkaEventConsumer(
         settings.kafka_bootstrap, "tidemill-ingest", [INBOUND], InboundHandler(intake), dead_letters=publisher
     )
+    accepting = ThreadPoolExecutor(16, thread_name_prefix="accept")
     worker = ImportWorker(store, runner, intake, settings.concurrent_imports)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        grpc_stubs.add_IngestServiceServicer_to_server(IngestServicer(intake, imports), server)
+        grpc_stubs.add_IngestServiceServicer_to_server(IngestServicer(intake, imports, accepting), server)
         return ["tidemill.ingest.v1.IngestService"]
 
     return Service(
         register=register,
         consumers=[consumer],
         tasks=[worker.run],
-        closers=[worker.close, publisher.close, engine.dispose],
+        closers=[worker.close, publisher.close, accepting.shutdown, engine.dispose],
     )
 
 

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from opentelemetry import propagate
@@ -23,9 +26,11 @@ _WATCH_PAUSE_S = 0.2
 class IngestServicer(grpc_stubs.IngestServiceServicer):
     """Implements `tidemill.ingest.v1.IngestService`."""
 
-    def __init__(self, intake: Intake, imports: Imports) -> None:
+    def __init__(self, intake: Intake, imports: Imports, accepting: Executor) -> None:
+        """`accepting`: threads that batches are accepted in, which wait for the bus and for nothing else."""
         self._intake = intake
         self._imports = imports
+        self._accepting = accepting
 
     async def IngestRecords(self, request: pb.IngestRecordsRequest, context: Any) -> pb.IngestRecordsResponse:
         """Accepts a batch."""
@@ -45,7 +50,10 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
 
     async def _accept(self, request: pb.IngestRecordsRequest | pb.StreamRecordsRequest) -> list[str]:
         records = [mapping.record_from(record, f"records[{i}]") for i, record in enumerate(request.records)]
-        return list(await asyncio.to_thread(self._intake.accept, records, request.request_id))
+        # Not the threads of all other calls: while the bus is away, each of these waits out its caller's patience.
+        trace = contextvars.copy_context()
+        accept = partial(trace.run, self._intake.accept, records, request.request_id)
+        return list(await asyncio.get_running_loop().run_in_executor(self._accepting, accept))
 
     async def CreateImport(self, request: pb.CreateImportRequest, context: Any) -> pb.CreateImportResponse:
         """Starts pulling a source, or answers with an earlier import of the same content."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +12,7 @@ import pytest
 from google.protobuf.message import Message
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as stubs
 
+from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from services.kit.bus.kafka import ensure_topics
 from services.kit.bus.topics import Topic
@@ -20,11 +23,27 @@ M = TypeVar("M", bound=Message)
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
     """A Kafka with all topics."""
-    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:
-        ensure_topics(stack.kafka_bootstrap)
-        yield stack.kafka_bootstrap
+    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as state:
+        ensure_topics(state.kafka_bootstrap)
+        yield state
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(stack: StackState) -> str:
+    """Its address."""
+    return stack.kafka_bootstrap
+
+
+@pytest.fixture
+def frozen_kafka(stack: StackState) -> Iterator[None]:
+    """Kafka takes connections and answers nothing until the test ends."""
+    pid = stack.children["kafka"].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    yield
+    os.kill(pid, signal.SIGCONT)
 
 
 class IngestProcess(ServiceProcess):

@@ -313,6 +313,18 @@ def test_killed_in_the_middle_an_import_ends_as_if_it_had_not_been(
     assert (undisturbed.record_count, undisturbed.digest) == (done.record_count, done.digest)
 
 
+def test_while_the_bus_is_away_nothing_is_accepted_and_whoever_reads_is_answered(
+    ingest: IngestProcess, frozen_kafka: None
+) -> None:
+    stub = ingest.stub()
+    batch = pb.IngestRecordsRequest(records=[Record(source="away", text="text")])
+    calls = [stub.IngestRecords.future(batch, timeout=4) for _ in range(40)]
+    time.sleep(1)
+    stub.ListImports(pb.ListImportsRequest(), timeout=2)
+    codes = {call.exception().code() for call in calls}
+    assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
 def test_a_repeat_after_a_restart_answers_as_before_and_it_ends_in_order(ingest: IngestProcess) -> None:
     request = pb.IngestRecordsRequest(records=[Record(source="again", text="text")], request_id="again-1")
     first = ingest.stub().IngestRecords(request, timeout=20)

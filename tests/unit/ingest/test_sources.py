@@ -172,7 +172,7 @@ def test_a_root_is_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_SOURCE_ROOTS", "/data, s3://bucket/x")
     assert split_roots(load_settings(IngestSettings).source_roots) == ["/data", "s3://bucket/x"]
     monkeypatch.setenv("TIDEMILL_SOURCE_ROOTS", "/data,here")
-    with pytest.raises(InvalidArgumentError, match="TIDEMILL_SOURCE_ROOTS.*absolute"):
+    with pytest.raises(InvalidArgumentError, match=r"TIDEMILL_SOURCE_ROOTS.*absolute"):
         load_settings(IngestSettings)
 
 
