@@ -76,6 +76,11 @@ class SqlRunStore:
         with translate_database_errors(), self._engine.begin() as connection:
             connection.execute(update(runs).where(runs.c.name == name).values(cancel_requested=True))
 
+    def mark_announced(self, name: str) -> None:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(update(runs).where(runs.c.name == name).values(announced=True))
+
     def _read(self, query: Any) -> list[Run]:
         with translate_database_errors(), self._engine.connect() as connection:
             return [_run(row) for row in connection.execute(query).mappings()]

@@ -47,6 +47,10 @@ class RunStore(Protocol):
         """Asks that a run be cancelled."""
         ...
 
+    def mark_announced(self, name: str) -> None:
+        """Notes that a run's end was told, and touches nothing else of it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:

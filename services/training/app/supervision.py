@@ -138,4 +138,5 @@ class Supervision:
 
     def _tell(self, run: Run) -> None:
         self._announcer.ended(run)
-        self._store.update(replace(run, announced=True))
+        # Not the whole run: a promotion may have given it a version while the bus took its time.
+        self._store.mark_announced(run.name)

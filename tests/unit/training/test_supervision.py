@@ -74,8 +74,10 @@ class FakeRegistry:
 class FakeAnnouncer:
     def __init__(self) -> None:
         self.told: list[tuple[str, RunState]] = []
+        self.meanwhile: Callable[[Run], object] = lambda run: None
 
     def ended(self, run: Run) -> None:
+        self.meanwhile(run)
         self.told.append((run.name, run.state))
 
 
@@ -277,6 +279,23 @@ def test_a_registry_that_stays_away_becomes_a_warning_and_a_promotion_registers(
     assert (promoted.model_version, promoted.warnings) == ("reviews/1", ())
     assert mesh.registry.champion == "reviews/1"
     assert mesh.runs.get(run.name).model_version == "reviews/1"
+
+
+def test_a_promotion_while_the_end_is_told_keeps_its_version(mesh: Mesh) -> None:
+    def promote(run: Run) -> None:
+        mesh.registry.away = False
+        mesh.runs.promote(run.name)
+
+    mesh.registry.away, mesh.announcer.meanwhile = True, promote
+    run = mesh.runs.create(recipe(), "", "")
+    mesh.supervision.step()
+    mesh.workers.views[run.name] = finished()
+    for _ in range(40):
+        mesh.clock.time += timedelta(seconds=1)
+        mesh.supervision.step()
+    assert mesh.registry.champion == "reviews/1"
+    assert mesh.runs.get(run.name).model_version == "reviews/1"
+    assert mesh.store.unfinished() == []
 
 
 def test_a_registry_that_comes_back_leaves_no_warning(mesh: Mesh) -> None:
