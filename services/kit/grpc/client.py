@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 
-# gRPC's own retries (gRFC A6): only where the peer did not take the call.
+# gRPC's own retries (gRFC A6), with its jitter: only where the peer did not take the call.
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -25,7 +25,10 @@ _SERVICE_CONFIG = json.dumps(
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }
-        ]
+        ],
+        # The budget of repeats: once half of the tokens are gone (a failed attempt takes one, a good call gives a half
+        # back), calls fail at their first attempt instead of multiplying the load of a peer in trouble.
+        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
     }
 )
 

@@ -6,7 +6,7 @@ when a retry helps (https://google.aip.dev/193).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import grpc
@@ -18,6 +18,11 @@ from services.kit import errors as tree
 ERROR_DOMAIN = "tidemill"
 # Where gRPC carries a google.rpc.Status.
 _DETAILS_KEY = "grpc-status-details-bin"
+# A status travels as trailing metadata, of which gRPC takes 8 KiB for sure: a larger one arrives as "metadata size
+# exceeds limit" and says nothing of what was wrong.
+_MOST_MESSAGE = 1000
+_MOST_FACT = 300
+_MOST_VIOLATIONS = 2000
 
 
 def _subclasses(kind: type[tree.TidemillError]) -> Iterator[type[tree.TidemillError]]:
@@ -35,21 +40,43 @@ def to_status(error: tree.TidemillError) -> status_pb2.Status:
         packed.Pack(message)
         details.append(packed)
 
-    add(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata))
+    message = _fitting(error.message, _MOST_MESSAGE)
+    metadata = {_fitting(key, _MOST_FACT): _fitting(value, _MOST_FACT) for key, value in error.metadata.items()}
+    add(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata))
     if error.violations:
-        add(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                    for v in error.violations
-                ]
-            )
-        )
+        add(_bad_request(error.violations))
     if error.retry_after_s is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         add(error_details_pb2.RetryInfo(retry_delay=delay))
-    return status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message, details=details)
+    return status_pb2.Status(code=code_pb2.Code.Value(error.code), message=message, details=details)
+
+
+def _bad_request(violations: Sequence[tree.FieldViolation]) -> error_details_pb2.BadRequest:
+    """As many violations as fit, and how many more there are."""
+    bad, size = error_details_pb2.BadRequest(), 0
+    for number, violation in enumerate(violations):
+        field, why = _fitting(violation.field, _MOST_FACT), _fitting(violation.description, _MOST_FACT)
+        size += len(field.encode()) + len(why.encode()) + 8
+        if size > _MOST_VIOLATIONS:
+            bad.field_violations.add(description=f"and {len(violations) - number:,} more")
+            break
+        bad.field_violations.add(field=field, description=why)
+    return bad
+
+
+def _fitting(text: str, most: int) -> str:
+    """The text, or its beginning, in at most so many bytes of gRPC's percent encoding; what is no Unicode becomes `?`.
+
+    A file's name, for example, may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
+    """
+    text = text.encode("utf-8", "replace").decode()
+    room = most
+    for at, character in enumerate(text):
+        room -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if room < 0:
+            return f"{text[:at]}…"
+    return text
 
 
 def from_rpc_error(error: grpc.RpcError) -> tree.TidemillError:

@@ -99,7 +99,8 @@ def test_under_load_it_stops_in_order_and_a_second_signal_changes_nothing(probe:
     with ExitStack() as stack:
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{process.port}"))
         threads = stack.enter_context(ThreadPoolExecutor())
-        stub, health = PipelineServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+        stub = PipelineServiceStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         of_health: Any = health.Watch(health_pb2.HealthCheckRequest(service=_SERVICE))
         assert next(of_health).status == health_pb2.HealthCheckResponse.SERVING
         watch: Any = stub.WatchCycle(pb.WatchCycleRequest(name=_NAME))

@@ -1,0 +1,206 @@
+"""Errors over a real channel: what a use case raises in one process is what the caller in another one catches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
+from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as stubs
+from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+
+from services.kit import errors as tree
+from services.kit.errors import FieldViolation, InternalError, InvalidArgumentError, TidemillError, UnavailableError
+from services.kit.grpc.client import open_channel
+from services.kit.grpc.errors import translate_rpc_errors
+from services.kit.grpc.server import bind, create_server
+from services.kit.telemetry.metrics import RequestMetrics
+
+_NAME = "pipelines/a/cycles/b"
+
+
+def _kinds(root: type[TidemillError]) -> Iterator[type[TidemillError]]:
+    for kind in root.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
+
+
+# The tree itself; others may derive from it.
+KINDS = [kind for kind in _kinds(TidemillError) if kind.__module__ == tree.__name__]
+
+
+class Raising(stubs.PipelineServiceServicer):
+    """Raises `error`; `calls` counts."""
+
+    def __init__(self) -> None:
+        self.error: Exception = RuntimeError("unset")
+        self.calls = 0
+        self.cancelled = asyncio.Event()
+
+    async def GetCycle(self, request: Any, context: Any) -> pb.GetCycleResponse:  # noqa: N802
+        self.calls += 1
+        raise self.error
+
+    async def WatchCycle(self, request: Any, context: Any) -> AsyncIterator[pb.WatchCycleResponse]:  # noqa: N802
+        yield pb.WatchCycleResponse()
+        raise self.error
+
+    async def CreateCycle(self, request: Any, context: Any) -> pb.CreateCycleResponse:  # noqa: N802
+        return pb.CreateCycleResponse()
+
+    async def CancelCycle(self, request: Any, context: Any) -> pb.CancelCycleResponse:  # noqa: N802
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        raise AssertionError("unreachable")
+
+
+@asynccontextmanager
+async def peer(servicer: Raising, default_deadline_s: float = 30.0, *, bare: bool = False) -> AsyncIterator[Any]:
+    """A stub of the servicer, through the kit's server and channel."""
+    server = create_server(RequestMetrics("test"), default_deadline_s=default_deadline_s)
+    stubs.add_PipelineServiceServicer_to_server(servicer, server)  # type: ignore[abstract]
+    port = bind(server, "127.0.0.1:0")
+    await server.start()
+    async with open_channel(f"127.0.0.1:{port}", bare=bare) as channel:
+        yield PipelineServiceStub(channel)
+    await server.stop(None)
+
+
+async def _raised(stub: Any) -> TidemillError:
+    with pytest.raises(TidemillError) as caught, translate_rpc_errors("pipeline"):
+        await stub.GetCycle(pb.GetCycleRequest(name=_NAME))
+    return caught.value
+
+
+def test_the_tree_covers_each_code_once() -> None:
+    assert len(KINDS) >= 11
+    assert len({kind.code for kind in KINDS}) == len(KINDS)
+    assert all(hasattr(grpc.StatusCode, kind.code) for kind in KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
+async def test_each_kind_arrives_as_it_was_raised(kind: type[TidemillError]) -> None:
+    servicer = Raising()
+    servicer.error = kind(
+        "看 what happened.",
+        reason="A_REASON",
+        metadata={"name": "值"},
+        violations=[FieldViolation("spec.sources[0].uri", "is no URI"), FieldViolation("spec", "is empty")],
+        retry_after_s=1.5,
+    )
+    async with peer(servicer) as stub:
+        found = await _raised(stub)
+    assert type(found) is kind
+    assert (found.message, found.reason, found.metadata) == ("看 what happened.", "A_REASON", {"name": "值"})
+    assert found.violations == servicer.error.violations
+    assert found.retry_after_s == 1.5
+
+
+async def test_a_stream_that_breaks_off_tells_why() -> None:
+    servicer = Raising()
+    servicer.error = tree.NotFoundError("It is gone.", reason="GONE")
+    async with peer(servicer) as stub:
+        responses = aiter(stub.WatchCycle(pb.WatchCycleRequest(name=_NAME)))
+        assert await anext(responses) == pb.WatchCycleResponse()
+        with pytest.raises(tree.NotFoundError, match="It is gone"), translate_rpc_errors("pipeline"):
+            await anext(responses)
+
+
+async def test_a_request_with_thousands_of_wrong_fields_is_still_told_what_is_wrong() -> None:
+    servicer = Raising()
+    servicer.error = InvalidArgumentError(
+        "坏的 " * 3000,
+        violations=[FieldViolation(f"records[{number}].text", "value is required") for number in range(5000)],
+    )
+    async with peer(servicer) as stub:
+        found = await _raised(stub)
+    assert isinstance(found, InvalidArgumentError)
+    assert found.message.startswith("坏的")
+    assert found.violations[0] == FieldViolation("records[0].text", "value is required")
+    assert "more" in found.violations[-1].description
+
+
+async def test_what_is_no_unicode_is_told_all_the_same() -> None:
+    servicer = Raising()
+    servicer.error = tree.NotFoundError(
+        "There is no file a\udcff.", metadata={"file": "a\udcff"}, violations=[FieldViolation("a\udcff", "b\udcff")]
+    )
+    async with peer(servicer) as stub:
+        found = await _raised(stub)
+    assert isinstance(found, tree.NotFoundError)
+    assert (found.message, found.metadata) == ("There is no file a?.", {"file": "a?"})
+    assert found.violations == (FieldViolation("a?", "b?"),)
+
+
+async def test_a_defect_is_told_without_its_words() -> None:
+    servicer = Raising()
+    servicer.error = RuntimeError("the text of a record")
+    async with peer(servicer) as stub:
+        found = await _raised(stub)
+    assert isinstance(found, InternalError)
+    assert found.reason == "UNEXPECTED"
+    assert "record" not in found.message
+
+
+async def test_wrong_fields_are_told_by_their_paths() -> None:
+    request = pb.CreateCycleRequest(request_id="x" * 129)
+    request.spec.name = "Bad Name"
+    request.spec.sources.add(source="a").text_folder.uri = "/a"
+    request.spec.sources.add()
+    async with peer(Raising()) as stub:
+        with pytest.raises(InvalidArgumentError) as caught, translate_rpc_errors("pipeline"):
+            await stub.CreateCycle(request)
+    fields = {violation.field for violation in caught.value.violations}
+    assert {"request_id", "spec.name", "spec.sources[1].source", "spec.dataset"} <= fields
+
+
+async def test_a_peer_that_is_not_there_is_named() -> None:
+    async with open_channel("127.0.0.1:1") as channel:
+        stub: Any = PipelineServiceStub(channel)
+        with pytest.raises(UnavailableError) as caught, translate_rpc_errors("pipeline"):
+            await stub.GetCycle(pb.GetCycleRequest(name=_NAME))
+    assert caught.value.reason == "PEER_UNAVAILABLE"
+    assert caught.value.metadata == {"peer": "pipeline"}
+    assert caught.value.retry_after_s
+
+
+async def test_a_peer_that_is_away_for_a_moment_is_asked_again() -> None:
+    servicer = Raising()
+    servicer.error = UnavailableError("not yet")
+    async with peer(servicer) as stub:
+        assert (await _raised(stub)).message == "The pipeline service does not answer: not yet"
+        assert servicer.calls > 1
+
+
+async def test_a_peer_in_trouble_is_not_drowned_in_repeats() -> None:
+    servicer = Raising()
+    servicer.error = UnavailableError("overwhelmed")
+    calls = 200
+    async with peer(servicer) as stub:
+        await asyncio.gather(*(_raised(stub) for _ in range(calls)))
+    assert servicer.calls < 1.5 * calls
+
+
+@pytest.mark.parametrize("given", [True, False])
+async def test_a_deadline_ends_the_work_behind_the_call(given: bool) -> None:
+    servicer = Raising()
+    # A caller that gives none gets the server's.
+    async with peer(servicer, default_deadline_s=60.0 if given else 0.2, bare=not given) as stub:
+        with pytest.raises(tree.DeadlineExceededError), translate_rpc_errors("pipeline"):
+            await stub.CancelCycle(pb.CancelCycleRequest(name=_NAME), timeout=0.2 if given else None)
+        async with asyncio.timeout(10):
+            await servicer.cancelled.wait()
+
+
+async def test_a_timeout_of_the_works_own_is_a_defect_and_no_deadline() -> None:
+    servicer = Raising()
+    servicer.error = TimeoutError("a socket's")
+    async with peer(servicer) as stub:
+        assert isinstance(await _raised(stub), InternalError)
