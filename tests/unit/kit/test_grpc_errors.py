@@ -61,11 +61,16 @@ class Raising(stubs.PipelineServiceServicer):
         raise AssertionError("unreachable")
 
 
+def raising() -> Raising:
+    """One; what no test calls answers UNIMPLEMENTED."""
+    return Raising()  # type: ignore[abstract]
+
+
 @asynccontextmanager
 async def peer(servicer: Raising, default_deadline_s: float = 30.0, *, bare: bool = False) -> AsyncIterator[Any]:
     """A stub of the servicer, through the kit's server and channel."""
     server = create_server(RequestMetrics("test"), default_deadline_s=default_deadline_s)
-    stubs.add_PipelineServiceServicer_to_server(servicer, server)  # type: ignore[abstract]
+    stubs.add_PipelineServiceServicer_to_server(servicer, server)
     port = bind(server, "127.0.0.1:0")
     await server.start()
     async with open_channel(f"127.0.0.1:{port}", bare=bare) as channel:
@@ -87,7 +92,7 @@ def test_the_tree_covers_each_code_once() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
 async def test_each_kind_arrives_as_it_was_raised(kind: type[TidemillError]) -> None:
-    servicer = Raising()
+    servicer = raising()
     servicer.error = kind(
         "看 what happened.",
         reason="A_REASON",
@@ -104,7 +109,7 @@ async def test_each_kind_arrives_as_it_was_raised(kind: type[TidemillError]) -> 
 
 
 async def test_a_stream_that_breaks_off_tells_why() -> None:
-    servicer = Raising()
+    servicer = raising()
     servicer.error = tree.NotFoundError("It is gone.", reason="GONE")
     async with peer(servicer) as stub:
         responses = aiter(stub.WatchCycle(pb.WatchCycleRequest(name=_NAME)))
@@ -114,7 +119,7 @@ async def test_a_stream_that_breaks_off_tells_why() -> None:
 
 
 async def test_a_request_with_thousands_of_wrong_fields_is_still_told_what_is_wrong() -> None:
-    servicer = Raising()
+    servicer = raising()
     servicer.error = InvalidArgumentError(
         "坏的 " * 3000,
         violations=[FieldViolation(f"records[{number}].text", "value is required") for number in range(5000)],
@@ -128,7 +133,7 @@ async def test_a_request_with_thousands_of_wrong_fields_is_still_told_what_is_wr
 
 
 async def test_what_is_no_unicode_is_told_all_the_same() -> None:
-    servicer = Raising()
+    servicer = raising()
     servicer.error = tree.NotFoundError(
         "There is no file a\udcff.", metadata={"file": "a\udcff"}, violations=[FieldViolation("a\udcff", "b\udcff")]
     )
@@ -140,7 +145,7 @@ async def test_what_is_no_unicode_is_told_all_the_same() -> None:
 
 
 async def test_a_defect_is_told_without_its_words() -> None:
-    servicer = Raising()
+    servicer = raising()
     servicer.error = RuntimeError("the text of a record")
     async with peer(servicer) as stub:
         found = await _raised(stub)
@@ -154,7 +159,7 @@ async def test_wrong_fields_are_told_by_their_paths() -> None:
     request.spec.name = "Bad Name"
     request.spec.sources.add(source="a").text_folder.uri = "/a"
     request.spec.sources.add()
-    async with peer(Raising()) as stub:
+    async with peer(raising()) as stub:
         with pytest.raises(InvalidArgumentError) as caught, translate_rpc_errors("pipeline"):
             await stub.CreateCycle(request)
     fields = {violation.field for violation in caught.value.violations}
@@ -172,7 +177,7 @@ async def test_a_peer_that_is_not_there_is_named() -> None:
 
 
 async def test_a_peer_that_is_away_for_a_moment_is_asked_again() -> None:
-    servicer = Raising()
+    servicer = raising()
     servicer.error = UnavailableError("not yet")
     async with peer(servicer) as stub:
         assert (await _raised(stub)).message == "The pipeline service does not answer: not yet"
@@ -180,7 +185,7 @@ async def test_a_peer_that_is_away_for_a_moment_is_asked_again() -> None:
 
 
 async def test_a_peer_in_trouble_is_not_drowned_in_repeats() -> None:
-    servicer = Raising()
+    servicer = raising()
     servicer.error = UnavailableError("overwhelmed")
     calls = 200
     async with peer(servicer) as stub:
@@ -190,7 +195,7 @@ async def test_a_peer_in_trouble_is_not_drowned_in_repeats() -> None:
 
 @pytest.mark.parametrize("given", [True, False])
 async def test_a_deadline_ends_the_work_behind_the_call(given: bool) -> None:
-    servicer = Raising()
+    servicer = raising()
     # A caller that gives none gets the server's.
     async with peer(servicer, default_deadline_s=60.0 if given else 0.2, bare=not given) as stub:
         with pytest.raises(tree.DeadlineExceededError), translate_rpc_errors("pipeline"):
@@ -200,7 +205,7 @@ async def test_a_deadline_ends_the_work_behind_the_call(given: bool) -> None:
 
 
 async def test_a_timeout_of_the_works_own_is_a_defect_and_no_deadline() -> None:
-    servicer = Raising()
+    servicer = raising()
     servicer.error = TimeoutError("a socket's")
     async with peer(servicer) as stub:
         assert isinstance(await _raised(stub), InternalError)
