@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -125,6 +126,16 @@ def test_shingles_do_not_depend_on_neighbours() -> None:
     together = shingle_hashes(texts, 3, 4)
     for position, text in enumerate(texts):
         assert together.of(position).tolist() == shingle_hashes([text], 3, 4).hashes.tolist()
+
+
+def test_the_memory_for_shingles_follows_them_and_not_what_is_made_on_the_way() -> None:
+    rng = random.Random(1)
+    texts = [" ".join(rng.choices(WORDS, k=5000)) for _ in range(300)]
+    tracemalloc.start()
+    shingles = shingle_hashes(texts, 3, 4)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * shingles.hashes.nbytes + 50_000_000
 
 
 def test_contamination_counts_what_both_sides_hold() -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _SEED = 1
 _BASE = 0x100000001B3
+# Of the arrays that are made on the way from texts to shingles, those of so many characters are held at a time.
+_CHARS_AT_ONCE = 1 << 18
+_ROWS_AT_ONCE = 4096
 
 
 class NearDedupParams(Params):
@@ -66,18 +69,13 @@ class NearDedup(SetOperator[NearDedupParams]):
             return
         shingles = shingle_hashes(texts, self.params.word_shingle, self.params.char_shingle)
         sketches = _sketches(shingles, self.params.permutations)
-        buckets: list[dict[bytes, list[int]]] = [defaultdict(list) for _ in range(self._bands)]
-        bands = np.ascontiguousarray(sketches[:, : self._bands * self._rows]).reshape(len(texts), self._bands, -1)
-        width = self._rows * bands.itemsize
-        raw = bands.tobytes()
-        for position in range(len(texts)):
+        groups = _shared_bands(sketches, self._bands, self._rows)
+        stay: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for position in np.flatnonzero((groups >= 0).any(axis=1)).tolist():
             mine = shingles.of(position)
             if not len(mine):
                 continue
-            base = position * self._bands * width
-            places = [
-                buckets[band][raw[base + band * width : base + (band + 1) * width]] for band in range(self._bands)
-            ]
+            places = [stay[band, group] for band, group in enumerate(groups[position].tolist()) if group >= 0]
             candidates = sorted({other for place in places for other in place})
             for other in candidates:
                 similarity = _jaccard(mine, shingles.of(other))
@@ -115,6 +113,20 @@ def shingle_hashes(texts: Sequence[str], word_shingle: int, char_shingle: int) -
     """Shingles of every text; a text with fewer words than a shingle is one shingle."""
     import numpy as np
 
+    parts: list[NDArray[np.uint64]] = []
+    start, size = 0, 0
+    for end, text in enumerate(texts, 1):
+        size += len(text)
+        if size >= _CHARS_AT_ONCE or end == len(texts):
+            parts += _shingles_of(texts[start:end], word_shingle, char_shingle)
+            start, size = end, 0
+    sizes = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+    return Shingles(np.concatenate(parts), np.concatenate(([0], np.cumsum(sizes))).astype(np.int64))
+
+
+def _shingles_of(texts: Sequence[str], word_shingle: int, char_shingle: int) -> list[NDArray[np.uint64]]:
+    import numpy as np
+
     words, counts = _word_hashes(
         [t.lower() if t.isascii() else unicodedata.normalize("NFKC", t).lower() for t in texts]
     )
@@ -137,8 +149,7 @@ def shingle_hashes(texts: Sequence[str], word_shingle: int, char_shingle: int) -
             hashes += mine[step : step + count]
         hashes ^= hashes >> np.uint64(29)
         parts.append(np.unique(hashes))
-    sizes = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
-    return Shingles(np.concatenate(parts), np.concatenate(([0], np.cumsum(sizes))).astype(np.int64))
+    return parts
 
 
 def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -180,10 +191,32 @@ def _sketches(shingles: Shingles, permutations: int) -> NDArray[np.uint32]:
     import numpy as np
     from rensa import RMinHash
 
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-        shingles.hashes, shingles.offsets.astype(np.uint64), permutations, _SEED
-    )
-    return np.array(matrix.to_rows(), dtype=np.uint32)
+    offsets = shingles.offsets
+    sketches = np.empty((len(offsets) - 1, permutations), dtype=np.uint32)
+    # Its rows come as lists of Python's numbers, ten times as large: some at a time.
+    for start in range(0, len(sketches), _ROWS_AT_ONCE):
+        mine = offsets[start : start + _ROWS_AT_ONCE + 1]
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            shingles.hashes[mine[0] : mine[-1]], (mine - mine[0]).astype(np.uint64), permutations, _SEED
+        )
+        sketches[start : start + _ROWS_AT_ONCE] = matrix.to_rows()
+    return sketches
+
+
+def _shared_bands(sketches: NDArray[np.uint32], bands: int, rows: int) -> NDArray[np.int64]:
+    """For each text and band a number that texts with this band in common share; -1 where no other has it."""
+    import numpy as np
+
+    groups = np.empty((len(sketches), bands), dtype=np.int64)
+    for band in range(bands):
+        hashes = np.zeros(len(sketches), dtype=np.uint64)
+        # Two bands of one hash would only make one candidate more, whose similarity decides.
+        for column in range(band * rows, (band + 1) * rows):
+            hashes = (hashes ^ sketches[:, column]) * np.uint64(_BASE)
+            hashes ^= hashes >> np.uint64(31)
+        _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+        groups[:, band] = np.where(counts[inverse] > 1, inverse, -1)
+    return groups
 
 
 def _jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
