@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+ECS_VERSION: Final = "8.17.0"
+"""Of the Elastic Common Schema that log lines and documents follow; ECS asks each of them to tell."""
+
 MESSAGING_SYSTEM: Final = "messaging.system"
 MESSAGING_DESTINATION: Final = "messaging.destination.name"
 MESSAGING_OPERATION: Final = "messaging.operation.type"

@@ -30,15 +30,20 @@ def open_client(url: str) -> AsyncElasticsearch:
 
 
 @contextmanager
-def elasticsearch_errors() -> Iterator[None]:
-    """Raises what the client raises as UnavailableError, but for the answers 400 and 404."""
+def elasticsearch_errors(*passing: int) -> Iterator[None]:
+    """Raises what the client raises as UnavailableError, but for answers of the given status codes.
+
+    Also what Elasticsearch finds wrong with a call of ours: it is refused until somebody changes something there (a
+    template of somebody else's, an index that is closed), and what was sent here is better kept by its senders
+    meanwhile than lost with this process.
+    """
     try:
         yield
     except ApiError as error:
-        if error.status_code in (400, 404):
+        if error.status_code in passing:
             raise
         raise UnavailableError(
-            f"Elasticsearch answers {error.status_code}: {error.error}",
+            f"Elasticsearch answers {error.status_code}: {_reason(error)}",
             reason="ELASTICSEARCH_UNAVAILABLE",
             metadata={"status": str(error.status_code)},
             retry_after_s=_RETRY_AFTER_S,
@@ -49,3 +54,10 @@ def elasticsearch_errors() -> Iterator[None]:
             reason="ELASTICSEARCH_UNAVAILABLE",
             retry_after_s=_RETRY_AFTER_S,
         ) from error
+
+
+def _reason(error: ApiError) -> str:
+    """What it says, beyond the bare type of the exception."""
+    told = error.body.get("error") if isinstance(error.body, dict) else None
+    reason = told.get("reason") if isinstance(told, dict) else None
+    return f"{error.error}: {reason}" if reason else error.error

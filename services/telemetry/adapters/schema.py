@@ -11,7 +11,7 @@ from typing import Any
 
 from services.telemetry.domain.days import Signal
 
-VERSION = 2
+VERSION = 3
 """Counted up with each change; a template of a later version is left as it is."""
 
 CONTAINERS = {Signal.LOGS: "labels", Signal.TRACES: "attributes"}
@@ -49,6 +49,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "host.name": _KEYWORD,
     "process.pid": {"type": "long"},
     "agent.name": _KEYWORD,
+    "ecs.version": _KEYWORD,
     "trace.id": _KEYWORD,
     "span.id": _KEYWORD,
     "error.type": _KEYWORD,

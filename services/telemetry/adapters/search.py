@@ -36,7 +36,7 @@ class ElasticsearchSearch:
         """Searches."""
         order = "desc" if search.newest_first else "asc"
         try:
-            with elasticsearch_errors():
+            with elasticsearch_errors(*([400] if search.query else [])):
                 answer = await self._client.search(
                     index=search.signal.pattern,
                     query=_query(search),
@@ -51,8 +51,6 @@ class ElasticsearchSearch:
                     allow_partial_search_results=False,
                 )
         except BadRequestError as error:
-            if not search.query:
-                raise
             why = _complaint(error.body)
             raise InvalidArgumentError(
                 f"The query cannot be understood: {why}",

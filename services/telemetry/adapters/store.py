@@ -32,19 +32,20 @@ class ElasticsearchStore:
         """Puts the index templates, unless later ones are there.
 
         Raises:
-            UnavailableError: Elasticsearch does not answer.
+            UnavailableError: Elasticsearch does not answer, or refuses them.
         """
-        with elasticsearch_errors():
-            for signal in Signal:
-                name = template_name(signal)
-                if await self._version(name) < VERSION:
+        for signal in Signal:
+            name = template_name(signal)
+            if await self._version(name) < VERSION:
+                with elasticsearch_errors():
                     await self._client.indices.put_index_template(name=name, **template(signal))
-                    logger.info("put the index template %s, version %d", name, VERSION)
+                logger.info("put the index template %s, version %d", name, VERSION)
         self._prepared = True
 
     async def _version(self, name: str) -> int:
         try:
-            answer = await self._client.indices.get_index_template(name=name)
+            with elasticsearch_errors(404):
+                answer = await self._client.indices.get_index_template(name=name)
         except NotFoundError:
             return 0
         return int(answer["index_templates"][0]["index_template"].get("version", 0))

@@ -20,7 +20,7 @@ _LAST_TIME = 2**63 - 1
 # What has a field of its own in LogRecord, or is of no use to a reader.
 _TOLD = frozenset(
     {"@timestamp", "log.level", "level", "service.name", "message", "log.logger", "trace.id", "span.id"}
-    | {"error.stack_trace", "labels", "event.id", "agent.name", "agent.version"}
+    | {"error.stack_trace", "labels", "event.id", "agent.name", "agent.version", "ecs.version"}
 )
 _EXCEPTION = {
     "error.type": "exception.type",

@@ -19,6 +19,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from services.kit.telemetry.schema import ECS_VERSION
 from services.telemetry.domain.days import Retention, Signal, timestamp
 from services.telemetry.domain.document import Document
 from services.telemetry.domain.severity import level_of, search_words
@@ -193,7 +194,7 @@ def _append(mapped: Mapped, signal: Signal, time_ns: int, identity: str, source:
 
 def _resource(resource: Resource) -> dict[str, Any]:
     """The fields that all events of a resource share."""
-    source: dict[str, Any] = {}
+    source: dict[str, Any] = {"ecs.version": ECS_VERSION}
     _spread(source, "labels", (each for each in resource.attributes if each.key not in _SDK), _RESOURCE_FIELDS)
     sdk = {each.key: _text(each.value) for each in resource.attributes if each.key in _SDK}
     if sdk:

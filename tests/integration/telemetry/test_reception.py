@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections import Counter
@@ -195,6 +196,33 @@ def test_an_elasticsearch_that_comes_back_empty_gets_its_templates_again(
         assert len(sent) == 1
         found = _http(stack, "GET", "/_index_template/tidemill-logs")
         assert found["index_templates"][0]["index_template"]["version"] >= 1
+
+
+def test_a_template_of_somebody_else_in_the_way_is_told_and_loses_nothing(
+    stack: StackState, tmp_path: Path, service_name: str
+) -> None:
+    ours, theirs = "/_index_template/tidemill-logs", "/_index_template/somebody-elses"
+    body = _http(stack, "GET", ours)["index_templates"][0]["index_template"]
+    _http(stack, "DELETE", ours)
+    # Of the same priority for the same names.
+    _http(stack, "PUT", theirs, {"index_patterns": ["tidemill-logs-*"], "priority": 200})
+    telemetry = TelemetryProcess(stack.elasticsearch_url, tmp_path, {"TIDEMILL_TELEMETRY_PATIENCE_S": "1"})
+    try:
+        telemetry.start()
+        with pytest.raises(grpc.RpcError) as caught:
+            telemetry.logs.Export(_lines(1, service_name), timeout=30)
+        assert _refusal(caught.value) == ("TELEMETRY_NOT_WRITTEN", True)
+        assert "somebody-elses" in str(caught.value.details())
+        assert "somebody-elses" in telemetry.log.read_text()
+        _http(stack, "DELETE", theirs)
+        telemetry.logs.Export(_lines(1, service_name), timeout=30)
+        eventually(lambda: telemetry.total(f"service:{service_name}") == 1)
+        assert telemetry.stop() == 0
+    finally:
+        telemetry.kill()
+        with contextlib.suppress(urllib.error.HTTPError):
+            _http(stack, "DELETE", theirs)
+        _http(stack, "PUT", ours, body)
 
 
 def test_at_its_start_it_leaves_a_later_template_and_deletes_the_days_that_are_over(

@@ -72,6 +72,7 @@ def test_a_log_line_in_ecs() -> None:
     assert source == {
         "@timestamp": "2026-11-24T12:00:00.000000123Z",
         "service.name": "gateway",
+        "ecs.version": "8.17.0",
         "service.node.name": "42",
         "process.pid": 42,
         "log.level": "error",
@@ -94,7 +95,7 @@ def test_a_log_line_of_nearly_nothing() -> None:
     source = _source(mapped)
     assert source["@timestamp"] == "2026-11-24T12:00:00.000000000Z"
     assert source["message"] == ""
-    assert set(source) == {"@timestamp", "message", "log.logger", "event.id"}
+    assert set(source) == {"@timestamp", "message", "log.logger", "event.id", "ecs.version"}
     assert mapped.documents[0].index == "tidemill-logs-2026.11.24"
 
 
@@ -183,6 +184,7 @@ def test_a_span_in_ecs() -> None:
     assert mapped.documents[0].index == "tidemill-traces-2026.11.24"
     assert _source(mapped) == {
         "@timestamp": "2026-11-24T12:00:00.000001001Z",
+        "ecs.version": "8.17.0",
         "service.name": "gateway",
         "trace.id": _TRACE.hex(),
         "span.id": _SPAN.hex(),
