@@ -5,6 +5,7 @@ The console line is ECS JSON, one object a line, so that a file of them can be s
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -24,6 +25,8 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from services.kit.telemetry.schema import ECS_VERSION
 
 # Libraries that tell of every poll at INFO.
 _CHATTY = ("kafka", "httpx", "httpcore", "alembic", "urllib3", "elastic_transport", "fsspec", "asyncio", "filelock")
@@ -45,6 +48,7 @@ class EcsFormatter(logging.Formatter):
             "service.name": self._service_name,
             "log.logger": record.name,
             "process.pid": record.process,
+            "ecs.version": ECS_VERSION,
         }
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
@@ -55,6 +59,23 @@ class EcsFormatter(logging.Formatter):
             entry["error.message"] = str(record.exc_info[1])
             entry["error.stack_trace"] = "".join(traceback.format_exception(*record.exc_info))
         return json.dumps(entry, ensure_ascii=False)
+
+
+class _OtlpHandler(LoggingHandler):
+    """Sends log records; one that cannot be sent takes none of the others along."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        try:
+            message = record.getMessage()
+            sendable = message.encode("utf-8", "backslashreplace").decode()
+            if sendable != message:
+                # A name that is no UTF-8, for example: its encoding would fail later, for the whole batch.
+                record = copy.copy(record)
+                record.msg, record.args = sendable, ()
+            super().emit(record)
+        except Exception:
+            self.handleError(record)
 
 
 # A restart of the receiver, or of the store behind it, is waited out with the batch in hand.
@@ -121,7 +142,7 @@ def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str
         logger_provider.add_log_record_processor(
             BatchLogRecordProcessor(logs, schedule_delay_millis=1000, max_queue_size=_QUEUE)
         )
-        root.addHandler(LoggingHandler(logger_provider=logger_provider))
+        root.addHandler(_OtlpHandler(logger_provider=logger_provider))
     trace.set_tracer_provider(tracer_provider)
     set_logger_provider(logger_provider)
     return Telemetry(tracer_provider, logger_provider, exporters)

@@ -1,0 +1,70 @@
+"""What a process logs arrives at its receiver, whatever one of its lines is like."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as pb
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc as stubs
+
+from infra.stack.layout import python_path
+
+_SCRIPT = r"""
+import logging, sys
+from services.kit.telemetry.setup import start_telemetry
+telemetry = start_telemetry("probe", sys.argv[1])
+logger = logging.getLogger("probe")
+logger.info("before")
+logger.info("a name \udcff that is no UTF-8")
+logger.info("%d is no number", "x")
+try:
+    raise ValueError("\udcff")
+except ValueError:
+    logger.exception("it broke")
+logger.info("after")
+telemetry.shutdown()
+"""
+
+
+class Receiver(stubs.LogsServiceServicer):
+    """Keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
+        for of_resource in request.resource_logs:
+            for of_scope in of_resource.scope_logs:
+                self.lines += [record.body.string_value for record in of_scope.log_records]
+        return pb.ExportLogsServiceResponse()
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[Receiver, str]]:
+    """A receiver and its endpoint."""
+    server, servicer = grpc.server(futures.ThreadPoolExecutor(2)), Receiver()
+    stubs.add_LogsServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield servicer, f"http://127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_a_line_that_cannot_be_sent_takes_no_other_along(receiver: tuple[Receiver, str]) -> None:
+    servicer, endpoint = receiver
+    ended = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, endpoint],
+        env={**os.environ, "PYTHONPATH": python_path()},
+        stderr=subprocess.PIPE,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert servicer.lines == ["before", "a name \\udcff that is no UTF-8", "it broke", "after"]
