@@ -19,7 +19,15 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.inference.adapters.triton_config import MAX_BATCH
 from services.inference.adapters.triton_liveness import Liveness
-from services.inference.adapters.triton_tensors import add_prompt, add_sampling, add_texts, add_trace, once, piece_of
+from services.inference.adapters.triton_tensors import (
+    add_prompt,
+    add_sampling,
+    add_texts,
+    add_trace,
+    contents_of,
+    once,
+    piece_of,
+)
 from services.inference.domain.model import FinishReason, Piece, Prompt, Sampling
 from services.inference.triton_models.scheduler import QUEUE_FULL
 from services.kit.errors import (
@@ -108,10 +116,18 @@ class TritonClient:
         request = pb.ModelInferRequest(model_name=model)
         add_texts(request, "text", texts, [len(texts), 1])
         add_trace(request)
-        request.outputs.add(name="scores")
+        # It asks for all outputs, though it needs but one: Triton's response cache knows an answer by its inputs alone,
+        # and who asks for other outputs of the same text would get this answer (see entrypoints.kserve).
         with self._errors(model):
             response = await self._stub.ModelInfer(request, timeout=_PREDICT_S)
-        scores = np.frombuffer(response.raw_output_contents[0], dtype="<f4").reshape(len(texts), -1)
+        contents = contents_of(response)
+        if "scores" not in contents:
+            raise InternalError(
+                f"Triton's cache holds an answer of models/{model} without its scores: somebody asked Triton itself, "
+                "not a door of the mesh, for other outputs alone.",
+                reason="TRITON_ERROR",
+            )
+        scores = np.frombuffer(contents["scores"], dtype="<f4").reshape(len(texts), -1)
         return scores.tolist(), int(response.model_version)
 
     @contextmanager

@@ -66,9 +66,14 @@ def add_trace(request: Any) -> None:
         request.parameters[TRACEPARENT].string_param = carrier[TRACEPARENT]
 
 
+def contents_of(response: Any) -> dict[str, bytes]:
+    """Raw outputs by name."""
+    return {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)}
+
+
 def piece_of(response: Any) -> Piece:
     """The piece of an answer in a response."""
-    contents = {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)}
+    contents = contents_of(response)
     return Piece(
         text=_text(contents["text_delta"]),
         finish_reason=FinishReason(_text(contents["finish_reason"])),

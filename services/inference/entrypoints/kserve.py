@@ -2,6 +2,9 @@
 """KServe V2's GRPCInferenceService, passed on to Triton, so that clients written for Triton work unchanged.
 
 What changes the server (load, unload, shared memory, settings) is not passed on: the repository is the service's.
+
+Triton's response cache knows an answer by its inputs alone. A request for some of a model's outputs would leave an
+answer without the others to everybody who sends the same inputs, so that Triton is always asked for all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from opentelemetry import propagate
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from services.kit.errors import UnavailableError
+from services.kit.errors import InvalidArgumentError, UnavailableError
 
 SERVICE = "inference.GRPCInferenceService"
 _TRACEPARENT = "traceparent"
@@ -102,28 +105,44 @@ class KServe:
         _continue_trace(request)
         asked = asyncio.get_running_loop().time()
         try:
-            return await self._stub.ModelInfer(request, timeout=_limit(context))
+            wanted = await self._widen(request, _limit(context))
+            response = await self._stub.ModelInfer(request, timeout=_limit(context))
         except grpc.aio.AioRpcError as error:
             self._heard(request.model_name, error.details() or "", asked)
             await _relay(error, context)
+        if unknown := wanted - {output.name for output in response.outputs}:
+            raise InvalidArgumentError(
+                f"unexpected inference output '{min(unknown)}' for model '{request.model_name}'",
+                reason="UNKNOWN_OUTPUT",
+            )
+        return _narrowed(response, wanted)
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         """Answers of a decoupled model."""
         model, asked = "", asyncio.get_running_loop().time()
+        wanted: dict[str, set[str]] = {}
+        everything: set[str] = set()
 
         async def traced() -> AsyncIterator[Any]:
             nonlocal model
             async for request in requests:
                 model = request.model_name
                 _continue_trace(request)
+                if names := await self._widen(request, _DEADLINE_S):
+                    wanted.setdefault(model, set()).update(names)
+                else:
+                    everything.add(model)
                 yield request
 
-        wanted = [(key, value) for key, value in context.invocation_metadata() or () if key == _REAL_STATUS]
-        call = self._stub.ModelStreamInfer(traced(), timeout=context.time_remaining(), metadata=wanted)
+        passed = [(key, value) for key, value in context.invocation_metadata() or () if key == _REAL_STATUS]
+        call = self._stub.ModelStreamInfer(traced(), timeout=context.time_remaining(), metadata=passed)
         try:
             async for response in call:
                 if response.error_message:
                     self._heard(model, response.error_message, asked)
+                answered = response.infer_response.model_name
+                if answered not in everything:
+                    _narrowed(response.infer_response, wanted.get(answered, set()))
                 yield response
         except grpc.aio.AioRpcError as error:
             self._heard(model, error.details() or "", asked)
@@ -131,6 +150,28 @@ class KServe:
         finally:
             if not call.done():
                 call.cancel()
+
+    async def _widen(self, request: Any, limit_s: float) -> set[str]:
+        """Makes a request ask for all outputs; gives the names of those that its caller wants, none if all."""
+        wanted = {output.name for output in request.outputs}
+        if any(output.parameters for output in request.outputs):
+            # Such as `classification`, which Triton applies to this output when it writes the answer.
+            ask = pb.ModelMetadataRequest(name=request.model_name, version=request.model_version)
+            for tensor in (await self._stub.ModelMetadata(ask, timeout=limit_s)).outputs:
+                if tensor.name not in wanted:
+                    request.outputs.add(name=tensor.name)
+        else:
+            del request.outputs[:]
+        return wanted
+
+
+def _narrowed(response: Any, wanted: set[str]) -> Any:
+    """The response with those outputs only; with all where none is named."""
+    for index in reversed(range(len(response.outputs) if wanted else 0)):
+        if response.outputs[index].name not in wanted:
+            del response.outputs[index]
+            del response.raw_output_contents[index]
+    return response
 
 
 async def _pass(method: Callable[..., Any], request: Any, context: Any) -> Any:

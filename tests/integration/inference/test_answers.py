@@ -234,6 +234,38 @@ def test_tritons_own_client_classifies(inference: InferenceProcess, builds: Buil
             assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
+def test_who_asks_for_some_outputs_leaves_nobody_a_part_of_an_answer(
+    inference: InferenceProcess, builds: Builds, model: str
+) -> None:
+    """Triton's response cache knows an answer by its inputs alone."""
+    inference.publish(model, builds.positive)
+    everything = {"label": [b"positive"], "score": [pytest.approx(0.8808, abs=1e-4)]}
+
+    def predict(text: str) -> str:
+        answer = inference.stub.Predict(pb.PredictRequest(model=f"models/{model}", texts=[text]), timeout=30)
+        return str(answer.predictions[0].label)
+
+    with triton.InferenceServerClient(f"127.0.0.1:{inference.port}") as client:
+
+        def ask(text: str, *outputs: Any) -> dict[str, list[Any]]:
+            tensor = triton.InferInput("text", [1, 1], "BYTES")
+            tensor.set_data_from_numpy(np.array([[text.encode()]], dtype=np.object_))
+            answer = client.infer(model, [tensor], outputs=list(outputs) or None, client_timeout=30)
+            names = [output.name for output in answer.get_response().outputs]
+            return {name: answer.as_numpy(name).reshape(-1).tolist() for name in names if name != "scores"}
+
+        assert predict("good one") == "positive"
+        assert ask("good one") == everything
+        assert ask("good two", triton.InferRequestedOutput("label")) == {"label": [b"positive"]}
+        assert ask("good two") == everything
+        assert predict("good two") == "positive"
+        assert ask("good three", triton.InferRequestedOutput("score", class_count=1)) == {"score": [b"0.880797:0"]}
+        assert ask("good three") == everything
+        assert predict("good three") == "positive"
+        with pytest.raises(InferenceServerException, match="unexpected inference output 'colour'"):
+            ask("good four", triton.InferRequestedOutput("colour"))
+
+
 def test_tritons_own_client_streams(inference: InferenceProcess, writer: str) -> None:
     results: queue.Queue[tuple[Any, Any]] = queue.Queue()
     with triton.InferenceServerClient(f"127.0.0.1:{inference.port}") as client:
