@@ -198,6 +198,7 @@ def test_an_elasticsearch_that_comes_back_empty_gets_its_templates_again(
         assert found["index_templates"][0]["index_template"]["version"] >= 1
 
 
+@pytest.mark.usefixtures("telemetry")  # the templates are there
 def test_a_template_of_somebody_else_in_the_way_is_told_and_loses_nothing(
     stack: StackState, tmp_path: Path, service_name: str
 ) -> None:
@@ -225,6 +226,7 @@ def test_a_template_of_somebody_else_in_the_way_is_told_and_loses_nothing(
         _http(stack, "PUT", ours, body)
 
 
+@pytest.mark.usefixtures("telemetry")  # the templates are there
 def test_at_its_start_it_leaves_a_later_template_and_deletes_the_days_that_are_over(
     stack: StackState, tmp_path: Path
 ) -> None:
