@@ -40,7 +40,12 @@ async def build(settings: TrainingSettings) -> Service:
     registry = MlflowRegistry(settings.mlflow_uri, artifacts.uri("mlflow"))
     models_dir, downloads_dir = settings.models_dir.absolute(), settings.downloads_dir.absolute()
     workers = WorkerProcesses(
-        artifacts, settings.snapshot_cache.absolute(), models_dir, downloads_dir, settings.training_threads
+        artifacts,
+        settings.snapshot_cache.absolute(),
+        settings.runs_dir.absolute(),
+        models_dir,
+        downloads_dir,
+        settings.training_threads,
     )
     supervision = Supervision(store, workers, registry, BusAnnouncer(publisher), clock)
     runs = Runs(

@@ -22,4 +22,5 @@ class TrainingSettings(ServiceSettings):
         ge=1,
         description="threads of a worker",
     )
+    runs_dir: Path = Field(Path("runs"), description="where runs work whose results go to a remote artefact store")
     snapshot_cache: Path = Field(Path("snapshots"), description="where remote snapshots are copied to")

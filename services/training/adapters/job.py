@@ -21,10 +21,11 @@ EXIT_FAILED = 70
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that the worker needs; `folder` is the run's own, made before."""
+    """All that the worker needs; `folder` is the run's own on this machine, `uri` where its results are to be found."""
 
     run: str
     folder: Path
+    uri: str
     snapshot: Path
     models_dir: Path
     downloads_dir: Path
@@ -36,6 +37,7 @@ class Job:
         value = {
             "run": self.run,
             "folder": str(self.folder),
+            "uri": self.uri,
             "snapshot": str(self.snapshot),
             "models_dir": str(self.models_dir),
             "downloads_dir": str(self.downloads_dir),
@@ -53,6 +55,7 @@ class Job:
         return cls(
             run=value["run"],
             folder=Path(value["folder"]),
+            uri=value["uri"],
             snapshot=Path(value["snapshot"]),
             models_dir=Path(value["models_dir"]),
             downloads_dir=Path(value["downloads_dir"]),
@@ -63,7 +66,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class WorkerProgress:
-    """How far the worker is: `phase` is prepare, train, evaluate or compress; `remaining_s` is of the phase."""
+    """How far the worker is: `phase` is prepare, train, evaluate, compress or store; `remaining_s` is of the phase."""
 
     phase: str
     done: int = 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
-
-import fsspec
+from typing import Any
 
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
-from services.kit.storage.artifacts import ArtifactStore
+from services.kit.storage.artifacts import ArtifactStore, answering, filesystem_of, local_path
 from services.training.domain.recipe import GenerationTask, Recipe, TextClassificationTask
 
 _PARTS = ("train", "holdout")
@@ -27,9 +27,13 @@ class StoredFolders:
 
     def check_dataset(self, recipe: Recipe) -> None:
         """See the port. Only the manifest and the files' footers are read."""
+        uri = recipe.dataset_uri
+        with nullcontext() if local_path(uri) is not None else answering(uri):
+            self._check(recipe, *filesystem_of(uri))
+
+    def _check(self, recipe: Recipe, filesystem: Any, path: str) -> None:
         import pyarrow.parquet as pq
 
-        filesystem, path = fsspec.core.url_to_fs(recipe.dataset_uri)
         if not filesystem.exists(path):
             wrong = f"the data set {recipe.dataset_name} does not exist at {recipe.dataset_uri}"
             raise NotFoundError(

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.kit.errors import InvalidArgumentError
 from services.kit.failure import Failure
 from services.kit.storage.artifacts import ArtifactStore, local_path
 from services.training.adapters.job import FAILURE_FILE, JOB_FILE, REPORT_FILE, Job, read_progress
@@ -33,9 +32,10 @@ class WorkerProcesses:
     """Implements `services.training.app.ports.Workers`; what a worker found is read from its run's folder."""
 
     def __init__(
-        self, artifacts: ArtifactStore, cache: Path, models_dir: Path, downloads_dir: Path, threads: int
+        self, artifacts: ArtifactStore, cache: Path, runs_dir: Path, models_dir: Path, downloads_dir: Path, threads: int
     ) -> None:
-        self._artifacts, self._cache = artifacts, cache
+        """`runs_dir` is where the runs work whose results go to a remote artefact store; others work in place."""
+        self._artifacts, self._cache, self._runs_dir = artifacts, cache, runs_dir
         self._models, self._downloads, self._threads = models_dir, downloads_dir, threads
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         # Exit codes of ended children, by run; negative is a signal.
@@ -45,11 +45,11 @@ class WorkerProcesses:
         """See the port."""
         if self._pid(run) is not None:
             return
-        folder = _folder(run)
+        folder = self._folder(run)
         folder.mkdir(parents=True, exist_ok=True)
         self._cache.mkdir(parents=True, exist_ok=True)
         snapshot = self._artifacts.fetch_folder(run.recipe.dataset_uri, self._cache)
-        job = Job(run.name, folder, snapshot, self._models, self._downloads, run.recipe, self._threads).write()
+        job = Job(run.name, folder, run.uri, snapshot, self._models, self._downloads, run.recipe, self._threads).write()
         # Threads that wait by spinning starve each other as soon as anything else wants a core: beside a busy mesh a
         # training step of 2 threads took 10 s and more, with sleeping waits 1.8 s.
         environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
@@ -71,7 +71,7 @@ class WorkerProcesses:
         """See the port."""
         # Liveness first: a worker that ends in between has left its result already.
         alive = self._pid(run) is not None
-        folder = _folder(run)
+        folder = self._folder(run)
         try:
             report, failure = _json(folder / REPORT_FILE), _json(folder / FAILURE_FILE)
             result = (Report.from_json(report) if report else None, Failure(**failure) if failure else None)
@@ -90,7 +90,7 @@ class WorkerProcesses:
             how = f"It was ended by signal {-code} ({signal.Signals(-code).name})."
         else:
             how = f"It ended with exit code {code}." if code is not None else ""
-        lines = _last_lines(_folder(run) / _LOG_FILE)
+        lines = _last_lines(self._folder(run) / _LOG_FILE)
         return f"{how} It wrote last: {' | '.join(lines)}".strip() if lines else how
 
     def stop(self, run: Run) -> None:
@@ -98,6 +98,9 @@ class WorkerProcesses:
         pid = self._pid(run)
         if pid is not None:
             os.kill(pid, signal.SIGTERM)
+
+    def _folder(self, run: Run) -> Path:
+        return local_path(run.uri) or self._runs_dir / run.name.rpartition("/")[2]
 
     def _pid(self, run: Run) -> int | None:
         child = self._children.get(run.name)
@@ -107,7 +110,7 @@ class WorkerProcesses:
             self._codes[run.name] = child.returncode
             del self._children[run.name]
             return None
-        folder = _folder(run)
+        folder = self._folder(run)
         try:
             pid = int((folder / _PID_FILE).read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -115,15 +118,6 @@ class WorkerProcesses:
             return None
         # A number may be another process's by now; a worker names its job.
         return pid if str(folder / JOB_FILE).encode() in command else None
-
-
-def _folder(run: Run) -> Path:
-    folder = local_path(run.uri)
-    if folder is None:
-        raise InvalidArgumentError(
-            f"Runs need a local folder, {run.uri} is none; give TIDEMILL_ARTIFACTS_URL as file://."
-        )
-    return folder
 
 
 def _progress(folder: Path) -> Progress | None:

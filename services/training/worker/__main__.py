@@ -63,13 +63,15 @@ def main() -> None:
 def _run(job: Job, stop: threading.Event) -> int:
     import torch
 
+    from services.training.worker.phases import drop_stored, store
+
     torch.set_num_threads(job.threads)
     if isinstance(job.recipe.task, GenerationTask):
         from services.training.worker.generation import run
     else:
         from services.training.worker.classification import run
     try:
-        report = run(job, stop.is_set)
+        report = store(job, run(job, stop.is_set), stop.is_set)
     except Cancelled:
         logger.info("run %s was told to stop; its checkpoint is stored", job.run)
         return EXIT_CANCELLED
@@ -85,6 +87,7 @@ def _run(job: Job, stop: threading.Event) -> int:
         )
         return EXIT_FAILED
     write_json(job.folder / REPORT_FILE, report.to_json())
+    drop_stored(job)
     return 0
 
 

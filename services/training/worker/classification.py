@@ -95,9 +95,9 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             tokenizer.save_pretrained(str(path))
 
         kept_folder(folder / "merged", save)
-        drop_checkpoints(job)
     else:
         load_model(model, str(weights))
+    drop_checkpoints(job)
     figures = kept(folder / "eval" / "train.json", dict)
     model.to(device).eval()
 

@@ -110,7 +110,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             tokenizer.save_pretrained(str(path))
 
         kept_folder(merged, save)
-        drop_checkpoints(job)
+    drop_checkpoints(job)
     figures = kept(folder / "eval" / "train.json", dict)
     if not (folder / "eval" / "tuned.json").is_file():
         model = load(merged)

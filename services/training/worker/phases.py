@@ -8,17 +8,20 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from services.kit.errors import InvalidArgumentError
-from services.kit.storage.artifacts import digest_folder
+from services.kit.errors import InvalidArgumentError, UnavailableError
+from services.kit.storage.artifacts import ArtifactStore, digest_folder, local_path
 from services.kit.telemetry import schema
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, WorkerProgress, write_json
 from services.training.domain.recipe import FullMethod, LoraMethod
+from services.training.domain.report import Report
 from services.training.engine.loop import Cancelled, StepProgress, train, usable_precision
 from services.training.engine.methods import adapt, plain_attention
 from services.training.engine.tasks import Objective
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 _WRITE_EVERY_S = 0.25
 _EXAMPLES = 5
 _CHECKPOINTS = "checkpoints"
+_MERGED, _VARIANTS = "merged", "variants"
+_STORE_PATIENCE_S = 900.0
 # Tokens. On a processor the backward pass of fused attention costs more than the whole score matrix of so short a text
 # (SmolLM2-135M, 4 x 130 tokens: a quarter of the step); the matrix grows with the square of the length.
 _SHORT = 512
@@ -166,6 +171,44 @@ def run_training(
         "peak_memory_bytes": float(_peak_memory()),
         "memory_before_training_bytes": float(memory_before),
     }
+
+
+def store(job: Job, report: Report, should_stop: Callable[[], bool]) -> Report:
+    """Copies the model and its builds to where others find them, if that is not this folder.
+
+    Returns:
+        The report, with the builds' own places.
+    """
+    if local_path(job.uri) is not None:
+        return report
+    artifacts = ArtifactStore(job.uri)
+    folders = [job.folder / _MERGED, *(job.folder / _VARIANTS / variant.precision for variant in report.variants)]
+    phase = Phase(job, "store", len(folders), "folders")
+    # The store may be away for minutes, and behind it lie hours of training.
+    patient = Retrying(
+        retry=retry_if_exception_type(UnavailableError),
+        wait=wait_exponential_jitter(initial=1, max=30),
+        stop=stop_after_delay(_STORE_PATIENCE_S),
+        before_sleep=before_sleep_log(logger, logging.WARNING),
+        reraise=True,
+    )
+    for number, folder in enumerate(folders, 1):
+        check_stop(should_stop)
+        patient(artifacts.put_folder, folder, artifacts.uri(*folder.relative_to(job.folder).parts))
+        phase.advance(number)
+    phase.end()
+    stored = [
+        replace(variant, uri=artifacts.uri(*folder.relative_to(job.folder).parts))
+        for variant, folder in zip(report.variants, folders[1:], strict=True)
+    ]
+    return replace(report, variants=tuple(stored))
+
+
+def drop_stored(job: Job) -> None:
+    """Gives the room of copies back once the report names those of the artefact store."""
+    if local_path(job.uri) is None:
+        for name in (_MERGED, _VARIANTS):
+            shutil.rmtree(job.folder / name, ignore_errors=True)
 
 
 def drop_checkpoints(job: Job) -> None:
