@@ -44,7 +44,7 @@ class SqlRecordStore:
         rows = [verdict_row(verdict, traces.get(verdict.record_id, "")) for verdict in found]
         _upsert(connection, verdicts, rows, changed_by=["recipe_digest", "content_digest"])
 
-    def stale(self, dataset: Dataset, limit: int) -> Sequence[RawRecord]:
+    def stale(self, dataset: Dataset, after: str, limit: int) -> Sequence[RawRecord]:
         """See the port."""
         fresh = and_(
             verdicts.c.record_id == raw_records.c.record_id,
@@ -52,10 +52,12 @@ class SqlRecordStore:
             verdicts.c.recipe_digest == dataset.recipe_digest,
             verdicts.c.content_digest == raw_records.c.content_digest,
         )
+        # Not the bare column: SQLite would take the index of the sources and sort all their records for each page.
+        source = raw_records.c.source + ""
         query = (
             select(raw_records)
             .outerjoin(verdicts, fresh)
-            .where(raw_records.c.source.in_(dataset.spec.sources), verdicts.c.record_id.is_(None))
+            .where(raw_records.c.record_id > after, source.in_(dataset.spec.sources), verdicts.c.record_id.is_(None))
             .order_by(raw_records.c.record_id)
             .limit(limit)
         )

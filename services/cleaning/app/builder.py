@@ -13,7 +13,14 @@ from services.cleaning.app.ports import Announcer, DatasetStore, RecordStore, Sn
 from services.cleaning.app.recipes import RecipeBook
 from services.cleaning.app.records import Records, all_datasets
 from services.cleaning.app.snapshot import compose_snapshot
-from services.cleaning.domain.dataset import DatasetVersion, Progress, SnapshotSummary, VersionState, snapshot_digest
+from services.cleaning.domain.dataset import (
+    Dataset,
+    DatasetVersion,
+    Progress,
+    SnapshotSummary,
+    VersionState,
+    snapshot_digest,
+)
 from services.cleaning.domain.record import Cleaned, RawRecord
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError, is_retryable
@@ -57,6 +64,8 @@ class Builder:
         self._arrivals: dict[str, tuple[int, float, int, float]] = {}
         # When data sets without a stale verdict were last put: looking for one reads all their records.
         self._fresh: dict[str, datetime] = {}
+        # When the others were last put, and up to which record they are clean: each page would read all before it.
+        self._clean_to: dict[str, tuple[datetime, str]] = {}
 
     def step(self) -> bool:
         """Does what there is to do; False when there was nothing but waiting.
@@ -68,10 +77,7 @@ class Builder:
         for dataset in all_datasets(self._datasets):
             if self._fresh.get(dataset.name) == dataset.update_time:
                 continue
-            if self._record_cases.clean_stale(dataset):
-                busy = True
-            else:
-                self._fresh[dataset.name] = dataset.update_time
+            busy |= self._clean_stale(dataset)
         self._record_cases.announce()
         for version in self._versions.building():
             busy |= self._advance(version)
@@ -80,6 +86,18 @@ class Builder:
             self._versions.mark_version_announced(version)
             busy = True
         return busy
+
+    def _clean_stale(self, dataset: Dataset) -> bool:
+        put, after = self._clean_to.get(dataset.name, (dataset.update_time, ""))
+        if put != dataset.update_time:
+            after = ""
+        last = self._record_cases.clean_stale(dataset, after)
+        if not last and not after:
+            self._fresh[dataset.name] = dataset.update_time
+            return False
+        # At the end it looks once more from the beginning, for what came meanwhile.
+        self._clean_to[dataset.name] = (dataset.update_time, last)
+        return True
 
     def _advance(self, version: DatasetVersion) -> bool:
         try:

@@ -37,8 +37,10 @@ class RecordStore(Protocol):
         """Keeps verdicts, which become announcements if new."""
         ...
 
-    def stale(self, dataset: Dataset, limit: int) -> Sequence[RawRecord]:
-        """Records of the data set's sources whose verdict is missing or of another recipe or content."""
+    def stale(self, dataset: Dataset, after: str, limit: int) -> Sequence[RawRecord]:
+        """Records of the data set's sources whose verdict is missing or of another recipe or content, by id, those
+        after an id.
+        """
         ...
 
     def announcements(self, limit: int) -> Sequence[Announcement]:

@@ -43,11 +43,15 @@ class Records:
         self._records.save_verdicts(self._judge_all(changed, newest.values()))
         self.announce()
 
-    def clean_stale(self, dataset: Dataset) -> bool:
-        """Cleans some records that a changed recipe left behind; False when there are none."""
-        verdicts = self._judge(dataset, self._records.stale(dataset, _PAGE))
+    def clean_stale(self, dataset: Dataset, after: str) -> str:
+        """Cleans the next records, those after an id, that a changed recipe left behind.
+
+        Returns:
+            Id of the last of them; empty when there are none.
+        """
+        verdicts = self._judge(dataset, self._records.stale(dataset, after, _PAGE))
         self._records.save_verdicts(verdicts)
-        return bool(verdicts)
+        return verdicts[-1].record_id if verdicts else ""
 
     def announce(self) -> None:
         """Publishes all verdicts that have not been published."""

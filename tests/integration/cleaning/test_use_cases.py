@@ -160,6 +160,22 @@ def test_records_from_before_a_data_set_belong_to_it(world: World) -> None:
     assert len({record_id for _, record_id, _ in world.announcer.told}) == 1200
 
 
+def test_a_recipe_that_changes_while_records_are_cleaned_again_reaches_them_all(world: World) -> None:
+    world.put("normalize_whitespace")
+    world.records.collect([arrival(f"r{n:04}", f"text {n}") for n in range(1200)])
+    world.put({"regex_replace": {"pattern": "text", "replacement": "one"}})
+    assert world.builder.step()
+    world.put({"regex_replace": {"pattern": "text", "replacement": "two"}})
+    assert world.builder.step()
+    # Behind and before what is clean by now.
+    world.records.collect([arrival("r0000a", "text a"), arrival("z", "text z")])
+    world.work()
+    dataset = world.datasets.get(NAME)
+    assert not world.store.stale(dataset, "", 1)
+    texts = {v.cleaned.text for _, v in world.store.with_verdicts(NAME, ["news"]) if v is not None}
+    assert texts == {f"two {n}" for n in [*range(1200), "a", "z"]}
+
+
 def test_a_recipe_put_back_before_anyone_looked_leaves_nothing_stale(world: World) -> None:
     world.put("normalize_whitespace")
     world.work()

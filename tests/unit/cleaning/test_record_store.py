@@ -1,29 +1,51 @@
-"""What the record store asks of its database, five times a second, must not read all of it."""
+"""What the record store asks of its database again and again must not read all of it each time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, text
+import pytest
+from sqlalchemy import Engine, event, text
 
 from services.cleaning.__main__ import MIGRATIONS
 from services.cleaning.adapters.record_store import SqlRecordStore
+from services.cleaning.domain.dataset import Dataset, DatasetSpec
 from services.kit.storage.database import open_database
 
 
-def test_looking_for_announcements_reads_the_unannounced_only(tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path}/cleaning.sqlite", MIGRATIONS)
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    made = open_database(f"sqlite:///{tmp_path}/cleaning.sqlite", MIGRATIONS)
+    yield made
+    made.dispose()
+
+
+def plan_of(engine: Engine, ask: Callable[[SqlRecordStore], object]) -> list[str]:
+    """How SQLite answers what is asked of a store."""
     asked: list[tuple[str, Any]] = []
 
     @event.listens_for(engine, "before_cursor_execute")
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         asked.append((statement, parameters))
 
-    SqlRecordStore(engine).announcements(500)
+    ask(SqlRecordStore(engine))
     statement, parameters = asked[-1]
     with engine.connect() as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
         assert connection.execute(text("SELECT count(*) FROM verdicts")).scalar() == 0
-    engine.dispose()
-    assert any("ix_verdicts_unannounced" in row[3] for row in plan), plan
+        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+
+def test_looking_for_announcements_reads_the_unannounced_only(engine: Engine) -> None:
+    plan = plan_of(engine, lambda store: store.announcements(500))
+    assert any("ix_verdicts_unannounced" in step for step in plan), plan
+
+
+def test_looking_for_the_next_stale_records_begins_behind_the_last(engine: Engine) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    dataset = Dataset("datasets/x", DatasetSpec(("one", "two")), "0" * 64, now, now)
+    plan = plan_of(engine, lambda store: store.stale(dataset, "rec_7", 500))
+    assert any("raw_records" in step and "record_id>?" in step for step in plan), plan
+    assert not any("ORDER BY" in step for step in plan), plan
