@@ -105,6 +105,12 @@ class Connection:
                     "or name another gateway with --address.",
                     reason="GATEWAY_UNAVAILABLE",
                 ) from error
+            if isinstance(translated, UnavailableError) and translated.reason == "PEER_UNAVAILABLE":
+                raise UnavailableError(
+                    f"The mesh's {translated.metadata.get('peer', '')} service does not answer at the moment; "
+                    "`tidemill status` shows every part.",
+                    reason=translated.reason,
+                ) from error
             raise translated from error
 
 

@@ -27,6 +27,7 @@ from gateway.cli.output import (
     JsonOption,
     as_json,
     print_json,
+    print_whole,
     program,
     python,
     stderr,
@@ -202,7 +203,10 @@ def cycles(
             f"{moment(cycle.create_time):%Y-%m-%d %H:%M}",
             cycle.model_version.removeprefix("models/"),
         )
-    stdout().print(table if found else "There are no cycles yet.")
+    if found:
+        print_whole(table)
+    else:
+        stdout().print("There are no cycles yet.")
 
 
 def cancel(name: CycleName, address: AddressOption = None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from gateway.cli.output import JsonOption, print_json, stderr, stdout
+from gateway.cli.output import JsonOption, print_json, print_whole, stderr, stdout
 from services.kit.config import state_dir
 
 if TYPE_CHECKING:
@@ -80,7 +80,10 @@ def list_keys(database_url: DatabaseOption = None, json_wanted: JsonOption = Fal
     for key in found:
         revoked = f"{key.revoke_time.astimezone():%Y-%m-%d %H:%M}" if key.revoke_time else ""
         table.add_row(key.key_id, key.name, f"{key.create_time.astimezone():%Y-%m-%d %H:%M}", revoked)
-    stdout().print(table if found else "There are no keys; the gateway makes the first one when it starts.")
+    if found:
+        print_whole(table)
+    else:
+        stdout().print("There are no keys; the gateway makes the first one when it starts.")
 
 
 @keys.command("revoke")

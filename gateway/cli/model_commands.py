@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 from tidemill.inference.v1.inference_service_pb2 import (
     ListModelsRequest,
     ListModelVersionsRequest,
@@ -20,7 +21,16 @@ from tidemill.inference.v1.model_pb2 import ChatMessage, Model, ModelVersion, Sa
 from tidemill.pipeline.v1.pipeline_service_pb2 import RecordFeedbackRequest
 
 from gateway.cli.connection import Connection, connect
-from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_json_line, stderr, stdout
+from gateway.cli.output import (
+    AddressOption,
+    JsonOption,
+    as_json,
+    print_json,
+    print_json_line,
+    print_whole,
+    stderr,
+    stdout,
+)
 from gateway.cli.views.text import moment, rate, size
 from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from services.kit.ids import new_id
@@ -66,13 +76,15 @@ def predict(
         print_json(as_json(response) | {"trace_id": connection.trace_id})
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
-    table.add_column("label", style="bold")
-    table.add_column("score", justify="right")
-    table.add_column("text", overflow="ellipsis", no_wrap=True)
+    # Where there is little room, the text gives way: whoever asked knows it, and feedback needs the answer's id.
+    table.add_column("label", style="bold", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("text")
     table.add_column("answer", style="bright_black", no_wrap=True)
     for line, prediction in zip(lines, response.predictions, strict=True):
-        table.add_row(prediction.label, f"{prediction.score:.3f}", " ".join(line.split()), prediction.answer)
-    stdout().print(table)
+        text = Text(" ".join(line.split()), no_wrap=True, overflow="ellipsis")
+        table.add_row(prediction.label, f"{prediction.score:.3f}", text, prediction.answer)
+    print_whole(table)
     stderr().print(f"{response.model_version} · trace {connection.trace_id}", style="bright_black", markup=False)
 
 
@@ -197,7 +209,10 @@ def _show_models(found: list[Model], json_wanted: bool) -> None:
             size(serving.size_bytes) if serves else "",
             ", ".join(item.labels),
         )
-    stdout().print(table if found else "No model is published yet; `tidemill run pipelines/headlines.yaml` makes one.")
+    if found:
+        print_whole(table)
+    else:
+        stdout().print("No model is published yet; `tidemill run pipelines/headlines.yaml` makes one.")
 
 
 def _show_versions(found: list[ModelVersion], json_wanted: bool) -> None:
@@ -216,7 +231,7 @@ def _show_versions(found: list[ModelVersion], json_wanted: bool) -> None:
             item.dataset_version.removeprefix("datasets/"),
             item.message,
         )
-    stdout().print(table)
+    print_whole(table)
 
 
 def feedback(

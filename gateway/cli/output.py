@@ -11,13 +11,16 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.table import Table
 
 AddressOption = Annotated[
     str | None,
     typer.Option("--address", "-a", envvar="TIDEMILL_ADDRESS", help="Gateway's gRPC host:port.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
+
+_FILE_WIDTH = 1000
 
 EXIT_FAILED = 1
 EXIT_REJECTED = 3
@@ -47,6 +50,11 @@ def _from_here(path: Path) -> str:
 def stdout(width: int | None = None) -> Console:
     """For results; as wide as the terminal, or as given."""
     return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def print_whole(what: RenderableType) -> None:
+    """Prints a table or a tree as a result: fitted into a terminal, uncut into a file or a pipe, which have no edge."""
+    stdout(None if sys.stdout.isatty() else _FILE_WIDTH).print(what, soft_wrap=not isinstance(what, Table))
 
 
 def stderr() -> Console:

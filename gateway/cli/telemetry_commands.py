@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from typing import Annotated
 
@@ -19,7 +18,16 @@ from tidemill.telemetry.v1.telemetry_service_pb2 import (
 )
 
 from gateway.cli.connection import Connection, connect
-from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_json_line, stderr, stdout
+from gateway.cli.output import (
+    AddressOption,
+    JsonOption,
+    as_json,
+    print_json,
+    print_json_line,
+    print_whole,
+    stderr,
+    stdout,
+)
 from gateway.cli.views.text import milliseconds, moment
 from gateway.cli.views.trace import in_order, log_line, trace_tree
 from services.kit.errors import InvalidArgumentError
@@ -28,7 +36,6 @@ _POLL_S = 1.0
 # Lines reach the index out of order; a line this late is still shown.
 _OVERLAP_S = 10
 _PAGE = 1000
-_FILE_WIDTH = 1000
 _SINCE = re.compile(r"^(\d+(?:\.\d+)?)([smhd])$")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -115,9 +122,7 @@ def trace(
     if json_wanted:
         print_json(as_json(found))
         return
-    # A tree is cut at the right edge; a file has none.
-    console = stdout() if sys.stdout.isatty() else stdout(width=_FILE_WIDTH)
-    console.print(trace_tree(trace_id.lower(), found.spans, found.logs), soft_wrap=True)
+    print_whole(trace_tree(trace_id.lower(), found.spans, found.logs))
     if found.truncated:
         stderr().print("The trace is larger than one answer; this is its beginning.", style="yellow")
 
@@ -147,4 +152,7 @@ def traces(
             Text(root.name, "red" if root.error else ""),
             milliseconds(root.duration.ToNanoseconds() / 1e9),
         )
-    stdout().print(table if found else "No trace matches.")
+    if found:
+        print_whole(table)
+    else:
+        stdout().print("No trace matches.")

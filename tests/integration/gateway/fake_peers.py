@@ -252,10 +252,13 @@ class FakeTelemetry(TelemetryServiceServicer):
     """Holds some lines, newest first, and one trace."""
 
     def __init__(self) -> None:
+        self.away = False
         self.logs: list[telemetry_pb2.LogRecord] = []
         self.spans: list[telemetry_pb2.Span] = []
 
     async def SearchLogs(self, request: Any, context: Any) -> telemetry_pb2.SearchLogsResponse:  # noqa: N802
+        if self.away:  # as a port where nobody listens
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Connection refused")
         since = request.start_time.ToNanoseconds()
         found = [record for record in self.logs if record.time.ToNanoseconds() >= since]
         return telemetry_pb2.SearchLogsResponse(records=found[: request.page_size], total=len(found))

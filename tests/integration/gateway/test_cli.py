@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from tidemill.pipeline.v1.cycle_pb2 import Cycle
 from tidemill.telemetry.v1.telemetry_service_pb2 import LogRecord, Span
 
@@ -74,6 +79,33 @@ def test_texts_are_shown_as_they_are(mesh: Mesh) -> None:
     done = tidemill(mesh, "predict", "reviews", "a [/b] :smile: [red]c")
     assert done.returncode == 0, done.stderr
     assert "a [/b] :smile: [red]c" in done.stdout
+
+
+def test_a_result_is_whole_in_a_pipe_and_never_gives_way_to_its_text(mesh: Mesh) -> None:
+    text = "很好 " * 60
+    piped = tidemill(mesh, "predict", "reviews", text).stdout
+    assert text.strip() in piped
+    main, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    environ = environment(mesh.state) | {"TIDEMILL_ADDRESS": mesh.grpc, "TERM": "xterm"}
+    del environ["COLUMNS"]
+    command = [sys.executable, "-m", "gateway.cli.main", "predict", "reviews", text]
+    subprocess.run(command, env=environ, cwd=ROOT, stdout=terminal, stderr=subprocess.DEVNULL, timeout=60, check=True)
+    os.close(terminal)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", os.read(main, 1 << 16).decode())
+    os.close(main)
+    row = shown.splitlines()[1]
+    assert all(word in row for word in ("positive", "0.900", "很好 很", "…", ANSWER))
+    assert cell_len(row) <= 60
+
+
+def test_a_service_that_is_away_is_named_with_what_to_do(mesh: Mesh) -> None:
+    mesh.peers.telemetry.away = True
+    done = tidemill(mesh, "logs")
+    mesh.peers.telemetry.away = False
+    assert done.returncode == 1
+    assert "telemetry service does not answer" in done.stderr
+    assert "tidemill status" in done.stderr
 
 
 def test_models(mesh: Mesh) -> None:
