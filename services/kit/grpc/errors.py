@@ -116,11 +116,16 @@ def translate_rpc_errors(peer: str) -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         translated = from_rpc_error(error)
+        # Without a reason of the peer's own, gRPC speaks: it reached nobody, or was not answered in time.
         if isinstance(translated, tree.UnavailableError) and translated.reason == "UNAVAILABLE":
             translated = tree.UnavailableError(
                 f"The {peer} service does not answer: {translated.message}",
                 reason="PEER_UNAVAILABLE",
                 metadata={"peer": peer},
                 retry_after_s=translated.retry_after_s or 1.0,
+            )
+        elif isinstance(translated, tree.DeadlineExceededError) and not translated.metadata:
+            translated = tree.DeadlineExceededError(
+                f"The {peer} service did not answer in time.", metadata={"peer": peer}
             )
         raise translated from error

@@ -11,6 +11,8 @@ from services.pipeline.domain.cycle import Cycle
 
 logger = logging.getLogger(__name__)
 
+_AGAIN_S = 30.0
+
 
 class Driver:
     """Lives in one event loop. `run` takes up what an earlier process left; `start` adds a cycle."""
@@ -49,6 +51,11 @@ class Driver:
             if cycle.cancel_requested:
                 self._cancels[name].set()
             await Turn(self._parts, cycle).run(self._cancels[name])
+        except Exception:
+            # A cycle that cannot even be stored must not stop those of other loops, which share this process.
+            logger.exception("%s cannot go on; again in %.0f s", name, _AGAIN_S)
+            await asyncio.sleep(_AGAIN_S)
+            self.start(name)
         finally:
             del self._cancels[name]
 

@@ -198,10 +198,11 @@ async def test_a_deadline_ends_the_work_behind_the_call(given: bool) -> None:
     servicer = raising()
     # A caller that gives none gets the server's.
     async with peer(servicer, default_deadline_s=60.0 if given else 0.2, bare=not given) as stub:
-        with pytest.raises(tree.DeadlineExceededError), translate_rpc_errors("pipeline"):
+        with pytest.raises(tree.DeadlineExceededError) as caught, translate_rpc_errors("pipeline"):
             await stub.CancelCycle(pb.CancelCycleRequest(name=_NAME), timeout=0.2 if given else None)
         async with asyncio.timeout(10):
             await servicer.cancelled.wait()
+    assert caught.value.metadata.get("peer") == "pipeline" or "CancelCycle" in caught.value.message
 
 
 async def test_a_timeout_of_the_works_own_is_a_defect_and_no_deadline() -> None:

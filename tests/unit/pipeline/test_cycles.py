@@ -138,6 +138,27 @@ async def test_a_defect_of_ours_fails_the_cycle_and_not_the_service(world: World
         assert (await cycles.get(cycle.name)).state is CycleState.FAILED
 
 
+async def test_a_cycle_that_cannot_be_stored_does_not_stop_the_others_and_goes_on_when_it_can(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.pipeline.app.driver._AGAIN_S", 0.05)
+    update, broken = world.store.update, ["a"]
+
+    def failing(cycle: Cycle) -> None:
+        if cycle.pipeline in broken:
+            raise RuntimeError("a defect")
+        update(cycle)
+
+    monkeypatch.setattr(world.store, "update", failing)
+    async with service(world) as cycles:
+        first = (await cycles.create(replace(world.spec, name="a"), "", "")).name
+        second = (await cycles.create(replace(world.spec, name="b"), "", "")).name
+        assert (await ended(cycles, second)).state is CycleState.SUCCEEDED
+        assert (await cycles.get(first)).state is CycleState.RUNNING
+        broken.clear()
+        assert (await ended(cycles, first)).state is CycleState.SUCCEEDED
+
+
 async def test_a_data_set_without_hold_out_fails_before_training(world: World) -> None:
     world.versions.end = {**world.versions.end, "holdout_count": "0"}
     async with service(world) as cycles:
