@@ -36,7 +36,8 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def workers(tmp_path: Path) -> WorkerProcesses:
-    return WorkerProcesses(ArtifactStore(tmp_path.as_uri()), tmp_path / "cache", tmp_path, tmp_path, 1)
+    store = ArtifactStore(tmp_path.as_uri())
+    return WorkerProcesses(store, tmp_path / "cache", tmp_path / "runs", tmp_path, tmp_path, 1)
 
 
 @pytest.mark.parametrize("text", ["{", '{"tuned": 1}', "[1]", '{"tuned": {"name": "x"}, "variants": []}'])

@@ -1,0 +1,75 @@
+"""What a training run leaves is found where its report says, in place or in an artefact store."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+from services.kit.storage.artifacts import ArtifactStore, digest_folder
+from services.training.adapters.job import Job
+from services.training.domain.recipe import LoraMethod, Optimization, Recipe, TextClassificationTask
+from services.training.domain.report import Metric, Report, Variant
+from services.training.worker.phases import drop_stored, store
+from tests.service_process import free_port
+
+_METRIC = Metric("accuracy", 0.8, 0.7, 0.9, 50)
+_RECIPE = Recipe(
+    "reviews", "base", "d", "", "0" * 64, TextClassificationTask("label"), LoraMethod(), Optimization(max_steps=2)
+)
+
+
+def _finished(folder: Path, uri: str) -> tuple[Job, Report]:
+    for name in ("merged", "variants/fp32", "variants/int8"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.bin").write_text(name)
+    variants = [
+        Variant(name, (folder / "variants" / name).as_uri(), digest_folder(folder / "variants" / name), 1, _METRIC)
+        for name in ("fp32", "int8")
+    ]
+    job = Job("runs/1", folder, uri, folder, folder, folder, _RECIPE, 1)
+    return job, Report(_METRIC, variants=tuple(variants))
+
+
+def test_results_are_where_the_report_says(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    remote = artifacts.root.startswith("s3://")
+    uri = artifacts.uri("runs", "1")
+    job, report = _finished(tmp_path / ("work" if remote else "artifacts/runs/1"), uri)
+    stored = store(job, report, lambda: False)
+    assert store(job, report, lambda: False) == stored
+    drop_stored(job)
+    assert [variant.uri for variant in stored.variants] == [f"{uri}/variants/fp32", f"{uri}/variants/int8"]
+    for variant in stored.variants:
+        assert digest_folder(artifacts.fetch_folder(variant.uri, tmp_path / "cache")) == variant.digest
+    assert artifacts.exists(f"{uri}/merged/model.bin")
+    assert (job.folder / "variants").exists() is not remote
+
+
+def test_a_store_that_is_away_when_a_run_ends_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    environment = {"ENDPOINT_URL": f"http://127.0.0.1:{port}", "MAX_ATTEMPTS": "1", "DEFAULT_REGION": "us-east-1"}
+    for name, value in {**environment, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    job, report = _finished(tmp_path, "s3://late/runs/1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+
+    def come_back() -> None:
+        time.sleep(1.5)
+        server.start()
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("late")
+
+    thread = threading.Thread(target=come_back)
+    thread.start()
+    stored = store(job, report, lambda: False)
+    thread.join()
+    try:
+        expected = [replace(each, uri=f"s3://late/runs/1/variants/{each.precision}") for each in report.variants]
+        assert list(stored.variants) == expected
+    finally:
+        server.stop()
