@@ -40,9 +40,9 @@ class World:
     tracing: NoTracing
     spec: PipelineSpec
 
-    def driver(self) -> tuple[Driver, Cycles]:
-        """A fresh process of the service."""
-        parts = Parts(
+    def parts(self) -> Parts:
+        """What turns work with."""
+        return Parts(
             cycles=self.store,
             imports=self.imports,
             datasets=self.datasets,
@@ -54,7 +54,10 @@ class World:
             tracing=self.tracing,
             clock=SystemClock(),
         )
-        driver = Driver(parts)
+
+    def driver(self) -> tuple[Driver, Cycles]:
+        """A fresh process of the service."""
+        driver = Driver(self.parts())
         return driver, Cycles(self.store, self.datasets, SystemClock(), driver.start, driver.cancel)
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -15,7 +16,9 @@ from services.kit.errors import (
     UnavailableError,
 )
 from services.kit.failure import Failure
+from services.kit.ids import new_id
 from services.pipeline.app.cycles import Cycles
+from services.pipeline.app.turn import Turn
 from services.pipeline.domain.cycle import Cycle, CycleState, StageState
 from tests.unit.pipeline.conftest import World
 from tests.unit.pipeline.peers import DIGEST, report
@@ -80,6 +83,62 @@ async def test_a_cycle_survives_restarts_in_every_stage_and_starts_nothing_twice
     assert cycle.state is CycleState.SUCCEEDED
     assert [len(worker.started) for worker in workers.values()] == [1, 1, 1]
     assert len(world.models.published) == 1
+
+
+class _KilledError(BaseException):
+    """The process ends here."""
+
+
+async def test_a_kill_at_any_step_is_gone_on_from_and_does_nothing_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.pipeline.app.turn._PROGRESS_EVERY_S", 0.0)
+    update, steps = world.store.update, 0
+
+    def counting(cycle: Cycle) -> None:
+        nonlocal steps
+        steps += 1
+        update(cycle)
+
+    async def turn(name: str) -> None:
+        cycle = world.store.get(name)
+        assert cycle is not None
+        await Turn(world.parts(), cycle).run(asyncio.Event())
+
+    def created(loop: str) -> str:
+        now = datetime.now(UTC)
+        return world.store.create(Cycle(loop, new_id(), replace(world.spec, name=loop), now, now)).name
+
+    monkeypatch.setattr(world.store, "update", counting)
+    await turn(created("whole"))
+    assert steps > 15
+    for kill_at in range(steps):
+        for written in (False, True):
+            name, left = created(f"killed-{kill_at}-{written}".lower()), kill_at
+
+            def killing(cycle: Cycle, *, written: bool = written) -> None:
+                nonlocal left
+                if left == 0 and not written:
+                    raise _KilledError
+                update(cycle)
+                if left == 0:
+                    raise _KilledError
+                left -= 1
+
+            monkeypatch.setattr(world.store, "update", killing)
+            with pytest.raises(_KilledError):
+                await turn(name)
+            monkeypatch.setattr(world.store, "update", update)
+            await turn(name)
+            cycle = world.store.get(name)
+            assert cycle is not None
+            assert cycle.state is CycleState.SUCCEEDED, (kill_at, written, cycle.failure)
+            assert cycle.announced
+            assert [stage.state for stage in cycle.stages] == [StageState.SUCCEEDED] * 5
+            assert [len(stage.resources) for stage in cycle.stages] == [1, 1, 1, 0, 0]
+            for asked in (world.imports.started, world.versions.started, world.runs.started, world.models.published):
+                assert sum(request.startswith(cycle.cycle_id) for request in asked) == 1
+            assert {e.state for e in world.announcer.ended if e.name == name} == {CycleState.SUCCEEDED}
 
 
 async def test_an_ended_cycle_is_told_after_a_restart_if_it_was_not(world: World) -> None:
