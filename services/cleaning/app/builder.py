@@ -166,6 +166,16 @@ class Builder:
             judged += zip(part, recipe.clean_batch((r.text, r.attributes) for r in part), strict=True)
         self._update(version, Progress("deduplicate", 0, len(rows)))
         content = compose_snapshot(version.dataset, spec, recipe, judged)
+        contamination = content.manifest["contamination"]
+        if contamination["near_overlap"]:
+            logger.warning(
+                "%s: %d of %d texts of the hold-out are near duplicates (similarity %g) of training texts, so that a "
+                "model is judged on what it has seen; near_dedup in the recipe drops them",
+                version.name,
+                contamination["near_overlap"],
+                len(content.holdout),
+                contamination["near_threshold"],
+            )
         self._update(version, Progress("write", 0, len(rows)))
         return self._snapshots.write(content), False
 

@@ -146,10 +146,11 @@ class ArtifactStore:
                 return
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.{new_id()}")
-            shutil.copytree(source, partial)
             try:
+                shutil.copytree(source, partial)
                 partial.rename(target)
             except OSError:
+                # Half a folder left on a full disk would keep it full.
                 shutil.rmtree(partial, ignore_errors=True)
                 if not target.exists():
                     raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,20 @@ def test_a_file_is_read_where_there_is_one(artifacts: ArtifactStore, tmp_path: P
     assert artifacts.read_file(f"{uri}/manifest.json") is None
     artifacts.put_folder(_folder(tmp_path), uri)
     assert artifacts.read_file(f"{uri}/manifest.json") == b"{}"
+
+
+def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, root = _folder(tmp_path), tmp_path / "root"
+
+    def full(_source: Path, target: Path) -> None:
+        Path(target).mkdir()
+        (Path(target) / "half").write_bytes(b"x")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copytree", full)
+    with pytest.raises(OSError, match="No space left"):
+        ArtifactStore(root.as_uri()).put_folder(source, f"{root.as_uri()}/runs/1")
+    assert not list((root / "runs").iterdir())
 
 
 def test_a_store_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,6 +160,23 @@ def test_records_from_before_a_data_set_belong_to_it(world: World) -> None:
     assert len({record_id for _, record_id, _ in world.announcer.told}) == 1200
 
 
+def test_a_hold_out_that_training_has_nearly_seen_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    body = " ".join(f"word{n}" for n in range(60))
+    records = [arrival(f"r{n}", f"{body} {n}") for n in range(20)]
+    world.records.collect(records)
+    world.put("normalize_whitespace")
+    name = world.build()
+    world.work()
+    assert world.datasets.version(name).state is VersionState.READY
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert f"{name}: 5 of 5 texts of the hold-out are near duplicates" in warning
+    caplog.clear()
+    world.put("normalize_whitespace", {"near_dedup": {"threshold": 0.8}})
+    world.build()
+    world.work()
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
 def test_a_recipe_that_changes_while_records_are_cleaned_again_reaches_them_all(world: World) -> None:
     world.put("normalize_whitespace")
     world.records.collect([arrival(f"r{n:04}", f"text {n}") for n in range(1200)])
