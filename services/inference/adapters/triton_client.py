@@ -29,10 +29,12 @@ from services.inference.adapters.triton_tensors import (
     piece_of,
 )
 from services.inference.domain.model import FinishReason, Piece, Prompt, Sampling
+from services.inference.triton_models.prompts import TOO_LONG
 from services.inference.triton_models.scheduler import QUEUE_FULL
 from services.kit.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
+    FieldViolation,
     InternalError,
     InvalidArgumentError,
     ResourceExhaustedError,
@@ -141,6 +143,9 @@ class TritonClient:
 
     def _translated(self, error: grpc.aio.AioRpcError, model: str, asked: float) -> TidemillError:
         code, details, metadata = error.code(), error.details() or "", {"model": f"models/{model}"}
+        if code is grpc.StatusCode.INVALID_ARGUMENT and details.startswith(TOO_LONG):
+            where = [FieldViolation("conversation.messages", details)]
+            return InvalidArgumentError(details, reason="CONTEXT_LENGTH_EXCEEDED", metadata=metadata, violations=where)
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return InvalidArgumentError(details, reason="REFUSED_BY_MODEL", metadata=metadata)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -10,6 +10,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+TOO_LONG = "The prompt has"
+"""How the text of the error for a prompt beyond the context begins: Triton passes on little more than a text."""
+
 
 class PromptError(ValueError):
     """What the caller sent cannot be a prompt; the message is for the caller."""
@@ -66,7 +69,7 @@ class PromptBuilder:
             raise PromptError("The prompt is empty.")
         if len(tokens) >= self.context_length:
             raise PromptError(
-                f"The prompt has {len(tokens)} tokens; with at least one token of answer the model's context holds "
+                f"{TOO_LONG} {len(tokens)} tokens; with at least one token of answer the model's context holds "
                 f"{self.context_length}."
             )
         return tokens

@@ -34,10 +34,10 @@ class IncrementalDecoder:
         return after[len(before) :]
 
     def flush(self) -> str:
-        """What is left at the end, as it is."""
+        """What is left at the end, without a character that the limit of tokens cut in two."""
         before, after = self._texts()
         self._start = self._told = len(self._tokens)
-        return after[len(before) :]
+        return after[len(before) :].rstrip(_INCOMPLETE)
 
     def _texts(self) -> tuple[str, str]:
         return self._decode(self._tokens[self._start : self._told]), self._decode(self._tokens[self._start :])

@@ -84,7 +84,8 @@ def test_a_stream_is_what_the_runtime_writes(inference: InferenceProcess, builds
         tokens.append(int(generator.get_next_tokens()[0]))
     expected = tokenizer.decode([token for token in tokens if token != 2])
 
-    assert _text(pieces) == whole.text == expected
+    # Its noise may end within a character.
+    assert _text(pieces) == whole.text == expected.rstrip("\ufffd")
     assert all(piece.model_version == f"models/{writer}/versions/1" for piece in pieces)
     assert len({piece.answer for piece in pieces}) == 1
     assert [bool(piece.finish_reason) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
@@ -123,7 +124,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_a_long_text_is_cut(
     info = error_details_pb2.ErrorInfo()
     status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
     assert any(detail.Unpack(info) for detail in status.details)
-    assert info.reason == "REFUSED_BY_MODEL"
+    assert info.reason == "CONTEXT_LENGTH_EXCEEDED"
     # A record's text is cut as it was in training: the frame stays whole, within max_input_tokens.
     pieces = _stream(inference, writer, text="the room " * 300, sampling=_sampling(max_tokens=2))
     assert 120 <= pieces[-1].usage.prompt_tokens <= 130

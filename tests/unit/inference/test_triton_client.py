@@ -15,6 +15,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add
 from services.inference.adapters.triton_client import TritonClient, open_triton
 from services.inference.adapters.triton_liveness import Liveness
 from services.inference.domain.model import Message, Prompt, Sampling
+from services.inference.triton_models.prompts import TOO_LONG
 from services.inference.triton_models.scheduler import QUEUE_FULL
 from services.kit.errors import (
     DeadlineExceededError,
@@ -159,6 +160,7 @@ async def test_a_caller_that_leaves_ends_the_stream_in_triton() -> None:
     ("code", "details", "kind"),
     [
         (grpc.StatusCode.INVALID_ARGUMENT, "shape", InvalidArgumentError),
+        (grpc.StatusCode.INVALID_ARGUMENT, f"{TOO_LONG} 300 tokens; …", InvalidArgumentError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "late", DeadlineExceededError),
         (grpc.StatusCode.FAILED_PRECONDITION, "not now", FailedPreconditionError),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model", UnavailableError),
@@ -174,9 +176,10 @@ async def test_what_triton_answers_becomes_an_error_of_ours(
     fake, suspected = FakeTriton(), list[str]()
     fake.failure = (code, details)
     async with _client(fake, suspected) as client:
-        with pytest.raises(kind):
+        with pytest.raises(kind) as caught:
             await client.classify("m", ["x"])
     assert suspected == []
+    assert (caught.value.reason == "CONTEXT_LENGTH_EXCEEDED") == details.startswith(TOO_LONG)
 
 
 async def test_a_request_says_what_is_set_and_no_more() -> None:

@@ -30,11 +30,14 @@ def test_pieces_add_up_and_hold_whole_characters(text: str) -> None:
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_a_character_cut_off_at_the_end_is_told_as_such() -> None:
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_character_that_the_limit_cuts_in_two_is_left_out(cut: int) -> None:
     decoder = IncrementalDecoder(_bytes_of)
-    assert [decoder.push(token) for token in "a房".encode()[:3]] == ["a", "", ""]
-    assert decoder.flush() == "\ufffd"
+    assert [decoder.push(token) for token in "a😀".encode()[: 1 + cut]] == ["a", *[""] * cut]
     assert decoder.flush() == ""
+    # Bytes that are no text stand where they stood, once text follows them.
+    decoder = IncrementalDecoder(_bytes_of)
+    assert [decoder.push(token) for token in b"\xf0a"] == ["", "\ufffda"]
 
 
 @given(st.lists(st.text(alphabet="ab", max_size=3), max_size=30), st.lists(st.text("ab", min_size=1), max_size=3))
