@@ -20,6 +20,7 @@ from gateway.http.errors import CODE_KEY, openai_error
 from gateway.http.openai import (
     ChatCall,
     ChunkWriter,
+    as_sent,
     completion_json,
     error_event,
     model_id,
@@ -29,7 +30,7 @@ from gateway.http.openai import (
 )
 from gateway.http.schemas import CHAT_DOCS, MODELS_DOCS
 from gateway.peers import Peers, trace_metadata
-from services.kit.errors import InternalError, NotFoundError, TidemillError
+from services.kit.errors import InternalError, InvalidArgumentError, NotFoundError, TidemillError
 from services.kit.grpc.errors import translate_rpc_errors
 from services.kit.telemetry import schema
 
@@ -50,6 +51,8 @@ def chat_routes(peers: Peers) -> APIRouter:
                 return await (_streamed if call.stream else _whole)(peers, request, call)
         except NotFoundError as error:
             raise model_not_found(call.model) from error
+        except InvalidArgumentError as error:
+            raise as_sent(error, call) from error
 
     @router.get("/v1/models", **MODELS_DOCS)
     async def list_models() -> Response:

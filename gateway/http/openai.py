@@ -24,7 +24,7 @@ from tidemill.inference.v1.model_pb2 import (
 )
 
 from gateway.http.calls import flag_field, integer_field, invalid, number_field, refuse_unknown, text_field
-from services.kit.errors import FieldViolation, NotFoundError
+from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
 
 _MODEL = re.compile(r"^[a-z0-9][a-z0-9-]{0,63}$")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -124,6 +124,19 @@ def model_not_found(name: str) -> NotFoundError:
         reason="MODEL_NOT_FOUND",
         violations=[FieldViolation("model", "no such model")],
     )
+
+
+def as_sent(error: InvalidArgumentError, call: ChatCall) -> InvalidArgumentError:
+    """What the service says of a request, with the fields as the caller sent them."""
+    names = {"text": "messages[0].content"} if call.apply_prompt_template else {}
+    found = []
+    for violation in error.violations:
+        name = violation.field.removeprefix("conversation.").removeprefix("sampling.")
+        found.append(FieldViolation(names.get(name, name), violation.description))
+    told = "; ".join(f"`{item.field}`: {item.description}" for item in found)
+    # A service that says more than the rules of the contract says it in its message.
+    message = told if error.reason == "INVALID_FIELD" and found else error.message
+    return InvalidArgumentError(message, reason=error.reason, metadata=error.metadata, violations=found)
 
 
 def read_chat(body: dict[str, Any]) -> ChatCall:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+import grpc
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 from tritonclient.grpc import service_pb2 as v2
@@ -13,12 +14,13 @@ from gateway.http.calls import body_of, json_response, unless_gone, watch_discon
 from gateway.http.schemas import INFER_DOCS
 from gateway.http.v2_codec import message_json, read_infer, write_infer
 from gateway.peers import Peers, trace_metadata
-from services.kit.errors import InvalidArgumentError, TidemillError
+from services.kit.errors import FailedPreconditionError, InternalError, InvalidArgumentError, TidemillError
 from services.kit.grpc.errors import translate_rpc_errors
 
 _INFER_S = 60.0
 _LOOK_UP_S = 10.0
 _PROBE_S = 2.0
+_UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 _JSON_SIZE = "inference-header-content-length"
 _EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 
@@ -31,12 +33,12 @@ def v2_routes(peers: Peers) -> APIRouter:
         with translate_rpc_errors("inference"):
             return await getattr(peers.v2, method)(message, timeout=timeout_s, metadata=trace_metadata())
 
-    async def ready(method: str, message: Any) -> Response:
+    async def ready(method: str, message: Any, unready: int) -> Response:
         try:
             answer = await ask(method, message, _PROBE_S)
         except TidemillError:
             return Response(status_code=503)
-        return Response(status_code=200 if answer.ready else 503)
+        return Response(status_code=200 if answer.ready else unready)
 
     @router.get("/v2")
     async def server_metadata() -> Response:
@@ -49,12 +51,13 @@ def v2_routes(peers: Peers) -> APIRouter:
 
     @router.get("/v2/health/ready")
     async def server_ready() -> Response:
-        return await ready("ServerReady", v2.ServerReadyRequest())
+        return await ready("ServerReady", v2.ServerReadyRequest(), 503)
 
     @router.get("/v2/models/{model}/versions/{version}/ready")
     @router.get("/v2/models/{model}/ready")
     async def model_ready(model: str, version: str = "") -> Response:
-        return await ready("ModelReady", v2.ModelReadyRequest(name=model, version=version))
+        # Asking is no failure of ours: a 4xx, as the protocol says.
+        return await ready("ModelReady", v2.ModelReadyRequest(name=model, version=version), 404)
 
     @router.get("/v2/models/{model}/versions/{version}/config")
     @router.get("/v2/models/{model}/config")
@@ -90,6 +93,13 @@ def v2_routes(peers: Peers) -> APIRouter:
         gone = watch_disconnect(request)
         try:
             response = await unless_gone(ask("ModelInfer", call.request, _INFER_S), gone)
+        except InternalError as error:
+            if isinstance(error.__cause__, grpc.aio.AioRpcError) and error.__cause__.code() is _UNIMPLEMENTED:
+                raise FailedPreconditionError(
+                    f"The model {model} answers in a stream: use /v1/chat/completions, or ModelStreamInfer over gRPC.",
+                    reason="STREAMS_ONLY",
+                ) from error
+            raise
         finally:
             gone.cancel()
         content, json_size = write_infer(response, call)

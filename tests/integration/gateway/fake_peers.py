@@ -178,6 +178,8 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
         return response
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if request.model_name == "writer":
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "a decoupled model")
         if request.model_name != "echo":
             raise NotFoundError(f"There is no model {request.model_name}.")
         response = v2.ModelInferResponse(model_name="echo", model_version="1", id=request.id)

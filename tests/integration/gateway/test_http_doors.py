@@ -145,6 +145,12 @@ def test_health_needs_no_key_and_tells_of_every_part(mesh: Mesh) -> None:
     assert body["parts"]["training"]["status"] == "unavailable"
 
 
+def test_a_model_that_is_not_ready_is_no_failure_of_ours(mesh: Mesh, http: httpx.Client) -> None:
+    assert http.get("/v2/models/nothing/ready").status_code == 404
+    text = httpx.get(f"http://{mesh.http}/metrics").text
+    assert 'request_errors_total{endpoint="GET /v2/models/{model}/ready"' not in text
+
+
 def test_metrics_name_routes_not_paths(mesh: Mesh, http: httpx.Client) -> None:
     http.get("/v1/models/headlines")
     http.get("/v1/models/some-unseen-name")

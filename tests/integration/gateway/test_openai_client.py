@@ -101,6 +101,18 @@ def test_what_is_not_offered_is_refused_by_name(client: openai.OpenAI, option: s
     assert option in found.value.message
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_contract_refuses_is_named_as_it_was_sent(client: openai.OpenAI, stream: bool) -> None:
+    long: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "x" * 600_000}]
+    for template in (False, True):
+        with pytest.raises(openai.BadRequestError) as found:
+            client.chat.completions.create(
+                model="headlines", messages=long, stream=stream, extra_body={"apply_prompt_template": template}
+            )
+        assert found.value.param == "messages[0].content"
+        assert "`messages[0].content`: must be at most 524288 bytes" in found.value.message
+
+
 def test_a_wrong_key_is_refused_with_what_to_do(mesh: Mesh) -> None:
     stranger = openai.OpenAI(base_url=f"http://{mesh.http}/v1", api_key="sk-nothing", max_retries=0)
     with pytest.raises(openai.AuthenticationError) as found:

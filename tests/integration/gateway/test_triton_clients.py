@@ -67,6 +67,10 @@ def test_http_health_and_metadata(mesh: Mesh) -> None:
     assert "binary_tensor_data" in client.get_server_metadata(headers=headers)["extensions"]
     assert client.get_model_metadata("echo", headers=headers)["inputs"][0]["datatype"] == "BYTES"
     assert client.get_model_config("echo", headers=headers)["name"] == "echo"
+    numbers = triton_http.InferInput("X", [2, 2], "FP32")
+    numbers.set_data_from_numpy(FLOATS)
+    with pytest.raises(InferenceServerException, match=r"\[400\] The model writer answers in a stream"):
+        client.infer("writer", [numbers], headers=headers)
     with pytest.raises(InferenceServerException, match="There is no model nothing"):
         client.get_model_metadata("nothing", headers=headers)
     with pytest.raises(InferenceServerException, match="no API key"):
