@@ -128,4 +128,7 @@ def translate_rpc_errors(peer: str) -> Iterator[None]:
             translated = tree.DeadlineExceededError(
                 f"The {peer} service did not answer in time.", metadata={"peer": peer}
             )
+        elif tree.is_retryable(translated):
+            # Whoever waits for it can say for whom.
+            translated.metadata.setdefault("peer", peer)
         raise translated from error

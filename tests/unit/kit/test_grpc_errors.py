@@ -14,7 +14,14 @@ from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as stubs
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
 from services.kit import errors as tree
-from services.kit.errors import FieldViolation, InternalError, InvalidArgumentError, TidemillError, UnavailableError
+from services.kit.errors import (
+    FieldViolation,
+    InternalError,
+    InvalidArgumentError,
+    TidemillError,
+    UnavailableError,
+    is_retryable,
+)
 from services.kit.grpc.client import open_channel
 from services.kit.grpc.errors import translate_rpc_errors
 from services.kit.grpc.server import bind, create_server
@@ -103,7 +110,9 @@ async def test_each_kind_arrives_as_it_was_raised(kind: type[TidemillError]) -> 
     async with peer(servicer) as stub:
         found = await _raised(stub)
     assert type(found) is kind
-    assert (found.message, found.reason, found.metadata) == ("看 what happened.", "A_REASON", {"name": "值"})
+    assert (found.message, found.reason, found.metadata["name"]) == ("看 what happened.", "A_REASON", "值")
+    # Who waits for it can say for whom.
+    assert found.metadata.get("peer") == ("pipeline" if is_retryable(found) else None)
     assert found.violations == servicer.error.violations
     assert found.retry_after_s == 1.5
 
