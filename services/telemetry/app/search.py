@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from services.kit.errors import NotFoundError
-from services.telemetry.app.ports import EventSearch, Search
+from services.telemetry.app.ports import EventSearch, Hit, Search
 from services.telemetry.domain.days import Signal
 from services.telemetry.domain.paging import decode_token, encode_token
 
 MOST_OF_A_TRACE = 10_000
+_MOST_OF_A_PAGE = 16 * 1024 * 1024
+"""Characters, which are up to four bytes each: an answer of gRPC is at most 64 MiB."""
 Source = Mapping[str, Any]
 
 
@@ -85,6 +87,16 @@ class Finder:
         after = decode_token(token, asked) if token else ()
         # One more than asked for tells whether there is a next page.
         found = await self._events.find(replace(search, size=search.size + 1, after=after))
-        hits = found.hits[: search.size]
-        more = len(found.hits) > search.size
+        hits = _fitting(found.hits[: search.size])
+        more = len(found.hits) > len(hits)
         return Page([hit.source for hit in hits], encode_token(hits[-1].sort, asked) if more else "", found.total)
+
+
+def _fitting(hits: Sequence[Hit]) -> Sequence[Hit]:
+    """As many from the beginning as an answer carries, at least one: lines may be large, and the next page goes on."""
+    size = 0
+    for number, hit in enumerate(hits):
+        size += len(repr(hit.source))
+        if number and size > _MOST_OF_A_PAGE:
+            return hits[:number]
+    return hits

@@ -19,13 +19,14 @@ class FakeEvents:
     def __init__(self, **counts: int) -> None:
         self.counts = counts
         self.asked: list[Search] = []
+        self.text = ""
 
     async def find(self, search: Search) -> Found:
         self.asked.append(search)
         count = self.counts.get(search.signal.value, 0)
         begin = int(search.after[0]) + 1 if search.after else 0
         numbers = range(begin, min(begin + search.size, count))
-        return Found([Hit({"n": number}, [str(number)]) for number in numbers], count)
+        return Found([Hit({"n": number, "message": self.text}, [str(number)]) for number in numbers], count)
 
 
 async def test_pages_hold_each_event_once() -> None:
@@ -38,6 +39,29 @@ async def test_pages_hold_each_event_once() -> None:
         if not token:
             break
     assert numbers == list(range(25))
+
+
+async def test_a_page_of_large_lines_is_shorter_and_loses_none() -> None:
+    events = FakeEvents(logs=40)
+    events.text = "x" * 1024 * 1024
+    finder, numbers, sizes, token = Finder(events), [], [], ""
+    while True:
+        page = await finder.logs("q", 1, 2, 1000, token)
+        numbers += [source["n"] for source in page.sources]
+        sizes.append(len(page.sources))
+        token = page.next_token
+        if not token:
+            break
+    assert numbers == list(range(40))
+    assert max(sizes) == 15
+
+
+async def test_a_line_larger_than_a_page_is_a_page() -> None:
+    events = FakeEvents(logs=2)
+    events.text = "x" * 20 * 1024 * 1024
+    page = await Finder(events).logs("q", 1, 2, 10, "")
+    assert len(page.sources) == 1
+    assert page.next_token
 
 
 async def test_a_page_that_is_just_full_is_the_last() -> None:
