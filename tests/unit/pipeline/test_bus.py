@@ -1,0 +1,133 @@
+"""What the pipeline hears on the bus and tells on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from opentelemetry import propagate
+from tidemill.cleaning.v1.cleaning_events_pb2 import DatasetVersionBuilt
+from tidemill.inference.v1.inference_events_pb2 import PredictionServed
+from tidemill.ingest.v1.ingest_events_pb2 import ImportCompleted
+from tidemill.pipeline.v1.pipeline_events_pb2 import CycleEnded, FeedbackRecorded
+from tidemill.training.v1.training_events_pb2 import RunCancelled, RunFailed, RunSucceeded
+
+from services.kit.bus.cloudevents import encode
+from services.kit.bus.port import Delivery, OutgoingEvent
+from services.kit.bus.topics import FEEDBACK, PIPELINE_EVENTS, PREDICTIONS, TRAINING_EVENTS, Topic
+from services.kit.clock import SystemClock
+from services.kit.errors import InvalidArgumentError
+from services.pipeline.adapters.announcer import BusAnnouncer
+from services.pipeline.adapters.wakeups import EventWakeups
+from services.pipeline.app.feedback import FeedbackBook
+from services.pipeline.domain.cycle import Cycle, CycleState
+from services.pipeline.domain.feedback import Feedback
+from services.pipeline.entrypoints.consumer import PeerEventHandler
+from tests.unit.pipeline.conftest import World
+
+_NOW = datetime.now(UTC)
+_TRACE = "00-11111111111111111111111111111111-2222222222222222-01"
+
+
+def delivery(message: Any, topic: Topic = TRAINING_EVENTS) -> Delivery:
+    event = encode(OutgoingEvent("k", message), "peer")
+    return Delivery(topic.name, 0, 0, event.key, event.value, dict(event.headers), 0)
+
+
+def handler(world: World, ended: list[str]) -> tuple[PeerEventHandler, FeedbackBook]:
+    book = FeedbackBook(world.feedback, world.announcer, SystemClock(), 30, lambda: None)
+    return PeerEventHandler(book, ended.append), book
+
+
+def test_ended_work_of_each_peer_wakes_who_waits_for_it(world: World) -> None:
+    ended: list[str] = []
+    handle, _ = handler(world, ended)
+    handle.handle(
+        [
+            delivery(ImportCompleted(import_name="imports/1")),
+            delivery(DatasetVersionBuilt(dataset_version="datasets/d/versions/1")),
+            delivery(RunSucceeded(run="runs/1")),
+            delivery(RunFailed(run="runs/2")),
+            delivery(RunCancelled(run="runs/3")),
+            # What later versions of the peers may tell is none of its business.
+            delivery(CycleEnded(cycle="x")),
+        ]
+    )
+    assert ended == ["imports/1", "datasets/d/versions/1", "runs/1", "runs/2", "runs/3"]
+
+
+def test_an_answer_that_comes_again_and_late_completes_its_feedback(world: World) -> None:
+    handle, book = handler(world, [])
+    book.record("answers/a", 1, "", "", "", "")
+    served = PredictionServed(answer="answers/a", model_version="models/m/versions/1")
+    served.answer_time.FromDatetime(_NOW)
+    handle.handle([delivery(served, PREDICTIONS)] * 2)
+    handle.handle([delivery(served, PREDICTIONS)])
+    assert [item.model_version for item in book.page("models/m", "", 10)] == ["models/m/versions/1"]
+
+
+def test_a_poison_prediction_is_refused_for_good(world: World) -> None:
+    handle, _ = handler(world, [])
+    poison = delivery(PredictionServed(answer="answers/a"), PREDICTIONS)
+    for broken in (
+        Delivery(PREDICTIONS.name, 0, 0, None, b"\xff", poison.headers, 0),
+        Delivery(PREDICTIONS.name, 0, 0, None, poison.value, {}, 0),
+    ):
+        with pytest.raises(InvalidArgumentError):
+            handle.handle([broken])
+
+
+async def test_an_event_of_another_thread_wakes_all_who_wait_for_it_and_nobody_else() -> None:
+    wakeups = EventWakeups(asyncio.get_running_loop())
+    woken: list[str] = []
+
+    async def wait(name: str, resource: str, timeout_s: float) -> None:
+        await wakeups.wait(resource, timeout_s)
+        woken.append(name)
+
+    first, second = asyncio.create_task(wait("a", "runs/1", 60)), asyncio.create_task(wait("b", "runs/1", 60))
+    other = asyncio.create_task(wait("c", "runs/2", 60))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(wakeups.tell, "runs/3")
+    await asyncio.to_thread(wakeups.tell, "runs/1")
+    await asyncio.gather(first, second)
+    assert sorted(woken) == ["a", "b"]
+    assert not other.done()
+    other.cancel()
+    await wakeups.wait("runs/4", 0.05)
+
+
+class FakePublisher:
+    """Keeps what it is given, with the trace that it was given in."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Topic, OutgoingEvent, str]] = []
+
+    def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        self.events += [(topic, event, carrier.get("traceparent", "")) for event in events]
+
+
+def test_a_fact_told_again_is_the_same_event_in_the_trace_that_caused_it(world: World) -> None:
+    publisher = FakePublisher()
+    announcer = BusAnnouncer(publisher)
+    cycle = Cycle("loop", "c1", world.spec, _NOW, _NOW, traceparent=_TRACE).ended(CycleState.REJECTED, _NOW)
+    item = Feedback("f1", "answers/a", -1.0, "Better", "me", _NOW, traceparent=_TRACE)
+    for _ in range(2):
+        announcer.cycle_ended(cycle)
+        announcer.feedback([item])
+    told = publisher.events
+    assert [(topic, event.key) for topic, event, _ in told[:2]] == [
+        (PIPELINE_EVENTS, "pipelines/loop/cycles/c1"),
+        (FEEDBACK, "answers/a"),
+    ]
+    assert [event.event_id for _, event, _ in told[:2]] == [event.event_id for _, event, _ in told[2:]]
+    assert told[0][1].message == CycleEnded(cycle=cycle.name, state="STATE_REJECTED")
+    recorded = told[1][1].message
+    assert isinstance(recorded, FeedbackRecorded)
+    assert (recorded.feedback, recorded.rating, recorded.correction) == ("feedback/f1", -1.0, "Better")
+    assert {trace for _, _, trace in told} == {_TRACE}
