@@ -79,6 +79,10 @@ def run_service(name: str, settings: ServiceSettings, build: Build, *, export_te
     except TidemillError as error:
         logger.error("%s cannot start: %s", name, error.message)
         sys.exit(1)
+    except Exception:
+        # Into the log, where people look for it, and not only to where the process was started.
+        logger.exception("%s failed unexpectedly", name)
+        sys.exit(1)
     finally:
         telemetry.shutdown()
 

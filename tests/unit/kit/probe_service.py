@@ -1,7 +1,7 @@
 """A service of nothing but the kit, as a process: `python probe_service.py MODE`; settings come from the environment.
 
-It prints a word for each thing that happens, in order. Modes: `serve`; `waits` for a part that never comes; `fails`
-in a task soon after its start.
+It prints a word for each thing that happens, in order. Modes: `serve`; `waits` for a part that never comes; `breaks`
+before it serves; `fails` in a task soon after its start.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ async def _build(mode: str) -> Service:
     if mode == "waits":
         say("builds")
         await asyncio.to_thread(time.sleep, 3600)
+    if mode == "breaks":
+        raise RuntimeError("a defect")
 
     def register(server: Any) -> list[str]:
         stubs.add_PipelineServiceServicer_to_server(Servicer(), server)  # type: ignore[abstract]

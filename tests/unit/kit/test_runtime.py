@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -143,6 +144,16 @@ def test_a_task_that_fails_ends_the_process_in_order_and_with_1(probe: Callable[
     assert process.end() == 1
     assert process.words()[-3:] == ["task ended", "closer one", "closer two"]
     assert "a defect" in process.log.read_text()
+
+
+def test_a_defect_at_the_start_is_a_line_of_the_log_like_all_others(probe: Callable[..., Probe]) -> None:
+    process = probe("breaks")
+    assert process.end() == 1
+    (line,) = process.log.read_text().splitlines()
+    entry = json.loads(line)
+    assert (entry["log.level"], entry["service.name"]) == ("error", "probe")
+    assert (entry["error.type"], entry["error.message"]) == ("RuntimeError", "a defect")
+    assert "Traceback" in entry["error.stack_trace"]
 
 
 @pytest.mark.parametrize("variable", ["TIDEMILL_BIND", "TIDEMILL_METRICS_BIND"])
