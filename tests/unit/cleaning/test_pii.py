@@ -31,6 +31,15 @@ def masked(text: str) -> str:
         ("身份证11010519491231002X。", "身份证[ID]。"),
         ("card 4111 1111 1111 1111 ok", "card [CARD] ok"),
         ("host 192.168.10.254:80", "host [IP]:80"),
+        ("call 212-555-0134x4567 or (212) 555-0134 ext. 12 now", "call [PHONE] or [PHONE] now"),
+        ("fax 001-212-555-0134", "fax [PHONE]"),
+        ("总机(010)8888-6666，或0755-88886666", "总机[PHONE]，或[PHONE]"),
+        ("tel:+8613812345678", "tel:[PHONE]"),
+        ("身份证 110105 19491231 002X", "身份证 [ID]"),
+        ("SSN 123-45-6789.", "SSN [ID]."),
+        ("Amex 3782 822463 10005", "Amex [CARD]"),
+        ("银联6222 0212 3456 7890 128卡", "银联[CARD]卡"),
+        ("from 2001:0db8:85a3::8a2e:0370:7334 and fe80::1ff:fe23:4567:890a", "from [IP] and [IP]"),
     ],
 )
 def test_personal_data_is_masked(text: str, expected: str) -> None:
@@ -48,6 +57,9 @@ def test_personal_data_is_masked(text: str, expected: str) -> None:
         "π is 3.14159265358979",
         "user @ home, a@b",
         "in 1998 1999 2000 2001",
+        "from 10:30:45 to 11:45:00, MAC 00:1b:44:11:3a:b7, std::string a::b",
+        "000-12-3456 and 123-45-67890 and 2004-05-0678 are no social security numbers",
+        "Matthew 5:3-10, odds 11:4:2:1:1:1:1:1:1",
     ],
 )
 def test_other_numbers_stay(text: str) -> None:

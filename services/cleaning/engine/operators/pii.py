@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from typing import Final, Literal
 
 from pydantic import Field
@@ -35,24 +36,33 @@ _PATTERNS: Final[dict[str, re.Pattern[str]]] = {
     "email": re.compile(
         r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9-])"
     ),
+    # China's resident identity card, then the social security number of the United States, as it is written there
     "id_card": re.compile(
-        r"(?<![0-9A-Za-z])[1-9][0-9]{5}(?:18|19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:[0-2][0-9]|3[01])[0-9]{3}[0-9Xx](?![0-9A-Za-z])"
+        r"(?<![0-9A-Za-z])[1-9][0-9]{5} ?(?:18|19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:[0-2][0-9]|3[01])"
+        r" ?[0-9]{3}[0-9Xx](?![0-9A-Za-z])"
+        r"|(?<![0-9A-Za-z.-])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![0-9A-Za-z-])"
     ),
-    "bank_card": re.compile(r"(?<![0-9A-Za-z.-])[1-9][0-9]{3}(?:[ -]?[0-9]{4}){2}(?:[ -]?[0-9]{1,7})(?![0-9A-Za-z-])"),
+    # In fours, the last of them of one to seven digits; American Express in 4, 6 and 5
+    "bank_card": re.compile(
+        r"(?<![0-9A-Za-z.+-])"
+        r"(?:[1-9][0-9]{3}(?:[ -]?[0-9]{4}){2,3}(?:[ -]?[0-9]{1,7})?|3[47][0-9]{2}[ -][0-9]{6}[ -][0-9]{5})"
+        r"(?![0-9A-Za-z-])"
+    ),
     "ip": re.compile(
         r"(?<![0-9.])(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})\.){3}(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})(?![0-9]|\.[0-9])"
+        r"|(?<![0-9A-Za-z:.])(?:[0-9A-Fa-f]{1,4}:){1,7}(?::?[0-9A-Fa-f]{1,4}){1,6}(?![0-9A-Za-z:])"
     ),
     "phone": re.compile(
         r"(?<![0-9A-Za-z])(?:"
         # China: mobile, then area code and number, then service numbers
         r"(?:(?:\+|00)?86[ -]?)?1[3-9][0-9](?:[ -]?[0-9]{4}){2}"
-        r"|\(?0[1-9][0-9]{1,2}\)?[ -]?[0-9]{7,8}(?:-[0-9]{1,6})?"
+        r"|\(?0[1-9][0-9]{1,2}\)?[ -]?[0-9]{3,4}[ -]?[0-9]{4}(?:-[0-9]{1,6})?"
         r"|[48]00-?[0-9]{3}-?[0-9]{4}"
         # North America, Britain, anything with a country code
-        r"|(?:\+?1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])[0-9]{3}[ .-][0-9]{4}"
+        r"|(?:(?:\+|00)?1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])[0-9]{3}[ .-][0-9]{4}"
         r"|\(?0[1-9][0-9]{1,4}\)?(?:[ -][0-9]{3,8}){1,3}"
         r"|\+[1-9](?:[ ().-]{0,2}[0-9]){7,14}"
-        r")(?![0-9A-Za-z])"
+        r")(?: ?(?:[Xx]|[Ee]xt\.?) ?[0-9]{1,6})?(?![0-9A-Za-z])"
     ),
 }
 _ID_WEIGHTS: Final = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
@@ -68,6 +78,7 @@ class MaskPiiParams(Params):
 class MaskPii(TextMap[MaskPiiParams]):
     """Replaces personal data by a token of its kind."""
 
+    version = 2
     params_type = MaskPiiParams
 
     def __init__(self, params: MaskPiiParams) -> None:
@@ -76,7 +87,7 @@ class MaskPii(TextMap[MaskPiiParams]):
             if kind not in _TOKENS:
                 raise ParamsError("tokens", f"holds {kind!r}, which is none of {', '.join(_TOKENS)}")
         self._tokens = {**_TOKENS, **params.tokens}
-        self._url, self._email = "url" in params.kinds, "email" in params.kinds
+        self._url, self._email, self._ip = (kind in params.kinds for kind in ("url", "email", "ip"))
         # The table's order: the longer and stricter shape first, so that a phone number is not seen in a card's.
         self._numeric = [kind for kind in _NUMERIC if kind in params.kinds]
 
@@ -89,6 +100,8 @@ class MaskPii(TextMap[MaskPiiParams]):
         if self._numeric and _LONG_NUMBER.search(text):
             for kind in self._numeric:
                 text = self._mask(kind, text)
+        elif self._ip and ("::" in text or text.count(":") > 6):
+            text = self._mask("ip", text)
         return text
 
     def _mask(self, kind: str, text: str) -> str:
@@ -99,6 +112,9 @@ class MaskPii(TextMap[MaskPiiParams]):
 
 
 def _is_id_card(number: str) -> bool:
+    if "-" in number:
+        return True
+    number = number.replace(" ", "")
     total = sum(weight * int(digit) for weight, digit in zip(_ID_WEIGHTS, number, strict=False))
     return "10X98765432"[total % 11] == number[-1].upper()
 
@@ -111,4 +127,20 @@ def _is_bank_card(number: str) -> bool:
     return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
-_CHECKS: Final[dict[str, Callable[[str], bool]]] = {"id_card": _is_id_card, "bank_card": _is_bank_card}
+def _is_ip(address: str) -> bool:
+    # Times of day and MAC addresses have colons too; three groups at least, for `::1` and `a::b` are nobody's.
+    return ":" not in address or (len(re.findall(r"[0-9A-Fa-f]+", address)) > 2 and _is_ipv6(address))
+
+
+def _is_ipv6(address: str) -> bool:
+    try:
+        return bool(IPv6Address(address))
+    except ValueError:
+        return False
+
+
+_CHECKS: Final[dict[str, Callable[[str], bool]]] = {
+    "id_card": _is_id_card,
+    "bank_card": _is_bank_card,
+    "ip": _is_ip,
+}
