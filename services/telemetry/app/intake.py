@@ -166,9 +166,10 @@ class Intake:
         documents = sum(len(parcel.documents) - parcel.taken for parcel in self._queue)
         return documents >= self._limits.bulk_documents or self._bytes >= self._limits.bulk_bytes
 
-    def _next_bulk(self) -> list[_Entry]:
-        bulk: list[_Entry] = []
-        size = 0
+    def _next_bulk(self, left: Sequence[_Entry] = ()) -> list[_Entry]:
+        """What is left of the bulk before, and as much of the queue as fits beside it."""
+        bulk = list(left)
+        size = sum(len(document.source) for _, document in bulk)
         while self._queue:
             parcel = self._queue[0]
             document = parcel.documents[parcel.taken]
@@ -186,17 +187,21 @@ class Intake:
         pause = _FIRST_PAUSE_S
         # Who has gone away comes again with the same.
         while bulk := [entry for entry in bulk if not entry[0].answer.done()]:
-            started = self._clock.monotonic()
+            started, tried, answered = self._clock.monotonic(), len(bulk), False
             try:
                 outcomes = await self._store.write([document for _, document in bulk])
             except UnavailableError as error:
                 self._note_stalled(error.message)
             else:
+                answered = True
                 self._observer.bulk(self._clock.monotonic() - started)
                 bulk = self._settle(bulk, outcomes)
             if bulk:
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                pause = _FIRST_PAUSE_S if len(bulk) < tried else min(2 * pause, _LONGEST_PAUSE_S)
+                if answered:
+                    # It may be one day's index that is busy, and not the store: the others do not wait for it.
+                    bulk = self._next_bulk(bulk)
 
     def _settle(self, bulk: list[_Entry], outcomes: Sequence[Outcome]) -> list[_Entry]:
         """Gives each document its outcome.

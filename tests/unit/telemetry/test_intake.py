@@ -156,6 +156,17 @@ async def test_documents_for_which_the_store_is_busy_are_tried_again() -> None:
         assert bench.store.bulks == [["a", "b", "c"], ["b"]]
 
 
+async def test_documents_of_an_index_that_stays_busy_hold_up_no_others() -> None:
+    async with running(Bench()) as bench:
+        bench.store.fates = {"a": [Outcome(Fate.BUSY)] * 1000}
+        stuck = bench.send("a")
+        await _tried(bench.store, 1)
+        assert await asyncio.wait_for(bench.send("b", "c"), 20) == Receipt()
+        assert not stuck.done()
+        bench.store.fates.clear()
+        assert await stuck == Receipt()
+
+
 async def test_what_makes_the_store_busy_is_told_to_who_does_not_wait() -> None:
     async with running(Bench()) as bench:
         bench.store.fates = {"a": [Outcome(Fate.BUSY, "disk full")] * 100}
