@@ -15,6 +15,8 @@ from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStu
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.pipeline.v1.cycle_pb2 import Cycle, Stage
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from tidemill.training.v1 import training_service_pb2 as training_pb
+from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 
 from services.kit.config import home_dir
 from tests.e2e.conftest import Mesh
@@ -95,7 +97,12 @@ def test_every_service_is_killed_in_its_stage(mesh: Mesh) -> None:
         versions = InferenceServiceStub(channel).ListModelVersions(
             inference_pb.ListModelVersionsRequest(model=f"models/{NAME}"), metadata=mesh.metadata, timeout=10
         )
+        runs = TrainingServiceStub(channel).ListRuns(
+            training_pb.ListRunsRequest(page_size=1000), metadata=mesh.metadata, timeout=10
+        )
     assert ended.state == Cycle.STATE_SUCCEEDED
+    assert [run.name for run in runs.runs if run.spec.model_name == NAME] == list(ended.stages[2].resources)
+    assert len(ended.stages[2].resources) == 1
     assert ended.dataset_version.records_in == len({(row["text"], row["label"]) for row in rows})
     assert [version.name for version in versions.model_versions] == [f"models/{NAME}/versions/1"]
     restarts = {name: child.restarts for name, child in mesh.now().children.items()}
