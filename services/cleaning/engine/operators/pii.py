@@ -50,7 +50,6 @@ _PATTERNS: Final[dict[str, re.Pattern[str]]] = {
     ),
     "ip": re.compile(
         r"(?<![0-9.])(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})\.){3}(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})(?![0-9]|\.[0-9])"
-        r"|(?<![0-9A-Za-z:.])(?:[0-9A-Fa-f]{1,4}:){1,7}(?::?[0-9A-Fa-f]{1,4}){1,6}(?![0-9A-Za-z:])"
     ),
     "phone": re.compile(
         r"(?<![0-9A-Za-z])(?:"
@@ -65,6 +64,7 @@ _PATTERNS: Final[dict[str, re.Pattern[str]]] = {
         r")(?: ?(?:[Xx]|[Ee]xt\.?) ?[0-9]{1,6})?(?![0-9A-Za-z])"
     ),
 }
+_IPV6: Final = re.compile(r"(?<![0-9A-Za-z:.])(?:[0-9A-Fa-f]{1,4}:){1,7}(?::?[0-9A-Fa-f]{1,4}){1,6}(?![0-9A-Za-z:])")
 _ID_WEIGHTS: Final = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
@@ -100,8 +100,9 @@ class MaskPii(TextMap[MaskPiiParams]):
         if self._numeric and _LONG_NUMBER.search(text):
             for kind in self._numeric:
                 text = self._mask(kind, text)
-        elif self._ip and ("::" in text or text.count(":") > 6):
-            text = self._mask("ip", text)
+        if self._ip and ("::" in text or text.count(":") > 6):
+            token = self._tokens["ip"]
+            text = _IPV6.sub(lambda match: token if _is_ipv6(match.group()) else match.group(), text)
         return text
 
     def _mask(self, kind: str, text: str) -> str:
@@ -127,20 +128,14 @@ def _is_bank_card(number: str) -> bool:
     return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
-def _is_ip(address: str) -> bool:
-    # Times of day and MAC addresses have colons too; three groups at least, for `::1` and `a::b` are nobody's.
-    return ":" not in address or (len(re.findall(r"[0-9A-Fa-f]+", address)) > 2 and _is_ipv6(address))
-
-
 def _is_ipv6(address: str) -> bool:
+    # Times of day and MAC addresses have colons too; three groups at least, for `::1` and `a::b` are nobody's.
+    if len(re.findall(r"[0-9A-Fa-f]+", address)) < 3:
+        return False
     try:
         return bool(IPv6Address(address))
     except ValueError:
         return False
 
 
-_CHECKS: Final[dict[str, Callable[[str], bool]]] = {
-    "id_card": _is_id_card,
-    "bank_card": _is_bank_card,
-    "ip": _is_ip,
-}
+_CHECKS: Final[dict[str, Callable[[str], bool]]] = {"id_card": _is_id_card, "bank_card": _is_bank_card}
