@@ -162,8 +162,13 @@ class Turn:
         counts = [int(work.body.get("record_count", 0)) for work in ended]
         rejected = sum(int(work.body.get("rejected_count", 0)) for work in ended)
         names = ", ".join(self._cycle.spec.source_names)
-        refused = f", {rejected:,} refused" if rejected else ""
-        await self._summarize("collect", f"{sum(counts):,} records from {names}{refused}", all(w.reused for w in ended))
+        # A source whose records bear no ids says the same twice without a word: what became of it is told here.
+        read = sum(int(work.body.get("progress", {}).get("done", 0)) for work in ended)
+        repeats = read - rejected - sum(counts)
+        words = f"{sum(counts):,} records from {names}"
+        words += f", {repeats:,} repeats" if repeats > 0 else ""
+        words += f", {rejected:,} refused" if rejected else ""
+        await self._summarize("collect", words, all(w.reused for w in ended))
 
     async def _clean(self) -> None:
         spec = self._cycle.spec

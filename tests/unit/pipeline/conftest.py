@@ -68,7 +68,9 @@ def world(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch) 
     return World(
         store=SqlCycleStore(engine),
         feedback=SqlFeedbackStore(engine),
-        imports=FakeWorker("imports", {"record_count": "10", "rejected_count": "1"}),
+        imports=FakeWorker(
+            "imports", {"record_count": "10", "rejected_count": "1", "progress": {"done": "13", "total": "13"}}
+        ),
         datasets=FakeDatasets(),
         versions=FakeWorker(
             "datasets/d/versions",
