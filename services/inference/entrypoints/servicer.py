@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import contextvars
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from opentelemetry import propagate, trace
 from tidemill.inference.v1 import inference_service_pb2 as pb
@@ -20,6 +23,10 @@ from services.kit.errors import InternalError, InvalidArgumentError
 from services.kit.telemetry import schema
 
 _PAGE = 50
+_CHANGES = 8
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class InferenceServicer(grpc_stubs.InferenceServiceServicer):
@@ -28,6 +35,9 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
     def __init__(self, serving: Serving, publishing: Publishing) -> None:
         self._serving = serving
         self._publishing = publishing
+        # Changes of a model wait for each other, for minutes at worst. In threads of their own they leave the event
+        # loop's to those who only read.
+        self._changes = ThreadPoolExecutor(_CHANGES, "publishing")
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
         """Classifies texts."""
@@ -58,7 +68,7 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         """Publishes a build; goes on to its end even where the caller leaves."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
-        version, reused = await asyncio.to_thread(
+        version, reused = await self._change(
             self._publishing.publish,
             model_of(request.model),
             mapping.lineage_from(request),
@@ -69,14 +79,14 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
 
     async def RollBackModel(self, request: pb.RollBackModelRequest, context: Any) -> pb.RollBackModelResponse:
         """Lets an earlier version answer again."""
-        version = await asyncio.to_thread(
+        version = await self._change(
             self._publishing.roll_back, model_of(request.model), request.version, request.request_id
         )
         return pb.RollBackModelResponse(model_version=mapping.version_to(version))
 
     async def UnpublishModel(self, request: pb.UnpublishModelRequest, context: Any) -> pb.UnpublishModelResponse:
         """Takes a model out of service."""
-        model = await asyncio.to_thread(self._publishing.unpublish, model_of(request.model))
+        model = await self._change(self._publishing.unpublish, model_of(request.model))
         return pb.UnpublishModelResponse(model=mapping.model_to(model))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
@@ -102,6 +112,11 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         return pb.ListModelVersionsResponse(
             model_versions=[mapping.version_to(v) for v in found[:size]], next_page_token=token
         )
+
+    async def _change(self, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `asyncio.to_thread`, in the threads of changes."""
+        work = partial(contextvars.copy_context().run, do, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._changes, work)
 
     async def _pieces(self, request: pb.GenerateRequest | pb.StreamGenerateRequest) -> AsyncGenerator[AnsweredPiece]:
         model = model_of(request.model)
