@@ -242,7 +242,7 @@ def feedback(
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Says how good an answer was; it flows into the next cycle."""
+    """Says how good an answer was, by its id; the loop keeps it with the version that answered."""
     try:
         value = _RATINGS.get(rating.lower()) or float(rating)
     except ValueError as error:

@@ -53,12 +53,12 @@ def start(console: Console, only: Iterable[str] | None = None) -> StackState:
 
 
 @contextmanager
-def resumable(console: Console, command: str) -> Iterator[None]:
-    """Tells a person who interrupts the block that nothing is lost."""
+def resumable(console: Console, again: str) -> Iterator[None]:
+    """Tells a person who interrupts the block that nothing is lost, and what goes on from here."""
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"\nInterrupted. What was fetched stays; `{command}` goes on from here.", style="yellow")
+        console.print(f"\nInterrupted. What was fetched stays; {again} goes on from here.", style="yellow")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -73,7 +73,7 @@ def up(
     """Starts the mesh on this machine and waits until every part answers."""
     console = stderr()
     check_machine()
-    with resumable(console, "tidemill up"):
+    with resumable(console, "`tidemill up`"):
         fetch(console, PROGRAMS)
         if foreground:
             from infra.stack.__main__ import main

@@ -133,7 +133,7 @@ def traces(
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Searches traces by their root span, newest first."""
+    """Searches traces by the span with which they began or entered the mesh, newest first."""
     with connect(address) as connection:
         request = SearchTracesRequest(query=query, page_size=lines)
         found = connection.telemetry.SearchTraces(request, metadata=connection.metadata, timeout=30).traces

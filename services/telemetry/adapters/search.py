@@ -7,6 +7,7 @@ from typing import Any
 
 from elasticsearch import AsyncElasticsearch, BadRequestError
 
+from services.kit.bus.topics import INBOUND
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.telemetry.adapters.client import elasticsearch_errors
 from services.telemetry.adapters.schema import CONTAINERS, FIELDS, TIE_BREAKERS, WORD_FIELDS
@@ -61,9 +62,16 @@ class ElasticsearchSearch:
         return Found([Hit(hit["_source"], hit["sort"]) for hit in hits["hits"]], hits["total"]["value"])
 
 
+# A caller that traces its own work, and sends its spans elsewhere or nowhere, is the parent of the span at our door.
+_ENTRIES: list[dict[str, Any]] = [
+    {"bool": {"must_not": [{"exists": {"field": "parent.id"}}]}},
+    {"bool": {"filter": [{"term": {"service.name": "gateway"}}, {"term": {"span.kind": "server"}}]}},
+    {"term": {"span.name": f"process {INBOUND.name}"}},
+]
+
+
 def _query(search: Search) -> dict[str, Any]:
     must: list[dict[str, Any]] = []
-    must_not: list[dict[str, Any]] = []
     if search.query.strip():
         must.append(
             {
@@ -78,13 +86,13 @@ def _query(search: Search) -> dict[str, Any]:
         )
     if search.trace_id:
         must.append({"term": {"trace.id": search.trace_id}})
-    if search.roots_only:
-        must_not.append({"exists": {"field": "parent.id"}})
+    if search.entries_only:
+        must.append({"bool": {"should": _ENTRIES, "minimum_should_match": 1}})
     bounds = {"gte": search.start_ns, "lt": search.end_ns}
     limits = {key: timestamp(value) for key, value in bounds.items() if value is not None}
     if limits:
         must.append({"range": {"@timestamp": limits}})
-    return {"bool": {"filter": must, "must_not": must_not}}
+    return {"bool": {"filter": must}}
 
 
 def _complaint(body: Any) -> str:

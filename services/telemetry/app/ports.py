@@ -53,7 +53,8 @@ class Search:
     query: str = ""
     """Lucene's syntax; everything when empty."""
     trace_id: str = ""
-    roots_only: bool = False
+    entries_only: bool = False
+    """Only spans with which a trace begins or enters the mesh."""
     start_ns: int | None = None
     end_ns: int | None = None
     newest_first: bool = True

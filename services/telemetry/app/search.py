@@ -52,12 +52,12 @@ class Finder:
         return await self._page(search, token)
 
     async def traces(self, query: str, size: int, token: str) -> Page:
-        """Root spans that match, newest first.
+        """Spans that match among those with which traces begin or enter the mesh, newest first.
 
         Raises:
             InvalidArgumentError: the query or the token is wrong.
         """
-        return await self._page(Search(Signal.TRACES, query=query, roots_only=True, size=size), token)
+        return await self._page(Search(Signal.TRACES, query=query, entries_only=True, size=size), token)
 
     async def trace(self, trace_id: str) -> Trace:
         """A trace with all that is known of it.

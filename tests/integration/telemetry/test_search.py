@@ -157,6 +157,27 @@ def test_pages_hold_each_line_once_newest_first(telemetry: TelemetryProcess, ser
     assert found == sorted(times, reverse=True)
 
 
+def test_the_trace_of_a_caller_whose_own_spans_are_elsewhere_is_found(telemetry: TelemetryProcess) -> None:
+    now, mark = time.time_ns(), uuid.uuid4().hex
+    caller = {"parent_span_id": uuid.uuid4().bytes[:8], "attributes": pairs({"test.mark": mark})}
+    at_the_door = [
+        _root("/Generate", now, kind=Span.SPAN_KIND_SERVER, **caller),
+        _root("inside", now + 1, kind=Span.SPAN_KIND_CLIENT, **caller),
+    ]
+    behind = [
+        _root("process tidemill.inbound", now + 2, kind=Span.SPAN_KIND_CONSUMER, **caller),
+        _root("/Cleaned", now + 3, kind=Span.SPAN_KIND_SERVER, **caller),
+    ]
+    telemetry.traces.Export(spans(at_the_door, service_name="gateway"), timeout=30)
+    telemetry.traces.Export(spans(behind, service_name="ingest"), timeout=30)
+    request = pb.SearchTracesRequest(query=f"test.mark:{mark}")
+
+    def names() -> set[str]:
+        return {trace.root.name for trace in telemetry.search.SearchTraces(request, timeout=30).traces}
+
+    assert eventually(lambda: names() == {"/Generate", "process tidemill.inbound"})
+
+
 def test_traces_are_found_by_their_root(telemetry: TelemetryProcess, service_name: str) -> None:
     now = time.time_ns()
     items = [

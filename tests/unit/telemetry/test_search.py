@@ -82,7 +82,7 @@ async def test_a_token_of_other_times_is_refused() -> None:
 async def test_traces_are_searched_by_their_roots() -> None:
     events = FakeEvents(traces=1)
     await Finder(events).traces("q", 10, "")
-    assert events.asked[0].roots_only
+    assert events.asked[0].entries_only
     assert events.asked[0].newest_first
 
 

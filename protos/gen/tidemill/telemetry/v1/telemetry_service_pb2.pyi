@@ -330,7 +330,7 @@ class SearchTracesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """As in SearchLogs; `service`, `name`, `error` and attributes of the root span."""
+    """As in SearchLogs; `service`, `name`, `error` and attributes of the span with which a trace began."""
     page_size: _builtins.int
     """At most so many; 50 when zero."""
     page_token: _builtins.str
@@ -362,7 +362,7 @@ class TraceSummary(_message.Message):
     """32 hexadecimal digits."""
     @_builtins.property
     def root(self) -> Global___Span:
-        """Its root span."""
+        """The span with which it began, or with which it entered the mesh where its caller's own spans are elsewhere."""
 
     def __init__(
         self,
