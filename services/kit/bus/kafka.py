@@ -30,7 +30,7 @@ def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replicati
     """Creates the topics that do not exist yet, each in so many copies (-1: as many as the brokers make by default).
 
     Raises:
-        UnavailableError: no broker answers.
+        UnavailableError: no broker answers, or the topics are not ready in time.
     """
     try:
         admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), client_id="tidemill-topics")
@@ -59,6 +59,8 @@ def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replicati
                 admin.create_topics([spec])
             except TopicAlreadyExistsError:
                 logger.debug("topic %s was created by another process meanwhile", topic.name)
+        # Accepted is not there yet: a consumer that joins before its topics have leaders gets nothing at first.
+        admin.wait_for_topics([topic.name for topic in topics])
     except KafkaError as error:
         raise UnavailableError(f"Kafka refused to create topics: {error}", reason="KAFKA_UNAVAILABLE") from error
     finally:
