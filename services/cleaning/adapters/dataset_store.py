@@ -13,14 +13,14 @@ from services.cleaning.adapters.rows import dataset_of, dataset_row, version_of,
 from services.cleaning.adapters.tables import dataset_versions, datasets
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, VersionState
 from services.kit.errors import AbortedError
-from services.kit.storage.database import translate_database_errors
+from services.kit.storage.database import read_only, translate_database_errors
 
 
 class SqlDatasetStore:
     """Implements `DatasetStore` and `VersionStore` of `services.cleaning.app.ports`; threads share it."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reads = engine, read_only(engine)
 
     def put_dataset(self, dataset: Dataset) -> Dataset:
         """See the port."""
@@ -39,14 +39,14 @@ class SqlDatasetStore:
 
     def dataset(self, name: str) -> Dataset | None:
         """See the port."""
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             row = connection.execute(select(datasets).where(datasets.c.name == name)).mappings().first()
         return dataset_of(row) if row is not None else None
 
     def datasets(self, after: str, limit: int) -> Sequence[Dataset]:
         """See the port."""
         query = select(datasets).where(datasets.c.name > after).order_by(datasets.c.name).limit(limit)
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return [dataset_of(row) for row in connection.execute(query).mappings()]
 
     def create_version(self, draft: DatasetVersion, request_id: str) -> DatasetVersion:
@@ -70,7 +70,7 @@ class SqlDatasetStore:
         """See the port."""
         table = dataset_versions
         query = select(table).where(table.c.dataset == dataset, table.c.number == number)
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             row = connection.execute(query).mappings().first()
         return version_of(row) if row is not None else None
 
@@ -123,5 +123,5 @@ class SqlDatasetStore:
             connection.execute(statement.values(announced=True))
 
     def _versions(self, query: Any) -> Sequence[DatasetVersion]:
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return [version_of(row) for row in connection.execute(query).mappings()]

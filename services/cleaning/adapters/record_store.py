@@ -13,7 +13,7 @@ from services.cleaning.adapters.tables import import_records, raw_records, verdi
 from services.cleaning.app.ports import Announcement, Arrival
 from services.cleaning.domain.dataset import Dataset
 from services.cleaning.domain.record import RawRecord, Verdict
-from services.kit.storage.database import translate_database_errors
+from services.kit.storage.database import read_only, translate_database_errors
 
 _VERDICT_COLUMNS = [column.label(f"verdict_{column.name}") for column in verdicts.c]
 
@@ -22,7 +22,7 @@ class SqlRecordStore:
     """Implements `services.cleaning.app.ports.RecordStore`; threads share it."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reads = engine, read_only(engine)
 
     def collect(self, arrivals: Sequence[Arrival], found: Sequence[Verdict]) -> None:
         """See the port. Of a record that comes twice in a batch the last one counts."""
@@ -61,14 +61,14 @@ class SqlRecordStore:
             .order_by(raw_records.c.record_id)
             .limit(limit)
         )
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return [raw_record(row) for row in connection.execute(query).mappings()]
 
     def announcements(self, limit: int) -> Sequence[Announcement]:
         """See the port."""
         # `= 0`, not `IS 0`: only then SQLite sees that the index of the unannounced answers it.
         query = select(verdicts).where(verdicts.c.announced == false()).order_by(verdicts.c.record_id).limit(limit)
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             rows = connection.execute(query).mappings().all()
         return [Announcement(verdict_of(row), row["traceparent"]) for row in rows]
 
@@ -96,13 +96,13 @@ class SqlRecordStore:
             .where(import_records.c.import_name.in_(imports))
             .group_by(import_records.c.import_name)
         )
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
     def content_digests(self, sources: Sequence[str]) -> Mapping[str, str]:
         """See the port."""
         query = select(raw_records.c.record_id, raw_records.c.content_digest).where(raw_records.c.source.in_(sources))
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
     def with_verdicts(self, dataset: str, sources: Sequence[str]) -> Sequence[tuple[RawRecord, Verdict | None]]:
@@ -118,7 +118,7 @@ class SqlRecordStore:
             .where(raw_records.c.source.in_(sources))
             .order_by(raw_records.c.record_id)
         )
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             rows = connection.execute(query).mappings().all()
         return [
             (raw_record(row), verdict_of(row, "verdict_") if row["verdict_record_id"] is not None else None)
@@ -127,7 +127,7 @@ class SqlRecordStore:
 
     def record(self, record_id: str) -> tuple[RawRecord, Sequence[Verdict]] | None:
         """See the port."""
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             raw = connection.execute(select(raw_records).where(raw_records.c.record_id == record_id)).mappings().first()
             if raw is None:
                 return None

@@ -14,19 +14,19 @@ from services.ingest.adapters.tables import batches, import_requests, imports
 from services.ingest.app.ports import Answer
 from services.ingest.domain.source_import import Import, ImportState
 from services.kit.errors import AbortedError
-from services.kit.storage.database import translate_database_errors
+from services.kit.storage.database import read_only, translate_database_errors
 
 
 class SqlImportStore:
     """Implements `services.ingest.app.ports.ImportStore`; threads share it."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reads = engine, read_only(engine)
 
     def answer(self, request_id: str) -> Answer | None:
         """See the port."""
         query = select(import_requests).where(import_requests.c.request_id == request_id)
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             row = connection.execute(query).mappings().first()
         return Answer(row["spec_digest"], row["import_name"], row["reused"]) if row is not None else None
 
@@ -95,7 +95,7 @@ class SqlImportStore:
             connection.execute(update(imports).where(imports.c.name == name).values(announced=True))
 
     def _imports(self, query: Any) -> Sequence[Import]:
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return [import_of(row) for row in connection.execute(query).mappings()]
 
 
@@ -115,12 +115,12 @@ class SqlBatchStore:
     """Implements `services.ingest.app.ports.BatchStore`; threads share it."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reads = engine, read_only(engine)
 
     def batch_digest(self, request_id: str) -> str | None:
         """See the port."""
         query = select(batches.c.digest).where(batches.c.request_id == request_id)
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return connection.execute(query).scalar()
 
     def remember_batch(self, request_id: str, digest: str, moment: datetime) -> None:

@@ -20,6 +20,8 @@ from services.kit.errors import InvalidArgumentError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
+_READ_ONLY = "tidemill_read_only"
+
 
 class FreeText(TypeDecorator[str]):
     """Text of any characters. PostgreSQL has no NUL: it becomes U+FFFD there, so that no record is refused for it."""
@@ -62,7 +64,7 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
         ) from error
     if sqlite:
         event.listen(engine, "connect", _tune_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
+        event.listen(engine, "begin", _begin)
     elif schema:
         event.listen(engine, "connect", partial(_choose_schema, schema))
     try:
@@ -82,6 +84,11 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
             reason="DATABASE_UNAVAILABLE",
         ) from error
     return engine
+
+
+def read_only(engine: Engine) -> Engine:
+    """The same database for what only reads: on SQLite it waits for nobody and holds up nobody."""
+    return engine.execution_options(**{_READ_ONLY: True})
 
 
 def one_at_a_time(connection: Connection, what: str) -> None:
@@ -133,6 +140,8 @@ def _choose_schema(schema: str, connection: Any, _record: Any) -> None:
     connection.autocommit = before
 
 
-def _begin_immediate(connection: Any) -> None:
-    # A read that turns into a write under a deferred transaction fails at once with SQLITE_BUSY.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Any) -> None:
+    # A read that turns into a write under a deferred transaction fails at once with SQLITE_BUSY. What only reads sees
+    # the state of its beginning and needs no lock.
+    reads = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

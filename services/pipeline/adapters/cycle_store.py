@@ -9,7 +9,7 @@ from sqlalchemy import Engine, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.kit.errors import AlreadyExistsError
-from services.kit.storage.database import translate_database_errors
+from services.kit.storage.database import read_only, translate_database_errors
 from services.pipeline.adapters.rows import cycle_of, cycle_row
 from services.pipeline.adapters.tables import cycles
 from services.pipeline.domain.cycle import Cycle
@@ -19,7 +19,7 @@ class SqlCycleStore:
     """Implements `services.pipeline.app.ports.CycleStore`; threads share it."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reads = engine, read_only(engine)
 
     def create(self, cycle: Cycle) -> Cycle:
         """See the port."""
@@ -75,5 +75,5 @@ class SqlCycleStore:
         return next(iter(self._read(query)), None)
 
     def _read(self, query: Any) -> list[Cycle]:
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return [cycle_of(row) for row in connection.execute(query).mappings()]

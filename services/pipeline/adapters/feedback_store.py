@@ -9,7 +9,7 @@ from sqlalchemy import Engine, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.kit.errors import AbortedError
-from services.kit.storage.database import one_at_a_time, translate_database_errors
+from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.rows import feedback_of, feedback_row, to_micros
 from services.pipeline.adapters.tables import answers, feedback
 from services.pipeline.domain.feedback import Answer, Feedback
@@ -22,7 +22,7 @@ class SqlFeedbackStore:
     """Implements `services.pipeline.app.ports.FeedbackStore`; threads share it."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reads = engine, read_only(engine)
 
     def record(self, item: Feedback) -> Feedback:
         """See the port."""
@@ -47,13 +47,13 @@ class SqlFeedbackStore:
             query = query.where(feedback.c.model_version.startswith(f"{model}/", autoescape=True))
         if before:
             query = query.where(feedback.c.feedback_id < before)
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return [feedback_of(row) for row in connection.execute(query).mappings()]
 
     def unannounced(self, limit: int) -> Sequence[Feedback]:
         """See the port."""
         query = select(feedback).where(feedback.c.announced.is_(False)).order_by(feedback.c.feedback_id).limit(limit)
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return [feedback_of(row) for row in connection.execute(query).mappings()]
 
     def mark_announced(self, feedback_ids: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.kit.errors import AbortedError
 from services.kit.failure import Failure
-from services.kit.storage.database import translate_database_errors
+from services.kit.storage.database import read_only, translate_database_errors
 from services.training.adapters.tables import runs
 from services.training.domain.recipe import Recipe
 from services.training.domain.report import Report
@@ -28,7 +28,7 @@ class SqlRunStore:
     """Implements `services.training.app.ports.RunStore`; threads share it."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reads = engine, read_only(engine)
 
     def create(self, run: Run) -> Run:
         """See the port."""
@@ -82,7 +82,7 @@ class SqlRunStore:
             connection.execute(update(runs).where(runs.c.name == name).values(announced=True))
 
     def _read(self, query: Any) -> list[Run]:
-        with translate_database_errors(), self._engine.connect() as connection:
+        with translate_database_errors(), self._reads.connect() as connection:
             return [_run(row) for row in connection.execute(query).mappings()]
 
 

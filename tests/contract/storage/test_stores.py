@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import pytest
+from sqlalchemy import select
 
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
 from services.cleaning.adapters.record_store import SqlRecordStore
+from services.cleaning.adapters.tables import raw_records
 from services.cleaning.app.ports import Arrival
 from services.cleaning.domain.dataset import Dataset, DatasetSpec, DatasetVersion, HoldoutSpec, VersionState
 from services.cleaning.domain.record import Cleaned, RawRecord, Verdict
@@ -20,6 +22,7 @@ from services.inference.domain.model import VersionState as ServingState
 from services.ingest.adapters.stores import SqlBatchStore
 from services.kit.errors import AbortedError, InvalidArgumentError
 from services.kit.ids import new_id
+from services.kit.storage.database import read_only
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.domain.feedback import Answer, Feedback
 from tests.conftest import OpenDatabase
@@ -89,6 +92,22 @@ def test_records_of_many_members_at_once_are_all_kept(open_service_database: Ope
 
     _at_once(collect)
     assert store.import_counts(["imports/a"]) == {"imports/a": 450}
+
+
+def test_a_long_read_holds_up_no_writer(open_service_database: OpenDatabase) -> None:
+    engine = open_service_database("cleaning")
+    store = SqlRecordStore(engine)
+
+    def collect(number: int) -> None:
+        store.collect([Arrival(RawRecord(f"r{number}", "news", f"text {number}", {}, "imports/a"))], [])
+
+    collect(1)
+    with read_only(engine).connect() as connection:
+        first = connection.execute(select(raw_records.c.record_id)).scalars().all()
+        # On SQLite it would wait for 30 s, and fail then.
+        collect(2)
+        assert first == ["r1"]
+    assert store.content_digests(["news"]).keys() == {"r1", "r2"}
 
 
 def test_versions_of_a_data_set_asked_for_at_once_get_a_number_each(open_service_database: OpenDatabase) -> None:
