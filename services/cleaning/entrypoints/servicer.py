@@ -15,7 +15,7 @@ from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.records import Records
 from services.cleaning.domain.dataset import DatasetVersion
 from services.cleaning.entrypoints import mapping
-from services.kit.errors import InvalidArgumentError
+from services.kit.grpc.paging import checked_number, checked_token
 
 _PAGE = 50
 # Above every number, and still an INTEGER of PostgreSQL.
@@ -68,7 +68,7 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Any) -> pb.ListDatasetsResponse:
         """Lists data sets; the page token is the last name."""
         size = request.page_size or _PAGE
-        found = await asyncio.to_thread(self._datasets.list, request.page_token, size + 1)
+        found = await asyncio.to_thread(self._datasets.list, checked_token(request.page_token, "datasets/.+"), size + 1)
         token = found[size - 1].name if len(found) > size else ""
         return pb.ListDatasetsResponse(
             datasets=[mapping.dataset_to(dataset) for dataset in found[:size]], next_page_token=token
@@ -98,7 +98,7 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
     ) -> pb.ListDatasetVersionsResponse:
         """Lists versions; the page token is the last number."""
         size = request.page_size or _PAGE
-        before = _number(request.page_token) if request.page_token else _NEWEST
+        before = checked_number(request.page_token, _NEWEST)
         found = await asyncio.to_thread(self._datasets.versions, request.dataset, before, size + 1)
         token = str(found[size - 1].number) if len(found) > size else ""
         return pb.ListDatasetVersionsResponse(
@@ -124,9 +124,3 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
                 sent = version
             else:
                 await asyncio.sleep(_WATCH_PAUSE_S)
-
-
-def _number(token: str) -> int:
-    if not token.isascii() or not token.isdigit() or len(token) > 9:
-        raise InvalidArgumentError(f"page_token {token!r} is none of ours.", reason="INVALID_PAGE_TOKEN")
-    return int(token)

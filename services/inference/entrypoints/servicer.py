@@ -19,7 +19,8 @@ from services.inference.app.publishing import NEWEST, Publishing
 from services.inference.app.serving import AnsweredPiece, Serving
 from services.inference.domain.model import model_of
 from services.inference.entrypoints import mapping
-from services.kit.errors import InternalError, InvalidArgumentError
+from services.kit.errors import InternalError
+from services.kit.grpc.paging import checked_number
 from services.kit.telemetry import schema
 
 _PAGE = 50
@@ -106,7 +107,7 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
     ) -> pb.ListModelVersionsResponse:
         """Lists versions; the page token is the last number."""
         size = request.page_size or _PAGE
-        before = _number(request.page_token) if request.page_token else NEWEST
+        before = checked_number(request.page_token, NEWEST)
         found = await asyncio.to_thread(self._publishing.versions, model_of(request.model), before, size + 1)
         token = str(found[size - 1].number) if len(found) > size else ""
         return pb.ListModelVersionsResponse(
@@ -135,9 +136,3 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
                         }
                     )
                 yield item
-
-
-def _number(token: str) -> int:
-    if not token.isascii() or not token.isdigit() or len(token) > 9:
-        raise InvalidArgumentError(f"page_token {token!r} is none of ours.", reason="INVALID_PAGE_TOKEN")
-    return int(token)

@@ -18,6 +18,8 @@ from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.domain.source_import import Import
 from services.ingest.entrypoints import mapping
+from services.kit.grpc.paging import checked_token
+from services.kit.ids import ID_PATTERN
 
 _PAGE = 50
 _WATCH_PAUSE_S = 0.2
@@ -72,7 +74,9 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
     async def ListImports(self, request: pb.ListImportsRequest, context: Any) -> pb.ListImportsResponse:
         """Lists imports; the page token is the last name."""
         size = request.page_size or _PAGE
-        found = await asyncio.to_thread(self._imports.list, request.page_token, size + 1)
+        found = await asyncio.to_thread(
+            self._imports.list, checked_token(request.page_token, f"imports/{ID_PATTERN}"), size + 1
+        )
         token = found[size - 1].name if len(found) > size else ""
         return pb.ListImportsResponse(imports=[mapping.import_to(item) for item in found[:size]], next_page_token=token)
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +11,8 @@ from opentelemetry import propagate
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
 
-from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.grpc.paging import checked_token
+from services.kit.ids import ID_PATTERN
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackBook
 from services.pipeline.domain.cycle import Cycle
@@ -20,7 +20,6 @@ from services.pipeline.entrypoints import mapping
 
 _PAGE = 50
 _WATCH_PAUSE_S = 0.25
-_ID = re.compile("[0-9a-f]{26}")
 
 
 class PipelineServicer(grpc_stubs.PipelineServiceServicer):
@@ -42,7 +41,7 @@ class PipelineServicer(grpc_stubs.PipelineServiceServicer):
         """Lists cycles; the page token is the last id."""
         size = request.page_size or _PAGE
         pipeline = request.pipeline.removeprefix("pipelines/")
-        found = await self._cycles.page(pipeline, _before(request.page_token), size + 1)
+        found = await self._cycles.page(pipeline, checked_token(request.page_token, ID_PATTERN), size + 1)
         token = found[size - 1].cycle_id if len(found) > size else ""
         return pb.ListCyclesResponse(cycles=[mapping.cycle_to(c) for c in found[:size]], next_page_token=token)
 
@@ -77,19 +76,11 @@ class PipelineServicer(grpc_stubs.PipelineServiceServicer):
     async def ListFeedback(self, request: pb.ListFeedbackRequest, context: Any) -> pb.ListFeedbackResponse:
         """Lists feedback; the page token is the last id."""
         size = request.page_size or _PAGE
-        found = await asyncio.to_thread(self._feedback.page, request.model, _before(request.page_token), size + 1)
+        found = await asyncio.to_thread(
+            self._feedback.page, request.model, checked_token(request.page_token, ID_PATTERN), size + 1
+        )
         token = found[size - 1].feedback_id if len(found) > size else ""
         return pb.ListFeedbackResponse(feedback=[mapping.feedback_to(f) for f in found[:size]], next_page_token=token)
-
-
-def _before(token: str) -> str:
-    """The id that a page token stands for; empty where there is none."""
-    if token and not _ID.fullmatch(token):
-        why = "is none of ours: take it from next_page_token of the page before, or leave it out"
-        raise InvalidArgumentError(
-            f"page_token {why}.", reason="INVALID_PAGE_TOKEN", violations=[FieldViolation("page_token", why)]
-        )
-    return token
 
 
 def _traceparent() -> str:

@@ -11,6 +11,8 @@ from opentelemetry import propagate
 from tidemill.training.v1 import training_service_pb2 as pb
 from tidemill.training.v1 import training_service_pb2_grpc as grpc_stubs
 
+from services.kit.grpc.paging import checked_token
+from services.kit.ids import ID_PATTERN
 from services.training.app.runs import Runs
 from services.training.domain.run import Run
 from services.training.entrypoints import mapping
@@ -40,7 +42,9 @@ class TrainingServicer(grpc_stubs.TrainingServiceServicer):
     async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsResponse:
         """Lists runs; the page token is the last name."""
         size = request.page_size or _PAGE
-        found = await asyncio.to_thread(self._runs.page, request.page_token, size + 1)
+        found = await asyncio.to_thread(
+            self._runs.page, checked_token(request.page_token, f"runs/{ID_PATTERN}"), size + 1
+        )
         token = found[size - 1].name if len(found) > size else ""
         return pb.ListRunsResponse(runs=[mapping.run_to(run) for run in found[:size]], next_page_token=token)
 
