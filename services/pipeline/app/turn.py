@@ -210,7 +210,9 @@ class Turn:
         self._cycle = replace(self._cycle, run=ended.name, report=ended.body["report"])
         found = measured(ended.body["report"])
         before = "" if found.base is None else f"{found.base:.3f} → "
-        await self._summarize("train", f"{found.metric} {before}{found.tuned:.3f}", ended.reused)
+        # What was done otherwise than asked is the person's to know who reads of the quality.
+        warnings = "".join(f"; {warning.rstrip('.')}" for warning in ended.body.get("warnings", []))
+        await self._summarize("train", f"{found.metric} {before}{found.tuned:.3f}{warnings}", ended.reused)
 
     async def _gate(self) -> None:
         report = self._cycle.report

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from services.kit.clock import Clock
-from services.kit.errors import FailedPreconditionError, NotFoundError
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from services.kit.ids import new_id
 from services.training.app.ports import Artifacts, BaseModels, Registry, RunStore
 from services.training.domain.recipe import Recipe
@@ -34,12 +34,13 @@ class Runs:
         What can be seen to be wrong now is refused now, not minutes later by the worker.
 
         Raises:
-            InvalidArgumentError: the base model or the data set does not go with the recipe; it names the field.
+            InvalidArgumentError: the base model or the data set does not go with the recipe; it names the field. Or the
+                request id is another run's.
             NotFoundError, FailedPreconditionError: there is no such base model or data set, or it cannot be used.
         """
         known = self._store.by_request(request_id) if request_id else None
         if known is not None:
-            return known
+            return _same(known, recipe)
         base = self._models.find(recipe.base_model)
         recipe.check_base(base)
         digest = recipe.digest(base.identity)
@@ -107,3 +108,14 @@ class Runs:
             self._store.update(run)
         self._registry.promote(run.model_version)
         return run
+
+
+def _same(known: Run, recipe: Recipe) -> Run:
+    """The run of a repeated request."""
+    if known.recipe != recipe:
+        raise InvalidArgumentError(
+            f"request_id {known.request_id!r} was used for another run; give every run one of its own.",
+            reason="REQUEST_ID_REUSED",
+            metadata={"request_id": known.request_id, "run": known.name},
+        )
+    return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -16,7 +17,7 @@ VARIANTS: tuple[VariantName, ...] = ("fp32", "int8", "int4")
 
 @dataclass(frozen=True, slots=True)
 class GenerationTask:
-    """Text from text: the answer in column `target_field` to `prompt_template` filled from a record's columns."""
+    """Text from text: the answer in column `target_field` to `prompt_template` filled with a record's text."""
 
     prompt_template: str
     target_field: str
@@ -126,11 +127,11 @@ class Recipe:
         if isinstance(self.task, TextClassificationTask) and "int4" in self.variants:
             found.append(FieldViolation("spec.compression.variants", "int4 is for generation only"))
         if isinstance(self.task, GenerationTask):
-            template, target = self.task.prompt_template, "{" + self.task.target_field + "}"
-            if "{text}" not in template:
+            named = re.findall(r"\{\w+\}", self.task.prompt_template)
+            if "{text}" not in named:
                 found.append(FieldViolation("spec.generation.prompt_template", "it must contain {text}"))
-            if target in template:
-                message = f"it holds {target}, the answer that is to be learnt"
+            if others := ", ".join(sorted({*named} - {"{text}"})):
+                message = f"it names {others}, which no caller of the model gives; only {{text}} is replaced"
                 found.append(FieldViolation("spec.generation.prompt_template", message))
         return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +17,11 @@ def prompt_ids(tokenizer: Any, task: GenerationTask, record: Mapping[str, str]) 
 
     Only the record's text is cut, at its end, so that instruction and chat markers stay whole.
     """
-    fields = {**record, "text": ""}
-    frame = len(_chat(tokenizer, _fill(task.prompt_template, fields)))
+    frame = len(_chat(tokenizer, _fill(task.prompt_template, "")))
     room = max(1, task.max_input_tokens - frame)
     text_ids = tokenizer.encode(record["text"], add_special_tokens=False)
     text = record["text"] if len(text_ids) <= room else tokenizer.decode(text_ids[:room])
-    ids = _chat(tokenizer, _fill(task.prompt_template, {**record, "text": text}))
+    ids = _chat(tokenizer, _fill(task.prompt_template, text))
     return ids if len(ids) <= task.max_input_tokens + 2 else [*ids[: task.max_input_tokens]]
 
 
@@ -33,7 +31,7 @@ def check_room(tokenizer: Any, task: GenerationTask) -> None:
     Raises:
         InvalidArgumentError: it does not: every prompt would be the same.
     """
-    frame = len(_chat(tokenizer, _fill(task.prompt_template, {"text": ""})))
+    frame = len(_chat(tokenizer, _fill(task.prompt_template, "")))
     if task.max_input_tokens - frame < _LEAST_TEXT:
         wrong = (
             f"{task.max_input_tokens} is too little; instruction and chat markers alone take {frame} tokens, and a "
@@ -56,9 +54,9 @@ def training_pairs(tokenizer: Any, task: GenerationTask, records: Sequence[Mappi
     ]
 
 
-def _fill(template: str, fields: Mapping[str, str]) -> str:
-    # Not str.format: a template may hold other braces. In one pass: what a record holds is text, never a placeholder.
-    return re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
+def _fill(template: str, text: str) -> str:
+    # As the serving side does it; not str.format: a template may hold other braces.
+    return template.replace("{text}", text)
 
 
 def _chat(tokenizer: Any, user_message: str) -> list[int]:

@@ -121,8 +121,11 @@ def test_runs_are_listed_newest_first_in_pages(
 def test_a_repeat_is_the_same_run_and_the_same_work_is_reused(
     training: TrainingProcess, material: Material, writer: run_pb2.Run
 ) -> None:
-    repeat = training.create(material.spec("generation", steps=5), request_id="writer")
+    repeat = training.create(material.spec("generation"), request_id="writer")
     assert (repeat.name, repeat.reused) == (writer.name, False)
+    with pytest.raises(grpc.RpcError) as refused:
+        training.create(material.spec("generation", steps=5), request_id="writer")
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     same = training.create(material.spec("generation"), request_id="another")
     assert (same.name, same.reused) == (writer.name, True)
 

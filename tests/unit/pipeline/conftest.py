@@ -83,7 +83,10 @@ def world(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch) 
                 "rejected_by_reason": {"too_short": "1"},
             },
         ),
-        runs=FakeWorker("runs", {"report": report(fp32=0.2, int8=0.198, int4=0.1)}),
+        runs=FakeWorker(
+            "runs",
+            {"report": report(fp32=0.2, int8=0.198, int4=0.1), "warnings": ["precision: fp32, this cpu has no bf16."]},
+        ),
         models=FakeModels(),
         announcer=FakeAnnouncer(),
         tracing=NoTracing(),

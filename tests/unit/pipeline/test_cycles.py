@@ -59,6 +59,7 @@ async def test_a_cycle_goes_through_all_stages_and_publishes_the_best_build(worl
     assert world.models.promoted == [cycle.run] == ["runs/1"]
     assert world.announcer.ended[0].name == cycle.name
     assert cycle.stage("collect").summary == "10 records from bbc, 2 repeats, 1 refused"
+    assert cycle.stage("train").summary.endswith("; precision: fp32, this cpu has no bf16")
     # What each peer was asked for.
     assert world.imports.orders == [{"spec": world.spec.sources[0]}]
     assert world.datasets.put_specs[0] == ("datasets/d", {"operators": [{"name": "exact_dedup"}], "sources": ["bbc"]})

@@ -36,10 +36,22 @@ def fields(error: TidemillError) -> list[str]:
     return [violation.field for violation in error.violations]
 
 
-def test_a_template_with_the_answer_in_it_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="the answer that is to be learnt") as refused:
-        recipe(replace(_WRITER, prompt_template="{headline}: {text}"))
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{headline}: {text}", r"names \{headline\}"),
+        ("{topic} {text} {a}", r"\{a\}, \{topic\}"),
+        ("{ text }", "contain"),
+    ],
+)
+def test_a_template_that_serving_cannot_fill_is_refused(template: str, why: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=why) as refused:
+        recipe(replace(_WRITER, prompt_template=template))
     assert fields(refused.value) == ["spec.generation.prompt_template"]
+
+
+def test_other_braces_of_a_template_stay() -> None:
+    assert recipe(replace(_WRITER, prompt_template='{"task": "headline"} {text}'))
 
 
 def folder_of(tmp_path: Path, config: object, weights: str = "model.safetensors") -> str:

@@ -207,7 +207,9 @@ def test_one_run_has_the_machine_at_a_time(mesh: Mesh) -> None:
 
 
 def test_a_repeated_request_is_one_run(mesh: Mesh) -> None:
-    assert mesh.runs.create(recipe(), "q", "").name == mesh.runs.create(recipe(9), "q", "").name
+    assert mesh.runs.create(recipe(), "q", "").name == mesh.runs.create(recipe(), "q", "").name
+    with pytest.raises(InvalidArgumentError, match="was used for another run"):
+        mesh.runs.create(recipe(9), "q", "")
     assert len(mesh.runs.page("", 10)) == 1
 
 

@@ -90,7 +90,9 @@ class GenerationTask(_message.Message):
     MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_TARGET_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_template: _builtins.str
-    """User message built from a record; `{text}` and `{attribute}` are replaced by the record's columns."""
+    """User message built from a record: `{text}` is its text, at training and at serving. A caller gives a text only, so
+    no other column can be named.
+    """
     target_field: _builtins.str
     """Column that holds the answer to learn, for example `headline`."""
     max_input_tokens: _builtins.int
