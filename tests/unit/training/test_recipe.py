@@ -51,7 +51,8 @@ def test_a_template_that_serving_cannot_fill_is_refused(template: str, why: str)
 
 
 def test_other_braces_of_a_template_stay() -> None:
-    assert recipe(replace(_WRITER, prompt_template='{"task": "headline"} {text}'))
+    writer = replace(_WRITER, prompt_template='{"task": "headline"} {text}')
+    assert recipe(writer).task == writer
 
 
 def folder_of(tmp_path: Path, config: object, weights: str = "model.safetensors") -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from services.kit.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from services.kit.failure import Failure
 from services.training.adapters.run_store import SqlRunStore
 from services.training.app.ports import WorkerView
