@@ -10,7 +10,7 @@ from typing import Any, Literal
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import content_digest
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
 VariantName = Literal["fp32", "int8", "int4"]
 VARIANTS: tuple[VariantName, ...] = ("fp32", "int8", "int4")
 

@@ -70,10 +70,13 @@ def usable_precision(wanted: Precision, device: torch.device) -> Precision:
     """The wanted precision where the device computes in it, else fp32, which is faster there than emulation."""
     import torch
 
-    if device.type != "cpu" or wanted == "fp32":
+    if wanted == "fp32" or (device.type != "cpu" and wanted != "auto"):
         return wanted
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if wanted == "bf16" and has_bf16 else "fp32"
+    if device.type == "cpu":
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if wanted in ("bf16", "auto") and has_bf16 else "fp32"
 
 
 def train(

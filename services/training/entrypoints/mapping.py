@@ -33,11 +33,13 @@ _PRECISIONS: dict[int, Precision] = {
     run_pb2.PRECISION_FP32: "fp32",
     run_pb2.PRECISION_BF16: "bf16",
     run_pb2.PRECISION_FP16: "fp16",
+    run_pb2.PRECISION_AUTO: "auto",
 }
 _PRECISION_MESSAGES = {
     "fp32": run_pb2.PRECISION_FP32,
     "bf16": run_pb2.PRECISION_BF16,
     "fp16": run_pb2.PRECISION_FP16,
+    "auto": run_pb2.PRECISION_AUTO,
 }
 
 

@@ -99,7 +99,7 @@ def precision_warnings(job: Job, device: torch.device) -> tuple[str, ...]:
     """What a person is to know where the device lacks the precision that was asked for."""
     wanted = job.recipe.optimization.precision
     used = usable_precision(wanted, device)
-    if used == wanted:
+    if wanted in (used, "auto"):
         return ()
     return (f"optimization.precision: computed in {used}, for this {device.type} has no {wanted}.",)
 

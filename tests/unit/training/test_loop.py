@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from services.training.adapters.checkpoints import CheckpointFolder
-from services.training.domain.recipe import Optimization
-from services.training.engine.loop import Cancelled, train
+from services.training.adapters.job import Job
+from services.training.domain.recipe import LoraMethod, Optimization, Precision, Recipe, TextClassificationTask
+from services.training.engine.loop import Cancelled, train, usable_precision
+from services.training.worker.phases import precision_warnings
 
 
 class LineObjective:
@@ -65,3 +67,27 @@ def test_a_loss_that_is_not_finite_names_the_field() -> None:
         next(broken.parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"optimization\.learning_rate"):
         train(broken, LineObjective(), options, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has_bf16", "used", "warned"),
+    [
+        ("fp32", True, "fp32", False),
+        ("bf16", True, "bf16", False),
+        ("bf16", False, "fp32", True),
+        ("fp16", True, "fp32", True),
+        ("auto", True, "bf16", False),
+        ("auto", False, "fp32", False),
+    ],
+)
+def test_a_processor_computes_in_what_it_has(
+    wanted: Precision, has_bf16: bool, used: Precision, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    device = torch.device("cpu")
+    assert usable_precision(wanted, device) == used
+    task = TextClassificationTask("label")
+    recipe = Recipe("m", "b", "d", "", "0" * 64, task, LoraMethod(), Optimization(max_steps=2, precision=wanted))
+    job = Job("runs/r", tmp_path, "", tmp_path, tmp_path, tmp_path, recipe, 1)
+    assert bool(precision_warnings(job, device)) is warned

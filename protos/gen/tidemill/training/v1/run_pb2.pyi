@@ -35,6 +35,8 @@ class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.V
     """bfloat16 where the device has it."""
     PRECISION_FP16: _Precision.ValueType  # 3
     """float16 with loss scaling where the device has it."""
+    PRECISION_AUTO: _Precision.ValueType  # 4
+    """bfloat16 where the device computes in it, fp32 elsewhere: the fastest of equal quality."""
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
     """Numeric precision of the computation."""
@@ -47,6 +49,8 @@ PRECISION_BF16: Precision.ValueType  # 2
 """bfloat16 where the device has it."""
 PRECISION_FP16: Precision.ValueType  # 3
 """float16 with loss scaling where the device has it."""
+PRECISION_AUTO: Precision.ValueType  # 4
+"""bfloat16 where the device computes in it, fp32 elsewhere: the fastest of equal quality."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
 @_typing.final
