@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import Tracer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -39,7 +40,7 @@ def create_app(
         tracer: makes the server spans.
         max_body_bytes: largest body of a request.
     """
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Tidemill",
         version="1",
         description=_DESCRIPTION,

@@ -30,6 +30,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Probes and documents: open, and neither traced nor measured, since probes would drown the figures of real requests.
 _OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
+# Scripts and styles of the documents' page.
+_OPEN_BELOW = "/static-offline-docs/"
 # Open to this machine, for everybody else behind a key.
 _LOOPBACK_ONLY = frozenset({"/metrics"})
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
@@ -62,7 +64,7 @@ class Door:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        if path in _OPEN or (path in _LOOPBACK_ONLY and from_this_machine(scope)):
+        if path in _OPEN or path.startswith(_OPEN_BELOW) or (path in _LOOPBACK_ONLY and from_this_machine(scope)):
             await self._app(scope, receive, send)
             return
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}

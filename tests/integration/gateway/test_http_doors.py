@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -221,3 +222,16 @@ def test_a_taken_port_is_told_in_a_sentence(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "TIDEMILL_HTTP_BIND" in errors
     assert "Traceback" not in errors
+
+
+def test_the_page_of_the_api_needs_nothing_from_elsewhere_and_no_key(mesh: Mesh) -> None:
+    with httpx.Client(base_url=f"http://{mesh.http}") as stranger:
+        page = stranger.get("/docs").text
+        wanted = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page)
+        assert any(path.endswith(".js") for path in wanted)
+        assert "/openapi.json" in wanted
+        for path in wanted:
+            assert path.startswith("/"), f"{path} is somebody else's"
+            assert stranger.get(path).status_code == 200, path
+        assert stranger.get("/static-offline-docs/../v1/models").status_code == 401
+        assert stranger.get("/static-offline-docs/%2e%2e/v1/models").status_code in (401, 404)
