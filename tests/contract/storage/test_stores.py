@@ -22,10 +22,11 @@ from services.inference.domain.model import VersionState as ServingState
 from services.ingest.adapters.stores import SqlBatchStore
 from services.kit.errors import AbortedError, InvalidArgumentError
 from services.kit.ids import new_id
-from services.kit.storage.database import read_only
+from services.kit.storage.database import open_database, read_only
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.domain.feedback import Answer, Feedback
-from tests.conftest import OpenDatabase
+from tests.conftest import OpenDatabase, migrations
+from tests.postgresql import PostgreSQL
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 ODD = "NUL \0, lone \ufffe, 心肌梗塞 👩‍👩‍👧 \u202e\x1b[31m 'quoted' %s :name"
@@ -70,13 +71,13 @@ def test_odd_characters_survive_and_no_record_is_refused_for_them(
     assert store.announcements(10) == []
 
 
-def test_what_no_column_holds_is_the_callers_mistake(open_service_database: OpenDatabase, database_kind: str) -> None:
-    if database_kind == "sqlite":
-        pytest.skip("SQLite has no limits")
-    store = SqlBatchStore(open_service_database("ingest"))
+def test_what_no_column_holds_is_the_callers_mistake(postgresql: PostgreSQL) -> None:
+    engine = open_database(postgresql.create("limits"), migrations("ingest"), schema="ingest")
+    store = SqlBatchStore(engine)
     for request_id in ("x" * 10_000, "with \0"):
         with pytest.raises(InvalidArgumentError, match="cannot hold"):
             store.remember_batch(request_id, "0" * 64, NOW)
+    engine.dispose()
 
 
 def test_records_of_many_members_at_once_are_all_kept(open_service_database: OpenDatabase) -> None:
