@@ -45,7 +45,7 @@ contract: setup ## one suite on fakes and real parts
 	$(BIN)/pytest --database postgresql $(STORES)
 
 integration: setup ## each service with its real parts
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/integration
+	$(BIN)/pytest -n 2 --dist loadgroup tests/integration
 
 e2e: setup ## the whole mesh: pipelines, clients, events, kills
 	$(BIN)/pytest tests/e2e
