@@ -12,7 +12,7 @@ from sqlalchemy import Column, DateTime, Engine, MetaData, String, Table, insert
 from gateway.keys.key import ApiKey, digest_key, generate_key, id_of
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import NotFoundError
-from services.kit.storage.database import open_database
+from services.kit.storage.database import open_database, read_only
 
 metadata = MetaData()
 _keys = Table(
@@ -38,7 +38,7 @@ class KeyStore:
     """The table of keys."""
 
     def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
-        self._engine = engine
+        self._engine, self._reads = engine, read_only(engine)
         self._clock = clock or SystemClock()
 
     @classmethod
@@ -66,7 +66,7 @@ class KeyStore:
 
     def list(self) -> Sequence[ApiKey]:
         """All keys, oldest first, also the revoked ones."""
-        with self._engine.begin() as connection:
+        with self._reads.connect() as connection:
             rows = connection.execute(select(_keys).order_by(_keys.c.create_time, _keys.c.key_id)).all()
         return [
             ApiKey(

@@ -133,6 +133,21 @@ class InternalError(TidemillError):
     default_reason = "INTERNAL"
 
 
+def request_id_reused(request_id: str, kind: str, **known: str) -> InvalidArgumentError:
+    """The error for a request id that stood for something else before.
+
+    Args:
+        request_id: the caller's.
+        kind: what it stood for, such as `run`.
+        known: further metadata, such as that one's name.
+    """
+    return InvalidArgumentError(
+        f"request_id {request_id!r} was used for another {kind}; give every {kind} one of its own.",
+        reason="REQUEST_ID_REUSED",
+        metadata={"request_id": request_id, **known},
+    )
+
+
 def is_retryable(error: BaseException) -> bool:
     """Whether doing the same again later can succeed without anybody changing anything."""
     return isinstance(error, UnavailableError | ResourceExhaustedError | DeadlineExceededError | AbortedError)

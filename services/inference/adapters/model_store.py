@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from services.inference.adapters.tables import done_requests, model_versions, models
 from services.inference.domain.model import Build, Lineage, Model, ModelVersion, Task, VersionState
 from services.kit.errors import AbortedError
-from services.kit.storage.database import translate_database_errors
+from services.kit.storage.database import read_only, translate_database_errors
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -24,30 +24,30 @@ class SqlModelStore:
     """Implements `services.inference.app.ports.ModelStore`."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reads = engine, read_only(engine)
 
     def model(self, name: str) -> Model | None:
         """See the port."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             row = connection.execute(_with_serving().where(models.c.name == name)).mappings().one_or_none()
         return None if row is None else _model(row)
 
     def models(self, after: str, limit: int) -> Sequence[Model]:
         """See the port."""
         query = _with_serving().where(models.c.name > after).order_by(models.c.name).limit(limit)
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return [_model(row) for row in connection.execute(query).mappings().all()]
 
     def version(self, model: str, number: int) -> ModelVersion | None:
         """See the port."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return _version_or_none(connection, model, number)
 
     def versions(self, model: str, before: int, limit: int) -> Sequence[ModelVersion]:
         """See the port."""
         table = model_versions
         query = select(table).where(table.c.model == model, table.c.number < before)
-        with self._transaction() as connection:
+        with self._reading() as connection:
             found = connection.execute(query.order_by(table.c.number.desc()).limit(limit)).mappings().all()
         return [_version(row) for row in found]
 
@@ -92,7 +92,7 @@ class SqlModelStore:
         """See the port."""
         table = done_requests
         query = select(table.c.number).where(table.c.model == model, table.c.request_id == request_id)
-        with self._transaction() as connection:
+        with self._reading() as connection:
             number = connection.execute(query).scalar()
             return None if number is None else _version_or_none(connection, model, number)
 
@@ -110,7 +110,7 @@ class SqlModelStore:
         """See the port."""
         table = model_versions
         query = select(table).where(table.c.announced.is_(False)).order_by(table.c.serve_time)
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return [_version(row) for row in connection.execute(query).mappings().all()]
 
     def mark_announced(self, version: ModelVersion) -> None:
@@ -123,6 +123,11 @@ class SqlModelStore:
                 .where(same & (table.c.serve_time == _micros_or_none(version.serve_time)))
                 .values(announced=True)
             )
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with translate_database_errors(), self._reads.connect() as connection:
+            yield connection
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from services.ingest.app.ports import ImportStore, Sources
 from services.ingest.domain.source_import import Import, ImportState, SourceSpec, check_spec
 from services.kit.clock import Clock
-from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from services.kit.errors import FailedPreconditionError, NotFoundError, request_id_reused
 from services.kit.ids import new_id
 
 
@@ -36,11 +36,7 @@ class Imports:
         given = self._store.answer(request_id) if request_id else None
         if given is not None:
             if given.spec_digest != spec.digest:
-                raise InvalidArgumentError(
-                    f"request_id {request_id!r} was used for another import; give every import one of its own.",
-                    reason="REQUEST_ID_REUSED",
-                    metadata={"request_id": request_id, "import": given.import_name},
-                )
+                raise request_id_reused(request_id, "import", **{"import": given.import_name})
             return self.get(given.import_name), given.reused
         survey = self._sources.survey(spec)
         earlier = self._store.succeeded_import(spec.digest, survey.digest) if survey.digest else None

@@ -9,7 +9,7 @@ from datetime import timedelta
 from services.ingest.app.ports import Accepted, BatchStore, RecordSink
 from services.ingest.domain.record import RawRecord
 from services.kit.clock import Clock
-from services.kit.errors import InvalidArgumentError
+from services.kit.errors import request_id_reused
 from services.kit.ids import sha256_hex
 
 
@@ -47,11 +47,7 @@ class Intake:
             self._sink.accept([Accepted(record) for record in identified])
             self._batches.remember_batch(request_id, digest, self._clock.now())
         elif known != digest:
-            raise InvalidArgumentError(
-                f"request_id {request_id!r} was used for another batch; give every batch one of its own.",
-                reason="REQUEST_ID_REUSED",
-                metadata={"request_id": request_id},
-            )
+            raise request_id_reused(request_id, "batch")
         return record_ids
 
     def accept_traced(self, records: Sequence[Accepted]) -> None:

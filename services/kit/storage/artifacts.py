@@ -173,13 +173,13 @@ class ArtifactStore:
             if not own.is_dir():
                 raise NotFoundError(f"The artefact folder {uri} does not exist.", metadata={"uri": uri})
             return own
-        filesystem, path = filesystem_of(uri)
         if not self.exists(uri):
             raise NotFoundError(f"The artefact folder {uri} does not exist.", metadata={"uri": uri})
         target = cache / hashlib.sha256(uri.encode()).hexdigest()[:32]
         if target.is_dir():
             return target
         partial = target.with_name(f"{target.name}.{new_id()}")
+        filesystem, path = filesystem_of(uri)
         try:
             with answering(uri):
                 filesystem.get(path, str(partial), recursive=True)

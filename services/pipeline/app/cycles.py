@@ -12,6 +12,7 @@ from services.kit.errors import (
     FieldViolation,
     InvalidArgumentError,
     NotFoundError,
+    request_id_reused,
 )
 from services.kit.ids import new_id
 from services.pipeline.app.ports import CycleStore, Datasets
@@ -106,11 +107,7 @@ class Cycles:
 def _same(known: Cycle, spec: PipelineSpec) -> Cycle:
     """The cycle of a repeated request."""
     if known.spec != spec:
-        raise InvalidArgumentError(
-            f"request_id {known.request_id!r} was used for another cycle; give every cycle one of its own.",
-            reason="REQUEST_ID_REUSED",
-            metadata={"request_id": known.request_id, "cycle": known.name},
-        )
+        raise request_id_reused(known.request_id, "cycle", cycle=known.name)
     return known
 
 

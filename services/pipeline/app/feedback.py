@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from services.kit.clock import Clock
-from services.kit.errors import InvalidArgumentError
+from services.kit.errors import request_id_reused
 from services.kit.ids import new_id
 from services.pipeline.app.ports import Announcer, FeedbackStore
 from services.pipeline.domain.feedback import Answer, Feedback
@@ -51,11 +51,7 @@ class FeedbackBook:
         )
         kept = self._store.record(draft)
         if (kept.answer, kept.rating, kept.correction, kept.author) != (answer, rating, correction, author):
-            raise InvalidArgumentError(
-                f"request_id {request_id!r} was used for another judgement; give each one of its own.",
-                reason="REQUEST_ID_REUSED",
-                metadata={"request_id": request_id, "feedback": kept.name},
-            )
+            raise request_id_reused(request_id, "judgement", feedback=kept.name)
         self._recorded()
         return kept
 

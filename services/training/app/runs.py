@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from services.kit.clock import Clock
-from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from services.kit.errors import FailedPreconditionError, NotFoundError, request_id_reused
 from services.kit.ids import new_id
 from services.training.app.ports import Artifacts, BaseModels, Registry, RunStore
 from services.training.domain.recipe import Recipe
@@ -113,9 +113,5 @@ class Runs:
 def _same(known: Run, recipe: Recipe) -> Run:
     """The run of a repeated request."""
     if known.recipe != recipe:
-        raise InvalidArgumentError(
-            f"request_id {known.request_id!r} was used for another run; give every run one of its own.",
-            reason="REQUEST_ID_REUSED",
-            metadata={"request_id": known.request_id, "run": known.name},
-        )
+        raise request_id_reused(known.request_id, "run", run=known.name)
     return known
