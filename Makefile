@@ -7,7 +7,7 @@ PIPELINE ?= pipelines/headlines.yaml
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e stubs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults stubs lock format clean
 
 help: ## tells what there is
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,7 +50,11 @@ integration: setup ## each service with its real parts
 e2e: setup ## the whole mesh: pipelines, clients, events, kills
 	$(BIN)/pytest tests/e2e
 
-test: check unit contract integration e2e ## everything
+faults: setup ## everything that can go wrong: attacks, kills, full disks, load; half an hour
+	$(BIN)/pytest tests/faults
+
+test: check unit contract integration e2e ## everything but the slow faults
+	$(BIN)/pytest -m "not slow" tests/faults
 
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py
