@@ -24,7 +24,7 @@ down: setup ## stops the mesh
 status: setup ## shows the health of every part
 	@$(BIN)/tidemill status
 
-check: setup ## stub drift, buf, ruff, mypy strict, import-linter
+check: setup ## stub drift, buf, ruff, mypy strict, import-linter, commit messages
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code --path protos/tidemill
@@ -32,6 +32,7 @@ check: setup ## stub drift, buf, ruff, mypy strict, import-linter
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python infra/commits.py
 
 unit: setup ## fast tests, no other process
 	$(BIN)/pytest -n 2 tests/unit

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
@@ -78,11 +79,34 @@ def is_usable(python, uv):
     return found.returncode == 0 and found.stdout.decode().strip() == sys.version.strip()
 
 
-def run(command, what):
-    """Runs a step; its own output tells of progress."""
+def run(command, what, sentence):
+    """Runs a step behind one line: its sentence, and the seconds that it takes. A step that fails shows its output."""
     environment = dict(os.environ, UV_LINK_MODE=os.environ.get("UV_LINK_MODE", "hardlink"), VIRTUAL_ENV=VENV)
-    if subprocess.call(command, cwd=ROOT, env=environment) != 0:
-        fail(what + " failed; see above. Once the cause is gone, run the same again: what is done is kept.")
+    began = time.monotonic()
+    again = "\r" + sentence if sys.stdout.isatty() else ""
+    show(sentence)
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while child.poll() is None:
+                if again:
+                    show(again + " ({:.0f} s)".format(time.monotonic() - began))
+                time.sleep(0.2)
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+        show(again + " ({:.0f} s)\n".format(time.monotonic() - began))
+        if child.returncode != 0:
+            output.seek(0)
+            sys.stderr.write(output.read().decode(errors="replace"))
+            fail(what + " failed; see above. Once the cause is gone, run the same again: what is done is kept.")
+
+
+def show(text):
+    """Prints at once, with no line break of its own."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def main():
@@ -97,16 +121,18 @@ def main():
     python = os.path.join(VENV, "bin", "python")
     uv = os.path.join(VENV, "bin", "uv")
     if not is_usable(python, uv):
-        print("tidemill: making .venv with Python {}".format(platform.python_version()))
-        run([sys.executable, "-m", "venv", "--clear", VENV], "Making .venv")
+        making = "tidemill: making .venv with Python {}".format(platform.python_version())
+        run([sys.executable, "-m", "venv", "--clear", VENV], "Making .venv", making)
     if not os.path.exists(uv):
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
             requirements.write(locked_uv())
             requirements.flush()
-            run([python, "-m", "pip", "install", "-q", "--require-hashes", "-r", requirements.name], "Installing uv")
-    print("tidemill: installing the locked dependencies (about 7 GB the first time)")
-    run([uv, "pip", "sync", "--require-hashes", LOCK], "Installing the dependencies")
-    run([uv, "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", "."], "Installing Tidemill")
+            pip = [python, "-m", "pip", "install", "-q", "--require-hashes", "-r", requirements.name]
+            run(pip, "Installing uv", "tidemill: installing uv")
+    installing = "tidemill: installing the locked dependencies (about 7 GB the first time)"
+    run([uv, "pip", "sync", "--require-hashes", LOCK], "Installing the dependencies", installing)
+    own = [uv, "pip", "install", "--no-deps", "--no-build-isolation", "-e", "."]
+    run(own, "Installing Tidemill", "tidemill: installing Tidemill into .venv")
     with open(STAMP, "w") as stream:
         stream.write(wanted)
 
