@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from services.training.domain.recipe import Recipe
+from services.training.engine.methods import make_method
 
 JOB_FILE = "job.json"
 PROGRESS_FILE = "progress.json"
@@ -59,7 +60,7 @@ class Job:
             snapshot=Path(value["snapshot"]),
             models_dir=Path(value["models_dir"]),
             downloads_dir=Path(value["downloads_dir"]),
-            recipe=Recipe.from_json(value["recipe"]),
+            recipe=Recipe.from_json(value["recipe"], make_method),
             threads=value["threads"],
         )
 

@@ -18,6 +18,7 @@ from services.training.adapters.tables import runs
 from services.training.domain.recipe import Recipe
 from services.training.domain.report import Report
 from services.training.domain.run import Progress, Run, RunState
+from services.training.engine.methods import make_method
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -110,7 +111,7 @@ def _row(run: Run) -> dict[str, Any]:
 def _run(row: Mapping[Any, Any]) -> Run:
     return Run(
         name=row["name"],
-        recipe=Recipe.from_json(json.loads(row["recipe"])),
+        recipe=Recipe.from_json(json.loads(row["recipe"]), make_method),
         digest=row["digest"],
         uri=row["uri"],
         create_time=_EPOCH + row["create_time"] * _MICROSECOND,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import content_digest
@@ -45,22 +45,29 @@ class TextClassificationTask:
         return self.label_field, "spec.text_classification.label_field"
 
 
-@dataclass(frozen=True, slots=True)
-class LoraMethod:
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on `target_modules`, or on every linear layer."""
+class Method(Protocol):
+    """Which weights are trained: a frozen dataclass of options, see `services.training.engine.methods`."""
 
-    r: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = ()
-    kind: Literal["lora"] = "lora"
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
+    def __init__(self, **options: Any) -> None: ...
 
-@dataclass(frozen=True, slots=True)
-class FullMethod:
-    """Every weight is trained."""
+    @property
+    def kind(self) -> str:
+        """Its name: that of its field in a spec's `method`."""
+        ...
 
-    kind: Literal["full"] = "full"
+    def adapt(self, model: Any) -> Any:
+        """The torch module with the method's weights trainable and all others frozen.
+
+        Raises:
+            InvalidArgumentError: the method does not go with the model's layers; it names the option.
+        """
+        ...
+
+    def merge(self, model: Any) -> Any:
+        """The plain torch module of an adapted and trained one."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +116,10 @@ class Recipe:
     dataset_uri: str
     dataset_digest: str
     task: GenerationTask | TextClassificationTask
-    method: LoraMethod | FullMethod
+    method: Method
     optimization: Optimization
     variants: tuple[VariantName, ...] = ("fp32",)
     max_eval_examples: int = 0
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _refuse(self._violations())
@@ -161,10 +167,10 @@ class Recipe:
     def digest(self, base_digest: str) -> str:
         """Identity of the run's outcome: equal digests need no second run.
 
-        The data set counts by its content, not by its name; `metadata` does not count.
+        The data set counts by its content, not by its name.
         """
         value = self.to_json()
-        for name in ("dataset_name", "dataset_uri", "metadata"):
+        for name in ("dataset_name", "dataset_uri"):
             value.pop(name)
         return content_digest({**value, "base_digest": base_digest})
 
@@ -173,21 +179,25 @@ class Recipe:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Recipe:
-        """The recipe from its JSON form."""
+    def from_json(cls, value: Mapping[str, Any], make_method: Callable[[str, Mapping[str, Any]], Method]) -> Recipe:
+        """The recipe from its JSON form; `make_method` makes a method of its name and options."""
         task, method = dict(value["task"]), dict(value["method"])
-        task_type = GenerationTask if task["kind"] == "generation" else TextClassificationTask
-        if method["kind"] == "lora":
-            method["target_modules"] = tuple(method["target_modules"])
         return cls(
             **{
-                **value,
-                "task": task_type(**task),
-                "method": LoraMethod(**method) if method["kind"] == "lora" else FullMethod(),
+                # Recipes stored by 0.1 have it; it was never used.
+                **{name: item for name, item in value.items() if name != "metadata"},
+                "task": _TASKS[task["kind"]](**task),
+                "method": make_method(method.pop("kind"), method),
                 "optimization": Optimization(**value["optimization"]),
                 "variants": tuple(value["variants"]),
             }
         )
+
+
+_TASKS: Mapping[str, type[GenerationTask] | type[TextClassificationTask]] = {
+    "generation": GenerationTask,
+    "text_classification": TextClassificationTask,
+}
 
 
 def _refuse(violations: list[FieldViolation]) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from services.training.domain.recipe import Optimization, Precision
 from services.training.engine.batches import batch_order
-from services.training.engine.methods import load_trainable_state, trainable_state
 from services.training.engine.tasks import Objective
+from services.training.engine.weights import load_trainable_state, trainable_state
 
 if TYPE_CHECKING:
     import torch

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from tidemill.common.v1 import failure_pb2
 from tidemill.training.v1 import run_pb2
 
+from services.kit.errors import InvalidArgumentError
 from services.training.domain.recipe import (
     VARIANTS,
-    FullMethod,
     GenerationTask,
-    LoraMethod,
+    Method,
     Optimization,
     Precision,
     Recipe,
@@ -20,6 +21,7 @@ from services.training.domain.recipe import (
 )
 from services.training.domain.report import Metric, Report
 from services.training.domain.run import Progress, Run, RunState
+from services.training.engine.methods import make_method
 
 _STATES = {
     RunState.QUEUED: run_pb2.Run.STATE_QUEUED,
@@ -45,22 +47,15 @@ _PRECISION_MESSAGES = {
 
 def recipe_from(spec: run_pb2.TrainingSpec) -> Recipe:
     """The recipe of a spec; zeros that the contract gives a meaning get it."""
-    o, lora = spec.optimization, spec.lora
-    task: GenerationTask | TextClassificationTask
-    if spec.WhichOneof("task") == "generation":
-        g = spec.generation
-        task = GenerationTask(g.prompt_template, g.target_field, g.max_input_tokens, g.max_target_tokens)
-    else:
-        task = TextClassificationTask(spec.text_classification.label_field, spec.text_classification.max_input_tokens)
-    is_lora = spec.WhichOneof("method") == "lora"
+    o = spec.optimization
     return Recipe(
         model_name=spec.model_name,
         base_model=spec.base_model,
         dataset_name=spec.dataset.name,
         dataset_uri=spec.dataset.uri,
         dataset_digest=spec.dataset.digest,
-        task=task,
-        method=LoraMethod(lora.r, lora.alpha, lora.dropout, tuple(lora.target_modules)) if is_lora else FullMethod(),
+        task=_task_from(spec),
+        method=_method_from(spec),
         optimization=Optimization(
             max_steps=o.max_steps,
             epochs=o.epochs,
@@ -81,7 +76,7 @@ def recipe_from(spec: run_pb2.TrainingSpec) -> Recipe:
 
 def spec_to(recipe: Recipe) -> run_pb2.TrainingSpec:
     """The spec of a recipe."""
-    o, task, method = recipe.optimization, recipe.task, recipe.method
+    o, task = recipe.optimization, recipe.task
     spec = run_pb2.TrainingSpec(
         dataset=run_pb2.DatasetReference(
             name=recipe.dataset_name, uri=recipe.dataset_uri, digest=recipe.dataset_digest
@@ -111,15 +106,33 @@ def spec_to(recipe: Recipe) -> run_pb2.TrainingSpec:
     else:
         spec.text_classification.label_field = task.label_field
         spec.text_classification.max_input_tokens = task.max_input_tokens
-    if isinstance(method, LoraMethod):
-        spec.lora.CopyFrom(
-            run_pb2.LoraMethod(
-                r=method.r, alpha=method.alpha, dropout=method.dropout, target_modules=method.target_modules
-            )
-        )
-    else:
-        spec.full.SetInParent()
+    options = asdict(recipe.method)
+    method = getattr(spec, options.pop("kind"))
+    method.SetInParent()
+    method.MergeFrom(type(method)(**options))
     return spec
+
+
+def _task_from(spec: run_pb2.TrainingSpec) -> GenerationTask | TextClassificationTask:
+    match spec.WhichOneof("task"):
+        case "generation":
+            g = spec.generation
+            return GenerationTask(g.prompt_template, g.target_field, g.max_input_tokens, g.max_target_tokens)
+        case "text_classification":
+            c = spec.text_classification
+            return TextClassificationTask(c.label_field, c.max_input_tokens)
+        case other:
+            raise InvalidArgumentError(f"spec.task: {other} is not a task of training.", reason="TASK_UNKNOWN")
+
+
+def _method_from(spec: run_pb2.TrainingSpec) -> Method:
+    """The method of the same name, its options the fields of the message."""
+    name = spec.WhichOneof("method") or ""
+    options: dict[str, object] = {}
+    if name:
+        message = getattr(spec, name)
+        options = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    return make_method(name, options)
 
 
 def run_to(run: Run) -> run_pb2.Run:

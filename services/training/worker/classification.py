@@ -15,12 +15,10 @@ from services.training.adapters.snapshots import read_rows
 from services.training.domain.recipe import TextClassificationTask
 from services.training.domain.report import Example, Report, Variant
 from services.training.engine.classifier import build_classifier
-from services.training.engine.methods import merge
 from services.training.engine.metrics import correct, mean_with_interval
 from services.training.engine.tasks import ClassificationObjective, pad_right
 from services.training.worker.phases import (
     Phase,
-    adapted,
     check_stop,
     drop_checkpoints,
     kept,
@@ -78,7 +76,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     weights = folder / "merged" / "model.safetensors"
     if not weights.is_file():
-        model.encoder = adapted(model.encoder, recipe.method)
+        model.encoder = recipe.method.adapt(model.encoder)
         model.head.requires_grad_(True)
         model.to(device)
         objective = ClassificationObjective(
@@ -88,7 +86,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         kept(folder / "eval" / "train.json", lambda: figures)
         if hasattr(model.encoder, "get_base_model"):
             kept_folder(folder / "adapter", lambda path: model.encoder.save_pretrained(str(path)))
-        model.encoder = merge(model.encoder)
+        model.encoder = recipe.method.merge(model.encoder)
 
         def save(path: Path) -> None:
             save_model(model, str(path / "model.safetensors"))

@@ -16,7 +16,6 @@ from services.training.adapters.snapshots import read_rows
 from services.training.domain.recipe import GenerationTask, VariantName
 from services.training.domain.report import Example, Report, Variant
 from services.training.engine.generation import greedy_answers, reference_losses
-from services.training.engine.methods import merge
 from services.training.engine.metrics import (
     TextLoss,
     loss_increase,
@@ -28,7 +27,6 @@ from services.training.engine.prompts import check_room, training_pairs
 from services.training.engine.tasks import CompletionObjective, Pair
 from services.training.worker.phases import (
     Phase,
-    adapted,
     check_stop,
     drop_checkpoints,
     kept,
@@ -97,13 +95,13 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     merged = folder / "merged"
     if not merged.is_dir():
-        model = adapted(model, recipe.method)
+        model = recipe.method.adapt(model)
         objective = CompletionObjective(pairs, tokenizer.pad_token_id or tokenizer.eos_token_id)
         figures = run_training(job, model, objective, device, should_stop)
         kept(folder / "eval" / "train.json", lambda: figures)
         if hasattr(model, "get_base_model"):
             kept_folder(folder / "adapter", lambda path: model.save_pretrained(str(path)))
-        model = merge(model)
+        model = recipe.method.merge(model)
 
         def save(path: Path) -> None:
             model.save_pretrained(str(path))

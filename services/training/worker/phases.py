@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from services.kit.errors import InvalidArgumentError, UnavailableError
+from services.kit.errors import UnavailableError
 from services.kit.storage.artifacts import ArtifactStore, digest_folder, local_path
 from services.kit.telemetry import schema
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, WorkerProgress, write_json
-from services.training.domain.recipe import FullMethod, LoraMethod
 from services.training.domain.report import Report
+from services.training.engine.attention import plain_attention
 from services.training.engine.loop import Cancelled, StepProgress, train, usable_precision
-from services.training.engine.methods import adapt, plain_attention
 from services.training.engine.tasks import Objective
 
 if TYPE_CHECKING:
@@ -102,19 +101,6 @@ def precision_warnings(job: Job, device: torch.device) -> tuple[str, ...]:
     if wanted in (used, "auto"):
         return ()
     return (f"optimization.precision: computed in {used}, for this {device.type} has no {wanted}.",)
-
-
-def adapted(model: nn.Module, method: LoraMethod | FullMethod) -> nn.Module:
-    """See `adapt`.
-
-    Raises:
-        InvalidArgumentError: the method does not go with the model's layers.
-    """
-    try:
-        return adapt(model, method)
-    except ValueError as error:
-        # peft's own words name the modules that it did not find.
-        raise InvalidArgumentError(f"spec.lora.target_modules: {error}", reason="METHOD_UNSUITABLE") from error
 
 
 def run_training(

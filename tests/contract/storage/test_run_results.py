@@ -13,14 +13,15 @@ from moto.server import ThreadedMotoServer
 
 from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.training.adapters.job import Job
-from services.training.domain.recipe import LoraMethod, Optimization, Recipe, TextClassificationTask
+from services.training.domain.recipe import Optimization, Recipe, TextClassificationTask
 from services.training.domain.report import Metric, Report, Variant
+from services.training.engine.methods.lora import Lora
 from services.training.worker.phases import drop_stored, store
 from tests.service_process import free_port
 
 _METRIC = Metric("accuracy", 0.8, 0.7, 0.9, 50)
 _RECIPE = Recipe(
-    "reviews", "base", "d", "", "0" * 64, TextClassificationTask("label"), LoraMethod(), Optimization(max_steps=2)
+    "reviews", "base", "d", "", "0" * 64, TextClassificationTask("label"), Lora(), Optimization(max_steps=2)
 )
 
 

@@ -17,18 +17,18 @@ from services.training.adapters.base_models import BaseModels
 from services.training.adapters.snapshots import StoredFolders
 from services.training.domain.recipe import (
     GenerationTask,
-    LoraMethod,
     Optimization,
     Recipe,
     TextClassificationTask,
 )
+from services.training.engine.methods.lora import Lora
 
 _ROW = {"record_id": "r", "text": "the room was good", "label": "good", "headline": "good room"}
 _WRITER, _LABELLER = GenerationTask("Write.\n\n{text}", "headline", 96, 12), TextClassificationTask("label", 32)
 
 
 def recipe(task: GenerationTask | TextClassificationTask, **changes: Any) -> Recipe:
-    made = Recipe("m", "base", "datasets/d/versions/1", "", "0" * 64, task, LoraMethod(), Optimization(max_steps=2))
+    made = Recipe("m", "base", "datasets/d/versions/1", "", "0" * 64, task, Lora(), Optimization(max_steps=2))
     return replace(made, **changes)
 
 

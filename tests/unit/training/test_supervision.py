@@ -14,9 +14,10 @@ from services.training.adapters.run_store import SqlRunStore
 from services.training.app.ports import WorkerView
 from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
-from services.training.domain.recipe import BaseModel, LoraMethod, Optimization, Recipe, TextClassificationTask
+from services.training.domain.recipe import BaseModel, Optimization, Recipe, TextClassificationTask
 from services.training.domain.report import Metric, Report, Variant
 from services.training.domain.run import Progress, Run, RunState
+from services.training.engine.methods.lora import Lora
 from tests.conftest import OpenDatabase
 
 _GONE = WorkerView(False, None, None, None)
@@ -126,7 +127,7 @@ def recipe(seed: int = 0) -> Recipe:
         "file:///d",
         "0" * 64,
         TextClassificationTask("label"),
-        LoraMethod(),
+        Lora(),
         Optimization(max_steps=2, seed=seed),
     )
 

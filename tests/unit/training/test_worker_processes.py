@@ -15,13 +15,14 @@ import pytest
 from services.kit.storage.artifacts import ArtifactStore
 from services.training.adapters.worker_processes import WorkerProcesses
 from services.training.app.ports import WorkerView
-from services.training.domain.recipe import LoraMethod, Optimization, Recipe, TextClassificationTask
+from services.training.domain.recipe import Optimization, Recipe, TextClassificationTask
 from services.training.domain.report import Metric, Report, Variant
 from services.training.domain.run import Run
+from services.training.engine.methods.lora import Lora
 
 _METRIC = Metric("accuracy", 0.8, 0.7, 0.9, 50)
 _RECIPE = Recipe(
-    "reviews", "base", "d", "", "0" * 64, TextClassificationTask("label"), LoraMethod(), Optimization(max_steps=2)
+    "reviews", "base", "d", "", "0" * 64, TextClassificationTask("label"), Lora(), Optimization(max_steps=2)
 )
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

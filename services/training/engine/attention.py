@@ -1,0 +1,17 @@
+"""How the transformers of a model compute attention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def plain_attention(model: nn.Module) -> None:
+    """Lets every transformer in the model compute attention as plain matrix products."""
+    for module in model.modules():
+        choose: Any = getattr(module, "set_attn_implementation", None)
+        if choose is not None:
+            choose("eager")
+            return

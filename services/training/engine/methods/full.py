@@ -1,0 +1,28 @@
+"""Full fine-tuning: every weight is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Needs four times the model's size in memory: weights, gradients and AdamW's two moments."""
+
+    kind: Literal["full"] = "full"
+
+    def adapt(self, model: nn.Module) -> nn.Module:
+        """See `Method.adapt`."""
+        model.requires_grad_(True)
+        return model
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """See `Method.merge`."""
+        return model
+
+
+METHOD = Full

@@ -1,0 +1,30 @@
+"""The weights of a model that training moves: taken out for a checkpoint and put back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training moves, by name, detached and contiguous."""
+    return {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Puts back what `trainable_state` returned.
+
+    Raises:
+        ValueError: the names differ: the checkpoint is of another recipe.
+    """
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if own.keys() != state.keys():
+        odd = sorted(own.keys() ^ state.keys())[:3]
+        raise ValueError(f"the checkpoint is of another recipe; for example {', '.join(odd)} is on one side only")
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
