@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     except StackError as error:
         logging.error("%s", error.message)
         return EXIT_FAILED
+    except OSError as error:
+        logging.error("The state folder %s cannot be used: %s", layout.state.root, error)
+        return EXIT_FAILED
 
 
 async def _run(supervisor: Supervisor) -> int:

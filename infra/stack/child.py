@@ -45,3 +45,7 @@ class ChildSpec:
     uses: frozenset[str] = frozenset()
     """Children that it calls and can wait for itself; they are stopped after it, like those it needs."""
     stop_grace_s: float = 20.0
+    alive: Callable[[Mapping[str, int]], None] | None = None
+    """Like `probe`, asked once the child was ready: whether a restart would help. `probe` itself when None."""
+    liveness_s: float = 30.0
+    """A child that was ready and fails every probe for this long is killed and started again."""

@@ -24,9 +24,9 @@ from infra.stack.child import ChildSpec
 from infra.stack.errors import StackError
 from infra.stack.guard import RUN
 from infra.stack.layout import Layout, python_path
+from infra.stack.lifecycle import Patience
 from infra.stack.probes import ProbeError
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state, write_state
-from infra.stack.supervisor import Patience
 from infra.stack.topology import NAMES, specs
 
 OnProgress = Callable[[str, ChildState], None]

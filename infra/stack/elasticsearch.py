@@ -67,6 +67,8 @@ def child(layout: Layout) -> ChildSpec:
         ports={"elasticsearch": 9200, "elasticsearch_transport": 9300},
         prepare=partial(_prepare, layout),
         probe=http_ok("elasticsearch", "/_cluster/health?wait_for_status=yellow&timeout=1s"),
+        # A red index is no reason to kill the node.
+        alive=http_ok("elasticsearch", "/_cluster/health?local=true"),
     )
 
 

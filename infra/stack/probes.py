@@ -51,7 +51,10 @@ def kafka_broker(port_use: str) -> Probe:
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
         try:
             client = KafkaAdminClient(
-                bootstrap_servers=f"127.0.0.1:{address[1]}", request_timeout_ms=int(_TIMEOUT_S * 1000)
+                bootstrap_servers=f"127.0.0.1:{address[1]}",
+                request_timeout_ms=int(_TIMEOUT_S * 1000),
+                # A frozen broker accepts connections and says nothing.
+                bootstrap_timeout_ms=int(_TIMEOUT_S * 1000),
             )
             try:
                 cluster = client.describe_cluster()

@@ -145,13 +145,33 @@ def wait_gone(pid: int, ticks: int | None, timeout_s: float) -> bool:
 
 
 def rotate(log: Path, keep: int = 3) -> None:
-    """Moves `x.log` to `x.log.1`, that to `x.log.2`, and so on; the oldest goes."""
-    for number in range(keep - 1, 0, -1):
-        older = log.with_name(f"{log.name}.{number}")
-        if older.exists():
-            older.replace(log.with_name(f"{log.name}.{number + 1}"))
-    if log.exists() and log.stat().st_size:
-        log.replace(log.with_name(f"{log.name}.1"))
+    """Moves `x.log` to `x.log.1`, that to `x.log.2`, and so on; the oldest goes.
+
+    On a disk that takes no more it leaves them as they are: the log is appended to.
+    """
+    with contextlib.suppress(OSError):
+        for number in range(keep - 1, 0, -1):
+            older = log.with_name(f"{log.name}.{number}")
+            if older.exists():
+                older.replace(log.with_name(f"{log.name}.{number + 1}"))
+        if log.exists() and log.stat().st_size:
+            log.replace(log.with_name(f"{log.name}.1"))
+
+
+def trim(log: Path, limit: int) -> None:
+    """Empties a log of more than `limit` bytes while its process writes on; its last eighth is kept as `x.log.1`.
+
+    A line that is written in the middle of this may be lost: that is what it costs not to fill the disk.
+    """
+    with contextlib.suppress(OSError):
+        if log.stat().st_size <= limit:
+            return
+        with log.open("rb") as file:
+            file.seek(-limit // 8, os.SEEK_END)
+            end = file.read()
+        # Emptied first: where the disk is full that makes the room for what is kept. Writers append (O_APPEND).
+        os.truncate(log, 0)
+        log.with_name(f"{log.name}.1").write_bytes(end)
 
 
 def last_lines(log: Path, count: int = 15) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,6 +13,8 @@ from pathlib import Path
 from infra.stack.assets.store import write_atomically
 from infra.stack.layout import Layout
 from infra.stack.process import is_alive
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -52,6 +55,8 @@ class ChildState:
     started_at: float | None = None
     ready_at: float | None = None
     log: str = ""
+    failing_since: float | None = None
+    """Since when it fails every probe, though it was ready."""
     healthy: bool | None = None
     """What a probe found; None when none was made. Not written to the file."""
     health: str = ""
@@ -109,6 +114,37 @@ class StackState:
     def running(self) -> bool:
         """Whether a supervisor lives."""
         return self.phase in (StackPhase.STARTING, StackPhase.READY, StackPhase.STOPPING)
+
+
+class StateFile:
+    """The state as the supervisor publishes it: what cannot be written now, on a full disk, is written later."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pending: StackState | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether the file is older than what was published."""
+        return self._pending is not None
+
+    def publish(self, stack: StackState) -> None:
+        """Writes the state, or keeps it for `retry`; never raises."""
+        before, self._pending = self._pending, stack
+        try:
+            write_state(self._path, stack)
+        except OSError as error:
+            if before is None:
+                logger.error("cannot write %s, which is now out of date; it is tried again: %s", self._path, error)
+            return
+        self._pending = None
+        if before is not None:
+            logger.info("%s is written again", self._path)
+
+    def retry(self) -> None:
+        """Writes what could not be written before."""
+        if self._pending is not None:
+            self.publish(self._pending)
 
 
 def write_state(path: Path, stack: StackState) -> None:

@@ -5,6 +5,7 @@ The services are known by module name only; each reads its own settings from the
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,10 @@ DOORS_HOST = "TIDEMILL_DOORS_HOST"
 
 STORES = ("TIDEMILL_DATABASE_URL", "TIDEMILL_ARTIFACTS_URL", "TIDEMILL_MLFLOW_URI")
 """Environment variables: other stores than files of the mesh's state, such as a PostgreSQL server and a bucket."""
+
+LIVENESS_PARTS, LIVENESS_SERVICES = "TIDEMILL_LIVENESS_PARTS_S", "TIDEMILL_LIVENESS_SERVICES_S"
+"""Environment variables: seconds that a part or a service that was ready may fail every probe before it is killed and
+started again; 30 and 60 when unset."""
 
 PARTS = ("kafka", "elasticsearch", "triton")
 
@@ -89,12 +94,15 @@ def specs(layout: Layout, only: Iterable[str] | None = None) -> list[ChildSpec]:
         only: their names; all when None. What a child needs but is not named is not started.
 
     Raises:
-        StackError: a name is unknown.
+        StackError: a name is unknown, or an environment variable is wrong.
     """
     wanted = set(NAMES if only is None else only)
     if unknown := wanted - set(NAMES):
         raise StackError(f"No such part: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.")
-    parts = (kafka.child(layout), elasticsearch.child(layout), triton.child(layout))
+    parts = [
+        dataclasses.replace(part, liveness_s=_seconds(LIVENESS_PARTS, part.liveness_s))
+        for part in (kafka.child(layout), elasticsearch.child(layout), triton.child(layout))
+    ]
     children = [*parts, *(_child(layout, service) for service in SERVICES)]
     return [child for child in children if child.name in wanted]
 
@@ -165,7 +173,19 @@ def _child(layout: Layout, service: Service) -> ChildSpec:
         needs=service.needs,
         uses=service.uses,
         stop_grace_s=30.0,
+        liveness_s=_seconds(LIVENESS_SERVICES, 60.0),
     )
+
+
+def _seconds(variable: str, usual: float) -> float:
+    text = os.environ.get(variable) or str(usual)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise StackError(f"{variable} must be a number of seconds above 0, not {text!r}.")
+    return seconds
 
 
 def _prepare(layout: Layout, service: Service, ports: Mapping[str, int]) -> Program:

@@ -37,6 +37,8 @@ def child(layout: Layout) -> ChildSpec:
         ports={"triton_http": 8000, "triton_grpc": 8001, "triton_metrics": 8002},
         prepare=partial(_prepare, layout),
         probe=http_ok("triton_http", "/v2/health/ready"),
+        # A model that cannot be loaded makes the server unready, and no restart mends that.
+        alive=http_ok("triton_http", "/v2/health/live"),
         stop_grace_s=30.0,
     )
 

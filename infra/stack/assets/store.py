@@ -6,6 +6,7 @@ long as these agree the file is taken as it is; else it is digested again. It kn
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -75,8 +76,14 @@ def mark(path: Path, sha256: str) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that a reader sees the old or the new content, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        # Left on a full disk it would keep it full.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def take_in(asset: AssetFile, fetch: Callable[[Path], Path], target: Path) -> Path:

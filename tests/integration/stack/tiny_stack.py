@@ -11,10 +11,21 @@ from pathlib import Path
 
 from infra.stack.child import ChildSpec, Program
 from infra.stack.layout import Layout
+from infra.stack.lifecycle import Patience
 from infra.stack.probes import http_ok
-from infra.stack.supervisor import Patience, Supervisor
+from infra.stack.supervisor import Supervisor
 
-QUICK = Patience(start_s=20.0, child_s=10.0, probe_s=0.05, backoff_s=0.05, backoff_limit_s=0.2)
+QUICK = Patience(
+    start_s=20.0,
+    child_s=10.0,
+    probe_s=0.05,
+    watch_s=0.1,
+    least_failures=2,
+    kill_grace_s=0.2,
+    backoff_s=0.05,
+    backoff_limit_s=0.2,
+    housekeeping_s=0.05,
+)
 
 # Answers every GET, with a child process of its own in the same session; notes its start and its orderly end.
 SERVER = """

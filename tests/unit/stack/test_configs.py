@@ -35,6 +35,19 @@ def test_a_selection_is_kept_and_an_unknown_name_refused() -> None:
         specs(LAYOUT, ["zookeeper"])
 
 
+def test_a_service_is_given_longer_to_answer_than_a_part_and_both_can_be_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert {spec.liveness_s for spec in specs(LAYOUT, PARTS)} == {30.0}
+    assert {spec.liveness_s for spec in specs(LAYOUT, {"ingest", "gateway"})} == {60.0}
+    monkeypatch.setenv("TIDEMILL_LIVENESS_PARTS_S", "5")
+    monkeypatch.setenv("TIDEMILL_LIVENESS_SERVICES_S", "7.5")
+    assert {spec.liveness_s for spec in specs(LAYOUT)} == {5.0, 7.5}
+    monkeypatch.setenv("TIDEMILL_LIVENESS_PARTS_S", "-1")
+    with pytest.raises(StackError, match="TIDEMILL_LIVENESS_PARTS_S must be a number of seconds above 0, not '-1'"):
+        specs(LAYOUT)
+
+
 def test_the_gateway_stops_first_telemetry_after_all_services_parts_last() -> None:
     order = stop_order(specs(LAYOUT))
     assert order[0] == ["gateway"]

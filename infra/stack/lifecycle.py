@@ -1,0 +1,258 @@
+"""One child's life: it is started, probed, and started again when it ends or stops answering.
+
+A child that ends unasked is started again on the same ports after a pause that doubles each time. One that was ready
+and fails every probe for a while is killed first: a process that is frozen or whose memory is damaged never comes back
+by itself. A single slow probe on a busy machine is no failure. Nothing that goes wrong here, a full disk included, ends
+the supervision of a child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.stack import process as processes
+from infra.stack.child import ChildSpec, Program
+from infra.stack.errors import StackError
+from infra.stack.probes import Probe, ProbeError
+from infra.stack.state import ChildPhase, ChildState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the supervisor waits for what. Seconds."""
+
+    start_s: float = 180.0
+    """For all children to be ready for the first time."""
+    child_s: float = 120.0
+    """For one child to be ready after its start."""
+    probe_s: float = 0.2
+    """Between two probes of a child that starts."""
+    probe_limit_s: float = 10.0
+    """For one probe; each has shorter limits of its own."""
+    watch_s: float = 5.0
+    """Between two probes of a child that is ready."""
+    least_failures: int = 4
+    """Failed probes in a row, beside the child's own `liveness_s`, before it is killed."""
+    kill_grace_s: float = 3.0
+    """For a child that answers no probe, between SIGTERM and SIGKILL."""
+    backoff_s: float = 0.5
+    """Before the first restart; doubles each time."""
+    backoff_limit_s: float = 30.0
+    steady_s: float = 60.0
+    """A child that lived this long starts again with the first pause."""
+    tries: int = 3
+    """Ends of a child before it was ever ready that fail the start."""
+    housekeeping_s: float = 1.0
+    """Between two looks at the disk and at a state that could not be written."""
+
+
+class ChildFailedError(StackError):
+    """A child cannot be started."""
+
+    default_reason = "STACK_CHILD_FAILED"
+
+
+class ChildRunner:
+    """Runs one child; `ready` is set while it is."""
+
+    def __init__(
+        self,
+        spec: ChildSpec,
+        log: Path,
+        patience: Patience,
+        changed: Callable[[], None],
+        failed: Callable[[StackError], None],
+    ) -> None:
+        """Makes it; `tend` runs it.
+
+        Args:
+            spec: the child.
+            log: where its output goes.
+            patience: how long to wait for what.
+            changed: called after each change of `state`; must not raise.
+            failed: called when it cannot be started at all.
+        """
+        self.spec = spec
+        self.log = log
+        self.state = ChildState(log=str(log))
+        self.ready = asyncio.Event()
+        self.was_ready = False
+        self._patience = patience
+        self._changed = changed
+        self._failed = failed
+        self._process: asyncio.subprocess.Process | None = None
+        self._program: Program | None = None
+        self._probing: asyncio.Future[None] | None = None
+        self._failures = 0
+        """Ends in a row, each after a short life."""
+
+    async def tend(self, ports: Mapping[str, int], marks: Mapping[str, str], needs: list[asyncio.Event]) -> None:
+        """Keeps the child running until it is cancelled; whatever goes wrong meanwhile, it goes on.
+
+        Args:
+            ports: port by use, of all children.
+            marks: added to the child's environment.
+            needs: set when what it needs is ready.
+        """
+        while True:
+            try:
+                for need in needs:
+                    await need.wait()
+                reason = await self._live(ports, marks)
+            except Exception as error:
+                reason = f"cannot start: {error}"
+                if isinstance(error, StackError) and not self.was_ready:  # trying again changes nothing
+                    self._failed(ChildFailedError(f"{self.spec.name} {reason}"))
+                elif not isinstance(error, OSError):
+                    logger.exception("%s cannot start", self.spec.name)
+            self._note_end(reason)
+            pause = self._pause()
+            logger.warning("%s %s; it starts again in %.1f s", self.spec.name, reason, pause)
+            await asyncio.sleep(pause)
+
+    async def stop(self) -> None:
+        """Ends it in order; `tend` must have been cancelled."""
+        if self._process is not None:
+            orderly = await processes.stop(self._process, self.spec.stop_grace_s)
+            if not orderly:
+                logger.warning("%s did not end in time and was killed", self.spec.name)
+        _remove_leftovers(self._program)
+        self._set(phase=ChildPhase.STOPPED, pid=None)
+
+    def failure(self, what: str) -> ChildFailedError:
+        """What happened to it, with the end of its log."""
+        lines = "\n".join(f"  {line}" for line in processes.last_lines(self.log))
+        return ChildFailedError(f"{self.spec.name} {what}. The end of {self.log}:\n{lines}")
+
+    async def _live(self, ports: Mapping[str, int], marks: Mapping[str, str]) -> str:
+        """Starts the child and returns, when it has ended, how."""
+        self._set(phase=ChildPhase.STARTING, started_at=time.time(), ready_at=None, failing_since=None)
+        program = self._program = await asyncio.to_thread(self.spec.prepare, ports)
+        if program.before is not None:
+            self._process = await processes.spawn(program, program.before, self.log, marks)
+            if code := await self._process.wait():
+                return f"failed to prepare with code {code}"
+        self._process = await processes.spawn(program, program.command, self.log, marks)
+        self._set(pid=self._process.pid)
+        ended = asyncio.create_task(self._process.wait())
+        try:
+            late = await self._until_ready(ended, ports)
+            if late is not None:
+                await processes.stop(self._process, self.spec.stop_grace_s)
+                return late
+            hung = await self._while_alive(ended, ports)
+            if hung is not None:
+                logger.error("%s %s; it is killed", self.spec.name, hung)
+                await processes.stop(self._process, self._patience.kill_grace_s)
+                return f"{hung} and was killed"
+            code = await ended
+        finally:
+            ended.cancel()
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+    async def _until_ready(self, ended: asyncio.Task[int], ports: Mapping[str, int]) -> str | None:
+        """Probes until the child is ready or has ended; returns why it must be stopped, if so."""
+        end = time.monotonic() + self._patience.child_s
+        while not ended.done():
+            answer = await self._answer(self.spec.probe, ports)
+            if answer is None:
+                if not ended.done():  # else another process answers on its port
+                    self.was_ready = True
+                    self.ready.set()
+                    self._set(phase=ChildPhase.READY, ready_at=time.time())
+                return None
+            if time.monotonic() > end:
+                return f"was not ready within {self._patience.child_s:.0f} s ({answer})"
+            await asyncio.wait((ended,), timeout=self._patience.probe_s)
+        return None
+
+    async def _while_alive(self, ended: asyncio.Task[int], ports: Mapping[str, int]) -> str | None:
+        """Probes a child that is ready until it has ended; returns why it must be killed, if so.
+
+        Every probe for all of `liveness_s` must fail. They are counted as well: a machine that stood still lets time
+        pass without a probe.
+        """
+        probe = self.spec.alive or self.spec.probe
+        since, failures = 0.0, 0
+        while True:
+            await asyncio.wait((ended,), timeout=self._patience.watch_s)
+            if ended.done():
+                return None
+            began = time.monotonic()
+            answer = await self._answer(probe, ports)
+            if ended.done():
+                return None
+            if answer is None:
+                if failures:
+                    logger.info("%s answers again after %.0f s", self.spec.name, began - since)
+                    self._set(failing_since=None)
+                since, failures = 0.0, 0
+                continue
+            if not failures:
+                since = began
+                logger.warning("%s does not answer its probe: %s", self.spec.name, answer)
+                self._set(failing_since=time.time())
+            failures += 1
+            lasted = time.monotonic() - since
+            if lasted >= self.spec.liveness_s and failures >= self._patience.least_failures:
+                return f"did not answer for {lasted:.0f} s ({answer})"
+
+    async def _answer(self, probe: Probe, ports: Mapping[str, int]) -> str | None:
+        """What a probe says is wrong; None when nothing is."""
+        # One thread a child: a probe that hangs is waited for, not joined by further ones.
+        if self._probing is None:
+            self._probing = asyncio.ensure_future(asyncio.to_thread(probe, ports))
+        done, _ = await asyncio.wait((self._probing,), timeout=self._patience.probe_limit_s)
+        if not done:
+            return f"the probe did not end within {self._patience.probe_limit_s:.0f} s"
+        probing, self._probing = self._probing, None
+        error = probing.exception()
+        if error is None or isinstance(error, ProbeError):
+            return None if error is None else str(error)
+        return f"{type(error).__name__}: {error}"  # of a client library: no answer, whatever it is
+
+    def _note_end(self, reason: str) -> None:
+        if self._process is not None:
+            processes.kill_group(self._process.pid)
+        self._process = None
+        self.ready.clear()
+        _remove_leftovers(self._program)
+        lived = time.time() - (self.state.started_at or 0.0)
+        self._failures = 1 if lived > self._patience.steady_s else self._failures + 1
+        self._set(
+            phase=ChildPhase.RESTARTING,
+            pid=None,
+            restarts=self.state.restarts + 1,
+            last_error=reason,
+            failing_since=None,
+        )
+        if not self.was_ready and self._failures >= self._patience.tries:
+            self._failed(self.failure(f"{reason} before it was ready, {self._failures} times"))
+
+    def _pause(self) -> float:
+        longest = self._patience.backoff_s * 2.0 ** min(self._failures - 1, 16)
+        # Children that fell together must not come back together.
+        return min(longest, self._patience.backoff_limit_s) * (0.5 + random.random() / 2)  # noqa: S311
+
+    def _set(self, **changes: object) -> None:
+        self.state = dataclasses.replace(self.state, **changes)  # type: ignore[arg-type]
+        self._changed()
+
+
+def _remove_leftovers(program: Program | None) -> None:
+    if program is not None and program.leftovers is not None:
+        folder, pattern = program.leftovers
+        with contextlib.suppress(OSError):
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
