@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 
 import uvloop
 from opentelemetry import trace
@@ -12,9 +13,11 @@ from gateway.facade.auth import ApiKeyInterceptor
 from gateway.facade.proxy import FacadeHandler
 from gateway.facade.table import public_services
 from gateway.http.app import create_app
+from gateway.http.limits import BodyBudget
 from gateway.http.server import HttpServer
 from gateway.keys.ring import KeyRing
 from gateway.keys.store import KeyStore
+from gateway.metrics import Refusals
 from gateway.peers import Peers
 from gateway.settings import GatewaySettings
 from services.kit.config import load_settings, state_dir
@@ -25,6 +28,24 @@ logger = logging.getLogger(__name__)
 
 # The services have deadlines of their own; this one only ends what they forgot.
 _LAST_DEADLINE_S = 900.0
+
+
+def grpc_limits(settings: GatewaySettings) -> tuple[tuple[str, int], ...]:
+    """What one gRPC client may take, as options of gRPC's core.
+
+    A message is read only once its call has passed the key check, and then up to the kit's largest message.
+    """
+    return (
+        # Refused with RESOURCE_EXHAUSTED beyond the second; in between some calls are, so that clients notice in time.
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.absolute_max_metadata_size", 32 * 1024),
+        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        # Connections without a call; one that is in use is asked to come again after an hour, its calls run on.
+        ("grpc.max_connection_idle_ms", 15 * 60 * 1000),
+        ("grpc.max_connection_age_ms", 60 * 60 * 1000),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+    )
 
 
 async def _open_keys(settings: GatewaySettings) -> tuple[KeyStore, KeyRing]:
@@ -44,14 +65,10 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     peers = Peers.open(settings)
     tracer = trace.get_tracer("tidemill.gateway")
     services = public_services()
-    app = create_app(
-        peers,
-        ring if settings.auth else None,
-        metrics,
-        tracer,
-        max_body_bytes=settings.max_body_bytes,
-    )
-    http = HttpServer(app, settings.http_bind)
+    limits = settings.http_limits
+    refusals = Refusals(metrics.registry)
+    app = create_app(peers, ring if settings.auth else None, metrics, tracer, BodyBudget(limits))
+    http = HttpServer(app, settings.http_bind, limits, refusals.count)
     logger.info("gateway serves HTTP on port %d", http.port)
     facade = FacadeHandler(services, peers.channels, tracer)
 
@@ -63,15 +80,27 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
         register=register,
         tasks=[http.serve, ring.run],
         closers=[peers.close, store.close],
+        server_options=grpc_limits(settings),
         interceptors=[ApiKeyInterceptor(ring)] if settings.auth else [],
         default_deadline_s=_LAST_DEADLINE_S,
         traced=False,  # both doors make their own, leaner spans
     )
 
 
+def _allow_open_files(needed: int) -> None:
+    """Raises the process's own limit of open files as far as it may: many systems begin with 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < needed:
+        logger.warning("this process may open %d files; %d connections need %d", wanted, needed // 2, needed)
+
+
 def main() -> None:
     """Entry point."""
     settings = load_settings(GatewaySettings)
+    _allow_open_files(2 * settings.max_connections + 512)
     # One loop for both servers, and the fastest one.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     run_service("gateway", settings, lambda metrics: build(settings, metrics))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from gateway.http.limits import HttpLimits
 from services.kit.config import ServiceSettings
 
 
@@ -13,3 +14,27 @@ class GatewaySettings(ServiceSettings):
     http_bind: str = Field("127.0.0.1:8080", description="host:port of the HTTP server")
     auth: bool = Field(True, description="whether requests need an API key; switch it off behind another guard only")
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest body of an HTTP request")
+    bodies_bytes: int = Field(
+        256 * 1024 * 1024, ge=1024, description="memory for all HTTP bodies under way; beyond it 503 with Retry-After"
+    )
+    header_timeout_s: float = Field(10.0, gt=0, description="time for the headers of an HTTP request to arrive")
+    body_timeout_s: float = Field(
+        20.0, gt=0, description="longest pause of an HTTP body, which must then have come at 16 KiB/s"
+    )
+    max_connections: int = Field(2000, ge=1, description="open connections at each door")
+    max_connections_per_client: int = Field(
+        500, ge=1, description="open HTTP connections of one address; raise it behind a reverse proxy"
+    )
+    max_streams_per_connection: int = Field(1000, ge=1, description="calls at once on one gRPC connection")
+
+    @property
+    def http_limits(self) -> HttpLimits:
+        """What one HTTP client may take."""
+        return HttpLimits(
+            header_timeout_s=self.header_timeout_s,
+            body_timeout_s=self.body_timeout_s,
+            connections=self.max_connections,
+            connections_per_client=self.max_connections_per_client,
+            body_bytes=self.max_body_bytes,
+            bodies_bytes=self.bodies_bytes,
+        )

@@ -16,6 +16,7 @@ from gateway.http.door import Door
 from gateway.http.errors import CODE_KEY, ClientGone, error_response
 from gateway.http.health import PartsHealth, health_routes
 from gateway.http.intake import intake_routes
+from gateway.http.limits import BodyBudget
 from gateway.http.v2 import v2_routes
 from gateway.keys.ring import KeyRing
 from gateway.peers import Peers
@@ -28,9 +29,7 @@ _DESCRIPTION = (
 )
 
 
-def create_app(
-    peers: Peers, ring: KeyRing | None, metrics: RequestMetrics, tracer: Tracer, *, max_body_bytes: int
-) -> Door:
+def create_app(peers: Peers, ring: KeyRing | None, metrics: RequestMetrics, tracer: Tracer, bodies: BodyBudget) -> Door:
     """The ASGI application.
 
     Args:
@@ -38,7 +37,7 @@ def create_app(
         ring: the valid API keys; None lets everybody in.
         metrics: of this process.
         tracer: makes the server spans.
-        max_body_bytes: largest body of a request.
+        bodies: the memory of all bodies under way.
     """
     app = FastAPIOffline(
         title="Tidemill",
@@ -48,7 +47,6 @@ def create_app(
         # The door makes the server span; FastAPI's own, on by default since 0.162, would begin a second trace.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    app.state.max_body_bytes = max_body_bytes
     app.add_exception_handler(TidemillError, _failed)
     app.add_exception_handler(ClientGone, _gone)
     app.add_exception_handler(ClientDisconnect, _gone)
@@ -60,7 +58,7 @@ def create_app(
     app.include_router(health_routes(PartsHealth(peers.channels), metrics))
     if ring is not None:
         _document_the_key(app)
-    return Door(app, ring, metrics, tracer)
+    return Door(app, ring, metrics, tracer, bodies)
 
 
 def _document_the_key(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""What the HTTP doors share: bounded bodies, JSON, and calls that end when their caller hangs up."""
+"""What the HTTP doors share: JSON bodies, and calls that end when their caller hangs up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.http.body import body_of
 from gateway.http.errors import ClientGone
 from services.kit.errors import FieldViolation, InvalidArgumentError
 
@@ -19,23 +20,6 @@ T = TypeVar("T")
 def invalid(param: str, message: str) -> InvalidArgumentError:
     """An error that names the parameter at fault."""
     return InvalidArgumentError(message, reason="INVALID_FIELD", violations=[FieldViolation(param, message)])
-
-
-async def body_of(request: Request) -> bytes:
-    """The whole body.
-
-    Raises:
-        InvalidArgumentError: it is larger than the gateway's limit.
-    """
-    limit: int = request.app.state.max_body_bytes
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise InvalidArgumentError(f"The body is larger than {limit} bytes.", reason="BODY_TOO_LARGE")
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def json_of(request: Request) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode, Tracer, set_span_in_context
 
+from gateway.http.body import LEASE_KEY
 from gateway.http.errors import CODE_KEY, code_of_status, error_response
+from gateway.http.limits import BodyBudget
 from gateway.keys.ring import KeyRing, key_text
 from services.kit.errors import TidemillError
 from services.kit.telemetry import schema
@@ -46,14 +48,18 @@ def from_this_machine(scope: Scope) -> bool:
 class Door:
     """The outermost ASGI application."""
 
-    def __init__(self, app: App, ring: KeyRing | None, metrics: RequestMetrics, tracer: Tracer) -> None:
+    def __init__(
+        self, app: App, ring: KeyRing | None, metrics: RequestMetrics, tracer: Tracer, bodies: BodyBudget
+    ) -> None:
         """Args:
         app: what answers.
         ring: the valid keys; None lets everybody in.
         metrics: of this process.
         tracer: makes the server spans.
+        bodies: the memory of all bodies under way.
         """
         self._app = app
+        self._bodies = bodies
         self._ring = ring
         self._metrics = metrics
         self._tracer = tracer
@@ -80,6 +86,7 @@ class Door:
         trace_headers = _trace_headers(span)
         started = time.perf_counter()
         status = 500
+        lease = scope[LEASE_KEY] = self._bodies.lease()
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -92,11 +99,17 @@ class Door:
             if self._ring is not None:
                 key = await self._ring.check(key_text(headers.get(b"authorization"), headers.get(b"x-api-key")))
                 span.set_attribute(schema.API_KEY, key.key_id)
+            # Room for the body is found before it is read, and nothing of it is read without a key.
+            lease.hold(int(headers.get(b"content-length", 0)))
             await self._app(scope, receive, answer)
         except TidemillError as error:
             scope[CODE_KEY] = error.code
-            await error_response(error, path)(scope, receive, answer)
+            response = error_response(error, path)
+            if headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers:
+                response.headers["connection"] = "close"  # the body was not read
+            await response(scope, receive, answer)
         finally:
+            lease.give_back()
             route = getattr(scope.get("route"), "path", None) or "unmatched"
             endpoint = f"{scope['method']} {route}"
             code = scope.get(CODE_KEY) or code_of_status(status)

@@ -24,6 +24,8 @@ STATUS_OF_CODE = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
+# Where HTTP tells apart what the canonical codes do not.
+_STATUS_OF_REASON = {"BODY_TOO_LARGE": 413, "UNSUPPORTED_ENCODING": 415}
 # For what only HTTP knows, such as a wrong method.
 _CODE_OF_STATUS = {
     value: key for key, value in STATUS_OF_CODE.items() if key not in ("FAILED_PRECONDITION", "ALREADY_EXISTS")
@@ -42,7 +44,7 @@ class ClientGone(Exception):  # noqa: N818 - no error of anybody
 
 def status_of(error: TidemillError) -> int:
     """The HTTP status of an error."""
-    return STATUS_OF_CODE.get(error.code, 500)
+    return _STATUS_OF_REASON.get(error.reason) or STATUS_OF_CODE.get(error.code, 500)
 
 
 def code_of_status(status: int) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
 
+from gateway.http.limits import HttpLimits
+from gateway.http.protocol import limited_protocol
 from services.kit.errors import FailedPreconditionError
 
 _DRAIN_S = 10
@@ -25,10 +27,12 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """An HTTP server on a port that is open from the start, so that a taken one is told at once."""
 
-    def __init__(self, app: Any, address: str) -> None:
+    def __init__(self, app: Any, address: str, limits: HttpLimits, refused: Callable[[str], None]) -> None:
         """Args:
         app: the ASGI application.
         address: `host:port`; port 0 takes any.
+        limits: of every connection.
+        refused: is told the code of every request that broke a limit.
 
         Raises:
             FailedPreconditionError: the port is taken or the address is not this machine's.
@@ -39,7 +43,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=limited_protocol(limits, refused),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import grpc
@@ -10,7 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from tritonclient.grpc import service_pb2 as v2
 
-from gateway.http.calls import body_of, json_response, unless_gone, watch_disconnect
+from gateway.http.body import body_of
+from gateway.http.calls import json_response, unless_gone, watch_disconnect
 from gateway.http.schemas import INFER_DOCS
 from gateway.http.v2_codec import message_json, read_infer, write_infer
 from gateway.peers import Peers, trace_metadata
@@ -88,8 +88,7 @@ def v2_routes(peers: Peers) -> APIRouter:
     @router.post("/v2/models/{model}/versions/{version}/infer", **INFER_DOCS)
     @router.post("/v2/models/{model}/infer", **INFER_DOCS)
     async def infer(request: Request, model: str, version: str = "") -> Response:
-        body = _decompressed(await body_of(request), request)
-        call = read_infer(body, _json_size(request), model, version)
+        call = read_infer(await body_of(request), _json_size(request), model, version)
         gone = watch_disconnect(request)
         try:
             response = await unless_gone(ask("ModelInfer", call.request, _INFER_S), gone)
@@ -121,23 +120,3 @@ def _json_size(request: Request) -> int | None:
     if not given.isascii() or not given.isdigit():
         raise InvalidArgumentError("Inference-Header-Content-Length must be a number.", reason="INVALID_HEADER")
     return int(given)
-
-
-def _decompressed(body: bytes, request: Request) -> bytes:
-    """The body without its Content-Encoding, never larger than the gateway's limit."""
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding == "identity":
-        return body
-    if encoding not in ("gzip", "deflate"):
-        raise InvalidArgumentError(f"Content-Encoding {encoding} is not offered; use gzip or deflate.")
-    limit: int = request.app.state.max_body_bytes
-    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16 if encoding == "gzip" else zlib.MAX_WBITS)
-    try:
-        plain = decoder.decompress(body, limit)
-    except zlib.error as error:
-        raise InvalidArgumentError(f"The body is not valid {encoding}: {error}") from error
-    if decoder.unconsumed_tail:
-        raise InvalidArgumentError(f"The body is larger than {limit} bytes.", reason="BODY_TOO_LARGE")
-    if not decoder.eof:
-        raise InvalidArgumentError(f"The {encoding} body ends too early.")
-    return plain

@@ -67,7 +67,7 @@ class InferCall:
         return self.binary_outputs.get(output, self.binary_default)
 
 
-def read_infer(body: bytes, json_size: int | None, model: str, version: str) -> InferCall:
+def read_infer(body: bytes | bytearray, json_size: int | None, model: str, version: str) -> InferCall:
     """Reads the body of an inference request.
 
     Args:

@@ -56,11 +56,12 @@ def create_server(
     extra: Sequence[grpc.aio.ServerInterceptor] = (),
     traced: bool = True,
     stopping: asyncio.Event | None = None,
+    options: Sequence[tuple[str, int]] = (),
 ) -> grpc.aio.Server:
     """A server without servicers.
 
     Outermost first: trace, metrics, errors, `extra` (auth…), watches, deadline, validation. Once `stopping` is set,
-    streams that watch something end.
+    streams that watch something end. `options` of gRPC's core are added to those of every server.
     """
     trace: list[grpc.aio.ServerInterceptor] = []
     if traced:
@@ -75,7 +76,7 @@ def create_server(
             DeadlineInterceptor(default_deadline_s),
             ValidationInterceptor(),
         ],
-        options=list(SERVER_OPTIONS),
+        options=[*SERVER_OPTIONS, *options],
     )
 
 

@@ -58,6 +58,7 @@ class Service:
     interceptors: Sequence[grpc.aio.ServerInterceptor] = field(default_factory=tuple)
     default_deadline_s: float = 60.0
     traced: bool = True
+    server_options: Sequence[tuple[str, int]] = ()
 
 
 Build = Callable[[RequestMetrics], Awaitable[Service]]
@@ -134,6 +135,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
             extra=service.interceptors,
             traced=service.traced,
             stopping=stopping,
+            options=service.server_options,
         )
         grpc_server = finish_server(server, service.register(server))
         port = bind(server, settings.bind)

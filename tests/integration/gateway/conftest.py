@@ -73,7 +73,9 @@ class _Running:
         )
         metrics = RequestMetrics("gateway")
         self.service = await build(settings, metrics)
-        self.server = create_server(metrics, extra=self.service.interceptors, traced=self.service.traced)
+        self.server = create_server(
+            metrics, extra=self.service.interceptors, traced=self.service.traced, options=self.service.server_options
+        )
         grpc_server = finish_server(self.server, self.service.register(self.server))
         port = bind(self.server, "127.0.0.1:0")
         await self.server.start()

@@ -176,7 +176,9 @@ def test_large_bodies_are_refused(mesh: Mesh, http: httpx.Client) -> None:
             yield b"x" * (1 << 20)
 
     answer = http.post("/v1/records", content=parts(), timeout=60)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "body_too_large")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    answer = http.post("/v2/models/echo/infer", content=b"x" * (66 << 20), timeout=60)
+    assert answer.status_code == 413
 
 
 def _start(state: Path, **settings: str) -> subprocess.Popen[str]:

@@ -1,0 +1,121 @@
+"""What one HTTP client may take of the gateway: header size, time, connections, and the memory of bodies under way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from services.kit.errors import InvalidArgumentError, UnavailableError
+
+# How long a caller waits before it may expect room for its body again: bodies are read and forgotten within seconds.
+_RETRY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Limits of the HTTP door; sizes are bytes, times seconds."""
+
+    header_bytes: int = 64 * 1024
+    """Of one request's line and headers, trailers included."""
+    headers: int = 100
+    header_timeout_s: float = 10.0
+    """For a request's headers to be complete, and for the first byte of a new connection."""
+    body_timeout_s: float = 20.0
+    """A body may pause for so long, and must then have come at `body_bytes_per_s` on average."""
+    body_bytes_per_s: int = 16 * 1024
+    write_timeout_s: float = 60.0
+    """An answer of which the caller takes nothing for so long is dropped with its connection."""
+    connections: int = 2000
+    connections_per_client: int = 500
+    """From one address; a reverse proxy counts as one client."""
+    pipelined: int = 64
+    """Requests that wait on one connection behind the one being answered."""
+    body_bytes: int = 64 * 1024 * 1024
+    """Of one body, after decompression too."""
+    bodies_bytes: int = 256 * 1024 * 1024
+    """Of all bodies under way."""
+
+
+class ConnectionTable:
+    """Counts the open connections, in all and by address."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self._limits = limits
+        self._by_client: Counter[str] = Counter()
+        self._open = 0
+
+    def enter(self, client: str | None) -> str | None:
+        """Counts a new connection.
+
+        Returns:
+            Why it has no room, and is not counted; None where it has.
+        """
+        if self._open >= self._limits.connections:
+            return "The gateway has as many connections as it may; try again in a moment."
+        if client is not None and self._by_client[client] >= self._limits.connections_per_client:
+            return f"{client} has {self._limits.connections_per_client} connections open; close some first."
+        self._open += 1
+        if client is not None:
+            self._by_client[client] += 1
+        return None
+
+    def leave(self, client: str | None) -> None:
+        """Forgets a connection that was counted."""
+        self._open -= 1
+        if client is not None:
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                del self._by_client[client]
+
+
+class BodyBudget:
+    """The memory of all bodies under way in this process."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self.limits = limits
+        self.taken = 0
+        """Bytes that are reserved now."""
+
+    def lease(self) -> BodyLease:
+        """The share of one request, nothing at first."""
+        return BodyLease(self)
+
+
+class BodyLease:
+    """What one request's body takes of the budget; give it back when the request has ended."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._taken = 0
+
+    @property
+    def limit(self) -> int:
+        """The largest body, in bytes."""
+        return self._budget.limits.body_bytes
+
+    def hold(self, size: int) -> None:
+        """Makes sure that the request holds so many bytes.
+
+        Raises:
+            InvalidArgumentError: one body may not have so many (BODY_TOO_LARGE).
+            UnavailableError: the bodies under way leave no room now.
+        """
+        if size > self.limit:
+            raise InvalidArgumentError(f"The body is larger than {self.limit} bytes.", reason="BODY_TOO_LARGE")
+        more = size - self._taken
+        if more <= 0:
+            return
+        budget = self._budget
+        if budget.taken + more > budget.limits.bodies_bytes:
+            raise UnavailableError(
+                "The gateway has no memory left for this body; send it again in a moment.",
+                reason="BODIES_UNDER_WAY",
+                retry_after_s=_RETRY_S,
+            )
+        budget.taken += more
+        self._taken = size
+
+    def give_back(self) -> None:
+        """Ends the lease."""
+        self._budget.taken -= self._taken
+        self._taken = 0
