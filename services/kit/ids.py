@@ -34,6 +34,11 @@ def content_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def record_name(source: str, record_id: str) -> str:
+    """Name of a record among those of all sources: `sources/{source}/records/{record}`."""
+    return f"sources/{source}/records/{record_id}"
+
+
 def record_id(source: str, text: str, attributes: Iterable[tuple[str, str]] = ()) -> str:
     """Identity of a record that came without one: the same content from the same source is the same record."""
     flat = [part for pair in sorted(attributes) for part in pair]

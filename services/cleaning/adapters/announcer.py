@@ -56,7 +56,7 @@ class BusAnnouncer:
 
 
 def _event(verdict: Verdict, now: Timestamp) -> tuple[Topic, OutgoingEvent]:
-    # Derived from what it says, so that a repeat after a crash is the same event.
+    # Derived from what it says, so that a repeat after a crash is the same event; the last digest covers the source.
     event_id = sha256_hex(verdict.dataset, verdict.record_id, verdict.recipe_digest, verdict.content_digest)
     rejection = verdict.cleaned.rejection
     if rejection is not None:
@@ -68,7 +68,7 @@ def _event(verdict: Verdict, now: Timestamp) -> tuple[Topic, OutgoingEvent]:
             reason=rejection.reason,
             detail=rejection.detail,
         )
-        return RECORDS_REJECTED, OutgoingEvent(verdict.record_id, rejected, event_id=event_id)
+        return RECORDS_REJECTED, OutgoingEvent(verdict.name, rejected, event_id=event_id)
     cleaned = events.RecordCleaned(
         record_id=verdict.record_id,
         source=verdict.source,
@@ -78,7 +78,7 @@ def _event(verdict: Verdict, now: Timestamp) -> tuple[Topic, OutgoingEvent]:
         attributes=verdict.cleaned.attributes,
         clean_time=now,
     )
-    return RECORDS_CLEAN, OutgoingEvent(verdict.record_id, cleaned, event_id=event_id)
+    return RECORDS_CLEAN, OutgoingEvent(verdict.name, cleaned, event_id=event_id)
 
 
 @contextmanager

@@ -1,21 +1,42 @@
-"""Raw records and verdicts in the service's database."""
+"""Raw records, what their origins say of them, and verdicts in the service's database."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, and_, bindparam, false, func, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Table,
+    and_,
+    bindparam,
+    case,
+    exists,
+    false,
+    func,
+    not_,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.cleaning.adapters.rows import raw_record, raw_row, verdict_of, verdict_row
-from services.cleaning.adapters.tables import import_records, raw_records, verdicts
-from services.cleaning.app.ports import Announcement, Arrival
+from services.cleaning.adapters.tables import import_records, raw_records, record_claims, verdicts
+from services.cleaning.app.ports import Announcement, Arrival, CollectedRecord, ImportCount
 from services.cleaning.domain.dataset import Dataset
-from services.cleaning.domain.record import RawRecord, Verdict
+from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
 from services.kit.storage.database import read_only, translate_database_errors
 
 _VERDICT_COLUMNS = [column.label(f"verdict_{column.name}") for column in verdicts.c]
+_KEY = tuple_(raw_records.c.source, raw_records.c.record_id)
+# Of an event time, an arrival and a digest each: the greater triple counts.
+_RECENCY = ("event_time", "arrival", "content_digest")
+# Keys in one statement; each takes two of the parameters, of which SQLite allows 32,766.
+_KEYS_AT_ONCE = 1000
 
 
 class SqlRecordStore:
@@ -24,41 +45,56 @@ class SqlRecordStore:
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)
 
-    def collect(self, arrivals: Sequence[Arrival], found: Sequence[Verdict]) -> None:
-        """See the port. Of a record that comes twice in a batch the last one counts."""
-        newest = {arrival.record.record_id: arrival for arrival in arrivals}
-        imports = {(a.record.import_name, a.record.record_id) for a in arrivals if a.record.import_name}
+    def collect(self, arrivals: Sequence[Arrival], withdrawals: Sequence[Withdrawal], found: Sequence[Verdict]) -> None:
+        """See the port."""
+        newest: dict[RecordKey, Arrival] = {}
+        for arrival in arrivals:
+            known = newest.get(arrival.record.key)
+            if known is None or known.record.recency < arrival.record.recency:
+                newest[arrival.record.key] = arrival
+        records = [arrival.record for arrival in arrivals]
         with translate_database_errors(), self._engine.begin() as connection:
-            rows = [raw_row(newest[record_id].record) for record_id in sorted(newest)]
-            _upsert(connection, raw_records, rows, changed_by=["content_digest"])
-            pairs = [{"import_name": name, "record_id": record_id} for name, record_id in sorted(imports)]
-            _upsert(connection, import_records, pairs, changed_by=[])
-            self._save(connection, found, {record_id: newest[record_id].traceparent for record_id in newest})
+            # In order of their keys, so that no two members wait for each other's rows.
+            _upsert_raw(connection, [raw_row(newest[key].record) for key in sorted(newest)])
+            _upsert_claims(connection, records, withdrawals)
+            _settle_withdrawn(connection, {*newest, *(item.key for item in withdrawals)})
+            _upsert(connection, import_records, _import_rows(records, withdrawals), changed_by=["withdrawn"])
+            self._save(connection, found, {key: arrival.traceparent for key, arrival in newest.items()})
 
     def save_verdicts(self, found: Sequence[Verdict]) -> None:
         """See the port."""
         with translate_database_errors(), self._engine.begin() as connection:
             self._save(connection, found, {})
 
-    def _save(self, connection: Connection, found: Sequence[Verdict], traces: Mapping[str, str]) -> None:
-        rows = [verdict_row(verdict, traces.get(verdict.record_id, "")) for verdict in found]
+    def _save(self, connection: Connection, found: Sequence[Verdict], traces: Mapping[RecordKey, str]) -> None:
+        present = _present_digests(connection, {verdict.key for verdict in found})
+        rows = [
+            verdict_row(verdict, traces.get(verdict.key, ""))
+            for verdict in found
+            if present.get(verdict.key) == verdict.content_digest
+        ]
         _upsert(connection, verdicts, rows, changed_by=["recipe_digest", "content_digest"])
 
-    def stale(self, dataset: Dataset, after: str, limit: int) -> Sequence[RawRecord]:
+    def stale(self, dataset: Dataset, after: RecordKey, limit: int) -> Sequence[RawRecord]:
         """See the port."""
         fresh = and_(
+            verdicts.c.source == raw_records.c.source,
             verdicts.c.record_id == raw_records.c.record_id,
             verdicts.c.dataset == dataset.name,
             verdicts.c.recipe_digest == dataset.recipe_digest,
             verdicts.c.content_digest == raw_records.c.content_digest,
         )
-        # Not the bare column: SQLite would take the index of the sources and sort all their records for each page.
-        source = raw_records.c.source + ""
         query = (
             select(raw_records)
             .outerjoin(verdicts, fresh)
-            .where(raw_records.c.record_id > after, source.in_(dataset.spec.sources), verdicts.c.record_id.is_(None))
-            .order_by(raw_records.c.record_id)
+            .where(
+                tuple_(*after) < _KEY,
+                # Not the bare column: SQLite would look each source up from its beginning.
+                (raw_records.c.source + "").in_(dataset.spec.sources),
+                raw_records.c.withdrawn == false(),
+                verdicts.c.record_id.is_(None),
+            )
+            .order_by(raw_records.c.source, raw_records.c.record_id)
             .limit(limit)
         )
         with translate_database_errors(), self._reads.connect() as connection:
@@ -77,6 +113,7 @@ class SqlRecordStore:
         keys = [
             {
                 "key_dataset": item.verdict.dataset,
+                "key_source": item.verdict.source,
                 "key_record_id": item.verdict.record_id,
                 "key_recipe_digest": item.verdict.recipe_digest,
                 "key_content_digest": item.verdict.content_digest,
@@ -89,25 +126,29 @@ class SqlRecordStore:
         with translate_database_errors(), self._engine.begin() as connection:
             connection.execute(update(verdicts).where(same).values(announced=True), keys)
 
-    def import_counts(self, imports: Sequence[str]) -> Mapping[str, int]:
+    def import_counts(self, imports: Sequence[str]) -> Mapping[str, ImportCount]:
         """See the port."""
+        withdrawn = func.sum(case((import_records.c.withdrawn, 1), else_=0))
         query = (
-            select(import_records.c.import_name, func.count())
+            select(import_records.c.import_name, func.count(), withdrawn)
             .where(import_records.c.import_name.in_(imports))
             .group_by(import_records.c.import_name)
         )
         with translate_database_errors(), self._reads.connect() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+            return {row[0]: ImportCount(row[1] - row[2], row[2]) for row in connection.execute(query)}
 
-    def content_digests(self, sources: Sequence[str]) -> Mapping[str, str]:
+    def content_digests(self, sources: Sequence[str]) -> Sequence[tuple[str, str]]:
         """See the port."""
-        query = select(raw_records.c.record_id, raw_records.c.content_digest).where(raw_records.c.source.in_(sources))
+        query = select(raw_records.c.record_id, raw_records.c.content_digest).where(
+            raw_records.c.source.in_(sources), raw_records.c.withdrawn == false()
+        )
         with translate_database_errors(), self._reads.connect() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+            return [(row[0], row[1]) for row in connection.execute(query)]
 
     def with_verdicts(self, dataset: str, sources: Sequence[str]) -> Sequence[tuple[RawRecord, Verdict | None]]:
         """See the port."""
         present = and_(
+            verdicts.c.source == raw_records.c.source,
             verdicts.c.record_id == raw_records.c.record_id,
             verdicts.c.dataset == dataset,
             verdicts.c.content_digest == raw_records.c.content_digest,
@@ -115,8 +156,8 @@ class SqlRecordStore:
         query = (
             select(raw_records, *_VERDICT_COLUMNS)
             .outerjoin(verdicts, present)
-            .where(raw_records.c.source.in_(sources))
-            .order_by(raw_records.c.record_id)
+            .where(raw_records.c.source.in_(sources), raw_records.c.withdrawn == false())
+            .order_by(raw_records.c.source, raw_records.c.record_id)
         )
         with translate_database_errors(), self._reads.connect() as connection:
             rows = connection.execute(query).mappings().all()
@@ -125,14 +166,105 @@ class SqlRecordStore:
             for row in rows
         ]
 
-    def record(self, record_id: str) -> tuple[RawRecord, Sequence[Verdict]] | None:
+    def records(self, record_id: str, source: str, limit: int) -> Sequence[CollectedRecord]:
         """See the port."""
+        query = select(raw_records).where(raw_records.c.record_id == record_id)
+        if source:
+            query = query.where(raw_records.c.source == source)
         with translate_database_errors(), self._reads.connect() as connection:
-            raw = connection.execute(select(raw_records).where(raw_records.c.record_id == record_id)).mappings().first()
-            if raw is None:
-                return None
-            query = select(verdicts).where(verdicts.c.record_id == record_id).order_by(verdicts.c.dataset)
-            return raw_record(raw), [verdict_of(row) for row in connection.execute(query).mappings()]
+            found = connection.execute(query.order_by(raw_records.c.source).limit(limit)).mappings().all()
+            return [
+                CollectedRecord(raw_record(row), row["withdrawn"], _verdicts(connection, row["source"], record_id))
+                for row in found
+            ]
+
+
+def _verdicts(connection: Connection, source: str, record_id: str) -> Sequence[Verdict]:
+    query = select(verdicts).where(verdicts.c.source == source, verdicts.c.record_id == record_id)
+    return [verdict_of(row) for row in connection.execute(query.order_by(verdicts.c.dataset)).mappings()]
+
+
+def _upsert_raw(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Inserts contents, or replaces those that are less recent; whether a record is withdrawn stays as it is."""
+    if not rows:
+        return
+    statement = _insert(connection.dialect.name, raw_records)
+    given = statement.excluded
+    kept = ("source", "record_id", "withdrawn")
+    statement = statement.on_conflict_do_update(
+        index_elements=["source", "record_id"],
+        set_={column.name: given[column.name] for column in raw_records.columns if column.name not in kept},
+        where=tuple_(*(raw_records.c[name] for name in _RECENCY)) < tuple_(*(given[name] for name in _RECENCY)),
+    )
+    connection.execute(statement, list(rows))
+
+
+def _upsert_claims(connection: Connection, records: Sequence[RawRecord], withdrawals: Sequence[Withdrawal]) -> None:
+    latest: dict[tuple[RecordKey, str], tuple[int, bool]] = {}
+    # What was pulled by a release that did not tell from where claims nothing: nobody could take it back.
+    said = [((r.key, r.origin), (r.arrival, True)) for r in records if r.origin or not r.import_name]
+    said += [((w.key, w.origin), (w.arrival, False)) for w in withdrawals]
+    for claim, word in said:
+        latest[claim] = max(word, latest.get(claim, word))
+    rows = [
+        {"source": source, "record_id": record_id, "origin": origin, "arrival": arrival, "held": held}
+        for ((source, record_id), origin), (arrival, held) in sorted(latest.items())
+    ]
+    if not rows:
+        return
+    statement = _insert(connection.dialect.name, record_claims)
+    given = statement.excluded
+    statement = statement.on_conflict_do_update(
+        index_elements=["source", "record_id", "origin"],
+        set_={"arrival": given.arrival, "held": given.held},
+        where=tuple_(record_claims.c.arrival, record_claims.c.held) < tuple_(given.arrival, given.held),
+    )
+    connection.execute(statement, rows)
+
+
+def _settle_withdrawn(connection: Connection, keys: Iterable[RecordKey]) -> None:
+    """A record is withdrawn when there are claims on it and none of them is held."""
+    claim = and_(record_claims.c.source == raw_records.c.source, record_claims.c.record_id == raw_records.c.record_id)
+    withdrawn = and_(
+        exists().where(claim).correlate(raw_records),
+        not_(exists().where(claim, record_claims.c.held).correlate(raw_records)),
+    )
+    for part in _parts(keys):
+        statement = update(raw_records).where(_KEY.in_(part), raw_records.c.withdrawn != withdrawn)
+        connection.execute(statement.values(withdrawn=withdrawn))
+
+
+def _import_rows(records: Sequence[RawRecord], withdrawals: Sequence[Withdrawal]) -> list[dict[str, Any]]:
+    """What imports brought and withdrew; of one that did both, as it was pulled twice, the latest counts."""
+    latest: dict[tuple[str, str], tuple[int, bool]] = {}
+    said = [((r.import_name, r.record_id), (r.arrival, False)) for r in records if r.import_name]
+    said += [((w.import_name, w.record_id), (w.arrival, True)) for w in withdrawals]
+    for key, word in said:
+        latest[key] = max(word, latest.get(key, word))
+    return [
+        {"import_name": name, "record_id": record_id, "withdrawn": withdrawn}
+        for (name, record_id), (_, withdrawn) in sorted(latest.items())
+    ]
+
+
+def _present_digests(connection: Connection, keys: Iterable[RecordKey]) -> Mapping[RecordKey, str]:
+    """Content digests of those records that are there and not withdrawn."""
+    found: dict[RecordKey, str] = {}
+    columns = (raw_records.c.source, raw_records.c.record_id, raw_records.c.content_digest)
+    for part in _parts(keys):
+        query = select(*columns).where(_KEY.in_(part), raw_records.c.withdrawn == false())
+        found |= {(row[0], row[1]): row[2] for row in connection.execute(query)}
+    return found
+
+
+def _parts(keys: Iterable[RecordKey]) -> Iterable[list[RecordKey]]:
+    rest = iter(sorted(keys))
+    while part := list(islice(rest, _KEYS_AT_ONCE)):
+        yield part
+
+
+def _insert(dialect: str, table: Table) -> Any:
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]], changed_by: Sequence[str]) -> None:
@@ -143,7 +275,7 @@ def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
 
 def upsert_statement(dialect: str, table: Table, changed_by: Sequence[str]) -> sqlite.Insert | postgresql.Insert:
     """Inserts rows; one that is there is replaced only where a column of `changed_by` differs."""
-    statement: Any = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    statement = _insert(dialect, table)
     keys = [column.name for column in table.primary_key.columns]
     upsert: sqlite.Insert | postgresql.Insert
     if changed_by:

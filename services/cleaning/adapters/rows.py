@@ -43,20 +43,31 @@ def dump(value: Any) -> str:
 
 
 def raw_row(record: RawRecord) -> dict[str, Any]:
-    """Row of `raw_records`."""
+    """Row of `raw_records`, not withdrawn."""
     return {
-        "record_id": record.record_id,
         "source": record.source,
+        "record_id": record.record_id,
         "text": record.text,
         "attributes": dump(dict(record.attributes)),
         "content_digest": record.content_digest,
         "import_name": record.import_name,
+        "event_time": record.event_time,
+        "arrival": record.arrival,
+        "withdrawn": False,
     }
 
 
 def raw_record(row: RowMapping) -> RawRecord:
-    """Record of a row of `raw_records`."""
-    return RawRecord(row["record_id"], row["source"], row["text"], json.loads(row["attributes"]), row["import_name"])
+    """Record of a row of `raw_records`, where its origin is not kept."""
+    return RawRecord(
+        row["record_id"],
+        row["source"],
+        row["text"],
+        json.loads(row["attributes"]),
+        row["import_name"],
+        row["event_time"],
+        row["arrival"],
+    )
 
 
 def verdict_row(verdict: Verdict, traceparent: str) -> dict[str, Any]:

@@ -11,27 +11,45 @@ metadata = MetaData()
 raw_records = Table(
     "raw_records",
     metadata,
+    Column("source", String(64), primary_key=True),
     Column("record_id", String(128), primary_key=True),
-    Column("source", String(64), nullable=False, index=True),
     Column("text", FreeText, nullable=False),
     Column("attributes", Text, nullable=False),
     Column("content_digest", String(64), nullable=False),
     Column("import_name", String(80), nullable=False),
+    Column("event_time", BigInteger, nullable=False),
+    Column("arrival", BigInteger, nullable=False),
+    # Follows from the claims; kept here so that what lists records need not look there.
+    Column("withdrawn", Boolean, nullable=False),
+)
+Index("ix_raw_records_id", raw_records.c.record_id)
+
+# What each origin last said of a record: that it holds it, or that it is gone. The empty origin stands for pushes.
+record_claims = Table(
+    "record_claims",
+    metadata,
+    Column("source", String(64), primary_key=True),
+    Column("record_id", String(128), primary_key=True),
+    Column("origin", String(64), primary_key=True),
+    Column("arrival", BigInteger, nullable=False),
+    Column("held", Boolean, nullable=False),
 )
 
+# An import has one source, so that the id is enough.
 import_records = Table(
     "import_records",
     metadata,
     Column("import_name", String(80), primary_key=True),
     Column("record_id", String(128), primary_key=True),
+    Column("withdrawn", Boolean, nullable=False, server_default=text("false")),
 )
 
 verdicts = Table(
     "verdicts",
     metadata,
     Column("dataset", String(80), primary_key=True),
+    Column("source", String(64), primary_key=True),
     Column("record_id", String(128), primary_key=True),
-    Column("source", String(64), nullable=False),
     Column("recipe_digest", String(64), nullable=False),
     Column("content_digest", String(64), nullable=False),
     Column("text", FreeText, nullable=False),
@@ -48,7 +66,7 @@ Index(
     sqlite_where=text("announced = 0"),
     postgresql_where=text("announced = false"),
 )
-Index("ix_verdicts_record", verdicts.c.record_id)
+Index("ix_verdicts_record", verdicts.c.source, verdicts.c.record_id)
 
 datasets = Table(
     "datasets",
@@ -84,4 +102,24 @@ Index(
     unique=True,
     sqlite_where=text("request_id <> ''"),
     postgresql_where=text("request_id <> ''"),
+)
+
+# Further requests that were answered with a version that was there already.
+version_requests = Table(
+    "version_requests",
+    metadata,
+    Column("dataset", String(80), primary_key=True),
+    Column("request_id", String(128), primary_key=True),
+    Column("number", Integer, nullable=False),
+)
+
+# Messages that the bus deleted before this service had read them.
+lost_messages = Table(
+    "lost_messages",
+    metadata,
+    Column("topic", String(249), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("first_offset", BigInteger, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("found_time", BigInteger, nullable=False),
 )

@@ -6,14 +6,23 @@ All it needs to know is in the store, so after a crash it goes on where it was.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from services.cleaning.app.ports import Announcer, DatasetStore, RecordStore, SnapshotStore, VersionStore
+from services.cleaning.app.ports import (
+    Announcer,
+    DatasetStore,
+    ImportCount,
+    RecordStore,
+    SnapshotStore,
+    VersionStore,
+)
 from services.cleaning.app.recipes import RecipeBook
-from services.cleaning.app.records import Records, all_datasets
+from services.cleaning.app.records import NO_KEY, Records, all_datasets
 from services.cleaning.app.snapshot import compose_snapshot
 from services.cleaning.domain.dataset import (
+    AwaitedImport,
     Dataset,
     DatasetVersion,
     Progress,
@@ -21,7 +30,7 @@ from services.cleaning.domain.dataset import (
     VersionState,
     snapshot_digest,
 )
-from services.cleaning.domain.record import Cleaned, RawRecord
+from services.cleaning.domain.record import Cleaned, RawRecord, RecordKey
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError, is_retryable
 from services.kit.failure import Failure
@@ -65,7 +74,7 @@ class Builder:
         # When data sets without a stale verdict were last put: looking for one reads all their records.
         self._fresh: dict[str, datetime] = {}
         # When the others were last put, and up to which record they are clean: each page would read all before it.
-        self._clean_to: dict[str, tuple[datetime, str]] = {}
+        self._clean_to: dict[str, tuple[datetime, RecordKey]] = {}
 
     def step(self) -> bool:
         """Does what there is to do; False when there was nothing but waiting.
@@ -88,11 +97,11 @@ class Builder:
         return busy
 
     def _clean_stale(self, dataset: Dataset) -> bool:
-        put, after = self._clean_to.get(dataset.name, (dataset.update_time, ""))
+        put, after = self._clean_to.get(dataset.name, (dataset.update_time, NO_KEY))
         if put != dataset.update_time:
-            after = ""
+            after = NO_KEY
         last = self._record_cases.clean_stale(dataset, after)
-        if not last and not after:
+        if last == after == NO_KEY:
             self._fresh[dataset.name] = dataset.update_time
             return False
         # At the end it looks once more from the beginning, for what came meanwhile.
@@ -122,8 +131,8 @@ class Builder:
         if not version.awaited:
             return True
         counts = self._records.import_counts([item.name for item in version.awaited])
-        done = sum(min(counts.get(item.name, 0), item.record_count) for item in version.awaited)
-        total = sum(item.record_count for item in version.awaited)
+        done = sum(item.arrived(*_figures(counts, item)) for item in version.awaited)
+        total = sum(item.record_count + item.withdrawn_count for item in version.awaited)
         if done >= total:
             return True
         now = self._clock.monotonic()
@@ -134,9 +143,9 @@ class Builder:
             self._update(version, Progress("await", done, total, rate))
         elif now - changed > self._await_timeout_s:
             missing = {
-                item.name: f"{counts.get(item.name, 0)} of {item.record_count}"
+                item.name: f"{item.arrived(*_figures(counts, item))} of {item.record_count + item.withdrawn_count}"
                 for item in version.awaited
-                if counts.get(item.name, 0) < item.record_count
+                if item.arrived(*_figures(counts, item)) < item.record_count + item.withdrawn_count
             }
             text = ", ".join(f"{name}: {figures} records" for name, figures in missing.items())
             message = (
@@ -199,3 +208,8 @@ class Builder:
         self._versions.update_version(
             replace(version, state=VersionState.FAILED, failure=failure, update_time=self._clock.now())
         )
+
+
+def _figures(counts: Mapping[str, ImportCount], item: AwaitedImport) -> tuple[int, int]:
+    count = counts.get(item.name, ImportCount())
+    return count.records, count.withdrawn

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, SnapshotSummary
-from services.cleaning.domain.record import RawRecord, Verdict
+from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +26,42 @@ class Announcement:
     traceparent: str
 
 
-class RecordStore(Protocol):
-    """Raw records and verdicts; every method is one transaction, and repeating it changes nothing."""
+@dataclass(frozen=True, slots=True)
+class ImportCount:
+    """How many distinct records of an import have arrived, and how many that it withdrew."""
 
-    def collect(self, arrivals: Sequence[Arrival], verdicts: Sequence[Verdict]) -> None:
-        """Keeps raw records, the imports they came by, and their verdicts, which become announcements if new."""
+    records: int = 0
+    withdrawn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedRecord:
+    """A raw record, whether it was withdrawn, and its verdicts by data set."""
+
+    record: RawRecord
+    withdrawn: bool
+    verdicts: Sequence[Verdict]
+
+
+class RecordStore(Protocol):
+    """Raw records and verdicts; every method is one transaction, and repeating it changes nothing.
+
+    Whatever the order in which arrivals and withdrawals come, the end is the same; see `domain.record`.
+    """
+
+    def collect(
+        self, arrivals: Sequence[Arrival], withdrawals: Sequence[Withdrawal], verdicts: Sequence[Verdict]
+    ) -> None:
+        """Keeps raw records, withdrawals, the imports they came by, and verdicts, see `save_verdicts`."""
         ...
 
     def save_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Keeps verdicts, which become announcements if new."""
+        """Keeps verdicts on contents that count, which become announcements if new; forgets the others."""
         ...
 
-    def stale(self, dataset: Dataset, after: str, limit: int) -> Sequence[RawRecord]:
-        """Records of the data set's sources whose verdict is missing or of another recipe or content, by id, those
-        after an id.
+    def stale(self, dataset: Dataset, after: RecordKey, limit: int) -> Sequence[RawRecord]:
+        """Records of the data set's sources whose verdict is missing or of another recipe or content, by key, those
+        after a key.
         """
         ...
 
@@ -51,20 +73,22 @@ class RecordStore(Protocol):
         """Forgets that they are to be published, unless they changed meanwhile."""
         ...
 
-    def import_counts(self, imports: Sequence[str]) -> Mapping[str, int]:
-        """Distinct records that have arrived, by import."""
+    def import_counts(self, imports: Sequence[str]) -> Mapping[str, ImportCount]:
+        """What has arrived, by import; those of which nothing has are missing."""
         ...
 
-    def content_digests(self, sources: Sequence[str]) -> Mapping[str, str]:
-        """Content digest of every raw record of the sources, by record id."""
+    def content_digests(self, sources: Sequence[str]) -> Sequence[tuple[str, str]]:
+        """Id and content digest of every raw record of the sources that is not withdrawn."""
         ...
 
     def with_verdicts(self, dataset: str, sources: Sequence[str]) -> Sequence[tuple[RawRecord, Verdict | None]]:
-        """Every raw record of the sources, with the data set's present verdict if it has one, by record id."""
+        """Every raw record of the sources that is not withdrawn, with the data set's present verdict if it has one,
+        by key.
+        """
         ...
 
-    def record(self, record_id: str) -> tuple[RawRecord, Sequence[Verdict]] | None:
-        """A raw record and its verdicts by data set."""
+    def records(self, record_id: str, source: str, limit: int) -> Sequence[CollectedRecord]:
+        """Records with this id, of one source or of any (empty), by source."""
         ...
 
 

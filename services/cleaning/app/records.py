@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
 
-from services.cleaning.app.ports import Announcer, Arrival, DatasetStore, RecordStore
+from services.cleaning.app.ports import Announcer, Arrival, CollectedRecord, DatasetStore, RecordStore
 from services.cleaning.app.recipes import RecipeBook
 from services.cleaning.domain.dataset import Dataset
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
-from services.cleaning.domain.record import Cleaned, RawRecord, Verdict
-from services.kit.errors import NotFoundError
+from services.cleaning.domain.record import Cleaned, RawRecord, RecordKey, Verdict, Withdrawal
+from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
 
 logger = logging.getLogger(__name__)
 
+NO_KEY: Final[RecordKey] = ("", "")
+"""Before the key of every record."""
+
 _PAGE = 500
+_SOURCES_NAMED = 10
 
 
 class Records:
@@ -33,25 +38,27 @@ class Records:
         # Two threads that publish the same announcements would publish each of them twice.
         self._announcing = threading.Lock()
 
-    def collect(self, arrivals: Sequence[Arrival]) -> None:
+    def collect(self, arrivals: Sequence[Arrival], withdrawals: Sequence[Withdrawal] = ()) -> None:
         """Cleans arrived records for every data set that takes their source; returns when others know of it."""
-        newest = {arrival.record.record_id: arrival.record for arrival in arrivals}
+        newest: dict[RecordKey, RawRecord] = {}
+        for record in sorted((arrival.record for arrival in arrivals), key=lambda record: record.recency):
+            newest[record.key] = record
         datasets = all_datasets(self._datasets)
-        self._records.collect(arrivals, self._judge_all(datasets, newest.values()))
+        self._records.collect(arrivals, withdrawals, self._judge_all(datasets, newest.values()))
         # A data set that was put while this batch was on its way would miss it for ever.
         changed = [dataset for dataset in all_datasets(self._datasets) if dataset not in datasets]
         self._records.save_verdicts(self._judge_all(changed, newest.values()))
         self.announce()
 
-    def clean_stale(self, dataset: Dataset, after: str) -> str:
-        """Cleans the next records, those after an id, that a changed recipe left behind.
+    def clean_stale(self, dataset: Dataset, after: RecordKey) -> RecordKey:
+        """Cleans the next records, those after a key, that a changed recipe left behind.
 
         Returns:
-            Id of the last of them; empty when there are none.
+            Key of the last of them; `NO_KEY` when there are none.
         """
         verdicts = self._judge(dataset, self._records.stale(dataset, after, _PAGE))
         self._records.save_verdicts(verdicts)
-        return verdicts[-1].record_id if verdicts else ""
+        return verdicts[-1].key if verdicts else NO_KEY
 
     def announce(self) -> None:
         """Publishes all verdicts that have not been published."""
@@ -70,12 +77,25 @@ class Records:
             recipe = self._recipes.of_operators(operators)
         return recipe.clean(text, attributes)
 
-    def record(self, record_id: str) -> tuple[RawRecord, Sequence[Verdict]]:
-        """A record and its verdicts."""
-        found = self._records.record(record_id)
-        if found is None:
-            raise NotFoundError(f"No record {record_id!r} has been collected.", metadata={"record_id": record_id})
-        return found
+    def record(self, record_id: str, source: str = "") -> CollectedRecord:
+        """A record and its verdicts.
+
+        Raises:
+            NotFoundError: there is none with this id, of this source.
+            InvalidArgumentError: no source is given and several have one.
+        """
+        found = self._records.records(record_id, source, _SOURCES_NAMED)
+        if not found:
+            of = f" of the source {source!r}" if source else ""
+            raise NotFoundError(f"No record {record_id!r}{of} has been collected.", metadata={"record_id": record_id})
+        if len(found) > 1:
+            sources = ", ".join(item.record.source for item in found)
+            more = " and more" if len(found) == _SOURCES_NAMED else ""
+            message = f"Several sources have a record {record_id!r} ({sources}{more}); name the source."
+            raise InvalidArgumentError(
+                message, reason="AMBIGUOUS_RECORD_ID", violations=[FieldViolation("source", message)]
+            )
+        return found[0]
 
     def _judge_all(self, datasets: Iterable[Dataset], records: Collection[RawRecord]) -> list[Verdict]:
         return [

@@ -16,6 +16,13 @@ from services.cleaning.engine.operator import SetRecord
 from services.cleaning.engine.operators.duplicates import content_key
 from services.kit.errors import InternalError
 
+# Id before source: data sets of one release after the other list their records, and keep of duplicates, the same.
+_Key = tuple[str, str]
+
+
+def _key(record: RawRecord) -> _Key:
+    return record.record_id, record.source
+
 
 def compose_snapshot(
     dataset: str, spec: DatasetSpec, recipe: CompiledRecipe, judged: Sequence[tuple[RawRecord, Cleaned]]
@@ -32,30 +39,29 @@ def compose_snapshot(
         InternalError: the same text stands on both sides of the split.
     """
     digest = snapshot_digest(
-        dataset, spec, recipe.digest, {record.record_id: record.content_digest for record, _ in judged}
+        dataset, spec, recipe.digest, ((record.record_id, record.content_digest) for record, _ in judged)
     )
-    rejections: dict[str, Rejection] = {r.record_id: c.rejection for r, c in judged if c.rejection is not None}
-    alive = [SetRecord(r.record_id, c.text, c.attributes) for r, c in judged if c.rejection is None]
-    rejections |= recipe.judge_set(alive)
-    kept = {record.record_id: record for record in alive if record.record_id not in rejections}
-    keys = {record_id: content_key(record.text) for record_id, record in kept.items()}
-    sides = split(keys, spec.holdout, dataset_id(dataset))
-    for record_id in sides.surplus:
-        rejections[record_id] = Rejection(SURPLUS_REASON, f"max_records={spec.holdout.max_records}")
+    rejections: dict[_Key, Rejection] = {_key(r): c.rejection for r, c in judged if c.rejection is not None}
+    alive = {_key(r): SetRecord(r.record_id, c.text, c.attributes, r.source) for r, c in judged if c.rejection is None}
+    dropped = recipe.judge_set(list(alive.values()))
+    rejections |= {key: dropped[record.name] for key, record in alive.items() if record.name in dropped}
+    kept = {key: record for key, record in alive.items() if key not in rejections}
+    sides = split({key: content_key(record.text) for key, record in kept.items()}, spec.holdout, dataset_id(dataset))
+    for key in sides.surplus:
+        rejections[key] = Rejection(SURPLUS_REASON, f"max_records={spec.holdout.max_records}")
     contamination = measure_contamination(
-        [kept[record_id].text for record_id in sides.train], [kept[record_id].text for record_id in sides.holdout]
+        [kept[key].text for key in sides.train], [kept[key].text for key in sides.holdout]
     )
     if contamination.exact_overlap:
         raise InternalError(
             f"{contamination.exact_overlap} texts stand on both sides of the split of {dataset}.",
             reason="CONTAMINATED_SPLIT",
         )
-    source_of = {record.record_id: record.source for record, _ in judged}
 
-    def rows(record_ids: Sequence[str]) -> list[SnapshotRow]:
-        return [SnapshotRow(i, source_of[i], kept[i].text, kept[i].attributes) for i in record_ids]
+    def rows(keys: Sequence[_Key]) -> list[SnapshotRow]:
+        return [SnapshotRow(*key, kept[key].text, kept[key].attributes) for key in keys]
 
-    rejected = [RejectedRow(i, source_of[i], r.reason, r.detail) for i, r in sorted(rejections.items())]
+    rejected = [RejectedRow(*key, rejections[key].reason, rejections[key].detail) for key in sorted(rejections)]
     manifest: dict[str, Any] = {
         "format": SNAPSHOT_FORMAT,
         "dataset": dataset,
@@ -63,7 +69,7 @@ def compose_snapshot(
         "recipe": {"digest": recipe.digest, "operators": list(recipe.canonical)},
         "columns": list(recipe.columns),
         "holdout": {"fraction": spec.holdout.fraction, "max_records": spec.holdout.max_records},
-        "sources": dict(sorted(Counter(source_of.values()).items())),
+        "sources": dict(sorted(Counter(record.source for record, _ in judged).items())),
         "counts": {
             "records_in": len(judged),
             "kept": len(sides.train) + len(sides.holdout),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -63,10 +63,19 @@ class VersionState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AwaitedImport:
-    """An import of which so many distinct records must have arrived."""
+    """An import of which so many distinct records, and so many withdrawals, must have arrived.
+
+    `changed_count` is not waited for: the version tells it on.
+    """
 
     name: str
     record_count: int
+    withdrawn_count: int = 0
+    changed_count: int = 0
+
+    def arrived(self, records: int, withdrawn: int) -> int:
+        """How many of those that are waited for are here."""
+        return min(records, self.record_count) + min(withdrawn, self.withdrawn_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +144,14 @@ def dataset_id(name: str) -> str:
     return match.group(1)
 
 
-def snapshot_digest(dataset: str, spec: DatasetSpec, recipe_digest: str, records: Mapping[str, str]) -> str:
+def snapshot_digest(dataset: str, spec: DatasetSpec, recipe_digest: str, records: Iterable[tuple[str, str]]) -> str:
     """Address of the snapshot that this content gives, known before it is built.
 
     Args:
         dataset: `datasets/{dataset}`; it salts the split.
         spec: sources, hold-out and required attributes count; the recipe counts by its digest.
         recipe_digest: sha256 of the canonical recipe.
-        records: content digest by record id, of every raw record that belongs to it.
+        records: id and content digest of every raw record that belongs to it; the latter covers the source.
     """
     frame = content_digest(
         {
@@ -154,5 +163,5 @@ def snapshot_digest(dataset: str, spec: DatasetSpec, recipe_digest: str, records
             "required_attributes": list(spec.required_attributes),
         }
     )
-    flat = [part for record_id in sorted(records) for part in (record_id, records[record_id])]
+    flat = [part for pair in sorted(records) for part in pair]
     return sha256_hex(frame, *flat)

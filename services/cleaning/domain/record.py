@@ -1,28 +1,74 @@
-"""Records and what a recipe makes of them. Knows no operator."""
+"""Records and what a recipe makes of them. Knows no operator.
+
+A record is identified by its source and its id within it. What arrives about one record is put together in a way that
+no order of arrival changes: the content with the latest event time counts, of equal times the latest arrival; and of
+each origin (see `RawRecord.origin`) its latest word, whether it still holds the record.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.kit.ids import sha256_hex
+from services.kit.ids import record_name, sha256_hex
+
+RecordKey = tuple[str, str]
+"""Identity of a record: its source, and its id within it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """A record as it was collected; `import_name` is empty when it was pushed."""
+    """A record as it was collected; `import_name` is empty when it was pushed.
+
+    `event_time` and `arrival` are microseconds since 1970. `origin` is the digest of what it was pulled from; empty
+    when it was pushed, or pulled by a release that did not tell.
+    """
 
     record_id: str
     source: str
     text: str
     attributes: Mapping[str, str]
     import_name: str = ""
+    event_time: int = 0
+    arrival: int = 0
+    origin: str = ""
+
+    @property
+    def key(self) -> RecordKey:
+        """Its identity."""
+        return self.source, self.record_id
+
+    @property
+    def name(self) -> str:
+        """`sources/{source}/records/{record}`."""
+        return record_name(self.source, self.record_id)
+
+    @property
+    def recency(self) -> tuple[int, int, str]:
+        """Of the same record's contents, the one with the greatest counts."""
+        return self.event_time, self.arrival, self.content_digest
 
     @property
     def content_digest(self) -> str:
         """sha256 over source, text and attributes: equal digests clean to equal records."""
         flat = [part for pair in sorted(self.attributes.items()) for part in pair]
         return sha256_hex(self.source, self.text, *flat)
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """An import found a record gone from the origin that it had been pulled from."""
+
+    record_id: str
+    source: str
+    import_name: str
+    origin: str
+    arrival: int
+
+    @property
+    def key(self) -> RecordKey:
+        """Identity of the record."""
+        return self.source, self.record_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +98,13 @@ class Verdict:
     recipe_digest: str
     content_digest: str
     cleaned: Cleaned
+
+    @property
+    def key(self) -> RecordKey:
+        """Identity of the record."""
+        return self.source, self.record_id
+
+    @property
+    def name(self) -> str:
+        """Name of the record: `sources/{source}/records/{record}`."""
+        return record_name(self.source, self.record_id)

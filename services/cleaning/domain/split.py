@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from services.cleaning.domain.dataset import HoldoutSpec
 from services.kit.ids import sha256_hex
@@ -16,13 +17,16 @@ SURPLUS_REASON = "holdout_surplus"
 _SPAN = 1 << 64
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Record ids by side, each in order; `surplus` was drawn for the hold-out beyond its limit."""
+Key = TypeVar("Key", str, tuple[str, str])
 
-    train: Sequence[str]
-    holdout: Sequence[str]
-    surplus: Sequence[str]
+
+@dataclass(frozen=True, slots=True)
+class Split(Generic[Key]):
+    """Keys of records by side, each in order; `surplus` was drawn for the hold-out beyond its limit."""
+
+    train: Sequence[Key]
+    holdout: Sequence[Key]
+    surplus: Sequence[Key]
 
 
 def position(salt: str, content_key: str) -> float:
@@ -30,22 +34,22 @@ def position(salt: str, content_key: str) -> float:
     return int(sha256_hex(salt, content_key)[:16], 16) / _SPAN
 
 
-def split(content_keys: Mapping[str, str], holdout: HoldoutSpec, salt: str) -> Split:
+def split(content_keys: Mapping[Key, str], holdout: HoldoutSpec, salt: str) -> Split[Key]:
     """Divides records.
 
     Args:
-        content_keys: normalised content by record id; equal content goes to the same side.
+        content_keys: normalised content by the record's key; equal content goes to the same side.
         holdout: share and limit.
         salt: the data set's name, so that two data sets hold out different records.
     """
-    train: list[str] = []
-    drawn: list[tuple[float, str]] = []
-    for record_id in sorted(content_keys):
-        place = position(salt, content_keys[record_id])
+    train: list[Key] = []
+    drawn: list[tuple[float, Key]] = []
+    for key in sorted(content_keys):
+        place = position(salt, content_keys[key])
         if place < holdout.fraction:
-            drawn.append((place, record_id))
+            drawn.append((place, key))
         else:
-            train.append(record_id)
+            train.append(key)
     drawn.sort()
     limit = holdout.max_records or len(drawn)
-    return Split(train, sorted(i for _, i in drawn[:limit]), sorted(i for _, i in drawn[limit:]))
+    return Split(train, sorted(key for _, key in drawn[:limit]), sorted(key for _, key in drawn[limit:]))

@@ -58,13 +58,13 @@ class CompiledRecipe:
         """Applies the set operators, in order, each to what the ones before it left.
 
         Returns:
-            Rejections by record id.
+            Rejections by the records' names.
         """
-        alive = sorted(records, key=lambda record: record.record_id)
+        alive = sorted(records, key=lambda record: (record.record_id, record.source))
         rejected: dict[str, Rejection] = {}
         for operator in self.set_operators:
             found = operator.judge(alive)
-            rejected.update({alive[position].record_id: rejection for position, rejection in found.items()})
+            rejected.update({alive[position].name: rejection for position, rejection in found.items()})
             alive = [record for position, record in enumerate(alive) if position not in found]
         return rejected
 

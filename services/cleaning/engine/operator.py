@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import Batch
+from services.kit.ids import record_name
 
 
 class Params(BaseModel):
@@ -67,6 +68,12 @@ class SetRecord:
     record_id: str
     text: str
     attributes: Mapping[str, str]
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells it from every other record, also from one of another source with the same id."""
+        return record_name(self.source, self.record_id) if self.source else self.record_id
 
 
 class SetOperator(Operator[P]):

@@ -1,18 +1,20 @@
-"""Raw records from the bus."""
+"""Raw records and withdrawals from the bus."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested
+from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested, RecordWithdrawn
 
 from services.cleaning.app.ports import Arrival
 from services.cleaning.app.records import Records
-from services.cleaning.domain.record import RawRecord
+from services.cleaning.domain.record import RawRecord, Withdrawal
 from services.kit.bus.cloudevents import decode
 from services.kit.bus.port import Delivery
 from services.kit.errors import InvalidArgumentError
 from services.kit.grpc.validation import validate
+
+_WITHDRAWN = RecordWithdrawn.DESCRIPTOR.full_name
 
 
 class RawRecordHandler:
@@ -23,7 +25,9 @@ class RawRecordHandler:
 
     def handle(self, batch: Sequence[Delivery]) -> None:
         """Cleans the batch; idempotent, see `Records`."""
-        self._records.collect([_arrival(delivery) for delivery in batch])
+        withdrawals = [_withdrawal(delivery) for delivery in batch if delivery.event_type == _WITHDRAWN]
+        arrivals = [_arrival(delivery) for delivery in batch if delivery.event_type != _WITHDRAWN]
+        self._records.collect(arrivals, withdrawals)
 
 
 def _arrival(delivery: Delivery) -> Arrival:
@@ -32,5 +36,25 @@ def _arrival(delivery: Delivery) -> Arrival:
     record = message.record
     if not record.record_id:
         raise InvalidArgumentError("A raw record on the bus bears its identity.", reason="MISSING_RECORD_ID")
-    raw = RawRecord(record.record_id, record.source, record.text, dict(record.attributes), message.import_name)
+    accepted = message.ingest_time.ToMicroseconds()
+    raw = RawRecord(
+        record.record_id,
+        record.source,
+        record.text,
+        dict(record.attributes),
+        message.import_name,
+        event_time=record.event_time.ToMicroseconds() if record.HasField("event_time") else accepted,
+        # Older releases gave no stamp of the arrival.
+        arrival=message.arrival or accepted,
+        origin=message.origin,
+    )
     return Arrival(raw, delivery.headers.get("traceparent", b"").decode("ascii", "replace")[:64])
+
+
+def _withdrawal(delivery: Delivery) -> Withdrawal:
+    message = decode(delivery, RecordWithdrawn)
+    if not (message.record_id and message.source and message.origin):
+        raise InvalidArgumentError(
+            "A withdrawal on the bus bears the record's identity and its origin.", reason="MISSING_RECORD_ID"
+        )
+    return Withdrawal(message.record_id, message.source, message.import_name, message.origin, message.arrival)

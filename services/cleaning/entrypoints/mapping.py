@@ -101,6 +101,8 @@ def version_to(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
         state=_STATES[version.state],
         spec=spec_to(version.spec),
         reused=version.reused,
+        withdrawn_count=sum(item.withdrawn_count for item in version.awaited),
+        changed_count=sum(item.changed_count for item in version.awaited),
     )
     snapshot, failure = version.snapshot, version.failure
     if snapshot is not None:
@@ -134,4 +136,4 @@ def verdict_to(verdict: Verdict) -> service.RecordVerdict:
 
 def awaited_from(message: service.AwaitedImport) -> AwaitedImport:
     """An awaited import."""
-    return AwaitedImport(message.name, message.record_count)
+    return AwaitedImport(message.name, message.record_count, message.withdrawn_count, message.changed_count)

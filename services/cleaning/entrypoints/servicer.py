@@ -46,12 +46,14 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
 
     async def GetRecord(self, request: pb.GetRecordRequest, context: Any) -> pb.GetRecordResponse:
         """Says what became of a record."""
-        record, verdicts = await asyncio.to_thread(self._records.record, request.record_id)
+        found = await asyncio.to_thread(self._records.record, request.record_id, request.source)
         return pb.GetRecordResponse(
-            record_id=record.record_id,
-            source=record.source,
-            import_name=record.import_name,
-            verdicts=[mapping.verdict_to(verdict) for verdict in verdicts],
+            record_id=found.record.record_id,
+            source=found.record.source,
+            import_name=found.record.import_name,
+            verdicts=[mapping.verdict_to(verdict) for verdict in found.verdicts],
+            name=found.record.name,
+            withdrawn=found.withdrawn,
         )
 
     async def PutDataset(self, request: pb.PutDatasetRequest, context: Any) -> pb.PutDatasetResponse:

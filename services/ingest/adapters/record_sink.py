@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from tidemill.ingest.v1 import ingest_events_pb2 as events
 from tidemill.ingest.v1.record_pb2 import Record
 
 from services.ingest.app.ports import Accepted
+from services.ingest.domain.arrival import ArrivalStamps
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import Import
 from services.kit.bus.kafka import KafkaEventPublisher
@@ -26,13 +26,15 @@ class BusRecordSink:
 
     def __init__(self, publisher: KafkaEventPublisher, clock: Clock) -> None:
         self._publisher = publisher
-        self._clock = clock
+        self._stamps = ArrivalStamps(clock)
 
-    def accept(self, records: Sequence[Accepted], import_name: str = "") -> None:
+    def accept(self, records: Sequence[Accepted], import_name: str = "", origin: str = "") -> None:
         """See the port."""
-        now = Timestamp()
-        now.FromDatetime(self._clock.now())
-        self._publisher.publish(RECORDS_RAW, [_ingested(item, import_name, now) for item in records])
+        stamps = self._stamps.take(len(records))
+        self._publisher.publish(
+            RECORDS_RAW,
+            [_ingested(item, import_name, origin, stamp) for item, stamp in zip(records, stamps, strict=True)],
+        )
 
     def refuse(self, refusals: Sequence[Refusal], import_name: str) -> None:
         """See the port."""
@@ -57,18 +59,20 @@ class BusRecordSink:
         self._publisher.publish(INGEST_EVENTS, [event])
 
 
-def _ingested(item: Accepted, import_name: str, now: Timestamp) -> OutgoingEvent:
+def _ingested(item: Accepted, import_name: str, origin: str, arrival: int) -> OutgoingEvent:
     record = item.record
     message = events.RecordIngested(
         record=Record(record_id=record.record_id, source=record.source, text=record.text, attributes=record.attributes),
-        ingest_time=now,
         import_name=import_name,
+        origin=origin,
+        arrival=arrival,
     )
+    message.ingest_time.FromMicroseconds(arrival)
     if record.event_time is None:
-        message.record.event_time.CopyFrom(now)
+        message.record.event_time.FromMicroseconds(arrival)
     else:
         message.record.event_time.FromDatetime(record.event_time)
-    return OutgoingEvent(record.record_id, message, event_id=_event_id(record, import_name), trace=item.trace)
+    return OutgoingEvent(record.name, message, event_id=_event_id(record, import_name), trace=item.trace)
 
 
 def _event_id(record: RawRecord, import_name: str) -> str:

@@ -22,8 +22,8 @@ class Accepted:
 class RecordSink(Protocol):
     """Where records go; durable when a method returns. The same fact has the same event id each time."""
 
-    def accept(self, records: Sequence[Accepted], import_name: str = "") -> None:
-        """Publishes accepted records.
+    def accept(self, records: Sequence[Accepted], import_name: str = "", origin: str = "") -> None:
+        """Publishes accepted records: of an import and what it pulls from, or pushed.
 
         Raises:
             UnavailableError: not all of them are durable; give all of them again.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from services.kit.errors import InvalidArgumentError
-from services.kit.ids import record_id, sha256_hex
+from services.kit.ids import record_id, record_name, sha256_hex
 
 MAX_TEXT_BYTES = 524_288
 MAX_ATTRIBUTES = 64
@@ -44,6 +44,11 @@ class RawRecord:
         """sha256 over source, text and attributes."""
         flat = [part for pair in sorted(self.attributes.items()) for part in pair]
         return sha256_hex(self.source, self.text, *flat)
+
+    @property
+    def name(self) -> str:
+        """`sources/{source}/records/{record}`, which tells it from the records of all sources."""
+        return record_name(self.source, self.record_id)
 
     def identified(self) -> RawRecord:
         """The record with its final identity: its own, else one derived from source and content."""

@@ -26,9 +26,9 @@ class Topic:
 
 
 INBOUND: Final = Topic("tidemill.inbound", 6, 7 * _DAY_MS, "any", "CloudEvents of other producers")
-RECORDS_RAW: Final = Topic("tidemill.records.raw", 6, 7 * _DAY_MS, "record id", "RecordIngested")
-RECORDS_CLEAN: Final = Topic("tidemill.records.clean", 6, 7 * _DAY_MS, "record id", "RecordCleaned")
-RECORDS_REJECTED: Final = Topic("tidemill.records.rejected", 6, 7 * _DAY_MS, "record id", "RecordRejected")
+RECORDS_RAW: Final = Topic("tidemill.records.raw", 6, 7 * _DAY_MS, "record", "RecordIngested, RecordWithdrawn")
+RECORDS_CLEAN: Final = Topic("tidemill.records.clean", 6, 7 * _DAY_MS, "record", "RecordCleaned")
+RECORDS_REJECTED: Final = Topic("tidemill.records.rejected", 6, 7 * _DAY_MS, "record", "RecordRejected")
 INGEST_EVENTS: Final = Topic("tidemill.ingest.events", 1, 30 * _DAY_MS, "import", "ImportCompleted")
 CLEANING_EVENTS: Final = Topic("tidemill.cleaning.events", 1, 30 * _DAY_MS, "data set", "DatasetVersionBuilt")
 TRAINING_EVENTS: Final = Topic("tidemill.training.events", 1, 30 * _DAY_MS, "run", "RunSucceeded, RunFailed, …")

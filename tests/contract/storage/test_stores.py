@@ -13,7 +13,7 @@ from sqlalchemy import select
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.tables import raw_records
-from services.cleaning.app.ports import Arrival
+from services.cleaning.app.ports import Arrival, ImportCount
 from services.cleaning.domain.dataset import Dataset, DatasetSpec, DatasetVersion, HoldoutSpec, VersionState
 from services.cleaning.domain.record import Cleaned, RawRecord, Verdict
 from services.inference.adapters.model_store import SqlModelStore
@@ -59,15 +59,14 @@ def test_odd_characters_survive_and_no_record_is_refused_for_them(
     store = SqlRecordStore(open_service_database("cleaning"))
     record = RawRecord("r", "news", ODD, {"note": ODD}, "imports/a")
     verdict = Verdict("r", "news", "datasets/d", "0" * 64, record.content_digest, Cleaned(ODD, {"note": ODD}))
-    store.collect([Arrival(record)], [verdict])
-    found = store.record("r")
-    assert found is not None
+    store.collect([Arrival(record)], [], [verdict])
+    (found,) = store.records("r", "news", 2)
     kept = ODD.replace("\0", "\ufffd") if database_kind == "postgresql" else ODD
-    assert (found[0].text, found[0].attributes["note"]) == (kept, ODD)
-    assert (found[1][0].cleaned.text, found[1][0].cleaned.attributes["note"]) == (kept, ODD)
+    assert (found.record.text, found.record.attributes["note"]) == (kept, ODD)
+    assert (found.verdicts[0].cleaned.text, found.verdicts[0].cleaned.attributes["note"]) == (kept, ODD)
     # The digest is of what came, so the same record again is no change.
     store.mark_announced(store.announcements(10))
-    store.collect([Arrival(record)], [verdict])
+    store.collect([Arrival(record)], [], [verdict])
     assert store.announcements(10) == []
 
 
@@ -89,10 +88,10 @@ def test_records_of_many_members_at_once_are_all_kept(open_service_database: Ope
             Arrival(RawRecord(f"r{n}", "news", f"text {n}", {}, "imports/a"))
             for n in range(member * 50, member * 50 + 100)
         ]
-        store.collect(list(reversed(arrivals)) if member % 2 else arrivals, [])
+        store.collect(list(reversed(arrivals)) if member % 2 else arrivals, [], [])
 
     _at_once(collect)
-    assert store.import_counts(["imports/a"]) == {"imports/a": 450}
+    assert store.import_counts(["imports/a"]) == {"imports/a": ImportCount(450)}
 
 
 def test_a_long_read_holds_up_no_writer(open_service_database: OpenDatabase) -> None:
@@ -100,7 +99,7 @@ def test_a_long_read_holds_up_no_writer(open_service_database: OpenDatabase) -> 
     store = SqlRecordStore(engine)
 
     def collect(number: int) -> None:
-        store.collect([Arrival(RawRecord(f"r{number}", "news", f"text {number}", {}, "imports/a"))], [])
+        store.collect([Arrival(RawRecord(f"r{number}", "news", f"text {number}", {}, "imports/a"))], [], [])
 
     collect(1)
     with read_only(engine).connect() as connection:
@@ -108,7 +107,7 @@ def test_a_long_read_holds_up_no_writer(open_service_database: OpenDatabase) -> 
         # On SQLite it would wait for 30 s, and fail then.
         collect(2)
         assert first == ["r1"]
-    assert store.content_digests(["news"]).keys() == {"r1", "r2"}
+    assert {record_id for record_id, _ in store.content_digests(["news"])} == {"r1", "r2"}
 
 
 def test_versions_of_a_data_set_asked_for_at_once_get_a_number_each(open_service_database: OpenDatabase) -> None:

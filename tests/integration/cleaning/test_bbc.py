@@ -14,7 +14,7 @@ from services.cleaning.domain.recipe import parse_operators
 from services.cleaning.domain.record import RawRecord
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.registry import default_registry
-from services.kit.ids import record_id
+from services.kit.ids import record_id, record_name
 from services.kit.storage.artifacts import ArtifactStore
 
 
@@ -52,8 +52,8 @@ def test_duplicates_go_and_a_frozen_hold_out_stays(tmp_path: Path) -> None:
     assert set(reasons) <= {"exact_duplicate", "near_duplicate", "holdout_surplus"}
     assert counts["records_in"] == 2225 == counts["kept"] + counts["rejected"]
     assert content.manifest["contamination"]["near_overlap"] == 0
-    kept = {row.record_id for row in (*content.train, *content.holdout)}
-    kept |= {row.record_id for row in content.rejected if row.reason == "holdout_surplus"}
+    kept = {record_name(row.source, row.record_id) for row in (*content.train, *content.holdout)}
+    kept |= {record_name(r.source, r.record_id) for r in content.rejected if r.reason == "holdout_surplus"}
     originals = [r.detail.removeprefix("duplicate_of=").split()[0] for r in content.rejected if "_of=" in r.detail]
     # A near duplicate's original stays; an exact one's may itself be a near duplicate of another.
     assert sum(original in kept for original in originals) >= reasons["near_duplicate"]

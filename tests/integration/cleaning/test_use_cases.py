@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,9 @@ from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.datasets import Datasets
-from services.cleaning.app.ports import Announcement, Arrival
+from services.cleaning.app.ports import Announcement, Arrival, ImportCount
 from services.cleaning.app.recipes import RecipeBook
-from services.cleaning.app.records import Records
+from services.cleaning.app.records import NO_KEY, Records
 from services.cleaning.domain.dataset import (
     AwaitedImport,
     Dataset,
@@ -27,9 +29,9 @@ from services.cleaning.domain.dataset import (
     VersionState,
 )
 from services.cleaning.domain.recipe import OperatorSpec, parse_operators
-from services.cleaning.domain.record import RawRecord
+from services.cleaning.domain.record import RawRecord, Withdrawal
 from services.cleaning.engine.registry import default_registry
-from services.kit.errors import UnavailableError
+from services.kit.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from services.kit.storage.artifacts import ArtifactStore
 from tests.conftest import OpenDatabase
 
@@ -112,8 +114,12 @@ def world(tmp_path: Path, open_service_database: OpenDatabase) -> World:
     return World(open_service_database("cleaning"), tmp_path / "artifacts")
 
 
+_ARRIVALS = itertools.count(1)
+
+
 def arrival(record_id: str, text: str, import_name: str = "imports/a", source: str = "news") -> Arrival:
-    return Arrival(RawRecord(record_id, source, text, {}, import_name))
+    """A record that arrives after those that were made before."""
+    return Arrival(RawRecord(record_id, source, text, {}, import_name, arrival=next(_ARRIVALS)))
 
 
 def test_a_redelivery_changes_and_announces_nothing(world: World) -> None:
@@ -122,8 +128,8 @@ def test_a_redelivery_changes_and_announces_nothing(world: World) -> None:
     world.records.collect(batch)
     world.records.collect(batch)
     assert world.announcer.told == [(NAME, "a", "one"), (NAME, "b", "two")]
-    assert world.store.import_counts(["imports/a"]) == {"imports/a": 3}
-    assert set(world.store.content_digests(["news"])) == {"a", "b"}
+    assert world.store.import_counts(["imports/a"]) == {"imports/a": ImportCount(3)}
+    assert {record_id for record_id, _ in world.store.content_digests(["news"])} == {"a", "b"}
 
 
 def test_a_record_that_changed_is_announced_anew(world: World) -> None:
@@ -132,12 +138,65 @@ def test_a_record_that_changed_is_announced_anew(world: World) -> None:
     assert world.announcer.told == [(NAME, "a", "new")]
     world.records.collect([arrival("a", "newer")])
     assert world.announcer.told[1:] == [(NAME, "a", "newer")]
-    assert world.records.record("a")[0].text == "newer"
+    assert world.records.record("a").record.text == "newer"
+
+
+def test_equal_ids_of_two_sources_take_nothing_from_each_other(world: World) -> None:
+    world.put("normalize_whitespace")
+    world.datasets.put("datasets/mail", DatasetSpec(("mail",), tuple(parse_operators(["normalize_whitespace"]))))
+    world.records.collect([arrival(str(n), f"news {n}") for n in range(1, 11)])
+    world.records.collect([arrival(str(n), f"mail {n}", "imports/b", "mail") for n in range(1, 11)])
+    for dataset, source in ((NAME, "news"), ("datasets/mail", "mail")):
+        name = world.datasets.build_version(dataset, [], "", "").name
+        world.work()
+        snapshot = world.datasets.version(name).snapshot
+        assert snapshot is not None
+        assert (snapshot.records_in, snapshot.train_count + snapshot.holdout_count) == (10, 10)
+        assert world.records.record("7", source).record.text == f"{source} 7"
+    assert len(world.announcer.told) == 20
+    with pytest.raises(InvalidArgumentError, match=r"\(mail, news\); name the source"):
+        world.records.record("7")
+    with pytest.raises(NotFoundError, match="of the source 'web'"):
+        world.records.record("7", "web")
+
+
+def test_an_older_event_neither_replaces_nor_announces(world: World) -> None:
+    world.put("normalize_whitespace")
+    world.records.collect([Arrival(RawRecord("a", "news", "new", {}, event_time=2, arrival=1))])
+    world.records.collect([Arrival(RawRecord("a", "news", "old", {}, event_time=1, arrival=2))])
+    world.work()
+    assert world.announcer.told == [(NAME, "a", "new")]
+    assert [v.cleaned.text for _, v in world.store.with_verdicts(NAME, ["news"]) if v] == ["new"]
+
+
+def test_a_withdrawn_record_leaves_the_next_version_and_may_come_back(world: World) -> None:
+    world.put("normalize_whitespace")
+    pulled = [RawRecord(r, "news", f"text {r}", {}, "imports/a", 1, n, "file") for n, r in enumerate("abc", 1)]
+    pushed = RawRecord("b", "news", "text b", {}, "", 1, 2)
+    world.records.collect([Arrival(record) for record in (*pulled, pushed)])
+    gone = [Withdrawal(r, "news", "imports/b", "file", 10) for r in "bc"]
+    name = world.datasets.build_version(NAME, [AwaitedImport("imports/b", 1, 2, 1)], "", "").name
+    world.records.collect([Arrival(replace(pulled[0], text="edited", import_name="imports/b", arrival=9))])
+    world.work()
+    assert world.datasets.version(name).state is VersionState.BUILDING
+    world.records.collect([], gone)
+    world.work()
+    snapshot = world.datasets.version(name).snapshot
+    assert snapshot is not None
+    # What was pushed, too, stays.
+    assert snapshot.records_in == 2
+    assert world.records.record("c").withdrawn
+    assert not world.records.record("b").withdrawn
+    world.records.collect([Arrival(replace(pulled[2], arrival=11))])
+    assert not world.records.record("c").withdrawn
 
 
 def test_the_same_record_in_two_imports_counts_in_both(world: World) -> None:
     world.records.collect([arrival("a", "x", "imports/one"), arrival("a", "x", "imports/two")])
-    assert world.store.import_counts(["imports/one", "imports/two"]) == {"imports/one": 1, "imports/two": 1}
+    assert world.store.import_counts(["imports/one", "imports/two"]) == {
+        "imports/one": ImportCount(1),
+        "imports/two": ImportCount(1),
+    }
 
 
 def test_what_a_crash_kept_from_the_bus_is_announced_later(world: World) -> None:
@@ -188,7 +247,7 @@ def test_a_recipe_that_changes_while_records_are_cleaned_again_reaches_them_all(
     world.records.collect([arrival("r0000a", "text a"), arrival("z", "text z")])
     world.work()
     dataset = world.datasets.get(NAME)
-    assert not world.store.stale(dataset, "", 1)
+    assert not world.store.stale(dataset, NO_KEY, 1)
     texts = {v.cleaned.text for _, v in world.store.with_verdicts(NAME, ["news"]) if v is not None}
     assert texts == {f"two {n}" for n in [*range(1200), "a", "z"]}
 

@@ -46,6 +46,6 @@ def test_looking_for_announcements_reads_the_unannounced_only(engine: Engine) ->
 def test_looking_for_the_next_stale_records_begins_behind_the_last(engine: Engine) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     dataset = Dataset("datasets/x", DatasetSpec(("one", "two")), "0" * 64, now, now)
-    plan = plan_of(engine, lambda store: store.stale(dataset, "rec_7", 500))
-    assert any("raw_records" in step and "record_id>?" in step for step in plan), plan
+    plan = plan_of(engine, lambda store: store.stale(dataset, ("one", "rec_7"), 500))
+    assert any("raw_records" in step and "(source,record_id)>(?,?)" in step for step in plan), plan
     assert not any("ORDER BY" in step for step in plan), plan

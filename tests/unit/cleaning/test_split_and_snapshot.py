@@ -98,7 +98,7 @@ def test_every_record_is_accounted_for() -> None:
     assert counts["rejected_by_reason"] == {"exact_duplicate": 1, "no_first_line": 1, "too_short": 1}
     assert counts["train"] + counts["holdout"] + counts["rejected"] == 43
     assert content.manifest["contamination"]["exact_overlap"] == 0
-    assert {row.record_id: row.detail for row in content.rejected}["r902"] == "duplicate_of=r003"
+    assert {row.record_id: row.detail for row in content.rejected}["r902"] == "duplicate_of=sources/news/records/r003"
 
 
 def records_text(number: int) -> str:
@@ -116,7 +116,7 @@ def test_the_digest_follows_from_content_recipe_and_split() -> None:
     assert compose(records, replace(SPEC, operators=SPEC.operators[:-1])).digest != digest
     assert compose(records, dataset="datasets/other").digest != digest
     recipe = compile_recipe(default_registry(), SPEC.operators, SPEC.required_attributes)
-    digests = {r.record_id: r.content_digest for r in records}
+    digests = [(r.record_id, r.content_digest) for r in records]
     assert snapshot_digest("datasets/news", SPEC, recipe.digest, digests) == digest
 
 

@@ -33,7 +33,7 @@ class Bus:
         self.completed: list[Import] = []
         self.trouble: Callable[[], None] = lambda: None
 
-    def accept(self, records: Sequence[Accepted], import_name: str = "") -> None:
+    def accept(self, records: Sequence[Accepted], import_name: str = "", origin: str = "") -> None:
         self.trouble()
         self.texts += [item.record.text for item in records]
 

@@ -35,8 +35,8 @@ class ExactDedup(SetOperator[Params]):
         first: dict[str, str] = {}
         found: dict[int, Rejection] = {}
         for position, record in enumerate(records):
-            kept = first.setdefault(content_key(record.text), record.record_id)
-            if kept != record.record_id:
+            kept = first.setdefault(content_key(record.text), record.name)
+            if kept != record.name:
                 found[position] = Rejection("exact_duplicate", f"duplicate_of={kept}")
         return found
 

@@ -57,7 +57,7 @@ class NearDedup(SetOperator[NearDedupParams]):
         """Drops with the reason `near_duplicate`; the detail names the record that stays and the similarity."""
         found: dict[int, Rejection] = {}
         for position, kept, similarity in self.pairs([record.text for record in records]):
-            detail = f"duplicate_of={records[kept].record_id} jaccard={similarity:.3f}"
+            detail = f"duplicate_of={records[kept].name} jaccard={similarity:.3f}"
             found[position] = Rejection("near_duplicate", detail)
         return found
 

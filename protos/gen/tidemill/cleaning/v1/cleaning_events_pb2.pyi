@@ -21,7 +21,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RecordCleaned(_message.Message):
-    """A record came through the recipe of a data set. Topic `tidemill.records.clean`, key = record id."""
+    """A record came through the recipe of a data set. Topic `tidemill.records.clean`, key =
+    `sources/{source}/records/{record}`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -53,7 +55,7 @@ class RecordCleaned(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     CLEAN_TIME_FIELD_NUMBER: _builtins.int
     record_id: _builtins.str
-    """Identity of the raw record."""
+    """Identity of the raw record within its source."""
     source: _builtins.str
     """Source of the raw record."""
     dataset: _builtins.str
@@ -91,7 +93,9 @@ Global___RecordCleaned: _TypeAlias = RecordCleaned  # noqa: Y015
 
 @_typing.final
 class RecordRejected(_message.Message):
-    """A record was dropped by the recipe of a data set. Topic `tidemill.records.rejected`, key = record id."""
+    """A record was dropped by the recipe of a data set. Topic `tidemill.records.rejected`, key =
+    `sources/{source}/records/{record}`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,7 +106,7 @@ class RecordRejected(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     record_id: _builtins.str
-    """Identity of the raw record."""
+    """Identity of the raw record within its source."""
     source: _builtins.str
     """Source of the raw record."""
     dataset: _builtins.str

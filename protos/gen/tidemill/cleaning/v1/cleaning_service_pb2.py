@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from tidemill.cleaning.v1 import dataset_pb2 as tidemill_dot_cleaning_dot_v1_dot_dataset__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tidemill/cleaning/v1/cleaning_service.proto\x12\x14tidemill.cleaning.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"tidemill/cleaning/v1/dataset.proto\"\x82\x03\n\x10\x43leanTextRequest\x12\x19\n\x04text\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80 \x12T\n\nattributes\x18\x02 \x03(\x0b\x32\x36.tidemill.cleaning.v1.CleanTextRequest.AttributesEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x18\n\x07\x64\x61taset\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18P\x12@\n\toperators\x18\x04 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:n\xbaHk\x1ai\n\x11\x63lean_text.recipe\x12 give either dataset or operators\x1a\x32(this.dataset != \'\') != (size(this.operators) > 0)\"\xd3\x01\n\x11\x43leanTextResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12K\n\nattributes\x18\x02 \x03(\x0b\x32\x37.tidemill.cleaning.v1.CleanTextResponse.AttributesEntry\x12\x17\n\x0frejected_reason\x18\x03 \x01(\t\x12\x17\n\x0frejected_detail\x18\x04 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"1\n\x10GetRecordRequest\x12\x1d\n\trecord_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\xf3\x01\n\rRecordVerdict\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12G\n\nattributes\x18\x04 \x03(\x0b\x32\x33.tidemill.cleaning.v1.RecordVerdict.AttributesEntry\x12\x17\n\x0frejected_reason\x18\x05 \x01(\t\x12\x17\n\x0frejected_detail\x18\x06 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x82\x01\n\x11GetRecordResponse\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0bimport_name\x18\x03 \x01(\t\x12\x35\n\x08verdicts\x18\x04 \x03(\x0b\x32#.tidemill.cleaning.v1.RecordVerdict\"\xa3\x01\n\x11PutDatasetRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x37\n\x04name\x18\x02 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\x12\x37\n\x04spec\x18\x03 \x01(\x0b\x32!.tidemill.cleaning.v1.DatasetSpecB\x06\xbaH\x03\xc8\x01\x01\"D\n\x12PutDatasetResponse\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.tidemill.cleaning.v1.Dataset\"L\n\x11GetDatasetRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\"D\n\x12GetDatasetResponse\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.tidemill.cleaning.v1.Dataset\"R\n\x13ListDatasetsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"`\n\x14ListDatasetsResponse\x12/\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1d.tidemill.cleaning.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\rAwaitedImport\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^imports/[a-z0-9-]{1,64}$\x12\x1d\n\x0crecord_count\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xbe\x01\n\x1a\x42uildDatasetVersionRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12:\n\x07\x64\x61taset\x18\x02 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\x12\x46\n\x0f\x61waited_imports\x18\x03 \x03(\x0b\x32#.tidemill.cleaning.v1.AwaitedImportB\x08\xbaH\x05\x92\x01\x02\x10@\"\\\n\x1b\x42uildDatasetVersionResponse\x12=\n\x0f\x64\x61taset_version\x18\x01 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\"g\n\x18GetDatasetVersionRequest\x12K\n\x04name\x18\x01 \x01(\tB=\xbaH:r826^datasets/[a-z0-9][a-z0-9-]{0,63}/versions/[0-9]{1,9}$\"Z\n\x19GetDatasetVersionResponse\x12=\n\x0f\x64\x61taset_version\x18\x01 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\"\x95\x01\n\x1aListDatasetVersionsRequest\x12:\n\x07\x64\x61taset\x18\x01 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"v\n\x1bListDatasetVersionsResponse\x12>\n\x10\x64\x61taset_versions\x18\x01 \x03(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x01\n\x1b\x43\x61ncelDatasetVersionRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12K\n\x04name\x18\x02 \x01(\tB=\xbaH:r826^datasets/[a-z0-9][a-z0-9-]{0,63}/versions/[0-9]{1,9}$\"]\n\x1c\x43\x61ncelDatasetVersionResponse\x12=\n\x0f\x64\x61taset_version\x18\x01 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\"i\n\x1aWatchDatasetVersionRequest\x12K\n\x04name\x18\x01 \x01(\tB=\xbaH:r826^datasets/[a-z0-9][a-z0-9-]{0,63}/versions/[0-9]{1,9}$\"\\\n\x1bWatchDatasetVersionResponse\x12=\n\x0f\x64\x61taset_version\x18\x01 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion2\xe1\x08\n\x0f\x43leaningService\x12\\\n\tCleanText\x12&.tidemill.cleaning.v1.CleanTextRequest\x1a\'.tidemill.cleaning.v1.CleanTextResponse\x12\\\n\tGetRecord\x12&.tidemill.cleaning.v1.GetRecordRequest\x1a\'.tidemill.cleaning.v1.GetRecordResponse\x12_\n\nPutDataset\x12\'.tidemill.cleaning.v1.PutDatasetRequest\x1a(.tidemill.cleaning.v1.PutDatasetResponse\x12_\n\nGetDataset\x12\'.tidemill.cleaning.v1.GetDatasetRequest\x1a(.tidemill.cleaning.v1.GetDatasetResponse\x12\x65\n\x0cListDatasets\x12).tidemill.cleaning.v1.ListDatasetsRequest\x1a*.tidemill.cleaning.v1.ListDatasetsResponse\x12z\n\x13\x42uildDatasetVersion\x12\x30.tidemill.cleaning.v1.BuildDatasetVersionRequest\x1a\x31.tidemill.cleaning.v1.BuildDatasetVersionResponse\x12t\n\x11GetDatasetVersion\x12..tidemill.cleaning.v1.GetDatasetVersionRequest\x1a/.tidemill.cleaning.v1.GetDatasetVersionResponse\x12z\n\x13ListDatasetVersions\x12\x30.tidemill.cleaning.v1.ListDatasetVersionsRequest\x1a\x31.tidemill.cleaning.v1.ListDatasetVersionsResponse\x12}\n\x14\x43\x61ncelDatasetVersion\x12\x31.tidemill.cleaning.v1.CancelDatasetVersionRequest\x1a\x32.tidemill.cleaning.v1.CancelDatasetVersionResponse\x12|\n\x13WatchDatasetVersion\x12\x30.tidemill.cleaning.v1.WatchDatasetVersionRequest\x1a\x31.tidemill.cleaning.v1.WatchDatasetVersionResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tidemill/cleaning/v1/cleaning_service.proto\x12\x14tidemill.cleaning.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"tidemill/cleaning/v1/dataset.proto\"\x82\x03\n\x10\x43leanTextRequest\x12\x19\n\x04text\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80 \x12T\n\nattributes\x18\x02 \x03(\x0b\x32\x36.tidemill.cleaning.v1.CleanTextRequest.AttributesEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x18\n\x07\x64\x61taset\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18P\x12@\n\toperators\x18\x04 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:n\xbaHk\x1ai\n\x11\x63lean_text.recipe\x12 give either dataset or operators\x1a\x32(this.dataset != \'\') != (size(this.operators) > 0)\"\xd3\x01\n\x11\x43leanTextResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12K\n\nattributes\x18\x02 \x03(\x0b\x32\x37.tidemill.cleaning.v1.CleanTextResponse.AttributesEntry\x12\x17\n\x0frejected_reason\x18\x03 \x01(\t\x12\x17\n\x0frejected_detail\x18\x04 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\x10GetRecordRequest\x12\x1d\n\trecord_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x17\n\x06source\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xf3\x01\n\rRecordVerdict\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12G\n\nattributes\x18\x04 \x03(\x0b\x32\x33.tidemill.cleaning.v1.RecordVerdict.AttributesEntry\x12\x17\n\x0frejected_reason\x18\x05 \x01(\t\x12\x17\n\x0frejected_detail\x18\x06 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa3\x01\n\x11GetRecordResponse\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0bimport_name\x18\x03 \x01(\t\x12\x35\n\x08verdicts\x18\x04 \x03(\x0b\x32#.tidemill.cleaning.v1.RecordVerdict\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x11\n\twithdrawn\x18\x06 \x01(\x08\"\xa3\x01\n\x11PutDatasetRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x37\n\x04name\x18\x02 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\x12\x37\n\x04spec\x18\x03 \x01(\x0b\x32!.tidemill.cleaning.v1.DatasetSpecB\x06\xbaH\x03\xc8\x01\x01\"D\n\x12PutDatasetResponse\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.tidemill.cleaning.v1.Dataset\"L\n\x11GetDatasetRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\"D\n\x12GetDatasetResponse\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.tidemill.cleaning.v1.Dataset\"R\n\x13ListDatasetsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"`\n\x14ListDatasetsResponse\x12/\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1d.tidemill.cleaning.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa0\x01\n\rAwaitedImport\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^imports/[a-z0-9-]{1,64}$\x12\x1d\n\x0crecord_count\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12 \n\x0fwithdrawn_count\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1e\n\rchanged_count\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xbe\x01\n\x1a\x42uildDatasetVersionRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12:\n\x07\x64\x61taset\x18\x02 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\x12\x46\n\x0f\x61waited_imports\x18\x03 \x03(\x0b\x32#.tidemill.cleaning.v1.AwaitedImportB\x08\xbaH\x05\x92\x01\x02\x10@\"\\\n\x1b\x42uildDatasetVersionResponse\x12=\n\x0f\x64\x61taset_version\x18\x01 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\"g\n\x18GetDatasetVersionRequest\x12K\n\x04name\x18\x01 \x01(\tB=\xbaH:r826^datasets/[a-z0-9][a-z0-9-]{0,63}/versions/[0-9]{1,9}$\"Z\n\x19GetDatasetVersionResponse\x12=\n\x0f\x64\x61taset_version\x18\x01 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\"\x95\x01\n\x1aListDatasetVersionsRequest\x12:\n\x07\x64\x61taset\x18\x01 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"v\n\x1bListDatasetVersionsResponse\x12>\n\x10\x64\x61taset_versions\x18\x01 \x03(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x01\n\x1b\x43\x61ncelDatasetVersionRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12K\n\x04name\x18\x02 \x01(\tB=\xbaH:r826^datasets/[a-z0-9][a-z0-9-]{0,63}/versions/[0-9]{1,9}$\"]\n\x1c\x43\x61ncelDatasetVersionResponse\x12=\n\x0f\x64\x61taset_version\x18\x01 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\"i\n\x1aWatchDatasetVersionRequest\x12K\n\x04name\x18\x01 \x01(\tB=\xbaH:r826^datasets/[a-z0-9][a-z0-9-]{0,63}/versions/[0-9]{1,9}$\"\\\n\x1bWatchDatasetVersionResponse\x12=\n\x0f\x64\x61taset_version\x18\x01 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion2\xe1\x08\n\x0f\x43leaningService\x12\\\n\tCleanText\x12&.tidemill.cleaning.v1.CleanTextRequest\x1a\'.tidemill.cleaning.v1.CleanTextResponse\x12\\\n\tGetRecord\x12&.tidemill.cleaning.v1.GetRecordRequest\x1a\'.tidemill.cleaning.v1.GetRecordResponse\x12_\n\nPutDataset\x12\'.tidemill.cleaning.v1.PutDatasetRequest\x1a(.tidemill.cleaning.v1.PutDatasetResponse\x12_\n\nGetDataset\x12\'.tidemill.cleaning.v1.GetDatasetRequest\x1a(.tidemill.cleaning.v1.GetDatasetResponse\x12\x65\n\x0cListDatasets\x12).tidemill.cleaning.v1.ListDatasetsRequest\x1a*.tidemill.cleaning.v1.ListDatasetsResponse\x12z\n\x13\x42uildDatasetVersion\x12\x30.tidemill.cleaning.v1.BuildDatasetVersionRequest\x1a\x31.tidemill.cleaning.v1.BuildDatasetVersionResponse\x12t\n\x11GetDatasetVersion\x12..tidemill.cleaning.v1.GetDatasetVersionRequest\x1a/.tidemill.cleaning.v1.GetDatasetVersionResponse\x12z\n\x13ListDatasetVersions\x12\x30.tidemill.cleaning.v1.ListDatasetVersionsRequest\x1a\x31.tidemill.cleaning.v1.ListDatasetVersionsResponse\x12}\n\x14\x43\x61ncelDatasetVersion\x12\x31.tidemill.cleaning.v1.CancelDatasetVersionRequest\x1a\x32.tidemill.cleaning.v1.CancelDatasetVersionResponse\x12|\n\x13WatchDatasetVersion\x12\x30.tidemill.cleaning.v1.WatchDatasetVersionRequest\x1a\x31.tidemill.cleaning.v1.WatchDatasetVersionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +49,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLEANTEXTRESPONSE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_GETRECORDREQUEST'].fields_by_name['record_id']._loaded_options = None
   _globals['_GETRECORDREQUEST'].fields_by_name['record_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_GETRECORDREQUEST'].fields_by_name['source']._loaded_options = None
+  _globals['_GETRECORDREQUEST'].fields_by_name['source']._serialized_options = b'\272H\004r\002\030@'
   _globals['_RECORDVERDICT_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_RECORDVERDICT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_PUTDATASETREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -67,6 +69,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AWAITEDIMPORT'].fields_by_name['name']._serialized_options = b'\272H\035r\0332\031^imports/[a-z0-9-]{1,64}$'
   _globals['_AWAITEDIMPORT'].fields_by_name['record_count']._loaded_options = None
   _globals['_AWAITEDIMPORT'].fields_by_name['record_count']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_AWAITEDIMPORT'].fields_by_name['withdrawn_count']._loaded_options = None
+  _globals['_AWAITEDIMPORT'].fields_by_name['withdrawn_count']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_AWAITEDIMPORT'].fields_by_name['changed_count']._loaded_options = None
+  _globals['_AWAITEDIMPORT'].fields_by_name['changed_count']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_BUILDDATASETVERSIONREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_BUILDDATASETVERSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_BUILDDATASETVERSIONREQUEST'].fields_by_name['dataset']._loaded_options = None
@@ -96,47 +102,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLEANTEXTRESPONSE_ATTRIBUTESENTRY']._serialized_start=360
   _globals['_CLEANTEXTRESPONSE_ATTRIBUTESENTRY']._serialized_end=409
   _globals['_GETRECORDREQUEST']._serialized_start=737
-  _globals['_GETRECORDREQUEST']._serialized_end=786
-  _globals['_RECORDVERDICT']._serialized_start=789
-  _globals['_RECORDVERDICT']._serialized_end=1032
+  _globals['_GETRECORDREQUEST']._serialized_end=811
+  _globals['_RECORDVERDICT']._serialized_start=814
+  _globals['_RECORDVERDICT']._serialized_end=1057
   _globals['_RECORDVERDICT_ATTRIBUTESENTRY']._serialized_start=360
   _globals['_RECORDVERDICT_ATTRIBUTESENTRY']._serialized_end=409
-  _globals['_GETRECORDRESPONSE']._serialized_start=1035
-  _globals['_GETRECORDRESPONSE']._serialized_end=1165
-  _globals['_PUTDATASETREQUEST']._serialized_start=1168
-  _globals['_PUTDATASETREQUEST']._serialized_end=1331
-  _globals['_PUTDATASETRESPONSE']._serialized_start=1333
-  _globals['_PUTDATASETRESPONSE']._serialized_end=1401
-  _globals['_GETDATASETREQUEST']._serialized_start=1403
-  _globals['_GETDATASETREQUEST']._serialized_end=1479
-  _globals['_GETDATASETRESPONSE']._serialized_start=1481
-  _globals['_GETDATASETRESPONSE']._serialized_end=1549
-  _globals['_LISTDATASETSREQUEST']._serialized_start=1551
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1633
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1635
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=1731
-  _globals['_AWAITEDIMPORT']._serialized_start=1733
-  _globals['_AWAITEDIMPORT']._serialized_end=1827
-  _globals['_BUILDDATASETVERSIONREQUEST']._serialized_start=1830
-  _globals['_BUILDDATASETVERSIONREQUEST']._serialized_end=2020
-  _globals['_BUILDDATASETVERSIONRESPONSE']._serialized_start=2022
-  _globals['_BUILDDATASETVERSIONRESPONSE']._serialized_end=2114
-  _globals['_GETDATASETVERSIONREQUEST']._serialized_start=2116
-  _globals['_GETDATASETVERSIONREQUEST']._serialized_end=2219
-  _globals['_GETDATASETVERSIONRESPONSE']._serialized_start=2221
-  _globals['_GETDATASETVERSIONRESPONSE']._serialized_end=2311
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=2314
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=2463
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=2465
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=2583
-  _globals['_CANCELDATASETVERSIONREQUEST']._serialized_start=2586
-  _globals['_CANCELDATASETVERSIONREQUEST']._serialized_end=2722
-  _globals['_CANCELDATASETVERSIONRESPONSE']._serialized_start=2724
-  _globals['_CANCELDATASETVERSIONRESPONSE']._serialized_end=2817
-  _globals['_WATCHDATASETVERSIONREQUEST']._serialized_start=2819
-  _globals['_WATCHDATASETVERSIONREQUEST']._serialized_end=2924
-  _globals['_WATCHDATASETVERSIONRESPONSE']._serialized_start=2926
-  _globals['_WATCHDATASETVERSIONRESPONSE']._serialized_end=3018
-  _globals['_CLEANINGSERVICE']._serialized_start=3021
-  _globals['_CLEANINGSERVICE']._serialized_end=4142
+  _globals['_GETRECORDRESPONSE']._serialized_start=1060
+  _globals['_GETRECORDRESPONSE']._serialized_end=1223
+  _globals['_PUTDATASETREQUEST']._serialized_start=1226
+  _globals['_PUTDATASETREQUEST']._serialized_end=1389
+  _globals['_PUTDATASETRESPONSE']._serialized_start=1391
+  _globals['_PUTDATASETRESPONSE']._serialized_end=1459
+  _globals['_GETDATASETREQUEST']._serialized_start=1461
+  _globals['_GETDATASETREQUEST']._serialized_end=1537
+  _globals['_GETDATASETRESPONSE']._serialized_start=1539
+  _globals['_GETDATASETRESPONSE']._serialized_end=1607
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1609
+  _globals['_LISTDATASETSREQUEST']._serialized_end=1691
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=1693
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=1789
+  _globals['_AWAITEDIMPORT']._serialized_start=1792
+  _globals['_AWAITEDIMPORT']._serialized_end=1952
+  _globals['_BUILDDATASETVERSIONREQUEST']._serialized_start=1955
+  _globals['_BUILDDATASETVERSIONREQUEST']._serialized_end=2145
+  _globals['_BUILDDATASETVERSIONRESPONSE']._serialized_start=2147
+  _globals['_BUILDDATASETVERSIONRESPONSE']._serialized_end=2239
+  _globals['_GETDATASETVERSIONREQUEST']._serialized_start=2241
+  _globals['_GETDATASETVERSIONREQUEST']._serialized_end=2344
+  _globals['_GETDATASETVERSIONRESPONSE']._serialized_start=2346
+  _globals['_GETDATASETVERSIONRESPONSE']._serialized_end=2436
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=2439
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=2588
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=2590
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=2708
+  _globals['_CANCELDATASETVERSIONREQUEST']._serialized_start=2711
+  _globals['_CANCELDATASETVERSIONREQUEST']._serialized_end=2847
+  _globals['_CANCELDATASETVERSIONRESPONSE']._serialized_start=2849
+  _globals['_CANCELDATASETVERSIONRESPONSE']._serialized_end=2942
+  _globals['_WATCHDATASETVERSIONREQUEST']._serialized_start=2944
+  _globals['_WATCHDATASETVERSIONREQUEST']._serialized_end=3049
+  _globals['_WATCHDATASETVERSIONRESPONSE']._serialized_start=3051
+  _globals['_WATCHDATASETVERSIONRESPONSE']._serialized_end=3143
+  _globals['_CLEANINGSERVICE']._serialized_start=3146
+  _globals['_CLEANINGSERVICE']._serialized_end=4267
 # @@protoc_insertion_point(module_scope)

@@ -140,16 +140,20 @@ class GetRecordRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORD_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     record_id: _builtins.str
-    """Identity of the record."""
+    """Identity of the record within its source."""
+    source: _builtins.str
+    """Its source; may be empty where only one source has a record with this id."""
     def __init__(
         self,
         *,
         record_id: _builtins.str = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["record_id", b"record_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record_id", b"record_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,12 +233,18 @@ class GetRecordResponse(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     IMPORT_NAME_FIELD_NUMBER: _builtins.int
     VERDICTS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
     record_id: _builtins.str
-    """Identity of the record."""
+    """Identity of the record within its source."""
     source: _builtins.str
     """Its source."""
     import_name: _builtins.str
     """The import that brought it; empty when pushed."""
+    name: _builtins.str
+    """`sources/{source}/records/{record}`."""
+    withdrawn: _builtins.bool
+    """True when it is gone from the source that it was pulled from: no later version of a data set holds it."""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordVerdict]:
         """One verdict for each data set that takes its source."""
@@ -246,10 +256,12 @@ class GetRecordResponse(_message.Message):
         source: _builtins.str = ...,
         import_name: _builtins.str = ...,
         verdicts: _abc.Iterable[Global___RecordVerdict] | None = ...,
+        name: _builtins.str = ...,
+        withdrawn: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_name", b"import_name", "record_id", b"record_id", "source", b"source", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_name", b"import_name", "name", b"name", "record_id", b"record_id", "source", b"source", "verdicts", b"verdicts", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -419,19 +431,27 @@ class AwaitedImport(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`imports/{import}`."""
     record_count: _builtins.int
     """Distinct records that it holds, see tidemill.ingest.v1.Import.record_count."""
+    withdrawn_count: _builtins.int
+    """Records that it withdrew, see tidemill.ingest.v1.Import.withdrawn_count."""
+    changed_count: _builtins.int
+    """Records that it changed, see tidemill.ingest.v1.Import.changed_count; the version tells it on."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         record_count: _builtins.int = ...,
+        withdrawn_count: _builtins.int = ...,
+        changed_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "record_count", b"record_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "name", b"name", "record_count", b"record_count", "withdrawn_count", b"withdrawn_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -452,7 +472,7 @@ class BuildDatasetVersionRequest(_message.Message):
     """`datasets/{dataset}`."""
     @_builtins.property
     def awaited_imports(self) -> _containers.RepeatedCompositeFieldContainer[Global___AwaitedImport]:
-        """Imports whose records must all have arrived."""
+        """Imports whose records and withdrawals must all have arrived."""
 
     def __init__(
         self,

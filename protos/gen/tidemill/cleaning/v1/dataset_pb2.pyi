@@ -237,6 +237,8 @@ class DatasetVersion(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     REUSED_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`datasets/{dataset}/versions/{number}`."""
     state: Global___DatasetVersion.State.ValueType
@@ -253,6 +255,10 @@ class DatasetVersion(_message.Message):
     """Records in holdout.parquet."""
     reused: _builtins.bool
     """True when an earlier version with the same digest answered this build."""
+    withdrawn_count: _builtins.int
+    """Records that the awaited imports found gone from their sources."""
+    changed_count: _builtins.int
+    """Records that the awaited imports found changed."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -294,10 +300,12 @@ class DatasetVersion(_message.Message):
         progress: _failure_pb2.Progress | None = ...,
         failure: _failure_pb2.Failure | None = ...,
         reused: _builtins.bool = ...,
+        withdrawn_count: _builtins.int = ...,
+        changed_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "progress", b"progress", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "failure", b"failure", "holdout_count", b"holdout_count", "name", b"name", "progress", b"progress", "records_in", b"records_in", "rejected_by_reason", b"rejected_by_reason", "reused", b"reused", "spec", b"spec", "state", b"state", "train_count", b"train_count", "update_time", b"update_time", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "create_time", b"create_time", "digest", b"digest", "failure", b"failure", "holdout_count", b"holdout_count", "name", b"name", "progress", b"progress", "records_in", b"records_in", "rejected_by_reason", b"rejected_by_reason", "reused", b"reused", "spec", b"spec", "state", b"state", "train_count", b"train_count", "update_time", b"update_time", "uri", b"uri", "withdrawn_count", b"withdrawn_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,15 +20,24 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RecordIngested(_message.Message):
-    """A raw record was accepted and is durable. Topic `tidemill.records.raw`, key = record id."""
+    """A raw record was accepted and is durable. Topic `tidemill.records.raw`, key = `sources/{source}/records/{record}`.
+
+    Of several events of one record, the one with the latest event time counts; of equal ones, the latest arrival.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORD_FIELD_NUMBER: _builtins.int
     INGEST_TIME_FIELD_NUMBER: _builtins.int
     IMPORT_NAME_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    ARRIVAL_FIELD_NUMBER: _builtins.int
     import_name: _builtins.str
     """The import that brought it (`imports/{import}`); empty when it was pushed."""
+    origin: _builtins.str
+    """What it was pulled from: sha256 over the name of the source, its address and its pattern; empty when it was pushed."""
+    arrival: _builtins.int
+    """Microseconds since 1970, strictly increasing with every record that one process of ingest accepts."""
     @_builtins.property
     def record(self) -> _record_pb2.Record:
         """The record, with its final identity."""
@@ -43,14 +52,64 @@ class RecordIngested(_message.Message):
         record: _record_pb2.Record | None = ...,
         ingest_time: _timestamp_pb2.Timestamp | None = ...,
         import_name: _builtins.str = ...,
+        origin: _builtins.str = ...,
+        arrival: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ingest_time", b"ingest_time", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_name", b"import_name", "ingest_time", b"ingest_time", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival", b"arrival", "import_name", b"import_name", "ingest_time", b"ingest_time", "origin", b"origin", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordIngested: _TypeAlias = RecordIngested  # noqa: Y015
+
+@_typing.final
+class RecordWithdrawn(_message.Message):
+    """A record is gone from the source that it was pulled from. Topic `tidemill.records.raw`, key as RecordIngested's.
+
+    It takes back what imports of this origin brought. A record that was pushed too, or that another origin still holds,
+    stays.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    IMPORT_NAME_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    ARRIVAL_FIELD_NUMBER: _builtins.int
+    WITHDRAW_TIME_FIELD_NUMBER: _builtins.int
+    record_id: _builtins.str
+    """Identity of the record within its source."""
+    source: _builtins.str
+    """Source of the record."""
+    import_name: _builtins.str
+    """The import that found it gone: `imports/{import}`."""
+    origin: _builtins.str
+    """See RecordIngested.origin."""
+    arrival: _builtins.int
+    """See RecordIngested.arrival."""
+    @_builtins.property
+    def withdraw_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was found gone."""
+
+    def __init__(
+        self,
+        *,
+        record_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        import_name: _builtins.str = ...,
+        origin: _builtins.str = ...,
+        arrival: _builtins.int = ...,
+        withdraw_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["withdraw_time", b"withdraw_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival", b"arrival", "import_name", b"import_name", "origin", b"origin", "record_id", b"record_id", "source", b"source", "withdraw_time", b"withdraw_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordWithdrawn: _TypeAlias = RecordWithdrawn  # noqa: Y015
 
 @_typing.final
 class ImportCompleted(_message.Message):
@@ -61,22 +120,30 @@ class ImportCompleted(_message.Message):
     IMPORT_NAME_FIELD_NUMBER: _builtins.int
     RECORD_COUNT_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_COUNT_FIELD_NUMBER: _builtins.int
     import_name: _builtins.str
     """Name of the import: `imports/{import}`."""
     record_count: _builtins.int
     """Number of distinct records that it holds."""
     digest: _builtins.str
     """sha256 over the sorted record ids and contents."""
+    changed_count: _builtins.int
+    """Records that earlier imports of the same origin brought with other content."""
+    withdrawn_count: _builtins.int
+    """Records that earlier imports of the same origin brought and that are gone from it."""
     def __init__(
         self,
         *,
         import_name: _builtins.str = ...,
         record_count: _builtins.int = ...,
         digest: _builtins.str = ...,
+        changed_count: _builtins.int = ...,
+        withdrawn_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "import_name", b"import_name", "record_count", b"record_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "digest", b"digest", "import_name", b"import_name", "record_count", b"record_count", "withdrawn_count", b"withdrawn_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,7 +57,7 @@ class IngestRecordsResponse(_message.Message):
     RECORD_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def record_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Identities, in the order of the request."""
+        """Identities within their sources, in the order of the request."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class StreamRecordsResponse(_message.Message):
     """The batch that this acknowledges."""
     @_builtins.property
     def record_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Identities, in the order of the batch."""
+        """Identities within their sources, in the order of the batch."""
 
     def __init__(
         self,
@@ -136,8 +136,13 @@ class CreateImportRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    RESEND_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeat harmless."""
+    resend: _builtins.bool
+    """Pulls again even where an earlier import pulled the same content: for a consumer that has lost its records, see
+    the reason RECORDS_LOST of tidemill.cleaning.v1.DatasetVersion.
+    """
     @_builtins.property
     def spec(self) -> _source_import_pb2.SourceSpec:
         """What to pull."""
@@ -147,10 +152,11 @@ class CreateImportRequest(_message.Message):
         *,
         request_id: _builtins.str = ...,
         spec: _source_import_pb2.SourceSpec | None = ...,
+        resend: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "resend", b"resend", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

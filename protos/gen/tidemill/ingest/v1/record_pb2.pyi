@@ -51,8 +51,8 @@ class Record(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     record_id: _builtins.str
-    """Stable identity. Empty on input: it is then derived from the source and the content, so that the
-    same record sent twice is one record.
+    """Stable identity within its source: the same id of two sources is two records. Empty on input: it is then derived
+    from the source and the content, so that the same record sent twice is one record.
     """
     source: _builtins.str
     """Where the record comes from, for example `bbc` or `support-tickets`; the pipeline selects by it."""
@@ -64,7 +64,9 @@ class Record(_message.Message):
 
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """When the event happened at its producer; the time of acceptance when unset."""
+        """When the event happened at its producer; the time of acceptance when unset. Of one record sent several times the
+        one with the latest event time counts, whatever the order of their arrival.
+        """
 
     def __init__(
         self,

@@ -179,6 +179,10 @@ class Import(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     REUSED_FIELD_NUMBER: _builtins.int
+    ADDED_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_COUNT_FIELD_NUMBER: _builtins.int
+    NOT_SYNCHRONIZED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`imports/{import}`."""
     state: Global___Import.State.ValueType
@@ -191,6 +195,16 @@ class Import(_message.Message):
     """sha256 over the sorted record ids and contents; set when it succeeded."""
     reused: _builtins.bool
     """True when an earlier import of the same spec with unchanged content answered this one."""
+    added_count: _builtins.int
+    """Records that no earlier import of the same origin brought. An origin is a name, an address and a pattern."""
+    changed_count: _builtins.int
+    """Records that earlier imports of the same origin brought with other content."""
+    withdrawn_count: _builtins.int
+    """Records that earlier imports of the same origin brought and that are gone from it: they leave data sets."""
+    not_synchronized: _builtins.str
+    """Why records that are gone were not withdrawn: `max_records`, `refused` or `changed` (while it was read), since the
+    whole source was not seen. Empty when they were.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -225,10 +239,14 @@ class Import(_message.Message):
         progress: _failure_pb2.Progress | None = ...,
         failure: _failure_pb2.Failure | None = ...,
         reused: _builtins.bool = ...,
+        added_count: _builtins.int = ...,
+        changed_count: _builtins.int = ...,
+        withdrawn_count: _builtins.int = ...,
+        not_synchronized: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "progress", b"progress", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "failure", b"failure", "name", b"name", "progress", b"progress", "record_count", b"record_count", "rejected_count", b"rejected_count", "reused", b"reused", "spec", b"spec", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_count", b"added_count", "changed_count", b"changed_count", "create_time", b"create_time", "digest", b"digest", "failure", b"failure", "name", b"name", "not_synchronized", b"not_synchronized", "progress", b"progress", "record_count", b"record_count", "rejected_count", b"rejected_count", "reused", b"reused", "spec", b"spec", "state", b"state", "update_time", b"update_time", "withdrawn_count", b"withdrawn_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

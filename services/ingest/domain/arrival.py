@@ -1,0 +1,30 @@
+"""The order in which one process accepts records."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+from services.kit.clock import Clock
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class ArrivalStamps:
+    """Microseconds since 1970, strictly increasing, also where the clock is set back; threads share it.
+
+    Records that two processes accept, or one before and after a restart, are ordered as well as their clocks agree.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def take(self, count: int) -> range:
+        """So many stamps, greater than all that were taken before."""
+        now = (self._clock.now() - _EPOCH) // timedelta(microseconds=1)
+        with self._lock:
+            first = max(now, self._last + 1)
+            self._last = first + count - 1
+            return range(first, first + count)

@@ -1,0 +1,118 @@
+"""Stores of earlier releases, with rows in them, are brought to the newest schema and lose nothing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, event, text
+
+from services.cleaning.adapters.record_store import SqlRecordStore
+from services.cleaning.app.ports import Arrival, ImportCount
+from services.cleaning.domain.record import Cleaned, RawRecord, Rejection, Verdict
+from services.kit.storage.database import open_database
+from tests.conftest import migrations
+
+OpenAt = Callable[[str, str], Engine]
+
+
+@pytest.fixture
+def open_at(
+    request: pytest.FixtureRequest, database_kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[OpenAt]:
+    """Opens a service's database at a revision; the same one each time in a test."""
+    mark, opened = uuid.uuid4().hex[:12], []
+    url = request.getfixturevalue("postgresql").url() if database_kind == "postgresql" else ""
+
+    def open_it(service: str, revision: str) -> Engine:
+        upgrade = command.upgrade
+
+        def to_revision(config: Config, _: str) -> None:
+            upgrade(config, revision)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(command, "upgrade", to_revision)
+            own = url or f"sqlite:///{tmp_path}/{service}.sqlite"
+            opened.append(open_database(own, migrations(service), schema=f"{service}-{mark}"))
+        return opened[-1]
+
+    yield open_it
+    for engine in opened:
+        engine.dispose()
+
+
+def _fill(connection: Connection, table: str, *rows: dict[str, object]) -> None:
+    for row in rows:
+        values = ", ".join(f":{name}" for name in row)
+        connection.execute(text(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})"), row)
+
+
+def test_records_of_a_store_whose_ids_were_global_keep_their_verdicts(open_at: OpenAt) -> None:
+    kept = RawRecord("1", "news", "one", {"topic": "t"}, "imports/a")
+    pushed = RawRecord("2", "mail", "two", {})
+    old = open_at("cleaning", "0001")
+    with old.begin() as connection:
+        for record in (kept, pushed):
+            attributes = '{"topic":"t"}' if record is kept else "{}"
+            row = {"record_id": record.record_id, "source": record.source, "text": record.text}
+            row |= {"attributes": attributes, "content_digest": record.content_digest}
+            _fill(connection, "raw_records", {**row, "import_name": record.import_name})
+        _fill(connection, "import_records", {"import_name": "imports/a", "record_id": "1"})
+        verdict = {"recipe_digest": "0" * 64, "attributes": "{}", "detail": "chars=3", "traceparent": ""}
+        verdict |= {"content_digest": kept.content_digest, "record_id": "1"}
+        _fill(
+            connection,
+            "verdicts",
+            {
+                **verdict,
+                "dataset": "datasets/news",
+                "source": "news",
+                "text": "",
+                "reason": "short",
+                "announced": False,
+            },
+            # Of the record 1 of mail, which the one of news had taken the place of.
+            {**verdict, "dataset": "datasets/mail", "source": "mail", "text": "x", "reason": "", "announced": True},
+        )
+    engine = open_at("cleaning", "head")
+    store = SqlRecordStore(engine)
+    (one,) = store.records("1", "", 9)
+    assert (one.record, one.withdrawn) == (kept, False)
+    cleaned = Cleaned("", {}, Rejection("short", "chars=3"))
+    assert one.verdicts == [Verdict("1", "news", "datasets/news", "0" * 64, kept.content_digest, cleaned)]
+    assert [item.verdict for item in store.announcements(9)] == one.verdicts
+    assert store.import_counts(["imports/a"]) == {"imports/a": ImportCount(1)}
+    # Whatever comes is newer than what is there, and takes nothing from another source.
+    store.collect([Arrival(RawRecord("1", "mail", "back", {}, "imports/b", 5, 5, "file"))], [], [])
+    store.collect([Arrival(RawRecord("2", "mail", "newer", {}, "", 5, 6))], [], [])
+    assert {(r.source, r.record_id): r.text for r, _ in store.with_verdicts("datasets/x", ["mail", "news"])} == {
+        ("news", "1"): "one",
+        ("mail", "1"): "back",
+        ("mail", "2"): "newer",
+    }
+
+
+def test_an_upgrade_that_is_broken_off_leaves_the_old_store(open_at: OpenAt) -> None:
+    old = open_at("cleaning", "0001")
+    row = {"record_id": "1", "source": "news", "text": "one", "attributes": "{}", "content_digest": "d"}
+    with old.begin() as connection:
+        _fill(connection, "raw_records", {**row, "import_name": ""})
+
+    def fail(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "lost_messages" in statement:
+            raise KeyboardInterrupt
+
+    event.listen(Engine, "before_cursor_execute", fail)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            open_at("cleaning", "head")
+    finally:
+        event.remove(Engine, "before_cursor_execute", fail)
+    with old.connect() as connection:
+        assert connection.execute(text("SELECT record_id, import_name FROM raw_records")).all() == [("1", "")]
+    (kept,) = SqlRecordStore(open_at("cleaning", "head")).records("1", "news", 9)
+    assert kept.record.text == "one"
