@@ -19,6 +19,7 @@ from services.cleaning.app.recipes import RecipeBook
 from services.cleaning.app.records import Records
 from services.cleaning.engine.registry import default_registry
 from services.cleaning.entrypoints.consumer import RawRecordHandler
+from services.cleaning.entrypoints.pool import WorkPool
 from services.cleaning.entrypoints.servicer import CleaningServicer
 from services.cleaning.entrypoints.worker import run_builder
 from services.cleaning.settings import CleaningSettings
@@ -66,15 +67,18 @@ async def build(settings: CleaningSettings) -> Service:
         dead_letters=publisher,
     )
 
+    pool = WorkPool()
+
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        grpc_stubs.add_CleaningServiceServicer_to_server(CleaningServicer(record_cases, dataset_cases), server)
+        servicer = CleaningServicer(record_cases, dataset_cases, pool)
+        grpc_stubs.add_CleaningServiceServicer_to_server(servicer, server)
         return ["tidemill.cleaning.v1.CleaningService"]
 
     return Service(
         register=register,
         consumers=[consumer],
         tasks=[lambda: run_builder(builder)],
-        closers=[publisher.close, engine.dispose],
+        closers=[pool.close, publisher.close, engine.dispose],
     )
 
 

@@ -13,6 +13,7 @@ from services.cleaning.engine.registry import Registry
 from services.kit.ids import content_digest
 
 _KEPT = 128
+_KEPT_BYTES = 256 * 1024 * 1024
 
 
 class RecipeBook:
@@ -39,11 +40,16 @@ class RecipeBook:
         key = content_digest([written, list(required_attributes)])
         with self._lock:
             found = self._compiled.get(key)
-            if found is None:
-                found = compile_recipe(self._registry, operators, required_attributes)
-                self._compiled[key] = found
-                if len(self._compiled) > _KEPT:
-                    self._compiled.popitem(last=False)
-            else:
+            if found is not None:
                 self._compiled.move_to_end(key)
-            return found
+                return found
+        # Outside of the lock: a large recipe compiles for seconds, and no record of another one should wait for it.
+        made = compile_recipe(self._registry, operators, required_attributes)
+        with self._lock:
+            self._compiled[key] = made
+            while len(self._compiled) > 1 and (len(self._compiled) > _KEPT or self._bytes() > _KEPT_BYTES):
+                self._compiled.popitem(last=False)
+        return made
+
+    def _bytes(self) -> int:
+        return sum(recipe.memory_bytes for recipe in self._compiled.values())

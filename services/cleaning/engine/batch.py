@@ -6,15 +6,20 @@ becomes of a record never depends on its neighbours (a test holds that).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.cleaning.domain.record import Cleaned, Rejection
+from services.cleaning.engine.limits import TextRefusedError, too_large_records, too_large_texts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+# Longer attributes than this do not repeat.
+_REPEATED_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,60 @@ class Batch:
         self._rejected: dict[int, tuple[Rejection, Mapping[str, str]]] = {}
         self._codes: CodePoints | None = None
         self._codes_of: list[str] | None = None
+        # Whether an attribute was written since somebody last looked; all of them are new at first.
+        self.attributes_changed = True
+        # Name of the operator at work, for the reasons of what it drops.
+        self.operator = "input"
 
     def map_texts(self, function: Callable[[str], str]) -> None:
-        """Replaces every text."""
-        self.texts = [function(text) for text in self.texts]
+        """Replaces every text; drops those that the function refuses."""
+        try:
+            self.texts = [function(text) for text in self.texts]
+        except TextRefusedError:
+            found: dict[int, Rejection] = {}
+            texts: list[str] = []
+            for position, text in enumerate(self.texts):
+                try:
+                    texts.append(function(text))
+                except TextRefusedError as refused:
+                    texts.append("")
+                    found[position] = self._refusal(refused, "text")
+            self.texts = texts
+            self.reject(found)
+
+    def map_attributes(self, function: Callable[[str], str], names: Collection[str] | None = None) -> None:
+        """Replaces the attributes of these names, or all of them; drops records of which one is refused."""
+        found: dict[int, Rejection] = {}
+        # Attributes repeat: labels, topics, languages.
+        known: dict[str, str] = {}
+        for position, attributes in enumerate(self.attributes):
+            for name in attributes if names is None else names:
+                value = attributes.get(name)
+                if value is None:
+                    continue
+                new = known.get(value)
+                if new is None:
+                    try:
+                        new = function(value)
+                    except TextRefusedError as refused:
+                        found[position] = self._refusal(refused, name)
+                        continue
+                    if len(value) <= _REPEATED_CHARS:
+                        known[value] = new
+                if new != value:
+                    attributes[name] = new
+                    self.attributes_changed = True
+        self.reject(found)
+
+    def drop_too_large(self) -> None:
+        """Drops what the operator at work made larger than a record may be."""
+        self.reject(too_large_texts(self.texts, self.operator))
+        if self.attributes_changed:
+            self.attributes_changed = False
+            self.reject(too_large_records(self.texts, self.attributes, self.operator))
+
+    def _refusal(self, refused: TextRefusedError, field: str) -> Rejection:
+        return Rejection(refused.reason, f"operator={self.operator} field={field} {refused.detail}")
 
     def code_points(self) -> CodePoints:
         """Code points of the texts, made once for all operators that look at the same texts."""

@@ -10,6 +10,7 @@ from typing import Any
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import Cleaned, Rejection
 from services.cleaning.engine.batch import Batch
+from services.cleaning.engine.limits import MAX_OPERATORS, MAX_PATTERNS, MAX_TERMS
 from services.cleaning.engine.operator import RecordOperator, SetOperator, SetRecord
 from services.cleaning.engine.registry import Registry
 from services.kit.ids import content_digest
@@ -36,6 +37,11 @@ class CompiledRecipe:
     columns: Sequence[str]
     record_operators: Sequence[RecordOperator[Any]]
     set_operators: Sequence[SetOperator[Any]]
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its operators hold, about, where their parameters decide on that."""
+        return sum(operator.memory_bytes for operator in (*self.record_operators, *self.set_operators))
 
     def clean(self, text: str, attributes: Mapping[str, str]) -> Cleaned:
         """Applies the single-record operators to one record."""
@@ -81,10 +87,13 @@ class CompiledRecipe:
 
     def _run_together(self, records: list[tuple[str, Mapping[str, str]]]) -> list[Cleaned]:
         batch = Batch(records)
+        batch.drop_too_large()
         for operator in self.record_operators:
             if not batch.texts:
                 break
+            batch.operator = operator.name
             operator.apply(batch)
+            batch.drop_too_large()
         batch.reject({i: Rejection(EMPTY_REASON) for i, text in enumerate(batch.texts) if not text})
         return batch.result()
 
@@ -107,6 +116,7 @@ def compile_recipe(
     canonical: list[dict[str, Any]] = []
     columns: list[str] = list(required_attributes)
     first_set: str | None = None
+    _check_bounds(operators)
     for position, spec in enumerate(operators):
         operator = registry.build(spec, position)
         if isinstance(operator, SetOperator):
@@ -136,6 +146,21 @@ def compile_recipe(
     return CompiledRecipe(
         content_digest(canonical), tuple(canonical), tuple(columns), tuple(record_operators), tuple(set_operators)
     )
+
+
+def _check_bounds(operators: Sequence[OperatorSpec]) -> None:
+    if len(operators) > MAX_OPERATORS:
+        raise RecipeError.at("operators", f"are {len(operators)}; a recipe has {MAX_OPERATORS} at most")
+    patterns, terms = 0, 0
+    for position, spec in enumerate(operators):
+        patterns += spec.name == "regex_replace"
+        given = spec.params.get("terms")
+        terms += len(given) if spec.name == "term_map" and isinstance(given, Mapping) else 0
+        if patterns > MAX_PATTERNS:
+            raise RecipeError.at(f"operators[{position}]", f"a recipe has {MAX_PATTERNS} regex_replace at most")
+        if terms > MAX_TERMS:
+            description = f"all term_map of a recipe have {MAX_TERMS} terms together at most"
+            raise RecipeError.at(f"operators[{position}].params.terms", description)
 
 
 def _canonical(name: str, operator: RecordOperator[Any] | SetOperator[Any] | Any) -> dict[str, Any]:

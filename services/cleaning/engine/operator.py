@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import Batch
@@ -20,7 +21,27 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+TEXT_FIELD: Final = "text"
+ALL_FIELDS: Final = "*"
+_FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}|\*")
+
+
+class TextMapParams(Params):
+    """`fields`: what it works on, names of attributes, `text` for the record's text, `*` for all of a record."""
+
+    fields: list[str] = Field(default=[TEXT_FIELD], min_length=1, max_length=64)
+
+    @field_validator("fields")
+    @classmethod
+    def _names(cls, fields: list[str]) -> list[str]:
+        for name in fields:
+            if _FIELD.fullmatch(name) is None:
+                raise ValueError(f"{name!r} is neither `text`, nor `*`, nor a valid name of an attribute")
+        return fields
+
+
 P = TypeVar("P", bound=Params)
+M = TypeVar("M", bound=TextMapParams)
 
 
 class Operator(ABC, Generic[P]):
@@ -34,11 +55,18 @@ class Operator(ABC, Generic[P]):
 
     def __init__(self, params: P) -> None:
         self.params = params
+        # The name that a recipe calls it by; the registry knows it.
+        self.name = ""
 
     @property
     def columns(self) -> Sequence[str]:
         """Attributes that it makes or judges; they become columns of a data set."""
         return ()
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it may hold, about, where its parameters decide on that."""
+        return 0
 
 
 class RecordOperator(Operator[P]):
@@ -49,16 +77,29 @@ class RecordOperator(Operator[P]):
         """Changes or drops records of a batch."""
 
 
-class TextMap(RecordOperator[P]):
-    """Replaces a text by another."""
+class TextMap(RecordOperator[M]):
+    """Replaces a text, or attributes, by what it makes of each."""
+
+    params_type: ClassVar[type[Params]] = TextMapParams
 
     @abstractmethod
     def map(self, text: str) -> str:
-        """The new text."""
+        """The new text.
+
+        Raises:
+            TextRefusedError: the record is to be dropped.
+        """
 
     def apply(self, batch: Batch) -> None:
-        """Replaces every text."""
-        batch.map_texts(self.map)
+        """Replaces every one of its fields."""
+        fields = self.params.fields
+        everything = ALL_FIELDS in fields
+        if everything or TEXT_FIELD in fields:
+            batch.map_texts(self.map)
+        if everything:
+            batch.map_attributes(self.map)
+        elif names := [name for name in fields if name != TEXT_FIELD]:
+            batch.map_attributes(self.map, names)
 
 
 @dataclass(frozen=True, slots=True)

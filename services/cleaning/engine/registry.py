@@ -55,7 +55,9 @@ class Registry:
         module, _, kind_name = place.partition(":")
         kind: type[Operator[Any]] = getattr(importlib.import_module(module), kind_name)
         try:
-            return kind(kind.params_type.model_validate(dict(spec.params)))
+            operator = kind(kind.params_type.model_validate(dict(spec.params)))
+            operator.name = spec.name
+            return operator
         except ParamsError as error:
             raise RecipeError.at(f"{path}.params.{error.parameter}", f"{spec.name}: {error}") from error
         except ValidationError as error:
@@ -77,7 +79,7 @@ def default_registry() -> Registry:
         "convert_script": "script:ConvertScript",
         "script_filter": "script:ScriptFilter",
         "regex_replace": "text_maps:RegexReplace",
-        "term_map": "text_maps:TermMap",
+        "term_map": "terms:TermMap",
         "mask_pii": "pii:MaskPii",
         "first_line_to_field": "fields:FirstLineToField",
         "drop_if_missing_field": "fields:DropIfMissingField",

@@ -15,6 +15,7 @@ from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.records import Records
 from services.cleaning.domain.dataset import DatasetVersion
 from services.cleaning.entrypoints import mapping
+from services.cleaning.entrypoints.pool import WorkPool
 from services.kit.grpc.paging import checked_number, checked_token
 
 _PAGE = 50
@@ -26,14 +27,15 @@ _WATCH_PAUSE_S = 0.2
 class CleaningServicer(grpc_stubs.CleaningServiceServicer):
     """Implements `tidemill.cleaning.v1.CleaningService`."""
 
-    def __init__(self, records: Records, datasets: Datasets) -> None:
+    def __init__(self, records: Records, datasets: Datasets, cleaning: WorkPool) -> None:
         self._records = records
         self._datasets = datasets
+        self._cleaning = cleaning
 
     async def CleanText(self, request: pb.CleanTextRequest, context: Any) -> pb.CleanTextResponse:
         """Applies a recipe to one text."""
         operators = [mapping.operator_from(item) for item in request.operators]
-        cleaned = await asyncio.to_thread(
+        cleaned = await self._cleaning.run(
             self._records.clean_text, request.text, dict(request.attributes), request.dataset, operators
         )
         rejection = cleaned.rejection

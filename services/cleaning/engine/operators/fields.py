@@ -44,6 +44,7 @@ class FirstLineToField(RecordOperator[FirstLineToFieldParams]):
             batch.attributes[position][self.params.field] = head.strip()
             texts.append(text if self.params.keep_line else body)
         batch.texts = texts
+        batch.attributes_changed = True
         batch.reject(found)
 
 

@@ -1,51 +1,186 @@
-"""HTML to text."""
+"""HTML to text.
+
+What is HTML is decided here, token by token, and only that goes to the parser: in plain text an angle bracket is an
+address, a comparison or a placeholder, and a parser, which forgives everything, would make tags of them.
+"""
 
 from __future__ import annotations
 
 import html
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from services.cleaning.engine.operator import Params, TextMap
+from services.cleaning.engine.operator import TextMap, TextMapParams
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
 
-_MARKUP = re.compile(r"<(?:[A-Za-z][A-Za-z0-9:-]*(?:\s[^<>]*)?/?|/[A-Za-z][^<>]*|!--|!DOCTYPE[^<>]*)>?", re.IGNORECASE)
-_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
-_SILENT = ["script", "style", "template", "noscript", "head", "iframe", "svg", "object"]
 # fmt: off
-_BLOCKS = frozenset(
+_BLOCKS: Final = frozenset(
     (
-        "address", "article", "aside", "blockquote", "body", "br", "center", "dd", "div", "dl", "dt",
-        "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header",
-        "hr", "html", "li", "main", "nav", "ol", "option", "p", "pre", "section", "table", "tbody", "tfoot",
-        "thead", "title", "tr", "ul",
+        "address", "article", "aside", "blockquote", "body", "br", "center", "dd", "details", "dialog", "dir", "div",
+        "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header",
+        "hgroup", "hr", "html", "li", "main", "menu", "nav", "ol", "option", "p", "pre", "search", "section",
+        "summary", "table", "tbody", "tfoot", "thead", "title", "tr", "ul",
     )
 )
+# Their content is not text of the page; without an end tag they would take the rest of it along.
+_SILENT: Final = ("head", "iframe", "noscript", "object", "script", "style", "svg", "template")
+# The parser reads their content as characters up to the end tag.
+_RAW: Final = frozenset(("iframe", "noembed", "noscript", "script", "style", "textarea", "title", "xmp", "svg",
+                         "template", "object"))
+_VOID: Final = frozenset(("area", "base", "basefont", "bgsound", "br", "col", "embed", "hr", "img", "input", "isindex",
+                          "keygen", "link", "meta", "param", "source", "track", "wbr"))
+# They mean something without attributes and without an end tag.
+_ALONE: Final = frozenset(("br", "hr", "p", "wbr"))
+# Elements whose end tag may be left out, and what stands around them then.
+_INSIDE: Final = {
+    "li": ("ul", "ol", "menu", "dir"), "dt": ("dl",), "dd": ("dl",), "td": ("table",), "th": ("table",),
+    "tr": ("table",), "tbody": ("table",), "thead": ("table",), "tfoot": ("table",), "colgroup": ("table",),
+    "option": ("select",), "optgroup": ("select",),
+}
+# The parser would forget the text behind these.
+_DROPPED: Final = frozenset(("frame", "frameset", "noframes", "plaintext"))
+_OTHERS: Final = (
+    "a", "abbr", "acronym", "applet", "audio", "b", "bdi", "bdo", "big", "blink", "button", "canvas", "caption",
+    "cite", "code", "data", "datalist", "del", "dfn", "em", "font", "i", "ilayer", "ins", "kbd", "label", "layer",
+    "legend", "map", "mark", "marquee", "meter", "nobr", "noembed", "output", "picture", "progress", "q", "rp", "rt",
+    "ruby", "s", "samp", "select", "slot", "small", "spacer", "span", "strike", "strong", "sub", "sup", "textarea",
+    "time", "tt", "u", "var", "video", "xmp",
+)
+_FLAGS: Final = (
+    "allowfullscreen", "async", "autofocus", "autoplay", "checked", "compact", "controls", "declare", "default",
+    "defer", "disabled", "download", "formnovalidate", "hidden", "inert", "ismap", "itemscope", "loop", "multiple",
+    "muted", "nohref", "nomodule", "noresize", "noshade", "novalidate", "nowrap", "open", "readonly", "required",
+    "reversed", "selected",
+)
 # fmt: on
-_CELLS = frozenset(("td", "th"))
-_LINE_ENDS = re.compile(r"(?:[ \t\r\f\v]*\n)+")
-_RUN = re.compile(r"\s+")
-# Void elements and <p> are not closed and would look like depth.
-_TAG = re.compile(r"<(/?)(?!(?:br|hr|img|input|meta|link|p|li|td|tr|th|option|dd|dt|wbr|col)\b)[A-Za-z]", re.IGNORECASE)
-_DEEPEST = 2000
+_KNOWN: Final = frozenset((*_BLOCKS, *_SILENT, *_VOID, *_INSIDE, *_DROPPED, *_OTHERS))
+_CELLS: Final = frozenset(("td", "th"))
+# An attribute has a value, or it is one of those that have none: `a <b and c> d` has no tag.
+_ATTRIBUTES: Final = (
+    r"(?:\s*+(?:[^\s\"'<>/=`]++\s*+=\s*+(?:\"[^\"<]*+\"|'[^'<]*+'|[^\s\"'<>`]++)"
+    rf"|(?:{'|'.join(_FLAGS)})(?=[\s/>])|/))*+\s*+>"
+)
+_NAME: Final = r"(?:[A-Za-z][A-Za-z0-9]*+|(?:o|v|w|m|x|st1|st2|xml|fb):[A-Za-z][A-Za-z0-9]*+)(?=[\s/>])"
+_OTHER_MARKUP: Final = (
+    r"<!--(?P<comment>.*?)-->|<!\[CDATA\[(?P<data>.*?)\]\]>|<!DOCTYPE\b[^<>]*+>"
+    r"|<!\[(?:if|endif)\b[^<>]*+>|<\?xml\b[^<>]*+>"
+)
+_FLAGS_OF_RE: Final = re.IGNORECASE | re.DOTALL
+_STRICT: Final = re.compile(
+    rf"<(?P<end>/)(?P<end_name>{_NAME})\s*+>|<(?P<name>{_NAME})(?P<rest>{_ATTRIBUTES})|{_OTHER_MARKUP}", _FLAGS_OF_RE
+)
+# In a document that calls itself HTML, a known name makes a tag, whatever its attributes look like.
+_LENIENT: Final = re.compile(
+    rf"<(?P<end>/)(?P<end_name>{_NAME})[^<>]*+>|<(?P<name>{_NAME})(?P<rest>{_ATTRIBUTES}|[^<>]*+>)|{_OTHER_MARKUP}",
+    _FLAGS_OF_RE,
+)
+_DOCUMENT: Final = re.compile(
+    r"\A\s*+(?:<\?xml[^<>]*>\s*)?<(?:!DOCTYPE\s+html|html[\s>])"
+    r"|(?<![\"'`])<(?:html|body)(?:\s[^<>]*)?>.*(?<![\"'`])</(?:html|body)\s*>",
+    _FLAGS_OF_RE,
+)
+_END_NAME: Final = re.compile(r"</([A-Za-z][A-Za-z0-9]*)")
+_START_NAME: Final = re.compile(r"<([A-Za-z][A-Za-z0-9]*)")
+_POSSIBLE: Final = re.compile(r"<[A-Za-z/!?]")
+_ENTITY: Final = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+_NO_ENTITY: Final = re.compile(r"&(?!(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});)")
+_LINE_ENDS: Final = re.compile(r"(?:[ \t\r\f\v]*\n)+")
+_RUN: Final = re.compile(r"\s+")
+# Void elements and those that need no end tag would look like depth.
+_FLAT: Final = frozenset((*_VOID, *_INSIDE, "p"))
+_DEEPEST: Final = 2000
+_LINES_A_BLOCK: Final = 4
+_QUOTES: Final = "\"'`"
 
 
-class StripHtml(TextMap[Params]):
-    """Leaves the text of HTML: blocks become lines, scripts and styles go, entities become characters.
+class StripHtml(TextMap[TextMapParams]):
+    """Leaves the text of HTML: blocks become lines, scripts and styles go, entities become characters, once.
 
-    Text without a tag keeps its angle brackets (`a < b`); only its entities are replaced. Text with inline tags
-    only (`<b>`) is taken for plain text with mark-up in it and keeps its lines.
+    HTML are tags of known elements with valid attributes, comments, the document type and CDATA sections. A start
+    tag without its end tag counts only where the element needs none. All other text stays to the letter: `a <b`,
+    `<john@example.com>`, `<your name>`. Text with few blocks or none keeps its lines.
     """
+
+    version = 2
 
     def map(self, text: str) -> str:
         """The text without markup."""
-        if "<" in text and _MARKUP.search(text):
-            return _text_of(text)
+        if "<" in text and _POSSIBLE.search(text):
+            markup = _markup_of(text)
+            if markup is not None:
+                return _text_of(*markup)
         if "&" in text:
             return _ENTITY.sub(lambda match: html.unescape(match.group()), text)
         return text
+
+
+def _markup_of(text: str) -> tuple[str, bool] | None:
+    """The text as HTML in which everything that is no markup is escaped; None if it holds no markup.
+
+    And whether its line ends are a writer's: few blocks in many lines are text with some markup in it.
+    """
+    document = _DOCUMENT.search(text) is not None
+    ends = {name.lower() for name in _END_NAME.findall(text)}
+    starts = {name.lower() for name in _START_NAME.findall(text)}
+    parts: list[str] = []
+    end, found, blocks = 0, False, 0
+    for token in (_LENIENT if document else _STRICT).finditer(text):
+        if not document and _is_quoted(text, token):
+            continue
+        written = _token(token, document, starts, ends)
+        if written is None:
+            continue
+        found = True
+        blocks += (token["name"] or "").lower() in _BLOCKS
+        parts += (_escaped(text[end : token.start()], document), written)
+        end = token.end()
+    if not found:
+        return None
+    parts.append(_escaped(text[end:], document))
+    return "".join(parts), not document and _LINES_A_BLOCK * blocks < text.count("\n")
+
+
+def _is_quoted(text: str, token: re.Match[str]) -> bool:
+    """Whether a token is spoken about: '<br>', "</p>", `<b>`."""
+    before = text[token.start() - 1 : token.start()]
+    return before in _QUOTES and before != "" and text[token.end() : token.end() + 1] == before
+
+
+def _token(token: re.Match[str], document: bool, starts: set[str], ends: set[str]) -> str | None:
+    """What the parser gets for a token; None if it is no markup."""
+    if token["data"] is not None:
+        return html.escape(token["data"], quote=False)
+    name = (token["end_name"] or token["name"] or "").lower()
+    if not name or ":" in name:
+        return ""
+    if name not in _KNOWN:
+        return None
+    if name in _DROPPED:
+        return "" if document else None
+    if token["end"]:
+        if name in starts or document:
+            return f"</{name}>" if name in starts else ""
+        return None
+    if name in _RAW:
+        if name in ends:
+            return token.group()
+        return "" if document else None
+    if document or name in _ALONE or name in ends:
+        return token.group()
+    if name in _VOID or name == "a":
+        return token.group() if "=" in token["rest"] else None
+    if any(around in ends for around in _INSIDE.get(name, ())):
+        return token.group()
+    return None
+
+
+def _escaped(text: str, document: bool) -> str:
+    # Entities without their semicolon are decoded in documents only; in text `&copy=2` is part of an address.
+    if not document and "&" in text:
+        text = _NO_ENTITY.sub("&amp;", text)
+    return text.replace("<", "&lt;")
 
 
 def _too_deep(markup: str) -> bool:
@@ -53,20 +188,23 @@ def _too_deep(markup: str) -> bool:
     if markup.count("<") <= _DEEPEST:
         return False
     depth = deepest = 0
-    for match in _TAG.finditer(markup):
-        depth += -1 if match.group(1) else 1
+    for match in _STRICT.finditer(markup):
+        name = (match["end_name"] or match["name"] or "").lower()
+        if not name or name in _FLAT:
+            continue
+        depth += -1 if match["end"] else 1
         deepest = max(deepest, depth)
         depth = max(depth, 0)
     return deepest > _DEEPEST
 
 
-def _text_of(markup: str) -> str:
+def _text_of(markup: str, keep_lines: bool) -> str:
     from selectolax.lexbor import LexborHTMLParser
 
     if _too_deep(markup):
-        return _LINE_ENDS.sub("\n", html.unescape(_MARKUP.sub("\n", markup))).strip()
+        return _LINE_ENDS.sub("\n", html.unescape(_LENIENT.sub("\n", markup))).strip()
     tree = LexborHTMLParser(markup)
-    tree.strip_tags(_SILENT)
+    tree.strip_tags(list(_SILENT))
     root = tree.root
     if root is None:
         return ""
@@ -87,12 +225,13 @@ def _text_of(markup: str) -> str:
             # The parser adds these two to every text.
             blocks = blocks or tag not in ("html", "body")
             pieces.append((True, "\n"))
-            stack.append(("\n", True))
+            if tag != "br":
+                stack.append(("\n", True))
         elif tag in _CELLS:
             pieces.append((True, " "))
         inside = verbatim or tag in ("pre", "textarea")
         stack.extend((child, inside) for child in reversed(list(node.iter(include_text=True))))
-    if not blocks:
+    if not blocks or keep_lines:
         return "".join(piece for _, piece in pieces).strip()
     parts: list[str] = []
     fresh = True

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from services.cleaning.engine.operator import Params, ParamsError, TextMap
+from services.cleaning.engine.operator import ALL_FIELDS, ParamsError, TextMap, TextMapParams
 
 Kind = Literal["url", "email", "id_card", "bank_card", "ip", "phone"]
 
@@ -68,9 +68,11 @@ _IPV6: Final = re.compile(r"(?<![0-9A-Za-z:.])(?:[0-9A-Fa-f]{1,4}:){1,7}(?::?[0-
 _ID_WEIGHTS: Final = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
-class MaskPiiParams(Params):
+class MaskPiiParams(TextMapParams):
     """`kinds` to mask, and `tokens` to write for them where other ones than `[EMAIL]`, `[PHONE]`… are wanted."""
 
+    # What is masked in the text must not stand in an attribute that a model learns to write.
+    fields: list[str] = Field(default=[ALL_FIELDS], min_length=1, max_length=64)
     kinds: list[Kind] = Field(default=["email", "id_card", "bank_card", "ip", "phone"], min_length=1)
     tokens: dict[str, str] = Field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import Batch
-from services.cleaning.engine.operator import Params, ParamsError, RecordOperator, TextMap
+from services.cleaning.engine.operator import Params, ParamsError, RecordOperator, TextMap, TextMapParams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ _SCRIPTS: Final[dict[str, tuple[tuple[int, int], ...]]] = {
 }
 
 
-class ConvertScriptParams(Params):
+class ConvertScriptParams(TextMapParams):
     """`conversion`: OpenCC's name of it, for example `t2s` for traditional to simplified."""
 
     conversion: Literal["t2s", "s2t", "tw2s", "tw2sp", "s2tw", "s2twp", "hk2s", "s2hk", "t2tw", "t2hk"] = "t2s"

@@ -11,7 +11,7 @@ from typing import Literal
 
 import ftfy
 
-from services.cleaning.engine.operator import Params, TextMap
+from services.cleaning.engine.operator import TextMap, TextMapParams
 
 # Characters that ftfy's rules leave alone or map one to one, whatever stands beside them. Not `&` (entities), no
 # control characters, nothing of ftfy's mojibake categories that is "bad" beside another of these; currency signs
@@ -28,7 +28,7 @@ _UNUSUAL_ASCII = re.compile(r"[\x00-\x08\x0b-\x1f\x7f&]")
 _MAPPED = re.compile(f"[{_QUOTES}{_WIDE}]")
 
 
-class FixUnicodeParams(Params):
+class FixUnicodeParams(TextMapParams):
     """`normalization`: Unicode normal form of the result; `straighten_quotes`: curly quotes become straight ones."""
 
     normalization: Literal["NFC", "NFKC"] = "NFC"
