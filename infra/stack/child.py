@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from infra.stack.addresses import Addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """How one child is run: made by its `prepare`, once its ports are known and its folders exist."""
+    """How one child is run: made by its `prepare`, once its addresses are known and its folders exist."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
@@ -36,16 +38,18 @@ class ChildSpec:
     name: str
     ports: Mapping[str, int]
     """Usual port by use; the supervisor picks free ones when these are taken. Uses are unique over all children."""
-    prepare: Callable[[Mapping[str, int]], Program]
-    """Given all children's ports by use, writes configuration and says how to run it. May block."""
-    probe: Callable[[Mapping[str, int]], None]
+    prepare: Callable[[Addresses], Program]
+    """Given all children's addresses, writes configuration and says how to run it. May block."""
+    probe: Callable[[Addresses], None]
     """Returns when the child is ready to work, raises ProbeError when it is not. May block a few seconds."""
+    sockets: Mapping[str, str] = field(default_factory=dict)
+    """Name of its Unix socket by use: no other user can reach what has a socket instead of a port."""
     needs: frozenset[str] = frozenset()
     """Children that must be ready before it starts."""
     uses: frozenset[str] = frozenset()
     """Children that it calls and can wait for itself; they are stopped after it, like those it needs."""
     stop_grace_s: float = 20.0
-    alive: Callable[[Mapping[str, int]], None] | None = None
+    alive: Callable[[Addresses], None] | None = None
     """Like `probe`, asked once the child was ready: whether a restart would help. `probe` itself when None."""
     liveness_s: float = 30.0
     """A child that was ready and fails every probe for this long is killed and started again."""

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import psutil
 
 from infra.stack import process as processes
 from infra.stack.__main__ import EXIT_ALREADY_RUNNING
+from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec
 from infra.stack.errors import StackError
 from infra.stack.guard import RUN
@@ -187,16 +188,16 @@ def status(state: Path, home: Path) -> StackState:
     by_name = {spec.name: spec for spec in specs(stack.layout)}
     with ThreadPoolExecutor(max_workers=max(1, len(stack.children))) as pool:
         probed = pool.map(
-            lambda item: (item[0], _probe(item[1], by_name.get(item[0]), stack.ports)), stack.children.items()
+            lambda item: (item[0], _probe(item[1], by_name.get(item[0]), stack.addresses)), stack.children.items()
         )
         return dataclasses.replace(stack, children=dict(probed))
 
 
-def _probe(child: ChildState, spec: ChildSpec | None, ports: Mapping[str, int]) -> ChildState:
+def _probe(child: ChildState, spec: ChildSpec | None, addresses: Addresses) -> ChildState:
     if spec is None or child.phase is not ChildPhase.READY:
         return dataclasses.replace(child, healthy=False, health=child.last_error or child.phase.value)
     try:
-        spec.probe(ports)
+        spec.probe(addresses)
     except ProbeError as error:
         return dataclasses.replace(child, healthy=False, health=str(error))
     return dataclasses.replace(child, healthy=True)

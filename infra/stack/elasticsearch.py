@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program, User
 from infra.stack.errors import StackError
 from infra.stack.java import java_environment, java_home
@@ -97,7 +98,7 @@ def reachable(path: Path, user: User) -> bool:
     return True
 
 
-def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
+def _prepare(layout: Layout, addresses: Addresses) -> Program:
     layout.state.root.mkdir(parents=True, exist_ok=True)
     user = unprivileged_user() if os.geteuid() == 0 else None
     folder, java = layout.state.elasticsearch, java_home()
@@ -106,7 +107,7 @@ def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
         folder = _folder_for(layout, user)
         program = _within_reach(program, folder / "program", user)
         java = _within_reach(java, folder / "java", user)
-    config = _configure(folder, layout.home.elasticsearch / "config", ports)
+    config = _configure(folder, layout.home.elasticsearch / "config", addresses.ports)
     for name in _WRITABLE:
         (folder / name).mkdir(exist_ok=True)
         if user is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.java import java_environment, java_home
 from infra.stack.layout import Layout
@@ -84,11 +85,11 @@ def child(layout: Layout) -> ChildSpec:
     )
 
 
-def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
+def _prepare(layout: Layout, addresses: Addresses) -> Program:
     folder = layout.state.kafka
     (folder / "data").mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
-    properties.write_text(server_properties(folder, ports))
+    properties.write_text(server_properties(folder, addresses.ports))
     logging = folder / "log4j2.properties"
     logging.write_text(_LOGGING)
 

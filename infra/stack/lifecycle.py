@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.stack import process as processes
+from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.probes import Probe, ProbeError
@@ -97,11 +98,11 @@ class ChildRunner:
         self._failures = 0
         """Ends in a row, each after a short life."""
 
-    async def tend(self, ports: Mapping[str, int], marks: Mapping[str, str], needs: list[asyncio.Event]) -> None:
+    async def tend(self, addresses: Addresses, marks: Mapping[str, str], needs: list[asyncio.Event]) -> None:
         """Keeps the child running until it is cancelled; whatever goes wrong meanwhile, it goes on.
 
         Args:
-            ports: port by use, of all children.
+            addresses: of all children.
             marks: added to the child's environment.
             needs: set when what it needs is ready.
         """
@@ -109,7 +110,7 @@ class ChildRunner:
             try:
                 for need in needs:
                     await need.wait()
-                reason = await self._live(ports, marks)
+                reason = await self._live(addresses, marks)
             except Exception as error:
                 reason = f"cannot start: {error}"
                 if isinstance(error, StackError) and not self.was_ready:  # trying again changes nothing
@@ -135,10 +136,10 @@ class ChildRunner:
         lines = "\n".join(f"  {line}" for line in processes.last_lines(self.log))
         return ChildFailedError(f"{self.spec.name} {what}. The end of {self.log}:\n{lines}")
 
-    async def _live(self, ports: Mapping[str, int], marks: Mapping[str, str]) -> str:
+    async def _live(self, addresses: Addresses, marks: Mapping[str, str]) -> str:
         """Starts the child and returns, when it has ended, how."""
         self._set(phase=ChildPhase.STARTING, started_at=time.time(), ready_at=None, failing_since=None)
-        program = self._program = await asyncio.to_thread(self.spec.prepare, ports)
+        program = self._program = await asyncio.to_thread(self.spec.prepare, addresses)
         if program.before is not None:
             self._process = await processes.spawn(program, program.before, self.log, marks)
             if code := await self._process.wait():
@@ -147,11 +148,11 @@ class ChildRunner:
         self._set(pid=self._process.pid)
         ended = asyncio.create_task(self._process.wait())
         try:
-            late = await self._until_ready(ended, ports)
+            late = await self._until_ready(ended, addresses)
             if late is not None:
                 await processes.stop(self._process, self.spec.stop_grace_s)
                 return late
-            hung = await self._while_alive(ended, ports)
+            hung = await self._while_alive(ended, addresses)
             if hung is not None:
                 logger.error("%s %s; it is killed", self.spec.name, hung)
                 await processes.stop(self._process, self._patience.kill_grace_s)
@@ -161,11 +162,11 @@ class ChildRunner:
             ended.cancel()
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
-    async def _until_ready(self, ended: asyncio.Task[int], ports: Mapping[str, int]) -> str | None:
+    async def _until_ready(self, ended: asyncio.Task[int], addresses: Addresses) -> str | None:
         """Probes until the child is ready or has ended; returns why it must be stopped, if so."""
         end = time.monotonic() + self._patience.child_s
         while not ended.done():
-            answer = await self._answer(self.spec.probe, ports)
+            answer = await self._answer(self.spec.probe, addresses)
             if answer is None:
                 if not ended.done():  # else another process answers on its port
                     self.was_ready = True
@@ -177,7 +178,7 @@ class ChildRunner:
             await asyncio.wait((ended,), timeout=self._patience.probe_s)
         return None
 
-    async def _while_alive(self, ended: asyncio.Task[int], ports: Mapping[str, int]) -> str | None:
+    async def _while_alive(self, ended: asyncio.Task[int], addresses: Addresses) -> str | None:
         """Probes a child that is ready until it has ended; returns why it must be killed, if so.
 
         Every probe for all of `liveness_s` must fail. They are counted as well: a machine that stood still lets time
@@ -190,7 +191,7 @@ class ChildRunner:
             if ended.done():
                 return None
             began = time.monotonic()
-            answer = await self._answer(probe, ports)
+            answer = await self._answer(probe, addresses)
             if ended.done():
                 return None
             if answer is None:
@@ -208,11 +209,11 @@ class ChildRunner:
             if lasted >= self.spec.liveness_s and failures >= self._patience.least_failures:
                 return f"did not answer for {lasted:.0f} s ({answer})"
 
-    async def _answer(self, probe: Probe, ports: Mapping[str, int]) -> str | None:
+    async def _answer(self, probe: Probe, addresses: Addresses) -> str | None:
         """What a probe says is wrong; None when nothing is."""
         # One thread a child: a probe that hangs is waited for, not joined by further ones.
         if self._probing is None:
-            self._probing = asyncio.ensure_future(asyncio.to_thread(probe, ports))
+            self._probing = asyncio.ensure_future(asyncio.to_thread(probe, addresses))
         done, _ = await asyncio.wait((self._probing,), timeout=self._patience.probe_limit_s)
         if not done:
             return f"the probe did not end within {self._patience.probe_limit_s:.0f} s"

@@ -5,22 +5,30 @@ from __future__ import annotations
 import http.client
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from infra.stack.addresses import HOST, Addresses
+
+if TYPE_CHECKING:
+    import grpc
 
 _TIMEOUT_S = 3.0
+# ServerLiveResponse{live: true} of Triton's grpc_service.proto.
+_LIVE = b"\x08\x01"
 
-Probe = Callable[[Mapping[str, int]], None]
+Probe = Callable[[Addresses], None]
 
 
 class ProbeError(Exception):
     """The child is not ready; the message says what it answered."""
 
 
-def http_ok(port_use: str, path: str) -> Probe:
+def http_ok(use: str, path: str) -> Probe:
     """Ready when GET `path` answers 200."""
 
-    def probe(ports: Mapping[str, int]) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", ports[port_use], timeout=_TIMEOUT_S)
+    def probe(addresses: Addresses) -> None:
+        connection = http.client.HTTPConnection(HOST, addresses.ports[use], timeout=_TIMEOUT_S)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -35,11 +43,11 @@ def http_ok(port_use: str, path: str) -> Probe:
     return probe
 
 
-def kafka_broker(port_use: str) -> Probe:
+def kafka_broker(use: str) -> Probe:
     """Ready when the cluster has a controller and the broker is in its metadata."""
 
-    def probe(ports: Mapping[str, int]) -> None:
-        address = ("127.0.0.1", ports[port_use])
+    def probe(addresses: Addresses) -> None:
+        address = (HOST, addresses.ports[use])
         try:
             # The driver logs and retries a refused connection for seconds; asking first is quick and quiet.
             socket.create_connection(address, timeout=_TIMEOUT_S).close()
@@ -51,7 +59,7 @@ def kafka_broker(port_use: str) -> Probe:
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
         try:
             client = KafkaAdminClient(
-                bootstrap_servers=f"127.0.0.1:{address[1]}",
+                bootstrap_servers=addresses[use],
                 request_timeout_ms=int(_TIMEOUT_S * 1000),
                 # A frozen broker accepts connections and says nothing.
                 bootstrap_timeout_ms=int(_TIMEOUT_S * 1000),
@@ -68,14 +76,14 @@ def kafka_broker(port_use: str) -> Probe:
     return probe
 
 
-def grpc_health(port_use: str) -> Probe:
+def grpc_health(use: str) -> Probe:
     """Ready when grpc.health.v1 says SERVING for the server as a whole."""
 
-    def probe(ports: Mapping[str, int]) -> None:
+    def probe(addresses: Addresses) -> None:
         import grpc
         from grpc_health.v1 import health_pb2
 
-        with grpc.insecure_channel(f"127.0.0.1:{ports[port_use]}", [("grpc.enable_http_proxy", 0)]) as channel:
+        with _channel(addresses[use]) as channel:
             try:
                 check = channel.unary_unary(
                     "/grpc.health.v1.Health/Check",
@@ -91,11 +99,36 @@ def grpc_health(port_use: str) -> Probe:
     return probe
 
 
+def triton_alive(use: str) -> Probe:
+    """Whether Triton answers at all, whatever the state of its models."""
+
+    def probe(addresses: Addresses) -> None:
+        import grpc
+
+        with _channel(addresses[use]) as channel:
+            # Both messages are empty or one field long: the client library is not needed for them.
+            ask: Callable[..., bytes] = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            try:
+                live = ask(b"", timeout=_TIMEOUT_S)
+            except grpc.RpcError as error:
+                raise ProbeError(f"live check: {error.code().name}") from error
+        if live != _LIVE:
+            raise ProbeError("live check: the server says that it is not live")
+
+    return probe
+
+
+def _channel(address: str) -> grpc.Channel:
+    import grpc
+
+    return grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
+
+
 def every(*probes: Probe) -> Probe:
     """Ready when all of these are."""
 
-    def probe(ports: Mapping[str, int]) -> None:
+    def probe(addresses: Addresses) -> None:
         for each in probes:
-            each(ports)
+            each(addresses)
 
     return probe

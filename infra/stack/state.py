@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from infra.stack.addresses import Addresses
 from infra.stack.assets.store import write_atomically
 from infra.stack.layout import Layout
 from infra.stack.process import is_alive
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 class StackPhase(StrEnum):
@@ -74,6 +75,7 @@ class StackState:
     pid_ticks: int | None = None
     error: str = ""
     ports: Mapping[str, int] = field(default_factory=dict)
+    sockets: Mapping[str, Path] = field(default_factory=dict)
     children: Mapping[str, ChildState] = field(default_factory=dict)
 
     @property
@@ -82,8 +84,13 @@ class StackState:
         return Layout.of(self.home, self.state)
 
     def address(self, use: str) -> str:
-        """`127.0.0.1:port` of a port's use, such as `kafka`, `triton_grpc`, `gateway_http`, `ingest`."""
-        return f"127.0.0.1:{self.ports[use]}"
+        """`127.0.0.1:port` or `unix:/path` of a use, such as `kafka`, `triton_grpc`, `gateway_http`, `ingest`."""
+        return self.addresses[use]
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where its children are reached."""
+        return Addresses(self.ports, self.sockets)
 
     @property
     def kafka_bootstrap(self) -> str:
@@ -97,13 +104,8 @@ class StackState:
 
     @property
     def triton_grpc(self) -> str:
-        """For `tritonclient.grpc`."""
+        """For `tritonclient.grpc` of this user: a Unix socket."""
         return self.address("triton_grpc")
-
-    @property
-    def triton_http(self) -> str:
-        """For `tritonclient.http`: host and port, without a scheme."""
-        return self.address("triton_http")
 
     @property
     def triton_repository(self) -> Path:
@@ -149,7 +151,12 @@ class StateFile:
 
 def write_state(path: Path, stack: StackState) -> None:
     """Writes the file; a reader sees the old or the new one."""
-    value = dataclasses.asdict(stack) | {"format": FORMAT, "home": str(stack.home), "state": str(stack.state)}
+    value = dataclasses.asdict(stack) | {
+        "format": FORMAT,
+        "home": str(stack.home),
+        "state": str(stack.state),
+        "sockets": {use: str(path) for use, path in stack.sockets.items()},
+    }
     for child in value["children"].values():
         del child["healthy"], child["health"]
     write_atomically(path, json.dumps(value, indent=2) + "\n")
@@ -174,6 +181,7 @@ def read_state(layout: Layout) -> StackState:
             pid_ticks=value["pid_ticks"],
             error=value["error"],
             ports=value["ports"],
+            sockets={use: Path(path) for use, path in value["sockets"].items()},
             children=children,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from infra.stack import process as processes
+from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec
 from infra.stack.errors import StackError
 from infra.stack.guard import RUN
@@ -23,6 +24,7 @@ from infra.stack.layout import Layout
 from infra.stack.lifecycle import ChildRunner, Patience
 from infra.stack.lock import held
 from infra.stack.ports import PortBook
+from infra.stack.sockets import place_sockets
 from infra.stack.state import StackPhase, StackState, StateFile, read_state
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class Supervisor:
         self._patience = patience or Patience()
         self._stop = asyncio.Event()
         self._failed: asyncio.Future[StackError] | None = None
-        self._ports: dict[str, int] = {}
+        self._addresses = Addresses({}, {})
         self._marks: dict[str, str] = {}
         self._phase = StackPhase.STARTING
         self._error = ""
@@ -94,7 +96,9 @@ class Supervisor:
             book = PortBook()
             try:
                 usual = {use: port for spec in self._specs for use, port in spec.ports.items()}
-                self._ports = book.assign(usual, before.ports)
+                folder = place_sockets(self._layout.state)
+                sockets = {use: folder / name for spec in self._specs for use, name in spec.sockets.items()}
+                self._addresses = Addresses(book.assign(usual, before.ports), sockets)
                 with processes.guarded() as run:
                     self._marks = {processes.TAG: str(self._layout.state.root), RUN: run}
                     return await self._run()
@@ -110,7 +114,7 @@ class Supervisor:
         tasks = [
             self._supervised(
                 child.tend(
-                    self._ports,
+                    self._addresses,
                     self._marks,
                     [self._children[name].ready for name in child.spec.needs & self._children.keys()],
                 ),
@@ -198,7 +202,8 @@ class Supervisor:
                 pid=os.getpid(),
                 pid_ticks=processes.start_ticks(os.getpid()),
                 error=self._error,
-                ports=self._ports,
+                ports=self._addresses.ports,
+                sockets=self._addresses.sockets,
                 children={name: child.state for name, child in self._children.items()},
             )
         )

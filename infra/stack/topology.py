@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from infra.stack import elasticsearch, kafka, triton
+from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout, python_path
@@ -107,12 +108,12 @@ def specs(layout: Layout, only: Iterable[str] | None = None) -> list[ChildSpec]:
     return [child for child in children if child.name in wanted]
 
 
-def environment(layout: Layout, ports: Mapping[str, int], service: Service) -> dict[str, str]:
+def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[str, str]:
     """What a service is told, beside this process's own environment.
 
     Args:
         layout: where files lie.
-        ports: port by use of the children that run; what does not run is left out.
+        addresses: of the children that run; what does not run is left out.
         service: the one that is told.
 
     Raises:
@@ -129,7 +130,7 @@ def environment(layout: Layout, ports: Mapping[str, int], service: Service) -> d
         "PYTHONUNBUFFERED": "1",
         "TIDEMILL_HOME": str(home.root),
         "TIDEMILL_STATE": str(state.root),
-        "TIDEMILL_BIND": f"127.0.0.1:{ports[service.name]}",
+        "TIDEMILL_BIND": addresses[service.name],
         "TIDEMILL_DATABASE_URL": f"sqlite:///{state.databases / service.name}.sqlite",
         "TIDEMILL_ARTIFACTS_URL": f"file://{state.artifacts}",
         "TIDEMILL_MODELS_DIR": str(home.models),
@@ -139,22 +140,20 @@ def environment(layout: Layout, ports: Mapping[str, int], service: Service) -> d
         "TIDEMILL_MLFLOW_URI": f"sqlite:///{state.mlflow}",
         **{name: os.environ[name] for name in STORES if os.environ.get(name)},
     }
-    addresses = {
+    uses = {
         "TIDEMILL_KAFKA_BOOTSTRAP": ("kafka", ""),
         "TIDEMILL_ELASTICSEARCH_URL": ("elasticsearch", "http://"),
         "TIDEMILL_OTLP_ENDPOINT": ("telemetry", "http://"),
         "TIDEMILL_TRITON_GRPC": ("triton_grpc", ""),
-        "TIDEMILL_TRITON_HTTP": ("triton_http", ""),
-        "TIDEMILL_TRITON_METRICS": ("triton_metrics", ""),
         "TIDEMILL_METRICS_BIND": (f"{service.name}_metrics", ""),
         "TIDEMILL_HTTP_BIND": (f"{service.name}_http", ""),
         **{f"TIDEMILL_{peer.name.upper()}_ADDRESS": (peer.name, "") for peer in SERVICES},
     }
-    told |= {key: f"{scheme}127.0.0.1:{ports[use]}" for key, (use, scheme) in addresses.items() if use in ports}
+    told |= {key: f"{scheme}{addresses[use]}" for key, (use, scheme) in uses.items() if use in addresses}
     if service.http_port is not None and (host := os.environ.get(DOORS_HOST)):
         told |= {
-            "TIDEMILL_BIND": f"{host}:{ports[service.name]}",
-            "TIDEMILL_HTTP_BIND": f"{host}:{ports[f'{service.name}_http']}",
+            "TIDEMILL_BIND": f"{host}:{addresses.ports[service.name]}",
+            "TIDEMILL_HTTP_BIND": f"{host}:{addresses.ports[f'{service.name}_http']}",
         }
     if service.single_threaded:
         told |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
@@ -188,11 +187,11 @@ def _seconds(variable: str, usual: float) -> float:
     return seconds
 
 
-def _prepare(layout: Layout, service: Service, ports: Mapping[str, int]) -> Program:
+def _prepare(layout: Layout, service: Service, addresses: Addresses) -> Program:
     for folder in (layout.state.databases, layout.state.artifacts, layout.home.models):
         folder.mkdir(parents=True, exist_ok=True)
     return Program(
         command=(sys.executable, "-m", service.module),
-        environment={**os.environ, **environment(layout, ports, service)},
+        environment={**os.environ, **environment(layout, addresses, service)},
         folder=layout.state.root,
     )

@@ -3,6 +3,9 @@
 The wheel keeps its stubs apart by Python version and its backend folder without one, so a private backend folder is
 put together once a Python version, with a stub that knows the NumPy that is installed. Models are loaded by the
 inference service; the repository starts empty.
+
+Whoever can call this server can run code as its user: a request to load a model may bring the model's files. It
+therefore listens on a Unix socket alone, with neither HTTP nor metrics.
 """
 
 from __future__ import annotations
@@ -10,35 +13,44 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import secrets
 import shutil
 import sys
 import sysconfig
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from infra.stack.addresses import Addresses
 from infra.stack.assets.store import one_at_a_time, place_folder
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import Home, Layout, import_roots
 from infra.stack.libpython import find_libpython, library_name
-from infra.stack.probes import http_ok
+from infra.stack.probes import grpc_health, triton_alive
 from infra.stack.triton_stub import for_numpy_2
 
 _PACKAGE = "nvidia-pytriton"
 _CACHE_BYTES = 64 * 1024 * 1024
 _STUB_START_S = 120
+# Triton knows ports only and appends one to the address, so that the name of its socket ends with it.
+_SOCKET_NUMBER = 1
+# Interfaces that nothing here uses. Shared memory has public holes in this version (docs/security.md); traces and logs
+# are files that a caller may name. Triton cannot leave them out, but asks for a secret before it runs them: one that
+# nobody keeps. That it stands in the command line, where every user can read it, opens nothing: the socket is closed
+# to others, and who may open it may stop the server as well.
+_REFUSED = "shared-memory,trace,logging"
 
 
 def child(layout: Layout) -> ChildSpec:
     """The server as a child of the supervisor."""
     return ChildSpec(
         name="triton",
-        ports={"triton_http": 8000, "triton_grpc": 8001, "triton_metrics": 8002},
+        ports={},
+        sockets={"triton_grpc": f"triton:{_SOCKET_NUMBER}"},
         prepare=partial(_prepare, layout),
-        probe=http_ok("triton_http", "/v2/health/ready"),
+        probe=grpc_health("triton_grpc"),
         # A model that cannot be loaded makes the server unready, and no restart mends that.
-        alive=http_ok("triton_http", "/v2/health/live"),
+        alive=triton_alive("triton_grpc"),
         stop_grace_s=30.0,
     )
 
@@ -125,7 +137,13 @@ def environment(library: Path, programs: Path) -> dict[str, str]:
     }
 
 
-def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
+def _listen(address: str) -> tuple[str, str]:
+    """The options that make Triton listen on `unix:/path:number`."""
+    path, _, number = address.rpartition(":")
+    return f"--grpc-address={path}", f"--grpc-port={number}"
+
+
+def _prepare(layout: Layout, addresses: Addresses) -> Program:
     library = find_libpython()
     if library is None:
         raise StackError(f"Triton needs {library_name()}, which this Python lacks; `tidemill up` says how to get it.")
@@ -143,9 +161,8 @@ def _prepare(layout: Layout, ports: Mapping[str, int]) -> Program:
         f"--backend-config=python,stub-timeout-seconds={_STUB_START_S}",
         f"--cache-directory={server / 'caches'}",
         f"--cache-config=local,size={_CACHE_BYTES}",
-        *("--http-address=127.0.0.1", f"--http-port={ports['triton_http']}"),
-        *("--grpc-address=127.0.0.1", f"--grpc-port={ports['triton_grpc']}"),
-        *("--metrics-address=127.0.0.1", f"--metrics-port={ports['triton_metrics']}"),
+        *("--allow-http=false", "--allow-metrics=false", *_listen(addresses["triton_grpc"])),
+        f"--grpc-restricted-protocol={_REFUSED}:refused={secrets.token_hex(16)}",
         "--exit-timeout-secs=20",
         "--log-format=ISO8601",
     )

@@ -308,7 +308,7 @@ def test_triton_away_is_told_with_a_time_to_retry(
 ) -> None:
     """A service whose Triton does not answer serves its other calls and tells when to come again."""
     folder = tmp_path_factory.mktemp("lost-")
-    lost = replace(stack, state=folder, ports={**stack.ports, "triton_grpc": 1})
+    lost = replace(stack, state=folder, sockets={"triton_grpc": folder / "nothing"})
     service = InferenceProcess(lost, folder, spans[1])
     service.start()
     try:

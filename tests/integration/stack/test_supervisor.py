@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from infra.stack import client
+from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import python_path
@@ -102,7 +103,7 @@ async def test_a_child_that_cannot_start_fails_the_stack_with_the_end_of_its_log
 
 
 async def test_a_child_that_can_never_start_fails_the_stack_at_once(tmp_path: Path) -> None:
-    def prepare(ports: Mapping[str, int]) -> Program:
+    def prepare(addresses: Addresses) -> Program:
         raise StackError("The tide tables are missing: fetch them.")
 
     spec = dataclasses.replace(child(tmp_path, "base"), prepare=prepare)
@@ -114,11 +115,11 @@ async def test_what_fails_for_a_while_is_tried_until_it_works(tmp_path: Path) ->
     spec = child(tmp_path, "base")
     tries: list[int] = []
 
-    def prepare(ports: Mapping[str, int]) -> Program:
+    def prepare(addresses: Addresses) -> Program:
         tries.append(1)
         if 1 < len(tries) < 6:
             raise OSError("Cannot allocate memory")
-        return spec.prepare(ports)
+        return spec.prepare(addresses)
 
     async with supervised(tmp_path, [dataclasses.replace(spec, prepare=prepare)]) as stack:
         victim = stack.children["base"].pid

@@ -6,9 +6,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
+from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.layout import Layout
 from infra.stack.lifecycle import Patience
@@ -71,9 +71,9 @@ def child(
     uses: frozenset[str] = frozenset(),
     usual_port: int = 0,
 ) -> ChildSpec:
-    def prepare(ports: Mapping[str, int]) -> Program:
+    def prepare(addresses: Addresses) -> Program:
         return Program(
-            command=(sys.executable, "-c", code, name, str(ports[name]), str(state / "notes")),
+            command=(sys.executable, "-c", code, name, str(addresses.ports[name]), str(state / "notes")),
             environment=dict(os.environ),
             folder=state,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.stack import elasticsearch, kafka, triton
+from infra.stack.addresses import Addresses
 from infra.stack.child import User
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout
@@ -17,6 +18,8 @@ from infra.stack.topology import NAMES, PARTS, SERVICES, environment, specs
 
 LAYOUT = Layout.of(Path("/h"), Path("/s"))
 PORTS = {use: port for spec in specs(LAYOUT) for use, port in spec.ports.items()}
+SOCKETS = {use: Path("/s/sockets") / name for spec in specs(LAYOUT) for use, name in spec.sockets.items()}
+ADDRESSES = Addresses(PORTS, SOCKETS)
 
 
 def test_uses_and_usual_ports_are_unique() -> None:
@@ -72,7 +75,7 @@ def test_everything_listens_on_loopback_only() -> None:
     assert "0.0.0.0" not in properties
     assert "network.host: 127.0.0.1\n" in elasticsearch.elasticsearch_yml(Path("/s/es"), PORTS)
     for service in SERVICES:
-        told = environment(LAYOUT, PORTS, service)
+        told = environment(LAYOUT, ADDRESSES, service)
         assert told["TIDEMILL_BIND"] == f"127.0.0.1:{service.port}"
 
 
@@ -82,23 +85,23 @@ def test_topics_are_never_made_by_accident() -> None:
 
 def test_each_service_knows_its_parts_and_peers() -> None:
     by_name = {service.name: service for service in SERVICES}
-    told = environment(LAYOUT, PORTS, by_name["inference"])
+    told = environment(LAYOUT, ADDRESSES, by_name["inference"])
     assert told["TIDEMILL_KAFKA_BOOTSTRAP"] == "127.0.0.1:9092"
     assert told["TIDEMILL_OTLP_ENDPOINT"] == "http://127.0.0.1:7106"
-    assert told["TIDEMILL_TRITON_GRPC"] == "127.0.0.1:8001"
+    assert told["TIDEMILL_TRITON_GRPC"] == "unix:/s/sockets/triton:1"
     assert told["TIDEMILL_TRITON_REPOSITORY"] == "/s/triton/models"
     assert told["TIDEMILL_DATABASE_URL"] == "sqlite:////s/db/inference.sqlite"
     assert told["TIDEMILL_ARTIFACTS_URL"] == "file:///s/artifacts"
     assert told["TIDEMILL_MODELS_DIR"] == "/h/models"
     assert {f"TIDEMILL_{name.upper()}_ADDRESS" for name in by_name} <= told.keys()
     assert "TIDEMILL_HTTP_BIND" not in told
-    assert environment(LAYOUT, PORTS, by_name["gateway"])["TIDEMILL_HTTP_BIND"] == "127.0.0.1:8080"
+    assert environment(LAYOUT, ADDRESSES, by_name["gateway"])["TIDEMILL_HTTP_BIND"] == "127.0.0.1:8080"
 
 
 def test_only_the_doors_listen_elsewhere_than_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_DOORS_HOST", "0.0.0.0")
     for service in SERVICES:
-        told = environment(LAYOUT, PORTS, service)
+        told = environment(LAYOUT, ADDRESSES, service)
         binds = {told[key] for key in ("TIDEMILL_BIND", "TIDEMILL_HTTP_BIND") if key in told}
         assert {bind.partition(":")[0] for bind in binds} == {"0.0.0.0" if service.name == "gateway" else "127.0.0.1"}
 
@@ -107,7 +110,7 @@ def test_an_operator_may_choose_other_stores(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TIDEMILL_DATABASE_URL", "postgresql://me@db/tidemill")
     monkeypatch.setenv("TIDEMILL_ARTIFACTS_URL", "s3://bucket/tidemill")
     for service in SERVICES:
-        told = environment(LAYOUT, PORTS, service)
+        told = environment(LAYOUT, ADDRESSES, service)
         assert told["TIDEMILL_DATABASE_URL"] == "postgresql://me@db/tidemill"
         assert told["TIDEMILL_ARTIFACTS_URL"] == "s3://bucket/tidemill"
         assert told["TIDEMILL_MLFLOW_URI"] == "sqlite:////s/mlflow.db"
@@ -116,18 +119,18 @@ def test_an_operator_may_choose_other_stores(monkeypatch: pytest.MonkeyPatch) ->
 def test_one_sqlite_file_for_all_services_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_DATABASE_URL", "sqlite:///all.sqlite")
     with pytest.raises(StackError, match="PostgreSQL"):
-        environment(LAYOUT, PORTS, SERVICES[0])
+        environment(LAYOUT, ADDRESSES, SERVICES[0])
 
 
 def test_training_gets_all_processors() -> None:
-    threads = {service.name: environment(LAYOUT, PORTS, service).get("OMP_NUM_THREADS") for service in SERVICES}
+    threads = {service.name: environment(LAYOUT, ADDRESSES, service).get("OMP_NUM_THREADS") for service in SERVICES}
     assert threads["training"] is None
     assert threads["ingest"] == "1"
 
 
 def test_what_does_not_run_is_not_told() -> None:
     telemetry = next(service for service in SERVICES if service.name == "telemetry")
-    told = environment(LAYOUT, {"telemetry": 1, "elasticsearch": 2}, telemetry)
+    told = environment(LAYOUT, Addresses({"telemetry": 1, "elasticsearch": 2}, {}), telemetry)
     assert told["TIDEMILL_ELASTICSEARCH_URL"] == "http://127.0.0.1:2"
     assert "TIDEMILL_KAFKA_BOOTSTRAP" not in told
 

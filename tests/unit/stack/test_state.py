@@ -25,7 +25,8 @@ def running(layout: Layout) -> StackState:
         state=layout.state.root,
         pid=os.getpid(),
         pid_ticks=start_ticks(os.getpid()),
-        ports={"kafka": 9092, "elasticsearch": 9200, "triton_grpc": 8001, "triton_http": 8000},
+        ports={"kafka": 9092, "elasticsearch": 9200},
+        sockets={"triton_grpc": Path("/state/sockets/triton:1")},
         children={"kafka": ChildState(ChildPhase.READY, pid=7, restarts=1, last_error="was killed", started_at=1.5)},
     )
 
@@ -58,6 +59,5 @@ def test_addresses(layout: Layout) -> None:
     stack = running(layout)
     assert stack.kafka_bootstrap == "127.0.0.1:9092"
     assert stack.elasticsearch_url == "http://127.0.0.1:9200"
-    assert stack.triton_grpc == "127.0.0.1:8001"
-    assert stack.triton_http == "127.0.0.1:8000"
+    assert stack.triton_grpc == "unix:/state/sockets/triton:1"
     assert stack.triton_repository == layout.state.root / "triton" / "models"

@@ -1,0 +1,121 @@
+"""Triton runs code for whoever can call it: the attacks that a stranger and a web page can try, on the real server."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from infra.stack.process import tagged
+from infra.stack.state import StackState
+from infra.stack.testing import REUSE, running_parts
+from tests.faults.strangers import connects, open_folder
+
+pytestmark = pytest.mark.real
+
+_OUTPUT = {"name": "y", "data_type": "TYPE_FP32", "dims": [1]}
+_CONFIG = json.dumps({"backend": "python", "input": [], "output": [_OUTPUT]})
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[StackState]:
+    with pytest.MonkeyPatch.context() as patch, open_folder() as folder:
+        patch.delenv(REUSE, raising=False)
+        with running_parts({"triton"}, folder / "state") as running:
+            yield running
+
+
+@pytest.fixture
+def client(stack: StackState) -> Iterator[Any]:
+    """The mesh's own user."""
+    with triton.InferenceServerClient(stack.triton_grpc) as server:
+        yield server
+
+
+def socket_of(stack: StackState) -> Path:
+    return stack.sockets["triton_grpc"]
+
+
+def malicious(proof: Path) -> str:
+    """A model whose import writes `proof`."""
+    return f"open({str(proof)!r}, 'w').write('code ran')\nclass TritonPythonModel: pass\n"
+
+
+def test_no_port_is_open(stack: StackState) -> None:
+    open_ports = [
+        each.laddr
+        for process in tagged(stack.state)
+        for each in process.net_connections("inet")
+        if each.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
+    ]
+    assert open_ports == []
+
+
+def test_a_web_page_cannot_load_a_model(stack: StackState, tmp_path: Path) -> None:
+    """The browser's request, sent to where Triton listens: there is no HTTP, even for who may open the socket."""
+    proof = tmp_path / "proof"
+    body = json.dumps(
+        {
+            "parameters": {
+                "config": _CONFIG,
+                "file:1/model.py": base64.b64encode(malicious(proof).encode()).decode(),
+            }
+        }
+    ).encode()
+    head = (
+        "POST /v2/repository/models/evil/load HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\n"
+        f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket(socket.AF_UNIX) as browser:
+        browser.settimeout(20)
+        browser.connect(str(socket_of(stack)))
+        browser.sendall(head.encode() + body)
+        answer = b""
+        try:
+            while part := browser.recv(65536):
+                answer += part
+        except ConnectionResetError:
+            pass
+    assert not answer.startswith(b"HTTP/1")
+    assert not proof.exists()
+
+
+def test_another_user_cannot_reach_it(stack: StackState) -> None:
+    path = socket_of(stack)
+    assert path.is_socket()
+    assert not connects(path)
+    assert path.parent.stat().st_uid == os.geteuid()
+
+
+def test_what_the_wall_keeps_out_would_run_code(client: Any, stack: StackState, tmp_path: Path) -> None:
+    """Why the socket is closed: the same request by the mesh's own user is not refused."""
+    proof = tmp_path / "proof"
+    client.load_model("evil", config=_CONFIG, files={"file:1/model.py": malicious(proof).encode()}, client_timeout=60)
+    assert proof.read_text() == "code ran"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda server: server.register_system_shared_memory("region", "/region", 64),
+        lambda server: server.register_cuda_shared_memory("region", base64.b64encode(b"handle"), 0, 64),
+        lambda server: server.unregister_system_shared_memory(),
+        lambda server: server.get_system_shared_memory_status(),
+        lambda server: server.update_trace_settings(settings={"trace_file": "/tmp/trace"}),
+        lambda server: server.get_trace_settings(),
+        lambda server: server.update_log_settings({"log_file": "/tmp/log"}),
+        lambda server: server.get_log_settings(),
+    ],
+)
+def test_shared_memory_traces_and_logs_are_refused_to_all(client: Any, call: Callable[[Any], object]) -> None:
+    with pytest.raises(InferenceServerException, match="protocol is restricted"):
+        call(client)
