@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 
 from gateway.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, JsonOption, print_json, stderr, stdout
-from gateway.cli.views.stack import PartsReporter, download_bars, ports_of, status_table
-from services.kit.config import home_dir, state_dir
+from gateway.cli.views.stack import PartsReporter, disk_words, download_bars, ports_of, status_table
+from services.kit.config import disk_reserve, home_dir, state_dir
+from services.kit.storage.disk import disk_space
 
 if TYPE_CHECKING:
     from infra.stack.state import StackState
@@ -93,11 +94,12 @@ def down() -> None:
 
 
 def status(as_json: JsonOption = False) -> None:
-    """Shows every part: health, process, port, restarts. Ends with 1 unless all are healthy."""
+    """Shows every part: health, process, port, restarts. Ends with 1 unless all are healthy and the disk has room."""
     from infra.stack import client
 
     stack = client.status(state_dir(), home_dir())
-    well = bool(stack.children) and all(child.healthy for child in stack.children.values())
+    disk = disk_space(state_dir(), disk_reserve())
+    well = bool(stack.children) and all(child.healthy for child in stack.children.values()) and not disk.low
     if as_json:
         print_json(
             {
@@ -105,6 +107,12 @@ def status(as_json: JsonOption = False) -> None:
                 "error": stack.error,
                 "state": str(stack.state),
                 "ports": dict(stack.ports),
+                "disk": {
+                    "free_bytes": disk.free,
+                    "total_bytes": disk.total,
+                    "reserve_bytes": disk.reserve,
+                    "state": "low" if disk.low else "scarce" if disk.scarce else "ok",
+                },
                 "parts": {
                     name: {
                         "phase": child.phase.value,
@@ -113,6 +121,7 @@ def status(as_json: JsonOption = False) -> None:
                         "pid": child.pid,
                         "ports": ports_of(name, stack.ports),
                         "restarts": child.restarts,
+                        "last_error": child.last_error,
                         "started_at": child.started_at,
                         "log": child.log,
                     }
@@ -126,5 +135,7 @@ def status(as_json: JsonOption = False) -> None:
     else:
         console = stdout()
         console.print(status_table(stack, time.time(), console.width))
+        if words := disk_words(disk):
+            console.print(words, soft_wrap=True)
     if not well:
         raise typer.Exit(EXIT_FAILED)

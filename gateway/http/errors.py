@@ -20,6 +20,7 @@ STATUS_OF_CODE = {
     "ABORTED": 409,
     "RESOURCE_EXHAUSTED": 429,
     "CANCELLED": 499,
+    "DATA_LOSS": 500,
     "INTERNAL": 500,
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
@@ -28,7 +29,9 @@ STATUS_OF_CODE = {
 _STATUS_OF_REASON = {"BODY_TOO_LARGE": 413, "UNSUPPORTED_ENCODING": 415}
 # For what only HTTP knows, such as a wrong method.
 _CODE_OF_STATUS = {
-    value: key for key, value in STATUS_OF_CODE.items() if key not in ("FAILED_PRECONDITION", "ALREADY_EXISTS")
+    value: key
+    for key, value in STATUS_OF_CODE.items()
+    if key not in ("FAILED_PRECONDITION", "ALREADY_EXISTS", "DATA_LOSS")
 }
 _TYPE = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 # Our messages' paths, as the caller of the OpenAI dialect named them.

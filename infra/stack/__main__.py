@@ -13,12 +13,12 @@ import signal
 import sys
 from pathlib import Path
 
-from infra.stack.errors import StackError
 from infra.stack.layout import Layout
 from infra.stack.lock import AlreadyRunningError
 from infra.stack.supervisor import Supervisor
 from infra.stack.topology import NAMES, specs
-from services.kit.config import home_dir, state_dir
+from services.kit.config import disk_reserve, home_dir, state_dir
+from services.kit.errors import TidemillError
 
 EXIT_FAILED = 1
 EXIT_ALREADY_RUNNING = 3
@@ -35,11 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     layout = Layout.of(options.home, options.state)
     only = [name for name in options.only.split(",") if name] if options.only is not None else None
     try:
+        disk_reserve()  # a wrong value is refused now, not in the middle
         return asyncio.run(_run(Supervisor(layout, specs(layout, only))))
     except AlreadyRunningError as error:
         logging.error("%s", error.message)
         return EXIT_ALREADY_RUNNING
-    except StackError as error:
+    except TidemillError as error:
         logging.error("%s", error.message)
         return EXIT_FAILED
     except OSError as error:

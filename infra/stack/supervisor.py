@@ -26,6 +26,8 @@ from infra.stack.lock import held
 from infra.stack.ports import PortBook
 from infra.stack.sockets import place_sockets
 from infra.stack.state import StackPhase, StackState, StateFile, read_state
+from services.kit.config import disk_reserve
+from services.kit.storage.disk import DiskGuard
 
 logger = logging.getLogger(__name__)
 
@@ -171,10 +173,13 @@ class Supervisor:
         return self._failed.result() if self._failed.done() else None
 
     async def _keep_house(self) -> None:
-        """Writes a state that could not be written before, and keeps logs bounded."""
+        """Writes a state that could not be written before, logs that the disk is low, keeps logs bounded."""
+        disk = DiskGuard(self._layout.state.root, disk_reserve())
         while True:
             await asyncio.sleep(self._patience.housekeeping_s)
             self._file.retry()
+            with contextlib.suppress(OSError):
+                disk.look()
             for child in self._children.values():
                 processes.trim(child.log, _LOG_LIMIT_BYTES)
 

@@ -28,6 +28,7 @@ from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database
+from services.kit.storage.disk import DiskGuard
 from services.kit.telemetry.metrics import RequestMetrics
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
@@ -38,8 +39,8 @@ async def build(settings: IngestSettings) -> Service:
     await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="ingest")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "ingest")
-    clock = SystemClock()
-    store, sink = SqlImportStore(engine), BusRecordSink(publisher, clock)
+    clock, disk = SystemClock(), DiskGuard(settings.state, settings.disk_reserve_bytes)
+    store, sink = SqlImportStore(engine), BusRecordSink(publisher, clock, disk)
     sources = FsspecSources(settings.compared_source_bytes, split_roots(settings.source_roots))
     intake = Intake(sink, SqlBatchStore(engine), clock, settings.request_retention_s)
     imports = Imports(store, sources, clock)

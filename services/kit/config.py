@@ -11,6 +11,8 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.kit.errors import InvalidArgumentError
+
 
 def _address(value: str) -> str:
     host, _, port = value.rpartition(":")
@@ -53,6 +55,13 @@ class ServiceSettings(BaseSettings):
     artifacts_url: str = Field("file:///tmp/tidemill", description="fsspec URL of the artefact store")
     otlp_endpoint: Endpoint | None = Field(None, description="OTLP/gRPC endpoint; nothing is sent when unset")
     log_level: LogLevel = Field("INFO", description="lowest level that is logged")
+    state: Path = Field(default_factory=lambda: state_dir(), description="folder of the mesh, whose disk is watched")
+    disk_reserve_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="with less free than this on the disk of `state` nothing new is accepted; 2 % of it, at least 1 and"
+        " at most 10 GiB, when unset",
+    )
     ingest_address: str = Field("127.0.0.1:7101", description="host:port of the ingest service")
     cleaning_address: str = Field("127.0.0.1:7102", description="host:port of the cleaning service")
     training_address: str = Field("127.0.0.1:7103", description="host:port of the training service")
@@ -86,3 +95,15 @@ def state_dir() -> Path:
     """Folder of one mesh's state: TIDEMILL_STATE, else `tidemill` in the user's state folder."""
     default = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tidemill"
     return Path(os.environ.get("TIDEMILL_STATE") or default).expanduser().absolute()
+
+
+def disk_reserve() -> int | None:
+    """TIDEMILL_DISK_RESERVE_BYTES for what is no service; None when unset.
+
+    Raises:
+        InvalidArgumentError: it is not a number of bytes.
+    """
+    text = os.environ.get("TIDEMILL_DISK_RESERVE_BYTES") or ""
+    if text and not (text.isascii() and text.isdecimal()):
+        raise InvalidArgumentError(f"TIDEMILL_DISK_RESERVE_BYTES must be a number of bytes, not {text!r}.")
+    return int(text) if text else None

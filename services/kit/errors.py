@@ -15,12 +15,17 @@ sentence for a person, `metadata` holds the facts. Transports map the tree in on
     ├── ResourceExhaustedError    retry later, see retry_after_s
     ├── DeadlineExceededError
     ├── UnavailableError          a part is away; retry, see retry_after_s
+    ├── DataLossError             something stored is damaged; a person must restore it
     └── InternalError             a defect of ours
+
+Faults of the machine have reasons of their own, which stand here so that every service gives the same: `DISK_LOW`,
+`DISK_FULL`, `BUS_AWAY`, `DATABASE_DAMAGED`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import errno
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -126,6 +131,13 @@ class UnavailableError(TidemillError):
     default_reason = "UNAVAILABLE"
 
 
+class DataLossError(TidemillError):
+    """Something stored is damaged; trying again changes nothing."""
+
+    code = "DATA_LOSS"
+    default_reason = "DATA_LOSS"
+
+
 class InternalError(TidemillError):
     """A defect of ours."""
 
@@ -146,6 +158,74 @@ def request_id_reused(request_id: str, kind: str, **known: str) -> InvalidArgume
         reason="REQUEST_ID_REUSED",
         metadata={"request_id": request_id, **known},
     )
+
+
+def bus_away(what: str, cause: object = "") -> UnavailableError:
+    """The error for a bus that does not take or give messages now.
+
+    Args:
+        what: one sentence without its full stop, such as `No Kafka broker answers at 127.0.0.1:9092`.
+        cause: what the client said.
+    """
+    said = f" ({cause})" if cause else ""
+    return UnavailableError(
+        f"{what}{said}. Try again in a moment; `tidemill status` shows whether Kafka runs, its log says why not.",
+        reason="BUS_AWAY",
+        retry_after_s=2,
+    )
+
+
+def disk_full(where: str = "") -> ResourceExhaustedError:
+    """The error for a disk that takes no more bytes.
+
+    Args:
+        where: a file or a service, as far as it is known.
+    """
+    named = f" while {where} was written" if where else ""
+    return ResourceExhaustedError(
+        f"The disk is full{named}: free some space, then do it again; `tidemill status` shows how much is free.",
+        reason="DISK_FULL",
+        metadata={"path": where} if where else {},
+        retry_after_s=30,
+    )
+
+
+def database_damaged(database: str, cause: object) -> DataLossError:
+    """The error for a database whose file is damaged.
+
+    Args:
+        database: its URL or path.
+        cause: what the driver said.
+    """
+    return DataLossError(
+        f"The database {database} is damaged ({cause}): stop the mesh, restore the file from a backup, or see what "
+        "`tidemill doctor` can save.",
+        reason="DATABASE_DAMAGED",
+        metadata={"database": database},
+    )
+
+
+def explained(error: BaseException) -> TidemillError | None:
+    """The known fault behind an error, looked for in all that caused it; None where it is a defect of ours."""
+    for each in _causes(error):
+        if isinstance(each, TidemillError):
+            return each
+        if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
+            return disk_full(str(each.filename or ""))
+        # Libraries with a native core tell it in words only, as the writers of weights do.
+        if "No space left on device" in str(each):
+            return disk_full()
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and, one after the other, what it was raised for."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or following.__context__
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 _BLOCK = bytes(1 << 16)
+_MEBIBYTE = 1 << 20
 
 
 class SmallDisk:
@@ -66,3 +70,33 @@ def small_disk(folder: Path, megabytes: int, monkeypatch: pytest.MonkeyPatch) ->
         if mounted:
             # Lazily: what a failed test left running may still hold it.
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedDisk:
+    """A folder on a disk that is `low` by its reserve while the ballast lies on it, as other processes see it, too."""
+
+    folder: Path
+    reserve: int
+    _ballast_bytes: int
+
+    def make_low(self) -> None:
+        """Touches the reserve."""
+        with (self.folder / "ballast").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, self._ballast_bytes)
+
+    def free(self) -> None:
+        """Gives the space back."""
+        (self.folder / "ballast").unlink()
+
+
+@contextmanager
+def watched_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchedDisk]:
+    """A tmpfs of its own on `folder`; a folder on the machine's for a user that may not mount."""
+    with small_disk(folder, 64, monkeypatch) as small:
+        if not isinstance(small, _RefusedWrites):
+            yield WatchedDisk(folder, 32 * _MEBIBYTE, 40 * _MEBIBYTE)
+            return
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as shared:
+            free = shutil.disk_usage(shared).free
+            yield WatchedDisk(Path(shared), free - 16 * _MEBIBYTE, 32 * _MEBIBYTE)

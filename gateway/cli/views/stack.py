@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli.views.text import duration
+from services.kit.storage.disk import DiskSpace
 
 if TYPE_CHECKING:
     from infra.stack.state import ChildState, StackState
@@ -118,9 +119,22 @@ def status_table(stack: StackState, now: float, width: int) -> Table:
             ports_of(name, stack.ports),
             str(child.restarts) if child.restarts else "",
             duration(now - child.started_at) if child.started_at and child.pid else "",
-            Text("" if healthy else child.health or child.last_error, "yellow"),
+            Text(_note(child), "yellow"),
         )
     return table
+
+
+def _note(child: ChildState) -> str:
+    if not child.healthy:
+        return child.health or child.last_error
+    return f"restarted: {child.last_error}" if child.restarts else ""
+
+
+def disk_words(disk: DiskSpace) -> Text | None:
+    """What a person must know of the disk; None while there is plenty."""
+    if disk.low:
+        return Text(f"The disk is nearly full, records are refused until there is room: {disk}.", "red")
+    return Text(f"The disk will be full soon: {disk}.", "yellow") if disk.scarce else None
 
 
 def _health(child: ChildState) -> str:

@@ -16,6 +16,7 @@ from services.kit.bus.port import DeadLetter, OutgoingEvent
 from services.kit.bus.topics import INGEST_EVENTS, RECORDS_RAW
 from services.kit.clock import Clock
 from services.kit.ids import sha256_hex
+from services.kit.storage.disk import DiskGuard
 
 # Of a refused piece so much is kept as people need to see what it was.
 _KEPT_BYTES = 64 * 1024
@@ -24,12 +25,14 @@ _KEPT_BYTES = 64 * 1024
 class BusRecordSink:
     """Implements `services.ingest.app.ports.RecordSink`; threads share it."""
 
-    def __init__(self, publisher: KafkaEventPublisher, clock: Clock) -> None:
+    def __init__(self, publisher: KafkaEventPublisher, clock: Clock, disk: DiskGuard) -> None:
         self._publisher = publisher
         self._stamps = ArrivalStamps(clock)
+        self._disk = disk
 
     def accept(self, records: Sequence[Accepted], import_name: str = "", origin: str = "") -> None:
         """See the port."""
+        self._disk.check()
         stamps = self._stamps.take(len(records))
         self._publisher.publish(
             RECORDS_RAW,
@@ -38,6 +41,7 @@ class BusRecordSink:
 
     def refuse(self, refusals: Sequence[Refusal], import_name: str) -> None:
         """See the port."""
+        self._disk.check()
         self._publisher.set_aside(
             [
                 DeadLetter(

@@ -35,6 +35,7 @@ class Intake:
         Raises:
             InvalidArgumentError: the request id was used for another batch.
             UnavailableError: not all of it is durable; repeat it.
+            ResourceExhaustedError: the disk is nearly full; repeat it later.
         """
         identified = [record.identified() for record in records]
         record_ids = [record.record_id for record in identified]

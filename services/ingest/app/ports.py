@@ -27,6 +27,7 @@ class RecordSink(Protocol):
 
         Raises:
             UnavailableError: not all of them are durable; give all of them again.
+            ResourceExhaustedError: the disk is nearly full; give all of them again later.
         """
         ...
 
@@ -35,6 +36,7 @@ class RecordSink(Protocol):
 
         Raises:
             UnavailableError: not all of them are durable; give all of them again.
+            ResourceExhaustedError: the disk is nearly full; give all of them again later.
         """
         ...
 

@@ -19,6 +19,7 @@ import grpc
 from services.kit.config import ServiceSettings
 from services.kit.errors import TidemillError, UnavailableError
 from services.kit.grpc.server import bind, create_server, finish_server
+from services.kit.storage.disk import disk_space
 from services.kit.telemetry.metrics import RequestMetrics
 from services.kit.telemetry.setup import Telemetry, start_telemetry
 
@@ -118,6 +119,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = RequestMetrics(name)
+    metrics.watch_disk(lambda: disk_space(settings.state, settings.disk_reserve_bytes))
     service = await _unless_stopped(_build(name, build, metrics), stop)
     if service is None:
         logger.info("%s ended before it served", name)

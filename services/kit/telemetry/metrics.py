@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from services.kit.errors import FailedPreconditionError
+from services.kit.storage.disk import DiskSpace
 from services.kit.telemetry import schema
 
 # What the caller did wrong is no error of the service.
@@ -82,6 +84,15 @@ class RequestMetrics:
         self._rate.add(failed)
         if failed:
             self._errors.labels(self.service_name, endpoint).inc()
+
+    def watch_disk(self, look: Callable[[], DiskSpace]) -> None:
+        """Publishes how much of a disk is free and in reserve; `look` is asked at each scrape."""
+        for name, words, value in (
+            (schema.DISK_FREE_BYTES, "Bytes free on the disk of the mesh's state", lambda: look().free),
+            (schema.DISK_RESERVE_BYTES, "Below so many free bytes nothing new is accepted", lambda: look().reserve),
+        ):
+            gauge = Gauge(name, words, ("service_name",), registry=self.registry)
+            gauge.labels(self.service_name).set_function(value)
 
     def serve(self, address: str) -> None:
         """Answers Prometheus at `host:port` from a thread of its own.

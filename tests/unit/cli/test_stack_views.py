@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from gateway.cli.cycle_commands import assets_of
-from gateway.cli.views.stack import DownloadBars, PartsReporter, ports_of, status_table
+from gateway.cli.views.stack import DownloadBars, PartsReporter, disk_words, ports_of, status_table
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState
+from services.kit.storage.disk import DiskSpace
 from tests.unit.cli.cycles import START, spec
 
 READY = ChildState(ChildPhase.READY, pid=42, restarts=2, started_at=START, ready_at=START + 3.5, healthy=True)
@@ -68,3 +69,13 @@ def test_a_loop_needs_the_programs_its_model_and_its_data() -> None:
     loop.training.base_model = "/my/own/model"
     loop.sources[0].json_lines.uri = "s3://bucket/mine.jsonl"
     assert assets_of(loop) == ["kafka", "elasticsearch"]
+
+
+def test_a_disk_is_mentioned_before_it_is_full() -> None:
+    gib = 2**30
+    plenty, scarce, low = (DiskSpace(Path("/state"), 100 * gib, free * gib, 2 * gib) for free in (50, 3, 1))
+    assert disk_words(plenty) is None
+    assert str(disk_words(scarce)) == (
+        "The disk will be full soon: 3.0 GiB of 100.0 GiB are free at /state, 2.0 GiB of them in reserve."
+    )
+    assert "records are refused until there is room: 1.0 GiB" in str(disk_words(low))

@@ -1,0 +1,119 @@
+"""How much of a disk is free, and the reserve below which nothing new is accepted.
+
+A disk that is full takes the broker and the databases with it; one that is nearly full still has room to finish what
+was accepted. So accepting stops first, and goes on by itself when there is room again.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.kit.errors import ResourceExhaustedError
+
+logger = logging.getLogger(__name__)
+
+_GIB = 2**30
+_LOOK_S = 1.0
+_RETRY_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpace:
+    """The disk below a folder; bytes."""
+
+    folder: Path
+    total: int
+    free: int
+    reserve: int
+    """Below this, nothing new is accepted."""
+
+    @property
+    def low(self) -> bool:
+        """Whether the reserve is touched."""
+        return self.free < self.reserve
+
+    @property
+    def scarce(self) -> bool:
+        """Whether it will be soon."""
+        return self.free < 2 * self.reserve
+
+    def __str__(self) -> str:
+        return (
+            f"{_readable(self.free)} of {_readable(self.total)} are free at {self.folder}, "
+            f"{_readable(self.reserve)} of them in reserve"
+        )
+
+
+def default_reserve(total: int) -> int:
+    """2 % of the disk, at least 1 GiB and at most 10; never more than a tenth of a small disk. Bytes."""
+    return min(max(_GIB, total // 50), 10 * _GIB, total // 10)
+
+
+def disk_space(folder: Path, reserve: int | None = None) -> DiskSpace:
+    """Looks at the disk of a folder, or of the nearest one above it that exists.
+
+    Args:
+        folder: where files will be written.
+        reserve: bytes; `default_reserve` when None.
+
+    Raises:
+        OSError: the disk does not answer.
+    """
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    usage = shutil.disk_usage(existing)
+    return DiskSpace(folder, usage.total, usage.free, default_reserve(usage.total) if reserve is None else reserve)
+
+
+class DiskGuard:
+    """Refuses new work while the reserve of a disk is touched; threads share it."""
+
+    def __init__(self, folder: Path, reserve: int | None = None) -> None:
+        self._folder = folder
+        self._reserve = reserve
+        self._lock = threading.Lock()
+        self._space = disk_space(folder, reserve)
+        self._looked = time.monotonic()
+        self._note(None)
+
+    def look(self) -> DiskSpace:
+        """The disk as it was within the last second."""
+        with self._lock:
+            if time.monotonic() - self._looked > _LOOK_S:
+                before, self._space = self._space, disk_space(self._folder, self._reserve)
+                self._looked = time.monotonic()
+                self._note(before)
+            return self._space
+
+    def check(self) -> None:
+        """Returns while there is room.
+
+        Raises:
+            ResourceExhaustedError: there is not; it goes on by itself when space was freed.
+        """
+        space = self.look()
+        if space.low:
+            raise ResourceExhaustedError(
+                f"The disk is nearly full, so nothing new is accepted: {space}. Free some space; accepting goes on by "
+                "itself.",
+                reason="DISK_LOW",
+                metadata={"path": str(space.folder), "free": str(space.free), "reserve": str(space.reserve)},
+                retry_after_s=_RETRY_S,
+            )
+
+    def _note(self, before: DiskSpace | None) -> None:
+        now = self._space
+        if now.low and not (before and before.low):
+            logger.error("the disk is nearly full, records are refused until there is room: %s", now)
+        elif now.scarce and not (before and before.scarce):
+            logger.warning("the disk will be full soon: %s", now)
+        elif before and before.low and not now.low:
+            logger.info("the disk has room again: %s", now)
+
+
+def _readable(size: int) -> str:
+    return f"{size / _GIB:.1f} GiB" if size >= _GIB // 10 else f"{size / 2**20:.1f} MiB"
