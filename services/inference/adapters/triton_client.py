@@ -29,7 +29,6 @@ from services.inference.adapters.triton_tensors import (
     piece_of,
 )
 from services.inference.domain.model import FinishReason, Piece, Prompt, Sampling
-from services.inference.triton_models.prompts import TOO_LONG
 from services.inference.triton_models.scheduler import QUEUE_FULL
 from services.kit.errors import (
     DeadlineExceededError,
@@ -42,6 +41,7 @@ from services.kit.errors import (
     UnavailableError,
 )
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
+from services.kit.prompts import TOO_LONG
 
 # With it Triton ends a stream by a status, not by a text in a response.
 _REAL_STATUS = (("triton_grpc_error", "true"),)

@@ -17,6 +17,7 @@ from pathlib import Path
 from services.inference import triton_models
 from services.inference.adapters.triton_config import render_config
 from services.inference.domain.model import ModelVersion, Task
+from services.kit import prompts
 from services.kit.errors import FailedPreconditionError, ResourceExhaustedError
 from services.kit.ids import new_id
 
@@ -53,7 +54,8 @@ class TritonRepository:
             _copy_tree(build, partial / "build")
             code = Path(triton_models.__file__).parent
             (partial / CODE_PACKAGE).mkdir()
-            for module in sorted(code.glob("*.py")):
+            # Prompts are built by the kit's own module, in place of the one that only names it.
+            for module in (*sorted(code.glob("*.py")), Path(prompts.__file__)):
                 shutil.copyfile(module, partial / CODE_PACKAGE / module.name)
             entry = _ENTRY.format(package=CODE_PACKAGE, module=_MODULES[version.build.task])
             (partial / "model.py").write_text(entry, encoding="utf-8")

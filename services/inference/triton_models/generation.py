@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .prompts import PromptBuilder, PromptError
+from .prompts import PromptError, Prompts, chat_of
 from .scheduler import QueueFullError, Scheduler
 from .text_stream import IncrementalDecoder, StopTexts
 from .tracing import GEN_AI_INPUT_TOKENS, GEN_AI_OUTPUT_TOKENS, ModelTracing, end_span, otlp_endpoint
@@ -102,7 +102,8 @@ class Runtime:
 
     genai: Any
     model: Any
-    prompts: PromptBuilder
+    prompts: Prompts
+    decode: Callable[[Sequence[int]], str]
     context_length: int
     max_new_tokens: int
     ends: frozenset[int]
@@ -115,16 +116,15 @@ class Runtime:
         manifest = json.loads((folder / "tidemill.json").read_text(encoding="utf-8"))
         model_config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
         model = genai.Model(str(folder))
-        # The tokenizer of training and evaluation; GenAI's own is used for the chat template only.
+        # The tokenizer of training and evaluation, not GenAI's own.
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         context_length = int(model_config["context_length"])
         max_new_tokens = int(manifest.get("max_new_tokens") or 256)
         ends = model_config["eos_token_id"]
-        prompts = PromptBuilder(
-            encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
-            decode=lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True)),
-            chat=_chat_template(genai, model, folder),
-            prompt_template=manifest.get("prompt_template", ""),
+        prompts = Prompts(
+            tokenizer,
+            chat_of(folder),
+            template=manifest.get("prompt_template", ""),
             max_input_tokens=int(manifest.get("max_input_tokens") or 0),
             context_length=context_length,
             answer_tokens=max_new_tokens,
@@ -133,6 +133,7 @@ class Runtime:
             genai,
             model,
             prompts,
+            lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True)),
             context_length,
             max_new_tokens,
             frozenset(ends if isinstance(ends, list) else [ends]),
@@ -171,7 +172,7 @@ class Answer:
         self._call = call
         self._sender = sender
         self._span = span
-        self._decoder = IncrementalDecoder(runtime.prompts.decode)
+        self._decoder = IncrementalDecoder(runtime.decode)
         self._stops = StopTexts(call.stop)
         self._generator: Any = None
         self._prompt_tokens = self._written = self._limit = 0
@@ -238,22 +239,6 @@ class Answer:
         ]
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if reason else 0
         self._sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=flags)
-
-
-def _chat_template(genai: Any, model: Any, folder: Path) -> Callable[[str], str]:
-    """Applies the build's chat template; without one, the contents with a blank line after each."""
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if (folder / "chat_template.jinja").is_file() or config.get("chat_template"):
-        tokenizer = genai.Tokenizer(model)
-
-        def apply(messages: str) -> str:
-            try:
-                return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True))
-            except RuntimeError as error:
-                raise PromptError(f"The chat template does not take this conversation: {error}") from error
-
-        return apply
-    return lambda messages: "".join(item["content"] + "\n\n" for item in json.loads(messages))
 
 
 def _texts(request: Any, name: str) -> list[str]:

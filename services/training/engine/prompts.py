@@ -1,50 +1,58 @@
-"""From records to token ids: prompt templates, chat templates, truncation of the record's text only."""
+"""Prompts and targets of a data set's records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from services.kit.errors import InvalidArgumentError
+from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.prompts import PromptError, Prompts, chat_of
 from services.training.domain.recipe import GenerationTask
 from services.training.engine.tasks import Pair
 
 _LEAST_TEXT = 8
 
 
-def prompt_ids(tokenizer: Any, task: GenerationTask, record: Mapping[str, str]) -> list[int]:
-    """The chat prompt of a record, at most `max_input_tokens` long.
-
-    Only the record's text is cut, at its end, so that instruction and chat markers stay whole.
-    """
-    frame = len(_chat(tokenizer, _fill(task.prompt_template, "")))
-    room = max(1, task.max_input_tokens - frame)
-    text_ids = tokenizer.encode(record["text"], add_special_tokens=False)
-    text = record["text"] if len(text_ids) <= room else tokenizer.decode(text_ids[:room])
-    ids = _chat(tokenizer, _fill(task.prompt_template, text))
-    return ids if len(ids) <= task.max_input_tokens + 2 else [*ids[: task.max_input_tokens]]
-
-
-def check_room(tokenizer: Any, task: GenerationTask) -> None:
-    """Looks whether a record's text fits in beside instruction and chat markers.
+def prompts_of(folder: Path, task: GenerationTask) -> Prompts:
+    """The prompts of a base model's folder, as serving will build them.
 
     Raises:
-        InvalidArgumentError: it does not: every prompt would be the same.
+        InvalidArgumentError: the model's tokenizer or chat template cannot be used, or a record's text has no room
+            beside instruction and chat markers.
     """
-    frame = len(_chat(tokenizer, _fill(task.prompt_template, "")))
+    from tokenizers import Tokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        raise _refused("spec.base_model", "it has no tokenizer.json, which serving needs", "TOKENIZER_UNSUITABLE")
+    prompts = Prompts(
+        Tokenizer.from_file(str(folder / "tokenizer.json")),
+        _chat(folder),
+        template=task.prompt_template,
+        max_input_tokens=task.max_input_tokens,
+        context_length=task.max_input_tokens + task.max_target_tokens,
+        answer_tokens=task.max_target_tokens,
+    )
+    try:
+        frame = prompts.frame_tokens
+    except PromptError as error:
+        raise _refused("spec.base_model", str(error), "CHAT_TEMPLATE_UNSUITABLE") from error
     if task.max_input_tokens - frame < _LEAST_TEXT:
         wrong = (
             f"{task.max_input_tokens} is too little; instruction and chat markers alone take {frame} tokens, and a "
             f"record's text wants {_LEAST_TEXT} at least"
         )
-        raise InvalidArgumentError(f"spec.generation.max_input_tokens: {wrong}.", reason="PROMPT_TOO_SHORT")
+        raise _refused("spec.generation.max_input_tokens", wrong, "PROMPT_TOO_SHORT")
+    return prompts
 
 
-def training_pairs(tokenizer: Any, task: GenerationTask, records: Sequence[Mapping[str, str]]) -> list[Pair]:
+def training_pairs(
+    prompts: Prompts, tokenizer: Any, task: GenerationTask, records: Sequence[Mapping[str, str]]
+) -> list[Pair]:
     """Prompt and target of each record; the target ends with the end-of-turn token."""
     return [
         Pair(
-            prompt_ids(tokenizer, task, record),
+            prompts.of_text(record["text"]),
             [
                 *tokenizer.encode(record[task.target_field], add_special_tokens=False)[: task.max_target_tokens - 1],
                 tokenizer.eos_token_id,
@@ -54,15 +62,12 @@ def training_pairs(tokenizer: Any, task: GenerationTask, records: Sequence[Mappi
     ]
 
 
-def _fill(template: str, text: str) -> str:
-    # As the serving side does it; not str.format: a template may hold other braces.
-    return template.replace("{text}", text)
+def _chat(folder: Path) -> Any:
+    try:
+        return chat_of(folder)
+    except ValueError as error:
+        raise _refused("spec.base_model", str(error), "CHAT_TEMPLATE_UNSUITABLE") from error
 
 
-def _chat(tokenizer: Any, user_message: str) -> list[int]:
-    if tokenizer.chat_template is None:
-        return list(tokenizer.encode(user_message + "\n\n"))
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": user_message}], add_generation_prompt=True, tokenize=False
-    )
-    return list(tokenizer.encode(text, add_special_tokens=False))
+def _refused(field: str, wrong: str, reason: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{field}: {wrong}.", reason=reason, violations=[FieldViolation(field, wrong)])

@@ -23,7 +23,7 @@ from services.training.engine.metrics import (
     mean_with_interval,
     rouge_l,
 )
-from services.training.engine.prompts import check_room, training_pairs
+from services.training.engine.prompts import prompts_of, training_pairs
 from services.training.engine.tasks import CompletionObjective, Pair
 from services.training.worker.phases import (
     Phase,
@@ -56,13 +56,13 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     phase = Phase(job, "prepare")
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder))
-    check_room(tokenizer, task)
+    builder = prompts_of(base_folder, task)
     holdout = read_rows(job.snapshot, "holdout", task)
     holdout = holdout[: recipe.max_eval_examples or len(holdout)]
-    held_pairs = training_pairs(tokenizer, task, holdout)
+    held_pairs = training_pairs(builder, tokenizer, task, holdout)
     prompts = [pair.prompt for pair in held_pairs]
     references = [row[task.target_field] for row in holdout]
-    pairs = training_pairs(tokenizer, task, read_rows(job.snapshot, "train", task))
+    pairs = training_pairs(builder, tokenizer, task, read_rows(job.snapshot, "train", task))
 
     def load(source: Path) -> Any:
         made: Any = AutoModelForCausalLM

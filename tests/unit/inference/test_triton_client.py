@@ -15,7 +15,6 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add
 from services.inference.adapters.triton_client import TritonClient, open_triton
 from services.inference.adapters.triton_liveness import Liveness
 from services.inference.domain.model import Message, Prompt, Sampling
-from services.inference.triton_models.prompts import TOO_LONG
 from services.inference.triton_models.scheduler import QUEUE_FULL
 from services.kit.errors import (
     DeadlineExceededError,
@@ -26,6 +25,7 @@ from services.kit.errors import (
     TidemillError,
     UnavailableError,
 )
+from services.kit.prompts import TOO_LONG
 
 DEAD = "Stub process 'm_0_0' is not healthy."
 REFUSED = "Give exactly one of `text` and `messages_json`, with one element."

@@ -1,8 +1,7 @@
-"""What runs inside Triton but needs no Triton: text pieces, stop texts, prompts, batches, the scheduler."""
+"""What runs inside Triton but needs no Triton: text pieces, stop texts, batches, the scheduler."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from services.inference.triton_models import tracing
 from services.inference.triton_models.batches import by_length
-from services.inference.triton_models.prompts import PromptBuilder, PromptError
 from services.inference.triton_models.scheduler import QueueFullError, Scheduler
 from services.inference.triton_models.text_stream import IncrementalDecoder, StopTexts
 from services.kit.telemetry import schema
@@ -67,53 +65,6 @@ def test_what_may_be_a_stop_text_is_held_back_until_it_is_none() -> None:
     assert finder.push("T") == ("ENT", False)
     assert finder.push("EN") == ("", False)
     assert finder.push("D of it") == ("", True)
-
-
-def _builder(**changes: object) -> PromptBuilder:
-    fields: dict[str, object] = {
-        "encode": lambda text: [ord(c) for c in text],
-        "decode": lambda tokens: "".join(map(chr, tokens)),
-        "chat": lambda messages: "".join(f"<{m['role']}>{m['content']}" for m in json.loads(messages)) + "<a>",
-        "prompt_template": "Sum {text} up.",
-        "max_input_tokens": 30,
-        "context_length": 40,
-        "answer_tokens": 8,
-    }
-    return PromptBuilder(**(fields | changes))  # type: ignore[arg-type]
-
-
-def _text(tokens: list[int]) -> str:
-    return "".join(map(chr, tokens))
-
-
-def test_a_records_text_is_put_into_the_template_and_cut_at_its_end() -> None:
-    builder = _builder()
-    assert _text(builder.of_text("abc")) == "<user>Sum abc up.<a>"
-    cut = _text(builder.of_text("abc {text} " * 10))
-    assert len(cut) == 30
-    assert cut == "<user>Sum abc {text} ab up.<a>"
-
-
-@pytest.mark.parametrize("max_input_tokens", [0, 40, 100])
-def test_a_text_longer_than_the_context_is_cut_with_room_for_its_answer(max_input_tokens: int) -> None:
-    """Whatever the build says of its input: no limit, the whole context, or more than that."""
-    assert len(_builder(max_input_tokens=max_input_tokens).of_text("abc " * 100)) == 40 - 8
-
-
-def test_a_conversation_is_taken_whole_or_refused() -> None:
-    builder = _builder()
-    talk = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
-    assert _text(builder.of_messages(json.dumps(talk))) == "<system>x<user>y<a>"
-    with pytest.raises(PromptError, match=r"49 tokens.*holds 40"):
-        builder.of_messages(json.dumps([{"role": "user", "content": "z" * 40}]))
-
-
-@pytest.mark.parametrize(
-    "messages", ["{", "[]", '{"role": "user"}', '[{"role": "user"}]', '[{"role": 1, "content": ""}]']
-)
-def test_what_is_no_conversation_is_refused(messages: str) -> None:
-    with pytest.raises(PromptError, match="messages_json"):
-        _builder().of_messages(messages)
 
 
 @given(st.lists(st.integers(1, 512), max_size=64))

@@ -1,0 +1,195 @@
+"""From a text or a conversation to the tokens of a prompt: the one way for training, evaluation and serving.
+
+A model answers badly when it is asked in another form than it was trained on, and nothing fails. So this module goes
+with each published version into Triton; it therefore imports nothing of Tidemill's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+TOO_LONG = "The prompt has"
+"""How the error for a prompt beyond the context begins: Triton passes on little more than a text."""
+
+Chat = Callable[[Sequence[Mapping[str, str]]], str]
+"""Writes a conversation, a list of `role` and `content`, as one text that ends where the answer begins."""
+
+
+class PromptError(ValueError):
+    """What the caller sent cannot be a prompt; the message is for the caller."""
+
+
+class Prompts:
+    """Builds the prompts of one model. Threads share it."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        chat: Chat | None,
+        *,
+        template: str,
+        max_input_tokens: int,
+        context_length: int,
+        answer_tokens: int,
+    ) -> None:
+        """Args:
+        tokenizer: a `tokenizers.Tokenizer`, for this object alone.
+        chat: the model's chat template, None where it has none.
+        template: the user's message, with `{text}` for a record's text; empty: the text itself.
+        max_input_tokens: longest prompt of a record, 0 for the longest that the context takes.
+        context_length: most tokens of prompt and answer together.
+        answer_tokens: tokens kept free for the answer to a record.
+        """
+        # A tokenizer file can carry the truncation of whoever saved it.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer, self._chat, self._template = tokenizer, chat, template
+        self._context_length = context_length
+        longest = context_length - answer_tokens
+        self._longest = min(max_input_tokens or longest, longest)
+
+    @cached_property
+    def frame_tokens(self) -> int:
+        """Length of the prompt for an empty text: instruction and chat markers.
+
+        Raises:
+            PromptError: the chat template does not take a single message of a user.
+        """
+        return len(self._of_user(""))
+
+    def of_text(self, text: str) -> list[int]:
+        """Tokens for a record's text. A text that is too long is cut at its end; instruction and markers stay whole.
+
+        Raises:
+            PromptError: the instruction alone is beyond the model's context.
+        """
+        room = max(1, self._longest - self.frame_tokens)
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        tokens = self._of_user(_cut(text, encoding.offsets, room))
+        while len(tokens) > self._longest and room > 1:
+            # Characters on either side of a seam can make more tokens together than apart.
+            room = max(1, room - (len(tokens) - self._longest))
+            tokens = self._of_user(_cut(text, encoding.offsets, room))
+        return self._checked(tokens)
+
+    def of_messages(self, messages_json: str) -> list[int]:
+        """Tokens for a conversation: a JSON list of objects with `role` and `content`. It is never cut.
+
+        Raises:
+            PromptError: it is not such a list, or longer than the model's context.
+        """
+        try:
+            messages = json.loads(messages_json)
+        except ValueError as error:
+            raise PromptError(f"messages_json is not JSON: {error}") from error
+        if not isinstance(messages, list) or not messages or not all(_is_message(item) for item in messages):
+            raise PromptError("messages_json must be a list of objects with the texts `role` and `content`.")
+        return self._checked(self._of_conversation(messages))
+
+    def _of_user(self, text: str) -> list[int]:
+        # Not str.format: a template may hold other braces.
+        content = self._template.replace("{text}", text) if self._template else text
+        return self._of_conversation([{"role": "user", "content": content}])
+
+    def _of_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        if self._chat is not None:
+            # The chat template writes the special tokens itself.
+            return list(self._tokenizer.encode(self._chat(messages), add_special_tokens=False).ids)
+        text = "".join(item["content"] + "\n\n" for item in messages)
+        return list(self._tokenizer.encode(text, add_special_tokens=True).ids)
+
+    def _checked(self, tokens: list[int]) -> list[int]:
+        if not tokens:
+            raise PromptError("The prompt is empty.")
+        if len(tokens) >= self._context_length:
+            raise PromptError(
+                f"{TOO_LONG} {len(tokens)} tokens; with at least one token of answer the model's context holds "
+                f"{self._context_length}."
+            )
+        return tokens
+
+
+def chat_of(folder: Path) -> Chat | None:
+    """The chat template of a model's folder in Hugging Face's layout; None where it has none.
+
+    Raises:
+        ValueError: it is not a valid template.
+    """
+    file, config = folder / "chat_template.jinja", json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    template = file.read_text("utf-8") if file.is_file() else config.get("chat_template")
+    if isinstance(template, list):
+        template = next((item["template"] for item in template if item["name"] == "default"), None)
+    if not template:
+        return None
+    special = {name: item["content"] if isinstance(item, dict) else item for name, item in config.items()}
+    return chat_template(
+        template, {name: item for name, item in special.items() if name.endswith("_token") and isinstance(item, str)}
+    )
+
+
+def chat_template(template: str, special_tokens: Mapping[str, str]) -> Chat:
+    """A chat template as transformers renders it: Jinja in a sandbox, with transformers' additions to the language.
+
+    Args:
+        template: its source.
+        special_tokens: what it may name, for example `bos_token`.
+
+    Raises:
+        ValueError: it is not a valid template.
+    """
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks answers for a loss over whole conversations; the text is the same without it."""
+
+        tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    def as_json(value: object, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = as_json
+    environment.globals.update(
+        raise_exception=refuse, strftime_now=lambda format: datetime.now().astimezone().strftime(format)
+    )
+    try:
+        compiled = environment.from_string(template)
+    except TemplateError as error:
+        raise ValueError(f"the chat template is not valid: {error}") from error
+
+    def render(messages: Sequence[Mapping[str, str]]) -> str:
+        try:
+            return compiled.render(
+                messages=messages, add_generation_prompt=True, tools=None, documents=None, **special_tokens
+            )
+        except Exception as error:
+            # The template is code of the model's: whatever it raises says that it does not take this conversation.
+            raise PromptError(f"The chat template does not take this conversation: {error}") from error
+
+    return render
+
+
+def _cut(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:
+    """The part of a text before its token number `tokens`; characters are never cut in two."""
+    return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
+
+
+def _is_message(item: object) -> bool:
+    return isinstance(item, Mapping) and isinstance(item.get("role"), str) and isinstance(item.get("content"), str)
