@@ -17,6 +17,7 @@ from tidemill.pipeline.v1.pipeline_service_pb2 import (
 )
 
 from gateway.cli import stack_commands
+from gateway.cli.allowed_sources import allow_sources
 from gateway.cli.connection import Connection, connect
 from gateway.cli.follow import Detached, follow
 from gateway.cli.output import (
@@ -49,6 +50,13 @@ _SERVICE_OF = {"collect": "ingest", "clean": "cleaning", "train": "training", "p
 PipelinePath = Annotated[Path, typer.Argument(help="The loop, such as pipelines/headlines.yaml.", show_default=False)]
 CycleName = Annotated[
     str, typer.Argument(help="pipelines/PIPELINE/cycles/CYCLE, or a pipeline's name for its newest cycle.")
+]
+
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow", help="Folder or s3:// URL that imports may read from now on, beside the file's.", show_default=False
+    ),
 ]
 
 
@@ -103,6 +111,7 @@ def run(
     pipeline: PipelinePath,
     follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch it to its end.")] = True,
     check: Annotated[bool, typer.Option("--check", help="Only read the file and tell what is wrong with it.")] = False,
+    allow: AllowOption = None,
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
@@ -112,6 +121,7 @@ def run(
     if check:
         console.print(f"{pipeline}: nothing wrong that can be seen without running it.", markup=False)
         return
+    allow_sources(file, allow or ())
     with connect(address) as connection:
         cycle = _start(connection, file, console)
         if not follow_it:
@@ -138,6 +148,7 @@ def quickstart(
         console.rule("2/3 · the mesh", align="left", style="bright_black")
         stack_commands.start(console)
     console.rule(f"3/3 · {file.spec.name}", align="left", style="bright_black")
+    allow_sources(file)
     with connect(None) as connection:
         cycle = _start(connection, file, console)
         ended = _watch(connection, cycle.name, console, json_wanted)

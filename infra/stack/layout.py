@@ -8,6 +8,7 @@ from pathlib import Path
 
 import infra
 from infra.stack.errors import StackError
+from services.kit.source_roots import FILE_NAME
 
 KAFKA_VERSION = "4.3.1"
 ELASTICSEARCH_VERSION = "8.17.0"
@@ -75,6 +76,11 @@ class State:
     def lock(self) -> Path:
         """Held by the supervisor as long as it lives."""
         return self.root / "stack.lock"
+
+    @property
+    def source_roots(self) -> Path:
+        """Folders that imports may read, as `tidemill run` allowed them."""
+        return self.root / FILE_NAME
 
     @property
     def logs(self) -> Path:

@@ -136,6 +136,7 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
         "TIDEMILL_MODELS_DIR": str(home.models),
         "TIDEMILL_DOWNLOADS_DIR": str(home.downloads),
         "TIDEMILL_DATA_DIR": str(home.data),
+        "TIDEMILL_SOURCE_ROOTS_FILE": str(state.source_roots),
         "TIDEMILL_TRITON_REPOSITORY": str(state.triton_repository),
         "TIDEMILL_MLFLOW_URI": f"sqlite:///{state.mlflow}",
         **{name: os.environ[name] for name in STORES if os.environ.get(name)},

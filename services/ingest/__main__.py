@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -12,15 +12,20 @@ from tidemill.ingest.v1 import ingest_service_pb2_grpc as grpc_stubs
 
 from services.ingest.adapters.ledger import TemporaryLedger
 from services.ingest.adapters.record_sink import BusRecordSink
-from services.ingest.adapters.sources import FsspecSources
+from services.ingest.adapters.source_files.port import ReadLimits
+from services.ingest.adapters.source_files.roots import SourceRoots
+from services.ingest.adapters.source_files.s3 import s3_endpoint
+from services.ingest.adapters.sources import FileSources
 from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.runner import ImportRunner
+from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.entrypoints.inbound import InboundHandler
 from services.ingest.entrypoints.servicer import IngestServicer
+from services.ingest.entrypoints.survey_pool import SurveyPool
 from services.ingest.entrypoints.worker import ImportWorker
-from services.ingest.settings import IngestSettings, split_roots
+from services.ingest.settings import IngestSettings, split_list
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.bus.topics import INBOUND
@@ -41,7 +46,8 @@ async def build(settings: IngestSettings) -> Service:
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "ingest")
     clock, disk = SystemClock(), DiskGuard(settings.state, settings.disk_reserve_bytes)
     store, sink = SqlImportStore(engine), BusRecordSink(publisher, clock, disk)
-    sources = FsspecSources(settings.compared_source_bytes, split_roots(settings.source_roots))
+    look_ups = ThreadPoolExecutor(16, thread_name_prefix="look-up")
+    sources = _sources(settings, look_ups)
     intake = Intake(sink, SqlBatchStore(engine), clock, settings.request_retention_s)
     imports = Imports(store, sources, clock)
     runner = ImportRunner(store, sources, sink, TemporaryLedger, clock)
@@ -49,17 +55,34 @@ async def build(settings: IngestSettings) -> Service:
         settings.kafka_bootstrap, "tidemill-ingest", [INBOUND], InboundHandler(intake), dead_letters=publisher
     )
     accepting = ThreadPoolExecutor(16, thread_name_prefix="accept")
+    surveys = SurveyPool(settings.surveyed_at_once)
     worker = ImportWorker(store, runner, intake, settings.concurrent_imports)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        grpc_stubs.add_IngestServiceServicer_to_server(IngestServicer(intake, imports, accepting), server)
+        grpc_stubs.add_IngestServiceServicer_to_server(IngestServicer(intake, imports, accepting, surveys), server)
         return ["tidemill.ingest.v1.IngestService"]
 
     return Service(
         register=register,
         consumers=[consumer],
         tasks=[worker.run],
-        closers=[worker.close, publisher.close, accepting.shutdown, engine.dispose],
+        closers=[surveys.close, worker.close, publisher.close, accepting.shutdown, look_ups.shutdown, engine.dispose],
+    )
+
+
+def _sources(settings: IngestSettings, look_ups: Executor) -> FileSources:
+    fixed = [*([settings.data_dir] if settings.data_dir else []), *split_list(settings.source_roots)]
+    added = Path(settings.source_roots_file) if settings.source_roots_file else None
+    limits = ReadLimits(
+        settings.source_connect_s, settings.source_silence_s, settings.source_file_bytes, settings.source_import_bytes
+    )
+    return FileSources(
+        settings.compared_source_bytes,
+        SourceRoots(fixed, added),
+        NetworkRules(split_list(settings.source_hosts)),
+        look_ups,
+        limits=limits,
+        s3_endpoint=s3_endpoint(settings.source_s3_endpoint),
     )
 
 

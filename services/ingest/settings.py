@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
+from services.ingest.domain.network_rules import NetworkRules
+from services.ingest.domain.source_uri import parse_uri
 from services.kit.config import ServiceSettings
 
 
@@ -20,21 +22,46 @@ class IngestSettings(ServiceSettings):
         description="a source up to this size is hashed before CreateImport answers, to find an earlier import of the"
         " same content; a larger one is compared by its store's ETags, or pulled anew where it has none",
     )
+    data_dir: str = Field("", description="folder of the mesh's own example data, which imports may always read")
     source_roots: str = Field(
         "",
-        description="folders, as absolute paths or URLs with commas between them, below which imports may read; "
-        "anything that the process may read when empty",
+        description="folders, as absolute paths or URLs with commas between them, below which imports may read files "
+        "and S3 buckets, beside data_dir and what `tidemill run` allowed on this machine; where http(s) URLs are among "
+        "them, only below these is fetched",
+    )
+    source_roots_file: str = Field(
+        "", description="file that `tidemill run` adds folders to; set by the stack, none when empty"
+    )
+    source_hosts: str = Field(
+        "",
+        description="hosts, addresses and networks (commas between them; host:port, 10.0.0.0/8:9000, [fd12::/16]:*) "
+        "that sources may be fetched from beside public addresses at the ports 80 and 443",
+    )
+    source_s3_endpoint: str = Field("", description="URL of the S3 store; AWS_ENDPOINT_URL, else Amazon's, when empty")
+    source_connect_s: float = Field(10.0, gt=0, le=60, description="for so many seconds a connection is waited for")
+    source_silence_s: float = Field(
+        30.0, gt=0, le=600, description="a source that sends less than 64 KiB in so many seconds fails its import"
+    )
+    source_file_bytes: int = Field(8 * 1024**3, gt=0, description="what one file may hold, unpacked")
+    source_import_bytes: int = Field(64 * 1024**3, gt=0, description="what one import may read, unpacked")
+    surveyed_at_once: int = Field(
+        8, ge=1, le=64, description="sources that are looked at side by side before CreateImport answers"
     )
 
     @field_validator("source_roots")
     @classmethod
-    def _absolute(cls, value: str) -> str:
-        for root in split_roots(value):
-            if not root.startswith("/") and "://" not in root:
-                raise ValueError(f"{root!r} is neither an absolute path nor a URL")
+    def _readable(cls, value: str) -> str:
+        for root in split_list(value):
+            parse_uri(root)
+        return value
+
+    @field_validator("source_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        NetworkRules(split_list(value))
         return value
 
 
-def split_roots(text: str) -> list[str]:
-    """The folders of `source_roots`."""
-    return [root.strip() for root in text.split(",") if root.strip()]
+def split_list(text: str) -> list[str]:
+    """The items of a setting that holds several."""
+    return [item.strip() for item in text.split(",") if item.strip()]

@@ -1,297 +1,259 @@
-"""Sources by fsspec: folders and files of this machine, and object stores by URL.
+"""Sources: folders and files of this machine, files by HTTP, objects of S3 buckets.
 
-Files come in order of their paths. How a source is compared with what was pulled before: by sha256 over names and
-contents up to a size, beyond it by the ETags of its store; where there are none, its content counts as unknown.
+Each source is checked before anything of it is opened, and again at each opening (`source_files`). Files come in order
+of their paths. How a source is compared with what was pulled before: by sha256 over names and contents up to a size,
+beyond it by the ETags of its store; where there are none, its content counts as unknown.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import PurePosixPath
 
-from fsspec.core import get_compression, url_to_fs
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.utils import glob_translate
-
-from services.ingest.app.ports import SourceFile, Survey
-from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
-from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder
-from services.ingest.engine.parsing import MAX_FILE_BYTES, record_of_file, record_of_line, split_lines
-from services.kit.errors import (
-    FailedPreconditionError,
-    FieldViolation,
-    InvalidArgumentError,
-    PermissionDeniedError,
-    TidemillError,
+from services.ingest.adapters.source_files.http import HttpFile
+from services.ingest.adapters.source_files.local import LocalFiles
+from services.ingest.adapters.source_files.network import LookUp, NetworkWall, system_look_up
+from services.ingest.adapters.source_files.port import (
+    BadContentError,
+    FilePlace,
+    Found,
+    ReadLimits,
 )
+from services.ingest.adapters.source_files.roots import SourceRoots
+from services.ingest.adapters.source_files.s3 import S3Files, endpoint_address
+from services.ingest.adapters.source_files.unpacking import is_packed, unpacked
+from services.ingest.app.interrupt import Interrupt, InterruptedReadError
+from services.ingest.app.ports import SourceFile, Survey
+from services.ingest.domain.network_rules import NetworkRules
+from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
+from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder, check_spec
+from services.ingest.domain.source_uri import parse_uri, shown
+from services.ingest.engine.parsing import MAX_FILE_BYTES, record_of_file, record_of_line, split_lines
+from services.kit.errors import FailedPreconditionError, TidemillError
 
-_CHUNK_BYTES = 1024 * 1024
-# Small files that are fetched side by side where the file system can; with MAX_FILE_BYTES this bounds memory.
+# Small files that are fetched side by side where the place can; with MAX_FILE_BYTES this bounds memory.
 _FETCHED_AT_ONCE = 32
-_GLOB = re.compile(r"[*?\[]")
 # A file of a folder that is like this is refused by name, as one that gives no text is; whatever else keeps a file
 # from being read may pass, and fails the import.
 _UNREADABLE = (FileNotFoundError, PermissionError)
 
 
-class FsspecSources:
+class FileSources:
     """Implements `services.ingest.app.ports.Sources`; threads share it."""
 
-    def __init__(self, compared_bytes: int, roots: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        compared_bytes: int,
+        roots: SourceRoots,
+        rules: NetworkRules,
+        look_ups: Executor,
+        *,
+        limits: ReadLimits | None = None,
+        s3_endpoint: str = "",
+        look_up: LookUp = system_look_up,
+    ) -> None:
         """Takes up no connection yet.
 
         Args:
             compared_bytes: a source up to this size is hashed to know its content.
-            roots: folders, as absolute paths or URLs, below which sources may lie; anywhere when there are none.
+            roots: below which folders and URLs sources may lie.
+            rules: which hosts and addresses they may be fetched from.
+            look_ups: threads that host names are looked up in.
+            limits: what a source may bring; the usual ones when None.
+            s3_endpoint: URL of the S3 store; Amazon's when empty.
+            look_up: host and port to addresses.
         """
         self._compared_bytes = compared_bytes
-        self._roots = [_place(*url_to_fs(root)) for root in roots]
+        self._roots = roots
+        self._rules = rules
+        self._look_ups = look_ups
+        self._limits = limits or ReadLimits()
+        self._s3_endpoint = s3_endpoint
+        self._look_up = look_up
 
-    def survey(self, spec: SourceSpec) -> Survey:
+    def survey(self, spec: SourceSpec, interrupt: Interrupt) -> Survey:
         """See the port."""
-        with _reading(spec):
-            filesystem, root = _open(spec)
-            self._check_allowed(spec, filesystem, root)
-            listing = _list(spec, filesystem, root)
-            for path in listing:
-                self._check_allowed(spec, filesystem, path)
-            files = [SourceFile(path, int(listing[path].get("size") or 0)) for path in sorted(listing)]
-            digest, lines = self._digest(spec.kind, filesystem, root, files, listing)
-            return Survey(files, len(files) if isinstance(spec.kind, TextFolder) else lines, digest)
+        with _reading(spec), self._place(spec, interrupt) as place:
+            kind = spec.kind
+            listing = place.find(kind.pattern) if isinstance(kind, TextFolder) else place.match()
+            files = [SourceFile(path, listing[path].size or 0) for path in sorted(listing)]
+            digest, lines = self._digest(kind, place, files, listing)
+            return Survey(files, len(files) if isinstance(kind, TextFolder) else lines, digest)
 
-    def read(self, spec: SourceSpec, survey: Survey) -> Iterator[RawRecord | Refusal]:
+    def read(self, spec: SourceSpec, survey: Survey, interrupt: Interrupt) -> Iterator[RawRecord | Refusal]:
         """See the port."""
-        with _reading(spec):
-            filesystem, root = _open(spec)
+        with _reading(spec), self._place(spec, interrupt) as place:
             if isinstance(spec.kind, TextFolder):
-                yield from _read_folder(spec.source, spec.kind, filesystem, root, survey.files)
+                budget = _Budget(self._limits.import_bytes)
+                yield from _read_folder(spec.source, spec.kind, place, survey.files, budget)
             else:
-                yield from _read_lines(spec.source, spec.kind, filesystem, survey.files)
+                yield from self._read_lines(spec.source, spec.kind, place, survey.files)
 
-    def _check_allowed(self, spec: SourceSpec, filesystem: Any, path: str) -> None:
-        place = _place(filesystem, path)
-        if self._roots and not any(place == root or place.startswith(root.rstrip("/") + "/") for root in self._roots):
-            # Not whether it exists: what lies elsewhere is none of the caller's business.
-            field = f"{spec.field}.uri"
-            message = (
-                f"{filesystem.unstrip_protocol(path)} lies outside of the folders that this service may read; whoever "
-                "runs it names them in TIDEMILL_SOURCE_ROOTS."
-            )
-            raise PermissionDeniedError(
-                f"{field}: {message}",
-                reason="SOURCE_NOT_ALLOWED",
-                metadata={"uri": spec.kind.uri},
-                violations=[FieldViolation(field, message)],
-            )
+    @contextmanager
+    def _place(self, spec: SourceSpec, interrupt: Interrupt) -> Iterator[FilePlace]:
+        interrupt.check()
+        # A spec may be older than the rules: one that was stored is held against them as a new one is.
+        check_spec(spec)
+        uri = parse_uri(spec.kind.uri)
+        place: FilePlace
+        if uri.scheme == "file":
+            place = LocalFiles(spec, uri.path, self._roots, self._limits, interrupt)
+        elif uri.is_http:
+            wall = NetworkWall(self._rules, self._look_up, self._look_ups)
+            place = HttpFile(spec, self._roots, wall, self._limits, interrupt)
+        else:
+            own = endpoint_address(self._s3_endpoint)
+            wall = NetworkWall(self._rules, self._look_up, self._look_ups, own)
+            place = S3Files(spec, uri, self._roots, wall, self._s3_endpoint, self._limits, interrupt)
+        try:
+            yield place
+        finally:
+            place.close()
 
     def _digest(
         self,
         kind: TextFolder | JsonLines,
-        filesystem: Any,
-        root: str,
+        place: FilePlace,
         files: Sequence[SourceFile],
-        listing: Mapping[str, Mapping[str, Any]],
+        listing: Mapping[str, Found],
     ) -> tuple[str, int]:
         """Digest of the content and number of lines; empty and 0 where they are not known."""
         total = hashlib.sha256()
-        etags = [str(listing[file.path].get("ETag") or "") for file in files]
+        etags = [listing[file.path].etag for file in files]
         if all(etags):
             for file, etag in zip(files, etags, strict=True):
-                total.update(f"{_below(root, file.path)}\0etag {etag} {file.size}\n".encode("utf-8", "surrogateescape"))
+                total.update(f"{place.below(file.path)}\0etag {etag} {file.size}\n".encode("utf-8", "surrogateescape"))
             return total.hexdigest(), 0
-        if sum(file.size for file in files) > self._compared_bytes:
+        left = self._compared_bytes
+        if sum(file.size for file in files) > left:
             return "", 0
         lines = 0
         for file in files:
-            name = _below(root, file.path)
+            name = place.below(file.path)
             try:
-                content, count = _digest_file(filesystem, file.path)
+                content, count, size = _digest_file(place, file.path, left)
             except _UNREADABLE:
                 if isinstance(kind, JsonLines):
                     raise
-                content, count = "unreadable", 0
+                content, count, size = "unreadable", 0, 0
+            left -= size
+            if left < 0:
+                return "", 0
             lines += count
             total.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
-        packed = any(get_compression(file.path, "infer") for file in files)
+        packed = any(is_packed(place.below(file.path)) for file in files)
         return total.hexdigest(), 0 if packed else lines
 
-
-def _place(filesystem: Any, path: str) -> str:
-    """Where a path leads in the end: links of this machine are followed, `..` never leads out of a root."""
-    if isinstance(filesystem, LocalFileSystem):
-        return os.path.realpath(path)
-    url = str(filesystem.unstrip_protocol(path))
-    return "" if ".." in url.split("/") else url
-
-
-def _digest_file(filesystem: Any, path: str) -> tuple[str, int]:
-    """sha256 of a file and its number of lines."""
-    content, lines, last = hashlib.sha256(), 0, b""
-    with filesystem.open(path, "rb") as stream:
-        for chunk in _chunks(stream):
-            content.update(chunk)
-            lines += chunk.count(b"\n")
-            last = chunk[-1:]
-    return content.hexdigest(), lines + (last not in (b"", b"\n"))
-
-
-def _open(spec: SourceSpec) -> tuple[Any, str]:
-    """The file system of a source and its path there."""
-    try:
-        filesystem, path = url_to_fs(spec.kind.uri)
-    except (ImportError, ValueError) as error:
-        message = (
-            f"{spec.kind.uri}: {error}. Of the object stores s3:// needs tidemill[s3]; others need their fsspec driver."
-        )
-        raise _wrong(spec, message, "UNKNOWN_PROTOCOL") from error
-    # A listing that fsspec remembers would hide what has changed since.
-    filesystem.invalidate_cache()
-    return filesystem, path
-
-
-def _list(spec: SourceSpec, filesystem: Any, root: str) -> dict[str, Mapping[str, Any]]:
-    """Files of a source with what the file system knows of each."""
-    kind = spec.kind
-    if isinstance(kind, JsonLines):
-        if _GLOB.search(root) and not filesystem.exists(root):
-            found = filesystem.glob(root, detail=True)
-            files = {path: info for path, info in found.items() if _is_file(filesystem, path, info)}
-            if not files:
-                raise _wrong(spec, f"No file matches {kind.uri}; put one there or correct the glob.", "NO_SUCH_SOURCE")
-            return files
-        if not filesystem.exists(root):
-            raise _wrong(spec, f"{kind.uri} does not exist; give a file or a glob such as /data/*.jsonl.")
-        info = filesystem.info(root)
-        if not filesystem.isdir(root) and not _is_file(filesystem, root, info):
-            raise _wrong(spec, f"{kind.uri} is no regular file; a pipe or a device cannot be imported.", "NOT_A_FILE")
-        if filesystem.isdir(root):
-            message = f"{kind.uri} is a folder; give a file in it or a glob such as {kind.uri.rstrip('/')}/*.jsonl."
-            raise _wrong(spec, message, "NOT_A_FILE")
-        return {root: info}
-    if not filesystem.exists(root):
-        raise _wrong(spec, f"The folder {kind.uri} does not exist; create it or correct the path.")
-    if filesystem.isfile(root):
-        raise _wrong(spec, f"{kind.uri} is a file; give the folder that it is in.", "NOT_A_FOLDER")
-    matches = re.compile(glob_translate(kind.pattern)).match
-    found = _files_below(root) if isinstance(filesystem, LocalFileSystem) else filesystem.find(root, detail=True)
-    files = {path: info for path, info in found.items() if matches(_below(root, path))}
-    if not files:
-        message = f"No file below {kind.uri} matches {kind.pattern!r} ({len(found)} files are there); correct it."
-        raise _wrong(spec, message, field="pattern")
-    return files
-
-
-def _is_file(filesystem: Any, path: str, info: Mapping[str, Any]) -> bool:
-    """Whether it is a file or leads to one: opening a pipe would wait for ever."""
-    return bool(info["type"] == "file" or (info.get("islink") and filesystem.isfile(path)))
-
-
-def _files_below(root: str) -> dict[str, Mapping[str, Any]]:
-    """Files below a folder of this machine, also where links lead to folders; each folder is entered once.
-
-    Raises:
-        OSError: a folder cannot be looked into, whose files would be missing without a word.
-    """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    found: dict[str, Mapping[str, Any]] = {}
-    entered: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=fail):
-        real = os.path.realpath(folder)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        # Which of two ways to a folder counts must not depend on the file system's order.
-        folders.sort()
-        for name in names:
-            path = Path(folder, name)
+    def _read_lines(
+        self, source: str, kind: JsonLines, place: FilePlace, files: Sequence[SourceFile]
+    ) -> Iterator[RawRecord | Refusal]:
+        budget = _Budget(self._limits.import_bytes)
+        for file in files:
+            location, number = place.location(file.path), 0
             try:
-                status = path.stat()
-            except OSError:
-                # A link to nowhere, for one: reading it says what is wrong with it.
-                found[str(path)] = {"size": 0}
-                continue
-            if stat.S_ISREG(status.st_mode):
-                found[str(path)] = {"size": status.st_size}
-    return found
+                with place.open(file.path) as chunks:
+                    for number, line in split_lines(unpacked(chunks, place.below(file.path), self._limits)):
+                        budget.take(len(line) + 1)
+                        try:
+                            yield record_of_line(source, kind, line)
+                        except RecordRefusedError as error:
+                            yield Refusal(f"{location}:{number}", error.reason, error.message, line)
+            except (BadContentError, OSError) as error:
+                raise _unreadable(location, number, error) from error
+
+
+class _Budget:
+    """Bytes that one import may bring."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def take(self, size: int) -> None:
+        """Counts some.
+
+        Raises:
+            BadContentError: they are more than is left.
+        """
+        self._left -= size
+        if self._left < 0:
+            raise BadContentError(
+                "SOURCE_TOO_LARGE",
+                f"the source holds more than {self._most} bytes; import it in parts, or raise "
+                "TIDEMILL_SOURCE_IMPORT_BYTES",
+            )
+
+
+def _digest_file(place: FilePlace, path: str, most: int) -> tuple[str, int, int]:
+    """sha256 of a file, its number of lines and of bytes; no more is read than makes it too large to compare."""
+    content, lines, last, size = hashlib.sha256(), 0, b"", 0
+    try:
+        with place.open(path) as chunks:
+            for chunk in chunks:
+                content.update(chunk)
+                lines += chunk.count(b"\n")
+                last = chunk[-1:]
+                size += len(chunk)
+                if size > most:
+                    break
+    except BadContentError as error:
+        raise _unreadable(place.location(path), 0, error) from error
+    return content.hexdigest(), lines + (last not in (b"", b"\n")), size
 
 
 def _read_folder(
-    source: str, kind: TextFolder, filesystem: Any, root: str, files: Sequence[SourceFile]
+    source: str, kind: TextFolder, place: FilePlace, files: Sequence[SourceFile], budget: _Budget
 ) -> Iterator[RawRecord | Refusal]:
     rest = iter(files)
     while batch := [file.path for file in islice(rest, _FETCHED_AT_ONCE)]:
         # One byte more than a record may have tells a long file without reading it whole.
-        contents = filesystem.cat_ranges(batch, 0, MAX_FILE_BYTES + 1, on_error="return")
-        for path, content in zip(batch, contents, strict=True):
-            below, location = _below(root, path), filesystem.unstrip_protocol(path)
+        for path, content in zip(batch, place.heads(batch, MAX_FILE_BYTES + 1), strict=True):
+            location = place.location(path)
             if isinstance(content, _UNREADABLE):
                 message = f"The file cannot be read ({type(content).__name__})."
                 yield Refusal(location, "UNREADABLE_FILE", message, b"")
                 continue
-            if isinstance(content, BaseException):
-                raise content
+            if isinstance(content, OSError):
+                raise _unreadable(location, 0, content)
+            budget.take(len(content))
             try:
-                yield record_of_file(source, kind, below, PurePosixPath(path).parent.name, content)
+                yield record_of_file(source, kind, place.below(path), PurePosixPath(path).parent.name, content)
             except RecordRefusedError as error:
                 yield Refusal(location, error.reason, error.message, content)
 
 
-def _read_lines(
-    source: str, kind: JsonLines, filesystem: Any, files: Sequence[SourceFile]
-) -> Iterator[RawRecord | Refusal]:
-    for file in files:
-        location = filesystem.unstrip_protocol(file.path)
-        with filesystem.open(file.path, "rb", compression="infer") as stream:
-            for number, line in split_lines(_chunks(stream)):
-                try:
-                    yield record_of_line(source, kind, line)
-                except RecordRefusedError as error:
-                    yield Refusal(f"{location}:{number}", error.reason, error.message, line)
-
-
-def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    while chunk := stream.read(_CHUNK_BYTES):
-        yield chunk
-
-
-def _below(root: str, path: str) -> str:
-    """A file's path below a root; its name where it is the root itself or the root is a glob."""
-    prefix = root.rstrip("/") + "/"
-    return path[len(prefix) :] if path.startswith(prefix) else PurePosixPath(path).name
-
-
-def _wrong(spec: SourceSpec, message: str, reason: str = "NO_SUCH_SOURCE", field: str = "uri") -> InvalidArgumentError:
-    path = f"{spec.field}.{field}"
-    return InvalidArgumentError(
-        f"{path}: {message}",
-        reason=reason,
-        metadata={"uri": spec.kind.uri},
-        violations=[FieldViolation(path, message)],
+def _unreadable(location: str, line: int, error: BadContentError | OSError) -> FailedPreconditionError:
+    """The error for a file that cannot be read on, with the line that was read last."""
+    where = f"{location}: after line {line}" if line else location
+    if isinstance(error, FileNotFoundError):
+        reason, why = "SOURCE_GONE", "the file is not there any more; put it back, or import what is there now"
+    elif isinstance(error, BadContentError):
+        reason, why = error.reason, error.message
+    else:
+        reason, why = "SOURCE_UNREADABLE", f"it cannot be read ({type(error).__name__}: {error.strerror or error})"
+    return FailedPreconditionError(
+        f"{where}: {why}.", reason=reason, metadata={"location": location, "line": str(line)}
     )
 
 
 @contextmanager
 def _reading(spec: SourceSpec) -> Iterator[None]:
-    """Tells what a file system raises in our terms: drivers raise OSError, and what their client library has."""
+    """Tells what a place of files raises in our terms: OSError, and what its client library has."""
     try:
         yield
-    except (TidemillError, GeneratorExit):
+    except (TidemillError, GeneratorExit, InterruptedReadError):
         raise
+    except BadContentError as error:
+        raise _unreadable(shown(spec.kind.uri), 0, error) from error
     except Exception as error:
+        uri = shown(spec.kind.uri)
+        message = str(error).replace(spec.kind.uri, uri)
         raise FailedPreconditionError(
-            f"{spec.kind.uri} cannot be read ({type(error).__name__}: {error}). See that the service may read it, "
+            f"{uri} cannot be read ({type(error).__name__}: {message}). See that the service may read it, "
             "then import again.",
             reason="SOURCE_UNREADABLE",
-            metadata={"uri": spec.kind.uri, "field": f"{spec.field}.uri"},
+            metadata={"uri": uri, "field": f"{spec.field}.uri"},
         ) from error

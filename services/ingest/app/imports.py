@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import ImportStore, Sources
 from services.ingest.domain.source_import import Import, ImportState, SourceSpec, check_spec
 from services.kit.clock import Clock
@@ -20,7 +21,7 @@ class Imports:
         self._sources = sources
         self._clock = clock
 
-    def create(self, spec: SourceSpec, request_id: str, traceparent: str) -> tuple[Import, bool]:
+    def create(self, spec: SourceSpec, request_id: str, traceparent: str, interrupt: Interrupt) -> tuple[Import, bool]:
         """Asks for an import, or finds one that pulled the same content by the same spec.
 
         Returns:
@@ -29,7 +30,9 @@ class Imports:
 
         Raises:
             InvalidArgumentError: the spec names no source, or the request id was used for another spec.
+            PermissionDeniedError: the source must not be read.
             FailedPreconditionError: the source cannot be read.
+            InterruptedReadError: the interrupt was set before the source had been looked at.
             AbortedError: the same request is being answered.
         """
         check_spec(spec)
@@ -38,7 +41,7 @@ class Imports:
             if given.spec_digest != spec.digest:
                 raise request_id_reused(request_id, "import", **{"import": given.import_name})
             return self.get(given.import_name), given.reused
-        survey = self._sources.survey(spec)
+        survey = self._sources.survey(spec, interrupt)
         earlier = self._store.succeeded_import(spec.digest, survey.digest) if survey.digest else None
         if earlier is not None:
             self._store.reuse_import(earlier, request_id)

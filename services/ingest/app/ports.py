@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import Import, SourceSpec
 
@@ -142,20 +143,24 @@ class Survey:
 class Sources(Protocol):
     """Sources by spec."""
 
-    def survey(self, spec: SourceSpec) -> Survey:
+    def survey(self, spec: SourceSpec, interrupt: Interrupt) -> Survey:
         """Looks at a source without reading records from it.
 
         Raises:
             InvalidArgumentError: it is not there, or not what the spec says.
+            PermissionDeniedError: it must not be read.
             FailedPreconditionError: it cannot be read.
+            InterruptedReadError: the interrupt was set.
         """
         ...
 
-    def read(self, spec: SourceSpec, survey: Survey) -> Iterator[RawRecord | Refusal]:
+    def read(self, spec: SourceSpec, survey: Survey, interrupt: Interrupt) -> Iterator[RawRecord | Refusal]:
         """Its pieces in order, as records with their identity or as refusals; holds few of them at a time.
 
         Raises:
-            FailedPreconditionError: it cannot be read any more.
+            PermissionDeniedError: it must not be read.
+            FailedPreconditionError: it cannot be read any more; names file and line.
+            InterruptedReadError: the interrupt was set.
         """
         ...
 

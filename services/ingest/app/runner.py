@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.app.ports import Accepted, ImportStore, Ledger, RecordSink, Sources
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import Import, ImportState, Progress
@@ -62,16 +63,18 @@ class ImportRunner:
             self._sink.complete(done)
             self._imports.mark_import_announced(done.name)
 
-    def run(self, running: Import) -> None:
-        """Pulls an import to its end, or until it is cancelled or the process ends."""
+    def run(self, running: Import, interrupt: Interrupt) -> None:
+        """Pulls an import to its end, or until it is cancelled or the process ends; `interrupt` ends a hanging read."""
         books = _Books(running, self._clock)
         try:
-            self._pull(books)
+            self._pull(books, interrupt)
             logger.info("%s succeeded with %d records", running.name, books.state.record_count)
         except _EndedMeanwhileError:
             logger.info("%s was cancelled", running.name)
         except _StopError:
             logger.info("%s is left to the next process", running.name)
+        except InterruptedReadError:
+            logger.info("%s was interrupted while it was read", running.name)
         except TidemillError as error:
             self._fail(books, Failure(error.reason, error.message, error.metadata))
         except Exception as error:
@@ -79,19 +82,19 @@ class ImportRunner:
             message = f"The import failed ({type(error).__name__}: {error}); the log tells more."
             self._fail(books, Failure("UNEXPECTED", message[:1000]))
 
-    def _pull(self, books: _Books) -> None:
+    def _pull(self, books: _Books, interrupt: Interrupt) -> None:
         spec = books.state.spec
-        survey = self._sources.survey(spec)
+        survey = self._sources.survey(spec, interrupt)
         books.begin(survey.pieces)
         ledger = self._ledgers()
         try:
-            pieces = self._sources.read(spec, survey)
+            pieces = self._sources.read(spec, survey, interrupt)
             while self._publish(books, ledger, pieces):
                 self._save(books)
             if ledger.count == 0:
                 raise _nothing_accepted(books)
             # Content that changed while it was read has no digest that a later source could be compared with.
-            unchanged = survey.digest and self._sources.survey(spec).digest == survey.digest
+            unchanged = survey.digest and self._sources.survey(spec, interrupt).digest == survey.digest
             done = books.succeeded(ledger.digest(), survey.digest if unchanged else "")
         finally:
             ledger.close()

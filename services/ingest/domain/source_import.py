@@ -6,9 +6,9 @@ import codecs
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
-from urllib.parse import urlparse
 
 from services.ingest.domain.record import is_attribute_name
+from services.ingest.domain.source_uri import UriRefusedError, check_pattern, parse_uri
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.failure import Failure
 from services.kit.ids import content_digest
@@ -65,10 +65,15 @@ def check_spec(spec: SourceSpec) -> None:
         InvalidArgumentError: names each field that is wrong and what to do.
     """
     kind, found = spec.kind, []
-    if not urlparse(kind.uri).scheme and not kind.uri.startswith("/"):
-        message = f"{kind.uri!r} is relative to nothing the service knows; give an absolute path or a URL."
-        found.append(FieldViolation(f"{spec.field}.uri", message))
+    try:
+        parse_uri(kind.uri)
+    except UriRefusedError as error:
+        found.append(FieldViolation(f"{spec.field}.uri", f"{error}."))
     if isinstance(kind, TextFolder):
+        try:
+            check_pattern(kind.pattern)
+        except UriRefusedError as error:
+            found.append(FieldViolation(f"{spec.field}.pattern", f"{error}."))
         if kind.folder_attribute:
             found += _name_violations(f"{spec.field}.folder_attribute", kind.folder_attribute)
             if kind.folder_attribute == PATH_ATTRIBUTE:

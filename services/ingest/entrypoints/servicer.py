@@ -18,6 +18,7 @@ from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.domain.source_import import Import
 from services.ingest.entrypoints import mapping
+from services.ingest.entrypoints.survey_pool import SurveyPool
 from services.kit.grpc.paging import checked_token
 from services.kit.ids import ID_PATTERN
 
@@ -28,8 +29,16 @@ _WATCH_PAUSE_S = 0.2
 class IngestServicer(grpc_stubs.IngestServiceServicer):
     """Implements `tidemill.ingest.v1.IngestService`."""
 
-    def __init__(self, intake: Intake, imports: Imports, accepting: Executor) -> None:
-        """`accepting`: threads that batches are accepted in, which wait for the bus and for nothing else."""
+    def __init__(self, intake: Intake, imports: Imports, accepting: Executor, surveys: SurveyPool) -> None:
+        """Two kinds of calls wait for others, and so have threads of their own.
+
+        Args:
+            intake: accepts records.
+            imports: the use cases on imports.
+            accepting: threads that batches are accepted in, which wait for the bus and for nothing else.
+            surveys: threads that sources are looked at in, which wait for those and for nothing else.
+        """
+        self._surveys = surveys
         self._intake = intake
         self._imports = imports
         self._accepting = accepting
@@ -61,8 +70,9 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
         """Starts pulling a source, or answers with an earlier import of the same content."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
-        item, reused = await asyncio.to_thread(
-            self._imports.create, mapping.spec_from(request.spec), request.request_id, carrier.get("traceparent", "")
+        spec, trace = mapping.spec_from(request.spec), carrier.get("traceparent", "")
+        item, reused = await self._surveys.run(
+            lambda interrupt: self._imports.create(spec, request.request_id, trace, interrupt)
         )
         return pb.CreateImportResponse(source_import=mapping.import_to(item, reused=reused))
 

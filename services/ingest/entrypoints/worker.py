@@ -10,6 +10,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 
 from services.ingest.app.intake import Intake
+from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import ImportStore
 from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.source_import import Import
@@ -33,6 +34,7 @@ class ImportWorker:
         self._at_once = at_once
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="import")
         self._in_hand: dict[str, asyncio.Future[None]] = {}
+        self._interrupts: dict[str, Interrupt] = {}
         self._tracer = trace.get_tracer(__name__)
 
     async def run(self) -> None:
@@ -57,19 +59,25 @@ class ImportWorker:
     async def _take_up(self, loop: asyncio.AbstractEventLoop) -> None:
         for name in [name for name, future in self._in_hand.items() if future.done()]:
             # An import notes its own failures; what it raises beyond that is a defect and ends the process.
+            self._interrupts.pop(name)
             self._in_hand.pop(name).result()
-        if len(self._in_hand) >= self._at_once:
-            return
-        for item in await asyncio.to_thread(self._store.running_imports):
+        running = await asyncio.to_thread(self._store.running_imports)
+        # Whichever process cancelled it: a read that hangs ends here and gives its place to the next import.
+        for name in self._interrupts.keys() - {item.name for item in running}:
+            self._interrupts[name].set()
+        for item in running:
             if item.name not in self._in_hand and len(self._in_hand) < self._at_once:
-                self._in_hand[item.name] = loop.run_in_executor(self._pool, self._pull, item)
+                interrupt = self._interrupts[item.name] = Interrupt()
+                self._in_hand[item.name] = loop.run_in_executor(self._pool, self._pull, item, interrupt)
 
-    def _pull(self, item: Import) -> None:
+    def _pull(self, item: Import, interrupt: Interrupt) -> None:
         parent = propagate.extract({"traceparent": item.traceparent}, Context()) if item.traceparent else Context()
         with self._tracer.start_as_current_span("import", context=parent, attributes={schema.IMPORT: item.name}):
-            self._runner.run(item)
+            self._runner.run(item, interrupt)
 
     def close(self) -> None:
-        """Lets the imports in hand end after their present batch; the next process takes them up."""
+        """Ends the imports in hand, with their batches but not their reads; the next process takes them up."""
         self._runner.stop()
+        for interrupt in self._interrupts.values():
+            interrupt.set()
         self._pool.shutdown(wait=True)

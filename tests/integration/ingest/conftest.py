@@ -53,6 +53,8 @@ class IngestProcess(ServiceProcess):
         settings = {
             "TIDEMILL_KAFKA_BOOTSTRAP": bootstrap,
             "TIDEMILL_DATABASE_URL": f"sqlite:///{folder}/ingest.sqlite",
+            # Of all tests of the run.
+            "TIDEMILL_SOURCE_ROOTS": str(folder.parent.parent),
         }
         super().__init__("ingest", folder, settings)
 

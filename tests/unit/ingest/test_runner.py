@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from services.ingest.adapters.ledger import TemporaryLedger
-from services.ingest.adapters.sources import FsspecSources
 from services.ingest.adapters.stores import SqlImportStore
+from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import Accepted
 from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.record import RawRecord, Refusal
@@ -20,6 +20,7 @@ from services.ingest.domain.source_import import Import, ImportState, JsonLines,
 from services.kit.clock import SystemClock
 from services.kit.errors import UnavailableError
 from tests.conftest import OpenDatabase
+from tests.sources import file_sources
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -62,7 +63,7 @@ def running(store: SqlImportStore, tmp_path: Path) -> Import:
 
 
 def runner(store: SqlImportStore, bus: Bus) -> ImportRunner:
-    return ImportRunner(store, FsspecSources(1 << 20), bus, TemporaryLedger, SystemClock())
+    return ImportRunner(store, file_sources("/tmp"), bus, TemporaryLedger, SystemClock())
 
 
 def kept(store: SqlImportStore) -> Import:
@@ -84,7 +85,7 @@ def away_once() -> Callable[[], None]:
 def test_while_the_bus_is_away_an_import_waits(store: SqlImportStore, running: Import) -> None:
     bus = Bus()
     bus.trouble = away_once()
-    runner(store, bus).run(running)
+    runner(store, bus).run(running, Interrupt())
     done = kept(store)
     assert (done.state, done.record_count, done.rejected_count) == (ImportState.SUCCEEDED, 3, 1)
     assert bus.texts == ["a", "b", "c"]
@@ -96,7 +97,7 @@ def test_the_event_of_a_success_is_sent_until_it_is_sent_and_then_no_more(
     store: SqlImportStore, running: Import
 ) -> None:
     bus = Bus()
-    runner(store, bus).run(running)
+    runner(store, bus).run(running, Interrupt())
     bus.trouble = away_once()
     with pytest.raises(UnavailableError):
         runner(store, bus).announce()
@@ -116,10 +117,10 @@ def test_where_the_process_ends_the_import_stays_running_and_the_next_one_pulls_
         raise UnavailableError("The bus is away.")
 
     bus.trouble = stop
-    first.run(running)
+    first.run(running, Interrupt())
     (left,) = store.running_imports()
     bus.trouble = lambda: None
-    runner(store, bus).run(left)
+    runner(store, bus).run(left, Interrupt())
     assert (kept(store).state, bus.texts) == (ImportState.SUCCEEDED, ["a", "b", "c"])
 
 
@@ -130,7 +131,7 @@ def test_an_import_that_is_cancelled_stays_cancelled(store: SqlImportStore, runn
         store.update_import(replace(kept(store), state=ImportState.CANCELLED))
 
     bus.trouble = cancel
-    runner(store, bus).run(running)
+    runner(store, bus).run(running, Interrupt())
     assert kept(store).state is ImportState.CANCELLED
     assert store.unannounced_imports() == []
 
@@ -144,13 +145,13 @@ def test_content_that_changes_while_it_is_read_is_never_reused(
         (tmp_path / "a.jsonl").write_text('{"text": "other"}\n')
 
     bus.trouble = change
-    runner(store, bus).run(running)
+    runner(store, bus).run(running, Interrupt())
     assert (kept(store).state, kept(store).source_digest) == (ImportState.SUCCEEDED, "")
 
 
 def test_a_source_that_is_gone_fails_the_import_by_name(store: SqlImportStore, running: Import, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").unlink()
-    runner(store, Bus()).run(running)
+    runner(store, Bus()).run(running, Interrupt())
     failure = kept(store).failure
     assert failure is not None
     assert failure.reason == "NO_SUCH_SOURCE"

@@ -27,7 +27,7 @@ def test_a_wrong_field_is_named(kind: TextFolder | JsonLines, field: str) -> Non
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
-@pytest.mark.parametrize("uri", ["/data/x", "file:///data/x", "s3://bucket/x", "memory://x"])
+@pytest.mark.parametrize("uri", ["/data/x", "file:///data/x", "s3://bucket/x", "https://host/x"])
 def test_absolute_paths_and_urls_are_taken(uri: str) -> None:
     check_spec(SourceSpec("s", TextFolder(uri, encoding="gb18030", folder_attribute="topic")))
     check_spec(SourceSpec("s", JsonLines(uri, attribute_fields=("label",))))

@@ -1,0 +1,193 @@
+"""One file by HTTP or HTTPS, with redirects, each of which is held against the same rules as the address itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import unquote, urljoin
+
+import aiohttp
+
+from services.ingest.adapters.source_files.network import NetworkWall
+from services.ingest.adapters.source_files.port import (
+    CHUNK_BYTES,
+    BadContentError,
+    Found,
+    ReadLimits,
+    forbidden,
+    wrong,
+)
+from services.ingest.adapters.source_files.roots import SourceRoots
+from services.ingest.adapters.source_files.unpacking import unpacked
+from services.ingest.adapters.source_files.waiting import Waiting
+from services.ingest.app.interrupt import Interrupt
+from services.ingest.domain.source_import import SourceSpec
+from services.ingest.domain.source_uri import UriRefusedError, parse_uri, shown
+
+T = TypeVar("T")
+
+_GZIP = ("gzip", "x-gzip")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 5
+# So much must come within the patience, so that a server that sends a byte a minute counts as silent.
+_LEAST_BYTES = 64 * 1024
+
+
+class HttpFile:
+    """Implements `port.FilePlace` for a single URL; HTTP itself lists no folders."""
+
+    def __init__(
+        self, spec: SourceSpec, roots: SourceRoots, wall: NetworkWall, limits: ReadLimits, interrupt: Interrupt
+    ) -> None:
+        self._spec = spec
+        self._url = spec.kind.uri.partition("#")[0]
+        self._roots = roots
+        self._wall = wall
+        self._limits = limits
+        self._waiting = Waiting(interrupt)
+        self._etag = ""
+
+    def find(self, pattern: str) -> Mapping[str, Found]:
+        """See the port."""
+        message = (
+            "HTTP lists no folders; give one file as json_lines, or a folder of this machine or of an s3:// bucket."
+        )
+        raise wrong(self._spec, message, "NOT_A_FOLDER")
+
+    def match(self) -> Mapping[str, Found]:
+        """See the port."""
+        found = self._run(self._look())
+        self._etag = found.etag
+        return {self._url: found}
+
+    def below(self, path: str) -> str:
+        """See the port; without the query, so that the name says what the file is."""
+        return PurePosixPath(unquote(parse_uri(path).path.partition("?")[0])).name
+
+    def location(self, path: str) -> str:
+        """See the port."""
+        return shown(path)
+
+    def heads(self, paths: Sequence[str], size: int) -> Sequence[bytes | OSError]:
+        """See the port; never reached, for there are no folders."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """See the port."""
+        self._waiting.close()
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[Iterator[bytes]]:
+        """See the port."""
+        answer = self._response(path)
+        response = self._run(answer.__aenter__())
+        try:
+            etag = _strong_etag(response)
+            if self._etag and etag and etag != self._etag:
+                raise BadContentError("SOURCE_CHANGED", "the file was changed while it was imported; import it again")
+            chunks = self._chunks(response)
+            # A packed file that its server declares as packed in transit is sent as it is.
+            if _encoding(response) in _GZIP and not self.below(path).endswith(".gz"):
+                chunks = unpacked(chunks, ".gz", self._limits)
+            yield chunks
+        finally:
+            self._waiting.finish(answer.__aexit__(None, None, None))
+
+    def _chunks(self, response: aiohttp.ClientResponse) -> Iterator[bytes]:
+        while chunk := self._run(_fill(response)):
+            yield chunk
+
+    async def _look(self) -> Found:
+        async with self._response(self._url) as response:
+            length = response.headers.get("Content-Length", "")
+            return Found(int(length) if length.isdecimal() else None, _strong_etag(response))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._waiting.run(
+                coroutine, self._limits.connect_s + self._limits.silence_s, shown(self._spec.kind.uri)
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            if self._wall.refused:
+                message = (
+                    f"{shown(self._spec.kind.uri)} leads to an address or a port that sources may not be read from: "
+                    "only public addresses at the ports 80 and 443 are, and what whoever runs the service names in "
+                    "TIDEMILL_SOURCE_HOSTS."
+                )
+                raise forbidden(self._spec, message) from error
+            raise
+
+    @asynccontextmanager
+    async def _response(self, url: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with self._session() as session:
+            for _ in range(_MOST_REDIRECTS + 1):
+                self._check(url)
+                async with session.get(url, allow_redirects=False) as response:
+                    if response.status not in _REDIRECTS:
+                        self._check_answer(response)
+                        yield response
+                        return
+                    target = urljoin(url, response.headers.get("Location", ""))
+                if url.startswith("https:") and not target.startswith("https:"):
+                    raise forbidden(self._spec, f"{shown(url)} leads from https to another protocol.")
+                url = target
+        raise OSError(f"{shown(self._url)} leads from one address to another more than {_MOST_REDIRECTS} times")
+
+    def _check(self, url: str) -> None:
+        try:
+            parsed = parse_uri(url)
+        except UriRefusedError as error:
+            raise forbidden(self._spec, f"the address that it leads to is not read: {error}") from error
+        if not parsed.is_http:
+            raise forbidden(self._spec, f"it leads to {parsed.scheme}://, which is not read")
+        if not self._roots.allows_http(url):
+            raise forbidden(
+                self._spec,
+                f"{shown(url)} lies below none of the URLs in TIDEMILL_SOURCE_ROOTS; whoever runs the service adds it.",
+            )
+
+    def _check_answer(self, response: aiohttp.ClientResponse) -> None:
+        if response.status in (404, 410):
+            raise wrong(self._spec, f"{shown(str(response.url))} does not exist; correct it.")
+        if response.status != 200:
+            raise OSError(f"{shown(str(response.url))} answers {response.status}")
+        if _encoding(response) not in ("identity", *_GZIP):
+            raise OSError(f"{shown(str(response.url))} packs the file, though it was asked for the file as it is")
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        connector = aiohttp.TCPConnector(
+            resolver=self._wall.resolver(), socket_factory=self._wall.socket, use_dns_cache=False, force_close=True
+        )
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=self._limits.connect_s, sock_connect=self._limits.connect_s, sock_read=None
+        )
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            # No proxy and no password of this process's environment.
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            headers={"User-Agent": "tidemill-ingest", "Accept-Encoding": "identity"},
+        ) as session:
+            yield session
+
+
+async def _fill(response: aiohttp.ClientResponse) -> bytes:
+    parts, size = [], 0
+    while size < _LEAST_BYTES and (part := await response.content.read(CHUNK_BYTES)):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+def _encoding(response: aiohttp.ClientResponse) -> str:
+    return response.headers.get("Content-Encoding", "").strip().lower() or "identity"
+
+
+def _strong_etag(response: aiohttp.ClientResponse) -> str:
+    etag = response.headers.get("ETag", "")
+    return "" if etag.startswith("W/") else etag

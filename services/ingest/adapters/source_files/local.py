@@ -1,0 +1,211 @@
+"""Files of this machine, only below the roots, whatever links say, and whatever changes between a look and an opening.
+
+A file is opened without touching its content (O_PATH); where that very file really lies and what it is is checked; then
+it is opened for reading through its descriptor. So no link can be exchanged in between, and no device or pipe is ever
+opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from fsspec.utils import glob_translate
+
+from services.ingest.adapters.source_files.port import (
+    CHUNK_BYTES,
+    BadContentError,
+    Found,
+    ReadLimits,
+    forbidden,
+    wrong,
+)
+from services.ingest.adapters.source_files.roots import SourceRoots
+from services.ingest.app.interrupt import Interrupt
+from services.ingest.domain.source_import import SourceSpec
+
+_GLOB = re.compile(r"[*?\[]")
+
+
+class LocalFiles:
+    """Implements `port.FilePlace` for this machine's files."""
+
+    def __init__(
+        self, spec: SourceSpec, path: str, roots: SourceRoots, limits: ReadLimits, interrupt: Interrupt
+    ) -> None:
+        self._spec = spec
+        self._root = os.path.normpath(path)
+        self._roots = roots
+        self._limits = limits
+        self._interrupt = interrupt
+
+    def find(self, pattern: str) -> Mapping[str, Found]:
+        """See the port; also where links lead to folders, each of which is entered once."""
+        uri = self._spec.kind.uri
+        self._check(self._root)
+        root = Path(self._root)
+        if not root.exists():
+            raise wrong(self._spec, f"The folder {uri} does not exist; create it or correct the path.")
+        if root.is_file():
+            raise wrong(self._spec, f"{uri} is a file; give the folder that it is in.", "NOT_A_FOLDER")
+        matches = re.compile(glob_translate(pattern)).match
+        found = self._walk(self._root, None)
+        files = {path: info for path, info in found.items() if matches(self.below(path))}
+        if not files:
+            message = f"No file below {uri} matches {pattern!r} ({len(found)} files are there); correct it."
+            raise wrong(self._spec, message, field="pattern")
+        for path in files:
+            self._check(path)
+        return files
+
+    def match(self) -> Mapping[str, Found]:
+        """See the port."""
+        uri, path = self._spec.kind.uri, self._root
+        if _GLOB.search(path) and not (self._allowed(path) and Path(path).exists()):
+            return self._match_glob()
+        self._check(path)
+        if not Path(path).exists():
+            raise wrong(self._spec, f"{uri} does not exist; give a file or a glob such as /data/*.jsonl.")
+        status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            message = f"{uri} is a folder; give a file in it or a glob such as {uri.rstrip('/')}/*.jsonl."
+            raise wrong(self._spec, message, "NOT_A_FILE")
+        if not stat.S_ISREG(status.st_mode):
+            raise wrong(
+                self._spec, f"{uri} is not a regular file; a pipe or a device cannot be imported.", "NOT_A_FILE"
+            )
+        return {path: Found(status.st_size)}
+
+    def _match_glob(self) -> Mapping[str, Found]:
+        parts = PurePosixPath(self._root).parts
+        first = next(number for number, part in enumerate(parts) if _GLOB.search(part))
+        base = str(PurePosixPath(*parts[:first]))
+        self._check(base)
+        depth = None if "**" in self._root else len(parts) - first
+        matches = re.compile(glob_translate(self._root)).match
+        files = {path: info for path, info in self._walk(base, depth).items() if matches(path)}
+        if not files:
+            uri = self._spec.kind.uri
+            raise wrong(self._spec, f"No file matches {uri}; put one there or correct the glob.")
+        for path in files:
+            self._check(path)
+        return files
+
+    def below(self, path: str) -> str:
+        """See the port."""
+        prefix = self._root.rstrip("/") + "/"
+        return path[len(prefix) :] if path.startswith(prefix) else PurePosixPath(path).name
+
+    def location(self, path: str) -> str:
+        """See the port."""
+        return f"file://{path}"
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[Iterator[bytes]]:
+        """See the port."""
+        descriptor = self._descriptor(path)
+        with os.fdopen(descriptor, "rb", buffering=0):
+            yield self._chunks(descriptor)
+
+    def _chunks(self, descriptor: int) -> Iterator[bytes]:
+        before = os.fstat(descriptor)
+        while chunk := os.read(descriptor, CHUNK_BYTES):
+            self._interrupt.check()
+            yield chunk
+        after = os.fstat(descriptor)
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise BadContentError(
+                "SOURCE_CHANGED", "the file was changed while it was read; import it when nobody writes to it"
+            )
+
+    def heads(self, paths: Sequence[str], size: int) -> Sequence[bytes | OSError]:
+        """See the port."""
+        return [self._head(path, size) for path in paths]
+
+    def _head(self, path: str, size: int) -> bytes | OSError:
+        self._interrupt.check()
+        try:
+            descriptor = self._descriptor(path)
+        except OSError as error:
+            return error
+        with os.fdopen(descriptor, "rb") as stream:
+            return stream.read(size)
+
+    def close(self) -> None:
+        """See the port."""
+
+    def _descriptor(self, path: str) -> int:
+        """The file, opened for reading after all that is to be known of it was checked on the file itself."""
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            link = f"/proc/self/fd/{handle}"
+            status, place = os.fstat(handle), str(Path(link).readlink())
+            if status.st_nlink == 0:
+                raise FileNotFoundError(2, "It was deleted", path)
+            if not self._roots.allows_folder(place):
+                raise self._outside(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise wrong(
+                    self._spec, f"{path} is not a regular file; a pipe or a device cannot be imported.", "NOT_A_FILE"
+                )
+            return os.open(link, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        finally:
+            os.close(handle)
+
+    def _walk(self, root: str, depth: int | None) -> dict[str, Found]:
+        """Files below a folder, so many folders deep.
+
+        Raises:
+            OSError: a folder cannot be looked into, whose files would be missing without a word.
+        """
+
+        def fail(error: OSError) -> None:
+            raise error
+
+        found: dict[str, Found] = {}
+        entered: set[str] = set()
+        start = len(PurePosixPath(root).parts)
+        for folder, folders, names in os.walk(root, followlinks=True, onerror=fail):
+            self._interrupt.check()
+            real = os.path.realpath(folder)
+            if real in entered:
+                folders.clear()
+                continue
+            self._check(folder)
+            entered.add(real)
+            if depth is not None and len(PurePosixPath(folder).parts) - start >= depth - 1:
+                folders.clear()
+            # Which of two ways to a folder counts must not depend on the file system's order.
+            folders.sort()
+            for name in names:
+                path = str(Path(folder, name))
+                try:
+                    status = Path(path).stat()
+                except OSError:
+                    # A link to nowhere, for one: reading it says what is wrong with it.
+                    found[path] = Found(0)
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found[path] = Found(status.st_size)
+            if len(found) > self._limits.files:
+                message = f"{self._spec.kind.uri} has more than {self._limits.files} files; import it in parts."
+                raise wrong(self._spec, message, "SOURCE_TOO_LARGE")
+        return found
+
+    def _allowed(self, path: str) -> bool:
+        return self._roots.allows_folder(os.path.realpath(path))
+
+    def _check(self, path: str) -> None:
+        if not self._allowed(path):
+            raise self._outside(path)
+
+    def _outside(self, path: str) -> Exception:
+        return forbidden(
+            self._spec,
+            f"{path} lies outside of the folders that imports may read. Move it beside the pipeline's file, run "
+            "`tidemill run --allow FOLDER`, or let whoever runs the service name its folder in TIDEMILL_SOURCE_ROOTS.",
+        )

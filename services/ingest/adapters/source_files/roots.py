@@ -1,0 +1,50 @@
+"""Below which folders and URLs imports may read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.ingest.domain.source_uri import parse_uri
+from services.kit.source_roots import read_roots
+
+# Files there are no data, wherever a root lies: what they say is the kernel's, of this very process too.
+_NEVER = ("/proc", "/sys")
+
+
+class SourceRoots:
+    """The roots of the settings, and those that this machine's user added since; threads share it."""
+
+    def __init__(self, fixed: Sequence[str], file: Path | None = None) -> None:
+        """`fixed` are absolute paths or URLs, `file` what `services.kit.source_roots` writes."""
+        self._fixed = list(fixed)
+        self._file = file
+
+    def allows_folder(self, path: str) -> bool:
+        """Whether a real path, without links, lies in one of the folders."""
+        if any(_within(path, place) for place in _NEVER):
+            return False
+        folders = [parse_uri(root).path for root in self._all() if _scheme(root) == "file"]
+        return any(_within(path, os.path.realpath(folder)) for folder in folders)
+
+    def allows_s3(self, path: str) -> bool:
+        """Whether `bucket/key` lies below one of the URLs: buckets are read with the service's own credentials."""
+        roots = [root for root in self._all() if _scheme(root) == "s3"]
+        return any(_within(path, root[len("s3://") :].rstrip("/")) for root in roots)
+
+    def allows_http(self, url: str) -> bool:
+        """Whether a URL lies below one of the URLs; where none is named, the network's rules alone decide."""
+        roots = [root for root in self._all() if _scheme(root) in ("http", "https")]
+        return not roots or any(_within(url.partition("?")[0], root.rstrip("/")) for root in roots)
+
+    def _all(self) -> list[str]:
+        return [*self._fixed, *(read_roots(self._file) if self._file is not None else ())]
+
+
+def _scheme(root: str) -> str:
+    return "file" if root.startswith("/") else root.partition(":")[0].lower()
+
+
+def _within(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")

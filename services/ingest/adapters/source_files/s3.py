@@ -1,0 +1,241 @@
+"""Files of an S3 bucket, by s3fs: the endpoint and the credentials are the operator's, never the caller's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from fsspec.utils import glob_translate
+
+from services.ingest.adapters.source_files.network import NetworkWall
+from services.ingest.adapters.source_files.port import (
+    CHUNK_BYTES,
+    BadContentError,
+    Found,
+    ReadLimits,
+    forbidden,
+    wrong,
+)
+from services.ingest.adapters.source_files.roots import SourceRoots
+from services.ingest.adapters.source_files.waiting import Waiting
+from services.ingest.app.interrupt import Interrupt, InterruptedReadError
+from services.ingest.domain.source_import import SourceSpec
+from services.ingest.domain.source_uri import SourceUri
+
+T = TypeVar("T")
+
+_GLOB = "*?["
+# A listing comes in pages of a thousand.
+_LISTING_S = 300.0
+
+
+def s3_endpoint(setting: str) -> str:
+    """The endpoint that the operator set: this service's setting, else what every S3 client reads; empty is Amazon."""
+    return setting or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def endpoint_address(endpoint: str) -> tuple[str, int] | None:
+    """Host and port of an endpoint."""
+    parts = urlsplit(endpoint)
+    if not parts.hostname:
+        return None
+    return parts.hostname.lower(), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+class S3Files:
+    """Implements `port.FilePlace` for a bucket."""
+
+    def __init__(
+        self,
+        spec: SourceSpec,
+        uri: SourceUri,
+        roots: SourceRoots,
+        wall: NetworkWall,
+        endpoint: str,
+        limits: ReadLimits,
+        interrupt: Interrupt,
+    ) -> None:
+        self._spec = spec
+        self._root = f"{uri.host}/{uri.path}".rstrip("/")
+        self._roots = roots
+        self._wall = wall
+        self._endpoint = endpoint
+        self._limits = limits
+        self._waiting = Waiting(interrupt)
+        self._files: Any = None
+        self._etags: dict[str, str] = {}
+
+    def find(self, pattern: str) -> Mapping[str, Found]:
+        """See the port."""
+        self._check(self._root)
+        uri = self._spec.kind.uri
+        kind = self._kind(self._root)
+        if kind == "file":
+            raise wrong(self._spec, f"{uri} is a file; give the folder that it is in.", "NOT_A_FOLDER")
+        if not kind:
+            raise wrong(self._spec, f"The folder {uri} does not exist; create it or correct the path.")
+        listing = self._run(self._call("_find", self._root, detail=True), _LISTING_S)
+        matches = re.compile(glob_translate(pattern)).match
+        found = {path: info for path, info in listing.items() if matches(self.below(path))}
+        if not found:
+            message = f"No file below {uri} matches {pattern!r} ({len(listing)} files are there); correct it."
+            raise wrong(self._spec, message, field="pattern")
+        return self._found(found)
+
+    def match(self) -> Mapping[str, Found]:
+        """See the port."""
+        uri = self._spec.kind.uri
+        is_glob = any(character in self._root for character in _GLOB)
+        self._check(self._root)
+        kind = self._kind(self._root)
+        if is_glob and not kind:
+            listing = self._run(self._call("_glob", self._root, detail=True), _LISTING_S)
+            files = {path: info for path, info in listing.items() if info.get("type") == "file"}
+            if not files:
+                raise wrong(self._spec, f"No file matches {uri}; put one there or correct the glob.")
+            return self._found(files)
+        if not kind:
+            raise wrong(self._spec, f"{uri} does not exist; give a file or a glob such as s3://bucket/*.jsonl.")
+        if kind == "directory":
+            message = f"{uri} is a folder; give a file in it or a glob such as {uri.rstrip('/')}/*.jsonl."
+            raise wrong(self._spec, message, "NOT_A_FILE")
+        return self._found({self._root: self._run(self._call("_info", self._root))})
+
+    def below(self, path: str) -> str:
+        """See the port."""
+        prefix = self._root + "/"
+        return path[len(prefix) :] if path.startswith(prefix) else PurePosixPath(path).name
+
+    def location(self, path: str) -> str:
+        """See the port."""
+        return f"s3://{path}"
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[Iterator[bytes]]:
+        """See the port."""
+        self._check(path)
+        body = self._run(self._body(path))
+        try:
+            yield self._chunks(body)
+        finally:
+            body.close()
+
+    def _chunks(self, body: Any) -> Iterator[bytes]:
+        while chunk := self._run(body.read(CHUNK_BYTES)):
+            yield chunk
+
+    def heads(self, paths: Sequence[str], size: int) -> Sequence[bytes | OSError]:
+        """See the port; side by side."""
+        for path in paths:
+            self._check(path)
+
+        async def all_of_them() -> list[bytes | BaseException]:
+            return await asyncio.gather(*(self._head(path, size) for path in paths), return_exceptions=True)
+
+        found: list[bytes | OSError] = []
+        for item in self._run(all_of_them()):
+            if isinstance(item, BaseException) and not isinstance(item, OSError):
+                raise item
+            found.append(item)
+        return found
+
+    async def _head(self, path: str, size: int) -> bytes:
+        body = await self._body(path)
+        try:
+            return bytes(await body.read(size))
+        finally:
+            body.close()
+
+    async def _body(self, path: str) -> Any:
+        bucket, _, key = path.partition("/")
+        answer = await self._call("_call_s3", "get_object", Bucket=bucket, Key=key)
+        expected = self._etags.get(path, "")
+        if expected and answer.get("ETag", "") != expected:
+            raise BadContentError("SOURCE_CHANGED", "the file was changed while it was imported; import it again")
+        return answer["Body"]
+
+    def close(self) -> None:
+        """See the port."""
+        client = getattr(self._files, "_s3", None)
+        if client is not None:
+            self._waiting.finish(client.__aexit__(None, None, None))
+        self._waiting.close()
+
+    def _check(self, path: str) -> None:
+        if not self._roots.allows_s3(path):
+            raise forbidden(
+                self._spec,
+                f"s3://{path} lies below none of the buckets that imports may read with this service's credentials; "
+                "run `tidemill run --allow s3://…`, or let whoever runs the service name it in TIDEMILL_SOURCE_ROOTS.",
+            )
+
+    def _kind(self, path: str) -> str:
+        async def look() -> str:
+            try:
+                return str((await self._call("_info", path))["type"])
+            except FileNotFoundError:
+                return ""
+
+        return self._run(look())
+
+    def _found(self, listing: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Found]:
+        if len(listing) > self._limits.files:
+            message = f"{self._spec.kind.uri} has more than {self._limits.files} files; import it in parts."
+            raise wrong(self._spec, message, "SOURCE_TOO_LARGE")
+        self._etags = {path: str(info.get("ETag") or "") for path, info in listing.items()}
+        return {path: Found(int(info.get("size") or 0), self._etags[path]) for path, info in listing.items()}
+
+    def _run(self, coroutine: Coroutine[Any, Any, T], limit_s: float = 0) -> T:
+        limit_s = limit_s or self._limits.connect_s + self._limits.silence_s
+        try:
+            return self._waiting.run(coroutine, limit_s, f"s3://{self._root}")
+        except InterruptedReadError:
+            raise
+        except Exception as error:
+            # Its client may tell of a refused connection by errors of its own.
+            if self._wall.refused:
+                raise forbidden(
+                    self._spec,
+                    "The S3 endpoint leads to an address that sources may not be read from; whoever runs the service "
+                    "sets TIDEMILL_SOURCE_S3_ENDPOINT or TIDEMILL_SOURCE_HOSTS.",
+                ) from error
+            raise
+
+    async def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
+        if self._files is None:
+            self._files = self._connected()
+        await self._files.set_session()
+        return await getattr(self._files, name)(*arguments, **named)
+
+    def _connected(self) -> Any:
+        try:
+            import s3fs
+        except ImportError as error:
+            raise wrong(
+                self._spec, f"{self._spec.kind.uri}: s3:// needs the extra tidemill[s3].", "UNKNOWN_PROTOCOL"
+            ) from error
+        return s3fs.S3FileSystem(
+            asynchronous=True,
+            loop=asyncio.get_running_loop(),
+            skip_instance_cache=True,
+            use_listings_cache=False,
+            endpoint_url=self._endpoint or None,
+            config_kwargs={
+                "connect_timeout": self._limits.connect_s,
+                "read_timeout": self._limits.silence_s,
+                "retries": {"mode": "standard", "max_attempts": 2},
+                # No proxy of this process's environment.
+                "proxies": {},
+                "connector_args": {
+                    "resolver": self._wall.resolver(),
+                    "socket_factory": self._wall.socket,
+                    "use_dns_cache": False,
+                },
+            },
+        )

@@ -1,0 +1,67 @@
+"""An event loop of one import's thread, in which every wait for a network ends: in time, or when it is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from services.ingest.adapters.source_files.port import BadContentError
+from services.ingest.app.interrupt import Interrupt, InterruptedReadError
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_FINISH_S = 2.0
+
+
+class Waiting:
+    """Runs coroutines one at a time; close it at the end."""
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self._interrupt = interrupt
+        self._runner = asyncio.Runner()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], limit_s: float, what: str) -> T:
+        """The coroutine's result.
+
+        Args:
+            coroutine: what to wait for.
+            limit_s: how long.
+            what: who is waited for, for the error.
+
+        Raises:
+            BadContentError: nothing came in time.
+            InterruptedReadError: the interrupt was set.
+        """
+        scope: asyncio.Timeout | None = None
+
+        async def bounded() -> T:
+            nonlocal scope
+            task, loop = asyncio.current_task(), asyncio.get_running_loop()
+            assert task is not None
+            with self._interrupt.then(lambda: loop.call_soon_threadsafe(task.cancel)):
+                async with asyncio.timeout(limit_s) as scope:
+                    return await coroutine
+
+        try:
+            return self._runner.run(bounded())
+        except asyncio.CancelledError:
+            raise InterruptedReadError from None
+        except TimeoutError as error:
+            if scope is None or not scope.expired():
+                raise
+            raise BadContentError("SOURCE_SILENT", f"{what} sent too little for {limit_s:g} s") from error
+
+    def finish(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Lets a connection end, whether or not the interrupt is set; what goes wrong then is of no interest."""
+        try:
+            self._runner.run(asyncio.wait_for(coroutine, _FINISH_S))
+        except (OSError, TimeoutError) as error:
+            logger.debug("a source's connection did not end in order: %s", error)
+
+    def close(self) -> None:
+        """Ends the loop."""
+        self._runner.close()

@@ -1,0 +1,67 @@
+"""The folders and buckets that imports may read, as this machine's user allowed them: a file in the mesh's state.
+
+`tidemill run` adds to it, the ingest service reads it. No RPC does either: who may only call the mesh cannot widen
+what the mesh reads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.kit.errors import FailedPreconditionError
+
+FILE_NAME = "source-roots.json"
+
+
+def read_roots(file: Path) -> list[str]:
+    """The roots in the file; none where there is no file.
+
+    Raises:
+        FailedPreconditionError: others than its owner could have written it, or it is damaged.
+    """
+    try:
+        with file.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise FailedPreconditionError(
+                    f"{file} is not this user's, or others may write it; set its owner right, and chmod 600.",
+                    reason="SOURCE_ROOTS_UNSAFE",
+                )
+            roots = json.load(stream)["roots"]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise FailedPreconditionError(
+            f"{file} is damaged ({error}); delete it and run `tidemill run FILE` again.", reason="SOURCE_ROOTS_DAMAGED"
+        ) from error
+    return [str(root) for root in roots]
+
+
+def add_roots(file: Path, roots: Sequence[str]) -> None:
+    """Adds roots for good; the file stays its owner's alone.
+
+    Raises:
+        FailedPreconditionError: see `read_roots`.
+        OSError: it cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (file.parent / f".{FILE_NAME}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        present = read_roots(file)
+        wanted = [*present, *(root for root in dict.fromkeys(roots) if root not in present)]
+        if wanted == present:
+            return
+        draft = file.with_name(f".{FILE_NAME}.{os.getpid()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            json.dump({"roots": wanted}, stream, indent=1)
+        folder = file.parent.stat()
+        if os.geteuid() == 0 and folder.st_uid != 0:
+            # Started by root, the mesh works as the owner of its state.
+            os.chown(draft, folder.st_uid, folder.st_gid)
+        draft.replace(file)

@@ -1,0 +1,48 @@
+"""Readers of sources with the walls that a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from services.ingest.adapters.source_files.network import LookUp, system_look_up
+from services.ingest.adapters.source_files.port import ReadLimits
+from services.ingest.adapters.source_files.roots import SourceRoots
+from services.ingest.adapters.sources import FileSources
+from services.ingest.app.interrupt import Interrupt
+from services.ingest.domain.network_rules import NetworkRules
+from services.ingest.domain.record import RawRecord, Refusal
+from services.ingest.domain.source_import import SourceSpec
+
+_LOOK_UPS = ThreadPoolExecutor(4, thread_name_prefix="test-look-up")
+
+
+def file_sources(
+    *roots: str | Path,
+    compared_bytes: int = 1 << 20,
+    hosts: Sequence[str] = (),
+    limits: ReadLimits | None = None,
+    s3_endpoint: str = "",
+    look_up: LookUp = system_look_up,
+) -> FileSources:
+    """A reader that may read below these roots."""
+    return FileSources(
+        compared_bytes,
+        SourceRoots([str(root) for root in roots]),
+        NetworkRules(hosts),
+        _LOOK_UPS,
+        limits=limits,
+        s3_endpoint=s3_endpoint,
+        look_up=look_up,
+    )
+
+
+def pull(sources: FileSources, spec: SourceSpec) -> list[RawRecord | Refusal]:
+    """All pieces of a source."""
+    return list(sources.read(spec, sources.survey(spec, Interrupt()), Interrupt()))
+
+
+def texts(sources: FileSources, spec: SourceSpec) -> list[str]:
+    """Texts of its records."""
+    return [piece.text for piece in pull(sources, spec) if isinstance(piece, RawRecord)]
