@@ -164,16 +164,29 @@ def write_state(path: Path, stack: StackState) -> None:
 
 def read_state(layout: Layout) -> StackState:
     """Reads the file; a missing or unreadable one means that nothing runs, a dead supervisor that it was killed."""
-    nothing = StackState(StackPhase.STOPPED, layout.home.root, layout.state.root)
+    stack = parse_state(layout)
+    if stack is None:
+        return StackState(StackPhase.STOPPED, layout.home.root, layout.state.root)
+    if stack.running and not is_alive(stack.pid, stack.pid_ticks):
+        stopped = {
+            name: dataclasses.replace(child, phase=ChildPhase.STOPPED, pid=None)
+            for name, child in stack.children.items()
+        }
+        return dataclasses.replace(stack, phase=StackPhase.CRASHED, pid=None, children=stopped)
+    return stack
+
+
+def parse_state(layout: Layout) -> StackState | None:
+    """What the file says, whether or not its supervisor lives; None where that cannot be read."""
     try:
         value = json.loads(layout.state.file.read_text(encoding="utf-8"))
         if value["format"] != FORMAT:
-            return nothing
+            return None
         children = {
             name: ChildState(**child | {"phase": ChildPhase(child["phase"])})
             for name, child in value["children"].items()
         }
-        stack = StackState(
+        return StackState(
             phase=StackPhase(value["phase"]),
             home=Path(value["home"]),
             state=layout.state.root,
@@ -185,10 +198,4 @@ def read_state(layout: Layout) -> StackState:
             children=children,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return nothing
-    if stack.running and not is_alive(stack.pid, stack.pid_ticks):
-        stopped = {
-            name: dataclasses.replace(child, phase=ChildPhase.STOPPED, pid=None) for name, child in children.items()
-        }
-        return dataclasses.replace(stack, phase=StackPhase.CRASHED, pid=None, children=stopped)
-    return stack
+        return None

@@ -29,7 +29,7 @@ from infra.stack.libpython import find_libpython, library_name
 from infra.stack.probes import grpc_health, triton_alive
 from infra.stack.triton_stub import for_numpy_2
 
-_PACKAGE = "nvidia-pytriton"
+PACKAGE = "nvidia-pytriton"
 _CACHE_BYTES = 64 * 1024 * 1024
 _STUB_START_S = 120
 # Triton knows ports only and appends one to the address, so that the name of its socket ends with it.
@@ -62,9 +62,9 @@ def server_folder() -> Path:
         StackError: the wheel is not installed, or for another platform.
     """
     try:
-        distribution = importlib.metadata.distribution(_PACKAGE)
+        distribution = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError as error:
-        raise StackError(f"The package {_PACKAGE} is missing: install the extra `stack` (make setup).") from error
+        raise StackError(f"The package {PACKAGE} is missing: install the extra `stack` (make setup).") from error
     return Path(str(distribution.locate_file("pytriton/tritonserver")))
 
 
@@ -74,8 +74,8 @@ def place_backends(home: Home) -> Path:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = server / "python_backend_stubs" / python / "triton_python_backend_stub"
     if not stub.is_file():
-        raise StackError(f"{_PACKAGE} has no stub for Python {python}: use Python 3.11, 3.12 or 3.13.")
-    version = importlib.metadata.version(_PACKAGE)
+        raise StackError(f"{PACKAGE} has no stub for Python {python}: use Python 3.11, 3.12 or 3.13.")
+    version = importlib.metadata.version(PACKAGE)
     numpy = int(importlib.metadata.version("numpy").split(".")[0])
 
     def build(folder: Path) -> None:
@@ -87,7 +87,7 @@ def place_backends(home: Home) -> Path:
 
     place = home.triton / f"{version}-python{python}-numpy{numpy}" / "backends"
     with one_at_a_time(home.root):
-        return place_folder(place, f"{_PACKAGE} {version}", build)
+        return place_folder(place, f"{PACKAGE} {version}", build)
 
 
 def shared_memory_prefix(layout: Layout) -> str:

@@ -1,0 +1,114 @@
+"""Databases and artefacts: whether what is stored is still what was stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from infra.stack.doctor.findings import Check, Finding, Level
+from infra.stack.layout import Layout
+from infra.stack.state import read_state
+from services.kit.storage.artifacts import digest_folder
+
+_BUILD = "tidemill.json"
+_SIGNATURE = "tidemill.sig"
+_SNAPSHOT = "manifest.json"
+
+
+def checks(layout: Layout) -> list[Check]:
+    """All looks at what is stored."""
+    return [
+        Check("databases", partial(_databases, layout)),
+        Check("snapshots", partial(_snapshots, layout)),
+        Check("builds", partial(_builds, layout)),
+    ]
+
+
+def _databases(layout: Layout) -> Iterator[Finding]:
+    files = [*sorted(layout.state.databases.glob("*.sqlite")), layout.state.mlflow]
+    stopped = not read_state(layout).running
+    for file in files:
+        if not file.exists():
+            continue
+        wrong = database_faults(file)
+        if not wrong:
+            continue
+        indexes = all("index" in line for line in wrong)
+        yield Finding(
+            "databases",
+            Level.FAULT,
+            f"{file} is damaged: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if wrong[1:] else "."),
+            (
+                "Only its indexes are: with the mesh stopped, `tidemill doctor --repair` builds them again."
+                if indexes
+                else "Stop the mesh and put the file from a backup in its place. Without one, `sqlite3 FILE .recover` "
+                f"saves what can be read; removed, {file.stem} starts empty."
+            ),
+            partial(_reindex, file) if indexes and stopped else None,
+        )
+
+
+def database_faults(file: Path) -> list[str]:
+    """What SQLite finds wrong with a database, a line each; it reads all of the file and writes nothing."""
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+            lines = [str(row[0]) for row in database.execute("PRAGMA integrity_check(20)")]
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+    return [] if lines == ["ok"] else lines
+
+
+def _reindex(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("REINDEX")
+    if left := database_faults(file):
+        raise OSError(f"{file} is damaged still: {left[0]}")
+
+
+def _snapshots(layout: Layout) -> Iterator[Finding]:
+    for manifest in sorted((layout.state.artifacts / "datasets").glob(f"*/*/{_SNAPSHOT}")):
+        folder = manifest.parent
+        try:
+            files = {name: str(each["sha256"]) for name, each in json.loads(manifest.read_bytes())["files"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            yield _damaged("snapshots", folder, f"{_SNAPSHOT} cannot be read ({error})")
+            continue
+        for name, expected in files.items():
+            if wrong := _wrong(folder / name, expected):
+                yield _damaged("snapshots", folder, wrong)
+
+
+def _builds(layout: Layout) -> Iterator[Finding]:
+    for manifest in sorted(layout.state.artifacts.rglob(_BUILD)):
+        folder = manifest.parent
+        try:
+            expected = json.loads(manifest.read_bytes())["digest"]
+        except (ValueError, KeyError, TypeError) as error:
+            yield _damaged("builds", folder, f"{_BUILD} cannot be read ({error})")
+            continue
+        if digest_folder(folder, without=[_BUILD, _SIGNATURE]) != expected:
+            yield _damaged("builds", folder, "its files are not those that were measured")
+
+
+def _wrong(path: Path, expected: str) -> str:
+    try:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror or error})"
+    return "" if found == expected else f"{path.name} is not what was written"
+
+
+def _damaged(check: str, folder: Path, what: str) -> Finding:
+    again = "Build the data set again" if check == "snapshots" else "Train it again, or publish another build"
+    return Finding(
+        check,
+        Level.FAULT,
+        f"{folder} is damaged: {what}.",
+        f"{again}; moved away first (mv {folder} {folder}.damaged), or put it back from a backup.",
+    )
