@@ -58,6 +58,8 @@ def server_properties(folder: Path, ports: Mapping[str, int]) -> str:
         "default.replication.factor": 1,
         "offsets.topic.replication.factor": 1,
         "offsets.topic.num.partitions": _INTERNAL_PARTITIONS,
+        # A reader that was away for long goes on where it stopped, and notices what it has missed: a year.
+        "offsets.retention.minutes": 365 * 24 * 60,
         "transaction.state.log.replication.factor": 1,
         "transaction.state.log.min.isr": 1,
         "transaction.state.log.num.partitions": _INTERNAL_PARTITIONS,

@@ -11,6 +11,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
 
 from services.cleaning.adapters.announcer import BusAnnouncer
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
+from services.cleaning.adapters.loss_store import SqlLossStore
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
@@ -25,24 +26,26 @@ from services.cleaning.entrypoints.worker import run_builder
 from services.cleaning.settings import CleaningSettings
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.bus.port import LostMessages
+from services.kit.bus.retention import RetentionKeeper
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
-from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 
-async def build(settings: CleaningSettings) -> Service:
+async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     """Builds the service and wires it."""
     await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="cleaning")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "cleaning")
     clock = SystemClock()
-    records, datasets = SqlRecordStore(engine), SqlDatasetStore(engine)
+    records, datasets, losses = SqlRecordStore(engine), SqlDatasetStore(engine), SqlLossStore(engine)
     recipes = RecipeBook(default_registry())
     announcer = BusAnnouncer(publisher, clock)
     record_cases = Records(records, datasets, recipes, announcer)
@@ -57,15 +60,25 @@ async def build(settings: CleaningSettings) -> Service:
         record_cases=record_cases,
         announcer=announcer,
         clock=clock,
+        losses=losses,
         await_timeout_s=settings.await_timeout_s,
+        lost_patience_s=settings.lost_patience_s,
     )
+    count_lost = LossMetrics(metrics.registry).of_group("tidemill-cleaning")
+
+    def note_lost(lost: LostMessages) -> None:
+        losses.note_lost(lost, clock.now())
+        count_lost(lost)
+
     consumer = KafkaEventConsumer(
         settings.kafka_bootstrap,
         "tidemill-cleaning",
         [RECORDS_RAW],
         RawRecordHandler(record_cases),
         dead_letters=publisher,
+        on_lost=note_lost,
     )
+    retention = RetentionKeeper(settings.kafka_bootstrap, [RECORDS_RAW])
 
     pool = WorkPool()
 
@@ -76,7 +89,7 @@ async def build(settings: CleaningSettings) -> Service:
 
     return Service(
         register=register,
-        consumers=[consumer],
+        consumers=[consumer, retention],
         tasks=[lambda: run_builder(builder)],
         closers=[pool.close, publisher.close, engine.dispose],
     )
@@ -86,8 +99,8 @@ def main() -> None:
     """Runs the service until it is told to stop."""
     settings = load_settings(CleaningSettings)
 
-    async def start(_: RequestMetrics) -> Service:
-        return await build(settings)
+    async def start(metrics: RequestMetrics) -> Service:
+        return await build(settings, metrics)
 
     run_service("cleaning", settings, start)
 

@@ -13,3 +13,9 @@ class CleaningSettings(ServiceSettings):
     await_timeout_s: float = Field(
         600.0, gt=0, description="a build fails when no awaited record has arrived for so many seconds"
     )
+    lost_patience_s: float = Field(
+        30.0,
+        gt=0,
+        description="a build fails when no awaited record has arrived for so many seconds, of imports from before the "
+        "bus was found to have deleted records unread",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -16,6 +17,11 @@ ID_PATTERN = "[0-9a-f]{26}"
 def new_id() -> str:
     """26 hexadecimal digits, sortable by creation time to the millisecond (48 bits time, 56 bits random)."""
     return f"{int(time.time() * 1000):012x}{secrets.randbits(56):014x}"
+
+
+def made_at_ms(made_id: str) -> int | None:
+    """Milliseconds since 1970 at which `new_id` made it; None where it did not."""
+    return int(made_id[:12], 16) if re.fullmatch(ID_PATTERN, made_id) else None
 
 
 def sha256_hex(*parts: str | bytes) -> str:

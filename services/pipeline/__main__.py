@@ -11,12 +11,13 @@ from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
 
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.bus.retention import RetentionKeeper
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.grpc.client import open_channel
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database
-from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
 from services.pipeline.adapters.announcer import BusAnnouncer
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
@@ -35,7 +36,7 @@ from services.pipeline.settings import PipelineSettings
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 
-async def build(settings: PipelineSettings) -> Service:
+async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     """Builds the service and wires it."""
     await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="pipeline")
@@ -74,7 +75,9 @@ async def build(settings: PipelineSettings) -> Service:
         TOPICS,
         PeerEventHandler(feedback, wakeups.tell),
         dead_letters=publisher,
+        on_lost=LossMetrics(metrics.registry).of_group("tidemill-pipeline"),
     )
+    retention = RetentionKeeper(settings.kafka_bootstrap, TOPICS)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_PipelineServiceServicer_to_server(PipelineServicer(cycles, feedback), server)
@@ -82,7 +85,7 @@ async def build(settings: PipelineSettings) -> Service:
 
     return Service(
         register=register,
-        consumers=[consumer],
+        consumers=[consumer, retention],
         tasks=[driver.run, lambda: tend_feedback(feedback, recorded)],
         closers=[*(channel.close for channel in channels), publisher.close, engine.dispose],
     )
@@ -92,8 +95,8 @@ def main() -> None:
     """Runs the service until it is told to stop."""
     settings = load_settings(PipelineSettings)
 
-    async def start(_: RequestMetrics) -> Service:
-        return await build(settings)
+    async def start(metrics: RequestMetrics) -> Service:
+        return await build(settings, metrics)
 
     run_service("pipeline", settings, start)
 

@@ -14,6 +14,7 @@ from services.cleaning.app.ports import (
     Announcer,
     DatasetStore,
     ImportCount,
+    LossStore,
     RecordStore,
     SnapshotStore,
     VersionStore,
@@ -34,6 +35,7 @@ from services.cleaning.domain.record import Cleaned, RawRecord, RecordKey
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError, is_retryable
 from services.kit.failure import Failure
+from services.kit.ids import made_at_ms
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,9 @@ class Builder:
         record_cases: Records,
         announcer: Announcer,
         clock: Clock,
+        losses: LossStore,
         await_timeout_s: float,
+        lost_patience_s: float,
     ) -> None:
         self._records = records
         self._datasets = datasets
@@ -68,7 +72,9 @@ class Builder:
         self._record_cases = record_cases
         self._announcer = announcer
         self._clock = clock
+        self._losses = losses
         self._await_timeout_s = await_timeout_s
+        self._lost_patience_s = lost_patience_s
         # By version: when the number of arrived records last changed, and where the measuring of the rate began.
         self._arrivals: dict[str, tuple[int, float, int, float]] = {}
         # When data sets without a stale verdict were last put: looking for one reads all their records.
@@ -141,13 +147,25 @@ class Builder:
             self._arrivals[version.name] = (done, now, first, began)
             rate = (done - first) / (now - began) if now > began else 0.0
             self._update(version, Progress("await", done, total, rate))
-        elif now - changed > self._await_timeout_s:
+        elif now - changed > min(self._await_timeout_s, self._lost_patience_s):
             missing = {
                 item.name: f"{item.arrived(*_figures(counts, item))} of {item.record_count + item.withdrawn_count}"
                 for item in version.awaited
                 if item.arrived(*_figures(counts, item)) < item.record_count + item.withdrawn_count
             }
             text = ", ".join(f"{name}: {figures} records" for name, figures in missing.items())
+            losses = self._losses.losses()
+            if losses is not None and any(_is_older(name, losses.found_time) for name in missing):
+                message = (
+                    f"Records were lost ({text}): the bus had deleted up to {losses.messages} messages before they "
+                    "were read. Create each of these imports again with `resend`, which pulls its source again, then "
+                    "build again."
+                )
+                metadata = {**missing, "lost_messages": str(losses.messages)}
+                self._end(version, Failure("RECORDS_LOST", message, metadata))
+                return False
+            if now - changed <= self._await_timeout_s:
+                return False
             message = (
                 f"No awaited record has arrived for {self._await_timeout_s:.0f} s ({text}). "
                 "See the dead letters of tidemill.records.raw, then build again."
@@ -208,6 +226,12 @@ class Builder:
         self._versions.update_version(
             replace(version, state=VersionState.FAILED, failure=failure, update_time=self._clock.now())
         )
+
+
+def _is_older(import_name: str, moment: datetime) -> bool:
+    """Whether an import began before a moment; taken not to be so where its name does not say when it began."""
+    made = made_at_ms(import_name.partition("/")[2])
+    return made is not None and made <= moment.timestamp() * 1000
 
 
 def _figures(counts: Mapping[str, ImportCount], item: AwaitedImport) -> tuple[int, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, SnapshotSummary
 from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
+from services.kit.bus.port import LostMessages
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,26 @@ class RecordStore(Protocol):
 
     def records(self, record_id: str, source: str, limit: int) -> Sequence[CollectedRecord]:
         """Records with this id, of one source or of any (empty), by source."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Messages of the bus that were deleted before they were read: how many at most, and when that was last found."""
+
+    messages: int
+    found_time: datetime
+
+
+class LossStore(Protocol):
+    """Messages that the bus deleted before this service had read them."""
+
+    def note_lost(self, lost: LostMessages, moment: datetime) -> None:
+        """Keeps that they are lost; a repeat changes nothing."""
+        ...
+
+    def losses(self) -> Losses | None:
+        """All that was ever lost; None where nothing was."""
         ...
 
 

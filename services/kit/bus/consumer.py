@@ -22,7 +22,8 @@ from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 from opentelemetry import context, trace
 
 from services.kit.bus.cloudevents import trace_context
-from services.kit.bus.port import Delivery, EventHandler
+from services.kit.bus.port import Delivery, EventHandler, LostMessages
+from services.kit.bus.positions import ReadPositions, first_offsets
 from services.kit.bus.topics import Topic
 from services.kit.errors import InvalidArgumentError, TidemillError, is_retryable
 from services.kit.telemetry import schema
@@ -137,13 +138,21 @@ class KafkaEventConsumer:
         handler: EventHandler,
         dead_letters: DeadLetterSink,
         *,
+        on_lost: Callable[[LostMessages], None] | None = None,
         max_batch: int = 500,
         heartbeat_patience_s: float = 30.0,
     ) -> None:
+        """Connects when it is started.
+
+        `on_lost` hears of messages that the bus deleted before the group had read them, before anything behind them
+        is handled; it may hear of the same ones again after a restart, and is asked again where it raises.
+        """
+        self._on_lost = on_lost
         self._heartbeat_patience_s = heartbeat_patience_s
         self._bootstrap = bootstrap
         self._group = group
         self._topics = [topic.name for topic in topics]
+        self._must_read = frozenset(topic.name for topic in topics if group in topic.readers)
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._processor = DeliveryProcessor(handler, dead_letters, wait=self._stop.wait)
@@ -206,6 +215,7 @@ class KafkaEventConsumer:
             for topic in self._topics:
                 # Known before it joins: else the first assignment is empty and a second one follows on its heels.
                 consumer.partitions_for_topic(topic)
+            positions = ReadPositions(consumer, self._report_lost, self._must_read)
             look = time.monotonic() + self._heartbeat_patience_s
             while not self._stop.is_set():
                 try:
@@ -219,18 +229,24 @@ class KafkaEventConsumer:
                     if len(self._unreadable) < _UNEXPECTED_TRIES:
                         raise
                     self._skip(consumer, unreadable, error)
+                    positions.advance({unreadable.partition: unreadable.next_offset})
                     continue
+                positions.follow_assignment()
                 if not polled and time.monotonic() > look:
                     self._check_heartbeats(consumer)
+                    positions.check_idle()
                     look = time.monotonic() + _HEARTBEAT_S
                 if consumer.assignment():
                     self._ready.set()
                 batch = [_delivery(record) for records in polled.values() for record in records]
                 if not batch:
                     continue
+                positions.check_batch(first_offsets((TopicPartition(d.topic, d.partition), d.offset) for d in batch))
                 with self._spans(batch):
                     self._processor.process(batch)
-                self._commit(consumer, {TopicPartition(d.topic, d.partition): d.offset + 1 for d in batch})
+                done = {TopicPartition(d.topic, d.partition): d.offset + 1 for d in batch}
+                self._commit(consumer, done)
+                positions.advance(done)
         finally:
             consumer.close(autocommit=False)
 
@@ -243,6 +259,21 @@ class KafkaEventConsumer:
         self._processor.refuse(delivery, refusal)
         consumer.seek(place, batch.next_offset)
         self._commit(consumer, {place: batch.next_offset})
+
+    def _report_lost(self, lost: LostMessages) -> None:
+        logger.error(
+            "%s[%d]: up to %d messages (offsets %d to %d) were deleted before %s had read them; publish them again "
+            "(import again with `resend`), and see that the topic keeps what is not read (retention.ms, "
+            "retention.bytes)",
+            lost.topic,
+            lost.partition,
+            lost.count,
+            lost.first_offset,
+            lost.next_offset - 1,
+            self._group,
+        )
+        if self._on_lost is not None:
+            self._on_lost(lost)
 
     def _check_heartbeats(self, consumer: KafkaConsumer) -> None:
         """Ends a membership that the broker has forgotten.

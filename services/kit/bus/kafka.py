@@ -49,6 +49,9 @@ def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replicati
                 replication,
                 topic_configs={
                     "retention.ms": str(topic.retention_ms),
+                    # By the broker's clock: a producer whose own is years behind must not have its messages deleted
+                    # at once.
+                    "message.timestamp.type": "LogAppendTime",
                     "max.message.bytes": str(MAX_MESSAGE_BYTES),
                     # The broker repacks what a foreign producer packs otherwise: our consumers unpack lz4 and gzip
                     # only, and a batch of Snappy or zstd would hold up its partition.

@@ -75,6 +75,21 @@ class Delivery:
         return self.headers.get("content-type", b"").decode("utf-8", "replace")
 
 
+@dataclass(frozen=True, slots=True)
+class LostMessages:
+    """Messages that the bus deleted before a group had read them: offsets `first_offset` to `next_offset` - 1."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    next_offset: int
+
+    @property
+    def count(self) -> int:
+        """So many, at most: a transaction takes an offset, too."""
+        return self.next_offset - self.first_offset
+
+
 class EventPublisher(Protocol):
     """Publishes facts of one service."""
 

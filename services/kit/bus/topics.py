@@ -16,24 +16,33 @@ MAX_VALUE_BYTES: Final = MAX_MESSAGE_BYTES - 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A declared topic; `key` says by what its messages are keyed and so ordered."""
+    """A declared topic; `key` says by what its messages are keyed and so ordered.
+
+    `readers` are the groups that must have read a message before it is deleted, once they run; see
+    `services.kit.bus.retention`.
+    """
 
     name: str
     partitions: int
     retention_ms: int
     key: str
     carries: str
+    readers: tuple[str, ...] = ()
 
 
-INBOUND: Final = Topic("tidemill.inbound", 6, 7 * _DAY_MS, "any", "CloudEvents of other producers")
-RECORDS_RAW: Final = Topic("tidemill.records.raw", 6, 7 * _DAY_MS, "record", "RecordIngested, RecordWithdrawn")
+INBOUND: Final = Topic(
+    "tidemill.inbound", 6, 7 * _DAY_MS, "any", "CloudEvents of other producers", ("tidemill-ingest",)
+)
+RECORDS_RAW: Final = Topic(
+    "tidemill.records.raw", 6, 7 * _DAY_MS, "record", "RecordIngested, RecordWithdrawn", ("tidemill-cleaning",)
+)
 RECORDS_CLEAN: Final = Topic("tidemill.records.clean", 6, 7 * _DAY_MS, "record", "RecordCleaned")
 RECORDS_REJECTED: Final = Topic("tidemill.records.rejected", 6, 7 * _DAY_MS, "record", "RecordRejected")
 INGEST_EVENTS: Final = Topic("tidemill.ingest.events", 1, 30 * _DAY_MS, "import", "ImportCompleted")
 CLEANING_EVENTS: Final = Topic("tidemill.cleaning.events", 1, 30 * _DAY_MS, "data set", "DatasetVersionBuilt")
 TRAINING_EVENTS: Final = Topic("tidemill.training.events", 1, 30 * _DAY_MS, "run", "RunSucceeded, RunFailed, …")
 INFERENCE_EVENTS: Final = Topic("tidemill.inference.events", 1, 30 * _DAY_MS, "model", "ModelPublished")
-PREDICTIONS: Final = Topic("tidemill.predictions", 6, 7 * _DAY_MS, "answer", "PredictionServed")
+PREDICTIONS: Final = Topic("tidemill.predictions", 6, 7 * _DAY_MS, "answer", "PredictionServed", ("tidemill-pipeline",))
 PIPELINE_EVENTS: Final = Topic("tidemill.pipeline.events", 1, 30 * _DAY_MS, "cycle", "CycleEnded")
 FEEDBACK: Final = Topic("tidemill.feedback", 3, 30 * _DAY_MS, "answer", "FeedbackRecorded")
 DEAD_LETTERS: Final = Topic("tidemill.dead-letters", 1, 30 * _DAY_MS, "the message's own", "refused messages")

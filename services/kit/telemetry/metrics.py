@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from services.kit.bus.port import LostMessages
 from services.kit.errors import FailedPreconditionError
 from services.kit.storage.disk import DiskSpace
 from services.kit.telemetry import schema
@@ -110,3 +111,23 @@ class RequestMetrics:
                 reason="PORT_IN_USE",
                 metadata={"address": address},
             ) from error
+
+
+class LossMetrics:
+    """Messages that the bus deleted before a group had read them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._lost = Counter(
+            schema.BUS_LOST_MESSAGES,
+            "Messages that the bus deleted before a group had read them",
+            ("group", "topic"),
+            registry=registry,
+        )
+
+    def of_group(self, group: str) -> Callable[[LostMessages], None]:
+        """What counts the losses of a group."""
+
+        def count(lost: LostMessages) -> None:
+            self._lost.labels(group, lost.topic).inc(lost.count)
+
+        return count

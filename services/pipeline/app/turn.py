@@ -40,6 +40,11 @@ _ORDER_PATIENCE_S = 10.0
 # A publication that is under way is let finish; one that waits for its peer is not.
 _NOT_CANCELLABLE = ("gate", "publish")
 
+# Cleaning's reason where the bus has deleted records that it had not read.
+_LOST = "RECORDS_LOST"
+# Of an import, what cleaning is told.
+_AWAITED = ("record_count", "withdrawn_count", "changed_count")
+
 T = TypeVar("T")
 
 
@@ -168,6 +173,11 @@ class Turn:
         words = f"{sum(counts):,} records from {names}"
         words += f", {repeats:,} repeats" if repeats > 0 else ""
         words += f", {rejected:,} refused" if rejected else ""
+        for name, word in (("changed_count", "changed"), ("withdrawn_count", "gone")):
+            count = sum(int(work.body.get(name, 0)) for work in ended if not work.reused)
+            words += f", {count:,} {word}" if count else ""
+        kept = sorted({str(work.body["not_synchronized"]) for work in ended if work.body.get("not_synchronized")})
+        words += f"; what is gone was kept ({', '.join(kept)})" if kept else ""
         await self._summarize("collect", words, all(w.reused for w in ended))
 
     async def _clean(self) -> None:
@@ -176,12 +186,14 @@ class Turn:
         await self._persistently(
             lambda: self._parts.datasets.put(spec.dataset_name, dataset_spec(spec.dataset, spec.source_names)), "clean"
         )
-        awaited = [
-            {"name": item["name"], "record_count": int(item.get("record_count", 0))} for item in self._cycle.imports
-        ]
-        order = {"dataset": spec.dataset_name, "awaited_imports": awaited}
-        work = await self._start("clean", self._parts.dataset_versions, order, "dataset")
-        ended = await self._follow("clean", self._parts.dataset_versions, work)
+        try:
+            ended = await self._build_dataset("dataset")
+        except _StageFailedError as error:
+            if error.failure is None or error.failure.reason != _LOST:
+                raise
+            logger.warning("%s pulls again what the bus has lost: %s", self._cycle.name, error.failure.message)
+            await self._resend(error.failure)
+            ended = await self._build_dataset("dataset-again")
         version = ended.body
         self._cycle = replace(self._cycle, dataset_version=version)
         train, holdout = int(version.get("train_count", 0)), int(version.get("holdout_count", 0))
@@ -199,6 +211,25 @@ class Turn:
             )
         summary = f"{train:,} to learn from, {holdout:,} held out, {rejected:,} rejected"
         await self._summarize("clean", summary, ended.reused)
+
+    async def _build_dataset(self, suffix: str) -> Work:
+        awaited = [
+            {"name": item["name"], **{name: int(item.get(name, 0)) for name in _AWAITED}}
+            for item in self._cycle.imports
+        ]
+        order = {"dataset": self._cycle.spec.dataset_name, "awaited_imports": awaited}
+        work = await self._start("clean", self._parts.dataset_versions, order, suffix)
+        return await self._follow("clean", self._parts.dataset_versions, work)
+
+    async def _resend(self, lost: Failure) -> None:
+        """Pulls those imports again that a failure names."""
+        imports = list(self._cycle.imports)
+        for number, item in enumerate(imports):
+            if item["name"] in lost.metadata:
+                order = {"spec": self._cycle.spec.sources[number], "resend": True}
+                work = await self._start("clean", self._parts.imports, order, f"import-{number}-again")
+                imports[number] = (await self._follow("clean", self._parts.imports, work)).body
+        self._cycle = replace(self._cycle, imports=tuple(imports))
 
     async def _train(self) -> None:
         version = self._cycle.dataset_version
@@ -330,7 +361,8 @@ class Turn:
     async def _stop(self, stage: str, resource: str) -> None:
         """Cancels it, unless it has ended or is gone; raises what a retry may mend."""
         try:
-            await self._workers()[stage].cancel(resource, self._request(f"cancel-{resource.rpartition('/')[2]}"))
+            request = self._request(f"cancel-{resource.rpartition('/')[2]}")
+            await self._worker_of(stage, resource).cancel(resource, request)
         except TidemillError as error:
             if is_retryable(error):
                 raise
@@ -347,6 +379,10 @@ class Turn:
 
     def _workers(self) -> dict[str, Worker]:
         return {"collect": self._parts.imports, "clean": self._parts.dataset_versions, "train": self._parts.runs}
+
+    def _worker_of(self, stage: str, resource: str) -> Worker:
+        # Cleaning may have had a source pulled again.
+        return self._parts.imports if resource.startswith("imports/") else self._workers()[stage]
 
     async def _fail(self, stage: str, state: CycleState, failure: Failure | None, summary: str) -> None:
         await self._stop_work(stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy import Engine
 
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
+from services.cleaning.adapters.loss_store import SqlLossStore
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
@@ -31,7 +33,9 @@ from services.cleaning.domain.dataset import (
 from services.cleaning.domain.recipe import OperatorSpec, parse_operators
 from services.cleaning.domain.record import RawRecord, Withdrawal
 from services.cleaning.engine.registry import default_registry
+from services.kit.bus.port import LostMessages
 from services.kit.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from services.kit.ids import new_id
 from services.kit.storage.artifacts import ArtifactStore
 from tests.conftest import OpenDatabase
 
@@ -77,7 +81,7 @@ class World:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.clock, self.announcer = ManualClock(), RecordingAnnouncer()
         self.store, self.datasets_store = SqlRecordStore(engine), SqlDatasetStore(engine)
-        self.folder = folder
+        self.folder, self.losses = folder, SqlLossStore(engine)
         self.restart()
 
     def restart(self) -> None:
@@ -94,7 +98,9 @@ class World:
             record_cases=self.records,
             announcer=self.announcer,
             clock=self.clock,
+            losses=self.losses,
             await_timeout_s=30,
+            lost_patience_s=5,
         )
 
     def put(self, *items: Any, name: str = NAME) -> None:
@@ -295,6 +301,25 @@ def test_a_build_whose_records_never_come_fails_and_says_which(world: World) -> 
     assert failure is not None
     assert failure.reason == "AWAITED_RECORDS_MISSING"
     assert failure.metadata == {"imports/a": "1 of 2"}
+
+
+def test_a_build_whose_records_the_bus_has_lost_says_how_many_and_what_to_do(world: World) -> None:
+    world.put("normalize_whitespace")
+    before, after = new_id(), f"{int(time.time() * 1000) + 60_000:012x}{'0' * 14}"
+    for _ in range(2):
+        world.losses.note_lost(LostMessages("tidemill.records.raw", 2, 10, 358), datetime.now(UTC))
+    first, second = world.build(**{before: 500}), world.build(**{after: 500})
+    world.records.collect([arrival("a", "one", f"imports/{before}"), arrival("b", "two", f"imports/{after}")])
+    world.work()
+    world.clock.seconds = 6
+    world.work()
+    failure = world.datasets.version(first).failure
+    assert failure is not None
+    assert failure.reason == "RECORDS_LOST"
+    assert failure.metadata == {f"imports/{before}": "1 of 500", "lost_messages": "348"}
+    assert "resend" in failure.message
+    # What was imported after the loss had been found was not hit by it.
+    assert world.datasets.version(second).state is VersionState.BUILDING
 
 
 def test_a_build_keeps_the_recipe_it_was_asked_with(world: World) -> None:

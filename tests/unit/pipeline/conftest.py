@@ -69,7 +69,14 @@ def world(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch) 
         store=SqlCycleStore(engine),
         feedback=SqlFeedbackStore(engine),
         imports=FakeWorker(
-            "imports", {"record_count": "10", "rejected_count": "1", "progress": {"done": "13", "total": "13"}}
+            "imports",
+            {
+                "record_count": "10",
+                "rejected_count": "1",
+                "changed_count": "1",
+                "withdrawn_count": "2",
+                "progress": {"done": "13", "total": "13"},
+            },
         ),
         datasets=FakeDatasets(),
         versions=FakeWorker(

@@ -48,6 +48,7 @@ class FakeWorker:
         self.errors: list[TidemillError] = []
         self.cancel_errors: list[TidemillError] = []
         self.failure: Failure | None = None
+        self.failures: dict[str, Failure] = {}
         self.started: dict[str, str] = {}
         self.orders: list[Json] = []
         self.cancelled: list[str] = []
@@ -65,7 +66,7 @@ class FakeWorker:
         await self.release.wait()
         if self.errors:
             raise self.errors.pop(0)
-        yield Work(name, {"name": name, **self.end}, done=True, failure=self.failure)
+        yield Work(name, {"name": name, **self.end}, done=True, failure=self.failures.get(name, self.failure))
 
     async def cancel(self, name: str, request_id: str) -> None:
         if self.cancel_errors:

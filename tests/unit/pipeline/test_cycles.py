@@ -58,12 +58,14 @@ async def test_a_cycle_goes_through_all_stages_and_publishes_the_best_build(worl
     assert list(world.models.published.values()) == ["file:///builds/int8"]
     assert world.models.promoted == [cycle.run] == ["runs/1"]
     assert world.announcer.ended[0].name == cycle.name
-    assert cycle.stage("collect").summary == "10 records from bbc, 2 repeats, 1 refused"
+    assert cycle.stage("collect").summary == "10 records from bbc, 2 repeats, 1 refused, 1 changed, 2 gone"
     assert cycle.stage("train").summary.endswith("; precision: fp32, this cpu has no bf16")
     # What each peer was asked for.
     assert world.imports.orders == [{"spec": world.spec.sources[0]}]
     assert world.datasets.put_specs[0] == ("datasets/d", {"operators": [{"name": "exact_dedup"}], "sources": ["bbc"]})
-    assert world.versions.orders[0]["awaited_imports"] == [{"name": "imports/1", "record_count": 10}]
+    assert world.versions.orders[0]["awaited_imports"] == [
+        {"name": "imports/1", "record_count": 10, "withdrawn_count": 2, "changed_count": 1}
+    ]
     reference = {"name": "datasets/d/versions/1", "uri": "file:///d", "digest": DIGEST}
     assert world.runs.orders == [{"spec": {**world.spec.training, "dataset": reference}}]
 
@@ -180,6 +182,26 @@ async def test_failed_work_fails_the_cycle_with_its_reason(world: World) -> None
     assert [stage.state.value for stage in cycle.stages] == ["succeeded", "succeeded", "failed", "skipped", "skipped"]
     assert cycle.stage("train").summary == "The worker ended 5 times."
     assert not world.models.published
+
+
+async def test_records_that_the_bus_has_lost_are_pulled_again_once(world: World) -> None:
+    lost = Failure("RECORDS_LOST", "Records were lost.", {"imports/1": "152 of 500", "lost_messages": "348"})
+    world.versions.failures["datasets/d/versions/1"] = lost
+    async with service(world) as cycles:
+        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    assert cycle.state is CycleState.SUCCEEDED
+    assert world.imports.orders == [{"spec": world.spec.sources[0], **again} for again in ({}, {"resend": True})]
+    awaited = [order["awaited_imports"][0]["name"] for order in world.versions.orders]
+    assert awaited == ["imports/1", "imports/2"]
+    assert cycle.stage("clean").resources == ("datasets/d/versions/1", "imports/2", "datasets/d/versions/2")
+
+
+async def test_records_that_are_lost_again_fail_the_cycle_with_what_to_do(world: World) -> None:
+    world.versions.failure = Failure("RECORDS_LOST", "Records were lost.", {"imports/1": "152 of 500"})
+    async with service(world) as cycles:
+        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    assert cycle.failure == world.versions.failure
+    assert len(world.imports.orders) == len(world.versions.orders) == 2
 
 
 async def test_an_error_of_a_peer_that_no_retry_mends_fails_the_cycle(world: World) -> None:

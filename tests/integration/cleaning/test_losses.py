@@ -1,0 +1,80 @@
+"""Records that the real Kafka deletes while cleaning is away are missed, said to be lost, and come when sent again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
+from tidemill.cleaning.v1 import dataset_pb2
+
+from services.kit.bus.kafka import KafkaEventPublisher
+from services.kit.bus.topics import RECORDS_RAW
+from services.kit.ids import new_id
+from tests.integration.cleaning.bus import raw_event
+from tests.integration.cleaning.conftest import CleaningProcess
+
+pytestmark = pytest.mark.real
+
+Version = dataset_pb2.DatasetVersion
+
+
+def build(cleaning: CleaningProcess, import_name: str, count: int) -> Version:
+    """The end of a build that awaits an import."""
+    awaited = [pb.AwaitedImport(name=import_name, record_count=count)]
+    request = pb.BuildDatasetVersionRequest(dataset="datasets/lossy", awaited_imports=awaited)
+    version = cleaning.stub().BuildDatasetVersion(request, timeout=20).dataset_version
+    stream = cleaning.stub().WatchDatasetVersion(pb.WatchDatasetVersionRequest(name=version.name), timeout=90)
+    *_, last = (answer.dataset_version for answer in stream)
+    return last
+
+
+def delete_unread(bootstrap: str, kept: int) -> int:
+    """Deletes raw records until so many are left that cleaning has not read; returns how many went."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap)
+    places = [TopicPartition(RECORDS_RAW.name, number) for number in range(RECORDS_RAW.partitions)]
+    ends: dict[Any, int] = consumer.end_offsets(places)
+    committed = admin.list_group_offsets({"tidemill-cleaning": None})["tidemill-cleaning"]
+    until, deleted = {}, 0
+
+    def read(place: TopicPartition) -> int:
+        return int(committed[place].offset) if place in committed else 0
+
+    for place in places:
+        unread = ends[place] - read(place)
+        keep = min(kept, unread)
+        kept -= keep
+        until[place] = ends[place] - keep
+        deleted += unread - keep
+    admin.delete_records({place: offset for place, offset in until.items() if offset > read(place)})
+    consumer.close()
+    admin.close()
+    return deleted
+
+
+def test_what_the_bus_lost_while_cleaning_was_away_is_told_and_sent_again(
+    cleaning: CleaningProcess, kafka_bootstrap: str
+) -> None:
+    spec = dataset_pb2.DatasetSpec(sources=["lossy"], operators=[dataset_pb2.OperatorSpec(name="normalize_whitespace")])
+    cleaning.stub().PutDataset(pb.PutDatasetRequest(name="datasets/lossy", spec=spec), timeout=20)
+    publisher = KafkaEventPublisher(kafka_bootstrap, "ingest")
+    first, again = f"imports/{new_id()}", ""
+    cleaning.kill()
+    try:
+        publisher.publish(RECORDS_RAW, [raw_event(str(n), "lossy", f"text {n}", first) for n in range(500)])
+        assert delete_unread(kafka_bootstrap, 152) == 348
+        cleaning.start()
+        lost = build(cleaning, first, 500)
+        assert lost.state == Version.STATE_FAILED
+        assert lost.failure.reason == "RECORDS_LOST"
+        assert dict(lost.failure.metadata) == {first: "152 of 500", "lost_messages": "348"}
+        again = f"imports/{new_id()}"
+        publisher.publish(RECORDS_RAW, [raw_event(str(n), "lossy", f"text {n}", again) for n in range(500)])
+    finally:
+        publisher.close()
+    whole = build(cleaning, again, 500)
+    assert (whole.state, whole.records_in) == (Version.STATE_READY, 500)
+    told = [line for line in cleaning.log.read_text().splitlines() if "were deleted before" in line]
+    assert told, "nothing was said of the loss"
