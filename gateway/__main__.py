@@ -15,6 +15,7 @@ from gateway.facade.table import public_services
 from gateway.http.app import create_app
 from gateway.http.limits import BodyBudget
 from gateway.http.server import HttpServer
+from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
 from gateway.keys.store import KeyStore
 from gateway.metrics import Refusals
@@ -52,7 +53,7 @@ async def _open_keys(settings: GatewaySettings) -> tuple[KeyStore, KeyRing]:
     store = await asyncio.to_thread(KeyStore.open, settings.database_url)
     path = await asyncio.to_thread(store.ensure_local_key, state_dir())
     logger.info("this machine's API key is in %s", path)
-    ring = KeyRing(store.list)
+    ring = KeyRing(store.list, store.note_uses)
     await ring.refresh()
     return store, ring
 
@@ -66,8 +67,9 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     tracer = trace.get_tracer("tidemill.gateway")
     services = public_services()
     limits = settings.http_limits
+    limiter = KeyLimiter()
     refusals = Refusals(metrics.registry)
-    app = create_app(peers, ring if settings.auth else None, metrics, tracer, BodyBudget(limits))
+    app = create_app(peers, ring if settings.auth else None, limiter, metrics, tracer, BodyBudget(limits))
     http = HttpServer(app, settings.http_bind, limits, refusals.count)
     logger.info("gateway serves HTTP on port %d", http.port)
     facade = FacadeHandler(services, peers.channels, tracer)
@@ -79,9 +81,9 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     return Service(
         register=register,
         tasks=[http.serve, ring.run],
-        closers=[peers.close, store.close],
+        closers=[ring.write_uses, peers.close, store.close],
         server_options=grpc_limits(settings),
-        interceptors=[ApiKeyInterceptor(ring)] if settings.auth else [],
+        interceptors=[ApiKeyInterceptor(ring, limiter)] if settings.auth else [],
         default_deadline_s=_LAST_DEADLINE_S,
         traced=False,  # both doors make their own, leaner spans
     )

@@ -16,6 +16,7 @@ from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from gateway.access import CALLER
 from services.kit.config import ServiceSettings
 from services.kit.grpc.client import open_channel
 
@@ -56,8 +57,9 @@ class Peers:
             await channel.close()
 
 
-def trace_metadata() -> tuple[tuple[str, str], ...]:
-    """The present span as gRPC metadata (W3C trace context)."""
+def call_metadata() -> tuple[tuple[str, str], ...]:
+    """The present span (W3C trace context) and caller (`x-tidemill-key`, `x-tidemill-tenant`) as gRPC metadata."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
-    return tuple(carrier.items())
+    caller = CALLER.get()
+    return (*carrier.items(), *caller.metadata()) if caller is not None else tuple(carrier.items())

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from gateway.cli.durations import duration
 from gateway.cli.output import JsonOption, print_json, print_whole, stderr, stdout
 from services.kit.config import state_dir
+from services.kit.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from gateway.keys.key import ApiKey, Role
     from gateway.keys.store import KeyStore
+
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 keys = typer.Typer(help="API keys of the gateway (for who may read its database).", no_args_is_help=True)
 
@@ -40,20 +47,83 @@ def _store(url: str | None) -> Iterator[KeyStore]:
         store.close()
 
 
+RoleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--role",
+        help="What it may do: read, predict, ingest, operate, admin; may be given several times. "
+        "Else read, predict and ingest.",
+        show_default=False,
+    ),
+]
+
+
 @keys.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="Who or what will use it.", show_default=False)],
+    role: RoleOption = None,
+    expires: Annotated[str, typer.Option(help="How long it holds, such as 90d; else until it is revoked.")] = "",
+    tenant: Annotated[str, typer.Option(help="Whose data it stands for; services see it.")] = "",
+    requests_per_s: Annotated[
+        float | None, typer.Option(help="Most requests per second.", min=0.001, show_default=False)
+    ] = None,
+    concurrent: Annotated[int | None, typer.Option(help="Most requests at once.", min=1, show_default=False)] = None,
     database_url: DatabaseOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
     """Makes a key and prints it; it cannot be shown again."""
+    from gateway.keys.key import USUAL_ROLES, KeyLimits
+
+    roles = _roles(role) if role else USUAL_ROLES
+    expire_time = datetime.now(UTC) + duration(expires, "--expires") if expires else None
+    if tenant and not _TENANT.fullmatch(tenant):
+        raise InvalidArgumentError("--tenant has 1 to 64 of the characters a-z, A-Z, 0-9, '.', '_' and '-'.")
     with _store(database_url) as store:
-        key, text = store.create(name[:64])
+        key, text = store.create(
+            name[:64], roles, expire_time=expire_time, tenant=tenant, limits=KeyLimits(requests_per_s, concurrent)
+        )
+    _show_new(key, text, json_wanted)
+
+
+def _roles(names: list[str]) -> frozenset[Role]:
+    from gateway.keys.key import Role
+
+    known = {item.value for item in Role}
+    for name in names:
+        if name not in known:
+            raise InvalidArgumentError(f"--role {name!r} is not a role; there are {', '.join(Role)}.")
+    return frozenset(Role(name) for name in names)
+
+
+def _show_new(key: ApiKey, text: str, json_wanted: bool) -> None:
     if json_wanted:
-        print_json({"id": key.key_id, "name": key.name, "key": text})
+        print_json({**_json(key), "key": text})
         return
     sys.stdout.write(text + "\n")
-    stderr().print(f"Key {key.key_id} for {key.name}. It holds at once and is not shown again.", markup=False)
+    until = f" until {key.expire_time.astimezone():%Y-%m-%d %H:%M}" if key.expire_time else ""
+    stderr().print(
+        f"Key {key.key_id} for {key.name} ({', '.join(sorted(key.roles))}). It holds at once{until} and is not shown "
+        "again.",
+        markup=False,
+    )
+
+
+def _json(key: ApiKey) -> dict[str, object]:
+    def time_of(moment: datetime | None) -> str | None:
+        return moment.isoformat() if moment else None
+
+    return {
+        "id": key.key_id,
+        "name": key.name,
+        "roles": sorted(key.roles),
+        "tenant": key.tenant,
+        "requests_per_s": key.limits.requests_per_s,
+        "concurrent": key.limits.concurrent,
+        "create_time": time_of(key.create_time),
+        "expire_time": time_of(key.expire_time),
+        "last_use_time": time_of(key.last_use_time),
+        "revoke_time": time_of(key.revoke_time),
+    }
 
 
 @keys.command("list")
@@ -62,28 +132,60 @@ def list_keys(database_url: DatabaseOption = None, json_wanted: JsonOption = Fal
     with _store(database_url) as store:
         found = store.list()
     if json_wanted:
-        print_json(
-            [
-                {
-                    "id": key.key_id,
-                    "name": key.name,
-                    "create_time": key.create_time.isoformat(),
-                    "revoke_time": key.revoke_time.isoformat() if key.revoke_time else None,
-                }
-                for key in found
-            ]
-        )
+        print_json([_json(key) for key in found])
         return
+    if not found:
+        stdout().print("There are no keys; the gateway makes the first one when it starts.")
+        return
+    columns = ["id", "name", "roles", "created", "last used", "ends"]
+    tenants, limited = any(key.tenant for key in found), any(_limits(key) for key in found)
+    columns += [*(["tenant"] if tenants else []), *(["limits"] if limited else [])]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
-    for column in ("id", "name", "created", "revoked"):
+    for column in columns:
         table.add_column(column)
     for key in found:
-        revoked = f"{key.revoke_time.astimezone():%Y-%m-%d %H:%M}" if key.revoke_time else ""
-        table.add_row(key.key_id, key.name, f"{key.create_time.astimezone():%Y-%m-%d %H:%M}", revoked)
-    if found:
-        print_whole(table)
-    else:
-        stdout().print("There are no keys; the gateway makes the first one when it starts.")
+        table.add_row(
+            key.key_id,
+            key.name,
+            ",".join(sorted(key.roles)),
+            _minute(key.create_time),
+            _minute(key.last_use_time),
+            f"revoked {_minute(key.revoke_time)}" if key.revoke_time else _minute(key.expire_time),
+            *([key.tenant] if tenants else []),
+            *([_limits(key)] if limited else []),
+        )
+    print_whole(table)
+
+
+def _minute(moment: datetime | None) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}" if moment else ""
+
+
+def _limits(key: ApiKey) -> str:
+    limits = key.limits
+    rate = f"{limits.requests_per_s:g}/s" if limits.requests_per_s is not None else ""
+    return " ".join(part for part in (rate, f"{limits.concurrent} at once" if limits.concurrent else "") if part)
+
+
+@keys.command("rotate")
+def rotate(
+    key_id: Annotated[str, typer.Argument(help="As `tidemill keys list` shows it.", show_default=False)],
+    overlap: Annotated[str, typer.Option(help="How long the old key still holds, such as 1h.")] = "1h",
+    database_url: DatabaseOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Makes a key with the same rights and prints it; the old one ends after the overlap."""
+    span = duration(overlap, "--overlap")
+    with _store(database_url) as store:
+        from gateway.keys.key import id_of
+        from gateway.keys.store import KEY_FILE, write_local_key
+
+        key, text = store.rotate(key_id, span)
+        local = state_dir() / KEY_FILE
+        if local.is_file() and id_of(local.read_text(encoding="utf-8").strip()) == key_id:
+            write_local_key(state_dir(), text)
+            stderr().print(f"{local} holds the new key.", markup=False)
+    _show_new(key, text, json_wanted)
 
 
 @keys.command("revoke")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from tidemill.telemetry.v1.telemetry_service_pb2 import (
 )
 
 from gateway.cli.connection import Connection, connect
+from gateway.cli.durations import duration
 from gateway.cli.output import (
     AddressOption,
     JsonOption,
@@ -30,14 +30,11 @@ from gateway.cli.output import (
 )
 from gateway.cli.views.text import milliseconds, moment
 from gateway.cli.views.trace import in_order, log_line, trace_tree
-from services.kit.errors import InvalidArgumentError
 
 _POLL_S = 1.0
 # Lines reach the index out of order; a line this late is still shown.
 _OVERLAP_S = 10
 _PAGE = 1000
-_SINCE = re.compile(r"^(\d+(?:\.\d+)?)([smhd])$")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def logs(
@@ -68,11 +65,8 @@ def logs(
 
 
 def _ago(text: str) -> Timestamp:
-    found = _SINCE.match(text)
-    if not found:
-        raise InvalidArgumentError(f"--since {text!r} is no time span; write 30s, 15m, 2h or 1d.")
     stamp = Timestamp()
-    stamp.FromNanoseconds(time.time_ns() - int(float(found.group(1)) * _UNITS[found.group(2)] * 1e9))
+    stamp.FromNanoseconds(max(0, time.time_ns() - int(duration(text, "--since").total_seconds() * 1e9)))
     return stamp
 
 

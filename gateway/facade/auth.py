@@ -1,4 +1,4 @@
-"""Lets calls in that carry a valid API key. Health and liveness are open, so that probes need none."""
+"""Lets calls in that carry a valid API key with the role that their method needs, within the key's limits."""
 
 from __future__ import annotations
 
@@ -7,37 +7,70 @@ from typing import Any
 
 import grpc
 
+from gateway.access import CALLER, METHODS, Caller, demand
+from gateway.keys.key import ApiKey
+from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing, key_text
 from services.kit.errors import TidemillError
-
-_OPEN = (
-    "/grpc.health.v1.",
-    "/inference.GRPCInferenceService/ServerLive",
-    "/inference.GRPCInferenceService/ServerReady",
-)
+from services.kit.grpc.interceptors import rebuild
 
 
 class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
     """Stands inside the kit's ErrorInterceptor, which turns what it raises into a status."""
 
-    def __init__(self, ring: KeyRing) -> None:
+    def __init__(self, ring: KeyRing, limiter: KeyLimiter) -> None:
+        """Args:
+        ring: the valid keys.
+        limiter: their limits, shared with the other door.
+        """
         self._ring = ring
+        self._limiter = limiter
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         """Gives the call's own handler, or one that refuses it."""
         handler = await continuation(details)
-        if handler is None or details.method.startswith(_OPEN):
+        roles = METHODS.get(details.method, frozenset())
+        if handler is None or roles is None:
             # What does not exist is UNIMPLEMENTED for everybody. A refusal is measured under the method's name, and
             # strangers must not make up names of metrics.
             return handler
         given = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
         try:
-            await self._ring.check(key_text(given.get("authorization"), given.get("x-api-key")))
+            key = await self._ring.check(key_text(given.get("authorization"), given.get("x-api-key")))
+            demand(key, roles, details.method)
         except TidemillError as error:
             return _refusal(error)
-        return handler
+        return self._admitted(handler, key)
+
+    def _admitted(self, handler: Any, key: ApiKey) -> Any:
+        """The handler, known to be called by the key's holder and counted against the key's limits."""
+
+        def unary(behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+            async def call(request: Any, context: Any) -> Any:
+                leave = self._limiter.enter(key)
+                try:
+                    CALLER.set(Caller(key))
+                    return await behaviour(request, context)
+                finally:
+                    leave()
+
+            return call
+
+        def stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+            async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+                leave = self._limiter.enter(key)
+                try:
+                    CALLER.set(Caller(key))
+                    async for response in behaviour(request, context):
+                        yield response
+                finally:
+                    leave()
+
+            return call
+
+        return rebuild(handler, unary, stream)
 
 
 def _refusal(error: TidemillError) -> Any:

@@ -1,8 +1,8 @@
 """Passes calls on to the services as bytes: messages are neither read nor built here.
 
 The caller's deadline, metadata and cancellation reach the service; its status, details and trailing metadata reach
-the caller. Credentials stay here. Each call gets a server span that continues the caller's trace; it is made here and
-not by OpenTelemetry's interceptor, which would cost a fifth of the whole hop.
+the caller. Credentials stay here; the key's id and tenant go on. Each call gets a server span that continues the
+caller's trace; it is made here and not by OpenTelemetry's interceptor, which would cost a fifth of the whole hop.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from opentelemetry import context as otel_context
 from opentelemetry import propagate
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
+from gateway.access import CALLER
 from gateway.facade.table import PublicService
-from gateway.peers import trace_metadata
+from gateway.peers import call_metadata
 from services.kit.errors import UnavailableError
 from services.kit.telemetry import schema
 
+# Of one hop; and what only the gateway may say of a caller.
+_OURS = ("grpc-", "x-tidemill-")
 # Credentials end here; the others belong to one hop.
 _NOT_FORWARDED = frozenset(
     {"authorization", "x-api-key", "traceparent", "tracestate", "user-agent", "te", "content-type"}
@@ -118,6 +121,8 @@ class _Forwarder:
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
+            if (caller := CALLER.get()) is not None:
+                span.set_attribute(schema.API_KEY, caller.key.key_id)
             yield span
 
     async def _relay(self, context: Any, error: grpc.aio.AioRpcError, span: Span) -> NoReturn:
@@ -143,9 +148,9 @@ def _forwarded_metadata(context: Any) -> tuple[tuple[str, str | bytes], ...]:
     kept = (
         (key, value)
         for key, value in context.invocation_metadata() or ()
-        if key not in _NOT_FORWARDED and not key.startswith("grpc-")
+        if key not in _NOT_FORWARDED and not key.startswith(_OURS)
     )
-    return (*kept, *trace_metadata())
+    return (*kept, *call_metadata())
 
 
 async def _pass_metadata(upstream: Any, context: Any) -> None:

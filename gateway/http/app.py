@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import Tracer
@@ -12,12 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from gateway.http.chat import chat_routes
-from gateway.http.door import Door
+from gateway.http.door import Door, check_role
 from gateway.http.errors import CODE_KEY, ClientGone, error_response
 from gateway.http.health import PartsHealth, health_routes
 from gateway.http.intake import intake_routes
 from gateway.http.limits import BodyBudget
 from gateway.http.v2 import v2_routes
+from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
 from gateway.peers import Peers
 from services.kit.errors import InternalError, InvalidArgumentError, NotFoundError, TidemillError
@@ -29,12 +30,20 @@ _DESCRIPTION = (
 )
 
 
-def create_app(peers: Peers, ring: KeyRing | None, metrics: RequestMetrics, tracer: Tracer, bodies: BodyBudget) -> Door:
+def create_app(
+    peers: Peers,
+    ring: KeyRing | None,
+    limiter: KeyLimiter,
+    metrics: RequestMetrics,
+    tracer: Tracer,
+    bodies: BodyBudget,
+) -> Door:
     """The ASGI application.
 
     Args:
         peers: the services behind the gateway.
         ring: the valid API keys; None lets everybody in.
+        limiter: the keys' limits, shared with the other door.
         metrics: of this process.
         tracer: makes the server spans.
         bodies: the memory of all bodies under way.
@@ -44,6 +53,7 @@ def create_app(peers: Peers, ring: KeyRing | None, metrics: RequestMetrics, trac
         version="1",
         description=_DESCRIPTION,
         redoc_url=None,
+        dependencies=[Depends(check_role)],
         # The door makes the server span; FastAPI's own, on by default since 0.162, would begin a second trace.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
@@ -58,7 +68,7 @@ def create_app(peers: Peers, ring: KeyRing | None, metrics: RequestMetrics, trac
     app.include_router(health_routes(PartsHealth(peers.channels), metrics))
     if ring is not None:
         _document_the_key(app)
-    return Door(app, ring, metrics, tracer, bodies)
+    return Door(app, ring, limiter, metrics, tracer, bodies)
 
 
 def _document_the_key(app: FastAPI) -> None:

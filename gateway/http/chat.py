@@ -29,7 +29,7 @@ from gateway.http.openai import (
     read_chat,
 )
 from gateway.http.schemas import CHAT_DOCS, MODELS_DOCS
-from gateway.peers import Peers, trace_metadata
+from gateway.peers import Peers, call_metadata
 from services.kit.errors import InternalError, InvalidArgumentError, NotFoundError, TidemillError
 from services.kit.grpc.errors import translate_rpc_errors
 from services.kit.telemetry import schema
@@ -65,7 +65,7 @@ def chat_routes(peers: Peers) -> APIRouter:
         try:
             with translate_rpc_errors("inference"):
                 response = await peers.inference.GetModel(
-                    GetModelRequest(name=f"models/{name}"), timeout=_LOOK_UP_S, metadata=trace_metadata()
+                    GetModelRequest(name=f"models/{name}"), timeout=_LOOK_UP_S, metadata=call_metadata()
                 )
         except NotFoundError as error:
             raise model_not_found(name) from error
@@ -81,7 +81,7 @@ async def _serving(peers: Peers) -> AsyncIterator[Model]:
     while True:
         with translate_rpc_errors("inference"):
             page = await peers.inference.ListModels(
-                ListModelsRequest(page_size=1000, page_token=token), timeout=_LOOK_UP_S, metadata=trace_metadata()
+                ListModelsRequest(page_size=1000, page_token=token), timeout=_LOOK_UP_S, metadata=call_metadata()
             )
         for model in page.models:
             if model.HasField("serving"):
@@ -106,7 +106,7 @@ async def _whole(peers: Peers, request: Request, call: ChatCall) -> Response:
     gone = watch_disconnect(request)
     try:
         response = await unless_gone(
-            peers.inference.Generate(call.whole(), timeout=_GENERATION_S, metadata=trace_metadata()), gone
+            peers.inference.Generate(call.whole(), timeout=_GENERATION_S, metadata=call_metadata()), gone
         )
     finally:
         gone.cancel()
@@ -116,7 +116,7 @@ async def _whole(peers: Peers, request: Request, call: ChatCall) -> Response:
 
 async def _streamed(peers: Peers, request: Request, call: ChatCall) -> Response:
     """Waits for the first piece, so that what is wrong with a request is still told by the status."""
-    upstream = peers.inference.StreamGenerate(call.streamed(), timeout=_GENERATION_S, metadata=trace_metadata())
+    upstream = peers.inference.StreamGenerate(call.streamed(), timeout=_GENERATION_S, metadata=call_metadata())
     gone = watch_disconnect(request)
     try:
         first: Any = await unless_gone(upstream.read(), gone)

@@ -13,10 +13,13 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode, Tracer, set_span_in_context
+from starlette.requests import Request
 
+from gateway.access import CALLER, ROUTES, Caller, demand
 from gateway.http.body import LEASE_KEY
 from gateway.http.errors import CODE_KEY, code_of_status, error_response
 from gateway.http.limits import BodyBudget
+from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing, key_text
 from services.kit.errors import TidemillError
 from services.kit.telemetry import schema
@@ -45,15 +48,35 @@ def from_this_machine(scope: Scope) -> bool:
     return client is not None and client[0] in _LOOPBACK
 
 
+async def check_role(request: Request) -> None:
+    """Holds a request against the table of roles, once its route is known and before its body is read.
+
+    Raises:
+        PermissionDeniedError: the caller's key lacks the role.
+    """
+    caller = CALLER.get()
+    if caller is not None:
+        method = "GET" if request.method == "HEAD" else request.method
+        path = request.scope["route"].path
+        demand(caller.key, ROUTES.get((method, path), frozenset()), f"{method} {path}")
+
+
 class Door:
     """The outermost ASGI application."""
 
     def __init__(
-        self, app: App, ring: KeyRing | None, metrics: RequestMetrics, tracer: Tracer, bodies: BodyBudget
+        self,
+        app: App,
+        ring: KeyRing | None,
+        limiter: KeyLimiter,
+        metrics: RequestMetrics,
+        tracer: Tracer,
+        bodies: BodyBudget,
     ) -> None:
         """Args:
         app: what answers.
         ring: the valid keys; None lets everybody in.
+        limiter: the keys' limits, shared with the other door.
         metrics: of this process.
         tracer: makes the server spans.
         bodies: the memory of all bodies under way.
@@ -61,6 +84,7 @@ class Door:
         self._app = app
         self._bodies = bodies
         self._ring = ring
+        self._limiter = limiter
         self._metrics = metrics
         self._tracer = tracer
 
@@ -86,6 +110,7 @@ class Door:
         trace_headers = _trace_headers(span)
         started = time.perf_counter()
         status = 500
+        leave: Callable[[], None] | None = None
         lease = scope[LEASE_KEY] = self._bodies.lease()
 
         async def answer(message: Message) -> None:
@@ -99,6 +124,8 @@ class Door:
             if self._ring is not None:
                 key = await self._ring.check(key_text(headers.get(b"authorization"), headers.get(b"x-api-key")))
                 span.set_attribute(schema.API_KEY, key.key_id)
+                leave = self._limiter.enter(key)
+                CALLER.set(Caller(key))  # each request has a task of its own
             # Room for the body is found before it is read, and nothing of it is read without a key.
             lease.hold(int(headers.get(b"content-length", 0)))
             await self._app(scope, receive, answer)
@@ -110,6 +137,8 @@ class Door:
             await response(scope, receive, answer)
         finally:
             lease.give_back()
+            if leave is not None:
+                leave()
             route = getattr(scope.get("route"), "path", None) or "unmatched"
             endpoint = f"{scope['method']} {route}"
             code = scope.get(CODE_KEY) or code_of_status(status)

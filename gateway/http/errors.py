@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -71,7 +72,9 @@ def error_response(error: TidemillError, path: str) -> Response:
     """The response of a failed request: KServe's format below /v2, OpenAI's elsewhere."""
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        # Whole seconds and never too early; OpenAI's clients read the finer one.
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["retry-after-ms"] = str(max(1, math.ceil(error.retry_after_s * 1000)))
     status = status_of(error)
     if status == 401:
         headers["www-authenticate"] = 'Bearer realm="tidemill"'

@@ -13,7 +13,7 @@ from tidemill.pipeline.v1.pipeline_service_pb2 import RecordFeedbackRequest
 
 from gateway.http.calls import invalid, json_of, json_response, number_field, refuse_unknown, text_field
 from gateway.http.schemas import FEEDBACK_DOCS, RECORDS_DOCS
-from gateway.peers import Peers, trace_metadata
+from gateway.peers import Peers, call_metadata
 from services.kit.grpc.errors import translate_rpc_errors
 from services.kit.ids import new_id
 
@@ -40,7 +40,7 @@ def intake_routes(peers: Peers) -> APIRouter:
             author=text_field(body, "author"),
         )
         with translate_rpc_errors("pipeline"):
-            response = await peers.pipeline.RecordFeedback(call, timeout=_TIMEOUT_S, metadata=trace_metadata())
+            response = await peers.pipeline.RecordFeedback(call, timeout=_TIMEOUT_S, metadata=call_metadata())
         recorded = response.feedback
         return json_response(
             {
@@ -65,7 +65,7 @@ def intake_routes(peers: Peers) -> APIRouter:
             records=[_record(record, f"records[{index}]") for index, record in enumerate(given)],
         )
         with translate_rpc_errors("ingest"):
-            response = await peers.ingest.IngestRecords(call, timeout=_TIMEOUT_S, metadata=trace_metadata())
+            response = await peers.ingest.IngestRecords(call, timeout=_TIMEOUT_S, metadata=call_metadata())
         return json_response({"record_ids": list(response.record_ids)})
 
     return router

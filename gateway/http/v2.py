@@ -13,7 +13,7 @@ from gateway.http.body import body_of
 from gateway.http.calls import json_response, unless_gone, watch_disconnect
 from gateway.http.schemas import INFER_DOCS
 from gateway.http.v2_codec import message_json, read_infer, write_infer
-from gateway.peers import Peers, trace_metadata
+from gateway.peers import Peers, call_metadata
 from services.kit.errors import FailedPreconditionError, InternalError, InvalidArgumentError, TidemillError
 from services.kit.grpc.errors import translate_rpc_errors
 
@@ -31,7 +31,7 @@ def v2_routes(peers: Peers) -> APIRouter:
 
     async def ask(method: str, message: Any, timeout_s: float = _LOOK_UP_S) -> Any:
         with translate_rpc_errors("inference"):
-            return await getattr(peers.v2, method)(message, timeout=timeout_s, metadata=trace_metadata())
+            return await getattr(peers.v2, method)(message, timeout=timeout_s, metadata=call_metadata())
 
     async def ready(method: str, message: Any, unready: int) -> Response:
         try:

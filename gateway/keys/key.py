@@ -9,10 +9,40 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 _PATTERN = re.compile(r"^tm_([0-9a-f]{12})_([0-9a-f]{64})$")
+
+
+class Role(StrEnum):
+    """What the holder of a key may do; `gateway.access` names the roles of every call."""
+
+    READ = "read"
+    """See models, cycles, data sets, records, logs and traces."""
+    PREDICT = "predict"
+    """Ask models and judge their answers."""
+    INGEST = "ingest"
+    """Send records."""
+    OPERATE = "operate"
+    """Start and cancel cycles, imports and data sets; choose what serves."""
+    ADMIN = "admin"
+    """All of it."""
+
+
+USUAL_ROLES = frozenset({Role.READ, Role.PREDICT, Role.INGEST})
+"""Of a key for which none were named: what a product's backend needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What the holder of a key may take of one gateway process; None is without a limit of its own."""
+
+    requests_per_s: float | None = None
+    concurrent: int | None = None
+    """Requests under way at once, streams included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +55,20 @@ class ApiKey:
     """sha256 of the whole key, hexadecimal."""
     create_time: datetime
     revoke_time: datetime | None = None
+    roles: frozenset[Role] = frozenset()
+    expire_time: datetime | None = None
+    last_use_time: datetime | None = None
+    """Written now and then, not at every request."""
+    tenant: str = ""
+    limits: KeyLimits = KeyLimits()
+
+    def allows(self, roles: Iterable[Role]) -> bool:
+        """Whether it has one of these roles; ADMIN has them all."""
+        return Role.ADMIN in self.roles or not self.roles.isdisjoint(roles)
+
+    def expired(self, now: datetime) -> bool:
+        """Whether its time is over."""
+        return self.expire_time is not None and self.expire_time <= now
 
 
 def generate_key() -> tuple[str, str]:

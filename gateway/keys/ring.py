@@ -8,12 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 from gateway.keys.key import ApiKey, id_of, matches
+from services.kit.clock import Clock, SystemClock
 from services.kit.errors import UnauthenticatedError, UnavailableError
 
 logger = logging.getLogger(__name__)
+
+USES_S = 60.0
+"""How often the last uses of keys are written."""
 
 HOW_TO_GET_ONE = (
     "Send `Authorization: Bearer <key>` (or `x-api-key`): the mesh wrote its first key to <state folder>/api-key, "
@@ -25,14 +30,24 @@ class KeyRing:
     """The valid keys."""
 
     def __init__(
-        self, load: Callable[[], Sequence[ApiKey]], *, refresh_s: float = 5.0, least_pause_s: float = 0.5
+        self,
+        load: Callable[[], Sequence[ApiKey]],
+        note_uses: Callable[[Mapping[str, datetime]], None] | None = None,
+        *,
+        refresh_s: float = 5.0,
+        least_pause_s: float = 0.5,
+        clock: Clock | None = None,
     ) -> None:
         """Args:
         load: reads all keys; it may block, it is called in a thread.
+        note_uses: keeps when keys were last used; it may block, it is called in a thread every `USES_S`.
         refresh_s: how often the copy is read anew.
         least_pause_s: unknown ids cause at most one reading in this time, whoever sends them; they wait for it.
         """
         self._load = load
+        self._note_uses = note_uses
+        self._clock = clock or SystemClock()
+        self._uses: dict[str, datetime] = {}
         self._refresh_s = refresh_s
         self._least_pause_s = least_pause_s
         self._keys: dict[str, ApiKey] = {}
@@ -52,12 +67,22 @@ class KeyRing:
 
     async def run(self) -> None:
         """Reads the keys again and again; a failing database keeps the last copy."""
+        written_at = time.monotonic()
         while True:
             await asyncio.sleep(self._refresh_s)
             try:
                 await self.refresh()
+                if time.monotonic() - written_at >= USES_S:
+                    written_at = time.monotonic()
+                    await self.write_uses()
             except Exception:
                 logger.exception("the API keys could not be read; the last known ones hold")
+
+    async def write_uses(self) -> None:
+        """Writes when keys were last used since the last writing; also to be called at the end."""
+        uses, self._uses = self._uses, {}
+        if uses and self._note_uses is not None:
+            await asyncio.to_thread(self._note_uses, uses)
 
     async def check(self, text: str | None) -> ApiKey:
         """The key that a request carries.
@@ -78,6 +103,13 @@ class KeyRing:
                 await self._look_again()
                 key = self._keys.get(key_id)
             if key is not None and matches(key, text):
+                now = self._clock.now()
+                if key.expired(now):
+                    raise UnauthenticatedError(
+                        f"This API key expired at {key.expire_time:%Y-%m-%d %H:%M} UTC. {HOW_TO_GET_ONE}",
+                        reason="API_KEY_EXPIRED",
+                    )
+                self._uses[key_id] = now
                 return key
         raise UnauthenticatedError(f"This API key is not valid. {HOW_TO_GET_ONE}", reason="API_KEY_INVALID")
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Column, DateTime, Engine, MetaData, String, Table, insert, select, update
+from sqlalchemy import Column, DateTime, Engine, Float, Integer, MetaData, String, Table, insert, or_, select, update
 
-from gateway.keys.key import ApiKey, digest_key, generate_key, id_of
+from gateway.keys.key import USUAL_ROLES, ApiKey, KeyLimits, Role, digest_key, generate_key, id_of
 from services.kit.clock import Clock, SystemClock
-from services.kit.errors import NotFoundError
+from services.kit.errors import FailedPreconditionError, NotFoundError
 from services.kit.storage.database import open_database, read_only
 
 metadata = MetaData()
@@ -23,6 +24,12 @@ _keys = Table(
     Column("digest", String(64), nullable=False, unique=True),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("revoke_time", DateTime(timezone=True), nullable=True),
+    Column("roles", String(128), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("expire_time", DateTime(timezone=True), nullable=True),
+    Column("last_use_time", DateTime(timezone=True), nullable=True),
+    Column("requests_per_s", Float, nullable=True),
+    Column("concurrent_requests", Integer, nullable=True),
 )
 
 KEY_FILE = "api-key"
@@ -50,30 +57,95 @@ class KeyStore:
         """Gives the connections back."""
         self._engine.dispose()
 
-    def create(self, name: str) -> tuple[ApiKey, str]:
+    def create(
+        self,
+        name: str,
+        roles: Iterable[Role] = USUAL_ROLES,
+        *,
+        expire_time: datetime | None = None,
+        tenant: str = "",
+        limits: KeyLimits | None = None,
+    ) -> tuple[ApiKey, str]:
         """Makes a key.
 
         Returns:
             The key as it is kept, and its text, which nobody can read again.
         """
         key_id, text = generate_key()
-        key = ApiKey(key_id, name, digest_key(text), self._clock.now())
+        key = ApiKey(
+            key_id,
+            name,
+            digest_key(text),
+            self._clock.now(),
+            roles=frozenset(roles),
+            expire_time=expire_time,
+            tenant=tenant,
+            limits=limits or KeyLimits(),
+        )
         with self._engine.begin() as connection:
-            connection.execute(
-                insert(_keys).values(key_id=key_id, name=name, digest=key.digest, create_time=key.create_time)
-            )
+            connection.execute(insert(_keys).values(_values(key)))
         return key, text
 
     def list(self) -> Sequence[ApiKey]:
-        """All keys, oldest first, also the revoked ones."""
+        """All keys, oldest first, also those that are revoked or expired."""
         with self._reads.connect() as connection:
             rows = connection.execute(select(_keys).order_by(_keys.c.create_time, _keys.c.key_id)).all()
-        return [
-            ApiKey(
-                row.key_id, row.name, row.digest, _aware(row.create_time) or row.create_time, _aware(row.revoke_time)
+        return [_key(row) for row in rows]
+
+    def get(self, key_id: str) -> ApiKey:
+        """One key.
+
+        Raises:
+            NotFoundError: there is no such key.
+        """
+        found = next((key for key in self.list() if key.key_id == key_id), None)
+        if found is None:
+            raise NotFoundError(f"There is no API key {key_id}; `tidemill keys list` shows them.")
+        return found
+
+    def rotate(self, key_id: str, overlap: timedelta) -> tuple[ApiKey, str]:
+        """Makes a key with the same name, roles, tenant, limits and lifetime; the old one ends after the overlap.
+
+        Raises:
+            NotFoundError: there is no such key.
+            FailedPreconditionError: it is revoked or expired.
+        """
+        now = self._clock.now()
+        old = self.get(key_id)
+        if old.revoke_time is not None or old.expired(now):
+            raise FailedPreconditionError(
+                f"The API key {key_id} is revoked or expired; make another with `tidemill keys create`.",
+                reason="API_KEY_ENDED",
             )
-            for row in rows
-        ]
+        lifetime = old.expire_time - old.create_time if old.expire_time is not None else None
+        made = self.create(
+            old.name,
+            old.roles,
+            expire_time=now + lifetime if lifetime is not None else None,
+            tenant=old.tenant,
+            limits=old.limits,
+        )
+        end = now + overlap
+        with self._engine.begin() as connection:
+            connection.execute(
+                update(_keys)
+                .where(_keys.c.key_id == key_id, or_(_keys.c.expire_time.is_(None), _keys.c.expire_time > end))
+                .values(expire_time=end)
+            )
+        return made
+
+    def note_uses(self, uses: Mapping[str, datetime]) -> None:
+        """Keeps when keys were last used; an earlier time than the known one changes nothing."""
+        with self._engine.begin() as connection:
+            for key_id, moment in uses.items():
+                connection.execute(
+                    update(_keys)
+                    .where(
+                        _keys.c.key_id == key_id,
+                        or_(_keys.c.last_use_time.is_(None), _keys.c.last_use_time < moment),
+                    )
+                    .values(last_use_time=moment)
+                )
 
     def revoke(self, key_id: str) -> ApiKey:
         """Ends a key's validity; a key that was revoked before keeps its time.
@@ -87,10 +159,7 @@ class KeyStore:
                 .where(_keys.c.key_id == key_id, _keys.c.revoke_time.is_(None))
                 .values(revoke_time=self._clock.now())
             )
-        found = next((key for key in self.list() if key.key_id == key_id), None)
-        if found is None:
-            raise NotFoundError(f"There is no API key {key_id}; `tidemill keys list` shows them.")
-        return found
+        return self.get(key_id)
 
     def ensure_local_key(self, state: Path) -> Path:
         """Makes sure that this machine's user has a key: one is written to `<state>/api-key` (mode 0600) if need be.
@@ -102,11 +171,46 @@ class KeyStore:
             known = {key.key_id for key in self.list()}
             if id_of(path.read_text(encoding="utf-8").strip()) in known:
                 return path
-        _, text = self.create("local")
-        state.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        partial.replace(path)
+        _, text = self.create("local", {Role.ADMIN})
+        write_local_key(state, text)
         return path
+
+
+def write_local_key(state: Path, text: str) -> None:
+    """Writes this machine's key to `<state>/api-key`, readable by its owner only."""
+    path = state / KEY_FILE
+    state.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+    partial.replace(path)
+
+
+def _values(key: ApiKey) -> dict[str, Any]:
+    return {
+        "key_id": key.key_id,
+        "name": key.name,
+        "digest": key.digest,
+        "create_time": key.create_time,
+        "roles": ",".join(sorted(key.roles)),
+        "tenant": key.tenant,
+        "expire_time": key.expire_time,
+        "requests_per_s": key.limits.requests_per_s,
+        "concurrent_requests": key.limits.concurrent,
+    }
+
+
+def _key(row: Any) -> ApiKey:
+    return ApiKey(
+        row.key_id,
+        row.name,
+        row.digest,
+        _aware(row.create_time) or row.create_time,
+        _aware(row.revoke_time),
+        roles=frozenset(Role(role) for role in row.roles.split(",") if role),
+        expire_time=_aware(row.expire_time),
+        last_use_time=_aware(row.last_use_time),
+        tenant=row.tenant,
+        limits=KeyLimits(row.requests_per_s, row.concurrent_requests),
+    )

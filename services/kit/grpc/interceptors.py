@@ -28,7 +28,7 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler
 _PLAIN = ("/grpc.health.v1.", "/grpc.reflection.")
 
 
-def _rebuild(handler: Handler, unary: Callable[..., Any], stream: Callable[..., Any]) -> Handler:
+def rebuild(handler: Handler, unary: Callable[..., Any], stream: Callable[..., Any]) -> Handler:
     """The handler with its behaviour wrapped: `unary` for one response, `stream` for several."""
     shape = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
     if handler.request_streaming:
@@ -91,7 +91,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
 
             return call
 
-        return _rebuild(handler, unary, stream)
+        return rebuild(handler, unary, stream)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -137,7 +137,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
             return call
 
-        return _rebuild(handler, unary, stream)
+        return rebuild(handler, unary, stream)
 
 
 class ValidationInterceptor(grpc.aio.ServerInterceptor):
@@ -175,7 +175,7 @@ class ValidationInterceptor(grpc.aio.ServerInterceptor):
 
             return call
 
-        return _rebuild(handler, unary, stream)
+        return rebuild(handler, unary, stream)
 
 
 class WatchInterceptor(grpc.aio.ServerInterceptor):
@@ -223,7 +223,7 @@ class WatchInterceptor(grpc.aio.ServerInterceptor):
 
             return call
 
-        return _rebuild(handler, stream, stream)
+        return rebuild(handler, stream, stream)
 
 
 _END = object()

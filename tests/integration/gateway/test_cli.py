@@ -242,7 +242,7 @@ def test_keys(mesh: Mesh) -> None:
         (("feedback", "a", "lovely"), "'lovely' is not good, bad or a number", 2),
         (("feedback", "a", "7"), "rating", 2),
         (("trace", "xyz"), "trace_id", 2),
-        (("logs", "--since", "soon"), "is no time span", 2),
+        (("logs", "--since", "soon"), "is not a duration", 2),
         (("no-such-command",), "No such command", 2),
     ],
 )
@@ -267,3 +267,30 @@ def test_a_mesh_that_is_down_is_told_with_what_to_do(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "tidemill up" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_keys_with_roles_rotate(mesh: Mesh) -> None:
+    options = (
+        "--role",
+        "predict",
+        "--expires",
+        "30d",
+        "--tenant",
+        "acme",
+        "--requests-per-s",
+        "5",
+        "--concurrent",
+        "2",
+    )
+    made = json.loads(tidemill(mesh, "keys", "create", "robot", *options, "--json").stdout)
+    assert (made["roles"], made["tenant"], made["requests_per_s"], made["concurrent"]) == (["predict"], "acme", 5, 2)
+    assert made["expire_time"]
+    rotated = json.loads(tidemill(mesh, "keys", "rotate", made["id"], "--overlap", "2h", "--json").stdout)
+    assert (rotated["roles"], rotated["tenant"]) == (["predict"], "acme")
+    assert rotated["key"] != made["key"]
+    shown = tidemill(mesh, "keys", "list").stdout
+    assert "predict" in shown
+    assert "5/s 2 at once" in shown
+    done = tidemill(mesh, "keys", "create", "robot", "--role", "root")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "there are read, predict, ingest, operate, admin" in done.stderr

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
-from gateway.keys.key import ApiKey, digest_key, generate_key, id_of, matches
+from gateway.keys.key import ApiKey, KeyLimits, Role, digest_key, generate_key, id_of, matches
 from gateway.keys.ring import KeyRing, key_text
 from gateway.keys.store import KeyStore, metadata
-from services.kit.errors import NotFoundError, UnauthenticatedError, UnavailableError
-from tests.conftest import OpenDatabase
+from services.kit.errors import FailedPreconditionError, NotFoundError, UnauthenticatedError, UnavailableError
+from services.kit.storage.database import open_database
+from tests.conftest import OpenDatabase, migrations
+
+
+class FixedClock:
+    """Stands still until it is set."""
+
+    def __init__(self, moment: datetime) -> None:
+        self.moment = moment
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def monotonic(self) -> float:
+        return self.moment.timestamp()
 
 
 @pytest.fixture
@@ -81,6 +98,69 @@ def test_a_revoked_local_key_is_not_replaced(store: KeyStore, tmp_path: Path) ->
     text = path.read_text()
     store.revoke(store.list()[0].key_id)
     assert store.ensure_local_key(tmp_path).read_text() == text
+
+
+def test_a_key_keeps_what_it_was_made_with(store: KeyStore) -> None:
+    end = datetime(2030, 1, 1, tzinfo=UTC)
+    limits = KeyLimits(2.5, 3)
+    made, _ = store.create("robot", {Role.PREDICT}, expire_time=end, tenant="acme", limits=limits)
+    (kept,) = store.list()
+    assert kept == made
+    assert (set(kept.roles), kept.expire_time, kept.tenant, kept.limits) == ({Role.PREDICT}, end, "acme", limits)
+    assert kept.allows({Role.PREDICT, Role.READ})
+    assert not kept.allows({Role.OPERATE})
+    assert store.create("usual")[0].roles == {Role.READ, Role.PREDICT, Role.INGEST}
+
+
+def test_the_first_key_may_do_everything(store: KeyStore, tmp_path: Path) -> None:
+    store.ensure_local_key(tmp_path)
+    assert all(store.list()[0].allows({role}) for role in Role)
+
+
+def test_rotation_leaves_the_old_key_for_the_overlap(open_service_database: OpenDatabase) -> None:
+    clock = FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
+    store = KeyStore(open_service_database("gateway"), clock)
+    old, _ = store.create("robot", {Role.READ}, expire_time=clock.now() + timedelta(days=30), tenant="acme")
+    clock.moment += timedelta(days=20)
+    new, text = store.rotate(old.key_id, timedelta(hours=1))
+    assert (new.name, set(new.roles), new.tenant) == ("robot", {Role.READ}, "acme")
+    assert new.expire_time == clock.now() + timedelta(days=30)
+    ended = store.get(old.key_id)
+    assert ended.expire_time == clock.now() + timedelta(hours=1)
+    assert not ended.expired(clock.now())
+    # A second rotation does not give the old key more time.
+    store.rotate(old.key_id, timedelta(days=5))
+    assert store.get(old.key_id).expire_time == ended.expire_time
+    clock.moment += timedelta(hours=1)
+    with pytest.raises(FailedPreconditionError):
+        store.rotate(old.key_id, timedelta(hours=1))
+    assert id_of(text) == new.key_id
+
+
+def test_last_uses_only_go_forward(store: KeyStore) -> None:
+    key, _ = store.create("robot")
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    store.note_uses({key.key_id: moment, "unknown": moment})
+    store.note_uses({key.key_id: moment - timedelta(days=1)})
+    assert store.get(key.key_id).last_use_time == moment
+
+
+def test_keys_of_the_first_schema_keep_every_right(tmp_path: Path) -> None:
+    url, folder = f"sqlite:///{tmp_path}/old.sqlite", tmp_path / "migrations"
+    shutil.copytree(migrations("gateway"), folder)
+    (folder / "versions" / "0002_roles.py").unlink()
+    engine = open_database(url, folder)
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO api_keys (key_id, name, digest, create_time) VALUES ('0123456789ab', 'old', 'd', :now)"),
+            {"now": datetime(2026, 1, 1, tzinfo=UTC)},
+        )
+    engine.dispose()
+    store = KeyStore.open(url)
+    (key,) = store.list()
+    assert key.roles == set(Role)
+    assert (key.expire_time, key.tenant, key.limits) == (None, "", KeyLimits())
+    store.close()
 
 
 class Table:
@@ -160,3 +240,30 @@ async def test_keys_that_cannot_be_read_leave_the_known_ones_valid_and_ask_other
     with pytest.raises(UnavailableError) as caught:
         await ring.check("tm_" + "0" * 12 + "_" + "0" * 64)
     assert caught.value.retry_after_s
+
+
+async def test_ring_refuses_an_expired_key_and_says_since_when() -> None:
+    table, clock = Table(), FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
+    key_text_ = table.add()
+    table.keys[0] = replace(table.keys[0], expire_time=clock.now() + timedelta(hours=1))
+    ring = KeyRing(table.load, least_pause_s=0.0, clock=clock)
+    await ring.refresh()
+    await ring.check(key_text_)
+    clock.moment += timedelta(hours=1)
+    with pytest.raises(UnauthenticatedError, match="expired at 2026-01-01 01:00 UTC") as caught:
+        await ring.check(key_text_)
+    assert caught.value.reason == "API_KEY_EXPIRED"
+
+
+async def test_last_uses_are_written_together() -> None:
+    table, clock = Table(), FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
+    written: list[Mapping[str, datetime]] = []
+    texts = [table.add(), table.add()]
+    ring = KeyRing(table.load, written.append, least_pause_s=0.0, clock=clock)
+    await ring.refresh()
+    for _ in range(10):
+        await ring.check(texts[0])
+    assert not written
+    await ring.write_uses()
+    await ring.write_uses()
+    assert written == [{id_of(texts[0]): clock.now()}]

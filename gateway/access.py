@@ -1,0 +1,152 @@
+"""Which role every call at the doors needs: one table for gRPC methods, one for HTTP routes.
+
+A key with one of the roles that are named may make the call; `admin` may make all. What no table names is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from gateway.keys.key import ApiKey, Role
+from services.kit.errors import PermissionDeniedError
+
+_OPEN: frozenset[Role] | None = None
+"""No key is needed."""
+_ANY = frozenset(Role)
+_SEE = frozenset({Role.READ, Role.OPERATE})
+# Clients look up a model before they ask it.
+_LOOK = frozenset({Role.READ, Role.PREDICT, Role.OPERATE})
+_ASK = frozenset({Role.PREDICT})
+_JUDGE = frozenset({Role.PREDICT, Role.INGEST})
+_SEND = frozenset({Role.INGEST})
+_RUN = frozenset({Role.OPERATE})
+
+Roles = frozenset[Role] | None
+"""Roles of which one is enough; None where no key is needed."""
+
+_SERVICES: Mapping[str, Mapping[str, Roles]] = {
+    "tidemill.ingest.v1.IngestService": {
+        "IngestRecords": _SEND,
+        "StreamRecords": _SEND,
+        "CreateImport": _RUN,
+        "CancelImport": _RUN,
+        "GetImport": _SEE,
+        "ListImports": _SEE,
+        "WatchImport": _SEE,
+    },
+    "tidemill.cleaning.v1.CleaningService": {
+        "CleanText": frozenset({Role.READ, Role.INGEST, Role.OPERATE}),
+        "GetRecord": _SEE,
+        "PutDataset": _RUN,
+        "GetDataset": _SEE,
+        "ListDatasets": _SEE,
+        "BuildDatasetVersion": _RUN,
+        "CancelDatasetVersion": _RUN,
+        "GetDatasetVersion": _SEE,
+        "ListDatasetVersions": _SEE,
+        "WatchDatasetVersion": _SEE,
+    },
+    "tidemill.training.v1.TrainingService": {"GetRun": _SEE, "ListRuns": _SEE, "WatchRun": _SEE},
+    "tidemill.inference.v1.InferenceService": {
+        "Predict": _ASK,
+        "Generate": _ASK,
+        "StreamGenerate": _ASK,
+        "GetModel": _LOOK,
+        "ListModels": _LOOK,
+        "ListModelVersions": _LOOK,
+        "RollBackModel": _RUN,
+        "UnpublishModel": _RUN,
+    },
+    "tidemill.pipeline.v1.PipelineService": {
+        "CreateCycle": _RUN,
+        "CancelCycle": _RUN,
+        "GetCycle": _SEE,
+        "ListCycles": _SEE,
+        "WatchCycle": _SEE,
+        "RecordFeedback": _JUDGE,
+        "ListFeedback": _SEE,
+    },
+    "tidemill.telemetry.v1.TelemetryService": {"SearchLogs": _SEE, "GetTrace": _SEE, "SearchTraces": _SEE},
+    "inference.GRPCInferenceService": {
+        "ServerLive": _OPEN,
+        "ServerReady": _OPEN,
+        "ServerMetadata": _LOOK,
+        "ModelReady": _LOOK,
+        "ModelMetadata": _LOOK,
+        "ModelConfig": _LOOK,
+        "ModelStatistics": _LOOK,
+        "ModelInfer": _ASK,
+        "ModelStreamInfer": _ASK,
+    },
+    "grpc.health.v1.Health": {"Check": _OPEN, "Watch": _OPEN},
+    "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": _ANY},
+}
+
+METHODS: Mapping[str, Roles] = {
+    f"/{service}/{method}": roles for service, methods in _SERVICES.items() for method, roles in methods.items()
+}
+"""By path, such as `/tidemill.ingest.v1.IngestService/IngestRecords`."""
+
+_V2 = "/v2/models/{model}"
+ROUTES: Mapping[tuple[str, str], Roles] = {
+    ("GET", "/healthz"): _OPEN,
+    ("GET", "/v2/health/live"): _OPEN,
+    ("GET", "/v2/health/ready"): _OPEN,
+    # Open to this machine; the door asks others for a key.
+    ("GET", "/metrics"): _SEE,
+    ("POST", "/v1/chat/completions"): _ASK,
+    ("GET", "/v1/models"): _LOOK,
+    ("GET", "/v1/models/{model}"): _LOOK,
+    ("POST", "/v1/feedback"): _JUDGE,
+    ("POST", "/v1/records"): _SEND,
+    ("GET", "/v2"): _LOOK,
+    **{
+        ("GET", f"{_V2}{version}{what}"): _LOOK
+        for version in ("", "/versions/{version}")
+        for what in ("", "/ready", "/config", "/stats")
+    },
+    ("POST", f"{_V2}/infer"): _ASK,
+    ("POST", f"{_V2}/versions/{{version}}/infer"): _ASK,
+}
+"""By method and path template. The documents' own pages are open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes the present call."""
+
+    key: ApiKey
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What the services are told of them, as gRPC metadata."""
+        tenant = (("x-tidemill-tenant", self.key.tenant),) if self.key.tenant else ()
+        return (("x-tidemill-key", self.key.key_id), *tenant)
+
+
+CALLER: ContextVar[Caller | None] = ContextVar("tidemill_caller", default=None)
+"""None where the gateway asks for no keys."""
+
+
+def demand(key: ApiKey, roles: Roles, what: str) -> None:
+    """Holds a call against the table.
+
+    Args:
+        key: the caller's.
+        roles: from the table; None where no key is needed.
+        what: the call, for the message.
+
+    Raises:
+        PermissionDeniedError: the key has none of the roles; the message names them.
+    """
+    if roles is None or key.allows(roles):
+        return
+    names = sorted(roles - {Role.ADMIN})
+    wanted = f"the role {' or '.join(names)}" if names else "a role that no table names"
+    raise PermissionDeniedError(
+        f"{what} needs {wanted}; the API key {key.key_id} has {', '.join(sorted(key.roles)) or 'none'}. "
+        "`tidemill keys create --role` makes a key with other roles.",
+        reason="ROLE_MISSING",
+        metadata={"roles": ",".join(names), "api_key": key.key_id},
+    )

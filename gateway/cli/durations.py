@@ -1,0 +1,25 @@
+"""Durations as people write them on the command line."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from services.kit.errors import InvalidArgumentError
+
+_PATTERN = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST = timedelta(days=36500)
+
+
+def duration(text: str, option: str) -> timedelta:
+    """Reads `30s`, `15m`, `2h` or `1d`.
+
+    Raises:
+        InvalidArgumentError: it is not such a text, or longer than a hundred years; names the option.
+    """
+    found = _PATTERN.fullmatch(text)
+    span = timedelta(seconds=float(found.group(1)) * _UNITS[found.group(2)]) if found else None
+    if span is None or span > _LONGEST:
+        raise InvalidArgumentError(f"{option} {text!r} is not a duration; write 30s, 15m, 2h or 1d.")
+    return span
