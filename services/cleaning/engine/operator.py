@@ -90,12 +90,16 @@ class TextMap(RecordOperator[M]):
             TextRefusedError: the record is to be dropped.
         """
 
+    def map_texts(self, batch: Batch) -> None:
+        """Replaces every text; an operator that can clear many at once does so here."""
+        batch.map_texts(self.map)
+
     def apply(self, batch: Batch) -> None:
         """Replaces every one of its fields."""
         fields = self.params.fields
         everything = ALL_FIELDS in fields
         if everything or TEXT_FIELD in fields:
-            batch.map_texts(self.map)
+            self.map_texts(batch)
         if everything:
             batch.map_attributes(self.map)
         elif names := [name for name in fields if name != TEXT_FIELD]:

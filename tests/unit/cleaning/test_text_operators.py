@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from typing import Any
 
 import ftfy
@@ -12,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.engine.batch import Batch
 from services.cleaning.engine.compiler import compile_recipe
+from services.cleaning.engine.invisible import visible
+from services.cleaning.engine.operators.duplicates import content_key
 from services.cleaning.engine.registry import default_registry
 
 REGISTRY = default_registry()
@@ -29,13 +33,41 @@ TRICKY = (
 )
 
 
+def expected(text: str, *, quotes: bool = True, width: str = "all") -> str:
+    """What ftfy makes of it, with our rules for what nobody sees, for entities and for the width of punctuation."""
+    if "<" not in text:
+        text = re.sub(r"&(#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});", _entity, text)
+    config = ftfy.TextFixerConfig(unescape_html=False, uncurl_quotes=False, fix_character_width=False)
+    repaired = unicodedata.normalize("NFC", visible(ftfy.fix_text(text, config)))
+    if width == "all":
+        repaired = unicodedata.normalize("NFC", ftfy.fixes.fix_character_width(repaired))
+    return ftfy.fixes.uncurl_quotes(repaired) if quotes else repaired
+
+
+def _entity(match: re.Match[str]) -> str:
+    return match.group() if html.unescape(match.group()) in "<>&\"'" else html.unescape(match.group())
+
+
 @settings(max_examples=3000)
 @given(st.text(st.one_of(st.sampled_from(TRICKY), st.characters(exclude_categories=["Cs"])), max_size=24))
 def test_unicode_repair_gives_what_ftfy_gives(text: str) -> None:
-    assert cleaned("fix_unicode", text) == ftfy.fix_text(text)
-    kept = cleaned("fix_unicode", text, straighten_quotes=False)
-    assert kept == ftfy.fix_text(text, uncurl_quotes=False)
-    assert cleaned("fix_unicode", text, normalization="NFKC") == ftfy.fix_text(text, normalization="NFKC")
+    narrow = cleaned("fix_unicode", text, width="all", straighten_quotes=False)
+    assert narrow == expected(text, quotes=False)
+    assert cleaned("fix_unicode", text, width="keep", straighten_quotes=False) == expected(
+        text, quotes=False, width="keep"
+    )
+    compatible = cleaned("fix_unicode", text, normalization="NFKC", straighten_quotes=False)
+    assert compatible == unicodedata.normalize("NFKC", compatible)
+
+
+@settings(max_examples=1000)
+@given(st.lists(st.text(st.sampled_from(TRICKY + "的是~√国硂琌&#1;"), max_size=12), max_size=6))
+def test_a_look_at_code_points_clears_only_what_needs_no_repair(texts: list[str]) -> None:
+    for params in ({}, {"straighten_quotes": False}, {"width": "all"}, {"width": "keep"}):
+        operator: Any = REGISTRY.build(OperatorSpec("fix_unicode", params), 0)
+        batch = Batch((text, {}) for text in texts)
+        operator.apply(batch)
+        assert batch.texts == [operator.map(text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -43,14 +75,63 @@ def test_unicode_repair_gives_what_ftfy_gives(text: str) -> None:
     [
         ("schÃ¶n âœ” itâ€™s", "schön ✔ it's"),
         ("ＬＯＵＤ　ＮＯＩＳＥＳ！", "LOUD NOISES!"),
-        ("价格：￥１００", "价格:¥100"),
+        ("价格：￥１００，（好）！", "价格：¥100，（好）！"),
+        ("１２：３０，共１，０００元，涨１００％，ａ＠ｂ．ｃｏｍ", "12:30，共1,000元，涨100%，a@b.com"),
+        ("他说“好”，it’s ok", "他说“好”，it's ok"),
+        ("“curly” quotes", '"curly" quotes'),
+        ("ｶﾞﾗｽは日本。", "ガラスは日本。"),
         ("a\x00b\x1b[31mred\x1b[0m", "abred"),
         ("一\r\n二\u2028三", "一\n二\n三"),
-        ("&lt;p&gt;", "<p>"),
+        ("&lt;p&gt; &amp; &#183; &hellip;", "&lt;p&gt; &amp; · …"),
+        ("pay\u00adment", "payment"),
+        ("wei√ü, M√ºnchen, √úber, √2, 2√x", "weiß, München, Über, √2, 2√x"),
+        ("~{VPND2bJT~} and {~}", "中文测试 and {~}"),
+        ("這是一個測試，我們的產品很好".encode("big5").decode("gb18030"), "這是一個測試，我們的產品很好"),
+        ("這家酒店的位置很好，房間很乾淨".encode("big5").decode("gb18030"), "這家酒店的位置很好，房間很乾淨"),
     ],
 )
 def test_unicode_repair_by_example(text: str, repaired: str) -> None:
     assert cleaned("fix_unicode", text) == repaired
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "👨\u200d👩\u200d👧 🏳️\u200d🌈 ❤️\u200d🔥 🧑🏽\u200d💻 👁️\u200d🗨️ 1\ufe0f\u20e3",
+        "می\u200cخواهم و نمی\u200cدانم",
+        "क्\u200dष और र्\u200dय, ශ්\u200dරී",
+        "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "葛\U000e0100城",
+        "שלום\u200f (abc)",
+        "钢琴烤漆容易磨花",
+        "厚！厚！厚！厚！厚！厚！厚！",
+        "逍夏宾馆 庐山宾馆",
+        "饕餮魑魅魍魉，貔貅麒麟",
+        "x√π + y√2 = √(ab)",
+        "sed 's~{ab}~{cd}~'",
+    ],
+)
+def test_good_text_is_never_made_worse(text: str) -> None:
+    assert cleaned("fix_unicode", text) == text
+    assert cleaned("normalize_whitespace", text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\u200db", "ab"),
+        ("user\u202egpj.exe", "usergpj.exe"),
+        ("hi\U000e0068\U000e0069!", "hi!"),
+        ("中\u200b文\u2060字", "中文字"),
+        ("a\ufe0f\ufe01b", "ab"),
+        ("👍\ufe0f\ufe01\ufe02", "👍\ufe0f"),
+        ("1\u200d2", "12"),
+        ("\u200ehello\u200f", "hello"),
+    ],
+)
+def test_what_nobody_sees_goes(text: str, shown: str) -> None:
+    assert cleaned("fix_unicode", text) == shown
+    assert content_key(text) == content_key(shown)
 
 
 @settings(max_examples=500)

@@ -10,15 +10,16 @@ import xxhash
 from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
+from services.cleaning.engine.invisible import visible
 from services.cleaning.engine.operator import Params, SetOperator, SetRecord
 
 _NAME = r"^[a-z][a-z0-9_]{0,63}$"
 
 
 def normal_form(text: str) -> str:
-    """What two texts have in common that differ in case, white space or compatible characters only."""
+    """What two texts have in common that differ in case, white space, compatible or invisible characters only."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+        text = unicodedata.normalize("NFKC", visible(text))
     return " ".join(text.casefold().split())
 
 
@@ -28,7 +29,9 @@ def content_key(text: str) -> str:
 
 
 class ExactDedup(SetOperator[Params]):
-    """Keeps the first of the records whose text is the same but for case and white space."""
+    """Keeps the first of the records whose text is the same but for case, white space and what nobody sees."""
+
+    version = 2
 
     def judge(self, records: Sequence[SetRecord]) -> Mapping[int, Rejection]:
         """Drops with the reason `exact_duplicate`; the detail names the record that stays."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from services.cleaning.engine.invisible import visible
 from services.cleaning.engine.operator import ParamsError, TextMap, TextMapParams
 from services.cleaning.engine.patterns import MEMORY_BYTES, LinearPattern, PatternError, ReplacementError
-
-_INVISIBLE = ("\u200b", "\u2060", "\ufeff")
 
 
 class NormalizeWhitespaceParams(TextMapParams):
@@ -17,15 +16,15 @@ class NormalizeWhitespaceParams(TextMapParams):
 
 
 class NormalizeWhitespace(TextMap[NormalizeWhitespaceParams]):
-    """Makes runs of any white space one space, trims, removes invisible characters (U+200B, U+2060, U+FEFF)."""
+    """Makes runs of any white space one space, trims, removes invisible characters."""
 
+    version = 2
     params_type = NormalizeWhitespaceParams
 
     def map(self, text: str) -> str:
         """The tidy text."""
         if not text.isascii():
-            for char in _INVISIBLE:
-                text = text.replace(char, "")
+            text = visible(text)
         # Splitting and joining costs less than finding out whether there is anything to do.
         if not self.params.keep_lines:
             return " ".join(text.split())

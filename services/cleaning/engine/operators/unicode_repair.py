@@ -1,68 +1,195 @@
-"""Repair of mojibake, control characters, widths and quotes, as ftfy does it, at a fraction of its cost.
+"""Repair of mojibake, control and invisible characters, widths and quotes: ftfy's rules, and Chinese ones beside them.
 
 ftfy looks at every character many times. Most text holds only characters that none of its rules touches (or that
-two of them map one to one), and one regular expression finds that out; a test compares the two on generated text.
+two of them map one to one); a table of code points finds that out for a whole batch at once, and a test compares the
+two on generated text. Chinese, Japanese and Korean text keeps its punctuation, whose width belongs to the script.
 """
 
 from __future__ import annotations
 
+import html
 import re
-from typing import Literal
+import unicodedata
+from functools import cache
+from typing import TYPE_CHECKING, Final, Literal
 
 import ftfy
 
+from services.cleaning.engine.batch import Batch, CodePoints
+from services.cleaning.engine.invisible import INVISIBLE, visible
+from services.cleaning.engine.mojibake import MAX_COMMON_BEFORE, MIN_HAN, chinese_tables, repair_encoding
 from services.cleaning.engine.operator import TextMap, TextMapParams
 
-# Characters that ftfy's rules leave alone or map one to one, whatever stands beside them. Not `&` (entities), no
-# control characters, nothing of ftfy's mojibake categories that is "bad" beside another of these; currency signs
-# are, beside curly quotes, so that pair is excluded.
-_PLAIN = (
-    "\t\n\x20-\x25\x27-\x7e\u2013\u2014\u2026\u3001-\u3029\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff"
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Characters that ftfy's rules leave alone or map one to one, whatever stands beside them. No control characters,
+# nothing of ftfy's mojibake categories that is "bad" beside another of these; currency signs are, beside curly
+# quotes, so that pair is excluded.
+_PLAIN: Final = "\t\n\x20-\x7e\u2013\u2014\u2026\u3001-\u3029\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff"
+_QUOTES: Final = "\u2018\u2019\u201c\u201d"
+_WIDE: Final = "\u3000\uff01-\uff5e"
+_CURRENCY: Final = "\xa3\u20ac"
+_UNUSUAL: Final = re.compile(f"[^{_PLAIN}{_QUOTES}{_WIDE}{_CURRENCY}]")
+_CURRENCY_BESIDE_QUOTE: Final = re.compile(f"[{_QUOTES}][{_CURRENCY}]|[{_CURRENCY}][{_QUOTES}]")
+_UNUSUAL_ASCII: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CJK_RANGES: Final = "\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7a3"
+_CJK: Final = re.compile(f"[{_CJK_RANGES}]")
+_ENTITY: Final = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+# Signs inside a number or a name that is written in full width: １２：３０, ３．１４, ａ＠ｂ．ｃｏｍ, １００％.
+_WIDE_SIGN: Final = re.compile(
+    "(?<=[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a])[\uff03\uff06\uff0b\uff0d-\uff0f\uff1a\uff1d\uff20\uff3f]"
+    "(?=[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a])"
+    "|(?<=[\uff10-\uff19])\uff0c(?=[\uff10-\uff19]{3})|(?<=[\uff10-\uff19])\uff05"
 )
-_QUOTES = "\u2018\u2019\u201c\u201d"
-_WIDE = "\u3000\uff01-\uff05\uff07-\uff5e"
-_CURRENCY = "\xa3\u20ac"
-_UNUSUAL = re.compile(f"[^{_PLAIN}{_QUOTES}{_WIDE}{_CURRENCY}]")
-_CURRENCY_BESIDE_QUOTE = re.compile(f"[{_QUOTES}][{_CURRENCY}]|[{_CURRENCY}][{_QUOTES}]")
-_UNUSUAL_ASCII = re.compile(r"[\x00-\x08\x0b-\x1f\x7f&]")
-_MAPPED = re.compile(f"[{_QUOTES}{_WIDE}]")
+_APOSTROPHE: Final = re.compile("(?<=[A-Za-z])[\u2018\u2019](?=[A-Za-z])")
+_LETTERS: Final = {
+    code: chr(code - 0xFEE0)
+    for first, last in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A))
+    for code in range(first, last + 1)
+} | {0x3000: " "}
+_SIGNS: Final = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+_CURLY: Final = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
+_HALF: Final = re.compile("[\uff61-\uffee]")
+
+# Bits of a code point; those of a text are all of its code points'.
+_WORK, _WIDE_BIT, _QUOTE_BIT, _CURRENCY_BIT, _CJK_BIT = 1, 2, 4, 8, 16
 
 
 class FixUnicodeParams(TextMapParams):
-    """`normalization`: Unicode normal form of the result; `straighten_quotes`: curly quotes become straight ones."""
+    """`normalization`: Unicode normal form of the result; `straighten_quotes`: curly quotes become straight ones.
+
+    `width`: `letters` makes letters and digits of full width narrow and keeps the punctuation of Chinese, Japanese
+    and Korean text; `all` makes everything narrow; `keep` nothing.
+    """
 
     normalization: Literal["NFC", "NFKC"] = "NFC"
     straighten_quotes: bool = True
+    width: Literal["letters", "all", "keep"] = "letters"
 
 
 class FixUnicode(TextMap[FixUnicodeParams]):
-    """Gives what `ftfy.fix_text` gives."""
+    """Repairs what ftfy repairs, and text in a wrong Chinese encoding; removes what nobody sees.
 
+    Entities become characters, but for those of `<`, `>`, `&` and quotes, which are `strip_html`'s: decoded here,
+    `&lt;b&gt;` would be a tag there.
+    """
+
+    version = 2
     params_type = FixUnicodeParams
 
     def __init__(self, params: FixUnicodeParams) -> None:
         super().__init__(params)
         self._config = ftfy.TextFixerConfig(
-            normalization=params.normalization, uncurl_quotes=params.straighten_quotes, explain=False
+            normalization=params.normalization,
+            unescape_html=False,
+            uncurl_quotes=False,
+            fix_character_width=False,
+            explain=False,
         )
-        mapping = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-        mapping[0x3000] = " "
-        if params.straighten_quotes:
-            mapping |= {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
-        self._mapping = mapping
         # NFKC changes more than this list of characters allows for (the ellipsis, for one).
         self._fast = params.normalization == "NFC"
 
+    def map_texts(self, batch: Batch) -> None:
+        """Repairs the texts that a look at their code points does not clear."""
+        if not self._fast:
+            super().map_texts(batch)
+        elif suspects := _suspects(batch.code_points(), self.params):
+            texts = list(batch.texts)
+            for position in suspects:
+                texts[position] = self.map(texts[position])
+            batch.texts = texts
+
     def map(self, text: str) -> str:
         """The repaired text."""
+        if "&" in text and "<" not in text:
+            text = _ENTITY.sub(_character, text)
+        text = repair_encoding(text)
         if text.isascii():
             return self._repair(text) if _UNUSUAL_ASCII.search(text) else text
-        if not self._fast or _UNUSUAL.search(text):
-            return self._repair(text)
-        if ("\xa3" in text or "\u20ac" in text) and _CURRENCY_BESIDE_QUOTE.search(text):
-            return self._repair(text)
-        return text.translate(self._mapping) if _MAPPED.search(text) else text
+        if not self._fast or _UNUSUAL.search(text) or _CURRENCY_BESIDE_QUOTE.search(text):
+            text = self._repair(text)
+        return self._narrow(text)
 
     def _repair(self, text: str) -> str:
         repaired: str = ftfy.fix_text(text, self._config)
-        return repaired
+        seen = visible(repaired)
+        return seen if seen is repaired else unicodedata.normalize(self.params.normalization, seen)
+
+    def _narrow(self, text: str) -> str:
+        """Widths and quotes."""
+        if text.isascii():
+            return text
+        cjk = _CJK.search(text) is not None
+        width = self.params.width
+        if width != "keep":
+            if _HALF.search(text):
+                halves = _HALF.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text)
+                text = unicodedata.normalize(self.params.normalization, halves)
+            if width == "all" or not cjk:
+                text = text.translate(_SIGNS | {0x3000: " "})
+            else:
+                text = _WIDE_SIGN.sub(lambda match: chr(ord(match.group()) - 0xFEE0), text).translate(_LETTERS)
+        if self.params.straighten_quotes:
+            # Chinese quotes are curly; there only an apostrophe is not.
+            text = _APOSTROPHE.sub("'", text) if cjk else ftfy.fixes.uncurl_quotes(text)
+        return text
+
+
+def _character(match: re.Match[str]) -> str:
+    found = html.unescape(match.group())
+    return match.group() if found in "<>&\"'" else found
+
+
+def _suspects(points: CodePoints, params: FixUnicodeParams) -> list[int]:
+    """Positions of the texts that a repair may change."""
+    import numpy as np
+
+    if not len(points.codes):
+        return []
+    held = np.flatnonzero(points.lengths)
+    starts = points.starts[held]
+    bits = np.bitwise_or.reduceat(_table()[points.codes], starts)
+    work = (bits & _WORK) > 0
+    work |= (bits & (_QUOTE_BIT | _CURRENCY_BIT)) == (_QUOTE_BIT | _CURRENCY_BIT)
+    # Punctuation of full width stays in the text that it belongs to.
+    narrow = (bits & _CJK_BIT) == 0 if params.width == "letters" else params.width == "all"
+    work |= narrow & ((bits & _WIDE_BIT) > 0)
+    if params.straighten_quotes:
+        work |= (bits & _QUOTE_BIT) > 0
+    chinese = np.flatnonzero((bits & _CJK_BIT) > 0)
+    if len(chinese):
+        han, common = (
+            np.add.reduceat(table[points.codes], starts, dtype=np.int64)[chinese] for table in chinese_tables()
+        )
+        work[chinese[(han >= MIN_HAN) & (common < MAX_COMMON_BEFORE * han)]] = True
+    suspects: list[int] = held[work].tolist()
+    return suspects
+
+
+@cache
+def _table() -> NDArray[np.uint8]:
+    """Bits of each code point, uint8 [0x110000]."""
+    import numpy as np
+
+    table = np.full(0x110000, _WORK, dtype=np.uint8)
+    for ranges, bits in (
+        (_PLAIN, 0),
+        (_QUOTES, _QUOTE_BIT),
+        ("\uff01-\uff5e", _WIDE_BIT),
+        (_CURRENCY, _CURRENCY_BIT),
+        ("\u3000\uff10-\uff19\uff21-\uff3a\uff41-\uff5a&~\u221a", _WORK),
+        (INVISIBLE, _WORK),
+    ):
+        for first, last in _ranges(ranges):
+            table[first : last + 1] = bits
+    for first, last in _ranges(_CJK_RANGES):
+        table[first : last + 1] |= _CJK_BIT
+    return table
+
+
+def _ranges(inside: str) -> list[tuple[int, int]]:
+    """Ranges of code points of the inside of a character class."""
+    found = re.findall("(.)(?:-(.))?", inside, re.DOTALL)
+    return [(ord(first), ord(last or first)) for first, last in found]
