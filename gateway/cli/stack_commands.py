@@ -113,6 +113,7 @@ def status(as_json: JsonOption = False) -> None:
                     "reserve_bytes": disk.reserve,
                     "state": "low" if disk.low else "scarce" if disk.scarce else "ok",
                 },
+                "sockets": {use: str(path) for use, path in stack.sockets.items()},
                 "parts": {
                     name: {
                         "phase": child.phase.value,

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,7 @@ from infra.stack.errors import StackError
 from infra.stack.guard import RUN
 from infra.stack.layout import Layout, python_path
 from infra.stack.lifecycle import Patience
+from infra.stack.private import UMASK, private_folder
 from infra.stack.probes import ProbeError
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state, write_state
 from infra.stack.topology import NAMES, specs
@@ -88,12 +90,13 @@ def _check_selection(found: StackState, wanted: set[str]) -> None:
 
 
 def _start(layout: Layout, wanted: set[str]) -> subprocess.Popen[bytes]:
-    layout.state.logs.mkdir(parents=True, exist_ok=True)
+    private_folder(layout.state.root)
+    layout.state.logs.mkdir(exist_ok=True)
     log = layout.state.logs / "supervisor.log"
     processes.rotate(log)
     only = [name for name in NAMES if name in wanted]
     command = [sys.executable, "-m", "infra.stack", "--state", str(layout.state.root), "--home", str(layout.home.root)]
-    with log.open("ab") as output:
+    with open(log, "ab", opener=partial(os.open, mode=0o600)) as output:
         return subprocess.Popen(
             [*command, "--only", ",".join(only)],
             stdin=subprocess.DEVNULL,
@@ -102,6 +105,7 @@ def _start(layout: Layout, wanted: set[str]) -> subprocess.Popen[bytes]:
             cwd=layout.state.root,
             env=_environment(),
             start_new_session=True,
+            umask=UMASK,
         )
 
 

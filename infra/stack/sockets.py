@@ -14,6 +14,7 @@ from pathlib import Path
 
 from infra.stack.errors import StackError
 from infra.stack.layout import State
+from infra.stack.private import private_folder
 
 LONGEST_PATH = 107
 """Bytes of a socket's path (`sun_path` in sys/un.h, without the zero at its end)."""
@@ -42,10 +43,9 @@ def _fits(folder: Path) -> bool:
 
 
 def _private(folder: Path) -> Path:
+    """Stricter than `private_folder`: above it others may write, who could put a link or a folder of theirs here."""
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise StackError(f"{folder} is not a folder of this user: remove it, or choose a shorter TIDEMILL_STATE.")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        folder.chmod(0o700)
-    return folder
+    return private_folder(folder)

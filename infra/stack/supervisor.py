@@ -24,6 +24,7 @@ from infra.stack.layout import Layout
 from infra.stack.lifecycle import ChildRunner, Patience
 from infra.stack.lock import held
 from infra.stack.ports import PortBook
+from infra.stack.private import UMASK, private_folder
 from infra.stack.sockets import place_sockets
 from infra.stack.state import StackPhase, StackState, StateFile, read_state
 from services.kit.config import disk_reserve
@@ -87,7 +88,8 @@ class Supervisor:
             StackError: no ports.
             OSError: the state folder cannot be written.
         """
-        self._layout.state.root.mkdir(parents=True, exist_ok=True)
+        os.umask(UMASK)
+        private_folder(self._layout.state.root)
         with held(self._layout.state):
             before = read_state(self._layout)
             if left := await asyncio.to_thread(processes.end_tagged, self._layout.state.root):

@@ -34,53 +34,68 @@ PARTS = ("kafka", "elasticsearch", "triton")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One of Tidemill's processes: `python -m module`, gRPC on the port `name`, Prometheus on `name`_metrics."""
+    """One of Tidemill's processes: `python -m module`.
+
+    gRPC listens on the Unix socket `name`, Prometheus on the port `name`_metrics. The doors are open to more than this
+    user: their gRPC and HTTP listen on the ports `name` and `name`_http.
+    """
 
     name: str
     module: str
-    port: int
     needs: frozenset[str]
     uses: frozenset[str] = frozenset()
-    http_port: int | None = None
+    metrics_port: int | None = None
+    doors: tuple[int, int] | None = None
+    """Usual ports of gRPC and HTTP, where others than the mesh's own user call."""
     single_threaded: bool = True
     """Whether its numeric libraries get one thread: what computes for minutes gets the whole machine."""
 
     @property
     def ports(self) -> dict[str, int]:
         """Usual port by use."""
-        ports = {self.name: self.port}
-        if self.http_port is None:
-            return ports | {f"{self.name}_metrics": self.port + 100}
-        return ports | {f"{self.name}_http": self.http_port}
+        ports = {} if self.metrics_port is None else {f"{self.name}_metrics": self.metrics_port}
+        if self.doors is not None:
+            ports |= {self.name: self.doors[0], f"{self.name}_http": self.doors[1]}
+        return ports
+
+    @property
+    def sockets(self) -> dict[str, str]:
+        """Name of its socket by use."""
+        return {} if self.doors is not None else {self.name: self.name}
 
 
 SERVICES = (
-    Service("telemetry", "services.telemetry", 7106, frozenset({"elasticsearch"})),
-    Service("ingest", "services.ingest", 7101, frozenset({"kafka"}), frozenset({"telemetry"})),
-    Service("cleaning", "services.cleaning", 7102, frozenset({"kafka"}), frozenset({"telemetry"})),
+    Service("telemetry", "services.telemetry", frozenset({"elasticsearch"}), metrics_port=7206),
+    Service("ingest", "services.ingest", frozenset({"kafka"}), frozenset({"telemetry"}), metrics_port=7201),
+    Service("cleaning", "services.cleaning", frozenset({"kafka"}), frozenset({"telemetry"}), metrics_port=7202),
     Service(
         "training",
         "services.training",
-        7103,
         frozenset({"kafka"}),
         frozenset({"telemetry"}),
+        metrics_port=7203,
         single_threaded=False,
     ),
-    Service("inference", "services.inference", 7104, frozenset({"kafka", "triton"}), frozenset({"telemetry"})),
+    Service(
+        "inference",
+        "services.inference",
+        frozenset({"kafka", "triton"}),
+        frozenset({"telemetry"}),
+        metrics_port=7204,
+    ),
     Service(
         "pipeline",
         "services.pipeline",
-        7105,
         frozenset({"kafka"}),
         frozenset({"telemetry", "ingest", "cleaning", "training", "inference"}),
+        metrics_port=7205,
     ),
     Service(
         "gateway",
         "gateway",
-        7100,
         frozenset({"kafka"}),
         frozenset({"telemetry", "ingest", "cleaning", "training", "inference", "pipeline"}),
-        http_port=8080,
+        doors=(7100, 8080),
     ),
 )
 
@@ -144,14 +159,14 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
     uses = {
         "TIDEMILL_KAFKA_BOOTSTRAP": ("kafka", ""),
         "TIDEMILL_ELASTICSEARCH_URL": ("elasticsearch", "http://"),
-        "TIDEMILL_OTLP_ENDPOINT": ("telemetry", "http://"),
+        "TIDEMILL_OTLP_ENDPOINT": ("telemetry", ""),
         "TIDEMILL_TRITON_GRPC": ("triton_grpc", ""),
         "TIDEMILL_METRICS_BIND": (f"{service.name}_metrics", ""),
         "TIDEMILL_HTTP_BIND": (f"{service.name}_http", ""),
         **{f"TIDEMILL_{peer.name.upper()}_ADDRESS": (peer.name, "") for peer in SERVICES},
     }
     told |= {key: f"{scheme}{addresses[use]}" for key, (use, scheme) in uses.items() if use in addresses}
-    if service.http_port is not None and (host := os.environ.get(DOORS_HOST)):
+    if service.doors is not None and (host := os.environ.get(DOORS_HOST)):
         told |= {
             "TIDEMILL_BIND": f"{host}:{addresses.ports[service.name]}",
             "TIDEMILL_HTTP_BIND": f"{host}:{addresses.ports[f'{service.name}_http']}",
@@ -163,11 +178,12 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
 
 def _child(layout: Layout, service: Service) -> ChildSpec:
     probe = grpc_health(service.name)
-    if service.http_port is not None:
+    if service.doors is not None:
         probe = every(probe, http_ok(f"{service.name}_http", "/healthz"))
     return ChildSpec(
         name=service.name,
         ports=service.ports,
+        sockets=service.sockets,
         prepare=partial(_prepare, layout, service),
         probe=probe,
         needs=service.needs,

@@ -13,13 +13,33 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.kit.errors import InvalidArgumentError
 
+UNIX = "unix:"
+_LONGEST_SOCKET = 107  # bytes: sun_path in sys/un.h, without the zero at its end
+
 
 def _address(value: str) -> str:
+    return _socket(value) if value.startswith(UNIX) else _port(value)
+
+
+def _port(value: str) -> str:
     host, _, port = value.rpartition(":")
     # gRPC itself takes a larger port and listens on another one.
     if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"must be host:port with a port up to 65535, not {value!r}")
     return value
+
+
+def _socket(value: str) -> str:
+    path = value.removeprefix(UNIX)
+    if not path.startswith("/") or path.startswith("//"):
+        raise ValueError(f"must be unix: and the absolute path of a socket, not {value!r}")
+    if len(os.fsencode(path)) > _LONGEST_SOCKET:
+        raise ValueError(f"must be a path of at most {_LONGEST_SOCKET} bytes, as sockets have, not {value!r}")
+    return value
+
+
+def _otlp(value: str) -> str:
+    return _socket(value) if value.startswith(UNIX) else _endpoint(value)
 
 
 def _endpoint(value: str) -> str:
@@ -36,7 +56,11 @@ def _level(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+"""host:port of this machine, port 0 standing for any that is free, or unix:/path of a socket."""
+PortAddress = Annotated[str, AfterValidator(_port)]
 """host:port of this machine; port 0 stands for any that is free."""
+OtlpEndpoint = Annotated[str, AfterValidator(_otlp)]
+"""URL of an OTLP/gRPC receiver, or unix:/path of its socket."""
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 """URL of a server."""
 LogLevel = Annotated[str, AfterValidator(_level)]
@@ -48,12 +72,14 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TIDEMILL_", frozen=True, extra="ignore")
 
-    bind: Address = Field("127.0.0.1:0", description="host:port of the gRPC server")
-    metrics_bind: Address | None = Field(None, description="host:port of the Prometheus endpoint; none when unset")
+    bind: Address = Field("127.0.0.1:0", description="host:port or unix:/path of the gRPC server")
+    metrics_bind: PortAddress | None = Field(None, description="host:port of the Prometheus endpoint; none when unset")
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="host:port of the Kafka brokers, comma-separated")
     database_url: str = Field("sqlite:///tidemill.sqlite", description="SQLAlchemy URL of the service's database")
     artifacts_url: str = Field("file:///tmp/tidemill", description="fsspec URL of the artefact store")
-    otlp_endpoint: Endpoint | None = Field(None, description="OTLP/gRPC endpoint; nothing is sent when unset")
+    otlp_endpoint: OtlpEndpoint | None = Field(
+        None, description="OTLP/gRPC endpoint, a URL or unix:/path; nothing is sent when unset"
+    )
     log_level: LogLevel = Field("INFO", description="lowest level that is logged")
     state: Path = Field(default_factory=lambda: state_dir(), description="folder of the mesh, whose disk is watched")
     disk_reserve_bytes: int | None = Field(
@@ -62,12 +88,12 @@ class ServiceSettings(BaseSettings):
         description="with less free than this on the disk of `state` nothing new is accepted; 2 % of it, at least 1 and"
         " at most 10 GiB, when unset",
     )
-    ingest_address: str = Field("127.0.0.1:7101", description="host:port of the ingest service")
-    cleaning_address: str = Field("127.0.0.1:7102", description="host:port of the cleaning service")
-    training_address: str = Field("127.0.0.1:7103", description="host:port of the training service")
-    inference_address: str = Field("127.0.0.1:7104", description="host:port of the inference service")
-    pipeline_address: str = Field("127.0.0.1:7105", description="host:port of the pipeline service")
-    telemetry_address: str = Field("127.0.0.1:7106", description="host:port of the telemetry service")
+    ingest_address: str = Field("127.0.0.1:7101", description="host:port or unix:/path of the ingest service")
+    cleaning_address: str = Field("127.0.0.1:7102", description="host:port or unix:/path of the cleaning service")
+    training_address: str = Field("127.0.0.1:7103", description="host:port or unix:/path of the training service")
+    inference_address: str = Field("127.0.0.1:7104", description="host:port or unix:/path of the inference service")
+    pipeline_address: str = Field("127.0.0.1:7105", description="host:port or unix:/path of the pipeline service")
+    telemetry_address: str = Field("127.0.0.1:7106", description="host:port or unix:/path of the telemetry service")
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -116,7 +116,7 @@ def status_table(stack: StackState, now: float, width: int) -> Table:
                 _health(child),
             ),
             str(child.pid or ""),
-            ports_of(name, stack.ports),
+            ports_of(name, stack.ports) or ("socket" if ports_of(name, dict.fromkeys(stack.sockets, 0)) else ""),
             str(child.restarts) if child.restarts else "",
             duration(now - child.started_at) if child.started_at and child.pid else "",
             Text(_note(child), "yellow"),

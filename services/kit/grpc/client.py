@@ -48,10 +48,10 @@ class _DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 def open_channel(address: str, *, default_deadline_s: float = 30.0, bare: bool = False) -> grpc.aio.Channel:
-    """A channel to `host:port`; create it inside the running event loop and close it at the end.
+    """A channel to a peer; create it inside the running event loop and close it at the end.
 
     Args:
-        address: `host:port`.
+        address: `host:port` or `unix:/path`.
         default_deadline_s: deadline of a unary call that names none.
         bare: without interceptors, for a proxy that passes deadline and trace context on by itself: they cost more
             than the rest of a call.

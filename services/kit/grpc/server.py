@@ -90,13 +90,17 @@ def finish_server(server: grpc.aio.Server, services: Sequence[str]) -> GrpcServe
 
 
 def bind(server: grpc.aio.Server, address: str) -> int:
-    """Opens the port.
+    """Opens the port or the Unix socket.
+
+    Args:
+        server: the server.
+        address: `host:port` or `unix:/path`. A socket that an earlier process left is replaced.
 
     Returns:
-        The port, also where `address` asked for any (port 0).
+        The port, also where `address` asked for any (port 0); of no meaning for a socket.
 
     Raises:
-        FailedPreconditionError: the port is taken or the address is not this machine's.
+        FailedPreconditionError: the port is taken, the address is not this machine's, or the socket has no folder.
     """
     try:
         port = server.add_insecure_port(address)
@@ -106,10 +110,13 @@ def bind(server: grpc.aio.Server, address: str) -> int:
     else:
         cause = None
     if port == 0:
+        why = (
+            "the socket's folder is missing or closed to this user. Set TIDEMILL_BIND to a socket in another folder."
+            if address.startswith("unix:")
+            else "the port is in use or the address is not this machine's. "
+            "Stop the other process or set TIDEMILL_BIND to another port."
+        )
         raise FailedPreconditionError(
-            f"Cannot listen on {address}: the port is in use or the address is not this machine's. "
-            "Stop the other process or set TIDEMILL_BIND to another port.",
-            reason="PORT_IN_USE",
-            metadata={"address": address},
+            f"Cannot listen on {address}: {why}", reason="PORT_IN_USE", metadata={"address": address}
         ) from cause
     return port

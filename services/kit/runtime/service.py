@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from services.kit.config import ServiceSettings
+from services.kit.config import UNIX, ServiceSettings
 from services.kit.errors import TidemillError, UnavailableError
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.storage.disk import disk_space
@@ -150,7 +150,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
             consumer.start()
         tasks = [asyncio.create_task(factory()) for factory in service.tasks]
         await grpc_server.set_serving(True)
-        logger.info("%s serves on port %d", name, port)
+        logger.info("%s serves on %s", name, settings.bind if settings.bind.startswith(UNIX) else f"port {port}")
 
         stopper = asyncio.create_task(stop.wait())
         waiting: set[asyncio.Task[Any]] = {stopper, *tasks}

@@ -112,7 +112,7 @@ def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str
 
     Args:
         service_name: `service.name` of everything that is sent.
-        otlp_endpoint: for example `http://127.0.0.1:4317`; nothing is sent when it is None.
+        otlp_endpoint: for example `http://127.0.0.1:4317` or `unix:/path`; nothing is sent when it is None.
         log_level: lowest level that is logged.
     """
     resource = Resource.create(

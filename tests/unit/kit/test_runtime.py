@@ -191,6 +191,10 @@ def test_a_receiver_of_telemetry_that_never_answers_holds_up_neither_calls_nor_t
     [
         ("TIDEMILL_BIND", "127.0.0.1:99999", "must be host:port"),
         ("TIDEMILL_METRICS_BIND", "9100", "must be host:port"),
+        ("TIDEMILL_METRICS_BIND", "unix:/run/metrics", "must be host:port"),
+        ("TIDEMILL_BIND", "unix:sockets/ingest", "must be unix: and the absolute path"),
+        ("TIDEMILL_BIND", f"unix:/{'deep' * 30}", "must be a path of at most 107 bytes"),
+        ("TIDEMILL_OTLP_ENDPOINT", "unix:telemetry", "must be unix: and the absolute path"),
         ("TIDEMILL_LOG_LEVEL", "chatty", "must be one of"),
         ("TIDEMILL_OTLP_ENDPOINT", "127.0.0.1:4317", "must be a URL"),
     ],

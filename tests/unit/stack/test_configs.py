@@ -75,8 +75,8 @@ def test_everything_listens_on_loopback_only() -> None:
     assert "0.0.0.0" not in properties
     assert "network.host: 127.0.0.1\n" in elasticsearch.elasticsearch_yml(Path("/s/es"), PORTS)
     for service in SERVICES:
-        told = environment(LAYOUT, ADDRESSES, service)
-        assert told["TIDEMILL_BIND"] == f"127.0.0.1:{service.port}"
+        bind = environment(LAYOUT, ADDRESSES, service)["TIDEMILL_BIND"]
+        assert bind == ("127.0.0.1:7100" if service.name == "gateway" else f"unix:/s/sockets/{service.name}")
 
 
 def test_topics_are_never_made_by_accident() -> None:
@@ -87,7 +87,7 @@ def test_each_service_knows_its_parts_and_peers() -> None:
     by_name = {service.name: service for service in SERVICES}
     told = environment(LAYOUT, ADDRESSES, by_name["inference"])
     assert told["TIDEMILL_KAFKA_BOOTSTRAP"] == "127.0.0.1:9092"
-    assert told["TIDEMILL_OTLP_ENDPOINT"] == "http://127.0.0.1:7106"
+    assert told["TIDEMILL_OTLP_ENDPOINT"] == "unix:/s/sockets/telemetry"
     assert told["TIDEMILL_TRITON_GRPC"] == "unix:/s/sockets/triton:1"
     assert told["TIDEMILL_TRITON_REPOSITORY"] == "/s/triton/models"
     assert told["TIDEMILL_DATABASE_URL"] == "sqlite:////s/db/inference.sqlite"
@@ -103,7 +103,7 @@ def test_only_the_doors_listen_elsewhere_than_on_loopback(monkeypatch: pytest.Mo
     for service in SERVICES:
         told = environment(LAYOUT, ADDRESSES, service)
         binds = {told[key] for key in ("TIDEMILL_BIND", "TIDEMILL_HTTP_BIND") if key in told}
-        assert {bind.partition(":")[0] for bind in binds} == {"0.0.0.0" if service.name == "gateway" else "127.0.0.1"}
+        assert {bind.partition(":")[0] for bind in binds} == {"0.0.0.0" if service.name == "gateway" else "unix"}
 
 
 def test_an_operator_may_choose_other_stores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout, State
+from infra.stack.private import private_folder
 from infra.stack.sockets import LONGEST_NAME, place_sockets
 from infra.stack.topology import specs
 
@@ -75,3 +76,12 @@ def test_a_link_in_its_place_is_refused(tmp_path_factory: pytest.TempPathFactory
     (state.root / "sockets").symlink_to(tmp_path)
     with pytest.raises(StackError, match="not a folder of this user"):
         place_sockets(state)
+
+
+def test_a_state_folder_that_all_users_share_is_refused(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    with pytest.raises(StackError, match="TIDEMILL_STATE"):
+        private_folder(shared)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o1777

@@ -1,0 +1,77 @@
+"""What another user of the machine can reach of a running mesh: its sockets, ports and files."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from tidemill.ingest.v1 import ingest_service_pb2 as pb
+from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
+
+from infra.stack import client
+from infra.stack.process import tagged
+from infra.stack.state import StackState
+from infra.stack.testing import REUSE, running_parts
+from tests.faults.strangers import connects, open_folder, reads
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[StackState]:
+    """A service and its broker, in a folder that an earlier release left open to all."""
+    with pytest.MonkeyPatch.context() as patch, open_folder() as folder:
+        patch.delenv(REUSE, raising=False)
+        state = folder / "state"
+        (state / "logs").mkdir(parents=True)
+        (state / "logs" / "old.log").write_text("raw text")
+        for path in (state, state / "logs", state / "logs" / "old.log"):
+            path.chmod(0o755)
+        with running_parts({"kafka", "ingest"}, state) as running:
+            yield running
+
+
+def test_a_service_answers_its_own_user_on_a_socket(stack: StackState) -> None:
+    assert client.status(stack.state, stack.home).children["ingest"].healthy
+    with grpc.insecure_channel(stack.address("ingest")) as channel:
+        assert not IngestServiceStub(channel).ListImports(pb.ListImportsRequest(), timeout=10).imports
+
+
+def test_another_user_cannot_connect_to_it(stack: StackState) -> None:
+    assert stack.sockets["ingest"].is_socket()
+    assert not connects(stack.sockets["ingest"])
+
+
+def test_a_service_has_no_port_but_that_of_its_counters(stack: StackState) -> None:
+    pid = stack.children["ingest"].pid
+    assert pid is not None
+    listening = [each for each in psutil.Process(pid).net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    assert [each.laddr.port for each in listening] == [stack.ports["ingest_metrics"]]
+
+
+def test_another_user_reads_no_file_of_the_state(stack: StackState) -> None:
+    files = [path for path in stack.state.rglob("*") if path.is_file()]
+    kinds = {path.relative_to(stack.state).parts[0] for path in files}
+    assert {"db", "kafka", "logs", "stack.json"} <= kinds
+    assert [path for path in files if reads(path)] == []
+
+
+def test_what_the_mesh_wrote_is_closed_by_its_own_mode_as_well(stack: StackState) -> None:
+    """A folder that an operator opens later, or a copy of it, gives nothing away."""
+    written = [path for path in stack.state.rglob("*") if not path.is_symlink() and "old.log" not in path.name]
+    assert [path for path in written if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+
+
+def test_nothing_in_shared_memory_is_open_to_others(stack: StackState) -> None:
+    ours = {process.pid for process in tagged(stack.state)}
+    mapped = {
+        Path(region.path)
+        for pid in ours
+        for region in psutil.Process(pid).memory_maps()
+        if region.path.startswith("/dev/shm/")
+    }
+    assert [path for path in mapped if path.exists() and path.stat().st_mode & 0o077] == []
