@@ -7,7 +7,7 @@ PIPELINE ?= pipelines/headlines.yaml
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults stubs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults stubs docs lock format clean
 
 help: ## tells what there is
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,8 +24,9 @@ down: setup ## stops the mesh
 status: setup ## shows the health of every part
 	@$(BIN)/tidemill status
 
-check: setup ## stub drift, buf, ruff, mypy strict, import-linter, commit messages
+check: setup ## drift of stubs and docs, buf, ruff, mypy strict, import-linter, commit messages
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python -m docs.generate --check
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code --path protos/tidemill
 	$(BIN)/ruff check
@@ -59,6 +60,9 @@ test: check unit contract integration e2e ## everything but the slow faults
 
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py
+
+docs: setup ## writes the documents that follow from the code
+	$(BIN)/python -m docs.generate
 
 lock: ## resolves requirements.lock anew
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \

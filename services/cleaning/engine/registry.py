@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
 from pydantic import ValidationError
@@ -42,6 +43,16 @@ class Registry:
             raise ValueError(f"two operators are called {name!r}: {self._places[name]} and {place}")
         self._places[name] = place
 
+    def operator_type(self, name: str) -> type[Operator[Any]]:
+        """The class of a registered operator; its module is imported now.
+
+        Raises:
+            KeyError: there is no such operator.
+        """
+        module, _, kind = self._places[name].partition(":")
+        found: type[Operator[Any]] = getattr(importlib.import_module(module), kind)
+        return found
+
     def build(self, spec: OperatorSpec, position: int) -> Operator[Any]:
         """The operator of a recipe's entry.
 
@@ -49,11 +60,9 @@ class Registry:
             RecipeError: it names the position, the operator, the parameter and what was probably meant.
         """
         path = f"operators[{position}]"
-        place = self._places.get(spec.name)
-        if place is None:
+        if spec.name not in self._places:
             raise RecipeError.at(f"{path}.name", _known("operator", spec.name, self.names))
-        module, _, kind_name = place.partition(":")
-        kind: type[Operator[Any]] = getattr(importlib.import_module(module), kind_name)
+        kind = self.operator_type(spec.name)
         try:
             operator = kind(kind.params_type.model_validate(dict(spec.params)))
             operator.name = spec.name
@@ -70,7 +79,23 @@ class Registry:
             raise RecipeError.at(f"{path}.params.{name}" if name else f"{path}.params", description) from error
 
 
+PLUGINS = "tidemill.operators"
+"""Group of the entry points by which other packages bring operators: name = "package.module:Class"."""
+
+
 def default_registry() -> Registry:
+    """The operators that Tidemill brings, and those of installed packages.
+
+    Raises:
+        ValueError: two operators have the same name.
+    """
+    registry = own_registry()
+    for plugin in entry_points(group=PLUGINS):
+        registry.register(plugin.name, plugin.value)
+    return registry
+
+
+def own_registry() -> Registry:
     """The operators that Tidemill brings."""
     places: Mapping[str, str] = {
         "fix_unicode": "unicode_repair:FixUnicode",

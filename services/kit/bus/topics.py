@@ -40,7 +40,9 @@ RECORDS_CLEAN: Final = Topic("tidemill.records.clean", 6, 7 * _DAY_MS, "record",
 RECORDS_REJECTED: Final = Topic("tidemill.records.rejected", 6, 7 * _DAY_MS, "record", "RecordRejected")
 INGEST_EVENTS: Final = Topic("tidemill.ingest.events", 1, 30 * _DAY_MS, "import", "ImportCompleted")
 CLEANING_EVENTS: Final = Topic("tidemill.cleaning.events", 1, 30 * _DAY_MS, "data set", "DatasetVersionBuilt")
-TRAINING_EVENTS: Final = Topic("tidemill.training.events", 1, 30 * _DAY_MS, "run", "RunSucceeded, RunFailed, …")
+TRAINING_EVENTS: Final = Topic(
+    "tidemill.training.events", 1, 30 * _DAY_MS, "run", "RunSucceeded, RunFailed, RunCancelled"
+)
 INFERENCE_EVENTS: Final = Topic("tidemill.inference.events", 1, 30 * _DAY_MS, "model", "ModelPublished")
 PREDICTIONS: Final = Topic("tidemill.predictions", 6, 7 * _DAY_MS, "answer", "PredictionServed", ("tidemill-pipeline",))
 PIPELINE_EVENTS: Final = Topic("tidemill.pipeline.events", 1, 30 * _DAY_MS, "cycle", "CycleEnded")

@@ -1,0 +1,88 @@
+"""`docs/operators.md`: every operator that a recipe can name, from the registry."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from pydantic import BaseModel
+
+from docs.generate.tables import table
+from services.cleaning.engine.operator import SetOperator
+from services.cleaning.engine.registry import Registry
+
+HEAD = """# Operators
+
+A data set's recipe is a list of operators. Those on records run as records arrive, in the order of the recipe; those on
+the whole set run when a version is built, once every record has been cleaned. In a pipeline file an operator is
+written `- exact_dedup`, or `- length_filter: {min_chars: 200}` with parameters. An unknown name, parameter or value is
+refused with its line. [extending.md](extending.md) shows how to write one.
+"""
+
+
+def operators_page(registry: Registry) -> str:
+    """The page."""
+    kinds = {name: registry.operator_type(name) for name in registry.names}
+    lines = [HEAD]
+    lines += table(
+        ("operator", "works on", "what it does"),
+        ((f"[`{name}`](#{name})", _room(kind), _about(kind)[0]) for name, kind in kinds.items()),
+    )
+    for name, kind in kinds.items():
+        lines += ["", f"## {name}", "", " ".join(_about(kind)).strip(), ""]
+        fields = kind.params_type.model_json_schema()["properties"] if kind.params_type.model_fields else {}
+        if fields:
+            own = kind.params_type.__doc__
+            if own and own != BaseModel.__doc__:
+                lines += [_joined(own), ""]
+            lines += table(
+                ("parameter", "type", "default"),
+                ((f"`{field}`", _type(schema), _default(kind, field)) for field, schema in fields.items()),
+            )
+        else:
+            lines.append("It has no parameters.")
+    return "\n".join(lines) + "\n"
+
+
+def _room(kind: type[Any]) -> str:
+    return "the whole set" if issubclass(kind, SetOperator) else "records"
+
+
+def _about(kind: type[Any]) -> tuple[str, str]:
+    """The first paragraph of an operator's docstring, and the others."""
+    first, _, rest = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")
+    return _joined(first), _joined(rest)
+
+
+def _joined(text: str) -> str:
+    return " ".join(inspect.cleandoc(text).split())
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A pydantic JSON schema in words."""
+    if "anyOf" in schema:
+        return " or ".join(_type(item) for item in schema["anyOf"] if item.get("type") != "null")
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if schema.get("type") == "array":
+        return "list of " + (_type(schema["items"]) if schema.get("items") else "values")
+    if schema.get("type") == "object":
+        inner = schema.get("additionalProperties")
+        return "mapping to " + _type(inner) if isinstance(inner, dict) else "mapping"
+    words = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {schema[name]:g}" for name, sign in words.items() if name in schema]
+    return ", ".join([{"string": "text", "boolean": "true or false"}.get(schema["type"], schema["type"]), *limits])
+
+
+def _default(kind: type[Any], field: str) -> str:
+    info = kind.params_type.model_fields[field]
+    if info.is_required():
+        return "required"
+    value = info.get_default(call_default_factory=True)
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{list(value) if isinstance(value, tuple | list) else value}`" if value not in ("", ()) else "empty"

@@ -1,0 +1,232 @@
+"""`docs/pipeline.md` and `pipelines/pipeline.schema.json`: every field of a pipeline file, from the protos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.struct_pb2 import Struct
+from tidemill.cleaning.v1.dataset_pb2 import OperatorSpec
+from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec
+
+from docs.generate.protos import (
+    INTEGERS,
+    NUMBERS,
+    bounds,
+    comments,
+    is_oneof_required,
+    is_required,
+    rules_of,
+    short_values,
+)
+from docs.generate.tables import table
+from services.cleaning.engine.registry import Registry
+
+# The cycle fills it in; a file that gives it would name a snapshot of another data set.
+FILLED_IN = {"tidemill.training.v1.TrainingSpec.dataset"}
+
+HEAD = """# Pipeline files
+
+A pipeline file is YAML and describes one loop: what is collected, how it is cleaned, trained, measured and served.
+`tidemill run FILE` runs it. Its fields are those of `tidemill.pipeline.v1.PipelineSpec`. Copy
+[headlines.yaml](../pipelines/headlines.yaml) (a model that writes) or [reviews.yaml](../pipelines/reviews.yaml) (a
+classifier) to begin. The first line of both makes an editor with the YAML language server complete and check fields by
+[pipeline.schema.json](../pipelines/pipeline.schema.json).
+
+- `${NAME}` and `${NAME:-default}` are replaced from the environment. `${TIDEMILL_DATA}` is the fetched example data
+  where it is not set.
+- Paths of sources are relative to the file.
+- Values of an enum are written in lower case, without the enum's name: `fastest`.
+- A mistake is reported with its line, column and field.
+"""
+_TYPES = {FieldDescriptor.TYPE_STRING: "text", FieldDescriptor.TYPE_BOOL: "true or false"}
+_VARIABLE = {"type": "string", "pattern": r"\$\{[A-Z_][A-Z0-9_]*(:-[^}]*)?\}"}
+
+
+def pipeline_page() -> str:
+    """The page: a section for each message that a file holds, in the order of the file."""
+    lines = [HEAD]
+    for path, message in _sections(PipelineSpec.DESCRIPTOR, ""):
+        lines += ["## " + (f"`{path}`" if path else "The file"), "", comments()[message.full_name], ""]
+        if message.oneofs:
+            for oneof in message.oneofs:
+                one = "exactly one" if is_oneof_required(message, oneof.name) else "at most one"
+                lines += [f"Give {one} of {', '.join(f'`{field.name}`' for field in oneof.fields)}.", ""]
+        lines += table(
+            ("field", "type", "default", "meaning"),
+            (
+                (f"`{field.name}`", _words(field), _default(field), comments()[field.full_name])
+                for field in message.fields
+                if field.full_name not in FILLED_IN
+            ),
+        )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _sections(message: Descriptor, path: str) -> list[tuple[str, Descriptor]]:
+    found = [(path, message)] if message.fields else []
+    for field in message.fields:
+        child = field.message_type
+        if (
+            child is None
+            or field.full_name in FILLED_IN
+            or child is Struct.DESCRIPTOR
+            or child is OperatorSpec.DESCRIPTOR
+        ):
+            continue
+        if not child.GetOptions().map_entry:
+            found += _sections(child, f"{path}.{field.name}".lstrip(".") + ("[]" if field.is_repeated else ""))
+    return found
+
+
+def _words(field: FieldDescriptor) -> str:
+    if field.message_type is OperatorSpec.DESCRIPTOR:
+        return "list of [operators](operators.md)"
+    if field.message_type is not None:
+        return "list of mappings" if field.is_repeated else "mapping" + ("" if field.message_type.fields else ", empty")
+    rules = rules_of(field)
+    if field.is_repeated:
+        items, limits = rules.repeated.items.string, []
+        if getattr(items, "in"):
+            limits.append("of " + ", ".join(f"`{value}`" for value in getattr(items, "in")))
+        if rules.repeated.max_items:
+            limits.append(f"at most {rules.repeated.max_items}")
+        return ", ".join(["list of texts", *limits])
+    if field.enum_type is not None:
+        return ", ".join(f"`{value}`" for value in short_values(field.enum_type))
+    if field.type in NUMBERS:
+        signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+        limits = [f"{signs[name]} {value:g}" for name, value in bounds(field).items()]
+        return ", ".join(["whole number" if field.type in INTEGERS else "number", *limits])
+    limits = [f"`{rules.string.pattern}`"] if rules.string.pattern else []
+    limits += [f"contains `{rules.string.contains}`"] if rules.string.contains else []
+    limits += [f"at most {rules.string.max_len} characters"] if rules.string.max_len else []
+    return ", ".join([_TYPES[field.type], *limits])
+
+
+def _default(field: FieldDescriptor) -> str:
+    if is_required(field):
+        return "required"
+    if field.containing_oneof is not None or field.message_type is not None or field.is_repeated:
+        return "none"
+    if field.enum_type is not None:
+        return _unset(field)
+    return {FieldDescriptor.TYPE_STRING: "empty", FieldDescriptor.TYPE_BOOL: "`false`"}.get(field.type, "`0`")
+
+
+def _unset(field: FieldDescriptor) -> str:
+    """The default that the comment of an enum's unset value names, as in `Not set: fastest.`, else none."""
+    enum = field.enum_type
+    assert enum is not None
+    text = comments()[f"{enum.full_name.rpartition('.')[0]}.{enum.values[0].name}"]
+    return f"`{text.removeprefix('Not set: ').rstrip('.')}`" if text.startswith("Not set: ") else "none"
+
+
+def pipeline_schema(registry: Registry) -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of a pipeline file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Tidemill pipeline",
+        **_message(PipelineSpec.DESCRIPTOR, registry),
+    }
+
+
+def _message(message: Descriptor, registry: Registry) -> dict[str, Any]:
+    fields = [field for field in message.fields if field.full_name not in FILLED_IN]
+    schema: dict[str, Any] = {
+        "type": "object",
+        "description": comments()[message.full_name],
+        "additionalProperties": False,
+        "properties": {
+            field.name: {**_field(field, registry), "description": comments()[field.full_name]} for field in fields
+        },
+    }
+    if required := [field.name for field in fields if is_required(field)]:
+        schema["required"] = required
+    choices = []
+    for oneof in message.oneofs:
+        options: list[dict[str, Any]] = [{"required": [field.name]} for field in oneof.fields]
+        none = [] if is_oneof_required(message, oneof.name) else [{"not": {"anyOf": list(options)}}]
+        choices.append({"oneOf": options + none})
+    if choices:
+        schema["allOf"] = choices
+    return schema
+
+
+def _field(field: FieldDescriptor, registry: Registry) -> dict[str, Any]:
+    if not field.is_repeated:
+        return _value(field, registry)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return {"type": "object", "additionalProperties": _value(field.message_type.fields_by_name["value"], registry)}
+    rules = rules_of(field).repeated
+    schema: dict[str, Any] = {"type": "array", "items": _value(field, registry)}
+    if allowed := list(getattr(rules.items.string, "in")):
+        schema["items"] = {"enum": allowed}
+    elif rules.items.string.pattern:
+        schema["items"]["pattern"] = rules.items.string.pattern
+    if rules.min_items:
+        schema["minItems"] = rules.min_items
+    if rules.max_items:
+        schema["maxItems"] = rules.max_items
+    if rules.unique:
+        schema["uniqueItems"] = True
+    return schema
+
+
+def _value(field: FieldDescriptor, registry: Registry) -> dict[str, Any]:
+    if field.message_type is OperatorSpec.DESCRIPTOR:
+        return _operator(registry)
+    if field.message_type is not None:
+        return _message(field.message_type, registry)
+    if field.enum_type is not None:
+        return {"enum": short_values(field.enum_type)}
+    if field.type in NUMBERS:
+        number = {"type": "integer" if field.type in INTEGERS else "number", **bounds(field)}
+        return {"anyOf": [number, _VARIABLE]}
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return {"anyOf": [{"type": "boolean"}, _VARIABLE]}
+    rules = rules_of(field).string
+    text: dict[str, Any] = {"type": "string"}
+    if rules.min_len:
+        text["minLength"] = rules.min_len
+    if rules.max_len:
+        text["maxLength"] = rules.max_len
+    if rules.pattern:
+        text["pattern"] = rules.pattern
+    elif rules.contains:
+        text["pattern"] = rules.contains.replace("{", r"\{").replace("}", r"\}")
+    return {"anyOf": [text, _VARIABLE]} if "pattern" in text else text
+
+
+def _operator(registry: Registry) -> dict[str, Any]:
+    """An operator's name, or its name and parameters, in the short and in the long form."""
+    kinds = {name: registry.operator_type(name).params_type.model_json_schema() for name in registry.names}
+    # A parameter's definitions stand beside it; here each is at its own place.
+    short = {name: _inlined(schema, schema.get("$defs", {})) for name, schema in kinds.items()}
+    return {
+        "anyOf": [
+            {"enum": [name for name, schema in short.items() if not schema.get("required")]},
+            {
+                "type": "object",
+                "minProperties": 1,
+                "maxProperties": 1,
+                "additionalProperties": False,
+                "properties": short,
+            },
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["name"],
+                "properties": {"name": {"enum": list(short)}, "params": {"type": "object"}},
+            },
+        ]
+    }
+
+
+def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        if "$ref" in value:
+            return _inlined(definitions[value["$ref"].rpartition("/")[2]], definitions)
+        return {key: _inlined(item, definitions) for key, item in value.items() if key not in ("$defs", "title")}
+    return [_inlined(item, definitions) for item in value] if isinstance(value, list) else value

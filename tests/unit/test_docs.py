@@ -1,0 +1,131 @@
+"""The documents that follow from the code: they are whole, and the schema holds what the loader holds."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from docs.generate.__main__ import ROOT
+from docs.generate.events import events
+from gateway.cli.pipeline_file import load_pipeline
+from services.kit.bus.topics import TOPICS
+from services.kit.errors import InvalidArgumentError
+
+PIPELINES = sorted((ROOT / "pipelines").rglob("*.yaml"))
+SCHEMA = ROOT / "pipelines" / "pipeline.schema.json"
+
+
+def validator() -> Any:
+    return jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
+
+
+def test_each_topic_names_the_events_that_the_protos_put_on_it() -> None:
+    carried = {topic.name: set(topic.carries.split(", ")) & set(events()) for topic in TOPICS}
+    said = (ROOT / "docs" / "events.md").read_text("utf-8")
+    found: dict[str, set[str]] = {topic.name: set() for topic in TOPICS}
+    for name in events():
+        section = said.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        (topic,) = re.findall(r"Topic `([^`]+)`", section)
+        found[topic].add(name)
+    assert found == carried
+
+
+def test_every_variable_that_the_code_reads_is_documented() -> None:
+    tracked = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "services", "gateway", "infra"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split()
+    sources = [ROOT / name for name in tracked] or [
+        p for d in ("services", "gateway", "infra") for p in (ROOT / d).rglob("*")
+    ]
+    read = {
+        name
+        for path in sources
+        if path.suffix == ".py" and path.is_file()
+        for name in re.findall(r"\bTIDEMILL_[A-Z][A-Z0-9_]*[A-Z0-9]\b", path.read_text("utf-8"))
+    }
+    assert read
+    operations = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    assert sorted(name for name in read if f"`{name}`" not in operations) == []
+
+
+def test_the_schema_is_a_schema_and_every_pipeline_names_and_keeps_it() -> None:
+    assert PIPELINES
+    jsonschema.Draft202012Validator.check_schema(json.loads(SCHEMA.read_text()))
+    for path in PIPELINES:
+        first = path.read_text().splitlines()[0]
+        assert (path.parent / first.removeprefix("# yaml-language-server: $schema=")).resolve() == SCHEMA
+        assert [error.message for error in validator().iter_errors(yaml.safe_load(path.read_text()))] == []
+
+
+def mappings(value: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in a document."""
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from mappings(item)
+
+
+def broken(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A document with one mistake in each place that can have it: a field left out, misspelt, or of another type."""
+    for number, mapping in enumerate(mappings(document)):
+        for key in mapping:
+            for mistake in ("left out", "misspelt", "of another type"):
+                changed = copy.deepcopy(document)
+                place = list(mappings(changed))[number]
+                value = place.pop(key)
+                if mistake == "misspelt":
+                    place[f"{key}x"] = value
+                elif mistake == "of another type":
+                    place[key] = [["x"]]
+                yield f"{key} is {mistake}", changed
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_the_schema_refuses_what_the_loader_refuses(path: Path, tmp_path: Path) -> None:
+    refused = 0
+    for mistake, document in broken(yaml.safe_load(path.read_text())):
+        file = tmp_path / "broken.yaml"
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        try:
+            load_pipeline(file)
+            continue
+        except InvalidArgumentError as error:
+            # Which of two numbers is given, and which build goes with which task, are rules over several fields.
+            if "optimization" in str(error) and "exactly one" in str(error):
+                continue
+        refused += 1
+        assert not validator().is_valid(document), mistake
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    ("operator", "valid"),
+    [
+        ("exact_dedup", True),
+        ({"length_filter": {"min_chars": 1}}, True),
+        ({"name": "length_filter", "params": {"min_chars": 1}}, True),
+        ({"near_dedup": {}}, True),
+        ("exact_dedupe", False),
+        ("first_line_to_field", False),
+        ({"length_filter": {"min_char": 1}}, False),
+        ({"length_filter": {"min_chars": "many"}}, False),
+        ({"convert_script": {"conversion": "t2x"}}, False),
+        ({"exact_dedup": {}, "near_dedup": {}}, False),
+    ],
+)
+def test_an_operators_parameters_are_checked(operator: object, valid: bool) -> None:
+    document = yaml.safe_load((ROOT / "pipelines" / "headlines.yaml").read_text())
+    document["dataset"]["operators"] = [operator]
+    assert validator().is_valid(document) == valid
