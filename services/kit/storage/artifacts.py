@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -19,10 +19,22 @@ from services.kit.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
     TidemillError,
     UnavailableError,
 )
 from services.kit.ids import new_id
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is not a folder itself; links to folders are not followed."""
+    return (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def digest_folder(folder: Path, *, without: Collection[str] = ()) -> str:
@@ -32,12 +44,15 @@ def digest_folder(folder: Path, *, without: Collection[str] = ()) -> str:
         folder: the folder.
         without: files to leave out, relative to it: a manifest that carries the digest.
     """
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return digest_files({name: file_digest(path) for name, path in files.items() if name not in without})
+
+
+def digest_files(files: Mapping[str, str]) -> str:
+    """What `digest_folder` gives for files whose sha256 are known already, by their relative paths."""
     total = hashlib.sha256()
-    left_out = {folder / name for name in without}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p not in left_out):
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    for name in sorted(files, key=PurePosixPath):
+        total.update(f"{name}\0{files[name]}\n".encode())
     return total.hexdigest()
 
 
@@ -47,6 +62,21 @@ def local_path(uri: str) -> Path | None:
     if parsed.scheme == "file":
         return Path(unquote(parsed.path))
     return None if parsed.scheme else Path(uri)
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    """Whether a path leads below a folder without a symbolic link on its way."""
+    if not path.is_absolute():
+        return False
+    for spelled in (root, root.resolve()):
+        if path.is_relative_to(spelled):
+            inner = path.relative_to(spelled)
+            try:
+                return inner != Path() and path.resolve() == root.resolve() / inner
+            except (OSError, RuntimeError):
+                # A loop of links, or a name that no file system takes.
+                return False
+    return False
 
 
 def filesystem_of(uri: str) -> tuple[Any, str]:
@@ -101,6 +131,32 @@ class ArtifactStore:
     def uri(self, *parts: str) -> str:
         """URL of something below the root."""
         return "/".join((self.root, *parts))
+
+    def check_contains(self, uri: str) -> None:
+        """Refuses a URL that does not name something below the root.
+
+        Raises:
+            InvalidArgumentError: it is not a plain URL: `..`, a query, or one file system inside another (`::`).
+            PermissionDeniedError: it lies outside the store, or leads there through a symbolic link.
+        """
+        parsed = urlparse(uri)
+        if "::" in uri or ".." in unquote(parsed.path).split("/") or parsed.query or parsed.fragment or "\0" in uri:
+            raise InvalidArgumentError(
+                f"{uri} is not a plain URL of a folder in the artefact store.",
+                reason="INVALID_ARTIFACT_URI",
+                metadata={"uri": uri},
+            )
+        root, own = local_path(self.root), local_path(uri)
+        if root is None or own is None:
+            inside = uri.startswith(f"{self.root}/") and len(uri.rstrip("/")) > len(self.root)
+        else:
+            inside = parsed.netloc == "" and _is_below(own, root)
+        if not inside:
+            raise PermissionDeniedError(
+                f"{uri} lies outside the artefact store {self.root}.",
+                reason="OUTSIDE_ARTIFACT_STORE",
+                metadata={"uri": uri},
+            )
 
     def exists(self, uri: str) -> bool:
         """Whether a file or folder is there.
