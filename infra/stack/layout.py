@@ -113,6 +113,11 @@ class State:
         return self.root / "artifacts"
 
     @property
+    def model_keys(self) -> Path:
+        """The key that signs builds; `trusted` holds the public keys whose builds are served."""
+        return self.root / "keys" / "models"
+
+    @property
     def mlflow(self) -> Path:
         """MLflow's SQLite file."""
         return self.root / "mlflow.db"

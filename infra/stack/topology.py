@@ -153,6 +153,8 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
         "TIDEMILL_DATA_DIR": str(home.data),
         "TIDEMILL_SOURCE_ROOTS_FILE": str(state.source_roots),
         "TIDEMILL_TRITON_REPOSITORY": str(state.triton_repository),
+        "TIDEMILL_MODEL_SIGNING_KEY": str(state.model_keys / "signing.pem"),
+        "TIDEMILL_TRUSTED_MODEL_KEYS": str(state.model_keys / "trusted"),
         "TIDEMILL_MLFLOW_URI": f"sqlite:///{state.mlflow}",
         **{name: os.environ[name] for name in STORES if os.environ.get(name)},
     }

@@ -28,6 +28,7 @@ from services.kit.config import load_settings
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
+from services.kit.storage.signing import TrustedKeys
 from services.kit.telemetry.metrics import RequestMetrics
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
@@ -42,12 +43,14 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     control = TritonControl(settings.triton_grpc, load_timeout_s=settings.load_timeout_s)
     channel = open_triton(settings.triton_grpc)
     liveness = Liveness(channel, suspects.add)
+    trusted = TrustedKeys(settings.trusted_model_keys.absolute())
     repository = TritonRepository(
         settings.triton_repository.absolute(),
         settings.staging.absolute(),
+        trusted,
         settings.otlp_endpoint_of_models or settings.otlp_endpoint,
     )
-    builds = ArtifactBuilds(ArtifactStore(settings.artifacts_url), settings.cache.absolute())
+    builds = ArtifactBuilds(ArtifactStore(settings.artifacts_url), trusted, settings.cache.absolute())
     await asyncio.to_thread(repository.clear_staging)
     await asyncio.to_thread(builds.clear_cache)
     publishing = Publishing(

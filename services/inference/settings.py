@@ -19,6 +19,9 @@ class InferenceSettings(ServiceSettings):
     triton_staging: Path | None = Field(
         None, description="folder on the repository's file system, outside it; beside it when unset"
     )
+    trusted_model_keys: Path = Field(
+        Path("keys/models/trusted"), description="folder of the public keys whose builds may be served"
+    )
     artifact_cache: Path | None = Field(
         None, description="where remote builds are copied to; beside the repository when unset"
     )

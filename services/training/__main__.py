@@ -15,6 +15,7 @@ from services.kit.config import load_settings
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
+from services.kit.storage.signing import SigningKey, TrustedKeys
 from services.kit.telemetry.metrics import RequestMetrics
 from services.training.adapters.announcer import BusAnnouncer
 from services.training.adapters.base_models import BaseModels
@@ -38,6 +39,8 @@ async def build(settings: TrainingSettings) -> Service:
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "training")
     clock, store, artifacts = SystemClock(), SqlRunStore(engine), ArtifactStore(settings.artifacts_url)
     registry = MlflowRegistry(settings.mlflow_uri, artifacts.uri("mlflow"))
+    key = SigningKey(settings.model_signing_key.absolute(), settings.trusted_model_keys.absolute())
+    await asyncio.to_thread(key.ensure)
     models_dir, downloads_dir = settings.models_dir.absolute(), settings.downloads_dir.absolute()
     workers = WorkerProcesses(
         artifacts,
@@ -46,12 +49,13 @@ async def build(settings: TrainingSettings) -> Service:
         models_dir,
         downloads_dir,
         settings.training_threads,
+        key,
     )
     supervision = Supervision(store, workers, registry, BusAnnouncer(publisher), clock)
     runs = Runs(
         store,
         BaseModels(models_dir, downloads_dir),
-        StoredFolders(artifacts),
+        StoredFolders(artifacts, TrustedKeys(key.trusted), settings.snapshot_cache.absolute()),
         registry,
         clock,
         lambda run_id: artifacts.uri("runs", run_id),

@@ -22,5 +22,11 @@ class TrainingSettings(ServiceSettings):
         ge=1,
         description="threads of a worker",
     )
+    model_signing_key: Path = Field(
+        Path("keys/models/signing.pem"), description="private key that signs builds; made at the first start"
+    )
+    trusted_model_keys: Path = Field(
+        Path("keys/models/trusted"), description="folder of the public keys whose builds are trusted"
+    )
     runs_dir: Path = Field(Path("runs"), description="where runs work whose results go to a remote artefact store")
     snapshot_cache: Path = Field(Path("snapshots"), description="where remote snapshots are copied to")

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 from services.inference.domain.model import Build, Task
-from services.kit.errors import FailedPreconditionError, InvalidArgumentError
-from services.kit.storage.artifacts import ArtifactStore, digest_folder
+from services.kit.errors import InvalidArgumentError
+from services.kit.storage.artifacts import ArtifactStore
+from services.kit.storage.signing import MANIFEST, TrustedKeys
 
-MANIFEST = "tidemill.json"
 _RUNTIMES = {Task.GENERATION: "onnxruntime-genai", Task.TEXT_CLASSIFICATION: "onnxruntime"}
 _NEEDED = {
     Task.GENERATION: ("genai_config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -21,21 +21,21 @@ _NEEDED = {
 class ArtifactBuilds:
     """Implements `services.inference.app.ports.Builds` with fsspec URLs; remote folders are copied to `cache`."""
 
-    def __init__(self, artifacts: ArtifactStore, cache: Path) -> None:
+    def __init__(self, artifacts: ArtifactStore, trusted: TrustedKeys, cache: Path) -> None:
         self._artifacts = artifacts
+        self._trusted = trusted
         self._cache = cache
 
     def fetch(self, uri: str, digest: str) -> Path:
         """See the port."""
+        self._artifacts.check_contains(uri)
         self._cache.mkdir(parents=True, exist_ok=True)
         folder = self._artifacts.fetch_folder(uri, self._cache)
-        found = digest_folder(folder, without=[MANIFEST])
-        if found != digest:
-            raise FailedPreconditionError(
-                f"The build at {uri} has the digest {found}, not {digest}: it changed, or is not whole.",
-                reason="DIGEST_MISMATCH",
-                metadata={"uri": uri, "expected": digest, "found": found},
-            )
+        try:
+            self._trusted.verify_build(folder, digest)
+        except BaseException:
+            self.release(folder)
+            raise
         return folder
 
     def release(self, folder: Path) -> None:

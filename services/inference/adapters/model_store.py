@@ -13,7 +13,16 @@ from sqlalchemy import Connection, Engine, RowMapping, Select, func, insert, sel
 from sqlalchemy.exc import IntegrityError
 
 from services.inference.adapters.tables import done_requests, model_versions, models
-from services.inference.domain.model import Build, Lineage, Model, ModelVersion, Task, VersionState
+from services.inference.domain.model import (
+    Build,
+    Integrity,
+    IntegrityState,
+    Lineage,
+    Model,
+    ModelVersion,
+    Task,
+    VersionState,
+)
 from services.kit.errors import AbortedError
 from services.kit.storage.database import read_only, translate_database_errors
 
@@ -166,6 +175,9 @@ def _row(version: ModelVersion) -> dict[str, Any]:
         "create_time": _micros(version.create_time),
         "update_time": _micros(version.update_time),
         "serve_time": _micros_or_none(version.serve_time),
+        "integrity": version.integrity.state.value,
+        "verify_time": _micros_or_none(version.integrity.verify_time),
+        "integrity_message": version.integrity.message,
     }
 
 
@@ -197,6 +209,11 @@ def _version(row: RowMapping | Mapping[str, Any]) -> ModelVersion:
         message=row["message"],
         request_id=row["request_id"],
         traceparent=row["traceparent"],
+        integrity=Integrity(
+            IntegrityState(row["integrity"]),
+            None if row["verify_time"] is None else _moment(row["verify_time"]),
+            row["integrity_message"],
+        ),
     )
 
 

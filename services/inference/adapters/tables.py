@@ -45,6 +45,10 @@ model_versions = Table(
     Column("update_time", BigInteger, nullable=False),
     Column("serve_time", BigInteger, nullable=True),
     Column("announced", Boolean, nullable=False),
+    # The last verification of the version's files.
+    Column("integrity", String(16), nullable=False, server_default=""),
+    Column("verify_time", BigInteger, nullable=True),
+    Column("integrity_message", Text, nullable=False, server_default=""),
 )
 # Few versions wait to be told at any time; the index holds those alone.
 Index(

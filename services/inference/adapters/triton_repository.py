@@ -1,16 +1,19 @@
 """The model repository on disk: `<model>/config.pbtxt` and `<model>/<number>/`.
 
-A version's folder is put together beside the repository, where Triton does not look, and renamed into its place; its
-weights are hard links to the artefact where both lie on one file system. The configuration is replaced by a rename,
-too. Triton reads both only when it is told to load (explicit mode), so nothing it may be reading is ever changed.
+A version's folder is put together beside the repository, where Triton does not look, and renamed into its place. Its
+weights are copies, never hard links: what overwrites one of the two would else overwrite both. Where the file system
+can, a copy shares its blocks until one side is written. The configuration is replaced by a rename, too. Triton reads
+both only when it is told to load (explicit mode), so nothing it may be reading is ever changed.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,30 +23,36 @@ from services.inference.domain.model import ModelVersion, Task
 from services.kit import prompts
 from services.kit.errors import FailedPreconditionError, ResourceExhaustedError
 from services.kit.ids import new_id
+from services.kit.storage.artifacts import digest_files, file_digest, files_below
+from services.kit.storage.signing import DAMAGED, TrustedKeys
 
 MARKER = "tidemill-version.json"
 CODE_PACKAGE = "tidemill_model"
 _ENTRY = '"""Entry for Triton; the code is in the package beside it."""\n\nfrom {package}.{module} import TritonPythonModel\n\n__all__ = ["TritonPythonModel"]\n'  # noqa: E501
+_BUILD = "build"
+_PYCACHE = "__pycache__"
+# The ioctl FICLONE of linux/fs.h: a copy that shares its blocks with the original until one of them is written.
+_FICLONE = 0x40049409
 _MODULES = {Task.GENERATION: "generation", Task.TEXT_CLASSIFICATION: "classification"}
 
 
 class TritonRepository:
     """Implements `services.inference.app.ports.Repository`."""
 
-    def __init__(self, root: Path, staging: Path, otlp_endpoint: str | None) -> None:
+    def __init__(self, root: Path, staging: Path, trusted: TrustedKeys, otlp_endpoint: str | None) -> None:
         """Args:
         root: the folder that Triton serves from.
         staging: a folder outside it on the same file system.
+        trusted: keys whose builds may be loaded.
         otlp_endpoint: see `render_config`.
         """
+        self._trusted = trusted
         self._root = root
         self._staging = staging
         self._otlp_endpoint = otlp_endpoint
 
     def place(self, version: ModelVersion, build: Path) -> None:
         """See the port."""
-        if self.holds(version):
-            return
         with self._disk_errors():
             self._place(version, build)
 
@@ -51,18 +60,20 @@ class TritonRepository:
         target = self._folder(version.model, version.number)
         partial = self._new_staged(f"{version.model}-{version.number}")
         try:
-            _copy_tree(build, partial / "build")
-            code = Path(triton_models.__file__).parent
-            (partial / CODE_PACKAGE).mkdir()
-            # Prompts are built by the kit's own module, in place of the one that only names it.
-            for module in (*sorted(code.glob("*.py")), Path(prompts.__file__)):
-                shutil.copyfile(module, partial / CODE_PACKAGE / module.name)
-            entry = _ENTRY.format(package=CODE_PACKAGE, module=_MODULES[version.build.task])
-            (partial / "model.py").write_text(entry, encoding="utf-8")
-            marker = {"digest": version.lineage.digest, "run": version.lineage.run, "name": version.name}
+            _copy_tree(build, partial / _BUILD)
+            code = _code(version.build.task)
+            for name, content in code.items():
+                (partial / name).parent.mkdir(exist_ok=True)
+                (partial / name).write_bytes(content)
+            marker = {
+                "digest": version.lineage.digest,
+                "run": version.lineage.run,
+                "name": version.name,
+                "code": _code_digest(code),
+            }
             (partial / MARKER).write_text(json.dumps(marker), encoding="utf-8")
             target.parent.mkdir(parents=True, exist_ok=True)
-            # A folder of this number with another digest is of a repository whose history was lost.
+            # Damaged, of another release, or of a repository whose history was lost.
             self._discard(target)
             self._rename(partial, target)
         finally:
@@ -70,12 +81,59 @@ class TritonRepository:
 
     def holds(self, version: ModelVersion) -> bool:
         """See the port."""
-        marker = self._folder(version.model, version.number) / MARKER
+        file = self._folder(version.model, version.number) / MARKER
         try:
-            return bool(json.loads(marker.read_text(encoding="utf-8"))["digest"] == version.lineage.digest)
-        except (FileNotFoundError, ValueError, KeyError):
-            # Not there, or cut off with the power: it is placed anew.
+            marker = json.loads(file.read_text(encoding="utf-8"))
+            code = _code_digest(_code(version.build.task))
+            return bool(marker["digest"] == version.lineage.digest and marker["code"] == code)
+        except (OSError, ValueError, KeyError, TypeError):
+            # Not there, cut off with the power, or of a release before signed builds: it is placed again.
             return False
+
+    def good_build(self, version: ModelVersion) -> Path | None:
+        """See the port."""
+        build = self._folder(version.model, version.number) / _BUILD
+        try:
+            self._verify_build(version, build)
+        except (FailedPreconditionError, OSError):
+            return None
+        return build
+
+    def verify(self, version: ModelVersion) -> None:
+        """See the port."""
+        folder = self._folder(version.model, version.number)
+        try:
+            self._verify_build(version, folder / _BUILD)
+            self._verify_code(version, folder)
+        except OSError as error:
+            raise _damaged(version, str(error.filename or folder), "a file", str(error.strerror or error)) from error
+
+    def _verify_build(self, version: ModelVersion, build: Path) -> None:
+        self._trusted.verify_build(build, version.lineage.digest)
+
+    def _verify_code(self, version: ModelVersion, folder: Path) -> None:
+        """Everything beside the build is this release's code, and nothing is there that was not put there."""
+        expected = {name: _sha256(content) for name, content in _code(version.build.task).items()}
+        found: dict[str, str] = {}
+        for path in _files(folder):
+            name = path.relative_to(folder).as_posix()
+            if name != MARKER and not name.startswith(f"{_BUILD}/"):
+                found[name] = "a link" if path.is_symlink() else file_digest(path)
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise _damaged(version, name, expected.get(name, "no such file"), found.get(name, "no such file"))
+
+    def stamp(self, version: ModelVersion) -> object:
+        """See the port."""
+        folder = self._folder(version.model, version.number)
+        seen: list[tuple[object, ...]] = []
+        for path in _files(folder):
+            try:
+                found = path.lstat()
+            except FileNotFoundError:
+                continue
+            seen.append((str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode))
+        return frozenset(seen), self._trusted.names()
 
     def configure(self, version: ModelVersion) -> None:
         """See the port."""
@@ -85,6 +143,9 @@ class TritonRepository:
     def _configure(self, version: ModelVersion) -> None:
         folder = self._root / version.model
         folder.mkdir(parents=True, exist_ok=True)
+        # Python may leave byte code beside the code, and would run it unseen: none is there when the load begins.
+        for left in list(self._folder(version.model, version.number).rglob(_PYCACHE)):
+            shutil.rmtree(left, ignore_errors=True)
         partial = self._new_staged(f"{version.model}-config")
         try:
             file = partial / "config.pbtxt"
@@ -150,18 +211,54 @@ class TritonRepository:
             ) from error
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """All files of a version but byte code."""
+    return (path for path in files_below(folder) if _PYCACHE not in path.relative_to(folder).parts)
+
+
+def _code(task: Task) -> dict[str, bytes]:
+    """The code of a version's folder, by path: the entry that Triton imports, and the package that it imports."""
+    entry = _ENTRY.format(package=CODE_PACKAGE, module=_MODULES[task])
+    package = Path(triton_models.__file__).parent
+    # Prompts are built by the kit's own module, in place of the one that only names it.
+    files = {path.name: path for path in (*sorted(package.glob("*.py")), Path(prompts.__file__))}
+    modules = {f"{CODE_PACKAGE}/{name}": path.read_bytes() for name, path in files.items()}
+    return {"model.py": entry.encode(), **modules}
+
+
+def _code_digest(code: Mapping[str, bytes]) -> str:
+    return digest_files({name: _sha256(content) for name, content in code.items()})
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _damaged(version: ModelVersion, file: str, expected: str, found: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"The files of {version.name} are refused: {file} is damaged: expected {expected}, found {found}.",
+        reason=DAMAGED,
+        metadata={"version": version.name, "file": file, "expected": expected, "found": found},
+    )
+
+
 def _copy_tree(source: Path, target: Path) -> None:
-    """Links or copies all files. Not shutil's: that gathers errors and loses which they were."""
+    """Copies all files. Not shutil's: that gathers errors and loses which they were."""
     for path in sorted(source.rglob("*")):
         if path.is_file():
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(path, copy)
+            _copy(path, copy)
+            # Nobody has a reason to write to what is served.
+            copy.chmod(0o444)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        # Another file system, or one without hard links.
-        shutil.copyfile(source, target)
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reading, target.open("wb") as writing:
+        try:
+            fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
+            return
+        except OSError:
+            # This file system has no such copies, or the two lie on different ones.
+            pass
+    shutil.copyfile(source, target)

@@ -66,11 +66,13 @@ class Builds(Protocol):
     """The artefact store's builds."""
 
     def fetch(self, uri: str, digest: str) -> Path:
-        """A local folder with the build.
+        """A local folder with the verified build.
 
         Raises:
+            InvalidArgumentError, PermissionDeniedError: the URI names no folder of the artefact store.
             NotFoundError: it is not there.
-            FailedPreconditionError: its content has another digest.
+            FailedPreconditionError: it is damaged, unsigned or signed by a key that is not trusted, or its content
+                has another digest.
         """
         ...
 
@@ -88,14 +90,30 @@ class Builds(Protocol):
 
 
 class Repository(Protocol):
-    """The model repository's files. A folder that the server may be reading is never changed."""
+    """The model repository's files. A folder that the server may be reading is replaced, never changed."""
 
     def place(self, version: ModelVersion, build: Path) -> None:
-        """Puts a version's folder in its place, whole or not at all; one that is there stays."""
+        """Puts a copy of a build in a version's place, whole or not at all; what was there goes."""
         ...
 
     def holds(self, version: ModelVersion) -> bool:
-        """Whether the version's folder is there."""
+        """Whether the version's folder of this release is there; says nothing of its content."""
+        ...
+
+    def good_build(self, version: ModelVersion) -> Path | None:
+        """The build inside the version's folder, if it is there and verifies."""
+        ...
+
+    def verify(self, version: ModelVersion) -> None:
+        """Reads all files that the server reads for this version, and holds them against what was published.
+
+        Raises:
+            FailedPreconditionError: with reason BUILD_DAMAGED, BUILD_UNSIGNED or BUILD_UNTRUSTED.
+        """
+        ...
+
+    def stamp(self, version: ModelVersion) -> object:
+        """Changes when a file of the version, or the set of trusted keys, may have changed; costs no reading."""
         ...
 
     def configure(self, version: ModelVersion) -> None:

@@ -2,6 +2,9 @@
 
 One model changes at a time under its lock. The order of a publication: number (LOADING) → folder → configuration →
 load → SERVING. A crash in between leaves a LOADING version that nobody serves; the same publication takes it up again.
+
+A serving version whose files do not verify and cannot be repaired fails, and the one before it serves. Where none
+verifies, the model answers nothing and says why, and it is tried again: nothing that is not verified serves.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from services.inference.app.loading import Loader, is_integrity_error, is_lost
 from services.inference.app.ports import Announcer, Builds, ModelServer, ModelStore, Repository
 from services.inference.app.serving import ServingTable, Suspects
 from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState, model_name
@@ -51,6 +55,9 @@ class Publishing:
         self._suspects = suspects
         self._clock = clock
         self._keep = keep_versions
+        self._loader = Loader(
+            store=store, builds=builds, repository=repository, server=server, table=table, clock=clock
+        )
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._put_off: dict[str, tuple[float, float]] = {}
         """Models that could not be brought to their state: not before when (monotonic), and the pause until then."""
@@ -64,7 +71,9 @@ class Publishing:
             The version, and whether this build was serving already.
 
         Raises:
-            FailedPreconditionError: its digest is another, or the server refused it; what served before goes on.
+            InvalidArgumentError, PermissionDeniedError: the build does not lie in the artefact store.
+            FailedPreconditionError: it is damaged, not signed by a trusted key or another one than was meant, or the
+                server refused it; what served before goes on.
         """
         with self._locks[model]:
             known = self._store.model(model)
@@ -72,12 +81,12 @@ class Publishing:
             done = self._store.done_by(model, request_id) if request_id else None
             if done is not None:
                 return done, False
-            if serving is not None and serving.lineage.digest == lineage.digest and self._is_ready(serving):
+            if serving is not None and serving.lineage.digest == lineage.digest and self._serves(serving):
                 return serving, True
             version = self._reusable(model, lineage.digest)
             if version is not None and self._repository.holds(version):
                 return self._bring_up(version, serving, request_id), False
-            folder = self._builds.fetch(lineage.artifact_uri, lineage.digest)
+            folder = self._fetch(model, lineage)
             try:
                 if version is None:
                     now = self._clock.now()
@@ -98,6 +107,13 @@ class Publishing:
             finally:
                 self._builds.release(folder)
 
+    def _fetch(self, model: str, lineage: Lineage) -> Path:
+        try:
+            return self._builds.fetch(lineage.artifact_uri, lineage.digest)
+        except TidemillError as error:
+            logger.error("a build for %s is refused: %s: %s", model_name(model), error.reason, error.message)
+            raise
+
     def roll_back(self, model: str, number: int = 0, request_id: str = "") -> ModelVersion:
         """Lets an earlier version answer again; the one before the serving one when `number` is zero.
 
@@ -113,7 +129,7 @@ class Publishing:
             if done is not None:
                 return done
             target = self._rollback_target(model, number, serving)
-            if serving is not None and target.number == serving.number and self._is_ready(serving):
+            if serving is not None and target.number == serving.number and self._serves(serving):
                 return serving
             return self._bring_up(target, serving, request_id)
 
@@ -171,13 +187,14 @@ class Publishing:
             wanted = frozenset([model.serving.number]) if model.serving else frozenset()
             if self._clock.monotonic() < self._put_off.get(model.name, (0.0, 0.0))[0]:
                 continue
-            if ready.get(model.name, frozenset()) != wanted or model.name in dead:
-                self._settle(model.name, anew=model.name in dead)
+            changed = model.serving is not None and not self._loader.looks_unchanged(model.serving)
+            if ready.get(model.name, frozenset()) != wanted or model.name in dead or changed:
+                self._settle(model.name, reload=model.name in dead)
         for version in self._store.unannounced():
             self._announcer.published(version)
             self._store.mark_announced(version)
 
-    def _settle(self, model: str, *, anew: bool) -> None:
+    def _settle(self, model: str, *, reload: bool) -> None:
         lock = self._locks[model]
         # A publication in progress changes the server by itself.
         if not lock.acquire(blocking=False):
@@ -190,14 +207,14 @@ class Publishing:
                     logger.info("unloading %s: it is not to serve", model_name(model))
                     self._server.unload(model)
                 return
-            if ready == {serving.number} and not anew:
+            if ready == {serving.number} and self._loader.is_intact(serving) and not reload:
                 return
             logger.info("loading %s: ready are %s", serving.name, sorted(ready) or "none")
-            self._load(serving)
+            self._load_or_fall_back(serving, loaded_now=bool(ready))
             self._put_off.pop(model, None)
         except TidemillError as error:
             if is_retryable(error):
-                if anew:
+                if reload:
                     self._suspects.add(model)
                 raise
             # Somebody must mend it; trying without a pause would load and log for nothing.
@@ -209,35 +226,62 @@ class Publishing:
         finally:
             lock.release()
 
+    def _load_or_fall_back(self, serving: ModelVersion, *, loaded_now: bool) -> None:
+        """Loads the serving version, or the newest earlier one whose files verify.
+
+        Raises:
+            FailedPreconditionError, NotFoundError: none can be loaded; the model is out of service until one can.
+        """
+        try:
+            self._table.set(self._loader.load(serving))
+            return
+        except TidemillError as error:
+            if is_retryable(error) or not is_lost(error):
+                raise
+            why = error
+        refused = self._loader.refuse(serving, why)
+        for earlier in list(self._every_version(serving.model, serving.number)):
+            if earlier.state is not VersionState.RETIRED:
+                continue
+            try:
+                loaded = self._loader.load(earlier)
+            except TidemillError as error:
+                if is_retryable(error):
+                    raise
+                logger.error("%s cannot take the place of %s: %s", earlier.name, serving.name, error.message)
+                continue
+            now = self._clock.now()
+            message = f"{why.message} {earlier.name} serves in its place."
+            self._store.update_version(replace(refused, state=VersionState.FAILED, message=message, update_time=now))
+            self._take_over(loaded)
+            logger.error("%s is out of service: %s", serving.name, message)
+            return
+        self._table.withdraw(serving.model, why)
+        if loaded_now:
+            self._server.unload(serving.model)
+        raise why
+
     def _bring_up(
         self, version: ModelVersion, serving: ModelVersion | None, request_id: str, build: Path | None = None
     ) -> ModelVersion:
         try:
-            self._load(version, build)
+            loaded = self._loader.load(version, build)
         except TidemillError as error:
             self._give_up(version, serving, error)
             raise
+        version = self._take_over(loaded, request_id)
+        self._prune(version)
+        return version
+
+    def _take_over(self, version: ModelVersion, request_id: str = "") -> ModelVersion:
+        """Makes a version that has been loaded the one that serves."""
         now = self._clock.now()
         version = replace(version, state=VersionState.SERVING, update_time=now, serve_time=now, message="")
         self._store.serve(version, done_by=request_id)
         self._table.set(version)
         self._put_off.pop(version.model, None)
         logger.info("%s serves (%s)", version.name, version.lineage.artifact_uri)
-        self._prune(version)
         return version
-
-    def _load(self, version: ModelVersion, build: Path | None = None) -> None:
-        """Loads a version; `build` is its build where that has been fetched already."""
-        if not self._repository.holds(version):
-            folder = build or self._builds.fetch(version.lineage.artifact_uri, version.lineage.digest)
-            try:
-                self._repository.place(version, folder)
-            finally:
-                if build is None:
-                    self._builds.release(folder)
-        self._table.expect(version)
-        self._repository.configure(version)
-        self._server.load(version.model)
 
     def _give_up(self, version: ModelVersion, serving: ModelVersion | None, error: TidemillError) -> None:
         """Leaves the configuration at what goes on serving; a refused version is kept as FAILED, with the reason."""
@@ -245,6 +289,8 @@ class Publishing:
             self._repository.configure(serving)
         if is_retryable(error):
             return
+        if is_integrity_error(error):
+            version = self._loader.refuse(version, error)
         if version.state is VersionState.LOADING:
             self._store.update_version(
                 replace(version, state=VersionState.FAILED, message=error.message, update_time=self._clock.now())
@@ -299,8 +345,10 @@ class Publishing:
                 logger.info("removing the folder of %s", version.name)
                 self._repository.remove(version.model, version.number)
 
-    def _is_ready(self, version: ModelVersion) -> bool:
-        return self._server.ready_versions().get(version.model, frozenset()) == {version.number}
+    def _serves(self, version: ModelVersion) -> bool:
+        """Whether a version answers, from files that are what was published."""
+        ready = self._server.ready_versions().get(version.model, frozenset())
+        return ready == {version.number} and self._loader.is_intact(version)
 
     def _every_version(self, model: str, before: int = NEWEST) -> Iterator[ModelVersion]:
         while page := self._store.versions(model, before, 200):

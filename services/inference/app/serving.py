@@ -21,7 +21,7 @@ from services.inference.domain.model import (
     version_name,
 )
 from services.kit.clock import Clock
-from services.kit.errors import FailedPreconditionError, InternalError, NotFoundError
+from services.kit.errors import FailedPreconditionError, InternalError, NotFoundError, TidemillError
 from services.kit.ids import new_id
 
 
@@ -32,6 +32,7 @@ class ServingTable:
         self._lock = threading.Lock()
         self._versions: dict[str, ModelVersion] = {}
         self._labels: dict[tuple[str, int], tuple[str, ...]] = {}
+        self._withdrawn: dict[str, TidemillError] = {}
 
     def expect(self, version: ModelVersion) -> None:
         """Learns of a version before it is loaded: the server answers with it a moment before the load returns."""
@@ -42,12 +43,20 @@ class ServingTable:
         """Makes a version the one of its model."""
         with self._lock:
             self._versions[version.model] = version
+            self._withdrawn.pop(version.model, None)
             self._labels[version.model, version.number] = version.build.labels
 
     def remove(self, model: str) -> None:
         """Leaves a model without one."""
         with self._lock:
             self._versions.pop(model, None)
+            self._withdrawn.pop(model, None)
+
+    def withdraw(self, model: str, why: TidemillError) -> None:
+        """Takes a model whose version cannot be served out of service; its callers hear why."""
+        with self._lock:
+            self._versions.pop(model, None)
+            self._withdrawn[model] = why
 
     def all(self) -> Sequence[ModelVersion]:
         """Every serving version."""
@@ -70,9 +79,15 @@ class ServingTable:
 
         Raises:
             NotFoundError: no version of such a model is published.
-            FailedPreconditionError: the model does something else.
+            FailedPreconditionError: the model does something else, or its version was withdrawn.
         """
         version = self._versions.get(model)
+        if version is None and (why := self._withdrawn.get(model)) is not None:
+            raise FailedPreconditionError(
+                f"{model_name(model)} is out of service: {why.message}",
+                reason=why.reason,
+                metadata={**why.metadata, "model": model_name(model)},
+            )
         if version is None:
             raise NotFoundError(
                 f"No version of {model_name(model)} is published.",

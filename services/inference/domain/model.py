@@ -48,6 +48,25 @@ class Lineage:
     dataset_version: str = ""
 
 
+class IntegrityState(StrEnum):
+    """What the last verification of a version's files found."""
+
+    UNKNOWN = ""
+    VERIFIED = "verified"
+    DAMAGED = "damaged"
+    UNTRUSTED = "untrusted"
+    """Unsigned, or signed by a key that is not trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """The last verification of a version's files: when it ended, and what was wrong (file, expected, found)."""
+
+    state: IntegrityState = IntegrityState.UNKNOWN
+    verify_time: datetime | None = None
+    message: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
     """A published version; numbers of a model only grow and are never used twice."""
@@ -64,6 +83,7 @@ class ModelVersion:
     message: str = ""
     request_id: str = ""
     traceparent: str = ""
+    integrity: Integrity = Integrity()
 
     @property
     def name(self) -> str:

@@ -11,6 +11,8 @@ from tidemill.inference.v1 import model_pb2
 from services.inference.app.serving import AnsweredPiece, AnsweredPrediction
 from services.inference.domain.model import (
     FinishReason,
+    Integrity,
+    IntegrityState,
     Lineage,
     Message,
     Model,
@@ -26,6 +28,12 @@ _STATES = {
     VersionState.SERVING: model_pb2.ModelVersion.STATE_SERVING,
     VersionState.RETIRED: model_pb2.ModelVersion.STATE_RETIRED,
     VersionState.FAILED: model_pb2.ModelVersion.STATE_FAILED,
+}
+_INTEGRITY = {
+    IntegrityState.UNKNOWN: model_pb2.Integrity.STATE_UNSPECIFIED,
+    IntegrityState.VERIFIED: model_pb2.Integrity.STATE_VERIFIED,
+    IntegrityState.DAMAGED: model_pb2.Integrity.STATE_DAMAGED,
+    IntegrityState.UNTRUSTED: model_pb2.Integrity.STATE_UNTRUSTED,
 }
 _REASONS = {
     FinishReason.NONE: model_pb2.FINISH_REASON_UNSPECIFIED,
@@ -55,6 +63,15 @@ def version_to(version: ModelVersion) -> model_pb2.ModelVersion:
         dataset_version=version.lineage.dataset_version,
         message=version.message,
         size_bytes=version.build.size_bytes,
+        integrity=_integrity_to(version.integrity),
+    )
+
+
+def _integrity_to(integrity: Integrity) -> model_pb2.Integrity:
+    return model_pb2.Integrity(
+        state=_INTEGRITY[integrity.state],
+        verify_time=_time(integrity.verify_time) if integrity.verify_time else None,
+        message=integrity.message,
     )
 
 

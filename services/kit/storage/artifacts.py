@@ -140,7 +140,8 @@ class ArtifactStore:
             PermissionDeniedError: it lies outside the store, or leads there through a symbolic link.
         """
         parsed = urlparse(uri)
-        if "::" in uri or ".." in unquote(parsed.path).split("/") or parsed.query or parsed.fragment or "\0" in uri:
+        path = unquote(parsed.path)
+        if "::" in uri or ".." in path.split("/") or "\0" in path or parsed.query or parsed.fragment:
             raise InvalidArgumentError(
                 f"{uri} is not a plain URL of a folder in the artefact store.",
                 reason="INVALID_ARTIFACT_URI",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.kit.errors import FailedPreconditionError
 from services.kit.ids import new_id
-from services.kit.storage.artifacts import file_digest, files_below
+from services.kit.storage.artifacts import digest_files, file_digest, files_below
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SIGNATURE = "tidemill.sig"
-"""File name of a folder's signature."""
-DAMAGED, UNSIGNED, UNTRUSTED = "BUILD_DAMAGED", "BUILD_UNSIGNED", "BUILD_UNTRUSTED"
-"""Reasons of the errors of `TrustedKeys.verify`."""
+"""File name of a build's signature."""
+MANIFEST = "tidemill.json"
+"""File name of what a build says of itself, its digest among it."""
+DAMAGED, UNSIGNED, UNTRUSTED, MISMATCH = "BUILD_DAMAGED", "BUILD_UNSIGNED", "BUILD_UNTRUSTED", "DIGEST_MISMATCH"
+"""Reasons of the errors of `TrustedKeys`."""
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 
 
@@ -86,7 +88,8 @@ class SigningKey:
         target.unlink(missing_ok=True)
         partial = folder.with_name(f".{folder.name}.{new_id()}.sig")
         try:
-            config = signing.Config().use_elliptic_key_signer(private_key=self.private)
+            config = signing.Config()  # type: ignore[no-untyped-call]
+            config.use_elliptic_key_signer(private_key=self.private)
             config.set_hashing_config(_hashing()).sign(folder, partial)
             partial.replace(target)
         finally:
@@ -161,12 +164,29 @@ class TrustedKeys:
         bundle = _read_bundle(folder)
         key = self._key(folder, bundle)
         try:
-            config = verifying.Config().use_elliptic_key_verifier(public_key=key)
+            config = verifying.Config()  # type: ignore[no-untyped-call]
+            config.use_elliptic_key_verifier(public_key=key)
             config.set_hashing_config(_hashing()).verify(folder, folder / SIGNATURE)
         except Exception as error:
             # The library has no error types of its own: which file it is, is found by looking.
             raise _why(folder, bundle, error) from error
         return _signed_files(bundle)
+
+    def verify_build(self, folder: Path, digest: str) -> None:
+        """Verifies a build, and that it is the one that is meant: the digest is over its files without the manifest.
+
+        Raises:
+            FailedPreconditionError: as `verify`; or DIGEST_MISMATCH: it is a signed build, but another one.
+        """
+        files = self.verify(folder)
+        found = digest_files({name: content for name, content in files.items() if name != MANIFEST})
+        if found != digest:
+            raise _error(
+                MISMATCH,
+                folder,
+                f"its digest is {found}, not {digest}: it is another build.",
+                {"expected": digest, "found": found},
+            )
 
     def _key(self, folder: Path, bundle: Any) -> Path:
         try:
@@ -187,16 +207,15 @@ class TrustedKeys:
 def _hashing() -> hashing.Config:
     from model_signing import hashing
 
-    config = hashing.Config().use_file_serialization(hashing_algorithm="sha256")
+    config = hashing.Config()  # type: ignore[no-untyped-call]
+    config.use_file_serialization(hashing_algorithm="sha256")
     return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
 
 def _public_pem(key: EllipticCurvePrivateKey) -> bytes:
     from cryptography.hazmat.primitives import serialization
 
-    return key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _fingerprint(public_pem: bytes) -> str:

@@ -22,7 +22,10 @@ EXIT_FAILED = 70
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that the worker needs; `folder` is the run's own on this machine, `uri` where its results are to be found."""
+    """All that the worker needs; `folder` is the run's own on this machine, `uri` where its results are to be found.
+
+    `signing_key` is the file of the private key, `trusted_keys` the folder of the public ones.
+    """
 
     run: str
     folder: Path
@@ -32,6 +35,8 @@ class Job:
     downloads_dir: Path
     recipe: Recipe
     threads: int
+    signing_key: Path
+    trusted_keys: Path
 
     def write(self) -> Path:
         """Stores the job in its folder."""
@@ -44,6 +49,8 @@ class Job:
             "downloads_dir": str(self.downloads_dir),
             "recipe": self.recipe.to_json(),
             "threads": self.threads,
+            "signing_key": str(self.signing_key),
+            "trusted_keys": str(self.trusted_keys),
         }
         path = self.folder / JOB_FILE
         write_json(path, value)
@@ -62,6 +69,8 @@ class Job:
             downloads_dir=Path(value["downloads_dir"]),
             recipe=Recipe.from_json(value["recipe"], make_method),
             threads=value["threads"],
+            signing_key=Path(value["signing_key"]),
+            trusted_keys=Path(value["trusted_keys"]),
         )
 
 

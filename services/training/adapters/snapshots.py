@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
+from services.kit.ids import new_id
 from services.kit.storage.artifacts import ArtifactStore, answering, filesystem_of, local_path
+from services.kit.storage.signing import TrustedKeys
 from services.training.domain.recipe import GenerationTask, Recipe, TextClassificationTask
 
 _PARTS = ("train", "holdout")
@@ -18,12 +21,19 @@ _PARTS = ("train", "holdout")
 class StoredFolders:
     """Implements `services.training.app.ports.Artifacts`."""
 
-    def __init__(self, artifacts: ArtifactStore) -> None:
-        self._artifacts = artifacts
+    def __init__(self, artifacts: ArtifactStore, trusted: TrustedKeys, cache: Path) -> None:
+        """`cache` is a folder for copies of remote builds, for as long as they are read."""
+        self._artifacts, self._trusted, self._cache = artifacts, trusted, cache
 
-    def exists(self, uri: str) -> bool:
+    def check_build(self, uri: str, digest: str) -> None:
         """See the port."""
-        return self._artifacts.exists(uri)
+        # A folder of its own: an earlier copy would say nothing of what the store holds now.
+        copies = self._cache / f"check-{new_id()}"
+        copies.mkdir(parents=True)
+        try:
+            self._trusted.verify_build(self._artifacts.fetch_folder(uri, copies), digest)
+        finally:
+            shutil.rmtree(copies, ignore_errors=True)
 
     def check_dataset(self, recipe: Recipe) -> None:
         """See the port. Only the manifest and the files' footers are read."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from services.kit.failure import Failure
 from services.kit.storage.artifacts import ArtifactStore, local_path
+from services.kit.storage.signing import SigningKey
 from services.training.adapters.job import FAILURE_FILE, JOB_FILE, REPORT_FILE, Job, read_progress
 from services.training.app.ports import WorkerView
 from services.training.domain.report import Report
@@ -32,9 +33,17 @@ class WorkerProcesses:
     """Implements `services.training.app.ports.Workers`; what a worker found is read from its run's folder."""
 
     def __init__(
-        self, artifacts: ArtifactStore, cache: Path, runs_dir: Path, models_dir: Path, downloads_dir: Path, threads: int
+        self,
+        artifacts: ArtifactStore,
+        cache: Path,
+        runs_dir: Path,
+        models_dir: Path,
+        downloads_dir: Path,
+        threads: int,
+        key: SigningKey,
     ) -> None:
         """`runs_dir` is where the runs work whose results go to a remote artefact store; others work in place."""
+        self._key = key
         self._artifacts, self._cache, self._runs_dir = artifacts, cache, runs_dir
         self._models, self._downloads, self._threads = models_dir, downloads_dir, threads
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -49,7 +58,18 @@ class WorkerProcesses:
         folder.mkdir(parents=True, exist_ok=True)
         self._cache.mkdir(parents=True, exist_ok=True)
         snapshot = self._artifacts.fetch_folder(run.recipe.dataset_uri, self._cache)
-        job = Job(run.name, folder, run.uri, snapshot, self._models, self._downloads, run.recipe, self._threads).write()
+        job = Job(
+            run.name,
+            folder,
+            run.uri,
+            snapshot,
+            self._models,
+            self._downloads,
+            run.recipe,
+            self._threads,
+            self._key.private,
+            self._key.trusted,
+        ).write()
         # Threads that wait by spinning starve each other as soon as anything else wants a core: beside a busy mesh a
         # training step of 2 threads took 10 s and more, with sleeping waits 1.8 s.
         environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}

@@ -140,6 +140,12 @@ class Artifacts(Protocol):
         """
         ...
 
-    def exists(self, uri: str) -> bool:
-        """Whether a folder is there."""
+    def check_build(self, uri: str, digest: str) -> None:
+        """Reads a build and verifies its signature and its digest.
+
+        Raises:
+            NotFoundError: it is not there.
+            FailedPreconditionError: it is damaged, unsigned or another one.
+            UnavailableError: the store does not answer.
+        """
         ...

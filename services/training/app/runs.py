@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from services.kit.ids import new_id
 from services.training.app.ports import Artifacts, BaseModels, Registry, RunStore
 from services.training.domain.recipe import Recipe
 from services.training.domain.run import Run, RunState
+
+logger = logging.getLogger(__name__)
 
 
 class Runs:
@@ -45,7 +48,7 @@ class Runs:
         recipe.check_base(base)
         digest = recipe.digest(base.identity)
         earlier = self._store.succeeded(digest)
-        if earlier is not None and self._still_has_its_builds(earlier):
+        if earlier is not None and self._has_good_builds(earlier):
             return replace(earlier, reused=True)
         self._artifacts.check_dataset(recipe)
         run_id, now = new_id(), self._clock.now()
@@ -62,9 +65,15 @@ class Runs:
             )
         )
 
-    def _still_has_its_builds(self, run: Run) -> bool:
-        # Somebody may have made room on the disk; a run without its files is of no use to anyone.
-        return all(self._artifacts.exists(variant.uri) for variant in (run.report.variants if run.report else ()))
+    def _has_good_builds(self, run: Run) -> bool:
+        """Whether the builds of a run are all there and as the run left them; if not, the run is of no use."""
+        for variant in run.report.variants if run.report else ():
+            try:
+                self._artifacts.check_build(variant.uri, variant.digest)
+            except (NotFoundError, FailedPreconditionError) as error:
+                logger.warning("%s is not reused, it is trained again: %s", run.name, error.message)
+                return False
+        return True
 
     def get(self, name: str) -> Run:
         """The run.

@@ -25,8 +25,8 @@ from services.training.worker.phases import (
     kept_folder,
     precision_warnings,
     run_training,
+    seal,
     shown_examples,
-    write_manifest,
 )
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,8 @@ def _compress(
     measured = kept(folder / "eval" / "variants.json", measure)
     variants = []
     for name, path in folders.items():
-        digest, size = write_manifest(
+        digest, size = seal(
+            job,
             path,
             {
                 "task": "text_classification",

@@ -33,8 +33,8 @@ from services.training.worker.phases import (
     kept_folder,
     precision_warnings,
     run_training,
+    seal,
     shown_examples,
-    write_manifest,
 )
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,8 @@ def _compress(
     measured = kept(folder / "eval" / "variants.json", measure)
     variants = []
     for name, path in folders.items():
-        digest, size = write_manifest(
+        digest, size = seal(
+            job,
             path,
             {
                 "task": "generation",

@@ -17,6 +17,7 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_a
 
 from services.kit.errors import UnavailableError
 from services.kit.storage.artifacts import ArtifactStore, digest_folder, local_path
+from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
 from services.kit.telemetry import schema
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, WorkerProgress, write_json
@@ -202,16 +203,16 @@ def drop_checkpoints(job: Job) -> None:
     shutil.rmtree(job.folder / _CHECKPOINTS, ignore_errors=True)
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int]:
-    """Adds `tidemill.json` to a build.
+def seal(job: Job, folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int]:
+    """Adds `tidemill.json` to a finished build and signs all of it.
 
     Returns:
-        sha256 over the build's files without the manifest, and their size in bytes.
+        sha256 over the build's files without manifest and signature, and the size of all in bytes.
     """
-    path = folder / "tidemill.json"
-    path.unlink(missing_ok=True)
-    digest = digest_folder(folder)
-    write_json(path, {**manifest, "digest": digest})
+    (folder / MANIFEST).unlink(missing_ok=True)
+    digest = digest_folder(folder, without=[SIGNATURE])
+    write_json(folder / MANIFEST, {**manifest, "digest": digest})
+    SigningKey(job.signing_key, job.trusted_keys).sign(folder)
     return digest, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 

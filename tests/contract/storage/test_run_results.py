@@ -33,7 +33,7 @@ def _finished(folder: Path, uri: str) -> tuple[Job, Report]:
         Variant(name, (folder / "variants" / name).as_uri(), digest_folder(folder / "variants" / name), 1, _METRIC)
         for name in ("fp32", "int8")
     ]
-    job = Job("runs/1", folder, uri, folder, folder, folder, _RECIPE, 1)
+    job = Job("runs/1", folder, uri, folder, folder, folder, _RECIPE, 1, folder, folder)
     return job, Report(_METRIC, variants=tuple(variants))
 
 
@@ -58,12 +58,16 @@ def test_a_store_that_is_away_when_a_run_ends_is_waited_for(tmp_path: Path, monk
         monkeypatch.setenv(f"AWS_{name}", value)
     s3fs.S3FileSystem.clear_instance_cache()
     job, report = _finished(tmp_path, "s3://late/runs/1")
+    # moto keeps its buckets for all servers of a process: this one is there when the store comes back.
+    other = ThreadedMotoServer(ip_address="127.0.0.1", port=(beside := free_port()), verbose=False)
+    other.start()
+    s3fs.S3FileSystem(endpoint_url=f"http://127.0.0.1:{beside}", skip_instance_cache=True).mkdir("late")
+    other.stop()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
 
     def come_back() -> None:
         time.sleep(1.5)
         server.start()
-        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("late")
 
     thread = threading.Thread(target=come_back)
     thread.start()

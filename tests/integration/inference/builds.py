@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.kit.storage.artifacts import digest_folder
+from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
 
 LABELS = ("negative", "positive")
 WORDS = ("[PAD]", "[UNK]", "bad", "awful", "good", "lovely", "the", "room", "is")
@@ -21,15 +22,24 @@ CHAT = (
 SENTENCES = ("the room is good and lovely", "a headline of the article", "user assistant system", "房间很好", "Ünïcödé")
 
 
+def signing_key(folder: Path) -> SigningKey:
+    """The key that signs the builds in a folder."""
+    key = SigningKey(folder / "keys" / "signing.pem", folder / "keys" / "trusted")
+    key.ensure()
+    return key
+
+
 def _finish(folder: Path, manifest: Mapping[str, Any]) -> str:
-    (folder / "tidemill.json").unlink(missing_ok=True)
-    digest = digest_folder(folder)
-    (folder / "tidemill.json").write_text(json.dumps({**manifest, "digest": digest}, ensure_ascii=False))
+    digest = digest_folder(folder, without=[MANIFEST, SIGNATURE])
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "digest": digest}, ensure_ascii=False))
+    signing_key(folder.parent).sign(folder)
     return digest
 
 
 def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] = LABELS, spoil: bool = False) -> str:
     """Says positive to good words and negative to bad ones; a negative `weight` turns it round.
+
+    It is signed with the `signing_key` of the folder around it.
 
     With `spoil` its weights are cut off. Returns the digest.
     """

@@ -50,8 +50,9 @@ class BuildFolder:
 
 @dataclass(frozen=True)
 class Builds:
-    """What the tests publish. `positive` calls good words positive, `turned` the other way round."""
+    """What the tests publish, below `root`. `positive` calls good words positive, `turned` the other way round."""
 
+    root: Path
     positive: BuildFolder
     turned: BuildFolder
     broken: BuildFolder
@@ -87,6 +88,7 @@ class InferenceProcess:
     stack: StackState
     folder: Path
     otlp: str
+    artifacts: Path
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     channel: grpc.Channel = field(init=False)
@@ -104,7 +106,8 @@ class InferenceProcess:
             "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
             "TIDEMILL_KAFKA_BOOTSTRAP": self.stack.kafka_bootstrap,
             "TIDEMILL_DATABASE_URL": f"sqlite:///{self.folder}/inference.sqlite",
-            "TIDEMILL_ARTIFACTS_URL": f"file://{self.folder}/artifacts",
+            "TIDEMILL_ARTIFACTS_URL": f"file://{self.artifacts}",
+            "TIDEMILL_TRUSTED_MODEL_KEYS": str(self.artifacts / "keys" / "trusted"),
             "TIDEMILL_TRITON_GRPC": self.stack.triton_grpc,
             "TIDEMILL_TRITON_REPOSITORY": str(self.stack.triton_repository),
             "TIDEMILL_TRITON_STAGING": str(self.stack.triton_repository.with_name(f"staging-{self.folder.name}")),
@@ -180,7 +183,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
     shutil.copytree(writer.path, root / "second")
     (root / "second" / "NOTES").write_text("another build of the same weights")
     second = BuildFolder(root / "second", finish_generator(root / "second"))
-    return Builds(positive, turned, broken, writer, second)
+    return Builds(root, positive, turned, broken, writer, second)
 
 
 @pytest.fixture(scope="session")
@@ -198,10 +201,11 @@ def spans() -> Iterator[tuple[SpanReceiver, str]]:
 
 @pytest.fixture(scope="session")
 def inference(
-    stack: StackState, spans: tuple[SpanReceiver, str], tmp_path_factory: pytest.TempPathFactory
+    stack: StackState, builds: Builds, spans: tuple[SpanReceiver, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[InferenceProcess]:
     """The service; at the end its models leave Triton."""
-    process = InferenceProcess(stack, tmp_path_factory.mktemp(f"inference-{new_id()[-6:]}-"), spans[1])
+    folder = tmp_path_factory.mktemp(f"inference-{new_id()[-6:]}-")
+    process = InferenceProcess(stack, folder, spans[1], builds.root)
     process.start()
     yield process
     for model in process.stub.ListModels(pb.ListModelsRequest(page_size=1000), timeout=10).models:

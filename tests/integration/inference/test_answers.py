@@ -309,7 +309,7 @@ def test_triton_away_is_told_with_a_time_to_retry(
     """A service whose Triton does not answer serves its other calls and tells when to come again."""
     folder = tmp_path_factory.mktemp("lost-")
     lost = replace(stack, state=folder, sockets={"triton_grpc": folder / "nothing"})
-    service = InferenceProcess(lost, folder, spans[1])
+    service = InferenceProcess(lost, folder, spans[1], builds.root)
     service.start()
     try:
         with triton.InferenceServerClient(f"127.0.0.1:{service.port}") as client:

@@ -29,7 +29,7 @@ def test_models_answer_again_after_triton_was_killed(
     # A stack of its own: killing another's Triton would disturb whoever uses it.
     monkeypatch.delenv(REUSE, raising=False)
     with running_parts({"kafka", "triton"}, tmp_path / "stack") as stack:
-        service = InferenceProcess(stack, tmp_path, spans[1])
+        service = InferenceProcess(stack, tmp_path, spans[1], builds.root)
         service.start()
         try:
             service.publish("classifier", builds.positive)

@@ -26,6 +26,7 @@ from tidemill.training.v1 import training_service_pb2_grpc as stubs
 from infra.stack.testing import running_parts
 from services.kit.bus.kafka import ensure_topics
 from services.kit.bus.topics import TRAINING_EVENTS
+from services.kit.storage.signing import TrustedKeys
 from tests.integration.training.bases import make_encoder, make_language_model, write_reviews
 
 _ROOT = Path(__file__).parents[3]
@@ -99,6 +100,11 @@ class TrainingProcess:
         return self.folder / "training.log"
 
     @property
+    def trusted(self) -> TrustedKeys:
+        """Verifies its builds."""
+        return TrustedKeys(self.folder / "keys" / "trusted")
+
+    @property
     def mlflow_uri(self) -> str:
         """The store of its registry."""
         return f"sqlite:///{self.folder}/mlflow.db"
@@ -120,6 +126,8 @@ class TrainingProcess:
             "TIDEMILL_MODELS_DIR": f"{self.folder}/models",
             "TIDEMILL_DOWNLOADS_DIR": f"{self.folder}/downloads",
             "TIDEMILL_SNAPSHOT_CACHE": f"{self.folder}/snapshots",
+            "TIDEMILL_MODEL_SIGNING_KEY": f"{self.folder}/keys/signing.pem",
+            "TIDEMILL_TRUSTED_MODEL_KEYS": f"{self.folder}/keys/trusted",
         }
         environment.pop("TIDEMILL_OTLP_ENDPOINT", None)
         with self.log.open("ab") as log:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import fsspec
@@ -29,6 +29,7 @@ from services.kit.errors import (
     UnavailableError,
 )
 from services.kit.storage.artifacts import ArtifactStore, digest_folder
+from services.kit.storage.signing import SIGNATURE, SigningKey, TrustedKeys
 from tests.conftest import OpenDatabase
 
 
@@ -90,6 +91,19 @@ class House:
     table: ServingTable = field(default_factory=ServingTable)
     suspects: Suspects = field(default_factory=Suspects)
     clock: Clock = field(default_factory=SystemClock)
+    artifacts: str = ""
+
+    @property
+    def key(self) -> SigningKey:
+        """Signs builds."""
+        key = SigningKey(self.folder / "keys" / "signing.pem", self.folder / "keys" / "trusted")
+        key.ensure()
+        return key
+
+    @property
+    def repository(self) -> TritonRepository:
+        """The files that Triton reads."""
+        return TritonRepository(self.root, self.folder / "staging", TrustedKeys(self.folder / "keys" / "trusted"), None)
 
     @property
     def root(self) -> Path:
@@ -100,8 +114,12 @@ class House:
         """As after a start of the service."""
         return Publishing(
             store=SqlModelStore(self.engine),
-            builds=ArtifactBuilds(ArtifactStore(f"file://{self.folder}"), self.folder / "cache"),
-            repository=TritonRepository(self.root, self.folder / "staging", None),
+            builds=ArtifactBuilds(
+                ArtifactStore(self.artifacts or f"file://{self.folder}"),
+                TrustedKeys(self.folder / "keys" / "trusted"),
+                self.folder / "cache",
+            ),
+            repository=self.repository,
             server=self.server,
             announcer=self.announcer,
             table=self.table,
@@ -119,6 +137,7 @@ class House:
         digest = digest_folder(folder)
         fields = {"task": "text_classification", "runtime": "onnxruntime", "precision": "int8", "labels": ["a", "b"]}
         (folder / "tidemill.json").write_text(json.dumps(fields | manifest))
+        self.key.sign(folder)
         return Lineage(f"file://{folder}", digest, "runs/r", "datasets/d/versions/1")
 
     def states(self, model: str = "m") -> list[tuple[int, VersionState]]:
@@ -140,7 +159,7 @@ def test_the_same_build_is_published_once(house: House) -> None:
     assert house.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
 
 
-def test_a_version_is_a_folder_of_its_own_with_code_and_linked_weights(house: House) -> None:
+def test_a_version_is_a_folder_of_its_own_with_code_and_a_copy_of_its_weights(house: House) -> None:
     house.publishing().publish("m", house.build("one"))
     folder = house.root / "m" / "1"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -149,7 +168,11 @@ def test_a_version_is_a_folder_of_its_own_with_code_and_linked_weights(house: Ho
         "tidemill-version.json",
         "tidemill_model",
     ]
-    assert (folder / "build" / "model.onnx").samefile(house.folder / "builds" / "one" / "model.onnx")
+    artefact = house.folder / "builds" / "one" / "model.onnx"
+    assert (folder / "build" / "model.onnx").read_bytes() == artefact.read_bytes()
+    # A link would let who overwrites the one damage the other.
+    assert not (folder / "build" / "model.onnx").samefile(artefact)
+    assert (folder / "build" / "model.onnx").stat().st_nlink == 1
     assert "tidemill_model.classification" in (folder / "model.py").read_text()
     assert (folder / "tidemill_model" / "classification.py").is_file()
     assert not list((house.folder / "staging").iterdir())
@@ -239,18 +262,23 @@ def test_a_late_repeat_of_a_publication_does_not_undo_what_came_after_it(house: 
 
 
 def test_a_copy_of_a_remote_build_goes_when_it_has_been_placed(house: House) -> None:
-    local = house.build("one")
     remote = fsspec.filesystem("memory")
-    remote.put(f"{house.folder}/builds/one", "/artefacts/one", recursive=True)
-    publishing = house.publishing(keep_versions=2)
-    publishing.publish("m", Lineage("memory://artefacts/one", local.digest))
+    house.artifacts = "memory://artefacts"
+
+    def build(name: str) -> Lineage:
+        local = house.build(name)
+        remote.put(f"{house.folder}/builds/{name}", f"/artefacts/{name}", recursive=True)
+        return replace(local, artifact_uri=f"memory://artefacts/{name}")
+
+    publishing, one = house.publishing(keep_versions=2), build("one")
+    publishing.publish("m", one)
     assert not list((house.folder / "cache").iterdir())
     # What is in its place needs no second copy, and one that is gone comes again.
-    publishing.publish("m", house.build("two"))
+    publishing.publish("m", build("two"))
     remote.rm("/artefacts/one", recursive=True)
-    assert publishing.publish("m", Lineage("memory://artefacts/one", local.digest))[0].number == 1
-    publishing.publish("m", house.build("three"))
-    publishing.publish("m", house.build("four"))
+    assert publishing.publish("m", one)[0].number == 1
+    publishing.publish("m", build("three"))
+    publishing.publish("m", build("four"))
     with pytest.raises(NotFoundError, match="memory://artefacts/one does not exist"):
         publishing.roll_back("m", 1)
     assert house.states()[0] == (4, VersionState.SERVING)
@@ -297,8 +325,8 @@ def test_a_full_disk_is_told_and_the_publication_goes_on_when_there_is_room(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "hardlink_to", full)
         patch.setattr("shutil.copyfile", full)
+        patch.setattr("fcntl.ioctl", full)
         with pytest.raises(ResourceExhaustedError, match="full"):
             publishing.publish("m", two)
     assert house.states() == [(2, VersionState.LOADING), (1, VersionState.SERVING)]
@@ -313,7 +341,7 @@ def test_a_marker_that_was_cut_off_counts_as_no_version(house: House) -> None:
     house.server.ready = {}
     publishing.reconcile()
     assert house.server.ready == {"m": frozenset({1})}
-    assert TritonRepository(house.root, house.folder / "staging", None).holds(version)
+    assert house.repository.holds(version)
 
 
 def test_models_are_read_with_their_versions_in_one_query(house: House) -> None:
@@ -369,8 +397,8 @@ def test_one_model_that_cannot_be_loaded_does_not_hold_up_the_others(house: Hous
     publishing.publish("a", broken)
     publishing.publish("b", house.build("two"))
     house.server.ready = {}
-    (house.root / "a" / "1" / "tidemill-version.json").unlink()
-    (house.folder / "builds" / "one" / "model.onnx").unlink()
+    for damaged in (house.root / "a" / "1" / "build", house.folder / "builds" / "one"):
+        (damaged / "model.onnx").unlink()
     publishing.reconcile()
     assert house.server.ready == {"b": frozenset({1})}
 
@@ -457,8 +485,10 @@ def test_a_writer_streams_and_a_classifier_batches_and_caches(house: House) -> N
     folder = house.folder / "builds" / "w"
     for file in ("genai_config.json", "tokenizer_config.json"):
         (folder / file).write_text("{}")
+    house.key.sign(folder)
     publishing = house.publishing()
-    publishing.publish("writer", Lineage(build.artifact_uri, digest_folder(folder, without=["tidemill.json"])))
+    digest = digest_folder(folder, without=["tidemill.json", SIGNATURE])
+    publishing.publish("writer", Lineage(build.artifact_uri, digest))
     publishing.publish("classifier", house.build("c"))
     configs = {}
     for model in ("writer", "classifier"):

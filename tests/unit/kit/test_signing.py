@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.kit.errors import FailedPreconditionError
-from services.kit.storage.artifacts import digest_files, digest_folder
+from services.kit.storage.artifacts import digest_files, digest_folder, file_digest, files_below
 from services.kit.storage.signing import SIGNATURE, SigningKey, TrustedKeys
 
 
@@ -122,7 +122,7 @@ def test_a_statement_that_was_changed_after_signing_is_refused(key: SigningKey, 
     _overwrite(build)
     bundle = json.loads((build / SIGNATURE).read_text())
     statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
-    files = {path: digest for path, digest in _digests(build).items()}
+    files = _digests(build)
     for item in statement["predicate"]["resources"]:
         item["digest"] = files[item["name"]]
     bundle["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
@@ -131,14 +131,10 @@ def test_a_statement_that_was_changed_after_signing_is_refused(key: SigningKey, 
 
 
 def _digests(build: Path) -> dict[str, str]:
-    from services.kit.storage.artifacts import file_digest, files_below
-
     return {path.relative_to(build).as_posix(): file_digest(path) for path in files_below(build)}
 
 
-def test_a_key_name_cannot_lead_out_of_the_folder_of_trusted_keys(
-    key: SigningKey, build: Path, tmp_path: Path
-) -> None:
+def test_a_key_name_cannot_lead_out_of_the_folder_of_trusted_keys(key: SigningKey, build: Path, tmp_path: Path) -> None:
     (tmp_path / "own.pub").write_bytes(next(key.trusted.iterdir()).read_bytes())
     bundle = json.loads((build / SIGNATURE).read_text())
     bundle["verificationMaterial"]["publicKey"]["hint"] = "../../own"

@@ -90,5 +90,5 @@ def test_a_processor_computes_in_what_it_has(
     assert usable_precision(wanted, device) == used
     task = TextClassificationTask("label")
     recipe = Recipe("m", "b", "d", "", "0" * 64, task, Lora(), Optimization(max_steps=2, precision=wanted))
-    job = Job("runs/r", tmp_path, "", tmp_path, tmp_path, tmp_path, recipe, 1)
+    job = Job("runs/r", tmp_path, "", tmp_path, tmp_path, tmp_path, recipe, 1, tmp_path, tmp_path)
     assert bool(precision_warnings(job, device)) is warned

@@ -13,6 +13,7 @@ import pytest
 
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, TidemillError
 from services.kit.storage.artifacts import ArtifactStore
+from services.kit.storage.signing import TrustedKeys
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.snapshots import StoredFolders
 from services.training.domain.recipe import (
@@ -136,12 +137,14 @@ def test_a_data_set_that_cannot_be_learnt_from_is_refused(
 ) -> None:
     uri = snapshot(tmp_path / "d", **parts)
     with pytest.raises(kind, match=said) as refused:
-        StoredFolders(ArtifactStore(tmp_path.as_uri())).check_dataset(recipe(_WRITER, dataset_uri=uri))
+        StoredFolders(ArtifactStore(tmp_path.as_uri()), TrustedKeys(tmp_path), tmp_path).check_dataset(
+            recipe(_WRITER, dataset_uri=uri)
+        )
     assert refused.value.reason == reason
 
 
 def test_a_data_set_that_is_gone_or_another_one_is_refused(tmp_path: Path) -> None:
-    folders = StoredFolders(ArtifactStore(tmp_path.as_uri()))
+    folders = StoredFolders(ArtifactStore(tmp_path.as_uri()), TrustedKeys(tmp_path), tmp_path)
     with pytest.raises(NotFoundError) as missing:
         folders.check_dataset(recipe(_WRITER, dataset_uri=(tmp_path / "none").as_uri()))
     assert fields(missing.value) == ["spec.dataset.uri"]

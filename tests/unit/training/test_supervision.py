@@ -90,13 +90,17 @@ class FakeModels:
 class FakeArtifacts:
     def __init__(self) -> None:
         self.gone: set[str] = set()
+        self.damaged: set[str] = set()
 
     def check_dataset(self, recipe: Recipe) -> None:
         if recipe.dataset_uri in self.gone:
             raise NotFoundError(f"spec.dataset.uri: {recipe.dataset_uri} is not there.")
 
-    def exists(self, uri: str) -> bool:
-        return uri not in self.gone
+    def check_build(self, uri: str, digest: str) -> None:
+        if uri in self.gone:
+            raise NotFoundError(f"{uri} is not there.")
+        if uri in self.damaged:
+            raise FailedPreconditionError("model.onnx is damaged", reason="BUILD_DAMAGED")
 
 
 class Mesh:
@@ -159,14 +163,18 @@ def test_a_run_succeeds_is_registered_told_once_and_reused(mesh: Mesh) -> None:
     assert mesh.registry.champion == "reviews/1"
 
 
-def test_a_run_whose_builds_are_gone_is_done_again(mesh: Mesh) -> None:
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_a_run_whose_builds_are_gone_or_damaged_is_done_again(
+    mesh: Mesh, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
     run = mesh.runs.create(recipe(), "q", "")
     mesh.supervision.step()
     mesh.workers.views[run.name] = finished()
     mesh.supervision.step()
-    mesh.artifacts.gone.add(_BUILD.uri)
+    getattr(mesh.artifacts, harm).add(_BUILD.uri)
     again = mesh.runs.create(recipe(), "other", "")
     assert (again.name == run.name, again.reused, again.state) == (False, False, RunState.QUEUED)
+    assert f"{run.name} is not reused" in caplog.text
 
 
 def test_nothing_is_queued_for_a_data_set_that_is_not_there(mesh: Mesh) -> None:

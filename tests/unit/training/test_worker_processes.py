@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from services.kit.storage.artifacts import ArtifactStore
+from services.kit.storage.signing import SigningKey
 from services.training.adapters.worker_processes import WorkerProcesses
 from services.training.app.ports import WorkerView
 from services.training.domain.recipe import Optimization, Recipe, TextClassificationTask
@@ -38,7 +39,9 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def workers(tmp_path: Path) -> WorkerProcesses:
     store = ArtifactStore(tmp_path.as_uri())
-    return WorkerProcesses(store, tmp_path / "cache", tmp_path / "runs", tmp_path, tmp_path, 1)
+    return WorkerProcesses(
+        store, tmp_path / "cache", tmp_path / "runs", tmp_path, tmp_path, 1, SigningKey(tmp_path / "k", tmp_path)
+    )
 
 
 @pytest.mark.parametrize("text", ["{", '{"tuned": 1}', "[1]", '{"tuned": {"name": "x"}, "variants": []}'])

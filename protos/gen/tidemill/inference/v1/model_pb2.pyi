@@ -45,6 +45,65 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
+class Integrity(_message.Message):
+    """What the last verification of a version's files found; they are verified before each load and when they change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Integrity._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Integrity._State.ValueType  # 0
+        """Not verified yet."""
+        STATE_VERIFIED: Integrity._State.ValueType  # 1
+        """All files are as they were when training signed them."""
+        STATE_DAMAGED: Integrity._State.ValueType  # 2
+        """A file was changed, removed or added."""
+        STATE_UNTRUSTED: Integrity._State.ValueType  # 3
+        """Unsigned, or signed by a key that is not trusted."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Its result."""
+
+    STATE_UNSPECIFIED: Integrity.State.ValueType  # 0
+    """Not verified yet."""
+    STATE_VERIFIED: Integrity.State.ValueType  # 1
+    """All files are as they were when training signed them."""
+    STATE_DAMAGED: Integrity.State.ValueType  # 2
+    """A file was changed, removed or added."""
+    STATE_UNTRUSTED: Integrity.State.ValueType  # 3
+    """Unsigned, or signed by a key that is not trusted."""
+
+    STATE_FIELD_NUMBER: _builtins.int
+    VERIFY_TIME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    state: Global___Integrity.State.ValueType
+    """Output only."""
+    message: _builtins.str
+    """The first file that differs, what was expected and what was found."""
+    @_builtins.property
+    def verify_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___Integrity.State.ValueType = ...,
+        verify_time: _timestamp_pb2.Timestamp | None = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["verify_time", b"verify_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "state", b"state", "verify_time", b"verify_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Integrity: _TypeAlias = Integrity  # noqa: Y015
+
+@_typing.final
 class ModelVersion(_message.Message):
     """One published version of a model."""
 
@@ -93,6 +152,7 @@ class ModelVersion(_message.Message):
     DATASET_VERSION_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    INTEGRITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}/versions/{number}`."""
     state: Global___ModelVersion.State.ValueType
@@ -121,6 +181,10 @@ class ModelVersion(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def integrity(self) -> Global___Integrity:
+        """The last verification of its files."""
+
     def __init__(
         self,
         *,
@@ -136,10 +200,11 @@ class ModelVersion(_message.Message):
         dataset_version: _builtins.str = ...,
         message: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        integrity: Global___Integrity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "integrity", b"integrity", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_uri", b"artifact_uri", "create_time", b"create_time", "dataset_version", b"dataset_version", "digest", b"digest", "message", b"message", "name", b"name", "precision", b"precision", "run", b"run", "size_bytes", b"size_bytes", "state", b"state", "task", b"task", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_uri", b"artifact_uri", "create_time", b"create_time", "dataset_version", b"dataset_version", "digest", b"digest", "integrity", b"integrity", "message", b"message", "name", b"name", "precision", b"precision", "run", b"run", "size_bytes", b"size_bytes", "state", b"state", "task", b"task", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
