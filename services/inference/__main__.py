@@ -14,6 +14,7 @@ from services.inference.adapters.builds import ArtifactBuilds
 from services.inference.adapters.model_store import SqlModelStore
 from services.inference.adapters.triton_client import TritonClient, open_triton
 from services.inference.adapters.triton_control import TritonControl
+from services.inference.adapters.triton_guard import TritonGuard
 from services.inference.adapters.triton_liveness import Liveness
 from services.inference.adapters.triton_repository import TritonRepository
 from services.inference.app.publishing import Publishing
@@ -43,6 +44,7 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     control = TritonControl(settings.triton_grpc, load_timeout_s=settings.load_timeout_s)
     channel = open_triton(settings.triton_grpc)
     liveness = Liveness(channel, suspects.add)
+    guard = TritonGuard(channel, stuck=suspects.add)
     trusted = TrustedKeys(settings.trusted_model_keys.absolute())
     repository = TritonRepository(
         settings.triton_repository.absolute(),
@@ -66,11 +68,11 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     )
     await asyncio.to_thread(publishing.fill_table)
     served = BackgroundServedLog(publisher, metrics.registry)
-    serving = Serving(table, TritonClient(channel, liveness), served, clock)
+    serving = Serving(table, TritonClient(channel, liveness, guard), served, clock)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_InferenceServiceServicer_to_server(InferenceServicer(serving, publishing), server)
-        return ["tidemill.inference.v1.InferenceService", add_kserve(server, channel, liveness.tells_death)]
+        return ["tidemill.inference.v1.InferenceService", add_kserve(server, channel, liveness.tells_death, guard)]
 
     return Service(
         register=register,

@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.inference.adapters.triton_config import MAX_BATCH
+from services.inference.adapters.triton_guard import GuardedRequest, TritonGuard
 from services.inference.adapters.triton_liveness import Liveness
 from services.inference.adapters.triton_tensors import (
     add_prompt,
@@ -67,14 +68,17 @@ def open_triton(address: str) -> grpc.aio.Channel:
 class TritonClient:
     """Implements `services.inference.app.ports.InferenceServer`."""
 
-    def __init__(self, channel: grpc.aio.Channel, liveness: Liveness) -> None:
+    def __init__(self, channel: grpc.aio.Channel, liveness: Liveness, guard: TritonGuard) -> None:
         self._stub = GRPCInferenceServiceStub(channel)
         self._liveness = liveness
+        self._guard = guard
 
     async def classify(self, model: str, texts: Sequence[str]) -> tuple[Sequence[Sequence[float]], int]:
         """See the port. Many texts are several requests side by side, which Triton batches as it sees fit."""
         chunks = [texts[at : at + MAX_BATCH] for at in range(0, len(texts), MAX_BATCH)]
-        answers = await asyncio.gather(*(self._classify(model, chunk) for chunk in chunks))
+        with self._errors(model):
+            async with self._guard.request(model) as guarded:
+                answers = await asyncio.gather(*(self._classify(model, chunk, guarded) for chunk in chunks))
         if len({number for _, number in answers}) > 1:
             # A new version came up in between: one answer is of one version, so all is asked again.
             return await self.classify(model, texts)
@@ -86,43 +90,51 @@ class TritonClient:
         add_prompt(request, prompt)
         add_sampling(request, sampling)
         add_trace(request)
-        call = self._stub.ModelStreamInfer(once(request), timeout=_GENERATION_S, metadata=_REAL_STATUS)
-        try:
-            async with self._liveness.watched(model, call) as stream:
-                try:
-                    async for piece in self._pieces(model, call):
-                        stream.heard()
-                        yield piece
-                except asyncio.CancelledError:
-                    if stream.dead:
-                        raise _away(model, "its process died while it wrote") from None
-                    raise
-        finally:
-            # Ends the generation in Triton when the caller has gone.
-            if not call.done():
-                call.cancel()
-
-    async def _pieces(self, model: str, call: Any) -> AsyncIterator[Piece]:
         with self._errors(model) as asked:
-            responses = aiter(call)
-            async for response in responses:
-                if response.error_message:
-                    raise self._failure(model, response.error_message, asked)
-                piece = piece_of(response.infer_response)
-                if piece.finish_reason is not FinishReason.NONE:
-                    # Triton's end of the stream follows at once; a caller may stop listening at the last piece.
-                    await anext(responses, None)
-                yield piece
+            async with self._guard.request(model) as guarded:
+                call = self._stub.ModelStreamInfer(once(request), timeout=_GENERATION_S, metadata=_REAL_STATUS)
+                guarded.watch(call)
+                try:
+                    async with self._liveness.watched(model, call) as stream:
+                        try:
+                            async for piece in self._pieces(model, call, asked):
+                                stream.heard()
+                                guarded.heard()
+                                yield piece
+                        except asyncio.CancelledError:
+                            if stream.dead:
+                                raise _away(model, "its process died while it wrote") from None
+                            raise
+                finally:
+                    # Ends the generation in Triton when the caller has gone.
+                    if not call.done():
+                        call.cancel()
 
-    async def _classify(self, model: str, texts: Sequence[str]) -> tuple[Sequence[Sequence[float]], int]:
+    async def _pieces(self, model: str, call: Any, asked: float) -> AsyncIterator[Piece]:
+        responses = aiter(call)
+        async for response in responses:
+            if response.error_message:
+                raise self._failure(model, response.error_message, asked)
+            piece = piece_of(response.infer_response)
+            if piece.finish_reason is not FinishReason.NONE:
+                # Triton's end of the stream follows at once; a caller may stop listening at the last piece.
+                await anext(responses, None)
+            yield piece
+
+    async def _classify(
+        self, model: str, texts: Sequence[str], guarded: GuardedRequest
+    ) -> tuple[Sequence[Sequence[float]], int]:
         request = pb.ModelInferRequest(model_name=model)
         add_texts(request, "text", texts, [len(texts), 1])
         add_trace(request)
         # It asks for all outputs, though it needs but one: Triton's response cache knows an answer by its inputs alone,
         # and who asks for other outputs of the same text would get this answer (see entrypoints.kserve).
-        with self._errors(model):
-            response = await self._stub.ModelInfer(request, timeout=_PREDICT_S)
+        response = await guarded.answer(self._stub.ModelInfer(request, timeout=_PREDICT_S))
         contents = contents_of(response)
+        if not contents:
+            # How Triton answers what a model's process had in hand when it died: OK, and nothing in it.
+            self._liveness.died(model)
+            raise _away(model, "its process died while it answered")
         if "scores" not in contents:
             raise InternalError(
                 f"Triton's cache holds an answer of models/{model} without its scores: somebody asked Triton itself, "

@@ -66,6 +66,10 @@ class Liveness:
                 stream.call.cancel()
         return True
 
+    def died(self, model: str) -> None:
+        """Has a model loaded again whose process died without a notice."""
+        self._suspect(model)
+
     @asynccontextmanager
     async def watched(self, model: str, call: Any) -> AsyncIterator[WatchedStream]:
         """Watches a stream for the length of the block."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NoReturn
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NoReturn, Protocol
 
 import grpc
 from opentelemetry import propagate
@@ -36,15 +37,42 @@ _UNARY = (
 )
 
 
-def add_kserve(server: grpc.aio.Server, channel: grpc.aio.Channel, heard: Callable[[str, str, float], object]) -> str:
+class Admitted(Protocol):
+    """A request that may be sent; see `services.inference.adapters.triton_guard`."""
+
+    async def answer(self, call: Any) -> Any:
+        """Awaits a call."""
+        ...
+
+    def watch(self, call: Any) -> None:
+        """Ends the call when Triton is found to be frozen."""
+        ...
+
+    def heard(self) -> None:
+        """Triton answered something."""
+        ...
+
+
+class Guard(Protocol):
+    """Fails requests at once while Triton does not answer."""
+
+    def request(self, model: str) -> AbstractAsyncContextManager[Admitted]:
+        """A request to a model, for the length of the block."""
+        ...
+
+
+def add_kserve(
+    server: grpc.aio.Server, channel: grpc.aio.Channel, heard: Callable[[str, str, float], object], guard: Guard
+) -> str:
     """Adds the protocol's methods that are offered; the others are UNIMPLEMENTED. Returns the service's full name.
 
     Args:
         server: the server.
         channel: to Triton.
         heard: is told a model's name, what Triton said of a failed request to it, and when that was asked.
+        guard: admits requests.
     """
-    passed = KServe(channel, heard)
+    passed = KServe(channel, heard, guard)
     handlers: dict[str, Any] = {
         name: grpc.unary_unary_rpc_method_handler(
             getattr(passed, name),
@@ -65,9 +93,10 @@ def add_kserve(server: grpc.aio.Server, channel: grpc.aio.Channel, heard: Callab
 class KServe:
     """Passes requests on with the caller's deadline, cancellation and the present trace; answers come back as is."""
 
-    def __init__(self, channel: grpc.aio.Channel, heard: Callable[[str, str, float], object]) -> None:
+    def __init__(self, channel: grpc.aio.Channel, heard: Callable[[str, str, float], object], guard: Guard) -> None:
         self._stub = GRPCInferenceServiceStub(channel)
         self._heard = heard
+        self._guard = guard
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         """Always: the service itself answers."""
@@ -105,8 +134,9 @@ class KServe:
         _continue_trace(request)
         asked = asyncio.get_running_loop().time()
         try:
-            wanted = await self._widen(request, _limit(context))
-            response = await self._stub.ModelInfer(request, timeout=_limit(context))
+            async with self._guard.request(request.model_name) as admitted:
+                wanted = await self._widen(request, _limit(context))
+                response = await admitted.answer(self._stub.ModelInfer(request, timeout=_limit(context)))
         except grpc.aio.AioRpcError as error:
             self._heard(request.model_name, error.details() or "", asked)
             await _relay(error, context)
@@ -119,13 +149,16 @@ class KServe:
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         """Answers of a decoupled model."""
-        model, asked = "", asyncio.get_running_loop().time()
+        first = await anext(aiter(requests), None)
+        if first is None:
+            return
+        model, asked = first.model_name, asyncio.get_running_loop().time()
         wanted: dict[str, set[str]] = {}
         everything: set[str] = set()
 
         async def traced() -> AsyncIterator[Any]:
             nonlocal model
-            async for request in requests:
+            async for request in _after(first, requests):
                 model = request.model_name
                 _continue_trace(request)
                 if names := await self._widen(request, _DEADLINE_S):
@@ -135,21 +168,25 @@ class KServe:
                 yield request
 
         passed = [(key, value) for key, value in context.invocation_metadata() or () if key == _REAL_STATUS]
-        call = self._stub.ModelStreamInfer(traced(), timeout=context.time_remaining(), metadata=passed)
         try:
-            async for response in call:
-                if response.error_message:
-                    self._heard(model, response.error_message, asked)
-                answered = response.infer_response.model_name
-                if answered not in everything:
-                    _narrowed(response.infer_response, wanted.get(answered, set()))
-                yield response
+            async with self._guard.request(first.model_name) as admitted:
+                call = self._stub.ModelStreamInfer(traced(), timeout=context.time_remaining(), metadata=passed)
+                admitted.watch(call)
+                try:
+                    async for response in call:
+                        admitted.heard()
+                        if response.error_message:
+                            self._heard(model, response.error_message, asked)
+                        answered = response.infer_response.model_name
+                        if answered not in everything:
+                            _narrowed(response.infer_response, wanted.get(answered, set()))
+                        yield response
+                finally:
+                    if not call.done():
+                        call.cancel()
         except grpc.aio.AioRpcError as error:
             self._heard(model, error.details() or "", asked)
             await _relay(error, context)
-        finally:
-            if not call.done():
-                call.cancel()
 
     async def _widen(self, request: Any, limit_s: float) -> set[str]:
         """Makes a request ask for all outputs; gives the names of those that its caller wants, none if all."""
@@ -163,6 +200,13 @@ class KServe:
         else:
             del request.outputs[:]
         return wanted
+
+
+async def _after(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """A request, and then those that follow it."""
+    yield first
+    async for request in others:
+        yield request
 
 
 def _narrowed(response: Any, wanted: set[str]) -> Any:

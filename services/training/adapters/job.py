@@ -15,6 +15,7 @@ JOB_FILE = "job.json"
 PROGRESS_FILE = "progress.json"
 REPORT_FILE = "report.json"
 FAILURE_FILE = "failure.json"
+STOPPED_FILE = "stopped"
 # Exit codes of the worker beside 0: told to stop, and failed for a reason that failure.json tells.
 EXIT_CANCELLED = 75
 EXIT_FAILED = 70

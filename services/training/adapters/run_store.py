@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from services.training.domain.report import Report
 from services.training.domain.run import Progress, Run, RunState
 from services.training.engine.methods import make_method
 
+logger = logging.getLogger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _UNFINISHED = (RunState.QUEUED.value, RunState.RUNNING.value)
@@ -60,6 +62,11 @@ class SqlRunStore:
         """See the port."""
         where = and_(runs.c.digest == digest, runs.c.state == RunState.SUCCEEDED.value)
         return next(iter(self._read(select(runs).where(where).order_by(runs.c.name.desc()).limit(1))), None)
+
+    def under_way(self, digest: str) -> Run | None:
+        """See the port."""
+        where = and_(runs.c.digest == digest, runs.c.state.in_(_UNFINISHED), runs.c.cancel_requested.is_(False))
+        return next(iter(self._read(select(runs).where(where).order_by(runs.c.name).limit(1))), None)
 
     def unfinished(self) -> Sequence[Run]:
         """See the port."""
@@ -118,7 +125,7 @@ def _run(row: Mapping[Any, Any]) -> Run:
         update_time=_EPOCH + row["update_time"] * _MICROSECOND,
         state=RunState(row["state"]),
         progress=Progress(**json.loads(row["progress"])) if row["progress"] else None,
-        report=Report.from_json(json.loads(row["report"])) if row["report"] else None,
+        report=_report(row),
         failure=Failure(**json.loads(row["failure"])) if row["failure"] else None,
         model_version=row["model_version"],
         request_id=row["request_id"] or "",
@@ -128,3 +135,12 @@ def _run(row: Mapping[Any, Any]) -> Run:
         announced=row["announced"],
         warnings=tuple(json.loads(row["warnings"])),
     )
+
+
+def _report(row: Mapping[Any, Any]) -> Report | None:
+    """The report in a row; a damaged one is as good as none, and must not hide the other runs."""
+    try:
+        return Report.from_json(json.loads(row["report"])) if row["report"] else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("the report of %s in the database cannot be read: %r", row["name"], error)
+        return None

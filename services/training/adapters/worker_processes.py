@@ -15,7 +15,7 @@ from typing import Any
 from services.kit.failure import Failure
 from services.kit.storage.artifacts import ArtifactStore, local_path
 from services.kit.storage.signing import SigningKey
-from services.training.adapters.job import FAILURE_FILE, JOB_FILE, REPORT_FILE, Job, read_progress
+from services.training.adapters.job import FAILURE_FILE, JOB_FILE, REPORT_FILE, STOPPED_FILE, Job, read_progress
 from services.training.app.ports import WorkerView
 from services.training.domain.report import Report
 from services.training.domain.run import Progress, Run
@@ -56,6 +56,7 @@ class WorkerProcesses:
             return
         folder = self._folder(run)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / STOPPED_FILE).unlink(missing_ok=True)
         self._cache.mkdir(parents=True, exist_ok=True)
         snapshot = self._artifacts.fetch_folder(run.recipe.dataset_uri, self._cache)
         job = Job(
@@ -94,13 +95,17 @@ class WorkerProcesses:
         folder = self._folder(run)
         try:
             report, failure = _json(folder / REPORT_FILE), _json(folder / FAILURE_FILE)
-            result = (Report.from_json(report) if report else None, Failure(**failure) if failure else None)
+            result = (
+                None if report is None else Report.from_json(report),
+                None if failure is None else Failure(**failure),
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             # Written whole or not at all: it was damaged afterwards, and another attempt would overwrite the evidence.
             message = f"What the worker left in {folder} cannot be read: {type(error).__name__}: {error}"
             result = (None, Failure("REPORT_UNREADABLE", message))
-        ending = "" if alive or any(result) else self._ending(run)
-        return WorkerView(alive, _progress(folder), *result, ending)
+        stopped = not alive and not any(result) and (folder / STOPPED_FILE).exists()
+        ending = "" if alive or stopped or any(result) else self._ending(run)
+        return WorkerView(alive, _progress(folder), *result, ending, stopped)
 
     def _ending(self, run: Run) -> str:
         code = self._codes.get(run.name)
@@ -168,4 +173,10 @@ def _message(line: str) -> str:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
+    """A JSON file's value; None where there is no file, an error where it holds no object."""
+    if not path.is_file():
+        return None
+    value = json.loads(path.read_text())
+    if not isinstance(value, dict):
+        raise TypeError(f"{path.name} holds no object")
+    return value

@@ -35,6 +35,10 @@ class RunStore(Protocol):
         """The newest succeeded run with this outcome."""
         ...
 
+    def under_way(self, digest: str) -> Run | None:
+        """The oldest queued or running run with this outcome that nobody asked to cancel."""
+        ...
+
     def unfinished(self) -> Sequence[Run]:
         """Queued and running runs, and ended ones that were not told yet; oldest first."""
         ...
@@ -56,7 +60,8 @@ class RunStore(Protocol):
 class WorkerView:
     """What is seen of a run's worker; it left neither report nor failure where it was killed or told to stop.
 
-    `ending` says how a worker without a result ended, as a sentence, with the last lines that it wrote.
+    `ending` says how a worker without a result ended, as a sentence, with the last lines that it wrote. `stopped`:
+    it ended because it was told to, with a checkpoint.
     """
 
     alive: bool
@@ -64,6 +69,7 @@ class WorkerView:
     report: Report | None
     failure: Failure | None
     ending: str = ""
+    stopped: bool = False
 
 
 class Workers(Protocol):

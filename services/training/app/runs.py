@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -30,9 +31,12 @@ class Runs:
     ) -> None:
         self._store, self._models, self._artifacts = store, models, artifacts
         self._registry, self._clock, self._uri_of = registry, clock, uri_of
+        self._creating = threading.Lock()
 
     def create(self, recipe: Recipe, request_id: str, traceparent: str) -> Run:
-        """Queues a run; answers with the succeeded one of the same outcome, or of the same request.
+        """Queues a run; answers with the one of the same outcome that succeeded or is under way, or of the request.
+
+        Who joins a run that is under way shares it: a cancellation ends it for all.
 
         What can be seen to be wrong now is refused now, not minutes later by the worker.
 
@@ -51,23 +55,30 @@ class Runs:
         if earlier is not None and self._has_good_builds(earlier):
             return replace(earlier, reused=True)
         self._artifacts.check_dataset(recipe)
-        run_id, now = new_id(), self._clock.now()
-        return self._store.create(
-            Run(
-                f"runs/{run_id}",
-                recipe,
-                digest,
-                self._uri_of(run_id),
-                now,
-                now,
-                request_id=request_id,
-                traceparent=traceparent,
+        # Of two equal requests at the same time, the second one finds the first one's run.
+        with self._creating:
+            joined = self._store.under_way(digest)
+            if joined is not None:
+                return joined if request_id and joined.request_id == request_id else replace(joined, reused=True)
+            run_id, now = new_id(), self._clock.now()
+            return self._store.create(
+                Run(
+                    f"runs/{run_id}",
+                    recipe,
+                    digest,
+                    self._uri_of(run_id),
+                    now,
+                    now,
+                    request_id=request_id,
+                    traceparent=traceparent,
+                )
             )
-        )
 
     def _has_good_builds(self, run: Run) -> bool:
         """Whether the builds of a run are all there and as the run left them; if not, the run is of no use."""
-        for variant in run.report.variants if run.report else ():
+        if run.report is None:
+            return False
+        for variant in run.report.variants:
             try:
                 self._artifacts.check_build(variant.uri, variant.digest)
             except (NotFoundError, FailedPreconditionError) as error:

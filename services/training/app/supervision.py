@@ -109,6 +109,10 @@ class Supervision:
             return self._end(replace(run, state=RunState.FAILED, failure=view.failure))
         if run.cancel_requested:
             return self._end(replace(run, state=RunState.CANCELLED))
+        if view.stopped:
+            # Who stops a machine or a container tells the workers, too, and perhaps before this service.
+            logger.info("the worker of %s was told to stop; it goes on from its checkpoint", run.name)
+            return self._start(replace(run, attempts=max(0, run.attempts - 1)))
         logger.warning("the worker of %s is gone; it is started again from what it kept. %s", run.name, view.ending)
         return self._start(run, view.ending)
 

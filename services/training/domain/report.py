@@ -76,25 +76,33 @@ class Report:
         """The report from its JSON form.
 
         Raises:
-            KeyError, TypeError: the value is no report.
+            KeyError, TypeError, ValueError: the value is not a report.
         """
         return cls(
-            tuned=Metric(**value["tuned"]),
+            tuned=_required(value["tuned"]),
             base=_metric(value["base"]),
             difference=_metric(value["difference"]),
             examples=tuple(Example(**item) for item in value["examples"]),
             variants=tuple(_variant(item) for item in value["variants"]),
-            figures=dict(value["figures"]),
+            figures={str(name): float(figure) for name, figure in value["figures"].items()},
             # Reports of before there was a loss are still in the database.
             tuned_loss=_metric(value.get("tuned_loss")),
             warnings=tuple(value.get("warnings", ())),
         )
 
 
+def _required(value: Mapping[str, Any]) -> Metric:
+    metric = Metric(**value)
+    numbers = (metric.value, metric.ci_low, metric.ci_high, metric.sample_size)
+    if not isinstance(metric.name, str) or not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError(f"{value!r} is not a metric")
+    return metric
+
+
 def _metric(value: Mapping[str, Any] | None) -> Metric | None:
-    return Metric(**value) if value else None
+    return _required(value) if value else None
 
 
 def _variant(value: Mapping[str, Any]) -> Variant:
     metrics = {name: _metric(value.get(name)) for name in ("loss", "loss_increase")}
-    return Variant(**{**value, **metrics, "quality": Metric(**value["quality"])})
+    return Variant(**{**value, **metrics, "quality": _required(value["quality"])})

@@ -24,6 +24,7 @@ from services.training.adapters.job import (
     EXIT_FAILED,
     FAILURE_FILE,
     REPORT_FILE,
+    STOPPED_FILE,
     Job,
     write_json,
 )
@@ -74,6 +75,8 @@ def _run(job: Job, stop: threading.Event) -> int:
         report = store(job, run(job, stop.is_set), stop.is_set)
     except Cancelled:
         logger.info("run %s was told to stop; its checkpoint is stored", job.run)
+        # A service that was restarted meanwhile is not this process's parent and does not see its exit code.
+        (job.folder / STOPPED_FILE).touch()
         return EXIT_CANCELLED
     except Exception as error:
         # Whatever it is, it would happen again: only what kills this process is worth another attempt.

@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
 from services.inference.adapters.triton_client import TritonClient, open_triton
+from services.inference.adapters.triton_guard import Limits, TritonGuard
 from services.inference.adapters.triton_liveness import Liveness
 from services.inference.domain.model import Message, Prompt, Sampling
 from services.inference.triton_models.scheduler import QUEUE_FULL
@@ -75,14 +76,15 @@ def _last_piece() -> Any:
 
 
 @asynccontextmanager
-async def _client(fake: FakeTriton, suspected: list[str]) -> AsyncIterator[TritonClient]:
+async def _client(fake: FakeTriton, suspected: list[str], limits: Limits | None = None) -> AsyncIterator[TritonClient]:
     server = grpc.aio.server()
     add_GRPCInferenceServiceServicer_to_server(fake, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     channel = open_triton(f"127.0.0.1:{port}")
     try:
-        yield TritonClient(channel, Liveness(channel, suspected.append, silence_s=0.05))
+        guard = TritonGuard(channel, limits, suspected.append)
+        yield TritonClient(channel, Liveness(channel, suspected.append, silence_s=0.05), guard)
     finally:
         await channel.close()
         await server.stop(None)

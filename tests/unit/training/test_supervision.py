@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from services.kit.failure import Failure
 from services.training.adapters.run_store import SqlRunStore
+from services.training.adapters.tables import runs as runs_table
 from services.training.app.ports import WorkerView
 from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
@@ -18,6 +21,7 @@ from services.training.domain.recipe import BaseModel, Optimization, Recipe, Tex
 from services.training.domain.report import Metric, Report, Variant
 from services.training.domain.run import Progress, Run, RunState
 from services.training.engine.methods.lora import Lora
+from services.training.entrypoints.worker import run_supervision
 from tests.conftest import OpenDatabase
 
 _GONE = WorkerView(False, None, None, None)
@@ -119,8 +123,13 @@ class Mesh:
 
 
 @pytest.fixture
-def mesh(open_service_database: OpenDatabase) -> Mesh:
-    return Mesh(open_service_database("training"))
+def engine(open_service_database: OpenDatabase) -> Engine:
+    return open_service_database("training")
+
+
+@pytest.fixture
+def mesh(engine: Engine) -> Mesh:
+    return Mesh(engine)
 
 
 def recipe(seed: int = 0) -> Recipe:
@@ -177,6 +186,16 @@ def test_a_run_whose_builds_are_gone_or_damaged_is_done_again(
     assert f"{run.name} is not reused" in caplog.text
 
 
+def test_a_run_whose_report_is_broken_is_done_again(mesh: Mesh, engine: Engine) -> None:
+    run = mesh.runs.create(recipe(), "q", "")
+    mesh.supervision.step()
+    mesh.workers.views[run.name] = finished()
+    mesh.supervision.step()
+    with engine.begin() as connection:
+        connection.execute(update(runs_table).values(report="{"))
+    assert mesh.runs.create(recipe(), "other", "").name != run.name
+
+
 def test_nothing_is_queued_for_a_data_set_that_is_not_there(mesh: Mesh) -> None:
     mesh.artifacts.gone.add(recipe().dataset_uri)
     with pytest.raises(NotFoundError, match=r"spec\.dataset\.uri"):
@@ -213,6 +232,69 @@ def test_one_run_has_the_machine_at_a_time(mesh: Mesh) -> None:
     mesh.supervision.step()
     mesh.supervision.step()
     assert sorted(mesh.workers.started) == sorted([first.name, second.name])
+
+
+def test_two_equal_specs_are_one_run_while_it_is_queued_and_while_it_runs(mesh: Mesh) -> None:
+    first = mesh.runs.create(recipe(), "a", "")
+    joined = mesh.runs.create(recipe(), "b", "")
+    assert (joined.name, joined.reused) == (first.name, True)
+    mesh.supervision.step()
+    assert mesh.runs.create(recipe(), "c", "").name == first.name
+    assert mesh.runs.create(recipe(1), "d", "").name != first.name
+    mesh.runs.cancel(first.name)
+    assert mesh.runs.create(recipe(), "e", "").name != first.name
+
+
+def test_equal_specs_of_many_callers_at_once_are_one_run(mesh: Mesh) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: mesh.runs.create(recipe(), f"r{n}", ""), range(16)))
+    assert len({run.name for run in made}) == 1
+    assert [run.reused for run in made].count(False) == 1
+
+
+def test_a_worker_that_was_told_to_stop_by_another_is_no_attempt(mesh: Mesh) -> None:
+    run = mesh.runs.create(recipe(), "", "")
+    for _ in range(8):
+        mesh.supervision.step()
+        mesh.workers.views[run.name] = WorkerView(False, None, None, None, stopped=True)
+    mesh.supervision.step()
+    assert len(mesh.workers.started) == 9
+    assert mesh.runs.get(run.name).state is RunState.RUNNING
+
+
+async def test_supervision_goes_on_whatever_a_step_raises(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.training.entrypoints.worker._AWAY_S", 0.01)
+    run = mesh.runs.create(recipe(), "", "")
+    errors = [ValueError("nobody foresaw it"), FailedPreconditionError("not now"), UnavailableError("away")]
+    seen = mesh.store.unfinished
+
+    def unfinished() -> object:
+        if errors:
+            raise errors.pop()
+        return seen()
+
+    monkeypatch.setattr(mesh.store, "unfinished", unfinished)
+    task = asyncio.create_task(run_supervision(mesh.supervision))
+    async with asyncio.timeout(30):
+        while not mesh.workers.started:  # noqa: ASYNC110 - it runs in a thread
+            await asyncio.sleep(0.01)
+    assert not task.done()
+    task.cancel()
+    assert mesh.workers.started == [run.name]
+
+
+@pytest.mark.parametrize("report", ["{", "[]", "{}", '{"tuned": 3}', "null"])
+def test_a_report_that_is_broken_in_the_database_hides_no_other_run(mesh: Mesh, engine: Engine, report: str) -> None:
+    broken, other = mesh.runs.create(recipe(1), "", ""), mesh.runs.create(recipe(2), "", "")
+    mesh.supervision.step()
+    mesh.workers.views[broken.name] = finished()
+    mesh.supervision.step()
+    with engine.begin() as connection:
+        connection.execute(update(runs_table).where(runs_table.c.name == broken.name).values(report=report))
+    assert mesh.runs.get(broken.name).report is None
+    mesh.supervision.step()
+    assert mesh.runs.get(other.name).state is RunState.RUNNING
+    assert {run.name for run in mesh.runs.page("", 10)} == {broken.name, other.name}
 
 
 def test_a_repeated_request_is_one_run(mesh: Mesh) -> None:

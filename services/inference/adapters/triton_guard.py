@@ -1,0 +1,251 @@
+"""Fails requests to Triton at once while it does not answer, instead of letting each wait for its deadline.
+
+Three bounds, one for each way in which a server goes silent:
+
+- Triton itself is frozen: while requests wait and nothing was heard for a while, it is asked whether it lives. If it
+  does not say so, all that waits ends with UNAVAILABLE, and nothing is sent until it answers again.
+- One model is stuck: a circuit breaker (Nygard, Release It!). After a few requests in a row without an answer its
+  callers hear UNAVAILABLE at once; after a pause one of them is let through to try.
+- Callers come faster than a model answers: so many may wait at once, the others hear RESOURCE_EXHAUSTED.
+
+It lives in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from services.kit.errors import ResourceExhaustedError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+_NO_ANSWER = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long silence may last, and how much may wait.
+
+    `silence_s` without any answer before Triton is asked whether it lives; each such question waits `probe_s`, and
+    `probes` of them in a row must fail. `waiting` requests of a model at once. `failures` in a row open a model's
+    breaker for `open_s`, twice as long each time until `longest_open_s`.
+    """
+
+    silence_s: float = 2.0
+    probe_s: float = 2.0
+    probes: int = 2
+    waiting: int = 256
+    failures: int = 3
+    open_s: float = 2.0
+    longest_open_s: float = 30.0
+
+
+class GuardedRequest:
+    """One caller's request: the calls to Triton that it waits for."""
+
+    def __init__(self, guard: TritonGuard, model: str, began: float) -> None:
+        self._guard = guard
+        self.model = model
+        self.began = began
+        self.calls: set[Any] = set()
+        self.ended_by_guard = False
+
+    async def answer(self, call: Any) -> Any:
+        """Awaits a call."""
+        self.watch(call)
+        response = await call
+        self.heard()
+        return response
+
+    def watch(self, call: Any) -> None:
+        """Ends the call when Triton is found to be frozen."""
+        self.calls.add(call)
+
+    def heard(self) -> None:
+        """Triton answered something."""
+        self._guard.heard(self.model)
+
+
+@dataclass(slots=True)
+class _Breaker:
+    """State of one model."""
+
+    waiting: int = 0
+    failures: int = 0
+    last_heard: float = 0.0
+    open_until: float = 0.0
+    pause_s: float = 0.0
+    trying: GuardedRequest | None = field(default=None)
+
+    @property
+    def is_open(self) -> bool:
+        return self.pause_s > 0
+
+
+class TritonGuard:
+    """Admits requests."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        limits: Limits | None = None,
+        stuck: Callable[[str], object] = lambda model: None,
+    ) -> None:
+        """Args:
+        channel: to Triton.
+        limits: see there.
+        stuck: called with a model that gave no answer even to the request that was let through to try.
+        """
+        self._stub = GRPCInferenceServiceStub(channel)
+        self._limits = limits or Limits()
+        self._stuck = stuck
+        self._requests: set[GuardedRequest] = set()
+        self._breakers: defaultdict[str, _Breaker] = defaultdict(_Breaker)
+        self._last_heard = 0.0
+        self._frozen = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    def heard(self, model: str) -> None:
+        """Triton answered a request for this model."""
+        self._last_heard = self._breakers[model].last_heard = _now()
+
+    @asynccontextmanager
+    async def request(self, model: str) -> AsyncIterator[GuardedRequest]:
+        """A request to a model, for the length of the block; its gRPC errors pass through.
+
+        Raises:
+            UnavailableError: Triton or the model does not answer now; at once, or as soon as that is known.
+            ResourceExhaustedError: too many requests wait already.
+        """
+        breaker = self._breakers[model]
+        request = GuardedRequest(self, model, _now())
+        self._admit(request, breaker)
+        self._requests.add(request)
+        breaker.waiting += 1
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.create_task(self._watch())
+        try:
+            yield request
+        except asyncio.CancelledError:
+            if request.ended_by_guard:
+                raise _away(model, "Triton does not answer", self._limits.probe_s) from None
+            # The caller gave up, as a rule because its deadline had passed.
+            if _now() - request.began >= self._limits.silence_s and breaker.last_heard <= request.began:
+                self._failed(request, breaker)
+            raise
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._failed(request, breaker)
+            elif error.code() is not grpc.StatusCode.UNAVAILABLE:
+                # A refused connection is neither: it fails at once by itself.
+                self._answered(request, breaker)
+            raise
+        else:
+            self._answered(request, breaker)
+        finally:
+            breaker.waiting -= 1
+            if breaker.trying is request:
+                breaker.trying = None
+            self._requests.discard(request)
+
+    def _admit(self, request: GuardedRequest, breaker: _Breaker) -> None:
+        model = request.model
+        if self._frozen:
+            raise _away(model, "Triton does not answer", self._limits.probe_s)
+        if breaker.is_open:
+            left = breaker.open_until - request.began
+            if left > 0 or breaker.trying is not None:
+                raise _away(model, f"its last {breaker.failures} requests got no answer", max(left, 1.0))
+            breaker.trying = request
+        if breaker.waiting >= self._limits.waiting:
+            raise ResourceExhaustedError(
+                f"models/{model} is busy: {breaker.waiting} requests wait for it already.",
+                reason="MODEL_BUSY",
+                metadata={"model": f"models/{model}"},
+                retry_after_s=2.0,
+            )
+
+    def _answered(self, request: GuardedRequest, breaker: _Breaker) -> None:
+        self.heard(request.model)
+        if breaker.is_open:
+            logger.info("models/%s answers again", request.model)
+        breaker.failures, breaker.pause_s = 0, 0.0
+
+    def _failed(self, request: GuardedRequest, breaker: _Breaker) -> None:
+        breaker.failures += 1
+        if breaker.failures < self._limits.failures:
+            return
+        was_open = breaker.is_open
+        if was_open and breaker.trying is not request:
+            # Of those that were under way when it opened.
+            return
+        breaker.pause_s = min(max(self._limits.open_s, 2 * breaker.pause_s), self._limits.longest_open_s)
+        breaker.open_until = _now() + breaker.pause_s
+        if was_open:
+            self._stuck(request.model)
+        else:
+            logger.warning(
+                "models/%s gave no answer to %d requests in a row; its callers are refused until it does",
+                request.model,
+                breaker.failures,
+            )
+
+    async def _watch(self) -> None:
+        """Runs while requests wait, and until a frozen Triton answers again."""
+        failed = 0
+        while self._requests or self._frozen:
+            await asyncio.sleep(self._limits.silence_s / 2)
+            now = _now()
+            oldest = min((request.began for request in self._requests), default=now)
+            if not self._frozen and now - max(self._last_heard, oldest) < self._limits.silence_s:
+                failed = 0
+                continue
+            if await self._lives():
+                failed, self._last_heard = 0, _now()
+                if self._frozen:
+                    self._frozen = False
+                    self._breakers.clear()
+                    logger.info("Triton answers again")
+                continue
+            failed += 1
+            if failed >= self._limits.probes:
+                self._freeze()
+
+    async def _lives(self) -> bool:
+        try:
+            await self._stub.ServerLive(pb.ServerLiveRequest(), timeout=self._limits.probe_s)
+        except grpc.aio.AioRpcError as error:
+            return error.code() not in _NO_ANSWER
+        return True
+
+    def _freeze(self) -> None:
+        if not self._frozen:
+            self._frozen = True
+            logger.error("Triton does not answer; %d waiting requests are refused", len(self._requests))
+        for request in list(self._requests):
+            request.ended_by_guard = True
+            for call in request.calls:
+                call.cancel()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _away(model: str, why: str, retry_after_s: float) -> UnavailableError:
+    return UnavailableError(
+        f"models/{model} cannot be asked now: {why}. Try again later.",
+        reason="TRITON_UNAVAILABLE",
+        metadata={"model": f"models/{model}"},
+        retry_after_s=retry_after_s,
+    )

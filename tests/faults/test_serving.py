@@ -1,0 +1,218 @@
+"""Served files are overwritten, Triton is frozen, a model's process is killed: no wrong answer, no endless wait."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from tidemill.inference.v1 import inference_service_pb2 as pb
+from tidemill.inference.v1 import model_pb2
+
+from infra.stack import client
+from infra.stack.state import StackState
+from infra.stack.testing import REUSE, running_parts
+from services.kit.config import home_dir
+from tests.integration.inference.builds import make_classifier
+from tests.integration.inference.conftest import BuildFolder, InferenceProcess, wait_for
+
+pytestmark = pytest.mark.real
+PREDICT = pb.PredictRequest(model="models/classifier", texts=["good room"])
+
+
+class Served:
+    """A classifier with two versions on a Triton of its own: 1 says positive, 2 says negative to good words."""
+
+    def __init__(self, stack: StackState, state: Path, folder: Path) -> None:
+        self.stack, self.state = stack, state
+        self.artifacts = folder / "artifacts"
+        self.positive = BuildFolder(self.artifacts / "positive", make_classifier(self.artifacts / "positive"))
+        self.turned = BuildFolder(self.artifacts / "turned", make_classifier(self.artifacts / "turned", weight=-2.0))
+        self.service = InferenceProcess(stack, folder, "http://127.0.0.1:9", self.artifacts)
+        self.service.start()
+        self.service.publish("classifier", self.positive)
+        self.service.publish("classifier", self.turned)
+
+    def predict(self) -> Any:
+        """An answer, or the error."""
+        try:
+            return self.service.stub.Predict(PREDICT, timeout=60)
+        except grpc.RpcError as error:
+            return error
+
+    def label(self) -> str:
+        """The first answer that comes."""
+        answer = wait_for(lambda: None if isinstance(found := self.predict(), grpc.RpcError) else found, 60)
+        return f"{answer.model_version.rpartition('/')[2]} {answer.predictions[0].label}"
+
+    def triton(self) -> psutil.Process:
+        """Triton's process now."""
+        pid = client.status(self.state, home_dir()).children["triton"].pid
+        assert pid is not None
+        return psutil.Process(pid)
+
+    def file(self, number: int) -> Path:
+        """What Triton reads of a version."""
+        return self.stack.triton_repository / "classifier" / str(number) / "build" / "model.onnx"
+
+    def version(self, number: int) -> model_pb2.ModelVersion:
+        """As the service reports it."""
+        found = self.service.stub.ListModelVersions(
+            pb.ListModelVersionsRequest(model="models/classifier"), timeout=10
+        ).model_versions
+        version: model_pb2.ModelVersion = next(v for v in found if v.name.endswith(f"/{number}"))
+        return version
+
+    def model_processes(self) -> list[psutil.Process]:
+        """The processes of the classifier in Triton, not the shells that started them."""
+        found: list[psutil.Process] = []
+        for process in self.triton().children(recursive=True):
+            # What has ended meanwhile, and what Triton has not waited for yet, is no process any more.
+            with suppress(psutil.NoSuchProcess):
+                if process.status() != psutil.STATUS_ZOMBIE and "python_backend_stub" in process.cmdline()[0]:
+                    found.append(process)
+        return found
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("serving")
+    with pytest.MonkeyPatch.context() as patch:
+        # A stack of its own: freezing another's Triton would disturb whoever uses it.
+        patch.delenv(REUSE, raising=False)
+        with running_parts({"kafka", "triton"}, folder / "stack") as stack:
+            served = Served(stack, folder / "stack", folder)
+            yield served
+            assert served.service.stop() == 0
+
+
+def _overwrite(file: Path, content: bytes) -> None:
+    """In place, as an editor or a broken copy does: the inode stays."""
+    file.chmod(0o644)
+    with file.open("r+b") as stream:
+        stream.write(content)
+        stream.truncate()
+
+
+def _retry_info(error: grpc.RpcError) -> bool:
+    status: Any = rpc_status.from_call(error)  # type: ignore[arg-type]
+    return any(detail.Unpack(error_details_pb2.RetryInfo()) for detail in status.details)
+
+
+def test_a_served_file_that_is_overwritten_never_answers(served: Served) -> None:
+    assert served.label() == "2 negative"
+    artefact = (served.turned.path / "model.onnx").read_bytes()
+    # A whole, loadable model: without digests Triton would serve it and say nothing.
+    _overwrite(served.file(2), (served.positive.path / "model.onnx").read_bytes())
+    served.triton().kill()
+    assert served.label() == "2 negative"
+    assert (served.turned.path / "model.onnx").read_bytes() == artefact
+    assert served.file(2).read_bytes() == artefact
+    log = (served.service.folder / "inference.log").read_text()
+    assert "BUILD_DAMAGED" in log
+    assert "model.onnx is damaged: expected" in log
+    assert served.version(2).integrity.state == model_pb2.Integrity.STATE_VERIFIED
+
+
+@contextmanager
+def _frozen(process: psutil.Process) -> Iterator[None]:
+    process.suspend()
+    try:
+        yield
+    finally:
+        # The supervisor may have replaced it meanwhile.
+        if process.is_running():
+            process.resume()
+
+
+def test_callers_of_a_frozen_triton_hear_unavailable_long_before_their_deadline(served: Served) -> None:
+    assert served.label() == "2 negative"
+    with _frozen(served.triton()), ThreadPoolExecutor(8) as pool:
+        # Those that were waiting when it froze, and those that come later.
+        for _ in range(3):
+            for error in pool.map(lambda _: served.predict(), range(8)):
+                assert isinstance(error, grpc.RpcError)
+                assert error.code() is grpc.StatusCode.UNAVAILABLE, error.details()
+                assert _retry_info(error)
+    assert served.label() == "2 negative"
+
+
+def test_callers_of_a_killed_model_process_hear_unavailable_and_it_comes_back(served: Served) -> None:
+    assert served.label() == "2 negative"
+    codes: set[grpc.StatusCode] = set()
+    with ThreadPoolExecutor(8) as pool:
+        for round_ in range(4):
+            request = pb.PredictRequest(model="models/classifier", texts=[f"good {round_} {n}" for n in range(64)])
+
+            def ask(_: int, request: Any = request) -> grpc.StatusCode:
+                try:
+                    served.service.stub.Predict(request, timeout=60)
+                except grpc.RpcError as error:
+                    return error.code()
+                return grpc.StatusCode.OK
+
+            asked = [pool.submit(ask, n) for n in range(16)]
+            if round_ == 0:
+                for process in served.model_processes():
+                    process.kill()
+            codes |= {future.result() for future in asked}
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    assert grpc.StatusCode.UNAVAILABLE in codes
+    assert served.label() == "2 negative"
+
+
+def test_a_model_process_that_dies_is_started_by_the_service_alone(served: Served) -> None:
+    assert served.label() == "2 negative"
+    served.service.kill()
+    dead = served.model_processes()
+    assert dead
+    for process in dead:
+        process.kill()
+    wait_for(lambda: not served.model_processes())
+    # Asked directly, Triton neither answers nor starts the process again: nothing loads what was not verified.
+    tensor = triton.InferInput("text", [1, 1], "BYTES")
+    with triton.InferenceServerClient(served.stack.triton_grpc) as direct:
+        tensor.set_data_from_numpy(np.array([["a text that no cache holds"]], dtype=object))
+        for _ in range(3):
+            # It refuses, or says OK with nothing in it.
+            with suppress(triton.InferenceServerException):
+                assert direct.infer("classifier", [tensor], client_timeout=30).as_numpy("scores") is None
+    assert served.model_processes() == []
+    served.service.start()
+    assert served.label() == "2 negative"
+
+
+def test_the_version_before_serves_when_artefact_and_copy_are_damaged(served: Served) -> None:
+    assert served.label() == "2 negative"
+    backup = served.artifacts.parent / "backup"
+    shutil.copytree(served.turned.path, backup)
+    for file in (served.file(2), served.turned.path / "model.onnx"):
+        _overwrite(file, file.read_bytes()[:100])
+    served.triton().kill()
+    wait_for(lambda: served.version(2).state == model_pb2.ModelVersion.STATE_FAILED, 60)
+    assert served.label() == "1 positive"
+    failed = served.version(2)
+    assert failed.integrity.state == model_pb2.Integrity.STATE_DAMAGED
+    assert "model.onnx is damaged: expected" in failed.integrity.message
+    assert "serves in its place" in failed.message
+    with pytest.raises(grpc.RpcError) as caught:
+        served.service.publish("classifier", served.turned)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    info = error_details_pb2.ErrorInfo()
+    status: Any = rpc_status.from_call(caught.value)
+    assert any(detail.Unpack(info) for detail in status.details)
+    assert (info.reason, info.metadata["file"]) == ("BUILD_DAMAGED", "model.onnx")
+    # Mended, it is a new version.
+    shutil.rmtree(served.turned.path)
+    backup.rename(served.turned.path)
+    assert served.service.publish("classifier", served.turned).model_version.name.endswith("/3")

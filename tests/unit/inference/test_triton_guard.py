@@ -1,0 +1,149 @@
+"""The guard before a server that speaks Triton's protocol and falls silent when the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
+
+from services.inference.adapters.triton_client import TritonClient, open_triton
+from services.inference.adapters.triton_guard import Limits, TritonGuard
+from services.inference.adapters.triton_liveness import Liveness
+from services.kit.errors import ResourceExhaustedError, UnavailableError
+
+QUICK = Limits(silence_s=0.1, probe_s=0.2, probes=2, waiting=4, failures=3, open_s=0.2, longest_open_s=0.4)
+
+
+@dataclass
+class SilentTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types
+    """Answers while `frozen` (all of it) and `stuck` (the models' processes) are not set."""
+
+    frozen: asyncio.Event = field(default_factory=asyncio.Event)
+    stuck: bool = False
+    asked: int = 0
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.frozen.is_set():
+            await asyncio.sleep(3600)
+        return pb.ServerLiveResponse(live=True)
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked += 1
+        if self.frozen.is_set() or self.stuck:
+            await asyncio.sleep(3600)
+        response = pb.ModelInferResponse(model_name=request.model_name, model_version="1")
+        response.outputs.add(name="scores")
+        response.raw_output_contents.append(b"\x00\x00\x80\x3f")
+        return response
+
+
+@asynccontextmanager
+async def _triton(stuck: list[str], limits: Limits = QUICK) -> AsyncIterator[tuple[SilentTriton, TritonClient]]:
+    fake = SilentTriton()
+    server = grpc.aio.server()
+    add_GRPCInferenceServiceServicer_to_server(fake, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    channel = open_triton(f"127.0.0.1:{port}")
+    try:
+        guard = TritonGuard(channel, limits, stuck.append)
+        yield fake, TritonClient(channel, Liveness(channel, lambda model: None), guard)
+    finally:
+        await channel.close()
+        await server.stop(None)
+
+
+async def _first_answer(client: TritonClient, model: str = "m") -> Any:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await client.classify(model, ["x"])
+            except UnavailableError:
+                await asyncio.sleep(0.02)
+
+
+async def test_all_that_waits_for_a_frozen_triton_is_refused_and_so_is_what_comes_later() -> None:
+    async with _triton([]) as (fake, client):
+        fake.frozen.set()
+        waiting = await asyncio.gather(*(client.classify("m", ["x"]) for _ in range(3)), return_exceptions=True)
+        for error in waiting:
+            assert isinstance(error, UnavailableError)
+            assert error.retry_after_s
+        asked = fake.asked
+        for model in ("m", "other"):
+            with pytest.raises(UnavailableError, match="Triton does not answer"):
+                await client.classify(model, ["x"])
+        # They were not even sent.
+        assert fake.asked == asked
+        fake.frozen.clear()
+        assert await _first_answer(client) == ([[1.0]], 1)
+
+
+async def _give_up(client: TritonClient) -> None:
+    """As a caller whose deadline passes."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.15):
+            await client.classify("m", ["x"])
+
+
+async def test_a_stuck_model_is_asked_by_one_caller_at_a_time_until_it_answers() -> None:
+    stuck: list[str] = []
+    async with _triton(stuck) as (fake, client):
+        fake.stuck = True
+        for _ in range(3):
+            await _give_up(client)
+        with pytest.raises(UnavailableError, match="last 3 requests got no answer") as refused:
+            await client.classify("m", ["x"])
+        assert refused.value.retry_after_s
+        assert fake.asked == 3
+        assert stuck == []
+        # After its pause one is let through, and gets no answer either: the model's process is to be replaced.
+        async with asyncio.timeout(30):
+            while not stuck:
+                try:
+                    async with asyncio.timeout(0.15):
+                        await client.classify("m", ["x"])
+                except UnavailableError:
+                    await asyncio.sleep(0.02)
+                except TimeoutError:
+                    continue
+        assert stuck == ["m"]
+        assert fake.asked == 4
+        fake.stuck = False
+        assert await _first_answer(client) == ([[1.0]], 1)
+        for _ in range(10):
+            await client.classify("m", ["x"])
+
+
+async def test_a_caller_who_leaves_early_is_no_failure() -> None:
+    async with _triton([], Limits(silence_s=3600, waiting=4, failures=1)) as (fake, client):
+        fake.stuck = True
+        await _give_up(client)
+        fake.stuck = False
+        assert await client.classify("m", ["x"]) == ([[1.0]], 1)
+
+
+async def test_only_so_many_wait_for_one_model() -> None:
+    async with _triton([], Limits(silence_s=3600, waiting=4)) as (fake, client):
+        fake.stuck = True
+        waiting = [asyncio.create_task(client.classify("m", ["x"])) for _ in range(4)]
+        async with asyncio.timeout(30):
+            while fake.asked < 4:  # noqa: ASYNC110 - the fake is asked from outside
+                await asyncio.sleep(0.01)
+        with pytest.raises(ResourceExhaustedError, match="4 requests wait") as refused:
+            await client.classify("m", ["x"])
+        assert refused.value.retry_after_s
+        fake.stuck = False
+        # Another model has a queue of its own.
+        assert await client.classify("other", ["x"]) == ([[1.0]], 1)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert await client.classify("m", ["x"]) == ([[1.0]], 1)
