@@ -104,8 +104,8 @@ def _overwrite(file: Path, content: bytes) -> None:
         stream.truncate()
 
 
-def _retry_info(error: grpc.RpcError) -> bool:
-    status: Any = rpc_status.from_call(error)  # type: ignore[arg-type]
+def _retry_info(error: Any) -> bool:
+    status: Any = rpc_status.from_call(error)
     return any(detail.Unpack(error_details_pb2.RetryInfo()) for detail in status.details)
 
 
@@ -209,7 +209,8 @@ def test_the_version_before_serves_when_artefact_and_copy_are_damaged(served: Se
         served.service.publish("classifier", served.turned)
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     info = error_details_pb2.ErrorInfo()
-    status: Any = rpc_status.from_call(caught.value)
+    failed_call: Any = caught.value
+    status: Any = rpc_status.from_call(failed_call)
     assert any(detail.Unpack(info) for detail in status.details)
     assert (info.reason, info.metadata["file"]) == ("BUILD_DAMAGED", "model.onnx")
     # Mended, it is a new version.
