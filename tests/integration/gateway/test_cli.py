@@ -292,5 +292,5 @@ def test_keys_with_roles_rotate(mesh: Mesh) -> None:
     assert "predict" in shown
     assert "5/s 2 at once" in shown
     done = tidemill(mesh, "keys", "create", "robot", "--role", "root")
-    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "there are read, predict, ingest, operate, admin" in done.stderr
