@@ -24,6 +24,7 @@ from gateway.settings import GatewaySettings
 from services.kit.config import load_settings, state_dir
 from services.kit.runtime.service import Service, run_service
 from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.tls import ServerTls
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +71,9 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     limiter = KeyLimiter()
     refusals = Refusals(metrics.registry)
     app = create_app(peers, ring if settings.auth else None, limiter, metrics, tracer, BodyBudget(limits))
-    http = HttpServer(app, settings.http_bind, limits, refusals.count)
-    logger.info("gateway serves HTTP on port %d", http.port)
+    tls = ServerTls(settings.tls_files) if settings.tls_files is not None else None
+    http = HttpServer(app, settings.http_bind, limits, refusals.count, tls.context() if tls is not None else None)
+    logger.info("gateway serves %s on port %d", "HTTPS" if tls is not None else "HTTP", http.port)
     facade = FacadeHandler(services, peers.channels, tracer)
 
     def register(server: object) -> list[str]:
@@ -80,9 +82,10 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
 
     return Service(
         register=register,
-        tasks=[http.serve, ring.run],
+        tasks=[http.serve, ring.run, *([tls.watch] if tls is not None else [])],
         closers=[ring.write_uses, peers.close, store.close],
         server_options=grpc_limits(settings),
+        credentials=tls.grpc_credentials() if tls is not None else None,
         interceptors=[ApiKeyInterceptor(ring, limiter)] if settings.auth else [],
         default_deadline_s=_LAST_DEADLINE_S,
         traced=False,  # both doors make their own, leaner spans

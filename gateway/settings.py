@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from gateway.http.limits import HttpLimits
 from services.kit.config import ServiceSettings
+from services.kit.tls import TlsFiles
 
 
 class GatewaySettings(ServiceSettings):
@@ -26,6 +30,27 @@ class GatewaySettings(ServiceSettings):
         500, ge=1, description="open HTTP connections of one address; raise it behind a reverse proxy"
     )
     max_streams_per_connection: int = Field(1000, ge=1, description="calls at once on one gRPC connection")
+
+    tls_cert: Path | None = Field(None, description="certificate chain (PEM) of both doors; plain text when unset")
+    tls_key: Path | None = Field(None, description="private key (PEM) of the certificate")
+    tls_client_ca: Path | None = Field(
+        None, description="authorities (PEM) of clients, which must then show a certificate of theirs"
+    )
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("set TIDEMILL_TLS_CERT and TIDEMILL_TLS_KEY together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("TIDEMILL_TLS_CLIENT_CA needs TIDEMILL_TLS_CERT and TIDEMILL_TLS_KEY")
+        return self
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """Where the doors' certificate lies; None for plain text."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     @property
     def http_limits(self) -> HttpLimits:

@@ -15,7 +15,7 @@ from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
 
 from services.kit.config import home_dir, state_dir
-from services.kit.errors import UnavailableError
+from services.kit.errors import InvalidArgumentError, UnavailableError
 from services.kit.grpc.errors import from_rpc_error
 
 USUAL_ADDRESS = "127.0.0.1:7100"
@@ -34,6 +34,48 @@ def _local_ports() -> Mapping[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientTls:
+    """How the command line trusts a door that speaks TLS."""
+
+    roots: Path | None
+    """Certificates to trust, in PEM; None trusts the authorities that gRPC brings."""
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str = ""
+    """The name in the door's certificate, where it is not the address's."""
+
+    @classmethod
+    def find(cls) -> ClientTls | None:
+        """From `TIDEMILL_CA` (a file, or `system`), `TIDEMILL_CLIENT_CERT`, `TIDEMILL_CLIENT_KEY`,
+        `TIDEMILL_TLS_SERVER_NAME`; on the doors' own machine their certificate is enough.
+        """
+        given = os.environ.get("TIDEMILL_CA") or os.environ.get("TIDEMILL_TLS_CERT")
+        if not given:
+            return None
+        certificate, key = os.environ.get("TIDEMILL_CLIENT_CERT"), os.environ.get("TIDEMILL_CLIENT_KEY")
+        return cls(
+            None if given == "system" else Path(given),
+            Path(certificate) if certificate else None,
+            Path(key) if key else None,
+            os.environ.get("TIDEMILL_TLS_SERVER_NAME", ""),
+        )
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """For a channel.
+
+        Raises:
+            InvalidArgumentError: a file cannot be read.
+        """
+        try:
+            roots, key, certificate = (
+                path.read_bytes() if path is not None else None for path in (self.roots, self.key, self.certificate)
+            )
+        except OSError as error:
+            raise InvalidArgumentError(f"{error.filename} cannot be read: {error.strerror}.") from error
+        return grpc.ssl_channel_credentials(roots, key, certificate)
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """The mesh that a command speaks to."""
 
@@ -43,6 +85,13 @@ class Target:
     """host:port of its HTTP door."""
     key: str | None
     key_file: Path
+    tls: ClientTls | None = None
+    """None where the doors speak plain text."""
+
+    @property
+    def http_url(self) -> str:
+        """URL of the HTTP door."""
+        return f"{'http' if self.tls is None else 'https'}://{self.http}"
 
     @classmethod
     def find(cls, address: str | None) -> Target:
@@ -60,7 +109,7 @@ class Target:
         key = os.environ.get("TIDEMILL_API_KEY")
         if key is None and path.is_file():
             key = path.read_text(encoding="utf-8").strip()
-        return cls(grpc_address, http, key, path)
+        return cls(grpc_address, http, key, path, ClientTls.find())
 
 
 class Connection:
@@ -69,14 +118,16 @@ class Connection:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.trace_id = secrets.token_hex(16)
-        self._channel = grpc.insecure_channel(
-            target.address,
-            options=[
-                ("grpc.max_receive_message_length", _MAX_MESSAGE),
-                ("grpc.max_send_message_length", _MAX_MESSAGE),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-            ],
-        )
+        options = [
+            ("grpc.max_receive_message_length", _MAX_MESSAGE),
+            ("grpc.max_send_message_length", _MAX_MESSAGE),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        ]
+        if target.tls is None:
+            self._channel = grpc.insecure_channel(target.address, options=options)
+        else:
+            name = [("grpc.ssl_target_name_override", target.tls.server_name)] if target.tls.server_name else []
+            self._channel = grpc.secure_channel(target.address, target.tls.credentials(), options=[*options, *name])
         self.inference = InferenceServiceStub(self._channel)
         self.pipeline = PipelineServiceStub(self._channel)
         self.telemetry = TelemetryServiceStub(self._channel)
@@ -101,8 +152,8 @@ class Connection:
             translated = from_rpc_error(error)
             if isinstance(translated, UnavailableError) and translated.reason == "UNAVAILABLE":
                 raise UnavailableError(
-                    f"The gateway at {self.target.address} does not answer. Start the mesh with `tidemill up`, "
-                    "or name another gateway with --address.",
+                    f"The gateway at {self.target.address} does not answer{_tls_hint(self.target, translated)}. Start "
+                    "the mesh with `tidemill up`, or name another gateway with --address.",
                     reason="GATEWAY_UNAVAILABLE",
                 ) from error
             if isinstance(translated, UnavailableError) and translated.reason == "PEER_UNAVAILABLE":
@@ -112,6 +163,13 @@ class Connection:
                     reason=translated.reason,
                 ) from error
             raise translated from error
+
+
+def _tls_hint(target: Target, error: UnavailableError) -> str:
+    """What gRPC says of a handshake that failed; it says little where one side speaks plain text."""
+    if target.tls is None:
+        return " in plain text (if its doors speak TLS, set TIDEMILL_CA to the certificate to trust)"
+    return f" over TLS: {error.message}"
 
 
 @contextmanager

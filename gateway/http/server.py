@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,33 @@ _DRAIN_S = 10
 
 
 class _Server(uvicorn.Server):
+    """Serves one socket that is open already."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, handshake_s: float) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._handshake_s = handshake_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, with a limit of our own to TLS handshakes: its is a minute, outside of every other limit."""
+        config = self.config
+
+        def connection() -> asyncio.Protocol:
+            made: Any = config.http_protocol_class
+            protocol: asyncio.Protocol = made(config=config, server_state=self.server_state, app_state={})
+            return protocol
+
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                connection,
+                sock=self._listener,
+                ssl=config.ssl,
+                ssl_handshake_timeout=self._handshake_s if config.ssl is not None else None,
+                backlog=config.backlog,
+            )
+        ]
+        self.started = True
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leaves the signals to the kit's runtime, which stops both servers."""
@@ -27,12 +55,20 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """An HTTP server on a port that is open from the start, so that a taken one is told at once."""
 
-    def __init__(self, app: Any, address: str, limits: HttpLimits, refused: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        app: Any,
+        address: str,
+        limits: HttpLimits,
+        refused: Callable[[str], None],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Args:
         app: the ASGI application.
         address: `host:port`; port 0 takes any.
         limits: of every connection.
         refused: is told the code of every request that broke a limit.
+        tls: of every connection; None for plain text.
 
         Raises:
             FailedPreconditionError: the port is taken or the address is not this machine's.
@@ -54,7 +90,10 @@ class HttpServer:
                 # Longer than what clients and proxies keep a connection for, so that they close first.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=_DRAIN_S,
-            )
+                ssl_context_factory=(lambda _config, _default: tls) if tls is not None else None,
+            ),
+            self._socket,
+            limits.header_timeout_s,
         )
 
     async def serve(self) -> None:

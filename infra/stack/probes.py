@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,24 @@ def grpc_health(use: str) -> Probe:
                 raise ProbeError(f"health check: {error.code().name}") from error
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise ProbeError("health check: NOT_SERVING")
+
+    return probe
+
+
+def tls_handshake(use: str) -> Probe:
+    """Ready when the door completes a TLS handshake. Its certificate is its clients' business, and it may ask for one
+    of theirs, so nothing is called.
+    """
+
+    def probe(addresses: Addresses) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        host, _, port = addresses[use].rpartition(":")
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S) as plain:
+                context.wrap_socket(plain).close()
+        except OSError as error:
+            raise ProbeError(f"TLS handshake: {error}") from error
 
     return probe
 

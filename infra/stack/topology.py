@@ -17,7 +17,7 @@ from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout, python_path
-from infra.stack.probes import every, grpc_health, http_ok
+from infra.stack.probes import every, grpc_health, http_ok, tls_handshake
 
 DOORS_HOST = "TIDEMILL_DOORS_HOST"
 """Environment variable: address that the gateway listens on instead of loopback, such as 0.0.0.0 in a container."""
@@ -181,7 +181,11 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
 def _child(layout: Layout, service: Service) -> ChildSpec:
     probe = grpc_health(service.name)
     if service.doors is not None:
-        probe = every(probe, http_ok(f"{service.name}_http", "/healthz"))
+        door = f"{service.name}_http"
+        if os.environ.get("TIDEMILL_TLS_CERT"):
+            probe = every(tls_handshake(service.name), tls_handshake(door))
+        else:
+            probe = every(probe, http_ok(door, "/healthz"))
     return ChildSpec(
         name=service.name,
         ports=service.ports,

@@ -107,7 +107,8 @@ def load_settings(kind: type[S]) -> S:
         for item in error.errors():
             variable = "TIDEMILL_" + "_".join(str(part) for part in item["loc"]).upper()
             why = item["msg"].removeprefix("Value error, ")
-            sys.stderr.write(f"{variable}: {why}\n")
+            # What is wrong with several together has no place of its own.
+            sys.stderr.write(f"{variable}: {why}\n" if item["loc"] else f"{why}\n")
         sys.exit(1)
 
 

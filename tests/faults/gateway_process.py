@@ -76,7 +76,7 @@ def _ports(process: subprocess.Popen[bytes], log: Path) -> tuple[int, int]:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         text = log.read_text()
-        http, grpc = (re.search(rf"gateway serves {what}on port (\d+)", text) for what in ("HTTP ", ""))
+        http, grpc = (re.search(rf"gateway serves {what}on port (\d+)", text) for what in ("HTTPS? ", ""))
         if http and grpc:
             return int(http.group(1)), int(grpc.group(1))
         assert process.poll() is None, text

@@ -204,11 +204,11 @@ def next_steps(cycle: Cycle, target: Target, program: str, python: str) -> list[
         f'"messages":[{{"role":"user","content":"{text}"}}]}}'
     )
     curl = (
-        f'curl -N http://{target.http}/v1/chat/completions -H "Authorization: Bearer $(cat {target.key_file})" '
+        f'curl -N {target.http_url}/v1/chat/completions -H "Authorization: Bearer $(cat {target.key_file})" '
         f"-d '{body}'"
     )
     openai = (
-        f"{python} -c \"import openai; c = openai.OpenAI(base_url='http://{target.http}/v1', "
+        f"{python} -c \"import openai; c = openai.OpenAI(base_url='{target.http_url}/v1', "
         f"api_key=open('{target.key_file}').read().strip()); print(c.chat.completions.create(model='{model}', "
         f"messages=[{{'role': 'user', 'content': '{text}'}}], "
         "extra_body={'apply_prompt_template': True}).choices[0].message.content)\""

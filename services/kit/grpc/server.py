@@ -89,12 +89,13 @@ def finish_server(server: grpc.aio.Server, services: Sequence[str]) -> GrpcServe
     return GrpcServer(server, servicer, tuple(services))
 
 
-def bind(server: grpc.aio.Server, address: str) -> int:
+def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
     """Opens the port or the Unix socket.
 
     Args:
         server: the server.
         address: `host:port` or `unix:/path`. A socket that an earlier process left is replaced.
+        credentials: of the server's TLS; None for plain text.
 
     Returns:
         The port, also where `address` asked for any (port 0); of no meaning for a socket.
@@ -103,7 +104,10 @@ def bind(server: grpc.aio.Server, address: str) -> int:
         FailedPreconditionError: the port is taken, the address is not this machine's, or the socket has no folder.
     """
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         port = 0
         cause: Exception | None = error

@@ -60,6 +60,7 @@ class Service:
     default_deadline_s: float = 60.0
     traced: bool = True
     server_options: Sequence[tuple[str, int]] = ()
+    credentials: grpc.ServerCredentials | None = None
 
 
 Build = Callable[[RequestMetrics], Awaitable[Service]]
@@ -140,7 +141,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
             options=service.server_options,
         )
         grpc_server = finish_server(server, service.register(server))
-        port = bind(server, settings.bind)
+        port = bind(server, settings.bind, service.credentials)
         if settings.metrics_bind:
             metrics.serve(settings.metrics_bind)
         # Until all of it runs: the health service's own beginning is SERVING.

@@ -1,0 +1,194 @@
+"""Certificates of a server: read and checked together, and read again when their files change.
+
+New connections get the newest files that fit together; connections that are open keep theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from services.kit.errors import FailedPreconditionError
+
+logger = logging.getLogger(__name__)
+
+RELOAD_S = 2.0
+"""How often the files are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Where a server's certificate lies, in PEM."""
+
+    certificate: Path
+    """The server's own first, then those that lead to its authority."""
+    key: Path
+    client_ca: Path | None = None
+    """Authorities of clients; a client must show a certificate of one of them. None asks for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """The content of the files, checked."""
+
+    chain: bytes
+    key: bytes
+    client_ca: bytes | None
+    expire_time: datetime
+
+    @classmethod
+    def read(cls, files: TlsFiles) -> Certificates:
+        """Reads the files.
+
+        Raises:
+            FailedPreconditionError: one cannot be read, is not PEM, or they do not belong together; names the file.
+        """
+        chain, key = _content(files.certificate), _content(files.key)
+        own = _certificates(chain, files.certificate)[0]
+        try:
+            private = load_pem_private_key(key, None)
+        except (ValueError, TypeError) as error:
+            raise _broken(files.key, f"is not a private key in PEM without a password: {error}") from error
+        spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if private.public_key().public_bytes(*spki) != own.public_key().public_bytes(*spki):
+            raise _broken(files.key, f"is not the key of the certificate in {files.certificate}")
+        client_ca = None
+        if files.client_ca is not None:
+            client_ca = _content(files.client_ca)
+            _certificates(client_ca, files.client_ca)
+        return cls(chain, key, client_ca, own.not_valid_after_utc)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _broken(path, f"cannot be read: {error.strerror}") from error
+
+
+def _certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise _broken(path, f"holds no certificate in PEM: {error}") from error
+
+
+def _broken(path: Path, why: str) -> FailedPreconditionError:
+    return FailedPreconditionError(f"{path} {why}.", reason="TLS_FILES", metadata={"path": str(path)})
+
+
+class ServerTls:
+    """What a server's doors use: an SSL context, and gRPC credentials, that follow the files."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        """Reads the files.
+
+        Raises:
+            FailedPreconditionError: they cannot be used; names the file.
+        """
+        self._files = files
+        self._marks = _marks(files)
+        self._current = Certificates.read(files)
+        self._context = _context(self._current, files)
+        _warn(self._current, files)
+
+    def context(self) -> ssl.SSLContext:
+        """For TLS 1.2 and newer; each handshake takes the newest certificate."""
+        outer = _context(self._current, self._files)
+
+        def newest(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
+            connection.context = self._context
+
+        outer.sni_callback = newest
+        return outer
+
+    def grpc_credentials(self) -> grpc.ServerCredentials:
+        """The same for a gRPC server."""
+        given = self._current
+
+        def newest() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal given
+            if self._current is given:
+                return None
+            given = self._current
+            return _configuration(given)
+
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(given),
+            newest,  # type: ignore[arg-type]  # None stands for "as before", which the stubs do not know
+            require_client_authentication=given.client_ca is not None,
+        )
+
+    def reload(self) -> bool:
+        """Reads the files again if they have changed.
+
+        Returns:
+            Whether new ones hold. Files that do not fit together, such as a certificate whose key is still to come,
+            leave the old ones in place, with a line in the log.
+        """
+        marks = _marks(self._files)
+        if marks == self._marks:
+            return False
+        self._marks = marks
+        try:
+            read = Certificates.read(self._files)
+            context = _context(read, self._files)
+        except FailedPreconditionError as error:
+            logger.warning("the new TLS files cannot be used, the old ones hold: %s", error.message)
+            return False
+        self._current, self._context = read, context
+        logger.info("new TLS certificate from %s, until %s", self._files.certificate, read.expire_time.isoformat())
+        _warn(read, self._files)
+        return True
+
+    async def watch(self) -> None:
+        """Looks at the files again and again."""
+        while True:
+            await asyncio.sleep(RELOAD_S)
+            await asyncio.to_thread(self.reload)
+
+
+def _marks(files: TlsFiles) -> tuple[object, ...]:
+    """Changes when a file does."""
+    marks: list[object] = []
+    for path in (files.certificate, files.key, files.client_ca):
+        try:
+            stat = path.stat() if path is not None else None
+        except OSError:
+            marks.append("missing")
+        else:
+            marks.append(stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(marks)
+
+
+def _warn(read: Certificates, files: TlsFiles) -> None:
+    if read.expire_time <= datetime.now(UTC):
+        logger.warning("the certificate in %s expired at %s", files.certificate, read.expire_time.isoformat())
+
+
+def _context(read: Certificates, files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # The standard library reads files only; that they may have changed since is found by the next look at them.
+        context.load_cert_chain(files.certificate, files.key)
+        if read.client_ca is not None:
+            context.load_verify_locations(cadata=read.client_ca.decode("ascii"))
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ValueError) as error:
+        raise _broken(files.certificate, f"cannot be used: {error}") from error
+    return context
+
+
+def _configuration(read: Certificates) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(read.key, read.chain)], read.client_ca)
