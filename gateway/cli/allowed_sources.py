@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ def allow_sources(file: PipelineFile, more: Sequence[str] = ()) -> None:
     """
     folder = file.path.resolve().parent
     roots = [] if _is_too_wide(folder) else [str(folder)]
+    if data := os.environ.get("TIDEMILL_DATA"):
+        # `${TIDEMILL_DATA}` of a pipeline's file, as this person set it.
+        more = [*more, data]
     add_roots(state_dir() / FILE_NAME, [*roots, *(_named(root) for root in more)])
 
 

@@ -34,8 +34,10 @@ from gateway.cli.output import (
     stderr,
     stdout,
 )
+from gateway.cli.source_check import check_sources
 from gateway.cli.views.summary import next_steps, print_next_steps, summary
 from gateway.cli.views.text import moment
+from services.kit.config import home_dir
 from services.kit.errors import InvalidArgumentError
 from services.kit.ids import new_id
 
@@ -110,7 +112,7 @@ def _watch(connection: Connection, name: str, console: Console, json_wanted: boo
 def run(
     pipeline: PipelinePath,
     follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch it to its end.")] = True,
-    check: Annotated[bool, typer.Option("--check", help="Only read the file and tell what is wrong with it.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only tell what is wrong with it and its sources.")] = False,
     allow: AllowOption = None,
     address: AddressOption = None,
     json_wanted: JsonOption = False,
@@ -119,9 +121,14 @@ def run(
     file = _load(pipeline)
     console = stderr()
     if check:
+        check_sources(file)
         console.print(f"{pipeline}: nothing wrong that can be seen without running it.", markup=False)
         return
     allow_sources(file, allow or ())
+    if address is None:
+        # This machine's mesh reads this machine's files: example data that nobody fetched yet come first.
+        with stack_commands.resumable(console, "the same command"):
+            stack_commands.fetch(console, missing_assets(file.spec))
     with connect(address) as connection:
         cycle = _start(connection, file, console)
         if not follow_it:
@@ -153,6 +160,16 @@ def quickstart(
         cycle = _start(connection, file, console)
         ended = _watch(connection, cycle.name, console, json_wanted)
     raise typer.Exit(_exit_code(ended))
+
+
+def missing_assets(spec: PipelineSpec) -> list[str]:
+    """Names of the examples that a loop needs and that are not in the home folder yet."""
+    from infra.stack.assets import parts
+    from infra.stack.layout import Home
+
+    home = Home(home_dir())
+    places = {part.name: [*home.downloads.glob(f"{part.name}*"), *home.data.glob(f"{part.name}*")] for part in parts()}
+    return [name for name in assets_of(spec) if name not in stack_commands.PROGRAMS and not places[name]]
 
 
 def assets_of(spec: PipelineSpec) -> list[str]:

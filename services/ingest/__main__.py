@@ -21,6 +21,7 @@ from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.network_rules import NetworkRules
+from services.ingest.entrypoints.accept_pool import AcceptPool
 from services.ingest.entrypoints.inbound import InboundHandler
 from services.ingest.entrypoints.servicer import IngestServicer
 from services.ingest.entrypoints.survey_pool import SurveyPool
@@ -54,7 +55,7 @@ async def build(settings: IngestSettings) -> Service:
     consumer = KafkaEventConsumer(
         settings.kafka_bootstrap, "tidemill-ingest", [INBOUND], InboundHandler(intake), dead_letters=publisher
     )
-    accepting = ThreadPoolExecutor(16, thread_name_prefix="accept")
+    accepting = AcceptPool(16, settings.accepting_bytes)
     surveys = SurveyPool(settings.surveyed_at_once)
     worker = ImportWorker(store, runner, intake, settings.concurrent_imports)
 
@@ -66,7 +67,7 @@ async def build(settings: IngestSettings) -> Service:
         register=register,
         consumers=[consumer],
         tasks=[worker.run],
-        closers=[surveys.close, worker.close, publisher.close, accepting.shutdown, look_ups.shutdown, engine.dispose],
+        closers=[surveys.close, worker.close, publisher.close, accepting.close, look_ups.shutdown, engine.dispose],
     )
 
 

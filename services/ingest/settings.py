@@ -15,6 +15,11 @@ class IngestSettings(ServiceSettings):
     request_retention_s: float = Field(
         86_400.0, gt=0, description="for so many seconds a repeated batch is recognised by its request_id"
     )
+    accepting_bytes: int = Field(
+        128 * 1024**2,
+        gt=0,
+        description="bytes of pushed records that may wait for Kafka; beyond them callers are told to retry",
+    )
     concurrent_imports: int = Field(2, ge=1, le=16, description="imports that are pulled side by side")
     compared_source_bytes: int = Field(
         512 * 1024 * 1024,

@@ -72,6 +72,16 @@ def is_attribute_name(name: str) -> bool:
     return _ATTRIBUTE.fullmatch(name) is not None
 
 
+def is_record_id(text: str) -> bool:
+    """Whether a record may have this identity."""
+    return _RECORD_ID.fullmatch(text) is not None
+
+
+def is_source_name(text: str) -> bool:
+    """Whether a source may bear this name."""
+    return _SOURCE.fullmatch(text) is not None
+
+
 def check_record(record: RawRecord) -> None:
     """Holds a record against the limits.
 

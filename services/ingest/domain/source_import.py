@@ -31,7 +31,7 @@ class TextFolder:
 
 @dataclass(frozen=True, slots=True)
 class JsonLines:
-    """Files with one JSON object a line."""
+    """Files with one JSON object a line; without `attribute_fields` every other member becomes an attribute."""
 
     uri: str
     text_field: str = DEFAULT_TEXT_FIELD
@@ -84,7 +84,9 @@ def check_spec(spec: SourceSpec) -> None:
             found.append(FieldViolation(f"{spec.field}.encoding", message))
     else:
         for number, name in enumerate(kind.attribute_fields):
-            found += _name_violations(f"{spec.field}.attribute_fields[{number}]", name)
+            if not name:
+                message = "it is empty; name a member, or members on the way to one with dots between them."
+                found.append(FieldViolation(f"{spec.field}.attribute_fields[{number}]", message))
     if found:
         text = "; ".join(f"{violation.field}: {violation.description}" for violation in found)
         raise InvalidArgumentError(text, reason="INVALID_SOURCE", violations=found)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from services.ingest.domain.record import MAX_TEXT_BYTES, RawRecord, RecordRefusedError, check_record
+from services.ingest.domain.record import MAX_TEXT_BYTES, RawRecord, RecordRefusedError, check_record, is_record_id
 from services.ingest.domain.source_import import PATH_ATTRIBUTE, JsonLines, TextFolder
+from services.ingest.engine.attributes import Attributes
+from services.ingest.engine.json_text import read_json, repeated_names
+from services.kit.ids import sha256_hex
 
 # A line may hold much beside the text; this bounds what is held in memory for it.
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -35,10 +37,11 @@ def record_of_file(source: str, spec: TextFolder, path: str, folder: str, conten
             f"The file has more than {MAX_FILE_BYTES} bytes; a record's text takes {MAX_TEXT_BYTES}.",
             reason="TEXT_TOO_LONG",
         )
-    attributes = {PATH_ATTRIBUTE: path}
+    attributes = Attributes()
+    attributes.add(PATH_ATTRIBUTE, path)
     if spec.folder_attribute:
-        attributes[spec.folder_attribute] = folder
-    record = RawRecord(source, _decode(content, spec.encoding), attributes)
+        attributes.add(spec.folder_attribute, folder)
+    record = RawRecord(source, _decode(content, spec.encoding), attributes.result())
     check_record(record)
     return record.identified()
 
@@ -67,46 +70,62 @@ def _guess_encoding(content: bytes) -> str:
 
 
 def record_of_line(source: str, spec: JsonLines, line: bytes) -> RawRecord:
-    """The record of a line of JSON; an attribute that is no string is kept as compact JSON, null is left out.
+    """The record of a line of JSON; the members that the spec names are its attributes, all of them if it names none.
 
     Raises:
-        RecordRefusedError: it gives no record.
+        RecordRefusedError: it gives no record; the message names the field or the column.
     """
-    if len(line) > MAX_LINE_BYTES:
-        raise RecordRefusedError(f"The line has more than {MAX_LINE_BYTES} bytes.", reason="LINE_TOO_LONG")
-    try:
-        value = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise RecordRefusedError(f"The line is not UTF-8 (byte {error.start}).", reason="NOT_DECODABLE") from error
-    except (ValueError, RecursionError) as error:
-        raise RecordRefusedError(f"The line is no JSON: {error}.", reason="INVALID_JSON") from error
-    if not isinstance(value, dict):
-        raise RecordRefusedError("The line is no JSON object.", reason="NOT_AN_OBJECT")
-    attributes = {}
-    for name in spec.attribute_fields:
-        attribute = value.get(name)
-        if attribute is not None:
-            attributes[name] = attribute_text(attribute)
-    record = RawRecord(source, _text(value, spec.text_field), attributes, _identity(value, spec.id_field))
+    value = _object_of(line)
+    for name in repeated_names(value):
+        if name in (spec.text_field, spec.id_field):
+            raise RecordRefusedError(f"The field {name!r} stands twice; which one counts?", reason="FIELD_TWICE")
+    attributes = Attributes()
+    for name in spec.attribute_fields or [name for name in value if name not in (spec.text_field, spec.id_field)]:
+        if name in repeated_names(value):
+            attributes.note(f"{name}: stands twice; the last one is kept")
+        attributes.add(name, _member(value, name))
+    record_id = _identity(value, spec.id_field, attributes)
+    record = RawRecord(source, _text(value, spec.text_field), attributes.result(), record_id)
     check_record(record)
     return record.identified()
 
 
-def attribute_text(value: Any) -> str:
-    """A JSON value as the text of an attribute."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _object_of(line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES:
+        raise RecordRefusedError(f"The line has more than {MAX_LINE_BYTES} bytes.", reason="LINE_TOO_LONG")
+    try:
+        value = read_json(line.decode())
+    except UnicodeDecodeError as error:
+        raise RecordRefusedError(f"The line is not UTF-8 (byte {error.start}).", reason="NOT_DECODABLE") from error
+    except ValueError as error:
+        raise RecordRefusedError(f"The line is not valid JSON: {error}.", reason="INVALID_JSON") from error
+    if not isinstance(value, dict):
+        raise RecordRefusedError("The line is not a JSON object.", reason="NOT_AN_OBJECT")
+    return value
 
 
-def _text(value: dict[str, Any], field: str) -> str:
+def _member(value: Mapping[str, Any], path: str) -> Any:
+    """A member by its name, else by the names on the way to it with dots between them."""
+    if path in value:
+        return value[path]
+    inner: Any = value
+    for name in path.split("."):
+        if not isinstance(inner, Mapping) or name not in inner:
+            return None
+        inner = inner[name]
+    return inner
+
+
+def _text(value: Mapping[str, Any], field: str) -> str:
     text = value.get(field)
     if text is None:
         raise RecordRefusedError(f"The field {field!r} is missing.", reason="MISSING_TEXT")
     if not isinstance(text, str):
-        raise RecordRefusedError(f"The field {field!r} is no string.", reason="TEXT_NOT_A_STRING")
+        raise RecordRefusedError(f"The field {field!r} is not a string.", reason="TEXT_NOT_A_STRING")
     return text
 
 
-def _identity(value: dict[str, Any], field: str) -> str:
+def _identity(value: Mapping[str, Any], field: str, attributes: Attributes) -> str:
     if not field:
         return ""
     identity = value.get(field)
@@ -117,7 +136,18 @@ def _identity(value: dict[str, Any], field: str) -> str:
             f"The field {field!r}, which holds the record id, is missing or neither text nor a whole number.",
             reason="MISSING_ID",
         )
-    return identity
+    return fitted_id(identity, field, attributes)
+
+
+def fitted_id(identity: str, name: str, attributes: Attributes) -> str:
+    """A record id for what its producer identifies it by; what cannot be one is kept as an attribute beside it."""
+    if is_record_id(identity):
+        return identity
+    attributes.add(name, identity)
+    attributes.note(
+        f"{name}: more than 128 characters or others than A-Z a-z 0-9 . _ : / -; its digest is the record id"
+    )
+    return "id_" + sha256_hex(identity.encode("utf-8", "surrogatepass"))[:32]
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+from services.ingest.engine.json_text import read_json
 from services.kit.bus.port import Delivery
 from services.kit.errors import InvalidArgumentError
 
@@ -29,7 +28,7 @@ _REQUIRED = ("id", "source", "type", "specversion")
 
 @dataclass(frozen=True, slots=True)
 class ForeignEvent:
-    """A CloudEvent as another producer sent it; `attributes` hold its further attributes and extensions.
+    """A CloudEvent as another producer sent it; `attributes` hold its further attributes and extensions as they came.
 
     `data` is the value of JSON data (`is_json`), else bytes.
     """
@@ -37,10 +36,11 @@ class ForeignEvent:
     event_id: str
     source: str
     event_type: str
-    attributes: Mapping[str, str]
+    attributes: Mapping[str, Any]
     content_type: str
     data: Any
     is_json: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def media_type(self) -> str:
@@ -56,18 +56,12 @@ class ForeignEvent:
                 return value.strip().strip('"')
         return "utf-8"
 
-    @property
-    def time(self) -> datetime | None:
-        """When it happened, if it says so."""
-        text = self.attributes.get("time", "")
-        return parse_time(text) if text else None
-
 
 def read_event(delivery: Delivery) -> ForeignEvent:
     """The event that a delivery carries.
 
     Raises:
-        InvalidArgumentError: it is no CloudEvent, or a damaged one; the reason says which.
+        InvalidArgumentError: it is not a CloudEvent, or a damaged one; the reason says which.
     """
     content_type = delivery.content_type
     if content_type.strip().lower().startswith(_STRUCTURED):
@@ -77,60 +71,51 @@ def read_event(delivery: Delivery) -> ForeignEvent:
     if "ce_specversion" in delivery.headers:
         return _binary(delivery)
     try:
-        value = json.loads(delivery.value)
-    except (ValueError, RecursionError):
+        value = read_json(delivery.value)
+    except ValueError:
         value = None
     if isinstance(value, dict) and "specversion" in value:
         return _structured(value)
     raise _refused(
         "NOT_A_CLOUDEVENT",
-        "The message is no CloudEvent: it has neither a ce_specversion header nor the content-type "
+        "The message is not a CloudEvent: it has neither a ce_specversion header nor the content-type "
         "application/cloudevents+json.",
     )
 
 
-def parse_time(text: str) -> datetime:
-    """An RFC 3339 time.
-
-    Raises:
-        InvalidArgumentError: it is none.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            raise ValueError("it names no offset from UTC")
-        return moment.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise _refused("INVALID_TIME", f"{text[:64]!r} is no RFC 3339 time: {error}.") from error
-
-
 def _binary(delivery: Delivery) -> ForeignEvent:
-    attributes = {}
-    for name, value in delivery.headers.items():
-        if name.startswith("ce_"):
-            try:
-                attributes[name[3:]] = value.decode()
-            except UnicodeDecodeError as error:
-                raise _refused("INVALID_ATTRIBUTE", f"The header {name} is not UTF-8.") from error
+    attributes: dict[str, Any] = {}
+    notes = []
+    for header, value in delivery.headers.items():
+        if not header.startswith("ce_"):
+            continue
+        name = header[3:]
+        try:
+            attributes[name] = value.decode()
+        except UnicodeDecodeError as error:
+            if name in _REQUIRED:
+                raise _refused("INVALID_ATTRIBUTE", f"The header {header} is not UTF-8.") from error
+            attributes[name] = value.decode("utf-8", "replace")
+            notes.append(f"{header}: not UTF-8, bytes of it are replaced")
     content_type = delivery.content_type or _JSON
     if _is_json(content_type):
-        return _event(attributes, content_type, _json(delivery.value, "The data"), is_json=True)
-    return _event(attributes, content_type, delivery.value, is_json=False)
+        return _event(attributes, content_type, _json(delivery.value, "The data"), is_json=True, notes=notes)
+    return _event(attributes, content_type, delivery.value, is_json=False, notes=notes)
 
 
 def _structured(value: Any) -> ForeignEvent:
     if not isinstance(value, dict):
         raise _refused("INVALID_JSON", "A structured event is a JSON object.")
-    attributes = {}
-    for name, attribute in value.items():
-        if name in ("data", "data_base64") or attribute is None:
-            continue
-        if not isinstance(attribute, str | int | bool):
-            raise _refused("INVALID_ATTRIBUTE", f"The attribute {name[:64]!a} is neither text, number nor boolean.")
-        attributes[name] = attribute if isinstance(attribute, str) else json.dumps(attribute)
-        if not attributes[name].isascii() and _SURROGATE.search(attributes[name]):
-            raise _refused("INVALID_ATTRIBUTE", f"The attribute {name[:64]!a} is no Unicode text.")
-    content_type = attributes.get("datacontenttype") or _JSON
+    data_members = ("data", "data_base64")
+    attributes = {name: item for name, item in value.items() if name not in data_members and item is not None}
+    for name in _REQUIRED:
+        given = attributes.get(name)
+        if isinstance(given, int) and not isinstance(given, bool):
+            attributes[name] = str(given)
+        elif given is not None and (not isinstance(given, str) or _SURROGATE.search(given)):
+            raise _refused("INVALID_ATTRIBUTE", f"The attribute {name} is not Unicode text.")
+    given = attributes.get("datacontenttype")
+    content_type = given if isinstance(given, str) and given else _JSON
     if "data_base64" not in value:
         data = value.get("data")
         if not _is_json(content_type) and isinstance(data, str):
@@ -141,13 +126,15 @@ def _structured(value: Any) -> ForeignEvent:
     try:
         data = base64.b64decode(value["data_base64"], validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
-        raise _refused("INVALID_BASE64", f"data_base64 is no base64: {error}.") from error
+        raise _refused("INVALID_BASE64", f"data_base64 is not base64: {error}.") from error
     if _is_json(content_type):
         return _event(attributes, content_type, _json(data, "The data"), is_json=True)
     return _event(attributes, content_type, data, is_json=False)
 
 
-def _event(attributes: Mapping[str, str], content_type: str, data: Any, *, is_json: bool) -> ForeignEvent:
+def _event(
+    attributes: Mapping[str, Any], content_type: str, data: Any, *, is_json: bool, notes: Sequence[str] = ()
+) -> ForeignEvent:
     missing = [name for name in _REQUIRED if not attributes.get(name)]
     if missing:
         raise _refused("MISSING_ATTRIBUTE", f"The CloudEvent lacks {', '.join(missing)}.")
@@ -156,7 +143,7 @@ def _event(attributes: Mapping[str, str], content_type: str, data: Any, *, is_js
         raise _refused("UNSUPPORTED_SPECVERSION", f"CloudEvents {version!r} is not known; 1.0 is.")
     further = {name: value for name, value in attributes.items() if name not in _REQUIRED}
     event_id, source, event_type = (attributes[name] for name in _REQUIRED[:3])
-    return ForeignEvent(event_id, source, event_type, further, content_type, data, is_json)
+    return ForeignEvent(event_id, source, event_type, further, content_type, data, is_json, tuple(notes))
 
 
 def _is_json(content_type: str) -> bool:
@@ -166,9 +153,9 @@ def _is_json(content_type: str) -> bool:
 
 def _json(data: bytes, what: str) -> Any:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _refused("INVALID_JSON", f"{what} is no JSON: {error}.") from error
+        return read_json(data)
+    except ValueError as error:
+        raise _refused("INVALID_JSON", f"{what} is not valid JSON: {error}.") from error
 
 
 def _refused(reason: str, message: str) -> InvalidArgumentError:

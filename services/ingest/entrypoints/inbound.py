@@ -3,23 +3,31 @@
 What a record is made of:
 
 - Data of `application/protobuf` is a `tidemill.ingest.v1.Record`. JSON data is an object with `text`, and optionally
-  `record_id`, `source`, `event_time` (RFC 3339) and `attributes` (an object); every other member that is text, number
-  or boolean and bears an attribute's name becomes an attribute; JSON data that is a string is the text itself. Data
-  of `text/*` is the text, in the charset of the content type (UTF-8 when it names none). Other data is refused.
-- Source: the data's own; else the event's `source` in lower case without its scheme (`https://`), each run of other
-  characters than a-z 0-9 . _ - made one `-`, none of . _ - at either end: `/Shop/Reviews` is `shop-reviews`. What is
-  longer than 64 characters keeps 55 and gets 8 of its sha256.
-- Identity: the data's own; else derived from the event's `source` and `id`, which CloudEvents holds to be unique
-  together: an event that is delivered or sent again is the same record.
-- Time: the data's own; else the event's `time`; else when it is accepted.
+  `record_id`, `source`, `event_time` (RFC 3339) and `attributes` (an object); JSON data that is a string is the text
+  itself. Data of `text/*` is the text, in the charset of the content type (UTF-8 when it names none). Other data is
+  refused.
+- Attributes: `attributes` of the data, then its every other member, then `ce_type`, and `ce_` and the name for the
+  event's `subject`, `dataschema` and extensions; under the names and within the limits that
+  `services.ingest.engine.attributes` tells, which also notes what could not be kept.
+- Source: the data's own; else the event's `source`. What cannot be a source's name is put in lower case without its
+  scheme (`https://`), each run of other characters than a-z 0-9 . _ - made one `-`, none of . _ - at either end:
+  `/Shop/Reviews` is `shop-reviews`. What is longer than 64 characters keeps 55 and gets 8 of its sha256.
+- Identity: the data's own, as text; one that no record can have is replaced by its digest and kept as an attribute.
+  Else it is derived from the event's `source` and `id`, which CloudEvents holds to be unique together: an event that is
+  delivered or sent again is the same record.
+- Time: the data's own; else the event's `time`; else when it is accepted. A time without a zone is UTC, with a note;
+  what is not a time becomes an attribute.
 - Trace: the message's `traceparent` header; else the event's `traceparent` extension.
+
+An event is refused only for what a record cannot be without: text, a source, and an identity that is unambiguous.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -27,11 +35,14 @@ from tidemill.ingest.v1.record_pb2 import Record
 
 from services.ingest.app.intake import Intake
 from services.ingest.app.ports import Accepted
-from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record, is_attribute_name
-from services.ingest.engine.parsing import attribute_text
-from services.ingest.entrypoints.foreign_event import ForeignEvent, parse_time, read_event
+from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record, is_source_name
+from services.ingest.engine.attributes import Attributes
+from services.ingest.engine.json_text import repeated_names
+from services.ingest.engine.parsing import fitted_id
+from services.ingest.entrypoints.foreign_event import ForeignEvent, read_event
 from services.ingest.entrypoints.mapping import record_from
 from services.kit.bus.port import Delivery
+from services.kit.errors import InvalidArgumentError
 from services.kit.ids import sha256_hex
 
 _PROTOBUF = ("application/protobuf", "application/x-protobuf")
@@ -40,6 +51,8 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
 _NO_SOURCE_CHARACTER = re.compile(r"[^a-z0-9._-]+")
 _LONGEST_SOURCE = 64
 _TRACE = ("traceparent", "tracestate")
+# Kept as what they are: the record's time, the data's encoding, the trace.
+_NOT_KEPT = frozenset({"time", "datacontenttype", *_TRACE})
 
 
 class InboundHandler:
@@ -67,47 +80,129 @@ def accepted_from(delivery: Delivery) -> Accepted:
 
 def record_of(event: ForeignEvent) -> RawRecord:
     """The record of an event, as the module's docstring tells; not yet held against the limits."""
-    given = _data_of(event)
-    return replace(
-        given,
-        source=given.source or source_name(event.source),
-        record_id=given.record_id or "evt_" + sha256_hex(event.source, event.event_id)[:32],
-        event_time=given.event_time or event.time,
-    )
+    attributes = Attributes()
+    for note in event.notes:
+        attributes.note(note)
+    data = _data_of(event, attributes)
+    attributes.add("ce_type", event.event_type)
+    for name, value in event.attributes.items():
+        if name not in _NOT_KEPT:
+            attributes.add(f"ce_{name}", value)
+    record_id = _identity(data.record_id, attributes) or "evt_" + sha256_hex(event.source, event.event_id)[:32]
+    source = _source(data.source, attributes) or source_name(event.source)
+    moment = data.event_time
+    if not isinstance(moment, datetime):
+        moment = _moment(moment, "event_time", attributes) or _moment(
+            event.attributes.get("time"), "ce_time", attributes
+        )
+    return RawRecord(source, data.text, attributes.result(), record_id, moment)
 
 
-def _data_of(event: ForeignEvent) -> RawRecord:
-    """What the data alone says; source, identity and time may be empty."""
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What the data alone says, as it came; only the text is checked."""
+
+    text: str
+    source: Any = None
+    record_id: Any = None
+    event_time: Any = None
+
+
+def _data_of(event: ForeignEvent, attributes: Attributes) -> _Data:
     if event.is_json:
-        return _json_record(event.data if isinstance(event.data, dict) else {"text": event.data})
+        return _json_data(event.data if isinstance(event.data, dict) else {"text": event.data}, attributes)
     if event.media_type in _PROTOBUF:
-        try:
-            return record_from(Record.FromString(event.data))
-        except DecodeError as error:
-            message = f"The data is no tidemill.ingest.v1.Record: {error}."
-            raise RecordRefusedError(message, reason="UNDECODABLE_DATA") from error
+        return _protobuf_data(event.data, attributes)
     if event.media_type.startswith("text/"):
-        return RawRecord("", _decoded(event), {})
+        return _Data(_decoded(event))
     raise RecordRefusedError(
         f"Data of {event.content_type[:80]} gives no record; JSON, text and application/protobuf do.",
         reason="UNSUPPORTED_CONTENT_TYPE",
     )
 
 
-def _json_record(members: Mapping[str, Any]) -> RawRecord:
-    if members.get("text") is None:
+def _json_data(members: Mapping[str, Any], attributes: Attributes) -> _Data:
+    for name in repeated_names(members):
+        if name in ("text", "record_id", "source"):
+            raise RecordRefusedError(f"`{name}` stands twice in the data; which one counts?", reason="FIELD_TWICE")
+        attributes.note(f"{name}: stands twice; the last one is kept")
+    text = members.get("text")
+    if text is None:
         raise RecordRefusedError("The data has no `text`.", reason="MISSING_TEXT")
-    for name in ("text", "source", "record_id", "event_time"):
-        if not isinstance(members.get(name, ""), str | None):
-            raise RecordRefusedError(f"`{name}` of the data is no string.", reason=f"{name.upper()}_NOT_A_STRING")
-    moment = members.get("event_time")
-    return RawRecord(
-        members.get("source") or "",
-        members["text"],
-        _attributes(members),
-        members.get("record_id") or "",
-        parse_time(moment) if moment else None,
-    )
+    if not isinstance(text, str):
+        raise RecordRefusedError("`text` of the data is not a string.", reason="TEXT_NOT_A_STRING")
+    named = members.get("attributes")
+    if isinstance(named, Mapping):
+        for name, value in named.items():
+            attributes.add(name, value)
+    else:
+        attributes.add("attributes", named)
+    for name, value in members.items():
+        if name not in _MEMBERS:
+            attributes.add(name, value)
+    return _Data(text, members.get("source"), members.get("record_id"), members.get("event_time"))
+
+
+def _protobuf_data(data: bytes, attributes: Attributes) -> _Data:
+    try:
+        message = Record.FromString(data)
+    except DecodeError as error:
+        text = f"The data is not a tidemill.ingest.v1.Record: {error}."
+        raise RecordRefusedError(text, reason="UNDECODABLE_DATA") from error
+    try:
+        record = record_from(message)
+    except InvalidArgumentError as error:
+        attributes.note(error.message)
+        message.ClearField("event_time")
+        record = record_from(message)
+    for name, value in sorted(record.attributes.items()):
+        attributes.add(name, value)
+    return _Data(record.text, record.source, record.record_id, record.event_time)
+
+
+def _identity(given: Any, attributes: Attributes) -> str:
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        given = str(given)
+    if isinstance(given, str):
+        return fitted_id(given, "record_id", attributes) if given else ""
+    if given is not None:
+        attributes.add("record_id", given)
+        attributes.note("record_id: neither text nor a number; the event's identity is the record's")
+    return ""
+
+
+def _source(given: Any, attributes: Attributes) -> str:
+    if given is None or given == "":
+        return ""
+    text = given if isinstance(given, str) else str(given) if isinstance(given, int) else ""
+    if is_source_name(text):
+        return text
+    attributes.add("source", given)
+    try:
+        name = source_name(text)
+    except RecordRefusedError:
+        attributes.note("source: gives no name; the event's source is the record's")
+        return ""
+    attributes.note(f"source: cannot name a source as it is; {name} does")
+    return name
+
+
+def _moment(value: Any, name: str, attributes: Attributes) -> datetime | None:
+    """A time in UTC; None where there is none, or none that can be read."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is None:
+                attributes.note(f"{name}: {value[:40]} names no offset from UTC; taken as UTC")
+                return moment.replace(tzinfo=UTC)
+            return moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+    attributes.add(name, value)
+    attributes.note(f"{name}: not an RFC 3339 time; kept as an attribute")
+    return None
 
 
 def source_name(source: str) -> str:
@@ -127,18 +222,6 @@ def source_name(source: str) -> str:
     return name
 
 
-def _attributes(members: Mapping[str, Any]) -> dict[str, str]:
-    named = members.get("attributes")
-    if named is not None and not isinstance(named, dict):
-        raise RecordRefusedError("`attributes` of the data is no object.", reason="ATTRIBUTES_NOT_AN_OBJECT")
-    found = {
-        name: attribute_text(value)
-        for name, value in members.items()
-        if name not in _MEMBERS and is_attribute_name(name) and isinstance(value, str | int | float)
-    }
-    return found | {name: attribute_text(value) for name, value in (named or {}).items() if value is not None}
-
-
 def _decoded(event: ForeignEvent) -> str:
     data: bytes = event.data
     try:
@@ -153,5 +236,6 @@ def _decoded(event: ForeignEvent) -> str:
 def _trace(delivery: Delivery, event: ForeignEvent) -> dict[str, str]:
     found = {name: delivery.headers[name].decode("ascii", "replace") for name in _TRACE if name in delivery.headers}
     if "traceparent" not in found and "traceparent" in event.attributes:
-        found = {name: event.attributes[name] for name in _TRACE if name in event.attributes}
+        extensions = {name: event.attributes.get(name) for name in _TRACE}
+        found = {name: value for name, value in extensions.items() if isinstance(value, str) and value.isascii()}
     return found if "traceparent" in found else {}

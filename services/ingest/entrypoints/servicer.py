@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -18,6 +16,7 @@ from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.domain.source_import import Import
 from services.ingest.entrypoints import mapping
+from services.ingest.entrypoints.accept_pool import AcceptPool
 from services.ingest.entrypoints.survey_pool import SurveyPool
 from services.kit.grpc.paging import checked_token
 from services.kit.ids import ID_PATTERN
@@ -29,7 +28,7 @@ _WATCH_PAUSE_S = 0.2
 class IngestServicer(grpc_stubs.IngestServiceServicer):
     """Implements `tidemill.ingest.v1.IngestService`."""
 
-    def __init__(self, intake: Intake, imports: Imports, accepting: Executor, surveys: SurveyPool) -> None:
+    def __init__(self, intake: Intake, imports: Imports, accepting: AcceptPool, surveys: SurveyPool) -> None:
         """Two kinds of calls wait for others, and so have threads of their own.
 
         Args:
@@ -62,9 +61,8 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
     async def _accept(self, request: pb.IngestRecordsRequest | pb.StreamRecordsRequest) -> list[str]:
         records = [mapping.record_from(record, f"records[{i}]") for i, record in enumerate(request.records)]
         # Not the threads of all other calls: while the bus is away, each of these waits out its caller's patience.
-        trace = contextvars.copy_context()
-        accept = partial(trace.run, self._intake.accept, records, request.request_id)
-        return list(await asyncio.get_running_loop().run_in_executor(self._accepting, accept))
+        accept = partial(self._intake.accept, records, request.request_id)
+        return list(await self._accepting.run(request.ByteSize(), accept))
 
     async def CreateImport(self, request: pb.CreateImportRequest, context: Any) -> pb.CreateImportResponse:
         """Starts pulling a source, or answers with an earlier import of the same content."""

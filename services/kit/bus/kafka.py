@@ -9,25 +9,27 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from kafka import KafkaProducer
-from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
 from opentelemetry import trace
 
 from services.kit.bus.cloudevents import EncodedEvent, dead_letter, encode, refusal_headers
 from services.kit.bus.port import DeadLetter, Delivery, OutgoingEvent
-from services.kit.bus.topics import DEAD_LETTERS, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, TOPICS, Topic
+from services.kit.bus.topics import CODEC, DEAD_LETTERS, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, TOPICS, Topic
 from services.kit.errors import InvalidArgumentError, UnavailableError
 from services.kit.telemetry import schema
 
 logger = logging.getLogger(__name__)
 
-_CODEC = "lz4"
 _RECONNECT_PAUSE_S = 1.0
 _CLOSE_S = 5.0
 
 
 def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replication: int = -1) -> None:
     """Creates the topics that do not exist yet, each in so many copies (-1: as many as the brokers make by default).
+
+    Those that exist get the settings of the table, which may be newer than they are. A retention that is longer stays,
+    whoever made it so; a broker that lets this client change nothing is told of in the log.
 
     Raises:
         UnavailableError: no broker answers, or the topics are not ready in time.
@@ -43,31 +45,39 @@ def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replicati
         for topic in topics:
             if topic.name in present:
                 continue
-            spec = NewTopic(
-                topic.name,
-                topic.partitions,
-                replication,
-                topic_configs={
-                    "retention.ms": str(topic.retention_ms),
-                    # By the broker's clock: a producer whose own is years behind must not have its messages deleted
-                    # at once.
-                    "message.timestamp.type": "LogAppendTime",
-                    "max.message.bytes": str(MAX_MESSAGE_BYTES),
-                    # The broker repacks what a foreign producer packs otherwise: our consumers unpack lz4 and gzip
-                    # only, and a batch of Snappy or zstd would hold up its partition.
-                    "compression.type": _CODEC,
-                },
-            )
             try:
-                admin.create_topics([spec])
+                admin.create_topics([NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.configs)])
             except TopicAlreadyExistsError:
                 logger.debug("topic %s was created by another process meanwhile", topic.name)
+        _reconcile(admin, [topic for topic in topics if topic.name in present])
         # Accepted is not there yet: a consumer that joins before its topics have leaders gets nothing at first.
         admin.wait_for_topics([topic.name for topic in topics])
     except KafkaError as error:
         raise UnavailableError(f"Kafka refused to create topics: {error}", reason="KAFKA_UNAVAILABLE") from error
     finally:
         admin.close()
+
+
+def _reconcile(admin: KafkaAdminClient, topics: Sequence[Topic]) -> None:
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in topics]
+    if not resources:
+        return
+    found = admin.describe_configs(resources, config_filter="all")["topic"]
+    changes = []
+    for topic in topics:
+        present = {name: setting["value"] for name, setting in found[topic.name].items()}
+        wrong = {name: value for name, value in topic.configs.items() if present.get(name) != value}
+        kept_ms = int(present.get("retention.ms") or 0)
+        if kept_ms < 0 or kept_ms > topic.retention_ms:
+            wrong.pop("retention.ms", None)
+        if wrong:
+            changes.append(ConfigResource(ConfigResourceType.TOPIC, topic.name, configs=wrong))
+            logger.info("topic %s gets the settings %s", topic.name, wrong)
+    if not changes:
+        return
+    for name, result in admin.alter_configs(changes)["topic"].items():
+        if result != "OK":
+            logger.warning("topic %s keeps settings that differ from the declared ones: %s", name, result)
 
 
 class KafkaEventPublisher:
@@ -115,7 +125,7 @@ class KafkaEventPublisher:
             client_id=f"tidemill-{self._service}",
             acks="all",
             enable_idempotence=True,
-            compression_type=_CODEC,
+            compression_type=CODEC,
             linger_ms=2,
             batch_size=256 * 1024,
             max_request_size=MAX_MESSAGE_BYTES,

@@ -14,6 +14,10 @@ MAX_VALUE_BYTES: Final = MAX_MESSAGE_BYTES - 64 * 1024
 """What an event of ours may hold, so that its headers, and those of a dead letter of it, have room."""
 
 
+CODEC: Final = "lz4"
+"""What messages are packed in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """A declared topic; `key` says by what its messages are keyed and so ordered.
@@ -28,6 +32,19 @@ class Topic:
     key: str
     carries: str
     readers: tuple[str, ...] = ()
+
+    @property
+    def configs(self) -> dict[str, str]:
+        """Its settings at the broker."""
+        return {
+            "retention.ms": str(self.retention_ms),
+            # By the broker's clock: a producer whose own is years behind must not have its messages deleted at once.
+            "message.timestamp.type": "LogAppendTime",
+            "max.message.bytes": str(MAX_MESSAGE_BYTES),
+            # The broker repacks what a foreign producer packs otherwise: our consumers unpack lz4 and gzip only, and a
+            # batch of Snappy or zstd would hold up its partition.
+            "compression.type": CODEC,
+        }
 
 
 INBOUND: Final = Topic(

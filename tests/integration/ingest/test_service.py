@@ -325,6 +325,27 @@ def test_while_the_bus_is_away_nothing_is_accepted_and_whoever_reads_is_answered
     assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
+def test_while_the_bus_is_away_memory_is_bounded_and_callers_are_told_when_to_retry(
+    ingest: IngestProcess, frozen_kafka: None
+) -> None:
+    stub = ingest.stub()
+    text = "x" * 500_000
+    batch = pb.IngestRecordsRequest(records=[Record(source="away", text=f"{text}{i}") for i in range(7)])
+    # 210 MB of records, of which 128 MiB may wait.
+    calls = [stub.IngestRecords.future(batch, timeout=20) for _ in range(60)]
+    refused = [call for call in calls if call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert refused
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in rpc_status.from_call(refused[0]).details)
+    assert retry.retry_delay.ToTimedelta().total_seconds() == 1
+    assert {call.code() for call in calls} <= {
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNAVAILABLE,
+    }
+    stub.ListImports(pb.ListImportsRequest(), timeout=10)
+
+
 def test_a_repeat_after_a_restart_answers_as_before_and_it_ends_in_order(ingest: IngestProcess) -> None:
     request = pb.IngestRecordsRequest(records=[Record(source="again", text="text")], request_id="again-1")
     first = ingest.stub().IngestRecords(request, timeout=20)

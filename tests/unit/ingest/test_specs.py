@@ -18,7 +18,7 @@ from services.kit.errors import InvalidArgumentError
         (TextFolder("/x", encoding="utf-9"), "spec.text_folder.encoding"),
         (TextFolder("/x", encoding="base64"), "spec.text_folder.encoding"),
         (JsonLines("./a.jsonl"), "spec.json_lines.uri"),
-        (JsonLines("/x", attribute_fields=("ok", "Label")), "spec.json_lines.attribute_fields[1]"),
+        (JsonLines("/x", attribute_fields=("ok", "")), "spec.json_lines.attribute_fields[1]"),
     ],
 )
 def test_a_wrong_field_is_named(kind: TextFolder | JsonLines, field: str) -> None:

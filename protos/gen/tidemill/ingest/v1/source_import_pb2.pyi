@@ -32,7 +32,7 @@ class TextFolderSource(_message.Message):
     FOLDER_ATTRIBUTE_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """Folder, as a path or an fsspec URL."""
+    """Folder, as an absolute path or a URL of file: or s3:."""
     pattern: _builtins.str
     """Which files: a glob below the folder; `**/*.txt` when empty."""
     folder_attribute: _builtins.str
@@ -66,14 +66,16 @@ class JsonLinesSource(_message.Message):
     ID_FIELD_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_FIELDS_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """File or glob, as a path or an fsspec URL."""
+    """File or glob, as an absolute path or a URL of file: or s3:, or a file's URL of http: or https:."""
     text_field: _builtins.str
     """Field that holds the text; `text` when empty."""
     id_field: _builtins.str
     """Field that holds the record id; derived from the content when empty."""
     @_builtins.property
     def attribute_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields to keep as attributes."""
+        """Members to keep as attributes, with dots between the names on the way to a nested one; every
+        member when empty.
+        """
 
     def __init__(
         self,

@@ -1,0 +1,53 @@
+"""What of a pipeline's sources can be seen without the mesh: whether their files are there, or are fetched first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from services.kit.config import home_dir
+from services.kit.errors import FieldViolation, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from gateway.cli.pipeline_file import PipelineFile
+
+PROTOCOLS = ("file", "https", "http", "s3")
+
+
+def check_sources(file: PipelineFile) -> None:
+    """Holds the sources against this machine's files.
+
+    Raises:
+        InvalidArgumentError: names line and field of each source that is not there, and of each address that no
+            import reads.
+    """
+    found = []
+    for number, source in enumerate(file.spec.sources):
+        kind = source.WhichOneof("kind") or "text_folder"
+        uri = getattr(source, kind).uri
+        why = _wrong(uri, wants_folder=kind == "text_folder")
+        if why:
+            found.append(FieldViolation(f"sources[{number}].{kind}.uri", why))
+    if found:
+        raise file.locate(InvalidArgumentError("The sources are not there.", violations=found))
+
+
+def _wrong(uri: str, *, wants_folder: bool) -> str:
+    scheme, colon, rest = uri.partition(":")
+    if "::" in uri:
+        return f"{uri} chains file systems with '::'; give the file's own address."
+    if colon and "/" not in scheme and scheme.lower() not in PROTOCOLS:
+        return f"the protocol {scheme!r} is not read; {', '.join(PROTOCOLS)} are."
+    if colon and "/" not in scheme and scheme.lower() != "file":
+        return ""
+    path = Path(unquote(rest.removeprefix("//")) if scheme.lower() == "file" and colon else uri)
+    if path.is_relative_to(home_dir() / "data"):
+        # Example data: fetched before the mesh reads it.
+        return ""
+    if wants_folder:
+        return "" if path.is_dir() else f"the folder {path} does not exist; create it or correct the path."
+    # An absolute pattern: whatever its letters are, what Path.glob begins from cannot be one.
+    if path.is_file() or any(match.is_file() for match in Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
+        return ""
+    return f"{path} is not a file, and no file matches it; correct the path or the glob."
