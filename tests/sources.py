@@ -25,11 +25,12 @@ def file_sources(
     limits: ReadLimits | None = None,
     s3_endpoint: str = "",
     look_up: LookUp = system_look_up,
+    examples: str | Path = "",
 ) -> FileSources:
     """A reader that may read below these roots."""
     return FileSources(
         compared_bytes,
-        SourceRoots([str(root) for root in roots]),
+        SourceRoots([str(root) for root in roots], examples=str(examples)),
         NetworkRules(hosts),
         _LOOK_UPS,
         limits=limits,

@@ -42,6 +42,7 @@ from services.kit.errors import InvalidArgumentError
 from services.kit.ids import new_id
 
 if TYPE_CHECKING:
+    from tidemill.ingest.v1.source_import_pb2 import SourceSpec
     from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec
 
     from gateway.cli.pipeline_file import PipelineFile
@@ -168,8 +169,20 @@ def missing_assets(spec: PipelineSpec) -> list[str]:
     from infra.stack.layout import Home
 
     home = Home(home_dir())
-    places = {part.name: [*home.downloads.glob(f"{part.name}*"), *home.data.glob(f"{part.name}*")] for part in parts()}
-    return [name for name in assets_of(spec) if name not in stack_commands.PROGRAMS and not places[name]]
+    wanted = set(assets_of(spec))
+    missing = []
+    for part in parts():
+        # A file of the person's own may bear an example's name.
+        own = not any(Path(_uri_of(source)).is_relative_to(home.data / part.name) for source in spec.sources)
+        is_model = spec.training.base_model.startswith(part.name)
+        there = any((*home.downloads.glob(f"{part.name}*"), *home.data.glob(f"{part.name}*")))
+        if part.name in wanted and part.name not in stack_commands.PROGRAMS and (is_model or not own) and not there:
+            missing.append(part.name)
+    return missing
+
+
+def _uri_of(source: SourceSpec) -> str:
+    return source.text_folder.uri or source.json_lines.uri
 
 
 def assets_of(spec: PipelineSpec) -> list[str]:
@@ -177,8 +190,7 @@ def assets_of(spec: PipelineSpec) -> list[str]:
     from infra.stack.assets import parts
 
     used = [spec.training.base_model]
-    for source in spec.sources:
-        used.append(source.text_folder.uri or source.json_lines.uri)
+    used += [_uri_of(source) for source in spec.sources]
     words = {word for text in used for word in Path(text).parts}
     return [
         part.name

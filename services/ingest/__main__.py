@@ -72,14 +72,13 @@ async def build(settings: IngestSettings) -> Service:
 
 
 def _sources(settings: IngestSettings, look_ups: Executor) -> FileSources:
-    fixed = [*([settings.data_dir] if settings.data_dir else []), *split_list(settings.source_roots)]
     added = Path(settings.source_roots_file) if settings.source_roots_file else None
     limits = ReadLimits(
         settings.source_connect_s, settings.source_silence_s, settings.source_file_bytes, settings.source_import_bytes
     )
     return FileSources(
         settings.compared_source_bytes,
-        SourceRoots(fixed, added),
+        SourceRoots(split_list(settings.source_roots), added, settings.data_dir),
         NetworkRules(split_list(settings.source_hosts)),
         look_ups,
         limits=limits,

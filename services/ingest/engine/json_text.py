@@ -31,7 +31,9 @@ def read_json(text: bytes | str) -> Any:
         UnicodeDecodeError: it is in none of the encodings of JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=NotANumber)
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text))
+        return _READER.decode(text.removeprefix("\ufeff"))
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 
@@ -50,3 +52,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     marked = _Object(found)
     marked.twice = tuple(dict.fromkeys(twice))
     return marked
+
+
+_READER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=NotANumber)

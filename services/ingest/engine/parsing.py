@@ -79,13 +79,13 @@ def record_of_line(source: str, spec: JsonLines, line: bytes) -> RawRecord:
     for name in repeated_names(value):
         if name in (spec.text_field, spec.id_field):
             raise RecordRefusedError(f"The field {name!r} stands twice; which one counts?", reason="FIELD_TWICE")
-    attributes = Attributes()
+    text, attributes = _text(value, spec.text_field), Attributes()
     for name in spec.attribute_fields or [name for name in value if name not in (spec.text_field, spec.id_field)]:
         if name in repeated_names(value):
             attributes.note(f"{name}: stands twice; the last one is kept")
         attributes.add(name, _member(value, name))
     record_id = _identity(value, spec.id_field, attributes)
-    record = RawRecord(source, _text(value, spec.text_field), attributes.result(), record_id)
+    record = RawRecord(source, text, attributes.result(), record_id)
     check_record(record)
     return record.identified()
 

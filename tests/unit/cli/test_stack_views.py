@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from gateway.cli.cycle_commands import assets_of
+from gateway.cli.cycle_commands import assets_of, missing_assets
 from gateway.cli.views.stack import DownloadBars, PartsReporter, disk_words, ports_of, status_table
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState
 from services.kit.storage.disk import DiskSpace
@@ -69,6 +70,20 @@ def test_a_loop_needs_the_programs_its_model_and_its_data() -> None:
     loop.training.base_model = "/my/own/model"
     loop.sources[0].json_lines.uri = "s3://bucket/mine.jsonl"
     assert assets_of(loop) == ["kafka", "elasticsearch"]
+
+
+def test_run_fetches_what_is_missing_and_only_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
+    loop = spec()
+    loop.training.base_model = "bge-small-zh-v1.5"
+    loop.sources[0].json_lines.uri = str(tmp_path / "data" / "reviews" / "reviews.jsonl")
+    assert missing_assets(loop) == ["bge-small-zh", "reviews"]
+    (tmp_path / "data" / "reviews").mkdir(parents=True)
+    assert missing_assets(loop) == ["bge-small-zh"]
+    (tmp_path / "downloads" / "bge-small-zh-v1.5").mkdir(parents=True)
+    assert missing_assets(loop) == []
+    loop.sources[0].text_folder.uri = "/mine/bbc-like"
+    assert missing_assets(loop) == [], "a folder of the person's own"
 
 
 def test_a_disk_is_mentioned_before_it_is_full() -> None:

@@ -49,7 +49,8 @@ class LocalFiles:
         self._check(self._root)
         root = Path(self._root)
         if not root.exists():
-            raise wrong(self._spec, f"The folder {uri} does not exist; create it or correct the path.")
+            remedy = self._remedy("create it or correct the path")
+            raise wrong(self._spec, f"The folder {uri} does not exist; {remedy}.")
         if root.is_file():
             raise wrong(self._spec, f"{uri} is a file; give the folder that it is in.", "NOT_A_FOLDER")
         matches = re.compile(glob_translate(pattern)).match
@@ -69,7 +70,8 @@ class LocalFiles:
             return self._match_glob()
         self._check(path)
         if not Path(path).exists():
-            raise wrong(self._spec, f"{uri} does not exist; give a file or a glob such as /data/*.jsonl.")
+            remedy = self._remedy("give a file or a glob such as /data/*.jsonl")
+            raise wrong(self._spec, f"{uri} does not exist; {remedy}.")
         status = Path(path).stat()
         if stat.S_ISDIR(status.st_mode):
             message = f"{uri} is a folder; give a file in it or a glob such as {uri.rstrip('/')}/*.jsonl."
@@ -195,6 +197,11 @@ class LocalFiles:
                 message = f"{self._spec.kind.uri} has more than {self._limits.files} files; import it in parts."
                 raise wrong(self._spec, message, "SOURCE_TOO_LARGE")
         return found
+
+    def _remedy(self, usual: str) -> str:
+        if self._roots.is_example(self._root):
+            return "`tidemill run FILE` fetches the example data that its file names"
+        return usual
 
     def _allowed(self, path: str) -> bool:
         return self._roots.allows_folder(os.path.realpath(path))

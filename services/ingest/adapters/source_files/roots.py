@@ -16,9 +16,16 @@ _NEVER = ("/proc", "/sys")
 class SourceRoots:
     """The roots of the settings, and those that this machine's user added since; threads share it."""
 
-    def __init__(self, fixed: Sequence[str], file: Path | None = None) -> None:
-        """`fixed` are absolute paths or URLs, `file` what `services.kit.source_roots` writes."""
-        self._fixed = list(fixed)
+    def __init__(self, fixed: Sequence[str], file: Path | None = None, examples: str = "") -> None:
+        """Reads nothing yet.
+
+        Args:
+            fixed: absolute paths or URLs.
+            file: what `services.kit.source_roots` writes.
+            examples: folder of the mesh's example data, a root too; none when empty.
+        """
+        self._fixed = [*fixed, *([examples] if examples else [])]
+        self._examples = os.path.realpath(examples) if examples else ""
         self._file = file
 
     def allows_folder(self, path: str) -> bool:
@@ -27,6 +34,10 @@ class SourceRoots:
             return False
         folders = [parse_uri(root).path for root in self._all() if _scheme(root) == "file"]
         return any(_within(path, os.path.realpath(folder)) for folder in folders)
+
+    def is_example(self, path: str) -> bool:
+        """Whether a path belongs to the example data, which are fetched when they are needed first."""
+        return bool(self._examples) and _within(os.path.realpath(path), self._examples)
 
     def allows_s3(self, path: str) -> bool:
         """Whether `bucket/key` lies below one of the URLs: buckets are read with the service's own credentials."""
