@@ -16,10 +16,10 @@ from services.kit.errors import InvalidArgumentError
 from tests.sources import file_sources, pull
 
 
-def pieces_of(folder: Path, content: bytes, **spec: str) -> list[RawRecord | Refusal]:
+def pieces_of(folder: Path, content: bytes, text_field: str = "text", id_field: str = "") -> list[RawRecord | Refusal]:
     path = folder / "a.jsonl"
     path.write_bytes(content)
-    return pull(file_sources(folder), SourceSpec("s", JsonLines(str(path), **spec)))
+    return pull(file_sources(folder), SourceSpec("s", JsonLines(str(path), text_field, id_field)))
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ async def test_what_exceeds_the_memory_is_refused_and_taken_again_later() -> Non
         await waiting
     third = asyncio.create_task(pool.run(2 * MIB, accept))
     gate.set()
-    assert await asyncio.gather(first, third) == ["taken", "taken"]
+    assert list(await asyncio.gather(first, third)) == ["taken", "taken"]
     pool.close()
 
 
