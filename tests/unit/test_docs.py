@@ -129,3 +129,35 @@ def test_an_operators_parameters_are_checked(operator: object, valid: bool) -> N
     document = yaml.safe_load((ROOT / "pipelines" / "headlines.yaml").read_text())
     document["dataset"]["operators"] = [operator]
     assert validator().is_valid(document) == valid
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]), ids=lambda path: path.name
+)
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]*#?[^)\s]*)\)", path.read_text("utf-8")):
+        if "://" in target:
+            continue
+        file, _, heading = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        assert linked.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w\- ]", "", text).strip().lower().replace(" ", "-") for text in headings}
+
+
+def test_the_file_tree_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    tree = text.partition("## Files")[2].partition("```\n")[2].partition("```")[0]
+    folder, checked = "", 0
+    for line in tree.splitlines():
+        name = line.strip().partition("  ")[0]
+        if name.startswith("tests/") or "<" in name:
+            continue
+        for part in name.split(", ") if line.startswith("  ") else [name]:
+            if not line.startswith("  "):
+                folder = part
+            pattern = f"{folder}{part}" if line.startswith("  ") else part
+            assert list(ROOT.glob(pattern.rstrip("/"))) or list(ROOT.glob(f"{pattern}.py")), pattern
+            checked += 1
+    assert checked > 30
