@@ -48,9 +48,12 @@ class Registry:
 
         Raises:
             KeyError: there is no such operator.
+            ImportError, AttributeError, TypeError: its place holds no operator.
         """
         module, _, kind = self._places[name].partition(":")
-        found: type[Operator[Any]] = getattr(importlib.import_module(module), kind)
+        found: object = getattr(importlib.import_module(module), kind)
+        if not (isinstance(found, type) and issubclass(found, Operator)):
+            raise TypeError(f"{kind} is not a subclass of {Operator.__module__}.Operator")
         return found
 
     def build(self, spec: OperatorSpec, position: int) -> Operator[Any]:
@@ -62,7 +65,12 @@ class Registry:
         path = f"operators[{position}]"
         if spec.name not in self._places:
             raise RecipeError.at(f"{path}.name", _known("operator", spec.name, self.names))
-        kind = self.operator_type(spec.name)
+        try:
+            kind = self.operator_type(spec.name)
+        except (ImportError, AttributeError, TypeError) as error:
+            # Of an installed package: its fault, and the recipe's author has to hear of it.
+            wrong = f"{spec.name} cannot be loaded from {self._places[spec.name]}: {error}"
+            raise RecipeError.at(f"{path}.name", wrong) from error
         try:
             operator = kind(kind.params_type.model_validate(dict(spec.params)))
             operator.name = spec.name
