@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -29,6 +30,8 @@ _OURS = ("grpc-", "x-tidemill-")
 _NOT_FORWARDED = frozenset(
     {"authorization", "x-api-key", "traceparent", "tracestate", "user-agent", "te", "content-type"}
 )
+# gRPC's core sends ASCII only, but takes UTF-8: it is passed on percent-encoded, as gRPC encodes messages of statuses.
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _STATUS_DETAILS = "grpc-status-details-bin"
 # As in OpenTelemetry's conventions for a server's span: what the caller did wrong is no error of ours.
 _OUR_FAULT = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
@@ -146,7 +149,7 @@ class _Forwarder:
 def _forwarded_metadata(context: Any) -> tuple[tuple[str, str | bytes], ...]:
     """What of the caller's metadata the service is to see, with the present span's trace context."""
     kept = (
-        (key, value)
+        (key, value if isinstance(value, bytes) or value.isascii() else quote(value, safe=_PRINTABLE))
         for key, value in context.invocation_metadata() or ()
         if key not in _NOT_FORWARDED and not key.startswith(_OURS)
     )

@@ -9,7 +9,6 @@ import contextlib
 import gzip
 import select
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,7 @@ import httpx
 import pytest
 
 from tests.faults.gateway_process import GatewayProcess, running_gateway
+from tests.faults.http2 import CONTINUATION, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, frame, kinds
 
 MIB = 1024 * 1024
 
@@ -28,8 +28,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
     settings = {"HEADER_TIMEOUT_S": "1.5", "BODY_TIMEOUT_S": "1.5", "MAX_CONNECTIONS_PER_CLIENT": "200"}
     with running_gateway(tmp_path_factory.mktemp("state"), settings) as process:
         # What it holds when it has worked is no growth of any one request.
-        for _ in range(50):
-            httpx.get(f"http://127.0.0.1:{process.http}/v1/nothing", headers={"x-api-key": process.key})
+        headers = {"x-api-key": process.key}
+        with httpx.Client(base_url=f"http://127.0.0.1:{process.http}", headers=headers) as http:
+            for _ in range(50):
+                http.get("/v1/nothing")
         yield process
 
 
@@ -253,19 +255,14 @@ def test_one_address_has_only_so_many_connections(gateway: GatewayProcess) -> No
 # The gRPC door
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """One frame of HTTP/2 (RFC 9113, 4.1)."""
-    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
-
-
 def test_metadata_without_end_costs_no_memory(gateway: GatewayProcess) -> None:
     before = gateway.resident()
     with socket.create_connection(("127.0.0.1", gateway.grpc), timeout=30) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
         # HEADERS without END_HEADERS, then CONTINUATION without end: literal fields that are not indexed (RFC 7541).
         field = b"\x00\x04x-ab\x7f\x81\x07" + b"y" * 1024
-        connection.sendall(frame(1, 0, 1, field))
-        flood(connection, frame(9, 0, 1, field * 15), 152 * MIB)  # gRPC's core may read and drop all of it
+        connection.sendall(frame(HEADERS, 0, 1, field))
+        flood(connection, frame(CONTINUATION, 0, 1, field * 15), 152 * MIB)  # gRPC's core may read and drop all of it
     assert gateway.resident() - before < 32 * MIB
 
 
@@ -291,3 +288,26 @@ def test_messages_without_a_key_are_not_read(gateway: GatewayProcess) -> None:
 def test_connections_that_never_speak_are_closed(gateway: GatewayProcess) -> None:
     with socket.create_connection(("127.0.0.1", gateway.grpc), timeout=30) as connection:
         read_to_end(connection)  # ends within the handshake's time, or the socket's own limit fails the test
+
+
+def test_idle_pings_are_borne_and_a_flood_of_them_is_not(gateway: GatewayProcess) -> None:
+    ping = frame(PING, 0, 0, b"12345678")
+    with socket.create_connection(("127.0.0.1", gateway.grpc), timeout=1.1) as connection:
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
+        answered = kinds(connection)
+        for _ in range(5):
+            connection.sendall(ping)
+            answered += kinds(connection)  # and 1.1 s are over
+        assert GOAWAY not in answered
+        assert answered.count(PING) >= 5
+        connection.sendall(ping * 20)
+        assert GOAWAY in kinds(connection)
+
+
+def test_reflection_without_a_key_is_unauthenticated(gateway: GatewayProcess) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc}") as channel:
+        ask: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        with pytest.raises(grpc.RpcError) as found:
+            list(ask(iter([b""]), timeout=20))
+        assert found.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "Traceback" not in gateway.log.read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +14,13 @@ import grpc
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
-from services.kit.errors import DeadlineExceededError, InternalError, TidemillError, UnavailableError
+from services.kit.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    TidemillError,
+    UnavailableError,
+)
 from services.kit.grpc.errors import to_status
 from services.kit.grpc.validation import validate
 from services.kit.telemetry.metrics import RequestMetrics
@@ -23,14 +30,24 @@ logger = logging.getLogger(__name__)
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
-# gRPC's own services. Probes would drown the figures of real requests; and the health service's Watch is no generator,
-# but writes its responses itself, which the wrappers below do not know.
+# gRPC's own services: probes would drown the figures of real requests.
 _PLAIN = ("/grpc.health.v1.", "/grpc.reflection.")
 
 
-def rebuild(handler: Handler, unary: Callable[..., Any], stream: Callable[..., Any]) -> Handler:
-    """The handler with its behaviour wrapped: `unary` for one response, `stream` for several."""
-    shape = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
+def rebuild(
+    handler: Handler,
+    unary: Callable[..., Any],
+    stream: Callable[..., Any],
+    deserialize: Callable[[bytes], Any] | None = None,
+) -> Handler:
+    """The handler with its behaviour wrapped: `unary` for one response, `stream` for several.
+
+    `deserialize` takes the place of its own deserializer where it is given.
+    """
+    shape = {
+        "request_deserializer": deserialize or handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
     if handler.request_streaming:
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream(handler.stream_stream), **shape)
@@ -94,14 +111,45 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
         return rebuild(handler, unary, stream)
 
 
+class _Undecodable:
+    """Stands for a request whose bytes are no message, until it can be refused with a status."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def refusal(self, method: str) -> InvalidArgumentError:
+        return InvalidArgumentError(
+            f"The request of {method} cannot be decoded: its bytes are not the message that the method takes.",
+            reason="UNDECODABLE_REQUEST",
+            metadata={"method": method, "type": type(self._error).__name__},
+        )
+
+
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """The deserializer, which gRPC calls outside of all interceptors, with its failure as a value."""
+    if deserialize is None:
+        return None
+
+    def decoded(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except Exception as error:
+            return _Undecodable(error)
+
+    return decoded
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what use cases raise into a status with details; what they should not raise into INTERNAL."""
+    """Turns what use cases raise into a status with details; what they should not raise into INTERNAL.
+
+    Bytes that are no message are INVALID_ARGUMENT, at every method.
+    """
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """Wraps the handler of one call."""
         handler = await continuation(details)
         method = details.method
-        if handler is None or method.startswith(_PLAIN):
+        if handler is None:
             return handler
 
         async def abort(context: Any, error: Exception) -> None:
@@ -114,10 +162,23 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 )
             await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
+        async def each_decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+            async for request in requests:
+                if isinstance(request, _Undecodable):
+                    raise request.refusal(method)
+                yield request
+
+        def decoded(request: Any) -> Any:
+            if handler.request_streaming:
+                return each_decoded(request)
+            if isinstance(request, _Undecodable):
+                raise request.refusal(method)
+            return request
+
         def unary(behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
             async def call(request: Any, context: Any) -> Any:
                 try:
-                    return await behaviour(request, context)
+                    return await behaviour(decoded(request), context)
                 except (grpc.aio.AbortError, asyncio.CancelledError):
                     raise
                 except Exception as error:
@@ -125,10 +186,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
             return call
 
-        def stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        def stream(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+            if inspect.iscoroutinefunction(behaviour):  # it writes its responses itself, as the health service does
+                return unary(behaviour)
+
             async def call(request: Any, context: Any) -> AsyncIterator[Any]:
                 try:
-                    async for response in behaviour(request, context):
+                    async for response in behaviour(decoded(request), context):
                         yield response
                 except (grpc.aio.AbortError, asyncio.CancelledError):
                     raise
@@ -137,7 +201,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
             return call
 
-        return rebuild(handler, unary, stream)
+        return rebuild(handler, unary, stream, _tolerant(handler.request_deserializer))
 
 
 class ValidationInterceptor(grpc.aio.ServerInterceptor):
@@ -191,9 +255,9 @@ class WatchInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """Wraps the handler of one call."""
         handler = await continuation(details)
-        _, service, method = details.method.split("/")
+        service, _, method = details.method.rpartition("/")
         # Those who watch the health are to see it change.
-        if handler is None or not (service.startswith("tidemill.") and method.startswith("Watch")):
+        if handler is None or not (service.startswith("/tidemill.") and method.startswith("Watch")):
             return handler
 
         def stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:

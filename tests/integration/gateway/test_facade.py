@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import grpc
 import httpx
@@ -19,6 +22,8 @@ from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.training.v1.training_service_pb2 import CreateRunRequest, GetRunRequest
 from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 
+from gateway.facade.table import public_services
+from tests.faults.http2 import DATA, HEADERS, PREFACE, SETTINGS, fields, frame
 from tests.integration.gateway.conftest import Mesh
 from tests.integration.gateway.fake_peers import ANSWER, WORDS
 
@@ -168,3 +173,48 @@ def test_health_is_open_and_reflection_lists_the_services(
     asked = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), metadata=auth)  # type: ignore[operator]
     names = {service.name for service in next(asked).list_services_response.service}
     assert {"tidemill.ingest.v1.IngestService", "inference.GRPCInferenceService"} <= names
+
+
+def test_bytes_that_are_no_message_are_refused_through_the_gateway(
+    mesh: Mesh, channel: grpc.Channel, auth: tuple[tuple[str, str], ...]
+) -> None:
+    for service in public_services():
+        if service.peer not in ("inference", "ingest", "pipeline", "telemetry"):  # the others are not played here
+            continue
+        for method in service.public_methods():
+            client, reply = ("stream" if s else "unary" for s in (method.client_streaming, method.server_streaming))
+            call = getattr(channel, f"{client}_{reply}")(f"/{service.name}/{method.name}")
+            request = iter([b"\xff\xff\xff\xff\x00"]) if method.client_streaming else b"\xff\xff\xff\xff\x00"
+            code = None
+            try:
+                answer = call(request, metadata=auth, timeout=20)
+                if method.server_streaming:
+                    list(answer)
+            except grpc.RpcError as error:
+                code = error.code()
+            assert code is grpc.StatusCode.INVALID_ARGUMENT, method.full_name
+
+
+def test_metadata_of_any_text_is_passed_on(mesh: Mesh) -> None:
+    sent = {
+        ":method": b"POST",
+        ":scheme": b"http",
+        ":path": b"/tidemill.inference.v1.InferenceService/Predict",
+        ":authority": b"x",
+        "te": b"trailers",
+        "content-type": b"application/grpc",
+        "x-api-key": mesh.key.encode(),
+        "x-name": "Zoë 50% 看".encode(),
+    }
+    request = PredictRequest(model="models/m", texts=["a"]).SerializeToString()
+    body = b"\0" + len(request).to_bytes(4, "big") + request
+    before = len(mesh.peers.seen.metadata)
+    host, _, port = mesh.grpc.partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
+        connection.sendall(frame(HEADERS, 4, 1, fields(sent)) + frame(DATA, 1, 1, body))
+        while len(mesh.peers.seen.metadata) == before:  # the test's own time limit ends it
+            time.sleep(0.01)
+    value = mesh.peers.seen.metadata[-1]["x-name"]
+    assert isinstance(value, str)
+    assert unquote(value) == "Zoë 50% 看"
