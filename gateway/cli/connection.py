@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceStub
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
@@ -128,6 +129,7 @@ class Connection:
         else:
             name = [("grpc.ssl_target_name_override", target.tls.server_name)] if target.tls.server_name else []
             self._channel = grpc.secure_channel(target.address, target.tls.credentials(), options=[*options, *name])
+        self.cleaning = CleaningServiceStub(self._channel)
         self.inference = InferenceServiceStub(self._channel)
         self.pipeline = PipelineServiceStub(self._channel)
         self.telemetry = TelemetryServiceStub(self._channel)

@@ -34,11 +34,11 @@ from gateway.cli.output import (
     stderr,
     stdout,
 )
-from gateway.cli.source_check import check_sources
+from gateway.cli.source_check import check_recipe, check_sources
 from gateway.cli.views.summary import next_steps, print_next_steps, summary
 from gateway.cli.views.text import moment
 from services.kit.config import home_dir
-from services.kit.errors import InvalidArgumentError
+from services.kit.errors import InvalidArgumentError, UnavailableError
 from services.kit.ids import new_id
 
 if TYPE_CHECKING:
@@ -123,7 +123,13 @@ def run(
     console = stderr()
     if check:
         check_sources(file)
-        console.print(f"{pipeline}: nothing wrong that can be seen without running it.", markup=False)
+        left = ""
+        try:
+            with connect(address) as connection:
+                check_recipe(file, connection)
+        except UnavailableError:
+            left = " Its operators were not checked: the mesh knows them, and it does not answer."
+        console.print(f"{pipeline}: nothing wrong that can be seen without running it.{left}", markup=False)
         return
     allow_sources(file, allow or ())
     if address is None:

@@ -1,4 +1,4 @@
-"""What of a pipeline's sources can be seen without the mesh: whether their files are there, or are fetched first."""
+"""What can be wrong with a pipeline beside its form: sources that are not there, operators that the mesh refuses."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from tidemill.cleaning.v1.cleaning_service_pb2 import CleanTextRequest
+
 from services.kit.config import home_dir
 from services.kit.errors import FieldViolation, InvalidArgumentError
 
 if TYPE_CHECKING:
+    from gateway.cli.connection import Connection
     from gateway.cli.pipeline_file import PipelineFile
 
 PROTOCOLS = ("file", "https", "http", "s3")
@@ -51,3 +54,24 @@ def _wrong(uri: str, *, wants_folder: bool) -> str:
     if path.is_file() or any(match.is_file() for match in Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
         return ""
     return f"{path} is not a file, and no file matches it; correct the path or the glob."
+
+
+def check_recipe(file: PipelineFile, connection: Connection) -> None:
+    """Lets the mesh read the recipe as it will when the loop runs; nothing is kept of it.
+
+    Raises:
+        InvalidArgumentError: names line and field of what is wrong with an operator.
+    """
+    if not file.spec.dataset.operators:
+        return
+    request = CleanTextRequest(text="-", operators=file.spec.dataset.operators)
+    try:
+        with connection.errors():
+            connection.cleaning.CleanText(request, metadata=connection.metadata, timeout=30)
+    except InvalidArgumentError as error:
+        violations = [
+            FieldViolation(f"dataset.{field[field.find('operators') :]}", violation.description)
+            for violation in error.violations
+            if "operators" in (field := violation.field)
+        ]
+        raise file.locate(InvalidArgumentError(error.message, violations=violations)) from error

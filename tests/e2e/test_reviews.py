@@ -53,6 +53,19 @@ def test_the_model_answers_and_feedback_finds_its_version(mesh: Mesh, cycle: dic
         assert until(judged).model_version == cycle["model_version"]
 
 
+def test_check_asks_the_mesh_for_the_operators(mesh: Mesh) -> None:
+    assert mesh.tidemill("run", PIPELINE, "--check").stdout == ""
+
+    def change(value: dict[str, Any]) -> None:
+        value["dataset"]["operators"][1] = {"length_filter": {"min_chars": "many"}}
+
+    path = mesh.pipeline("reviews.yaml", change)
+    result = mesh.tidemill("run", str(path), "--check", check=False)
+    assert result.returncode != 0
+    assert f"{path}:" in result.stderr
+    assert "dataset.operators[1]" in result.stderr
+
+
 def test_a_second_run_reuses_what_is_unchanged(mesh: Mesh, cycle: dict[str, Any]) -> None:
     again = mesh.json("run", PIPELINE)
     assert again["name"] != cycle["name"]

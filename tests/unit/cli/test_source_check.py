@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli.connection import connect
 from gateway.cli.pipeline_file import load_pipeline
-from gateway.cli.source_check import check_sources
-from services.kit.errors import InvalidArgumentError
+from gateway.cli.source_check import check_recipe, check_sources
+from services.kit.errors import InvalidArgumentError, UnavailableError
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,5 +58,12 @@ def test_what_is_not_there_is_named_with_its_line_and_field(tmp_path: Path, sour
         check_sources(load_pipeline(path))
     assert words in caught.value.message
     kind = source.partition(":")[0]
-    assert f"{path}:5:" in caught.value.message
+    line = 1 + next(n for n, text in enumerate(path.read_text(encoding="utf-8").splitlines()) if source in text)
+    assert f"{path}:{line}:" in caught.value.message
     assert f"sources[0].{kind}.uri" in caught.value.message
+
+
+def test_without_a_mesh_the_operators_are_not_checked(tmp_path: Path) -> None:
+    file = load_pipeline(pipeline(tmp_path, 'text_folder: {uri: "."}'))
+    with pytest.raises(UnavailableError), connect("127.0.0.1:1") as connection:
+        check_recipe(file, connection)
