@@ -32,6 +32,8 @@ _NOT_FORWARDED = frozenset(
 )
 # gRPC's core sends ASCII only, but takes UTF-8: it is passed on percent-encoded, as gRPC encodes messages of statuses.
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+# Of a service's words, in a span.
+_MOST_DETAILS = 1000
 _STATUS_DETAILS = "grpc-status-details-bin"
 # As in OpenTelemetry's conventions for a server's span: what the caller did wrong is no error of ours.
 _OUR_FAULT = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
@@ -133,7 +135,7 @@ class _Forwarder:
         code, details = error.code(), error.details() or ""
         span.set_attribute(schema.RPC_STATUS, code.value[0])
         if code.name in _OUR_FAULT:
-            span.set_status(StatusCode.ERROR, details)
+            span.set_status(StatusCode.ERROR, details[:_MOST_DETAILS])
         trailing = tuple(error.trailing_metadata() or ())
         if code is grpc.StatusCode.UNAVAILABLE and not any(key == _STATUS_DETAILS for key, _ in trailing):
             raise UnavailableError(

@@ -111,9 +111,9 @@ def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == 404:
-        return error_response(NotFoundError(f"There is no {path}; see /docs.", reason="UNKNOWN_PATH"), path)
+        return error_response(NotFoundError(f"There is no {path[:200]}; see /docs.", reason="UNKNOWN_PATH"), path)
     response = error_response(
-        InvalidArgumentError(f"{request.method} {path}: {error.detail}.", reason="METHOD_NOT_ALLOWED"), path
+        InvalidArgumentError(f"{request.method} {path[:200]}: {error.detail}.", reason="METHOD_NOT_ALLOWED"), path
     )
     response.status_code = error.status_code
     return response

@@ -39,6 +39,8 @@ _OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready", "/docs", "
 _OPEN_BELOW = "/static-offline-docs/"
 # Open to this machine, for everybody else behind a key.
 _LOOPBACK_ONLY = frozenset({"/metrics"})
+# Of a path in a span; a stranger may send one of 60 KB.
+_MOST_PATH = 512
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
@@ -145,7 +147,7 @@ class Door:
             span.update_name(endpoint)
             span.set_attribute(schema.HTTP_METHOD, scope["method"])
             span.set_attribute(schema.HTTP_ROUTE, route)
-            span.set_attribute(schema.URL_PATH, path)
+            span.set_attribute(schema.URL_PATH, path[:_MOST_PATH])
             span.set_attribute(schema.HTTP_STATUS, status)
             if status >= 500 or (status == 200 and code not in ("OK", "CANCELLED")):  # or failed in its middle
                 span.set_status(StatusCode.ERROR, code)

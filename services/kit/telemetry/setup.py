@@ -20,16 +20,30 @@ from opentelemetry._logs import set_logger_provider
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.logging.handler import LoggingHandler
-from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from services.kit.telemetry.schema import ECS_VERSION
 
+# What a caller sends may end in a span or a log line: each is bounded, in characters, whoever writes it.
+MOST_ATTRIBUTE = 4096
+MOST_LOG_TEXT = 16_384
+_SPAN_LIMITS = SpanLimits(max_attributes=128, max_events=128, max_links=128, max_attribute_length=MOST_ATTRIBUTE)
+_LOG_LIMITS = LogRecordLimits(max_attributes=128, max_attribute_length=MOST_LOG_TEXT)
+
 # Libraries that tell of every poll at INFO.
 _CHATTY = ("kafka", "httpx", "httpcore", "alembic", "urllib3", "elastic_transport", "fsspec", "asyncio", "filelock")
+
+
+def bounded(text: str, most: int = MOST_LOG_TEXT) -> str:
+    """The text, or its beginning and its end: a message begins with what happened, a stack trace ends with it."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}… ({len(text) - 2 * half:,} characters left out) …{text[-half:]}"
 
 
 class EcsFormatter(logging.Formatter):
@@ -44,7 +58,7 @@ class EcsFormatter(logging.Formatter):
         entry: dict[str, object] = {
             "@timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "log.level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": bounded(record.getMessage()),
             "service.name": self._service_name,
             "log.logger": record.name,
             "process.pid": record.process,
@@ -56,8 +70,8 @@ class EcsFormatter(logging.Formatter):
             entry["span.id"] = f"{context.span_id:016x}"
         if record.exc_info and record.exc_info[0] is not None:
             entry["error.type"] = record.exc_info[0].__name__
-            entry["error.message"] = str(record.exc_info[1])
-            entry["error.stack_trace"] = "".join(traceback.format_exception(*record.exc_info))
+            entry["error.message"] = bounded(str(record.exc_info[1]))
+            entry["error.stack_trace"] = bounded("".join(traceback.format_exception(*record.exc_info)))
         return json.dumps(entry, ensure_ascii=False)
 
 
@@ -68,9 +82,9 @@ class _OtlpHandler(LoggingHandler):
         """See `logging.Handler`."""
         try:
             message = record.getMessage()
-            sendable = message.encode("utf-8", "backslashreplace").decode()
+            sendable = bounded(message).encode("utf-8", "backslashreplace").decode()
             if sendable != message:
-                # A name that is no UTF-8, for example: its encoding would fail later, for the whole batch.
+                # Too long, or a name that is no UTF-8: its encoding would fail later, for the whole batch.
                 record = copy.copy(record)
                 record.msg, record.args = sendable, ()
             super().emit(record)
@@ -118,8 +132,8 @@ def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str
     resource = Resource.create(
         {"service.name": service_name, "service.namespace": "tidemill", "service.instance.id": str(os.getpid())}
     )
-    tracer_provider = TracerProvider(resource=resource)
-    logger_provider = LoggerProvider(resource=resource)
+    tracer_provider = TracerProvider(resource=resource, span_limits=_SPAN_LIMITS)
+    logger_provider = LoggerProvider(resource=resource, log_record_limits=_LOG_LIMITS)
     root = logging.getLogger()
     root.handlers.clear()
     root.setLevel(log_level.upper())

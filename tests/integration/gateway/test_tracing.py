@@ -88,3 +88,10 @@ def test_grpc(mesh: Mesh, exported: InMemorySpanExporter) -> None:
     assert seen.split("-")[1:3] == [TRACE, f"{good.context.span_id:016x}"]
     assert good.status.status_code is StatusCode.UNSET
     assert bad.status.status_code is StatusCode.ERROR
+
+
+def test_a_stranger_with_a_long_path_leaves_a_short_span(mesh: Mesh, exported: InMemorySpanExporter) -> None:
+    answer = httpx.get(f"http://{mesh.http}/{'x' * 60_000}", headers={"traceparent": PARENT})
+    assert answer.status_code == 401
+    (span,) = of_trace(exported, TRACE)
+    assert len(span.to_json()) < 4000
