@@ -11,6 +11,7 @@ import grpc
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as grpc_stubs
 
 from services.ingest.adapters.ledger import TemporaryLedger
+from services.ingest.adapters.pulled_store import SqlPulledStore
 from services.ingest.adapters.record_sink import BusRecordSink
 from services.ingest.adapters.source_files.port import ReadLimits
 from services.ingest.adapters.source_files.roots import SourceRoots
@@ -29,32 +30,40 @@ from services.ingest.entrypoints.worker import ImportWorker
 from services.ingest.settings import IngestSettings, split_list
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.bus.retention import RetentionKeeper
 from services.kit.bus.topics import INBOUND
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database
 from services.kit.storage.disk import DiskGuard
-from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 
-async def build(settings: IngestSettings) -> Service:
+async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     """Builds the service and wires it."""
     await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="ingest")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "ingest")
     clock, disk = SystemClock(), DiskGuard(settings.state, settings.disk_reserve_bytes)
-    store, sink = SqlImportStore(engine), BusRecordSink(publisher, clock, disk)
+    store = SqlImportStore(engine)
+    sink = BusRecordSink(publisher, clock, disk, after=await asyncio.to_thread(store.latest_change))
     look_ups = ThreadPoolExecutor(16, thread_name_prefix="look-up")
     sources = _sources(settings, look_ups)
     intake = Intake(sink, SqlBatchStore(engine), clock, settings.request_retention_s)
     imports = Imports(store, sources, clock)
-    runner = ImportRunner(store, sources, sink, TemporaryLedger, clock)
+    runner = ImportRunner(store, SqlPulledStore(engine), sources, sink, TemporaryLedger, clock)
     consumer = KafkaEventConsumer(
-        settings.kafka_bootstrap, "tidemill-ingest", [INBOUND], InboundHandler(intake), dead_letters=publisher
+        settings.kafka_bootstrap,
+        "tidemill-ingest",
+        [INBOUND],
+        InboundHandler(intake),
+        dead_letters=publisher,
+        on_lost=LossMetrics(metrics.registry).of_group("tidemill-ingest"),
     )
+    retention = RetentionKeeper(settings.kafka_bootstrap, [INBOUND])
     accepting = AcceptPool(16, settings.accepting_bytes)
     surveys = SurveyPool(settings.surveyed_at_once)
     worker = ImportWorker(store, runner, intake, settings.concurrent_imports)
@@ -65,7 +74,7 @@ async def build(settings: IngestSettings) -> Service:
 
     return Service(
         register=register,
-        consumers=[consumer],
+        consumers=[consumer, retention],
         tasks=[worker.run],
         closers=[surveys.close, worker.close, publisher.close, accepting.close, look_ups.shutdown, engine.dispose],
     )
@@ -90,8 +99,8 @@ def main() -> None:
     """Runs the service until it is told to stop."""
     settings = load_settings(IngestSettings)
 
-    async def start(_: RequestMetrics) -> Service:
-        return await build(settings)
+    async def start(metrics: RequestMetrics) -> Service:
+        return await build(settings, metrics)
 
     run_service("ingest", settings, start)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from tidemill.ingest.v1 import ingest_events_pb2 as events
 from tidemill.ingest.v1.record_pb2 import Record
@@ -15,7 +16,7 @@ from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import DeadLetter, OutgoingEvent
 from services.kit.bus.topics import INGEST_EVENTS, RECORDS_RAW
 from services.kit.clock import Clock
-from services.kit.ids import sha256_hex
+from services.kit.ids import record_name, sha256_hex
 from services.kit.storage.disk import DiskGuard
 
 # Of a refused piece so much is kept as people need to see what it was.
@@ -25,9 +26,12 @@ _KEPT_BYTES = 64 * 1024
 class BusRecordSink:
     """Implements `services.ingest.app.ports.RecordSink`; threads share it."""
 
-    def __init__(self, publisher: KafkaEventPublisher, clock: Clock, disk: DiskGuard) -> None:
+    def __init__(
+        self, publisher: KafkaEventPublisher, clock: Clock, disk: DiskGuard, after: datetime | None = None
+    ) -> None:
+        """`after`: a moment that arrivals come after, whatever the clock says: of the last run of the service."""
         self._publisher = publisher
-        self._stamps = ArrivalStamps(clock)
+        self._stamps = ArrivalStamps(clock, after)
         self._disk = disk
 
     def accept(self, records: Sequence[Accepted], import_name: str = "", origin: str = "") -> None:
@@ -55,9 +59,26 @@ class BusRecordSink:
             ]
         )
 
+    def withdraw(self, source: str, record_ids: Sequence[str], import_name: str, origin: str) -> None:
+        """See the port."""
+        self._disk.check()
+        self._publisher.publish(
+            RECORDS_RAW,
+            [
+                _withdrawn(source, record_id, import_name, origin, stamp)
+                for record_id, stamp in zip(record_ids, self._stamps.take(len(record_ids)), strict=True)
+            ],
+        )
+
     def complete(self, done: Import) -> None:
         """See the port."""
-        message = events.ImportCompleted(import_name=done.name, record_count=done.record_count, digest=done.digest)
+        message = events.ImportCompleted(
+            import_name=done.name,
+            record_count=done.record_count,
+            digest=done.digest,
+            changed_count=done.differences.changed,
+            withdrawn_count=done.differences.gone,
+        )
         trace = {"traceparent": done.traceparent} if done.traceparent else {}
         event = OutgoingEvent(done.name, message, event_id=sha256_hex(done.name, done.digest), trace=trace)
         self._publisher.publish(INGEST_EVENTS, [event])
@@ -77,6 +98,15 @@ def _ingested(item: Accepted, import_name: str, origin: str, arrival: int) -> Ou
     else:
         message.record.event_time.FromDatetime(record.event_time)
     return OutgoingEvent(record.name, message, event_id=_event_id(record, import_name), trace=item.trace)
+
+
+def _withdrawn(source: str, record_id: str, import_name: str, origin: str, arrival: int) -> OutgoingEvent:
+    message = events.RecordWithdrawn(
+        record_id=record_id, source=source, import_name=import_name, origin=origin, arrival=arrival
+    )
+    message.withdraw_time.FromMicroseconds(arrival)
+    event_id = sha256_hex("withdrawn", import_name, source, record_id)[:32]
+    return OutgoingEvent(record_name(source, record_id), message, event_id=event_id)
 
 
 def _event_id(record: RawRecord, import_name: str) -> str:

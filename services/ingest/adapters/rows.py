@@ -9,7 +9,15 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
-from services.ingest.domain.source_import import Import, ImportState, JsonLines, Progress, SourceSpec, TextFolder
+from services.ingest.domain.source_import import (
+    Differences,
+    Import,
+    ImportState,
+    JsonLines,
+    Progress,
+    SourceSpec,
+    TextFolder,
+)
 from services.kit.failure import Failure
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,7 +60,12 @@ def import_row(item: Import) -> dict[str, Any]:
         progress = asdict(item.progress)
         moment = item.progress.update_time
         progress["update_time"] = to_micros(moment) if moment else None
-    body = {"progress": progress, "failure": asdict(item.failure) if item.failure else None}
+    body = {
+        "progress": progress,
+        "failure": asdict(item.failure) if item.failure else None,
+        "differences": asdict(item.differences),
+        "not_synchronized": item.not_synchronized,
+    }
     return {
         "name": item.name,
         "state": item.state.value,
@@ -67,6 +80,7 @@ def import_row(item: Import) -> dict[str, Any]:
         "body": _dump(body),
         "traceparent": item.traceparent,
         "announced": False,
+        "origin": item.spec.origin,
     }
 
 
@@ -89,4 +103,7 @@ def import_of(row: RowMapping) -> Import:
         progress=Progress(**progress) if progress else None,
         failure=Failure(**body["failure"]) if body["failure"] else None,
         traceparent=row["traceparent"],
+        # Older releases did not tell.
+        differences=Differences(**body.get("differences", {})),
+        not_synchronized=body.get("not_synchronized", ""),
     )

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.ingest.adapters.rows import import_of, import_row, to_micros
+from services.ingest.adapters.pulled_store import settle
+from services.ingest.adapters.rows import from_micros, import_of, import_row, to_micros
 from services.ingest.adapters.tables import batches, import_requests, imports
-from services.ingest.app.ports import Answer
+from services.ingest.app.ports import Answer, Pull
 from services.ingest.domain.source_import import Import, ImportState
 from services.kit.errors import AbortedError
 from services.kit.storage.database import read_only, translate_database_errors
@@ -41,19 +42,18 @@ class SqlImportStore:
         with translate_database_errors(), self._engine.begin() as connection:
             _remember(connection, earlier, request_id, reused=True)
 
-    def succeeded_import(self, spec_digest: str, source_digest: str) -> Import | None:
+    def newest_import(self, origin: str) -> Import | None:
         """See the port."""
         found = self._imports(
-            select(imports)
-            .where(
-                imports.c.spec_digest == spec_digest,
-                imports.c.source_digest == source_digest,
-                imports.c.state == ImportState.SUCCEEDED.value,
-            )
-            .order_by(imports.c.name.desc())
-            .limit(1)
+            select(imports).where(imports.c.origin == origin).order_by(imports.c.name.desc()).limit(1)
         )
         return found[0] if found else None
+
+    def latest_change(self) -> datetime | None:
+        """When an import last changed; None where there is none."""
+        with translate_database_errors(), self._reads.connect() as connection:
+            micros = connection.execute(select(func.max(imports.c.update_time))).scalar()
+        return from_micros(micros) if micros is not None else None
 
     def import_named(self, name: str) -> Import | None:
         """See the port."""
@@ -71,15 +71,18 @@ class SqlImportStore:
             select(imports).where(imports.c.state == ImportState.RUNNING.value).order_by(imports.c.name)
         )
 
-    def update_import(self, changed: Import) -> bool:
+    def update_import(self, changed: Import, generation: str = "") -> bool:
         """See the port."""
-        statement = (
-            update(imports)
-            .where(imports.c.name == changed.name, imports.c.state == ImportState.RUNNING.value)
-            .values(import_row(changed))
-        )
         with translate_database_errors(), self._engine.begin() as connection:
-            return connection.execute(statement).rowcount == 1
+            return _update(connection, changed, generation)
+
+    def succeed_import(self, done: Import, pull: Pull) -> bool:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            if not _update(connection, done, pull.generation):
+                return False
+            settle(connection, pull, forget_gone=not done.not_synchronized)
+        return True
 
     def unannounced_imports(self) -> Sequence[Import]:
         """See the port."""
@@ -97,6 +100,13 @@ class SqlImportStore:
     def _imports(self, query: Any) -> Sequence[Import]:
         with translate_database_errors(), self._reads.connect() as connection:
             return [import_of(row) for row in connection.execute(query).mappings()]
+
+
+def _update(connection: Connection, changed: Import, generation: str) -> bool:
+    statement = update(imports).where(imports.c.name == changed.name, imports.c.state == ImportState.RUNNING.value)
+    if generation:
+        statement = statement.where(imports.c.generation == generation)
+    return connection.execute(statement.values(import_row(changed))).rowcount == 1
 
 
 def _remember(connection: Connection, answer: Import, request_id: str, *, reused: bool) -> None:

@@ -23,8 +23,21 @@ imports = Table(
     Column("body", Text, nullable=False),
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False),
+    Column("origin", String(64), nullable=False, server_default=""),
+    # Who pulls it: of two that pull the same import the last one to begin goes on.
+    Column("generation", String(32), nullable=False, server_default=""),
 )
-Index("ix_imports_content", imports.c.spec_digest, imports.c.source_digest)
+Index("ix_imports_origin", imports.c.origin, imports.c.name)
+
+pulled_records = Table(
+    "pulled_records",
+    metadata,
+    Column("origin", String(64), primary_key=True),
+    Column("record_id", String(128), primary_key=True),
+    Column("content_digest", String(64), nullable=False),
+    Column("seen_digest", String(64), nullable=False),
+    Column("seen_by", String(32), nullable=False),
+)
 
 import_requests = Table(
     "import_requests",

@@ -21,12 +21,21 @@ class Imports:
         self._sources = sources
         self._clock = clock
 
-    def create(self, spec: SourceSpec, request_id: str, traceparent: str, interrupt: Interrupt) -> tuple[Import, bool]:
-        """Asks for an import, or finds one that pulled the same content by the same spec.
+    def create(
+        self, spec: SourceSpec, request_id: str, traceparent: str, interrupt: Interrupt, *, resend: bool = False
+    ) -> tuple[Import, bool]:
+        """Asks for an import, or finds the last one of its origin where that pulled the same content by the same spec.
+
+        Args:
+            spec: what to pull.
+            request_id: the caller's; empty where it gave none.
+            traceparent: W3C trace that the import continues.
+            interrupt: ends the look at the source.
+            resend: pull in any case: a consumer has lost what an earlier import brought.
 
         Returns:
             The import, and whether it is an earlier one. Its records are on the bus, and their consumers keep their
-            own copy of them, so an earlier one is as good as a new one however old it is.
+            own copy of them, so that it is as good as a new one, however old it is.
 
         Raises:
             InvalidArgumentError: the spec names no source, or the request id was used for another spec.
@@ -42,8 +51,9 @@ class Imports:
                 raise request_id_reused(request_id, "import", **{"import": given.import_name})
             return self.get(given.import_name), given.reused
         survey = self._sources.survey(spec, interrupt)
-        earlier = self._store.succeeded_import(spec.digest, survey.digest) if survey.digest else None
-        if earlier is not None:
+        earlier = self._store.newest_import(spec.origin)
+        # A later one, also one that did not end, may have changed or withdrawn what an earlier one brought.
+        if earlier is not None and not resend and earlier.holds(spec, survey.digest):
             self._store.reuse_import(earlier, request_id)
             return earlier, True
         now = self._clock.now()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.record import RawRecord, Refusal
-from services.ingest.domain.source_import import Import, SourceSpec
+from services.ingest.domain.source_import import Differences, Import, SourceSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,14 @@ class RecordSink(Protocol):
         Raises:
             UnavailableError: not all of them are durable; give all of them again.
             ResourceExhaustedError: the disk is nearly full; give all of them again later.
+        """
+        ...
+
+    def withdraw(self, source: str, record_ids: Sequence[str], import_name: str, origin: str) -> None:
+        """Publishes that an import found records gone from an origin.
+
+        Raises:
+            UnavailableError: not all of it is durable; give all of them again.
         """
         ...
 
@@ -71,6 +79,39 @@ class Answer:
     reused: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """One try to pull an import: a process that goes on with it after another died begins a generation of its own."""
+
+    import_name: str
+    origin: str
+    generation: str
+
+
+class PulledStore(Protocol):
+    """What was pulled from each origin; every method is one transaction."""
+
+    def begin(self, pull: Pull) -> bool:
+        """Makes this pull the one that goes on with its import; False where the import has ended."""
+        ...
+
+    def note(self, pull: Pull, records: Sequence[RawRecord]) -> bool:
+        """Keeps that a pull has seen records; call it before they are published.
+
+        Returns:
+            False where the import has ended meanwhile, or another pull of it has begun.
+        """
+        ...
+
+    def differences(self, pull: Pull) -> Differences:
+        """How what a pull has seen differs from what the last import of its origin left."""
+        ...
+
+    def gone(self, pull: Pull, after: str, limit: int) -> Sequence[str]:
+        """Ids of records that a pull has not seen, those after an id, in order."""
+        ...
+
+
 class ImportStore(Protocol):
     """Imports; every method is one transaction."""
 
@@ -94,8 +135,8 @@ class ImportStore(Protocol):
         """
         ...
 
-    def succeeded_import(self, spec_digest: str, source_digest: str) -> Import | None:
-        """The newest import that pulled this content by this spec."""
+    def newest_import(self, origin: str) -> Import | None:
+        """The last import of an origin, in whatever state."""
         ...
 
     def import_named(self, name: str) -> Import | None:
@@ -110,8 +151,16 @@ class ImportStore(Protocol):
         """Imports to pull, oldest first."""
         ...
 
-    def update_import(self, changed: Import) -> bool:
-        """Replaces the import if it is still running; False where it has ended meanwhile."""
+    def update_import(self, changed: Import, generation: str = "") -> bool:
+        """Replaces the import if it is still running, and pulled by this generation where one is given.
+
+        Returns:
+            False where it has ended meanwhile, or another pull has begun.
+        """
+        ...
+
+    def succeed_import(self, done: Import, pull: Pull) -> bool:
+        """As `update_import`, and takes over what the pull has seen as the state of its origin."""
         ...
 
     def unannounced_imports(self) -> Sequence[Import]:

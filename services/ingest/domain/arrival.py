@@ -16,15 +16,20 @@ class ArrivalStamps:
     Records that two processes accept, or one before and after a restart, are ordered as well as their clocks agree.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, after: datetime | None = None) -> None:
+        """`after`: a moment that all stamps come after."""
         self._clock = clock
         self._lock = threading.Lock()
-        self._last = 0
+        self._last = _micros(after) if after is not None else 0
 
     def take(self, count: int) -> range:
         """So many stamps, greater than all that were taken before."""
-        now = (self._clock.now() - _EPOCH) // timedelta(microseconds=1)
+        now = _micros(self._clock.now())
         with self._lock:
             first = max(now, self._last + 1)
             self._last = first + count - 1
             return range(first, first + count)
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
 
@@ -46,6 +46,16 @@ class SourceSpec:
     source: str
     kind: TextFolder | JsonLines
     max_records: int = 0
+
+    @property
+    def origin(self) -> str:
+        """What is pulled, whichever way it is read: sha256 over the source's name, its address and its pattern.
+
+        Imports of one origin follow each other: what the newest does not bring is gone.
+        """
+        place = self.kind.uri.removeprefix("file://").rstrip("/")
+        pattern = self.kind.pattern if isinstance(self.kind, TextFolder) else ""
+        return content_digest([self.source, type(self.kind).__name__, place, pattern])
 
     @property
     def field(self) -> str:
@@ -133,11 +143,21 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Differences:
+    """How an origin differs from what earlier imports of it brought, in records."""
+
+    added: int = 0
+    changed: int = 0
+    gone: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Import:
     """The pulling of one source; `name` is `imports/{import}`.
 
     `source_digest` stands for the content that it pulled; empty where the content is not known for sure, and then
-    no later request is answered with this import.
+    no later request is answered with this import. `not_synchronized` says why what is gone from the origin was not
+    withdrawn (`max_records`, `refused`, `changed`): the whole of it was not seen.
     """
 
     name: str
@@ -152,3 +172,10 @@ class Import:
     progress: Progress | None = None
     failure: Failure | None = None
     traceparent: str = ""
+    differences: Differences = field(default_factory=Differences)
+    not_synchronized: str = ""
+
+    def holds(self, spec: SourceSpec, source_digest: str) -> bool:
+        """Whether it pulled this content by this spec."""
+        same = self.spec.digest == spec.digest and self.source_digest == source_digest
+        return self.state is ImportState.SUCCEEDED and same and bool(source_digest)

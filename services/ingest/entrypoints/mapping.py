@@ -117,6 +117,10 @@ def import_to(item: Import, *, reused: bool = False) -> source_import_pb2.Import
         rejected_count=item.rejected_count,
         digest=item.digest,
         reused=reused,
+        added_count=item.differences.added,
+        changed_count=item.differences.changed,
+        withdrawn_count=item.differences.gone,
+        not_synchronized=item.not_synchronized,
     )
     progress, failure = item.progress, item.failure
     if progress is not None:

@@ -70,7 +70,7 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
         propagate.inject(carrier)
         spec, trace = mapping.spec_from(request.spec), carrier.get("traceparent", "")
         item, reused = await self._surveys.run(
-            lambda interrupt: self._imports.create(spec, request.request_id, trace, interrupt)
+            lambda interrupt: self._imports.create(spec, request.request_id, trace, interrupt, resend=request.resend)
         )
         return pb.CreateImportResponse(source_import=mapping.import_to(item, reused=reused))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 _IDLE_S = 0.2
 _AWAY_S = 2.0
 _FORGET_EVERY_S = 600.0
+_LEFT_FOR = timedelta(seconds=60)
 
 
 class ImportWorker:
@@ -34,6 +36,8 @@ class ImportWorker:
         self._at_once = at_once
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="import")
         self._in_hand: dict[str, asyncio.Future[None]] = {}
+        self._origins: dict[str, str] = {}
+        self._left: set[str] = set()
         self._interrupts: dict[str, Interrupt] = {}
         self._tracer = trace.get_tracer(__name__)
 
@@ -57,16 +61,29 @@ class ImportWorker:
             await asyncio.sleep(pause)
 
     async def _take_up(self, loop: asyncio.AbstractEventLoop) -> None:
-        for name in [name for name, future in self._in_hand.items() if future.done()]:
+        ended = [name for name, future in self._in_hand.items() if future.done()]
+        for name in ended:
             # An import notes its own failures; what it raises beyond that is a defect and ends the process.
             self._interrupts.pop(name)
+            self._origins.pop(name)
             self._in_hand.pop(name).result()
         running = await asyncio.to_thread(self._store.running_imports)
+        # Another process has begun to pull it: that one goes on with it for as long as it gives signs of life.
+        self._left = {item.name for item in running if item.name in ended or item.name in self._left}
+        quiet = datetime.now(UTC) - _LEFT_FOR
         # Whichever process cancelled it: a read that hangs ends here and gives its place to the next import.
         for name in self._interrupts.keys() - {item.name for item in running}:
             self._interrupts[name].set()
+        # One after the other, for each is compared with the one before; also one that was cancelled must end first.
+        busy = set(self._origins.values())
         for item in running:
-            if item.name not in self._in_hand and len(self._in_hand) < self._at_once:
+            if item.name in self._in_hand or item.spec.origin in busy:
+                continue
+            busy.add(item.spec.origin)
+            if item.name in self._left and item.update_time > quiet:
+                continue
+            if len(self._in_hand) < self._at_once:
+                self._origins[item.name] = item.spec.origin
                 interrupt = self._interrupts[item.name] = Interrupt()
                 self._in_hand[item.name] = loop.run_in_executor(self._pool, self._pull, item, interrupt)
 

@@ -74,5 +74,7 @@ def ingest(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def messages_of(bootstrap: str, topic: Topic, kind: type[M], import_name: str) -> list[tuple[dict[str, bytes], M]]:
     """Headers and messages of a topic that one import brought; of pushed records where the name is empty."""
-    found = [(headers, kind.FromString(value)) for headers, value in read_all(bootstrap, topic)]
+    name = kind.DESCRIPTOR.full_name.encode()
+    events = [(headers, value) for headers, value in read_all(bootstrap, topic) if headers.get("ce_type") == name]
+    found = [(headers, kind.FromString(value)) for headers, value in events]
     return [(headers, message) for headers, message in found if message.import_name == import_name]  # type: ignore[attr-defined]  # of both events

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.ingest.adapters.ledger import TemporaryLedger
+from services.ingest.adapters.pulled_store import SqlPulledStore
 from services.ingest.adapters.stores import SqlImportStore
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import Accepted
@@ -42,6 +43,9 @@ class Bus:
         self.trouble()
         self.refused += refusals
 
+    def withdraw(self, source: str, record_ids: Sequence[str], import_name: str, origin: str) -> None:
+        raise AssertionError("a first import withdraws nothing")
+
     def complete(self, done: Import) -> None:
         self.trouble()
         self.completed.append(done)
@@ -63,7 +67,8 @@ def running(store: SqlImportStore, tmp_path: Path) -> Import:
 
 
 def runner(store: SqlImportStore, bus: Bus) -> ImportRunner:
-    return ImportRunner(store, file_sources("/tmp"), bus, TemporaryLedger, SystemClock())
+    pulled = SqlPulledStore(store._engine)
+    return ImportRunner(store, pulled, file_sources("/tmp"), bus, TemporaryLedger, SystemClock())
 
 
 def kept(store: SqlImportStore) -> Import:

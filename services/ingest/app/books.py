@@ -1,0 +1,110 @@
+"""The books of an import while it is pulled: counts, progress, and what it ends as."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+from services.ingest.domain.record import Refusal
+from services.ingest.domain.source_import import Differences, Import, ImportState, Progress
+from services.kit.clock import Clock
+from services.kit.errors import FailedPreconditionError, TidemillError
+from services.kit.failure import Failure
+
+_SAVE_EVERY_S = 0.25
+_RATE_WINDOW_S = 5.0
+
+
+class Books:
+    """Counts and progress of one import while it is pulled."""
+
+    def __init__(self, running: Import, clock: Clock) -> None:
+        self.state = running
+        self.first_refusal: Refusal | None = None
+        self.capped = False
+        self._clock = clock
+        self._marks: deque[tuple[float, int]] = deque()
+        self._saved = clock.monotonic()
+        self._done = 0
+        self._total = 0
+        self._withdrawn = 0
+
+    def begin(self, total: int) -> None:
+        """Starts from nothing, whatever an earlier process has counted."""
+        limit = self.state.spec.max_records
+        self._total = min(total, limit) if limit else total
+        self._marks.append((self._clock.monotonic(), 0))
+        self.state = replace(self.state, record_count=0, rejected_count=0)
+
+    def add(self, pieces: int, record_count: int, refused: list[Refusal]) -> None:
+        """Counts a batch."""
+        self._done += pieces
+        if refused and self.first_refusal is None:
+            self.first_refusal = refused[0]
+        now = self._clock.monotonic()
+        self._marks.append((now, self._done))
+        while len(self._marks) > 2 and now - self._marks[0][0] > _RATE_WINDOW_S:
+            self._marks.popleft()
+        began, before = self._marks[0]
+        rate = (self._done - before) / (now - began) if now > began else 0.0
+        moment = self._clock.now()
+        self.state = replace(
+            self.state,
+            record_count=record_count,
+            rejected_count=self.state.rejected_count + len(refused),
+            update_time=moment,
+            progress=Progress("pull", self._done, self._total, rate, moment),
+        )
+
+    def due(self) -> bool:
+        """Whether the counts are to be saved again."""
+        now = self._clock.monotonic()
+        if now - self._saved < _SAVE_EVERY_S:
+            return False
+        self._saved = now
+        return True
+
+    def not_synchronized(self, unchanged: bool) -> str:
+        """Why not all of the source was seen, see `Import`; empty where all of it was."""
+        if self.capped:
+            return "max_records"
+        return "refused" if self.state.rejected_count else "" if unchanged else "changed"
+
+    def withdrew(self, count: int, total: int) -> None:
+        """So many more records were withdrawn, of so many."""
+        self._withdrawn += count
+        moment = self._clock.now()
+        progress = Progress("withdraw", self._withdrawn, total, 0.0, moment)
+        self.state = replace(self.state, update_time=moment, progress=progress)
+
+    def succeeded(self, digest: str, source_digest: str, differences: Differences, not_synchronized: str) -> Import:
+        """The import with its success; what was read is all there was, also where a cap ended it early."""
+        return replace(
+            self.state,
+            state=ImportState.SUCCEEDED,
+            progress=Progress("pull", self._done, self._done, 0.0, self._clock.now()),
+            differences=differences,
+            not_synchronized=not_synchronized,
+            digest=digest,
+            source_digest=source_digest,
+            update_time=self._clock.now(),
+        )
+
+    def failed(self, failure: Failure) -> Import:
+        """The import with its failure."""
+        return replace(self.state, state=ImportState.FAILED, failure=failure, update_time=self._clock.now())
+
+
+def nothing_accepted(books: Books) -> TidemillError:
+    """The error of an import that brought nothing."""
+    uri, first = books.state.spec.kind.uri, books.first_refusal
+    if first is None:
+        return FailedPreconditionError(
+            f"{uri} holds no record; put some there, then import again.", reason="EMPTY_SOURCE", metadata={"uri": uri}
+        )
+    return FailedPreconditionError(
+        f"Every one of the {books.state.rejected_count} pieces of {uri} was refused, the first one as {first.reason}: "
+        f"{first.message} All of them are in the dead letters.",
+        reason="ALL_RECORDS_REFUSED",
+        metadata={"uri": uri, "location": first.location, "first_reason": first.reason},
+    )

@@ -1,0 +1,341 @@
+"""A pulled source is synchronised: what is gone from it is withdrawn, whenever a process dies, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.ingest.adapters.ledger import TemporaryLedger
+from services.ingest.adapters.pulled_store import SqlPulledStore
+from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
+from services.ingest.app.imports import Imports
+from services.ingest.app.intake import Intake
+from services.ingest.app.interrupt import Interrupt
+from services.ingest.app.ports import Accepted, Pull
+from services.ingest.app.runner import ImportRunner
+from services.ingest.domain.record import RawRecord, Refusal
+from services.ingest.domain.source_import import Differences, Import, ImportState, JsonLines, SourceSpec
+from services.ingest.entrypoints.worker import ImportWorker
+from services.kit.clock import SystemClock
+from services.kit.ids import new_id
+from tests.conftest import OpenDatabase
+from tests.sources import file_sources
+
+
+class KilledError(BaseException):
+    """The process died: nothing catches this."""
+
+
+class Bus:
+    """What a consumer of the raw records holds in the end: of each record its text, and which origins hold it."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.origins: dict[str, set[str]] = {}
+        self.withdrawn: list[str] = []
+
+    def accept(self, records: Sequence[Accepted], import_name: str = "", origin: str = "") -> None:
+        for item in records:
+            self.texts[item.record.record_id] = item.record.text
+            self.origins.setdefault(item.record.record_id, set()).add(origin)
+
+    def withdraw(self, source: str, record_ids: Sequence[str], import_name: str, origin: str) -> None:
+        self.withdrawn += record_ids
+        for record_id in record_ids:
+            self.origins[record_id].discard(origin)
+
+    def refuse(self, refusals: Sequence[Refusal], import_name: str) -> None:
+        pass
+
+    def complete(self, done: Import) -> None:
+        pass
+
+    @property
+    def held(self) -> list[str]:
+        """Texts of the records that are there."""
+        return sorted(self.texts[record_id] for record_id, origins in self.origins.items() if origins)
+
+
+class Mortal:
+    """A part whose process dies at a call: before it is done, or after."""
+
+    def __init__(self, part: object, deaths: Iterator[tuple[bool, bool]]) -> None:
+        self._part, self._deaths = part, deaths
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._part, name)
+
+        def call(*arguments: Any) -> Any:
+            before, after = next(self._deaths)
+            if before:
+                raise KilledError
+            answer = method(*arguments)
+            if after:
+                raise KilledError
+            return answer
+
+        return call
+
+
+class World:
+    """Ingest on a real database; a file of lines is what it pulls."""
+
+    def __init__(self, open_database: OpenDatabase, folder: Path) -> None:
+        engine = open_database("ingest")
+        self.folder, self.bus = folder, Bus()
+        self.store, self.pulled = SqlImportStore(engine), SqlPulledStore(engine)
+        self.batches = SqlBatchStore(engine)
+        self.sources = file_sources(folder)
+        self.imports = Imports(self.store, self.sources, SystemClock())
+
+    def write(self, *lines: tuple[str, str] | str, file: str = "a") -> None:
+        """Lines of (id, text), or lines as they are."""
+        texts = [line if isinstance(line, str) else json.dumps({"id": line[0], "text": line[1]}) for line in lines]
+        (self.folder / f"{file}.jsonl").write_text("".join(text + "\n" for text in texts))
+
+    def spec(self, file: str = "a", max_records: int = 0, id_field: str = "id") -> SourceSpec:
+        return SourceSpec("s", JsonLines(f"{self.folder}/{file}.jsonl", id_field=id_field), max_records)
+
+    def runner(self, deaths: Iterator[tuple[bool, bool]] | None = None) -> ImportRunner:
+        parts: list[Any] = [self.store, self.pulled, self.bus]
+        if deaths is not None:
+            parts = [Mortal(part, deaths) for part in parts]
+        store, pulled, bus = parts
+        return ImportRunner(store, pulled, self.sources, bus, TemporaryLedger, SystemClock())
+
+    def create(self, spec: SourceSpec, *, resend: bool = False) -> tuple[Import, bool]:
+        return self.imports.create(spec, "", "", Interrupt(), resend=resend)
+
+    def pull(self, spec: SourceSpec | None = None, *, resend: bool = False) -> Import:
+        """An import, pulled to its end unless it is an earlier one."""
+        item, reused = self.create(spec or self.spec(), resend=resend)
+        if not reused:
+            self.runner().run(item, Interrupt())
+        return self.kept(item)
+
+    def kept(self, item: Import) -> Import:
+        found = self.store.import_named(item.name)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def world(open_service_database: OpenDatabase, tmp_path: Path) -> World:
+    return World(open_service_database, tmp_path)
+
+
+def test_an_edited_line_replaces_and_a_deleted_one_is_withdrawn(world: World) -> None:
+    world.write(*((str(n), f"text {n}") for n in range(5)))
+    assert world.pull().differences == Differences(added=5)
+    world.write(("0", "text 0"), ("1", "edited"), ("2", "text 2"), ("4", "text 4"))
+    done = world.pull()
+    assert (done.record_count, done.differences) == (4, Differences(changed=1, gone=1))
+    assert world.bus.held == ["edited", "text 0", "text 2", "text 4"]
+
+
+def test_lines_without_an_id_are_synchronised_by_their_content(world: World) -> None:
+    spec = world.spec(id_field="")
+    world.write(*(("", f"text {n}") for n in range(5)))
+    world.pull(spec)
+    world.write(("", "text 0"), ("", "edited"), ("", "text 2"), ("", "text 4"))
+    done = world.pull(spec)
+    assert (done.record_count, done.differences) == (4, Differences(added=1, gone=2))
+    assert world.bus.held == ["edited", "text 0", "text 2", "text 4"]
+
+
+def test_two_files_of_one_source_name_take_nothing_from_each_other(world: World) -> None:
+    world.write(("1", "one"), ("2", "two"))
+    world.write(("2", "two"), ("3", "three"), file="b")
+    world.pull()
+    world.pull(world.spec("b"))
+    world.write(("1", "one"))
+    assert world.pull().differences.gone == 1
+    # The other file still has it.
+    assert world.bus.held == ["one", "three", "two"]
+    world.write(("3", "three"), file="b")
+    world.pull(world.spec("b"))
+    assert world.bus.held == ["one", "three"]
+
+
+def test_an_import_that_did_not_see_all_of_it_withdraws_nothing(world: World) -> None:
+    world.write(*((str(n), f"text {n}") for n in range(4)))
+    world.pull()
+    world.write(("0", "text 0"), ("5", "text 5"), "no JSON")
+    refused = world.pull()
+    world.write(("0", "text 0"), ("6", "text 6"), ("7", "text 7"))
+    capped = world.pull(world.spec(max_records=2))
+    assert [done.not_synchronized for done in (refused, capped)] == ["refused", "max_records"]
+    assert [done.differences.gone for done in (refused, capped)] == [0, 0]
+    world.write("no JSON")
+    assert world.pull().state is ImportState.FAILED
+    cancelled, _ = world.create(world.spec())
+    world.store.update_import(replace(cancelled, state=ImportState.CANCELLED))
+    world.runner().run(cancelled, Interrupt())
+    assert world.bus.withdrawn == []
+    # What all of them had brought is known: the next whole one takes it back.
+    world.write(("0", "text 0"))
+    assert world.pull().differences.gone == 5
+    assert world.bus.held == ["text 0"]
+
+
+def test_a_file_that_is_rewritten_while_it_is_read_withdraws_nothing(world: World) -> None:
+    world.write(*((str(n), f"text {n}") for n in range(4)))
+    world.pull()
+    world.write(("0", "text 0"), ("8", "new"))
+    accept = world.bus.accept
+
+    def rewrite(*arguments: Any) -> None:
+        accept(*arguments)
+        world.write(("0", "text 0"), ("1", "text 1"), ("2", "text 2"), ("3", "text 3"))
+
+    world.bus.accept = rewrite  # type: ignore[method-assign, assignment]  # for this once
+    done = world.pull()
+    assert (done.state, done.not_synchronized) == (ImportState.SUCCEEDED, "changed")
+    assert world.bus.withdrawn == []
+
+
+def test_only_the_last_import_of_an_origin_answers_a_later_one(world: World) -> None:
+    world.write(("1", "one"), ("2", "two"))
+    first = world.pull()
+    assert world.pull().name == first.name
+    world.write(("1", "one"))
+    second = world.pull()
+    world.write(("1", "one"), ("2", "two"))
+    third = world.pull()
+    # Its content is the first one's, but the second had withdrawn of it.
+    assert len({first.name, second.name, third.name}) == 3
+    assert world.bus.held == ["one", "two"]
+    assert world.pull().name == third.name
+    again = world.pull(resend=True)
+    assert again.name != third.name
+    assert again.differences == Differences()
+
+
+def test_a_pull_that_another_has_taken_over_writes_nothing_more(world: World) -> None:
+    world.write(("1", "one"))
+    item, _ = world.create(world.spec())
+    first, second = (Pull(item.name, item.spec.origin, new_id()) for _ in range(2))
+    record = RawRecord("s", "one", {}, "1")
+    assert world.pulled.begin(first)
+    assert world.pulled.note(first, [record])
+    assert world.pulled.begin(second)
+    assert not world.pulled.note(first, [record])
+    assert not world.store.update_import(item, first.generation)
+    done = replace(item, state=ImportState.SUCCEEDED)
+    assert not world.store.succeed_import(done, first)
+    assert world.store.succeed_import(done, second)
+    assert not world.pulled.begin(first)
+
+
+def deaths_at(step: int, *, after: bool) -> Iterator[tuple[bool, bool]]:
+    """Death at one call of many."""
+    number = 0
+    while True:
+        yield (number == step and not after, number == step and after)
+        number += 1
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_any_step_the_end_is_the_same(world: World, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+    monkeypatch.setattr("services.ingest.app.runner._BATCH_PIECES", 2)
+    monkeypatch.setattr("services.ingest.app.runner._WITHDRAWN_AT_ONCE", 2)
+    step, died = 0, True
+    while died:
+        file, world.bus = f"f{step}", Bus()
+        world.write(*((str(n), f"text {n}") for n in range(8)), file=file)
+        world.pull(world.spec(file))
+        world.write(("0", "text 0"), ("1", "edited"), ("9", "new"), ("2", "text 2"), file=file)
+        item, _ = world.create(world.spec(file))
+        died = False
+        try:
+            world.runner(deaths_at(step, after=after)).run(item, Interrupt())
+        except KilledError:
+            died = True
+        for left in world.store.running_imports():
+            world.runner().run(left, Interrupt())
+        done = world.kept(item)
+        assert (done.state, done.record_count) == (ImportState.SUCCEEDED, 4), step
+        assert done.differences == Differences(added=1, changed=1, gone=5), step
+        assert world.bus.held == ["edited", "new", "text 0", "text 2"], step
+        step += 1
+    assert step > 10, "nothing was killed"
+
+
+def test_whatever_becomes_of_a_source_and_of_its_imports_the_last_one_counts(world: World) -> None:
+    contents = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("xyz"), min_size=1)
+
+    @given(st.lists(st.tuples(contents, st.integers(0, 30)), min_size=1, max_size=5))
+    def check(history: list[tuple[dict[str, str], int]]) -> None:
+        world.bus = Bus()
+        file = new_id()
+        for lines, step in history:
+            world.write(*lines.items(), file=file)
+            item, reused = world.create(world.spec(file))
+            if not reused:
+                # Killed, perhaps after its source has changed again; its next process pulls what is there then.
+                with suppress(KilledError):
+                    world.runner(deaths_at(step, after=bool(step % 2))).run(item, Interrupt())
+        for left in world.store.running_imports():
+            world.runner().run(left, Interrupt())
+        world.pull(world.spec(file))
+        assert world.bus.held == sorted(history[-1][0].values())
+
+    check()
+
+
+class HeldRunner:
+    """Pulls until it is let go."""
+
+    def __init__(self, store: SqlImportStore) -> None:
+        self.store = store
+        self.began: list[str] = []
+        self.go = threading.Event()
+
+    def announce(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        self.go.set()
+
+    def run(self, item: Import, interrupt: Interrupt) -> None:
+        self.began.append(item.name)
+        assert self.go.wait(60)
+        self.store.update_import(replace(item, state=ImportState.SUCCEEDED))
+
+
+async def test_imports_of_one_origin_are_pulled_one_after_the_other(world: World) -> None:
+    for file in "ab":
+        world.write(("1", "one"), file=file)
+    first, second = (world.create(world.spec())[0] for _ in range(2))
+    other, _ = world.create(world.spec("b"))
+    runner: Any = HeldRunner(world.store)
+    intake = Intake(world.bus, world.batches, SystemClock(), 60)
+    worker = ImportWorker(world.store, runner, intake, 4)
+    task = asyncio.create_task(worker.run())
+
+    async def until(began: set[str]) -> None:
+        async with asyncio.timeout(60):
+            while set(runner.began) != began:  # noqa: ASYNC110 - another thread fills it
+                await asyncio.sleep(0.01)
+
+    await until({first.name, other.name})
+    # Cancelled, it still may publish: the next one waits until it has ended.
+    world.store.update_import(replace(first, state=ImportState.CANCELLED))
+    await worker._take_up(asyncio.get_running_loop())
+    assert second.name not in runner.began
+    runner.go.set()
+    await until({first.name, other.name, second.name})
+    task.cancel()
+    with ThreadPoolExecutor(1) as pool:
+        await asyncio.get_running_loop().run_in_executor(pool, worker.close)
