@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from infra.stack import kafka_access
 from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.java import java_environment, java_home
 from infra.stack.layout import Layout
-from infra.stack.probes import kafka_broker
+from infra.stack.probes import ProbeError, kafka_broker
 
 # Identity of a mesh's cluster: any fixed 16 bytes in base64url; the port and the folder tell meshes apart.
 CLUSTER_ID = "dGlkZW1pbGxtZXNoMDAwMQ"
@@ -37,18 +38,23 @@ logger.cleaner.level = warn
 """
 
 
-def server_properties(folder: Path, ports: Mapping[str, int]) -> str:
-    """The broker's configuration, as text."""
+def server_properties(folder: Path, ports: Mapping[str, int], security: Mapping[str, str]) -> str:
+    """The broker's configuration, as text.
+
+    Args:
+        folder: Kafka's folder in the state.
+        ports: by use.
+        security: see `kafka_access.security`.
+    """
     broker, controller = ports["kafka"], ports["kafka_controller"]
     values = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listeners": f"BROKER://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"BROKER://127.0.0.1:{broker}",
         "controller.listener.names": "CONTROLLER",
-        "inter.broker.listener.name": "PLAINTEXT",
+        "inter.broker.listener.name": "BROKER",
         "log.dirs": folder / "data",
         # Topics come from one declared table; a misspelt name must fail, not make a topic.
         "auto.create.topics.enable": "false",
@@ -73,6 +79,7 @@ def server_properties(folder: Path, ports: Mapping[str, int]) -> str:
         # A consumer that was killed must give its partitions back soon.
         "group.min.session.timeout.ms": 2000,
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+        **security,
     }
     return "".join(f"{key}={value}\n" for key, value in values.items())
 
@@ -83,26 +90,49 @@ def child(layout: Layout) -> ChildSpec:
         name="kafka",
         ports={"kafka": 9092, "kafka_controller": 9093},
         prepare=partial(_prepare, layout),
-        probe=kafka_broker("kafka"),
+        probe=partial(_ready, layout),
+        alive=kafka_broker(layout, "kafka"),
     )
 
 
 def _prepare(layout: Layout, addresses: Addresses) -> Program:
     folder = layout.state.kafka
     (folder / "data").mkdir(parents=True, exist_ok=True)
+    passwords = kafka_access.place_passwords(layout.state)
+    security = kafka_access.security(passwords, kafka_access.is_legacy(layout.state))
     properties = folder / "server.properties"
-    properties.write_text(server_properties(folder, addresses.ports))
+    properties.write_text(server_properties(folder, addresses.ports, security))
+    client = folder / "kafka-client.properties"
+    client.write_text(kafka_access.client_properties(passwords[kafka_access.PRODUCER], addresses.ports["kafka"]))
     logging = folder / "log4j2.properties"
     logging.write_text(_LOGGING)
 
     java = str(java_home() / "bin" / "java")
     common = (f"-Dlog4j2.configurationFile={logging}", "-cp", str(layout.home.require(layout.home.kafka_libs) / "*"))
     broker = (*_BROKER_JVM, *common, "kafka.Kafka", str(properties))
-    format_storage = (*_TOOL_JVM, *common, "kafka.tools.StorageTool", "format", "--ignore-formatted")
     formatted = (folder / "data" / "meta.properties").is_file()
+    if not formatted:
+        users = kafka_access.users_at_format(passwords)
+        tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", str(properties))
+        # In a file: every user of the machine can read the command line of a process.
+        (folder / "format.arguments").write_text(
+            "\n".join(f'"{each}"' for each in (*_TOOL_JVM, *common, *tool, *users))
+        )
+        (folder / "users-known").touch(mode=0o600)
     return Program(
         command=(java, *broker),
         environment=java_environment(),
         folder=folder,
-        before=None if formatted else (java, *format_storage, "-t", CLUSTER_ID, "-c", str(properties)),
+        before=None if formatted else (java, f"@{folder / 'format.arguments'}"),
     )
+
+
+def _ready(layout: Layout, addresses: Addresses) -> None:
+    """Ready when it answers and foreign producers have their rights."""
+    kafka_broker(layout, "kafka")(addresses)
+    from kafka.errors import KafkaError
+
+    try:
+        kafka_access.grant(layout, addresses.ports["kafka"])
+    except KafkaError as error:
+        raise ProbeError(f"the rights of producers are not set: {error}") from error

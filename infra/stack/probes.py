@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from infra.stack.addresses import HOST, Addresses
+from infra.stack.kafka_access import brokers, is_legacy
+from infra.stack.layout import Layout
 
 if TYPE_CHECKING:
     import grpc
@@ -44,7 +46,7 @@ def http_ok(use: str, path: str) -> Probe:
     return probe
 
 
-def kafka_broker(use: str) -> Probe:
+def kafka_broker(layout: Layout, use: str) -> Probe:
     """Ready when the cluster has a controller and the broker is in its metadata."""
 
     def probe(addresses: Addresses) -> None:
@@ -58,9 +60,12 @@ def kafka_broker(use: str) -> Probe:
         from kafka.errors import KafkaError
 
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
+        options = brokers(layout, addresses.ports[use]).options()
+        if is_legacy(layout.state):
+            options["sasl_mechanism"] = "PLAIN"
         try:
             client = KafkaAdminClient(
-                bootstrap_servers=addresses[use],
+                **options,
                 request_timeout_ms=int(_TIMEOUT_S * 1000),
                 # A frozen broker accepts connections and says nothing.
                 bootstrap_timeout_ms=int(_TIMEOUT_S * 1000),

@@ -1,21 +1,29 @@
 """For tests: the real parts, started once and stopped at the end.
 
 Use: `with running_parts({"kafka", "triton"}, folder) as stack: KafkaProducer(bootstrap_servers=stack.kafka_bootstrap)`.
+
+All stacks that one test process starts have the same password, so that its Kafka clients, and the services that it
+starts, are the mesh's own user at whichever broker they speak to.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.stack import client
+from infra.stack import client, kafka_access
 from infra.stack.assets import prepare
 from infra.stack.layout import Home, Layout
 from infra.stack.state import StackState
 from infra.stack.topology import PARTS
+from services.kit.bus.brokers import Brokers
 from services.kit.config import home_dir
 
 REUSE = "TIDEMILL_TEST_STATE"
@@ -38,14 +46,41 @@ def running_parts(parts: Iterable[str], state_dir: Path) -> Iterator[StackState]
     if reused:
         stack = client.status(Path(reused), home_dir())
         if wanted <= {name for name, child in stack.children.items() if child.healthy}:
+            _authenticate(kafka_access.password_file(Layout.of(home_dir(), Path(reused)).state, kafka_access.MESH))
             yield stack
             return
     prepare(Home(home_dir()), wanted & set(PARTS) - {"triton"})
+    _authenticate(_test_password())
+    secret = kafka_access.password_file(Layout.of(home_dir(), state_dir).state, kafka_access.MESH)
+    secret.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.copyfile(_test_password(), secret)
+    secret.chmod(0o600)
     try:
         yield client.up(state_dir, home_dir(), wanted)
     finally:
         client.down(state_dir, home_dir())
         _remove_far_folder(state_dir)
+
+
+@functools.cache
+def _test_password() -> Path:
+    """A file with the password of this test process."""
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = folder / "mesh.password"
+    file.write_text(secrets.token_hex(32))
+    return file
+
+
+def _authenticate(password: Path) -> None:
+    """Lets kafka-python's clients in this process, and services that inherit its environment, be the mesh's user."""
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+
+    os.environ |= {"TIDEMILL_KAFKA_USER": kafka_access.MESH, "TIDEMILL_KAFKA_PASSWORD_FILE": str(password)}
+    options = Brokers("", kafka_access.MESH, password).options()
+    del options["bootstrap_servers"]
+    for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):
+        kind.DEFAULT_CONFIG.update(options)
 
 
 def _remove_far_folder(state_dir: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from infra.stack import elasticsearch, kafka, triton
+from infra.stack import elasticsearch, kafka, kafka_access, triton
 from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
@@ -168,6 +168,11 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
         **{f"TIDEMILL_{peer.name.upper()}_ADDRESS": (peer.name, "") for peer in SERVICES},
     }
     told |= {key: f"{scheme}{addresses[use]}" for key, (use, scheme) in uses.items() if use in addresses}
+    if "kafka" in addresses:
+        told |= {
+            "TIDEMILL_KAFKA_USER": kafka_access.MESH,
+            "TIDEMILL_KAFKA_PASSWORD_FILE": str(kafka_access.password_file(state, kafka_access.MESH)),
+        }
     if service.doors is not None and (host := os.environ.get(DOORS_HOST)):
         told |= {
             "TIDEMILL_BIND": f"{host}:{addresses.ports[service.name]}",

@@ -41,9 +41,9 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     """Builds the service and wires it."""
-    await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
+    await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="cleaning")
-    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "cleaning")
+    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "cleaning")
     clock = SystemClock()
     records, datasets, losses = SqlRecordStore(engine), SqlDatasetStore(engine), SqlLossStore(engine)
     recipes = RecipeBook(default_registry())
@@ -71,14 +71,14 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         count_lost(lost)
 
     consumer = KafkaEventConsumer(
-        settings.kafka_bootstrap,
+        settings.brokers,
         "tidemill-cleaning",
         [RECORDS_RAW],
         RawRecordHandler(record_cases),
         dead_letters=publisher,
         on_lost=note_lost,
     )
-    retention = RetentionKeeper(settings.kafka_bootstrap, [RECORDS_RAW])
+    retention = RetentionKeeper(settings.brokers, [RECORDS_RAW])
 
     pool = WorkPool()
 

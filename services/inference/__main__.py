@@ -37,9 +37,9 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service:
     """Builds the service and wires it."""
-    await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
+    await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="inference")
-    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "inference")
+    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "inference")
     clock, table, suspects = SystemClock(), ServingTable(), Suspects()
     control = TritonControl(settings.triton_grpc, load_timeout_s=settings.load_timeout_s)
     channel = open_triton(settings.triton_grpc)

@@ -44,9 +44,9 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     """Builds the service and wires it."""
-    await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
+    await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="ingest")
-    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "ingest")
+    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "ingest")
     clock, disk = SystemClock(), DiskGuard(settings.state, settings.disk_reserve_bytes)
     store = SqlImportStore(engine)
     sink = BusRecordSink(publisher, clock, disk, after=await asyncio.to_thread(store.latest_change))
@@ -56,14 +56,14 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     imports = Imports(store, sources, clock)
     runner = ImportRunner(store, SqlPulledStore(engine), sources, sink, TemporaryLedger, clock)
     consumer = KafkaEventConsumer(
-        settings.kafka_bootstrap,
+        settings.brokers,
         "tidemill-ingest",
         [INBOUND],
         InboundHandler(intake),
         dead_letters=publisher,
         on_lost=LossMetrics(metrics.registry).of_group("tidemill-ingest"),
     )
-    retention = RetentionKeeper(settings.kafka_bootstrap, [INBOUND])
+    retention = RetentionKeeper(settings.brokers, [INBOUND])
     accepting = AcceptPool(16, settings.accepting_bytes)
     surveys = SurveyPool(settings.surveyed_at_once)
     worker = ImportWorker(store, runner, intake, settings.concurrent_imports)

@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.kit.bus.brokers import Brokers
 from services.kit.errors import InvalidArgumentError
 
 UNIX = "unix:"
@@ -75,6 +76,12 @@ class ServiceSettings(BaseSettings):
     bind: Address = Field("127.0.0.1:0", description="host:port or unix:/path of the gRPC server")
     metrics_bind: PortAddress | None = Field(None, description="host:port of the Prometheus endpoint; none when unset")
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="host:port of the Kafka brokers, comma-separated")
+    kafka_user: str | None = Field(None, description="user at the brokers (SCRAM-SHA-512); none when unset")
+    kafka_password_file: Path | None = Field(None, description="file with the user's password")
+    kafka_tls: bool = Field(False, description="whether the brokers are reached over TLS")
+    kafka_ca_file: Path | None = Field(
+        None, description="PEM file of the authorities that sign the brokers' certificates"
+    )
     database_url: str = Field("sqlite:///tidemill.sqlite", description="SQLAlchemy URL of the service's database")
     artifacts_url: str = Field("file:///tmp/tidemill", description="fsspec URL of the artefact store")
     otlp_endpoint: OtlpEndpoint | None = Field(
@@ -94,6 +101,13 @@ class ServiceSettings(BaseSettings):
     inference_address: str = Field("127.0.0.1:7104", description="host:port or unix:/path of the inference service")
     pipeline_address: str = Field("127.0.0.1:7105", description="host:port or unix:/path of the pipeline service")
     telemetry_address: str = Field("127.0.0.1:7106", description="host:port or unix:/path of the telemetry service")
+
+    @property
+    def brokers(self) -> Brokers:
+        """How Kafka is reached."""
+        return Brokers(
+            self.kafka_bootstrap, self.kafka_user, self.kafka_password_file, self.kafka_tls, self.kafka_ca_file
+        )
 
 
 S = TypeVar("S", bound=BaseSettings)

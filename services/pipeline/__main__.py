@@ -38,9 +38,9 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     """Builds the service and wires it."""
-    await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
+    await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="pipeline")
-    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "pipeline")
+    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "pipeline")
     clock, announcer = SystemClock(), BusAnnouncer(publisher)
     ingest, cleaning, training, inference = channels = [
         open_channel(address)
@@ -70,14 +70,14 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     recorded = Bell(asyncio.get_running_loop())
     feedback = FeedbackBook(SqlFeedbackStore(engine), announcer, clock, settings.keep_answers_days, recorded.ring)
     consumer = KafkaEventConsumer(
-        settings.kafka_bootstrap,
+        settings.brokers,
         "tidemill-pipeline",
         TOPICS,
         PeerEventHandler(feedback, wakeups.tell),
         dead_letters=publisher,
         on_lost=LossMetrics(metrics.registry).of_group("tidemill-pipeline"),
     )
-    retention = RetentionKeeper(settings.kafka_bootstrap, TOPICS)
+    retention = RetentionKeeper(settings.brokers, TOPICS)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_PipelineServiceServicer_to_server(PipelineServicer(cycles, feedback), server)

@@ -34,9 +34,9 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 async def build(settings: TrainingSettings) -> Service:
     """Builds the service and wires it."""
-    await asyncio.to_thread(ensure_topics, settings.kafka_bootstrap)
+    await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="training")
-    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.kafka_bootstrap, "training")
+    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "training")
     clock, store, artifacts = SystemClock(), SqlRunStore(engine), ArtifactStore(settings.artifacts_url)
     registry = MlflowRegistry(settings.mlflow_uri, artifacts.uri("mlflow"))
     key = SigningKey(settings.model_signing_key.absolute(), settings.trusted_model_keys.absolute())

@@ -21,6 +21,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 from opentelemetry import context, trace
 
+from services.kit.bus.brokers import Brokers
 from services.kit.bus.cloudevents import trace_context
 from services.kit.bus.port import Delivery, EventHandler, LostMessages
 from services.kit.bus.positions import ReadPositions, first_offsets
@@ -132,7 +133,7 @@ class KafkaEventConsumer:
 
     def __init__(
         self,
-        bootstrap: str,
+        bootstrap: Brokers | str,
         group: str,
         topics: Sequence[Topic],
         handler: EventHandler,
@@ -149,7 +150,7 @@ class KafkaEventConsumer:
         """
         self._on_lost = on_lost
         self._heartbeat_patience_s = heartbeat_patience_s
-        self._bootstrap = bootstrap
+        self._bootstrap = Brokers.of(bootstrap)
         self._group = group
         self._topics = [topic.name for topic in topics]
         self._must_read = frozenset(topic.name for topic in topics if group in topic.readers)
@@ -197,7 +198,7 @@ class KafkaEventConsumer:
 
     def _consume(self) -> None:
         consumer = KafkaConsumer(
-            bootstrap_servers=self._bootstrap.split(","),
+            **self._bootstrap.options(),
             group_id=self._group,
             client_id=self._group,
             enable_auto_commit=False,

@@ -13,6 +13,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, Ne
 from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
 from opentelemetry import trace
 
+from services.kit.bus.brokers import Brokers
 from services.kit.bus.cloudevents import EncodedEvent, dead_letter, encode, refusal_headers
 from services.kit.bus.port import DeadLetter, Delivery, OutgoingEvent
 from services.kit.bus.topics import CODEC, DEAD_LETTERS, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, TOPICS, Topic
@@ -25,7 +26,7 @@ _RECONNECT_PAUSE_S = 1.0
 _CLOSE_S = 5.0
 
 
-def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replication: int = -1) -> None:
+def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *, replication: int = -1) -> None:
     """Creates the topics that do not exist yet, each in so many copies (-1: as many as the brokers make by default).
 
     Those that exist get the settings of the table, which may be newer than they are. A retention that is longer stays,
@@ -35,7 +36,7 @@ def ensure_topics(bootstrap: str, topics: Sequence[Topic] = TOPICS, *, replicati
         UnavailableError: no broker answers, or the topics are not ready in time.
     """
     try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), client_id="tidemill-topics")
+        admin = KafkaAdminClient(**Brokers.of(bootstrap).options(), client_id="tidemill-topics")
     except (KafkaError, ValueError) as error:
         raise UnavailableError(
             f"No Kafka broker answers at {bootstrap}: {error}", reason="KAFKA_UNAVAILABLE", retry_after_s=2
@@ -89,8 +90,8 @@ class KafkaEventPublisher:
     producer id when it gives up a batch that it had sent, asks for no other and sends nothing ever again.
     """
 
-    def __init__(self, bootstrap: str, service: str, *, delivery_timeout_s: float = 30.0) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, bootstrap: Brokers | str, service: str, *, delivery_timeout_s: float = 30.0) -> None:
+        self._bootstrap = Brokers.of(bootstrap)
         self._service = service
         self._timeout_s = delivery_timeout_s
         self._tracer = trace.get_tracer(__name__)
@@ -121,7 +122,7 @@ class KafkaEventPublisher:
     def _connect(self) -> KafkaProducer:
         timeout_ms = int(self._timeout_s * 1000)
         return KafkaProducer(
-            bootstrap_servers=self._bootstrap.split(","),
+            **self._bootstrap.options(),
             client_id=f"tidemill-{self._service}",
             acks="all",
             enable_idempotence=True,

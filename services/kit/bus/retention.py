@@ -16,6 +16,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
+from services.kit.bus.brokers import Brokers
 from services.kit.bus.topics import Topic
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,8 @@ def _read_by_all(admin: KafkaAdminClient, places: Mapping[TopicPartition, Topic]
 class RetentionKeeper:
     """Keeps topics until they are read, for one of their readers; `start` it once, `stop` it once."""
 
-    def __init__(self, bootstrap: str, topics: Sequence[Topic]) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, bootstrap: Brokers | str, topics: Sequence[Topic]) -> None:
+        self._bootstrap = Brokers.of(bootstrap)
         self._topics = [topic for topic in topics if topic.readers]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
@@ -112,11 +113,11 @@ class RetentionKeeper:
         Raises:
             KafkaError: the broker is away or refuses.
         """
-        servers = self._bootstrap.split(",")
-        admin = KafkaAdminClient(bootstrap_servers=servers, client_id="tidemill-retention")
+        options = self._bootstrap.options()
+        admin = KafkaAdminClient(**options, client_id="tidemill-retention")
         try:
             keep_until_read(admin, self._topics)
-            consumer = KafkaConsumer(bootstrap_servers=servers, client_id="tidemill-retention")
+            consumer = KafkaConsumer(**options, client_id="tidemill-retention")
             try:
                 deleted = delete_read(admin, consumer, self._topics, int(time.time() * 1000))
             finally:

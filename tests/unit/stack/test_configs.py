@@ -70,8 +70,8 @@ def test_a_circle_is_refused() -> None:
 
 
 def test_everything_listens_on_loopback_only() -> None:
-    properties = kafka.server_properties(Path("/s/kafka"), PORTS)
-    assert "listeners=PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093\n" in properties
+    properties = kafka.server_properties(Path("/s/kafka"), PORTS, {})
+    assert "listeners=BROKER://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093\n" in properties
     assert "0.0.0.0" not in properties
     assert "network.host: 127.0.0.1\n" in elasticsearch.elasticsearch_yml(Path("/s/es"), PORTS)
     for service in SERVICES:
@@ -80,7 +80,7 @@ def test_everything_listens_on_loopback_only() -> None:
 
 
 def test_topics_are_never_made_by_accident() -> None:
-    assert "auto.create.topics.enable=false\n" in kafka.server_properties(Path("/s/kafka"), PORTS)
+    assert "auto.create.topics.enable=false\n" in kafka.server_properties(Path("/s/kafka"), PORTS, {})
 
 
 def test_each_service_knows_its_parts_and_peers() -> None:
