@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.engine.batch import Batch
 from services.cleaning.engine.compiler import compile_recipe
+from services.cleaning.engine.operators.pii import MaskPii, MaskPiiParams
 from services.cleaning.engine.registry import default_registry
 
 ALL = ["url", "email", "id_card", "bank_card", "ip", "phone"]
@@ -70,3 +72,45 @@ def test_tokens_can_be_chosen() -> None:
     spec = OperatorSpec("mask_pii", {"kinds": ["email"], "tokens": {"email": "[PATIENT_INFO]"}})
     recipe = compile_recipe(default_registry(), [spec])
     assert recipe.clean("a.b@example.org 13812345678", {}).text == "[PATIENT_INFO] 13812345678"
+
+
+def test_a_medical_report_comes_out_masked_and_in_standard_terms() -> None:
+    """The example that the project began with."""
+    terms = {"心肌梗塞": "心肌梗死", "脑溢血": "脑出血"}
+    recipe = compile_recipe(default_registry(), [OperatorSpec("mask_pii"), OperatorSpec("term_map", {"terms": terms})])
+    report = "患者张三，男，65岁，联系电话13812345678，因急性心肌梗塞入院，既往有脑溢血病史。"
+    assert recipe.clean(report, {"summary": "患者：李四，脑溢血"}).text == (
+        "[PATIENT_INFO]，联系电话[PHONE]，因急性心肌梗死入院，既往有脑出血病史。"
+    )
+    assert recipe.clean(report, {"summary": "患者：李四，脑溢血"}).attributes == {"summary": "[PATIENT_INFO]，脑溢血"}
+
+
+def test_a_batch_is_masked_as_its_texts_are_one_by_one() -> None:
+    operator = MaskPii(MaskPiiParams())
+    texts = [
+        "1",
+        "234567",
+        "",
+        "13812345678",
+        "８８",
+        "a@b.example",
+        "10.0.0.7",
+        "京A12345",
+        "密码：abc123",
+        "x" * 30,
+        "138",
+    ]
+    for size in (1, 2, 5, len(texts)):
+        for start in range(len(texts)):
+            batch = Batch((text, {}) for text in texts[start : start + size])
+            expected = [operator.map(text) for text in batch.texts]
+            operator.map_texts(batch)
+            assert batch.texts == expected
+
+
+@pytest.mark.parametrize(
+    "piece", ["@", "a@b.example ", "13812345678 ", "1", "password=", "患者", "://a:b@", "1.", "(", "+1 ", "born 1 "]
+)
+def test_hostile_texts_take_no_longer_than_others(piece: str) -> None:
+    # Quadratic in the length these would take hours.
+    masked(piece * (400_000 // len(piece)))

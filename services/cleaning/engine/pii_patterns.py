@@ -1,0 +1,252 @@
+# ruff: noqa: E501 - a pattern is easier to read on one line
+"""What personal data looks like, kind by kind; a shape that other things share needs a word beside it.
+
+All patterns run on text whose full-width signs were made narrow, place by place. A pattern's group `value`, where it
+has one, is what is masked; words around it stay.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from services.cleaning.engine.pii_checks import (
+    digits_of,
+    is_card_number,
+    is_china_id,
+    is_hong_kong_id,
+    is_ipv6,
+    is_old_china_id,
+    is_social_security,
+    is_taiwan_id,
+)
+
+Kind = Literal[
+    "credential",
+    "url",
+    "email",
+    "medical_record",
+    "passport",
+    "messenger",
+    "birth_date",
+    "id_card",
+    "bank_card",
+    "plate",
+    "ip",
+    "phone",
+    "patient",
+]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+Match = re.Match[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A pattern of a kind, and where to look for it: nowhere else does it match.
+
+    `signs`: near one of these; `digits`: where seven digits stand close together; `dots`: at numbers with dots between
+    them; `plate`: where a Chinese plate begins. `check` says whether a match is one; `reach` is how far behind such a
+    place it may end.
+    """
+
+    kind: Kind
+    pattern: re.Pattern[str]
+    signs: tuple[str, ...] = ()
+    digits: bool = False
+    dots: bool = False
+    plate: bool = False
+    check: Callable[[Match], bool] | None = None
+    reach: int = 320
+
+    @property
+    def has_value(self) -> bool:
+        """Whether a part of the match is masked, not all of it."""
+        return "value" in self.pattern.groupindex
+
+
+_CASE: Final = re.IGNORECASE
+# What stands directly before a number that counts things and not people.
+_OTHER_NUMBER: Final = re.compile(
+    r"(?:订单|单号|编号|流水|运单|快递|货号|型号|批号|序列|款号|条码|条形码|商品|发票|合同|工单|时间戳|坐标|经度|纬度|版本|"
+    r"isbn|issn|ean|upc|sku|imei|doi|gtin|order|invoice|tracking|serial|part|model|item|ticket|lot|batch|"
+    r"confirmation|version|commit|hash|timestamp|build|bug|issue|pmid|arxiv|catalog(?:ue)?|patent|case|"
+    r"latitude|longitude|lat|lon|lng|s/n|p/n|\bpo|\bref(?:erence)?|\bts|epoch|id|第)"
+    r"(?:[ \t]*(?:no\.?|nos\.?|number|numbers|num|code|id|#|号|码|为|是|is|was|[:：=#.]))*[ \t\"']*$",
+    _CASE,
+)
+_VERSION_BEFORE: Final = re.compile(
+    r"(?:\bv|\bver|version|release|build|firmware|driver|kernel|section|chapter|clause|article|appendix|figure|table|"
+    r"oid|§|版本号?|固件|驱动|第|章|节|条|图|表|升级到|更新到|chrome/|firefox/|safari/|edge/)[ .:：]*(?:为|是|is|to)?[ ]*$",
+    _CASE,
+)
+_VERSION_AFTER: Final = re.compile(r"[ ]?(?:版|节|章|条|beta|alpha|rc\d|release|build)", _CASE)
+_IP_BEFORE: Final = re.compile(
+    r"(?:\bip|ip地址|address|addr|host|server|ping|dns|gateway|subnet|from|client|peer|proxy|ssh|login|@|//|地址|服务器|"
+    r"网关|主机|登录|来自|访问|代理)[a-z ]{0,10}[ :：=为是]*\[?$",
+    _CASE,
+)
+
+
+_UNIT_AFTER: Final = re.compile(
+    r"[ ]?(?:元|万|亿|块钱|美元|美金|欧元|日元|件|个|人次|股|吨|字节|bytes?\b|euros?\b|dollars?\b|pounds?\b|usd\b|rmb\b|eur\b)",
+    _CASE,
+)
+
+
+def _before(match: Match, size: int = 40) -> str:
+    start = match.start("value") if "value" in match.re.groupindex else match.start()
+    return match.string[max(0, start - size) : start]
+
+
+def _counts_things(match: Match) -> bool:
+    return _OTHER_NUMBER.search(_before(match)) is not None
+
+
+def _is_card(match: Match) -> bool:
+    digits = digits_of(match["value"])
+    if not is_card_number(digits):
+        return False
+    grouped = " " in match["value"] or "-" in match["value"]
+    # Article numbers have thirteen digits and start like a card's.
+    short = len(digits) == 13 and not re.search(r"卡|card|visa", _before(match), _CASE)
+    return grouped or not (short or _counts_things(match))
+
+
+def _is_ipv4(match: Match) -> bool:
+    before = _before(match)
+    if _VERSION_BEFORE.search(before) or _VERSION_AFTER.match(match.string, match.end()):
+        return False
+    octets = [int(octet) for octet in match["value"].split(".")]
+    # Four small numbers are a version, a section or a scale more often than an address.
+    return max(octets) > 30 or octets[0] == 10 or _IP_BEFORE.search(before) is not None
+
+
+def _is_phone(match: Match) -> bool:
+    return not _counts_things(match) and _UNIT_AFTER.match(match.string, match.end()) is None
+
+
+def _is_plain_phone(match: Match) -> bool:
+    # Up to thirteen of the number, six of an extension.
+    return 9 <= len(digits_of(match["value"])) <= 19 and _is_phone(match)
+
+
+def _is_message_id(match: Match) -> bool:
+    line = match.string.rfind("\n", max(0, match.start() - 200), match.start()) + 1
+    return (
+        re.match(r"[> ]*(?:Message-ID|In-Reply-To|References)\s*:", match.string[line : match.start()], _CASE)
+        is not None
+    )
+
+
+_PLACEHOLDER: Final = re.compile(
+    r"[*xX.•·_-]+$|[<{$%\[(]|(?:none|null|nil|undefined|true|false|required|optional|empty|string|str|yes|no|your\w*|"
+    r"password|passwd|secret|token|example|changed?|reset|expired|incorrect|invalid|wrong|input|get\w*|os\.\w+|self\.\w+|"
+    r"self|env|request|config|settings|len|hash\w*)\b(?![-_@!#$%0-9])",
+    _CASE,
+)
+
+
+def _is_secret(match: Match) -> bool:
+    value = match["value"]
+    if _PLACEHOLDER.match(value):
+        return False
+    # After `=` any word is one; after a colon or in a sentence, words are words.
+    return "=" in match["sign"] or any(not char.isalpha() for char in value)
+
+
+def _is_key(match: Match) -> bool:
+    value = match["value"]
+    return not _PLACEHOLDER.match(value) and any(char.isdigit() for char in value)
+
+
+def _is_patient(match: Match) -> bool:
+    if match["sure"] is not None or match["sex"] is not None or match["age"] is not None:
+        return True
+    return match["name"] not in _NO_NAMES and match["name"][0] not in _UNSURE_SURNAMES
+
+
+_SURNAMES: Final = (
+    "王李张刘陈杨黄赵周吴徐孙朱马胡郭林何高梁郑罗宋谢唐韩曹许邓萧冯曾程蔡彭潘袁于董余苏叶吕魏蒋田杜丁沈姜范江傅钟卢汪戴崔任陆廖"
+    "姚方金邱夏谭韦贾邹石熊孟秦阎薛侯雷白龙段郝孔邵史毛常万顾赖武康贺严尹钱施牛洪龚汤陶黎温莫易樊乔文安殷颜庄章鲁倪庞邢俞翟蓝聂"
+    "齐向申葛柴伍覃骆关焦柳欧祝纪尚毕耿芦左季管符辛苗詹曲靳祁路涂兰甘裴梅童翁霍游阮尤岳柯牟滕谷舒卜成饶宁凌盛查单冉鲍华包屈房喻"
+)
+_UNSURE_SURNAMES: Final = frozenset("于曾何高方常白易安温向成单华包关路房文万严黄宁左管游")
+_NO_NAMES: Final = frozenset(
+    ("马上", "任何", "周围", "康复", "夏季", "江南", "金额", "史上", "全部", "石膏", "余下", "钟情", "陈述", "陈诉")
+)
+_IPV6: Final = re.compile(
+    r"(?<![0-9A-Za-z:.])(?P<value>(?:[0-9A-Fa-f]{1,4}:){1,7}(?::?[0-9A-Fa-f]{1,4}){1,6})(?![0-9A-Za-z:])"
+)
+PROVINCES: Final = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
+"""First signs of Chinese plates."""
+# fmt: off
+_RULES: Final[tuple[Rule, ...]] = (
+    # --- credentials
+    Rule("credential", re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----.{0,20000}?-----END [A-Z ]{0,30}PRIVATE KEY-----", re.DOTALL), ("PRIVATE KEY",), reach=25_000),
+    Rule("credential", re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![A-Za-z0-9])"), ("AKIA", "ASIA", "ABIA", "ACCA")),
+    Rule("credential", re.compile(r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{22,255}|glpat-[\w-]{20,64}|xox[abeoprs]-[A-Za-z0-9-]{10,200}|AIza[\w-]{35}|(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,128}|sk-(?:proj-|ant-|or-)?[\w-]{20,200}|hf_[A-Za-z0-9]{30,40}|npm_[A-Za-z0-9]{36}|pypi-[\w-]{50,250}|SG\.[\w-]{16,32}\.[\w-]{16,64})(?![A-Za-z0-9])", re.ASCII), ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "AIza", "_live_", "_test_", "sk-", "hf_", "npm_", "pypi-", "SG.")),
+    Rule("credential", re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{4,}\.[\w-]{8,}", re.ASCII), ("eyJ",), reach=4000),
+    Rule("credential", re.compile(r"://[^\s/:@<>\"']{1,64}:(?P<value>[^\s/@<>\"']{1,128})@", re.ASCII), ("://",)),
+    Rule("credential", re.compile(r"\b(?:Bearer|Basic)[ ]+(?P<value>[A-Za-z0-9_\-.+/=]{16,512})"), ("Bearer", "Basic"), check=_is_key),
+    Rule("credential", re.compile(r"(?:pass(?:word|wd|phrase|code)?|pwd|密码|口令)[\"']?(?P<sign>[ ]*(?:[:=]|(?:is|was|是|为)(?:[:=])?)[ ]*)[\"']?(?P<value>(?:[!#$%*+\-./0-9:=?@A-Z\[\]^_`a-z{|}~]|&(?!\w+=)){4,64})(?<![.?:])", _CASE), ("assw", "assph", "assco", "pwd", "PWD", "Pwd", "ASSW", "密码", "口令"), check=_is_secret),
+    Rule("credential", re.compile(r"(?:api[_ -]?key|secret[_ -]?(?:access[_ -]?)?key|access[_ -]?(?:key|token)|auth[_ -]?token|client[_ -]?secret|secret|token|密钥|令牌)[\"']?[ ]*(?:[:=]|是|为|is)[ ]*[\"']?(?P<value>[A-Za-z0-9_\-+/=.]{12,512})", _CASE), ("pi_key", "pi-key", "pikey", "pi key", "PI key", "PI_KEY", "piKey", "secret_", "secret-", "secret:", "secret=", "secret =", "secret is", "Secret:", "secret key", "SECRET", "token", "Token", "TOKEN", "ess_key", "ess key", "ESS_KEY", "essKey", "密钥", "令牌"), check=_is_key),
+    # --- addresses of the net
+    Rule("url", re.compile(r"(?:(?:https?|ftp)://|(?<![\w.@-])www\.(?=[\w-]+\.))[^\s<>\"'\u3000-\u303f\u3400-\u9fff\uff00-\uffef]+(?<![.,;:!?)\]])"), ("://", "www.")),
+    Rule("email", re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+'-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9-])"), ("@",), check=lambda match: not _is_message_id(match)),
+    Rule("email", re.compile(r"(?<![\w.])[A-Za-z0-9][\w.+-]{0,63}[ ]?[\[(](?:at|AT)[\])][ ]?[A-Za-z0-9-]{1,63}(?:[ ]?(?:[\[(](?:dot|DOT)[\])]|\.)[ ]?[A-Za-z0-9-]{2,24}){1,4}", re.ASCII), ("(at)", "[at]", "(AT)", "[AT]")),
+    # --- numbers with their word
+    Rule("medical_record", re.compile(r"(?:病历|病案|住院|门诊|就诊卡?|挂号|检查|病人|患者|登记|医保卡?|社保卡?)(?:编号|号码|号|ID)[ ]*(?:是|为)?[ ]*[:：#]?[ ]*(?P<value>[A-Za-z]{0,4}-?[0-9][0-9A-Za-z-]{3,19})(?![0-9A-Za-z])"), ("病历", "病案", "住院", "门诊", "就诊", "挂号", "检查", "病人", "患者", "登记", "医保", "社保")),
+    Rule("medical_record", re.compile(r"\b(?:MRN|medical record|patient (?:id|record|identifier)|(?:hospital|chart|NHS|medicare|medicaid|health (?:card|insurance)|encounter|admission|accession))[ ]*(?:no\.?|number|num|id|#)?[ ]*(?:is|was)?[ ]*[:#]?[ ]*(?P<value>[A-Z]{0,4}-?[0-9](?:[0-9A-Z]|[- ](?=[0-9])){4,19})(?![0-9A-Za-z])", _CASE), ("MRN", "mrn", "edical record", "edical Record", "atient id", "atient ID", "atient rec", "atient Id", "ospital n", "ospital N", "hart n", "hart N", "NHS", "edicare", "edicaid", "ealth card", "ealth insurance", "ncounter n", "ncounter i", "dmission n", "ccession n", "atient Rec", "ospital #", "hart #")),
+    Rule("passport", re.compile(r"(?:护照|通行证|台胞证|回乡证)(?:号码|号|编号)?[ ]*(?:是|为)?[ ]*[:：]?[ ]*(?P<value>[A-Z]{0,2}[0-9]{7,10})(?![0-9A-Za-z])", _CASE), ("护照", "通行证", "台胞证", "回乡证")),
+    Rule("passport", re.compile(r"\bpassports?[ ]*(?:no\.?|number|num|id|#)?[ ]*(?:is|was)?[ ]*[:#]?[ ]*\(?(?P<value>(?=(?:[A-Z]{0,2}[0-9]){4})[A-Z0-9]{6,10})(?![0-9A-Za-z])", _CASE), ("assport", "ASSPORT")),
+    Rule("messenger", re.compile(r"(?:微信|薇信|威信|V信|wechat|weixin|(?<![A-Za-z])[WV]X)[ ]*(?P<label>号码?|id|账号|account)?(?P<sign>[ ]*(?:[:：]|是|为|is)[ ]*|[ ]*)(?P<value>[A-Za-z][-_A-Za-z0-9]{5,19})(?![-_A-Za-z0-9@])", _CASE), ("微信", "薇信", "威信", "V信", "v信", "echat", "eChat", "ECHAT", "eixin", "VX", "vx", "Vx", "WX", "wx"), check=lambda match: bool(match["label"] or match["sign"].strip(" is")) or any(not char.isalpha() for char in match["value"])),
+    Rule("messenger", re.compile(r"(?:(?<![A-Za-z])QQ|扣扣|企鹅号)[ ]*(?:号码?|群号?|账号|number|no\.?)?[ ]*(?:是|为|is)?[ ]*[:：]?[ ]*(?P<value>[1-9][0-9]{4,10})(?![0-9A-Za-z])", _CASE), ("QQ", "qq", "Qq", "扣扣", "企鹅号")),
+    Rule("birth_date", re.compile(
+        r"(?:出生(?:日期|年月日?|时间|于)?|生日|生于|\bDOB|D\.O\.B\.?|date of birth|birth[ ]?date|birthday|\bborn)[ ]*(?:是|为|is|was|on|the)?[ ]*[:：]?[ ]*"
+        r"(?P<value>(?:18|19|20)[0-9]{2}[-/. ]?(?:年[ ]?)?(?:1[0-2]|0?[1-9])[-/. ]?(?:月[ ]?)?(?:(?:[12][0-9]|3[01]|0?[1-9])日?)?(?![0-9])"
+        r"|[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:(?:18|19|20)[0-9]{2}|[0-9]{2})(?![0-9])"
+        r"|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?[ ][0-3]?[0-9](?:st|nd|rd|th)?,?[ ](?:18|19|20)[0-9]{2}"
+        r"|[0-3]?[0-9](?:st|nd|rd|th)?[ ](?:of[ ])?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?,?[ ](?:18|19|20)[0-9]{2})", _CASE),
+        ("出生", "生日", "生于", "born", "Born", "of birth", "irthda", "irth date", "irthDate", "Birth", "DOB", "dob", "O.B", "BORN", "BIRTH")),
+    Rule("birth_date", re.compile(r"(?<![0-9])(?P<value>(?:18|19|20)[0-9]{2}[ ]?年[ ]?(?:1[0-2]|0?[1-9])[ ]?月(?:[ ]?(?:[12][0-9]|3[01]|0?[1-9])[ ]?[日号])?)(?=出生|生于|生人|生[,，。；;)）])"), ("出生", "生于", "生人", "月生", "日生", "号生")),
+    # --- identity
+    Rule("id_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[1-9][0-9]{5} ?(?:18|19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:[0-2][0-9]|3[01]) ?[0-9]{3}[0-9Xx])(?![0-9A-Za-z])"), digits=True, check=lambda match: is_china_id(match["value"])),
+    Rule("id_card", re.compile(r"(?:身份证|证件)[^0-9\n]{0,8}(?P<value>[1-9][0-9]{14})(?![0-9A-Za-z])"), ("身份证", "证件"), check=lambda match: is_old_china_id(match["value"])),
+    Rule("id_card", re.compile(r"(?<![0-9A-Za-z.-])(?P<value>[0-8][0-9]{2}-[0-9]{2}-[0-9]{4})(?![0-9A-Za-z-])"), digits=True, check=lambda match: is_social_security(match["value"]) and not _counts_things(match)),
+    Rule("id_card", re.compile(r"(?:\bSSN|social security(?: (?:no\.?|number|num|#))?|\bTIN|\bITIN)[ ]*(?:is|was)?[ ]*[:#]?[ ]*(?P<value>[0-9]{3}[ -]?[0-9]{2}[ -]?[0-9]{4})(?![0-9])", _CASE), ("SSN", "ssn", "ecurity", "TIN"), check=lambda match: is_social_security(match["value"])),
+    Rule("id_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[A-Z][12][0-9]{8})(?![0-9A-Za-z])"), digits=True, check=lambda match: is_taiwan_id(match["value"]) and not _counts_things(match)),
+    Rule("id_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[A-Z]{1,2}[0-9]{6}\([0-9A]\))"), digits=True, check=lambda match: is_hong_kong_id(match["value"])),
+    Rule("id_card", re.compile(r"(?:national insurance|\bNINO|\bNI)[ ]*(?:no\.?|number)?[ ]*(?:is|was)?[ ]*[:#]?[ ]*(?P<value>[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D])(?![0-9A-Za-z])", _CASE), ("nsurance", "NI"), check=None),
+    Rule("bank_card", re.compile(r"(?<![0-9A-Za-z.+-])(?P<value>[2-9][0-9]{3}(?:[ -]?[0-9]{4}){2,3}(?:[ -]?[0-9]{1,7})?|3[47][0-9]{2}[ -][0-9]{6}[ -][0-9]{5}|3[0-9]{3}[ -][0-9]{6}[ -][0-9]{4})(?![0-9A-Za-z@-]|\.[0-9])"), digits=True, check=_is_card),
+    Rule("plate", re.compile(rf"(?P<value>[{PROVINCES}][A-HJ-NP-Z][·•.\- ]?(?:(?=[A-HJ-NP-Z0-9]*[0-9]{{2}})[A-HJ-NP-Z0-9]{{4}}[A-HJ-NP-Z0-9挂学警港澳领]|[DF][A-HJ-NP-Z0-9][0-9]{{4}}|[0-9]{{5}}[DF]))(?![0-9A-Za-z])"), plate=True),
+    Rule("plate", re.compile(r"(?:licen[cs]e plates?|(?:number )?plates?|(?:vehicle )?registration|reg|车牌)[ ]*(?:no\.?|number|num|号码?|#)?[ ]*(?:is|was|是|为)?[ ]*[:：#]?[ ]*(?P<value>(?=[A-Z0-9 -]*[0-9])(?=[A-Z0-9 -]*[A-Z])[A-Z0-9]{1,4}[ -]?[A-Z0-9]{2,4}(?:[ -]?[A-Z0-9]{1,3})?)(?![0-9A-Za-z])"), ("plate", "Plate", "PLATE", "registration", "Registration", "reg ", "Reg ", "reg:", "Reg:", "车牌")),
+    # --- where people are reached
+    Rule("ip", re.compile(r"(?<![0-9A-Za-z.])(?P<value>(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]))(?![0-9A-Za-z]|\.[0-9])"), dots=True, check=_is_ipv4),
+    Rule("ip", _IPV6, ("::",), check=lambda match: is_ipv6(match["value"])),
+    Rule("ip", _IPV6, digits=True, check=lambda match: is_ipv6(match["value"])),
+    # With the code of a country
+    Rule("phone", re.compile(r"(?<![0-9A-Za-z+])(?P<value>\+[1-9](?:[ ().-]{0,2}[0-9]){7,14}(?:[ ]?(?:[Xx]|[Ee]xt\.?)[ ]?[0-9]{1,6})?)(?![0-9A-Za-z])"), digits=True),
+    # China: mobile, landline with its area, 400 and 800
+    Rule("phone", re.compile(r"(?<![0-9])(?<![0-9]\.)(?<![A-Za-z]-)(?:(?<![A-Za-z])|(?<=tel)|(?<=Tel)|(?<=TEL)|(?<=phone)|(?<=Phone)|(?<=mobile)|(?<=Mobile)|(?<=cell)|(?<=[VvWw][Xx]))(?P<value>(?:\(?(?:\+|00)?86\)?[ -]?)?1[3-9][0-9](?:[ -]?[0-9]{4}){2})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_phone),
+    Rule("phone", re.compile(r"(?<![0-9A-Za-z.+-])(?P<value>(?:(?:\+|00)86[ -]?)?\(?0?(?:10|2[0-57-9]|[3-9][0-9]{2})\)?[ -]?[2-9][0-9]{2,3}[ -]?[0-9]{4}(?:[ ]?(?:-|转|分机|ext\.?|x)[ ]?[0-9]{1,6})?)(?![0-9A-Za-z]|[.-][0-9])", _CASE), digits=True, check=lambda match: re.match(r"\(?0|\+", match["value"]) is not None and _is_plain_phone(match)),
+    Rule("phone", re.compile(r"(?<![0-9A-Za-z.-])(?P<value>[48]00[ -]?[0-9]{3,4}[ -]?[0-9]{3,4})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=lambda match: len(digits_of(match["value"])) == 10 and _is_phone(match)),
+    Rule("phone", re.compile(r"(?:电话|座机|固话|热线|传真|来电|致电|拨打|联系方式|\btel|\bphone|\bfax|\bcall|\btext|\bdial)(?:号码?|[. ]?(?:no\.?|number))?[ ]*(?:是|为|is|me at|us at|me on|at|on)?[ ]*[:：]?[ ]*(?P<value>[2-9][0-9]{2,3}[- ]?[0-9]{4}|[2-9][0-9]{9})(?![0-9A-Za-z]|[.-][0-9])", _CASE), digits=True),
+    # North America; a word before it may be glued to it
+    Rule("phone", re.compile(r"(?<![0-9])(?<![0-9][.-])(?:(?<![0-9A-Za-z.])|(?<=[a-z]{3})|(?<=[a-z]{3}:)|(?<=[A-Za-z]\.))(?P<value>(?:(?:\+|00)?1[ .-])?(?:\([2-9][0-9]{2}\)[ -]?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}(?:[ ]?(?:[Xx]|[Ee]xt\.?|extension)[ ]?[0-9]{1,6})?)(?![0-9A-Za-z]|[-][0-9]|\.[0-9])"), digits=True, check=_is_phone),
+    Rule("phone", re.compile(r"(?<![0-9A-Za-z])(?P<value>001[ -][2-9][0-9]{2}[ -][0-9]{3}[ -][0-9]{4})(?![0-9A-Za-z])"), digits=True),
+    # Britain, France, Japan, Australia, Germany: a zero, the area, groups
+    Rule("phone", re.compile(r"(?<![0-9A-Za-z.+/:-])(?P<value>\(?0[1-9][0-9]{1,4}\)?(?:[ -][0-9]{3,8}){1,3}|0[1-9](?:[ .][0-9]{2}){4}|0[1-9][ -][0-9]{4}[ -][0-9]{4}|0[789]0-?[0-9]{4}-?[0-9]{4}|07[0-9]{9}|07[0-9]{3} [0-9]{6})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_plain_phone),
+    # --- medical reports
+    Rule("patient", re.compile(
+        rf"(?P<value>(?:患者|病人)(?:(?P<sure>(?:姓名)?[ ]*[:：][ ]*|姓名[ ]*)(?=[\u4e00-\u9fff])|[ ]?)(?P<name>(?:[{_SURNAMES}]|欧阳|上官|司马|诸葛|司徒|夏侯)[\u4e00-\u9fff×某]{{1,2}}?)"
+        r"(?:先生|女士|小姐)?(?:[,，、 ][ ]*(?:性别[:：]?)?(?P<sex>男|女)性?)?(?:[,，、 ][ ]*(?:年龄[:：]?)?(?P<age>[0-9]{1,3})[ ]?岁)?)(?=[,，。；;、()（）\s]|$|因|主诉|于[0-9]|入院|就诊|住院)"), ("患者", "病人"), check=_is_patient),
+    Rule("patient", re.compile(r"\b(?P<value>[Pp]atient(?:'s)?(?: [Nn]ame)?[ ]*:[ ]*[A-Z][a-z'-]+(?: [A-Z]\.?)?(?: [A-Z][a-z'-]+){1,2})"), ("atient",)),
+)
+# fmt: on
+
+
+def rules_of(kinds: frozenset[str]) -> tuple[Rule, ...]:
+    """The rules of some kinds, the stricter first: what one has found is not looked at by those behind it."""
+    return tuple(rule for rule in _RULES if rule.kind in kinds)

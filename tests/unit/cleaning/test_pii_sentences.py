@@ -1,0 +1,61 @@
+"""Precision and recall of masking on sentences written by hand, kind by kind, in both languages."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.engine.operators.pii import MaskPii, Span
+from services.cleaning.engine.pii_patterns import KINDS
+from services.cleaning.engine.registry import default_registry
+
+MARKED = re.compile(r"\{([a-z_]+)\|([^{}]*)\}")
+
+
+def sentences() -> list[tuple[str, list[Span]]]:
+    found = []
+    path = Path(__file__).parent / "data" / "pii.txt"
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") or not line:
+            continue
+        text, spans, end = "", [], 0
+        for match in MARKED.finditer(line):
+            text += line[end : match.start()]
+            spans.append(Span(len(text), len(text) + len(match[2]), match[1]))
+            text += match[2]
+            end = match.end()
+        found.append((text + line[end:], spans))
+    return found
+
+
+SENTENCES = sentences()
+SPEC = OperatorSpec("mask_pii", {"kinds": [kind for kind in KINDS if kind != "url"]})
+MASK: MaskPii = default_registry().build(SPEC, 0)  # type: ignore[assignment]  # the registry knows operators only
+
+
+def test_the_sentences_are_many_and_cover_every_kind() -> None:
+    kinds = Counter(span.kind for _, spans in SENTENCES for span in spans)
+    assert len(SENTENCES) >= 300
+    assert set(kinds) == set(KINDS) - {"url"}
+    assert min(kinds.values()) >= 8
+    assert sum(not spans for _, spans in SENTENCES) >= 120
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"url"}))
+def test_precision_and_recall_of_a_kind(kind: str) -> None:
+    right = missed = wrong = 0
+    errors = []
+    for text, spans in SENTENCES:
+        expected = {span for span in spans if span.kind == kind}
+        found = {span for span in MASK.find(text) if span.kind == kind}
+        right += len(expected & found)
+        missed += len(expected - found)
+        wrong += len(found - expected)
+        if expected != found:
+            errors.append(f"{text}: {[text[span.start : span.end] for span in found]}")
+    assert right / (right + missed) >= 0.99, errors
+    assert right / (right + wrong) >= 0.97, errors
