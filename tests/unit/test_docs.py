@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from docs.generate.__main__ import ROOT
+from docs.generate.__main__ import ROOT, documents
 from docs.generate.events import events
 from gateway.cli.pipeline_file import load_pipeline
 from services.kit.bus.topics import TOPICS
@@ -56,7 +56,8 @@ def test_every_variable_that_the_code_reads_is_documented() -> None:
         for name in re.findall(r"\bTIDEMILL_[A-Z][A-Z0-9_]*[A-Z0-9]\b", path.read_text("utf-8"))
     }
     assert read
-    operations = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    # With the table as it would be written now: `make check` tells of a table that is behind the settings.
+    operations = documents()[ROOT / "docs" / "operations.md"]
     assert sorted(name for name in read if f"`{name}`" not in operations) == []
 
 

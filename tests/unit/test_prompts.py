@@ -19,6 +19,7 @@ from services.inference.adapters.triton_repository import CODE_PACKAGE, TritonRe
 from services.inference.domain.model import Build, Lineage, ModelVersion, Task, VersionState
 from services.kit.errors import InvalidArgumentError
 from services.kit.prompts import TOO_LONG, PromptError, Prompts, chat_of, chat_template
+from services.kit.storage.signing import TrustedKeys
 from services.training.domain.recipe import GenerationTask
 from services.training.engine.prompts import prompts_of, training_pairs
 
@@ -94,7 +95,8 @@ def serving(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     version = ModelVersion(
         "writer", 1, Lineage("", "0" * 64), Build(Task.GENERATION, "fp32"), VersionState.LOADING, now, now
     )
-    TritonRepository(scratch / "models", scratch / "staging", None).place(version, build)
+    repository = TritonRepository(scratch / "models", scratch / "staging", TrustedKeys(scratch / "trusted"), None)
+    repository.place(version, build)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(scratch / "models" / "writer" / "1")
         patch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))

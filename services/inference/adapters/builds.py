@@ -6,16 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+from services.inference.adapters.tasks import TASKS
 from services.inference.domain.model import Build, Task
 from services.kit.errors import InvalidArgumentError
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import MANIFEST, TrustedKeys
-
-_RUNTIMES = {Task.GENERATION: "onnxruntime-genai", Task.TEXT_CLASSIFICATION: "onnxruntime"}
-_NEEDED = {
-    Task.GENERATION: ("genai_config.json", "tokenizer.json", "tokenizer_config.json"),
-    Task.TEXT_CLASSIFICATION: ("model.onnx", "tokenizer.json"),
-}
 
 
 class ArtifactBuilds:
@@ -65,11 +60,12 @@ class ArtifactBuilds:
             raise _unusable(f"The build has no {MANIFEST}.") from error
         except (ValueError, KeyError, TypeError) as error:
             raise _unusable(f"The build's {MANIFEST} is not usable: {error!r}") from error
-        if manifest.get("runtime") != _RUNTIMES[task]:
-            raise _unusable(f"A {task.value} build runs in {_RUNTIMES[task]}, not in {manifest.get('runtime')!r}.")
-        if task is Task.TEXT_CLASSIFICATION and len(labels) < 2:
-            raise _unusable("A classifier's build names at least two labels.")
-        missing = [name for name in _NEEDED[task] if not (folder / name).is_file()]
+        support = TASKS[task]
+        if manifest.get("runtime") != support.runtime:
+            raise _unusable(f"A {task.value} build runs in {support.runtime}, not in {manifest.get('runtime')!r}.")
+        if len(labels) < support.least_labels:
+            raise _unusable(f"A {task.value} build names at least {support.least_labels} labels, not {len(labels)}.")
+        missing = [name for name in support.files if not (folder / name).is_file()]
         if missing:
             raise _unusable(f"The build lacks {', '.join(missing)}.")
         return build

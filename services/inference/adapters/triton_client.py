@@ -17,7 +17,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from services.inference.adapters.triton_config import MAX_BATCH
+from services.inference.adapters.tasks import MAX_BATCH
 from services.inference.adapters.triton_guard import GuardedRequest, TritonGuard
 from services.inference.adapters.triton_liveness import Liveness
 from services.inference.adapters.triton_tensors import (

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.inference import triton_models
+from services.inference.adapters.tasks import TASKS
 from services.inference.adapters.triton_config import render_config
 from services.inference.domain.model import ModelVersion, Task
 from services.kit import prompts
@@ -33,7 +34,6 @@ _BUILD = "build"
 _PYCACHE = "__pycache__"
 # The ioctl FICLONE of linux/fs.h: a copy that shares its blocks with the original until one of them is written.
 _FICLONE = 0x40049409
-_MODULES = {Task.GENERATION: "generation", Task.TEXT_CLASSIFICATION: "classification"}
 
 
 class TritonRepository:
@@ -218,7 +218,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _code(task: Task) -> dict[str, bytes]:
     """The code of a version's folder, by path: the entry that Triton imports, and the package that it imports."""
-    entry = _ENTRY.format(package=CODE_PACKAGE, module=_MODULES[task])
+    entry = _ENTRY.format(package=CODE_PACKAGE, module=TASKS[task].module)
     package = Path(triton_models.__file__).parent
     # Prompts are built by the kit's own module, in place of the one that only names it.
     files = {path.name: path for path in (*sorted(package.glob("*.py")), Path(prompts.__file__))}

@@ -467,7 +467,7 @@ def test_a_folder_left_by_a_lost_history_is_replaced(house: House) -> None:
     [
         ({"task": "poetry"}, "not usable"),
         ({"runtime": "torch"}, "runs in onnxruntime"),
-        ({"labels": ["one"]}, "at least two labels"),
+        ({"labels": ["one"]}, "at least 2 labels"),
         ({"task": "generation", "runtime": "onnxruntime-genai"}, r"lacks genai_config\.json"),
     ],
 )

@@ -1,0 +1,82 @@
+"""What serving has to know of each task, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from services.inference.domain.model import Build, Task
+
+# Larger batches gain nothing on a CPU, and a batch makes its first request wait for its last.
+MAX_BATCH = 32
+_STRING, _INT32, _INT64, _FP32 = pb.TYPE_STRING, pb.TYPE_INT32, pb.TYPE_INT64, pb.TYPE_FP32
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSupport:
+    """How builds of a task are served."""
+
+    runtime: str
+    """What their manifest must name."""
+    files: tuple[str, ...]
+    """What they must hold, beside the manifest."""
+    module: str
+    """Module of `services.inference.triton_models` that runs them."""
+    configure: Callable[[pb.ModelConfig, Build], None]
+    """Adds inputs, outputs and batching to Triton's configuration."""
+    least_labels: int = 0
+    """So many labels their manifest must name."""
+
+
+def _generation(config: pb.ModelConfig, _: Build) -> None:
+    config.model_transaction_policy.decoupled = True
+    for name, kind, size in (
+        ("text", _STRING, 1),
+        ("messages_json", _STRING, 1),
+        ("max_tokens", _INT32, 1),
+        ("temperature", _FP32, 1),
+        ("top_p", _FP32, 1),
+        ("seed", _INT64, 1),
+        ("stop", _STRING, -1),
+    ):
+        config.input.add(name=name, data_type=kind, dims=[size], optional=True)
+    for name, kind in (
+        ("text_delta", _STRING),
+        ("finish_reason", _STRING),
+        ("prompt_tokens", _INT32),
+        ("completion_tokens", _INT32),
+    ):
+        config.output.add(name=name, data_type=kind, dims=[1])
+
+
+def _classification(config: pb.ModelConfig, build: Build) -> None:
+    config.max_batch_size = MAX_BATCH
+    # Batches form of what waits while the instance is busy; nobody waits for a batch to fill.
+    config.dynamic_batching.max_queue_delay_microseconds = 0
+    config.response_cache.enable = True
+    config.input.add(name="text", data_type=_STRING, dims=[1])
+    config.output.add(name="label", data_type=_STRING, dims=[1])
+    config.output.add(name="score", data_type=_FP32, dims=[1])
+    config.output.add(name="scores", data_type=_FP32, dims=[len(build.labels)])
+    for size in (1, 8):
+        warm_up = config.model_warmup.add(name=f"batch of {size}", batch_size=size)
+        warm_up.inputs["text"].CopyFrom(pb.ModelWarmup.Input(data_type=_STRING, dims=[1], zero_data=True))
+
+
+TASKS: Mapping[Task, TaskSupport] = {
+    Task.GENERATION: TaskSupport(
+        runtime="onnxruntime-genai",
+        files=("genai_config.json", "tokenizer.json", "tokenizer_config.json"),
+        module="generation",
+        configure=_generation,
+    ),
+    Task.TEXT_CLASSIFICATION: TaskSupport(
+        runtime="onnxruntime",
+        files=("model.onnx", "tokenizer.json"),
+        module="classification",
+        configure=_classification,
+        least_labels=2,
+    ),
+}
