@@ -19,6 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from yarl import URL
 
 from services.ingest.adapters.source_files.local import LocalFiles
 from services.ingest.adapters.source_files.network import AddressInfo
@@ -27,7 +30,7 @@ from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder, check_spec
-from services.ingest.domain.source_uri import shown
+from services.ingest.domain.source_uri import UriRefusedError, parse_uri, shown
 from services.ingest.settings import IngestSettings
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError, TidemillError
 from services.kit.source_roots import add_roots, read_roots
@@ -154,6 +157,32 @@ def test_an_address_of_another_form_is_refused_before_anything_is_sent(server: S
         assert [item.field for item in caught.value.violations] == ["spec.json_lines.uri"]
         assert "secret" not in caught.value.message
     assert server.asked == []
+
+
+@settings(max_examples=1000)
+@given(
+    st.text("htps:/fil3@#?[]%2e.\\ :\t\n*&;\u3002\uff0fé1", max_size=30).map(lambda text: f"http://{text}")
+    | st.from_regex(r"(https?|HTTP)://[a-z0-9.@:#?/%\[\]-]{1,30}", fullmatch=True)
+    | st.text(max_size=30)
+)
+def test_the_address_that_is_judged_is_the_one_that_is_asked(text: str) -> None:
+    """Two parsers that read an address differently would be a hole: ours, and the client's."""
+    try:
+        parsed = parse_uri(text)
+    except UriRefusedError:
+        return
+    assert parsed.scheme in ("file", "http", "https", "s3")
+    if parsed.scheme == "file":
+        assert parsed.path.startswith("/")
+        assert ".." not in parsed.path.split("/")
+    if not parsed.is_http:
+        return
+    try:
+        asked = URL(text.partition("#")[0])
+    except ValueError:
+        return
+    assert (asked.scheme, asked.port, asked.user) == (parsed.scheme, parsed.port, None)
+    assert (asked.host or "").rstrip(".") == parsed.host or not parsed.host.isascii()
 
 
 def test_a_pattern_is_held_against_the_same_rules() -> None:

@@ -1,0 +1,60 @@
+"""A mesh as the stack starts it reads what its user allowed on this machine, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from tidemill.ingest.v1 import ingest_service_pb2 as pb
+from tidemill.ingest.v1 import ingest_service_pb2_grpc as stubs
+from tidemill.ingest.v1.source_import_pb2 import Import, JsonLinesSource, SourceSpec
+from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec
+
+from gateway.cli.allowed_sources import allow_sources
+from gateway.cli.pipeline_file import PipelineFile
+from infra.stack.state import StackState
+from infra.stack.testing import running_parts
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
+    with running_parts({"kafka", "ingest"}, tmp_path_factory.mktemp("mesh")) as state:
+        yield state
+
+
+def run(stack: StackState, path: str) -> int:
+    """State that an import of this file ends in."""
+    with grpc.insecure_channel(stack.address("ingest")) as channel:
+        stub = stubs.IngestServiceStub(channel)
+        spec = SourceSpec(source="s", json_lines=JsonLinesSource(uri=path))
+        made = stub.CreateImport(pb.CreateImportRequest(spec=spec), timeout=60).source_import
+        watched = stub.WatchImport(pb.WatchImportRequest(name=made.name), timeout=60)
+        return [answer.source_import.state for answer in watched][-1]
+
+
+def refusal(stack: StackState, path: str) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError) as caught:
+        run(stack, path)
+    code: grpc.StatusCode = caught.value.code()
+    return code
+
+
+def test_a_folder_is_read_once_its_pipeline_was_run_here(
+    stack: StackState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops, other = tmp_path / "loops", tmp_path / "other"
+    for folder in (loops, other):
+        folder.mkdir()
+        (folder / "a.jsonl").write_text('{"text": "x"}\n')
+    for path in (loops / "a.jsonl", other / "a.jsonl", "/etc/passwd", stack.state / "stack.json"):
+        assert refusal(stack, str(path)) == grpc.StatusCode.PERMISSION_DENIED
+    monkeypatch.setenv("TIDEMILL_STATE", str(stack.state))
+    monkeypatch.delenv("TIDEMILL_DATA", raising=False)
+    allow_sources(PipelineFile(loops / "loop.yaml", PipelineSpec(), {}))
+    assert run(stack, str(loops / "a.jsonl")) == Import.STATE_SUCCEEDED
+    assert refusal(stack, str(other / "a.jsonl")) == grpc.StatusCode.PERMISSION_DENIED
+    assert refusal(stack, "http://169.254.169.254/latest/meta-data") == grpc.StatusCode.PERMISSION_DENIED
