@@ -70,7 +70,9 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     limits = settings.http_limits
     limiter = KeyLimiter()
     refusals = Refusals(metrics.registry)
-    app = create_app(peers, ring if settings.auth else None, limiter, metrics, tracer, BodyBudget(limits))
+    app = create_app(
+        peers, ring if settings.auth else None, limiter, metrics, tracer, BodyBudget(limits), settings.origins
+    )
     tls = ServerTls(settings.tls_files) if settings.tls_files is not None else None
     http = HttpServer(app, settings.http_bind, limits, refusals.count, tls.context() if tls is not None else None)
     logger.info("gateway serves %s on port %d", "HTTPS" if tls is not None else "HTTP", http.port)

@@ -102,6 +102,7 @@ ROUTES: Mapping[tuple[str, str], Roles] = {
     ("POST", "/v1/feedback"): _JUDGE,
     ("POST", "/v1/records"): _SEND,
     ("GET", "/v2"): _LOOK,
+    ("GET", "/v2/models/stats"): _LOOK,
     **{
         ("GET", f"{_V2}{version}{what}"): _LOOK
         for version in ("", "/versions/{version}")

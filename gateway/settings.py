@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gateway.http.limits import HttpLimits
 from services.kit.config import ServiceSettings
 from services.kit.tls import TlsFiles
+
+_ORIGIN = re.compile(r"https?://[^/\s,?#]+")
 
 
 class GatewaySettings(ServiceSettings):
@@ -36,6 +39,24 @@ class GatewaySettings(ServiceSettings):
     tls_client_ca: Path | None = Field(
         None, description="authorities (PEM) of clients, which must then show a certificate of theirs"
     )
+
+    cors_origins: str = Field(
+        "",
+        description="origins of web pages that may call, comma-separated (https://app.example.com), or *",
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for origin in value.split(","):
+            if origin.strip() and origin.strip() != "*" and not _ORIGIN.fullmatch(origin.strip()):
+                raise ValueError(f"has {origin.strip()!r}, which is not an origin such as https://app.example.com")
+        return value
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Origins of web pages that may call."""
+        return tuple(origin for part in self.cors_origins.split(",") if (origin := part.strip()))
 
     @model_validator(mode="after")
     def _whole_tls(self) -> Self:

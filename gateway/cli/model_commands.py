@@ -63,17 +63,23 @@ def predict(
     json_wanted: JsonOption = False,
 ) -> None:
     """Classifies texts."""
-    lines = [line for line in sys.stdin.read().splitlines() if line.strip()] if texts == ["-"] else texts
-    if not lines:
+    # Lines end with a line feed only: a text may hold the other characters that Python takes for ends of lines.
+    lines = sys.stdin.read().removesuffix("\n").split("\n") if texts == ["-"] else texts
+    asked = [line for line in lines if line.strip()]
+    if not asked:
         raise InvalidArgumentError("There is no text to classify: standard input is empty.")
     response = PredictResponse()
     with connect(address) as connection:
         # As many as one request may hold; a file piped in may have more lines.
-        for at in range(0, len(lines), _BATCH):
-            request = PredictRequest(model=_model(model), texts=lines[at : at + _BATCH])
+        for at in range(0, len(asked), _BATCH):
+            request = PredictRequest(model=_model(model), texts=asked[at : at + _BATCH])
             response.MergeFrom(connection.inference.Predict(request, metadata=connection.metadata, timeout=60))
+    # Row for row: a blank line has no answer, and keeps its place.
+    predictions = iter(response.predictions)
+    rows = [(line, next(predictions) if line.strip() else None) for line in lines]
     if json_wanted:
-        print_json(as_json(response) | {"trace_id": connection.trace_id})
+        shown = [as_json(prediction) if prediction is not None else None for _, prediction in rows]
+        print_json(as_json(response) | {"predictions": shown, "trace_id": connection.trace_id})
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
     # Where there is little room, the text gives way: whoever asked knows it, and feedback needs the answer's id.
@@ -81,7 +87,10 @@ def predict(
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("text")
     table.add_column("answer", style="bright_black", no_wrap=True)
-    for line, prediction in zip(lines, response.predictions, strict=True):
+    for line, prediction in rows:
+        if prediction is None:
+            table.add_row()
+            continue
         text = Text(" ".join(line.split()), no_wrap=True, overflow="ellipsis")
         table.add_row(prediction.label, f"{prediction.score:.3f}", text, prediction.answer)
     print_whole(table)
@@ -103,6 +112,8 @@ def generate(
     json_wanted: JsonOption = False,
 ) -> None:
     """Writes an answer, piece by piece, as it comes."""
+    if top_p == 0:
+        raise InvalidArgumentError("--top-p must be greater than 0; --temperature 0 takes the most probable token.")
     given = _text(text, file)
     request = StreamGenerateRequest(
         model=_model(model),
@@ -263,3 +274,7 @@ def feedback(
         print_json(as_json(recorded))
     else:
         stdout().print(f"{recorded.name} for {recorded.answer}", markup=False)
+        if not recorded.model_version:
+            stderr().print(
+                "No answer of this id is known yet; check it if that is not so within a minute.", style="yellow"
+            )

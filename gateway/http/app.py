@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -9,10 +10,11 @@ from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import Tracer
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from gateway.http.chat import chat_routes
-from gateway.http.door import Door, check_role
+from gateway.http.door import App, Door, check_role
 from gateway.http.errors import CODE_KEY, ClientGone, error_response
 from gateway.http.health import PartsHealth, health_routes
 from gateway.http.intake import intake_routes
@@ -37,7 +39,8 @@ def create_app(
     metrics: RequestMetrics,
     tracer: Tracer,
     bodies: BodyBudget,
-) -> Door:
+    origins: Sequence[str] = (),
+) -> App:
     """The ASGI application.
 
     Args:
@@ -47,6 +50,7 @@ def create_app(
         metrics: of this process.
         tracer: makes the server spans.
         bodies: the memory of all bodies under way.
+        origins: of web pages that may call, such as `https://app.example.com`; `*` for every page.
     """
     app = FastAPIOffline(
         title="Tidemill",
@@ -68,7 +72,18 @@ def create_app(
     app.include_router(health_routes(PartsHealth(peers.channels), metrics))
     if ring is not None:
         _document_the_key(app)
-    return Door(app, ring, limiter, metrics, tracer, bodies)
+    door = Door(app, ring, limiter, metrics, tracer, bodies)
+    if not origins:
+        return door
+    # Outside of the key check: a browser sends no key with its question whether it may call.
+    return CORSMiddleware(
+        door,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("x-trace-id", "traceparent", "retry-after", "retry-after-ms"),
+        max_age=600,
+    )
 
 
 def _document_the_key(app: FastAPI) -> None:
@@ -116,4 +131,6 @@ def _refused(request: Request, error: Exception) -> Response:
         InvalidArgumentError(f"{request.method} {path[:200]}: {error.detail}.", reason="METHOD_NOT_ALLOWED"), path
     )
     response.status_code = error.status_code
+    if allowed := (error.headers or {}).get("Allow"):
+        response.headers["allow"] = ", ".join((allowed, "HEAD")) if allowed == "GET" else allowed
     return response

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -95,6 +96,8 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET; the server sends no body for it
+            scope = {**scope, "method": "GET"}
         path = scope["path"]
         if path in _OPEN or path.startswith(_OPEN_BELOW) or (path in _LOOPBACK_ONLY and from_this_machine(scope)):
             await self._app(scope, receive, send)
@@ -119,7 +122,7 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *trace_headers]
+                message["headers"] = [*map(_relative, message.get("headers", ())), *trace_headers]
             await send(message)
 
         try:
@@ -155,6 +158,15 @@ class Door:
             span.end()
             otel_context.detach(token)
             self._metrics.observe(endpoint, time.perf_counter() - started, code)
+
+
+def _relative(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """The header; a redirect without scheme and host, which a proxy before this door may have changed."""
+    name, value = header
+    if name != b"location":
+        return header
+    parts = urlsplit(value.decode("latin-1"))
+    return name, urlunsplit(("", "", parts.path, parts.query, "")).encode("latin-1")
 
 
 def _trace_headers(span: trace.Span) -> list[tuple[bytes, bytes]]:

@@ -21,6 +21,10 @@ _FEEDBACK = frozenset({"answer", "rating", "correction", "author"})
 _BATCH = frozenset({"records", "request_id"})
 _RECORD = frozenset({"record_id", "source", "text", "attributes", "event_time"})
 _TIMEOUT_S = 30.0
+UNKNOWN_ANSWER = (
+    "No answer of this id is known yet. The feedback is kept and counts as soon as its answer is known; "
+    "check the id if that is not within a minute."
+)
 
 
 def intake_routes(peers: Peers) -> APIRouter:
@@ -42,16 +46,18 @@ def intake_routes(peers: Peers) -> APIRouter:
         with translate_rpc_errors("pipeline"):
             response = await peers.pipeline.RecordFeedback(call, timeout=_TIMEOUT_S, metadata=call_metadata())
         recorded = response.feedback
-        return json_response(
-            {
-                "name": recorded.name,
-                "answer": recorded.answer,
-                "rating": recorded.rating,
-                "correction": recorded.correction,
-                "author": recorded.author,
-                "model_version": recorded.model_version,
-            }
-        )
+        told = {
+            "name": recorded.name,
+            "answer": recorded.answer,
+            "rating": recorded.rating,
+            "correction": recorded.correction,
+            "author": recorded.author,
+            "model_version": recorded.model_version,
+        }
+        if recorded.model_version:
+            return json_response(told)
+        # Answers become known by an event, which may come after a quick judgement.
+        return json_response(told | {"warning": UNKNOWN_ANSWER}, 202)
 
     @router.post("/v1/records", **RECORDS_DOCS)
     async def records(request: Request) -> Response:

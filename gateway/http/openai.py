@@ -71,6 +71,9 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
     "store": (False,),
 }
+_MESSAGE_REFUSED = frozenset({"tool_calls", "function_call", "audio"})
+# `name` tells speakers apart, and the others come back from an answer; none of them changes what is written.
+_MESSAGE = _MESSAGE_REFUSED | {"role", "content", "name", "refusal", "annotations"}
 _KNOWN = _USED | _WITHOUT_EFFECT | _REFUSED.keys()
 
 
@@ -179,25 +182,39 @@ def _messages(body: dict[str, Any]) -> list[ChatMessage]:
         role = message.get("role")
         if not isinstance(role, str) or role not in _ROLES:
             raise invalid(f"{where}.role", f"`{where}.role` must be one of {', '.join(_ROLES)}; it is {role!r}.")
-        for name in ("tool_calls", "function_call", "audio"):
-            if message.get(name):
+        for name, value in message.items():
+            if name in _MESSAGE_REFUSED and value:
                 raise invalid(f"{where}.{name}", f"`{where}.{name}` is not offered by this server.")
-        found.append(ChatMessage(role=_ROLES[role], content=_content(message.get("content"), where)))
+            if name not in _MESSAGE:
+                raise invalid(f"{where}.{name}", f"Unrecognized request argument supplied: {where}.{name}")
+        content = message.get("content")
+        # What an assistant said by a tool call has no text; clients send such a message without its content.
+        text = "" if content is None and role == "assistant" else _content(content, where)
+        found.append(ChatMessage(role=_ROLES[role], content=text))
     return found
 
 
 def _content(content: Any, where: str) -> str:
     if isinstance(content, str):
-        return content
+        return _text(content, f"{where}.content")
     if not isinstance(content, list):
         raise invalid(f"{where}.content", f"`{where}.content` must be a string or a list of text parts.")
     texts = []
     for index, part in enumerate(content):
+        name = f"{where}.content[{index}]"
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            name = f"{where}.content[{index}]"
             raise invalid(name, f"`{name}` is not a text part; only text is offered by this server.")
-        texts.append(part["text"])
+        if unknown := part.keys() - {"type", "text"}:
+            raise invalid(f"{name}.{min(unknown)}", f"Unrecognized request argument supplied: {name}.{min(unknown)}")
+        texts.append(_text(part["text"], f"{name}.text"))
     return "".join(texts)
+
+
+def _text(text: str, where: str) -> str:
+    # The runtimes' tokenizers take it for the end of the text.
+    if "\0" in text:
+        raise invalid(where, f"`{where}` has a NUL character (U+0000); remove it.")
+    return text
 
 
 def _sampling(body: dict[str, Any]) -> SamplingParams:

@@ -14,7 +14,13 @@ from gateway.http.calls import json_response, unless_gone, watch_disconnect
 from gateway.http.schemas import INFER_DOCS
 from gateway.http.v2_codec import message_json, read_infer, write_infer
 from gateway.peers import Peers, call_metadata
-from services.kit.errors import FailedPreconditionError, InternalError, InvalidArgumentError, TidemillError
+from services.kit.errors import (
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    TidemillError,
+)
 from services.kit.grpc.errors import translate_rpc_errors
 
 _INFER_S = 60.0
@@ -36,6 +42,8 @@ def v2_routes(peers: Peers) -> APIRouter:
     async def ready(method: str, message: Any, unready: int) -> Response:
         try:
             answer = await ask(method, message, _PROBE_S)
+        except (InvalidArgumentError, NotFoundError):
+            return Response(status_code=unready)  # no such model, or a version that is not a number
         except TidemillError:
             return Response(status_code=503)
         return Response(status_code=200 if answer.ready else unready)
@@ -65,9 +73,10 @@ def v2_routes(peers: Peers) -> APIRouter:
         found = await ask("ModelConfig", v2.ModelConfigRequest(name=model, version=version))
         return json_response(message_json(found.config))
 
+    @router.get("/v2/models/stats")
     @router.get("/v2/models/{model}/versions/{version}/stats")
     @router.get("/v2/models/{model}/stats")
-    async def model_statistics(model: str, version: str = "") -> Response:
+    async def model_statistics(model: str = "", version: str = "") -> Response:
         found = await ask("ModelStatistics", v2.ModelStatisticsRequest(name=model, version=version))
         return json_response(message_json(found))
 

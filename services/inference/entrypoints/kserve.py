@@ -19,6 +19,7 @@ from opentelemetry import propagate
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from services.inference.entrypoints.texts import check_texts
 from services.kit.errors import InvalidArgumentError, UnavailableError
 
 SERVICE = "inference.GRPCInferenceService"
@@ -131,6 +132,7 @@ class KServe:
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """One answer."""
+        check_texts(request)
         _continue_trace(request)
         asked = asyncio.get_running_loop().time()
         try:
@@ -155,11 +157,17 @@ class KServe:
         model, asked = first.model_name, asyncio.get_running_loop().time()
         wanted: dict[str, set[str]] = {}
         everything: set[str] = set()
+        refused: list[InvalidArgumentError] = []
 
         async def traced() -> AsyncIterator[Any]:
             nonlocal model
             async for request in _after(first, requests):
                 model = request.model_name
+                try:
+                    check_texts(request)
+                except InvalidArgumentError as error:  # gRPC swallows what is raised here
+                    refused.append(error)
+                    return
                 _continue_trace(request)
                 if names := await self._widen(request, _DEADLINE_S):
                     wanted.setdefault(model, set()).update(names)
@@ -181,6 +189,8 @@ class KServe:
                         if answered not in everything:
                             _narrowed(response.infer_response, wanted.get(answered, set()))
                         yield response
+                    if refused:
+                        raise refused[0]
                 finally:
                     if not call.done():
                         call.cancel()

@@ -62,6 +62,7 @@ class _Running:
         settings = GatewaySettings.model_validate(
             {
                 "http_bind": "127.0.0.1:0",
+                "cors_origins": "https://app.example.com, http://localhost:3000",
                 "database_url": f"sqlite:///{self.state / 'db' / 'gateway.sqlite'}",
                 "ingest_address": address,
                 "cleaning_address": address,

@@ -34,7 +34,7 @@ from tritonclient.grpc.service_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 
-from services.kit.errors import NotFoundError
+from services.kit.errors import InvalidArgumentError, NotFoundError
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
 
@@ -161,7 +161,13 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
         return v2.ServerReadyResponse(ready=True)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if request.version and not request.version.isdigit():  # as Triton
+            raise InvalidArgumentError(f"failed to get model version from specified version string '{request.version}'")
         return v2.ModelReadyResponse(ready=request.name == "echo")
+
+    async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
+        names = [request.name] if request.name else ["echo", "writer"]
+        return v2.ModelStatisticsResponse(model_stats=[v2.ModelStatistics(name=name) for name in names])
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         return v2.ServerMetadataResponse(name="tidemill", version="1")
@@ -245,7 +251,11 @@ class FakePipeline(PipelineServiceServicer):
         self._seen.note(request, context)
         return pipeline_pb2.RecordFeedbackResponse(
             feedback=pipeline_pb2.Feedback(
-                name="feedback/f1", answer=request.answer, rating=request.rating, correction=request.correction
+                name="feedback/f1",
+                answer=request.answer,
+                rating=request.rating,
+                correction=request.correction,
+                model_version=VERSION if request.answer == ANSWER else "",
             )
         )
 

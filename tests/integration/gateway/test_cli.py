@@ -63,7 +63,7 @@ def test_predict(mesh: Mesh) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("positive") == 2
     found = json.loads(tidemill(mesh, "predict", "reviews", "-", "--json", text="a\n\nb\n").stdout)
-    assert len(found["predictions"]) == 2
+    assert [prediction is not None for prediction in found["predictions"]] == [True, False, True]
 
 
 def test_predict_takes_more_lines_than_one_request_holds(mesh: Mesh) -> None:
@@ -294,3 +294,15 @@ def test_keys_with_roles_rotate(mesh: Mesh) -> None:
     done = tidemill(mesh, "keys", "create", "robot", "--role", "root")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "there are read, predict, ingest, operate, admin" in done.stderr
+
+
+def test_blank_lines_keep_their_rows(mesh: Mesh) -> None:
+    given = "good\n\nbad\u2028line\n \nlast\n"
+    shown = json.loads(tidemill(mesh, "predict", "reviews", "-", "--json", text=given).stdout)
+    assert [prediction is not None for prediction in shown["predictions"]] == [True, False, True, False, True]
+    assert list(mesh.peers.seen.requests[-1].texts) == ["good", "bad\u2028line", "last"]
+
+
+def test_a_nucleus_of_nothing_is_refused(mesh: Mesh) -> None:
+    done = tidemill(mesh, "generate", "headlines", "x", "--top-p", "0")
+    assert (done.returncode, "--top-p must be greater than 0" in done.stderr) == (2, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import unquote
 
 import grpc
@@ -218,3 +219,15 @@ def test_metadata_of_any_text_is_passed_on(mesh: Mesh) -> None:
     value = mesh.peers.seen.metadata[-1]["x-name"]
     assert isinstance(value, str)
     assert unquote(value) == "Zoë 50% 看"
+
+
+def test_a_text_with_nul_is_refused_by_its_field(channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:
+    stub: Any = InferenceServiceStub(channel)
+    for call, request in (
+        (stub.Predict, PredictRequest(model="models/m", texts=["a", "b\0c"])),
+        (stub.Generate, GenerateRequest(model="models/headlines", text="b\0c")),
+    ):
+        with pytest.raises(grpc.RpcError) as found:
+            call(request, metadata=auth)
+        assert found.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "text" in str(found.value.details())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import re
 import signal
@@ -9,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,88 @@ def test_feedback_by_the_completions_id(mesh: Mesh, http: httpx.Client) -> None:
         assert found.json()["answer"] == "answers/01jtest"
         seen = mesh.peers.seen.requests[-1]
         assert (seen.rating, seen.correction, seen.request_id) == (-1.0, "Better", "once")
+        assert (found.status_code, "warning" in found.json()) == (200, False)
+
+
+def test_feedback_on_an_answer_that_is_not_known_says_so(http: httpx.Client) -> None:
+    found = http.post("/v1/feedback", json={"answer": "answers/never", "rating": 1})
+    assert found.status_code == 202
+    assert "No answer of this id" in found.json()["warning"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v2", "/healthz", "/v2/health/live", "/v2/models/echo/ready", "/docs"])
+def test_head_is_get_without_its_body(http: httpx.Client, path: str) -> None:
+    got, head = http.get(path), http.head(path)
+    assert (got.status_code, head.status_code, head.content) == (200, 200, b"")
+    assert head.headers.get("content-length") == got.headers.get("content-length")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("DELETE", "/v1/models", "GET, HEAD"),
+        ("HEAD", "/v1/records", "POST"),
+        ("OPTIONS", "/v1/records", "POST"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client, method: str, path: str, allowed: str) -> None:
+    answer = http.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def test_pages_of_configured_origins_may_call(mesh: Mesh) -> None:
+    def ask(origin: str, method: str = "POST") -> httpx.Response:
+        headers = {
+            "origin": origin,
+            "access-control-request-method": method,
+            "access-control-request-headers": "authorization,content-type",
+        }
+        return httpx.options(f"http://{mesh.http}/v1/chat/completions", headers=headers)
+
+    answer = ask("https://app.example.com")
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert "authorization" in answer.headers["access-control-allow-headers"]
+    assert ask("http://localhost:3000").status_code == 200
+    for refused in (ask("https://evil.example.com"), ask("https://app.example.com", "DELETE")):
+        assert refused.status_code == 400
+    unknown = httpx.get(f"http://{mesh.http}/v1/models", headers={"origin": "https://app.example.com"})
+    assert unknown.status_code == 401  # and the page may read why
+    assert unknown.headers["access-control-allow-origin"] == "https://app.example.com"
+
+
+def test_a_redirect_names_no_host_and_no_scheme(http: httpx.Client) -> None:
+    answer = http.get("/v1/models/?a=b", headers={"host": "public.example.com"}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/v1/models?a=b")
+
+
+def test_statistics_of_every_model_and_versions_that_are_none(http: httpx.Client) -> None:
+    found = http.get("/v2/models/stats").json()
+    assert [model["name"] for model in found["model_stats"]] == ["echo", "writer"]
+    assert http.get("/v2/models/echo/versions/x/ready").status_code == 404
+    assert http.get("/v2/models/echo/versions/1/ready").status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_compressed_bodies_are_read_on_every_route(http: httpx.Client, encoding: str) -> None:
+    def sent(path: str, body: Any) -> httpx.Response:
+        plain = json.dumps(body).encode()
+        data = gzip.compress(plain) if encoding == "gzip" else zlib.compress(plain)
+        return http.post(path, content=data, headers={"content-encoding": encoding})
+
+    records = {"records": [{"source": "s", "text": "t"}]}
+    chat = {"model": "headlines", "messages": [{"role": "user", "content": "x"}]}
+    tensor = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1], "data": [1]}]}
+    for path, body in (
+        ("/v1/records", records),
+        ("/v1/chat/completions", chat),
+        ("/v1/feedback", {"answer": "01jtest", "rating": 1}),
+        ("/v2/models/echo/infer", tensor),
+    ):
+        assert sent(path, body).status_code == 200, path
+    assert http.post("/v1/records", content=b"{}", headers={"content-encoding": encoding}).status_code == 400
+    assert http.post("/v1/records", content=b"{}", headers={"content-encoding": "br"}).status_code == 415
 
 
 @pytest.mark.parametrize(
@@ -56,6 +141,16 @@ def test_feedback_by_the_completions_id(mesh: Mesh, http: httpx.Client) -> None:
         ("/v1/feedback", {"answer": "answers/a", "rating": 2}, "rating"),
         ("/v1/feedback", {"answer": "answers/a b", "rating": 1}, "answer"),
         ("/v1/chat/completions", {"model": "headlines"}, "messages"),
+        (
+            "/v1/chat/completions",
+            {"model": "headlines", "messages": [{"role": "user", "content": "a\0b"}]},
+            "messages[0].content",
+        ),
+        (
+            "/v1/chat/completions",
+            {"model": "headlines", "messages": [{"role": "user", "content": "a", "colour": "red"}]},
+            "messages[0].colour",
+        ),
         ("/v1/chat/completions", {"model": "headlines", "messages": [{"role": "tool"}]}, "messages[0].role"),
     ],
 )

@@ -133,3 +133,27 @@ def test_chunks_are_events_with_one_identity() -> None:
     assert values[2]["choices"][0]["finish_reason"] == "length"
     assert values[3]["usage"]["total_tokens"] == 5
     assert values[0]["usage"] is None
+
+
+@pytest.mark.parametrize("message", [{"role": "assistant", "content": None}, {"role": "assistant"}])
+def test_an_assistant_message_needs_no_content(message: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": "a"}, message, {"role": "user", "content": "b", "name": "ann"}]
+    call = read_chat({"model": "m", "messages": messages})
+    assert [said.content for said in call.conversation.messages] == ["a", "", "b"]
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ({"role": "user", "content": None}, "messages[0].content"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "user", "content": "a", "weight": 1}, "messages[0].weight"),
+        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "messages[0].tool_calls"),
+        ({"role": "user", "content": [{"type": "text", "text": "a", "size": 1}]}, "messages[0].content[0].size"),
+        ({"role": "user", "content": [{"type": "text", "text": "a\0"}]}, "messages[0].content[0].text"),
+    ],
+)
+def test_what_is_wrong_inside_a_message_is_named(message: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        read_chat({"model": "m", "messages": [message]})
+    assert caught.value.violations[0].field == field

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from tidemill.inference.v1 import model_pb2 as tidemill_dot_inference_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-tidemill/inference/v1/inference_service.proto\x12\x15tidemill.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!tidemill/inference/v1/model.proto\"n\n\x0ePredictRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12$\n\x05texts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\x80\x02\"\x08r\x06\x10\x01(\x80\x80\x04\"\xa8\x01\n\nPrediction\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12=\n\x06scores\x18\x04 \x03(\x0b\x32-.tidemill.inference.v1.Prediction.ScoresEntry\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"`\n\x0fPredictResponse\x12\x36\n\x0bpredictions\x18\x01 \x03(\x0b\x32!.tidemill.inference.v1.Prediction\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xec\x01\n\x0fGenerateRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1b\n\x04text\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80 H\x00\x12;\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32#.tidemill.inference.v1.ConversationH\x00\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.tidemill.inference.v1.SamplingParamsB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"\xb0\x01\n\x10GenerateResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12:\n\rfinish_reason\x18\x03 \x01(\x0e\x32#.tidemill.inference.v1.FinishReason\x12+\n\x05usage\x18\x04 \x01(\x0b\x32\x1c.tidemill.inference.v1.Usage\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\xf2\x01\n\x15StreamGenerateRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1b\n\x04text\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80 H\x00\x12;\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32#.tidemill.inference.v1.ConversationH\x00\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.tidemill.inference.v1.SamplingParamsB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"\xbc\x01\n\x16StreamGenerateResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x12\n\ntext_delta\x18\x02 \x01(\t\x12:\n\rfinish_reason\x18\x03 \x01(\x0e\x32#.tidemill.inference.v1.FinishReason\x12+\n\x05usage\x18\x04 \x01(\x0b\x32\x1c.tidemill.inference.v1.Usage\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\xee\x01\n\x13PublishModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12 \n\x0c\x61rtifact_uri\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12%\n\x06\x64igest\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x15\n\x03run\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12!\n\x0f\x64\x61taset_version\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"b\n\x14PublishModelResponse\x12:\n\rmodel_version\x18\x01 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x0e\n\x06reused\x18\x02 \x01(\x08\"\x86\x01\n\x14RollBackModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x18\n\x07version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"S\n\x15RollBackModelResponse\x12:\n\rmodel_version\x18\x01 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\"m\n\x15UnpublishModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\"E\n\x16UnpublishModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.tidemill.inference.v1.Model\"H\n\x0fGetModelRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\"?\n\x10GetModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.tidemill.inference.v1.Model\"P\n\x11ListModelsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.tidemill.inference.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8f\x01\n\x18ListModelVersionsRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"q\n\x19ListModelVersionsResponse\x12;\n\x0emodel_versions\x18\x01 \x03(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb6\x07\n\x10InferenceService\x12X\n\x07Predict\x12%.tidemill.inference.v1.PredictRequest\x1a&.tidemill.inference.v1.PredictResponse\x12[\n\x08Generate\x12&.tidemill.inference.v1.GenerateRequest\x1a\'.tidemill.inference.v1.GenerateResponse\x12o\n\x0eStreamGenerate\x12,.tidemill.inference.v1.StreamGenerateRequest\x1a-.tidemill.inference.v1.StreamGenerateResponse0\x01\x12g\n\x0cPublishModel\x12*.tidemill.inference.v1.PublishModelRequest\x1a+.tidemill.inference.v1.PublishModelResponse\x12j\n\rRollBackModel\x12+.tidemill.inference.v1.RollBackModelRequest\x1a,.tidemill.inference.v1.RollBackModelResponse\x12m\n\x0eUnpublishModel\x12,.tidemill.inference.v1.UnpublishModelRequest\x1a-.tidemill.inference.v1.UnpublishModelResponse\x12[\n\x08GetModel\x12&.tidemill.inference.v1.GetModelRequest\x1a\'.tidemill.inference.v1.GetModelResponse\x12\x61\n\nListModels\x12(.tidemill.inference.v1.ListModelsRequest\x1a).tidemill.inference.v1.ListModelsResponse\x12v\n\x11ListModelVersions\x12/.tidemill.inference.v1.ListModelVersionsRequest\x1a\x30.tidemill.inference.v1.ListModelVersionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-tidemill/inference/v1/inference_service.proto\x12\x15tidemill.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!tidemill/inference/v1/model.proto\"r\n\x0ePredictRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12(\n\x05texts\x18\x02 \x03(\tB\x19\xbaH\x16\x92\x01\x13\x08\x01\x10\x80\x02\"\x0cr\n\x10\x01(\x80\x80\x04\xba\x01\x01\x00\"\xa8\x01\n\nPrediction\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12=\n\x06scores\x18\x04 \x03(\x0b\x32-.tidemill.inference.v1.Prediction.ScoresEntry\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"`\n\x0fPredictResponse\x12\x36\n\x0bpredictions\x18\x01 \x03(\x0b\x32!.tidemill.inference.v1.Prediction\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xf0\x01\n\x0fGenerateRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1f\n\x04text\x18\x02 \x01(\tB\x0f\xbaH\x0cr\n\x10\x01(\x80\x80 \xba\x01\x01\x00H\x00\x12;\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32#.tidemill.inference.v1.ConversationH\x00\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.tidemill.inference.v1.SamplingParamsB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"\xb0\x01\n\x10GenerateResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12:\n\rfinish_reason\x18\x03 \x01(\x0e\x32#.tidemill.inference.v1.FinishReason\x12+\n\x05usage\x18\x04 \x01(\x0b\x32\x1c.tidemill.inference.v1.Usage\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\xf6\x01\n\x15StreamGenerateRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1f\n\x04text\x18\x02 \x01(\tB\x0f\xbaH\x0cr\n\x10\x01(\x80\x80 \xba\x01\x01\x00H\x00\x12;\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32#.tidemill.inference.v1.ConversationH\x00\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.tidemill.inference.v1.SamplingParamsB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"\xbc\x01\n\x16StreamGenerateResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x12\n\ntext_delta\x18\x02 \x01(\t\x12:\n\rfinish_reason\x18\x03 \x01(\x0e\x32#.tidemill.inference.v1.FinishReason\x12+\n\x05usage\x18\x04 \x01(\x0b\x32\x1c.tidemill.inference.v1.Usage\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\xee\x01\n\x13PublishModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12 \n\x0c\x61rtifact_uri\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12%\n\x06\x64igest\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x15\n\x03run\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12!\n\x0f\x64\x61taset_version\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"b\n\x14PublishModelResponse\x12:\n\rmodel_version\x18\x01 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x0e\n\x06reused\x18\x02 \x01(\x08\"\x86\x01\n\x14RollBackModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x18\n\x07version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"S\n\x15RollBackModelResponse\x12:\n\rmodel_version\x18\x01 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\"m\n\x15UnpublishModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\"E\n\x16UnpublishModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.tidemill.inference.v1.Model\"H\n\x0fGetModelRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\"?\n\x10GetModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.tidemill.inference.v1.Model\"P\n\x11ListModelsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.tidemill.inference.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8f\x01\n\x18ListModelVersionsRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"q\n\x19ListModelVersionsResponse\x12;\n\x0emodel_versions\x18\x01 \x03(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb6\x07\n\x10InferenceService\x12X\n\x07Predict\x12%.tidemill.inference.v1.PredictRequest\x1a&.tidemill.inference.v1.PredictResponse\x12[\n\x08Generate\x12&.tidemill.inference.v1.GenerateRequest\x1a\'.tidemill.inference.v1.GenerateResponse\x12o\n\x0eStreamGenerate\x12,.tidemill.inference.v1.StreamGenerateRequest\x1a-.tidemill.inference.v1.StreamGenerateResponse0\x01\x12g\n\x0cPublishModel\x12*.tidemill.inference.v1.PublishModelRequest\x1a+.tidemill.inference.v1.PublishModelResponse\x12j\n\rRollBackModel\x12+.tidemill.inference.v1.RollBackModelRequest\x1a,.tidemill.inference.v1.RollBackModelResponse\x12m\n\x0eUnpublishModel\x12,.tidemill.inference.v1.UnpublishModelRequest\x1a-.tidemill.inference.v1.UnpublishModelResponse\x12[\n\x08GetModel\x12&.tidemill.inference.v1.GetModelRequest\x1a\'.tidemill.inference.v1.GetModelResponse\x12\x61\n\nListModels\x12(.tidemill.inference.v1.ListModelsRequest\x1a).tidemill.inference.v1.ListModelsResponse\x12v\n\x11ListModelVersions\x12/.tidemill.inference.v1.ListModelVersionsRequest\x1a\x30.tidemill.inference.v1.ListModelVersionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_PREDICTREQUEST'].fields_by_name['model']._serialized_options = b'\272H$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$'
   _globals['_PREDICTREQUEST'].fields_by_name['texts']._loaded_options = None
-  _globals['_PREDICTREQUEST'].fields_by_name['texts']._serialized_options = b'\272H\022\222\001\017\010\001\020\200\002\"\010r\006\020\001(\200\200\004'
+  _globals['_PREDICTREQUEST'].fields_by_name['texts']._serialized_options = b'\272H\026\222\001\023\010\001\020\200\002\"\014r\n\020\001(\200\200\004\272\001\001\000'
   _globals['_PREDICTION_SCORESENTRY']._loaded_options = None
   _globals['_PREDICTION_SCORESENTRY']._serialized_options = b'8\001'
   _globals['_GENERATEREQUEST'].oneofs_by_name['input']._loaded_options = None
@@ -44,13 +44,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['model']._serialized_options = b'\272H$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$'
   _globals['_GENERATEREQUEST'].fields_by_name['text']._loaded_options = None
-  _globals['_GENERATEREQUEST'].fields_by_name['text']._serialized_options = b'\272H\010r\006\020\001(\200\200 '
+  _globals['_GENERATEREQUEST'].fields_by_name['text']._serialized_options = b'\272H\014r\n\020\001(\200\200 \272\001\001\000'
   _globals['_STREAMGENERATEREQUEST'].oneofs_by_name['input']._loaded_options = None
   _globals['_STREAMGENERATEREQUEST'].oneofs_by_name['input']._serialized_options = b'\272H\002\010\001'
   _globals['_STREAMGENERATEREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_STREAMGENERATEREQUEST'].fields_by_name['model']._serialized_options = b'\272H$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$'
   _globals['_STREAMGENERATEREQUEST'].fields_by_name['text']._loaded_options = None
-  _globals['_STREAMGENERATEREQUEST'].fields_by_name['text']._serialized_options = b'\272H\010r\006\020\001(\200\200 '
+  _globals['_STREAMGENERATEREQUEST'].fields_by_name['text']._serialized_options = b'\272H\014r\n\020\001(\200\200 \272\001\001\000'
   _globals['_PUBLISHMODELREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_PUBLISHMODELREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_PUBLISHMODELREQUEST'].fields_by_name['model']._loaded_options = None
@@ -86,45 +86,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELVERSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTMODELVERSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_PREDICTREQUEST']._serialized_start=136
-  _globals['_PREDICTREQUEST']._serialized_end=246
-  _globals['_PREDICTION']._serialized_start=249
-  _globals['_PREDICTION']._serialized_end=417
-  _globals['_PREDICTION_SCORESENTRY']._serialized_start=372
-  _globals['_PREDICTION_SCORESENTRY']._serialized_end=417
-  _globals['_PREDICTRESPONSE']._serialized_start=419
-  _globals['_PREDICTRESPONSE']._serialized_end=515
-  _globals['_GENERATEREQUEST']._serialized_start=518
-  _globals['_GENERATEREQUEST']._serialized_end=754
-  _globals['_GENERATERESPONSE']._serialized_start=757
-  _globals['_GENERATERESPONSE']._serialized_end=933
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=936
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=1178
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=1181
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1369
-  _globals['_PUBLISHMODELREQUEST']._serialized_start=1372
-  _globals['_PUBLISHMODELREQUEST']._serialized_end=1610
-  _globals['_PUBLISHMODELRESPONSE']._serialized_start=1612
-  _globals['_PUBLISHMODELRESPONSE']._serialized_end=1710
-  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1713
-  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1847
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1849
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1932
-  _globals['_UNPUBLISHMODELREQUEST']._serialized_start=1934
-  _globals['_UNPUBLISHMODELREQUEST']._serialized_end=2043
-  _globals['_UNPUBLISHMODELRESPONSE']._serialized_start=2045
-  _globals['_UNPUBLISHMODELRESPONSE']._serialized_end=2114
-  _globals['_GETMODELREQUEST']._serialized_start=2116
-  _globals['_GETMODELREQUEST']._serialized_end=2188
-  _globals['_GETMODELRESPONSE']._serialized_start=2190
-  _globals['_GETMODELRESPONSE']._serialized_end=2253
-  _globals['_LISTMODELSREQUEST']._serialized_start=2255
-  _globals['_LISTMODELSREQUEST']._serialized_end=2335
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2337
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2428
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=2431
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=2574
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=2576
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=2689
-  _globals['_INFERENCESERVICE']._serialized_start=2692
-  _globals['_INFERENCESERVICE']._serialized_end=3642
+  _globals['_PREDICTREQUEST']._serialized_end=250
+  _globals['_PREDICTION']._serialized_start=253
+  _globals['_PREDICTION']._serialized_end=421
+  _globals['_PREDICTION_SCORESENTRY']._serialized_start=376
+  _globals['_PREDICTION_SCORESENTRY']._serialized_end=421
+  _globals['_PREDICTRESPONSE']._serialized_start=423
+  _globals['_PREDICTRESPONSE']._serialized_end=519
+  _globals['_GENERATEREQUEST']._serialized_start=522
+  _globals['_GENERATEREQUEST']._serialized_end=762
+  _globals['_GENERATERESPONSE']._serialized_start=765
+  _globals['_GENERATERESPONSE']._serialized_end=941
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=944
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=1190
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=1193
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1381
+  _globals['_PUBLISHMODELREQUEST']._serialized_start=1384
+  _globals['_PUBLISHMODELREQUEST']._serialized_end=1622
+  _globals['_PUBLISHMODELRESPONSE']._serialized_start=1624
+  _globals['_PUBLISHMODELRESPONSE']._serialized_end=1722
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1725
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1859
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1861
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1944
+  _globals['_UNPUBLISHMODELREQUEST']._serialized_start=1946
+  _globals['_UNPUBLISHMODELREQUEST']._serialized_end=2055
+  _globals['_UNPUBLISHMODELRESPONSE']._serialized_start=2057
+  _globals['_UNPUBLISHMODELRESPONSE']._serialized_end=2126
+  _globals['_GETMODELREQUEST']._serialized_start=2128
+  _globals['_GETMODELREQUEST']._serialized_end=2200
+  _globals['_GETMODELRESPONSE']._serialized_start=2202
+  _globals['_GETMODELRESPONSE']._serialized_end=2265
+  _globals['_LISTMODELSREQUEST']._serialized_start=2267
+  _globals['_LISTMODELSREQUEST']._serialized_end=2347
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2349
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2440
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=2443
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=2586
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=2588
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=2701
+  _globals['_INFERENCESERVICE']._serialized_start=2704
+  _globals['_INFERENCESERVICE']._serialized_end=3654
 # @@protoc_insertion_point(module_scope)

@@ -31,7 +31,7 @@ class PredictRequest(_message.Message):
     """`models/{model}`."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 256 texts of at most 64 KiB."""
+        """1 to 256 texts of at most 64 KiB, without NUL."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class GenerateRequest(_message.Message):
     model: _builtins.str
     """`models/{model}`."""
     text: _builtins.str
-    """A record's text; the model's own prompt template is applied."""
+    """A record's text, without NUL; the model's own prompt template is applied."""
     @_builtins.property
     def conversation(self) -> _model_pb2.Conversation:
         """A conversation, as it is."""
@@ -224,7 +224,7 @@ class StreamGenerateRequest(_message.Message):
     model: _builtins.str
     """`models/{model}`."""
     text: _builtins.str
-    """A record's text; the model's own prompt template is applied."""
+    """A record's text, without NUL; the model's own prompt template is applied."""
     @_builtins.property
     def conversation(self) -> _model_pb2.Conversation:
         """A conversation, as it is."""

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidemill/inference/v1/model.proto\x12\x15tidemill.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x01\n\tIntegrity\x12\x35\n\x05state\x18\x01 \x01(\x0e\x32&.tidemill.inference.v1.Integrity.State\x12/\n\x0bverify_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x03 \x01(\t\"Z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_VERIFIED\x10\x01\x12\x11\n\rSTATE_DAMAGED\x10\x02\x12\x13\n\x0fSTATE_UNTRUSTED\x10\x03\"\xea\x03\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x05state\x18\x04 \x01(\x0e\x32).tidemill.inference.v1.ModelVersion.State\x12\x14\n\x0c\x61rtifact_uri\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x11\n\tprecision\x18\x07 \x01(\t\x12\x0c\n\x04task\x18\x08 \x01(\t\x12\x0b\n\x03run\x18\t \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\n \x01(\t\x12\x0f\n\x07message\x18\x0b \x01(\t\x12\x12\n\nsize_bytes\x18\x0c \x01(\x03\x12\x33\n\tintegrity\x18\r \x01(\x0b\x32 .tidemill.inference.v1.Integrity\"i\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x11\n\rSTATE_RETIRED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\"\xd6\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07serving\x18\x04 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x17\n\x0fprompt_template\x18\x06 \x01(\t\"W\n\x0b\x43hatMessage\x12,\n\x04role\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19R\x06systemR\x04userR\tassistant\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\x80\x80 \"Q\n\x0c\x43onversation\x12\x41\n\x08messages\x18\x01 \x03(\x0b\x32\".tidemill.inference.v1.ChatMessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\"\xc4\x01\n\x0eSamplingParams\x12\x1f\n\nmax_tokens\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x00\x12,\n\x0btemperature\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00\x12&\n\x05top_p\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1f\n\x04stop\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07r\x05\x10\x01\x18\x80\x02\x42\x07\n\x05_seed\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidemill/inference/v1/model.proto\x12\x15tidemill.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x01\n\tIntegrity\x12\x35\n\x05state\x18\x01 \x01(\x0e\x32&.tidemill.inference.v1.Integrity.State\x12/\n\x0bverify_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x03 \x01(\t\"Z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_VERIFIED\x10\x01\x12\x11\n\rSTATE_DAMAGED\x10\x02\x12\x13\n\x0fSTATE_UNTRUSTED\x10\x03\"\xea\x03\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x05state\x18\x04 \x01(\x0e\x32).tidemill.inference.v1.ModelVersion.State\x12\x14\n\x0c\x61rtifact_uri\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x11\n\tprecision\x18\x07 \x01(\t\x12\x0c\n\x04task\x18\x08 \x01(\t\x12\x0b\n\x03run\x18\t \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\n \x01(\t\x12\x0f\n\x07message\x18\x0b \x01(\t\x12\x12\n\nsize_bytes\x18\x0c \x01(\x03\x12\x33\n\tintegrity\x18\r \x01(\x0b\x32 .tidemill.inference.v1.Integrity\"i\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x11\n\rSTATE_RETIRED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\"\xd6\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07serving\x18\x04 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x17\n\x0fprompt_template\x18\x06 \x01(\t\"[\n\x0b\x43hatMessage\x12,\n\x04role\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19R\x06systemR\x04userR\tassistant\x12\x1e\n\x07\x63ontent\x18\x02 \x01(\tB\r\xbaH\nr\x08(\x80\x80 \xba\x01\x01\x00\"Q\n\x0c\x43onversation\x12\x41\n\x08messages\x18\x01 \x03(\x0b\x32\".tidemill.inference.v1.ChatMessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\"\xc4\x01\n\x0eSamplingParams\x12\x1f\n\nmax_tokens\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x00\x12,\n\x0btemperature\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00\x12&\n\x05top_p\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1f\n\x04stop\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07r\x05\x10\x01\x18\x80\x02\x42\x07\n\x05_seed\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATMESSAGE'].fields_by_name['role']._loaded_options = None
   _globals['_CHATMESSAGE'].fields_by_name['role']._serialized_options = b'\272H\033r\031R\006systemR\004userR\tassistant'
   _globals['_CHATMESSAGE'].fields_by_name['content']._loaded_options = None
-  _globals['_CHATMESSAGE'].fields_by_name['content']._serialized_options = b'\272H\006r\004(\200\200 '
+  _globals['_CHATMESSAGE'].fields_by_name['content']._serialized_options = b'\272H\nr\010(\200\200 \272\001\001\000'
   _globals['_CONVERSATION'].fields_by_name['messages']._loaded_options = None
   _globals['_CONVERSATION'].fields_by_name['messages']._serialized_options = b'\272H\010\222\001\005\010\001\020\200\002'
   _globals['_SAMPLINGPARAMS'].fields_by_name['max_tokens']._loaded_options = None
@@ -47,8 +47,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLINGPARAMS'].fields_by_name['top_p']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000'
   _globals['_SAMPLINGPARAMS'].fields_by_name['stop']._loaded_options = None
   _globals['_SAMPLINGPARAMS'].fields_by_name['stop']._serialized_options = b'\272H\016\222\001\013\020\010\"\007r\005\020\001\030\200\002'
-  _globals['_FINISHREASON']._serialized_start=1489
-  _globals['_FINISHREASON']._serialized_end=1584
+  _globals['_FINISHREASON']._serialized_start=1493
+  _globals['_FINISHREASON']._serialized_end=1588
   _globals['_INTEGRITY']._serialized_start=123
   _globals['_INTEGRITY']._serialized_end=347
   _globals['_INTEGRITY_STATE']._serialized_start=257
@@ -60,11 +60,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL']._serialized_start=843
   _globals['_MODEL']._serialized_end=1057
   _globals['_CHATMESSAGE']._serialized_start=1059
-  _globals['_CHATMESSAGE']._serialized_end=1146
-  _globals['_CONVERSATION']._serialized_start=1148
-  _globals['_CONVERSATION']._serialized_end=1229
-  _globals['_SAMPLINGPARAMS']._serialized_start=1232
-  _globals['_SAMPLINGPARAMS']._serialized_end=1428
-  _globals['_USAGE']._serialized_start=1430
-  _globals['_USAGE']._serialized_end=1487
+  _globals['_CHATMESSAGE']._serialized_end=1150
+  _globals['_CONVERSATION']._serialized_start=1152
+  _globals['_CONVERSATION']._serialized_end=1233
+  _globals['_SAMPLINGPARAMS']._serialized_start=1236
+  _globals['_SAMPLINGPARAMS']._serialized_end=1432
+  _globals['_USAGE']._serialized_start=1434
+  _globals['_USAGE']._serialized_end=1491
 # @@protoc_insertion_point(module_scope)

@@ -271,7 +271,7 @@ class ChatMessage(_message.Message):
     role: _builtins.str
     """`system`, `user` or `assistant`."""
     content: _builtins.str
-    """Its text; at most 512 KiB."""
+    """Its text; at most 512 KiB and without NUL, where runtimes end a text."""
     def __init__(
         self,
         *,
