@@ -39,7 +39,7 @@ def test_every_registered_operator_builds_and_cleans(name: str) -> None:
 def test_operators_are_imported_when_first_asked_for() -> None:
     registry = Registry()
     registry.register("broken", "services.cleaning.engine.operators.not_there:Nothing")
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(RecipeError, match="cannot be loaded"):
         registry.build(OperatorSpec("broken"), 0)
 
 

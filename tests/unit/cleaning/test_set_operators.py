@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from services.cleaning.domain.recipe import parse_operators
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.contamination import measure_contamination
 from services.cleaning.engine.operator import SetRecord
+from services.cleaning.engine.operators import near_duplicates
 from services.cleaning.engine.operators.near_duplicates import (
     NearDedup,
     NearDedupParams,
@@ -73,6 +76,51 @@ def test_chinese_near_duplicates_are_found_without_spaces() -> None:
 def test_short_and_empty_texts_are_compared_whole() -> None:
     records = [record("a", "ok"), record("b", "OK!"), record("c", "no"), record("d", "!!"), record("e", "??")]
     assert judge(records, "near_dedup") == {"b": "near_duplicate duplicate_of=a jaccard=1.000"}
+
+
+def test_signs_that_mean_something_make_another_text() -> None:
+    for one, other in [
+        ("👍👍👍", "👎👎👎"),
+        ("-5度", "5度"),
+        ("C++", "C#"),
+        ("C", "C++"),
+        ("100%", "100"),
+        ("很好👍", "很好👎"),
+    ]:
+        assert judge([record("a", one), record("b", other)], "near_dedup") == {}
+    assert list(judge([record("a", "re-use it, now"), record("b", "re use it now!")], "near_dedup")) == ["b"]
+    assert list(judge([record("a", "- item one"), record("b", "item one")], "near_dedup")) == ["b"]
+
+
+def test_labels_contradict_each_other_whatever_the_punctuation() -> None:
+    records = [record("a", "早餐一般。", "pos"), record("b", "早餐一般", "neg"), record("c", "早餐一般👍", "pos")]
+    assert set(judge(records, "conflicting_labels")) == {"a", "b"}
+    assert judge([record("a", "？？", "x"), record("b", "！", "y")], "conflicting_labels") == {}
+
+
+def test_invisible_characters_hide_no_duplicate() -> None:
+    words = article(3)
+    hidden = " ".join(word[:1] + "\u00ad\u200b" + word[1:] for word in words)
+    assert list(judge([record("a", " ".join(words)), record("b", hidden)], "exact_dedup")) == ["b"]
+    assert list(judge([record("a", " ".join(words) + " x"), record("b", hidden)], "near_dedup")) == ["b"]
+
+
+def test_a_template_costs_as_much_a_text_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of one template are alike and are no duplicates; each is compared with a bounded number of others."""
+    compared = 0
+    jaccard = near_duplicates._jaccard
+
+    def counting(one: Any, other: Any) -> float:
+        nonlocal compared
+        compared += 1
+        return jaccard(one, other)
+
+    monkeypatch.setattr(near_duplicates, "_jaccard", counting)
+    rng = random.Random(5)
+    frame = article(9, 40)
+    texts = [" ".join([*frame, *rng.choices(WORDS, k=25)]) for _ in range(600)]
+    list(NearDedup(NearDedupParams.model_validate({"threshold": 0.5})).pairs(texts))
+    assert 0 < compared <= 32 * len(texts)
 
 
 def test_bands_find_a_pair_at_the_threshold() -> None:

@@ -28,6 +28,19 @@ def content_key(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(normal_form(text).encode("utf-8", "surrogatepass"))
 
 
+def words_key(text: str) -> str:
+    """Digest of a text's letters, digits and signs: the same for texts that differ in punctuation only."""
+    import numpy as np
+
+    from services.cleaning.engine.operators.filters import alnum_table, sign_table
+
+    normal = normal_form(text)
+    codes = np.frombuffer(normal.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    kept = codes[alnum_table()[codes] | sign_table()[codes] | (codes == 0x2D)]
+    # A text of punctuation only is known by it.
+    return xxhash.xxh3_128_hexdigest((kept if len(kept) else codes).tobytes())
+
+
 class ExactDedup(SetOperator[Params]):
     """Keeps the first of the records whose text is the same but for case, white space and what nobody sees."""
 
@@ -51,8 +64,12 @@ class ConflictingLabelsParams(Params):
 
 
 class ConflictingLabels(SetOperator[ConflictingLabelsParams]):
-    """Drops all records of a text that bears different labels: nobody can tell which one is right."""
+    """Drops all records of a text that bears different labels: nobody can tell which one is right.
 
+    Punctuation, case, white space and what nobody sees make no other text.
+    """
+
+    version = 2
     params_type = ConflictingLabelsParams
 
     @property
@@ -63,7 +80,7 @@ class ConflictingLabels(SetOperator[ConflictingLabelsParams]):
     def judge(self, records: Sequence[SetRecord]) -> Mapping[int, Rejection]:
         """Drops with the reason `conflicting_labels`; the detail counts the labels."""
         labels: dict[str, set[str]] = defaultdict(set)
-        keys = [content_key(record.text) for record in records]
+        keys = [words_key(record.text) for record in records]
         for key, record in zip(keys, records, strict=True):
             labels[key].add(record.attributes.get(self.params.field, ""))
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING
@@ -127,6 +128,30 @@ def cjk_table() -> NDArray[np.bool_]:
     table = np.zeros(0x110000, dtype=bool)
     for first, last in _CJK_RANGES:
         table[first : last + 1] = True
+    return table
+
+
+@cache
+def digit_table() -> NDArray[np.bool_]:
+    """Whether a code point is a digit; bool [0x110000]."""
+    import numpy as np
+
+    return np.fromiter((chr(code).isdigit() for code in range(0x110000)), dtype=bool, count=0x110000)
+
+
+@cache
+def sign_table() -> NDArray[np.bool_]:
+    """Whether a code point is a sign that means something by itself: emoji, symbols, `+`, `#`, `%`; bool [0x110000]."""
+    import numpy as np
+
+    kinds = ("So", "Sm", "Sc")
+    table = np.fromiter(
+        (unicodedata.category(chr(code)) in kinds for code in range(0x110000)), dtype=bool, count=0x110000
+    )
+    # Frames of tables, arrows of lists and brackets of mark-up are layout.
+    table[0x2190:0x2200] = table[0x2500:0x2600] = False
+    table[[ord(char) for char in "<>|~=^`"]] = False
+    table[[ord(char) for char in "#%"]] = True
     return table
 
 

@@ -1,13 +1,14 @@
 """Near duplicates: MinHash finds candidates, the exact Jaccard similarity of their shingles decides.
 
 A shingle is some words in a row; Chinese and Japanese characters are words of their own, and more of them make a
-shingle. Case, punctuation and white space do not count.
+shingle. Case, punctuation and white space do not count; signs that mean something do: emoji, symbols, the plus and the
+hash of C++ and C#, the minus of a number.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import code_points
+from services.cleaning.engine.invisible import visible
 from services.cleaning.engine.operator import Params, ParamsError, SetOperator, SetRecord
 
 if TYPE_CHECKING:
@@ -23,10 +25,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEED = 1
+_MINUS = (0x2D, 0x2212)
 _BASE = 0x100000001B3
 # Of the arrays that are made on the way from texts to shingles, those of so many characters are held at a time.
 _CHARS_AT_ONCE = 1 << 18
 _ROWS_AT_ONCE = 4096
+# Texts of one template share bands with each other and are not duplicates: each is compared with so many of them only,
+# those of the most shared bands, so that the cost stays linear in the number of texts.
+_MOST_CANDIDATES = 32
 
 
 class NearDedupParams(Params):
@@ -45,6 +51,7 @@ class NearDedupParams(Params):
 class NearDedup(SetOperator[NearDedupParams]):
     """Keeps the first of records that are near duplicates; a record is compared with those that stay only."""
 
+    version = 2
     params_type = NearDedupParams
 
     def __init__(self, params: NearDedupParams) -> None:
@@ -76,15 +83,18 @@ class NearDedup(SetOperator[NearDedupParams]):
             if not len(mine):
                 continue
             places = [stay[band, group] for band, group in enumerate(groups[position].tolist()) if group >= 0]
-            candidates = sorted({other for place in places for other in place})
-            for other in candidates:
+            shared = Counter(other for place in places for other in place)
+            closest = sorted(shared, key=lambda other: (-shared[other], other))[:_MOST_CANDIDATES]
+            for other in sorted(closest):
                 similarity = _jaccard(mine, shingles.of(other))
                 if similarity >= self.params.threshold:
                     yield position, other, similarity
                     break
             else:
                 for place in places:
-                    place.append(position)
+                    # The first of a band stay, for what comes later is most like them as often as like the last.
+                    if len(place) < _MOST_CANDIDATES:
+                        place.append(position)
 
 
 def choose_bands(threshold: float, permutations: int) -> tuple[int, int]:
@@ -128,7 +138,7 @@ def _shingles_of(texts: Sequence[str], word_shingle: int, char_shingle: int) -> 
     import numpy as np
 
     words, counts = _word_hashes(
-        [t.lower() if t.isascii() else unicodedata.normalize("NFKC", t).lower() for t in texts]
+        [t.lower() if t.isascii() else unicodedata.normalize("NFKC", visible(t)).lower() for t in texts]
     )
     offsets = np.concatenate(([0], np.cumsum(counts)))
     parts: list[NDArray[np.uint64]] = []
@@ -156,17 +166,25 @@ def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.i
     """A hash for each word of all texts, lowest bit set for a CJK character, and the number of words of each text."""
     import numpy as np
 
-    from services.cleaning.engine.operators.filters import alnum_table, cjk_table
+    from services.cleaning.engine.operators.filters import alnum_table, cjk_table, digit_table, sign_table
 
     points = code_points(texts)
     codes = points.codes
     cjk = cjk_table()[codes]
-    alnum = alnum_table()[codes]
+    signs = sign_table()[codes]
+    alnum = alnum_table()[codes] | signs
+    if size := len(codes):
+        # A minus is one before a number, where no letter or digit stands before it.
+        minus = np.zeros(size, dtype=bool)
+        minus[:-1] = np.isin(codes[:-1], _MINUS) & digit_table()[codes[1:]]
+        minus[1:] &= ~alnum[:-1]
+        alnum |= minus
+        signs |= minus
     first_of_text = np.zeros(len(codes), dtype=bool)
     first_of_text[points.starts[points.lengths > 0]] = True
-    previous = np.concatenate(([False], (alnum & ~cjk)[:-1]))
-    # A word starts at a CJK character, or where letters follow something else than letters.
-    begins = alnum & (cjk | ~previous | first_of_text)
+    previous = np.concatenate(([False], (alnum & ~cjk & ~signs)[:-1]))
+    # A word starts at a CJK character or a sign, or where letters follow something else than letters.
+    begins = alnum & (cjk | signs | ~previous | first_of_text)
     starts = np.flatnonzero(begins)
     if not len(starts):
         return np.zeros(0, dtype=np.uint64), np.zeros(len(texts), dtype=np.int64)

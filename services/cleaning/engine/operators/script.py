@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -31,8 +32,34 @@ _SCRIPTS: Final[dict[str, tuple[tuple[int, int], ...]]] = {
 }
 
 
+# Words side by side that hold a word of a region between them (少数|组织 holds 数组, in Taiwan 陣列), simplified and,
+# by the same table, traditional.
+_SIDE_BY_SIDE: Final = (
+    "少数|组织 少数|组成 多数|组织 多数|组成 人数|组成 参数|组合 参数|组成 次数|组成 国内|存在 体内|存在 "
+    "室内|存放 室内|存在 年内|存在 市内|存在 区内|存在 境内|存在 校内|存在 店内|存放 攻打|印度 攻打|印尼 "
+    "电视|频道 电视|频率 监视|频繁 数字|符合 文字|符合 名字|符合 改变|量刑 参数|据此 人数|据说 人数|据统计 "
+    "次数|据此 使用|户外 应用|户外 直接|口头 间接|口头 直接|口服 面对|象棋 针对|象征 相信|息息 工程|序列 "
+    "过程|序列 课程|序言 日程|序列 官网|络绎 上网|络绎 沉默|认罪 沉默|认错 变质|量大 物质|量大 体质|量表 "
+    "素质|量表 作文|件件 论文|件数 坚硬|盘子 坚硬|盘面 攻打|字面 银屏|幕后 荧屏|幕后 公布|局面 宣布|局势 "
+    "发布|局长 分布|局部 公布|局部"
+)
+_BORDER: Final = "\ufdd0"
+
+
+def _both_scripts(pairs: str) -> dict[str, list[str]]:
+    traditional = opencc.OpenCC("s2t").convert(pairs)
+    return {pair.replace("|", ""): pair.split("|") for pair in (*pairs.split(), *traditional.split())}
+
+
+_PARTS: Final = _both_scripts(_SIDE_BY_SIDE)
+_BORDERS: Final = re.compile("|".join(_PARTS))
+
+
 class ConvertScriptParams(TextMapParams):
-    """`conversion`: OpenCC's name of it, for example `t2s` for traditional to simplified."""
+    """`conversion`: OpenCC's name of it, for example `t2s` for traditional to simplified.
+
+    `s2t` changes characters only; `s2tw` writes them as Taiwan does, `s2twp` uses Taiwan's words, too (软件, 軟體).
+    """
 
     conversion: Literal["t2s", "s2t", "tw2s", "tw2sp", "s2tw", "s2twp", "hk2s", "s2hk", "t2tw", "t2hk"] = "t2s"
 
@@ -45,13 +72,19 @@ class ConvertScript(TextMap[ConvertScriptParams]):
     def __init__(self, params: ConvertScriptParams) -> None:
         super().__init__(params)
         self._converter = opencc.OpenCC(params.conversion)
+        self._regional = params.conversion in ("s2twp", "tw2sp")
 
     def map(self, text: str) -> str:
         """The converted text."""
         if text.isascii():
             return text
-        converted: str = self._converter.convert(text)
-        return converted
+        if not self._regional:
+            converted: str = self._converter.convert(text)
+            return converted
+        # The words of a region are replaced by the longest match from the left, across the borders of other words.
+        parted = _BORDERS.sub(lambda match: _BORDER.join(_PARTS[match.group()]), text)
+        regional: str = self._converter.convert(parted)
+        return regional.replace(_BORDER, "") if parted is not text else regional
 
 
 class ScriptFilterParams(Params):

@@ -1,0 +1,115 @@
+"""Simplified and traditional Chinese: characters with several forms, and words that only seem to stand in a text."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.engine.compiler import compile_recipe
+from services.cleaning.engine.registry import default_registry
+
+
+def converted(text: str, conversion: str) -> str:
+    recipe = compile_recipe(default_registry(), [OperatorSpec("convert_script", {"conversion": conversion})])
+    return recipe.clean(text, {}).text
+
+
+# One simplified character stands for several traditional ones; the words beside it tell which.
+BOTH_WAYS = [
+    "头发发现=頭髮發現",
+    "皇后后天=皇后後天",
+    "干净干部天干=乾淨幹部天干",
+    "松树放松=松樹放鬆",
+    "制造制度=製造制度",
+    "系统联系=系統聯繫",
+    "一只猫只有=一隻貓只有",
+    "范围=範圍",
+    "关系=關係",
+    "丑时丑恶=丑時醜惡",
+    "谷物山谷=穀物山谷",
+    "复杂复习覆盖=複雜複習覆蓋",
+    "历史日历=歷史日曆",
+    "准备批准=準備批准",
+    "余地=餘地",
+    "冲突冲洗=衝突沖洗",
+    "征求长征=徵求長征",
+    "游泳旅游=游泳旅遊",
+    "回来=回來",
+    "几个茶几=幾個茶几",
+    "表面手表=表面手錶",
+    "云彩云南=雲彩雲南",
+    "借口=藉口",
+    "咸菜=鹹菜",
+    "致密精致=緻密精緻",
+    "布局=佈局",
+    "尽管尽力=儘管盡力",
+    "卷入=捲入",
+    "划船计划=划船計劃",
+    "姜汤=薑湯",
+    "伙食=伙食",
+    "托儿=托兒",
+    "舍不得宿舍=捨不得宿舍",
+    "斗争一斗=鬥爭一斗",
+    "郁闷浓郁=鬱悶濃郁",
+    "吁请=籲請",
+    "仆人=僕人",
+    "症状征兆=症狀徵兆",
+    "签名抽签=簽名抽籤",
+    "困难=困難",
+    "叶子=葉子",
+    "秋千=鞦韆",
+    "少数组织学习了=少數組織學習了",
+    "国内存在问题=國內存在問題",
+    "公里=公里",
+    "板凳老板=板凳老闆",
+    "雕刻=雕刻",
+    "千里之外=千里之外",
+]
+
+
+@pytest.mark.parametrize("pair", BOTH_WAYS)
+def test_simplified_becomes_traditional_and_back(pair: str) -> None:
+    simplified, _, traditional = pair.partition("=")
+    assert converted(simplified, "s2t") == traditional
+    assert converted(traditional, "t2s") == simplified
+
+
+# With Taiwan's words: 数组 is 陣列 there, and 内存 記憶體, but not where two other words meet.
+TAIWAN = [
+    "少数组织学习了=少數組織學習了",
+    "多数组成部分=多數組成部分",
+    "人数组成=人數組成",
+    "国内存在问题=國內存在問題",
+    "体内存在=體內存在",
+    "室内存放=室內存放",
+    "攻打印度=攻打印度",
+    "电视频道=電視頻道",
+    "改变量刑=改變量刑",
+    "人数据说很多=人數據說很多",
+    "使用户外装备=使用戶外裝備",
+    "直接口头答应=直接口頭答應",
+    "相信息息相关=相信息息相關",
+    "工程序列=工程序列",
+    "课程序言=課程序言",
+    "论文件数=論文件數",
+    "面对象棋=面對象棋",
+    "针对象征=針對象徵",
+    "数组和内存=陣列和記憶體",
+    "打印文件=列印檔案",
+    "软件和网络=軟體和網路",
+    "鼠标=滑鼠",
+    "信息程序=資訊程式",
+]
+
+
+@pytest.mark.parametrize("pair", TAIWAN)
+def test_words_of_taiwan_stand_only_where_they_are_words(pair: str) -> None:
+    simplified, _, taiwan = pair.partition("=")
+    assert converted(simplified, "s2twp") == taiwan
+
+
+# OpenCC takes Taiwan's 序列 for 串行 wherever it stands.
+@pytest.mark.parametrize("pair", [pair for pair in TAIWAN if "序列" not in pair])
+def test_words_of_taiwan_come_back(pair: str) -> None:
+    simplified, _, taiwan = pair.partition("=")
+    assert converted(taiwan, "tw2sp") == simplified
