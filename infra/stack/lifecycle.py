@@ -23,8 +23,10 @@ from infra.stack import process as processes
 from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
+from infra.stack.last_words import LastWords, Word
 from infra.stack.probes import Probe, ProbeError
 from infra.stack.state import ChildPhase, ChildState
+from services.kit.config import TERMINATION_LOG
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class Patience:
     backoff_s: float = 0.5
     """Before the first restart; doubles each time."""
     backoff_limit_s: float = 30.0
+    hopeless_s: float = 120.0
+    """Before the next start of a child that said that a person must do something first."""
     steady_s: float = 60.0
     """A child that lived this long starts again with the first pause."""
     tries: int = 3
@@ -95,6 +99,8 @@ class ChildRunner:
         self._process: asyncio.subprocess.Process | None = None
         self._program: Program | None = None
         self._probing: asyncio.Future[None] | None = None
+        self._word: Word | None = None
+        """What it said of its last end."""
         self._failures = 0
         """Ends in a row, each after a short life."""
 
@@ -107,6 +113,7 @@ class ChildRunner:
             needs: set when what it needs is ready.
         """
         while True:
+            self._word = None
             try:
                 for need in needs:
                     await need.wait()
@@ -144,7 +151,15 @@ class ChildRunner:
             self._process = await processes.spawn(program, program.before, self.log, marks)
             if code := await self._process.wait():
                 return f"failed to prepare with code {code}"
-        self._process = await processes.spawn(program, program.command, self.log, marks)
+        words = LastWords()
+        try:
+            return await self._run(program, addresses, {**marks, TERMINATION_LOG: words.path}, words)
+        finally:
+            words.close()
+
+    async def _run(self, program: Program, addresses: Addresses, marks: Mapping[str, str], words: LastWords) -> str:
+        """Runs the program to its end; returns how it ended."""
+        self._process = await processes.spawn(program, program.command, self.log, marks, [words.descriptor])
         self._set(pid=self._process.pid)
         ended = asyncio.create_task(self._process.wait())
         try:
@@ -160,6 +175,9 @@ class ChildRunner:
             code = await ended
         finally:
             ended.cancel()
+        self._word = words.read() if code else None
+        if self._word is not None:
+            return f"ended: {self._word.message}"
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
     async def _until_ready(self, ended: asyncio.Task[int], addresses: Addresses) -> str | None:
@@ -238,10 +256,14 @@ class ChildRunner:
             last_error=reason,
             failing_since=None,
         )
-        if not self.was_ready and self._failures >= self._patience.tries:
+        if not self.was_ready and self._word is not None and self._word.permanent:
+            self._failed(ChildFailedError(f"{self.spec.name} {reason}", reason=self._word.reason))
+        elif not self.was_ready and self._failures >= self._patience.tries:
             self._failed(self.failure(f"{reason} before it was ready, {self._failures} times"))
 
     def _pause(self) -> float:
+        if self._word is not None and self._word.permanent:
+            return self._patience.hopeless_s
         longest = self._patience.backoff_s * 2.0 ** min(self._failures - 1, 16)
         # Children that fell together must not come back together.
         return min(longest, self._patience.backoff_limit_s) * (0.5 + random.random() / 2)  # noqa: S311

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -57,12 +57,12 @@ def guarded() -> Iterator[str]:
 
 
 async def spawn(
-    program: Program, command: tuple[str, ...], log: Path, marks: Mapping[str, str]
+    program: Program, command: tuple[str, ...], log: Path, marks: Mapping[str, str], inherited: Sequence[int] = ()
 ) -> asyncio.subprocess.Process:
     """Starts `command` as leader of its own session, its output appended to `log`.
 
     It dies with the thread that calls this (the supervisor's main thread). `marks` are added to its environment, by
-    which it and its children are found again.
+    which it and its children are found again; `inherited` are file descriptors that it keeps.
     """
     user = "-" if program.user is None else _text(program.user)
     with log.open("ab") as output:
@@ -75,6 +75,7 @@ async def spawn(
             cwd=program.folder,
             env={**program.environment, **marks},
             start_new_session=True,
+            pass_fds=tuple(inherited),
         )
 
 

@@ -91,6 +91,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         register=register,
         consumers=[consumer, retention],
         tasks=[lambda: run_builder(builder)],
+        stopping=[publisher.finish],
         closers=[pool.close, publisher.close, engine.dispose],
     )
 

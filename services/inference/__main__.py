@@ -77,6 +77,7 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     return Service(
         register=register,
         tasks=[lambda: run_reconciler(publishing, suspects, settings.reconcile_pause_s)],
+        stopping=[publisher.finish],
         closers=[channel.close, control.close, served.close, publisher.close, engine.dispose],
         # A publication returns when the model answers.
         default_deadline_s=settings.load_timeout_s + 120.0,

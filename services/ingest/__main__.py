@@ -76,6 +76,7 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
         register=register,
         consumers=[consumer, retention],
         tasks=[worker.run],
+        stopping=[publisher.finish],
         closers=[surveys.close, worker.close, publisher.close, accepting.close, look_ups.shutdown, engine.dispose],
     )
 

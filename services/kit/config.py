@@ -18,6 +18,10 @@ UNIX = "unix:"
 _LONGEST_SOCKET = 107  # bytes: sun_path in sys/un.h, without the zero at its end
 
 
+TERMINATION_LOG = "TIDEMILL_TERMINATION_LOG"
+"""Environment variable: file to which a process that fails writes why, as JSON, for whoever runs it."""
+
+
 def _address(value: str) -> str:
     return _socket(value) if value.startswith(UNIX) else _port(value)
 

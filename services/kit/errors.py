@@ -207,8 +207,10 @@ def database_damaged(database: str, cause: object) -> DataLossError:
 
 def explained(error: BaseException) -> TidemillError | None:
     """The known fault behind an error, looked for in all that caused it; None where it is a defect of ours."""
+    if isinstance(error, TidemillError):
+        return error
     for each in _causes(error):
-        if isinstance(each, TidemillError):
+        if isinstance(each, DataLossError):
             return each
         if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
             return disk_full(str(each.filename or ""))

@@ -87,6 +87,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         register=register,
         consumers=[consumer, retention],
         tasks=[driver.run, lambda: tend_feedback(feedback, recorded)],
+        stopping=[publisher.finish],
         closers=[*(channel.close for channel in channels), publisher.close, engine.dispose],
     )
 

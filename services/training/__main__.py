@@ -68,6 +68,7 @@ async def build(settings: TrainingSettings) -> Service:
     return Service(
         register=register,
         tasks=[lambda: run_supervision(supervision)],
+        stopping=[publisher.finish],
         closers=[supervision.pause, publisher.close, engine.dispose],
     )
 

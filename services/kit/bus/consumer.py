@@ -18,7 +18,7 @@ from typing import Protocol
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
+from kafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError, RebalanceInProgressError
 from opentelemetry import context, trace
 
 from services.kit.bus.brokers import Brokers
@@ -26,7 +26,7 @@ from services.kit.bus.cloudevents import trace_context
 from services.kit.bus.port import Delivery, EventHandler, LostMessages
 from services.kit.bus.positions import ReadPositions, first_offsets
 from services.kit.bus.topics import Topic
-from services.kit.errors import InvalidArgumentError, TidemillError, is_retryable
+from services.kit.errors import DataLossError, InvalidArgumentError, TidemillError, explained, is_retryable
 from services.kit.telemetry import schema
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
 _HEARTBEAT_S = 3.0
+_CLOSE_MS = 2000
+# For one look at the topics, one commit and the goodbye, of a broker that answers.
+_LEAVE_S = 5.0
+_COMMIT_MS, _COMMIT_TRIES = 2500, 8
 # An error that is none of ours may be a passing one; it gets so many tries before it counts as poison.
 _UNEXPECTED_TRIES = 3
 
@@ -96,7 +100,10 @@ class DeliveryProcessor:
                 # What a handler uses may be closed already where the stop did not wait for it: that is no poison.
                 if unexpected and self._wait(0):
                     raise _StopError from error
-                if (isinstance(error, TidemillError) and not is_retryable(error)) or unexpected >= _UNEXPECTED_TRIES:
+                known = explained(error)
+                # A full disk or a damaged database is the service's trouble, not the message's.
+                waits = known is not None and (is_retryable(known) or isinstance(known, DataLossError))
+                if not waits and (isinstance(error, TidemillError) or unexpected >= _UNEXPECTED_TRIES):
                     self._bury(delivery, error)
                     return
                 logger.warning(
@@ -160,6 +167,7 @@ class KafkaEventConsumer:
         self._max_batch = max_batch
         self._unreadable: list[_Unreadable] = []
         self._tracer = trace.get_tracer(__name__)
+        self._handling = False
         self._thread = threading.Thread(target=self._run, name=f"consumer-{group}", daemon=True)
 
     def start(self) -> None:
@@ -171,14 +179,20 @@ class KafkaEventConsumer:
         return self._ready.wait(timeout_s)
 
     def stop(self, timeout_s: float = 20.0) -> None:
-        """Ends after the batch in hand is done and committed; leaves the group."""
+        """Ends after the batch in hand is done and committed; leaves the group.
+
+        Work in hand is given all of `timeout_s`. A broker that hangs is not: what its consumer waits for is no loss.
+        """
         self._stop.set()
+        if not self._thread.is_alive():
+            return
+        end = time.monotonic() + timeout_s
+        self._thread.join(min(timeout_s, _LEAVE_S))
+        while self._thread.is_alive() and self._handling and time.monotonic() < end:
+            self._thread.join(0.2)
         if self._thread.is_alive():
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                logger.warning(
-                    "consumer %s did not end within %.0f s; its batch will come again", self._group, timeout_s
-                )
+            what = "its batch" if self._handling else "the broker hangs; what is not committed"
+            logger.warning("consumer %s did not end in time; %s will come again", self._group, what)
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE_S
@@ -244,12 +258,17 @@ class KafkaEventConsumer:
                     continue
                 positions.check_batch(first_offsets((TopicPartition(d.topic, d.partition), d.offset) for d in batch))
                 with self._spans(batch):
-                    self._processor.process(batch)
+                    self._handling = True
+                    try:
+                        self._processor.process(batch)
+                    finally:
+                        self._handling = False
                 done = {TopicPartition(d.topic, d.partition): d.offset + 1 for d in batch}
                 self._commit(consumer, done)
                 positions.advance(done)
         finally:
-            consumer.close(autocommit=False)
+            # A broker that hangs must not hold up the stop: without a goodbye it misses this member after a while.
+            consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
 
     def _skip(self, consumer: KafkaConsumer, batch: _Unreadable, error: Exception) -> None:
         """Makes a dead letter of what kafka-python cannot read, and goes on behind it."""
@@ -287,8 +306,16 @@ class KafkaEventConsumer:
             raise KafkaError(f"no heartbeat was sent for {self._heartbeat_patience_s:.0f} s")
 
     def _commit(self, consumer: KafkaConsumer, next_offsets: Mapping[TopicPartition, int]) -> None:
+        offsets = {place: OffsetAndMetadata(offset, "", -1) for place, offset in next_offsets.items()}
         try:
-            consumer.commit({place: OffsetAndMetadata(offset, "", -1) for place, offset in next_offsets.items()})
+            for last in (*[False] * (_COMMIT_TRIES - 1), True):
+                try:
+                    consumer.commit(offsets, timeout_ms=_COMMIT_MS)
+                    return
+                except KafkaTimeoutError:
+                    # In short tries, so that a stop need not wait for a broker that hangs.
+                    if last or self._stop.is_set():
+                        raise
         except (CommitFailedError, RebalanceInProgressError) as error:
             # The group moved on without us. Whoever has the partition now does these again, and handlers are
             # idempotent; where it is still this member, its next commit covers them.

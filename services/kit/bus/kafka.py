@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
-from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, TopicAlreadyExistsError
 from opentelemetry import trace
 
 from services.kit.bus.brokers import Brokers
 from services.kit.bus.cloudevents import EncodedEvent, dead_letter, encode, refusal_headers
 from services.kit.bus.port import DeadLetter, Delivery, OutgoingEvent
 from services.kit.bus.topics import CODEC, DEAD_LETTERS, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, TOPICS, Topic
-from services.kit.errors import InvalidArgumentError, UnavailableError
+from services.kit.deadline import call_deadline
+from services.kit.errors import InvalidArgumentError, UnavailableError, bus_away
 from services.kit.telemetry import schema
 
 logger = logging.getLogger(__name__)
 
 _RECONNECT_PAUSE_S = 1.0
-_CLOSE_S = 5.0
+_CLOSE_S = 2.0
+_FINISH_S = 3.0
+_LOOK_S = 0.5
+# Left of a call's deadline to answer that the bus is away, before its caller hears no more than DEADLINE_EXCEEDED.
+_ANSWER_S = 0.5
 
 
 def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *, replication: int = -1) -> None:
@@ -38,9 +45,7 @@ def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *,
     try:
         admin = KafkaAdminClient(**Brokers.of(bootstrap).options(), client_id="tidemill-topics")
     except (KafkaError, ValueError) as error:
-        raise UnavailableError(
-            f"No Kafka broker answers at {bootstrap}: {error}", reason="KAFKA_UNAVAILABLE", retry_after_s=2
-        ) from error
+        raise bus_away(f"No Kafka broker answers at {bootstrap}", error) from error
     try:
         present = set(admin.list_topics())
         for topic in topics:
@@ -54,7 +59,7 @@ def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *,
         # Accepted is not there yet: a consumer that joins before its topics have leaders gets nothing at first.
         admin.wait_for_topics([topic.name for topic in topics])
     except KafkaError as error:
-        raise UnavailableError(f"Kafka refused to create topics: {error}", reason="KAFKA_UNAVAILABLE") from error
+        raise bus_away("Kafka did not create the topics", error) from error
     finally:
         admin.close()
 
@@ -97,6 +102,8 @@ class KafkaEventPublisher:
         self._tracer = trace.get_tracer(__name__)
         self._lock = threading.Lock()
         self._closed = False
+        self._finishing: float | None = None
+        self._hangs = False
         self._next_try = 0.0
         self._producer: KafkaProducer | None = None
         self._connected()
@@ -115,9 +122,7 @@ class KafkaEventPublisher:
             return self._producer
 
     def _no_broker(self) -> UnavailableError:
-        return UnavailableError(
-            f"No Kafka broker answers at {self._bootstrap}.", reason="KAFKA_UNAVAILABLE", retry_after_s=2
-        )
+        return bus_away(f"No Kafka broker answers at {self._bootstrap}")
 
     def _connect(self) -> KafkaProducer:
         timeout_ms = int(self._timeout_s * 1000)
@@ -133,7 +138,7 @@ class KafkaEventPublisher:
             max_block_ms=timeout_ms,
             delivery_timeout_ms=timeout_ms,
             request_timeout_ms=min(10_000, timeout_ms - 1000),
-            bootstrap_timeout_ms=min(10_000, timeout_ms),
+            bootstrap_timeout_ms=min(5_000, timeout_ms),
         )
 
     def _abandon(self, producer: KafkaProducer) -> None:
@@ -173,11 +178,7 @@ class KafkaEventPublisher:
             except MessageSizeTooLargeError as error:
                 raise InvalidArgumentError(f"An event is too large: {error}", reason="EVENT_TOO_LARGE") from error
             except KafkaError as error:
-                raise UnavailableError(
-                    f"Kafka did not take all of {len(events)} events for {topic.name}: {error}",
-                    reason="KAFKA_UNAVAILABLE",
-                    retry_after_s=2,
-                ) from error
+                raise bus_away(f"Kafka did not take all of {len(events)} events for {topic.name}", error) from error
 
     def dead_letter(self, delivery: Delivery, error: Exception) -> None:
         """Puts a refused message aside, as it came, with the reason; durable when it returns."""
@@ -204,25 +205,48 @@ class KafkaEventPublisher:
         try:
             self._send(DEAD_LETTERS, letters)
         except KafkaError as cause:
-            raise UnavailableError(
-                f"Kafka did not take a dead letter: {cause}", reason="KAFKA_UNAVAILABLE", retry_after_s=2
-            ) from cause
+            raise bus_away("Kafka did not take a dead letter", cause) from cause
 
     def _send(self, topic: Topic, messages: Sequence[EncodedEvent]) -> None:
         producer = self._connected()
+        end = time.monotonic() + self._timeout_s
         try:
             futures = [
                 producer.send(topic.name, key=message.key, value=message.value, headers=message.headers)
                 for message in messages
             ]
-            deadline = time.monotonic() + self._timeout_s
             for future in futures:
-                future.get(timeout=max(deadline - time.monotonic(), 0.1))
+                self._wait_for(future, end)
         except MessageSizeTooLargeError:
+            raise
+        except KafkaTimeoutError:
+            # Where only this caller has no more time, the others' messages are still under way.
+            if time.monotonic() >= end:
+                self._abandon(producer)
             raise
         except KafkaError:
             self._abandon(producer)
             raise
+
+    def _wait_for(self, future: Any, end: float) -> None:
+        """Returns when the message is durable; until the call's own deadline, or the end of the process, at most."""
+        began, called = time.monotonic(), call_deadline()
+        if called is not None:
+            end = min(end, called - _ANSWER_S)
+        while not future.is_done:
+            # Once the process ends, each wait is short, and none follows one that was in vain.
+            ending = self._finishing is not None and (began if self._hangs else max(began, self._finishing) + _FINISH_S)
+            left = (min(end, ending) if ending else end) - time.monotonic()
+            if left <= 0:
+                self._hangs = bool(ending)
+                raise KafkaTimeoutError("it did not answer in time")
+            with contextlib.suppress(KafkaTimeoutError):
+                future.get(timeout=min(left, _LOOK_S))
+        future.get(timeout=0)
+
+    def finish(self) -> None:
+        """Tells it that the process ends: whoever waits for the broker now waits for a few seconds more at most."""
+        self._finishing = time.monotonic()
 
     def close(self) -> None:
         """Closes the connections; whoever still waits for a message to be sent gets an error."""

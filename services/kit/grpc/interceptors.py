@@ -14,12 +14,13 @@ import grpc
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
+from services.kit.deadline import set_call_deadline
 from services.kit.errors import (
     DeadlineExceededError,
     InternalError,
     InvalidArgumentError,
-    TidemillError,
     UnavailableError,
+    explained,
 )
 from services.kit.grpc.errors import to_status
 from services.kit.grpc.validation import validate
@@ -153,7 +154,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return handler
 
         async def abort(context: Any, error: Exception) -> None:
-            if not isinstance(error, TidemillError):
+            known = explained(error)
+            if known is not None:
+                error = known
+            else:
                 logger.exception("unexpected error in %s", method)
                 error = InternalError(
                     f"{method} failed unexpectedly; the log of the service tells more.",
@@ -317,6 +321,7 @@ class DeadlineInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             remaining = context.time_remaining()
             limit = remaining if remaining is not None else self._default_s
+            set_call_deadline(time.monotonic() + limit)
             scope = asyncio.timeout(limit)
             try:
                 async with scope:

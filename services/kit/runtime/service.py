@@ -6,18 +6,20 @@ The order of the stop: NOT_SERVING, pause consumers, drain calls, commit, close 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from services.kit.config import UNIX, ServiceSettings
-from services.kit.errors import TidemillError, UnavailableError
+from services.kit.config import TERMINATION_LOG, UNIX, ServiceSettings
+from services.kit.errors import DataLossError, InvalidArgumentError, TidemillError, UnavailableError, explained
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.storage.disk import disk_space
 from services.kit.telemetry.metrics import RequestMetrics
@@ -47,14 +49,16 @@ class Consumer(Protocol):
 class Service:
     """What a composition root built.
 
-    `register` adds the servicers and returns their full proto names; `closers` run in order at the end, after
-    the last call; `tasks` run beside the server, and one that fails ends the process, so that the supervisor
+    `register` adds the servicers and returns their full proto names; `stopping` are called when a stop begins and
+    return at once, so that what waits for a part that hangs does not hold it up; `closers` run in order at the end,
+    after the last call; `tasks` run beside the server, and one that fails ends the process, so that the supervisor
     starts it again.
     """
 
     register: Callable[[grpc.aio.Server], Sequence[str]]
     consumers: Sequence[Consumer] = ()
     tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    stopping: Sequence[Callable[[], None]] = ()
     closers: Sequence[Callable[[], object]] = ()
     interceptors: Sequence[grpc.aio.ServerInterceptor] = field(default_factory=tuple)
     default_deadline_s: float = 60.0
@@ -80,14 +84,33 @@ def run_service(name: str, settings: ServiceSettings, build: Build, *, export_te
     try:
         asyncio.run(_serve(name, settings, build, telemetry))
     except TidemillError as error:
-        logger.error("%s cannot start: %s", name, error.message)
+        logger.error("%s cannot run: %s", name, error.message)
+        _leave_word(error)
         sys.exit(1)
-    except Exception:
+    except Exception as error:
         # Into the log, where people look for it, and not only to where the process was started.
         logger.exception("%s failed unexpectedly", name)
+        _leave_word(error)
         sys.exit(1)
     finally:
         telemetry.shutdown()
+
+
+def _leave_word(error: Exception) -> None:
+    """Tells whoever runs this process why it ends, and whether starting it again can help."""
+    path = os.environ.get(TERMINATION_LOG)
+    if not path:
+        return
+    known = explained(error)
+    word = {
+        "reason": known.reason if known else "UNEXPECTED",
+        "message": known.message if known else f"{type(error).__name__}: {error}",
+        "permanent": isinstance(known, DataLossError | InvalidArgumentError),
+    }
+    try:
+        Path(path).write_text(json.dumps(word), encoding="utf-8")
+    except OSError as cause:
+        logger.warning("%s cannot be written: %s", path, cause)
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
@@ -164,8 +187,12 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
 
         await grpc_server.set_serving(False)
         stopping.set()
-        await asyncio.gather(*(asyncio.to_thread(consumer.stop) for consumer in service.consumers))
-        await server.stop(_DRAIN_S)
+        for begin in service.stopping:
+            begin()
+        # Side by side: either may wait for the bus, and none waits for the other.
+        await asyncio.gather(
+            server.stop(_DRAIN_S), *(asyncio.to_thread(consumer.stop) for consumer in service.consumers)
+        )
         for task in (stopper, *tasks):
             task.cancel()
         await asyncio.gather(stopper, *tasks, return_exceptions=True)
@@ -180,4 +207,6 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
                 logger.exception("%s could not close a part in order", name)
     logger.info("%s ended", name)
     if failure is not None:
+        if isinstance(failure, Exception):
+            _leave_word(failure)
         sys.exit(1)

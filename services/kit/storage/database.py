@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,15 +13,27 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Dialect, Engine, Text, TypeDecorator, create_engine, event, func, select
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.schema import CreateSchema
 
-from services.kit.errors import InvalidArgumentError, UnavailableError
+from services.kit.errors import (
+    InvalidArgumentError,
+    TidemillError,
+    UnavailableError,
+    database_damaged,
+    disk_full,
+)
+from services.kit.storage.disk import disk_space
 
 logger = logging.getLogger(__name__)
 
 _READ_ONLY = "tidemill_read_only"
+# PostgreSQL's data_corrupted and index_corrupted, and disk_full.
+_DAMAGED_STATES, _DISK_FULL_STATE = ("XX001", "XX002"), "53100"
+_LEAST_FREE = 2**20
+# A quarter of a second for this much; larger files are the doctor's.
+_CHECKED_BYTES = 256 * 2**20
 
 
 class FreeText(TypeDecorator[str]):
@@ -46,6 +59,7 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
     Raises:
         InvalidArgumentError: the URL is none, or its driver is not installed.
         UnavailableError: the server does not answer.
+        DataLossError: the SQLite file is damaged.
     """
     try:
         parsed = make_url(url)
@@ -62,12 +76,15 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
         raise InvalidArgumentError(
             f"The driver of {parsed.drivername} is not installed: {error}. Install tidemill[postgresql]."
         ) from error
+    event.listen(engine, "handle_error", partial(_explain, engine))
     if sqlite:
         event.listen(engine, "connect", _tune_sqlite)
         event.listen(engine, "begin", _begin)
     elif schema:
         event.listen(engine, "connect", partial(_choose_schema, schema))
     try:
+        if sqlite:
+            _check_sqlite(engine)
         with engine.begin() as connection:
             if not sqlite:
                 # Two processes of one service that start at once would both make the tables.
@@ -83,6 +100,8 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
             f"The database {parsed.render_as_string(hide_password=True)} does not answer: {error.orig}",
             reason="DATABASE_UNAVAILABLE",
         ) from error
+    except sqlite3.DatabaseError as error:  # before SQLAlchemy had a connection to translate the errors of
+        raise _fault(engine, error) or error from error
     return engine
 
 
@@ -106,6 +125,8 @@ def translate_database_errors() -> Iterator[None]:
 
     Raises:
         UnavailableError: the database does not answer.
+        ResourceExhaustedError: its disk is full.
+        DataLossError: it is damaged.
         InvalidArgumentError: it cannot hold a value, such as a NUL or more characters than there is room for.
     """
     try:
@@ -118,6 +139,38 @@ def translate_database_errors() -> Iterator[None]:
         raise UnavailableError(
             f"The service's database does not answer: {error.orig}", reason="DATABASE_UNAVAILABLE", retry_after_s=1
         ) from error
+
+
+def _explain(engine: Engine, context: ExceptionContext) -> None:
+    """Raises a fault of the machine in the words of every service, wherever a statement meets it."""
+    if (fault := _fault(engine, context.original_exception)) is not None:
+        raise fault from context.original_exception
+
+
+def _fault(engine: Engine, error: BaseException) -> TidemillError | None:
+    """A damaged file or a full disk behind a driver's error; None for all else."""
+    name = engine.url.database or engine.url.render_as_string(hide_password=True)
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    state = getattr(error, "sqlstate", None) or ""
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or state in _DAMAGED_STATES:
+        return database_damaged(name, error)
+    if primary == sqlite3.SQLITE_FULL or state == _DISK_FULL_STATE:
+        return disk_full(name)
+    # An index of the log that cannot grow is no more than an input/output error.
+    if primary == sqlite3.SQLITE_IOERR and disk_space(Path(name)).free < _LEAST_FREE:
+        return disk_full(name)
+    return None
+
+
+def _check_sqlite(engine: Engine) -> None:
+    """Looks through a file that is not too large for that: it must not be served from, nor made worse, when damaged."""
+    file = Path(engine.url.database or "")
+    if not file.is_file() or not 0 < file.stat().st_size <= _CHECKED_BYTES:
+        return
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+    if found != "ok":
+        raise database_damaged(str(file), found)
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:

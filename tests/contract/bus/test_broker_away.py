@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -16,18 +12,9 @@ from services.kit.bus.topics import Topic
 from services.kit.errors import UnavailableError
 from tests.contract.bus.conftest import KafkaBus
 from tests.contract.bus.test_bus import event
+from tests.freezing import frozen
 
 pytestmark = pytest.mark.real
-
-
-@contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """A process that takes connections and answers nothing."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_publisher_survives_a_broker_that_was_away(kafka_bus: KafkaBus) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +14,7 @@ from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from services.kit.bus.kafka import ensure_topics
 from services.kit.bus.topics import Topic
+from tests.freezing import frozen
 from tests.service_process import ServiceProcess
 from tests.topics import read_all
 
@@ -39,11 +38,8 @@ def kafka_bootstrap(stack: StackState) -> str:
 @pytest.fixture
 def frozen_kafka(stack: StackState) -> Iterator[None]:
     """Kafka takes connections and answers nothing until the test ends."""
-    pid = stack.children["kafka"].pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    yield
-    os.kill(pid, signal.SIGCONT)
+    with frozen(stack.children["kafka"].pid):
+        yield
 
 
 class IngestProcess(ServiceProcess):

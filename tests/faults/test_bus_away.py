@@ -1,0 +1,97 @@
+"""A broker that hangs: callers hear that the bus is away before their own time is over, and a stop is not held up."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from tidemill.ingest.v1 import ingest_service_pb2 as pb
+from tidemill.ingest.v1 import ingest_service_pb2_grpc as stubs
+from tidemill.ingest.v1.record_pb2 import Record
+
+from infra.stack.state import StackState
+from infra.stack.testing import running_parts
+from services.kit.bus.kafka import ensure_topics
+from tests.freezing import frozen
+from tests.service_process import ServiceProcess
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
+    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as state:
+        ensure_topics(state.kafka_bootstrap)
+        yield state
+
+
+@pytest.fixture
+def ingest(stack: StackState, tmp_path: Path) -> Iterator[ServiceProcess]:
+    process = ServiceProcess(
+        "ingest",
+        tmp_path,
+        {
+            "TIDEMILL_KAFKA_BOOTSTRAP": stack.kafka_bootstrap,
+            "TIDEMILL_DATABASE_URL": f"sqlite:///{tmp_path}/ingest.sqlite",
+        },
+    )
+    process.start()
+    yield process
+    process.kill()
+
+
+def push(ingest: ServiceProcess, text: str, timeout_s: float) -> str:
+    request = pb.IngestRecordsRequest(records=[Record(source="bus", text=text)], request_id=text)
+    return str(stubs.IngestServiceStub(ingest.channel()).IngestRecords(request, timeout=timeout_s).record_ids[0])
+
+
+def reason_of(error: Any) -> str:
+    info = error_details_pb2.ErrorInfo()
+    assert any(detail.Unpack(info) for detail in rpc_status.from_call(error).details)
+    return str(info.reason)
+
+
+def test_a_caller_hears_that_the_bus_is_away_before_its_deadline(stack: StackState, ingest: ServiceProcess) -> None:
+    push(ingest, "before", 60)
+    with frozen(stack.children["kafka"].pid):
+        for number in range(2):
+            with pytest.raises(grpc.RpcError) as caught:
+                push(ingest, f"during {number}", 4)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+            assert reason_of(caught.value) == "BUS_AWAY"
+            assert "Kafka did not take" in str(caught.value.details())
+            assert "`tidemill status`" in str(caught.value.details())
+    push(ingest, "after", 60)
+
+
+def test_a_stop_is_not_held_up_by_a_broker_that_hangs(stack: StackState, ingest: ServiceProcess) -> None:
+    push(ingest, "before", 60)
+    answers: list[grpc.RpcError] = []
+
+    def wait() -> None:
+        try:
+            push(ingest, "in flight", 120)
+        except grpc.RpcError as error:
+            answers.append(error)
+
+    with frozen(stack.children["kafka"].pid):
+        caller = threading.Thread(target=wait)
+        caller.start()
+        # The caller waits for Kafka when its messages lie in the producer, of which nothing is seen from outside; one
+        # that comes too late meets a service that has ended.
+        caller.join(2)
+        assert ingest.process is not None
+        ingest.process.send_signal(signal.SIGTERM)
+        # The supervisor would kill it after 30 s. What is to be held is 10; a busy machine is given more.
+        assert ingest.process.wait(25) == 0
+        caller.join(60)
+        assert [reason_of(error) for error in answers] == ["BUS_AWAY"], "answered in order, not cut off"
+    wait_until(lambda: not ingest.running, "the end of the service")

@@ -1,0 +1,31 @@
+"""Freezes a process, as a machine that hangs does: it takes connections and answers nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.waiting import wait_until
+
+
+@contextmanager
+def frozen(pid: int | None) -> Iterator[None]:
+    """Frozen for the length of the block; all of its threads stand still before the block begins."""
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: set(_states(pid)) == {"T"}, f"the standstill of process {pid}")
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def _states(pid: int) -> list[str]:
+    """The state of each thread, as in proc(5)."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+    return [stat.read_text().rpartition(")")[2].split()[0] for stat in tasks]
