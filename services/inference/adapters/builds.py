@@ -12,6 +12,9 @@ from services.kit.errors import InvalidArgumentError
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import MANIFEST, TrustedKeys
 
+# Formats that are read by unpickling.
+_PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"})
+
 
 class ArtifactBuilds:
     """Implements `services.inference.app.ports.Builds` with fsspec URLs; remote folders are copied to `cache`."""
@@ -66,6 +69,14 @@ class ArtifactBuilds:
         if len(labels) < support.least_labels:
             raise _unusable(f"A {task.value} build names at least {support.least_labels} labels, not {len(labels)}.")
         missing = [name for name in support.files if not (folder / name).is_file()]
+        pickles = sorted(
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in _PICKLED
+        )
+        if pickles:
+            raise _unusable(
+                f"The build holds {', '.join(pickles)}: such files can run code when they are read. A build holds ONNX "
+                "and JSON."
+            )
         if missing:
             raise _unusable(f"The build lacks {', '.join(missing)}.")
         return build

@@ -8,6 +8,7 @@ beyond it by the ETags of its store; where there are none, its content counts as
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -32,8 +33,11 @@ from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
 from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder, check_spec
 from services.ingest.domain.source_uri import parse_uri, shown
+from services.ingest.engine.attributes import NOTES_ATTRIBUTE
 from services.ingest.engine.parsing import MAX_FILE_BYTES, record_of_file, record_of_line, split_lines
 from services.kit.errors import FailedPreconditionError, TidemillError
+
+logger = logging.getLogger(__name__)
 
 # Small files that are fetched side by side where the place can; with MAX_FILE_BYTES this bounds memory.
 _FETCHED_AT_ONCE = 32
@@ -86,12 +90,24 @@ class FileSources:
 
     def read(self, spec: SourceSpec, survey: Survey, interrupt: Interrupt) -> Iterator[RawRecord | Refusal]:
         """See the port."""
+        noted = 0
         with _reading(spec), self._place(spec, interrupt) as place:
-            if isinstance(spec.kind, TextFolder):
-                budget = _Budget(self._limits.import_bytes)
-                yield from _read_folder(spec.source, spec.kind, place, survey.files, budget)
-            else:
-                yield from self._read_lines(spec.source, spec.kind, place, survey.files)
+            for piece in self._pieces(spec, place, survey.files):
+                noted += isinstance(piece, RawRecord) and NOTES_ATTRIBUTE in piece.attributes
+                yield piece
+        if noted:
+            logger.warning(
+                "%d records of %s could not be kept whole; what is missing of each is in its attribute %s",
+                noted,
+                shown(spec.kind.uri),
+                NOTES_ATTRIBUTE,
+            )
+
+    def _pieces(self, spec: SourceSpec, place: FilePlace, files: Sequence[SourceFile]) -> Iterator[RawRecord | Refusal]:
+        budget = _Budget(self._limits.import_bytes)
+        if isinstance(spec.kind, TextFolder):
+            return _read_folder(spec.source, spec.kind, place, files, budget)
+        return self._read_lines(spec.source, spec.kind, place, files, budget)
 
     @contextmanager
     def _place(self, spec: SourceSpec, interrupt: Interrupt) -> Iterator[FilePlace]:
@@ -149,9 +165,8 @@ class FileSources:
         return total.hexdigest(), 0 if packed else lines
 
     def _read_lines(
-        self, source: str, kind: JsonLines, place: FilePlace, files: Sequence[SourceFile]
+        self, source: str, kind: JsonLines, place: FilePlace, files: Sequence[SourceFile], budget: _Budget
     ) -> Iterator[RawRecord | Refusal]:
-        budget = _Budget(self._limits.import_bytes)
         for file in files:
             location, number = place.location(file.path), 0
             try:

@@ -24,6 +24,7 @@ An event is refused only for what a record cannot be without: text, a source, an
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from tidemill.ingest.v1.record_pb2 import Record
 from services.ingest.app.intake import Intake
 from services.ingest.app.ports import Accepted
 from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record, is_source_name
-from services.ingest.engine.attributes import Attributes
+from services.ingest.engine.attributes import NOTES_ATTRIBUTE, Attributes
 from services.ingest.engine.json_text import repeated_names
 from services.ingest.engine.parsing import fitted_id
 from services.ingest.entrypoints.foreign_event import ForeignEvent, read_event
@@ -44,6 +45,8 @@ from services.ingest.entrypoints.mapping import record_from
 from services.kit.bus.port import Delivery
 from services.kit.errors import InvalidArgumentError
 from services.kit.ids import sha256_hex
+
+logger = logging.getLogger(__name__)
 
 _PROTOBUF = ("application/protobuf", "application/x-protobuf")
 _MEMBERS = frozenset({"record_id", "source", "text", "attributes", "event_time"})
@@ -63,7 +66,15 @@ class InboundHandler:
 
     def handle(self, batch: Sequence[Delivery]) -> None:
         """Accepts the batch; idempotent, for identities do not change. A refusal comes before anything is accepted."""
-        self._intake.accept_traced([accepted_from(delivery) for delivery in batch])
+        accepted = [accepted_from(delivery) for delivery in batch]
+        self._intake.accept_traced(accepted)
+        if noted := sum(NOTES_ATTRIBUTE in item.record.attributes for item in accepted):
+            logger.warning(
+                "%d of %d events could not be kept whole; what is missing of each is in its attribute %s",
+                noted,
+                len(accepted),
+                NOTES_ATTRIBUTE,
+            )
 
 
 def accepted_from(delivery: Delivery) -> Accepted:

@@ -125,7 +125,9 @@ class BaseModels:
 def _described(name: str, folder: Path, digest: str) -> BaseModel:
     """What a model's own configuration says of it."""
     if not any(folder.glob("*.safetensors")):
-        wrong = f"{name} holds no *.safetensors; weights in other formats can run code and are not loaded"
+        wrong = (
+            f"{name} holds no *.safetensors; weights in other formats (.bin, .pt, .pkl) can run code and are not loaded"
+        )
         raise InvalidArgumentError(
             f"spec.base_model: {wrong}",
             reason="BASE_MODEL_NOT_SAFETENSORS",

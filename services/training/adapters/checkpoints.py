@@ -22,13 +22,18 @@ class CheckpointFolder:
 
         partial = self._folder / f".partial-{new_id()}"
         partial.mkdir(parents=True)
-        save_file(checkpoint.weights, partial / "weights.safetensors")
-        save_file(checkpoint.optimizer, partial / "optimizer.safetensors")
-        save_file({"random_state": checkpoint.random_state}, partial / "random.safetensors")
-        (partial / "state.json").write_text(json.dumps({"step": checkpoint.step, "losses": checkpoint.losses}))
         target = self._folder / f"step-{checkpoint.step:08d}"
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        try:
+            save_file(checkpoint.weights, partial / "weights.safetensors")
+            save_file(checkpoint.optimizer, partial / "optimizer.safetensors")
+            save_file({"random_state": checkpoint.random_state}, partial / "random.safetensors")
+            (partial / "state.json").write_text(json.dumps({"step": checkpoint.step, "losses": checkpoint.losses}))
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+        except BaseException:
+            # On a full disk the checkpoint before stays, and half of this one would keep the disk full.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         for other in self._folder.iterdir():
             if other != target:
                 shutil.rmtree(other, ignore_errors=True)

@@ -19,6 +19,8 @@ STOPPED_FILE = "stopped"
 # Exit codes of the worker beside 0: told to stop, and failed for a reason that failure.json tells.
 EXIT_CANCELLED = 75
 EXIT_FAILED = 70
+# The disk is so full that not even failure.json could be written.
+EXIT_DISK_FULL = 74
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,5 +104,9 @@ def read_progress(folder: Path) -> WorkerProgress | None:
 def write_json(path: Path, value: object) -> None:
     """Replaces a file whole, so that no reader sees half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(value, ensure_ascii=False, indent=1))
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(value, ensure_ascii=False, indent=1))
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
+from services.kit.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+)
 from services.kit.ids import new_id
-from services.kit.storage.artifacts import ArtifactStore, answering, filesystem_of, local_path
+from services.kit.storage.artifacts import ArtifactStore, answering, file_digest, filesystem_of, local_path
 from services.kit.storage.signing import TrustedKeys
 from services.training.domain.recipe import GenerationTask, Recipe, TextClassificationTask
 
 _PARTS = ("train", "holdout")
+_MANIFEST = "manifest.json"
 
 
 class StoredFolders:
@@ -36,7 +43,7 @@ class StoredFolders:
             shutil.rmtree(copies, ignore_errors=True)
 
     def check_dataset(self, recipe: Recipe) -> None:
-        """See the port. Only the manifest and the files' footers are read."""
+        """See the port. Of a remote snapshot only the manifest and the files' sizes and footers are read."""
         uri = recipe.dataset_uri
         with nullcontext() if local_path(uri) is not None else answering(uri):
             self._check(recipe, *filesystem_of(uri))
@@ -52,19 +59,102 @@ class StoredFolders:
                 metadata={"uri": recipe.dataset_uri},
                 violations=[FieldViolation("spec.dataset.uri", wrong)],
             )
-        manifest = f"{path}/manifest.json"
-        digest = json.loads(filesystem.cat_file(manifest)).get("digest") if filesystem.exists(manifest) else None
+        file = f"{path}/{_MANIFEST}"
+        manifest = _manifest(filesystem.cat_file(file), recipe.dataset_uri) if filesystem.exists(file) else {}
+        digest = manifest.get("digest")
         if digest not in (None, recipe.dataset_digest):
             raise FailedPreconditionError(
                 f"spec.dataset.digest: {recipe.dataset_uri} holds the snapshot {digest}, not the one that was meant.",
                 reason="SNAPSHOT_MISMATCH",
                 metadata={"uri": recipe.dataset_uri},
             )
+        own = local_path(recipe.dataset_uri)
+        if own is not None:
+            check_files(own, recipe.dataset_uri)
         for part in _PARTS:
-            if not filesystem.exists(f"{path}/{part}.parquet"):
+            name = f"{part}.parquet"
+            if not filesystem.exists(f"{path}/{name}"):
                 raise _broken(recipe.dataset_uri, part)
-            with filesystem.open(f"{path}/{part}.parquet") as stream, pq.ParquetFile(stream) as file:
-                _check(part, file.metadata.num_rows, file.schema_arrow.names, recipe.task)
+            _check_size(manifest, name, filesystem.size(f"{path}/{name}"), recipe.dataset_uri)
+            with (
+                _parquet_errors(recipe.dataset_uri, name),
+                filesystem.open(f"{path}/{name}") as stream,
+                pq.ParquetFile(stream) as parquet,
+            ):
+                rows, columns = parquet.metadata.num_rows, parquet.schema_arrow.names
+            _check(part, rows, columns, recipe.task)
+
+
+def check_files(folder: Path, uri: str) -> None:
+    """Holds the files of a snapshot against the sizes and digests in its manifest; reads all of them.
+
+    Args:
+        folder: the snapshot on this machine; one without a manifest is not checked.
+        uri: where it came from, for the error.
+
+    Raises:
+        DataLossError: with reason SNAPSHOT_DAMAGED; metadata `part` and `cause`.
+    """
+    if not (folder / _MANIFEST).is_file():
+        return
+    manifest = _manifest((folder / _MANIFEST).read_bytes(), uri)
+    for part in _PARTS:
+        name = f"{part}.parquet"
+        if not (folder / name).is_file():
+            raise _damaged(uri, name, "it is missing")
+        _check_size(manifest, name, (folder / name).stat().st_size, uri)
+        expected = _described(manifest, name).get("sha256")
+        found = file_digest(folder / name) if expected else None
+        if expected != found:
+            raise _damaged(uri, name, f"its sha256 is {found}, not {expected}")
+
+
+def _manifest(content: bytes, uri: str) -> Mapping[str, Any]:
+    try:
+        manifest = json.loads(content)
+    except ValueError as error:
+        raise _damaged(uri, _MANIFEST, str(error)) from error
+    if not isinstance(manifest, dict):
+        raise _damaged(uri, _MANIFEST, "it holds no JSON object")
+    return manifest
+
+
+def _described(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What the manifest says of a file; nothing in snapshots that others made."""
+    files = manifest.get("files")
+    described = files.get(name) if isinstance(files, dict) else None
+    return described if isinstance(described, dict) else {}
+
+
+def _check_size(manifest: Mapping[str, Any], name: str, size: int, uri: str) -> None:
+    expected = _described(manifest, name).get("bytes", size)
+    if size != expected:
+        raise _damaged(uri, name, f"it has {size} bytes, not {expected}")
+
+
+@contextmanager
+def _parquet_errors(uri: str, name: str) -> Iterator[None]:
+    """Says which part a reader of Parquet stumbled over."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, EOFError, ValueError) as error:
+        raise _damaged(uri, name, f"{type(error).__name__}: {error}") from error
+    except OSError as error:
+        # Arrow's own errors of reading have no number; those of the system have one, and are not damage.
+        if error.errno is not None:
+            raise
+        raise _damaged(uri, name, str(error)) from error
+
+
+def _damaged(uri: str, part: str, cause: str) -> DataLossError:
+    return DataLossError(
+        f"The snapshot {uri} is damaged: {part}: {cause}. Restore the file from a backup, or remove the snapshot's "
+        "folder and build the data set again.",
+        reason="SNAPSHOT_DAMAGED",
+        metadata={"uri": uri, "part": part, "cause": cause},
+    )
 
 
 def read_rows(folder: Path, part: str, task: GenerationTask | TextClassificationTask) -> list[dict[str, str]]:
@@ -73,13 +163,15 @@ def read_rows(folder: Path, part: str, task: GenerationTask | TextClassification
     Raises:
         InvalidArgumentError: the snapshot lacks the column that the task learns.
         FailedPreconditionError: the part does not exist or is empty.
+        DataLossError: the file cannot be read.
     """
     import pyarrow.parquet as pq
 
     path = folder / f"{part}.parquet"
     if not path.is_file():
         raise _broken(folder.name, part)
-    table = pq.read_table(path)
+    with _parquet_errors(str(folder), path.name):
+        table = pq.read_table(path)
     _check(part, table.num_rows, table.column_names, task)
     return [{name: str(value or "") for name, value in row.items()} for row in table.to_pylist()]
 

@@ -12,10 +12,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from services.kit.errors import disk_full
 from services.kit.failure import Failure
 from services.kit.storage.artifacts import ArtifactStore, local_path
 from services.kit.storage.signing import SigningKey
-from services.training.adapters.job import FAILURE_FILE, JOB_FILE, REPORT_FILE, STOPPED_FILE, Job, read_progress
+from services.training.adapters.job import (
+    EXIT_DISK_FULL,
+    FAILURE_FILE,
+    JOB_FILE,
+    REPORT_FILE,
+    STOPPED_FILE,
+    Job,
+    read_progress,
+)
 from services.training.app.ports import WorkerView
 from services.training.domain.report import Report
 from services.training.domain.run import Progress, Run
@@ -103,6 +112,9 @@ class WorkerProcesses:
             # Written whole or not at all: it was damaged afterwards, and another attempt would overwrite the evidence.
             message = f"What the worker left in {folder} cannot be read: {type(error).__name__}: {error}"
             result = (None, Failure("REPORT_UNREADABLE", message))
+        if not alive and not any(result) and self._codes.get(run.name) == EXIT_DISK_FULL:
+            full = disk_full(str(folder))
+            result = (None, Failure(full.reason, full.message, full.metadata))
         stopped = not alive and not any(result) and (folder / STOPPED_FILE).exists()
         ending = "" if alive or stopped or any(result) else self._ending(run)
         return WorkerView(alive, _progress(folder), *result, ending, stopped)

@@ -143,6 +143,7 @@ class Artifacts(Protocol):
             NotFoundError: it is not there.
             InvalidArgumentError: it lacks the column that is to be learnt.
             FailedPreconditionError: it is another one than was meant, or one of its parts is missing or empty.
+            DataLossError: one of its files is damaged.
         """
         ...
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from services.kit.clock import Clock
-from services.kit.errors import TidemillError, is_retryable
+from services.kit.errors import TidemillError, explained, is_retryable
 from services.kit.failure import Failure
 from services.training.app.ports import Announcer, Registry, RunStore, Workers
 from services.training.domain.run import Run, RunState
@@ -45,8 +45,9 @@ class Supervision:
                 try:
                     busy = self._advance(run, busy) or busy
                 except Exception as error:
-                    if isinstance(error, TidemillError) and is_retryable(error):
-                        raise
+                    known = explained(error)
+                    if known is not None and is_retryable(known):
+                        raise known from error
                     # One run's trouble is that run's end, never that of all others.
                     logger.exception("supervision of %s failed", run.name)
                     failure = Failure("SUPERVISION_FAILED", f"{type(error).__name__}: {error}")
@@ -85,11 +86,16 @@ class Supervision:
         self._store.update(started)
         try:
             self._workers.start(started)
-        except TidemillError as error:
-            if is_retryable(error):
+        except Exception as error:
+            known = explained(error)
+            if known is None:
                 raise
+            if is_retryable(known):
+                # Nothing ran, so that it was no attempt.
+                self._store.update(run)
+                raise known from error
             return self._end(
-                replace(started, state=RunState.FAILED, failure=Failure(error.reason, error.message, error.metadata))
+                replace(started, state=RunState.FAILED, failure=Failure(known.reason, known.message, known.metadata))
             )
         self._registry.prepare()
         return started

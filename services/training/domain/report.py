@@ -93,8 +93,8 @@ class Report:
 
 def _required(value: Mapping[str, Any]) -> Metric:
     metric = Metric(**value)
-    numbers = (metric.value, metric.ci_low, metric.ci_high, metric.sample_size)
-    if not isinstance(metric.name, str) or not all(isinstance(number, int | float) for number in numbers):
+    numbers: tuple[object, ...] = (metric.value, metric.ci_low, metric.ci_high, metric.sample_size)
+    if not all(isinstance(number, int | float) for number in numbers):
         raise TypeError(f"{value!r} is not a metric")
     return metric
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from opentelemetry import context, propagate, trace
 
-from services.kit.errors import FailedPreconditionError, TidemillError
+from services.kit.errors import FailedPreconditionError, explained
 from services.kit.telemetry import schema
 from services.kit.telemetry.setup import start_telemetry
 from services.training.adapters.job import (
     EXIT_CANCELLED,
+    EXIT_DISK_FULL,
     EXIT_FAILED,
     FAILURE_FILE,
     REPORT_FILE,
@@ -73,6 +74,7 @@ def _run(job: Job, stop: threading.Event) -> int:
         from services.training.worker.classification import run
     try:
         report = store(job, run(job, stop.is_set), stop.is_set)
+        write_json(job.folder / REPORT_FILE, report.to_json())
     except Cancelled:
         logger.info("run %s was told to stop; its checkpoint is stored", job.run)
         # A service that was restarted meanwhile is not this process's parent and does not see its exit code.
@@ -80,16 +82,17 @@ def _run(job: Job, stop: threading.Event) -> int:
         return EXIT_CANCELLED
     except Exception as error:
         # Whatever it is, it would happen again: only what kills this process is worth another attempt.
-        if not isinstance(error, TidemillError):
+        known = explained(error)
+        if known is None:
             logger.exception("run %s failed", job.run)
-            error = FailedPreconditionError(f"{type(error).__name__}: {error}", reason="TRAINING_FAILED")
-        logger.error("run %s failed: %s", job.run, error.message)
-        write_json(
-            job.folder / FAILURE_FILE,
-            {"reason": error.reason, "message": error.message, "metadata": error.metadata},
-        )
+            known = FailedPreconditionError(f"{type(error).__name__}: {error}", reason="TRAINING_FAILED")
+        logger.error("run %s failed: %s: %s", job.run, known.reason, known.message)
+        failure = {"reason": known.reason, "message": known.message, "metadata": known.metadata}
+        try:
+            write_json(job.folder / FAILURE_FILE, failure)
+        except OSError:
+            return EXIT_DISK_FULL if known.reason == "DISK_FULL" else EXIT_FAILED
         return EXIT_FAILED
-    write_json(job.folder / REPORT_FILE, report.to_json())
     drop_stored(job)
     return 0
 

@@ -20,6 +20,7 @@ from services.training.engine.tasks import ClassificationObjective, pad_right
 from services.training.worker.phases import (
     Phase,
     check_stop,
+    checked_snapshot,
     drop_checkpoints,
     kept,
     kept_folder,
@@ -48,10 +49,11 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     phase = Phase(job, "prepare")
+    snapshot = checked_snapshot(job)
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder))
-    train_rows = read_rows(job.snapshot, "train", task)
-    holdout = read_rows(job.snapshot, "holdout", task)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
+    train_rows = read_rows(snapshot, "train", task)
+    holdout = read_rows(snapshot, "holdout", task)
     holdout = holdout[: recipe.max_eval_examples or len(holdout)]
     labels = sorted({row[task.label_field] for row in train_rows})
     if len(labels) < 2:
@@ -69,7 +71,9 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     holdout_ids = tokens(holdout)
     references = [row[task.label_field] for row in holdout]
-    encoder: Any = AutoModel.from_pretrained(str(base_folder), dtype=torch.float32, use_safetensors=True)
+    encoder: Any = AutoModel.from_pretrained(
+        str(base_folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     model: Any = build_classifier(encoder, encoder.config.hidden_size, len(labels), seed=recipe.optimization.seed)
     phase.end()
     check_stop(should_stop)

@@ -28,6 +28,7 @@ from services.training.engine.tasks import CompletionObjective, Pair
 from services.training.worker.phases import (
     Phase,
     check_stop,
+    checked_snapshot,
     drop_checkpoints,
     kept,
     kept_folder,
@@ -54,19 +55,21 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     phase = Phase(job, "prepare")
+    snapshot = checked_snapshot(job)
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder))
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
     builder = prompts_of(base_folder, task)
-    holdout = read_rows(job.snapshot, "holdout", task)
+    holdout = read_rows(snapshot, "holdout", task)
     holdout = holdout[: recipe.max_eval_examples or len(holdout)]
     held_pairs = training_pairs(builder, tokenizer, task, holdout)
     prompts = [pair.prompt for pair in held_pairs]
     references = [row[task.target_field] for row in holdout]
-    pairs = training_pairs(builder, tokenizer, task, read_rows(job.snapshot, "train", task))
+    pairs = training_pairs(builder, tokenizer, task, read_rows(snapshot, "train", task))
 
     def load(source: Path) -> Any:
         made: Any = AutoModelForCausalLM
-        return made.from_pretrained(str(source), dtype=torch.float32, use_safetensors=True).to(device).eval()
+        options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+        return made.from_pretrained(str(source), **options).to(device).eval()
 
     model = load(base_folder)
     phase.end()

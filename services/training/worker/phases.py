@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from services.kit.errors import UnavailableError
+from services.kit.errors import DataLossError, UnavailableError
 from services.kit.storage.artifacts import ArtifactStore, digest_folder, local_path
 from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
 from services.kit.telemetry import schema
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, WorkerProgress, write_json
+from services.training.adapters.snapshots import check_files
 from services.training.domain.report import Report
 from services.training.engine.attention import plain_attention
 from services.training.engine.loop import Cancelled, StepProgress, train, usable_precision
@@ -76,6 +77,24 @@ class Phase:
         return seconds
 
 
+def checked_snapshot(job: Job) -> Path:
+    """The folder of the data set, once its files have been held against their digests.
+
+    Raises:
+        DataLossError: one is damaged.
+    """
+    uri = job.recipe.dataset_uri
+    try:
+        check_files(job.snapshot, uri)
+    except DataLossError as error:
+        if local_path(uri) is not None:
+            raise
+        logger.warning("the copy of a snapshot is damaged; it is fetched again: %s", error.message)
+        shutil.rmtree(job.snapshot, ignore_errors=True)
+        check_files(ArtifactStore(uri).fetch_folder(uri, job.snapshot.parent), uri)
+    return job.snapshot
+
+
 def kept(path: Path, compute: Callable[[], Any]) -> Any:
     """The JSON value in a file; computed and stored first where there is none, so that a restart need not again."""
     if not path.is_file():
@@ -90,8 +109,13 @@ def kept_folder(path: Path, make: Callable[[Path], None]) -> Path:
         partial = path.with_name(f".{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        make(partial)
-        partial.rename(path)
+        try:
+            make(partial)
+            partial.rename(path)
+        except BaseException:
+            # Half a folder left on a full disk would keep it full.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     return path
 
 

@@ -480,6 +480,19 @@ def test_a_build_that_cannot_be_served_is_refused_before_triton_sees_it(
     assert not house.root.exists()
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "part/weights.PT", "model.pkl"])
+def test_a_build_with_pickled_weights_is_refused(house: House, name: str) -> None:
+    build = house.build("pickled")
+    folder = house.folder / "builds" / "pickled"
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"\x80\x04.")
+    house.key.sign(folder)
+    digest = digest_folder(folder, without=["tidemill.json", SIGNATURE])
+    with pytest.raises(InvalidArgumentError, match=f"{name}.*can run code"):
+        house.publishing().publish("m", replace(build, digest=digest))
+    assert not house.root.exists()
+
+
 def test_a_writer_streams_and_a_classifier_batches_and_caches(house: House) -> None:
     build = house.build("w", task="generation", runtime="onnxruntime-genai")
     folder = house.folder / "builds" / "w"

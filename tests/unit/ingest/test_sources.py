@@ -112,6 +112,13 @@ def test_lines_of_several_files_come_in_order_and_refusals_name_file_and_line(ro
     assert len(pull(SourceSpec("s", JsonLines(f"{root}/2.jsonl")))) == 1
 
 
+def test_records_that_could_not_be_kept_whole_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(tmp_path.as_uri(), {"a.jsonl": b'{"text": "x", "n": NaN}\n{"text": "y"}\n{"text": "z", "n": NaN}\n'})
+    assert len(pull(SourceSpec("s", JsonLines(f"{tmp_path}/a.jsonl")))) == 3
+    (message,) = [record.getMessage() for record in caplog.records if "ingest_notes" in record.getMessage()]
+    assert message.startswith("2 records of ")
+
+
 def test_a_file_that_is_not_in_the_encoding_is_refused_by_name(root: str) -> None:
     put(root, {"a.txt": b"fine", "b.txt": b"caf\xe9"})
     fine, refused = pull(SourceSpec("s", TextFolder(root)))

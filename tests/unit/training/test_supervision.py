@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -10,7 +12,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, update
 
-from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
+from services.kit.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from services.kit.failure import Failure
 from services.training.adapters.run_store import SqlRunStore
 from services.training.adapters.tables import runs as runs_table
@@ -250,6 +258,28 @@ def test_equal_specs_of_many_callers_at_once_are_one_run(mesh: Mesh) -> None:
         made = list(pool.map(lambda n: mesh.runs.create(recipe(), f"r{n}", ""), range(16)))
     assert len({run.name for run in made}) == 1
     assert [run.reused for run in made].count(False) == 1
+
+
+def test_a_start_that_a_part_away_or_a_full_disk_holds_up_is_no_attempt(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = mesh.runs.create(recipe(), "", "")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    errors: list[Exception] = [UnavailableError("the artefact store is away"), full] * 4
+    start = mesh.workers.start
+
+    def held_up(run: Run) -> None:
+        if errors:
+            raise errors.pop()
+        start(run)
+
+    monkeypatch.setattr(mesh.workers, "start", held_up)
+    for _ in range(8):
+        with pytest.raises((UnavailableError, ResourceExhaustedError)):
+            mesh.supervision.step()
+    mesh.supervision.step()
+    assert mesh.runs.get(run.name).state is RunState.RUNNING
+    assert mesh.workers.started == [run.name]
 
 
 def test_a_worker_that_was_told_to_stop_by_another_is_no_attempt(mesh: Mesh) -> None:

@@ -44,7 +44,9 @@ def workers(tmp_path: Path) -> WorkerProcesses:
     )
 
 
-@pytest.mark.parametrize("text", ["{", '{"tuned": 1}', "[1]", '{"tuned": {"name": "x"}, "variants": []}'])
+@pytest.mark.parametrize(
+    "text", ["{", "{}", "[]", "null", '{"tuned": 1}', "[1]", '{"tuned": {"name": "x"}, "variants": []}']
+)
 def test_a_damaged_report_is_a_failure_with_a_reason(
     run: Run, workers: WorkerProcesses, tmp_path: Path, text: str
 ) -> None:
