@@ -66,7 +66,7 @@ def test_alnum_ratio_is_the_share_of_letters_and_digits(text: str, limit: float)
 @settings(max_examples=1000)
 @given(st.lists(st.one_of(texts, st.text(max_size=40)), max_size=8), st.integers(2, 12), st.floats(0, 1))
 def test_counting_by_hash_never_changes_a_verdict(batch: list[str], ngram: int, limit: float) -> None:
-    spec = OperatorSpec("repetition_filter", {"ngram": ngram, "max_ratio": limit})
+    spec = OperatorSpec("repetition_filter", {"ngram": ngram, "max_ratio": limit, "words": False})
     verdicts = compile_recipe(REGISTRY, [spec]).clean_batch((text, {}) for text in batch)
     for text, found in zip(batch, verdicts, strict=True):
         repetitive = found.rejection is not None and found.rejection.reason == "repetitive"
@@ -80,6 +80,34 @@ def test_repetition_is_the_share_of_the_commonest_repeated_pieces() -> None:
     assert repetition_ratio("a" * 10, 3) == 1
     # ab ba ab ba ab: two distinct pieces, the sqrt of which is one: the commonest, 3 of 5.
     assert repetition_ratio("ababab", 2) == pytest.approx(3 / 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "figure"),
+    [
+        ("buy now! " * 1000, "top_2gram="),
+        ("好评 " * 200, "top_2gram="),
+        (
+            "\n".join(["The same line again."] * 6 + [f"Another line, number {n} of these." for n in range(9)]),
+            "duplicate_lines=",
+        ),
+        (
+            " ".join(["a b c d e f g h i j k l"] + [f"w{n}" for n in range(60)] + ["a b c d e f g h i j k l"] * 2),
+            "duplicate_",
+        ),
+    ],
+)
+def test_repeated_words_lines_and_runs_are_dropped(text: str, figure: str) -> None:
+    found = verdict("repetition_filter", text)
+    assert found is not None
+    assert found.reason == "repetitive"
+    assert found.detail.startswith((figure, "repetition_ratio=", "duplicate_line_chars="))
+
+
+def test_writing_that_repeats_no_more_than_writing_does_stays() -> None:
+    words = [f"word{number % 97}x{number % 31}" for number in range(600)]
+    assert verdict("repetition_filter", " ".join(words)) is None
+    assert verdict("repetition_filter", "再来一次！再来一次！") is None
 
 
 RECORDS = st.lists(

@@ -28,6 +28,13 @@ _CJK_RANGES = (
     (0xF900, 0xFAFF),
     (0x20000, 0x323AF),
 )
+# Gopher's limits: shares of parts, and of characters in parts, in the commonest n-gram, in repeated n-grams.
+_MAX_REPEATED_PARTS = 0.3
+_MAX_REPEATED_PART_CHARS = 0.2
+_MAX_TOP_NGRAM = {2: 0.2, 3: 0.18, 4: 0.16}
+_MAX_REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+# Below this share of repeated pieces of characters no limit on words is reached but by very short words.
+_REPEATING = 0.12
 _CJK = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _CJK_RANGES) + "]")
 
 
@@ -156,10 +163,15 @@ def sign_table() -> NDArray[np.bool_]:
 
 
 class RepetitionFilterParams(Params):
-    """`ngram`: length of the pieces in characters; `max_ratio`: how much of a text its commonest pieces may be."""
+    """`ngram`: length of the pieces in characters; `max_ratio`: how much of a text its commonest pieces may be.
+
+    `words`: Gopher's limits on repeated lines, paragraphs and runs of words hold, too, in texts of `min_words` words.
+    """
 
     ngram: int = Field(10, ge=2, le=64)
     max_ratio: float = Field(0.5, ge=0, le=1)
+    words: bool = True
+    min_words: int = Field(50, ge=1)
 
 
 class RepetitionFilter(RecordOperator[RepetitionFilterParams]):
@@ -169,28 +181,36 @@ class RepetitionFilter(RecordOperator[RepetitionFilterParams]):
     n-grams among the sqrt(distinct) commonest, over all occurrences. Counting every n-gram costs more than all
     other operators together; but repeated ones occur twice at least, so they make up at most 2·(all - distinct) of
     all, and a count of distinct ones by hash (never too high) clears nearly every text.
+
+    Words that repeat make pieces of characters repeat as well, so Gopher's limits (Rae et al. 2021, "Scaling Language
+    Models", table A1) are looked at only where the same count shows that some do.
     """
 
+    version = 2
     params_type = RepetitionFilterParams
 
     def apply(self, batch: Batch) -> None:
         """Drops with the reason `repetitive`."""
         limit = self.params.max_ratio
         found: dict[int, Rejection] = {}
-        for position in self._suspects(batch):
+        suspects, repeating = self._suspects(batch)
+        for position in suspects:
             ratio = repetition_ratio(batch.texts[position], self.params.ngram)
             if ratio > limit:
                 found[position] = Rejection("repetitive", f"repetition_ratio={ratio:.3f} > max_ratio={limit:g}")
+        for position in repeating if self.params.words else ():
+            if position not in found and (detail := repeated_words(batch.texts[position], self.params.min_words)):
+                found[position] = Rejection("repetitive", detail)
         batch.reject(found)
 
-    def _suspects(self, batch: Batch) -> list[int]:
+    def _suspects(self, batch: Batch) -> tuple[list[int], list[int]]:
         import numpy as np
 
         size = self.params.ngram
         points = batch.code_points()
         totals = np.maximum(points.lengths - size + 1, 0)
         if not totals.any():
-            return []
+            return [], []
         hashes = _ngram_hashes(points.codes.astype(np.uint64), size)
         owner = np.repeat(np.arange(len(totals)), totals)
         offsets = np.concatenate(([0], np.cumsum(totals)))
@@ -207,7 +227,55 @@ class RepetitionFilter(RecordOperator[RepetitionFilterParams]):
         running = np.concatenate(([0], np.cumsum(table[buckets] == order)))
         distinct = running[offsets[1:]] - running[offsets[:-1]]
         suspects: list[int] = np.flatnonzero(2 * (totals - distinct) > self.params.max_ratio * totals).tolist()
-        return suspects
+        repeating: list[int] = np.flatnonzero(
+            (totals - distinct > _REPEATING * totals) & (points.lengths >= 2 * self.params.min_words)
+        ).tolist()
+        return suspects, repeating
+
+
+def repeated_words(text: str, min_words: int) -> str:
+    """Which of Gopher's limits a text breaks, with figure and limit; empty if none, or if it has fewer words."""
+    words = [word for word in _CJK.sub(r" \g<0> ", text.casefold()).split() if any(map(str.isalnum, word))]
+    # A Chinese word has about two characters.
+    scale = 2 if 2 * len(_CJK.findall(text)) > len(words) else 1
+    if len(words) < scale * min_words:
+        return ""
+    for name, separator in (("line", "\n"), ("paragraph", "\n\n")):
+        parts = [part for part in map(str.strip, text.split(separator)) if part]
+        again = [part for part, count in Counter(parts).items() for _ in range(count - 1)]
+        if len(again) > _MAX_REPEATED_PARTS * len(parts):
+            return f"duplicate_{name}s={len(again) / len(parts):.3f} > {_MAX_REPEATED_PARTS:g}"
+        share = sum(map(len, again)) / max(sum(map(len, parts)), 1)
+        if share > _MAX_REPEATED_PART_CHARS:
+            return f"duplicate_{name}_chars={share:.3f} > {_MAX_REPEATED_PART_CHARS:g}"
+    chars = sum(map(len, words))
+    for words_in, limit in _MAX_TOP_NGRAM.items():
+        size = scale * words_in
+        gram, count = Counter(zip(*(words[start:] for start in range(size)), strict=False)).most_common(1)[0]
+        share = count * sum(map(len, gram)) / chars
+        if count > 1 and share > limit:
+            return f"top_{words_in}gram={share:.3f} > {limit:g}"
+    for words_in, limit in _MAX_REPEATED_NGRAMS.items():
+        share = _repeated_chars(words, scale * words_in) / chars
+        if share > limit:
+            return f"duplicate_{words_in}grams={share:.3f} > {limit:g}"
+        if share <= min(_MAX_REPEATED_NGRAMS.values()):
+            # What repeats in longer runs repeats in these, too.
+            break
+    return ""
+
+
+def _repeated_chars(words: list[str], size: int) -> int:
+    """Characters of the words in n-grams that stood in the text before; no word counts twice."""
+    seen: set[tuple[str, ...]] = set()
+    total = end = 0
+    for start in range(len(words) - size + 1):
+        gram = tuple(words[start : start + size])
+        if gram in seen:
+            total += sum(map(len, words[max(start, end) : start + size]))
+            end = start + size
+        seen.add(gram)
+    return total
 
 
 def repetition_ratio(text: str, size: int) -> float:
