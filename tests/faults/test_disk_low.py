@@ -77,6 +77,7 @@ def test_ingest_refuses_first_and_goes_on_by_itself(disk: WatchedDisk, tmp_path:
                 "TIDEMILL_KAFKA_BOOTSTRAP": stack.kafka_bootstrap,
                 "TIDEMILL_DATABASE_URL": f"sqlite:///{tmp_path}/ingest.sqlite",
                 "TIDEMILL_METRICS_BIND": f"127.0.0.1:{metrics}",
+                "TIDEMILL_SOURCE_ROOTS": str(tmp_path),
                 "TIDEMILL_STATE": str(disk.folder),
                 "TIDEMILL_DISK_RESERVE_BYTES": str(disk.reserve),
             },
