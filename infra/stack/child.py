@@ -18,6 +18,18 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivateNetwork:
+    """A program reaches nothing and is reached by nobody but through its guard."""
+
+    port: int
+    """Of the machine's loopback, where the guard listens; the program listens on the same one of its own network."""
+    guard: tuple[str, ...]
+    """Its command; the descriptor of the listening socket and the port are added."""
+    environment: Mapping[str, str]
+    """Added to the program's for the guard."""
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """How one child is run: made by its `prepare`, once its addresses are known and its folders exist."""
 
@@ -27,6 +39,7 @@ class Program:
     before: tuple[str, ...] | None = None
     """Run to its end first, with the same environment and log; must succeed."""
     user: User | None = None
+    network: PrivateNetwork | None = None
     leftovers: tuple[Path, str] | None = None
     """Folder and glob of files that the program leaves behind when it is killed."""
 

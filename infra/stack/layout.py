@@ -98,6 +98,11 @@ class State:
         return self.root / "elasticsearch"
 
     @property
+    def elasticsearch_password(self) -> Path:
+        """What the guard before Elasticsearch asks for; outside the node's folder, which another user may own."""
+        return self.root / "elasticsearch.password"
+
+    @property
     def triton_repository(self) -> Path:
         """Triton's model repository; owned by the inference service."""
         return self.root / "triton" / "models"

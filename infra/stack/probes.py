@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import logging
 import socket
@@ -27,13 +28,13 @@ class ProbeError(Exception):
     """The child is not ready; the message says what it answered."""
 
 
-def http_ok(use: str, path: str) -> Probe:
-    """Ready when GET `path` answers 200."""
+def http_ok(use: str, path: str, secret: Callable[[], str | None] = lambda: None) -> Probe:
+    """Ready when GET `path` answers 200; `secret` gives `name:password` where it asks for one."""
 
     def probe(addresses: Addresses) -> None:
         connection = http.client.HTTPConnection(HOST, addresses.ports[use], timeout=_TIMEOUT_S)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=_authorization(secret()))
             response = connection.getresponse()
             response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -44,6 +45,10 @@ def http_ok(use: str, path: str) -> Probe:
             raise ProbeError(f"GET {path} answered {response.status}")
 
     return probe
+
+
+def _authorization(secret: str | None) -> dict[str, str]:
+    return {} if secret is None else {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
 
 
 def kafka_broker(layout: Layout, use: str) -> Probe:

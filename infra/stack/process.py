@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +18,8 @@ from pathlib import Path
 import psutil
 
 from infra.stack import guard as guards
-from infra.stack.child import Program, User
+from infra.stack.child import PrivateNetwork, Program, User
+from infra.stack.launch import CHECK, NETWORK
 
 TAG = "TIDEMILL_STACK"
 """Environment variable that every process of a mesh carries; its value is the mesh's state folder."""
@@ -56,6 +59,13 @@ def guarded() -> Iterator[str]:
         guard.communicate()
 
 
+@functools.cache
+def can_isolate() -> bool:
+    """Whether this user may give a program a network of its own."""
+    command = [sys.executable, "-I", "-S", str(_LAUNCHER), CHECK]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
 async def spawn(
     program: Program, command: tuple[str, ...], log: Path, marks: Mapping[str, str], inherited: Sequence[int] = ()
 ) -> asyncio.subprocess.Process:
@@ -73,10 +83,17 @@ async def spawn(
             stdout=output,
             stderr=output,
             cwd=program.folder,
-            env={**program.environment, **marks},
+            env={**program.environment, **_network(program.network), **marks},
             start_new_session=True,
             pass_fds=tuple(inherited),
         )
+
+
+def _network(network: PrivateNetwork | None) -> dict[str, str]:
+    if network is None:
+        return {}
+    told = {"port": network.port, "command": network.guard, "environment": dict(network.environment)}
+    return {NETWORK: json.dumps(told)}
 
 
 def _text(user: User) -> str:

@@ -99,8 +99,10 @@ class StackState:
 
     @property
     def elasticsearch_url(self) -> str:
-        """For any Elasticsearch client."""
-        return f"http://{self.address('elasticsearch')}"
+        """For any Elasticsearch client; with the password, where a guard asks for one."""
+        file = self.layout.state.elasticsearch_password
+        secret = f"tidemill:{file.read_text(encoding='utf-8').strip()}@" if file.is_file() else ""
+        return f"http://{secret}{self.address('elasticsearch')}"
 
     @property
     def triton_grpc(self) -> str:

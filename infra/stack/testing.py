@@ -20,6 +20,7 @@ from pathlib import Path
 
 from infra.stack import client, kafka_access
 from infra.stack.assets import prepare
+from infra.stack.elasticsearch import CALLER
 from infra.stack.layout import Home, Layout
 from infra.stack.state import StackState
 from infra.stack.topology import PARTS
@@ -51,10 +52,11 @@ def running_parts(parts: Iterable[str], state_dir: Path) -> Iterator[StackState]
             return
     prepare(Home(home_dir()), wanted & set(PARTS) - {"triton"})
     _authenticate(_test_password())
-    secret = kafka_access.password_file(Layout.of(home_dir(), state_dir).state, kafka_access.MESH)
-    secret.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    shutil.copyfile(_test_password(), secret)
-    secret.chmod(0o600)
+    state = Layout.of(home_dir(), state_dir).state
+    for secret in (kafka_access.password_file(state, kafka_access.MESH), state.elasticsearch_password):
+        secret.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copyfile(_test_password(), secret)
+        secret.chmod(0o600)
     try:
         yield client.up(state_dir, home_dir(), wanted)
     finally:
@@ -77,6 +79,7 @@ def _authenticate(password: Path) -> None:
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
     os.environ |= {"TIDEMILL_KAFKA_USER": kafka_access.MESH, "TIDEMILL_KAFKA_PASSWORD_FILE": str(password)}
+    os.environ |= {"TIDEMILL_ELASTICSEARCH_USER": CALLER, "TIDEMILL_ELASTICSEARCH_PASSWORD_FILE": str(password)}
     options = Brokers("", kafka_access.MESH, password).options()
     del options["bootstrap_servers"]
     for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):

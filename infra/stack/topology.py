@@ -168,6 +168,11 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
         **{f"TIDEMILL_{peer.name.upper()}_ADDRESS": (peer.name, "") for peer in SERVICES},
     }
     told |= {key: f"{scheme}{addresses[use]}" for key, (use, scheme) in uses.items() if use in addresses}
+    if "elasticsearch" in addresses:
+        told |= {
+            "TIDEMILL_ELASTICSEARCH_USER": elasticsearch.CALLER,
+            "TIDEMILL_ELASTICSEARCH_PASSWORD_FILE": str(state.elasticsearch_password),
+        }
     if "kafka" in addresses:
         told |= {
             "TIDEMILL_KAFKA_USER": kafka_access.MESH,

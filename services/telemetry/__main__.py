@@ -38,7 +38,7 @@ SERVED = (
 
 async def build(settings: TelemetrySettings, metrics: RequestMetrics) -> Service:
     """Builds the service and wires it."""
-    client = open_client(settings.elasticsearch_url)
+    client = open_client(settings.elasticsearch_url, settings.elasticsearch_user, settings.elasticsearch_password_file)
     store = ElasticsearchStore(client)
     try:
         await store.prepare()

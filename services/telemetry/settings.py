@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from services.kit.config import Endpoint, ServiceSettings
@@ -11,6 +13,8 @@ class TelemetrySettings(ServiceSettings):
     """The shared fields and those of telemetry."""
 
     elasticsearch_url: Endpoint = Field("http://127.0.0.1:9200", description="URL of Elasticsearch 8")
+    elasticsearch_user: str | None = Field(None, description="user at Elasticsearch (HTTP Basic); none when unset")
+    elasticsearch_password_file: Path | None = Field(None, description="file with the user's password")
     telemetry_queue_bytes: int = Field(
         64 * 1024 * 1024, gt=0, description="bytes of documents that wait for Elasticsearch before senders are refused"
     )

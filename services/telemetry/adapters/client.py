@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from elasticsearch import ApiError, AsyncElasticsearch, OrjsonSerializer, TransportError
 
@@ -13,12 +14,19 @@ from services.kit.errors import UnavailableError
 _RETRY_AFTER_S = 2.0
 
 
-def open_client(url: str) -> AsyncElasticsearch:
-    """A client; create it inside the running event loop and close it at the end."""
+def open_client(url: str, user: str | None = None, password_file: Path | None = None) -> AsyncElasticsearch:
+    """A client; create it inside the running event loop and close it at the end.
+
+    Args:
+        url: where Elasticsearch is; with name and password where no user is given.
+        user: who calls, where it asks.
+        password_file: where the user's password lies; where there is no file the server asks for none.
+    """
     # It would trace its calls: this is the process that traces are sent to. Read when a client is made.
     os.environ["OTEL_PYTHON_INSTRUMENTATION_ELASTICSEARCH_ENABLED"] = "false"
     return AsyncElasticsearch(
         url,
+        basic_auth=_basic_auth(user, password_file) if "@" not in url else None,
         serializers={
             OrjsonSerializer.mimetype: OrjsonSerializer(),
             "application/vnd.elasticsearch+json": OrjsonSerializer(),
@@ -27,6 +35,12 @@ def open_client(url: str) -> AsyncElasticsearch:
         retry_on_timeout=False,
         request_timeout=30.0,
     )
+
+
+def _basic_auth(user: str | None, password_file: Path | None) -> tuple[str, str] | None:
+    if user is None or password_file is None or not password_file.is_file():
+        return None
+    return user, password_file.read_text(encoding="utf-8").strip()
 
 
 @contextmanager

@@ -8,8 +8,6 @@ import os
 import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+import httpx
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -43,14 +42,8 @@ def _lines(count: int, service: str, **attributes: Any) -> Any:
 
 
 def _http(stack: StackState, method: str, path: str, body: Any = None) -> Any:
-    request = urllib.request.Request(
-        f"{stack.elasticsearch_url}{path}",
-        None if body is None else json.dumps(body).encode(),
-        {"content-type": "application/json"},
-        method=method,
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
+    answer = httpx.request(method, f"{stack.elasticsearch_url}{path}", json=body, timeout=30, trust_env=False)
+    return answer.raise_for_status().json()
 
 
 def _indices(stack: StackState) -> set[str]:
@@ -229,7 +222,7 @@ def test_a_template_of_somebody_else_in_the_way_is_told_and_loses_nothing(
         assert telemetry.stop() == 0
     finally:
         telemetry.kill()
-        with contextlib.suppress(urllib.error.HTTPError):
+        with contextlib.suppress(httpx.HTTPStatusError):
             _http(stack, "DELETE", theirs)
         _http(stack, "PUT", ours, body)
 
