@@ -34,6 +34,7 @@ check: setup ## drift of stubs and docs, buf, ruff, mypy strict, import-linter, 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python infra/commits.py
+	$(BIN)/python -m infra.audit
 
 unit: setup ## fast tests, no other process
 	$(BIN)/pytest -n 2 tests/unit
