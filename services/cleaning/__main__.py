@@ -49,13 +49,14 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     recipes = RecipeBook(default_registry())
     announcer = BusAnnouncer(publisher, clock)
     record_cases = Records(records, datasets, recipes, announcer)
-    dataset_cases = Datasets(datasets, datasets, recipes, clock)
+    snapshots = FolderSnapshots(ArtifactStore(settings.artifacts_url))
+    dataset_cases = Datasets(datasets, datasets, records, snapshots, recipes, clock)
     await asyncio.to_thread(dataset_cases.refresh_digests)
     builder = Builder(
         records=records,
         datasets=datasets,
         versions=datasets,
-        snapshots=FolderSnapshots(ArtifactStore(settings.artifacts_url)),
+        snapshots=snapshots,
         recipes=recipes,
         record_cases=record_cases,
         announcer=announcer,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.cleaning.adapters.rows import dataset_of, dataset_row, version_of, version_row
-from services.cleaning.adapters.tables import dataset_versions, datasets
+from services.cleaning.adapters.rows import dataset_of, dataset_row, spec_json, version_of, version_row
+from services.cleaning.adapters.tables import dataset_versions, datasets, version_requests
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, VersionState
 from services.kit.errors import AbortedError
 from services.kit.storage.database import read_only, translate_database_errors
@@ -49,22 +49,25 @@ class SqlDatasetStore:
         with translate_database_errors(), self._reads.connect() as connection:
             return [dataset_of(row) for row in connection.execute(query).mappings()]
 
-    def create_version(self, draft: DatasetVersion, request_id: str) -> DatasetVersion:
+    def create_version(self, draft: DatasetVersion, request_id: str, content: str = "") -> tuple[DatasetVersion, bool]:
         """See the port."""
         table = dataset_versions
-        repeat = select(table).where(table.c.dataset == draft.dataset, table.c.request_id == request_id)
         newest = select(func.max(table.c.number)).where(table.c.dataset == draft.dataset)
         try:
             with translate_database_errors(), self._engine.begin() as connection:
-                known = connection.execute(repeat).mappings().first() if request_id else None
-                if known is not None:
-                    return version_of(known)
+                if request_id and (known := _repeated(connection, draft.dataset, request_id)):
+                    return known, True
+                if same := _same(connection, draft, content, coalesce=not request_id):
+                    if request_id:
+                        answer = {"dataset": draft.dataset, "request_id": request_id, "number": same.number}
+                        connection.execute(insert(version_requests).values(answer))
+                    return same, True
                 number = (connection.execute(newest).scalar() or 0) + 1
                 row = {**version_row(draft), "number": number, "request_id": request_id, "announced": False}
                 connection.execute(insert(table).values(row))
         except IntegrityError as error:
             raise AbortedError(f"Another version of {draft.dataset} was asked for at the same time.") from error
-        return replace(draft, number=number)
+        return replace(draft, number=number), False
 
     def version(self, dataset: str, number: int) -> DatasetVersion | None:
         """See the port."""
@@ -125,3 +128,40 @@ class SqlDatasetStore:
     def _versions(self, query: Any) -> Sequence[DatasetVersion]:
         with translate_database_errors(), self._reads.connect() as connection:
             return [version_of(row) for row in connection.execute(query).mappings()]
+
+
+def _repeated(connection: Connection, dataset: str, request_id: str) -> DatasetVersion | None:
+    """The version that a request was answered with."""
+    table = dataset_versions
+    answered = select(version_requests.c.number).where(
+        version_requests.c.dataset == dataset, version_requests.c.request_id == request_id
+    )
+    query = select(table).where(
+        table.c.dataset == dataset,
+        or_(table.c.request_id == request_id, table.c.number == answered.scalar_subquery()),
+    )
+    row = connection.execute(query).mappings().first()
+    return version_of(row) if row is not None else None
+
+
+def _same(connection: Connection, draft: DatasetVersion, content: str, *, coalesce: bool) -> DatasetVersion | None:
+    """The newest version that answers what a draft would, see `VersionStore.create_version`."""
+    table = dataset_versions
+    states = ([VersionState.READY] if content else []) + ([VersionState.BUILDING] if coalesce else [])
+    query = (
+        select(table)
+        .where(
+            table.c.dataset == draft.dataset,
+            table.c.state.in_([state.value for state in states]),
+            table.c.spec == spec_json(draft.spec),
+            table.c.recipe_digest == draft.recipe_digest,
+        )
+        .order_by(table.c.number.desc())
+    )
+    for row in connection.execute(query).mappings():
+        version = version_of(row)
+        if version.state is VersionState.BUILDING and set(version.awaited) == set(draft.awaited):
+            return version
+        if version.snapshot is not None and version.snapshot.digest == content:
+            return version
+    return None

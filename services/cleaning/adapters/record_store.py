@@ -26,8 +26,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from services.cleaning.adapters.rows import raw_record, raw_row, verdict_of, verdict_row
 from services.cleaning.adapters.tables import import_records, raw_records, record_claims, verdicts
-from services.cleaning.app.ports import Announcement, Arrival, CollectedRecord, ImportCount
-from services.cleaning.domain.dataset import Dataset
+from services.cleaning.app.ports import Announcement, Arrival, CollectedRecord
+from services.cleaning.domain.dataset import Dataset, ImportCount
 from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
 from services.kit.storage.database import read_only, translate_database_errors
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from services.kit.storage.artifacts import ArtifactStore
 if TYPE_CHECKING:
     import pyarrow as pa
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 _ROWS_IN_GROUP = 16_384
 
@@ -28,7 +31,10 @@ class FolderSnapshots:
         self._store = store
 
     def find(self, dataset: str, digest: str) -> SnapshotSummary | None:
-        """See the port. The manifest is written last, so a folder that has one is whole."""
+        """See the port. The manifest is written last, so a folder that has one was whole once.
+
+        One whose files are not those of its manifest any more is discarded, to be written again.
+        """
         uri = self._uri(dataset, digest)
         text = self._store.read_file(f"{uri}/{MANIFEST}")
         if text is None:
@@ -40,7 +46,23 @@ class FolderSnapshots:
                 reason="SNAPSHOT_MISMATCH",
                 metadata={"uri": uri},
             )
+        if damage := self._damage(uri, manifest):
+            logger.error("SNAPSHOT_DAMAGED: %s: %s; the snapshot is removed and built again", uri, damage)
+            self._store.discard_folder(uri)
+            return None
         return _summary(uri, manifest)
+
+    def _damage(self, uri: str, manifest: Mapping[str, Any]) -> str:
+        """What is wrong with the files of a snapshot; empty where nothing is."""
+        for name, described in sorted(manifest["files"].items()):
+            state = self._store.file_state(f"{uri}/{name}")
+            if state is None:
+                return f"{name} is missing"
+            if state != (described["bytes"], described["sha256"]):
+                return (
+                    f"{name} has {state[0]} bytes and other content than the {described['bytes']} bytes of the manifest"
+                )
+        return ""
 
     def write(self, content: SnapshotContent) -> SnapshotSummary:
         """See the port."""

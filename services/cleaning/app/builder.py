@@ -6,14 +6,12 @@ All it needs to know is in the store, so after a crash it goes on where it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from services.cleaning.app.ports import (
     Announcer,
     DatasetStore,
-    ImportCount,
     LossStore,
     RecordStore,
     SnapshotStore,
@@ -23,7 +21,6 @@ from services.cleaning.app.recipes import RecipeBook
 from services.cleaning.app.records import NO_KEY, Records, all_datasets
 from services.cleaning.app.snapshot import compose_snapshot
 from services.cleaning.domain.dataset import (
-    AwaitedImport,
     Dataset,
     DatasetVersion,
     Progress,
@@ -137,8 +134,8 @@ class Builder:
         if not version.awaited:
             return True
         counts = self._records.import_counts([item.name for item in version.awaited])
-        done = sum(item.arrived(*_figures(counts, item)) for item in version.awaited)
-        total = sum(item.record_count + item.withdrawn_count for item in version.awaited)
+        done = sum(item.arrived(counts.get(item.name)) for item in version.awaited)
+        total = sum(item.total for item in version.awaited)
         if done >= total:
             return True
         now = self._clock.monotonic()
@@ -149,9 +146,9 @@ class Builder:
             self._update(version, Progress("await", done, total, rate))
         elif now - changed > min(self._await_timeout_s, self._lost_patience_s):
             missing = {
-                item.name: f"{item.arrived(*_figures(counts, item))} of {item.record_count + item.withdrawn_count}"
+                item.name: f"{item.arrived(counts.get(item.name))} of {item.total}"
                 for item in version.awaited
-                if item.arrived(*_figures(counts, item)) < item.record_count + item.withdrawn_count
+                if item.arrived(counts.get(item.name)) < item.total
             }
             text = ", ".join(f"{name}: {figures} records" for name, figures in missing.items())
             losses = self._losses.losses()
@@ -232,8 +229,3 @@ def _is_older(import_name: str, moment: datetime) -> bool:
     """Whether an import began before a moment; taken not to be so where its name does not say when it began."""
     made = made_at_ms(import_name.partition("/")[2])
     return made is not None and made <= moment.timestamp() * 1000
-
-
-def _figures(counts: Mapping[str, ImportCount], item: AwaitedImport) -> tuple[int, int]:
-    count = counts.get(item.name, ImportCount())
-    return count.records, count.withdrawn

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.cleaning.app.ports import DatasetStore, VersionStore
+from services.cleaning.app.ports import DatasetStore, RecordStore, SnapshotStore, VersionStore
 from services.cleaning.app.recipes import RecipeBook
 from services.cleaning.app.records import require_dataset
 from services.cleaning.domain.dataset import (
@@ -15,11 +15,12 @@ from services.cleaning.domain.dataset import (
     DatasetSpec,
     DatasetVersion,
     VersionState,
+    snapshot_digest,
     split_version_name,
 )
 from services.cleaning.domain.recipe import RecipeError
 from services.kit.clock import Clock
-from services.kit.errors import FailedPreconditionError, NotFoundError
+from services.kit.errors import FailedPreconditionError, NotFoundError, TidemillError
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,18 @@ logger = logging.getLogger(__name__)
 class Datasets:
     """Creates, reads and lists data sets and versions."""
 
-    def __init__(self, datasets: DatasetStore, versions: VersionStore, recipes: RecipeBook, clock: Clock) -> None:
+    def __init__(
+        self,
+        datasets: DatasetStore,
+        versions: VersionStore,
+        records: RecordStore,
+        snapshots: SnapshotStore,
+        recipes: RecipeBook,
+        clock: Clock,
+    ) -> None:
         self._datasets = datasets
+        self._records = records
+        self._snapshots = snapshots
         self._versions = versions
         self._recipes = recipes
         self._clock = clock
@@ -67,8 +78,12 @@ class Datasets:
 
     def build_version(
         self, dataset: str, awaited: Sequence[AwaitedImport], request_id: str, traceparent: str
-    ) -> DatasetVersion:
-        """Asks for a version; the builder does the work."""
+    ) -> tuple[DatasetVersion, bool]:
+        """Asks for a version; the builder does the work.
+
+        Returns:
+            The version, and whether it was there before: equal content is the version that exists.
+        """
         known = require_dataset(self._datasets, dataset)
         now = self._clock.now()
         draft = DatasetVersion(
@@ -82,7 +97,23 @@ class Datasets:
             awaited=tuple(awaited),
             traceparent=traceparent,
         )
-        return self._versions.create_version(draft, request_id)
+        return self._versions.create_version(draft, request_id, self._content(draft))
+
+    def _content(self, draft: DatasetVersion) -> str:
+        """Digest of the snapshot that is there of what a version would be built to now; empty where there is none."""
+        if draft.awaited:
+            counts = self._records.import_counts([item.name for item in draft.awaited])
+            if any(item.arrived(counts.get(item.name)) < item.total for item in draft.awaited):
+                return ""
+        records = self._records.content_digests(draft.spec.sources)
+        try:
+            recipe = self._recipes.of(draft.spec)
+            digest = snapshot_digest(draft.dataset, draft.spec, recipe.digest, records)
+            return digest if self._snapshots.find(draft.dataset, digest) is not None else ""
+        except (TidemillError, OSError) as error:
+            # The build meets it again and tells whoever asked for it.
+            logger.warning("%s: no earlier version can be looked for: %s", draft.dataset, error)
+            return ""
 
     def version(self, name: str) -> DatasetVersion:
         """The version of this name.

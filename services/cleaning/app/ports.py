@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from services.cleaning.domain.dataset import Dataset, DatasetVersion, SnapshotSummary
+from services.cleaning.domain.dataset import Dataset, DatasetVersion, ImportCount, SnapshotSummary
 from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
 from services.kit.bus.port import LostMessages
 
@@ -26,14 +26,6 @@ class Announcement:
 
     verdict: Verdict
     traceparent: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImportCount:
-    """How many distinct records of an import have arrived, and how many that it withdrew."""
-
-    records: int = 0
-    withdrawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +125,19 @@ class DatasetStore(Protocol):
 class VersionStore(Protocol):
     """Versions of data sets."""
 
-    def create_version(self, draft: DatasetVersion, request_id: str) -> DatasetVersion:
-        """Gives the draft the next number and keeps it; answers with the first one where the request is a repeat."""
+    def create_version(self, draft: DatasetVersion, request_id: str, content: str = "") -> tuple[DatasetVersion, bool]:
+        """Gives the draft the next number and keeps it, unless there is a version that answers the same.
+
+        Args:
+            draft: the version to build.
+            request_id: a repeat is answered as the first was; empty where the caller gave none.
+            content: digest of the snapshot that it would be built to, where that is known.
+
+        Returns:
+            The version, and whether it was there before: that of a repeat; the newest ready one with this content and
+            the draft's spec and recipe; or, where there is no request id, one that is being built of the same and
+            awaits the same imports.
+        """
         ...
 
     def version(self, dataset: str, number: int) -> DatasetVersion | None:
@@ -211,7 +214,7 @@ class SnapshotStore(Protocol):
     """Folders of snapshots by data set and digest."""
 
     def find(self, dataset: str, digest: str) -> SnapshotSummary | None:
-        """The snapshot with this digest, if it is there whole."""
+        """The snapshot with this digest, if it is there whole; a damaged one is removed."""
         ...
 
     def write(self, content: SnapshotContent) -> SnapshotSummary:

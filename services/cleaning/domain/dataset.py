@@ -62,6 +62,14 @@ class VersionState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class ImportCount:
+    """How many distinct records of an import have arrived, and how many that it withdrew."""
+
+    records: int = 0
+    withdrawn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitedImport:
     """An import of which so many distinct records, and so many withdrawals, must have arrived.
 
@@ -73,9 +81,16 @@ class AwaitedImport:
     withdrawn_count: int = 0
     changed_count: int = 0
 
-    def arrived(self, records: int, withdrawn: int) -> int:
-        """How many of those that are waited for are here."""
-        return min(records, self.record_count) + min(withdrawn, self.withdrawn_count)
+    @property
+    def total(self) -> int:
+        """How many records and withdrawals are waited for."""
+        return self.record_count + self.withdrawn_count
+
+    def arrived(self, count: ImportCount | None) -> int:
+        """How many of them are here."""
+        if count is None:
+            return 0
+        return min(count.records, self.record_count) + min(count.withdrawn, self.withdrawn_count)
 
 
 @dataclass(frozen=True, slots=True)

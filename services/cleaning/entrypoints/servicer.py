@@ -13,7 +13,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
 
 from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.records import Records
-from services.cleaning.domain.dataset import DatasetVersion
+from services.cleaning.domain.dataset import DatasetVersion, VersionState
 from services.cleaning.entrypoints import mapping
 from services.cleaning.entrypoints.pool import WorkPool
 from services.kit.grpc.paging import checked_number, checked_token
@@ -85,10 +85,12 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
         awaited = [mapping.awaited_from(item) for item in request.awaited_imports]
-        version = await asyncio.to_thread(
+        version, existed = await asyncio.to_thread(
             self._datasets.build_version, request.dataset, awaited, request.request_id, carrier.get("traceparent", "")
         )
-        return pb.BuildDatasetVersionResponse(dataset_version=mapping.version_to(version))
+        message = mapping.version_to(version)
+        message.reused |= existed and version.state is VersionState.READY
+        return pb.BuildDatasetVersionResponse(dataset_version=message)
 
     async def GetDatasetVersion(
         self, request: pb.GetDatasetVersionRequest, context: Any

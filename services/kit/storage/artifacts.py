@@ -5,6 +5,7 @@ A folder becomes visible whole: locally by rename, on an object store by its man
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -188,6 +189,42 @@ class ArtifactStore:
                 return content
         except FileNotFoundError:
             return None
+
+    def file_state(self, uri: str) -> tuple[int, str] | None:
+        """Size in bytes and sha256 of a file; None where there is none.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        filesystem, path = filesystem_of(uri)
+        size, digest = 0, hashlib.sha256()
+        with answering(uri):
+            try:
+                with filesystem.open(path, "rb") as stream:
+                    while chunk := stream.read(1 << 20):
+                        size += len(chunk)
+                        digest.update(chunk)
+            except FileNotFoundError:
+                return None
+        return size, digest.hexdigest()
+
+    def discard_folder(self, uri: str) -> None:
+        """Removes a folder with all that is in it; nothing happens where there is none.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        target = local_path(uri)
+        if target is not None:
+            # Out of the way at once: a half removed one would look like a whole one of other content.
+            aside = target.with_name(f".{target.name}.{new_id()}")
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(aside)
+                shutil.rmtree(aside)
+            return
+        filesystem, path = filesystem_of(uri)
+        with answering(uri), contextlib.suppress(FileNotFoundError):
+            filesystem.rm(path, recursive=True)
 
     def put_folder(self, source: Path, uri: str) -> None:
         """Stores a folder under a URL, whole or not at all; content that is there already stays.

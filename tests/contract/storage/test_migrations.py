@@ -12,7 +12,8 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, event, text
 
 from services.cleaning.adapters.record_store import SqlRecordStore
-from services.cleaning.app.ports import Arrival, ImportCount
+from services.cleaning.app.ports import Arrival
+from services.cleaning.domain.dataset import ImportCount
 from services.cleaning.domain.record import Cleaned, RawRecord, Rejection, Verdict
 from services.kit.storage.database import open_database
 from tests.conftest import migrations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -13,8 +14,16 @@ from sqlalchemy import select
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.tables import raw_records
-from services.cleaning.app.ports import Arrival, ImportCount
-from services.cleaning.domain.dataset import Dataset, DatasetSpec, DatasetVersion, HoldoutSpec, VersionState
+from services.cleaning.app.ports import Arrival
+from services.cleaning.domain.dataset import (
+    AwaitedImport,
+    Dataset,
+    DatasetSpec,
+    DatasetVersion,
+    HoldoutSpec,
+    ImportCount,
+    VersionState,
+)
 from services.cleaning.domain.record import Cleaned, RawRecord, Verdict
 from services.inference.adapters.model_store import SqlModelStore
 from services.inference.domain.model import Build, Lineage, ModelVersion, Task
@@ -115,11 +124,13 @@ def test_versions_of_a_data_set_asked_for_at_once_get_a_number_each(open_service
     spec = DatasetSpec(("news",), (), HoldoutSpec(0.1))
     _at_once(lambda _: store.put_dataset(Dataset("datasets/d", spec, "0" * 64, NOW, NOW)))
     draft = DatasetVersion("datasets/d", 0, spec, "0" * 64, VersionState.BUILDING, NOW, NOW)
-    made = _at_once(lambda number: store.create_version(draft, f"request-{number}"))
+    made = _at_once(lambda number: store.create_version(draft, f"request-{number}")[0])
     assert _numbers(made) == list(range(1, 9))
-    repeats = _at_once(lambda _: store.create_version(draft, "request-3"))
+    repeats = _at_once(lambda _: store.create_version(draft, "request-3")[0])
     assert {version.number for version in repeats} == {made[3].number}
     assert _numbers(store.versions("datasets/d", (1 << 31) - 1, 100)) == list(range(1, 9))
+    nameless = replace(draft, awaited=(AwaitedImport("imports/a", 3),))
+    assert {version.number for version, _ in _at_once(lambda _: store.create_version(nameless, ""))} == {9}
 
 
 def test_versions_of_a_model_made_at_once_get_a_number_each(open_service_database: OpenDatabase) -> None:

@@ -128,10 +128,10 @@ def test_records_become_a_snapshot(
 
     repeat = build(cleaning, "news", {"imports/one": 103}, request_id="build-1")
     assert repeat.name == version.name
-    again = watch(cleaning, build(cleaning, "news", {"imports/one": 103}, request_id="build-2"))[-1]
+    again = build(cleaning, "news", {"imports/one": 103}, request_id="build-2")
     assert again.reused
     assert (again.digest, again.uri) == (ready.digest, ready.uri)
-    assert again.name != ready.name
+    assert again.name == ready.name
 
     clean = events_of(kafka_bootstrap, RECORDS_CLEAN, cleaning_events_pb2.RecordCleaned, source="news")
     assert len({message.record_id for _, message in clean}) == 102
@@ -183,9 +183,9 @@ def test_a_changed_recipe_cleans_again_what_was_collected(
     assert back.recipe_digest == first.recipe_digest
     assert watch(cleaning, build(cleaning, "changing", {}))[-1].digest == one.digest
     listed = cleaning.stub().ListDatasetVersions(
-        pb.ListDatasetVersionsRequest(dataset="datasets/changing", page_size=2), timeout=10
+        pb.ListDatasetVersionsRequest(dataset="datasets/changing", page_size=1), timeout=10
     )
-    assert [v.name.rpartition("/")[2] for v in listed.dataset_versions] == ["3", "2"]
+    assert [v.name.rpartition("/")[2] for v in listed.dataset_versions] == ["2"]
     rest = cleaning.stub().ListDatasetVersions(
         pb.ListDatasetVersionsRequest(dataset="datasets/changing", page_token=listed.next_page_token), timeout=10
     )

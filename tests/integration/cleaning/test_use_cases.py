@@ -19,7 +19,7 @@ from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.datasets import Datasets
-from services.cleaning.app.ports import Announcement, Arrival, ImportCount
+from services.cleaning.app.ports import Announcement, Arrival
 from services.cleaning.app.recipes import RecipeBook
 from services.cleaning.app.records import NO_KEY, Records
 from services.cleaning.domain.dataset import (
@@ -28,6 +28,7 @@ from services.cleaning.domain.dataset import (
     DatasetSpec,
     DatasetVersion,
     HoldoutSpec,
+    ImportCount,
     VersionState,
 )
 from services.cleaning.domain.recipe import OperatorSpec, parse_operators
@@ -88,12 +89,13 @@ class World:
         """A new process on the same state."""
         recipes = RecipeBook(default_registry())
         self.records = Records(self.store, self.datasets_store, recipes, self.announcer)
-        self.datasets = Datasets(self.datasets_store, self.datasets_store, recipes, self.clock)
+        snapshots = FolderSnapshots(ArtifactStore(f"file://{self.folder}"))
+        self.datasets = Datasets(self.datasets_store, self.datasets_store, self.store, snapshots, recipes, self.clock)
         self.builder = Builder(
             records=self.store,
             datasets=self.datasets_store,
             versions=self.datasets_store,
-            snapshots=FolderSnapshots(ArtifactStore(f"file://{self.folder}")),
+            snapshots=snapshots,
             recipes=recipes,
             record_cases=self.records,
             announcer=self.announcer,
@@ -108,7 +110,7 @@ class World:
 
     def build(self, **awaited: int) -> str:
         imports = [AwaitedImport(f"imports/{key}", count) for key, count in awaited.items()]
-        return self.datasets.build_version(NAME, imports, "", "").name
+        return self.datasets.build_version(NAME, imports, "", "")[0].name
 
     def work(self) -> None:
         while self.builder.step():
@@ -153,7 +155,7 @@ def test_equal_ids_of_two_sources_take_nothing_from_each_other(world: World) -> 
     world.records.collect([arrival(str(n), f"news {n}") for n in range(1, 11)])
     world.records.collect([arrival(str(n), f"mail {n}", "imports/b", "mail") for n in range(1, 11)])
     for dataset, source in ((NAME, "news"), ("datasets/mail", "mail")):
-        name = world.datasets.build_version(dataset, [], "", "").name
+        name = world.datasets.build_version(dataset, [], "", "")[0].name
         world.work()
         snapshot = world.datasets.version(name).snapshot
         assert snapshot is not None
@@ -181,7 +183,7 @@ def test_a_withdrawn_record_leaves_the_next_version_and_may_come_back(world: Wor
     pushed = RawRecord("b", "news", "text b", {}, "", 1, 2)
     world.records.collect([Arrival(record) for record in (*pulled, pushed)])
     gone = [Withdrawal(r, "news", "imports/b", "file", 10) for r in "bc"]
-    name = world.datasets.build_version(NAME, [AwaitedImport("imports/b", 1, 2, 1)], "", "").name
+    name = world.datasets.build_version(NAME, [AwaitedImport("imports/b", 1, 2, 1)], "", "")[0].name
     world.records.collect([Arrival(replace(pulled[0], text="edited", import_name="imports/b", arrival=9))])
     world.work()
     assert world.datasets.version(name).state is VersionState.BUILDING
@@ -345,18 +347,57 @@ def test_an_event_of_a_version_is_repeated_until_it_is_out(world: World) -> None
     assert world.announcer.built == [name, name]
 
 
-def test_unchanged_content_answers_a_second_build(world: World) -> None:
+def test_equal_content_is_the_version_that_exists(world: World) -> None:
     world.put("normalize_whitespace")
     world.records.collect([arrival("a", "one")])
-    first, second = world.build(), world.build()
+    first = world.build()
+    assert [world.build() for _ in range(20)] == [first] * 20
     world.work()
-    one, two = world.datasets.version(first), world.datasets.version(second)
-    assert (one.reused, two.reused) == (False, True)
-    assert one.snapshot == two.snapshot
+    assert [world.build() for _ in range(20)] == [first] * 20
+    for _ in range(2):
+        found, existed = world.datasets.build_version(NAME, [], "request", "")
+        assert (found.name, existed) == (first, True)
     world.records.collect([arrival("b", "two")])
-    third = world.build()
+    second = world.build()
     world.work()
-    assert not world.datasets.version(third).reused
+    assert second != first
+    # What a request was answered with it is answered with again.
+    assert world.datasets.build_version(NAME, [], "request", "")[0].name == first
+    # Whoever gave its build a name may cancel it, so that nobody else waits for it.
+    awaited = [AwaitedImport("imports/z", 1)]
+    own = [world.datasets.build_version(NAME, awaited, request, "")[0].name for request in ("r1", "r2")]
+    assert len({*own, second}) == 3
+    world.records.collect([Arrival(replace(arrival("b", "two").record, import_name="imports/z"))])
+    world.work()
+    assert [world.datasets.version(name).reused for name in own] == [True, True]
+    world.put("normalize_whitespace", {"length_filter": {"min_chars": 1}})
+    assert world.build() not in (first, second, *own)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
+def test_a_damaged_snapshot_is_told_and_written_again(
+    world: World, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.put("normalize_whitespace")
+    world.records.collect([arrival(f"r{n}", f"text {n}") for n in range(50)])
+    world.build()
+    world.work()
+    snapshot = world.datasets.version(f"{NAME}/versions/1").snapshot
+    assert snapshot is not None
+    path = Path(snapshot.uri.removeprefix("file://")) / "train.parquet"
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-100] if damage == "truncated" else whole[:100] + b"x" + whole[101:])
+    again = world.build()
+    assert again == f"{NAME}/versions/2"
+    world.work()
+    version = world.datasets.version(again)
+    assert (version.state, version.snapshot) == (VersionState.READY, snapshot)
+    assert path.read_bytes() == whole
+    (line,) = [record.getMessage() for record in caplog.records if "SNAPSHOT_DAMAGED" in record.getMessage()]
+    assert "train.parquet" in line
 
 
 def test_a_failed_build_names_the_reason_and_stops_no_other(world: World) -> None:
@@ -366,7 +407,7 @@ def test_a_failed_build_names_the_reason_and_stops_no_other(world: World) -> Non
     (world.folder / "datasets" / "news").write_text("a file where a folder must be")
     name = world.build()
     world.put("normalize_whitespace", name="datasets/other")
-    other = world.datasets.build_version("datasets/other", [], "", "").name
+    other = world.datasets.build_version("datasets/other", [], "", "")[0].name
     world.work()
     version = world.datasets.version(name)
     assert version.state is VersionState.FAILED
@@ -384,7 +425,7 @@ def test_a_recipe_of_another_release_stops_nothing_else(world: World) -> None:
     world.records.collect([arrival("b", "two")])
     world.work()
     assert [record_id for _, record_id, _ in world.announcer.told] == ["a", "b"]
-    name = world.datasets.build_version("datasets/gone", [], "", "").name
+    name = world.datasets.build_version("datasets/gone", [], "", "")[0].name
     world.work()
     failure = world.datasets.version(name).failure
     assert failure is not None

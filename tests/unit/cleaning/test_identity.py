@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
@@ -110,6 +110,7 @@ def kept_of(engine: Engine, batches: Sequence[Sequence[Said]]) -> dict[tuple[str
 def test_the_newest_counts_in_whatever_order_it_comes(open_service_database: OpenDatabase) -> None:
     engine = open_service_database("cleaning")
 
+    @settings(max_examples=40)
     @given(histories(), st.randoms(use_true_random=False))
     def check(said: list[Said], rng: random.Random) -> None:
         expected = end_of(said)
