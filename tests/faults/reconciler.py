@@ -7,9 +7,13 @@ in a service cannot hide here as well.
 from __future__ import annotations
 
 import hashlib
+import json
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 def digest(content: bytes | str) -> str:
@@ -74,3 +78,66 @@ def compare(
         duplicate=tuple(sorted(each for each, count in counts.items() if count > 1)),
         altered=tuple(sorted({each for each, content in there if each in sent and sent[each] != content})),
     )
+
+
+class Ledger:
+    """What a test sent: acknowledged, or sent without an answer. Threads share it; one line of JSON for each change."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.acknowledged: dict[str, str] = {}
+        self.uncertain: dict[str, str] = {}
+        self._path = path
+        self._lock = threading.Lock()
+
+    def sent(self, record: str, content: str) -> None:
+        """Before it is sent: from now on it may be there."""
+        self._note(self.uncertain, record, content, "sent")
+
+    def accepted(self, record: str, content: str) -> None:
+        """After its acknowledgement: from now on it must be there."""
+        self._note(self.acknowledged, record, content, "accepted")
+
+    def _note(self, book: dict[str, str], record: str, content: str, what: str) -> None:
+        with self._lock:
+            book[record] = digest(content)
+            if self._path is not None:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"what": what, "record": record, "digest": digest(content)}) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Ledger:
+        """The ledger that a file holds."""
+        ledger = cls()
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            book = ledger.acknowledged if entry["what"] == "accepted" else ledger.uncertain
+            book[entry["record"]] = entry["digest"]
+        return ledger
+
+
+def raw_records(bootstrap: str, source: str) -> list[tuple[str, str]]:
+    """Id and digest of each accepted record of a source that `tidemill.records.raw` holds.
+
+    The topic may hold an event twice: it is one event, by its CloudEvents id.
+    """
+    from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested
+
+    from services.kit.bus.topics import RECORDS_RAW
+    from tests.topics import read_all
+
+    events = {headers["ce_id"]: RecordIngested.FromString(value) for headers, value in read_all(bootstrap, RECORDS_RAW)}
+    records = [event.record for event in events.values() if event.record.source == source]
+    return [(record.record_id, digest(record.text)) for record in records]
+
+
+def main() -> int:
+    """`python -m tests.faults.reconciler LEDGER BOOTSTRAP SOURCE`: prints what does not add up; 1 where something."""
+    path, bootstrap, source = sys.argv[1:]
+    ledger = Ledger.read(Path(path))
+    finding = compare("tidemill.records.raw", ledger.acknowledged, raw_records(bootstrap, source), ledger.uncertain)
+    sys.stdout.write(f"{finding}\n")
+    return 0 if finding.sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import socketserver
 import threading
-import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.training.adapters.job import Job
@@ -18,6 +21,7 @@ from services.training.domain.report import Metric, Report, Variant
 from services.training.engine.methods.lora import Lora
 from services.training.worker.phases import drop_stored, store
 from tests.service_process import free_port
+from tests.waiting import wait_until
 
 _METRIC = Metric("accuracy", 0.8, 0.7, 0.9, 50)
 _RECIPE = Recipe(
@@ -51,30 +55,45 @@ def test_results_are_where_the_report_says(artifacts: ArtifactStore, tmp_path: P
     assert (job.folder / "variants").exists() is not remote
 
 
-def test_a_store_that_is_away_when_a_run_ends_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_port()
+class _Relay(socketserver.BaseRequestHandler):
+    """Passes a connection on to the server behind."""
+
+    behind: int
+
+    def handle(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.behind)) as server:
+            up = threading.Thread(target=_pump, args=(self.request, server))
+            up.start()
+            _pump(server, self.request)
+            up.join()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while content := source.recv(1 << 16):
+            target.sendall(content)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_a_store_that_is_away_when_a_run_ends_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, s3: str
+) -> None:
+    # The store runs all the time, with its bucket in it; what comes back is the way to it.
+    bucket, port = f"late-{uuid.uuid4().hex}", free_port()
     environment = {"ENDPOINT_URL": f"http://127.0.0.1:{port}", "MAX_ATTEMPTS": "1", "DEFAULT_REGION": "us-east-1"}
     for name, value in {**environment, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     s3fs.S3FileSystem.clear_instance_cache()
-    job, report = _finished(tmp_path, "s3://late/runs/1")
-    # moto keeps its buckets for all servers of a process: this one is there when the store comes back.
-    other = ThreadedMotoServer(ip_address="127.0.0.1", port=(beside := free_port()), verbose=False)
-    other.start()
-    s3fs.S3FileSystem(endpoint_url=f"http://127.0.0.1:{beside}", skip_instance_cache=True).mkdir("late")
-    other.stop()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-
-    def come_back() -> None:
-        time.sleep(1.5)
-        server.start()
-
-    thread = threading.Thread(target=come_back)
-    thread.start()
-    stored = store(job, report, lambda: False)
-    thread.join()
-    try:
-        expected = [replace(each, uri=f"s3://late/runs/1/variants/{each.precision}") for each in report.variants]
-        assert list(stored.variants) == expected
-    finally:
-        server.stop()
+    s3fs.S3FileSystem(endpoint_url=s3, skip_instance_cache=True).mkdir(bucket)
+    job, report = _finished(tmp_path, f"s3://{bucket}/runs/1")
+    with ThreadPoolExecutor(1) as pool:
+        storing = pool.submit(store, job, report, lambda: False)
+        wait_until(lambda: "ARTIFACTS" in caplog.text or "did not answer" in caplog.text, "the first try in vain")
+        behind = type("Relay", (_Relay,), {"behind": int(s3.rpartition(":")[2])})
+        with socketserver.ThreadingTCPServer(("127.0.0.1", port), behind) as way:
+            way.daemon_threads = True
+            threading.Thread(target=way.serve_forever, daemon=True).start()
+            stored = storing.result(120)
+            way.shutdown()
+    expected = [replace(each, uri=f"s3://{bucket}/runs/1/variants/{each.precision}") for each in report.variants]
+    assert list(stored.variants) == expected
