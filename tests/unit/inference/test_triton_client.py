@@ -38,13 +38,17 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonc
     def __init__(self) -> None:
         self.probe_answer = REFUSED
         self.probes = 0
+        self.empty = False
         self.speak = asyncio.Event()
         self.failure = (grpc.StatusCode.INTERNAL, "")
         self.ended: list[str] = []
         self.requests: list[Any] = []
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.empty:
+            return pb.ModelInferResponse(model_name=request.model_name, model_version="1")
         await context.abort(*self.failure)
+        raise AssertionError("unreachable: abort raises")
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         async for request in requests:
@@ -143,6 +147,16 @@ async def test_a_death_notice_ends_older_streams_of_the_same_model_only() -> Non
 
 async def _of_other(client: TritonClient) -> list[Any]:
     return [piece async for piece in client.generate("other", Prompt(text="x"), Sampling())]
+
+
+async def test_an_answer_with_nothing_in_it_is_of_a_process_that_died() -> None:
+    fake, suspected = FakeTriton(), list[str]()
+    fake.empty = True
+    async with _client(fake, suspected) as client:
+        with pytest.raises(UnavailableError, match="died while it answered") as caught:
+            await client.classify("m", ["x"])
+    assert caught.value.retry_after_s
+    assert suspected == ["m"]
 
 
 async def test_a_caller_that_leaves_ends_the_stream_in_triton() -> None:
