@@ -40,26 +40,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_plain(item) for item in value]
     return value
-
-
-def parse_operators(block: Any) -> list[OperatorSpec]:
-    """Operators of a pipeline file's `cleaning:` block: items are `name` or `name: {param: value}`.
-
-    Raises:
-        RecipeError: the block has another shape.
-    """
-    if not isinstance(block, Sequence) or isinstance(block, str):
-        raise RecipeError.at("operators", "is a list of operators, each `name` or `name: {parameter: value}`")
-    specs: list[OperatorSpec] = []
-    for position, item in enumerate(block):
-        path = f"operators[{position}]"
-        if isinstance(item, str):
-            specs.append(OperatorSpec(item))
-        elif isinstance(item, Mapping) and len(item) == 1:
-            name, params = next(iter(item.items()))
-            if params is not None and not isinstance(params, Mapping):
-                raise RecipeError.at(f"{path}.params", f"the parameters of {name} are a mapping")
-            specs.append(OperatorSpec(str(name), params or {}))
-        else:
-            raise RecipeError.at(path, "is one operator, `name` or `name: {parameter: value}`")
-    return specs

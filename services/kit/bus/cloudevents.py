@@ -53,7 +53,6 @@ def encode(event: OutgoingEvent, source: str) -> EncodedEvent:
         "subject": event.key,
         "time": datetime.now(UTC).isoformat(),
         "datacontenttype": PROTOBUF,
-        **event.extensions,
     }
     message = to_binary(
         CloudEvent(attributes, event.message.SerializeToString(deterministic=True)),

@@ -350,16 +350,6 @@ class KafkaEventConsumer:
             yield
 
 
-@contextmanager
-def delivery_context(delivery: Delivery) -> Iterator[None]:
-    """Makes the delivery's own trace the current one, for what a handler publishes because of it."""
-    token = context.attach(trace_context(delivery))
-    try:
-        yield
-    finally:
-        context.detach(token)
-
-
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
     """Messages that the client cannot decode, and where those behind them begin."""

@@ -20,14 +20,13 @@ class OutgoingEvent:
     """A fact to publish.
 
     `event_id` is the CloudEvents id: give a derived one where the same fact may be published again after a
-    restart, so that it is the same event. `extensions` are further CloudEvents attributes. `trace` are the W3C trace
-    headers (`traceparent`…) that the event continues where it is not the trace of whoever publishes it.
+    restart, so that it is the same event. `trace` are the W3C trace headers (`traceparent`…) that the event continues
+    where it is not the trace of whoever publishes it.
     """
 
     key: str
     message: Message
     event_id: str | None = None
-    extensions: Mapping[str, str] = field(default_factory=dict)
     trace: Mapping[str, str] = field(default_factory=dict)
 
 

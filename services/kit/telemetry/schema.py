@@ -20,7 +20,6 @@ GEN_AI_MODEL: Final = "gen_ai.request.model"
 GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 
-RECORD_ID: Final = "tidemill.record.id"
 IMPORT: Final = "tidemill.import"
 DATASET_VERSION: Final = "tidemill.dataset.version"
 RUN: Final = "tidemill.run"

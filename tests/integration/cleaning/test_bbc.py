@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.snapshot import compose_snapshot
 from services.cleaning.domain.dataset import DatasetSpec, HoldoutSpec
-from services.cleaning.domain.recipe import parse_operators
 from services.cleaning.domain.record import RawRecord
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.registry import default_registry
 from services.kit.ids import record_id, record_name
 from services.kit.storage.artifacts import ArtifactStore
+from tests.recipes import parse_operators
 
 
 def articles() -> list[RawRecord]:

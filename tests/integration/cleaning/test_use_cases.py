@@ -31,7 +31,7 @@ from services.cleaning.domain.dataset import (
     ImportCount,
     VersionState,
 )
-from services.cleaning.domain.recipe import OperatorSpec, parse_operators
+from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import RawRecord, Withdrawal
 from services.cleaning.engine.registry import default_registry
 from services.kit.bus.port import LostMessages
@@ -39,6 +39,7 @@ from services.kit.errors import InvalidArgumentError, NotFoundError, Unavailable
 from services.kit.ids import new_id
 from services.kit.storage.artifacts import ArtifactStore
 from tests.conftest import OpenDatabase
+from tests.recipes import parse_operators
 
 NAME = "datasets/news"
 

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.cleaning.app.recipes import RecipeBook
-from services.cleaning.domain.recipe import OperatorSpec, RecipeError, parse_operators
+from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import Cleaned
 from services.cleaning.engine import limits
 from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
 from services.cleaning.engine.patterns import LinearPattern, PatternError, ReplacementError
 from services.cleaning.engine.registry import default_registry
+from tests.recipes import parse_operators
 
 REGISTRY = default_registry()
 

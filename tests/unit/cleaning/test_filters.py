@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cleaning.domain.recipe import OperatorSpec, parse_operators
+from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.operators.filters import count_words, repetition_ratio
 from services.cleaning.engine.registry import default_registry
+from tests.recipes import parse_operators
 
 REGISTRY = default_registry()
 

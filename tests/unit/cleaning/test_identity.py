@@ -15,11 +15,11 @@ from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.app.ports import Arrival
 from services.cleaning.app.snapshot import compose_snapshot
 from services.cleaning.domain.dataset import DatasetSpec, HoldoutSpec, snapshot_digest
-from services.cleaning.domain.recipe import parse_operators
 from services.cleaning.domain.record import RawRecord, Withdrawal
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.registry import default_registry
 from tests.conftest import OpenDatabase
+from tests.recipes import parse_operators
 
 _RUNS = itertools.count()
 SPEC = DatasetSpec(("mail", "news"), tuple(parse_operators(["normalize_whitespace", "exact_dedup"])), HoldoutSpec(0.3))

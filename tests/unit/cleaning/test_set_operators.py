@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cleaning.domain.recipe import parse_operators
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.contamination import measure_contamination
 from services.cleaning.engine.operator import SetRecord
@@ -22,6 +21,7 @@ from services.cleaning.engine.operators.near_duplicates import (
     shingle_hashes,
 )
 from services.cleaning.engine.registry import default_registry
+from tests.recipes import parse_operators
 
 WORDS = [f"w{number}" for number in range(400)]
 

@@ -14,13 +14,13 @@ from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.ports import SnapshotContent
 from services.cleaning.app.snapshot import compose_snapshot
 from services.cleaning.domain.dataset import DatasetSpec, HoldoutSpec, snapshot_digest
-from services.cleaning.domain.recipe import parse_operators
 from services.cleaning.domain.record import RawRecord
 from services.cleaning.domain.split import split
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.registry import default_registry
 from services.kit.errors import FailedPreconditionError
 from services.kit.storage.artifacts import ArtifactStore
+from tests.recipes import parse_operators
 
 SPEC = DatasetSpec(
     ("news",),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.facade.table import PublicService, public_services
-from gateway.http.errors import STATUS_OF_CODE, code_of_status, openai_error
 from gateway.peers import PEERS
-from services.kit.errors import FieldViolation, InvalidArgumentError, TidemillError
 
 
 def test_the_table_is_whole() -> None:
@@ -39,21 +37,3 @@ def test_a_misspelt_method_is_found_at_the_start() -> None:
     service = public_services()[0]
     with pytest.raises(ValueError, match="Nonsense"):
         list(PublicService(service.peer, service.descriptor, frozenset({"Nonsense"})).public_methods())
-
-
-def test_every_error_has_a_status() -> None:
-    kinds = TidemillError.__subclasses__()
-    assert kinds
-    for kind in kinds:
-        assert kind.code in STATUS_OF_CODE
-    assert [code_of_status(status) for status in (200, 404, 418, 502)] == [
-        "OK",
-        "NOT_FOUND",
-        "INVALID_ARGUMENT",
-        "INTERNAL",
-    ]
-
-
-def test_params_are_named_as_the_caller_wrote_them() -> None:
-    error = InvalidArgumentError("m", violations=[FieldViolation("sampling.temperature", "d")])
-    assert openai_error(error)["error"]["param"] == "temperature"
