@@ -1,0 +1,78 @@
+"""KServe V2 as it is passed on to Triton: answers come through, and a silent Triton is not waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub, add_GRPCInferenceServiceServicer_to_server
+
+from services.inference.adapters.triton_client import open_triton
+from services.inference.adapters.triton_guard import TritonGuard
+from services.inference.entrypoints.kserve import add_kserve
+from services.kit.grpc.server import create_server
+from services.kit.telemetry.metrics import RequestMetrics
+from tests.unit.inference.test_triton_guard import QUICK, SilentTriton
+
+
+class Streaming(SilentTriton):
+    """Answers each request of a stream once."""
+
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        async for request in requests:
+            if self.frozen.is_set():
+                await asyncio.sleep(3600)
+            answer = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
+            yield pb.ModelStreamInferResponse(infer_response=answer)
+
+
+@asynccontextmanager
+async def _door(fake: Streaming) -> AsyncIterator[Any]:
+    triton = grpc.aio.server()
+    add_GRPCInferenceServiceServicer_to_server(fake, triton)
+    behind = triton.add_insecure_port("127.0.0.1:0")
+    await triton.start()
+    channel = open_triton(f"127.0.0.1:{behind}")
+    door = create_server(RequestMetrics("inference"))
+    add_kserve(door, channel, lambda *_: None, TritonGuard(channel, QUICK))
+    port = door.add_insecure_port("127.0.0.1:0")
+    await door.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as outside:
+            yield GRPCInferenceServiceStub(outside)
+    finally:
+        await door.stop(None)
+        await channel.close()
+        await triton.stop(None)
+
+
+async def _requests(*ids: str) -> AsyncIterator[Any]:
+    for name in ids:
+        yield pb.ModelInferRequest(model_name="m", id=name)
+
+
+async def test_answers_come_through_one_by_one_and_as_a_stream() -> None:
+    async with _door(Streaming()) as stub:
+        answer = await stub.ModelInfer(pb.ModelInferRequest(model_name="m"), timeout=30)
+        assert [output.name for output in answer.outputs] == ["scores"]
+        stream = stub.ModelStreamInfer(_requests("a", "b", "c"), timeout=30)
+        assert [piece.infer_response.id async for piece in stream] == ["a", "b", "c"]
+        assert [piece async for piece in stub.ModelStreamInfer(_requests(), timeout=30)] == []
+
+
+async def test_a_frozen_triton_is_unavailable_at_both() -> None:
+    fake = Streaming()
+    async with _door(fake) as stub:
+        fake.frozen.set()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ModelInfer(pb.ModelInferRequest(model_name="m"), timeout=60)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in stub.ModelStreamInfer(_requests("a"), timeout=60):
+                pass
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
