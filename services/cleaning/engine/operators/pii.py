@@ -54,6 +54,7 @@ _DIGIT, _WIDE_SIGN, _UPPER, _PROVINCE, _DOT = 1, 2, 3, 4, 5
 # What a rule may see around its digits or signs: words before them, the rest of a number behind them.
 _BEFORE: Final = 80
 _AFTER_DIGITS: Final = 64
+_WIDE_ALNUM: Final = re.compile("[\uff0e\uff10-\uff19\uff20-\uff3a\uff41-\uff5a]")
 _ANY_NUMBER: Final = re.compile(f"[0-9\uff01-\uff5e]|[{PROVINCES}][A-Z]")
 _NO_SIGN: Final = re.compile("[^!-~]")
 
@@ -91,6 +92,8 @@ class MaskPii(TextMap[MaskPiiParams]):
                 raise ParamsError("tokens", f"holds a token of {len(token)} characters, at most {_MAX_TOKEN_CHARS}")
         self._tokens = {**_TOKENS, **params.tokens}
         self._rules = rules_of(frozenset(params.kinds))
+        # Each rule with the places that it looks at, if they are numbers, and the group that it masks.
+        self._searches = [(rule, _numbers_of(rule), "value" if rule.has_value else 0) for rule in self._rules]
         self._rules_of_sign: dict[str, list[Rule]] = {}
         for rule in self._rules:
             for sign in rule.signs:
@@ -137,28 +140,27 @@ class MaskPii(TextMap[MaskPiiParams]):
             places: where numbers stand in it, if the caller knows.
         """
         shadow = text.translate(_NARROW) if not text.isascii() and _WIDE.search(text) else text
-        if places is None or shadow is not text:
+        # Narrow punctuation moves no number; narrow digits make some.
+        if places is None or (shadow is not text and _WIDE_ALNUM.search(text)):
             places = Places.of(shadow)
         signs = self._signs_in(shadow)
         if not (signs or places.digits or places.dots or places.plates):
             return []
-        numbers = _regions(shadow, places.digits, _AFTER_DIGITS)
+        numbers = {
+            "digits": _regions(shadow, places.digits, _AFTER_DIGITS),
+            "dots": _regions(shadow, places.dots, _AFTER_DIGITS),
+            "plates": _regions(shadow, places.plates, _AFTER_DIGITS),
+        }
         found: list[Span] = []
         taken = bytearray(len(text))
-        for rule in self._rules:
-            if rule.digits:
-                regions = numbers
-            elif rule.dots:
-                regions = _regions(shadow, places.dots, _AFTER_DIGITS)
-            elif rule.plate:
-                regions = _regions(shadow, places.plates, _AFTER_DIGITS)
-            else:
-                regions = _regions(shadow, signs.get(id(rule), ()), rule.reach)
-            for start, end in regions:
+        for rule, what, group in self._searches:
+            if not what and id(rule) not in signs:
+                continue
+            for start, end in numbers[what] if what else _regions(shadow, signs[id(rule)], rule.reach):
                 for match in rule.pattern.finditer(shadow, start, end):
                     if rule.check is not None and not rule.check(match):
                         continue
-                    first, last = match.span("value" if rule.has_value else 0)
+                    first, last = match.span(group)
                     if taken.find(1, first, last) < 0:
                         taken[first:last] = b"\1" * (last - first)
                         found.append(Span(first, last, rule.kind))
@@ -206,6 +208,10 @@ class Places:
             return cls()
         batch = Batch([(text, {})])
         return _number_places(batch).get(0, cls())
+
+
+def _numbers_of(rule: Rule) -> str:
+    return "digits" if rule.digits else "dots" if rule.dots else "plates" if rule.plate else ""
 
 
 def _regions(text: str, places: Sequence[int], reach: int) -> list[tuple[int, int]]:
