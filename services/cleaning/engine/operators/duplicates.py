@@ -10,9 +10,11 @@ import xxhash
 from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
+from services.cleaning.engine.batch import code_points
 from services.cleaning.engine.invisible import visible
 from services.cleaning.engine.operator import Params, SetOperator, SetRecord
 
+_MINUS = 0x2D
 _NAME = r"^[a-z][a-z0-9_]{0,63}$"
 
 
@@ -28,17 +30,23 @@ def content_key(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(normal_form(text).encode("utf-8", "surrogatepass"))
 
 
-def words_key(text: str) -> str:
-    """Digest of a text's letters, digits and signs: the same for texts that differ in punctuation only."""
+def words_keys(texts: Sequence[str]) -> list[str]:
+    """Digests of the texts' letters, digits and signs: the same for texts that differ in punctuation only."""
     import numpy as np
 
     from services.cleaning.engine.operators.filters import alnum_table, sign_table
 
-    normal = normal_form(text)
-    codes = np.frombuffer(normal.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    kept = codes[alnum_table()[codes] | sign_table()[codes] | (codes == 0x2D)]
-    # A text of punctuation only is known by it.
-    return xxhash.xxh3_128_hexdigest((kept if len(kept) else codes).tobytes())
+    points = code_points([normal_form(text) for text in texts])
+    codes = points.codes
+    kept = alnum_table()[codes] | sign_table()[codes] | (codes == _MINUS)
+    running = np.concatenate(([0], np.cumsum(kept)))
+    words = codes[kept]
+    keys: list[str] = []
+    for start, length in zip(points.starts.tolist(), points.lengths.tolist(), strict=True):
+        mine = words[running[start] : running[start + length]]
+        # A text of punctuation only is known by it.
+        keys.append(xxhash.xxh3_128_hexdigest((mine if len(mine) else codes[start : start + length]).tobytes()))
+    return keys
 
 
 class ExactDedup(SetOperator[Params]):
@@ -80,7 +88,7 @@ class ConflictingLabels(SetOperator[ConflictingLabelsParams]):
     def judge(self, records: Sequence[SetRecord]) -> Mapping[int, Rejection]:
         """Drops with the reason `conflicting_labels`; the detail counts the labels."""
         labels: dict[str, set[str]] = defaultdict(set)
-        keys = [words_key(record.text) for record in records]
+        keys = words_keys([record.text for record in records])
         for key, record in zip(keys, records, strict=True):
             labels[key].add(record.attributes.get(self.params.field, ""))
         return {
