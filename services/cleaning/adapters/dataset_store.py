@@ -13,7 +13,7 @@ from services.cleaning.adapters.rows import dataset_of, dataset_row, spec_json, 
 from services.cleaning.adapters.tables import dataset_versions, datasets, version_requests
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, VersionState
 from services.kit.errors import AbortedError
-from services.kit.storage.database import read_only, translate_database_errors
+from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
 
 
 class SqlDatasetStore:
@@ -55,6 +55,8 @@ class SqlDatasetStore:
         newest = select(func.max(table.c.number)).where(table.c.dataset == draft.dataset)
         try:
             with translate_database_errors(), self._engine.begin() as connection:
+                # Two that look for the same before either has made it would both make one.
+                one_at_a_time(connection, f"versions of {draft.dataset}")
                 if request_id and (known := _repeated(connection, draft.dataset, request_id)):
                     return known, True
                 if same := _same(connection, draft, content, coalesce=not request_id):
