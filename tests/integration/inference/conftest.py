@@ -130,7 +130,7 @@ class InferenceProcess:
                 return False
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-        wait_for(serves, 60)
+        wait_for(serves, 180)
 
     def kill(self) -> None:
         """kill -9."""
