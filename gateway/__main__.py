@@ -88,6 +88,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
         closers=[ring.write_uses, peers.close, store.close],
         server_options=grpc_limits(settings),
         credentials=tls.grpc_credentials() if tls is not None else None,
+        for_peers=False,
         interceptors=[ApiKeyInterceptor(ring, limiter)] if settings.auth else [],
         default_deadline_s=_LAST_DEADLINE_S,
         traced=False,  # both doors make their own, leaner spans

@@ -42,7 +42,10 @@ class Peers:
     @classmethod
     def open(cls, settings: ServiceSettings) -> Peers:
         """Opens the channels, inside the running event loop; nothing is dialled before the first call."""
-        channels = {name: open_channel(getattr(settings, f"{name}_address"), bare=True) for name in PEERS}
+        channels = {
+            name: open_channel(getattr(settings, f"{name}_address"), bare=True, tls=settings.peer_files)
+            for name in PEERS
+        }
         return cls(
             channels=channels,
             inference=InferenceServiceStub(channels["inference"]),

@@ -6,9 +6,9 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.kit.bus.brokers import Brokers
@@ -99,12 +99,28 @@ class ServiceSettings(BaseSettings):
         description="with less free than this on the disk of `state` nothing new is accepted; 2 % of it, at least 1 and"
         " at most 10 GiB, when unset",
     )
+    peer_cert: Path | None = Field(None, description="PEM file of this service's certificate, for TLS between services")
+    peer_key: Path | None = Field(None, description="PEM file of its key")
+    peer_ca: Path | None = Field(None, description="PEM file of the authority whose certificates all services show")
     ingest_address: str = Field("127.0.0.1:7101", description="host:port or unix:/path of the ingest service")
     cleaning_address: str = Field("127.0.0.1:7102", description="host:port or unix:/path of the cleaning service")
     training_address: str = Field("127.0.0.1:7103", description="host:port or unix:/path of the training service")
     inference_address: str = Field("127.0.0.1:7104", description="host:port or unix:/path of the inference service")
     pipeline_address: str = Field("127.0.0.1:7105", description="host:port or unix:/path of the pipeline service")
     telemetry_address: str = Field("127.0.0.1:7106", description="host:port or unix:/path of the telemetry service")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if len({each is None for each in (self.peer_cert, self.peer_key, self.peer_ca)}) > 1:
+            raise ValueError("set TIDEMILL_PEER_CERT, TIDEMILL_PEER_KEY and TIDEMILL_PEER_CA together")
+        return self
+
+    @property
+    def peer_files(self) -> tuple[Path, Path, Path] | None:
+        """Certificate, key and authority for mutual TLS between services; None without TLS."""
+        if self.peer_cert is None or self.peer_key is None or self.peer_ca is None:
+            return None
+        return self.peer_cert, self.peer_key, self.peer_ca
 
     @property
     def brokers(self) -> Brokers:

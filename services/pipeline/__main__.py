@@ -43,7 +43,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "pipeline")
     clock, announcer = SystemClock(), BusAnnouncer(publisher)
     ingest, cleaning, training, inference = channels = [
-        open_channel(address)
+        open_channel(address, tls=settings.peer_files)
         for address in (
             settings.ingest_address,
             settings.cleaning_address,

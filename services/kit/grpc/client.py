@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -47,7 +48,20 @@ class _DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):
         return await continuation(details, request)
 
 
-def open_channel(address: str, *, default_deadline_s: float = 30.0, bare: bool = False) -> grpc.aio.Channel:
+def _channel(address: str, tls: tuple[Path, Path, Path] | None, **options: Any) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(address, **options)
+    certificate, key, authority = (path.read_bytes() for path in tls)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority, key, certificate), **options)
+
+
+def open_channel(
+    address: str,
+    *,
+    default_deadline_s: float = 30.0,
+    bare: bool = False,
+    tls: tuple[Path, Path, Path] | None = None,
+) -> grpc.aio.Channel:
     """A channel to a peer; create it inside the running event loop and close it at the end.
 
     Args:
@@ -55,9 +69,11 @@ def open_channel(address: str, *, default_deadline_s: float = 30.0, bare: bool =
         default_deadline_s: deadline of a unary call that names none.
         bare: without interceptors, for a proxy that passes deadline and trace context on by itself: they cost more
             than the rest of a call.
+        tls: certificate, key and authority, shown and asked for on every connection but a Unix socket's.
     """
-    return grpc.aio.insecure_channel(
+    return _channel(
         address,
+        None if address.startswith("unix:") else tls,
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

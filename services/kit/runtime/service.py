@@ -24,6 +24,7 @@ from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.storage.disk import disk_space
 from services.kit.telemetry.metrics import RequestMetrics
 from services.kit.telemetry.setup import Telemetry, start_telemetry
+from services.kit.tls import ServerTls, TlsFiles
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class Service:
     traced: bool = True
     server_options: Sequence[tuple[str, int]] = ()
     credentials: grpc.ServerCredentials | None = None
+    for_peers: bool = True
+    """Whether its callers are services of the mesh, who show certificates where there are any."""
 
 
 Build = Callable[[RequestMetrics], Awaitable[Service]]
@@ -137,6 +140,11 @@ async def _build(name: str, build: Build, metrics: RequestMetrics) -> Service:
     raise AssertionError("unreachable")
 
 
+def _peer_tls(settings: ServiceSettings) -> ServerTls | None:
+    files = settings.peer_files
+    return None if files is None or settings.bind.startswith(UNIX) else ServerTls(TlsFiles(*files))
+
+
 async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: Telemetry) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -164,7 +172,8 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
             options=service.server_options,
         )
         grpc_server = finish_server(server, service.register(server))
-        port = bind(server, settings.bind, service.credentials)
+        peers = _peer_tls(settings) if service.for_peers else None
+        port = bind(server, settings.bind, peers.grpc_credentials() if peers else service.credentials)
         if settings.metrics_bind:
             metrics.serve(settings.metrics_bind)
         # Until all of it runs: the health service's own beginning is SERVING.
@@ -172,7 +181,8 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
         await server.start()
         for consumer in service.consumers:
             consumer.start()
-        tasks = [asyncio.create_task(factory()) for factory in service.tasks]
+        watches = () if peers is None else (peers.watch,)
+        tasks = [asyncio.create_task(factory()) for factory in (*service.tasks, *watches)]
         await grpc_server.set_serving(True)
         logger.info("%s serves on %s", name, settings.bind if settings.bind.startswith(UNIX) else f"port {port}")
 

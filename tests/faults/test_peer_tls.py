@@ -1,0 +1,111 @@
+"""Services on several machines know each other by certificates of one authority, and let nobody else in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from infra.stack.layout import python_path
+from services.kit.grpc.client import open_channel
+from tests.faults.test_door_tls import Authority
+from tests.service_process import free_port
+
+_SERVICE = Path(__file__).parents[1] / "unit" / "kit" / "probe_service.py"
+
+
+class Peers:
+    """An authority, and a service that it certified."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.authority = Authority.make("mesh")
+        self.ca = folder / "ca.pem"
+        self.ca.write_bytes(self.authority.pem)
+        self.service = self.issue("service")
+        self.log = folder / "log"
+
+    def issue(self, name: str, by: Authority | None = None) -> tuple[Path, Path]:
+        """A certificate and its key, in a folder of their own."""
+        (self.folder / name).mkdir(exist_ok=True)
+        return (by or self.authority).issue(name, self.folder / name)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The service as a process."""
+        certificate, key = self.service
+        environment = {
+            "PYTHONPATH": python_path(),
+            "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
+            "TIDEMILL_PEER_CERT": str(certificate),
+            "TIDEMILL_PEER_KEY": str(key),
+            "TIDEMILL_PEER_CA": str(self.ca),
+        }
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, str(_SERVICE), "serve"], env={**os.environ, **environment}, stdout=log, stderr=log
+            )
+
+    async def ask(self, tls: tuple[Path, Path, Path] | None) -> grpc.StatusCode:
+        """The status of a call as the caller of these files makes it; waits for a server that is still starting."""
+        channel = open_channel(f"127.0.0.1:{self.port}", tls=tls)
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        try:
+            await health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        finally:
+            await channel.close()
+        return grpc.StatusCode.OK
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
+    made = Peers(tmp_path_factory.mktemp("peers"))
+    process = made.start()
+    end = time.monotonic() + 60
+    while "serves on port" not in made.log.read_text():
+        assert process.poll() is None, made.log.read_text()
+        assert time.monotonic() < end, made.log.read_text()
+        time.sleep(0.1)
+    yield made
+    process.kill()
+    process.wait()
+
+
+async def test_a_peer_with_a_certificate_of_the_mesh_is_answered(peers: Peers) -> None:
+    assert await peers.ask((*peers.issue("caller"), peers.ca)) is grpc.StatusCode.OK
+
+
+async def test_strangers_are_refused(peers: Peers) -> None:
+    stranger = peers.issue("stranger", Authority.make("stranger"))
+    assert await peers.ask((*stranger, peers.ca)) is grpc.StatusCode.UNAVAILABLE
+    assert await peers.ask(None) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_server_that_the_authority_does_not_know_is_not_believed(peers: Peers, tmp_path: Path) -> None:
+    other = tmp_path / "other.pem"
+    other.write_bytes(Authority.make("mesh").pem)
+    assert await peers.ask((*peers.issue("caller"), other)) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_new_certificate_holds_without_a_restart(peers: Peers) -> None:
+    """The whole authority changes: its new callers are answered, its old ones no more."""
+    old = peers.issue("old")
+    old_ca = peers.folder / "old-ca.pem"
+    old_ca.write_bytes(peers.ca.read_bytes())
+    peers.authority = Authority.make("mesh")
+    peers.ca.write_bytes(peers.authority.pem)
+    peers.service = peers.issue("service")
+    new = (*peers.issue("new"), peers.ca)
+    end = time.monotonic() + 30
+    while await peers.ask(new) is not grpc.StatusCode.OK:
+        assert time.monotonic() < end, peers.log.read_text()
+    assert await peers.ask((*old, old_ca)) is grpc.StatusCode.UNAVAILABLE
