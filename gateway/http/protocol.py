@@ -281,12 +281,19 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 class _Closing:
-    """A transport for uvicorn's cycle that closes only when the request was read, or given up."""
+    """A transport for uvicorn's cycles that closes only when the request was read, or given up; then it takes no more.
+
+    Of requests that wait behind each other the protocol knows the last one only: the others may still answer.
+    """
 
     def __init__(self, protocol: LimitedProtocol) -> None:
         self._protocol = protocol
-        self.write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Sends a part of an answer."""
+        if not self._protocol._discarding:
+            self._protocol.transport.write(data)
 
     def close(self) -> None:
         """Closes the connection, now or when the rest of the request has come."""
