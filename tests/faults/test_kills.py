@@ -163,7 +163,7 @@ def test_a_full_disk_that_is_freed_loses_nothing(folder: Path, monkeypatch: pyte
             ledger = Ledger(folder / "ledger")
             disk = SmallDisk(small)
             with Producer(stack, "a", ledger).running(), Producer(stack, "b", ledger).running():
-                wait_until(lambda: len(ledger.acknowledged) > 20, "records", _RESTART_S)
+                wait_until(lambda: len(ledger.acknowledged) > 5, "records", _RESTART_S)
                 disk.fill()
                 # Its log file has a little room left at first; a broker that cannot write ends itself.
                 kafka = stack.children["kafka"].pid
@@ -171,7 +171,7 @@ def test_a_full_disk_that_is_freed_loses_nothing(folder: Path, monkeypatch: pyte
                 disk.free()
                 wait_until(lambda: all_ready(stack), "all parts", _RESTART_S)
                 before = len(ledger.acknowledged)
-                wait_until(lambda: len(ledger.acknowledged) > before + 20, "records again", _RESTART_S)
+                wait_until(lambda: len(ledger.acknowledged) > before + 5, "records again", _RESTART_S)
             assert now(stack).children["kafka"].restarts > 0
             reconcile(stack, ledger)
     finally:

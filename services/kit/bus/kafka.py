@@ -103,12 +103,16 @@ class KafkaEventPublisher:
         self._lock = threading.Lock()
         self._closed = False
         self._finishing: float | None = None
+        self._spent: KafkaProducer | None = None
         self._hangs = False
         self._next_try = 0.0
         self._producer: KafkaProducer | None = None
         self._connected()
 
     def _connected(self) -> KafkaProducer:
+        spent, self._spent = self._spent, None
+        if spent is not None:
+            self._abandon(spent)
         with self._lock:
             if self._producer is None:
                 # Those who waited for the lock while a try failed need not try each in turn.
@@ -216,6 +220,9 @@ class KafkaEventPublisher:
                 for message in messages
             ]
             for future in futures:
+                # Also when nobody waits for it any more: a producer that gave up a message is to be replaced.
+                future.add_errback(self._note_failure, producer)
+            for future in futures:
                 self._wait_for(future, end)
         except MessageSizeTooLargeError:
             raise
@@ -244,6 +251,11 @@ class KafkaEventPublisher:
                 future.get(timeout=min(left, _LOOK_S))
         future.get(timeout=0)
 
+    def _note_failure(self, producer: KafkaProducer, error: BaseException) -> None:
+        """Runs in the producer's own thread, which cannot end itself."""
+        if not isinstance(error, MessageSizeTooLargeError):
+            self._spent = producer
+
     def finish(self) -> None:
         """Tells it that the process ends: whoever waits for the broker now waits for a few seconds more at most."""
         self._finishing = time.monotonic()
@@ -263,3 +275,5 @@ def _end(producer: KafkaProducer, timeout_s: float) -> None:
         # It waits for what is queued and gives up before it ends its thread. Who queued it is told by its futures.
         logger.info("a producer ends with messages that were not sent: %s", error)
         producer._sender.force_close()
+        # Else it closes itself once more when it is collected, and waits for the same messages.
+        producer._closed = True

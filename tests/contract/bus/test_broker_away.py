@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
 import uuid
 
@@ -9,10 +10,12 @@ import pytest
 
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.topics import Topic
+from services.kit.deadline import set_call_deadline
 from services.kit.errors import UnavailableError
 from tests.contract.bus.conftest import KafkaBus
 from tests.contract.bus.test_bus import event
 from tests.freezing import frozen
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -51,3 +54,29 @@ def test_a_publisher_ends_while_its_broker_is_away(kafka_bus: KafkaBus) -> None:
         publisher.close()
         with pytest.raises(UnavailableError):
             publisher.publish(topic, [event("a", "closed")])
+
+
+def test_callers_with_little_time_do_not_keep_a_spent_producer(kafka_bus: KafkaBus) -> None:
+    topic = Topic(f"test.{uuid.uuid4().hex}", 1, 3_600_000, "any", "test events")
+    kafka_bus.create(topic)
+    publisher = KafkaEventPublisher(kafka_bus.bootstrap, "test", delivery_timeout_s=4)
+
+    def publish(what: str) -> bool:
+        set_call_deadline(time.monotonic() + 2)
+        try:
+            publisher.publish(topic, [event("a", what)])
+        except UnavailableError:
+            return False
+        return True
+
+    def hurried(what: str) -> bool:
+        return contextvars.copy_context().run(publish, what)
+
+    wait_until(lambda: hurried("before"), "a broker that answers")
+    with frozen(kafka_bus.pid):
+        # Until the first message is given up by the producer, long after its caller has gone.
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            assert not hurried("meanwhile")
+    wait_until(lambda: hurried("after"), "a producer that sends again")
+    publisher.close()
