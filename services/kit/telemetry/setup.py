@@ -144,6 +144,8 @@ def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str
         logging.getLogger(name).setLevel(logging.WARNING)
     # It warns of each turn of its own loop that took 0.1 s, which a busy machine does all the time.
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
+    # It warns of every login without TLS, though SCRAM shows the password to nobody.
+    logging.getLogger("kafka.net.sasl.scram").setLevel(logging.ERROR)
     # The exporter's own complaints must not be exported.
     logging.getLogger("opentelemetry").propagate = False
     logging.getLogger("opentelemetry").addHandler(console)
