@@ -1,9 +1,13 @@
-"""Why a long-running thing failed: what its store keeps, its RPCs tell and its events carry."""
+"""Why a long-running operation failed: what its store keeps, its RPCs return and its events carry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from services.kit.errors import explained
+
+_LONGEST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,3 +17,18 @@ class Failure:
     reason: str
     message: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: Exception, what: str) -> Failure:
+        """The failure that an error means.
+
+        Args:
+            error: what was raised. A known fault behind it, such as a full disk, gives the reason; else it is a defect
+                of ours, `UNEXPECTED`.
+            what: what failed, at the beginning of a sentence, such as "The build".
+        """
+        known = explained(error)
+        if known is not None:
+            return cls(known.reason, known.message, known.metadata)
+        message = f"{what} failed ({type(error).__name__}: {error}); the log of the service has the details."
+        return cls("UNEXPECTED", message[:_LONGEST])

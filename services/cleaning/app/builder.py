@@ -30,7 +30,7 @@ from services.cleaning.domain.dataset import (
 )
 from services.cleaning.domain.record import Cleaned, RawRecord, RecordKey
 from services.kit.clock import Clock
-from services.kit.errors import TidemillError, is_retryable
+from services.kit.errors import is_retryable
 from services.kit.failure import Failure
 from services.kit.ids import made_at_ms
 
@@ -210,13 +210,7 @@ class Builder:
             raise _EndedMeanwhileError
 
     def _fail(self, version: DatasetVersion, error: Exception) -> None:
-        if isinstance(error, TidemillError):
-            failure = Failure(error.reason, error.message, error.metadata)
-        else:
-            failure = Failure(
-                "UNEXPECTED", f"The build failed ({type(error).__name__}: {error}); the log tells more."[:1000]
-            )
-        self._end(version, failure)
+        self._end(version, Failure.of(error, "The build"))
 
     def _end(self, version: DatasetVersion, failure: Failure) -> None:
         self._arrivals.pop(version.name, None)

@@ -92,12 +92,10 @@ class ImportRunner:
             logger.info("%s is left to the next process", running.name)
         except InterruptedReadError:
             logger.info("%s was interrupted while it was read", running.name)
-        except TidemillError as error:
-            self._fail(books, pull, Failure(error.reason, error.message, error.metadata))
         except Exception as error:
-            logger.exception("%s failed", running.name)
-            message = f"The import failed ({type(error).__name__}: {error}); the log tells more."
-            self._fail(books, pull, Failure("UNEXPECTED", message[:1000]))
+            if not isinstance(error, TidemillError):
+                logger.exception("%s failed", running.name)
+            self._fail(books, pull, Failure.of(error, "The import"))
 
     def _pull(self, books: Books, pull: Pull, interrupt: Interrupt) -> None:
         spec = books.state.spec

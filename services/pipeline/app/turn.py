@@ -128,15 +128,11 @@ class Turn:
                     await self._end(CycleState.CANCELLED)
             except _StageFailedError as error:
                 await self._fail(stage.name, error.state, error.failure, error.summary)
-            except TidemillError as error:
-                failure = Failure(error.reason, error.message, error.metadata)
-                await self._fail(stage.name, CycleState.FAILED, failure, error.message)
             except Exception as error:
-                logger.exception("%s of %s failed unexpectedly", stage.name, self._cycle.name)
-                message = (
-                    f"The pipeline service failed unexpectedly in {stage.name}: {type(error).__name__}; see its log."
-                )
-                await self._fail(stage.name, CycleState.FAILED, Failure("UNEXPECTED", message), message)
+                if not isinstance(error, TidemillError):
+                    logger.exception("%s of %s failed unexpectedly", stage.name, self._cycle.name)
+                failure = Failure.of(error, f"The pipeline service's stage {stage.name}")
+                await self._fail(stage.name, CycleState.FAILED, failure, failure.message)
 
     async def _unless_cancelled(self, do: Callable[[], Awaitable[None]], stage: str) -> bool:
         """Does it; False where the cycle was cancelled instead."""

@@ -94,9 +94,7 @@ class Supervision:
                 # Nothing ran, so that it was no attempt.
                 self._store.update(run)
                 raise known from error
-            return self._end(
-                replace(started, state=RunState.FAILED, failure=Failure(known.reason, known.message, known.metadata))
-            )
+            return self._end(replace(started, state=RunState.FAILED, failure=Failure.of(known, "The start of the run")))
         self._registry.prepare()
         return started
 
