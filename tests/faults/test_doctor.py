@@ -27,6 +27,7 @@ from infra.stack.topology import specs
 from services.kit.config import home_dir
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.disk import DiskSpace
+from services.kit.storage.signing import SigningKey
 
 
 @pytest.fixture
@@ -272,10 +273,13 @@ def test_a_damaged_build_is_found(layout: Layout) -> None:
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"weights")
     (folder / "tidemill.json").write_text(json.dumps({"digest": digest_folder(folder)}))
-    (folder / "tidemill.sig").write_bytes(b"signature")
+    assert "has no tidemill.sig" in one(layout, "builds").message
+    key = SigningKey(layout.state.model_keys / "signing.pem", layout.state.model_keys / "trusted")
+    key.ensure()
+    key.sign(folder)
     assert look(layout, "builds") == []
     (folder / "model.onnx").write_bytes(b"weight")
-    assert "its files are not those that were measured" in one(layout, "builds").message
+    assert "model.onnx is damaged" in one(layout, "builds").message
 
 
 def test_a_check_that_fails_itself_is_a_finding() -> None:

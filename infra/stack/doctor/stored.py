@@ -13,10 +13,10 @@ from pathlib import Path
 from infra.stack.doctor.findings import Check, Finding, Level
 from infra.stack.layout import Layout
 from infra.stack.state import read_state
-from services.kit.storage.artifacts import digest_folder
+from services.kit.errors import FailedPreconditionError
+from services.kit.storage.signing import MANIFEST as _BUILD
+from services.kit.storage.signing import TrustedKeys
 
-_BUILD = "tidemill.json"
-_SIGNATURE = "tidemill.sig"
 _SNAPSHOT = "manifest.json"
 
 
@@ -84,6 +84,7 @@ def _snapshots(layout: Layout) -> Iterator[Finding]:
 
 
 def _builds(layout: Layout) -> Iterator[Finding]:
+    keys = TrustedKeys(layout.state.model_keys / "trusted")
     for manifest in sorted(layout.state.artifacts.rglob(_BUILD)):
         folder = manifest.parent
         try:
@@ -91,8 +92,10 @@ def _builds(layout: Layout) -> Iterator[Finding]:
         except (ValueError, KeyError, TypeError) as error:
             yield _damaged("builds", folder, f"{_BUILD} cannot be read ({error})")
             continue
-        if digest_folder(folder, without=[_BUILD, _SIGNATURE]) != expected:
-            yield _damaged("builds", folder, "its files are not those that were measured")
+        try:
+            keys.verify_build(folder, expected)
+        except FailedPreconditionError as error:
+            yield _finding("builds", error.message)
 
 
 def _wrong(path: Path, expected: str) -> str:
@@ -105,10 +108,9 @@ def _wrong(path: Path, expected: str) -> str:
 
 
 def _damaged(check: str, folder: Path, what: str) -> Finding:
+    return _finding(check, f"{folder} is damaged: {what}.")
+
+
+def _finding(check: str, message: str) -> Finding:
     again = "Build the data set again" if check == "snapshots" else "Train it again, or publish another build"
-    return Finding(
-        check,
-        Level.FAULT,
-        f"{folder} is damaged: {what}.",
-        f"{again}; moved away first (mv {folder} {folder}.damaged), or put it back from a backup.",
-    )
+    return Finding(check, Level.FAULT, message, f"{again}; move the folder away first, or put it back from a backup.")
