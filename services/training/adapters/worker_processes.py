@@ -134,6 +134,8 @@ class WorkerProcesses:
         """See the port."""
         pid = self._pid(run)
         if pid is not None:
+            # Also here: a worker that is killed before its checkpoint is stored was told to stop all the same.
+            (self._folder(run) / STOPPED_FILE).touch()
             os.kill(pid, signal.SIGTERM)
 
     def _folder(self, run: Run) -> Path:

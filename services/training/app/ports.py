@@ -61,7 +61,7 @@ class WorkerView:
     """What is seen of a run's worker; it left neither report nor failure where it was killed or told to stop.
 
     `ending` says how a worker without a result ended, as a sentence, with the last lines that it wrote. `stopped`:
-    it ended because it was told to, with a checkpoint.
+    it ended after a request to stop, so that it was not a failed attempt.
     """
 
     alive: bool

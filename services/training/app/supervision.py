@@ -56,13 +56,12 @@ class Supervision:
     def pause(self) -> None:
         """Tells every worker to store a checkpoint and end; the runs go on with the next start of the service.
 
-        What ends because the service does is no failed attempt, so it is not counted.
+        What ends because the service does is not a failed attempt: the next start finds the worker stopped.
         """
         with self._lock:
             self._paused = True
             for run in self._store.unfinished():
                 if run.state is RunState.RUNNING:
-                    self._store.update(replace(run, attempts=max(0, run.attempts - 1)))
                     self._workers.stop(run)
 
     def _advance(self, run: Run, busy: bool) -> bool:

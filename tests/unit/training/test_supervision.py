@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -375,9 +376,12 @@ def test_stops_of_the_service_are_no_attempts(mesh: Mesh) -> None:
         mesh.supervision.pause()
         # A step that was under way when the service was told to stop.
         mesh.supervision.step()
-        mesh.workers.views[run.name] = _GONE
+        mesh.workers.views[run.name] = replace(_GONE, stopped=True)
         mesh.restart()
     assert mesh.workers.stopped == [run.name] * 8
+    stored = mesh.store.get(run.name)
+    assert stored is not None
+    assert stored.attempts == 1
     mesh.supervision.step()
     mesh.workers.views[run.name] = finished()
     mesh.supervision.step()

@@ -102,3 +102,18 @@ def test_how_a_worker_ended_is_told_with_its_last_lines(
     assert not view.alive
     assert said in view.ending
     assert "step 3 | at the end" in view.ending
+
+
+def test_a_worker_that_is_killed_after_it_was_told_to_stop_was_stopped(
+    run: Run, workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _dies(monkeypatch, tmp_path, "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)")
+    workers.start(run)
+    pid = int((tmp_path / "run" / "worker.pid").read_text())
+    assert not workers.view(run).stopped
+
+    workers.stop(run)
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    assert workers.view(run).stopped
