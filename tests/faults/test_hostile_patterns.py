@@ -52,6 +52,7 @@ def test_patterns_that_are_exponential_elsewhere_are_answered(cleaning: ServiceP
     assert (grown.text, grown.rejected_reason) == ("", "too_large")
 
 
+@pytest.mark.slow
 def test_others_are_answered_while_costly_texts_are_cleaned(cleaning: ServiceProcess) -> None:
     # Quadratic in RE2, too: each of these computes until its budget of processor time is spent.
     costly = pb.CleanTextRequest(text="a" * 500_000, operators=[replace("a*b|a", "c")])

@@ -114,6 +114,7 @@ def test_the_file_for_java_clients_names_the_producer(stack: StackState) -> None
     assert 'username="producer"' in values["sasl.jaas.config"]
 
 
+@pytest.mark.slow
 def test_a_storage_without_users_gets_them() -> None:
     """As an earlier release left it: its records stay and the door is closed."""
     with pytest.MonkeyPatch.context() as patch, open_folder() as folder:

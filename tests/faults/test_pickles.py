@@ -30,6 +30,7 @@ class _Canary:
         return Path.touch, (self._trace,)
 
 
+@pytest.mark.slow
 def test_no_pickle_of_a_base_model_runs(tmp_path: Path) -> None:
     base, trace = make_encoder(tmp_path / "bert"), tmp_path / "it-ran"
     poison = pickle.dumps(_Canary(trace))
