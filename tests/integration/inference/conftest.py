@@ -153,7 +153,7 @@ class InferenceProcess:
         return stubs.InferenceServiceStub(self.channel)
 
     def publish(self, model: str, build: BuildFolder) -> Any:
-        """Publishes a build."""
+        """Publishes a build; asks again while Triton is away, as a caller is told to (2.51 crashes now and then)."""
         request = pb.PublishModelRequest(
             request_id=new_id(),
             model=f"models/{model}",
@@ -162,7 +162,14 @@ class InferenceProcess:
             run="runs/test",
             dataset_version="datasets/test/versions/1",
         )
-        return self.stub.PublishModel(request, timeout=240)
+        end = time.monotonic() + 120
+        while True:
+            try:
+                return self.stub.PublishModel(request, timeout=240)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
+                    raise
+                time.sleep(1)
 
 
 @pytest.fixture(scope="session")
