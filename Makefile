@@ -59,7 +59,7 @@ faults: setup ## everything that can go wrong: attacks, kills, full disks, load;
 	$(BIN)/pytest tests/faults
 
 test: check unit contract integration e2e ## everything but the slow faults
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/faults
+	$(BIN)/pytest -m "not slow" tests/faults
 
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py
