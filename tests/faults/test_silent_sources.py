@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tidemill.ingest.v1.source_import_pb2 import Import, JsonLinesSource, Source
 
 from infra.stack.testing import running_parts
 from tests.service_process import ServiceProcess
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -87,10 +87,7 @@ def ingest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
 
 
 def until(what: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(what, "the awaited state", 60)
 
 
 def request(uri: str) -> pb.CreateImportRequest:

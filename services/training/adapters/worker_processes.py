@@ -113,8 +113,7 @@ class WorkerProcesses:
             message = f"What the worker left in {folder} cannot be read: {type(error).__name__}: {error}"
             result = (None, Failure("REPORT_UNREADABLE", message))
         if not alive and not any(result) and self._codes.get(run.name) == EXIT_DISK_FULL:
-            full = disk_full(str(folder))
-            result = (None, Failure(full.reason, full.message, full.metadata))
+            result = (None, Failure.of(disk_full(str(folder)), "The run"))
         stopped = not alive and not any(result) and (folder / STOPPED_FILE).exists()
         ending = "" if alive or stopped or any(result) else self._ending(run)
         return WorkerView(alive, _progress(folder), *result, ending, stopped)

@@ -16,6 +16,7 @@ from services.kit.bus.retention import delete_read, keep_until_read
 from services.kit.bus.topics import Topic
 from services.kit.errors import UnavailableError
 from tests.contract.bus.conftest import KafkaBus
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -81,10 +82,7 @@ def put(bus: KafkaBus, topic: Topic, first: int, count: int) -> None:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(condition, "the awaited state", 60)
 
 
 def committed(admin: KafkaAdminClient, topic: Topic) -> int:
