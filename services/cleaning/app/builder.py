@@ -12,6 +12,7 @@ from datetime import datetime
 from services.cleaning.app.ports import (
     Announcer,
     DatasetStore,
+    Losses,
     LossStore,
     RecordStore,
     SnapshotStore,
@@ -72,8 +73,9 @@ class Builder:
         self._losses = losses
         self._await_timeout_s = await_timeout_s
         self._lost_patience_s = lost_patience_s
-        # By version: when the number of arrived records last changed, and where the measuring of the rate began.
-        self._arrivals: dict[str, tuple[int, float, int, float]] = {}
+        # By version: the number of arrived records, the known losses, when either last changed, and where the
+        # measuring of the rate began.
+        self._arrivals: dict[str, tuple[int, Losses | None, float, int, float]] = {}
         # When data sets without a stale verdict were last put: looking for one reads all their records.
         self._fresh: dict[str, datetime] = {}
         # When the others were last put, and up to which record they are clean: each page would read all before it.
@@ -138,10 +140,11 @@ class Builder:
         total = sum(item.total for item in version.awaited)
         if done >= total:
             return True
-        now = self._clock.monotonic()
-        last, changed, first, began = self._arrivals.get(version.name, (-1, now, done, now))
-        if done != last:
-            self._arrivals[version.name] = (done, now, first, began)
+        now, losses = self._clock.monotonic(), self._losses.losses()
+        last, known, changed, first, began = self._arrivals.get(version.name, (-1, losses, now, done, now))
+        # A consumer finds a loss before it reads what is left: a loss that is new restarts the patience, too.
+        if done != last or losses != known:
+            self._arrivals[version.name] = (done, losses, now, first, began)
             rate = (done - first) / (now - began) if now > began else 0.0
             self._update(version, Progress("await", done, total, rate))
         elif now - changed > min(self._await_timeout_s, self._lost_patience_s):
@@ -151,7 +154,6 @@ class Builder:
                 if item.arrived(counts.get(item.name)) < item.total
             }
             text = ", ".join(f"{name}: {figures} records" for name, figures in missing.items())
-            losses = self._losses.losses()
             if losses is not None and any(_is_older(name, losses.found_time) for name in missing):
                 message = (
                     f"Records were lost ({text}): the bus had deleted up to {losses.messages} messages before they "

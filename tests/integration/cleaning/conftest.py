@@ -30,7 +30,7 @@ class CleaningProcess(ServiceProcess):
             "TIDEMILL_DATABASE_URL": f"sqlite:///{folder}/cleaning.sqlite",
             "TIDEMILL_ARTIFACTS_URL": f"file://{folder}/artifacts",
             "TIDEMILL_AWAIT_TIMEOUT_S": "60",
-            "TIDEMILL_LOST_PATIENCE_S": "3",
+            "TIDEMILL_LOST_PATIENCE_S": "8",
         }
         super().__init__("cleaning", folder, settings)
 

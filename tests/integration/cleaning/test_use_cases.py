@@ -325,6 +325,24 @@ def test_a_build_whose_records_the_bus_has_lost_says_how_many_and_what_to_do(wor
     assert world.datasets.version(second).state is VersionState.BUILDING
 
 
+def test_what_is_left_may_still_arrive_after_a_loss_was_found_late(world: World) -> None:
+    world.put("normalize_whitespace")
+    before = new_id()
+    name = world.build(**{before: 500})
+    world.work()
+    world.clock.seconds = 20
+    world.losses.note_lost(LostMessages("tidemill.records.raw", 2, 10, 358), datetime.now(UTC))
+    world.work()
+    assert world.datasets.version(name).state is VersionState.BUILDING
+    world.records.collect([arrival("a", "one", f"imports/{before}")])
+    world.work()
+    world.clock.seconds = 26
+    world.work()
+    failure = world.datasets.version(name).failure
+    assert failure is not None
+    assert failure.metadata == {f"imports/{before}": "1 of 500", "lost_messages": "348"}
+
+
 def test_a_build_keeps_the_recipe_it_was_asked_with(world: World) -> None:
     world.put({"length_filter": {"min_chars": 4}})
     world.records.collect([arrival("a", "one"), arrival("b", "three")])
