@@ -24,13 +24,13 @@ from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.peers import DatasetVersions, Imports, Runs, ServedModels
 from services.pipeline.adapters.tracing import SpanTracing
 from services.pipeline.adapters.wakeups import EventWakeups
+from services.pipeline.app.cycle_runner import CycleDependencies
+from services.pipeline.app.cycle_scheduler import CycleScheduler
 from services.pipeline.app.cycles import Cycles
-from services.pipeline.app.driver import Driver
-from services.pipeline.app.feedback import FeedbackBook
-from services.pipeline.app.turn import Parts
+from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.entrypoints.consumer import TOPICS, PeerEventHandler
-from services.pipeline.entrypoints.housekeeping import Bell, tend_feedback
 from services.pipeline.entrypoints.servicer import PipelineServicer
+from services.pipeline.entrypoints.worker import Signal, publish_pending_feedback
 from services.pipeline.settings import PipelineSettings
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
@@ -53,7 +53,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     ]
     wakeups = EventWakeups(asyncio.get_running_loop())
     datasets = DatasetVersions(cleaning)
-    parts = Parts(
+    dependencies = CycleDependencies(
         cycles=SqlCycleStore(engine),
         imports=Imports(ingest),
         datasets=datasets,
@@ -65,15 +65,15 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         tracing=SpanTracing(),
         clock=clock,
     )
-    driver = Driver(parts)
-    cycles = Cycles(parts.cycles, datasets, clock, started=driver.start, cancelled=driver.cancel)
-    recorded = Bell(asyncio.get_running_loop())
-    feedback = FeedbackBook(SqlFeedbackStore(engine), announcer, clock, settings.keep_answers_days, recorded.ring)
+    scheduler = CycleScheduler(dependencies)
+    cycles = Cycles(dependencies.cycles, datasets, clock, started=scheduler.start, cancelled=scheduler.cancel)
+    recorded = Signal(asyncio.get_running_loop())
+    feedback = FeedbackService(SqlFeedbackStore(engine), announcer, clock, settings.keep_answers_days, recorded.set)
     consumer = KafkaEventConsumer(
         settings.brokers,
         "tidemill-pipeline",
         TOPICS,
-        PeerEventHandler(feedback, wakeups.tell),
+        PeerEventHandler(feedback, wakeups.notify),
         dead_letters=publisher,
         on_lost=LossMetrics(metrics.registry).of_group("tidemill-pipeline"),
     )
@@ -86,7 +86,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     return Service(
         register=register,
         consumers=[consumer, retention],
-        tasks=[driver.run, lambda: tend_feedback(feedback, recorded)],
+        tasks=[scheduler.run, lambda: publish_pending_feedback(feedback, recorded)],
         stopping=[publisher.finish],
         closers=[*(channel.close for channel in channels), publisher.close, engine.dispose],
     )

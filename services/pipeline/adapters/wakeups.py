@@ -1,4 +1,4 @@
-"""Wakes turns that wait for a peer when an event tells of its work."""
+"""Wakes cycles that wait for a peer when an event reports on its work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 
 
 class EventWakeups:
-    """Implements `services.pipeline.app.ports.Wakeups`; `tell` may be called from any thread."""
+    """Implements `services.pipeline.app.ports.Wakeups`; `notify` may be called from any thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -27,8 +27,8 @@ class EventWakeups:
             if not self._waiting[resource]:
                 del self._waiting[resource]
 
-    def tell(self, resource: str) -> None:
-        """An event told of the resource."""
+    def notify(self, resource: str) -> None:
+        """Wakes whoever waits for the resource."""
         self._loop.call_soon_threadsafe(self._wake, resource)
 
     def _wake(self, resource: str) -> None:

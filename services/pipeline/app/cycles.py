@@ -15,13 +15,13 @@ from services.kit.errors import (
     request_id_reused,
 )
 from services.kit.ids import new_id
+from services.pipeline.app.cycle_runner import dataset_spec
 from services.pipeline.app.ports import CycleStore, Datasets
-from services.pipeline.app.turn import dataset_spec
 from services.pipeline.domain.cycle import Cycle, PipelineSpec
 
 
 class Cycles:
-    """Use cases on cycles; `started` and `cancelled` tell the driver, by the cycle's name."""
+    """Use cases on cycles; `started` and `cancelled` tell the scheduler, by the cycle's name."""
 
     def __init__(
         self,

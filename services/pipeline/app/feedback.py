@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 _PAGE = 200
 
 
-class FeedbackBook:
-    """Threads share it; `recorded` wakes who calls `tend`."""
+class FeedbackService:
+    """Records feedback. Thread-safe; `recorded` wakes the task that calls `publish_pending`."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class FeedbackBook:
     def record(
         self, answer: str, rating: float, correction: str, author: str, request_id: str, traceparent: str
     ) -> Feedback:
-        """Stores a judgement; `tend` tells the others, so that a bus that is away holds up no caller.
+        """Stores a judgement. `publish_pending` publishes it, so no caller waits for an unavailable bus.
 
         Raises:
             InvalidArgumentError: the request id was used for another judgement.
@@ -63,8 +63,8 @@ class FeedbackBook:
         """Keeps which version gave each answer."""
         self._store.remember(answers)
 
-    def tend(self) -> None:
-        """What is due now and then: announce what was not yet, drop answers that are too old to be judged."""
+    def publish_pending(self) -> None:
+        """Publishes pending feedback, and deletes answers that are too old to be judged."""
         while pending := self._store.unannounced(_PAGE):
             self._announcer.feedback(pending)
             self._store.mark_announced([item.feedback_id for item in pending])

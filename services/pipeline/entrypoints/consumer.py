@@ -13,7 +13,7 @@ from tidemill.training.v1.training_events_pb2 import RunCancelled, RunFailed, Ru
 from services.kit.bus.cloudevents import decode
 from services.kit.bus.port import Delivery
 from services.kit.bus.topics import CLEANING_EVENTS, INGEST_EVENTS, PREDICTIONS, TRAINING_EVENTS
-from services.pipeline.app.feedback import FeedbackBook
+from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.domain.feedback import Answer
 
 TOPICS = (INGEST_EVENTS, CLEANING_EVENTS, TRAINING_EVENTS, PREDICTIONS)
@@ -22,7 +22,7 @@ TOPICS = (INGEST_EVENTS, CLEANING_EVENTS, TRAINING_EVENTS, PREDICTIONS)
 class PeerEventHandler:
     """Handles deliveries of `TOPICS`; a type of event that it does not know is none of its business."""
 
-    def __init__(self, feedback: FeedbackBook, ended: Callable[[str], None]) -> None:
+    def __init__(self, feedback: FeedbackService, ended: Callable[[str], None]) -> None:
         self._feedback, self._ended = feedback, ended
         self._resource: dict[str, Callable[[Delivery], str]] = {
             ImportCompleted.DESCRIPTOR.full_name: lambda d: decode(d, ImportCompleted).import_name,

@@ -14,7 +14,7 @@ from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
 from services.kit.grpc.paging import checked_token
 from services.kit.ids import ID_PATTERN
 from services.pipeline.app.cycles import Cycles
-from services.pipeline.app.feedback import FeedbackBook
+from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.domain.cycle import Cycle
 from services.pipeline.entrypoints import mapping
 
@@ -25,7 +25,7 @@ _WATCH_PAUSE_S = 0.25
 class PipelineServicer(grpc_stubs.PipelineServiceServicer):
     """Implements `tidemill.pipeline.v1.PipelineService`."""
 
-    def __init__(self, cycles: Cycles, feedback: FeedbackBook) -> None:
+    def __init__(self, cycles: Cycles, feedback: FeedbackService) -> None:
         self._cycles, self._feedback = cycles, feedback
 
     async def CreateCycle(self, request: pb.CreateCycleRequest, context: Any) -> pb.CreateCycleResponse:

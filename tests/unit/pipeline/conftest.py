@@ -7,9 +7,9 @@ import pytest
 from services.kit.clock import SystemClock
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
+from services.pipeline.app.cycle_runner import CycleDependencies
+from services.pipeline.app.cycle_scheduler import CycleScheduler
 from services.pipeline.app.cycles import Cycles
-from services.pipeline.app.driver import Driver
-from services.pipeline.app.turn import Parts
 from services.pipeline.domain.cycle import PipelineSpec
 from services.pipeline.domain.gate import Gate, Preference
 from tests.conftest import OpenDatabase
@@ -19,14 +19,14 @@ from tests.unit.pipeline.peers import (
     FakeDatasets,
     FakeModels,
     FakeWorker,
-    NoTracing,
-    QuickWakeups,
+    ImpatientWakeups,
+    RecordingTracing,
     report,
 )
 
 
 @dataclass
-class World:
+class Harness:
     """A pipeline with peers in memory and a real database."""
 
     store: SqlCycleStore
@@ -37,12 +37,12 @@ class World:
     runs: FakeWorker
     models: FakeModels
     announcer: FakeAnnouncer
-    tracing: NoTracing
+    tracing: RecordingTracing
     spec: PipelineSpec
 
-    def parts(self) -> Parts:
-        """What turns work with."""
-        return Parts(
+    def dependencies(self) -> CycleDependencies:
+        """What a runner needs."""
+        return CycleDependencies(
             cycles=self.store,
             imports=self.imports,
             datasets=self.datasets,
@@ -50,22 +50,22 @@ class World:
             runs=self.runs,
             models=self.models,
             announcer=self.announcer,
-            wakeups=QuickWakeups(),
+            wakeups=ImpatientWakeups(),
             tracing=self.tracing,
             clock=SystemClock(),
         )
 
-    def driver(self) -> tuple[Driver, Cycles]:
+    def scheduler(self) -> tuple[CycleScheduler, Cycles]:
         """A fresh process of the service."""
-        driver = Driver(self.parts())
-        return driver, Cycles(self.store, self.datasets, SystemClock(), driver.start, driver.cancel)
+        scheduler = CycleScheduler(self.dependencies())
+        return scheduler, Cycles(self.store, self.datasets, SystemClock(), scheduler.start, scheduler.cancel)
 
 
 @pytest.fixture
-def world(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr("services.pipeline.app.turn._FIRST_PAUSE_S", 0.001)
+def harness(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch) -> Harness:
+    monkeypatch.setattr("services.pipeline.app.cycle_runner._FIRST_PAUSE_S", 0.001)
     engine = open_service_database("pipeline")
-    return World(
+    return Harness(
         store=SqlCycleStore(engine),
         feedback=SqlFeedbackStore(engine),
         imports=FakeWorker(
@@ -96,7 +96,7 @@ def world(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch) 
         ),
         models=FakeModels(),
         announcer=FakeAnnouncer(),
-        tracing=NoTracing(),
+        tracing=RecordingTracing(),
         spec=PipelineSpec(
             name="headlines",
             sources=({"source": "bbc", "text_folder": {"uri": "/bbc"}},),

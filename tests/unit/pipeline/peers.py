@@ -118,7 +118,7 @@ class FakeAnnouncer:
         self.told += items
 
 
-class NoTracing:
+class RecordingTracing:
     """Calls `after[stage]` when a stage's span ends."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class NoTracing:
             self.after[stage](cycle.name)
 
 
-class QuickWakeups:
+class ImpatientWakeups:
     """Nobody waits long in a test."""
 
     async def wait(self, resource: str, timeout_s: float) -> None:

@@ -22,11 +22,11 @@ from services.kit.clock import SystemClock
 from services.kit.errors import InvalidArgumentError
 from services.pipeline.adapters.announcer import BusAnnouncer
 from services.pipeline.adapters.wakeups import EventWakeups
-from services.pipeline.app.feedback import FeedbackBook
+from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.domain.cycle import Cycle, CycleState
 from services.pipeline.domain.feedback import Feedback
 from services.pipeline.entrypoints.consumer import PeerEventHandler
-from tests.unit.pipeline.conftest import World
+from tests.unit.pipeline.conftest import Harness
 
 _NOW = datetime.now(UTC)
 _TRACE = "00-11111111111111111111111111111111-2222222222222222-01"
@@ -37,14 +37,14 @@ def delivery(message: Any, topic: Topic = TRAINING_EVENTS) -> Delivery:
     return Delivery(topic.name, 0, 0, event.key, event.value, dict(event.headers), 0)
 
 
-def handler(world: World, ended: list[str]) -> tuple[PeerEventHandler, FeedbackBook]:
-    book = FeedbackBook(world.feedback, world.announcer, SystemClock(), 30, lambda: None)
-    return PeerEventHandler(book, ended.append), book
+def handler(harness: Harness, ended: list[str]) -> tuple[PeerEventHandler, FeedbackService]:
+    feedback_service = FeedbackService(harness.feedback, harness.announcer, SystemClock(), 30, lambda: None)
+    return PeerEventHandler(feedback_service, ended.append), feedback_service
 
 
-def test_ended_work_of_each_peer_wakes_who_waits_for_it(world: World) -> None:
+def test_ended_work_of_each_peer_wakes_who_waits_for_it(harness: Harness) -> None:
     ended: list[str] = []
-    handle, _ = handler(world, ended)
+    handle, _ = handler(harness, ended)
     handle.handle(
         [
             delivery(ImportCompleted(import_name="imports/1")),
@@ -59,18 +59,18 @@ def test_ended_work_of_each_peer_wakes_who_waits_for_it(world: World) -> None:
     assert ended == ["imports/1", "datasets/d/versions/1", "runs/1", "runs/2", "runs/3"]
 
 
-def test_an_answer_that_comes_again_and_late_completes_its_feedback(world: World) -> None:
-    handle, book = handler(world, [])
-    book.record("answers/a", 1, "", "", "", "")
+def test_an_answer_that_comes_again_and_late_completes_its_feedback(harness: Harness) -> None:
+    handle, feedback_service = handler(harness, [])
+    feedback_service.record("answers/a", 1, "", "", "", "")
     served = PredictionServed(answer="answers/a", model_version="models/m/versions/1")
     served.answer_time.FromDatetime(_NOW)
     handle.handle([delivery(served, PREDICTIONS)] * 2)
     handle.handle([delivery(served, PREDICTIONS)])
-    assert [item.model_version for item in book.page("models/m", "", 10)] == ["models/m/versions/1"]
+    assert [item.model_version for item in feedback_service.page("models/m", "", 10)] == ["models/m/versions/1"]
 
 
-def test_a_poison_prediction_is_refused_for_good(world: World) -> None:
-    handle, _ = handler(world, [])
+def test_a_poison_prediction_is_refused_for_good(harness: Harness) -> None:
+    handle, _ = handler(harness, [])
     poison = delivery(PredictionServed(answer="answers/a"), PREDICTIONS)
     for broken in (
         Delivery(PREDICTIONS.name, 0, 0, None, b"\xff", poison.headers, 0),
@@ -91,8 +91,8 @@ async def test_an_event_of_another_thread_wakes_all_who_wait_for_it_and_nobody_e
     first, second = asyncio.create_task(wait("a", "runs/1", 60)), asyncio.create_task(wait("b", "runs/1", 60))
     other = asyncio.create_task(wait("c", "runs/2", 60))
     await asyncio.sleep(0)
-    await asyncio.to_thread(wakeups.tell, "runs/3")
-    await asyncio.to_thread(wakeups.tell, "runs/1")
+    await asyncio.to_thread(wakeups.notify, "runs/3")
+    await asyncio.to_thread(wakeups.notify, "runs/1")
     await asyncio.gather(first, second)
     assert sorted(woken) == ["a", "b"]
     assert not other.done()
@@ -112,10 +112,10 @@ class FakePublisher:
         self.events += [(topic, event, carrier.get("traceparent", "")) for event in events]
 
 
-def test_a_fact_told_again_is_the_same_event_in_the_trace_that_caused_it(world: World) -> None:
+def test_a_fact_told_again_is_the_same_event_in_the_trace_that_caused_it(harness: Harness) -> None:
     publisher = FakePublisher()
     announcer = BusAnnouncer(publisher)
-    cycle = Cycle("loop", "c1", world.spec, _NOW, _NOW, traceparent=_TRACE).ended(CycleState.REJECTED, _NOW)
+    cycle = Cycle("loop", "c1", harness.spec, _NOW, _NOW, traceparent=_TRACE).ended(CycleState.REJECTED, _NOW)
     item = Feedback("f1", "answers/a", -1.0, "Better", "me", _NOW, traceparent=_TRACE)
     for _ in range(2):
         announcer.cycle_ended(cycle)

@@ -17,18 +17,18 @@ from services.kit.errors import (
 )
 from services.kit.failure import Failure
 from services.kit.ids import new_id
+from services.pipeline.app.cycle_runner import CycleRunner
 from services.pipeline.app.cycles import Cycles
-from services.pipeline.app.turn import Turn
 from services.pipeline.domain.cycle import Cycle, CycleState, StageState
-from tests.unit.pipeline.conftest import World
+from tests.unit.pipeline.conftest import Harness
 from tests.unit.pipeline.peers import DIGEST, report
 
 
 @asynccontextmanager
-async def service(world: World) -> AsyncIterator[Cycles]:
+async def service(harness: Harness) -> AsyncIterator[Cycles]:
     """One process of the service; leaving the block is its end, wherever its cycles stand."""
-    driver, cycles = world.driver()
-    task = asyncio.create_task(driver.run())
+    scheduler, cycles = harness.scheduler()
+    task = asyncio.create_task(scheduler.run())
     try:
         yield cycles
     finally:
@@ -49,43 +49,43 @@ async def ended(cycles: Cycles, name: str) -> Cycle:
     return await until(cycles, name, lambda cycle: cycle.state.final and cycle.announced)
 
 
-async def test_a_cycle_goes_through_all_stages_and_publishes_the_best_build(world: World) -> None:
-    async with service(world) as cycles:
-        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+async def test_a_cycle_goes_through_all_stages_and_publishes_the_best_build(harness: Harness) -> None:
+    async with service(harness) as cycles:
+        cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
     assert cycle.state is CycleState.SUCCEEDED
     assert [stage.state for stage in cycle.stages] == [StageState.SUCCEEDED] * 5
     assert cycle.model_version == "models/headlines/versions/1"
-    assert list(world.models.published.values()) == ["file:///builds/int8"]
-    assert world.models.promoted == [cycle.run] == ["runs/1"]
-    assert world.announcer.ended[0].name == cycle.name
+    assert list(harness.models.published.values()) == ["file:///builds/int8"]
+    assert harness.models.promoted == [cycle.run] == ["runs/1"]
+    assert harness.announcer.ended[0].name == cycle.name
     assert cycle.stage("collect").summary == "10 records from bbc, 2 repeats, 1 refused, 1 changed, 2 gone"
     assert cycle.stage("train").summary.endswith("; precision: fp32, this cpu has no bf16")
     # What each peer was asked for.
-    assert world.imports.orders == [{"spec": world.spec.sources[0]}]
-    assert world.datasets.put_specs[0] == ("datasets/d", {"operators": [{"name": "exact_dedup"}], "sources": ["bbc"]})
-    assert world.versions.orders[0]["awaited_imports"] == [
+    assert harness.imports.orders == [{"spec": harness.spec.sources[0]}]
+    assert harness.datasets.put_specs[0] == ("datasets/d", {"operators": [{"name": "exact_dedup"}], "sources": ["bbc"]})
+    assert harness.versions.orders[0]["awaited_imports"] == [
         {"name": "imports/1", "record_count": 10, "withdrawn_count": 2, "changed_count": 1}
     ]
     reference = {"name": "datasets/d/versions/1", "uri": "file:///d", "digest": DIGEST}
-    assert world.runs.orders == [{"spec": {**world.spec.training, "dataset": reference}}]
+    assert harness.runs.orders == [{"spec": {**harness.spec.training, "dataset": reference}}]
 
 
-async def test_a_cycle_survives_restarts_in_every_stage_and_starts_nothing_twice(world: World) -> None:
-    workers = {"collect": world.imports, "clean": world.versions, "train": world.runs}
+async def test_a_cycle_survives_restarts_in_every_stage_and_starts_nothing_twice(harness: Harness) -> None:
+    workers = {"collect": harness.imports, "clean": harness.versions, "train": harness.runs}
     for worker in workers.values():
         worker.release.clear()
-    async with service(world) as cycles:
-        name = (await cycles.create(world.spec, "", "")).name
+    async with service(harness) as cycles:
+        name = (await cycles.create(harness.spec, "", "")).name
     for stage, worker in workers.items():
-        async with service(world) as cycles:
+        async with service(harness) as cycles:
             await until(cycles, name, lambda c, stage=stage: c.stage(stage).state is StageState.RUNNING)  # type: ignore[misc]
             await until(cycles, name, lambda c, stage=stage: bool(c.stage(stage).resources))  # type: ignore[misc]
         worker.release.set()
-    async with service(world) as cycles:
+    async with service(harness) as cycles:
         cycle = await ended(cycles, name)
     assert cycle.state is CycleState.SUCCEEDED
     assert [len(worker.started) for worker in workers.values()] == [1, 1, 1]
-    assert len(world.models.published) == 1
+    assert len(harness.models.published) == 1
 
 
 class _KilledError(BaseException):
@@ -93,27 +93,27 @@ class _KilledError(BaseException):
 
 
 async def test_a_kill_at_any_step_is_gone_on_from_and_does_nothing_twice(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.pipeline.app.turn._PROGRESS_EVERY_S", 0.0)
-    update, steps = world.store.update, 0
+    monkeypatch.setattr("services.pipeline.app.cycle_runner._PROGRESS_EVERY_S", 0.0)
+    update, steps = harness.store.update, 0
 
     def counting(cycle: Cycle) -> None:
         nonlocal steps
         steps += 1
         update(cycle)
 
-    async def turn(name: str) -> None:
-        cycle = world.store.get(name)
+    async def run_cycle(name: str) -> None:
+        cycle = harness.store.get(name)
         assert cycle is not None
-        await Turn(world.parts(), cycle).run(asyncio.Event())
+        await CycleRunner(harness.dependencies(), cycle).run(asyncio.Event())
 
     def created(loop: str) -> str:
         now = datetime.now(UTC)
-        return world.store.create(Cycle(loop, new_id(), replace(world.spec, name=loop), now, now)).name
+        return harness.store.create(Cycle(loop, new_id(), replace(harness.spec, name=loop), now, now)).name
 
-    monkeypatch.setattr(world.store, "update", counting)
-    await turn(created("whole"))
+    monkeypatch.setattr(harness.store, "update", counting)
+    await run_cycle(created("whole"))
     assert steps > 15
     for kill_at in range(steps):
         for written in (False, True):
@@ -128,284 +128,289 @@ async def test_a_kill_at_any_step_is_gone_on_from_and_does_nothing_twice(
                     raise _KilledError
                 left -= 1
 
-            monkeypatch.setattr(world.store, "update", killing)
+            monkeypatch.setattr(harness.store, "update", killing)
             with pytest.raises(_KilledError):
-                await turn(name)
-            monkeypatch.setattr(world.store, "update", update)
-            await turn(name)
-            cycle = world.store.get(name)
+                await run_cycle(name)
+            monkeypatch.setattr(harness.store, "update", update)
+            await run_cycle(name)
+            cycle = harness.store.get(name)
             assert cycle is not None
             assert cycle.state is CycleState.SUCCEEDED, (kill_at, written, cycle.failure)
             assert cycle.announced
             assert [stage.state for stage in cycle.stages] == [StageState.SUCCEEDED] * 5
             assert [len(stage.resources) for stage in cycle.stages] == [1, 1, 1, 0, 0]
-            for asked in (world.imports.started, world.versions.started, world.runs.started, world.models.published):
+            for asked in (
+                harness.imports.started,
+                harness.versions.started,
+                harness.runs.started,
+                harness.models.published,
+            ):
                 assert sum(request.startswith(cycle.cycle_id) for request in asked) == 1
-            assert {e.state for e in world.announcer.ended if e.name == name} == {CycleState.SUCCEEDED}
+            assert {e.state for e in harness.announcer.ended if e.name == name} == {CycleState.SUCCEEDED}
 
 
-async def test_an_ended_cycle_is_told_after_a_restart_if_it_was_not(world: World) -> None:
-    async with service(world) as cycles:
-        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
-    world.store.update(replace(cycle, announced=False))
-    async with service(world) as cycles:
+async def test_an_ended_cycle_is_told_after_a_restart_if_it_was_not(harness: Harness) -> None:
+    async with service(harness) as cycles:
+        cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
+    harness.store.update(replace(cycle, announced=False))
+    async with service(harness) as cycles:
         await ended(cycles, cycle.name)
-    assert [told.name for told in world.announcer.ended] == [cycle.name, cycle.name]
+    assert [told.name for told in harness.announcer.ended] == [cycle.name, cycle.name]
 
 
-async def test_peers_that_are_away_are_waited_for(world: World) -> None:
+async def test_peers_that_are_away_are_waited_for(harness: Harness) -> None:
     away = UnavailableError("The peer does not answer.", metadata={"peer": "training"})
-    world.imports.errors = [away, away]
-    world.runs.errors = [away]
-    world.models.errors = [away, away]
-    async with service(world) as cycles:
-        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    harness.imports.errors = [away, away]
+    harness.runs.errors = [away]
+    harness.models.errors = [away, away]
+    async with service(harness) as cycles:
+        cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
     assert cycle.state is CycleState.SUCCEEDED
 
 
-async def test_a_peer_that_is_away_for_long_is_named_in_the_cycle(world: World) -> None:
-    world.runs.errors = [UnavailableError("The peer does not answer.", metadata={"peer": "training"})] * 1_000_000
-    async with service(world) as cycles:
-        name = (await cycles.create(world.spec, "", "")).name
+async def test_a_peer_that_is_away_for_long_is_named_in_the_cycle(harness: Harness) -> None:
+    harness.runs.errors = [UnavailableError("The peer does not answer.", metadata={"peer": "training"})] * 1_000_000
+    async with service(harness) as cycles:
+        name = (await cycles.create(harness.spec, "", "")).name
         cycle = await until(cycles, name, lambda c: c.stage("train").progress is not None)
         assert cycle.stage("train").progress == {"phase": "waits for training"}
-        world.runs.errors.clear()
+        harness.runs.errors.clear()
         assert (await ended(cycles, name)).state is CycleState.SUCCEEDED
 
 
-async def test_failed_work_fails_the_cycle_with_its_reason(world: World) -> None:
-    world.runs.failure = Failure("WORKER_CRASHED", "The worker ended 5 times.", {"run": "runs/1"})
-    async with service(world) as cycles:
-        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+async def test_failed_work_fails_the_cycle_with_its_reason(harness: Harness) -> None:
+    harness.runs.failure = Failure("WORKER_CRASHED", "The worker ended 5 times.", {"run": "runs/1"})
+    async with service(harness) as cycles:
+        cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
     assert cycle.state is CycleState.FAILED
-    assert cycle.failure == world.runs.failure
+    assert cycle.failure == harness.runs.failure
     assert [stage.state.value for stage in cycle.stages] == ["succeeded", "succeeded", "failed", "skipped", "skipped"]
     assert cycle.stage("train").summary == "The worker ended 5 times."
-    assert not world.models.published
+    assert not harness.models.published
 
 
-async def test_records_that_the_bus_has_lost_are_pulled_again_once(world: World) -> None:
+async def test_records_that_the_bus_has_lost_are_pulled_again_once(harness: Harness) -> None:
     lost = Failure("RECORDS_LOST", "Records were lost.", {"imports/1": "152 of 500", "lost_messages": "348"})
-    world.versions.failures["datasets/d/versions/1"] = lost
-    async with service(world) as cycles:
-        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+    harness.versions.failures["datasets/d/versions/1"] = lost
+    async with service(harness) as cycles:
+        cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
     assert cycle.state is CycleState.SUCCEEDED
-    assert world.imports.orders == [{"spec": world.spec.sources[0], **again} for again in ({}, {"resend": True})]
-    awaited = [order["awaited_imports"][0]["name"] for order in world.versions.orders]
+    assert harness.imports.orders == [{"spec": harness.spec.sources[0], **again} for again in ({}, {"resend": True})]
+    awaited = [order["awaited_imports"][0]["name"] for order in harness.versions.orders]
     assert awaited == ["imports/1", "imports/2"]
     assert cycle.stage("clean").resources == ("datasets/d/versions/1", "imports/2", "datasets/d/versions/2")
 
 
-async def test_records_that_are_lost_again_fail_the_cycle_with_what_to_do(world: World) -> None:
-    world.versions.failure = Failure("RECORDS_LOST", "Records were lost.", {"imports/1": "152 of 500"})
-    async with service(world) as cycles:
-        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
-    assert cycle.failure == world.versions.failure
-    assert len(world.imports.orders) == len(world.versions.orders) == 2
+async def test_records_that_are_lost_again_fail_the_cycle_with_what_to_do(harness: Harness) -> None:
+    harness.versions.failure = Failure("RECORDS_LOST", "Records were lost.", {"imports/1": "152 of 500"})
+    async with service(harness) as cycles:
+        cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
+    assert cycle.failure == harness.versions.failure
+    assert len(harness.imports.orders) == len(harness.versions.orders) == 2
 
 
-async def test_an_error_of_a_peer_that_no_retry_mends_fails_the_cycle(world: World) -> None:
-    world.versions.errors = [InvalidArgumentError("No such operator.", reason="RECIPE", metadata={"operator": "x"})]
-    async with service(world) as cycles:
-        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+async def test_an_error_of_a_peer_that_no_retry_mends_fails_the_cycle(harness: Harness) -> None:
+    harness.versions.errors = [InvalidArgumentError("No such operator.", reason="RECIPE", metadata={"operator": "x"})]
+    async with service(harness) as cycles:
+        cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
     assert cycle.failure == Failure("RECIPE", "No such operator.", {"operator": "x"})
 
 
-async def test_a_defect_of_ours_fails_the_cycle_and_not_the_service(world: World) -> None:
-    world.runs.end = {"report": {}}
-    async with service(world) as cycles:
-        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+async def test_a_defect_of_ours_fails_the_cycle_and_not_the_service(harness: Harness) -> None:
+    harness.runs.end = {"report": {}}
+    async with service(harness) as cycles:
+        cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
         assert cycle.failure is not None
         assert cycle.failure.reason == "UNEXPECTED"
         assert (await cycles.get(cycle.name)).state is CycleState.FAILED
 
 
 async def test_a_cycle_that_cannot_be_stored_does_not_stop_the_others_and_goes_on_when_it_can(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.pipeline.app.driver._AGAIN_S", 0.05)
-    update, broken = world.store.update, ["a"]
+    monkeypatch.setattr("services.pipeline.app.cycle_scheduler._RETRY_S", 0.05)
+    update, broken = harness.store.update, ["a"]
 
     def failing(cycle: Cycle) -> None:
         if cycle.pipeline in broken:
             raise RuntimeError("a defect")
         update(cycle)
 
-    monkeypatch.setattr(world.store, "update", failing)
-    async with service(world) as cycles:
-        first = (await cycles.create(replace(world.spec, name="a"), "", "")).name
-        second = (await cycles.create(replace(world.spec, name="b"), "", "")).name
+    monkeypatch.setattr(harness.store, "update", failing)
+    async with service(harness) as cycles:
+        first = (await cycles.create(replace(harness.spec, name="a"), "", "")).name
+        second = (await cycles.create(replace(harness.spec, name="b"), "", "")).name
         assert (await ended(cycles, second)).state is CycleState.SUCCEEDED
         assert (await cycles.get(first)).state is CycleState.RUNNING
         broken.clear()
         assert (await ended(cycles, first)).state is CycleState.SUCCEEDED
 
 
-async def test_a_data_set_without_hold_out_fails_before_training(world: World) -> None:
-    world.versions.end = {**world.versions.end, "holdout_count": "0"}
-    async with service(world) as cycles:
-        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+async def test_a_data_set_without_hold_out_fails_before_training(harness: Harness) -> None:
+    harness.versions.end = {**harness.versions.end, "holdout_count": "0"}
+    async with service(harness) as cycles:
+        cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
     assert cycle.failure is not None
     assert cycle.failure.reason == "EMPTY_DATASET"
-    assert not world.runs.orders
+    assert not harness.runs.orders
 
 
-async def test_no_build_that_passes_rejects_the_cycle_and_publishes_nothing(world: World) -> None:
-    world.runs.end = {"report": report(fp32=0.1, int8=0.1)}
-    async with service(world) as cycles:
-        cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+async def test_no_build_that_passes_rejects_the_cycle_and_publishes_nothing(harness: Harness) -> None:
+    harness.runs.end = {"report": report(fp32=0.1, int8=0.1)}
+    async with service(harness) as cycles:
+        cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
     assert cycle.state is CycleState.REJECTED
     assert cycle.failure is None
     assert [stage.state.value for stage in cycle.stages][-2:] == ["failed", "skipped"]
     assert len(cycle.verdicts) == 2
-    assert not world.models.published
+    assert not harness.models.published
 
 
-async def test_cancelling_stops_the_work_that_runs(world: World) -> None:
-    world.runs.release.clear()
-    async with service(world) as cycles:
-        name = (await cycles.create(world.spec, "", "")).name
+async def test_cancelling_stops_the_work_that_runs(harness: Harness) -> None:
+    harness.runs.release.clear()
+    async with service(harness) as cycles:
+        name = (await cycles.create(harness.spec, "", "")).name
         await until(cycles, name, lambda c: bool(c.stage("train").resources))
         await cycles.cancel(name)
         cycle = await ended(cycles, name)
         assert (await cycles.cancel(name)).state is CycleState.CANCELLED
     assert cycle.state is CycleState.CANCELLED
-    assert world.runs.cancelled == ["runs/1"]
+    assert harness.runs.cancelled == ["runs/1"]
     assert cycle.stage("clean").state is StageState.SUCCEEDED
     assert cycle.stage("train").state is StageState.SKIPPED
 
 
-async def test_a_cancel_that_came_while_the_service_was_down_counts(world: World) -> None:
-    world.runs.release.clear()
-    async with service(world) as cycles:
-        name = (await cycles.create(world.spec, "", "")).name
+async def test_a_cancel_that_came_while_the_service_was_down_counts(harness: Harness) -> None:
+    harness.runs.release.clear()
+    async with service(harness) as cycles:
+        name = (await cycles.create(harness.spec, "", "")).name
         await until(cycles, name, lambda c: bool(c.stage("train").resources))
-    world.store.request_cancel(name)
-    async with service(world) as cycles:
+    harness.store.request_cancel(name)
+    async with service(harness) as cycles:
         assert (await ended(cycles, name)).state is CycleState.CANCELLED
 
 
-async def test_work_that_is_just_being_ordered_is_cancelled_too(world: World) -> None:
-    world.runs.answering.clear()
-    async with service(world) as cycles:
-        name = (await cycles.create(world.spec, "", "")).name
-        while not world.runs.started:  # noqa: ASYNC110
+async def test_work_that_is_just_being_ordered_is_cancelled_too(harness: Harness) -> None:
+    harness.runs.answering.clear()
+    async with service(harness) as cycles:
+        name = (await cycles.create(harness.spec, "", "")).name
+        while not harness.runs.started:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         await cycles.cancel(name)
         await asyncio.sleep(0.05)
-        world.runs.answering.set()
+        harness.runs.answering.set()
         cycle = await ended(cycles, name)
     assert cycle.state is CycleState.CANCELLED
     assert cycle.stage("train").resources == ("runs/1",)
-    assert world.runs.cancelled == ["runs/1"]
+    assert harness.runs.cancelled == ["runs/1"]
 
 
-async def test_work_at_a_peer_that_is_away_is_cancelled_when_it_is_back_also_after_a_restart(world: World) -> None:
-    world.runs.release.clear()
-    world.runs.cancel_errors = [UnavailableError("away")] * 1_000_000
-    async with service(world) as cycles:
-        name = (await cycles.create(world.spec, "", "")).name
+async def test_work_at_a_peer_that_is_away_is_cancelled_when_it_is_back_also_after_a_restart(harness: Harness) -> None:
+    harness.runs.release.clear()
+    harness.runs.cancel_errors = [UnavailableError("away")] * 1_000_000
+    async with service(harness) as cycles:
+        name = (await cycles.create(harness.spec, "", "")).name
         await until(cycles, name, lambda c: bool(c.stage("train").resources))
         await cycles.cancel(name)
         # It does not hold up the end, nor the next cycle.
         await until(cycles, name, lambda c: c.state is CycleState.CANCELLED)
-        assert (await cycles.create(world.spec, "", "")).name != name
-    assert not world.runs.cancelled
-    async with service(world) as cycles:
+        assert (await cycles.create(harness.spec, "", "")).name != name
+    assert not harness.runs.cancelled
+    async with service(harness) as cycles:
         await asyncio.sleep(0.05)
-        assert not world.runs.cancelled
-        world.runs.cancel_errors.clear()
+        assert not harness.runs.cancelled
+        harness.runs.cancel_errors.clear()
         await ended(cycles, name)
-    assert world.runs.cancelled == ["runs/1"]
+    assert harness.runs.cancelled == ["runs/1"]
 
 
-async def test_work_that_ended_meanwhile_does_not_hold_up_a_cancel(world: World) -> None:
-    world.runs.release.clear()
-    world.runs.cancel_errors = [FailedPreconditionError("It ended.")]
-    async with service(world) as cycles:
-        name = (await cycles.create(world.spec, "", "")).name
+async def test_work_that_ended_meanwhile_does_not_hold_up_a_cancel(harness: Harness) -> None:
+    harness.runs.release.clear()
+    harness.runs.cancel_errors = [FailedPreconditionError("It ended.")]
+    async with service(harness) as cycles:
+        name = (await cycles.create(harness.spec, "", "")).name
         await until(cycles, name, lambda c: bool(c.stage("train").resources))
         await cycles.cancel(name)
         assert (await ended(cycles, name)).state is CycleState.CANCELLED
 
 
-async def test_a_cancel_between_training_and_publication_publishes_nothing(world: World) -> None:
-    driver, cycles = world.driver()
-    world.tracing.after["train"] = driver.cancel
-    task = asyncio.create_task(driver.run())
-    cycle = await ended(cycles, (await cycles.create(world.spec, "", "")).name)
+async def test_a_cancel_between_training_and_publication_publishes_nothing(harness: Harness) -> None:
+    scheduler, cycles = harness.scheduler()
+    harness.tracing.after["train"] = scheduler.cancel
+    task = asyncio.create_task(scheduler.run())
+    cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert cycle.state is CycleState.CANCELLED
     assert [stage.state.value for stage in cycle.stages] == ["succeeded"] * 3 + ["skipped"] * 2
-    assert not world.models.published
+    assert not harness.models.published
 
 
-async def test_a_cycle_that_waits_for_its_publisher_can_be_cancelled(world: World) -> None:
-    world.models.errors = [UnavailableError("away")] * 100_000
-    async with service(world) as cycles:
-        name = (await cycles.create(world.spec, "", "")).name
+async def test_a_cycle_that_waits_for_its_publisher_can_be_cancelled(harness: Harness) -> None:
+    harness.models.errors = [UnavailableError("away")] * 100_000
+    async with service(harness) as cycles:
+        name = (await cycles.create(harness.spec, "", "")).name
         await until(cycles, name, lambda c: c.stage("publish").state is StageState.RUNNING)
         await cycles.cancel(name)
         assert (await ended(cycles, name)).state is CycleState.CANCELLED
 
 
-async def test_a_loop_is_at_work_once_and_an_equal_wish_joins_it(world: World) -> None:
-    world.imports.release.clear()
-    async with service(world) as cycles:
-        first = await cycles.create(world.spec, "", "")
-        assert (await cycles.create(world.spec, "", "")).name == first.name
-        other = replace(world.spec, model="models/other")
+async def test_a_loop_is_at_work_once_and_an_equal_wish_joins_it(harness: Harness) -> None:
+    harness.imports.release.clear()
+    async with service(harness) as cycles:
+        first = await cycles.create(harness.spec, "", "")
+        assert (await cycles.create(harness.spec, "", "")).name == first.name
+        other = replace(harness.spec, model="models/other")
         with pytest.raises(FailedPreconditionError) as caught:
             await cycles.create(other, "", "")
         assert caught.value.reason == "CYCLE_AT_WORK"
         assert caught.value.metadata == {"cycle": first.name}
-        world.imports.release.set()
+        harness.imports.release.set()
         await ended(cycles, first.name)
         assert (await cycles.create(other, "", "")).name != first.name
 
 
-async def test_a_repeated_request_answers_with_the_same_cycle(world: World) -> None:
-    async with service(world) as cycles:
-        first = await cycles.create(world.spec, "r1", "")
+async def test_a_repeated_request_answers_with_the_same_cycle(harness: Harness) -> None:
+    async with service(harness) as cycles:
+        first = await cycles.create(harness.spec, "r1", "")
         await ended(cycles, first.name)
-        assert (await cycles.create(world.spec, "r1", "")).name == first.name
-        assert (await cycles.create(world.spec, "r2", "")).name != first.name
+        assert (await cycles.create(harness.spec, "r1", "")).name == first.name
+        assert (await cycles.create(harness.spec, "r2", "")).name != first.name
 
 
-async def test_a_request_id_is_of_one_cycle_only(world: World) -> None:
-    async with service(world) as cycles:
-        first = await cycles.create(world.spec, "r1", "")
+async def test_a_request_id_is_of_one_cycle_only(harness: Harness) -> None:
+    async with service(harness) as cycles:
+        first = await cycles.create(harness.spec, "r1", "")
         with pytest.raises(InvalidArgumentError) as caught:
-            await cycles.create(replace(world.spec, model="models/other"), "r1", "")
+            await cycles.create(replace(harness.spec, model="models/other"), "r1", "")
         assert caught.value.reason == "REQUEST_ID_REUSED"
         assert caught.value.metadata == {"request_id": "r1", "cycle": first.name}
         await ended(cycles, first.name)
 
 
-async def test_a_recipe_that_cleaning_refuses_is_refused_at_once(world: World) -> None:
-    world.datasets.error = InvalidArgumentError(
+async def test_a_recipe_that_cleaning_refuses_is_refused_at_once(harness: Harness) -> None:
+    harness.datasets.error = InvalidArgumentError(
         "No operator is called fix_unicorn.", violations=[FieldViolation("spec.operators[0].name", "is unknown")]
     )
-    async with service(world) as cycles:
+    async with service(harness) as cycles:
         with pytest.raises(InvalidArgumentError) as caught:
-            await cycles.create(world.spec, "", "")
+            await cycles.create(harness.spec, "", "")
         assert caught.value.violations == (FieldViolation("spec.dataset.operators[0].name", "is unknown"),)
         assert not await cycles.page("", "", 10)
 
 
-async def test_two_sources_of_one_name_are_refused(world: World) -> None:
-    async with service(world) as cycles:
+async def test_two_sources_of_one_name_are_refused(harness: Harness) -> None:
+    async with service(harness) as cycles:
         with pytest.raises(InvalidArgumentError) as caught:
-            await cycles.create(replace(world.spec, sources=world.spec.sources * 2), "", "")
+            await cycles.create(replace(harness.spec, sources=harness.spec.sources * 2), "", "")
     assert caught.value.violations[0].field == "spec.sources[1].source"
 
 
-async def test_pages_go_from_new_to_old(world: World) -> None:
-    async with service(world) as cycles:
+async def test_pages_go_from_new_to_old(harness: Harness) -> None:
+    async with service(harness) as cycles:
         names = []
         for loop in ("a", "b", "a"):
-            names.append((await cycles.create(replace(world.spec, name=loop), "", "")).name)
+            names.append((await cycles.create(replace(harness.spec, name=loop), "", "")).name)
             await ended(cycles, names[-1])
         assert [cycle.name for cycle in await cycles.page("", "", 10)] == names[::-1]
         newest = (await cycles.page("a", "", 1))[0]
@@ -413,7 +418,7 @@ async def test_pages_go_from_new_to_old(world: World) -> None:
         assert [cycle.name for cycle in await cycles.page("a", newest.cycle_id, 10)] == [names[0]]
 
 
-async def test_a_cycle_that_does_not_exist(world: World) -> None:
-    async with service(world) as cycles:
+async def test_a_cycle_that_does_not_exist(harness: Harness) -> None:
+    async with service(harness) as cycles:
         with pytest.raises(NotFoundError):
             await cycles.get("pipelines/headlines/cycles/none")

@@ -1,7 +1,7 @@
-"""Drives one cycle through its stages, from wherever it stands.
+"""Runs one cycle through its stages, starting from its stored state.
 
-A stage asks its peer with request ids that derive from the cycle's name, so that after a crash doing it again finds
-the work that it had started. Errors that a retry may mend are waited out; others end the cycle.
+A stage calls its peer with request ids derived from the cycle's name, so a stage that is repeated after a crash finds
+the work it had already started. Retryable errors are retried until they pass; any other error ends the cycle.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What a turn works with."""
+class CycleDependencies:
+    """What a runner needs."""
 
     cycles: CycleStore
     imports: Worker
@@ -72,11 +72,11 @@ class _StageFailedError(Exception):
         self.state, self.failure, self.summary = state, failure, summary
 
 
-class Turn:
-    """One cycle at work; only one turn of a cycle may run at a time."""
+class CycleRunner:
+    """Runs one cycle; at most one runner per cycle may be active at a time."""
 
-    def __init__(self, parts: Parts, cycle: Cycle) -> None:
-        self._parts = parts
+    def __init__(self, dependencies: CycleDependencies, cycle: Cycle) -> None:
+        self._deps = dependencies
         self._cycle = cycle
         self._cancel = asyncio.Event()
         self._saved_at = 0.0
@@ -93,14 +93,14 @@ class Turn:
             await self._run_stage(stage)
         if not self._cycle.state.final:
             await self._end(CycleState.SUCCEEDED)
-        await self._persistently(lambda: asyncio.to_thread(self._parts.announcer.cycle_ended, self._cycle))
+        await self._persistently(lambda: asyncio.to_thread(self._deps.announcer.cycle_ended, self._cycle))
         for of_stage, resource in self._left:
             await self._persistently(partial(self._stop, of_stage, resource))
         self._cycle = replace(self._cycle, announced=True)
         await self._save()
 
     async def _run_stage(self, stage: Stage) -> None:
-        now = self._parts.clock.now()
+        now = self._deps.clock.now()
         if stage.state is StageState.PENDING:
             if self._cancel.is_set():
                 await self._end(CycleState.CANCELLED)
@@ -113,13 +113,13 @@ class Turn:
             "gate": self._gate,
             "publish": self._publish,
         }[stage.name]
-        with self._parts.tracing.stage(self._cycle, stage.name):
+        with self._deps.tracing.stage(self._cycle, stage.name):
             try:
                 if await self._unless_cancelled(do, stage.name):
                     done = replace(
                         self._stage(stage.name),
                         state=StageState.SUCCEEDED,
-                        end_time=self._parts.clock.now(),
+                        end_time=self._deps.clock.now(),
                         progress=None,
                     )
                     await self._change(done)
@@ -156,9 +156,9 @@ class Turn:
     async def _collect(self) -> None:
         imports: list[Work] = []
         for number, source in enumerate(self._cycle.spec.sources):
-            work = await self._start("collect", self._parts.imports, {"spec": source}, f"import-{number}")
+            work = await self._start("collect", self._deps.imports, {"spec": source}, f"import-{number}")
             imports.append(work)
-        ended = [await self._follow("collect", self._parts.imports, work) for work in imports]
+        ended = [await self._follow("collect", self._deps.imports, work) for work in imports]
         self._cycle = replace(self._cycle, imports=tuple(work.body for work in ended))
         counts = [int(work.body.get("record_count", 0)) for work in ended]
         rejected = sum(int(work.body.get("rejected_count", 0)) for work in ended)
@@ -180,7 +180,7 @@ class Turn:
         spec = self._cycle.spec
         # Again: somebody may have put another recipe under the name since the cycle was created.
         await self._persistently(
-            lambda: self._parts.datasets.put(spec.dataset_name, dataset_spec(spec.dataset, spec.source_names)), "clean"
+            lambda: self._deps.datasets.put(spec.dataset_name, dataset_spec(spec.dataset, spec.source_names)), "clean"
         )
         try:
             ended = await self._build_dataset("dataset")
@@ -214,8 +214,8 @@ class Turn:
             for item in self._cycle.imports
         ]
         order = {"dataset": self._cycle.spec.dataset_name, "awaited_imports": awaited}
-        work = await self._start("clean", self._parts.dataset_versions, order, suffix)
-        return await self._follow("clean", self._parts.dataset_versions, work)
+        work = await self._start("clean", self._deps.dataset_versions, order, suffix)
+        return await self._follow("clean", self._deps.dataset_versions, work)
 
     async def _resend(self, lost: Failure) -> None:
         """Pulls those imports again that a failure names."""
@@ -223,8 +223,8 @@ class Turn:
         for number, item in enumerate(imports):
             if item["name"] in lost.metadata:
                 order = {"spec": self._cycle.spec.sources[number], "resend": True}
-                work = await self._start("clean", self._parts.imports, order, f"import-{number}-again")
-                imports[number] = (await self._follow("clean", self._parts.imports, work)).body
+                work = await self._start("clean", self._deps.imports, order, f"import-{number}-again")
+                imports[number] = (await self._follow("clean", self._deps.imports, work)).body
         self._cycle = replace(self._cycle, imports=tuple(imports))
 
     async def _train(self) -> None:
@@ -232,8 +232,8 @@ class Turn:
         assert version is not None
         reference = {"name": version["name"], "uri": version["uri"], "digest": version["digest"]}
         order = {"spec": {**self._cycle.spec.training, "dataset": reference}}
-        work = await self._start("train", self._parts.runs, order, "run")
-        ended = await self._follow("train", self._parts.runs, work)
+        work = await self._start("train", self._deps.runs, order, "run")
+        ended = await self._follow("train", self._deps.runs, work)
         self._cycle = replace(self._cycle, run=ended.name, report=ended.body["report"])
         found = measured(ended.body["report"])
         before = "" if found.base is None else f"{found.base:.3f} → "
@@ -259,7 +259,7 @@ class Turn:
         precision = next(verdict.precision for verdict in self._cycle.verdicts if verdict.chosen)
         build = next(build for build in measured(report).builds if build.precision == precision)
         published = await self._persistently(
-            lambda: self._parts.models.publish(
+            lambda: self._deps.models.publish(
                 self._cycle.spec.model,
                 build.uri,
                 build.digest,
@@ -271,7 +271,7 @@ class Turn:
         )
         self._cycle = replace(self._cycle, model_version=published.model_version)
         await self._persistently(
-            lambda: self._parts.models.promote(self._cycle.run, self._request("promote")), "publish"
+            lambda: self._deps.models.promote(self._cycle.run, self._request("promote")), "publish"
         )
         await self._summarize("publish", f"{published.model_version} ({precision})", published.reused)
 
@@ -311,7 +311,7 @@ class Turn:
                 if not is_retryable(error):
                     raise
                 await self._waits(stage, error)
-                await self._parts.wakeups.wait(work.name, pause)
+                await self._deps.wakeups.wait(work.name, pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
         if latest.failure is not None:
             raise _StageFailedError(CycleState.FAILED, latest.failure, latest.failure.message)
@@ -374,28 +374,28 @@ class Turn:
         ]
 
     def _workers(self) -> dict[str, Worker]:
-        return {"collect": self._parts.imports, "clean": self._parts.dataset_versions, "train": self._parts.runs}
+        return {"collect": self._deps.imports, "clean": self._deps.dataset_versions, "train": self._deps.runs}
 
     def _worker_of(self, stage: str, resource: str) -> Worker:
         # Cleaning may have had a source pulled again.
-        return self._parts.imports if resource.startswith("imports/") else self._workers()[stage]
+        return self._deps.imports if resource.startswith("imports/") else self._workers()[stage]
 
     async def _fail(self, stage: str, state: CycleState, failure: Failure | None, summary: str) -> None:
         await self._stop_work(stage)
-        now = self._parts.clock.now()
+        now = self._deps.clock.now()
         failed = replace(self._stage(stage), state=StageState.FAILED, end_time=now, progress=None, summary=summary)
         self._cycle = self._cycle.with_stage(failed)
         await self._end(state, failure)
 
     async def _end(self, state: CycleState, failure: Failure | None = None) -> None:
-        self._cycle = self._cycle.ended(state, self._parts.clock.now(), failure)
+        self._cycle = self._cycle.ended(state, self._deps.clock.now(), failure)
         await self._save()
         level = logging.ERROR if state is CycleState.FAILED else logging.INFO
         logger.log(level, "%s %s%s", self._cycle.name, state.value, f": {failure.message}" if failure else "")
 
     async def _progress(self, stage: str, progress: Json | None) -> None:
         self._cycle = self._cycle.with_stage(replace(self._stage(stage), progress=progress))
-        if self._parts.clock.monotonic() - self._saved_at >= _PROGRESS_EVERY_S:
+        if self._deps.clock.monotonic() - self._saved_at >= _PROGRESS_EVERY_S:
             await self._save()
 
     async def _summarize(self, stage: str, summary: str, reused: bool = False) -> None:
@@ -406,13 +406,13 @@ class Turn:
         await self._save()
 
     async def _save(self) -> None:
-        self._saved_at = self._parts.clock.monotonic()
+        self._saved_at = self._deps.clock.monotonic()
         if not self._cycle.state.final:
-            self._cycle = replace(self._cycle, update_time=self._parts.clock.now())
+            self._cycle = replace(self._cycle, update_time=self._deps.clock.now())
         cycle = self._cycle
         while True:
             try:
-                await asyncio.to_thread(self._parts.cycles.update, cycle)
+                await asyncio.to_thread(self._deps.cycles.update, cycle)
                 return
             except UnavailableError as error:
                 logger.warning("%s waits for its database: %s", cycle.name, error.message)

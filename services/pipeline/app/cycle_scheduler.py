@@ -1,4 +1,4 @@
-"""Keeps a turn running for every cycle that has not ended."""
+"""Runs every cycle that has not ended, one `CycleRunner` each."""
 
 from __future__ import annotations
 
@@ -6,55 +6,55 @@ import asyncio
 import logging
 
 from services.kit.errors import UnavailableError
-from services.pipeline.app.turn import Parts, Turn
+from services.pipeline.app.cycle_runner import CycleDependencies, CycleRunner
 from services.pipeline.domain.cycle import Cycle
 
 logger = logging.getLogger(__name__)
 
-_AGAIN_S = 30.0
+_RETRY_S = 30.0
 
 
-class Driver:
-    """Lives in one event loop. `run` takes up what an earlier process left; `start` adds a cycle."""
+class CycleScheduler:
+    """Belongs to one event loop. `run` resumes what an earlier process left; `start` adds a cycle."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._store, self._parts = parts.cycles, parts
+    def __init__(self, dependencies: CycleDependencies) -> None:
+        self._store, self._deps = dependencies.cycles, dependencies
         self._new: asyncio.Queue[str] = asyncio.Queue()
         self._cancels: dict[str, asyncio.Event] = {}
 
     def start(self, name: str) -> None:
-        """Drives a new cycle."""
+        """Schedules a new cycle."""
         self._new.put_nowait(name)
 
     def cancel(self, name: str) -> None:
-        """Tells a cycle's turn to stop."""
+        """Asks the runner of a cycle to stop it."""
         if name in self._cancels:
             self._cancels[name].set()
 
     async def run(self) -> None:
-        """Drives cycles until it is cancelled; a cycle whose turn is cut off goes on in the next process."""
+        """Runs cycles until it is cancelled; the next process resumes those that were interrupted."""
         for cycle in await asyncio.to_thread(self._store.unfinished):
-            logger.info("%s goes on at %s", cycle.name, cycle.current.name if cycle.current else "its end")
+            logger.info("%s resumes at %s", cycle.name, cycle.current.name if cycle.current else "its end")
             self.start(cycle.name)
-        async with asyncio.TaskGroup() as turns:
+        async with asyncio.TaskGroup() as runners:
             while True:
                 name = await self._new.get()
                 if name not in self._cancels:
                     self._cancels[name] = asyncio.Event()
-                    turns.create_task(self._drive(name), name=name)
+                    runners.create_task(self._run_cycle(name), name=name)
 
-    async def _drive(self, name: str) -> None:
+    async def _run_cycle(self, name: str) -> None:
         try:
             cycle = await self._read(name)
             if cycle is None or (cycle.state.final and cycle.announced):
                 return
             if cycle.cancel_requested:
                 self._cancels[name].set()
-            await Turn(self._parts, cycle).run(self._cancels[name])
+            await CycleRunner(self._deps, cycle).run(self._cancels[name])
         except Exception:
-            # A cycle that cannot even be stored must not stop those of other loops, which share this process.
-            logger.exception("%s cannot go on; again in %.0f s", name, _AGAIN_S)
-            await asyncio.sleep(_AGAIN_S)
+            # A cycle that cannot be stored must not stop the cycles of other pipelines, which share this process.
+            logger.exception("%s failed to run; retrying in %.0f s", name, _RETRY_S)
+            await asyncio.sleep(_RETRY_S)
             self.start(name)
         finally:
             del self._cancels[name]
