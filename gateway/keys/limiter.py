@@ -1,7 +1,7 @@
 """Holds each key to its own limits, inside one process.
 
 A rate is a token bucket that holds one second's requests; refusals say when the next request has its turn. Other
-limits, such as tokens a day, belong into `_Use`, beside these.
+limits, such as tokens a day, belong into `_KeyUsage`, beside these.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from services.kit.errors import ResourceExhaustedError
 _SMOOTHING = 0.2
 
 
-class _Use:
+class _KeyUsage:
     """What one key has under way."""
 
     __slots__ = ("concurrent", "filled_at", "mean_s", "tokens")
@@ -37,7 +37,7 @@ class KeyLimiter:
         clock: seconds that only go forward.
         """
         self._clock = clock
-        self._uses: dict[str, _Use] = {}
+        self._uses: dict[str, _KeyUsage] = {}
 
     def enter(self, key: ApiKey) -> Callable[[], None]:
         """Counts a request that begins.
@@ -54,7 +54,7 @@ class KeyLimiter:
         now = self._clock()
         use = self._uses.get(key.key_id)
         if use is None:
-            use = self._uses[key.key_id] = _Use(now)
+            use = self._uses[key.key_id] = _KeyUsage(now)
         if limits.concurrent is not None and use.concurrent >= limits.concurrent:
             # One of them ends, on average, after a share of what they last.
             wait = max(0.05, use.mean_s / limits.concurrent)

@@ -26,7 +26,7 @@ from infra.stack.child import ChildSpec
 from infra.stack.errors import StackError
 from infra.stack.guard import RUN
 from infra.stack.layout import Layout, python_path
-from infra.stack.lifecycle import Patience
+from infra.stack.lifecycle import Timeouts
 from infra.stack.private import UMASK, private_folder
 from infra.stack.probes import ProbeError
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state, write_state
@@ -59,7 +59,7 @@ def up(
         home: prepared parts; see `infra.stack.assets.prepare`.
         only: names of children; all when None.
         on_progress: told of each change of a child.
-        timeout_s: how long to wait; a little more than the supervisor's own patience when None.
+        timeout_s: how long to wait; a little more than the supervisor's own timeouts when None.
 
     Raises:
         StackError: it could not start, or another selection of children runs; the message tells what to do.
@@ -75,7 +75,7 @@ def up(
     if daemon is None:
         _check_selection(found, wanted)
     try:
-        return _wait_ready(layout, daemon, on_progress, timeout_s or Patience().start_s + 30)
+        return _wait_ready(layout, daemon, on_progress, timeout_s or Timeouts().start_s + 30)
     except KeyboardInterrupt:
         if daemon is not None:
             down(state, home)

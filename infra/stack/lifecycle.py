@@ -23,7 +23,7 @@ from infra.stack import process as processes
 from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
-from infra.stack.last_words import LastWords, Word
+from infra.stack.exit_report import ExitReport, ExitReportFile
 from infra.stack.probes import Probe, ProbeError
 from infra.stack.state import ChildPhase, ChildState
 from services.kit.config import TERMINATION_LOG
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long the supervisor waits for what. Seconds."""
 
     start_s: float = 180.0
@@ -75,16 +75,16 @@ class ChildRunner:
         self,
         spec: ChildSpec,
         log: Path,
-        patience: Patience,
+        timeouts: Timeouts,
         changed: Callable[[], None],
         failed: Callable[[StackError], None],
     ) -> None:
-        """Makes it; `tend` runs it.
+        """Creates the runner; `supervise` runs the child.
 
         Args:
             spec: the child.
             log: where its output goes.
-            patience: how long to wait for what.
+            timeouts: how long to wait for what.
             changed: called after each change of `state`; must not raise.
             failed: called when it cannot be started at all.
         """
@@ -93,19 +93,19 @@ class ChildRunner:
         self.state = ChildState(log=str(log))
         self.ready = asyncio.Event()
         self.was_ready = False
-        self._patience = patience
+        self._timeouts = timeouts
         self._changed = changed
         self._failed = failed
         self._process: asyncio.subprocess.Process | None = None
         self._program: Program | None = None
         self._probing: asyncio.Future[None] | None = None
-        self._word: Word | None = None
+        self._exit_report: ExitReport | None = None
         """What it said of its last end."""
         self._failures = 0
         """Ends in a row, each after a short life."""
 
-    async def tend(self, addresses: Addresses, marks: Mapping[str, str], needs: list[asyncio.Event]) -> None:
-        """Keeps the child running until it is cancelled; whatever goes wrong meanwhile, it goes on.
+    async def supervise(self, addresses: Addresses, marks: Mapping[str, str], needs: list[asyncio.Event]) -> None:
+        """Keeps the child running until cancelled, whatever fails meanwhile.
 
         Args:
             addresses: of all children.
@@ -113,7 +113,7 @@ class ChildRunner:
             needs: set when what it needs is ready.
         """
         while True:
-            self._word = None
+            self._exit_report = None
             try:
                 for need in needs:
                     await need.wait()
@@ -130,7 +130,7 @@ class ChildRunner:
             await asyncio.sleep(pause)
 
     async def stop(self) -> None:
-        """Ends it in order; `tend` must have been cancelled."""
+        """Stops the child in order; `supervise` must have been cancelled before."""
         if self._process is not None:
             orderly = await processes.stop(self._process, self.spec.stop_grace_s)
             if not orderly:
@@ -151,15 +151,17 @@ class ChildRunner:
             self._process = await processes.spawn(program, program.before, self.log, marks)
             if code := await self._process.wait():
                 return f"failed to prepare with code {code}"
-        words = LastWords()
+        report = ExitReportFile()
         try:
-            return await self._run(program, addresses, {**marks, TERMINATION_LOG: words.path}, words)
+            return await self._run(program, addresses, {**marks, TERMINATION_LOG: report.path}, report)
         finally:
-            words.close()
+            report.close()
 
-    async def _run(self, program: Program, addresses: Addresses, marks: Mapping[str, str], words: LastWords) -> str:
+    async def _run(
+        self, program: Program, addresses: Addresses, marks: Mapping[str, str], report: ExitReportFile
+    ) -> str:
         """Runs the program to its end; returns how it ended."""
-        self._process = await processes.spawn(program, program.command, self.log, marks, [words.descriptor])
+        self._process = await processes.spawn(program, program.command, self.log, marks, [report.descriptor])
         self._set(pid=self._process.pid)
         ended = asyncio.create_task(self._process.wait())
         try:
@@ -170,19 +172,19 @@ class ChildRunner:
             hung = await self._while_alive(ended, addresses)
             if hung is not None:
                 logger.error("%s %s; it is killed", self.spec.name, hung)
-                await processes.stop(self._process, self._patience.kill_grace_s)
+                await processes.stop(self._process, self._timeouts.kill_grace_s)
                 return f"{hung} and was killed"
             code = await ended
         finally:
             ended.cancel()
-        self._word = words.read() if code else None
-        if self._word is not None:
-            return f"ended: {self._word.message}"
+        self._exit_report = report.read() if code else None
+        if self._exit_report is not None:
+            return f"ended: {self._exit_report.message}"
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
     async def _until_ready(self, ended: asyncio.Task[int], addresses: Addresses) -> str | None:
         """Probes until the child is ready or has ended; returns why it must be stopped, if so."""
-        end = time.monotonic() + self._patience.child_s
+        end = time.monotonic() + self._timeouts.child_s
         while not ended.done():
             answer = await self._answer(self.spec.probe, addresses)
             if answer is None:
@@ -192,8 +194,8 @@ class ChildRunner:
                     self._set(phase=ChildPhase.READY, ready_at=time.time())
                 return None
             if time.monotonic() > end:
-                return f"was not ready within {self._patience.child_s:.0f} s ({answer})"
-            await asyncio.wait((ended,), timeout=self._patience.probe_s)
+                return f"was not ready within {self._timeouts.child_s:.0f} s ({answer})"
+            await asyncio.wait((ended,), timeout=self._timeouts.probe_s)
         return None
 
     async def _while_alive(self, ended: asyncio.Task[int], addresses: Addresses) -> str | None:
@@ -205,7 +207,7 @@ class ChildRunner:
         probe = self.spec.alive or self.spec.probe
         since, failures = 0.0, 0
         while True:
-            await asyncio.wait((ended,), timeout=self._patience.watch_s)
+            await asyncio.wait((ended,), timeout=self._timeouts.watch_s)
             if ended.done():
                 return None
             began = time.monotonic()
@@ -224,7 +226,7 @@ class ChildRunner:
                 self._set(failing_since=time.time())
             failures += 1
             lasted = time.monotonic() - since
-            if lasted >= self.spec.liveness_s and failures >= self._patience.least_failures:
+            if lasted >= self.spec.liveness_s and failures >= self._timeouts.least_failures:
                 return f"did not answer for {lasted:.0f} s ({answer})"
 
     async def _answer(self, probe: Probe, addresses: Addresses) -> str | None:
@@ -232,9 +234,9 @@ class ChildRunner:
         # One thread a child: a probe that hangs is waited for, not joined by further ones.
         if self._probing is None:
             self._probing = asyncio.ensure_future(asyncio.to_thread(probe, addresses))
-        done, _ = await asyncio.wait((self._probing,), timeout=self._patience.probe_limit_s)
+        done, _ = await asyncio.wait((self._probing,), timeout=self._timeouts.probe_limit_s)
         if not done:
-            return f"the probe did not end within {self._patience.probe_limit_s:.0f} s"
+            return f"the probe did not end within {self._timeouts.probe_limit_s:.0f} s"
         probing, self._probing = self._probing, None
         error = probing.exception()
         if error is None or isinstance(error, ProbeError):
@@ -248,7 +250,7 @@ class ChildRunner:
         self.ready.clear()
         _remove_leftovers(self._program)
         lived = time.time() - (self.state.started_at or 0.0)
-        self._failures = 1 if lived > self._patience.steady_s else self._failures + 1
+        self._failures = 1 if lived > self._timeouts.steady_s else self._failures + 1
         self._set(
             phase=ChildPhase.RESTARTING,
             pid=None,
@@ -256,17 +258,17 @@ class ChildRunner:
             last_error=reason,
             failing_since=None,
         )
-        if not self.was_ready and self._word is not None and self._word.permanent:
-            self._failed(ChildFailedError(f"{self.spec.name} {reason}", reason=self._word.reason))
-        elif not self.was_ready and self._failures >= self._patience.tries:
+        if not self.was_ready and self._exit_report is not None and self._exit_report.permanent:
+            self._failed(ChildFailedError(f"{self.spec.name} {reason}", reason=self._exit_report.reason))
+        elif not self.was_ready and self._failures >= self._timeouts.tries:
             self._failed(self.failure(f"{reason} before it was ready, {self._failures} times"))
 
     def _pause(self) -> float:
-        if self._word is not None and self._word.permanent:
-            return self._patience.hopeless_s
-        longest = self._patience.backoff_s * 2.0 ** min(self._failures - 1, 16)
+        if self._exit_report is not None and self._exit_report.permanent:
+            return self._timeouts.hopeless_s
+        longest = self._timeouts.backoff_s * 2.0 ** min(self._failures - 1, 16)
         # Children that fell together must not come back together.
-        return min(longest, self._patience.backoff_limit_s) * (0.5 + random.random() / 2)  # noqa: S311
+        return min(longest, self._timeouts.backoff_limit_s) * (0.5 + random.random() / 2)  # noqa: S311
 
     def _set(self, **changes: object) -> None:
         self.state = dataclasses.replace(self.state, **changes)  # type: ignore[arg-type]

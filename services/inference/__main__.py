@@ -18,7 +18,7 @@ from services.inference.adapters.triton_guard import TritonGuard
 from services.inference.adapters.triton_liveness import Liveness
 from services.inference.adapters.triton_repository import TritonRepository
 from services.inference.app.publishing import Publishing
-from services.inference.app.serving import Serving, ServingTable, Suspects
+from services.inference.app.serving import RestartQueue, Serving, ServingTable
 from services.inference.entrypoints.kserve import add_kserve
 from services.inference.entrypoints.servicer import InferenceServicer
 from services.inference.entrypoints.worker import run_reconciler
@@ -40,11 +40,11 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="inference")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "inference")
-    clock, table, suspects = SystemClock(), ServingTable(), Suspects()
+    clock, table, restarts = SystemClock(), ServingTable(), RestartQueue()
     control = TritonControl(settings.triton_grpc, load_timeout_s=settings.load_timeout_s)
     channel = open_triton(settings.triton_grpc)
-    liveness = Liveness(channel, suspects.add)
-    guard = TritonGuard(channel, stuck=suspects.add)
+    liveness = Liveness(channel, restarts.add)
+    guard = TritonGuard(channel, stuck=restarts.add)
     trusted = TrustedKeys(settings.trusted_model_keys.absolute())
     repository = TritonRepository(
         settings.triton_repository.absolute(),
@@ -62,7 +62,7 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
         server=control,
         announcer=BusAnnouncer(publisher),
         table=table,
-        suspects=suspects,
+        restarts=restarts,
         clock=clock,
         keep_versions=settings.keep_versions,
     )
@@ -76,7 +76,7 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
 
     return Service(
         register=register,
-        tasks=[lambda: run_reconciler(publishing, suspects, settings.reconcile_pause_s)],
+        tasks=[lambda: run_reconciler(publishing, restarts, settings.reconcile_pause_s)],
         stopping=[publisher.finish],
         closers=[channel.close, control.close, served.close, publisher.close, engine.dispose],
         # A publication returns when the model answers.

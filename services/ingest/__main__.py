@@ -30,7 +30,7 @@ from services.ingest.entrypoints.worker import ImportWorker
 from services.ingest.settings import IngestSettings, split_list
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
-from services.kit.bus.retention import RetentionKeeper
+from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import INBOUND
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
@@ -63,7 +63,7 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
         dead_letters=publisher,
         on_lost=LossMetrics(metrics.registry).of_group("tidemill-ingest"),
     )
-    retention = RetentionKeeper(settings.brokers, [INBOUND])
+    retention = RetentionGuard(settings.brokers, [INBOUND])
     accepting = AcceptPool(16, settings.accepting_bytes)
     surveys = SurveyPool(settings.surveyed_at_once)
     worker = ImportWorker(store, runner, intake, settings.concurrent_imports)

@@ -11,7 +11,7 @@ from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
 
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
-from services.kit.bus.retention import RetentionKeeper
+from services.kit.bus.retention import RetentionGuard
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.grpc.client import open_channel
@@ -77,7 +77,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         dead_letters=publisher,
         on_lost=LossMetrics(metrics.registry).of_group("tidemill-pipeline"),
     )
-    retention = RetentionKeeper(settings.brokers, TOPICS)
+    retention = RetentionGuard(settings.brokers, TOPICS)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_PipelineServiceServicer_to_server(PipelineServicer(cycles, feedback), server)

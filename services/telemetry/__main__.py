@@ -21,7 +21,7 @@ from services.telemetry.adapters.search import ElasticsearchSearch
 from services.telemetry.adapters.store import ElasticsearchStore
 from services.telemetry.app.intake import Intake, Limits
 from services.telemetry.app.retention import Sweeper
-from services.telemetry.app.search import Finder
+from services.telemetry.app.search import SearchService
 from services.telemetry.domain.days import Retention
 from services.telemetry.entrypoints.otlp import LogsReceiver, Receiver, TracesReceiver
 from services.telemetry.entrypoints.servicer import TelemetryServicer
@@ -54,12 +54,12 @@ async def build(settings: TelemetrySettings, metrics: RequestMetrics) -> Service
     )
     intake = Intake(store, limits, PrometheusObserver(metrics.registry), clock)
     receiver = Receiver(intake, retention, settings.telemetry_patience_s)
-    finder = Finder(ElasticsearchSearch(client))
+    searches = SearchService(ElasticsearchSearch(client))
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         add_LogsServiceServicer_to_server(LogsReceiver(receiver), server)  # type: ignore[no-untyped-call]
         add_TraceServiceServicer_to_server(TracesReceiver(receiver), server)  # type: ignore[no-untyped-call]
-        add_TelemetryServiceServicer_to_server(TelemetryServicer(finder), server)
+        add_TelemetryServiceServicer_to_server(TelemetryServicer(searches), server)
         return SERVED
 
     return Service(

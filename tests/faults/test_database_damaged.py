@@ -160,16 +160,16 @@ def test_a_service_leaves_the_reason_of_its_end(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_no_reason_to_put_a_message_aside() -> None:
-    from tests.unit.kit.test_delivery_processor import BATCH, World
+    from tests.unit.kit.test_delivery_processor import BATCH, Harness
 
     tries: list[int] = []
 
-    def handle(world: World, batch: object) -> None:
+    def handle(harness: Harness, batch: object) -> None:
         tries.append(1)
         if len(tries) < 10:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    world = World(handle)
-    world.processor.process(BATCH[:1])
-    assert world.done == [0]
-    assert world.buried == []
+    harness = Harness(handle)
+    harness.processor.process(BATCH[:1])
+    assert harness.done == [0]
+    assert harness.buried == []

@@ -157,15 +157,15 @@ def test_conversations_are_written_as_transformers_writes_them(model: Path, serv
     assert serving.of_messages(json.dumps(TALK)) == expected
 
 
-class Letters:
+class LetterTokenizer:
     """A tokenizer of letters, as far as prompts need one."""
 
     def no_truncation(self) -> None: ...
 
     def no_padding(self) -> None: ...
 
-    def encode(self, text: str, add_special_tokens: bool) -> Letters:
-        encoded = Letters()
+    def encode(self, text: str, add_special_tokens: bool) -> LetterTokenizer:
+        encoded = LetterTokenizer()
         encoded.ids = [ord(letter) for letter in text]
         encoded.offsets = [(at, at + 1) for at in range(len(text))]
         return encoded
@@ -180,7 +180,7 @@ def marks(messages: Sequence[Mapping[str, str]]) -> str:
 
 def letters(**changes: Any) -> Prompts:
     limits = {"max_input_tokens": 30, "context_length": 40, "answer_tokens": 8}
-    return Prompts(Letters(), marks, **{"template": "Sum {text} up.", **limits, **changes})
+    return Prompts(LetterTokenizer(), marks, **{"template": "Sum {text} up.", **limits, **changes})
 
 
 def text_of(tokens: Sequence[int]) -> str:

@@ -18,7 +18,7 @@ from services.cleaning.app.ports import (
     SnapshotStore,
     VersionStore,
 )
-from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import NO_KEY, Records, all_datasets
 from services.cleaning.app.snapshot import compose_snapshot
 from services.cleaning.domain.dataset import (
@@ -54,7 +54,7 @@ class Builder:
         datasets: DatasetStore,
         versions: VersionStore,
         snapshots: SnapshotStore,
-        recipes: RecipeBook,
+        recipes: RecipeCache,
         record_cases: Records,
         announcer: Announcer,
         clock: Clock,

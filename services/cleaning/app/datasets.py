@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from services.cleaning.app.ports import DatasetStore, RecordStore, SnapshotStore, VersionStore
-from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import require_dataset
 from services.cleaning.domain.dataset import (
     AwaitedImport,
@@ -34,7 +34,7 @@ class Datasets:
         versions: VersionStore,
         records: RecordStore,
         snapshots: SnapshotStore,
-        recipes: RecipeBook,
+        recipes: RecipeCache,
         clock: Clock,
     ) -> None:
         self._datasets = datasets

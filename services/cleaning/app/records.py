@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from services.cleaning.app.ports import Announcer, Arrival, CollectedRecord, DatasetStore, RecordStore
-from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.domain.dataset import Dataset
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import Cleaned, RawRecord, RecordKey, Verdict, Withdrawal
@@ -30,7 +30,9 @@ class Records:
     marked as published; the offset of the bus moves last. A crash between any two of these repeats the rest.
     """
 
-    def __init__(self, records: RecordStore, datasets: DatasetStore, recipes: RecipeBook, announcer: Announcer) -> None:
+    def __init__(
+        self, records: RecordStore, datasets: DatasetStore, recipes: RecipeCache, announcer: Announcer
+    ) -> None:
         self._records = records
         self._datasets = datasets
         self._recipes = recipes

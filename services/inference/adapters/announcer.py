@@ -49,7 +49,7 @@ class BusAnnouncer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _PendingAnswer:
     """An answer to tell of, and the trace of the request that got it."""
 
     served: Served
@@ -66,7 +66,7 @@ class BackgroundServedLog:
     def __init__(self, publisher: EventPublisher, registry: CollectorRegistry, *, capacity: int = 100_000) -> None:
         self._publisher = publisher
         self._capacity = capacity
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_PendingAnswer] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._dropped = Counter(
@@ -83,7 +83,7 @@ class BackgroundServedLog:
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
         with self._changed:
-            self._waiting.extend(_Waiting(item, carrier) for item in served)
+            self._waiting.extend(_PendingAnswer(item, carrier) for item in served)
             lost = max(0, len(self._waiting) - self._capacity)
             for _ in range(lost):
                 self._waiting.popleft()
@@ -125,7 +125,7 @@ class BackgroundServedLog:
                 logger.exception("PredictionServed could not be published")
                 self._give_up(len(batch), type(error).__name__)
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[_PendingAnswer]:
         """What waits, at most a batch; empty when there is nothing more to come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -133,7 +133,7 @@ class BackgroundServedLog:
                 self._changed.wait_for(lambda: self._closing or len(self._waiting) >= _BATCH, _LINGER_S)
             return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
 
-    def _put_back(self, batch: Sequence[_Waiting]) -> None:
+    def _put_back(self, batch: Sequence[_PendingAnswer]) -> None:
         with self._changed:
             self._waiting.extendleft(reversed(batch))
 
@@ -142,7 +142,7 @@ class BackgroundServedLog:
         logger.error("PredictionServed of %d answers was given up: %s", count, why)
 
 
-def _event(waiting: _Waiting) -> OutgoingEvent:
+def _event(waiting: _PendingAnswer) -> OutgoingEvent:
     served = waiting.served
     moment = Timestamp()
     moment.FromDatetime(served.answer_time)

@@ -43,14 +43,16 @@ class WatchedStream:
 class Liveness:
     """Death notices and silent streams of the models in one Triton; lives in one event loop."""
 
-    def __init__(self, channel: grpc.aio.Channel, suspect: Callable[[str], None], *, silence_s: float = 10.0) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, report_dead: Callable[[str], None], *, silence_s: float = 10.0
+    ) -> None:
         """Args:
         channel: to Triton.
-        suspect: is told of a model that has died.
+        report_dead: is told of a model that has died.
         silence_s: seconds without a piece after which a stream's model is asked.
         """
         self._stub = GRPCInferenceServiceStub(channel)
-        self._suspect = suspect
+        self._report_dead = report_dead
         self._silence_s = silence_s
         self._streams: set[WatchedStream] = set()
 
@@ -58,7 +60,7 @@ class Liveness:
         """Whether Triton's text is a death notice; if so, ends the streams that had begun before it was `asked` for."""
         if not (message.startswith(_NOTICE[0]) and message.endswith(_NOTICE[1])):
             return False
-        self._suspect(model)
+        self._report_dead(model)
         for stream in self._streams:
             # A stream that began later may be of the process that was loaded meanwhile.
             if stream.model == model and stream.began <= asked:
@@ -68,7 +70,7 @@ class Liveness:
 
     def died(self, model: str) -> None:
         """Has a model loaded again whose process died without a notice."""
-        self._suspect(model)
+        self._report_dead(model)
 
     @asynccontextmanager
     async def watched(self, model: str, call: Any) -> AsyncIterator[WatchedStream]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from services.inference.app.loading import Loader, is_integrity_error, is_lost
 from services.inference.app.ports import Announcer, Builds, ModelServer, ModelStore, Repository
-from services.inference.app.serving import ServingTable, Suspects
+from services.inference.app.serving import RestartQueue, ServingTable
 from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState, model_name
 from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, NotFoundError, TidemillError, is_retryable
@@ -42,7 +42,7 @@ class Publishing:
         server: ModelServer,
         announcer: Announcer,
         table: ServingTable,
-        suspects: Suspects,
+        restarts: RestartQueue,
         clock: Clock,
         keep_versions: int,
     ) -> None:
@@ -52,7 +52,7 @@ class Publishing:
         self._server = server
         self._announcer = announcer
         self._table = table
-        self._suspects = suspects
+        self._restarts = restarts
         self._clock = clock
         self._keep = keep_versions
         self._loader = Loader(
@@ -182,7 +182,7 @@ class Publishing:
             UnavailableError: the server or the bus is away; call it again later.
         """
         ready = self._server.ready_versions()
-        dead = self._suspects.take()
+        dead = self._restarts.take()
         for model in self._all_models():
             wanted = frozenset([model.serving.number]) if model.serving else frozenset()
             if self._clock.monotonic() < self._put_off.get(model.name, (0.0, 0.0))[0]:
@@ -215,7 +215,7 @@ class Publishing:
         except TidemillError as error:
             if is_retryable(error):
                 if reload:
-                    self._suspects.add(model)
+                    self._restarts.add(model)
                 raise
             # Somebody must mend it; trying without a pause would load and log for nothing.
             pause = min(max(_FIRST_PAUSE_S, 2 * self._put_off.get(model, (0.0, 0.0))[1]), _LONGEST_PAUSE_S)

@@ -103,8 +103,8 @@ class ServingTable:
         return version
 
 
-class Suspects:
-    """Models whose process in the server seems to have died; they are loaded anew as soon as somebody looks."""
+class RestartQueue:
+    """Models whose process in the server seems to have died; the reconciler loads them again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -112,17 +112,17 @@ class Suspects:
         self._wake: Callable[[], object] = lambda: None
 
     def on_add(self, wake: Callable[[], object]) -> None:
-        """Calls `wake` when a model is suspected."""
+        """Calls `wake` whenever a model is added."""
         self._wake = wake
 
     def add(self, model: str) -> None:
-        """Suspects a model."""
+        """Asks for a model to be loaded again."""
         with self._lock:
             self._models.add(model)
         self._wake()
 
     def take(self) -> frozenset[str]:
-        """Those that were suspected since the last look."""
+        """Removes and returns the queued models."""
         with self._lock:
             found, self._models = frozenset(self._models), set()
         return found

@@ -43,7 +43,7 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             span = self._tracing.start("generate", request.parameters())
             try:
-                self._scheduler.submit(Answer(self._runtime, Call.read(request), sender, span))
+                self._scheduler.submit(GenerationJob(self._runtime, Call.read(request), sender, span))
             except (PromptError, QueueFullError) as error:
                 code = (
                     pb_utils.TritonError.INVALID_ARG
@@ -164,7 +164,7 @@ class Runtime:
         return generator, limit
 
 
-class Answer:
+class GenerationJob:
     """One answer in the making, sent piece by piece."""
 
     def __init__(self, runtime: Runtime, call: Call, sender: Any, span: Any) -> None:

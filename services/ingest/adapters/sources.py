@@ -21,7 +21,7 @@ from services.ingest.adapters.source_files.network import LookUp, NetworkWall, s
 from services.ingest.adapters.source_files.port import (
     BadContentError,
     FilePlace,
-    Found,
+    FoundFile,
     ReadLimits,
 )
 from services.ingest.adapters.source_files.roots import SourceRoots
@@ -135,7 +135,7 @@ class FileSources:
         kind: TextFolder | JsonLines,
         place: FilePlace,
         files: Sequence[SourceFile],
-        listing: Mapping[str, Found],
+        listing: Mapping[str, FoundFile],
     ) -> tuple[str, int]:
         """Digest of the content and number of lines; empty and 0 where they are not known."""
         total = hashlib.sha256()

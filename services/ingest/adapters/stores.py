@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from services.ingest.adapters.pulled_store import settle
 from services.ingest.adapters.rows import from_micros, import_of, import_row, to_micros
 from services.ingest.adapters.tables import batches, import_requests, imports
-from services.ingest.app.ports import Answer, Pull
+from services.ingest.app.ports import KnownRequest, Pull
 from services.ingest.domain.source_import import Import, ImportState
 from services.kit.errors import AbortedError
 from services.kit.storage.database import read_only, translate_database_errors
@@ -24,12 +24,12 @@ class SqlImportStore:
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)
 
-    def answer(self, request_id: str) -> Answer | None:
+    def answer(self, request_id: str) -> KnownRequest | None:
         """See the port."""
         query = select(import_requests).where(import_requests.c.request_id == request_id)
         with translate_database_errors(), self._reads.connect() as connection:
             row = connection.execute(query).mappings().first()
-        return Answer(row["spec_digest"], row["import_name"], row["reused"]) if row is not None else None
+        return KnownRequest(row["spec_digest"], row["import_name"], row["reused"]) if row is not None else None
 
     def create_import(self, draft: Import, request_id: str) -> None:
         """See the port."""

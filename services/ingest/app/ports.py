@@ -71,8 +71,8 @@ class BatchStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a request to create an import was answered with."""
+class KnownRequest:
+    """A request to create an import that was answered before, and its answer."""
 
     spec_digest: str
     import_name: str
@@ -115,7 +115,7 @@ class PulledStore(Protocol):
 class ImportStore(Protocol):
     """Imports; every method is one transaction."""
 
-    def answer(self, request_id: str) -> Answer | None:
+    def answer(self, request_id: str) -> KnownRequest | None:
         """What this request was answered with."""
         ...
 

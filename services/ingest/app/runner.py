@@ -1,4 +1,4 @@
-"""Pulls imports: reads a source, publishes its records, keeps the books.
+"""Pulls imports: reads a source, publishes its records, counts them.
 
 All that must outlive the process is in the store and on the bus. An import that was running when the process died is
 pulled again from its beginning: identities come from the content, so what was published before is published again as
@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from services.ingest.app.books import Books, nothing_accepted
+from services.ingest.app.import_tracker import ImportTracker, nothing_accepted
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.app.ports import Accepted, ImportStore, Ledger, Pull, PulledStore, RecordSink, Sources, Survey
 from services.ingest.domain.record import RawRecord, Refusal
@@ -81,11 +81,11 @@ class ImportRunner:
 
     def run(self, running: Import, interrupt: Interrupt) -> None:
         """Pulls an import to its end, or until it is cancelled or the process ends; `interrupt` ends a hanging read."""
-        books = Books(running, self._clock)
+        tracker = ImportTracker(running, self._clock)
         pull = Pull(running.name, running.spec.origin, new_id())
         try:
-            self._pull(books, pull, interrupt)
-            logger.info("%s succeeded with %d records", running.name, books.state.record_count)
+            self._pull(tracker, pull, interrupt)
+            logger.info("%s succeeded with %d records", running.name, tracker.state.record_count)
         except _EndedMeanwhileError:
             logger.info("%s was cancelled, or is pulled by another process", running.name)
         except _StopError:
@@ -95,31 +95,31 @@ class ImportRunner:
         except Exception as error:
             if not isinstance(error, TidemillError):
                 logger.exception("%s failed", running.name)
-            self._fail(books, pull, Failure.of(error, "The import"))
+            self._fail(tracker, pull, Failure.of(error, "The import"))
 
-    def _pull(self, books: Books, pull: Pull, interrupt: Interrupt) -> None:
-        spec = books.state.spec
+    def _pull(self, tracker: ImportTracker, pull: Pull, interrupt: Interrupt) -> None:
+        spec = tracker.state.spec
         self._patiently(lambda: self._unless_ended(self._pulled.begin(pull)))
         survey = self._sources.survey(spec, interrupt)
-        books.begin(survey.pieces)
+        tracker.begin(survey.pieces)
         ledger = self._ledgers()
         try:
             pieces = self._sources.read(spec, survey, interrupt)
-            while self._publish(books, pull, ledger, pieces):
-                self._save(books, pull)
+            while self._publish(tracker, pull, ledger, pieces):
+                self._save(tracker, pull)
             if ledger.count == 0:
-                raise nothing_accepted(books)
+                raise nothing_accepted(tracker)
             again = self._sources.survey(spec, interrupt)
             digest = ledger.digest()
         finally:
             ledger.close()
-        done = self._synchronized(books, pull, digest, survey, again)
+        done = self._synchronized(tracker, pull, digest, survey, again)
         self._patiently(lambda: self._unless_ended(self._imports.succeed_import(done, pull)))
 
-    def _synchronized(self, books: Books, pull: Pull, digest: str, before: Survey, after: Survey) -> Import:
+    def _synchronized(self, tracker: ImportTracker, pull: Pull, digest: str, before: Survey, after: Survey) -> Import:
         """The import with its success, after what is gone from the origin was withdrawn."""
         unchanged = before == after
-        reason = books.not_synchronized(unchanged)
+        reason = tracker.not_synchronized(unchanged)
         differences = self._patiently(lambda: self._pulled.differences(pull))
         if reason:
             if differences.gone:
@@ -131,24 +131,26 @@ class ImportRunner:
                 )
             differences = replace(differences, gone=0)
         elif differences.gone:
-            self._withdraw(books, pull, differences.gone)
+            self._withdraw(tracker, pull, differences.gone)
         # Content that changed while it was read has no digest that a later source could be compared with.
-        return books.succeeded(digest, before.digest if unchanged else "", differences, reason)
+        return tracker.succeeded(digest, before.digest if unchanged else "", differences, reason)
 
-    def _withdraw(self, books: Books, pull: Pull, total: int) -> None:
+    def _withdraw(self, tracker: ImportTracker, pull: Pull, total: int) -> None:
         # Nothing is withdrawn for an import that was cancelled by now.
-        books.withdrew(0, total)
-        self._patiently(lambda: self._update(books.state, pull))
+        tracker.withdrew(0, total)
+        self._patiently(lambda: self._update(tracker.state, pull))
         page: Sequence[str] = [""]
         while page := self._patiently(partial(self._pulled.gone, pull, page[-1], _WITHDRAWN_AT_ONCE)):
-            source = books.state.spec.source
+            source = tracker.state.spec.source
             self._patiently(partial(self._sink.withdraw, source, page, pull.import_name, pull.origin))
-            books.withdrew(len(page), total)
-            self._save(books, pull)
+            tracker.withdrew(len(page), total)
+            self._save(tracker, pull)
 
-    def _publish(self, books: Books, pull: Pull, ledger: Ledger, pieces: Iterator[RawRecord | Refusal]) -> bool:
+    def _publish(
+        self, tracker: ImportTracker, pull: Pull, ledger: Ledger, pieces: Iterator[RawRecord | Refusal]
+    ) -> bool:
         """Publishes the next pieces; False when there are no more."""
-        spec, name = books.state.spec, books.state.name
+        spec, name = tracker.state.spec, tracker.state.name
         fresh: list[Accepted] = []
         refused: list[Refusal] = []
         more, taken, size = True, 0, 0
@@ -165,15 +167,15 @@ class ImportRunner:
             elif ledger.add(piece):
                 fresh.append(Accepted(piece))
                 size += len(piece.text) + sum(map(len, piece.attributes.values()))
-                books.capped = 0 < spec.max_records <= ledger.count
-                more = not books.capped
+                tracker.capped = 0 < spec.max_records <= ledger.count
+                more = not tracker.capped
         if refused:
             self._patiently(lambda: self._sink.refuse(refused, name))
         if fresh:
             noted = [item.record for item in fresh]
             self._patiently(lambda: self._unless_ended(self._pulled.note(pull, noted)))
             self._patiently(lambda: self._sink.accept(fresh, name, pull.origin))
-        books.add(taken, ledger.count, refused)
+        tracker.add(taken, ledger.count, refused)
         return more
 
     def _patiently(self, action: Callable[[], T]) -> T:
@@ -190,9 +192,9 @@ class ImportRunner:
             pause = min(pause * 2, _LONGEST_PAUSE_S)
         raise _StopError
 
-    def _save(self, books: Books, pull: Pull) -> None:
-        if books.due():
-            self._patiently(lambda: self._update(books.state, pull))
+    def _save(self, tracker: ImportTracker, pull: Pull) -> None:
+        if tracker.due():
+            self._patiently(lambda: self._update(tracker.state, pull))
 
     def _update(self, changed: Import, pull: Pull) -> None:
         self._unless_ended(self._imports.update_import(changed, pull.generation))
@@ -201,11 +203,11 @@ class ImportRunner:
         if not going_on:
             raise _EndedMeanwhileError
 
-    def _fail(self, books: Books, pull: Pull, failure: Failure) -> None:
-        logger.error("%s failed: %s", books.state.name, failure.message)
+    def _fail(self, tracker: ImportTracker, pull: Pull, failure: Failure) -> None:
+        logger.error("%s failed: %s", tracker.state.name, failure.message)
         try:
-            self._patiently(lambda: self._update(books.failed(failure), pull))
+            self._patiently(lambda: self._update(tracker.failed(failure), pull))
         except _EndedMeanwhileError:
-            logger.info("%s was cancelled before it failed", books.state.name)
+            logger.info("%s was cancelled before it failed", tracker.state.name)
         except _StopError:
-            logger.info("%s is left to the next process", books.state.name)
+            logger.info("%s is left to the next process", tracker.state.name)

@@ -1,8 +1,8 @@
-"""Topics keep what their readers have not read: by age alone Kafka would delete it while a reader is away.
+"""Keeps messages until all declared readers have read them; by age alone Kafka deletes them while a reader is down.
 
-A reader that runs takes the age limit off the topics that it reads, and deletes from time to time what is older than
-the limit and was read by all declared readers (`Topic.readers`). Where no reader ever ran, Kafka deletes by age. What
-stays unread for long takes disk, for as long as there is some.
+A running reader removes the age limit from the topics it reads, and regularly deletes messages that are older than
+the limit and were read by all declared readers (`Topic.readers`). If no reader ever ran, Kafka deletes by age. Messages
+that stay unread for long take disk space, as long as there is some.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from services.kit.bus.topics import Topic
 logger = logging.getLogger(__name__)
 
 _EVERY_S = 600.0
-_AGAIN_S = 10.0
+_RETRY_S = 10.0
 _FOR_EVER = "-1"
 
 
 def keep_until_read(admin: KafkaAdminClient, topics: Sequence[Topic]) -> None:
-    """Takes the age limit off topics, where they have one.
+    """Removes the age limit of topics that have one.
 
     Raises:
-        KafkaError: the broker is away or refuses.
+        KafkaError: the broker is unavailable or refuses.
     """
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in topics]
     present = admin.describe_configs(resources, config_filter="all")["topic"]
@@ -43,13 +43,13 @@ def keep_until_read(admin: KafkaAdminClient, topics: Sequence[Topic]) -> None:
 
 
 def delete_read(admin: KafkaAdminClient, consumer: KafkaConsumer, topics: Sequence[Topic], now_ms: int) -> int:
-    """Deletes what is older than a topic's retention and was read by all of its readers.
+    """Deletes messages older than a topic's retention that all of its readers have read.
 
     Returns:
-        So many offsets were deleted.
+        The number of deleted offsets.
 
     Raises:
-        KafkaError: the broker is away or refuses.
+        KafkaError: the broker is unavailable or refuses.
     """
     places = {TopicPartition(topic.name, number): topic for topic in topics for number in range(topic.partitions)}
     begins, ends = consumer.beginning_offsets(list(places)), consumer.end_offsets(list(places))
@@ -76,8 +76,8 @@ def _read_by_all(admin: KafkaAdminClient, places: Mapping[TopicPartition, Topic]
     return found
 
 
-class RetentionKeeper:
-    """Keeps topics until they are read, for one of their readers; `start` it once, `stop` it once."""
+class RetentionGuard:
+    """Keeps messages until they are read, on behalf of one reader. `start` and `stop` it once."""
 
     def __init__(self, bootstrap: Brokers | str, topics: Sequence[Topic]) -> None:
         self._bootstrap = Brokers.of(bootstrap)
@@ -86,11 +86,11 @@ class RetentionKeeper:
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
     def start(self) -> None:
-        """Starts it."""
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it; a look at the topics that is under way is left alone."""
+        """Ends the thread after the check under way."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -99,19 +99,19 @@ class RetentionKeeper:
             try:
                 self.look()
             except (KafkaError, ValueError, OSError) as error:
-                logger.warning("the retention of topics is looked after later: %s", error)
-                pause = _AGAIN_S
+                logger.warning("cannot check the retention of topics yet: %s", error)
+                pause = _RETRY_S
             if self._stop.wait(pause):
                 return
 
     def look(self) -> int:
-        """Sets the topics up and deletes what is old and read.
+        """Configures the topics and deletes messages that are old and read.
 
         Returns:
-            So many offsets were deleted.
+            The number of deleted offsets.
 
         Raises:
-            KafkaError: the broker is away or refuses.
+            KafkaError: the broker is unavailable or refuses.
         """
         options = self._bootstrap.options()
         admin = KafkaAdminClient(**options, client_id="tidemill-retention")
@@ -125,5 +125,5 @@ class RetentionKeeper:
         finally:
             admin.close()
         if deleted:
-            logger.info("deleted %d messages that were read and old", deleted)
+            logger.info("deleted %d messages that were old and read", deleted)
         return deleted

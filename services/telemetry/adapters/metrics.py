@@ -25,9 +25,9 @@ class PrometheusObserver:
             registry=registry,
         )
 
-    def settled(self, signal: str, fate: str, count: int) -> None:
+    def settled(self, signal: str, status: str, count: int) -> None:
         """Counts documents."""
-        self._documents.labels(signal, fate).inc(count)
+        self._documents.labels(signal, status).inc(count)
 
     def queued(self, size: int) -> None:
         """Shows the queue."""

@@ -11,7 +11,7 @@ from services.kit.bus.topics import INBOUND
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.telemetry.adapters.client import elasticsearch_errors
 from services.telemetry.adapters.schema import CONTAINERS, FIELDS, TIE_BREAKERS, WORD_FIELDS
-from services.telemetry.app.ports import Found, Hit, Search
+from services.telemetry.app.ports import Hit, Search, SearchResult
 from services.telemetry.domain.days import timestamp
 from services.telemetry.domain.query import qualify_fields
 
@@ -33,7 +33,7 @@ class ElasticsearchSearch:
     def __init__(self, client: AsyncElasticsearch) -> None:
         self._client = client.options(request_timeout=_TIMEOUT_S)
 
-    async def find(self, search: Search) -> Found:
+    async def find(self, search: Search) -> SearchResult:
         """Searches."""
         order = "desc" if search.newest_first else "asc"
         try:
@@ -59,7 +59,7 @@ class ElasticsearchSearch:
                 violations=[FieldViolation("query", why)],
             ) from error
         hits = answer["hits"]
-        return Found([Hit(hit["_source"], hit["sort"]) for hit in hits["hits"]], hits["total"]["value"])
+        return SearchResult([Hit(hit["_source"], hit["sort"]) for hit in hits["hits"]], hits["total"]["value"])
 
 
 # A caller that traces its own work, and sends its spans elsewhere or nowhere, is the parent of the span at our door.

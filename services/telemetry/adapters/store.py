@@ -12,11 +12,11 @@ from services.kit.errors import UnavailableError
 from services.telemetry.adapters.client import elasticsearch_errors
 from services.telemetry.adapters.schema import VERSION, template, template_name
 from services.telemetry.domain.days import Signal, day_of
-from services.telemetry.domain.document import Document, Fate, Outcome
+from services.telemetry.domain.document import Document, Outcome, WriteStatus
 
 logger = logging.getLogger(__name__)
 
-_WRITTEN, _DUPLICATE = Outcome(Fate.WRITTEN), Outcome(Fate.DUPLICATE)
+_WRITTEN, _DUPLICATE = Outcome(WriteStatus.WRITTEN), Outcome(WriteStatus.DUPLICATE)
 # Of the answer only what says how each document fared: the rest is four times as much.
 _ANSWER = "items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 
@@ -93,4 +93,4 @@ def bulk_outcome(item: dict[str, Any]) -> Outcome:
     cause = error.get("caused_by", {}).get("reason", "")
     reason = f"{error['type']}: {error['reason']}" + (f" ({cause})" if cause else "")
     # 400 is the document's own fault; all else (an overload, a full disk, an index that is closed) is the store's.
-    return Outcome(Fate.REFUSED if status == 400 else Fate.BUSY, reason)
+    return Outcome(WriteStatus.REFUSED if status == 400 else WriteStatus.BUSY, reason)

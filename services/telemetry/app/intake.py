@@ -19,7 +19,7 @@ from services.kit.clock import Clock
 from services.kit.errors import UnavailableError
 from services.telemetry.app.ports import DocumentStore, IntakeObserver
 from services.telemetry.domain.days import Signal
-from services.telemetry.domain.document import Document, Fate, Outcome, Receipt
+from services.telemetry.domain.document import Document, Outcome, Receipt, WriteStatus
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Limits:
 
 
 @dataclass(slots=True, eq=False)
-class _Parcel:
+class _PendingBatch:
     """The documents of one request on their way."""
 
     signal: Signal
@@ -59,14 +59,14 @@ class _Parcel:
     def settle(self, outcome: Outcome) -> None:
         """Notes one document's outcome; the last one answers."""
         self.open -= 1
-        if outcome.fate is Fate.REFUSED:
+        if outcome.status is WriteStatus.REFUSED:
             self.refused += 1
             self.reason = self.reason or outcome.reason
         if not self.open and not self.answer.done():
             self.answer.set_result(Receipt(self.refused, self.reason))
 
 
-_Entry = tuple[_Parcel, Document]
+_Entry = tuple[_PendingBatch, Document]
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Intake:
         self._limits = limits
         self._observer = observer
         self._clock = clock
-        self._queue: deque[_Parcel] = deque()
+        self._queue: deque[_PendingBatch] = deque()
         self._arrival = asyncio.Event()
         self._bytes = 0
         self._stalled_since: float | None = None
@@ -121,8 +121,8 @@ class Intake:
                 retry_after_s=_RETRY_AFTER_S,
             )
         answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        parcel = _Parcel(signal, documents, size, self._clock.monotonic(), answer, open=len(documents))
-        self._queue.append(parcel)
+        pending = _PendingBatch(signal, documents, size, self._clock.monotonic(), answer, open=len(documents))
+        self._queue.append(pending)
         self._account(size)
         self._arrival.set()
         try:
@@ -138,7 +138,7 @@ class Intake:
         finally:
             self._account(-size)
             with contextlib.suppress(ValueError):
-                self._queue.remove(parcel)
+                self._queue.remove(pending)
 
     async def run(self) -> None:
         """Writes what arrives, for ever."""
@@ -151,7 +151,7 @@ class Intake:
         self._observer.queued(self._bytes)
 
     async def _gather(self) -> None:
-        """Waits for a first parcel, and a little for further ones unless a bulk is full."""
+        """Waits for a first batch, and a little longer for further ones unless a bulk is full."""
         while not self._queue:
             self._arrival.clear()
             await self._arrival.wait()
@@ -163,7 +163,7 @@ class Intake:
                     await self._arrival.wait()
 
     def _is_full(self) -> bool:
-        documents = sum(len(parcel.documents) - parcel.taken for parcel in self._queue)
+        documents = sum(len(pending.documents) - pending.taken for pending in self._queue)
         return documents >= self._limits.bulk_documents or self._bytes >= self._limits.bulk_bytes
 
     def _next_bulk(self, left: Sequence[_Entry] = ()) -> list[_Entry]:
@@ -171,14 +171,14 @@ class Intake:
         bulk = list(left)
         size = sum(len(document.source) for _, document in bulk)
         while self._queue:
-            parcel = self._queue[0]
-            document = parcel.documents[parcel.taken]
+            pending = self._queue[0]
+            document = pending.documents[pending.taken]
             size += len(document.source)
             if bulk and (len(bulk) >= self._limits.bulk_documents or size > self._limits.bulk_bytes):
                 break
-            bulk.append((parcel, document))
-            parcel.taken += 1
-            if parcel.taken == len(parcel.documents):
+            bulk.append((pending, document))
+            pending.taken += 1
+            if pending.taken == len(pending.documents):
                 self._queue.popleft()
         return bulk
 
@@ -210,19 +210,19 @@ class Intake:
             Those that are to be tried again.
         """
         busy: list[_Entry] = []
-        counts: Counter[tuple[Signal, Fate]] = Counter()
-        for (parcel, document), outcome in zip(bulk, outcomes, strict=True):
-            if outcome.fate is Fate.BUSY:
+        counts: Counter[tuple[Signal, WriteStatus]] = Counter()
+        for (pending, document), outcome in zip(bulk, outcomes, strict=True):
+            if outcome.status is WriteStatus.BUSY:
                 if not busy:
                     self._note_stalled(outcome.reason)
-                busy.append((parcel, document))
+                busy.append((pending, document))
                 continue
-            counts[parcel.signal, outcome.fate] += 1
-            if outcome.fate is Fate.REFUSED:
+            counts[pending.signal, outcome.status] += 1
+            if outcome.status is WriteStatus.REFUSED:
                 self._log_refused(outcome.reason)
-            parcel.settle(outcome)
-        for (signal, fate), count in counts.items():
-            self._observer.settled(signal.value, fate.value, count)
+            pending.settle(outcome)
+        for (signal, status), count in counts.items():
+            self._observer.settled(signal.value, status.value, count)
         if not busy:
             self._note_flowing()
         return busy
@@ -230,7 +230,7 @@ class Intake:
     def note_unfit(self, signal: Signal, count: int, reason: str) -> None:
         """Counts events that could not even become documents."""
         if count:
-            self._observer.settled(signal.value, Fate.REFUSED.value, count)
+            self._observer.settled(signal.value, WriteStatus.REFUSED.value, count)
             self._log_refused(reason)
 
     def _log_refused(self, reason: str) -> None:

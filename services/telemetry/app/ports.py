@@ -72,7 +72,7 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """The answer to a search."""
 
     hits: Sequence[Hit] = field(default_factory=tuple)
@@ -82,7 +82,7 @@ class Found:
 class EventSearch(Protocol):
     """Finds what was written."""
 
-    async def find(self, search: Search) -> Found:
+    async def find(self, search: Search) -> SearchResult:
         """Searches.
 
         Raises:
@@ -95,8 +95,8 @@ class EventSearch(Protocol):
 class IntakeObserver(Protocol):
     """Is told what the intake does."""
 
-    def settled(self, signal: str, fate: str, count: int) -> None:
-        """So many documents of a signal met this fate."""
+    def settled(self, signal: str, status: str, count: int) -> None:
+        """So many documents of a signal met this status."""
         ...
 
     def queued(self, size: int) -> None:

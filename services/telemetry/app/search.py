@@ -36,7 +36,7 @@ class Trace:
     truncated: bool
 
 
-class Finder:
+class SearchService:
     """The use cases of searching."""
 
     def __init__(self, events: EventSearch) -> None:

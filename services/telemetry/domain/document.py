@@ -19,7 +19,7 @@ class Document:
     """A JSON object in the Elastic Common Schema's terms, UTF-8, on one line."""
 
 
-class Fate(Enum):
+class WriteStatus(Enum):
     """What became of a document that the store was given."""
 
     WRITTEN = "written"
@@ -33,9 +33,9 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A document's fate, with the reason where it was refused."""
+    """A document's status, with the reason where it was refused."""
 
-    fate: Fate
+    status: WriteStatus
     reason: str = ""
 
 

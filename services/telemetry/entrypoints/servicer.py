@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from tidemill.telemetry.v1 import telemetry_service_pb2 as pb
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceServicer
 
-from services.telemetry.app.search import Finder
+from services.telemetry.app.search import SearchService
 from services.telemetry.entrypoints import mapping
 
 _PAGE = 50
@@ -23,12 +23,12 @@ M = TypeVar("M", bound=Message)
 class TelemetryServicer(TelemetryServiceServicer):
     """Implements `tidemill.telemetry.v1.TelemetryService`."""
 
-    def __init__(self, finder: Finder) -> None:
-        self._finder = finder
+    def __init__(self, searches: SearchService) -> None:
+        self._searches = searches
 
     async def SearchLogs(self, request: pb.SearchLogsRequest, context: Any) -> pb.SearchLogsResponse:
         """Searches log lines."""
-        page = await self._finder.logs(
+        page = await self._searches.logs(
             request.query,
             mapping.time_from(request.start_time) if request.HasField("start_time") else None,
             mapping.time_from(request.end_time) if request.HasField("end_time") else None,
@@ -40,7 +40,7 @@ class TelemetryServicer(TelemetryServiceServicer):
 
     async def GetTrace(self, request: pb.GetTraceRequest, context: Any) -> pb.GetTraceResponse:
         """Reads a trace."""
-        trace = await self._finder.trace(request.trace_id)
+        trace = await self._searches.trace(request.trace_id)
         spans, all_spans = _fitting(mapping.span_to, trace.spans)
         logs, all_logs = _fitting(mapping.log_to, trace.logs)
         truncated = trace.truncated or not all_spans or not all_logs
@@ -48,7 +48,7 @@ class TelemetryServicer(TelemetryServiceServicer):
 
     async def SearchTraces(self, request: pb.SearchTracesRequest, context: Any) -> pb.SearchTracesResponse:
         """Searches traces."""
-        page = await self._finder.traces(request.query, request.page_size or _PAGE, request.page_token)
+        page = await self._searches.traces(request.query, request.page_size or _PAGE, request.page_token)
         traces = [pb.TraceSummary(trace_id=source["trace.id"], root=mapping.span_to(source)) for source in page.sources]
         return pb.SearchTracesResponse(traces=traces, next_page_token=page.next_token)
 

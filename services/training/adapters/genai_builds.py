@@ -115,7 +115,7 @@ def measure(
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _MeasuredAnswer:
     """Tokens of a greedy answer, seconds to the first and for the others, and the loss of the reference."""
 
     tokens: list[int]
@@ -124,7 +124,7 @@ class _Answer:
     loss: TextLoss
 
 
-def _answer(genai: Any, model: Any, pair: Pair, max_new_tokens: int) -> _Answer:
+def _answer(genai: Any, model: Any, pair: Pair, max_new_tokens: int) -> _MeasuredAnswer:
     params = genai.GeneratorParams(model)
     longest = max(max_new_tokens, len(pair.target))
     params.set_search_options(max_length=len(pair.prompt) + longest, do_sample=False)
@@ -147,7 +147,7 @@ def _answer(genai: Any, model: Any, pair: Pair, max_new_tokens: int) -> _Answer:
     for given, wanted in pairwise(pair.target):
         generator.append_tokens([given])
         nats += _surprise(generator.get_logits(), wanted)
-    return _Answer(tokens, first, rest, TextLoss(nats, len(pair.target)))
+    return _MeasuredAnswer(tokens, first, rest, TextLoss(nats, len(pair.target)))
 
 
 def _surprise(logits: Any, token: int) -> float:

@@ -23,7 +23,7 @@ from tests.contract.bus.conftest import KafkaBus
 pytestmark = pytest.mark.real
 
 
-class Keeper:
+class RecordingHandler:
     def __init__(self) -> None:
         self.values: list[bytes] = []
 
@@ -38,13 +38,13 @@ class Keeper:
 
 
 @contextmanager
-def consumed(bus: KafkaBus, topic: Topic) -> Iterator[Keeper]:
+def consumed(bus: KafkaBus, topic: Topic) -> Iterator[RecordingHandler]:
     """A handler at the topic's end."""
-    keeper = Keeper()
-    member = KafkaEventConsumer(bus.bootstrap, topic.name, [topic], keeper, dead_letters=bus.publisher)
+    handler = RecordingHandler()
+    member = KafkaEventConsumer(bus.bootstrap, topic.name, [topic], handler, dead_letters=bus.publisher)
     member.start()
     try:
-        yield keeper
+        yield handler
     finally:
         member.stop()
 
@@ -57,7 +57,7 @@ def topic(kafka_bus: KafkaBus) -> Topic:
     return made
 
 
-class Latin(str):
+class Latin1Name(str):
     """A header's name as a producer writes it that knows nothing of UTF-8."""
 
     __slots__ = ()
@@ -80,10 +80,10 @@ def test_what_a_producer_packs_otherwise_is_read(
         patch.setitem(KafkaProducer._COMPRESSORS, "zstd", (lambda: True, attributes))
         patch.setattr(kafka.record.default_records, "zstd_encode", pack)
         producer = KafkaProducer(bootstrap_servers=kafka_bus.bootstrap, compression_type="zstd")
-        producer.send(topic.name, value=b"packed" * 100, headers=[(Latin("x"), b"")]).get(30)
+        producer.send(topic.name, value=b"packed" * 100, headers=[(Latin1Name("x"), b"")]).get(30)
         producer.close()
-    with consumed(kafka_bus, topic) as keeper:
-        keeper.wait_for(b"packed" * 100)
+    with consumed(kafka_bus, topic) as handler:
+        handler.wait_for(b"packed" * 100)
 
 
 def test_what_no_client_can_read_becomes_a_dead_letter_and_stalls_nobody(kafka_bus: KafkaBus) -> None:
@@ -92,11 +92,11 @@ def test_what_no_client_can_read_becomes_a_dead_letter_and_stalls_nobody(kafka_b
     admin = KafkaAdminClient(bootstrap_servers=kafka_bus.bootstrap)
     admin.create_topics({topic.name: {"num_partitions": 1}})
     admin.close()
-    for value, headers in ((b"before", []), (b"unreadable", [(Latin("x"), b"")]), (b"behind", [])):
+    for value, headers in ((b"before", []), (b"unreadable", [(Latin1Name("x"), b"")]), (b"behind", [])):
         kafka_bus.put(topic, None, value, headers)
-    with consumed(kafka_bus, topic) as keeper:
-        keeper.wait_for(b"behind")
-    assert keeper.values == [b"before", b"behind"]
+    with consumed(kafka_bus, topic) as handler:
+        handler.wait_for(b"behind")
+    assert handler.values == [b"before", b"behind"]
     (letter,) = [d for d in kafka_bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == topic.name.encode()]
     assert letter.headers["dlq_reason"] == b"UNREADABLE_MESSAGE"
     assert letter.headers["dlq_offset"] == b"1"
@@ -111,6 +111,6 @@ def test_what_was_never_committed_is_never_seen(kafka_bus: KafkaBus, topic: Topi
         producer.send(topic.name, value=value).get(30)
         end()
     producer.close()
-    with consumed(kafka_bus, topic) as keeper:
-        keeper.wait_for(b"committed")
-    assert keeper.values == [b"committed"]
+    with consumed(kafka_bus, topic) as handler:
+        handler.wait_for(b"committed")
+    assert handler.values == [b"committed"]

@@ -31,12 +31,12 @@ def test_a_membership_without_heartbeats_is_ended_and_begun_anew(
 ) -> None:
     made: list[Any] = []
 
-    class Spied(KafkaConsumer):  # type: ignore[misc]
+    class RecordingConsumer(KafkaConsumer):  # type: ignore[misc]
         def __init__(self, *args: Any, **settings: Any) -> None:
             super().__init__(*args, **settings)
             made.append(self)
 
-    monkeypatch.setattr("services.kit.bus.consumer.KafkaConsumer", Spied)
+    monkeypatch.setattr("services.kit.bus.consumer.KafkaConsumer", RecordingConsumer)
     topic = Topic(f"test.{uuid.uuid4().hex}", 1, 3_600_000, "any", "test events")
     kafka_bus.create(topic)
     handler = Counter()

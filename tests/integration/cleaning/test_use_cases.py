@@ -20,7 +20,7 @@ from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.ports import Announcement, Arrival
-from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import NO_KEY, Records
 from services.cleaning.domain.dataset import (
     AwaitedImport,
@@ -79,7 +79,7 @@ class RecordingAnnouncer:
         self._fail()
 
 
-class World:
+class Harness:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.clock, self.announcer = ManualClock(), RecordingAnnouncer()
         self.store, self.datasets_store = SqlRecordStore(engine), SqlDatasetStore(engine)
@@ -88,7 +88,7 @@ class World:
 
     def restart(self) -> None:
         """A new process on the same state."""
-        recipes = RecipeBook(default_registry())
+        recipes = RecipeCache(default_registry())
         self.records = Records(self.store, self.datasets_store, recipes, self.announcer)
         snapshots = FolderSnapshots(ArtifactStore(f"file://{self.folder}"))
         self.datasets = Datasets(self.datasets_store, self.datasets_store, self.store, snapshots, recipes, self.clock)
@@ -119,8 +119,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, open_service_database: OpenDatabase) -> World:
-    return World(open_service_database("cleaning"), tmp_path / "artifacts")
+def harness(tmp_path: Path, open_service_database: OpenDatabase) -> Harness:
+    return Harness(open_service_database("cleaning"), tmp_path / "artifacts")
 
 
 _ARRIVALS = itertools.count(1)
@@ -131,277 +131,277 @@ def arrival(record_id: str, text: str, import_name: str = "imports/a", source: s
     return Arrival(RawRecord(record_id, source, text, {}, import_name, arrival=next(_ARRIVALS)))
 
 
-def test_a_redelivery_changes_and_announces_nothing(world: World) -> None:
-    world.put("normalize_whitespace")
+def test_a_redelivery_changes_and_announces_nothing(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
     batch = [arrival("a", " one "), arrival("b", "two"), arrival("c", "other source", source="mail")]
-    world.records.collect(batch)
-    world.records.collect(batch)
-    assert world.announcer.told == [(NAME, "a", "one"), (NAME, "b", "two")]
-    assert world.store.import_counts(["imports/a"]) == {"imports/a": ImportCount(3)}
-    assert {record_id for record_id, _ in world.store.content_digests(["news"])} == {"a", "b"}
+    harness.records.collect(batch)
+    harness.records.collect(batch)
+    assert harness.announcer.told == [(NAME, "a", "one"), (NAME, "b", "two")]
+    assert harness.store.import_counts(["imports/a"]) == {"imports/a": ImportCount(3)}
+    assert {record_id for record_id, _ in harness.store.content_digests(["news"])} == {"a", "b"}
 
 
-def test_a_record_that_changed_is_announced_anew(world: World) -> None:
-    world.put("normalize_whitespace")
-    world.records.collect([arrival("a", "old"), arrival("a", "new")])
-    assert world.announcer.told == [(NAME, "a", "new")]
-    world.records.collect([arrival("a", "newer")])
-    assert world.announcer.told[1:] == [(NAME, "a", "newer")]
-    assert world.records.record("a").record.text == "newer"
+def test_a_record_that_changed_is_announced_anew(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    harness.records.collect([arrival("a", "old"), arrival("a", "new")])
+    assert harness.announcer.told == [(NAME, "a", "new")]
+    harness.records.collect([arrival("a", "newer")])
+    assert harness.announcer.told[1:] == [(NAME, "a", "newer")]
+    assert harness.records.record("a").record.text == "newer"
 
 
-def test_equal_ids_of_two_sources_take_nothing_from_each_other(world: World) -> None:
-    world.put("normalize_whitespace")
-    world.datasets.put("datasets/mail", DatasetSpec(("mail",), tuple(parse_operators(["normalize_whitespace"]))))
-    world.records.collect([arrival(str(n), f"news {n}") for n in range(1, 11)])
-    world.records.collect([arrival(str(n), f"mail {n}", "imports/b", "mail") for n in range(1, 11)])
+def test_equal_ids_of_two_sources_take_nothing_from_each_other(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    harness.datasets.put("datasets/mail", DatasetSpec(("mail",), tuple(parse_operators(["normalize_whitespace"]))))
+    harness.records.collect([arrival(str(n), f"news {n}") for n in range(1, 11)])
+    harness.records.collect([arrival(str(n), f"mail {n}", "imports/b", "mail") for n in range(1, 11)])
     for dataset, source in ((NAME, "news"), ("datasets/mail", "mail")):
-        name = world.datasets.build_version(dataset, [], "", "")[0].name
-        world.work()
-        snapshot = world.datasets.version(name).snapshot
+        name = harness.datasets.build_version(dataset, [], "", "")[0].name
+        harness.work()
+        snapshot = harness.datasets.version(name).snapshot
         assert snapshot is not None
         assert (snapshot.records_in, snapshot.train_count + snapshot.holdout_count) == (10, 10)
-        assert world.records.record("7", source).record.text == f"{source} 7"
-    assert len(world.announcer.told) == 20
+        assert harness.records.record("7", source).record.text == f"{source} 7"
+    assert len(harness.announcer.told) == 20
     with pytest.raises(InvalidArgumentError, match=r"\(mail, news\); name the source"):
-        world.records.record("7")
+        harness.records.record("7")
     with pytest.raises(NotFoundError, match="of the source 'web'"):
-        world.records.record("7", "web")
+        harness.records.record("7", "web")
 
 
-def test_an_older_event_neither_replaces_nor_announces(world: World) -> None:
-    world.put("normalize_whitespace")
-    world.records.collect([Arrival(RawRecord("a", "news", "new", {}, event_time=2, arrival=1))])
-    world.records.collect([Arrival(RawRecord("a", "news", "old", {}, event_time=1, arrival=2))])
-    world.work()
-    assert world.announcer.told == [(NAME, "a", "new")]
-    assert [v.cleaned.text for _, v in world.store.with_verdicts(NAME, ["news"]) if v] == ["new"]
+def test_an_older_event_neither_replaces_nor_announces(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    harness.records.collect([Arrival(RawRecord("a", "news", "new", {}, event_time=2, arrival=1))])
+    harness.records.collect([Arrival(RawRecord("a", "news", "old", {}, event_time=1, arrival=2))])
+    harness.work()
+    assert harness.announcer.told == [(NAME, "a", "new")]
+    assert [v.cleaned.text for _, v in harness.store.with_verdicts(NAME, ["news"]) if v] == ["new"]
 
 
-def test_a_withdrawn_record_leaves_the_next_version_and_may_come_back(world: World) -> None:
-    world.put("normalize_whitespace")
+def test_a_withdrawn_record_leaves_the_next_version_and_may_come_back(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
     pulled = [RawRecord(r, "news", f"text {r}", {}, "imports/a", 1, n, "file") for n, r in enumerate("abc", 1)]
     pushed = RawRecord("b", "news", "text b", {}, "", 1, 2)
-    world.records.collect([Arrival(record) for record in (*pulled, pushed)])
+    harness.records.collect([Arrival(record) for record in (*pulled, pushed)])
     gone = [Withdrawal(r, "news", "imports/b", "file", 10) for r in "bc"]
-    name = world.datasets.build_version(NAME, [AwaitedImport("imports/b", 1, 2, 1)], "", "")[0].name
-    world.records.collect([Arrival(replace(pulled[0], text="edited", import_name="imports/b", arrival=9))])
-    world.work()
-    assert world.datasets.version(name).state is VersionState.BUILDING
-    world.records.collect([], gone)
-    world.work()
-    snapshot = world.datasets.version(name).snapshot
+    name = harness.datasets.build_version(NAME, [AwaitedImport("imports/b", 1, 2, 1)], "", "")[0].name
+    harness.records.collect([Arrival(replace(pulled[0], text="edited", import_name="imports/b", arrival=9))])
+    harness.work()
+    assert harness.datasets.version(name).state is VersionState.BUILDING
+    harness.records.collect([], gone)
+    harness.work()
+    snapshot = harness.datasets.version(name).snapshot
     assert snapshot is not None
     # What was pushed, too, stays.
     assert snapshot.records_in == 2
-    assert world.records.record("c").withdrawn
-    assert not world.records.record("b").withdrawn
-    world.records.collect([Arrival(replace(pulled[2], arrival=11))])
-    assert not world.records.record("c").withdrawn
+    assert harness.records.record("c").withdrawn
+    assert not harness.records.record("b").withdrawn
+    harness.records.collect([Arrival(replace(pulled[2], arrival=11))])
+    assert not harness.records.record("c").withdrawn
 
 
-def test_the_same_record_in_two_imports_counts_in_both(world: World) -> None:
-    world.records.collect([arrival("a", "x", "imports/one"), arrival("a", "x", "imports/two")])
-    assert world.store.import_counts(["imports/one", "imports/two"]) == {
+def test_the_same_record_in_two_imports_counts_in_both(harness: Harness) -> None:
+    harness.records.collect([arrival("a", "x", "imports/one"), arrival("a", "x", "imports/two")])
+    assert harness.store.import_counts(["imports/one", "imports/two"]) == {
         "imports/one": ImportCount(1),
         "imports/two": ImportCount(1),
     }
 
 
-def test_what_a_crash_kept_from_the_bus_is_announced_later(world: World) -> None:
-    world.put("normalize_whitespace")
-    world.announcer.failures = 1
+def test_what_a_crash_kept_from_the_bus_is_announced_later(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    harness.announcer.failures = 1
     with pytest.raises(UnavailableError):
-        world.records.collect([arrival("a", "one")])
-    world.restart()
-    world.work()
-    assert world.announcer.told == [(NAME, "a", "one")] * 2
-    world.work()
-    assert len(world.announcer.told) == 2
+        harness.records.collect([arrival("a", "one")])
+    harness.restart()
+    harness.work()
+    assert harness.announcer.told == [(NAME, "a", "one")] * 2
+    harness.work()
+    assert len(harness.announcer.told) == 2
 
 
-def test_records_from_before_a_data_set_belong_to_it(world: World) -> None:
-    world.records.collect([arrival(f"r{n:04}", f"text {n}") for n in range(1200)])
-    assert world.announcer.told == []
-    world.put("normalize_whitespace")
-    world.work()
-    assert len({record_id for _, record_id, _ in world.announcer.told}) == 1200
+def test_records_from_before_a_data_set_belong_to_it(harness: Harness) -> None:
+    harness.records.collect([arrival(f"r{n:04}", f"text {n}") for n in range(1200)])
+    assert harness.announcer.told == []
+    harness.put("normalize_whitespace")
+    harness.work()
+    assert len({record_id for _, record_id, _ in harness.announcer.told}) == 1200
 
 
-def test_a_hold_out_that_training_has_nearly_seen_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hold_out_that_training_has_nearly_seen_is_told(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     body = " ".join(f"word{n}" for n in range(60))
     records = [arrival(f"r{n}", f"{body} {n}") for n in range(20)]
-    world.records.collect(records)
-    world.put("normalize_whitespace")
-    name = world.build()
-    world.work()
-    assert world.datasets.version(name).state is VersionState.READY
+    harness.records.collect(records)
+    harness.put("normalize_whitespace")
+    name = harness.build()
+    harness.work()
+    assert harness.datasets.version(name).state is VersionState.READY
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert f"{name}: 5 of 5 texts of the hold-out are near duplicates" in warning
     caplog.clear()
-    world.put("normalize_whitespace", {"near_dedup": {"threshold": 0.8}})
-    world.build()
-    world.work()
+    harness.put("normalize_whitespace", {"near_dedup": {"threshold": 0.8}})
+    harness.build()
+    harness.work()
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
-def test_a_recipe_that_changes_while_records_are_cleaned_again_reaches_them_all(world: World) -> None:
-    world.put("normalize_whitespace")
-    world.records.collect([arrival(f"r{n:04}", f"text {n}") for n in range(1200)])
-    world.put({"regex_replace": {"pattern": "text", "replacement": "one"}})
-    assert world.builder.step()
-    world.put({"regex_replace": {"pattern": "text", "replacement": "two"}})
-    assert world.builder.step()
+def test_a_recipe_that_changes_while_records_are_cleaned_again_reaches_them_all(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    harness.records.collect([arrival(f"r{n:04}", f"text {n}") for n in range(1200)])
+    harness.put({"regex_replace": {"pattern": "text", "replacement": "one"}})
+    assert harness.builder.step()
+    harness.put({"regex_replace": {"pattern": "text", "replacement": "two"}})
+    assert harness.builder.step()
     # Behind and before what is clean by now.
-    world.records.collect([arrival("r0000a", "text a"), arrival("z", "text z")])
-    world.work()
-    dataset = world.datasets.get(NAME)
-    assert not world.store.stale(dataset, NO_KEY, 1)
-    texts = {v.cleaned.text for _, v in world.store.with_verdicts(NAME, ["news"]) if v is not None}
+    harness.records.collect([arrival("r0000a", "text a"), arrival("z", "text z")])
+    harness.work()
+    dataset = harness.datasets.get(NAME)
+    assert not harness.store.stale(dataset, NO_KEY, 1)
+    texts = {v.cleaned.text for _, v in harness.store.with_verdicts(NAME, ["news"]) if v is not None}
     assert texts == {f"two {n}" for n in [*range(1200), "a", "z"]}
 
 
-def test_a_recipe_put_back_before_anyone_looked_leaves_nothing_stale(world: World) -> None:
-    world.put("normalize_whitespace")
-    world.work()
-    world.put({"regex_replace": {"pattern": "o", "replacement": "0"}})
-    world.records.collect([arrival("a", "one")])
-    world.put("normalize_whitespace")
-    world.work()
-    assert [text for _, _, text in world.announcer.told] == ["0ne", "one"]
+def test_a_recipe_put_back_before_anyone_looked_leaves_nothing_stale(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    harness.work()
+    harness.put({"regex_replace": {"pattern": "o", "replacement": "0"}})
+    harness.records.collect([arrival("a", "one")])
+    harness.put("normalize_whitespace")
+    harness.work()
+    assert [text for _, _, text in harness.announcer.told] == ["0ne", "one"]
 
 
-def test_a_build_waits_for_the_awaited_and_tells_how_far_it_is(world: World) -> None:
-    world.put("normalize_whitespace")
-    name = world.build(a=3)
-    world.records.collect([arrival("a", "one"), arrival("b", "two")])
-    world.work()
-    version = world.datasets.version(name)
+def test_a_build_waits_for_the_awaited_and_tells_how_far_it_is(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    name = harness.build(a=3)
+    harness.records.collect([arrival("a", "one"), arrival("b", "two")])
+    harness.work()
+    version = harness.datasets.version(name)
     assert version.state is VersionState.BUILDING
     assert version.progress is not None
     assert (version.progress.phase, version.progress.done, version.progress.total) == ("await", 2, 3)
-    world.restart()
-    world.records.collect([arrival("c", "three")])
-    world.work()
-    version = world.datasets.version(name)
+    harness.restart()
+    harness.records.collect([arrival("c", "three")])
+    harness.work()
+    version = harness.datasets.version(name)
     assert version.state is VersionState.READY
     assert version.snapshot is not None
     assert version.snapshot.train_count + version.snapshot.holdout_count == 3
-    assert world.announcer.built == [name]
+    assert harness.announcer.built == [name]
 
 
-def test_a_build_whose_records_never_come_fails_and_says_which(world: World) -> None:
-    world.put("normalize_whitespace")
-    name = world.build(a=2)
-    world.records.collect([arrival("a", "one")])
-    world.work()
-    world.clock.seconds = 29
-    world.work()
-    assert world.datasets.version(name).state is VersionState.BUILDING
-    world.clock.seconds = 31
-    world.work()
-    failure = world.datasets.version(name).failure
+def test_a_build_whose_records_never_come_fails_and_says_which(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    name = harness.build(a=2)
+    harness.records.collect([arrival("a", "one")])
+    harness.work()
+    harness.clock.seconds = 29
+    harness.work()
+    assert harness.datasets.version(name).state is VersionState.BUILDING
+    harness.clock.seconds = 31
+    harness.work()
+    failure = harness.datasets.version(name).failure
     assert failure is not None
     assert failure.reason == "AWAITED_RECORDS_MISSING"
     assert failure.metadata == {"imports/a": "1 of 2"}
 
 
-def test_a_build_whose_records_the_bus_has_lost_says_how_many_and_what_to_do(world: World) -> None:
-    world.put("normalize_whitespace")
+def test_a_build_whose_records_the_bus_has_lost_says_how_many_and_what_to_do(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
     before, after = new_id(), f"{int(time.time() * 1000) + 60_000:012x}{'0' * 14}"
     for _ in range(2):
-        world.losses.note_lost(LostMessages("tidemill.records.raw", 2, 10, 358), datetime.now(UTC))
-    first, second = world.build(**{before: 500}), world.build(**{after: 500})
-    world.records.collect([arrival("a", "one", f"imports/{before}"), arrival("b", "two", f"imports/{after}")])
-    world.work()
-    world.clock.seconds = 6
-    world.work()
-    failure = world.datasets.version(first).failure
+        harness.losses.note_lost(LostMessages("tidemill.records.raw", 2, 10, 358), datetime.now(UTC))
+    first, second = harness.build(**{before: 500}), harness.build(**{after: 500})
+    harness.records.collect([arrival("a", "one", f"imports/{before}"), arrival("b", "two", f"imports/{after}")])
+    harness.work()
+    harness.clock.seconds = 6
+    harness.work()
+    failure = harness.datasets.version(first).failure
     assert failure is not None
     assert failure.reason == "RECORDS_LOST"
     assert failure.metadata == {f"imports/{before}": "1 of 500", "lost_messages": "348"}
     assert "resend" in failure.message
     # What was imported after the loss had been found was not hit by it.
-    assert world.datasets.version(second).state is VersionState.BUILDING
+    assert harness.datasets.version(second).state is VersionState.BUILDING
 
 
-def test_what_is_left_may_still_arrive_after_a_loss_was_found_late(world: World) -> None:
-    world.put("normalize_whitespace")
+def test_what_is_left_may_still_arrive_after_a_loss_was_found_late(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
     before = new_id()
-    name = world.build(**{before: 500})
-    world.work()
-    world.clock.seconds = 20
-    world.losses.note_lost(LostMessages("tidemill.records.raw", 2, 10, 358), datetime.now(UTC))
-    world.work()
-    assert world.datasets.version(name).state is VersionState.BUILDING
-    world.records.collect([arrival("a", "one", f"imports/{before}")])
-    world.work()
-    world.clock.seconds = 26
-    world.work()
-    failure = world.datasets.version(name).failure
+    name = harness.build(**{before: 500})
+    harness.work()
+    harness.clock.seconds = 20
+    harness.losses.note_lost(LostMessages("tidemill.records.raw", 2, 10, 358), datetime.now(UTC))
+    harness.work()
+    assert harness.datasets.version(name).state is VersionState.BUILDING
+    harness.records.collect([arrival("a", "one", f"imports/{before}")])
+    harness.work()
+    harness.clock.seconds = 26
+    harness.work()
+    failure = harness.datasets.version(name).failure
     assert failure is not None
     assert failure.metadata == {f"imports/{before}": "1 of 500", "lost_messages": "348"}
 
 
-def test_a_build_keeps_the_recipe_it_was_asked_with(world: World) -> None:
-    world.put({"length_filter": {"min_chars": 4}})
-    world.records.collect([arrival("a", "one"), arrival("b", "three")])
-    name = world.build()
-    world.put("normalize_whitespace")
-    world.work()
-    snapshot = world.datasets.version(name).snapshot
+def test_a_build_keeps_the_recipe_it_was_asked_with(harness: Harness) -> None:
+    harness.put({"length_filter": {"min_chars": 4}})
+    harness.records.collect([arrival("a", "one"), arrival("b", "three")])
+    name = harness.build()
+    harness.put("normalize_whitespace")
+    harness.work()
+    snapshot = harness.datasets.version(name).snapshot
     assert snapshot is not None
     assert dict(snapshot.rejected_by_reason) == {"too_short": 1}
 
 
-def test_an_event_of_a_version_is_repeated_until_it_is_out(world: World) -> None:
-    world.put("normalize_whitespace")
-    name = world.build()
-    world.announcer.failures = 1
+def test_an_event_of_a_version_is_repeated_until_it_is_out(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    name = harness.build()
+    harness.announcer.failures = 1
     with pytest.raises(UnavailableError):
-        world.work()
-    world.restart()
-    world.work()
-    world.work()
-    assert world.announcer.built == [name, name]
+        harness.work()
+    harness.restart()
+    harness.work()
+    harness.work()
+    assert harness.announcer.built == [name, name]
 
 
-def test_equal_content_is_the_version_that_exists(world: World) -> None:
-    world.put("normalize_whitespace")
-    world.records.collect([arrival("a", "one")])
-    first = world.build()
-    assert [world.build() for _ in range(20)] == [first] * 20
-    world.work()
-    assert [world.build() for _ in range(20)] == [first] * 20
+def test_equal_content_is_the_version_that_exists(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    harness.records.collect([arrival("a", "one")])
+    first = harness.build()
+    assert [harness.build() for _ in range(20)] == [first] * 20
+    harness.work()
+    assert [harness.build() for _ in range(20)] == [first] * 20
     for _ in range(2):
-        found, existed = world.datasets.build_version(NAME, [], "request", "")
+        found, existed = harness.datasets.build_version(NAME, [], "request", "")
         assert (found.name, existed) == (first, True)
-    world.records.collect([arrival("b", "two")])
-    second = world.build()
-    world.work()
+    harness.records.collect([arrival("b", "two")])
+    second = harness.build()
+    harness.work()
     assert second != first
     # What a request was answered with it is answered with again.
-    assert world.datasets.build_version(NAME, [], "request", "")[0].name == first
+    assert harness.datasets.build_version(NAME, [], "request", "")[0].name == first
     # Whoever gave its build a name may cancel it, so that nobody else waits for it.
     awaited = [AwaitedImport("imports/z", 1)]
-    own = [world.datasets.build_version(NAME, awaited, request, "")[0].name for request in ("r1", "r2")]
+    own = [harness.datasets.build_version(NAME, awaited, request, "")[0].name for request in ("r1", "r2")]
     assert len({*own, second}) == 3
-    world.records.collect([Arrival(replace(arrival("b", "two").record, import_name="imports/z"))])
-    world.work()
-    assert [world.datasets.version(name).reused for name in own] == [True, True]
-    world.put("normalize_whitespace", {"length_filter": {"min_chars": 1}})
-    assert world.build() not in (first, second, *own)
+    harness.records.collect([Arrival(replace(arrival("b", "two").record, import_name="imports/z"))])
+    harness.work()
+    assert [harness.datasets.version(name).reused for name in own] == [True, True]
+    harness.put("normalize_whitespace", {"length_filter": {"min_chars": 1}})
+    assert harness.build() not in (first, second, *own)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
 def test_a_damaged_snapshot_is_told_and_written_again(
-    world: World, damage: str, caplog: pytest.LogCaptureFixture
+    harness: Harness, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.put("normalize_whitespace")
-    world.records.collect([arrival(f"r{n}", f"text {n}") for n in range(50)])
-    world.build()
-    world.work()
-    snapshot = world.datasets.version(f"{NAME}/versions/1").snapshot
+    harness.put("normalize_whitespace")
+    harness.records.collect([arrival(f"r{n}", f"text {n}") for n in range(50)])
+    harness.build()
+    harness.work()
+    snapshot = harness.datasets.version(f"{NAME}/versions/1").snapshot
     assert snapshot is not None
     path = Path(snapshot.uri.removeprefix("file://")) / "train.parquet"
     whole = path.read_bytes()
@@ -409,50 +409,50 @@ def test_a_damaged_snapshot_is_told_and_written_again(
         path.unlink()
     else:
         path.write_bytes(whole[:-100] if damage == "truncated" else whole[:100] + b"x" + whole[101:])
-    again = world.build()
+    again = harness.build()
     assert again == f"{NAME}/versions/2"
-    world.work()
-    version = world.datasets.version(again)
+    harness.work()
+    version = harness.datasets.version(again)
     assert (version.state, version.snapshot) == (VersionState.READY, snapshot)
     assert path.read_bytes() == whole
     (line,) = [record.getMessage() for record in caplog.records if "SNAPSHOT_DAMAGED" in record.getMessage()]
     assert "train.parquet" in line
 
 
-def test_a_failed_build_names_the_reason_and_stops_no_other(world: World) -> None:
-    world.put("normalize_whitespace")
-    world.records.collect([arrival("a", "one")])
-    (world.folder / "datasets").mkdir(parents=True)
-    (world.folder / "datasets" / "news").write_text("a file where a folder must be")
-    name = world.build()
-    world.put("normalize_whitespace", name="datasets/other")
-    other = world.datasets.build_version("datasets/other", [], "", "")[0].name
-    world.work()
-    version = world.datasets.version(name)
+def test_a_failed_build_names_the_reason_and_stops_no_other(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    harness.records.collect([arrival("a", "one")])
+    (harness.folder / "datasets").mkdir(parents=True)
+    (harness.folder / "datasets" / "news").write_text("a file where a folder must be")
+    name = harness.build()
+    harness.put("normalize_whitespace", name="datasets/other")
+    other = harness.datasets.build_version("datasets/other", [], "", "")[0].name
+    harness.work()
+    version = harness.datasets.version(name)
     assert version.state is VersionState.FAILED
     assert version.failure is not None
-    assert world.datasets.version(other).state is VersionState.READY
+    assert harness.datasets.version(other).state is VersionState.READY
 
 
-def test_a_recipe_of_another_release_stops_nothing_else(world: World) -> None:
-    world.put("normalize_whitespace")
-    world.records.collect([arrival("a", "one")])
+def test_a_recipe_of_another_release_stops_nothing_else(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    harness.records.collect([arrival("a", "one")])
     gone = DatasetSpec(("news",), (OperatorSpec("operator_of_tomorrow"),))
-    now = world.clock.now()
-    world.datasets_store.put_dataset(Dataset("datasets/gone", gone, "0" * 64, now, now))
-    world.datasets.refresh_digests()
-    world.records.collect([arrival("b", "two")])
-    world.work()
-    assert [record_id for _, record_id, _ in world.announcer.told] == ["a", "b"]
-    name = world.datasets.build_version("datasets/gone", [], "", "")[0].name
-    world.work()
-    failure = world.datasets.version(name).failure
+    now = harness.clock.now()
+    harness.datasets_store.put_dataset(Dataset("datasets/gone", gone, "0" * 64, now, now))
+    harness.datasets.refresh_digests()
+    harness.records.collect([arrival("b", "two")])
+    harness.work()
+    assert [record_id for _, record_id, _ in harness.announcer.told] == ["a", "b"]
+    name = harness.datasets.build_version("datasets/gone", [], "", "")[0].name
+    harness.work()
+    failure = harness.datasets.version(name).failure
     assert failure is not None
     assert failure.reason == "INVALID_RECIPE"
 
 
-def test_putting_the_same_twice_is_putting_it_once(world: World) -> None:
-    world.put("normalize_whitespace")
-    first = world.datasets.get(NAME)
-    world.put({"normalize_whitespace": {}})
-    assert world.datasets.get(NAME) == first
+def test_putting_the_same_twice_is_putting_it_once(harness: Harness) -> None:
+    harness.put("normalize_whitespace")
+    first = harness.datasets.get(NAME)
+    harness.put({"normalize_whitespace": {}})
+    assert harness.datasets.get(NAME) == first

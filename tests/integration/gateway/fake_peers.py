@@ -54,7 +54,7 @@ def model() -> model_pb2.Model:
 
 
 @dataclass
-class Seen:
+class ReceivedCalls:
     """What the fakes were asked."""
 
     requests: list[Any] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Seen:
 class FakeInference(InferenceServiceServicer):
     """Answers for `headlines`; the text decides how: `wait` hangs, `fail` fails, `break` fails in the middle."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: ReceivedCalls) -> None:
         self._seen = seen
 
     def _check(self, name: str) -> None:
@@ -202,7 +202,7 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
 class FakeIngest(IngestServiceServicer):
     """Accepts everything."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: ReceivedCalls) -> None:
         self._seen = seen
 
     async def IngestRecords(self, request: Any, context: Any) -> ingest_pb2.IngestRecordsResponse:  # noqa: N802
@@ -221,7 +221,7 @@ class FakeIngest(IngestServiceServicer):
 class FakePipeline(PipelineServiceServicer):
     """Plays back prepared states of one cycle."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: ReceivedCalls) -> None:
         self._seen = seen
         self.states: list[cycle_pb2.Cycle] = []
         self.pause_s = 0.0
@@ -285,7 +285,7 @@ class FakePeers:
     """All services in one server of this event loop."""
 
     def __init__(self) -> None:
-        self.seen = Seen()
+        self.seen = ReceivedCalls()
         self.pipeline = FakePipeline(self.seen)  # type: ignore[abstract]
         self.telemetry = FakeTelemetry()  # type: ignore[abstract]
         self.address = ""

@@ -11,11 +11,11 @@ from pathlib import Path
 from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.layout import Layout
-from infra.stack.lifecycle import Patience
+from infra.stack.lifecycle import Timeouts
 from infra.stack.probes import http_ok
 from infra.stack.supervisor import Supervisor
 
-QUICK = Patience(
+QUICK = Timeouts(
     start_s=20.0,
     child_s=10.0,
     probe_s=0.05,

@@ -23,7 +23,7 @@ from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStu
 from infra.stack.layout import python_path
 from infra.stack.state import StackState
 from infra.stack.testing import running_parts
-from tests.integration.telemetry.cut import Cable
+from tests.integration.telemetry.cuttable_proxy import CuttableProxy
 from tests.service_process import ServiceProcess, free_port
 
 _PATIENCE_S = 90.0
@@ -152,13 +152,13 @@ def telemetry(stack: StackState, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @contextmanager
-def on_a_cable(stack: StackState, folder: Path, **more: str) -> Iterator[tuple[TelemetryProcess, Cable]]:
+def behind_proxy(stack: StackState, folder: Path, **more: str) -> Iterator[tuple[TelemetryProcess, CuttableProxy]]:
     """A telemetry service whose way to Elasticsearch can be cut."""
-    cable = Cable(("127.0.0.1", stack.ports["elasticsearch"]))
-    process = TelemetryProcess(f"http://{cable.address}", folder, more)
+    proxy = CuttableProxy(("127.0.0.1", stack.ports["elasticsearch"]))
+    process = TelemetryProcess(f"http://{proxy.address}", folder, more)
     process.start()
     try:
-        yield process, cable
+        yield process, proxy
     finally:
         process.kill()
-        cable.close()
+        proxy.close()

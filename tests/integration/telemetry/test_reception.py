@@ -25,8 +25,8 @@ from tidemill.telemetry.v1 import telemetry_service_pb2 as pb
 
 from infra.stack.state import StackState
 from infra.stack.testing import REUSE
-from tests.integration.telemetry.conftest import Emitter, TelemetryProcess, eventually, on_a_cable
-from tests.integration.telemetry.cut import Cable
+from tests.integration.telemetry.conftest import Emitter, TelemetryProcess, behind_proxy, eventually
+from tests.integration.telemetry.cuttable_proxy import CuttableProxy
 from tests.unit.telemetry.requests import any_value, logs, pairs, spans
 
 pytestmark = pytest.mark.real
@@ -124,12 +124,12 @@ def test_any_attributes_do_not_grow_the_mapping(
 def test_a_short_outage_is_waited_out_and_a_longer_one_is_told(
     stack: StackState, tmp_path: Path, service_name: str
 ) -> None:
-    with on_a_cable(stack, tmp_path, TIDEMILL_TELEMETRY_PATIENCE_S="1", TIDEMILL_TELEMETRY_QUEUE_BYTES="3000") as (
+    with behind_proxy(stack, tmp_path, TIDEMILL_TELEMETRY_PATIENCE_S="1", TIDEMILL_TELEMETRY_QUEUE_BYTES="3000") as (
         telemetry,
-        cable,
+        proxy,
     ):
         first, second = _lines(10, service_name), _lines(10, service_name, second=True)
-        cable.pull()
+        proxy.cut()
         with pytest.raises(grpc.RpcError) as caught:
             telemetry.logs.Export(first, timeout=30)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -145,7 +145,7 @@ def test_a_short_outage_is_waited_out_and_a_longer_one_is_told(
             telemetry.logs.Export(second, timeout=30)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert _refusal(caught.value) == ("TELEMETRY_QUEUE_FULL", True)
-        cable.plug_in()
+        proxy.restore()
         assert not waiting.result(timeout=30).HasField("partial_success")
         telemetry.logs.Export(second, timeout=30)
         eventually(lambda: telemetry.total(f"service:{service_name}") == 20)
@@ -156,27 +156,27 @@ def test_a_short_outage_is_waited_out_and_a_longer_one_is_told(
 def test_it_starts_without_elasticsearch_and_takes_what_waits_when_it_comes(
     stack: StackState, tmp_path: Path, service_name: str
 ) -> None:
-    cable = Cable(("127.0.0.1", stack.ports["elasticsearch"]))
-    cable.pull()
-    telemetry = TelemetryProcess(f"http://{cable.address}", tmp_path, {"TIDEMILL_TELEMETRY_PATIENCE_S": "30"})
+    proxy = CuttableProxy(("127.0.0.1", stack.ports["elasticsearch"]))
+    proxy.cut()
+    telemetry = TelemetryProcess(f"http://{proxy.address}", tmp_path, {"TIDEMILL_TELEMETRY_PATIENCE_S": "30"})
     try:
         telemetry.start()
         waiting = telemetry.logs.Export.future(_lines(1, service_name), timeout=30)
         eventually(lambda: telemetry.metric("telemetry_queue_bytes") > 0)
-        cable.plug_in()
+        proxy.restore()
         assert not waiting.result(timeout=30).HasField("partial_success")
         eventually(lambda: telemetry.total(f"service:{service_name}") == 1)
     finally:
         telemetry.kill()
-        cable.close()
+        proxy.close()
 
 
 def test_an_elasticsearch_that_comes_back_empty_gets_its_templates_again(
     stack: StackState, tmp_path: Path, service_name: str
 ) -> None:
-    with on_a_cable(stack, tmp_path) as (telemetry, cable):
+    with behind_proxy(stack, tmp_path) as (telemetry, proxy):
         sent: list[Any] = []
-        cable.pull()
+        proxy.cut()
         waiting = threading.Thread(
             target=lambda: sent.append(telemetry.logs.Export(_lines(1, service_name), timeout=30))
         )
@@ -184,7 +184,7 @@ def test_an_elasticsearch_that_comes_back_empty_gets_its_templates_again(
         eventually(lambda: telemetry.metric("telemetry_queue_bytes") > 0)
         eventually(lambda: "does not answer" in telemetry.log.read_text())
         _http(stack, "DELETE", "/_index_template/tidemill-logs")
-        cable.plug_in()
+        proxy.restore()
         waiting.join(30)
         assert len(sent) == 1
         found = _http(stack, "GET", "/_index_template/tidemill-logs")

@@ -42,7 +42,7 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Material:
+class RunInputs:
     """What runs are made of."""
 
     language_model: Path
@@ -76,10 +76,10 @@ class Material:
 
 
 @pytest.fixture(scope="session")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     """Base models and a snapshot."""
-    folder = tmp_path_factory.mktemp("material")
-    return Material(
+    folder = tmp_path_factory.mktemp("inputs")
+    return RunInputs(
         make_language_model(folder / "llama"), make_encoder(folder / "bert"), write_reviews(folder / "snapshot")
     )
 

@@ -10,11 +10,11 @@ from mlflow.tracking import MlflowClient
 from tidemill.training.v1 import run_pb2
 from tidemill.training.v1 import training_events_pb2 as events
 
-from tests.integration.training.conftest import Material, TrainingProcess, ended, log_messages, stepped, told
+from tests.integration.training.conftest import RunInputs, TrainingProcess, ended, log_messages, stepped, told
 
 
-def test_a_run_outlives_kills_of_its_worker_and_of_the_service(training: TrainingProcess, material: Material) -> None:
-    run = training.create(material.spec("text_classification", steps=900))
+def test_a_run_outlives_kills_of_its_worker_and_of_the_service(training: TrainingProcess, inputs: RunInputs) -> None:
+    run = training.create(inputs.spec("text_classification", steps=900))
     training.wait(run.name, lambda seen: stepped(seen, 20))
     first = training.worker_pid(run.name)
     os.kill(first, signal.SIGKILL)

@@ -18,16 +18,16 @@ from tidemill.training.v1 import training_service_pb2 as pb
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.signing import MANIFEST, SIGNATURE
 from tests.integration.training.bases import write_snapshot
-from tests.integration.training.conftest import Material, TrainingProcess, ended, stepped, told
+from tests.integration.training.conftest import RunInputs, TrainingProcess, ended, stepped, told
 
 STATE = run_pb2.Run
 RUNS = [STATE.STATE_RUNNING, STATE.STATE_SUCCEEDED]
 
 
 @pytest.fixture(scope="module")
-def writer(training: TrainingProcess, material: Material) -> run_pb2.Run:
+def writer(training: TrainingProcess, inputs: RunInputs) -> run_pb2.Run:
     """A generation run, watched to its end."""
-    name = training.create(material.spec("generation"), request_id="writer").name
+    name = training.create(inputs.spec("generation"), request_id="writer").name
     watched = list(training.stub.WatchRun(pb.WatchRunRequest(name=name), timeout=300))
     phases = [phase for phase, _ in groupby(item.run.progress.phase for item in watched if item.run.progress.phase)]
     assert phases
@@ -42,9 +42,9 @@ def writer(training: TrainingProcess, material: Material) -> run_pb2.Run:
 
 
 @pytest.fixture(scope="module")
-def classifier(training: TrainingProcess, material: Material) -> run_pb2.Run:
+def classifier(training: TrainingProcess, inputs: RunInputs) -> run_pb2.Run:
     """A classification run."""
-    run = training.create(material.spec("text_classification", steps=30))
+    run = training.create(inputs.spec("text_classification", steps=30))
     return training.wait(run.name, ended)
 
 
@@ -83,9 +83,9 @@ def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> No
 
 @pytest.mark.parametrize("task", ["generation", "text_classification"])
 def test_every_weight_is_trained_where_asked_and_what_was_done_otherwise_is_told(
-    training: TrainingProcess, material: Material, task: str
+    training: TrainingProcess, inputs: RunInputs, task: str
 ) -> None:
-    spec = material.spec(task, full=run_pb2.FullMethod(), model_name="full")
+    spec = inputs.spec(task, full=run_pb2.FullMethod(), model_name="full")
     spec.optimization.precision = run_pb2.PRECISION_FP16
     spec.compression.CopyFrom(run_pb2.Compression(variants=["fp32"]))
     run = training.wait(training.create(spec).name, ended)
@@ -122,14 +122,14 @@ def test_runs_are_listed_newest_first_in_pages(
 
 
 def test_a_repeat_is_the_same_run_and_the_same_work_is_reused(
-    training: TrainingProcess, material: Material, writer: run_pb2.Run
+    training: TrainingProcess, inputs: RunInputs, writer: run_pb2.Run
 ) -> None:
-    repeat = training.create(material.spec("generation"), request_id="writer")
+    repeat = training.create(inputs.spec("generation"), request_id="writer")
     assert (repeat.name, repeat.reused) == (writer.name, False)
     with pytest.raises(grpc.RpcError) as refused:
-        training.create(material.spec("generation", steps=5), request_id="writer")
+        training.create(inputs.spec("generation", steps=5), request_id="writer")
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    same = training.create(material.spec("generation"), request_id="another")
+    same = training.create(inputs.spec("generation"), request_id="another")
     assert (same.name, same.reused) == (writer.name, True)
 
 
@@ -150,8 +150,8 @@ def test_the_newest_model_is_challenger_and_a_promoted_one_champion(
     assert measured["int8_loss_increase"] == writer.report.variants[1].loss_increase.value
 
 
-def test_a_cancelled_run_ends_and_is_told(training: TrainingProcess, material: Material) -> None:
-    run = training.create(material.spec("text_classification", steps=100_000))
+def test_a_cancelled_run_ends_and_is_told(training: TrainingProcess, inputs: RunInputs) -> None:
+    run = training.create(inputs.spec("text_classification", steps=100_000))
     training.wait(run.name, lambda seen: stepped(seen, 1))
     training.stub.CancelRun(pb.CancelRunRequest(name=run.name), timeout=10)
     assert training.wait(run.name, ended).state == STATE.STATE_CANCELLED
@@ -162,12 +162,12 @@ def test_a_cancelled_run_ends_and_is_told(training: TrainingProcess, material: M
 
 
 def test_one_label_only_is_a_failure_that_names_the_field_and_is_told(
-    training: TrainingProcess, material: Material, tmp_path: Path
+    training: TrainingProcess, inputs: RunInputs, tmp_path: Path
 ) -> None:
     rows = [{"record_id": "r", "source": "s", "text": "the room was good", "label": "good"}]
     folder = write_snapshot(tmp_path / "snapshot", rows, rows)
     dataset = run_pb2.DatasetReference(name="datasets/odd/versions/1", uri=folder.as_uri(), digest="1" * 64)
-    run = training.create(material.spec("text_classification", dataset=dataset))
+    run = training.create(inputs.spec("text_classification", dataset=dataset))
     failed = training.wait(run.name, ended)
     assert (failed.state, failed.failure.reason) == (STATE.STATE_FAILED, "LABELS_MISSING")
     assert "spec.text_classification.label_field" in failed.failure.message
@@ -187,34 +187,32 @@ def _refused(training: TrainingProcess, spec: run_pb2.TrainingSpec) -> tuple[grp
     return call.code(), status.message, fields
 
 
-def test_a_data_set_without_the_column_is_refused(
-    training: TrainingProcess, material: Material, tmp_path: Path
-) -> None:
+def test_a_data_set_without_the_column_is_refused(training: TrainingProcess, inputs: RunInputs, tmp_path: Path) -> None:
     row = {"record_id": "r", "source": "s", "text": "the room was good", "stars": "5"}
     folder = write_snapshot(tmp_path / "snapshot", [row], [row])
     dataset = run_pb2.DatasetReference(name="datasets/odd/versions/1", uri=folder.as_uri(), digest="1" * 64)
-    code, said, fields = _refused(training, material.spec("text_classification", dataset=dataset))
+    code, said, fields = _refused(training, inputs.spec("text_classification", dataset=dataset))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["spec.text_classification.label_field"])
     assert "stars" in said
 
 
-def test_a_data_set_that_is_gone_is_refused(training: TrainingProcess, material: Material, tmp_path: Path) -> None:
+def test_a_data_set_that_is_gone_is_refused(training: TrainingProcess, inputs: RunInputs, tmp_path: Path) -> None:
     gone = run_pb2.DatasetReference(name="d", uri=(tmp_path / "gone").as_uri(), digest="2" * 64)
-    code, _, fields = _refused(training, material.spec("text_classification", dataset=gone))
+    code, _, fields = _refused(training, inputs.spec("text_classification", dataset=gone))
     assert (code, fields) == (grpc.StatusCode.NOT_FOUND, ["spec.dataset.uri"])
 
 
-def test_a_model_of_the_other_kind_is_refused(training: TrainingProcess, material: Material) -> None:
-    spec = material.spec("text_classification", base_model=str(material.language_model))
+def test_a_model_of_the_other_kind_is_refused(training: TrainingProcess, inputs: RunInputs) -> None:
+    spec = inputs.spec("text_classification", base_model=str(inputs.language_model))
     code, _, fields = _refused(training, spec)
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["spec.base_model"])
 
 
-def test_a_spec_that_breaks_a_rule_is_refused_with_its_field(training: TrainingProcess, material: Material) -> None:
-    spec = material.spec("generation")
+def test_a_spec_that_breaks_a_rule_is_refused_with_its_field(training: TrainingProcess, inputs: RunInputs) -> None:
+    spec = inputs.spec("generation")
     spec.optimization.learning_rate = -1
     assert _refused(training, spec)[::2] == (grpc.StatusCode.INVALID_ARGUMENT, ["spec.optimization.learning_rate"])
-    spec = material.spec("generation")
+    spec = inputs.spec("generation")
     spec.generation.target_field = ""
     assert _refused(training, spec)[::2] == (grpc.StatusCode.INVALID_ARGUMENT, ["spec.generation.target_field"])
 
@@ -227,10 +225,10 @@ def test_a_spec_that_breaks_a_rule_is_refused_with_its_field(training: TrainingP
     ],
 )
 def test_a_missing_base_model_is_an_error_that_says_what_to_do(
-    training: TrainingProcess, material: Material, base_model: str, code: grpc.StatusCode, said: str
+    training: TrainingProcess, inputs: RunInputs, base_model: str, code: grpc.StatusCode, said: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as refused:
-        training.create(material.spec("text_classification", base_model=base_model))
+        training.create(inputs.spec("text_classification", base_model=base_model))
     assert refused.value.code() is code
     assert said in (refused.value.details() or "")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cleaning.app.recipes import RecipeBook
+from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import Cleaned
 from services.cleaning.engine import limits
@@ -142,11 +142,11 @@ def test_patterns_and_terms_of_a_recipe_are_bounded() -> None:
 
 
 def test_compiled_recipes_are_forgotten_when_they_take_much_memory() -> None:
-    book = RecipeBook(REGISTRY)
+    cache = RecipeCache(REGISTRY)
     for number in range(12):
         specs = [OperatorSpec("regex_replace", {"pattern": f"{number}.{place}"}) for place in range(60)]
-        book.of_operators(specs)
-    kept = book._compiled.values()
+        cache.of_operators(specs)
+    kept = cache._compiled.values()
     assert 1 <= len(kept) < 6
     assert sum(made.memory_bytes for made in kept) <= 256 * 1024 * 1024
 

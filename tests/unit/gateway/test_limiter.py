@@ -11,7 +11,7 @@ from gateway.keys.limiter import KeyLimiter
 from services.kit.errors import ResourceExhaustedError
 
 
-class Seconds:
+class ManualClock:
     """A clock that a test sets."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ def wait(limiter: KeyLimiter, of: ApiKey) -> float:
 
 
 def test_the_time_to_wait_is_the_true_one() -> None:
-    clock = Seconds()
+    clock = ManualClock()
     limiter, limited = KeyLimiter(clock), key(requests_per_s=4)
     for _ in range(4):
         limiter.enter(limited)()
@@ -48,14 +48,14 @@ def test_the_time_to_wait_is_the_true_one() -> None:
 
 
 def test_less_than_one_a_second() -> None:
-    clock = Seconds()
+    clock = ManualClock()
     limiter, limited = KeyLimiter(clock), key(requests_per_s=0.1)
     limiter.enter(limited)()
     assert wait(limiter, limited) == pytest.approx(10)
 
 
 def test_requests_at_once() -> None:
-    clock = Seconds()
+    clock = ManualClock()
     limiter, limited = KeyLimiter(clock), key(concurrent=2)
     first, second = limiter.enter(limited), limiter.enter(limited)
     assert wait(limiter, limited) > 0
@@ -69,7 +69,7 @@ def test_requests_at_once() -> None:
 
 
 def test_keys_do_not_share_and_none_has_no_limit() -> None:
-    limiter = KeyLimiter(Seconds())
+    limiter = KeyLimiter(ManualClock())
     limiter.enter(key(requests_per_s=1))
     limiter.enter(key(requests_per_s=1, name="b"))
     for _ in range(1000):

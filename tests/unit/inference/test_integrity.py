@@ -19,13 +19,13 @@ from services.kit.errors import (
     TidemillError,
 )
 from services.kit.storage.signing import SIGNATURE, SigningKey
-from tests.unit.inference.test_publishing import House, Ticking, house
+from tests.unit.inference.test_publishing import Harness, ManualClock, harness
 
-__all__ = ["house"]
+__all__ = ["harness"]
 
 
-def _version(house: House, number: int = 1) -> ModelVersion:
-    return next(v for v in house.publishing().versions("m", 1 << 30, 100) if v.number == number)
+def _version(harness: Harness, number: int = 1) -> ModelVersion:
+    return next(v for v in harness.publishing().versions("m", 1 << 30, 100) if v.number == number)
 
 
 def _overwrite(file: Path) -> None:
@@ -43,188 +43,188 @@ def _truncate(file: Path) -> None:
         stream.truncate(3)
 
 
-def _served_file(house: House, number: int = 1) -> Path:
-    return house.root / "m" / str(number) / "build" / "model.onnx"
+def _served_file(harness: Harness, number: int = 1) -> Path:
+    return harness.root / "m" / str(number) / "build" / "model.onnx"
 
 
 @pytest.mark.parametrize("harm", [_overwrite, _truncate, Path.unlink])
 def test_a_damaged_copy_is_replaced_from_the_artefact_store_before_it_is_loaded(
-    house: House, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    harness: Harness, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    publishing = house.publishing()
-    publishing.publish("m", house.build("one"))
-    harm(_served_file(house))
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
+    harm(_served_file(harness))
     # Triton restarts: nothing is loaded any more.
-    house.server.ready = {}
+    harness.server.ready = {}
     publishing.reconcile()
-    assert house.server.ready == {"m": frozenset({1})}
-    assert _served_file(house).read_text() == "one model.onnx"
+    assert harness.server.ready == {"m": frozenset({1})}
+    assert _served_file(harness).read_text() == "one model.onnx"
     assert "BUILD_DAMAGED" in caplog.text
     assert "model.onnx is damaged: expected" in caplog.text
-    assert _version(house).integrity.state is IntegrityState.VERIFIED
+    assert _version(harness).integrity.state is IntegrityState.VERIFIED
 
 
-def test_a_file_that_changes_while_its_version_serves_is_noticed_and_replaced(house: House) -> None:
-    publishing = house.publishing()
-    publishing.publish("m", house.build("one"))
+def test_a_file_that_changes_while_its_version_serves_is_noticed_and_replaced(harness: Harness) -> None:
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
     publishing.reconcile()
-    assert house.server.loads == ["m"]
-    _overwrite(_served_file(house))
+    assert harness.server.loads == ["m"]
+    _overwrite(_served_file(harness))
     publishing.reconcile()
-    assert house.server.loads == ["m", "m"]
-    assert _served_file(house).read_text() == "one model.onnx"
+    assert harness.server.loads == ["m", "m"]
+    assert _served_file(harness).read_text() == "one model.onnx"
 
 
-def test_a_file_that_only_looks_changed_is_read_once_and_left_alone(house: House) -> None:
-    publishing = house.publishing()
-    publishing.publish("m", house.build("one"))
-    _served_file(house).touch()
+def test_a_file_that_only_looks_changed_is_read_once_and_left_alone(harness: Harness) -> None:
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
+    _served_file(harness).touch()
     publishing.reconcile()
-    assert house.server.loads == ["m"]
-    version = _version(house)
+    assert harness.server.loads == ["m"]
+    version = _version(harness)
     publishing.reconcile()
-    assert _version(house).integrity == version.integrity
+    assert _version(harness).integrity == version.integrity
 
 
 def test_the_version_before_serves_when_artefact_and_copy_are_damaged(
-    house: House, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    publishing = house.publishing()
-    publishing.publish("m", house.build("one"))
-    publishing.publish("m", house.build("two"))
-    for file in (_served_file(house, 2), house.folder / "builds" / "two" / "model.onnx"):
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
+    publishing.publish("m", harness.build("two"))
+    for file in (_served_file(harness, 2), harness.folder / "builds" / "two" / "model.onnx"):
         _truncate(file)
-    house.server.ready = {}
+    harness.server.ready = {}
     publishing.reconcile()
-    assert house.states() == [(2, VersionState.FAILED), (1, VersionState.SERVING)]
-    assert house.server.ready == {"m": frozenset({1})}
-    assert house.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
-    failed = _version(house, 2)
+    assert harness.states() == [(2, VersionState.FAILED), (1, VersionState.SERVING)]
+    assert harness.server.ready == {"m": frozenset({1})}
+    assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+    failed = _version(harness, 2)
     assert failed.integrity.state is IntegrityState.DAMAGED
     assert "model.onnx is damaged: expected" in failed.integrity.message
     assert "models/m/versions/1 serves in its place" in failed.message
     assert "models/m/versions/2 is out of service" in caplog.text
 
 
-def test_a_model_without_a_good_version_answers_nothing_says_why_and_comes_back_by_itself(house: House) -> None:
-    house.clock = clock = Ticking()
-    publishing = house.publishing()
-    publishing.publish("m", house.build("one"))
-    artefact = house.folder / "builds" / "one"
-    shutil.copytree(artefact, house.folder / "backup")
-    for file in (_served_file(house), artefact / "model.onnx"):
+def test_a_model_without_a_good_version_answers_nothing_says_why_and_comes_back_by_itself(harness: Harness) -> None:
+    harness.clock = clock = ManualClock()
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
+    artefact = harness.folder / "builds" / "one"
+    shutil.copytree(artefact, harness.folder / "backup")
+    for file in (_served_file(harness), artefact / "model.onnx"):
         _truncate(file)
     publishing.reconcile()
     # What Triton still answers from may be mapped from the damaged file.
-    assert house.server.ready == {}
+    assert harness.server.ready == {}
     with pytest.raises(FailedPreconditionError, match=r"model\.onnx is damaged: expected") as caught:
-        house.table.require("m", Task.TEXT_CLASSIFICATION)
+        harness.table.require("m", Task.TEXT_CLASSIFICATION)
     assert caught.value.reason == "BUILD_DAMAGED"
     assert caught.value.metadata["file"] == "model.onnx"
     assert caught.value.metadata["expected"] != caught.value.metadata["found"]
     shutil.rmtree(artefact)
-    (house.folder / "backup").rename(artefact)
+    (harness.folder / "backup").rename(artefact)
     clock.seconds += 600
     publishing.reconcile()
-    assert house.server.ready == {"m": frozenset({1})}
-    assert house.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+    assert harness.server.ready == {"m": frozenset({1})}
+    assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
 
 
-def test_a_start_of_the_service_verifies_what_serves(house: House) -> None:
-    house.publishing().publish("m", house.build("one"))
-    _overwrite(_served_file(house))
-    house.table = ServingTable()
-    restarted = house.publishing()
+def test_a_start_of_the_service_verifies_what_serves(harness: Harness) -> None:
+    harness.publishing().publish("m", harness.build("one"))
+    _overwrite(_served_file(harness))
+    harness.table = ServingTable()
+    restarted = harness.publishing()
     restarted.fill_table()
     restarted.reconcile()
-    assert house.server.loads == ["m", "m"]
-    assert _served_file(house).read_text() == "one model.onnx"
+    assert harness.server.loads == ["m", "m"]
+    assert _served_file(harness).read_text() == "one model.onnx"
 
 
 @pytest.mark.parametrize("name", ["model.py", "tidemill_model/classification.py", "tidemill_model/added.py"])
-def test_code_beside_the_build_is_verified_too(house: House, name: str) -> None:
-    publishing = house.publishing()
-    publishing.publish("m", house.build("one"))
+def test_code_beside_the_build_is_verified_too(harness: Harness, name: str) -> None:
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
     # Even where the artefact is gone: the build inside the copy is good.
-    shutil.rmtree(house.folder / "builds" / "one")
-    file = house.root / "m" / "1" / name
+    shutil.rmtree(harness.folder / "builds" / "one")
+    file = harness.root / "m" / "1" / name
     file.write_text("raise SystemExit")
     publishing.reconcile()
-    assert house.server.loads == ["m", "m"]
+    assert harness.server.loads == ["m", "m"]
     assert not file.exists() or "raise SystemExit" not in file.read_text()
 
 
-def test_byte_code_of_nobody_is_gone_when_a_load_begins(house: House) -> None:
-    publishing = house.publishing()
-    publishing.publish("m", house.build("one"))
-    cache = house.root / "m" / "1" / "tidemill_model" / "__pycache__"
+def test_byte_code_of_nobody_is_gone_when_a_load_begins(harness: Harness) -> None:
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
+    cache = harness.root / "m" / "1" / "tidemill_model" / "__pycache__"
     cache.mkdir()
     (cache / "classification.cpython-311.pyc").write_bytes(b"poison")
     publishing.reconcile()
-    assert house.server.loads == ["m"]
-    house.server.ready = {}
+    assert harness.server.loads == ["m"]
+    harness.server.ready = {}
     publishing.reconcile()
-    assert house.server.loads == ["m", "m"]
+    assert harness.server.loads == ["m", "m"]
     assert not cache.exists()
 
 
-def test_a_signed_build_of_another_version_is_not_loaded_in_its_place(house: House) -> None:
-    publishing = house.publishing()
-    publishing.publish("m", house.build("one"))
-    other = house.build("two")
-    shutil.rmtree(house.root / "m" / "1" / "build")
-    shutil.copytree(house.folder / "builds" / "two", house.root / "m" / "1" / "build")
+def test_a_signed_build_of_another_version_is_not_loaded_in_its_place(harness: Harness) -> None:
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
+    other = harness.build("two")
+    shutil.rmtree(harness.root / "m" / "1" / "build")
+    shutil.copytree(harness.folder / "builds" / "two", harness.root / "m" / "1" / "build")
     publishing.reconcile()
-    assert _served_file(house).read_text() == "one model.onnx"
+    assert _served_file(harness).read_text() == "one model.onnx"
     with pytest.raises(FailedPreconditionError) as caught:
         publishing.publish("m", replace(other, digest="0" * 64))
     assert caught.value.reason == "DIGEST_MISMATCH"
 
 
-def _publish_error(house: House, build: Lineage) -> TidemillError:
+def _publish_error(harness: Harness, build: Lineage) -> TidemillError:
     with pytest.raises(TidemillError) as caught:
-        house.publishing().publish("m", build)
-    assert house.states() == []
+        harness.publishing().publish("m", build)
+    assert harness.states() == []
     return caught.value
 
 
-def test_a_damaged_an_unsigned_and_a_foreign_build_are_refused_by_name(house: House, tmp_path: Path) -> None:
-    damaged, unsigned, foreign = house.build("damaged"), house.build("unsigned"), house.build("foreign")
-    builds = house.folder / "builds"
+def test_a_damaged_an_unsigned_and_a_foreign_build_are_refused_by_name(harness: Harness, tmp_path: Path) -> None:
+    damaged, unsigned, foreign = harness.build("damaged"), harness.build("unsigned"), harness.build("foreign")
+    builds = harness.folder / "builds"
     _overwrite(builds / "damaged" / "tokenizer.json")
-    error = _publish_error(house, damaged)
+    error = _publish_error(harness, damaged)
     assert (error.reason, error.metadata["file"]) == ("BUILD_DAMAGED", "tokenizer.json")
     (builds / "unsigned" / SIGNATURE).unlink()
-    assert _publish_error(house, unsigned).reason == "BUILD_UNSIGNED"
+    assert _publish_error(harness, unsigned).reason == "BUILD_UNSIGNED"
     stranger = SigningKey(tmp_path / "stranger" / "signing.pem", tmp_path / "stranger" / "trusted")
     stranger.ensure()
     stranger.sign(builds / "foreign")
-    assert _publish_error(house, foreign).reason == "BUILD_UNTRUSTED"
+    assert _publish_error(harness, foreign).reason == "BUILD_UNTRUSTED"
 
 
-def test_a_key_that_is_no_longer_trusted_takes_its_builds_out_of_service(house: House) -> None:
-    publishing = house.publishing()
-    publishing.publish("m", house.build("one"))
-    for key in house.key.trusted.iterdir():
+def test_a_key_that_is_no_longer_trusted_takes_its_builds_out_of_service(harness: Harness) -> None:
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
+    for key in harness.key.trusted.iterdir():
         key.unlink()
     publishing.reconcile()
-    assert house.server.ready == {}
+    assert harness.server.ready == {}
     with pytest.raises(FailedPreconditionError, match="not among the trusted keys"):
-        house.table.require("m", Task.TEXT_CLASSIFICATION)
+        harness.table.require("m", Task.TEXT_CLASSIFICATION)
 
 
-def test_a_roll_back_to_a_damaged_version_leaves_what_serves(house: House) -> None:
-    publishing = house.publishing()
-    publishing.publish("m", house.build("one"))
-    publishing.publish("m", house.build("two"))
-    for file in (_served_file(house), house.folder / "builds" / "one" / "model.onnx"):
+def test_a_roll_back_to_a_damaged_version_leaves_what_serves(harness: Harness) -> None:
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
+    publishing.publish("m", harness.build("two"))
+    for file in (_served_file(harness), harness.folder / "builds" / "one" / "model.onnx"):
         _overwrite(file)
     with pytest.raises(FailedPreconditionError, match=r"model\.onnx is damaged"):
         publishing.roll_back("m")
-    assert house.states() == [(2, VersionState.SERVING), (1, VersionState.RETIRED)]
-    assert _version(house).integrity.state is IntegrityState.DAMAGED
+    assert harness.states() == [(2, VersionState.SERVING), (1, VersionState.RETIRED)]
+    assert _version(harness).integrity.state is IntegrityState.DAMAGED
     publishing.reconcile()
-    assert house.server.ready == {"m": frozenset({2})}
+    assert harness.server.ready == {"m": frozenset({2})}
 
 
 @pytest.mark.parametrize(
@@ -247,11 +247,11 @@ def test_a_roll_back_to_a_damaged_version_leaves_what_serves(house: House) -> No
         ("{store}/builds/one%00", InvalidArgumentError),
     ],
 )
-def test_a_build_outside_the_artefact_store_is_refused(house: House, uri: str, kind: type[TidemillError]) -> None:
-    build = house.build("one")
-    (house.folder / "builds" / "link").symlink_to(house.folder / "builds" / "one")
-    (house.folder / "linked").symlink_to(house.folder / "builds")
-    given = uri.format(store=f"file://{house.folder}", path=house.folder)
-    error = _publish_error(house, replace(build, artifact_uri=given))
+def test_a_build_outside_the_artefact_store_is_refused(harness: Harness, uri: str, kind: type[TidemillError]) -> None:
+    build = harness.build("one")
+    (harness.folder / "builds" / "link").symlink_to(harness.folder / "builds" / "one")
+    (harness.folder / "linked").symlink_to(harness.folder / "builds")
+    given = uri.format(store=f"file://{harness.folder}", path=harness.folder)
+    error = _publish_error(harness, replace(build, artifact_uri=given))
     assert isinstance(error, kind)
     assert error.metadata["uri"] == given

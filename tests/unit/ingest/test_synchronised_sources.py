@@ -68,7 +68,7 @@ class Bus:
         return sorted(self.texts[record_id] for record_id, origins in self.origins.items() if origins)
 
 
-class Mortal:
+class CrashingProxy:
     """A part whose process dies at a call: before it is done, or after."""
 
     def __init__(self, part: object, deaths: Iterator[tuple[bool, bool]]) -> None:
@@ -89,7 +89,7 @@ class Mortal:
         return call
 
 
-class World:
+class Harness:
     """Ingest on a real database; a file of lines is what it pulls."""
 
     def __init__(self, open_database: OpenDatabase, folder: Path) -> None:
@@ -111,7 +111,7 @@ class World:
     def runner(self, deaths: Iterator[tuple[bool, bool]] | None = None) -> ImportRunner:
         parts: list[Any] = [self.store, self.pulled, self.bus]
         if deaths is not None:
-            parts = [Mortal(part, deaths) for part in parts]
+            parts = [CrashingProxy(part, deaths) for part in parts]
         store, pulled, bus = parts
         return ImportRunner(store, pulled, self.sources, bus, TemporaryLedger, SystemClock())
 
@@ -132,111 +132,111 @@ class World:
 
 
 @pytest.fixture
-def world(open_service_database: OpenDatabase, tmp_path: Path) -> World:
-    return World(open_service_database, tmp_path)
+def harness(open_service_database: OpenDatabase, tmp_path: Path) -> Harness:
+    return Harness(open_service_database, tmp_path)
 
 
-def test_an_edited_line_replaces_and_a_deleted_one_is_withdrawn(world: World) -> None:
-    world.write(*((str(n), f"text {n}") for n in range(5)))
-    assert world.pull().differences == Differences(added=5)
-    world.write(("0", "text 0"), ("1", "edited"), ("2", "text 2"), ("4", "text 4"))
-    done = world.pull()
+def test_an_edited_line_replaces_and_a_deleted_one_is_withdrawn(harness: Harness) -> None:
+    harness.write(*((str(n), f"text {n}") for n in range(5)))
+    assert harness.pull().differences == Differences(added=5)
+    harness.write(("0", "text 0"), ("1", "edited"), ("2", "text 2"), ("4", "text 4"))
+    done = harness.pull()
     assert (done.record_count, done.differences) == (4, Differences(changed=1, gone=1))
-    assert world.bus.held == ["edited", "text 0", "text 2", "text 4"]
+    assert harness.bus.held == ["edited", "text 0", "text 2", "text 4"]
 
 
-def test_lines_without_an_id_are_synchronised_by_their_content(world: World) -> None:
-    spec = world.spec(id_field="")
-    world.write(*(("", f"text {n}") for n in range(5)))
-    world.pull(spec)
-    world.write(("", "text 0"), ("", "edited"), ("", "text 2"), ("", "text 4"))
-    done = world.pull(spec)
+def test_lines_without_an_id_are_synchronised_by_their_content(harness: Harness) -> None:
+    spec = harness.spec(id_field="")
+    harness.write(*(("", f"text {n}") for n in range(5)))
+    harness.pull(spec)
+    harness.write(("", "text 0"), ("", "edited"), ("", "text 2"), ("", "text 4"))
+    done = harness.pull(spec)
     assert (done.record_count, done.differences) == (4, Differences(added=1, gone=2))
-    assert world.bus.held == ["edited", "text 0", "text 2", "text 4"]
+    assert harness.bus.held == ["edited", "text 0", "text 2", "text 4"]
 
 
-def test_two_files_of_one_source_name_take_nothing_from_each_other(world: World) -> None:
-    world.write(("1", "one"), ("2", "two"))
-    world.write(("2", "two"), ("3", "three"), file="b")
-    world.pull()
-    world.pull(world.spec("b"))
-    world.write(("1", "one"))
-    assert world.pull().differences.gone == 1
+def test_two_files_of_one_source_name_take_nothing_from_each_other(harness: Harness) -> None:
+    harness.write(("1", "one"), ("2", "two"))
+    harness.write(("2", "two"), ("3", "three"), file="b")
+    harness.pull()
+    harness.pull(harness.spec("b"))
+    harness.write(("1", "one"))
+    assert harness.pull().differences.gone == 1
     # The other file still has it.
-    assert world.bus.held == ["one", "three", "two"]
-    world.write(("3", "three"), file="b")
-    world.pull(world.spec("b"))
-    assert world.bus.held == ["one", "three"]
+    assert harness.bus.held == ["one", "three", "two"]
+    harness.write(("3", "three"), file="b")
+    harness.pull(harness.spec("b"))
+    assert harness.bus.held == ["one", "three"]
 
 
-def test_an_import_that_did_not_see_all_of_it_withdraws_nothing(world: World) -> None:
-    world.write(*((str(n), f"text {n}") for n in range(4)))
-    world.pull()
-    world.write(("0", "text 0"), ("5", "text 5"), "no JSON")
-    refused = world.pull()
-    world.write(("0", "text 0"), ("6", "text 6"), ("7", "text 7"))
-    capped = world.pull(world.spec(max_records=2))
+def test_an_import_that_did_not_see_all_of_it_withdraws_nothing(harness: Harness) -> None:
+    harness.write(*((str(n), f"text {n}") for n in range(4)))
+    harness.pull()
+    harness.write(("0", "text 0"), ("5", "text 5"), "no JSON")
+    refused = harness.pull()
+    harness.write(("0", "text 0"), ("6", "text 6"), ("7", "text 7"))
+    capped = harness.pull(harness.spec(max_records=2))
     assert [done.not_synchronized for done in (refused, capped)] == ["refused", "max_records"]
     assert [done.differences.gone for done in (refused, capped)] == [0, 0]
-    world.write("no JSON")
-    assert world.pull().state is ImportState.FAILED
-    cancelled, _ = world.create(world.spec())
-    world.store.update_import(replace(cancelled, state=ImportState.CANCELLED))
-    world.runner().run(cancelled, Interrupt())
-    assert world.bus.withdrawn == []
+    harness.write("no JSON")
+    assert harness.pull().state is ImportState.FAILED
+    cancelled, _ = harness.create(harness.spec())
+    harness.store.update_import(replace(cancelled, state=ImportState.CANCELLED))
+    harness.runner().run(cancelled, Interrupt())
+    assert harness.bus.withdrawn == []
     # What all of them had brought is known: the next whole one takes it back.
-    world.write(("0", "text 0"))
-    assert world.pull().differences.gone == 5
-    assert world.bus.held == ["text 0"]
+    harness.write(("0", "text 0"))
+    assert harness.pull().differences.gone == 5
+    assert harness.bus.held == ["text 0"]
 
 
-def test_a_file_that_is_rewritten_while_it_is_read_withdraws_nothing(world: World) -> None:
-    world.write(*((str(n), f"text {n}") for n in range(4)))
-    world.pull()
-    world.write(("0", "text 0"), ("8", "new"))
-    accept = world.bus.accept
+def test_a_file_that_is_rewritten_while_it_is_read_withdraws_nothing(harness: Harness) -> None:
+    harness.write(*((str(n), f"text {n}") for n in range(4)))
+    harness.pull()
+    harness.write(("0", "text 0"), ("8", "new"))
+    accept = harness.bus.accept
 
     def rewrite(*arguments: Any) -> None:
         accept(*arguments)
-        world.write(("0", "text 0"), ("1", "text 1"), ("2", "text 2"), ("3", "text 3"))
+        harness.write(("0", "text 0"), ("1", "text 1"), ("2", "text 2"), ("3", "text 3"))
 
-    world.bus.accept = rewrite  # type: ignore[method-assign, assignment]  # for this once
-    done = world.pull()
+    harness.bus.accept = rewrite  # type: ignore[method-assign, assignment]  # for this once
+    done = harness.pull()
     assert (done.state, done.not_synchronized) == (ImportState.SUCCEEDED, "changed")
-    assert world.bus.withdrawn == []
+    assert harness.bus.withdrawn == []
 
 
-def test_only_the_last_import_of_an_origin_answers_a_later_one(world: World) -> None:
-    world.write(("1", "one"), ("2", "two"))
-    first = world.pull()
-    assert world.pull().name == first.name
-    world.write(("1", "one"))
-    second = world.pull()
-    world.write(("1", "one"), ("2", "two"))
-    third = world.pull()
+def test_only_the_last_import_of_an_origin_answers_a_later_one(harness: Harness) -> None:
+    harness.write(("1", "one"), ("2", "two"))
+    first = harness.pull()
+    assert harness.pull().name == first.name
+    harness.write(("1", "one"))
+    second = harness.pull()
+    harness.write(("1", "one"), ("2", "two"))
+    third = harness.pull()
     # Its content is the first one's, but the second had withdrawn of it.
     assert len({first.name, second.name, third.name}) == 3
-    assert world.bus.held == ["one", "two"]
-    assert world.pull().name == third.name
-    again = world.pull(resend=True)
+    assert harness.bus.held == ["one", "two"]
+    assert harness.pull().name == third.name
+    again = harness.pull(resend=True)
     assert again.name != third.name
     assert again.differences == Differences()
 
 
-def test_a_pull_that_another_has_taken_over_writes_nothing_more(world: World) -> None:
-    world.write(("1", "one"))
-    item, _ = world.create(world.spec())
+def test_a_pull_that_another_has_taken_over_writes_nothing_more(harness: Harness) -> None:
+    harness.write(("1", "one"))
+    item, _ = harness.create(harness.spec())
     first, second = (Pull(item.name, item.spec.origin, new_id()) for _ in range(2))
     record = RawRecord("s", "one", {}, "1")
-    assert world.pulled.begin(first)
-    assert world.pulled.note(first, [record])
-    assert world.pulled.begin(second)
-    assert not world.pulled.note(first, [record])
-    assert not world.store.update_import(item, first.generation)
+    assert harness.pulled.begin(first)
+    assert harness.pulled.note(first, [record])
+    assert harness.pulled.begin(second)
+    assert not harness.pulled.note(first, [record])
+    assert not harness.store.update_import(item, first.generation)
     done = replace(item, state=ImportState.SUCCEEDED)
-    assert not world.store.succeed_import(done, first)
-    assert world.store.succeed_import(done, second)
-    assert not world.pulled.begin(first)
+    assert not harness.store.succeed_import(done, first)
+    assert harness.store.succeed_import(done, second)
+    assert not harness.pulled.begin(first)
 
 
 def deaths_at(step: int, *, after: bool) -> Iterator[tuple[bool, bool]]:
@@ -248,50 +248,50 @@ def deaths_at(step: int, *, after: bool) -> Iterator[tuple[bool, bool]]:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_killed_at_any_step_the_end_is_the_same(world: World, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+def test_killed_at_any_step_the_end_is_the_same(harness: Harness, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
     monkeypatch.setattr("services.ingest.app.runner._BATCH_PIECES", 2)
     monkeypatch.setattr("services.ingest.app.runner._WITHDRAWN_AT_ONCE", 2)
     step, died = 0, True
     while died:
-        file, world.bus = f"f{step}", Bus()
-        world.write(*((str(n), f"text {n}") for n in range(8)), file=file)
-        world.pull(world.spec(file))
-        world.write(("0", "text 0"), ("1", "edited"), ("9", "new"), ("2", "text 2"), file=file)
-        item, _ = world.create(world.spec(file))
+        file, harness.bus = f"f{step}", Bus()
+        harness.write(*((str(n), f"text {n}") for n in range(8)), file=file)
+        harness.pull(harness.spec(file))
+        harness.write(("0", "text 0"), ("1", "edited"), ("9", "new"), ("2", "text 2"), file=file)
+        item, _ = harness.create(harness.spec(file))
         died = False
         try:
-            world.runner(deaths_at(step, after=after)).run(item, Interrupt())
+            harness.runner(deaths_at(step, after=after)).run(item, Interrupt())
         except KilledError:
             died = True
-        for left in world.store.running_imports():
-            world.runner().run(left, Interrupt())
-        done = world.kept(item)
+        for left in harness.store.running_imports():
+            harness.runner().run(left, Interrupt())
+        done = harness.kept(item)
         assert (done.state, done.record_count) == (ImportState.SUCCEEDED, 4), step
         assert done.differences == Differences(added=1, changed=1, gone=5), step
-        assert world.bus.held == ["edited", "new", "text 0", "text 2"], step
+        assert harness.bus.held == ["edited", "new", "text 0", "text 2"], step
         step += 1
     assert step > 10, "nothing was killed"
 
 
-def test_whatever_becomes_of_a_source_and_of_its_imports_the_last_one_counts(world: World) -> None:
+def test_whatever_becomes_of_a_source_and_of_its_imports_the_last_one_counts(harness: Harness) -> None:
     contents = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("xyz"), min_size=1)
 
     @settings(max_examples=40)
     @given(st.lists(st.tuples(contents, st.integers(0, 30)), min_size=1, max_size=5))
     def check(history: list[tuple[dict[str, str], int]]) -> None:
-        world.bus = Bus()
+        harness.bus = Bus()
         file = new_id()
         for lines, step in history:
-            world.write(*lines.items(), file=file)
-            item, reused = world.create(world.spec(file))
+            harness.write(*lines.items(), file=file)
+            item, reused = harness.create(harness.spec(file))
             if not reused:
                 # Killed, perhaps after its source has changed again; its next process pulls what is there then.
                 with suppress(KilledError):
-                    world.runner(deaths_at(step, after=bool(step % 2))).run(item, Interrupt())
-        for left in world.store.running_imports():
-            world.runner().run(left, Interrupt())
-        world.pull(world.spec(file))
-        assert world.bus.held == sorted(history[-1][0].values())
+                    harness.runner(deaths_at(step, after=bool(step % 2))).run(item, Interrupt())
+        for left in harness.store.running_imports():
+            harness.runner().run(left, Interrupt())
+        harness.pull(harness.spec(file))
+        assert harness.bus.held == sorted(history[-1][0].values())
 
     check()
 
@@ -316,14 +316,14 @@ class HeldRunner:
         self.store.update_import(replace(item, state=ImportState.SUCCEEDED))
 
 
-async def test_imports_of_one_origin_are_pulled_one_after_the_other(world: World) -> None:
+async def test_imports_of_one_origin_are_pulled_one_after_the_other(harness: Harness) -> None:
     for file in "ab":
-        world.write(("1", "one"), file=file)
-    first, second = (world.create(world.spec())[0] for _ in range(2))
-    other, _ = world.create(world.spec("b"))
-    runner: Any = HeldRunner(world.store)
-    intake = Intake(world.bus, world.batches, SystemClock(), 60)
-    worker = ImportWorker(world.store, runner, intake, 4)
+        harness.write(("1", "one"), file=file)
+    first, second = (harness.create(harness.spec())[0] for _ in range(2))
+    other, _ = harness.create(harness.spec("b"))
+    runner: Any = HeldRunner(harness.store)
+    intake = Intake(harness.bus, harness.batches, SystemClock(), 60)
+    worker = ImportWorker(harness.store, runner, intake, 4)
     task = asyncio.create_task(worker.run())
 
     async def until(began: set[str]) -> None:
@@ -333,7 +333,7 @@ async def test_imports_of_one_origin_are_pulled_one_after_the_other(world: World
 
     await until({first.name, other.name})
     # Cancelled, it still may publish: the next one waits until it has ended.
-    world.store.update_import(replace(first, state=ImportState.CANCELLED))
+    harness.store.update_import(replace(first, state=ImportState.CANCELLED))
     await worker._take_up(asyncio.get_running_loop())
     assert second.name not in runner.began
     runner.go.set()

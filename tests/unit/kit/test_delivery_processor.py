@@ -12,10 +12,10 @@ from services.kit.bus.port import Delivery
 BATCH = [Delivery("t", 0, offset, None, b"", {}, 0) for offset in range(5)]
 
 
-class World:
+class Harness:
     """A handler, the dead letters and the wish to stop."""
 
-    def __init__(self, handle: Callable[[World, Sequence[Delivery]], None]) -> None:
+    def __init__(self, handle: Callable[[Harness, Sequence[Delivery]], None]) -> None:
         self._handle = handle
         self.stopping = False
         self.done: list[int] = []
@@ -31,23 +31,23 @@ class World:
 
 
 def test_told_to_stop_it_does_not_do_the_rest_of_a_batch_one_by_one() -> None:
-    def handle(world: World, batch: Sequence[Delivery]) -> None:
+    def handle(harness: Harness, batch: Sequence[Delivery]) -> None:
         if len(batch) > 1:
             raise ValueError("one by one, please")
-        world.stopping = batch[0].offset == 1
+        harness.stopping = batch[0].offset == 1
 
-    world = World(handle)
+    harness = Harness(handle)
     with pytest.raises(_StopError):
-        world.processor.process(BATCH)
-    assert world.done == [0, 1]
+        harness.processor.process(BATCH)
+    assert harness.done == [0, 1]
 
 
 def test_what_fails_because_everything_is_closed_is_no_poison() -> None:
-    def handle(world: World, batch: Sequence[Delivery]) -> None:
-        world.stopping = True
+    def handle(harness: Harness, batch: Sequence[Delivery]) -> None:
+        harness.stopping = True
         raise RuntimeError("the database is closed")
 
-    world = World(handle)
+    harness = Harness(handle)
     with pytest.raises(_StopError):
-        world.processor.process(BATCH[:1])
-    assert world.buried == []
+        harness.processor.process(BATCH[:1])
+    assert harness.buried == []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.stack.ports import PortBook, is_free
+from infra.stack.ports import PortAllocator, is_free
 
 
 @pytest.fixture
@@ -31,30 +31,30 @@ def test_a_port_that_somebody_listens_on_is_not_free(listening: int) -> None:
 
 def test_the_usual_port_is_taken_when_free(tmp_path: Path) -> None:
     usual = free_port()
-    assert PortBook(tmp_path).assign({"kafka": usual}, {}) == {"kafka": usual}
+    assert PortAllocator(tmp_path).assign({"kafka": usual}, {}) == {"kafka": usual}
 
 
 def test_another_port_is_chosen_when_the_usual_is_taken(tmp_path: Path, listening: int) -> None:
-    chosen = PortBook(tmp_path).assign({"kafka": listening}, {})["kafka"]
+    chosen = PortAllocator(tmp_path).assign({"kafka": listening}, {})["kafka"]
     assert chosen != listening
     assert is_free(chosen)
 
 
 def test_the_former_port_is_preferred(tmp_path: Path) -> None:
     usual, former = free_port(), free_port()
-    assert PortBook(tmp_path).assign({"kafka": usual}, {"kafka": former, "gone": 1})["kafka"] == former
+    assert PortAllocator(tmp_path).assign({"kafka": usual}, {"kafka": former, "gone": 1})["kafka"] == former
 
 
 def test_two_books_never_give_the_same_port_though_nobody_listens_yet(tmp_path: Path) -> None:
     usual = free_port()
-    first, second = PortBook(tmp_path), PortBook(tmp_path)
+    first, second = PortAllocator(tmp_path), PortAllocator(tmp_path)
     assert first.assign({"kafka": usual}, {})["kafka"] == usual
     assert second.assign({"kafka": usual}, {})["kafka"] != usual
     first.release()
-    assert PortBook(tmp_path).assign({"kafka": usual}, {})["kafka"] == usual
+    assert PortAllocator(tmp_path).assign({"kafka": usual}, {})["kafka"] == usual
 
 
 def test_two_uses_with_the_same_usual_port_get_two(tmp_path: Path) -> None:
     usual = free_port()
-    chosen = PortBook(tmp_path).assign({"a": usual, "b": usual}, {})
+    chosen = PortAllocator(tmp_path).assign({"a": usual, "b": usual}, {})
     assert len(set(chosen.values())) == 2

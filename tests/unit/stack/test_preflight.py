@@ -11,9 +11,9 @@ import pytest
 from infra.stack import preflight
 from infra.stack.errors import PreflightError
 from infra.stack.layout import Layout
-from infra.stack.preflight import Facts, gather, problems
+from infra.stack.preflight import Machine, gather, problems
 
-GOOD = Facts(
+GOOD = Machine(
     system="Linux",
     machine="x86_64",
     python=(3, 11),

@@ -10,7 +10,7 @@ from services.kit.clock import SystemClock
 from services.kit.errors import UnavailableError
 from services.telemetry.app.intake import Intake, Limits
 from services.telemetry.domain.days import Signal
-from services.telemetry.domain.document import Document, Fate, Outcome, Receipt
+from services.telemetry.domain.document import Document, Outcome, Receipt, WriteStatus
 
 
 class FakeStore:
@@ -34,7 +34,7 @@ class FakeStore:
 
     def _fate(self, document: str) -> Outcome:
         told = self.fates.get(document)
-        return told.pop(0) if told else Outcome(Fate.WRITTEN)
+        return told.pop(0) if told else Outcome(WriteStatus.WRITTEN)
 
 
 class FakeObserver:
@@ -42,8 +42,8 @@ class FakeObserver:
         self.counts: dict[tuple[str, str], int] = {}
         self.queue: list[int] = []
 
-    def settled(self, signal: str, fate: str, count: int) -> None:
-        self.counts[signal, fate] = self.counts.get((signal, fate), 0) + count
+    def settled(self, signal: str, status: str, count: int) -> None:
+        self.counts[signal, status] = self.counts.get((signal, status), 0) + count
 
     def queued(self, size: int) -> None:
         self.queue.append(size)
@@ -52,7 +52,7 @@ class FakeObserver:
         pass
 
 
-class Bench:
+class Harness:
     def __init__(self, **limits: float) -> None:
         self.store, self.observer = FakeStore(), FakeObserver()
         bounds = Limits(
@@ -69,10 +69,10 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(bench: Bench) -> AsyncIterator[Bench]:
-    task = asyncio.create_task(bench.intake.run())
+async def running(harness: Harness) -> AsyncIterator[Harness]:
+    task = asyncio.create_task(harness.intake.run())
     try:
-        yield bench
+        yield harness
         assert not task.done()
     finally:
         task.cancel()
@@ -85,151 +85,151 @@ async def _tried(store: FakeStore, times: int) -> None:
 
 
 async def test_an_answer_comes_when_the_documents_are_written() -> None:
-    async with running(Bench()) as bench:
-        bench.store.gate.clear()
-        sent = bench.send("a", "b")
-        await _tried(bench.store, 1)
+    async with running(Harness()) as harness:
+        harness.store.gate.clear()
+        sent = harness.send("a", "b")
+        await _tried(harness.store, 1)
         assert not sent.done()
-        bench.store.gate.set()
+        harness.store.gate.set()
         assert await sent == Receipt()
-        assert bench.store.bulks == [["a", "b"]]
-        assert bench.observer.counts == {("logs", "written"): 2}
-        assert bench.observer.queue[-1] == 0
+        assert harness.store.bulks == [["a", "b"]]
+        assert harness.observer.counts == {("logs", "written"): 2}
+        assert harness.observer.queue[-1] == 0
 
 
 async def test_nothing_to_write_is_answered_at_once() -> None:
-    bench = Bench()
-    assert await bench.send() == Receipt()
+    harness = Harness()
+    assert await harness.send() == Receipt()
 
 
 async def test_what_arrives_while_a_bulk_is_written_goes_together() -> None:
-    async with running(Bench()) as bench:
-        bench.store.gate.clear()
-        sent = [bench.send("a")]
-        await _tried(bench.store, 1)
-        sent += [bench.send("b"), bench.send("c", "d")]
+    async with running(Harness()) as harness:
+        harness.store.gate.clear()
+        sent = [harness.send("a")]
+        await _tried(harness.store, 1)
+        sent += [harness.send("b"), harness.send("c", "d")]
         await asyncio.sleep(0)
-        bench.store.gate.set()
+        harness.store.gate.set()
         await asyncio.gather(*sent)
-        assert bench.store.bulks == [["a"], ["b", "c", "d"]]
+        assert harness.store.bulks == [["a"], ["b", "c", "d"]]
 
 
 async def test_a_bulk_waits_a_little_for_others() -> None:
-    async with running(Bench(bulk_wait_s=0.2)) as bench:
-        first = bench.send("a")
+    async with running(Harness(bulk_wait_s=0.2)) as harness:
+        first = harness.send("a")
         await asyncio.sleep(0.01)
-        await asyncio.gather(first, bench.send("b"))
-        assert bench.store.bulks == [["a", "b"]]
+        await asyncio.gather(first, harness.send("b"))
+        assert harness.store.bulks == [["a", "b"]]
 
 
 async def test_a_full_bulk_waits_for_nobody() -> None:
-    async with running(Bench(bulk_wait_s=3600, bulk_documents=2)) as bench:
-        await asyncio.gather(bench.send("a"), bench.send("b"))
-        assert bench.store.bulks == [["a", "b"]]
+    async with running(Harness(bulk_wait_s=3600, bulk_documents=2)) as harness:
+        await asyncio.gather(harness.send("a"), harness.send("b"))
+        assert harness.store.bulks == [["a", "b"]]
 
 
 async def test_a_large_request_is_written_in_bulks_and_answered_once() -> None:
-    async with running(Bench(bulk_documents=2)) as bench:
-        bench.store.fates = {"c": [Outcome(Fate.REFUSED, "why")], "e": [Outcome(Fate.REFUSED, "later")]}
-        assert await bench.send("a", "b", "c", "d", "e") == Receipt(2, "why")
-        assert bench.store.bulks == [["a", "b"], ["c", "d"], ["e"]]
+    async with running(Harness(bulk_documents=2)) as harness:
+        harness.store.fates = {"c": [Outcome(WriteStatus.REFUSED, "why")], "e": [Outcome(WriteStatus.REFUSED, "later")]}
+        assert await harness.send("a", "b", "c", "d", "e") == Receipt(2, "why")
+        assert harness.store.bulks == [["a", "b"], ["c", "d"], ["e"]]
 
 
 async def test_a_bulk_is_bounded_in_bytes() -> None:
-    async with running(Bench(bulk_bytes=25)) as bench:
-        await bench.send("a", "b", "c")
-        await bench.send("huge", size=1000)
-        assert bench.store.bulks == [["a", "b"], ["c"], ["huge"]]
+    async with running(Harness(bulk_bytes=25)) as harness:
+        await harness.send("a", "b", "c")
+        await harness.send("huge", size=1000)
+        assert harness.store.bulks == [["a", "b"], ["c"], ["huge"]]
 
 
 async def test_refused_and_known_documents_are_told_apart() -> None:
-    async with running(Bench()) as bench:
-        bench.store.fates = {"a": [Outcome(Fate.REFUSED, "why")], "b": [Outcome(Fate.DUPLICATE)]}
-        assert await bench.send("a", "b", "c") == Receipt(1, "why")
-        assert bench.observer.counts == {("logs", "refused"): 1, ("logs", "duplicate"): 1, ("logs", "written"): 1}
+    async with running(Harness()) as harness:
+        harness.store.fates = {"a": [Outcome(WriteStatus.REFUSED, "why")], "b": [Outcome(WriteStatus.DUPLICATE)]}
+        assert await harness.send("a", "b", "c") == Receipt(1, "why")
+        assert harness.observer.counts == {("logs", "refused"): 1, ("logs", "duplicate"): 1, ("logs", "written"): 1}
 
 
 async def test_documents_for_which_the_store_is_busy_are_tried_again() -> None:
-    async with running(Bench()) as bench:
-        bench.store.fates = {"b": [Outcome(Fate.BUSY)]}
-        assert await bench.send("a", "b", "c") == Receipt()
-        assert bench.store.bulks == [["a", "b", "c"], ["b"]]
+    async with running(Harness()) as harness:
+        harness.store.fates = {"b": [Outcome(WriteStatus.BUSY)]}
+        assert await harness.send("a", "b", "c") == Receipt()
+        assert harness.store.bulks == [["a", "b", "c"], ["b"]]
 
 
 async def test_documents_of_an_index_that_stays_busy_hold_up_no_others() -> None:
-    async with running(Bench()) as bench:
-        bench.store.fates = {"a": [Outcome(Fate.BUSY)] * 1000}
-        stuck = bench.send("a")
-        await _tried(bench.store, 1)
-        assert await asyncio.wait_for(bench.send("b", "c"), 20) == Receipt()
+    async with running(Harness()) as harness:
+        harness.store.fates = {"a": [Outcome(WriteStatus.BUSY)] * 1000}
+        stuck = harness.send("a")
+        await _tried(harness.store, 1)
+        assert await asyncio.wait_for(harness.send("b", "c"), 20) == Receipt()
         assert not stuck.done()
-        bench.store.fates.clear()
+        harness.store.fates.clear()
         assert await stuck == Receipt()
 
 
 async def test_what_makes_the_store_busy_is_told_to_who_does_not_wait() -> None:
-    async with running(Bench()) as bench:
-        bench.store.fates = {"a": [Outcome(Fate.BUSY, "disk full")] * 100}
+    async with running(Harness()) as harness:
+        harness.store.fates = {"a": [Outcome(WriteStatus.BUSY, "disk full")] * 100}
         with pytest.raises(UnavailableError, match="disk full"):
-            await bench.send("a", patience=0.05)
-        assert await bench.send("b") == Receipt()
+            await harness.send("a", patience=0.05)
+        assert await harness.send("b") == Receipt()
 
 
 async def test_an_outage_shorter_than_the_patience_is_not_noticed() -> None:
-    async with running(Bench()) as bench:
-        bench.store.away = True
-        sent = bench.send("a")
-        await _tried(bench.store, 2)
-        bench.store.away = False
+    async with running(Harness()) as harness:
+        harness.store.away = True
+        sent = harness.send("a")
+        await _tried(harness.store, 2)
+        harness.store.away = False
         assert await sent == Receipt()
-        assert bench.store.bulks == [["a"]]
+        assert harness.store.bulks == [["a"]]
 
 
 async def test_a_longer_outage_is_told_and_what_was_given_up_is_not_written() -> None:
-    async with running(Bench()) as bench:
-        bench.store.away = True
-        sent = bench.send("a", patience=0.01)
+    async with running(Harness()) as harness:
+        harness.store.away = True
+        sent = harness.send("a", patience=0.01)
         with pytest.raises(UnavailableError, match="nobody there") as caught:
             await sent
         assert caught.value.reason == "TELEMETRY_NOT_WRITTEN"
         assert caught.value.retry_after_s
-        assert bench.observer.queue[-1] == 0
-        bench.store.away = False
-        await bench.send("b")
-        assert bench.store.bulks == [["b"]]
+        assert harness.observer.queue[-1] == 0
+        harness.store.away = False
+        await harness.send("b")
+        assert harness.store.bulks == [["b"]]
 
 
 async def test_a_sender_that_hangs_up_leaves_the_queue() -> None:
-    async with running(Bench()) as bench:
-        bench.store.away = True
-        blocking, sent = bench.send("a"), bench.send("b")
-        await _tried(bench.store, 1)
-        late = bench.send("c")
+    async with running(Harness()) as harness:
+        harness.store.away = True
+        blocking, sent = harness.send("a"), harness.send("b")
+        await _tried(harness.store, 1)
+        late = harness.send("c")
         await asyncio.sleep(0)
         late.cancel()
         sent.cancel()
         await asyncio.gather(late, sent, return_exceptions=True)
-        bench.store.away = False
+        harness.store.away = False
         await blocking
-        await bench.send("d")
-        assert bench.store.bulks == [["a"], ["d"]]
+        await harness.send("d")
+        assert harness.store.bulks == [["a"], ["d"]]
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
-    async with running(Bench(queue_bytes=25)) as bench:
-        bench.store.away = True
-        first = bench.send("a", "b")
+    async with running(Harness(queue_bytes=25)) as harness:
+        harness.store.away = True
+        first = harness.send("a", "b")
         await asyncio.sleep(0)
         with pytest.raises(UnavailableError) as caught:
-            await bench.send("c")
+            await harness.send("c")
         assert caught.value.reason == "TELEMETRY_QUEUE_FULL"
         assert caught.value.retry_after_s
-        bench.store.away = False
+        harness.store.away = False
         await first
-        await bench.send("c")
-        assert bench.store.bulks == [["a", "b"], ["c"]]
+        await harness.send("c")
+        assert harness.store.bulks == [["a", "b"], ["c"]]
 
 
 async def test_a_request_larger_than_the_queue_passes_alone() -> None:
-    async with running(Bench(queue_bytes=25)) as bench:
-        assert await bench.send("huge", size=1000) == Receipt()
+    async with running(Harness(queue_bytes=25)) as harness:
+        assert await harness.send("huge", size=1000) == Receipt()

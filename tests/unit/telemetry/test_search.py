@@ -7,9 +7,9 @@ import pytest
 
 from services.kit.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from services.telemetry.adapters.schema import FIELDS, PROPERTIES, TIE_BREAKERS, WORD_FIELDS, template
-from services.telemetry.app.ports import Found, Hit, Search
+from services.telemetry.app.ports import Hit, Search, SearchResult
 from services.telemetry.app.retention import Sweeper
-from services.telemetry.app.search import Finder
+from services.telemetry.app.search import SearchService
 from services.telemetry.domain.days import Retention, Signal
 
 
@@ -21,18 +21,18 @@ class FakeEvents:
         self.asked: list[Search] = []
         self.text = ""
 
-    async def find(self, search: Search) -> Found:
+    async def find(self, search: Search) -> SearchResult:
         self.asked.append(search)
         count = self.counts.get(search.signal.value, 0)
         begin = int(search.after[0]) + 1 if search.after else 0
         numbers = range(begin, min(begin + search.size, count))
-        return Found([Hit({"n": number, "message": self.text}, [str(number)]) for number in numbers], count)
+        return SearchResult([Hit({"n": number, "message": self.text}, [str(number)]) for number in numbers], count)
 
 
 async def test_pages_hold_each_event_once() -> None:
-    finder, numbers, token = Finder(FakeEvents(logs=25)), [], ""
+    searches, numbers, token = SearchService(FakeEvents(logs=25)), [], ""
     while True:
-        page = await finder.logs("q", 1, 2, 10, token)
+        page = await searches.logs("q", 1, 2, 10, token)
         assert page.total == 25
         numbers += [source["n"] for source in page.sources]
         token = page.next_token
@@ -44,9 +44,9 @@ async def test_pages_hold_each_event_once() -> None:
 async def test_a_page_of_large_lines_is_shorter_and_loses_none() -> None:
     events = FakeEvents(logs=40)
     events.text = "x" * 1024 * 1024
-    finder, numbers, sizes, token = Finder(events), [], [], ""
+    searches, numbers, sizes, token = SearchService(events), [], [], ""
     while True:
-        page = await finder.logs("q", 1, 2, 1000, token)
+        page = await searches.logs("q", 1, 2, 1000, token)
         numbers += [source["n"] for source in page.sources]
         sizes.append(len(page.sources))
         token = page.next_token
@@ -59,36 +59,36 @@ async def test_a_page_of_large_lines_is_shorter_and_loses_none() -> None:
 async def test_a_line_larger_than_a_page_is_a_page() -> None:
     events = FakeEvents(logs=2)
     events.text = "x" * 20 * 1024 * 1024
-    page = await Finder(events).logs("q", 1, 2, 10, "")
+    page = await SearchService(events).logs("q", 1, 2, 10, "")
     assert len(page.sources) == 1
     assert page.next_token
 
 
 async def test_a_page_that_is_just_full_is_the_last() -> None:
-    page = await Finder(FakeEvents(logs=10)).logs("", None, None, 10, "")
+    page = await SearchService(FakeEvents(logs=10)).logs("", None, None, 10, "")
     assert len(page.sources) == 10
     assert page.next_token == ""
 
 
 async def test_a_token_of_other_times_is_refused() -> None:
-    finder = Finder(FakeEvents(logs=25, traces=25))
-    token = (await finder.logs("q", 1, 2, 10, "")).next_token
+    searches = SearchService(FakeEvents(logs=25, traces=25))
+    token = (await searches.logs("q", 1, 2, 10, "")).next_token
     with pytest.raises(InvalidArgumentError):
-        await finder.logs("q", 1, 3, 10, token)
+        await searches.logs("q", 1, 3, 10, token)
     with pytest.raises(InvalidArgumentError):
-        await finder.traces("q", 10, token)
+        await searches.traces("q", 10, token)
 
 
 async def test_traces_are_searched_by_their_roots() -> None:
     events = FakeEvents(traces=1)
-    await Finder(events).traces("q", 10, "")
+    await SearchService(events).traces("q", 10, "")
     assert events.asked[0].entries_only
     assert events.asked[0].newest_first
 
 
 async def test_a_trace_is_its_spans_and_lines_in_order() -> None:
     events = FakeEvents(traces=2, logs=3)
-    trace = await Finder(events).trace("ab")
+    trace = await SearchService(events).trace("ab")
     assert (len(trace.spans), len(trace.logs), trace.truncated) == (2, 3, False)
     assert {search.signal for search in events.asked} == set(Signal)
     assert all(search.trace_id == "ab" and not search.newest_first for search in events.asked)
@@ -96,18 +96,18 @@ async def test_a_trace_is_its_spans_and_lines_in_order() -> None:
 
 @pytest.mark.parametrize("counts", [{"traces": 10_001}, {"traces": 1, "logs": 10_001}])
 async def test_a_trace_that_is_larger_than_an_answer_says_so(counts: dict[str, int]) -> None:
-    trace = await Finder(FakeEvents(**counts)).trace("ab")
+    trace = await SearchService(FakeEvents(**counts)).trace("ab")
     assert trace.truncated
     assert max(len(trace.spans), len(trace.logs)) == 10_000
 
 
 async def test_a_trace_of_log_lines_only_is_known() -> None:
-    assert len((await Finder(FakeEvents(logs=1)).trace("ab")).logs) == 1
+    assert len((await SearchService(FakeEvents(logs=1)).trace("ab")).logs) == 1
 
 
 async def test_a_trace_that_nobody_knows_may_come_later() -> None:
     with pytest.raises(NotFoundError, match="seconds later") as caught:
-        await Finder(FakeEvents()).trace("ab")
+        await SearchService(FakeEvents()).trace("ab")
     assert caught.value.reason == "TRACE_NOT_FOUND"
 
 

@@ -116,7 +116,7 @@ class FakeArtifacts:
             raise FailedPreconditionError("model.onnx is damaged", reason="BUILD_DAMAGED")
 
 
-class Mesh:
+class Harness:
     def __init__(self, engine: Engine) -> None:
         self.store = SqlRunStore(engine)
         self.workers, self.registry, self.announcer = FakeWorkers(), FakeRegistry(), FakeAnnouncer()
@@ -137,8 +137,8 @@ def engine(open_service_database: OpenDatabase) -> Engine:
 
 
 @pytest.fixture
-def mesh(engine: Engine) -> Mesh:
-    return Mesh(engine)
+def harness(engine: Engine) -> Harness:
+    return Harness(engine)
 
 
 def recipe(seed: int = 0) -> Recipe:
@@ -162,295 +162,299 @@ def finished(*warnings: str) -> WorkerView:
     return WorkerView(False, None, Report(_ACCURACY, variants=(_BUILD,), warnings=warnings), None)
 
 
-def test_a_run_succeeds_is_registered_told_once_and_reused(mesh: Mesh) -> None:
-    run = mesh.runs.create(recipe(), "q", "")
-    mesh.supervision.step()
-    assert mesh.registry.prepared == 1
-    mesh.supervision.step()
-    assert mesh.runs.get(run.name).progress == Progress("train", 3, 10)
-    mesh.workers.views[run.name] = finished()
+def test_a_run_succeeds_is_registered_told_once_and_reused(harness: Harness) -> None:
+    run = harness.runs.create(recipe(), "q", "")
+    harness.supervision.step()
+    assert harness.registry.prepared == 1
+    harness.supervision.step()
+    assert harness.runs.get(run.name).progress == Progress("train", 3, 10)
+    harness.workers.views[run.name] = finished()
     for _ in range(3):
-        mesh.supervision.step()
-    ended = mesh.runs.get(run.name)
+        harness.supervision.step()
+    ended = harness.runs.get(run.name)
     assert (ended.state, ended.model_version) == (RunState.SUCCEEDED, "reviews/1")
-    assert mesh.announcer.told == [(run.name, RunState.SUCCEEDED)]
-    again = mesh.runs.create(recipe(), "other", "")
+    assert harness.announcer.told == [(run.name, RunState.SUCCEEDED)]
+    again = harness.runs.create(recipe(), "other", "")
     assert again.name == run.name
     assert again.reused
-    mesh.runs.promote(run.name)
-    assert mesh.registry.champion == "reviews/1"
+    harness.runs.promote(run.name)
+    assert harness.registry.champion == "reviews/1"
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
 def test_a_run_whose_builds_are_gone_or_damaged_is_done_again(
-    mesh: Mesh, harm: str, caplog: pytest.LogCaptureFixture
+    harness: Harness, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = mesh.runs.create(recipe(), "q", "")
-    mesh.supervision.step()
-    mesh.workers.views[run.name] = finished()
-    mesh.supervision.step()
-    getattr(mesh.artifacts, harm).add(_BUILD.uri)
-    again = mesh.runs.create(recipe(), "other", "")
+    run = harness.runs.create(recipe(), "q", "")
+    harness.supervision.step()
+    harness.workers.views[run.name] = finished()
+    harness.supervision.step()
+    getattr(harness.artifacts, harm).add(_BUILD.uri)
+    again = harness.runs.create(recipe(), "other", "")
     assert (again.name == run.name, again.reused, again.state) == (False, False, RunState.QUEUED)
     assert f"{run.name} is not reused" in caplog.text
 
 
-def test_a_run_whose_report_is_broken_is_done_again(mesh: Mesh, engine: Engine) -> None:
-    run = mesh.runs.create(recipe(), "q", "")
-    mesh.supervision.step()
-    mesh.workers.views[run.name] = finished()
-    mesh.supervision.step()
+def test_a_run_whose_report_is_broken_is_done_again(harness: Harness, engine: Engine) -> None:
+    run = harness.runs.create(recipe(), "q", "")
+    harness.supervision.step()
+    harness.workers.views[run.name] = finished()
+    harness.supervision.step()
     with engine.begin() as connection:
         connection.execute(update(runs_table).values(report="{"))
-    assert mesh.runs.create(recipe(), "other", "").name != run.name
+    assert harness.runs.create(recipe(), "other", "").name != run.name
 
 
-def test_nothing_is_queued_for_a_data_set_that_is_not_there(mesh: Mesh) -> None:
-    mesh.artifacts.gone.add(recipe().dataset_uri)
+def test_nothing_is_queued_for_a_data_set_that_is_not_there(harness: Harness) -> None:
+    harness.artifacts.gone.add(recipe().dataset_uri)
     with pytest.raises(NotFoundError, match=r"spec\.dataset\.uri"):
-        mesh.runs.create(recipe(), "q", "")
-    assert mesh.runs.page("", 10) == []
+        harness.runs.create(recipe(), "q", "")
+    assert harness.runs.page("", 10) == []
 
 
-def test_what_was_done_otherwise_than_asked_is_a_warning_of_the_run(mesh: Mesh) -> None:
-    run = mesh.runs.create(recipe(), "", "")
-    mesh.supervision.step()
-    mesh.workers.views[run.name] = finished("computed in fp32")
-    mesh.supervision.step()
-    assert mesh.runs.get(run.name).warnings == ("computed in fp32",)
+def test_what_was_done_otherwise_than_asked_is_a_warning_of_the_run(harness: Harness) -> None:
+    run = harness.runs.create(recipe(), "", "")
+    harness.supervision.step()
+    harness.workers.views[run.name] = finished("computed in fp32")
+    harness.supervision.step()
+    assert harness.runs.get(run.name).warnings == ("computed in fp32",)
 
 
-def test_a_killed_worker_is_started_again_but_not_forever(mesh: Mesh) -> None:
-    run = mesh.runs.create(recipe(), "", "")
+def test_a_killed_worker_is_started_again_but_not_forever(harness: Harness) -> None:
+    run = harness.runs.create(recipe(), "", "")
     for _ in range(12):
-        mesh.supervision.step()
-        mesh.workers.views[run.name] = _GONE
-    assert len(mesh.workers.started) == 5
-    failure = mesh.runs.get(run.name).failure
+        harness.supervision.step()
+        harness.workers.views[run.name] = _GONE
+    assert len(harness.workers.started) == 5
+    failure = harness.runs.get(run.name).failure
     assert failure is not None
     assert failure.reason == "WORKER_CRASHED"
 
 
-def test_one_run_has_the_machine_at_a_time(mesh: Mesh) -> None:
-    first, second = mesh.runs.create(recipe(1), "", ""), mesh.runs.create(recipe(2), "", "")
-    mesh.supervision.step()
-    mesh.supervision.step()
-    running = list(mesh.workers.started)
+def test_one_run_has_the_machine_at_a_time(harness: Harness) -> None:
+    first, second = harness.runs.create(recipe(1), "", ""), harness.runs.create(recipe(2), "", "")
+    harness.supervision.step()
+    harness.supervision.step()
+    running = list(harness.workers.started)
     assert len(running) == 1
-    mesh.workers.views[running[0]] = finished()
-    mesh.supervision.step()
-    mesh.supervision.step()
-    assert sorted(mesh.workers.started) == sorted([first.name, second.name])
+    harness.workers.views[running[0]] = finished()
+    harness.supervision.step()
+    harness.supervision.step()
+    assert sorted(harness.workers.started) == sorted([first.name, second.name])
 
 
-def test_two_equal_specs_are_one_run_while_it_is_queued_and_while_it_runs(mesh: Mesh) -> None:
-    first = mesh.runs.create(recipe(), "a", "")
-    joined = mesh.runs.create(recipe(), "b", "")
+def test_two_equal_specs_are_one_run_while_it_is_queued_and_while_it_runs(harness: Harness) -> None:
+    first = harness.runs.create(recipe(), "a", "")
+    joined = harness.runs.create(recipe(), "b", "")
     assert (joined.name, joined.reused) == (first.name, True)
-    mesh.supervision.step()
-    assert mesh.runs.create(recipe(), "c", "").name == first.name
-    assert mesh.runs.create(recipe(1), "d", "").name != first.name
-    mesh.runs.cancel(first.name)
-    assert mesh.runs.create(recipe(), "e", "").name != first.name
+    harness.supervision.step()
+    assert harness.runs.create(recipe(), "c", "").name == first.name
+    assert harness.runs.create(recipe(1), "d", "").name != first.name
+    harness.runs.cancel(first.name)
+    assert harness.runs.create(recipe(), "e", "").name != first.name
 
 
-def test_equal_specs_of_many_callers_at_once_are_one_run(mesh: Mesh) -> None:
+def test_equal_specs_of_many_callers_at_once_are_one_run(harness: Harness) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda n: mesh.runs.create(recipe(), f"r{n}", ""), range(16)))
+        made = list(pool.map(lambda n: harness.runs.create(recipe(), f"r{n}", ""), range(16)))
     assert len({run.name for run in made}) == 1
     assert [run.reused for run in made].count(False) == 1
 
 
 def test_a_start_that_a_part_away_or_a_full_disk_holds_up_is_no_attempt(
-    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = mesh.runs.create(recipe(), "", "")
+    run = harness.runs.create(recipe(), "", "")
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     errors: list[Exception] = [UnavailableError("the artefact store is away"), full] * 4
-    start = mesh.workers.start
+    start = harness.workers.start
 
     def held_up(run: Run) -> None:
         if errors:
             raise errors.pop()
         start(run)
 
-    monkeypatch.setattr(mesh.workers, "start", held_up)
+    monkeypatch.setattr(harness.workers, "start", held_up)
     for _ in range(8):
         with pytest.raises((UnavailableError, ResourceExhaustedError)):
-            mesh.supervision.step()
-    mesh.supervision.step()
-    assert mesh.runs.get(run.name).state is RunState.RUNNING
-    assert mesh.workers.started == [run.name]
+            harness.supervision.step()
+    harness.supervision.step()
+    assert harness.runs.get(run.name).state is RunState.RUNNING
+    assert harness.workers.started == [run.name]
 
 
-def test_a_worker_that_was_told_to_stop_by_another_is_no_attempt(mesh: Mesh) -> None:
-    run = mesh.runs.create(recipe(), "", "")
+def test_a_worker_that_was_told_to_stop_by_another_is_no_attempt(harness: Harness) -> None:
+    run = harness.runs.create(recipe(), "", "")
     for _ in range(8):
-        mesh.supervision.step()
-        mesh.workers.views[run.name] = WorkerView(False, None, None, None, stopped=True)
-    mesh.supervision.step()
-    assert len(mesh.workers.started) == 9
-    assert mesh.runs.get(run.name).state is RunState.RUNNING
+        harness.supervision.step()
+        harness.workers.views[run.name] = WorkerView(False, None, None, None, stopped=True)
+    harness.supervision.step()
+    assert len(harness.workers.started) == 9
+    assert harness.runs.get(run.name).state is RunState.RUNNING
 
 
-async def test_supervision_goes_on_whatever_a_step_raises(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_supervision_goes_on_whatever_a_step_raises(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.training.entrypoints.worker._AWAY_S", 0.01)
-    run = mesh.runs.create(recipe(), "", "")
+    run = harness.runs.create(recipe(), "", "")
     errors = [ValueError("nobody foresaw it"), FailedPreconditionError("not now"), UnavailableError("away")]
-    seen = mesh.store.unfinished
+    seen = harness.store.unfinished
 
     def unfinished() -> object:
         if errors:
             raise errors.pop()
         return seen()
 
-    monkeypatch.setattr(mesh.store, "unfinished", unfinished)
-    task = asyncio.create_task(run_supervision(mesh.supervision))
+    monkeypatch.setattr(harness.store, "unfinished", unfinished)
+    task = asyncio.create_task(run_supervision(harness.supervision))
     async with asyncio.timeout(30):
-        while not mesh.workers.started:  # noqa: ASYNC110 - it runs in a thread
+        while not harness.workers.started:  # noqa: ASYNC110 - it runs in a thread
             await asyncio.sleep(0.01)
     assert not task.done()
     task.cancel()
-    assert mesh.workers.started == [run.name]
+    assert harness.workers.started == [run.name]
 
 
 @pytest.mark.parametrize("report", ["{", "[]", "{}", '{"tuned": 3}', "null"])
-def test_a_report_that_is_broken_in_the_database_hides_no_other_run(mesh: Mesh, engine: Engine, report: str) -> None:
-    broken, other = mesh.runs.create(recipe(1), "", ""), mesh.runs.create(recipe(2), "", "")
-    mesh.supervision.step()
-    mesh.workers.views[broken.name] = finished()
-    mesh.supervision.step()
+def test_a_report_that_is_broken_in_the_database_hides_no_other_run(
+    harness: Harness, engine: Engine, report: str
+) -> None:
+    broken, other = harness.runs.create(recipe(1), "", ""), harness.runs.create(recipe(2), "", "")
+    harness.supervision.step()
+    harness.workers.views[broken.name] = finished()
+    harness.supervision.step()
     with engine.begin() as connection:
         connection.execute(update(runs_table).where(runs_table.c.name == broken.name).values(report=report))
-    assert mesh.runs.get(broken.name).report is None
-    mesh.supervision.step()
-    assert mesh.runs.get(other.name).state is RunState.RUNNING
-    assert {run.name for run in mesh.runs.page("", 10)} == {broken.name, other.name}
+    assert harness.runs.get(broken.name).report is None
+    harness.supervision.step()
+    assert harness.runs.get(other.name).state is RunState.RUNNING
+    assert {run.name for run in harness.runs.page("", 10)} == {broken.name, other.name}
 
 
-def test_a_repeated_request_is_one_run(mesh: Mesh) -> None:
-    assert mesh.runs.create(recipe(), "q", "").name == mesh.runs.create(recipe(), "q", "").name
+def test_a_repeated_request_is_one_run(harness: Harness) -> None:
+    assert harness.runs.create(recipe(), "q", "").name == harness.runs.create(recipe(), "q", "").name
     with pytest.raises(InvalidArgumentError, match="was used for another run"):
-        mesh.runs.create(recipe(9), "q", "")
-    assert len(mesh.runs.page("", 10)) == 1
+        harness.runs.create(recipe(9), "q", "")
+    assert len(harness.runs.page("", 10)) == 1
 
 
-@pytest.mark.parametrize("begin", [lambda mesh: None, lambda mesh: mesh.supervision.step()], ids=["queued", "running"])
-def test_a_cancelled_run_ends_cancelled(mesh: Mesh, begin: Callable[[Mesh], None]) -> None:
-    run = mesh.runs.create(recipe(), "", "")
-    begin(mesh)
-    mesh.runs.cancel(run.name)
-    mesh.supervision.step()
-    mesh.workers.views[run.name] = _GONE
-    mesh.supervision.step()
-    assert mesh.runs.get(run.name).state is RunState.CANCELLED
+@pytest.mark.parametrize(
+    "begin", [lambda harness: None, lambda harness: harness.supervision.step()], ids=["queued", "running"]
+)
+def test_a_cancelled_run_ends_cancelled(harness: Harness, begin: Callable[[Harness], None]) -> None:
+    run = harness.runs.create(recipe(), "", "")
+    begin(harness)
+    harness.runs.cancel(run.name)
+    harness.supervision.step()
+    harness.workers.views[run.name] = _GONE
+    harness.supervision.step()
+    assert harness.runs.get(run.name).state is RunState.CANCELLED
     with pytest.raises(FailedPreconditionError, match="only a succeeded run"):
-        mesh.runs.promote(run.name)
+        harness.runs.promote(run.name)
 
 
-def test_a_failure_of_the_worker_is_the_runs(mesh: Mesh) -> None:
-    run = mesh.runs.create(recipe(), "", "")
-    mesh.supervision.step()
-    mesh.workers.views[run.name] = WorkerView(False, None, None, Failure("COLUMN_MISSING", "no column"))
-    mesh.supervision.step()
-    assert mesh.runs.get(run.name).failure == Failure("COLUMN_MISSING", "no column")
-    assert mesh.announcer.told == [(run.name, RunState.FAILED)]
+def test_a_failure_of_the_worker_is_the_runs(harness: Harness) -> None:
+    run = harness.runs.create(recipe(), "", "")
+    harness.supervision.step()
+    harness.workers.views[run.name] = WorkerView(False, None, None, Failure("COLUMN_MISSING", "no column"))
+    harness.supervision.step()
+    assert harness.runs.get(run.name).failure == Failure("COLUMN_MISSING", "no column")
+    assert harness.announcer.told == [(run.name, RunState.FAILED)]
 
 
-def test_a_crash_loop_ends_with_what_the_worker_said_last(mesh: Mesh) -> None:
-    run = mesh.runs.create(recipe(), "", "")
+def test_a_crash_loop_ends_with_what_the_worker_said_last(harness: Harness) -> None:
+    run = harness.runs.create(recipe(), "", "")
     killed = WorkerView(False, None, None, None, "It was killed by signal 9; out of memory.")
     for _ in range(12):
-        mesh.supervision.step()
-        mesh.workers.views[run.name] = killed
-    failure = mesh.runs.get(run.name).failure
+        harness.supervision.step()
+        harness.workers.views[run.name] = killed
+    failure = harness.runs.get(run.name).failure
     assert failure is not None
     assert "ended 5 times" in failure.message
     assert "killed by signal 9" in failure.message
 
 
-def test_stops_of_the_service_are_no_attempts(mesh: Mesh) -> None:
-    run = mesh.runs.create(recipe(), "", "")
+def test_stops_of_the_service_are_no_attempts(harness: Harness) -> None:
+    run = harness.runs.create(recipe(), "", "")
     for _ in range(8):
-        mesh.supervision.step()
-        mesh.supervision.pause()
+        harness.supervision.step()
+        harness.supervision.pause()
         # A step that was under way when the service was told to stop.
-        mesh.supervision.step()
-        mesh.workers.views[run.name] = replace(_GONE, stopped=True)
-        mesh.restart()
-    assert mesh.workers.stopped == [run.name] * 8
-    stored = mesh.store.get(run.name)
+        harness.supervision.step()
+        harness.workers.views[run.name] = replace(_GONE, stopped=True)
+        harness.restart()
+    assert harness.workers.stopped == [run.name] * 8
+    stored = harness.store.get(run.name)
     assert stored is not None
     assert stored.attempts == 1
-    mesh.supervision.step()
-    mesh.workers.views[run.name] = finished()
-    mesh.supervision.step()
-    assert mesh.runs.get(run.name).state is RunState.SUCCEEDED
+    harness.supervision.step()
+    harness.workers.views[run.name] = finished()
+    harness.supervision.step()
+    assert harness.runs.get(run.name).state is RunState.SUCCEEDED
 
 
-def test_a_registry_that_stays_away_becomes_a_warning_and_a_promotion_registers(mesh: Mesh) -> None:
-    mesh.registry.away = True
-    run, other = mesh.runs.create(recipe(1), "", ""), mesh.runs.create(recipe(2), "", "")
-    mesh.supervision.step()
-    mesh.workers.views[run.name] = finished()
+def test_a_registry_that_stays_away_becomes_a_warning_and_a_promotion_registers(harness: Harness) -> None:
+    harness.registry.away = True
+    run, other = harness.runs.create(recipe(1), "", ""), harness.runs.create(recipe(2), "", "")
+    harness.supervision.step()
+    harness.workers.views[run.name] = finished()
     for _ in range(40):
-        mesh.clock.time += timedelta(seconds=1)
-        mesh.supervision.step()
-    ended = mesh.runs.get(run.name)
+        harness.clock.time += timedelta(seconds=1)
+        harness.supervision.step()
+    ended = harness.runs.get(run.name)
     assert (ended.state, ended.model_version) == (RunState.SUCCEEDED, "")
     assert "MLflow is away" in ended.warnings[0]
-    assert mesh.registry.asked == 5
-    assert mesh.runs.get(other.name).state is RunState.RUNNING
-    mesh.registry.away = False
-    promoted = mesh.runs.promote(run.name)
+    assert harness.registry.asked == 5
+    assert harness.runs.get(other.name).state is RunState.RUNNING
+    harness.registry.away = False
+    promoted = harness.runs.promote(run.name)
     assert (promoted.model_version, promoted.warnings) == ("reviews/1", ())
-    assert mesh.registry.champion == "reviews/1"
-    assert mesh.runs.get(run.name).model_version == "reviews/1"
+    assert harness.registry.champion == "reviews/1"
+    assert harness.runs.get(run.name).model_version == "reviews/1"
 
 
-def test_a_promotion_while_the_end_is_told_keeps_its_version(mesh: Mesh) -> None:
+def test_a_promotion_while_the_end_is_told_keeps_its_version(harness: Harness) -> None:
     def promote(run: Run) -> None:
-        mesh.registry.away = False
-        mesh.runs.promote(run.name)
+        harness.registry.away = False
+        harness.runs.promote(run.name)
 
-    mesh.registry.away, mesh.announcer.meanwhile = True, promote
-    run = mesh.runs.create(recipe(), "", "")
-    mesh.supervision.step()
-    mesh.workers.views[run.name] = finished()
+    harness.registry.away, harness.announcer.meanwhile = True, promote
+    run = harness.runs.create(recipe(), "", "")
+    harness.supervision.step()
+    harness.workers.views[run.name] = finished()
     for _ in range(40):
-        mesh.clock.time += timedelta(seconds=1)
-        mesh.supervision.step()
-    assert mesh.registry.champion == "reviews/1"
-    assert mesh.runs.get(run.name).model_version == "reviews/1"
-    assert mesh.store.unfinished() == []
+        harness.clock.time += timedelta(seconds=1)
+        harness.supervision.step()
+    assert harness.registry.champion == "reviews/1"
+    assert harness.runs.get(run.name).model_version == "reviews/1"
+    assert harness.store.unfinished() == []
 
 
-def test_a_registry_that_comes_back_leaves_no_warning(mesh: Mesh) -> None:
-    mesh.registry.away = True
-    run = mesh.runs.create(recipe(), "", "")
-    mesh.supervision.step()
-    mesh.workers.views[run.name] = finished()
-    mesh.supervision.step()
-    mesh.registry.away = False
-    mesh.clock.time += timedelta(seconds=2)
-    mesh.supervision.step()
-    ended = mesh.runs.get(run.name)
+def test_a_registry_that_comes_back_leaves_no_warning(harness: Harness) -> None:
+    harness.registry.away = True
+    run = harness.runs.create(recipe(), "", "")
+    harness.supervision.step()
+    harness.workers.views[run.name] = finished()
+    harness.supervision.step()
+    harness.registry.away = False
+    harness.clock.time += timedelta(seconds=2)
+    harness.supervision.step()
+    ended = harness.runs.get(run.name)
     assert (ended.state, ended.model_version, ended.warnings) == (RunState.SUCCEEDED, "reviews/1", ())
 
 
-def test_trouble_with_one_run_ends_that_run_only(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = mesh.runs.create(recipe(1), "", ""), mesh.runs.create(recipe(2), "", "")
-    seen = mesh.workers.view
+def test_trouble_with_one_run_ends_that_run_only(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = harness.runs.create(recipe(1), "", ""), harness.runs.create(recipe(2), "", "")
+    seen = harness.workers.view
 
     def view(run: Run) -> WorkerView:
         if run.name == first.name:
             raise RuntimeError("no such thing was foreseen")
         return seen(run)
 
-    monkeypatch.setattr(mesh.workers, "view", view)
+    monkeypatch.setattr(harness.workers, "view", view)
     for _ in range(3):
-        mesh.supervision.step()
-    failure = mesh.runs.get(first.name).failure
+        harness.supervision.step()
+    failure = harness.runs.get(first.name).failure
     assert failure is not None
     assert "RuntimeError: no such thing was foreseen" in failure.message
-    assert mesh.runs.get(second.name).state is RunState.RUNNING
+    assert harness.runs.get(second.name).state is RunState.RUNNING

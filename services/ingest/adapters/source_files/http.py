@@ -10,18 +10,18 @@ from urllib.parse import unquote, urljoin
 
 import aiohttp
 
+from services.ingest.adapters.source_files.interruptible import InterruptibleLoop
 from services.ingest.adapters.source_files.network import NetworkWall
 from services.ingest.adapters.source_files.port import (
     CHUNK_BYTES,
     BadContentError,
-    Found,
+    FoundFile,
     ReadLimits,
     forbidden,
     wrong,
 )
 from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.adapters.source_files.unpacking import unpacked
-from services.ingest.adapters.source_files.waiting import Waiting
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.source_import import SourceSpec
 from services.ingest.domain.source_uri import UriRefusedError, parse_uri, shown
@@ -46,17 +46,17 @@ class HttpFile:
         self._roots = roots
         self._wall = wall
         self._limits = limits
-        self._waiting = Waiting(interrupt)
+        self._waiting = InterruptibleLoop(interrupt)
         self._etag = ""
 
-    def find(self, pattern: str) -> Mapping[str, Found]:
+    def find(self, pattern: str) -> Mapping[str, FoundFile]:
         """See the port."""
         message = (
             "HTTP lists no folders; give one file as json_lines, or a folder of this machine or of an s3:// bucket."
         )
         raise wrong(self._spec, message, "NOT_A_FOLDER")
 
-    def match(self) -> Mapping[str, Found]:
+    def match(self) -> Mapping[str, FoundFile]:
         """See the port."""
         found = self._run(self._look())
         self._etag = found.etag
@@ -99,10 +99,10 @@ class HttpFile:
         while chunk := self._run(_fill(response)):
             yield chunk
 
-    async def _look(self) -> Found:
+    async def _look(self) -> FoundFile:
         async with self._response(self._url) as response:
             length = response.headers.get("Content-Length", "")
-            return Found(int(length) if length.isdecimal() else None, _strong_etag(response))
+            return FoundFile(int(length) if length.isdecimal() else None, _strong_etag(response))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:

@@ -19,7 +19,7 @@ from fsspec.utils import glob_translate
 from services.ingest.adapters.source_files.port import (
     CHUNK_BYTES,
     BadContentError,
-    Found,
+    FoundFile,
     ReadLimits,
     forbidden,
     wrong,
@@ -43,7 +43,7 @@ class LocalFiles:
         self._limits = limits
         self._interrupt = interrupt
 
-    def find(self, pattern: str) -> Mapping[str, Found]:
+    def find(self, pattern: str) -> Mapping[str, FoundFile]:
         """See the port; also where links lead to folders, each of which is entered once."""
         uri = self._spec.kind.uri
         self._check(self._root)
@@ -63,7 +63,7 @@ class LocalFiles:
             self._check(path)
         return files
 
-    def match(self) -> Mapping[str, Found]:
+    def match(self) -> Mapping[str, FoundFile]:
         """See the port."""
         uri, path = self._spec.kind.uri, self._root
         if _GLOB.search(path) and not (self._allowed(path) and Path(path).exists()):
@@ -80,9 +80,9 @@ class LocalFiles:
             raise wrong(
                 self._spec, f"{uri} is not a regular file; a pipe or a device cannot be imported.", "NOT_A_FILE"
             )
-        return {path: Found(status.st_size)}
+        return {path: FoundFile(status.st_size)}
 
-    def _match_glob(self) -> Mapping[str, Found]:
+    def _match_glob(self) -> Mapping[str, FoundFile]:
         parts = PurePosixPath(self._root).parts
         first = next(number for number, part in enumerate(parts) if _GLOB.search(part))
         base = str(PurePosixPath(*parts[:first]))
@@ -158,7 +158,7 @@ class LocalFiles:
         finally:
             os.close(handle)
 
-    def _walk(self, root: str, depth: int | None) -> dict[str, Found]:
+    def _walk(self, root: str, depth: int | None) -> dict[str, FoundFile]:
         """Files below a folder, so many folders deep.
 
         Raises:
@@ -168,7 +168,7 @@ class LocalFiles:
         def fail(error: OSError) -> None:
             raise error
 
-        found: dict[str, Found] = {}
+        found: dict[str, FoundFile] = {}
         entered: set[str] = set()
         start = len(PurePosixPath(root).parts)
         for folder, folders, names in os.walk(root, followlinks=True, onerror=fail):
@@ -189,10 +189,10 @@ class LocalFiles:
                     status = Path(path).stat()
                 except OSError:
                     # A link to nowhere, for one: reading it says what is wrong with it.
-                    found[path] = Found(0)
+                    found[path] = FoundFile(0)
                     continue
                 if stat.S_ISREG(status.st_mode):
-                    found[path] = Found(status.st_size)
+                    found[path] = FoundFile(status.st_size)
             if len(found) > self._limits.files:
                 message = f"{self._spec.kind.uri} has more than {self._limits.files} files; import it in parts."
                 raise wrong(self._spec, message, "SOURCE_TOO_LARGE")

@@ -30,7 +30,7 @@ class ReadLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFile:
     """A file that was found: its size (None: not told) and its strong ETag (empty: none)."""
 
     size: int | None
@@ -49,11 +49,11 @@ class BadContentError(Exception):
 class FilePlace(Protocol):
     """The files of one source; one thread uses it. Each method holds the walls before it opens anything."""
 
-    def find(self, pattern: str) -> Mapping[str, Found]:
+    def find(self, pattern: str) -> Mapping[str, FoundFile]:
         """Files below a folder by path, those that match a glob."""
         ...
 
-    def match(self) -> Mapping[str, Found]:
+    def match(self) -> Mapping[str, FoundFile]:
         """The file that the address names, or the files that it matches as a glob."""
         ...
 

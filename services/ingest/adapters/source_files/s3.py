@@ -13,17 +13,17 @@ from urllib.parse import urlsplit
 
 from fsspec.utils import glob_translate
 
+from services.ingest.adapters.source_files.interruptible import InterruptibleLoop
 from services.ingest.adapters.source_files.network import NetworkWall
 from services.ingest.adapters.source_files.port import (
     CHUNK_BYTES,
     BadContentError,
-    Found,
+    FoundFile,
     ReadLimits,
     forbidden,
     wrong,
 )
 from services.ingest.adapters.source_files.roots import SourceRoots
-from services.ingest.adapters.source_files.waiting import Waiting
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.domain.source_import import SourceSpec
 from services.ingest.domain.source_uri import SourceUri
@@ -67,11 +67,11 @@ class S3Files:
         self._wall = wall
         self._endpoint = endpoint
         self._limits = limits
-        self._waiting = Waiting(interrupt)
+        self._waiting = InterruptibleLoop(interrupt)
         self._files: Any = None
         self._etags: dict[str, str] = {}
 
-    def find(self, pattern: str) -> Mapping[str, Found]:
+    def find(self, pattern: str) -> Mapping[str, FoundFile]:
         """See the port."""
         self._check(self._root)
         uri = self._spec.kind.uri
@@ -88,7 +88,7 @@ class S3Files:
             raise wrong(self._spec, message, field="pattern")
         return self._found(found)
 
-    def match(self) -> Mapping[str, Found]:
+    def match(self) -> Mapping[str, FoundFile]:
         """See the port."""
         uri = self._spec.kind.uri
         is_glob = any(character in self._root for character in _GLOB)
@@ -184,12 +184,12 @@ class S3Files:
 
         return self._run(look())
 
-    def _found(self, listing: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Found]:
+    def _found(self, listing: Mapping[str, Mapping[str, Any]]) -> Mapping[str, FoundFile]:
         if len(listing) > self._limits.files:
             message = f"{self._spec.kind.uri} has more than {self._limits.files} files; import it in parts."
             raise wrong(self._spec, message, "SOURCE_TOO_LARGE")
         self._etags = {path: str(info.get("ETag") or "") for path, info in listing.items()}
-        return {path: Found(int(info.get("size") or 0), self._etags[path]) for path, info in listing.items()}
+        return {path: FoundFile(int(info.get("size") or 0), self._etags[path]) for path, info in listing.items()}
 
     def _run(self, coroutine: Coroutine[Any, Any, T], limit_s: float = 0) -> T:
         limit_s = limit_s or self._limits.connect_s + self._limits.silence_s

@@ -1,4 +1,4 @@
-"""A cable that can be pulled: a TCP proxy between the service and Elasticsearch."""
+"""A TCP proxy that a test can cut, between the service and Elasticsearch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import socket
 import threading
 
 
-class Cable:
-    """Listens on a free port of this machine and passes everything on, while it is plugged in."""
+class CuttableProxy:
+    """Listens on a free port of this machine and passes everything on, until it is cut."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
-        self._plugged = True
+        self._connected = True
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -23,22 +23,22 @@ class Cable:
         """`host:port` to connect to."""
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def pull(self) -> None:
+    def cut(self) -> None:
         """Breaks all connections, and each new one at once."""
         with self._lock:
-            self._plugged = False
+            self._connected = False
             for each in self._open:
                 _end(each)
             self._open.clear()
 
-    def plug_in(self) -> None:
+    def restore(self) -> None:
         """Lets connections pass again."""
         with self._lock:
-            self._plugged = True
+            self._connected = True
 
     def close(self) -> None:
         """Ends it."""
-        self.pull()
+        self.cut()
         self._listener.close()
 
     def _accept(self) -> None:
@@ -48,7 +48,7 @@ class Cable:
             except OSError:
                 return
             with self._lock:
-                if not self._plugged:
+                if not self._connected:
                     near.close()
                     continue
             try:

@@ -1,4 +1,4 @@
-"""Compiled recipes, kept by their content: compiling reads dictionaries, which no record should wait for."""
+"""A cache of compiled recipes. Compiling reads dictionaries, and no record should wait for that."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _KEPT = 128
 _KEPT_BYTES = 256 * 1024 * 1024
 
 
-class RecipeBook:
-    """Compiles recipes and remembers the last ones; threads share it."""
+class RecipeCache:
+    """Compiles recipes and keeps the most recently used ones. Thread-safe."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -43,7 +43,7 @@ class RecipeBook:
             if found is not None:
                 self._compiled.move_to_end(key)
                 return found
-        # Outside of the lock: a large recipe compiles for seconds, and no record of another one should wait for it.
+        # Outside the lock: a large recipe compiles for seconds, and records of other recipes must not wait for it.
         made = compile_recipe(self._registry, operators, required_attributes)
         with self._lock:
             self._compiled[key] = made

@@ -1,4 +1,4 @@
-"""The books of an import while it is pulled: counts, progress, and what it ends as."""
+"""The tracker of an import while it is pulled: counts, progress, and what it ends as."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SAVE_EVERY_S = 0.25
 _RATE_WINDOW_S = 5.0
 
 
-class Books:
+class ImportTracker:
     """Counts and progress of one import while it is pulled."""
 
     def __init__(self, running: Import, clock: Clock) -> None:
@@ -30,7 +30,7 @@ class Books:
         self._withdrawn = 0
 
     def begin(self, total: int) -> None:
-        """Starts from nothing, whatever an earlier process has counted."""
+        """Starts from zero, whatever an earlier process has counted."""
         limit = self.state.spec.max_records
         self._total = min(total, limit) if limit else total
         self._marks.append((self._clock.monotonic(), 0))
@@ -57,7 +57,7 @@ class Books:
         )
 
     def due(self) -> bool:
-        """Whether the counts are to be saved again."""
+        """Whether it is time to save the counts."""
         now = self._clock.monotonic()
         if now - self._saved < _SAVE_EVERY_S:
             return False
@@ -65,20 +65,20 @@ class Books:
         return True
 
     def not_synchronized(self, unchanged: bool) -> str:
-        """Why not all of the source was seen, see `Import`; empty where all of it was."""
+        """Why the source was not read completely, see `Import`; empty if it was."""
         if self.capped:
             return "max_records"
         return "refused" if self.state.rejected_count else "" if unchanged else "changed"
 
     def withdrew(self, count: int, total: int) -> None:
-        """So many more records were withdrawn, of so many."""
+        """Adds `count` withdrawn records, of `total` to withdraw."""
         self._withdrawn += count
         moment = self._clock.now()
         progress = Progress("withdraw", self._withdrawn, total, 0.0, moment)
         self.state = replace(self.state, update_time=moment, progress=progress)
 
     def succeeded(self, digest: str, source_digest: str, differences: Differences, not_synchronized: str) -> Import:
-        """The import with its success; what was read is all there was, also where a cap ended it early."""
+        """The import as succeeded. What was read counts as the total, also if `max_records` ended it early."""
         return replace(
             self.state,
             state=ImportState.SUCCEEDED,
@@ -91,19 +91,19 @@ class Books:
         )
 
     def failed(self, failure: Failure) -> Import:
-        """The import with its failure."""
+        """The import as failed."""
         return replace(self.state, state=ImportState.FAILED, failure=failure, update_time=self._clock.now())
 
 
-def nothing_accepted(books: Books) -> TidemillError:
-    """The error of an import that brought nothing."""
-    uri, first = books.state.spec.kind.uri, books.first_refusal
+def nothing_accepted(tracker: ImportTracker) -> TidemillError:
+    """The error of an import that accepted no record."""
+    uri, first = tracker.state.spec.kind.uri, tracker.first_refusal
     if first is None:
         return FailedPreconditionError(
-            f"{uri} holds no record; put some there, then import again.", reason="EMPTY_SOURCE", metadata={"uri": uri}
+            f"{uri} contains no records. Add some, then import again.", reason="EMPTY_SOURCE", metadata={"uri": uri}
         )
     return FailedPreconditionError(
-        f"Every one of the {books.state.rejected_count} pieces of {uri} was refused, the first one as {first.reason}: "
+        f"All {tracker.state.rejected_count} pieces of {uri} were refused, the first one with {first.reason}: "
         f"{first.message} All of them are in the dead letters.",
         reason="ALL_RECORDS_REFUSED",
         metadata={"uri": uri, "location": first.location, "first_reason": first.reason},

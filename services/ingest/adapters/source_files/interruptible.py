@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _FINISH_S = 2.0
 
 
-class Waiting:
+class InterruptibleLoop:
     """Runs coroutines one at a time; close it at the end."""
 
     def __init__(self, interrupt: Interrupt) -> None:
