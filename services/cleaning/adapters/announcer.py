@@ -67,6 +67,7 @@ def _event(verdict: Verdict, now: Timestamp) -> tuple[Topic, OutgoingEvent]:
             recipe_digest=verdict.recipe_digest,
             reason=rejection.reason,
             detail=rejection.detail,
+            operator=rejection.operator,
         )
         return RECORDS_REJECTED, OutgoingEvent(verdict.name, rejected, event_id=event_id)
     cleaned = events.RecordCleaned(

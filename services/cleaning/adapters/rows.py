@@ -83,6 +83,7 @@ def verdict_row(verdict: Verdict, traceparent: str) -> dict[str, Any]:
         "attributes": dump(dict(verdict.cleaned.attributes)),
         "reason": rejection.reason if rejection else "",
         "detail": rejection.detail if rejection else "",
+        "operator": rejection.operator if rejection else "",
         "traceparent": traceparent,
         "announced": False,
     }
@@ -100,7 +101,7 @@ def verdict_of(row: Mapping[Any, Any], prefix: str = "") -> Verdict:
         Cleaned(
             row[prefix + "text"],
             json.loads(row[prefix + "attributes"]),
-            Rejection(reason, row[prefix + "detail"]) if reason else None,
+            Rejection(reason, row[prefix + "detail"], row[prefix + "operator"]) if reason else None,
         ),
     )
 

@@ -111,7 +111,7 @@ def _record_table(rows: Sequence[SnapshotRow], columns: Sequence[str]) -> pa.Tab
 def _rejected_table(rows: Sequence[RejectedRow]) -> pa.Table:
     import pyarrow as pa
 
-    names = ("record_id", "source", "reason", "detail")
+    names = ("record_id", "source", "reason", "detail", "operator")
     data = {name: [getattr(row, name) for row in rows] for name in names}
     return pa.table(data, schema=pa.schema([(name, pa.string()) for name in names]))
 

@@ -56,6 +56,7 @@ verdicts = Table(
     Column("attributes", Text, nullable=False),
     Column("reason", String(64), nullable=False),
     Column("detail", FreeText, nullable=False),
+    Column("operator", String(64), nullable=False, server_default=text("''")),
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False),
 )

@@ -195,6 +195,7 @@ class RejectedRow:
     source: str
     reason: str
     detail: str
+    operator: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from services.cleaning.app.ports import Announcer, Arrival, CollectedRecord, Dat
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.domain.dataset import Dataset
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
-from services.cleaning.domain.record import Cleaned, RawRecord, RecordKey, Verdict, Withdrawal
+from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
+from services.cleaning.engine.explain import Explanation
 from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
 
 logger = logging.getLogger(__name__)
@@ -70,14 +71,26 @@ class Records:
                 self._records.mark_announced(pending)
 
     def clean_text(
-        self, text: str, attributes: Mapping[str, str], dataset: str, operators: Sequence[OperatorSpec]
-    ) -> Cleaned:
-        """Applies the single-record operators of a data set, or the given ones, to one text."""
+        self,
+        text: str,
+        attributes: Mapping[str, str],
+        dataset: str,
+        operators: Sequence[OperatorSpec],
+        *,
+        explain: bool = False,
+    ) -> Explanation:
+        """Applies the single-record operators of a data set, or the given ones, to one text.
+
+        Returns:
+            The verdict; with the effects of the operators if it is to be explained.
+        """
         if dataset:
             recipe = self._recipes.of(require_dataset(self._datasets, dataset).spec)
         else:
             recipe = self._recipes.of_operators(operators)
-        return recipe.clean(text, attributes)
+        if explain:
+            return recipe.explain(text, attributes)
+        return Explanation(recipe.clean(text, attributes), ())
 
     def record(self, record_id: str, source: str = "") -> CollectedRecord:
         """A record and its verdicts.

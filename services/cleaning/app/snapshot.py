@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from services.cleaning.engine.compiler import CompiledRecipe
 from services.cleaning.engine.contamination import measure_contamination
 from services.cleaning.engine.operator import SetRecord
 from services.cleaning.engine.operators.duplicates import content_key
-from services.kit.errors import InternalError
+from services.kit.errors import FailedPreconditionError, InternalError
 
 # Id before source: data sets of one release after the other list their records, and keep of duplicates, the same.
 _Key = tuple[str, str]
@@ -36,8 +37,10 @@ def compose_snapshot(
         judged: every raw record that belongs to it, with what the single-record operators made of it.
 
     Raises:
+        FailedPreconditionError: an operator names an attribute that no record has.
         InternalError: the same text stands on both sides of the split.
     """
+    _check_fields(recipe, judged)
     digest = snapshot_digest(
         dataset, spec, recipe.digest, ((record.record_id, record.content_digest) for record, _ in judged)
     )
@@ -61,7 +64,10 @@ def compose_snapshot(
     def rows(keys: Sequence[_Key]) -> list[SnapshotRow]:
         return [SnapshotRow(*key, kept[key].text, kept[key].attributes) for key in keys]
 
-    rejected = [RejectedRow(*key, rejections[key].reason, rejections[key].detail) for key in sorted(rejections)]
+    rejected = [
+        RejectedRow(*key, rejection.reason, rejection.detail, rejection.operator)
+        for key, rejection in sorted(rejections.items())
+    ]
     manifest: dict[str, Any] = {
         "format": SNAPSHOT_FORMAT,
         "dataset": dataset,
@@ -77,6 +83,7 @@ def compose_snapshot(
             "holdout": len(sides.holdout),
             "rejected": len(rejected),
             "rejected_by_reason": dict(sorted(Counter(row.reason for row in rejected).items())),
+            "rejected_by_operator": dict(sorted(Counter(row.operator for row in rejected if row.operator).items())),
         },
         "contamination": {
             "exact_overlap": contamination.exact_overlap,
@@ -86,4 +93,27 @@ def compose_snapshot(
     }
     return SnapshotContent(
         dataset, digest, tuple(recipe.columns), rows(sides.train), rows(sides.holdout), rejected, manifest
+    )
+
+
+def _check_fields(recipe: CompiledRecipe, judged: Sequence[tuple[RawRecord, Cleaned]]) -> None:
+    """An operator on an attribute that no record has is a slip of the pen, which nothing else would show."""
+    unseen = dict(recipe.fields)
+    known: set[str] = set()
+    for record, cleaned in judged:
+        if not unseen:
+            return
+        for name in (*record.attributes, *cleaned.attributes):
+            known.add(name)
+            unseen.pop(name, None)
+    if not (judged and unseen):
+        return
+    name, place = next(iter(unseen.items()))
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    have = f" (they have: {', '.join(sorted(known)[:20]) or 'none'})"
+    raise FailedPreconditionError(
+        f"{place} names the attribute {name!r}, which no record of the data set has{hint}{have}",
+        reason="UNKNOWN_FIELD",
+        metadata={"field": name},
     )

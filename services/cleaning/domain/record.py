@@ -8,7 +8,7 @@ each origin (see `RawRecord.origin`) its latest word, whether it still holds the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.kit.ids import record_name, sha256_hex
 
@@ -73,10 +73,15 @@ class Withdrawal:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a record was dropped: a stable reason, and the figures behind it, never the text itself."""
+    """Why a record was dropped: a stable reason, and the figures behind it, never the text itself.
+
+    `operator` is the name of the operator that dropped it; empty where the record itself was too large, or was empty at
+    the end of the recipe.
+    """
 
     reason: str
     detail: str = ""
+    operator: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

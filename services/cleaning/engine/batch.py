@@ -7,7 +7,7 @@ becomes of a record never depends on its neighbours (a test holds that).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from services.cleaning.domain.record import Cleaned, Rejection
@@ -18,8 +18,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# Longer attributes than this do not repeat.
-_REPEATED_CHARS = 64
+class Column:
+    """Texts that an operator looks at together: the records' texts, or the values of attributes."""
+
+    __slots__ = ("_points", "texts")
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        self._points: CodePoints | None = None
+
+    def code_points(self) -> CodePoints:
+        """Code points of the texts, made once for all operators that look at them."""
+        if self._points is None:
+            self._points = code_points(self.texts)
+        return self._points
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,75 +64,122 @@ class Batch:
         self._place = list(range(len(pairs)))
         self._given = [attributes for _, attributes in pairs]
         self._rejected: dict[int, tuple[Rejection, Mapping[str, str]]] = {}
-        self._codes: CodePoints | None = None
-        self._codes_of: list[str] | None = None
+        self._column: Column | None = None
         # Whether an attribute was written since somebody last looked; all of them are new at first.
         self.attributes_changed = True
-        # Name of the operator at work, for the reasons of what it drops.
-        self.operator = "input"
+        # Name of the operator at work, for the reasons of what it drops; empty before the first and after the last.
+        self.operator = ""
 
-    def map_texts(self, function: Callable[[str], str]) -> None:
+    def column(self) -> Column:
+        """The texts; the same object as long as no text changes."""
+        if self._column is None or self._column.texts is not self.texts:
+            self._column = Column(self.texts)
+        return self._column
+
+    def map_texts(self, function: Callable[[Column], Sequence[str]]) -> None:
         """Replaces every text; drops those that the function refuses."""
         try:
-            self.texts = [function(text) for text in self.texts]
+            new = function(self.column())
         except TextRefusedError:
-            found: dict[int, Rejection] = {}
-            texts: list[str] = []
-            for position, text in enumerate(self.texts):
-                try:
-                    texts.append(function(text))
-                except TextRefusedError as refused:
-                    texts.append("")
-                    found[position] = self._refusal(refused, "text")
-            self.texts = texts
-            self.reject(found)
+            new, refused = self._one_by_one(function, self.texts)
+            self.texts = new
+            self.reject({position: self._refusal(error, "text") for position, error in refused.items()})
+            return
+        if new is not self.texts:
+            self.texts = list(new)
 
-    def map_attributes(self, function: Callable[[str], str], names: Collection[str] | None = None) -> None:
+    def map_attributes(self, function: Callable[[Column], Sequence[str]], names: Collection[str] | None = None) -> None:
         """Replaces the attributes of these names, or all of them; drops records of which one is refused."""
-        found: dict[int, Rejection] = {}
-        # Attributes repeat: labels, topics, languages.
-        known: dict[str, str] = {}
-        for position, attributes in enumerate(self.attributes):
+        # Attributes repeat: labels, topics, languages. Each value is looked at once.
+        values: dict[str, int] = {}
+        for attributes in self.attributes:
             for name in attributes if names is None else names:
+                if (value := attributes.get(name)) is not None:
+                    values.setdefault(value, len(values))
+        if not values:
+            return
+        old = list(values)
+        refused: Mapping[int, TextRefusedError] = {}
+        try:
+            new = function(Column(old))
+        except TextRefusedError:
+            new, refused = self._one_by_one(function, old)
+        changed = {value: made for value, made in zip(old, new, strict=True) if made != value}
+        if not changed and not refused:
+            return
+        self.attributes_changed = True
+        found: dict[int, Rejection] = {}
+        for position, attributes in enumerate(self.attributes):
+            for name in list(attributes) if names is None else names:
                 value = attributes.get(name)
                 if value is None:
                     continue
-                new = known.get(value)
-                if new is None:
-                    try:
-                        new = function(value)
-                    except TextRefusedError as refused:
-                        found[position] = self._refusal(refused, name)
-                        continue
-                    if len(value) <= _REPEATED_CHARS:
-                        known[value] = new
-                if new != value:
-                    attributes[name] = new
-                    self.attributes_changed = True
+                if (error := refused.get(values[value])) is not None:
+                    found[position] = self._refusal(error, name)
+                elif value in changed:
+                    attributes[name] = changed[value]
+        self.reject(found)
+
+    @staticmethod
+    def _one_by_one(
+        function: Callable[[Column], Sequence[str]], texts: Sequence[str]
+    ) -> tuple[list[str], dict[int, TextRefusedError]]:
+        new: list[str] = []
+        refused: dict[int, TextRefusedError] = {}
+        for position, text in enumerate(texts):
+            try:
+                new += function(Column([text]))
+            except TextRefusedError as error:
+                new.append(text)
+                refused[position] = error
+        return new, refused
+
+    def judge_texts(self, function: Callable[[Column], Mapping[int, Rejection]]) -> None:
+        """Drops the records whose text the function finds fault with."""
+        self.reject(function(self.column()))
+
+    def judge_attributes(
+        self, function: Callable[[Column], Mapping[int, Rejection]], names: Collection[str] | None = None
+    ) -> None:
+        """Drops the records of which one of these attributes, or of all, is found fault with; the detail names it."""
+        values: dict[str, int] = {}
+        for attributes in self.attributes:
+            for name in attributes if names is None else names:
+                if (value := attributes.get(name)) is not None:
+                    values.setdefault(value, len(values))
+        if not values:
+            return
+        wrong = function(Column(list(values)))
+        if not wrong:
+            return
+        found: dict[int, Rejection] = {}
+        for position, attributes in enumerate(self.attributes):
+            for name in attributes if names is None else names:
+                value = attributes.get(name)
+                if value is not None and (rejection := wrong.get(values[value])) is not None:
+                    detail = f"field={name} {rejection.detail}".rstrip()
+                    found[position] = Rejection(rejection.reason, detail)
+                    break
         self.reject(found)
 
     def drop_too_large(self) -> None:
         """Drops what the operator at work made larger than a record may be."""
-        self.reject(too_large_texts(self.texts, self.operator))
+        operator = self.operator or "input"
+        self.reject(too_large_texts(self.texts, operator))
         if self.attributes_changed:
             self.attributes_changed = False
-            self.reject(too_large_records(self.texts, self.attributes, self.operator))
+            self.reject(too_large_records(self.texts, self.attributes, operator))
 
     def _refusal(self, refused: TextRefusedError, field: str) -> Rejection:
         return Rejection(refused.reason, f"operator={self.operator} field={field} {refused.detail}")
-
-    def code_points(self) -> CodePoints:
-        """Code points of the texts, made once for all operators that look at the same texts."""
-        if self._codes is None or self._codes_of is not self.texts:
-            self._codes, self._codes_of = code_points(self.texts), self.texts
-        return self._codes
 
     def reject(self, found: Mapping[int, Rejection]) -> None:
         """Drops records by their present position."""
         if not found:
             return
         for position, rejection in found.items():
-            self._rejected[self._place[position]] = (rejection, self.attributes[position])
+            by = rejection if rejection.operator else replace(rejection, operator=self.operator)
+            self._rejected[self._place[position]] = (by, self.attributes[position])
         keep = [position for position in range(len(self.texts)) if position not in found]
         self.texts = [self.texts[position] for position in keep]
         self.attributes = [self.attributes[position] for position in keep]

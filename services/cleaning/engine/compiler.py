@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import Cleaned, Rejection
 from services.cleaning.engine.batch import Batch
+from services.cleaning.engine.explain import Explainer, Explanation
 from services.cleaning.engine.limits import MAX_OPERATORS, MAX_PATTERNS, MAX_TERMS
-from services.cleaning.engine.operator import RecordOperator, SetOperator, SetRecord
+from services.cleaning.engine.operator import FieldParams, RecordOperator, SetOperator, SetRecord
 from services.cleaning.engine.registry import Registry
 from services.kit.ids import content_digest
 
@@ -37,6 +38,8 @@ class CompiledRecipe:
     columns: Sequence[str]
     record_operators: Sequence[RecordOperator[Any]]
     set_operators: Sequence[SetOperator[Any]]
+    fields: Mapping[str, str]
+    """Attributes that operators on fields name, and where in the recipe the first of them does."""
 
     @property
     def memory_bytes(self) -> int:
@@ -54,11 +57,27 @@ class CompiledRecipe:
         size = 0
         for record in records:
             part.append(record)
-            size += len(record[0])
+            size += len(record[0]) + sum(map(len, record[1].values()))
             if size >= _CHARS_AT_ONCE or len(part) >= _RECORDS_AT_ONCE:
                 verdicts += self._run(part)
                 part, size = [], 0
         return verdicts + self._run(part)
+
+    def explain(self, text: str, attributes: Mapping[str, str]) -> Explanation:
+        """Applies the single-record operators to one record, and tells what each of them did."""
+        batch, explainer, position = Batch([(text, attributes)]), Explainer(text, attributes), -1
+        try:
+            for position in self._steps(batch):
+                if batch.texts:
+                    explainer.changed(position, batch.operator, batch.texts[0], batch.attributes[0])
+            cleaned = batch.result()[0]
+        except Exception as error:
+            logger.exception("the operator %s failed on a record", batch.operator)
+            cleaned = Cleaned("", dict(attributes), _failed(error, batch.operator))
+            position += 1
+        if cleaned.rejection is not None:
+            explainer.dropped(max(position, 0), cleaned.rejection)
+        return Explanation(cleaned, explainer.effects)
 
     def judge_set(self, records: Sequence[SetRecord]) -> dict[str, Rejection]:
         """Applies the set operators, in order, each to what the ones before it left.
@@ -70,32 +89,38 @@ class CompiledRecipe:
         rejected: dict[str, Rejection] = {}
         for operator in self.set_operators:
             found = operator.judge(alive)
-            rejected.update({alive[position].name: rejection for position, rejection in found.items()})
+            rejected.update(
+                {alive[position].name: replace(by, operator=operator.name) for position, by in found.items()}
+            )
             alive = [record for position, record in enumerate(alive) if position not in found]
         return rejected
 
     def _run(self, records: list[tuple[str, Mapping[str, str]]]) -> list[Cleaned]:
+        batch = Batch(records)
         try:
-            return self._run_together(records)
+            for _ in self._steps(batch):
+                pass
         except Exception as error:
             if len(records) > 1:
                 return [verdict for record in records for verdict in self._run([record])]
             # A defect on one text must neither stop the others nor make that text vanish.
-            logger.exception("an operator failed on a record")
-            detail = f"error={type(error).__name__}"
-            return [Cleaned("", dict(records[0][1]), Rejection(FAILED_REASON, detail))]
+            logger.exception("the operator %s failed on a record", batch.operator)
+            return [Cleaned("", dict(records[0][1]), _failed(error, batch.operator))]
+        return batch.result()
 
-    def _run_together(self, records: list[tuple[str, Mapping[str, str]]]) -> list[Cleaned]:
-        batch = Batch(records)
+    def _steps(self, batch: Batch) -> Iterator[int]:
+        """Applies the operators; after each comes its position, the number of operators stands for the recipe's end."""
         batch.drop_too_large()
-        for operator in self.record_operators:
+        for position, operator in enumerate(self.record_operators):
             if not batch.texts:
-                break
+                return
             batch.operator = operator.name
             operator.apply(batch)
             batch.drop_too_large()
+            yield position
+        batch.operator = ""
         batch.reject({i: Rejection(EMPTY_REASON) for i, text in enumerate(batch.texts) if not text})
-        return batch.result()
+        yield len(self.record_operators)
 
 
 def compile_recipe(
@@ -115,6 +140,7 @@ def compile_recipe(
     set_operators: list[SetOperator[Any]] = []
     canonical: list[dict[str, Any]] = []
     columns: list[str] = list(required_attributes)
+    fields: dict[str, str] = {}
     first_set: str | None = None
     _check_bounds(operators)
     for position, spec in enumerate(operators):
@@ -135,6 +161,9 @@ def compile_recipe(
                     "which works on the whole set when a version is built",
                 )
             record_operators.append(operator)
+            if isinstance(operator.params, FieldParams):
+                for name in operator.params.parts[1] or ():
+                    fields.setdefault(name, f"operators[{position}].params.fields ({spec.name})")
         columns += [column for column in operator.columns if column not in columns]
         canonical.append(_canonical(spec.name, operator))
     if required_attributes:
@@ -144,8 +173,17 @@ def compile_recipe(
         record_operators.append(operator)
         canonical.append(_canonical(spec.name, operator))
     return CompiledRecipe(
-        content_digest(canonical), tuple(canonical), tuple(columns), tuple(record_operators), tuple(set_operators)
+        content_digest(canonical),
+        tuple(canonical),
+        tuple(columns),
+        tuple(record_operators),
+        tuple(set_operators),
+        fields,
     )
+
+
+def _failed(error: Exception, operator: str) -> Rejection:
+    return Rejection(FAILED_REASON, f"error={type(error).__name__}", operator)
 
 
 def _check_bounds(operators: Sequence[OperatorSpec]) -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.cleaning.domain.record import Rejection
-from services.cleaning.engine.batch import Batch
+from services.cleaning.engine.batch import Batch, Column
 from services.kit.ids import record_name
 
 
@@ -26,7 +26,7 @@ ALL_FIELDS: Final = "*"
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}|\*")
 
 
-class TextMapParams(Params):
+class FieldParams(Params):
     """`fields`: what it works on, names of attributes, `text` for the record's text, `*` for all of a record."""
 
     fields: list[str] = Field(default=[TEXT_FIELD], min_length=1, max_length=64)
@@ -39,9 +39,28 @@ class TextMapParams(Params):
                 raise ValueError(f"{name!r} is neither `text`, nor `*`, nor a valid name of an attribute")
         return fields
 
+    @property
+    def parts(self) -> tuple[bool, Sequence[str] | None]:
+        """Whether the text is one of them, and the names of attributes; None stands for every attribute."""
+        if ALL_FIELDS in self.fields:
+            return True, None
+        return TEXT_FIELD in self.fields, tuple(name for name in self.fields if name != TEXT_FIELD)
+
+
+class TextMapParams(FieldParams):
+    """`fields`: what it changes, names of attributes, `text` for the record's text, `*` for all of a record."""
+
+
+class FilterParams(FieldParams):
+    """`fields`: what it judges, names of attributes, `text` for the record's text, `*` for all of a record.
+
+    A record is dropped when one of them is found fault with; an attribute that it does not have is none.
+    """
+
 
 P = TypeVar("P", bound=Params)
 M = TypeVar("M", bound=TextMapParams)
+F = TypeVar("F", bound=FilterParams)
 
 
 class Operator(ABC, Generic[P]):
@@ -90,20 +109,44 @@ class TextMap(RecordOperator[M]):
             TextRefusedError: the record is to be dropped.
         """
 
-    def map_texts(self, batch: Batch) -> None:
-        """Replaces every text; an operator that can clear many at once does so here."""
-        batch.map_texts(self.map)
+    def map_column(self, column: Column) -> Sequence[str]:
+        """Replaces every text of a column; an operator that can clear many at once does so here.
+
+        Raises:
+            TextRefusedError: a record is to be dropped; each text is then mapped alone.
+        """
+        return [self.map(text) for text in column.texts]
 
     def apply(self, batch: Batch) -> None:
         """Replaces every one of its fields."""
-        fields = self.params.fields
-        everything = ALL_FIELDS in fields
-        if everything or TEXT_FIELD in fields:
-            self.map_texts(batch)
-        if everything:
-            batch.map_attributes(self.map)
-        elif names := [name for name in fields if name != TEXT_FIELD]:
-            batch.map_attributes(self.map, names)
+        text, names = self.params.parts
+        if text:
+            batch.map_texts(self.map_column)
+        if names is None or names:
+            batch.map_attributes(self.map_column, names)
+
+
+class Filter(RecordOperator[F]):
+    """Drops records by what it finds in their text, or in attributes."""
+
+    params_type: ClassVar[type[Params]] = FilterParams
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The attributes that it judges."""
+        return self.params.parts[1] or ()
+
+    @abstractmethod
+    def judge(self, column: Column) -> Mapping[int, Rejection]:
+        """Which texts it finds fault with, by position; the detail has figure and limit, never the text."""
+
+    def apply(self, batch: Batch) -> None:
+        """Drops records of which one field is found fault with."""
+        text, names = self.params.parts
+        if text:
+            batch.judge_texts(self.judge)
+        if names is None or names:
+            batch.judge_attributes(self.judge, names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from services.cleaning.domain.dataset import (
 )
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import Verdict
+from services.cleaning.engine.explain import Effect, Explanation
 
 _STATES = {
     VersionState.BUILDING: dataset_pb2.DatasetVersion.STATE_BUILDING,
@@ -131,6 +132,44 @@ def verdict_to(verdict: Verdict) -> service.RecordVerdict:
         attributes=verdict.cleaned.attributes,
         rejected_reason=rejection.reason if rejection else "",
         rejected_detail=rejection.detail if rejection else "",
+        rejected_operator=rejection.operator if rejection else "",
+    )
+
+
+def effect_to(effect: Effect) -> service.OperatorEffect:
+    """What an operator did as a message."""
+    rejection = effect.rejection
+    return service.OperatorEffect(
+        position=effect.position,
+        operator=effect.operator,
+        changes=[
+            service.FieldChange(
+                field=change.field,
+                edits=[
+                    service.TextEdit(start=edit.start, end=edit.end, before=edit.before, after=edit.after)
+                    for edit in change.edits
+                ],
+                added=change.added,
+                removed=change.removed,
+            )
+            for change in effect.changes
+        ],
+        rejected_reason=rejection.reason if rejection else "",
+        rejected_detail=rejection.detail if rejection else "",
+        omitted_edits=effect.omitted_edits,
+    )
+
+
+def explanation_to(explanation: Explanation) -> service.CleanTextResponse:
+    """What became of a text as a message."""
+    cleaned, rejection = explanation.cleaned, explanation.cleaned.rejection
+    return service.CleanTextResponse(
+        text=cleaned.text,
+        attributes=cleaned.attributes,
+        rejected_reason=rejection.reason if rejection else "",
+        rejected_detail=rejection.detail if rejection else "",
+        rejected_operator=rejection.operator if rejection else "",
+        effects=map(effect_to, explanation.effects),
     )
 
 

@@ -35,16 +35,11 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
     async def CleanText(self, request: pb.CleanTextRequest, context: Any) -> pb.CleanTextResponse:
         """Applies a recipe to one text."""
         operators = [mapping.operator_from(item) for item in request.operators]
-        cleaned = await self._cleaning.run(
-            self._records.clean_text, request.text, dict(request.attributes), request.dataset, operators
+        text, attributes = request.text, dict(request.attributes)
+        explanation = await self._cleaning.run(
+            self._records.clean_text, text, attributes, request.dataset, operators, explain=request.explain
         )
-        rejection = cleaned.rejection
-        return pb.CleanTextResponse(
-            text=cleaned.text,
-            attributes=cleaned.attributes,
-            rejected_reason=rejection.reason if rejection else "",
-            rejected_detail=rejection.detail if rejection else "",
-        )
+        return mapping.explanation_to(explanation)
 
     async def GetRecord(self, request: pb.GetRecordRequest, context: Any) -> pb.GetRecordResponse:
         """Says what became of a record."""

@@ -198,7 +198,22 @@ def test_a_text_is_cleaned_online(cleaning: CleaningProcess) -> None:
     given = stub.CleanText(pb.CleanTextRequest(text="write to a@b.org please", dataset="datasets/online"), timeout=10)
     assert given.text == "write to [EMAIL] please"
     refused = stub.CleanText(pb.CleanTextRequest(text="tiny", dataset="datasets/online"), timeout=10)
-    assert (refused.text, refused.rejected_reason) == ("", "too_short")
+    assert (refused.text, refused.rejected_reason, refused.rejected_operator) == ("", "too_short", "length_filter")
+    assert not refused.effects
+    explained = stub.CleanText(
+        pb.CleanTextRequest(text="a@b.org", attributes={"cc": "c@d.org"}, dataset="datasets/online", explain=True),
+        timeout=10,
+    )
+    masked, dropped = explained.effects
+    assert [(c.field, [(e.start, e.end, e.before, e.after) for e in c.edits]) for c in masked.changes] == [
+        ("text", [(0, 7, "a@b.org", "[EMAIL]")]),
+        ("cc", [(0, 7, "c@d.org", "[EMAIL]")]),
+    ]
+    assert (dropped.operator, dropped.rejected_reason, dropped.rejected_detail) == (
+        "length_filter",
+        "too_short",
+        "chars=7 < min_chars=10",
+    )
     ad_hoc = stub.CleanText(pb.CleanTextRequest(text="<p>x</p>", operators=[operator("strip_html")]), timeout=10)
     assert ad_hoc.text == "x"
 

@@ -172,3 +172,28 @@ def test_a_folder_of_another_digest_is_refused(tmp_path: Path) -> None:
 def test_an_empty_data_set_is_a_snapshot_too(tmp_path: Path) -> None:
     summary = FolderSnapshots(ArtifactStore(f"file://{tmp_path}")).write(compose([]))
     assert (summary.train_count, summary.holdout_count, summary.records_in) == (0, 0, 0)
+
+
+def test_an_operator_on_an_attribute_that_no_record_has_is_a_named_error() -> None:
+    operators = parse_operators([{"length_filter": {"min_chars": 1, "fields": ["topik"]}}])
+    spec = DatasetSpec(("news",), tuple(operators), HoldoutSpec(0.3))
+    with pytest.raises(
+        FailedPreconditionError, match=r"operators\[0\].params.fields.*'topik'.*did you mean 'topic'"
+    ) as e:
+        compose([raw(1), raw(2)], spec)
+    assert e.value.reason == "UNKNOWN_FIELD"
+    assert compose([], spec).train == []
+    known = replace(spec, operators=tuple(parse_operators([{"mask_pii": {"fields": ["path"]}}])))
+    assert compose([raw(1), raw(2)], known).rejected == []
+
+
+def test_a_dropped_record_names_its_operator(tmp_path: Path) -> None:
+    content = compose([raw(1), raw(2), replace(raw(1), record_id="r003"), raw(4, "Head\nshort")])
+    assert {(row.reason, row.operator) for row in content.rejected} == {
+        ("exact_duplicate", "exact_dedup"),
+        ("too_short", "length_filter"),
+    }
+    assert content.manifest["counts"]["rejected_by_operator"] == {"exact_dedup": 1, "length_filter": 1}
+    store = FolderSnapshots(ArtifactStore(str(tmp_path)))
+    table = pq.read_table(store.write(content).uri.removeprefix("file://") + "/rejected.parquet")
+    assert set(table["operator"].to_pylist()) == {"exact_dedup", "length_filter"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 
@@ -49,9 +50,9 @@ class FirstLineToField(RecordOperator[FirstLineToFieldParams]):
 
 
 class DropIfMissingFieldParams(Params):
-    """`fields` that must be there and not be blank."""
+    """`fields`: names of attributes that must be there and not be blank."""
 
-    fields: list[str] = Field(min_length=1, max_length=64)
+    fields: list[Annotated[str, Field(pattern=_NAME)]] = Field(min_length=1, max_length=64)
 
 
 class DropIfMissingField(RecordOperator[DropIfMissingFieldParams]):

@@ -6,14 +6,15 @@ import math
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
-from services.cleaning.engine.batch import Batch
-from services.cleaning.engine.operator import Params, ParamsError, RecordOperator
+from services.cleaning.engine.batch import Column
+from services.cleaning.engine.operator import Filter, FilterParams, ParamsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +47,7 @@ def count_words(text: str) -> int:
     return characters + sum(any(char.isalnum() for char in word) for word in spaced.split())
 
 
-class LengthFilterParams(Params):
+class LengthFilterParams(FilterParams):
     """Limits, both ends included; a limit that is not given does not hold."""
 
     min_chars: int | None = Field(None, ge=0)
@@ -55,14 +56,14 @@ class LengthFilterParams(Params):
     max_words: int | None = Field(None, ge=1)
 
 
-class LengthFilter(RecordOperator[LengthFilterParams]):
+class LengthFilter(Filter[LengthFilterParams]):
     """Drops texts that are too short or too long."""
 
     params_type = LengthFilterParams
 
     def __init__(self, params: LengthFilterParams) -> None:
         super().__init__(params)
-        if not params.model_dump(exclude_none=True):
+        if not params.model_dump(exclude_none=True, exclude={"fields"}):
             raise ParamsError("min_chars", "or another limit must be given")
         for unit in ("chars", "words"):
             low, high = getattr(params, f"min_{unit}"), getattr(params, f"max_{unit}")
@@ -70,14 +71,14 @@ class LengthFilter(RecordOperator[LengthFilterParams]):
                 raise ParamsError(f"min_{unit}", f"is {low}, more than max_{unit}={high}")
         self._words = params.min_words is not None or params.max_words is not None
 
-    def apply(self, batch: Batch) -> None:
-        """Drops with the reason `too_short` or `too_long`."""
+    def judge(self, column: Column) -> Mapping[int, Rejection]:
+        """Finds fault with the reason `too_short` or `too_long`."""
         p = self.params
-        found = self._outside(list(map(len, batch.texts)), "chars", p.min_chars, p.max_chars)
+        found = self._outside(list(map(len, column.texts)), "chars", p.min_chars, p.max_chars)
         if self._words:
-            words = [count_words(text) for text in batch.texts]
+            words = [count_words(text) for text in column.texts]
             found = self._outside(words, "words", p.min_words, p.max_words) | found
-        batch.reject(found)
+        return found
 
     @staticmethod
     def _outside(sizes: list[int], unit: str, low: int | None, high: int | None) -> dict[int, Rejection]:
@@ -90,23 +91,23 @@ class LengthFilter(RecordOperator[LengthFilterParams]):
         return found
 
 
-class AlnumFilterParams(Params):
+class AlnumFilterParams(FilterParams):
     """Limits of the share of letters and digits among all characters."""
 
     min_ratio: float = Field(0.25, ge=0, le=1)
     max_ratio: float = Field(1.0, ge=0, le=1)
 
 
-class AlnumFilter(RecordOperator[AlnumFilterParams]):
+class AlnumFilter(Filter[AlnumFilterParams]):
     """Drops texts with few letters and digits: tables of signs, ASCII art, remains of mark-up."""
 
     params_type = AlnumFilterParams
 
-    def apply(self, batch: Batch) -> None:
-        """Drops with the reason `low_alnum` or `high_alnum`; empty text has the share 0."""
+    def judge(self, column: Column) -> Mapping[int, Rejection]:
+        """Finds fault with the reason `low_alnum` or `high_alnum`; empty text has the share 0."""
         import numpy as np
 
-        points = batch.code_points()
+        points = column.code_points()
         running = np.concatenate(([0], np.cumsum(alnum_table()[points.codes])))
         counts = running[points.starts + points.lengths] - running[points.starts]
         ratios = counts / np.maximum(points.lengths, 1)
@@ -116,7 +117,7 @@ class AlnumFilter(RecordOperator[AlnumFilterParams]):
             found[position] = Rejection("low_alnum", f"alnum_ratio={ratios[position]:.3f} < min_ratio={low:g}")
         for position in np.flatnonzero(ratios > high).tolist():
             found[position] = Rejection("high_alnum", f"alnum_ratio={ratios[position]:.3f} > max_ratio={high:g}")
-        batch.reject(found)
+        return found
 
 
 @cache
@@ -162,7 +163,7 @@ def sign_table() -> NDArray[np.bool_]:
     return table
 
 
-class RepetitionFilterParams(Params):
+class RepetitionFilterParams(FilterParams):
     """`ngram`: length of the pieces in characters; `max_ratio`: how much of a text its commonest pieces may be.
 
     `words`: Gopher's limits on repeated lines, paragraphs and runs of words hold, too, in texts of `min_words` words.
@@ -174,7 +175,7 @@ class RepetitionFilterParams(Params):
     min_words: int = Field(50, ge=1)
 
 
-class RepetitionFilter(RecordOperator[RepetitionFilterParams]):
+class RepetitionFilter(Filter[RepetitionFilterParams]):
     """Drops texts that say the same again and again.
 
     The ratio is ROOTS's (Laurençon et al. 2022, "The BigScience ROOTS Corpus"): occurrences of the repeated
@@ -189,25 +190,25 @@ class RepetitionFilter(RecordOperator[RepetitionFilterParams]):
     version = 2
     params_type = RepetitionFilterParams
 
-    def apply(self, batch: Batch) -> None:
-        """Drops with the reason `repetitive`."""
+    def judge(self, column: Column) -> Mapping[int, Rejection]:
+        """Finds fault with the reason `repetitive`."""
         limit = self.params.max_ratio
         found: dict[int, Rejection] = {}
-        suspects, repeating = self._suspects(batch)
+        suspects, repeating = self._suspects(column)
         for position in suspects:
-            ratio = repetition_ratio(batch.texts[position], self.params.ngram)
+            ratio = repetition_ratio(column.texts[position], self.params.ngram)
             if ratio > limit:
                 found[position] = Rejection("repetitive", f"repetition_ratio={ratio:.3f} > max_ratio={limit:g}")
         for position in repeating if self.params.words else ():
-            if position not in found and (detail := repeated_words(batch.texts[position], self.params.min_words)):
+            if position not in found and (detail := repeated_words(column.texts[position], self.params.min_words)):
                 found[position] = Rejection("repetitive", detail)
-        batch.reject(found)
+        return found
 
-    def _suspects(self, batch: Batch) -> tuple[list[int], list[int]]:
+    def _suspects(self, column: Column) -> tuple[list[int], list[int]]:
         import numpy as np
 
         size = self.params.ngram
-        points = batch.code_points()
+        points = column.code_points()
         totals = np.maximum(points.lengths - size + 1, 0)
         if not totals.any():
             return [], []

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import re2
 from pydantic import Field
 
-from services.cleaning.engine.batch import Batch
+from services.cleaning.engine.batch import CodePoints, Column, code_points
 from services.cleaning.engine.operator import ALL_FIELDS, ParamsError, TextMap, TextMapParams
 from services.cleaning.engine.pii_patterns import KINDS, PROVINCES, Kind, Rule, rules_of
 
@@ -102,15 +102,17 @@ class MaskPii(TextMap[MaskPiiParams]):
         signs = sorted(self._rules_of_sign, key=len, reverse=True)
         self._signs = re2.compile("|".join(re2.escape(sign) for sign in signs)) if signs else None
 
-    def map_texts(self, batch: Batch) -> None:
+    def map_column(self, column: Column) -> Sequence[str]:
         """Masks the texts that a look at all of them does not clear."""
-        numbers = _number_places(batch)
-        signs = self._signed(batch.texts)
-        texts = list(batch.texts)
-        for position in sorted(numbers.keys() | signs):
+        numbers = _number_places(column.code_points())
+        suspects = sorted(numbers.keys() | self._signed(column.texts))
+        if not suspects:
+            return column.texts
+        texts = list(column.texts)
+        for position in suspects:
             text = texts[position]
             texts[position] = self._masked(text, self.find(text, numbers.get(position, Places())))
-        batch.texts = texts
+        return texts
 
     def _signed(self, texts: Sequence[str]) -> set[int]:
         """Positions of the texts with a sign."""
@@ -206,8 +208,7 @@ class Places:
         """The places of one text."""
         if _ANY_NUMBER.search(text) is None:
             return cls()
-        batch = Batch([(text, {})])
-        return _number_places(batch).get(0, cls())
+        return _number_places(code_points([text])).get(0, cls())
 
 
 def _numbers_of(rule: Rule) -> str:
@@ -231,11 +232,10 @@ def _end_of_word(text: str, place: int) -> int:
     return found.start() if found else len(text)
 
 
-def _number_places(batch: Batch) -> dict[int, Places]:
+def _number_places(points: CodePoints) -> dict[int, Places]:
     """The places of each text that has some, by its position; a sign of full width counts as digits."""
     import numpy as np
 
-    points = batch.code_points()
     size = len(points.codes)
     if not size:
         return {}

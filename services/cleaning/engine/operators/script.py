@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -10,8 +11,8 @@ import opencc
 from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
-from services.cleaning.engine.batch import Batch
-from services.cleaning.engine.operator import Params, ParamsError, RecordOperator, TextMap, TextMapParams
+from services.cleaning.engine.batch import Column
+from services.cleaning.engine.operator import Filter, FilterParams, ParamsError, TextMap, TextMapParams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,14 +88,14 @@ class ConvertScript(TextMap[ConvertScriptParams]):
         return regional.replace(_BORDER, "") if parted is not text else regional
 
 
-class ScriptFilterParams(Params):
+class ScriptFilterParams(FilterParams):
     """`scripts` that count, and the share of a text's letters (not digits or signs) that they must have."""
 
     scripts: list[str] = Field(min_length=1)
     min_ratio: float = Field(0.5, ge=0, le=1)
 
 
-class ScriptFilter(RecordOperator[ScriptFilterParams]):
+class ScriptFilter(Filter[ScriptFilterParams]):
     """Drops texts that are written in another script: a cheap stand-in for language where scripts differ."""
 
     params_type = ScriptFilterParams
@@ -105,11 +106,11 @@ class ScriptFilter(RecordOperator[ScriptFilterParams]):
             if script not in _SCRIPTS:
                 raise ParamsError("scripts", f"holds {script!r}, which is none of {', '.join(_SCRIPTS)}")
 
-    def apply(self, batch: Batch) -> None:
-        """Drops with the reason `wrong_script`."""
+    def judge(self, column: Column) -> Mapping[int, Rejection]:
+        """Finds fault with the reason `wrong_script`."""
         import numpy as np
 
-        points = batch.code_points()
+        points = column.code_points()
         wanted = _membership(tuple(sorted(set(self.params.scripts))))[points.codes]
         letters = _letters()[points.codes]
         found: dict[int, Rejection] = {}
@@ -122,7 +123,7 @@ class ScriptFilter(RecordOperator[ScriptFilterParams]):
             found[position] = Rejection("wrong_script", f"script_ratio={ratio:.3f} < min_ratio={limit:g}")
         for position in np.flatnonzero(total == 0).tolist():
             found[position] = Rejection("wrong_script", "letters=0")
-        batch.reject(found)
+        return found
 
 
 @cache

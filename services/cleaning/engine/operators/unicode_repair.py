@@ -10,12 +10,13 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
 
 import ftfy
 
-from services.cleaning.engine.batch import Batch, CodePoints
+from services.cleaning.engine.batch import CodePoints, Column
 from services.cleaning.engine.invisible import INVISIBLE, visible
 from services.cleaning.engine.mojibake import MAX_COMMON_BEFORE, MIN_HAN, chinese_tables, repair_encoding
 from services.cleaning.engine.operator import TextMap, TextMapParams
@@ -91,15 +92,17 @@ class FixUnicode(TextMap[FixUnicodeParams]):
         # NFKC changes more than this list of characters allows for (the ellipsis, for one).
         self._fast = params.normalization == "NFC"
 
-    def map_texts(self, batch: Batch) -> None:
+    def map_column(self, column: Column) -> Sequence[str]:
         """Repairs the texts that a look at their code points does not clear."""
         if not self._fast:
-            super().map_texts(batch)
-        elif suspects := _suspects(batch.code_points(), self.params):
-            texts = list(batch.texts)
-            for position in suspects:
-                texts[position] = self.map(texts[position])
-            batch.texts = texts
+            return super().map_column(column)
+        suspects = _suspects(column.code_points(), self.params)
+        if not suspects:
+            return column.texts
+        texts = list(column.texts)
+        for position in suspects:
+            texts[position] = self.map(texts[position])
+        return texts
 
     def map(self, text: str) -> str:
         """The repaired text."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tidemill/cleaning/v1/cleaning_events.proto\x12\x14tidemill.cleaning.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x02\n\rRecordCleaned\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x15\n\rrecipe_digest\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12G\n\nattributes\x18\x06 \x03(\x0b\x32\x33.tidemill.cleaning.v1.RecordCleaned.AttributesEntry\x12.\n\nclean_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x0eRecordRejected\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x15\n\rrecipe_digest\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\"w\n\x13\x44\x61tasetVersionBuilt\x12\x17\n\x0f\x64\x61taset_version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x13\n\x0btrain_count\x18\x04 \x01(\x03\x12\x15\n\rholdout_count\x18\x05 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tidemill/cleaning/v1/cleaning_events.proto\x12\x14tidemill.cleaning.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x02\n\rRecordCleaned\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x15\n\rrecipe_digest\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12G\n\nattributes\x18\x06 \x03(\x0b\x32\x33.tidemill.cleaning.v1.RecordCleaned.AttributesEntry\x12.\n\nclean_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8d\x01\n\x0eRecordRejected\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x15\n\rrecipe_digest\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x10\n\x08operator\x18\x07 \x01(\t\"w\n\x13\x44\x61tasetVersionBuilt\x12\x17\n\x0f\x64\x61taset_version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x13\n\x0btrain_count\x18\x04 \x01(\x03\x12\x15\n\rholdout_count\x18\x05 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDCLEANED']._serialized_end=378
   _globals['_RECORDCLEANED_ATTRIBUTESENTRY']._serialized_start=329
   _globals['_RECORDCLEANED_ATTRIBUTESENTRY']._serialized_end=378
-  _globals['_RECORDREJECTED']._serialized_start=380
-  _globals['_RECORDREJECTED']._serialized_end=503
-  _globals['_DATASETVERSIONBUILT']._serialized_start=505
-  _globals['_DATASETVERSIONBUILT']._serialized_end=624
+  _globals['_RECORDREJECTED']._serialized_start=381
+  _globals['_RECORDREJECTED']._serialized_end=522
+  _globals['_DATASETVERSIONBUILT']._serialized_start=524
+  _globals['_DATASETVERSIONBUILT']._serialized_end=643
 # @@protoc_insertion_point(module_scope)

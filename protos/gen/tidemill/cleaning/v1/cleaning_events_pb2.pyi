@@ -105,6 +105,7 @@ class RecordRejected(_message.Message):
     RECIPE_DIGEST_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
     record_id: _builtins.str
     """Identity of the raw record within its source."""
     source: _builtins.str
@@ -117,6 +118,8 @@ class RecordRejected(_message.Message):
     """Stable reason, for example `too_short`."""
     detail: _builtins.str
     """The figures behind it, for example `chars=12 < min_chars=40`; never the text itself."""
+    operator: _builtins.str
+    """Name of the operator that dropped it; empty where it was too large as it came, or empty at the end of the recipe."""
     def __init__(
         self,
         *,
@@ -126,10 +129,11 @@ class RecordRejected(_message.Message):
         recipe_digest: _builtins.str = ...,
         reason: _builtins.str = ...,
         detail: _builtins.str = ...,
+        operator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "detail", b"detail", "reason", b"reason", "recipe_digest", b"recipe_digest", "record_id", b"record_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "detail", b"detail", "operator", b"operator", "reason", b"reason", "recipe_digest", b"recipe_digest", "record_id", b"record_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

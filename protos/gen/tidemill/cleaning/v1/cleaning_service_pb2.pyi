@@ -49,10 +49,13 @@ class CleanTextRequest(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     OPERATORS_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text; at most 512 KiB."""
     dataset: _builtins.str
     """Data set whose recipe is applied; give this or operators."""
+    explain: _builtins.bool
+    """Whether to tell what each operator did."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Attributes that operators may read."""
@@ -68,14 +71,129 @@ class CleanTextRequest(_message.Message):
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         dataset: _builtins.str = ...,
         operators: _abc.Iterable[_dataset_pb2.OperatorSpec] | None = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "dataset", b"dataset", "operators", b"operators", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "dataset", b"dataset", "explain", b"explain", "operators", b"operators", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CleanTextRequest: _TypeAlias = CleanTextRequest  # noqa: Y015
+
+@_typing.final
+class TextEdit(_message.Message):
+    """A part of a field that an operator replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Where it began in what the operator was given: Unicode characters before it."""
+    end: _builtins.int
+    """Where it ended, excluded."""
+    before: _builtins.str
+    """What stood there."""
+    after: _builtins.str
+    """What stands there now."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "end", b"end", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextEdit: _TypeAlias = TextEdit  # noqa: Y015
+
+@_typing.final
+class FieldChange(_message.Message):
+    """What an operator did to one field."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    EDITS_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """`text`, or the name of an attribute."""
+    added: _builtins.bool
+    """True when the attribute was not there before."""
+    removed: _builtins.bool
+    """True when the attribute is gone."""
+    @_builtins.property
+    def edits(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextEdit]:
+        """The parts that it replaced, in order."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        edits: _abc.Iterable[Global___TextEdit] | None = ...,
+        added: _builtins.bool = ...,
+        removed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "edits", b"edits", "field", b"field", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldChange: _TypeAlias = FieldChange  # noqa: Y015
+
+@_typing.final
+class OperatorEffect(_message.Message):
+    """What one operator did to a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    REJECTED_REASON_FIELD_NUMBER: _builtins.int
+    REJECTED_DETAIL_FIELD_NUMBER: _builtins.int
+    OMITTED_EDITS_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Its place among the operators that ran, from 0."""
+    operator: _builtins.str
+    """Its registered name; empty where the record was too large as it came, or empty at the end of the recipe."""
+    rejected_reason: _builtins.str
+    """Stable reason when it dropped the record, else empty."""
+    rejected_detail: _builtins.str
+    """The figures behind the rejection."""
+    omitted_edits: _builtins.int
+    """Edits that are not in `changes`: an explanation has 1000 edits and 256 Ki characters at most."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
+        """The fields that it changed."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        operator: _builtins.str = ...,
+        changes: _abc.Iterable[Global___FieldChange] | None = ...,
+        rejected_reason: _builtins.str = ...,
+        rejected_detail: _builtins.str = ...,
+        omitted_edits: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "omitted_edits", b"omitted_edits", "operator", b"operator", "position", b"position", "rejected_detail", b"rejected_detail", "rejected_reason", b"rejected_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperatorEffect: _TypeAlias = OperatorEffect  # noqa: Y015
 
 @_typing.final
 class CleanTextResponse(_message.Message):
@@ -107,15 +225,23 @@ class CleanTextResponse(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     REJECTED_REASON_FIELD_NUMBER: _builtins.int
     REJECTED_DETAIL_FIELD_NUMBER: _builtins.int
+    REJECTED_OPERATOR_FIELD_NUMBER: _builtins.int
+    EFFECTS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The cleaned text; empty when it was rejected."""
     rejected_reason: _builtins.str
     """Stable reason when it was rejected, else empty."""
     rejected_detail: _builtins.str
     """The figures behind the rejection."""
+    rejected_operator: _builtins.str
+    """Name of the operator that dropped it; empty where it was empty at the end of the recipe."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The attributes after cleaning."""
+
+    @_builtins.property
+    def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatorEffect]:
+        """What the operators did, those that changed or dropped something, in order; empty unless `explain` was set."""
 
     def __init__(
         self,
@@ -124,10 +250,12 @@ class CleanTextResponse(_message.Message):
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         rejected_reason: _builtins.str = ...,
         rejected_detail: _builtins.str = ...,
+        rejected_operator: _builtins.str = ...,
+        effects: _abc.Iterable[Global___OperatorEffect] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "rejected_detail", b"rejected_detail", "rejected_reason", b"rejected_reason", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "effects", b"effects", "rejected_detail", b"rejected_detail", "rejected_operator", b"rejected_operator", "rejected_reason", b"rejected_reason", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -191,6 +319,7 @@ class RecordVerdict(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     REJECTED_REASON_FIELD_NUMBER: _builtins.int
     REJECTED_DETAIL_FIELD_NUMBER: _builtins.int
+    REJECTED_OPERATOR_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """`datasets/{dataset}`."""
     recipe_digest: _builtins.str
@@ -201,6 +330,10 @@ class RecordVerdict(_message.Message):
     """Stable reason when rejected, else empty."""
     rejected_detail: _builtins.str
     """The figures behind the rejection."""
+    rejected_operator: _builtins.str
+    """Name of the operator that dropped it; empty where it was too large as it came, or empty at the end of the recipe,
+    or where it was dropped by a release that did not tell.
+    """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Attributes after cleaning."""
@@ -214,10 +347,11 @@ class RecordVerdict(_message.Message):
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         rejected_reason: _builtins.str = ...,
         rejected_detail: _builtins.str = ...,
+        rejected_operator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "dataset", b"dataset", "recipe_digest", b"recipe_digest", "rejected_detail", b"rejected_detail", "rejected_reason", b"rejected_reason", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "dataset", b"dataset", "recipe_digest", b"recipe_digest", "rejected_detail", b"rejected_detail", "rejected_operator", b"rejected_operator", "rejected_reason", b"rejected_reason", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
