@@ -15,7 +15,7 @@ from services.kit.errors import InvalidArgumentError
 from services.kit.storage.signing import SigningKey
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import REPORT_FILE, Job
-from services.training.domain.recipe import Optimization, Recipe, TextClassificationTask
+from services.training.domain.training_spec import Optimization, TextClassificationTask, TrainingSpec
 from services.training.engine.methods.full import Full
 from tests.integration.training.bases import make_encoder, write_reviews
 
@@ -49,7 +49,7 @@ def test_no_pickle_of_a_base_model_runs(tmp_path: Path) -> None:
     key = SigningKey(tmp_path / "keys" / "signing.pem", tmp_path / "keys" / "trusted")
     key.ensure()
     snapshot = write_reviews(tmp_path / "snapshot")
-    recipe = Recipe(
+    spec = TrainingSpec(
         "reviews",
         str(base),
         "datasets/reviews/versions/1",
@@ -64,7 +64,7 @@ def test_no_pickle_of_a_base_model_runs(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     job = Job(
-        "runs/1", folder, folder.as_uri(), snapshot, tmp_path, tmp_path, recipe, 1, key.private, key.trusted
+        "runs/1", folder, folder.as_uri(), snapshot, tmp_path, tmp_path, spec, 1, key.private, key.trusted
     ).write()
     done = subprocess.run(
         [sys.executable, "-m", "services.training.worker", "--job", str(job)],

@@ -20,7 +20,7 @@ from services.inference.domain.model import Build, Lineage, ModelVersion, Task, 
 from services.kit.errors import InvalidArgumentError
 from services.kit.prompts import TOO_LONG, PromptError, Prompts, chat_of, chat_template
 from services.kit.storage.signing import TrustedKeys
-from services.training.domain.recipe import GenerationTask
+from services.training.domain.training_spec import GenerationTask
 from services.training.engine.prompts import prompts_of, training_pairs
 
 # In the manner of ChatML, Llama 3, Gemma and Mistral: what real templates make use of.

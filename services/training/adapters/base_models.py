@@ -20,7 +20,7 @@ from typing import Any, Literal
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
 from services.kit.ids import new_id, sha256_hex
 from services.kit.storage.artifacts import digest_folder
-from services.training.domain.recipe import BaseModel
+from services.training.domain.training_spec import BaseModel
 
 logger = logging.getLogger(__name__)
 

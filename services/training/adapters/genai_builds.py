@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from services.training.domain.recipe import VariantName
+from services.training.domain.training_spec import VariantName
 from services.training.engine.generation import first_line
 from services.training.engine.metrics import TextLoss
 from services.training.engine.tasks import Pair

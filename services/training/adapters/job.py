@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from services.training.domain.recipe import Recipe
+from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.methods import make_method
 
 JOB_FILE = "job.json"
@@ -36,7 +36,7 @@ class Job:
     snapshot: Path
     models_dir: Path
     downloads_dir: Path
-    recipe: Recipe
+    spec: TrainingSpec
     threads: int
     signing_key: Path
     trusted_keys: Path
@@ -50,7 +50,7 @@ class Job:
             "snapshot": str(self.snapshot),
             "models_dir": str(self.models_dir),
             "downloads_dir": str(self.downloads_dir),
-            "recipe": self.recipe.to_json(),
+            "recipe": self.spec.to_json(),
             "threads": self.threads,
             "signing_key": str(self.signing_key),
             "trusted_keys": str(self.trusted_keys),
@@ -70,7 +70,7 @@ class Job:
             snapshot=Path(value["snapshot"]),
             models_dir=Path(value["models_dir"]),
             downloads_dir=Path(value["downloads_dir"]),
-            recipe=Recipe.from_json(value["recipe"], make_method),
+            spec=TrainingSpec.from_json(value["recipe"], make_method),
             threads=value["threads"],
             signing_key=Path(value["signing_key"]),
             trusted_keys=Path(value["trusted_keys"]),

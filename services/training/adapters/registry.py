@@ -64,7 +64,7 @@ class MlflowRegistry:
     def _register(self, run: Run) -> str:
         from mlflow.entities import Metric, Param
 
-        client, name, report = self._client, run.recipe.model_name, run.report
+        client, name, report = self._client, run.spec.model_name, run.report
         assert report is not None
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
@@ -79,14 +79,14 @@ class MlflowRegistry:
             else client.create_experiment(name, artifact_location=f"{self._artifacts}/{name}")
         )
         tracked = client.create_run(experiment_id, run_name=run.name, tags={_RUN_TAG: run.name}).info.run_id
-        recipe = run.recipe
+        spec = run.spec
         parameters = {
-            "base_model": recipe.base_model,
-            "dataset": recipe.dataset_name,
-            "dataset_digest": recipe.dataset_digest,
-            "task": recipe.task.kind,
-            "method": recipe.method.kind,
-            **recipe.to_json()["optimization"],
+            "base_model": spec.base_model,
+            "dataset": spec.dataset_name,
+            "dataset_digest": spec.dataset_digest,
+            "task": spec.task.kind,
+            "method": spec.method.kind,
+            **spec.to_json()["optimization"],
         }
         figures = dict(report.figures)
         for prefix, metric in (("base", report.base), ("tuned", report.tuned), ("difference", report.difference)):

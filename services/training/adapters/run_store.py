@@ -16,9 +16,9 @@ from services.kit.errors import AbortedError
 from services.kit.failure import Failure
 from services.kit.storage.database import read_only, translate_database_errors
 from services.training.adapters.tables import runs
-from services.training.domain.recipe import Recipe
 from services.training.domain.report import Report
 from services.training.domain.run import Progress, Run, RunState
+from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.methods import make_method
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _row(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "state": run.state.value,
-        "recipe": json.dumps(run.recipe.to_json()),
+        "recipe": json.dumps(run.spec.to_json()),
         "digest": run.digest,
         "uri": run.uri,
         "progress": json.dumps(asdict(run.progress)) if run.progress else None,
@@ -118,7 +118,7 @@ def _row(run: Run) -> dict[str, Any]:
 def _run(row: Mapping[Any, Any]) -> Run:
     return Run(
         name=row["name"],
-        recipe=Recipe.from_json(json.loads(row["recipe"]), make_method),
+        spec=TrainingSpec.from_json(json.loads(row["recipe"]), make_method),
         digest=row["digest"],
         uri=row["uri"],
         create_time=_EPOCH + row["create_time"] * _MICROSECOND,

@@ -19,7 +19,7 @@ from services.kit.errors import (
 from services.kit.ids import new_id
 from services.kit.storage.artifacts import ArtifactStore, answering, file_digest, filesystem_of, local_path
 from services.kit.storage.signing import TrustedKeys
-from services.training.domain.recipe import GenerationTask, Recipe, TextClassificationTask
+from services.training.domain.training_spec import GenerationTask, TextClassificationTask, TrainingSpec
 
 _PARTS = ("train", "holdout")
 _MANIFEST = "manifest.json"
@@ -42,47 +42,47 @@ class StoredFolders:
         finally:
             shutil.rmtree(copies, ignore_errors=True)
 
-    def check_dataset(self, recipe: Recipe) -> None:
+    def check_dataset(self, spec: TrainingSpec) -> None:
         """See the port. Of a remote snapshot only the manifest and the files' sizes and footers are read."""
-        uri = recipe.dataset_uri
+        uri = spec.dataset_uri
         with nullcontext() if local_path(uri) is not None else answering(uri):
-            self._check(recipe, *filesystem_of(uri))
+            self._check(spec, *filesystem_of(uri))
 
-    def _check(self, recipe: Recipe, filesystem: Any, path: str) -> None:
+    def _check(self, spec: TrainingSpec, filesystem: Any, path: str) -> None:
         import pyarrow.parquet as pq
 
         if not filesystem.exists(path):
-            wrong = f"the data set {recipe.dataset_name} does not exist at {recipe.dataset_uri}"
+            wrong = f"the data set {spec.dataset_name} does not exist at {spec.dataset_uri}"
             raise NotFoundError(
                 f"spec.dataset.uri: {wrong}",
                 reason="DATASET_NOT_FOUND",
-                metadata={"uri": recipe.dataset_uri},
+                metadata={"uri": spec.dataset_uri},
                 violations=[FieldViolation("spec.dataset.uri", wrong)],
             )
         file = f"{path}/{_MANIFEST}"
-        manifest = _manifest(filesystem.cat_file(file), recipe.dataset_uri) if filesystem.exists(file) else {}
+        manifest = _manifest(filesystem.cat_file(file), spec.dataset_uri) if filesystem.exists(file) else {}
         digest = manifest.get("digest")
-        if digest not in (None, recipe.dataset_digest):
+        if digest not in (None, spec.dataset_digest):
             raise FailedPreconditionError(
-                f"spec.dataset.digest: {recipe.dataset_uri} holds the snapshot {digest}, not the one that was meant.",
+                f"spec.dataset.digest: {spec.dataset_uri} holds the snapshot {digest}, not the one that was meant.",
                 reason="SNAPSHOT_MISMATCH",
-                metadata={"uri": recipe.dataset_uri},
+                metadata={"uri": spec.dataset_uri},
             )
-        own = local_path(recipe.dataset_uri)
+        own = local_path(spec.dataset_uri)
         if own is not None:
-            check_files(own, recipe.dataset_uri)
+            check_files(own, spec.dataset_uri)
         for part in _PARTS:
             name = f"{part}.parquet"
             if not filesystem.exists(f"{path}/{name}"):
-                raise _broken(recipe.dataset_uri, part)
-            _check_size(manifest, name, filesystem.size(f"{path}/{name}"), recipe.dataset_uri)
+                raise _broken(spec.dataset_uri, part)
+            _check_size(manifest, name, filesystem.size(f"{path}/{name}"), spec.dataset_uri)
             with (
-                _parquet_errors(recipe.dataset_uri, name),
+                _parquet_errors(spec.dataset_uri, name),
                 filesystem.open(f"{path}/{name}") as stream,
                 pq.ParquetFile(stream) as parquet,
             ):
                 rows, columns = parquet.metadata.num_rows, parquet.schema_arrow.names
-            _check(part, rows, columns, recipe.task)
+            _check(part, rows, columns, spec.task)
 
 
 def check_files(folder: Path, uri: str) -> None:

@@ -67,7 +67,7 @@ class WorkerProcesses:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / STOPPED_FILE).unlink(missing_ok=True)
         self._cache.mkdir(parents=True, exist_ok=True)
-        snapshot = self._artifacts.fetch_folder(run.recipe.dataset_uri, self._cache)
+        snapshot = self._artifacts.fetch_folder(run.spec.dataset_uri, self._cache)
         job = Job(
             run.name,
             folder,
@@ -75,7 +75,7 @@ class WorkerProcesses:
             snapshot,
             self._models,
             self._downloads,
-            run.recipe,
+            run.spec,
             self._threads,
             self._key.private,
             self._key.trusted,

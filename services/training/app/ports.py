@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.kit.failure import Failure
-from services.training.domain.recipe import BaseModel, Recipe
 from services.training.domain.report import Report
 from services.training.domain.run import Progress, Run
+from services.training.domain.training_spec import BaseModel, TrainingSpec
 
 
 class RunStore(Protocol):
@@ -136,8 +136,8 @@ class BaseModels(Protocol):
 class Artifacts(Protocol):
     """Folders that runs read and leave."""
 
-    def check_dataset(self, recipe: Recipe) -> None:
-        """Looks whether the recipe's data set can be learnt from, without reading its rows.
+    def check_dataset(self, spec: TrainingSpec) -> None:
+        """Looks whether the spec's data set can be learnt from, without reading its rows.
 
         Raises:
             NotFoundError: it is not there.

@@ -11,8 +11,8 @@ from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, NotFoundError, request_id_reused
 from services.kit.ids import new_id
 from services.training.app.ports import Artifacts, BaseModels, Registry, RunStore
-from services.training.domain.recipe import Recipe
 from services.training.domain.run import Run, RunState
+from services.training.domain.training_spec import TrainingSpec
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Runs:
         self._registry, self._clock, self._uri_of = registry, clock, uri_of
         self._creating = threading.Lock()
 
-    def create(self, recipe: Recipe, request_id: str, traceparent: str) -> Run:
+    def create(self, spec: TrainingSpec, request_id: str, traceparent: str) -> Run:
         """Queues a run; answers with the one of the same outcome that succeeded or is under way, or of the request.
 
         Who joins a run that is under way shares it: a cancellation ends it for all.
@@ -41,20 +41,20 @@ class Runs:
         What can be seen to be wrong now is refused now, not minutes later by the worker.
 
         Raises:
-            InvalidArgumentError: the base model or the data set does not go with the recipe; it names the field. Or the
+            InvalidArgumentError: the base model or the data set does not go with the spec; it names the field. Or the
                 request id is another run's.
             NotFoundError, FailedPreconditionError: there is no such base model or data set, or it cannot be used.
         """
         known = self._store.by_request(request_id) if request_id else None
         if known is not None:
-            return _same(known, recipe)
-        base = self._models.find(recipe.base_model)
-        recipe.check_base(base)
-        digest = recipe.digest(base.identity)
+            return _same(known, spec)
+        base = self._models.find(spec.base_model)
+        spec.check_base(base)
+        digest = spec.digest(base.identity)
         earlier = self._store.succeeded(digest)
         if earlier is not None and self._has_good_builds(earlier):
             return replace(earlier, reused=True)
-        self._artifacts.check_dataset(recipe)
+        self._artifacts.check_dataset(spec)
         # Of two equal requests at the same time, the second one finds the first one's run.
         with self._creating:
             joined = self._store.under_way(digest)
@@ -64,7 +64,7 @@ class Runs:
             return self._store.create(
                 Run(
                     f"runs/{run_id}",
-                    recipe,
+                    spec,
                     digest,
                     self._uri_of(run_id),
                     now,
@@ -130,8 +130,8 @@ class Runs:
         return run
 
 
-def _same(known: Run, recipe: Recipe) -> Run:
+def _same(known: Run, spec: TrainingSpec) -> Run:
     """The run of a repeated request."""
-    if known.recipe != recipe:
+    if known.spec != spec:
         raise request_id_reused(known.request_id, "run", run=known.name)
     return known

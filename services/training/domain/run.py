@@ -8,8 +8,8 @@ from datetime import datetime
 from enum import Enum
 
 from services.kit.failure import Failure
-from services.training.domain.recipe import Recipe
 from services.training.domain.report import Report
+from services.training.domain.training_spec import TrainingSpec
 
 
 class RunState(Enum):
@@ -50,7 +50,7 @@ class Run:
     """
 
     name: str
-    recipe: Recipe
+    spec: TrainingSpec
     digest: str
     uri: str
     create_time: datetime

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from services.training.domain.recipe import Optimization, Precision
+from services.training.domain.training_spec import Optimization, Precision
 from services.training.engine.batches import batch_order
 from services.training.engine.tasks import Objective
 from services.training.engine.weights import load_trainable_state, trainable_state
@@ -96,7 +96,7 @@ def train(
 
     Raises:
         Cancelled: `should_stop` said so; a checkpoint of that step was handed over before.
-        FloatingPointError: the loss is not finite; the recipe's learning rate is too high for the model.
+        FloatingPointError: the loss is not finite; the spec's learning rate is too high for the model.
     """
     import torch
 

@@ -17,12 +17,14 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Puts back what `trainable_state` returned.
 
     Raises:
-        ValueError: the names differ: the checkpoint is of another recipe.
+        ValueError: the names differ: the checkpoint belongs to another training spec.
     """
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())[:3]
-        raise ValueError(f"the checkpoint is of another recipe; for example {', '.join(odd)} is on one side only")
+        raise ValueError(
+            f"the checkpoint belongs to another training spec; for example {', '.join(odd)} is on one side only"
+        )
     import torch
 
     with torch.no_grad():

@@ -10,17 +10,17 @@ from tidemill.common.v1 import failure_pb2
 from tidemill.training.v1 import run_pb2
 
 from services.kit.errors import InvalidArgumentError
-from services.training.domain.recipe import (
+from services.training.domain.report import Metric, Report
+from services.training.domain.run import Progress, Run, RunState
+from services.training.domain.training_spec import (
     VARIANTS,
     GenerationTask,
     Method,
     Optimization,
     Precision,
-    Recipe,
     TextClassificationTask,
+    TrainingSpec,
 )
-from services.training.domain.report import Metric, Report
-from services.training.domain.run import Progress, Run, RunState
 from services.training.engine.methods import make_method
 
 _STATES = {
@@ -45,10 +45,10 @@ _PRECISION_MESSAGES = {
 }
 
 
-def recipe_from(spec: run_pb2.TrainingSpec) -> Recipe:
-    """The recipe of a spec; zeros that the contract gives a meaning get it."""
+def spec_from(spec: run_pb2.TrainingSpec) -> TrainingSpec:
+    """The training spec of a message; zeros become the defaults that the contract gives them."""
     o = spec.optimization
-    return Recipe(
+    return TrainingSpec(
         model_name=spec.model_name,
         base_model=spec.base_model,
         dataset_name=spec.dataset.name,
@@ -74,14 +74,12 @@ def recipe_from(spec: run_pb2.TrainingSpec) -> Recipe:
     )
 
 
-def spec_to(recipe: Recipe) -> run_pb2.TrainingSpec:
-    """The spec of a recipe."""
-    o, task = recipe.optimization, recipe.task
-    spec = run_pb2.TrainingSpec(
-        dataset=run_pb2.DatasetReference(
-            name=recipe.dataset_name, uri=recipe.dataset_uri, digest=recipe.dataset_digest
-        ),
-        base_model=recipe.base_model,
+def spec_to(spec: TrainingSpec) -> run_pb2.TrainingSpec:
+    """The message of a training spec."""
+    o, task = spec.optimization, spec.task
+    message = run_pb2.TrainingSpec(
+        dataset=run_pb2.DatasetReference(name=spec.dataset_name, uri=spec.dataset_uri, digest=spec.dataset_digest),
+        base_model=spec.base_model,
         optimization=run_pb2.Optimization(
             max_steps=o.max_steps,
             epochs=o.epochs,
@@ -94,23 +92,23 @@ def spec_to(recipe: Recipe) -> run_pb2.TrainingSpec:
             seed=o.seed,
             checkpoint_every=o.checkpoint_every,
         ),
-        evaluation=run_pb2.Evaluation(max_examples=recipe.max_eval_examples),
-        compression=run_pb2.Compression(variants=recipe.variants),
-        model_name=recipe.model_name,
+        evaluation=run_pb2.Evaluation(max_examples=spec.max_eval_examples),
+        compression=run_pb2.Compression(variants=spec.variants),
+        model_name=spec.model_name,
     )
     if isinstance(task, GenerationTask):
-        spec.generation.prompt_template = task.prompt_template
-        spec.generation.target_field = task.target_field
-        spec.generation.max_input_tokens = task.max_input_tokens
-        spec.generation.max_target_tokens = task.max_target_tokens
+        message.generation.prompt_template = task.prompt_template
+        message.generation.target_field = task.target_field
+        message.generation.max_input_tokens = task.max_input_tokens
+        message.generation.max_target_tokens = task.max_target_tokens
     else:
-        spec.text_classification.label_field = task.label_field
-        spec.text_classification.max_input_tokens = task.max_input_tokens
-    options = asdict(recipe.method)
-    method = getattr(spec, options.pop("kind"))
+        message.text_classification.label_field = task.label_field
+        message.text_classification.max_input_tokens = task.max_input_tokens
+    options = asdict(spec.method)
+    method = getattr(message, options.pop("kind"))
     method.SetInParent()
     method.MergeFrom(type(method)(**options))
-    return spec
+    return message
 
 
 def _task_from(spec: run_pb2.TrainingSpec) -> GenerationTask | TextClassificationTask:
@@ -142,7 +140,7 @@ def run_to(run: Run) -> run_pb2.Run:
         name=run.name,
         create_time=_timestamp(run.create_time),
         update_time=_timestamp(run.update_time),
-        spec=spec_to(run.recipe),
+        spec=spec_to(run.spec),
         state=_STATES[run.state],
         progress=_progress_to(run.progress) if run.progress else None,
         report=_report_to(run.report) if run.report else None,

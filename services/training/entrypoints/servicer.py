@@ -31,8 +31,8 @@ class TrainingServicer(grpc_stubs.TrainingServiceServicer):
         """Queues a run."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
-        recipe = mapping.recipe_from(request.spec)
-        run = await asyncio.to_thread(self._runs.create, recipe, request.request_id, carrier.get("traceparent", ""))
+        spec = mapping.spec_from(request.spec)
+        run = await asyncio.to_thread(self._runs.create, spec, request.request_id, carrier.get("traceparent", ""))
         return pb.CreateRunResponse(run=mapping.run_to(run))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:

@@ -29,7 +29,7 @@ from services.training.adapters.job import (
     Job,
     write_json,
 )
-from services.training.domain.recipe import GenerationTask
+from services.training.domain.training_spec import GenerationTask
 from services.training.engine.loop import Cancelled
 
 logger = logging.getLogger("services.training.worker")
@@ -68,7 +68,7 @@ def _run(job: Job, stop: threading.Event) -> int:
     from services.training.worker.phases import drop_stored, store
 
     torch.set_num_threads(job.threads)
-    if isinstance(job.recipe.task, GenerationTask):
+    if isinstance(job.spec.task, GenerationTask):
         from services.training.worker.generation import run
     else:
         from services.training.worker.classification import run

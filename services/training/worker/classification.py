@@ -12,8 +12,8 @@ from services.training.adapters import encoder_builds
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import Job
 from services.training.adapters.snapshots import read_rows
-from services.training.domain.recipe import TextClassificationTask
 from services.training.domain.report import Example, Report, Variant
+from services.training.domain.training_spec import TextClassificationTask
 from services.training.engine.classifier import build_classifier
 from services.training.engine.metrics import correct, mean_with_interval
 from services.training.engine.tasks import ClassificationObjective, pad_right
@@ -43,18 +43,18 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    recipe, folder = job.recipe, job.folder
-    task = recipe.task
+    spec, folder = job.spec, job.folder
+    task = spec.task
     assert isinstance(task, TextClassificationTask)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     phase = Phase(job, "prepare")
     snapshot = checked_snapshot(job)
-    base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
+    base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(spec.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
     train_rows = read_rows(snapshot, "train", task)
     holdout = read_rows(snapshot, "holdout", task)
-    holdout = holdout[: recipe.max_eval_examples or len(holdout)]
+    holdout = holdout[: spec.max_eval_examples or len(holdout)]
     labels = sorted({row[task.label_field] for row in train_rows})
     if len(labels) < 2:
         raise FailedPreconditionError(
@@ -74,13 +74,13 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     encoder: Any = AutoModel.from_pretrained(
         str(base_folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
-    model: Any = build_classifier(encoder, encoder.config.hidden_size, len(labels), seed=recipe.optimization.seed)
+    model: Any = build_classifier(encoder, encoder.config.hidden_size, len(labels), seed=spec.optimization.seed)
     phase.end()
     check_stop(should_stop)
 
     weights = folder / "merged" / "model.safetensors"
     if not weights.is_file():
-        model.encoder = recipe.method.adapt(model.encoder)
+        model.encoder = spec.method.adapt(model.encoder)
         model.head.requires_grad_(True)
         model.to(device)
         objective = ClassificationObjective(
@@ -90,7 +90,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         kept(folder / "eval" / "train.json", lambda: figures)
         if hasattr(model.encoder, "get_base_model"):
             kept_folder(folder / "adapter", lambda path: model.encoder.save_pretrained(str(path)))
-        model.encoder = recipe.method.merge(model.encoder)
+        model.encoder = spec.method.merge(model.encoder)
 
         def save(path: Path) -> None:
             save_model(model, str(path / "model.safetensors"))
@@ -145,21 +145,21 @@ def _compress(
     texts: list[list[int]],
     references: list[str],
 ) -> tuple[Variant, ...]:
-    recipe, folder = job.recipe, job.folder
-    phase = Phase(job, "compress", len(recipe.variants), "builds")
+    spec, folder = job.spec, job.folder
+    phase = Phase(job, "compress", len(spec.variants), "builds")
     # int8 is made from fp32, which is therefore always built.
     fp32 = kept_folder(
         folder / "variants" / "fp32", lambda path: _export(model, tokenizer, task.max_input_tokens, path)
     )
     folders = {"fp32": fp32}
-    if "int8" in recipe.variants:
+    if "int8" in spec.variants:
 
         def quantize(path: Path) -> None:
             encoder_builds.quantize_int8(fp32, path)
             tokenizer.save_pretrained(str(path))
 
         folders["int8"] = kept_folder(folder / "variants" / "int8", quantize)
-    folders = {name: folders[name] for name in recipe.variants}
+    folders = {name: folders[name] for name in spec.variants}
 
     def measure() -> dict[str, Any]:
         return {
@@ -181,7 +181,7 @@ def _compress(
                 "task": "text_classification",
                 "runtime": "onnxruntime",
                 "precision": name,
-                "base_model": recipe.base_model,
+                "base_model": spec.base_model,
                 "labels": labels,
                 "max_input_tokens": task.max_input_tokens,
             },

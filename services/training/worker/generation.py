@@ -13,8 +13,8 @@ from services.training.adapters import genai_builds
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import Job
 from services.training.adapters.snapshots import read_rows
-from services.training.domain.recipe import GenerationTask, VariantName
 from services.training.domain.report import Example, Report, Variant
+from services.training.domain.training_spec import GenerationTask, VariantName
 from services.training.engine.generation import greedy_answers, reference_losses
 from services.training.engine.metrics import (
     TextLoss,
@@ -49,18 +49,18 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    recipe, folder = job.recipe, job.folder
-    task = recipe.task
+    spec, folder = job.spec, job.folder
+    task = spec.task
     assert isinstance(task, GenerationTask)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     phase = Phase(job, "prepare")
     snapshot = checked_snapshot(job)
-    base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(recipe.base_model)
+    base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(spec.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
     builder = prompts_of(base_folder, task)
     holdout = read_rows(snapshot, "holdout", task)
-    holdout = holdout[: recipe.max_eval_examples or len(holdout)]
+    holdout = holdout[: spec.max_eval_examples or len(holdout)]
     held_pairs = training_pairs(builder, tokenizer, task, holdout)
     prompts = [pair.prompt for pair in held_pairs]
     references = [row[task.target_field] for row in holdout]
@@ -98,13 +98,13 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     merged = folder / "merged"
     if not merged.is_dir():
-        model = recipe.method.adapt(model)
+        model = spec.method.adapt(model)
         objective = CompletionObjective(pairs, tokenizer.pad_token_id or tokenizer.eos_token_id)
         figures = run_training(job, model, objective, device, should_stop)
         kept(folder / "eval" / "train.json", lambda: figures)
         if hasattr(model, "get_base_model"):
             kept_folder(folder / "adapter", lambda path: model.save_pretrained(str(path)))
-        model = recipe.method.merge(model)
+        model = spec.method.merge(model)
 
         def save(path: Path) -> None:
             model.save_pretrained(str(path))
@@ -170,10 +170,10 @@ def _compress(
     tuned_losses: list[TextLoss],
     should_stop: Callable[[], bool],
 ) -> tuple[tuple[Variant, ...], dict[str, float]]:
-    recipe, folder = job.recipe, job.folder
-    phase = Phase(job, "compress", len(recipe.variants) + len(pairs), "builds and answers")
+    spec, folder = job.spec, job.folder
+    phase = Phase(job, "compress", len(spec.variants) + len(pairs), "builds and answers")
     folders: dict[VariantName, Path] = {}
-    for number, name in enumerate(recipe.variants):
+    for number, name in enumerate(spec.variants):
         folders[name] = kept_folder(
             folder / "variants" / name,
             lambda path, name=name: genai_builds.build(merged, path, name, folder / "build-cache"),  # type: ignore[misc]
@@ -183,7 +183,7 @@ def _compress(
     shutil.rmtree(folder / "build-cache", ignore_errors=True)
 
     def on_progress(done: int) -> None:
-        phase.advance(len(recipe.variants) + done)
+        phase.advance(len(spec.variants) + done)
         check_stop(should_stop)
 
     def measure() -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _compress(
                 "task": "generation",
                 "runtime": "onnxruntime-genai",
                 "precision": name,
-                "base_model": recipe.base_model,
+                "base_model": spec.base_model,
                 "prompt_template": task.prompt_template,
                 "max_input_tokens": task.max_input_tokens,
                 "max_new_tokens": task.max_target_tokens,

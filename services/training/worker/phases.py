@@ -83,7 +83,7 @@ def checked_snapshot(job: Job) -> Path:
     Raises:
         DataLossError: one is damaged.
     """
-    uri = job.recipe.dataset_uri
+    uri = job.spec.dataset_uri
     try:
         check_files(job.snapshot, uri)
     except DataLossError as error:
@@ -121,7 +121,7 @@ def kept_folder(path: Path, make: Callable[[Path], None]) -> Path:
 
 def precision_warnings(job: Job, device: torch.device) -> tuple[str, ...]:
     """What a person is to know where the device lacks the precision that was asked for."""
-    wanted = job.recipe.optimization.precision
+    wanted = job.spec.optimization.precision
     used = usable_precision(wanted, device)
     if wanted in (used, "auto"):
         return ()
@@ -140,8 +140,8 @@ def run_training(
     resume = checkpoints.newest()
     if resume is not None:
         logger.info("%s goes on from step %d", job.run, resume.step)
-    total = job.recipe.optimization.total_steps(len(objective.lengths))
-    precision = usable_precision(job.recipe.optimization.precision, device)
+    total = job.spec.optimization.total_steps(len(objective.lengths))
+    precision = usable_precision(job.spec.optimization.precision, device)
     for warning in precision_warnings(job, device):
         logger.warning("%s: %s", job.run, warning)
     if device.type == "cpu" and max(objective.lengths) <= _SHORT:
@@ -160,7 +160,7 @@ def run_training(
     outcome = train(
         model,
         objective,
-        job.recipe.optimization,
+        job.spec.optimization,
         device=device,
         resume=resume,
         on_step=on_step,

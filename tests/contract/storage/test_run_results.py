@@ -16,15 +16,15 @@ import s3fs
 
 from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.training.adapters.job import Job
-from services.training.domain.recipe import Optimization, Recipe, TextClassificationTask
 from services.training.domain.report import Metric, Report, Variant
+from services.training.domain.training_spec import Optimization, TextClassificationTask, TrainingSpec
 from services.training.engine.methods.lora import Lora
 from services.training.worker.phases import drop_stored, store
 from tests.service_process import free_port
 from tests.waiting import wait_until
 
 _METRIC = Metric("accuracy", 0.8, 0.7, 0.9, 50)
-_RECIPE = Recipe(
+_SPEC = TrainingSpec(
     "reviews", "base", "d", "", "0" * 64, TextClassificationTask("label"), Lora(), Optimization(max_steps=2)
 )
 
@@ -37,7 +37,7 @@ def _finished(folder: Path, uri: str) -> tuple[Job, Report]:
         Variant(name, (folder / "variants" / name).as_uri(), digest_folder(folder / "variants" / name), 1, _METRIC)
         for name in ("fp32", "int8")
     ]
-    job = Job("runs/1", folder, uri, folder, folder, folder, _RECIPE, 1, folder, folder)
+    job = Job("runs/1", folder, uri, folder, folder, folder, _SPEC, 1, folder, folder)
     return job, Report(_METRIC, variants=tuple(variants))
 
 

@@ -24,7 +24,7 @@ from services.kit.storage.signing import TrustedKeys
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import EXIT_DISK_FULL, EXIT_FAILED, FAILURE_FILE, Job
 from services.training.adapters.snapshots import StoredFolders, check_files, read_rows
-from services.training.domain.recipe import Optimization, Recipe, TextClassificationTask
+from services.training.domain.training_spec import Optimization, TextClassificationTask, TrainingSpec
 from services.training.engine.loop import Checkpoint
 from services.training.engine.methods.full import Full
 from services.training.worker import __main__ as worker
@@ -34,8 +34,8 @@ from services.training.worker.phases import kept_folder
 _TASK = TextClassificationTask("label")
 
 
-def _recipe(folder: Path) -> Recipe:
-    return Recipe(
+def _spec(folder: Path) -> TrainingSpec:
+    return TrainingSpec(
         "m", "base", "datasets/d/versions/1", folder.as_uri(), "0" * 64, _TASK, Full(), Optimization(max_steps=1)
     )
 
@@ -88,11 +88,11 @@ def test_a_damaged_snapshot_is_refused_when_a_run_is_created_and_when_it_is_read
     snapshot: Path, tmp_path: Path, harm: Callable[[Path], str]
 ) -> None:
     folders = StoredFolders(ArtifactStore(tmp_path.as_uri()), TrustedKeys(tmp_path), tmp_path / "cache")
-    folders.check_dataset(_recipe(snapshot))
+    folders.check_dataset(_spec(snapshot))
     check_files(snapshot, snapshot.as_uri())
     part = harm(snapshot)
     checks: list[Callable[[], None]] = [
-        lambda: folders.check_dataset(_recipe(snapshot)),
+        lambda: folders.check_dataset(_spec(snapshot)),
         lambda: check_files(snapshot, snapshot.as_uri()),
     ]
     for check in checks:
@@ -114,9 +114,7 @@ def test_a_file_that_is_no_parquet_is_said_so_where_no_manifest_tells(
         read_rows(snapshot, "train", _TASK)
     assert caught.value.reason == "SNAPSHOT_DAMAGED"
     with pytest.raises(DataLossError) as caught:
-        StoredFolders(ArtifactStore(tmp_path.as_uri()), TrustedKeys(tmp_path), tmp_path).check_dataset(
-            _recipe(snapshot)
-        )
+        StoredFolders(ArtifactStore(tmp_path.as_uri()), TrustedKeys(tmp_path), tmp_path).check_dataset(_spec(snapshot))
     assert caught.value.reason == "SNAPSHOT_DAMAGED"
 
 
@@ -178,7 +176,7 @@ def test_a_worker_leaves_the_reason_of_its_failure(
     monkeypatch.setattr(classification, "run", run)
     folder = tmp_path / "run"
     folder.mkdir()
-    job = Job("runs/1", folder, folder.as_uri(), tmp_path, tmp_path, tmp_path, _recipe(tmp_path), 1, tmp_path, tmp_path)
+    job = Job("runs/1", folder, folder.as_uri(), tmp_path, tmp_path, tmp_path, _spec(tmp_path), 1, tmp_path, tmp_path)
     assert worker._run(job, threading.Event()) == EXIT_FAILED
     assert json.loads((folder / FAILURE_FILE).read_text())["reason"] == reason
     if reason != "DISK_FULL":

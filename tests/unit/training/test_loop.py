@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job
-from services.training.domain.recipe import Optimization, Precision, Recipe, TextClassificationTask
+from services.training.domain.training_spec import Optimization, Precision, TextClassificationTask, TrainingSpec
 from services.training.engine.loop import Cancelled, train, usable_precision
 from services.training.engine.methods.lora import Lora
 from services.training.worker.phases import precision_warnings
@@ -89,6 +89,6 @@ def test_a_processor_computes_in_what_it_has(
     device = torch.device("cpu")
     assert usable_precision(wanted, device) == used
     task = TextClassificationTask("label")
-    recipe = Recipe("m", "b", "d", "", "0" * 64, task, Lora(), Optimization(max_steps=2, precision=wanted))
-    job = Job("runs/r", tmp_path, "", tmp_path, tmp_path, tmp_path, recipe, 1, tmp_path, tmp_path)
+    spec = TrainingSpec("m", "b", "d", "", "0" * 64, task, Lora(), Optimization(max_steps=2, precision=wanted))
+    job = Job("runs/r", tmp_path, "", tmp_path, tmp_path, tmp_path, spec, 1, tmp_path, tmp_path)
     assert bool(precision_warnings(job, device)) is warned

@@ -26,9 +26,9 @@ from services.training.adapters.tables import runs as runs_table
 from services.training.app.ports import WorkerView
 from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
-from services.training.domain.recipe import BaseModel, Optimization, Recipe, TextClassificationTask
 from services.training.domain.report import Metric, Report, Variant
 from services.training.domain.run import Progress, Run, RunState
+from services.training.domain.training_spec import BaseModel, Optimization, TextClassificationTask, TrainingSpec
 from services.training.engine.methods.lora import Lora
 from services.training.entrypoints.worker import run_supervision
 from tests.conftest import OpenDatabase
@@ -79,7 +79,7 @@ class FakeRegistry:
         self.asked += 1
         if self.away:
             raise UnavailableError("MLflow is away.", reason="REGISTRY_FAILED")
-        return f"{run.recipe.model_name}/1"
+        return f"{run.spec.model_name}/1"
 
     def promote(self, model_version: str) -> None:
         self.champion = model_version
@@ -105,9 +105,9 @@ class FakeArtifacts:
         self.gone: set[str] = set()
         self.damaged: set[str] = set()
 
-    def check_dataset(self, recipe: Recipe) -> None:
-        if recipe.dataset_uri in self.gone:
-            raise NotFoundError(f"spec.dataset.uri: {recipe.dataset_uri} is not there.")
+    def check_dataset(self, spec: TrainingSpec) -> None:
+        if spec.dataset_uri in self.gone:
+            raise NotFoundError(f"spec.dataset.uri: {spec.dataset_uri} is not there.")
 
     def check_build(self, uri: str, digest: str) -> None:
         if uri in self.gone:
@@ -141,8 +141,8 @@ def harness(engine: Engine) -> Harness:
     return Harness(engine)
 
 
-def recipe(seed: int = 0) -> Recipe:
-    return Recipe(
+def spec(seed: int = 0) -> TrainingSpec:
+    return TrainingSpec(
         "reviews",
         "base",
         "datasets/reviews/versions/1",
@@ -163,7 +163,7 @@ def finished(*warnings: str) -> WorkerView:
 
 
 def test_a_run_succeeds_is_registered_told_once_and_reused(harness: Harness) -> None:
-    run = harness.runs.create(recipe(), "q", "")
+    run = harness.runs.create(spec(), "q", "")
     harness.supervision.step()
     assert harness.registry.prepared == 1
     harness.supervision.step()
@@ -174,7 +174,7 @@ def test_a_run_succeeds_is_registered_told_once_and_reused(harness: Harness) -> 
     ended = harness.runs.get(run.name)
     assert (ended.state, ended.model_version) == (RunState.SUCCEEDED, "reviews/1")
     assert harness.announcer.told == [(run.name, RunState.SUCCEEDED)]
-    again = harness.runs.create(recipe(), "other", "")
+    again = harness.runs.create(spec(), "other", "")
     assert again.name == run.name
     assert again.reused
     harness.runs.promote(run.name)
@@ -185,35 +185,35 @@ def test_a_run_succeeds_is_registered_told_once_and_reused(harness: Harness) -> 
 def test_a_run_whose_builds_are_gone_or_damaged_is_done_again(
     harness: Harness, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = harness.runs.create(recipe(), "q", "")
+    run = harness.runs.create(spec(), "q", "")
     harness.supervision.step()
     harness.workers.views[run.name] = finished()
     harness.supervision.step()
     getattr(harness.artifacts, harm).add(_BUILD.uri)
-    again = harness.runs.create(recipe(), "other", "")
+    again = harness.runs.create(spec(), "other", "")
     assert (again.name == run.name, again.reused, again.state) == (False, False, RunState.QUEUED)
     assert f"{run.name} is not reused" in caplog.text
 
 
 def test_a_run_whose_report_is_broken_is_done_again(harness: Harness, engine: Engine) -> None:
-    run = harness.runs.create(recipe(), "q", "")
+    run = harness.runs.create(spec(), "q", "")
     harness.supervision.step()
     harness.workers.views[run.name] = finished()
     harness.supervision.step()
     with engine.begin() as connection:
         connection.execute(update(runs_table).values(report="{"))
-    assert harness.runs.create(recipe(), "other", "").name != run.name
+    assert harness.runs.create(spec(), "other", "").name != run.name
 
 
 def test_nothing_is_queued_for_a_data_set_that_is_not_there(harness: Harness) -> None:
-    harness.artifacts.gone.add(recipe().dataset_uri)
+    harness.artifacts.gone.add(spec().dataset_uri)
     with pytest.raises(NotFoundError, match=r"spec\.dataset\.uri"):
-        harness.runs.create(recipe(), "q", "")
+        harness.runs.create(spec(), "q", "")
     assert harness.runs.page("", 10) == []
 
 
 def test_what_was_done_otherwise_than_asked_is_a_warning_of_the_run(harness: Harness) -> None:
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     harness.supervision.step()
     harness.workers.views[run.name] = finished("computed in fp32")
     harness.supervision.step()
@@ -221,7 +221,7 @@ def test_what_was_done_otherwise_than_asked_is_a_warning_of_the_run(harness: Har
 
 
 def test_a_killed_worker_is_started_again_but_not_forever(harness: Harness) -> None:
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     for _ in range(12):
         harness.supervision.step()
         harness.workers.views[run.name] = _GONE
@@ -232,7 +232,7 @@ def test_a_killed_worker_is_started_again_but_not_forever(harness: Harness) -> N
 
 
 def test_one_run_has_the_machine_at_a_time(harness: Harness) -> None:
-    first, second = harness.runs.create(recipe(1), "", ""), harness.runs.create(recipe(2), "", "")
+    first, second = harness.runs.create(spec(1), "", ""), harness.runs.create(spec(2), "", "")
     harness.supervision.step()
     harness.supervision.step()
     running = list(harness.workers.started)
@@ -244,19 +244,19 @@ def test_one_run_has_the_machine_at_a_time(harness: Harness) -> None:
 
 
 def test_two_equal_specs_are_one_run_while_it_is_queued_and_while_it_runs(harness: Harness) -> None:
-    first = harness.runs.create(recipe(), "a", "")
-    joined = harness.runs.create(recipe(), "b", "")
+    first = harness.runs.create(spec(), "a", "")
+    joined = harness.runs.create(spec(), "b", "")
     assert (joined.name, joined.reused) == (first.name, True)
     harness.supervision.step()
-    assert harness.runs.create(recipe(), "c", "").name == first.name
-    assert harness.runs.create(recipe(1), "d", "").name != first.name
+    assert harness.runs.create(spec(), "c", "").name == first.name
+    assert harness.runs.create(spec(1), "d", "").name != first.name
     harness.runs.cancel(first.name)
-    assert harness.runs.create(recipe(), "e", "").name != first.name
+    assert harness.runs.create(spec(), "e", "").name != first.name
 
 
 def test_equal_specs_of_many_callers_at_once_are_one_run(harness: Harness) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda n: harness.runs.create(recipe(), f"r{n}", ""), range(16)))
+        made = list(pool.map(lambda n: harness.runs.create(spec(), f"r{n}", ""), range(16)))
     assert len({run.name for run in made}) == 1
     assert [run.reused for run in made].count(False) == 1
 
@@ -264,7 +264,7 @@ def test_equal_specs_of_many_callers_at_once_are_one_run(harness: Harness) -> No
 def test_a_start_that_a_part_away_or_a_full_disk_holds_up_is_no_attempt(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     errors: list[Exception] = [UnavailableError("the artefact store is away"), full] * 4
     start = harness.workers.start
@@ -284,7 +284,7 @@ def test_a_start_that_a_part_away_or_a_full_disk_holds_up_is_no_attempt(
 
 
 def test_a_worker_that_was_told_to_stop_by_another_is_no_attempt(harness: Harness) -> None:
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     for _ in range(8):
         harness.supervision.step()
         harness.workers.views[run.name] = WorkerView(False, None, None, None, stopped=True)
@@ -295,7 +295,7 @@ def test_a_worker_that_was_told_to_stop_by_another_is_no_attempt(harness: Harnes
 
 async def test_supervision_goes_on_whatever_a_step_raises(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.training.entrypoints.worker._AWAY_S", 0.01)
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     errors = [ValueError("nobody foresaw it"), FailedPreconditionError("not now"), UnavailableError("away")]
     seen = harness.store.unfinished
 
@@ -318,7 +318,7 @@ async def test_supervision_goes_on_whatever_a_step_raises(harness: Harness, monk
 def test_a_report_that_is_broken_in_the_database_hides_no_other_run(
     harness: Harness, engine: Engine, report: str
 ) -> None:
-    broken, other = harness.runs.create(recipe(1), "", ""), harness.runs.create(recipe(2), "", "")
+    broken, other = harness.runs.create(spec(1), "", ""), harness.runs.create(spec(2), "", "")
     harness.supervision.step()
     harness.workers.views[broken.name] = finished()
     harness.supervision.step()
@@ -331,9 +331,9 @@ def test_a_report_that_is_broken_in_the_database_hides_no_other_run(
 
 
 def test_a_repeated_request_is_one_run(harness: Harness) -> None:
-    assert harness.runs.create(recipe(), "q", "").name == harness.runs.create(recipe(), "q", "").name
+    assert harness.runs.create(spec(), "q", "").name == harness.runs.create(spec(), "q", "").name
     with pytest.raises(InvalidArgumentError, match="was used for another run"):
-        harness.runs.create(recipe(9), "q", "")
+        harness.runs.create(spec(9), "q", "")
     assert len(harness.runs.page("", 10)) == 1
 
 
@@ -341,7 +341,7 @@ def test_a_repeated_request_is_one_run(harness: Harness) -> None:
     "begin", [lambda harness: None, lambda harness: harness.supervision.step()], ids=["queued", "running"]
 )
 def test_a_cancelled_run_ends_cancelled(harness: Harness, begin: Callable[[Harness], None]) -> None:
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     begin(harness)
     harness.runs.cancel(run.name)
     harness.supervision.step()
@@ -353,7 +353,7 @@ def test_a_cancelled_run_ends_cancelled(harness: Harness, begin: Callable[[Harne
 
 
 def test_a_failure_of_the_worker_is_the_runs(harness: Harness) -> None:
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     harness.supervision.step()
     harness.workers.views[run.name] = WorkerView(False, None, None, Failure("COLUMN_MISSING", "no column"))
     harness.supervision.step()
@@ -362,7 +362,7 @@ def test_a_failure_of_the_worker_is_the_runs(harness: Harness) -> None:
 
 
 def test_a_crash_loop_ends_with_what_the_worker_said_last(harness: Harness) -> None:
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     killed = WorkerView(False, None, None, None, "It was killed by signal 9; out of memory.")
     for _ in range(12):
         harness.supervision.step()
@@ -374,7 +374,7 @@ def test_a_crash_loop_ends_with_what_the_worker_said_last(harness: Harness) -> N
 
 
 def test_stops_of_the_service_are_no_attempts(harness: Harness) -> None:
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     for _ in range(8):
         harness.supervision.step()
         harness.supervision.pause()
@@ -394,7 +394,7 @@ def test_stops_of_the_service_are_no_attempts(harness: Harness) -> None:
 
 def test_a_registry_that_stays_away_becomes_a_warning_and_a_promotion_registers(harness: Harness) -> None:
     harness.registry.away = True
-    run, other = harness.runs.create(recipe(1), "", ""), harness.runs.create(recipe(2), "", "")
+    run, other = harness.runs.create(spec(1), "", ""), harness.runs.create(spec(2), "", "")
     harness.supervision.step()
     harness.workers.views[run.name] = finished()
     for _ in range(40):
@@ -418,7 +418,7 @@ def test_a_promotion_while_the_end_is_told_keeps_its_version(harness: Harness) -
         harness.runs.promote(run.name)
 
     harness.registry.away, harness.announcer.meanwhile = True, promote
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     harness.supervision.step()
     harness.workers.views[run.name] = finished()
     for _ in range(40):
@@ -431,7 +431,7 @@ def test_a_promotion_while_the_end_is_told_keeps_its_version(harness: Harness) -
 
 def test_a_registry_that_comes_back_leaves_no_warning(harness: Harness) -> None:
     harness.registry.away = True
-    run = harness.runs.create(recipe(), "", "")
+    run = harness.runs.create(spec(), "", "")
     harness.supervision.step()
     harness.workers.views[run.name] = finished()
     harness.supervision.step()
@@ -443,7 +443,7 @@ def test_a_registry_that_comes_back_leaves_no_warning(harness: Harness) -> None:
 
 
 def test_trouble_with_one_run_ends_that_run_only(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = harness.runs.create(recipe(1), "", ""), harness.runs.create(recipe(2), "", "")
+    first, second = harness.runs.create(spec(1), "", ""), harness.runs.create(spec(2), "", "")
     seen = harness.workers.view
 
     def view(run: Run) -> WorkerView:

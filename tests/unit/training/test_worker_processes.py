@@ -16,13 +16,13 @@ from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import SigningKey
 from services.training.adapters.worker_processes import WorkerProcesses
 from services.training.app.ports import WorkerView
-from services.training.domain.recipe import Optimization, Recipe, TextClassificationTask
 from services.training.domain.report import Metric, Report, Variant
 from services.training.domain.run import Run
+from services.training.domain.training_spec import Optimization, TextClassificationTask, TrainingSpec
 from services.training.engine.methods.lora import Lora
 
 _METRIC = Metric("accuracy", 0.8, 0.7, 0.9, 50)
-_RECIPE = Recipe(
+_SPEC = TrainingSpec(
     "reviews", "base", "d", "", "0" * 64, TextClassificationTask("label"), Lora(), Optimization(max_steps=2)
 )
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -32,8 +32,8 @@ _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def run(tmp_path: Path) -> Run:
     (tmp_path / "run").mkdir()
     (tmp_path / "snapshot").mkdir()
-    recipe = replace(_RECIPE, dataset_uri=(tmp_path / "snapshot").as_uri())
-    return Run("runs/r", recipe, "", (tmp_path / "run").as_uri(), _NOW, _NOW)
+    spec = replace(_SPEC, dataset_uri=(tmp_path / "snapshot").as_uri())
+    return Run("runs/r", spec, "", (tmp_path / "run").as_uri(), _NOW, _NOW)
 
 
 @pytest.fixture

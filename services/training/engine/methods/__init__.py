@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
-from services.training.domain.recipe import Method
+from services.training.domain.training_spec import Method
 
 
 def names() -> list[str]:

@@ -9,9 +9,9 @@ import pytest
 from tidemill.training.v1 import run_pb2
 
 from services.kit.errors import InvalidArgumentError
-from services.training.domain.recipe import Recipe
+from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.methods import make_method, method_type, names
-from services.training.entrypoints.mapping import recipe_from, spec_to
+from services.training.entrypoints.mapping import spec_from, spec_to
 
 SPEC = run_pb2.TrainingSpec.DESCRIPTOR
 MESSAGES = {
@@ -45,10 +45,10 @@ def test_a_method_survives_contract_and_storage(name: str) -> None:
             getattr(options, field.name).extend(["one", "two"])
         else:
             setattr(options, field.name, field.default_value + 1)
-    recipe = recipe_from(spec)
-    assert recipe.method.kind == name
-    assert getattr(spec_to(recipe), name) == getattr(spec, name)
-    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json())), make_method) == recipe
+    read = spec_from(spec)
+    assert read.method.kind == name
+    assert getattr(spec_to(read), name) == getattr(spec, name)
+    assert TrainingSpec.from_json(json.loads(json.dumps(read.to_json())), make_method) == read
 
 
 def test_an_unknown_method_is_refused_and_the_known_ones_are_named() -> None:
@@ -58,22 +58,22 @@ def test_an_unknown_method_is_refused_and_the_known_ones_are_named() -> None:
 
 def test_a_spec_without_a_method_is_refused() -> None:
     with pytest.raises(InvalidArgumentError) as refused:
-        recipe_from(run_pb2.TrainingSpec(text_classification=run_pb2.TextClassificationTask(label_field="label")))
+        spec_from(run_pb2.TrainingSpec(text_classification=run_pb2.TextClassificationTask(label_field="label")))
     assert [violation.field for violation in refused.value.violations] == ["spec.method"]
 
 
 def test_a_spec_without_a_task_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r"spec\.task"):
-        recipe_from(run_pb2.TrainingSpec(full=run_pb2.FullMethod()))
+        spec_from(run_pb2.TrainingSpec(full=run_pb2.FullMethod()))
 
 
-def test_a_recipe_stored_by_an_earlier_version_is_read() -> None:
+def test_a_spec_stored_by_an_earlier_version_is_read() -> None:
     stored = {
         "model_name": "m", "base_model": "b", "dataset_name": "d", "dataset_uri": "", "dataset_digest": "0" * 64,
         "task": {"label_field": "label", "max_input_tokens": 128, "kind": "text_classification"},
         "method": {"r": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": [], "kind": "lora"},
         "optimization": {"max_steps": 2}, "variants": ["fp32"], "max_eval_examples": 0, "metadata": {},
     }  # fmt: skip
-    recipe = Recipe.from_json(stored, make_method)
+    spec = TrainingSpec.from_json(stored, make_method)
     # A digest that differs would train every earlier run again.
-    assert recipe.digest("base") == "e51e27b7cb31aabd89552bfd247f35816802ca4e7037968a82bc1fd36f956dc9"
+    assert spec.digest("base") == "e51e27b7cb31aabd89552bfd247f35816802ca4e7037968a82bc1fd36f956dc9"

@@ -16,11 +16,11 @@ from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import TrustedKeys
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.snapshots import StoredFolders
-from services.training.domain.recipe import (
+from services.training.domain.training_spec import (
     GenerationTask,
     Optimization,
-    Recipe,
     TextClassificationTask,
+    TrainingSpec,
 )
 from services.training.engine.methods.lora import Lora
 
@@ -28,8 +28,8 @@ _ROW = {"record_id": "r", "text": "the room was good", "label": "good", "headlin
 _WRITER, _LABELLER = GenerationTask("Write.\n\n{text}", "headline", 96, 12), TextClassificationTask("label", 32)
 
 
-def recipe(task: GenerationTask | TextClassificationTask, **changes: Any) -> Recipe:
-    made = Recipe("m", "base", "datasets/d/versions/1", "", "0" * 64, task, Lora(), Optimization(max_steps=2))
+def spec(task: GenerationTask | TextClassificationTask, **changes: Any) -> TrainingSpec:
+    made = TrainingSpec("m", "base", "datasets/d/versions/1", "", "0" * 64, task, Lora(), Optimization(max_steps=2))
     return replace(made, **changes)
 
 
@@ -47,13 +47,13 @@ def fields(error: TidemillError) -> list[str]:
 )
 def test_a_template_that_serving_cannot_fill_is_refused(template: str, why: str) -> None:
     with pytest.raises(InvalidArgumentError, match=why) as refused:
-        recipe(replace(_WRITER, prompt_template=template))
+        spec(replace(_WRITER, prompt_template=template))
     assert fields(refused.value) == ["spec.generation.prompt_template"]
 
 
 def test_other_braces_of_a_template_stay() -> None:
     writer = replace(_WRITER, prompt_template='{"task": "headline"} {text}')
-    assert recipe(writer).task == writer
+    assert spec(writer).task == writer
 
 
 def folder_of(tmp_path: Path, config: object, weights: str = "model.safetensors") -> str:
@@ -92,7 +92,7 @@ def test_a_base_model_that_cannot_learn_the_task_is_refused(
 ) -> None:
     base = BaseModels(tmp_path, tmp_path).find(folder_of(tmp_path, config))
     with pytest.raises(InvalidArgumentError, match=said) as refused:
-        recipe(task).check_base(base)
+        spec(task).check_base(base)
     assert fields(refused.value) == [field]
 
 
@@ -138,7 +138,7 @@ def test_a_data_set_that_cannot_be_learnt_from_is_refused(
     uri = snapshot(tmp_path / "d", **parts)
     with pytest.raises(kind, match=said) as refused:
         StoredFolders(ArtifactStore(tmp_path.as_uri()), TrustedKeys(tmp_path), tmp_path).check_dataset(
-            recipe(_WRITER, dataset_uri=uri)
+            spec(_WRITER, dataset_uri=uri)
         )
     assert refused.value.reason == reason
 
@@ -146,10 +146,10 @@ def test_a_data_set_that_cannot_be_learnt_from_is_refused(
 def test_a_data_set_that_is_gone_or_another_one_is_refused(tmp_path: Path) -> None:
     folders = StoredFolders(ArtifactStore(tmp_path.as_uri()), TrustedKeys(tmp_path), tmp_path)
     with pytest.raises(NotFoundError) as missing:
-        folders.check_dataset(recipe(_WRITER, dataset_uri=(tmp_path / "none").as_uri()))
+        folders.check_dataset(spec(_WRITER, dataset_uri=(tmp_path / "none").as_uri()))
     assert fields(missing.value) == ["spec.dataset.uri"]
     uri = snapshot(tmp_path / "d", train=[_ROW], holdout=[_ROW])
-    folders.check_dataset(recipe(_WRITER, dataset_uri=uri))
+    folders.check_dataset(spec(_WRITER, dataset_uri=uri))
     (tmp_path / "d" / "manifest.json").write_text(json.dumps({"digest": "1" * 64}))
     with pytest.raises(FailedPreconditionError, match="not the one that was meant"):
-        folders.check_dataset(recipe(_WRITER, dataset_uri=uri))
+        folders.check_dataset(spec(_WRITER, dataset_uri=uri))

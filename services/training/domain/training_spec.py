@@ -1,4 +1,4 @@
-"""A training recipe: task, method, optimisation, evaluation, compression. Pure data, checked when it is made."""
+"""A training spec: task, method, optimisation, evaluation, compression. Pure data, checked when it is made."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class BaseModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TrainingSpec:
     """What a run does to which data."""
 
     model_name: str
@@ -142,7 +142,7 @@ class Recipe:
         return found
 
     def check_base(self, base: BaseModel) -> None:
-        """Holds the recipe against its base model.
+        """Holds the spec against its base model.
 
         Raises:
             InvalidArgumentError: the model cannot learn the task, or not from texts of that length.
@@ -179,12 +179,14 @@ class Recipe:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], make_method: Callable[[str, Mapping[str, Any]], Method]) -> Recipe:
-        """The recipe from its JSON form; `make_method` makes a method of its name and options."""
+    def from_json(
+        cls, value: Mapping[str, Any], make_method: Callable[[str, Mapping[str, Any]], Method]
+    ) -> TrainingSpec:
+        """The spec from its JSON form; `make_method` makes a method of its name and options."""
         task, method = dict(value["task"]), dict(value["method"])
         return cls(
             **{
-                # Recipes stored by 0.1 have it; it was never used.
+                # Specs stored by 0.1 have it; it was never used.
                 **{name: item for name, item in value.items() if name != "metadata"},
                 "task": _TASKS[task["kind"]](**task),
                 "method": make_method(method.pop("kind"), method),
