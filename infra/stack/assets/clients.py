@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from infra.stack.assets.store import Progress
@@ -115,8 +115,7 @@ def _watch_folder(asset: PyPIFile, folder: Path, progress: Progress) -> Iterator
 
     def watch() -> None:
         while not over.wait(_POLL_S):
-            sizes = [_size(path) for path in folder.rglob("*")]
-            progress(asset.filename, min(max(sizes, default=0), asset.size), asset.size)
+            progress(asset.filename, min(_largest_file(folder), asset.size), asset.size)
 
     thread = threading.Thread(target=watch, name="pip-progress", daemon=True)
     thread.start()
@@ -127,11 +126,14 @@ def _watch_folder(asset: PyPIFile, folder: Path, progress: Progress) -> Iterator
         thread.join()
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size if path.is_file() else 0
-    except OSError:  # gone meanwhile
-        return 0
+def _largest_file(folder: Path) -> int:
+    """Bytes of the largest file below a folder in which files and folders come and go."""
+    largest = 0
+    for parent, _, names in os.walk(folder):  # passes over folders that are gone, which `rglob` raises at
+        for name in names:
+            with suppress(FileNotFoundError):
+                largest = max(largest, Path(parent, name).lstat().st_size)
+    return largest
 
 
 def _short(error: BaseException) -> str:

