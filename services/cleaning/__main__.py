@@ -31,9 +31,11 @@ from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
+from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
+from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
@@ -93,6 +95,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         consumers=[consumer, retention],
         tasks=[lambda: run_builder(builder)],
         stopping=[publisher.finish],
+        requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
         closers=[pool.close, publisher.close, engine.dispose],
     )
 

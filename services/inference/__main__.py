@@ -26,9 +26,11 @@ from services.inference.settings import InferenceSettings
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
+from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
+from services.kit.storage.requests import SqlRequestLog
 from services.kit.storage.signing import TrustedKeys
 from services.kit.telemetry.metrics import RequestMetrics
 
@@ -78,6 +80,7 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
         register=register,
         tasks=[lambda: run_reconciler(publishing, restarts, settings.reconcile_pause_s)],
         stopping=[publisher.finish],
+        requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
         closers=[channel.close, control.close, served.close, publisher.close, engine.dispose],
         # A publication returns when the model answers.
         default_deadline_s=settings.load_timeout_s + 120.0,

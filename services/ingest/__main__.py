@@ -34,9 +34,11 @@ from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import INBOUND
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
+from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database
 from services.kit.storage.disk import DiskGuard
+from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
@@ -77,6 +79,7 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
         consumers=[consumer, retention],
         tasks=[worker.run],
         stopping=[publisher.finish],
+        requests=RequestIdInterceptor(SqlRequestLog(engine, clock), kept_elsewhere=["IngestRecords"]),
         closers=[surveys.close, worker.close, publisher.close, accepting.close, look_ups.shutdown, engine.dispose],
     )
 

@@ -145,6 +145,25 @@ class InternalError(TidemillError):
     default_reason = "INTERNAL"
 
 
+def not_found(kind: str, name: str, hint: str = "") -> NotFoundError:
+    """The error for a resource that does not exist.
+
+    Args:
+        kind: of the resource, as the fields that name it are called, such as `dataset_version`.
+        name: the full one that was asked for, such as `datasets/news/versions/3`.
+        hint: a sentence on what to do.
+    """
+    message = f"There is no {kind.replace('_', ' ')} {name!r}. {hint}".rstrip()
+    return NotFoundError(message, reason=f"{kind.upper()}_NOT_FOUND", metadata={kind: name})
+
+
+def invalid_page_token(why: str) -> InvalidArgumentError:
+    """The error for a page token that a list cannot go on from."""
+    return InvalidArgumentError(
+        f"page_token {why}.", reason="INVALID_PAGE_TOKEN", violations=[FieldViolation("page_token", why)]
+    )
+
+
 def request_id_reused(request_id: str, kind: str, **known: str) -> InvalidArgumentError:
     """The error for a request id that stood for something else before.
 

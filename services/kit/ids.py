@@ -14,6 +14,10 @@ ID_PATTERN = "[0-9a-f]{26}"
 """What `new_id` makes, as a regular expression."""
 
 
+NEWEST = (1 << 31) - 1
+"""Above the number of every version, and still an INTEGER of PostgreSQL."""
+
+
 def new_id() -> str:
     """26 hexadecimal digits, sortable by creation time to the millisecond (48 bits time, 56 bits random)."""
     return f"{int(time.time() * 1000):012x}{secrets.randbits(56):014x}"

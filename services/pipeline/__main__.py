@@ -15,8 +15,10 @@ from services.kit.bus.retention import RetentionGuard
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.grpc.client import open_channel
+from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database
+from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
 from services.pipeline.adapters.announcer import BusAnnouncer
 from services.pipeline.adapters.cycle_store import SqlCycleStore
@@ -88,6 +90,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         consumers=[consumer, retention],
         tasks=[scheduler.run, lambda: publish_pending_feedback(feedback, recorded)],
         stopping=[publisher.finish],
+        requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
         closers=[*(channel.close for channel in channels), publisher.close, engine.dispose],
     )
 

@@ -12,9 +12,11 @@ from tidemill.training.v1 import training_service_pb2_grpc as grpc_stubs
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
+from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
+from services.kit.storage.requests import SqlRequestLog
 from services.kit.storage.signing import SigningKey, TrustedKeys
 from services.kit.telemetry.metrics import RequestMetrics
 from services.training.adapters.announcer import BusAnnouncer
@@ -69,6 +71,7 @@ async def build(settings: TrainingSettings) -> Service:
         register=register,
         tasks=[lambda: run_supervision(supervision)],
         stopping=[publisher.finish],
+        requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
         closers=[supervision.pause, publisher.close, engine.dispose],
     )
 

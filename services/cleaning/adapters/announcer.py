@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from opentelemetry import context, propagate
-from opentelemetry.context import Context
 from tidemill.cleaning.v1 import cleaning_events_pb2 as events
 
 from services.cleaning.app.ports import Announcement
@@ -17,7 +14,9 @@ from services.cleaning.domain.record import Verdict
 from services.kit.bus.port import EventPublisher, OutgoingEvent
 from services.kit.bus.topics import CLEANING_EVENTS, RECORDS_CLEAN, RECORDS_REJECTED, Topic
 from services.kit.clock import Clock
+from services.kit.grpc.messages import timestamp
 from services.kit.ids import sha256_hex
+from services.kit.telemetry.context import continued_trace
 
 
 class BusAnnouncer:
@@ -29,14 +28,13 @@ class BusAnnouncer:
 
     def verdicts(self, announcements: Sequence[Announcement]) -> None:
         """See the port."""
-        now = Timestamp()
-        now.FromDatetime(self._clock.now())
+        now = timestamp(self._clock.now())
         groups: dict[tuple[str, Topic], list[OutgoingEvent]] = defaultdict(list)
         for announcement in announcements:
             topic, event = _event(announcement.verdict, now)
             groups[announcement.traceparent, topic].append(event)
         for (traceparent, topic), batch in groups.items():
-            with _trace(traceparent):
+            with continued_trace(traceparent):
                 self._publisher.publish(topic, batch)
 
     def version_built(self, version: DatasetVersion) -> None:
@@ -51,7 +49,7 @@ class BusAnnouncer:
             holdout_count=snapshot.holdout_count,
         )
         event = OutgoingEvent(version.dataset, message, event_id=sha256_hex(version.name, snapshot.digest))
-        with _trace(version.traceparent):
+        with continued_trace(version.traceparent):
             self._publisher.publish(CLEANING_EVENTS, [event])
 
 
@@ -80,15 +78,3 @@ def _event(verdict: Verdict, now: Timestamp) -> tuple[Topic, OutgoingEvent]:
         clean_time=now,
     )
     return RECORDS_CLEAN, OutgoingEvent(verdict.name, cleaned, event_id=event_id)
-
-
-@contextmanager
-def _trace(traceparent: str) -> Iterator[None]:
-    if not traceparent:
-        yield
-        return
-    token = context.attach(propagate.extract({"traceparent": traceparent}, Context()))
-    try:
-        yield
-    finally:
-        context.detach(token)

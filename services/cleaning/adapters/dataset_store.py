@@ -58,7 +58,7 @@ class SqlDatasetStore:
                 # Two that look for the same before either has made it would both make one.
                 one_at_a_time(connection, f"versions of {draft.dataset}")
                 if request_id and (known := _repeated(connection, draft.dataset, request_id)):
-                    return known, True
+                    return known
                 if same := _same(connection, draft, content, coalesce=not request_id):
                     if request_id:
                         answer = {"dataset": draft.dataset, "request_id": request_id, "number": same.number}
@@ -132,8 +132,8 @@ class SqlDatasetStore:
             return [version_of(row) for row in connection.execute(query).mappings()]
 
 
-def _repeated(connection: Connection, dataset: str, request_id: str) -> DatasetVersion | None:
-    """The version that a request was answered with."""
+def _repeated(connection: Connection, dataset: str, request_id: str) -> tuple[DatasetVersion, bool] | None:
+    """The version that a request was answered with, and whether another one had asked for it before."""
     table = dataset_versions
     answered = select(version_requests.c.number).where(
         version_requests.c.dataset == dataset, version_requests.c.request_id == request_id
@@ -143,7 +143,7 @@ def _repeated(connection: Connection, dataset: str, request_id: str) -> DatasetV
         or_(table.c.request_id == request_id, table.c.number == answered.scalar_subquery()),
     )
     row = connection.execute(query).mappings().first()
-    return version_of(row) if row is not None else None
+    return (version_of(row), row["request_id"] != request_id) if row is not None else None
 
 
 def _same(connection: Connection, draft: DatasetVersion, content: str, *, coalesce: bool) -> DatasetVersion | None:

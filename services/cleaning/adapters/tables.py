@@ -5,8 +5,11 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
 
 from services.kit.storage.database import FreeText
+from services.kit.storage.requests import request_table
 
 metadata = MetaData()
+
+request_table(metadata)
 
 raw_records = Table(
     "raw_records",

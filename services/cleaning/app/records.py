@@ -13,7 +13,8 @@ from services.cleaning.domain.dataset import Dataset
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
 from services.cleaning.engine.explain import Explanation
-from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
+from services.kit.errors import FieldViolation, InvalidArgumentError, not_found
+from services.kit.ids import record_name
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +102,7 @@ class Records:
         """
         found = self._records.records(record_id, source, _SOURCES_NAMED)
         if not found:
-            of = f" of the source {source!r}" if source else ""
-            raise NotFoundError(f"No record {record_id!r}{of} has been collected.", metadata={"record_id": record_id})
+            raise not_found("record", record_name(source, record_id) if source else record_id)
         if len(found) > 1:
             sources = ", ".join(item.record.source for item in found)
             more = " and more" if len(found) == _SOURCES_NAMED else ""
@@ -151,5 +151,5 @@ def require_dataset(store: DatasetStore, name: str) -> Dataset:
     """
     found = store.dataset(name)
     if found is None:
-        raise NotFoundError(f"There is no data set {name!r}; PutDataset creates one.", metadata={"dataset": name})
+        raise not_found("dataset", name, "PutDataset creates one.")
     return found

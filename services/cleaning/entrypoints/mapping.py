@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
 from tidemill.cleaning.v1 import cleaning_service_pb2 as service
 from tidemill.cleaning.v1 import dataset_pb2
 from tidemill.common.v1 import failure_pb2
@@ -23,6 +21,7 @@ from services.cleaning.domain.dataset import (
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import Verdict
 from services.cleaning.engine.explain import Effect, Explanation
+from services.kit.grpc.messages import failure_to, timestamp
 
 _STATES = {
     VersionState.BUILDING: dataset_pb2.DatasetVersion.STATE_BUILDING,
@@ -30,13 +29,6 @@ _STATES = {
     VersionState.FAILED: dataset_pb2.DatasetVersion.STATE_FAILED,
     VersionState.CANCELLED: dataset_pb2.DatasetVersion.STATE_CANCELLED,
 }
-
-
-def timestamp(moment: datetime) -> Timestamp:
-    """The moment as a message."""
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
 
 
 def operator_from(message: dataset_pb2.OperatorSpec) -> OperatorSpec:
@@ -104,8 +96,9 @@ def version_to(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
         reused=version.reused,
         withdrawn_count=sum(item.withdrawn_count for item in version.awaited),
         changed_count=sum(item.changed_count for item in version.awaited),
+        failure=failure_to(version.failure),
     )
-    snapshot, failure = version.snapshot, version.failure
+    snapshot = version.snapshot
     if snapshot is not None:
         message.digest = snapshot.digest
         message.uri = snapshot.uri
@@ -115,10 +108,6 @@ def version_to(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
         message.rejected_by_reason.update(snapshot.rejected_by_reason)
     if version.progress is not None:
         message.progress.CopyFrom(progress_to(version.progress))
-    if failure is not None:
-        message.failure.CopyFrom(
-            failure_pb2.Failure(reason=failure.reason, message=failure.message, metadata=failure.metadata)
-        )
     return message
 
 

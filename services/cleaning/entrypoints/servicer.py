@@ -4,24 +4,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
-from opentelemetry import propagate
 from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
 
 from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.records import Records
-from services.cleaning.domain.dataset import DatasetVersion, VersionState
+from services.cleaning.domain.dataset import DatasetVersion
 from services.cleaning.entrypoints import mapping
 from services.cleaning.entrypoints.pool import WorkPool
-from services.kit.grpc.paging import checked_number, checked_token
-
-_PAGE = 50
-# Above every number, and still an INTEGER of PostgreSQL.
-_NEWEST = (1 << 31) - 1
-_WATCH_PAUSE_S = 0.2
+from services.kit.grpc.paging import NUMBER, number_of, read_page
+from services.kit.grpc.watching import watch
+from services.kit.telemetry.context import current_traceparent
+from services.kit.threads import in_thread
 
 
 class CleaningServicer(grpc_stubs.CleaningServiceServicer):
@@ -66,25 +64,21 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Any) -> pb.ListDatasetsResponse:
         """Lists data sets; the page token is the last name."""
-        size = request.page_size or _PAGE
-        found = await asyncio.to_thread(self._datasets.list, checked_token(request.page_token, "datasets/.+"), size + 1)
-        token = found[size - 1].name if len(found) > size else ""
-        return pb.ListDatasetsResponse(
-            datasets=[mapping.dataset_to(dataset) for dataset in found[:size]], next_page_token=token
-        )
+        read = in_thread(self._datasets.list)
+        page = await read_page(request, "datasets/.+", read, lambda dataset: dataset.name)
+        datasets = [mapping.dataset_to(dataset) for dataset in page.items]
+        return pb.ListDatasetsResponse(datasets=datasets, next_page_token=page.next_token)
 
     async def BuildDatasetVersion(
         self, request: pb.BuildDatasetVersionRequest, context: Any
     ) -> pb.BuildDatasetVersionResponse:
         """Asks for a version."""
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
         awaited = [mapping.awaited_from(item) for item in request.awaited_imports]
         version, existed = await asyncio.to_thread(
-            self._datasets.build_version, request.dataset, awaited, request.request_id, carrier.get("traceparent", "")
+            self._datasets.build_version, request.dataset, awaited, request.request_id, current_traceparent()
         )
         message = mapping.version_to(version)
-        message.reused |= existed and version.state is VersionState.READY
+        message.reused |= existed
         return pb.BuildDatasetVersionResponse(dataset_version=message)
 
     async def GetDatasetVersion(
@@ -98,13 +92,13 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         self, request: pb.ListDatasetVersionsRequest, context: Any
     ) -> pb.ListDatasetVersionsResponse:
         """Lists versions; the page token is the last number."""
-        size = request.page_size or _PAGE
-        before = checked_number(request.page_token, _NEWEST)
-        found = await asyncio.to_thread(self._datasets.versions, request.dataset, before, size + 1)
-        token = str(found[size - 1].number) if len(found) > size else ""
-        return pb.ListDatasetVersionsResponse(
-            dataset_versions=[mapping.version_to(version) for version in found[:size]], next_page_token=token
-        )
+
+        async def read(token: str, limit: int) -> Sequence[DatasetVersion]:
+            return await asyncio.to_thread(self._datasets.versions, request.dataset, number_of(token), limit)
+
+        page = await read_page(request, NUMBER, read, lambda version: str(version.number))
+        versions = [mapping.version_to(version) for version in page.items]
+        return pb.ListDatasetVersionsResponse(dataset_versions=versions, next_page_token=page.next_token)
 
     async def CancelDatasetVersion(
         self, request: pb.CancelDatasetVersionRequest, context: Any
@@ -117,11 +111,6 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         self, request: pb.WatchDatasetVersionRequest, context: Any
     ) -> AsyncIterator[pb.WatchDatasetVersionResponse]:
         """Sends the version now, at each change, and ends with its final state."""
-        sent: DatasetVersion | None = None
-        while sent is None or not sent.state.final:
-            version = await asyncio.to_thread(self._datasets.version, request.name)
-            if version != sent:
-                yield pb.WatchDatasetVersionResponse(dataset_version=mapping.version_to(version))
-                sent = version
-            else:
-                await asyncio.sleep(_WATCH_PAUSE_S)
+        read = in_thread(partial(self._datasets.version, request.name))
+        async for version in watch(read, lambda version: version.state.final):
+            yield pb.WatchDatasetVersionResponse(dataset_version=mapping.version_to(version))

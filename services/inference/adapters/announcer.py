@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from google.protobuf.timestamp_pb2 import Timestamp
-from opentelemetry import context, propagate
-from opentelemetry.context import Context
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from tidemill.inference.v1 import inference_events_pb2 as events
 
@@ -19,7 +16,9 @@ from services.inference.domain.model import ModelVersion
 from services.kit.bus.port import EventPublisher, OutgoingEvent
 from services.kit.bus.topics import INFERENCE_EVENTS, PREDICTIONS
 from services.kit.errors import TidemillError, is_retryable
+from services.kit.grpc.messages import timestamp
 from services.kit.ids import sha256_hex
+from services.kit.telemetry.context import continued_trace, current_traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +40,8 @@ class BusAnnouncer:
             model_version=version.name, digest=version.lineage.digest, run=version.lineage.run
         )
         event_id = sha256_hex(version.name, version.lineage.digest, str(version.serve_time))
-        token = context.attach(propagate.extract({"traceparent": version.traceparent}, Context()))
-        try:
+        with continued_trace(version.traceparent):
             self._publisher.publish(INFERENCE_EVENTS, [OutgoingEvent(version.model, message, event_id=event_id)])
-        finally:
-            context.detach(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +49,7 @@ class _PendingAnswer:
     """An answer to tell of, and the trace of the request that got it."""
 
     served: Served
-    trace: Mapping[str, str]
+    traceparent: str
 
 
 class BackgroundServedLog:
@@ -80,10 +76,9 @@ class BackgroundServedLog:
 
     def add(self, served: Sequence[Served]) -> None:
         """See the port; call it in the request's own trace."""
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
+        traceparent = current_traceparent()
         with self._changed:
-            self._waiting.extend(_PendingAnswer(item, carrier) for item in served)
+            self._waiting.extend(_PendingAnswer(item, traceparent) for item in served)
             lost = max(0, len(self._waiting) - self._capacity)
             for _ in range(lost):
                 self._waiting.popleft()
@@ -144,8 +139,6 @@ class BackgroundServedLog:
 
 def _event(waiting: _PendingAnswer) -> OutgoingEvent:
     served = waiting.served
-    moment = Timestamp()
-    moment.FromDatetime(served.answer_time)
     message = events.PredictionServed(
         answer=served.answer,
         model_version=served.model_version,
@@ -155,7 +148,7 @@ def _event(waiting: _PendingAnswer) -> OutgoingEvent:
         prompt_tokens=served.prompt_tokens,
         completion_tokens=served.completion_tokens,
         latency_ms=served.latency_ms,
-        answer_time=moment,
+        answer_time=timestamp(served.answer_time),
     )
     event_id = sha256_hex("PredictionServed", served.answer)
-    return OutgoingEvent(served.answer, message, event_id=event_id, trace=waiting.trace)
+    return OutgoingEvent(served.answer, message, event_id=event_id, trace={"traceparent": waiting.traceparent})

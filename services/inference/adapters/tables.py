@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
 
+from services.kit.storage.requests import request_table
+
 metadata = MetaData()
+
+request_table(metadata)
 
 models = Table(
     "models",

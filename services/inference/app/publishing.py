@@ -19,14 +19,13 @@ from pathlib import Path
 from services.inference.app.loading import Loader, is_integrity_error, is_lost
 from services.inference.app.ports import Announcer, Builds, ModelServer, ModelStore, Repository
 from services.inference.app.serving import RestartQueue, ServingTable
-from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState, model_name
+from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState, model_name, version_name
 from services.kit.clock import Clock
-from services.kit.errors import FailedPreconditionError, NotFoundError, TidemillError, is_retryable
+from services.kit.errors import FailedPreconditionError, TidemillError, is_retryable, not_found
+from services.kit.ids import NEWEST
 
 logger = logging.getLogger(__name__)
 
-# Above every number, and still an INTEGER of PostgreSQL.
-NEWEST = (1 << 31) - 1
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
 
 
@@ -152,7 +151,7 @@ class Publishing:
         """
         found = self._store.model(model)
         if found is None:
-            raise NotFoundError(f"There is no model {model!r}.", reason="MODEL_NOT_FOUND", metadata={"model": model})
+            raise not_found("model", model_name(model))
         return found
 
     def list(self, after: str, limit: int) -> Sequence[Model]:
@@ -306,11 +305,7 @@ class Publishing:
         if number:
             target = self._store.version(model, number)
             if target is None:
-                raise NotFoundError(
-                    f"{model_name(model)} has no version {number}.",
-                    reason="MODEL_VERSION_NOT_FOUND",
-                    metadata={"model": model, "version": str(number)},
-                )
+                raise not_found("model_version", version_name(model, number))
             if target.state not in (VersionState.RETIRED, VersionState.SERVING):
                 raise FailedPreconditionError(
                     f"{target.name} never served ({target.state.value}).", reason="VERSION_NEVER_SERVED"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import model_pb2
 
@@ -22,6 +19,7 @@ from services.inference.domain.model import (
     VersionState,
     model_name,
 )
+from services.kit.grpc.messages import timestamp
 
 _STATES = {
     VersionState.LOADING: model_pb2.ModelVersion.STATE_LOADING,
@@ -42,18 +40,12 @@ _REASONS = {
 }
 
 
-def _time(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
-
-
 def version_to(version: ModelVersion) -> model_pb2.ModelVersion:
     """The message of a version."""
     return model_pb2.ModelVersion(
         name=version.name,
-        create_time=_time(version.create_time),
-        update_time=_time(version.update_time),
+        create_time=timestamp(version.create_time),
+        update_time=timestamp(version.update_time),
         state=_STATES[version.state],
         artifact_uri=version.lineage.artifact_uri,
         digest=version.lineage.digest,
@@ -70,7 +62,7 @@ def version_to(version: ModelVersion) -> model_pb2.ModelVersion:
 def _integrity_to(integrity: Integrity) -> model_pb2.Integrity:
     return model_pb2.Integrity(
         state=_INTEGRITY[integrity.state],
-        verify_time=_time(integrity.verify_time) if integrity.verify_time else None,
+        verify_time=timestamp(integrity.verify_time) if integrity.verify_time else None,
         message=integrity.message,
     )
 
@@ -80,8 +72,8 @@ def model_to(model: Model) -> model_pb2.Model:
     serving = model.serving
     return model_pb2.Model(
         name=model_name(model.name),
-        create_time=_time(model.create_time),
-        update_time=_time(model.update_time),
+        create_time=timestamp(model.create_time),
+        update_time=timestamp(model.update_time),
         serving=version_to(serving) if serving else None,
         labels=serving.build.labels if serving else (),
         prompt_template=serving.build.prompt_template if serving else "",

@@ -5,25 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import inference_service_pb2_grpc as grpc_stubs
 
-from services.inference.app.publishing import NEWEST, Publishing
+from services.inference.app.publishing import Publishing
 from services.inference.app.serving import AnsweredPiece, Serving
-from services.inference.domain.model import model_of
+from services.inference.domain.model import ModelVersion, model_of
 from services.inference.entrypoints import mapping
 from services.kit.errors import InternalError
-from services.kit.grpc.paging import checked_number
+from services.kit.grpc.paging import NUMBER, number_of, read_page
 from services.kit.telemetry import schema
+from services.kit.telemetry.context import current_traceparent
+from services.kit.threads import in_thread
 
-_PAGE = 50
 _CHANGES = 8
 
 P = ParamSpec("P")
@@ -67,14 +68,12 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
 
     async def PublishModel(self, request: pb.PublishModelRequest, context: Any) -> pb.PublishModelResponse:
         """Publishes a build; goes on to its end even where the caller leaves."""
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
         version, reused = await self._change(
             self._publishing.publish,
             model_of(request.model),
             mapping.lineage_from(request),
             request.request_id,
-            carrier.get("traceparent", ""),
+            current_traceparent(),
         )
         return pb.PublishModelResponse(model_version=mapping.version_to(version), reused=reused)
 
@@ -97,22 +96,22 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         """Lists models; the page token is the last name."""
-        size = request.page_size or _PAGE
-        found = await asyncio.to_thread(self._publishing.list, request.page_token, size + 1)
-        token = found[size - 1].name if len(found) > size else ""
-        return pb.ListModelsResponse(models=[mapping.model_to(m) for m in found[:size]], next_page_token=token)
+        read = in_thread(self._publishing.list)
+        page = await read_page(request, "[a-z0-9][a-z0-9-]{0,63}", read, lambda model: model.name)
+        return pb.ListModelsResponse(models=[mapping.model_to(m) for m in page.items], next_page_token=page.next_token)
 
     async def ListModelVersions(
         self, request: pb.ListModelVersionsRequest, context: Any
     ) -> pb.ListModelVersionsResponse:
         """Lists versions; the page token is the last number."""
-        size = request.page_size or _PAGE
-        before = checked_number(request.page_token, NEWEST)
-        found = await asyncio.to_thread(self._publishing.versions, model_of(request.model), before, size + 1)
-        token = str(found[size - 1].number) if len(found) > size else ""
-        return pb.ListModelVersionsResponse(
-            model_versions=[mapping.version_to(v) for v in found[:size]], next_page_token=token
-        )
+        model = model_of(request.model)
+
+        async def read(token: str, limit: int) -> Sequence[ModelVersion]:
+            return await asyncio.to_thread(self._publishing.versions, model, number_of(token), limit)
+
+        page = await read_page(request, NUMBER, read, lambda version: str(version.number))
+        versions = [mapping.version_to(version) for version in page.items]
+        return pb.ListModelVersionsResponse(model_versions=versions, next_page_token=page.next_token)
 
     async def _change(self, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `asyncio.to_thread`, in the threads of changes."""

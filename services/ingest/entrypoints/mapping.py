@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from tidemill.common.v1 import failure_pb2
 from tidemill.ingest.v1 import source_import_pb2
 from tidemill.ingest.v1.record_pb2 import Record
@@ -23,6 +22,7 @@ from services.ingest.domain.source_import import (
     TextFolder,
 )
 from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.grpc.messages import failure_to, timestamp
 
 _STATES = {
     ImportState.RUNNING: source_import_pb2.Import.STATE_RUNNING,
@@ -30,13 +30,6 @@ _STATES = {
     ImportState.FAILED: source_import_pb2.Import.STATE_FAILED,
     ImportState.CANCELLED: source_import_pb2.Import.STATE_CANCELLED,
 }
-
-
-def timestamp(moment: datetime) -> Timestamp:
-    """The moment as a message."""
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
 
 
 def record_from(message: Record, place: str = "record") -> RawRecord:
@@ -121,14 +114,11 @@ def import_to(item: Import, *, reused: bool = False) -> source_import_pb2.Import
         changed_count=item.differences.changed,
         withdrawn_count=item.differences.gone,
         not_synchronized=item.not_synchronized,
+        failure=failure_to(item.failure),
     )
-    progress, failure = item.progress, item.failure
+    progress = item.progress
     if progress is not None:
         if item.state.final:
             progress = replace(progress, rate=0.0)
         message.progress.CopyFrom(progress_to(progress))
-    if failure is not None:
-        message.failure.CopyFrom(
-            failure_pb2.Failure(reason=failure.reason, message=failure.message, metadata=failure.metadata)
-        )
     return message

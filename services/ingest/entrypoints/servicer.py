@@ -8,21 +8,19 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-from opentelemetry import propagate
 from tidemill.ingest.v1 import ingest_service_pb2 as pb
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as grpc_stubs
 
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
-from services.ingest.domain.source_import import Import
 from services.ingest.entrypoints import mapping
 from services.ingest.entrypoints.accept_pool import AcceptPool
 from services.ingest.entrypoints.survey_pool import SurveyPool
-from services.kit.grpc.paging import checked_token
+from services.kit.grpc.paging import read_page
+from services.kit.grpc.watching import watch
 from services.kit.ids import ID_PATTERN
-
-_PAGE = 50
-_WATCH_PAUSE_S = 0.2
+from services.kit.telemetry.context import current_traceparent
+from services.kit.threads import in_thread
 
 
 class IngestServicer(grpc_stubs.IngestServiceServicer):
@@ -66,9 +64,7 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
 
     async def CreateImport(self, request: pb.CreateImportRequest, context: Any) -> pb.CreateImportResponse:
         """Starts pulling a source, or answers with an earlier import of the same content."""
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
-        spec, trace = mapping.spec_from(request.spec), carrier.get("traceparent", "")
+        spec, trace = mapping.spec_from(request.spec), current_traceparent()
         item, reused = await self._surveys.run(
             lambda interrupt: self._imports.create(spec, request.request_id, trace, interrupt, resend=request.resend)
         )
@@ -81,12 +77,10 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
 
     async def ListImports(self, request: pb.ListImportsRequest, context: Any) -> pb.ListImportsResponse:
         """Lists imports; the page token is the last name."""
-        size = request.page_size or _PAGE
-        found = await asyncio.to_thread(
-            self._imports.list, checked_token(request.page_token, f"imports/{ID_PATTERN}"), size + 1
-        )
-        token = found[size - 1].name if len(found) > size else ""
-        return pb.ListImportsResponse(imports=[mapping.import_to(item) for item in found[:size]], next_page_token=token)
+        read = in_thread(self._imports.list)
+        page = await read_page(request, f"imports/{ID_PATTERN}", read, lambda item: item.name)
+        imports = [mapping.import_to(item) for item in page.items]
+        return pb.ListImportsResponse(imports=imports, next_page_token=page.next_token)
 
     async def CancelImport(self, request: pb.CancelImportRequest, context: Any) -> pb.CancelImportResponse:
         """Stops an import."""
@@ -95,11 +89,6 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
 
     async def WatchImport(self, request: pb.WatchImportRequest, context: Any) -> AsyncIterator[pb.WatchImportResponse]:
         """Sends the import now, at each change, and ends with its final state."""
-        sent: Import | None = None
-        while sent is None or not sent.state.final:
-            item = await asyncio.to_thread(self._imports.get, request.name)
-            if item != sent:
-                yield pb.WatchImportResponse(source_import=mapping.import_to(item))
-                sent = item
-            else:
-                await asyncio.sleep(_WATCH_PAUSE_S)
+        read = in_thread(partial(self._imports.get, request.name))
+        async for item in watch(read, lambda item: item.state.final):
+            yield pb.WatchImportResponse(source_import=mapping.import_to(item))

@@ -7,8 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
-from opentelemetry import propagate, trace
-from opentelemetry.context import Context
+from opentelemetry import trace
 
 from services.ingest.app.intake import Intake
 from services.ingest.app.interrupt import Interrupt
@@ -17,6 +16,7 @@ from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.source_import import Import
 from services.kit.errors import TidemillError, is_retryable
 from services.kit.telemetry import schema
+from services.kit.telemetry.context import trace_context
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class ImportWorker:
                 self._in_hand[item.name] = loop.run_in_executor(self._pool, self._pull, item, interrupt)
 
     def _pull(self, item: Import, interrupt: Interrupt) -> None:
-        parent = propagate.extract({"traceparent": item.traceparent}, Context()) if item.traceparent else Context()
+        parent = trace_context(item.traceparent)
         with self._tracer.start_as_current_span("import", context=parent, attributes={schema.IMPORT: item.name}):
             self._runner.run(item, interrupt)
 

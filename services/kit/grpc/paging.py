@@ -1,31 +1,78 @@
-"""Page tokens of lists that page by the name or the number of their last item."""
+"""Pages of lists, whose tokens are the name or the number of the last item."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.errors import invalid_page_token
+from services.kit.ids import NEWEST
 
-_WHY = "is none of ours: take it from next_page_token of the page before, or leave it out"
+DEFAULT_SIZE = 50
+"""Items of a page whose request names no size."""
+
+NUMBER = r"\d{1,9}"
+"""Tokens of lists that page by number."""
+
+T = TypeVar("T")
+
+
+class ListRequest(Protocol):
+    """What every List request has."""
+
+    @property
+    def page_size(self) -> int:
+        """At most so many; `DEFAULT_SIZE` when zero."""
+
+    @property
+    def page_token(self) -> str:
+        """`next_page_token` of the page before; empty for the first page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Items, and the token of the next page, empty at the end."""
+
+    items: Sequence[T]
+    next_token: str
+
+
+async def read_page(
+    request: ListRequest,
+    pattern: str,
+    read: Callable[[str, int], Awaitable[Sequence[T]]],
+    token_of: Callable[[T], str],
+) -> Page[T]:
+    """One page.
+
+    Args:
+        request: what is asked for.
+        pattern: regular expression that a token of this list matches whole.
+        read: gives at most so many items behind a token, empty on the first page.
+        token_of: the token behind an item.
+
+    Raises:
+        InvalidArgumentError: the token is not one of this list.
+    """
+    size = request.page_size or DEFAULT_SIZE
+    # One more than asked for tells whether there is a next page.
+    found = await read(checked_token(request.page_token, pattern), size + 1)
+    return Page(found[:size], token_of(found[size - 1]) if len(found) > size else "")
 
 
 def checked_token(token: str, pattern: str) -> str:
     """The token, empty on the first page.
 
     Raises:
-        InvalidArgumentError: it is no token of this list, whose tokens match `pattern` whole.
+        InvalidArgumentError: it is not a token of this list, whose tokens match `pattern` whole.
     """
     if token and not re.fullmatch(pattern, token, re.ASCII):
-        raise InvalidArgumentError(
-            f"page_token {_WHY}.", reason="INVALID_PAGE_TOKEN", violations=[FieldViolation("page_token", _WHY)]
-        )
+        raise invalid_page_token("is not one of this list: take it from next_page_token of the page before, or omit it")
     return token
 
 
-def checked_number(token: str, first: int) -> int:
-    """The number that the token is; `first` on the first page.
-
-    Raises:
-        InvalidArgumentError: it is no token of this list.
-    """
-    return int(checked_token(token, r"\d{1,9}") or first)
+def number_of(token: str) -> int:
+    """The number that a checked token is; on the first page one above all."""
+    return int(token) if token else NEWEST

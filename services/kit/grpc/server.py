@@ -59,11 +59,12 @@ def create_server(
     traced: bool = True,
     stopping: asyncio.Event | None = None,
     options: Sequence[tuple[str, int]] = (),
+    requests: grpc.aio.ServerInterceptor | None = None,
 ) -> grpc.aio.Server:
     """A server without servicers.
 
-    Outermost first: trace, metrics, errors, `extra` (auth…), watches, deadline, validation. Once `stopping` is set,
-    streams that watch something end. `options` of gRPC's core are added to those of every server.
+    Outermost first: trace, metrics, errors, `extra` (auth…), watches, deadline, validation, `requests`. Once `stopping`
+    is set, streams that watch something end. `options` of gRPC's core are added to those of every server.
     """
     trace: list[grpc.aio.ServerInterceptor] = []
     if traced:
@@ -77,6 +78,7 @@ def create_server(
             *([WatchInterceptor(stopping)] if stopping is not None else []),
             DeadlineInterceptor(default_deadline_s),
             ValidationInterceptor(),
+            *([requests] if requests is not None else []),
         ],
         options=[*SERVER_OPTIONS, *options],
     )

@@ -62,6 +62,8 @@ class Service:
     stopping: Sequence[Callable[[], None]] = ()
     closers: Sequence[Callable[[], object]] = ()
     interceptors: Sequence[grpc.aio.ServerInterceptor] = field(default_factory=tuple)
+    requests: grpc.aio.ServerInterceptor | None = None
+    """Answers repeated requests, see `services.kit.grpc.request_ids`."""
     default_deadline_s: float = 60.0
     traced: bool = True
     server_options: Sequence[tuple[str, int]] = ()
@@ -170,6 +172,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
             traced=service.traced,
             stopping=stopping,
             options=service.server_options,
+            requests=service.requests,
         )
         grpc_server = finish_server(server, service.register(server))
         peers = _peer_tls(settings) if service.for_peers else None

@@ -22,7 +22,7 @@ from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 
 from services.kit.failure import Failure
 from services.kit.grpc.errors import translate_rpc_errors
-from services.kit.ids import content_digest
+from services.kit.ids import new_id
 from services.pipeline.app.ports import Published, Work
 from services.pipeline.domain.cycle import Json
 
@@ -101,7 +101,7 @@ class DatasetVersions:
 
     async def put(self, name: str, spec: Json) -> None:
         """See the port."""
-        order = {"request_id": content_digest({"name": name, "spec": spec}), "name": name, "spec": spec}
+        order = {"request_id": new_id(), "name": name, "spec": spec}
         with translate_rpc_errors("cleaning"):
             await self._stub.PutDataset(ParseDict(order, cleaning_pb.PutDatasetRequest()))
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Float, MetaData, String, Table, Text
 
 from services.kit.storage.database import FreeText
+from services.kit.storage.requests import request_table
 
 metadata = MetaData()
+
+request_table(metadata)
 
 cycles = Table(
     "cycles",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry import propagate, trace
-from opentelemetry.context import Context
+from opentelemetry import trace
 
 from services.kit.telemetry import schema
+from services.kit.telemetry.context import trace_context
 from services.pipeline.domain.cycle import Cycle
 
 
@@ -21,7 +21,7 @@ class SpanTracing:
     @contextmanager
     def stage(self, cycle: Cycle, stage: str) -> Iterator[None]:
         """See the port."""
-        parent = propagate.extract({"traceparent": cycle.traceparent}, Context())
+        parent = trace_context(cycle.traceparent)
         attributes = {schema.CYCLE: cycle.name, schema.STAGE: stage}
         with self._tracer.start_as_current_span(f"stage {stage}", context=parent, attributes=attributes):
             yield

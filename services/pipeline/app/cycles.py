@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from services.kit.clock import Clock
 from services.kit.errors import (
@@ -11,7 +12,7 @@ from services.kit.errors import (
     FailedPreconditionError,
     FieldViolation,
     InvalidArgumentError,
-    NotFoundError,
+    not_found,
     request_id_reused,
 )
 from services.kit.ids import new_id
@@ -79,7 +80,7 @@ class Cycles:
         """
         cycle = await asyncio.to_thread(self._store.get, name)
         if cycle is None:
-            raise NotFoundError(f"There is no {name}.", reason="CYCLE_NOT_FOUND", metadata={"cycle": name})
+            raise not_found("cycle", name)
         return cycle
 
     async def page(self, pipeline: str, before: str, limit: int) -> Sequence[Cycle]:
@@ -95,8 +96,10 @@ class Cycles:
 
     async def _at_work(self, spec: PipelineSpec) -> Cycle | None:
         running = await asyncio.to_thread(self._store.at_work, spec.name)
-        if running is None or running.spec == spec:
-            return running
+        if running is None:
+            return None
+        if running.spec == spec:
+            return replace(running, reused=True)
         raise FailedPreconditionError(
             f"The loop {spec.name} is at work with another spec ({running.name}); wait for its end or cancel it.",
             reason="CYCLE_AT_WORK",

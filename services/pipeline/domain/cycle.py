@@ -107,6 +107,7 @@ class Cycle:
     failure: Failure | None = None
     traceparent: str = ""
     request_id: str = ""
+    reused: bool = False
     cancel_requested: bool = False
     announced: bool = False
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from google.protobuf.json_format import MessageToDict, ParseDict
-from google.protobuf.timestamp_pb2 import Timestamp
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
-from tidemill.common.v1.failure_pb2 import Failure
 from tidemill.pipeline.v1 import cycle_pb2
 from tidemill.pipeline.v1.pipeline_service_pb2 import Feedback as FeedbackMessage
 from tidemill.training.v1.run_pb2 import Report
 
+from services.kit.grpc.messages import failure_to, timestamp
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
 from services.pipeline.domain.feedback import Feedback
 from services.pipeline.domain.gate import Gate, Preference
@@ -73,8 +70,8 @@ def cycle_to(cycle: Cycle) -> cycle_pb2.Cycle:
     """The contract's cycle."""
     message = cycle_pb2.Cycle(
         name=cycle.name,
-        create_time=_time(cycle.create_time),
-        update_time=_time(cycle.update_time),
+        create_time=timestamp(cycle.create_time),
+        update_time=timestamp(cycle.update_time),
         spec=spec_to(cycle.spec),
         state=_CYCLE_STATES[cycle.state],
         stages=[_stage(stage) for stage in cycle.stages],
@@ -90,16 +87,13 @@ def cycle_to(cycle: Cycle) -> cycle_pb2.Cycle:
         ],
         model_version=cycle.model_version,
         trace_id=_trace_id(cycle.traceparent),
+        failure=failure_to(cycle.failure),
+        reused=cycle.reused,
     )
     if cycle.dataset_version is not None:
         message.dataset_version.CopyFrom(ParseDict(dict(cycle.dataset_version), DatasetVersion()))
     if cycle.report is not None:
         message.report.CopyFrom(ParseDict(dict(cycle.report), Report()))
-    if cycle.failure is not None:
-        failure = cycle.failure
-        message.failure.CopyFrom(
-            Failure(reason=failure.reason, message=failure.message, metadata=dict(failure.metadata))
-        )
     return message
 
 
@@ -107,7 +101,7 @@ def feedback_to(feedback: Feedback) -> FeedbackMessage:
     """The contract's feedback."""
     return FeedbackMessage(
         name=feedback.name,
-        create_time=_time(feedback.create_time),
+        create_time=timestamp(feedback.create_time),
         answer=feedback.answer,
         rating=feedback.rating,
         correction=feedback.correction,
@@ -127,16 +121,10 @@ def _stage(stage: Stage) -> cycle_pb2.Stage:
     if stage.progress is not None:
         ParseDict(dict(stage.progress), message.progress)
     if stage.start_time is not None:
-        message.start_time.CopyFrom(_time(stage.start_time))
+        message.start_time.CopyFrom(timestamp(stage.start_time))
     if stage.end_time is not None:
-        message.end_time.CopyFrom(_time(stage.end_time))
+        message.end_time.CopyFrom(timestamp(stage.end_time))
     return message
-
-
-def _time(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
 
 
 def _trace_id(traceparent: str) -> str:

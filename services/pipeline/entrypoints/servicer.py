@@ -5,21 +5,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
-from opentelemetry import propagate
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
 
-from services.kit.grpc.paging import checked_token
+from services.kit.grpc.paging import read_page
+from services.kit.grpc.watching import watch
 from services.kit.ids import ID_PATTERN
+from services.kit.telemetry.context import current_traceparent
+from services.kit.threads import in_thread
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackService
-from services.pipeline.domain.cycle import Cycle
 from services.pipeline.entrypoints import mapping
-
-_PAGE = 50
-_WATCH_PAUSE_S = 0.25
 
 
 class PipelineServicer(grpc_stubs.PipelineServiceServicer):
@@ -30,7 +29,7 @@ class PipelineServicer(grpc_stubs.PipelineServiceServicer):
 
     async def CreateCycle(self, request: pb.CreateCycleRequest, context: Any) -> pb.CreateCycleResponse:
         """Starts a cycle."""
-        cycle = await self._cycles.create(mapping.spec_from(request.spec), request.request_id, _traceparent())
+        cycle = await self._cycles.create(mapping.spec_from(request.spec), request.request_id, current_traceparent())
         return pb.CreateCycleResponse(cycle=mapping.cycle_to(cycle))
 
     async def GetCycle(self, request: pb.GetCycleRequest, context: Any) -> pb.GetCycleResponse:
@@ -39,11 +38,10 @@ class PipelineServicer(grpc_stubs.PipelineServiceServicer):
 
     async def ListCycles(self, request: pb.ListCyclesRequest, context: Any) -> pb.ListCyclesResponse:
         """Lists cycles; the page token is the last id."""
-        size = request.page_size or _PAGE
-        pipeline = request.pipeline.removeprefix("pipelines/")
-        found = await self._cycles.page(pipeline, checked_token(request.page_token, ID_PATTERN), size + 1)
-        token = found[size - 1].cycle_id if len(found) > size else ""
-        return pb.ListCyclesResponse(cycles=[mapping.cycle_to(c) for c in found[:size]], next_page_token=token)
+        read = partial(self._cycles.page, request.pipeline.removeprefix("pipelines/"))
+        page = await read_page(request, ID_PATTERN, read, lambda cycle: cycle.cycle_id)
+        cycles = [mapping.cycle_to(cycle) for cycle in page.items]
+        return pb.ListCyclesResponse(cycles=cycles, next_page_token=page.next_token)
 
     async def CancelCycle(self, request: pb.CancelCycleRequest, context: Any) -> pb.CancelCycleResponse:
         """Stops a cycle."""
@@ -51,14 +49,8 @@ class PipelineServicer(grpc_stubs.PipelineServiceServicer):
 
     async def WatchCycle(self, request: pb.WatchCycleRequest, context: Any) -> AsyncIterator[pb.WatchCycleResponse]:
         """Sends the cycle now, at each change, and ends with its final state."""
-        sent: Cycle | None = None
-        while sent is None or not sent.state.final:
-            cycle = await self._cycles.get(request.name)
-            if cycle != sent:
-                yield pb.WatchCycleResponse(cycle=mapping.cycle_to(cycle))
-                sent = cycle
-            else:
-                await asyncio.sleep(_WATCH_PAUSE_S)
+        async for cycle in watch(partial(self._cycles.get, request.name), lambda cycle: cycle.state.final):
+            yield pb.WatchCycleResponse(cycle=mapping.cycle_to(cycle))
 
     async def RecordFeedback(self, request: pb.RecordFeedbackRequest, context: Any) -> pb.RecordFeedbackResponse:
         """Records a judgement."""
@@ -69,21 +61,13 @@ class PipelineServicer(grpc_stubs.PipelineServiceServicer):
             request.correction,
             request.author,
             request.request_id,
-            _traceparent(),
+            current_traceparent(),
         )
         return pb.RecordFeedbackResponse(feedback=mapping.feedback_to(kept))
 
     async def ListFeedback(self, request: pb.ListFeedbackRequest, context: Any) -> pb.ListFeedbackResponse:
         """Lists feedback; the page token is the last id."""
-        size = request.page_size or _PAGE
-        found = await asyncio.to_thread(
-            self._feedback.page, request.model, checked_token(request.page_token, ID_PATTERN), size + 1
-        )
-        token = found[size - 1].feedback_id if len(found) > size else ""
-        return pb.ListFeedbackResponse(feedback=[mapping.feedback_to(f) for f in found[:size]], next_page_token=token)
-
-
-def _traceparent() -> str:
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return carrier.get("traceparent", "")
+        read = in_thread(partial(self._feedback.page, request.model))
+        page = await read_page(request, ID_PATTERN, read, lambda item: item.feedback_id)
+        feedback = [mapping.feedback_to(item) for item in page.items]
+        return pb.ListFeedbackResponse(feedback=feedback, next_page_token=page.next_token)

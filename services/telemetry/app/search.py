@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from services.kit.errors import NotFoundError
+from services.kit.errors import not_found
 from services.telemetry.app.ports import EventSearch, Hit, Search
 from services.telemetry.domain.days import Signal
 from services.telemetry.domain.paging import decode_token, encode_token
@@ -70,11 +70,11 @@ class SearchService:
             self._events.find(search), self._events.find(replace(search, signal=Signal.LOGS))
         )
         if not spans.hits and not logs.hits:
-            raise NotFoundError(
-                f"No span or log line of trace {trace_id} is known. What a process just did arrives some seconds "
-                "later: try again, unless the trace is older than the days that are kept.",
-                reason="TRACE_NOT_FOUND",
-                metadata={"trace_id": trace_id},
+            raise not_found(
+                "trace",
+                trace_id,
+                "What a process just did arrives some seconds later: try again, unless the trace is older than the "
+                "days that are kept.",
             )
         return Trace(
             spans=[hit.source for hit in spans.hits],

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Sequence
 
-from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.errors import invalid_page_token
 from services.kit.ids import sha256_hex
 
 
@@ -32,18 +32,14 @@ def decode_token(token: str, search: Sequence[str]) -> tuple[str, ...]:
     except ValueError:
         value = None
     if not isinstance(value, list) or len(value) < 2 or not all(isinstance(part, str) for part in value):
-        raise _refused("is none of ours")
+        raise invalid_page_token("is none of ours")
     seal, *after = value
     if seal != _seal(after, search):
-        raise _refused("belongs to another search: repeat it with the same query and times, or start without a token")
+        raise invalid_page_token(
+            "belongs to another search: repeat it with the same query and times, or start without a token"
+        )
     return tuple(after)
 
 
 def _seal(after: Sequence[str], search: Sequence[str]) -> str:
     return sha256_hex(*after, *search)[:12]
-
-
-def _refused(why: str) -> InvalidArgumentError:
-    return InvalidArgumentError(
-        f"page_token {why}.", reason="INVALID_PAGE_TOKEN", violations=[FieldViolation("page_token", why)]
-    )

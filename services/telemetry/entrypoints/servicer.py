@@ -10,10 +10,10 @@ from google.protobuf.message import Message
 from tidemill.telemetry.v1 import telemetry_service_pb2 as pb
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceServicer
 
+from services.kit.grpc.paging import DEFAULT_SIZE
 from services.telemetry.app.search import SearchService
 from services.telemetry.entrypoints import mapping
 
-_PAGE = 50
 # Of the spans, and of the log lines, of one answer: both together stay well below what gRPC carries.
 _MOST_BYTES = 24 * 1024 * 1024
 
@@ -32,7 +32,7 @@ class TelemetryServicer(TelemetryServiceServicer):
             request.query,
             mapping.time_from(request.start_time) if request.HasField("start_time") else None,
             mapping.time_from(request.end_time) if request.HasField("end_time") else None,
-            request.page_size or _PAGE,
+            request.page_size or DEFAULT_SIZE,
             request.page_token,
         )
         records = [mapping.log_to(source) for source in page.sources]
@@ -48,7 +48,7 @@ class TelemetryServicer(TelemetryServiceServicer):
 
     async def SearchTraces(self, request: pb.SearchTracesRequest, context: Any) -> pb.SearchTracesResponse:
         """Searches traces."""
-        page = await self._searches.traces(request.query, request.page_size or _PAGE, request.page_token)
+        page = await self._searches.traces(request.query, request.page_size or DEFAULT_SIZE, request.page_token)
         traces = [pb.TraceSummary(trace_id=source["trace.id"], root=mapping.span_to(source)) for source in page.sources]
         return pb.SearchTracesResponse(traces=traces, next_page_token=page.next_token)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from google.protobuf.message import Message
-from opentelemetry import context, propagate
-from opentelemetry.context import Context
-from tidemill.common.v1 import failure_pb2
 from tidemill.training.v1 import training_events_pb2 as events
 
 from services.kit.bus.port import EventPublisher, OutgoingEvent
 from services.kit.bus.topics import TRAINING_EVENTS
+from services.kit.grpc.messages import failure_to
 from services.kit.ids import sha256_hex
+from services.kit.telemetry.context import continued_trace
 from services.training.domain.run import Run, RunState
 
 
@@ -23,11 +22,8 @@ class BusAnnouncer:
     def ended(self, run: Run) -> None:
         """See the port."""
         event = OutgoingEvent(run.name, _message(run), event_id=sha256_hex(run.name, run.state.value))
-        token = context.attach(propagate.extract({"traceparent": run.traceparent}, Context()))
-        try:
+        with continued_trace(run.traceparent):
             self._publisher.publish(TRAINING_EVENTS, [event])
-        finally:
-            context.detach(token)
 
 
 def _message(run: Run) -> Message:
@@ -35,9 +31,4 @@ def _message(run: Run) -> Message:
         return events.RunSucceeded(run=run.name, model_version=run.model_version)
     if run.state is RunState.CANCELLED:
         return events.RunCancelled(run=run.name)
-    failure = run.failure
-    assert failure is not None
-    return events.RunFailed(
-        run=run.name,
-        failure=failure_pb2.Failure(reason=failure.reason, message=failure.message, metadata=failure.metadata),
-    )
+    return events.RunFailed(run=run.name, failure=failure_to(run.failure))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, String, Table, Text
 
+from services.kit.storage.requests import request_table
+
 metadata = MetaData()
+
+request_table(metadata)
 
 runs = Table(
     "runs",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from services.kit.clock import Clock
-from services.kit.errors import FailedPreconditionError, NotFoundError, request_id_reused
+from services.kit.errors import FailedPreconditionError, NotFoundError, not_found, request_id_reused
 from services.kit.ids import new_id
 from services.training.app.ports import Artifacts, BaseModels, Registry, RunStore
 from services.training.domain.run import Run, RunState
@@ -94,7 +94,7 @@ class Runs:
         """
         run = self._store.get(name)
         if run is None:
-            raise NotFoundError(f"There is no {name}.", reason="RUN_NOT_FOUND", metadata={"run": name})
+            raise not_found("run", name)
         return run
 
     def page(self, before: str, limit: int) -> Sequence[Run]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from tidemill.common.v1 import failure_pb2
 from tidemill.training.v1 import run_pb2
 
 from services.kit.errors import InvalidArgumentError
+from services.kit.grpc.messages import failure_to, timestamp
 from services.training.domain.report import Metric, Report
 from services.training.domain.run import Progress, Run, RunState
 from services.training.domain.training_spec import (
@@ -135,29 +135,20 @@ def _method_from(spec: run_pb2.TrainingSpec) -> Method:
 
 def run_to(run: Run) -> run_pb2.Run:
     """A run as a message."""
-    failure = run.failure
     return run_pb2.Run(
         name=run.name,
-        create_time=_timestamp(run.create_time),
-        update_time=_timestamp(run.update_time),
+        create_time=timestamp(run.create_time),
+        update_time=timestamp(run.update_time),
         spec=spec_to(run.spec),
         state=_STATES[run.state],
         progress=_progress_to(run.progress) if run.progress else None,
         report=_report_to(run.report) if run.report else None,
-        failure=failure_pb2.Failure(reason=failure.reason, message=failure.message, metadata=failure.metadata)
-        if failure
-        else None,
+        failure=failure_to(run.failure),
         reused=run.reused,
         model_version=run.model_version,
         uri=run.uri,
         warnings=run.warnings,
     )
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
 
 
 def _progress_to(progress: Progress) -> failure_pb2.Progress:

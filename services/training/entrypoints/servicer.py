@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
-from opentelemetry import propagate
 from tidemill.training.v1 import training_service_pb2 as pb
 from tidemill.training.v1 import training_service_pb2_grpc as grpc_stubs
 
-from services.kit.grpc.paging import checked_token
+from services.kit.grpc.paging import read_page
+from services.kit.grpc.watching import watch
 from services.kit.ids import ID_PATTERN
+from services.kit.telemetry.context import current_traceparent
+from services.kit.threads import in_thread
 from services.training.app.runs import Runs
-from services.training.domain.run import Run
 from services.training.entrypoints import mapping
-
-_PAGE = 50
-_WATCH_PAUSE_S = 0.25
 
 
 class TrainingServicer(grpc_stubs.TrainingServiceServicer):
@@ -29,10 +28,8 @@ class TrainingServicer(grpc_stubs.TrainingServiceServicer):
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Any) -> pb.CreateRunResponse:
         """Queues a run."""
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
         spec = mapping.spec_from(request.spec)
-        run = await asyncio.to_thread(self._runs.create, spec, request.request_id, carrier.get("traceparent", ""))
+        run = await asyncio.to_thread(self._runs.create, spec, request.request_id, current_traceparent())
         return pb.CreateRunResponse(run=mapping.run_to(run))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
@@ -41,12 +38,9 @@ class TrainingServicer(grpc_stubs.TrainingServiceServicer):
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsResponse:
         """Lists runs; the page token is the last name."""
-        size = request.page_size or _PAGE
-        found = await asyncio.to_thread(
-            self._runs.page, checked_token(request.page_token, f"runs/{ID_PATTERN}"), size + 1
-        )
-        token = found[size - 1].name if len(found) > size else ""
-        return pb.ListRunsResponse(runs=[mapping.run_to(run) for run in found[:size]], next_page_token=token)
+        read = in_thread(self._runs.page)
+        page = await read_page(request, f"runs/{ID_PATTERN}", read, lambda run: run.name)
+        return pb.ListRunsResponse(runs=[mapping.run_to(run) for run in page.items], next_page_token=page.next_token)
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> pb.CancelRunResponse:
         """Stops a run."""
@@ -54,14 +48,9 @@ class TrainingServicer(grpc_stubs.TrainingServiceServicer):
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.WatchRunResponse]:
         """Sends the run now, at each change, and ends with its final state."""
-        sent: Run | None = None
-        while sent is None or not sent.state.final:
-            run = await asyncio.to_thread(self._runs.get, request.name)
-            if run != sent:
-                yield pb.WatchRunResponse(run=mapping.run_to(run))
-                sent = run
-            else:
-                await asyncio.sleep(_WATCH_PAUSE_S)
+        read = in_thread(partial(self._runs.get, request.name))
+        async for run in watch(read, lambda run: run.state.final):
+            yield pb.WatchRunResponse(run=mapping.run_to(run))
 
     async def PromoteRun(self, request: pb.PromoteRunRequest, context: Any) -> pb.PromoteRunResponse:
         """Moves the alias champion."""

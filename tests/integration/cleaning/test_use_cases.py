@@ -165,7 +165,7 @@ def test_equal_ids_of_two_sources_take_nothing_from_each_other(harness: Harness)
     assert len(harness.announcer.told) == 20
     with pytest.raises(InvalidArgumentError, match=r"\(mail, news\); name the source"):
         harness.records.record("7")
-    with pytest.raises(NotFoundError, match="of the source 'web'"):
+    with pytest.raises(NotFoundError, match="sources/web/records/7"):
         harness.records.record("7", "web")
 
 

@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2
 from services.inference.adapters.builds import ArtifactBuilds
 from services.inference.adapters.model_store import SqlModelStore
 from services.inference.adapters.triton_repository import TritonRepository
-from services.inference.app.publishing import NEWEST, Publishing
+from services.inference.app.publishing import Publishing
 from services.inference.app.serving import RestartQueue, ServingTable
 from services.inference.domain.model import Lineage, ModelVersion, Task, VersionState
 from services.kit.clock import Clock, SystemClock
@@ -28,6 +28,7 @@ from services.kit.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from services.kit.ids import NEWEST
 from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.kit.storage.signing import SIGNATURE, SigningKey, TrustedKeys
 from tests.conftest import OpenDatabase

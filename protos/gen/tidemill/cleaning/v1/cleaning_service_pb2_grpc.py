@@ -148,7 +148,7 @@ class CleaningServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelDatasetVersion(self, request, context):
-        """Stops a build.
+        """Stops a build; one that has ended stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,7 @@ class CleaningServiceStub:
     ListDatasetVersions: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.ListDatasetVersionsRequest, _cleaning_service_pb2.ListDatasetVersionsResponse]
     """Lists versions, newest first."""
     CancelDatasetVersion: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.CancelDatasetVersionRequest, _cleaning_service_pb2.CancelDatasetVersionResponse]
-    """Stops a build."""
+    """Stops a build; one that has ended stays as it is."""
     WatchDatasetVersion: _grpc.UnaryStreamMultiCallable[_cleaning_service_pb2.WatchDatasetVersionRequest, _cleaning_service_pb2.WatchDatasetVersionResponse]
     """Follows a build until it ends."""
 
@@ -76,7 +76,7 @@ class CleaningServiceAsyncStub(CleaningServiceStub):
     ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.ListDatasetVersionsRequest, _cleaning_service_pb2.ListDatasetVersionsResponse]  # type: ignore[assignment]
     """Lists versions, newest first."""
     CancelDatasetVersion: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.CancelDatasetVersionRequest, _cleaning_service_pb2.CancelDatasetVersionResponse]  # type: ignore[assignment]
-    """Stops a build."""
+    """Stops a build; one that has ended stays as it is."""
     WatchDatasetVersion: _aio.UnaryStreamMultiCallable[_cleaning_service_pb2.WatchDatasetVersionRequest, _cleaning_service_pb2.WatchDatasetVersionResponse]  # type: ignore[assignment]
     """Follows a build until it ends."""
 
@@ -153,7 +153,7 @@ class CleaningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cleaning_service_pb2.CancelDatasetVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cleaning_service_pb2.CancelDatasetVersionResponse, _abc.Awaitable[_cleaning_service_pb2.CancelDatasetVersionResponse]]:
-        """Stops a build."""
+        """Stops a build; one that has ended stays as it is."""
 
     @_abc_1.abstractmethod
     def WatchDatasetVersion(

@@ -254,7 +254,7 @@ class DatasetVersion(_message.Message):
     holdout_count: _builtins.int
     """Records in holdout.parquet."""
     reused: _builtins.bool
-    """True when an earlier version with the same digest answered this build."""
+    """True when an earlier version with the same digest answered this build, or an earlier request had asked for it."""
     withdrawn_count: _builtins.int
     """Records that the awaited imports found gone from their sources."""
     changed_count: _builtins.int

@@ -112,7 +112,7 @@ class IngestServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelImport(self, request, context):
-        """Stops an import; the records already published stay.
+        """Stops an import; the records already published stay. One that has ended stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

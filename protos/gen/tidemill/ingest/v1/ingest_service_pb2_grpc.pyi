@@ -44,7 +44,7 @@ class IngestServiceStub:
     ListImports: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListImportsRequest, _ingest_service_pb2.ListImportsResponse]
     """Lists imports, newest first."""
     CancelImport: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.CancelImportRequest, _ingest_service_pb2.CancelImportResponse]
-    """Stops an import; the records already published stay."""
+    """Stops an import; the records already published stay. One that has ended stays as it is."""
     WatchImport: _grpc.UnaryStreamMultiCallable[_ingest_service_pb2.WatchImportRequest, _ingest_service_pb2.WatchImportResponse]
     """Follows an import until it ends."""
 
@@ -64,7 +64,7 @@ class IngestServiceAsyncStub(IngestServiceStub):
     ListImports: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListImportsRequest, _ingest_service_pb2.ListImportsResponse]  # type: ignore[assignment]
     """Lists imports, newest first."""
     CancelImport: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.CancelImportRequest, _ingest_service_pb2.CancelImportResponse]  # type: ignore[assignment]
-    """Stops an import; the records already published stay."""
+    """Stops an import; the records already published stay. One that has ended stays as it is."""
     WatchImport: _aio.UnaryStreamMultiCallable[_ingest_service_pb2.WatchImportRequest, _ingest_service_pb2.WatchImportResponse]  # type: ignore[assignment]
     """Follows an import until it ends."""
 
@@ -117,7 +117,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.CancelImportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.CancelImportResponse, _abc.Awaitable[_ingest_service_pb2.CancelImportResponse]]:
-        """Stops an import; the records already published stay."""
+        """Stops an import; the records already published stay. One that has ended stays as it is."""
 
     @_abc_1.abstractmethod
     def WatchImport(

@@ -385,6 +385,7 @@ class Cycle(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`pipelines/{pipeline}/cycles/{cycle}`."""
     state: Global___Cycle.State.ValueType
@@ -393,6 +394,8 @@ class Cycle(_message.Message):
     """`models/{model}/versions/{number}`; set after `publish`."""
     trace_id: _builtins.str
     """Trace that tells of it, 32 hexadecimal digits."""
+    reused: _builtins.bool
+    """True in the answer to CreateCycle where an equal cycle of the loop was at work already."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -440,10 +443,11 @@ class Cycle(_message.Message):
         model_version: _builtins.str = ...,
         failure: _failure_pb2.Failure | None = ...,
         trace_id: _builtins.str = ...,
+        reused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_version", b"dataset_version", "failure", b"failure", "report", b"report", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_version", b"dataset_version", "failure", b"failure", "model_version", b"model_version", "name", b"name", "report", b"report", "spec", b"spec", "stages", b"stages", "state", b"state", "trace_id", b"trace_id", "update_time", b"update_time", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_version", b"dataset_version", "failure", b"failure", "model_version", b"model_version", "name", b"name", "report", b"report", "reused", b"reused", "spec", b"spec", "stages", b"stages", "state", b"state", "trace_id", b"trace_id", "update_time", b"update_time", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -98,7 +98,7 @@ class PipelineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelCycle(self, request, context):
-        """Stops a cycle and the work that it started.
+        """Stops a cycle and the work that it started; one that has ended stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

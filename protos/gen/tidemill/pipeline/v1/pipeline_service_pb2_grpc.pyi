@@ -40,7 +40,7 @@ class PipelineServiceStub:
     ListCycles: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListCyclesRequest, _pipeline_service_pb2.ListCyclesResponse]
     """Lists cycles, newest first."""
     CancelCycle: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.CancelCycleRequest, _pipeline_service_pb2.CancelCycleResponse]
-    """Stops a cycle and the work that it started."""
+    """Stops a cycle and the work that it started; one that has ended stays as it is."""
     WatchCycle: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchCycleRequest, _pipeline_service_pb2.WatchCycleResponse]
     """Follows a cycle until it ends."""
     RecordFeedback: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.RecordFeedbackRequest, _pipeline_service_pb2.RecordFeedbackResponse]
@@ -60,7 +60,7 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     ListCycles: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListCyclesRequest, _pipeline_service_pb2.ListCyclesResponse]  # type: ignore[assignment]
     """Lists cycles, newest first."""
     CancelCycle: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.CancelCycleRequest, _pipeline_service_pb2.CancelCycleResponse]  # type: ignore[assignment]
-    """Stops a cycle and the work that it started."""
+    """Stops a cycle and the work that it started; one that has ended stays as it is."""
     WatchCycle: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchCycleRequest, _pipeline_service_pb2.WatchCycleResponse]  # type: ignore[assignment]
     """Follows a cycle until it ends."""
     RecordFeedback: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.RecordFeedbackRequest, _pipeline_service_pb2.RecordFeedbackResponse]  # type: ignore[assignment]
@@ -101,7 +101,7 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.CancelCycleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.CancelCycleResponse, _abc.Awaitable[_pipeline_service_pb2.CancelCycleResponse]]:
-        """Stops a cycle and the work that it started."""
+        """Stops a cycle and the work that it started; one that has ended stays as it is."""
 
     @_abc_1.abstractmethod
     def WatchCycle(

@@ -627,7 +627,7 @@ class Run(_message.Message):
     state: Global___Run.State.ValueType
     """Output only."""
     reused: _builtins.bool
-    """True when an earlier run of the same spec answered this one."""
+    """True when an earlier run of the same spec answered this request."""
     model_version: _builtins.str
     """Version in the model registry, for example `headlines/3`; set when it succeeded."""
     uri: _builtins.str

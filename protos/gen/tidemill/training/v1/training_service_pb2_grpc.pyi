@@ -40,7 +40,7 @@ class TrainingServiceStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListRunsRequest, _training_service_pb2.ListRunsResponse]
     """Lists runs, newest first."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelRunRequest, _training_service_pb2.CancelRunResponse]
-    """Stops a run at its next checkpoint."""
+    """Stops a run at its next checkpoint; one that has ended stays as it is."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchRunRequest, _training_service_pb2.WatchRunResponse]
     """Follows a run until it ends."""
     PromoteRun: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.PromoteRunRequest, _training_service_pb2.PromoteRunResponse]
@@ -58,7 +58,7 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListRunsRequest, _training_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelRunRequest, _training_service_pb2.CancelRunResponse]  # type: ignore[assignment]
-    """Stops a run at its next checkpoint."""
+    """Stops a run at its next checkpoint; one that has ended stays as it is."""
     WatchRun: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchRunRequest, _training_service_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Follows a run until it ends."""
     PromoteRun: _aio.UnaryUnaryMultiCallable[_training_service_pb2.PromoteRunRequest, _training_service_pb2.PromoteRunResponse]  # type: ignore[assignment]
@@ -97,7 +97,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.CancelRunResponse, _abc.Awaitable[_training_service_pb2.CancelRunResponse]]:
-        """Stops a run at its next checkpoint."""
+        """Stops a run at its next checkpoint; one that has ended stays as it is."""
 
     @_abc_1.abstractmethod
     def WatchRun(

@@ -1,0 +1,34 @@
+"""The W3C trace of the work in hand, and how later work goes on in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry import context, propagate
+from opentelemetry.context import Context
+
+
+def current_traceparent() -> str:
+    """The `traceparent` of the present trace; empty outside one."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+def trace_context(traceparent: str) -> Context:
+    """The context of a trace; one without a trace where `traceparent` is empty."""
+    return propagate.extract({"traceparent": traceparent}, Context()) if traceparent else Context()
+
+
+@contextmanager
+def continued_trace(traceparent: str) -> Iterator[None]:
+    """What is done inside goes on in that trace; in the present one where `traceparent` is empty."""
+    if not traceparent:
+        yield
+        return
+    token = context.attach(trace_context(traceparent))
+    try:
+        yield
+    finally:
+        context.detach(token)

@@ -1,0 +1,233 @@
+"""Every service on a socket of its own: real servicers, use cases, interceptors and databases; parts in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+from sqlalchemy import Engine
+from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
+from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
+from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
+from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as pipeline_grpc
+from tidemill.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
+from tidemill.training.v1 import training_service_pb2_grpc as training_grpc
+
+from services.cleaning.entrypoints.pool import WorkPool
+from services.cleaning.entrypoints.servicer import CleaningServicer
+from services.inference.entrypoints.servicer import InferenceServicer
+from services.ingest.adapters.ledger import TemporaryLedger
+from services.ingest.adapters.pulled_store import SqlPulledStore
+from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
+from services.ingest.app.imports import Imports
+from services.ingest.app.intake import Intake
+from services.ingest.app.interrupt import Interrupt
+from services.ingest.app.runner import ImportRunner
+from services.ingest.entrypoints.accept_pool import AcceptPool
+from services.ingest.entrypoints.servicer import IngestServicer
+from services.ingest.entrypoints.survey_pool import SurveyPool
+from services.kit.clock import SystemClock
+from services.kit.grpc.request_ids import RequestIdInterceptor
+from services.kit.grpc.server import bind, create_server
+from services.kit.storage.requests import SqlRequestLog
+from services.kit.telemetry.metrics import RequestMetrics
+from services.pipeline.adapters.cycle_store import SqlCycleStore
+from services.pipeline.adapters.feedback_store import SqlFeedbackStore
+from services.pipeline.app.cycles import Cycles
+from services.pipeline.app.feedback import FeedbackService
+from services.pipeline.domain.cycle import CycleState
+from services.pipeline.entrypoints.servicer import PipelineServicer
+from services.telemetry.app.ports import Hit, Search, SearchResult
+from services.telemetry.app.search import SearchService
+from services.telemetry.entrypoints.servicer import TelemetryServicer
+from services.training.entrypoints.servicer import TrainingServicer
+from tests.conftest import OpenDatabase
+from tests.integration.cleaning.test_use_cases import Harness as CleaningHarness
+from tests.sources import file_sources
+from tests.unit.inference.test_publishing import FakeAnnouncer as FakeInferenceAnnouncer
+from tests.unit.inference.test_publishing import FakeServer
+from tests.unit.inference.test_publishing import Harness as InferenceHarness
+from tests.unit.ingest.test_runner import Bus
+from tests.unit.pipeline.peers import FakeAnnouncer, FakeDatasets
+from tests.unit.training.test_supervision import Harness as TrainingHarness
+from tests.unit.training.test_supervision import finished
+
+End = Callable[[str], None]
+
+
+class Events:
+    """Three spans and three log lines; of one trace nothing."""
+
+    async def find(self, search: Search) -> SearchResult:
+        """Those behind the last one, at most as many as are asked for."""
+        if search.trace_id:
+            return SearchResult()
+        begin = int(search.after[0]) + 1 if search.after else 0
+        body: dict[str, object] = {
+            "@timestamp": "2026-01-01T00:00:00Z",
+            "trace.id": "0" * 32,
+            "span.id": "0" * 16,
+            "span.name": "s",
+        }
+        body |= {"span.kind": "server", "event.duration": 1, "error": False}
+        numbers = range(begin, min(begin + search.size, 3))
+        return SearchResult([Hit({**body, "message": str(number)}, [str(number)]) for number in numbers], 3)
+
+
+@dataclass
+class Services:
+    """Channels by a service's full name, what the parts in memory have seen, and how resources come to their end."""
+
+    folder: Path
+    open_database: OpenDatabase
+    channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
+    engines: dict[str, Engine] = field(default_factory=dict)
+    ends: dict[str, End] = field(default_factory=dict)
+    bus: Bus = field(default_factory=Bus)
+    inference: InferenceHarness = field(init=False)
+    training: TrainingHarness = field(init=False)
+    _builds: dict[int, Any] = field(default_factory=dict)
+
+    def engine(self, service: str) -> Engine:
+        """The service's database, one over all its starts."""
+        if service not in self.engines:
+            self.engines[service] = self.open_database(service)
+        return self.engines[service]
+
+    def lines(self, number: int) -> str:
+        """A source's file."""
+        file = self.folder / f"source{number}.jsonl"
+        if not file.is_file():
+            file.write_text(json.dumps({"text": f"text {number}"}) + "\n")
+        return str(file)
+
+    def build(self, number: int) -> Any:
+        """A build to publish."""
+        if number not in self._builds:
+            self._builds[number] = self.inference.build(f"build{number}")
+        return self._builds[number]
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[None]:
+        """All of them serve; the next start finds what this one kept."""
+        async with AsyncExitStack() as stack:
+            for start in (self._ingest, self._cleaning, self._training, self._inference, self._pipeline):
+                await start(stack)
+            await self._serve(
+                stack,
+                "tidemill.telemetry.v1.TelemetryService",
+                lambda server: add_TelemetryServiceServicer_to_server(
+                    TelemetryServicer(SearchService(Events())), server
+                ),
+            )
+            yield
+
+    async def _serve(
+        self,
+        stack: AsyncExitStack,
+        name: str,
+        register: Callable[[grpc.aio.Server], object],
+        engine: Engine | None = None,
+        kept_elsewhere: Sequence[str] = (),
+    ) -> None:
+        log = None if engine is None else SqlRequestLog(engine, SystemClock())
+        requests = None if log is None else RequestIdInterceptor(log, kept_elsewhere=kept_elsewhere)
+        server = create_server(RequestMetrics("test"), traced=False, requests=requests)
+        register(server)
+        port = bind(server, "127.0.0.1:0")
+        await server.start()
+        stack.push_async_callback(server.stop, None)
+        self.channels[name] = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+
+    async def _ingest(self, stack: AsyncExitStack) -> None:
+        engine, clock = self.engine("ingest"), SystemClock()
+        store, sources = SqlImportStore(engine), file_sources(self.folder)
+        accepting, surveys = AcceptPool(2, 1 << 20), SurveyPool(4)
+        stack.callback(accepting.close)
+        stack.callback(surveys.close)
+        intake = Intake(self.bus, SqlBatchStore(engine), clock, 3600)
+        servicer = IngestServicer(intake, Imports(store, sources, clock), accepting, surveys)
+        runner = ImportRunner(store, SqlPulledStore(engine), sources, self.bus, TemporaryLedger, clock)
+
+        def end(name: str) -> None:
+            item = store.import_named(name)
+            assert item is not None
+            runner.run(item, Interrupt())
+
+        self.ends["import"] = end
+        await self._serve(
+            stack,
+            "tidemill.ingest.v1.IngestService",
+            lambda server: ingest_grpc.add_IngestServiceServicer_to_server(servicer, server),
+            engine,
+            ["IngestRecords"],
+        )
+
+    async def _cleaning(self, stack: AsyncExitStack) -> None:
+        engine, pool = self.engine("cleaning"), WorkPool()
+        stack.callback(pool.close)
+        world = CleaningHarness(engine, self.folder / "artifacts")
+        servicer = CleaningServicer(world.records, world.datasets, pool)
+        self.ends["dataset_version"] = lambda _: world.work()
+        await self._serve(
+            stack,
+            "tidemill.cleaning.v1.CleaningService",
+            lambda server: cleaning_grpc.add_CleaningServiceServicer_to_server(servicer, server),
+            engine,
+        )
+
+    async def _training(self, stack: AsyncExitStack) -> None:
+        engine = self.engine("training")
+        world = self.training = TrainingHarness(engine)
+
+        def end(name: str) -> None:
+            while not world.runs.get(name).state.final:
+                world.supervision.step()
+                for started in world.workers.started:
+                    world.workers.views[started] = finished()
+
+        self.ends["run"] = end
+        await self._serve(
+            stack,
+            "tidemill.training.v1.TrainingService",
+            lambda server: training_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(world.runs), server),
+            engine,
+        )
+
+    async def _inference(self, stack: AsyncExitStack) -> None:
+        engine = self.engine("inference")
+        server = FakeServer(self.folder / "models")
+        self.inference = InferenceHarness(self.folder, engine, server, FakeInferenceAnnouncer())
+        serving: Any = None
+        servicer = InferenceServicer(serving, self.inference.publishing())
+        await self._serve(
+            stack,
+            "tidemill.inference.v1.InferenceService",
+            lambda server: inference_grpc.add_InferenceServiceServicer_to_server(servicer, server),
+            engine,
+        )
+
+    async def _pipeline(self, stack: AsyncExitStack) -> None:
+        engine, clock = self.engine("pipeline"), SystemClock()
+        store = SqlCycleStore(engine)
+        cycles = Cycles(store, FakeDatasets(), clock, lambda _: None, lambda _: None)
+        feedback = FeedbackService(SqlFeedbackStore(engine), FakeAnnouncer(), clock, 1, lambda: None)
+
+        def end(name: str) -> None:
+            cycle = store.get(name)
+            assert cycle is not None
+            store.update(replace(cycle.ended(CycleState.SUCCEEDED, clock.now()), announced=True))
+
+        self.ends["cycle"] = end
+        servicer = PipelineServicer(cycles, feedback)
+        await self._serve(
+            stack,
+            "tidemill.pipeline.v1.PipelineService",
+            lambda server: pipeline_grpc.add_PipelineServiceServicer_to_server(servicer, server),
+            engine,
+        )
