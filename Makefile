@@ -39,7 +39,7 @@ check: setup ## drift of stubs and docs, buf, ruff, mypy strict, import-linter, 
 	$(BIN)/python -m infra.audit
 
 unit: setup ## fast tests, no other process
-	$(BIN)/pytest -n 2 tests/unit
+	$(BIN)/pytest -n 2 -m "not slow" tests/unit
 
 # What the services do with their databases, tested on SQLite among the others.
 STORES := tests/unit/pipeline tests/unit/training/test_supervision.py tests/unit/inference/test_publishing.py \
@@ -56,7 +56,8 @@ e2e: setup ## the whole mesh: pipelines, clients, events, kills
 	$(BIN)/pytest tests/e2e
 
 faults: setup ## everything that can go wrong: attacks, kills, full disks, load; half an hour
-	$(BIN)/pytest tests/faults
+	$(BIN)/pytest -n 2 -m "slow or hypothesis" --hypothesis-profile thorough tests/unit
+	$(BIN)/pytest --hypothesis-profile thorough tests/faults
 
 test: check unit contract integration e2e ## everything but the slow faults
 	$(BIN)/pytest -m "not slow" tests/faults

@@ -1,4 +1,4 @@
-"""For all tests: a database of a service, and what Hypothesis judges: what comes out, not how fast this machine is."""
+"""For all tests: a database of a service, and how many examples Hypothesis tries."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine
 
 from services.kit.storage.database import open_database
+from tests.examples import register_profiles
 from tests.postgresql import PostgreSQL, running_postgresql
 
-settings.register_profile("tidemill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("tidemill")
+register_profiles()
 
 ROOT = Path(__file__).parents[1]
 

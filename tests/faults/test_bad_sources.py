@@ -13,6 +13,7 @@ from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder
 from services.kit.errors import InvalidArgumentError
+from tests.examples import examples
 from tests.sources import file_sources, pull
 
 
@@ -68,7 +69,7 @@ def test_a_refusal_names_the_field(tmp_path: Path) -> None:
         assert words in piece.message
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.binary(max_size=40)

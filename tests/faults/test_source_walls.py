@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -34,6 +34,7 @@ from services.ingest.domain.source_uri import UriRefusedError, parse_uri, shown
 from services.ingest.settings import IngestSettings
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError, TidemillError
 from services.kit.source_roots import add_roots, read_roots
+from tests.examples import examples
 from tests.sources import file_sources, pull, texts
 
 LINE = b'{"text": "x"}\n'
@@ -159,7 +160,7 @@ def test_an_address_of_another_form_is_refused_before_anything_is_sent(server: S
     assert server.asked == []
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(
     st.text("htps:/fil3@#?[]%2e.\\ :\t\n*&;\u3002\uff0fé1", max_size=30).map(lambda text: f"http://{text}")
     | st.from_regex(r"(https?|HTTP)://[a-z0-9.@:#?/%\[\]-]{1,30}", fullmatch=True)

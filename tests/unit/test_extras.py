@@ -6,6 +6,7 @@ import importlib.metadata as metadata
 import json
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 from packaging.requirements import Requirement
@@ -57,11 +58,15 @@ def _installed_closure(extras: tuple[str, ...]) -> set[str]:
     return {name for name, _ in seen}
 
 
+# It reads what each installed package brought: most of a second.
+_owners_of_modules = cache(metadata.packages_distributions)
+
+
 def _importable(distributions: set[str]) -> list[str]:
     own = ["services", "gateway", "infra", "tidemill", "buf"]
     return own + [
         module
-        for module, owners in metadata.packages_distributions().items()
+        for module, owners in _owners_of_modules().items()
         if distributions & {canonicalize_name(owner) for owner in owners}
     ]
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.adapters.triton_repository import CODE_PACKAGE, TritonRepository
@@ -22,6 +22,7 @@ from services.kit.prompts import TOO_LONG, PromptError, Prompts, chat_of, chat_t
 from services.kit.storage.signing import TrustedKeys
 from services.training.domain.training_spec import GenerationTask
 from services.training.engine.prompts import prompts_of, training_pairs
+from tests.examples import examples
 
 # In the manner of ChatML, Llama 3, Gemma and Mistral: what real templates make use of.
 TEMPLATES = {
@@ -122,7 +123,7 @@ class _NoWeights:
         ),
     )
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_training_and_serving_make_equal_tokens_of_a_text(model: Path, serving: Prompts, text: str) -> None:
     trained = prompts_of(model, TASK).of_text(text)
     assert serving.of_text(text) == trained

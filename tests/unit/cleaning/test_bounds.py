@@ -7,7 +7,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.cleaning.app.recipe_cache import RecipeCache
@@ -17,6 +17,7 @@ from services.cleaning.engine import limits
 from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
 from services.cleaning.engine.patterns import LinearPattern, PatternError, ReplacementError
 from services.cleaning.engine.registry import default_registry
+from tests.examples import examples
 from tests.recipes import parse_operators
 
 REGISTRY = default_registry()
@@ -117,7 +118,7 @@ def test_a_replacement_is_checked_when_the_recipe_is_read(replacement: str) -> N
         LinearPattern("(a)", replacement)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     st.sampled_from(["", "x*", "é?", r"\b", "中|b", "(a)(b)?", "(?P<n>[a-c]+)", r"[^\s]+", "(?i)A", "$", "^", "a|ab"]),
     st.sampled_from(["", "-", r"<\g<0>>", r"\\\n", "中"]),
@@ -157,7 +158,7 @@ def reference_terms(text: str, terms: dict[str, str], whole: bool) -> str:
     return re.sub(pattern, lambda match: terms[match.group()], text)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     st.dictionaries(
         st.text(st.sampled_from("ab中_ "), min_size=1, max_size=4), st.sampled_from(["", "X", "yy"]), min_size=1

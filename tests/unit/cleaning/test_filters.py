@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.cleaning.domain.recipe import OperatorSpec
@@ -13,6 +13,7 @@ from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.operators.filters import count_words, repetition_ratio
 from services.cleaning.engine.registry import default_registry
+from tests.examples import examples
 from tests.recipes import parse_operators
 
 REGISTRY = default_registry()
@@ -56,7 +57,7 @@ def test_script_share_counts_letters_only() -> None:
 texts = st.text(st.sampled_from("ab1 中文。!\n😀"), max_size=60)
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(texts, st.floats(0, 1))
 def test_alnum_ratio_is_the_share_of_letters_and_digits(text: str, limit: float) -> None:
     ratio = sum(char.isalnum() for char in text) / max(len(text), 1)
@@ -64,7 +65,7 @@ def test_alnum_ratio_is_the_share_of_letters_and_digits(text: str, limit: float)
     assert (found is not None and found.reason == "low_alnum") == (ratio < limit)
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(st.lists(st.one_of(texts, st.text(max_size=40)), max_size=8), st.integers(2, 12), st.floats(0, 1))
 def test_counting_by_hash_never_changes_a_verdict(batch: list[str], ngram: int, limit: float) -> None:
     spec = OperatorSpec("repetition_filter", {"ngram": ngram, "max_ratio": limit, "words": False})
@@ -135,7 +136,7 @@ FULL = compile_recipe(
 )
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(RECORDS)
 def test_a_record_is_judged_alike_alone_and_among_others(records: list[tuple[str, dict[str, str]]]) -> None:
     assert FULL.clean_batch(records) == [FULL.clean(text, attributes) for text, attributes in records]

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
@@ -19,6 +19,7 @@ from services.cleaning.domain.record import RawRecord, Withdrawal
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.registry import default_registry
 from tests.conftest import OpenDatabase
+from tests.examples import examples
 from tests.recipes import parse_operators
 
 _RUNS = itertools.count()
@@ -110,7 +111,7 @@ def kept_of(engine: Engine, batches: Sequence[Sequence[Said]]) -> dict[tuple[str
 def test_the_newest_counts_in_whatever_order_it_comes(open_service_database: OpenDatabase) -> None:
     engine = open_service_database("cleaning")
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(histories(), st.randoms(use_true_random=False))
     def check(said: list[Said], rng: random.Random) -> None:
         expected = end_of(said)

@@ -7,7 +7,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.cleaning.engine.compiler import compile_recipe
@@ -21,6 +21,7 @@ from services.cleaning.engine.operators.near_duplicates import (
     shingle_hashes,
 )
 from services.cleaning.engine.registry import default_registry
+from tests.examples import examples
 from tests.recipes import parse_operators
 
 WORDS = [f"w{number}" for number in range(400)]
@@ -130,7 +131,7 @@ def test_bands_find_a_pair_at_the_threshold() -> None:
         assert 1 - (1 - threshold**rows) ** bands >= 0.95
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.integers(0, 10_000), st.integers(0, 30))
 def test_what_is_found_is_near_and_what_is_near_is_found(seed: int, edits: int) -> None:
     rng = random.Random(seed)
@@ -158,7 +159,7 @@ def test_what_is_found_is_near_and_what_is_near_is_found(seed: int, edits: int) 
             assert all(similarity(position, other) < 0.8 for other in range(position) if other not in found)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.permutations(range(12)))
 def test_the_order_of_arrival_does_not_matter(order: list[int]) -> None:
     records = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import ftfy
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.cleaning.domain.recipe import OperatorSpec
@@ -18,6 +18,7 @@ from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.invisible import visible
 from services.cleaning.engine.operators.duplicates import content_key
 from services.cleaning.engine.registry import default_registry
+from tests.examples import examples
 
 REGISTRY = default_registry()
 
@@ -48,7 +49,7 @@ def _entity(match: re.Match[str]) -> str:
     return match.group() if html.unescape(match.group()) in "<>&\"'" else html.unescape(match.group())
 
 
-@settings(max_examples=3000)
+@examples(3000)
 @given(st.text(st.one_of(st.sampled_from(TRICKY), st.characters(exclude_categories=["Cs"])), max_size=24))
 def test_unicode_repair_gives_what_ftfy_gives(text: str) -> None:
     narrow = cleaned("fix_unicode", text, width="all", straighten_quotes=False)
@@ -60,7 +61,7 @@ def test_unicode_repair_gives_what_ftfy_gives(text: str) -> None:
     assert compatible == unicodedata.normalize("NFKC", compatible)
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(st.lists(st.text(st.sampled_from(TRICKY + "的是~√国硂琌&#1;"), max_size=12), max_size=6))
 def test_a_look_at_code_points_clears_only_what_needs_no_repair(texts: list[str]) -> None:
     for params in ({}, {"straighten_quotes": False}, {"width": "all"}, {"width": "keep"}):
@@ -134,7 +135,7 @@ def test_what_nobody_sees_goes(text: str, shown: str) -> None:
     assert content_key(text) == content_key(shown)
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(st.text(st.sampled_from("ab \t\n\r\x0b\u3000\xa0\u200b\ufeff"), max_size=20))
 def test_white_space_is_tidy_and_tidying_again_changes_nothing(text: str) -> None:
     lines = cleaned("normalize_whitespace", text)
@@ -203,7 +204,7 @@ def test_plain_text_stays_to_the_letter(text: str) -> None:
 PIECES = ["<", ">", "</", "/>", "<!", "<?", "a", " ", "=", '"', "'", "x@y.z", "中", "\n", "&", "name", "-", "0", "<<"]
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
 def test_text_without_a_known_tag_is_unchanged(text: str) -> None:
     # A start tag counts with its end tag, and a link also with an attribute.
@@ -212,7 +213,7 @@ def test_text_without_a_known_tag_is_unchanged(text: str) -> None:
         assert cleaned("strip_html", f".{text}.") == f".{text}."
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.text(st.sampled_from("<>/ab p!-=\"'&;#3\n中"), max_size=30))
 def test_no_text_between_tags_is_lost(text: str) -> None:
     """Whatever stands between two real tags, its letters come out."""

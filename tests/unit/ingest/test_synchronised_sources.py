@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ingest.adapters.ledger import TemporaryLedger
@@ -30,6 +30,7 @@ from services.ingest.entrypoints.worker import ImportWorker
 from services.kit.clock import SystemClock
 from services.kit.ids import new_id
 from tests.conftest import OpenDatabase
+from tests.examples import examples
 from tests.sources import file_sources
 
 
@@ -276,7 +277,7 @@ def test_killed_at_any_step_the_end_is_the_same(harness: Harness, monkeypatch: p
 def test_whatever_becomes_of_a_source_and_of_its_imports_the_last_one_counts(harness: Harness) -> None:
     contents = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("xyz"), min_size=1)
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(st.lists(st.tuples(contents, st.integers(0, 30)), min_size=1, max_size=5))
     def check(history: list[tuple[dict[str, str], int]]) -> None:
         harness.bus = Bus()

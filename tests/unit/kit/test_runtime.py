@@ -22,6 +22,7 @@ from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
 from infra.stack.layout import python_path
+from services.kit.config import ServiceSettings, load_settings
 from tests.service_process import free_port
 
 _NAME = "pipelines/a/cycles/b"
@@ -186,6 +187,13 @@ def test_a_receiver_of_telemetry_that_never_answers_holds_up_neither_calls_nor_t
         assert process.end(signal.SIGTERM, patience_s=25) == 0
 
 
+def test_a_setting_that_is_wrong_ends_the_process_with_a_sentence_of_its_own(probe: Callable[..., Probe]) -> None:
+    process = probe("serve", TIDEMILL_BIND="127.0.0.1:99999")
+    assert process.end() == 1
+    (line,) = process.log.read_text().splitlines()
+    assert line == "TIDEMILL_BIND: must be host:port with a port up to 65535, not '127.0.0.1:99999'"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "why"),
     [
@@ -200,10 +208,12 @@ def test_a_receiver_of_telemetry_that_never_answers_holds_up_neither_calls_nor_t
     ],
 )
 def test_a_setting_that_is_wrong_is_told_by_its_variable(
-    probe: Callable[..., Probe], variable: str, value: str, why: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, why: str
 ) -> None:
-    process = probe("serve", **{variable: value})
-    assert process.end() == 1
-    (line,) = process.log.read_text().splitlines()
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as ended:
+        load_settings(ServiceSettings)
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{variable}: {why}")
     assert value in line
