@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
 
-import opencc
 from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import Column
+from services.cleaning.engine.chinese import WordwiseConverter
 from services.cleaning.engine.operator import Filter, FilterParams, ParamsError, TextMap, TextMapParams
 
 if TYPE_CHECKING:
@@ -33,29 +32,6 @@ _SCRIPTS: Final[dict[str, tuple[tuple[int, int], ...]]] = {
 }
 
 
-# Words side by side that hold a word of a region between them (少数|组织 holds 数组, in Taiwan 陣列), simplified and,
-# by the same table, traditional.
-_SIDE_BY_SIDE: Final = (
-    "少数|组织 少数|组成 多数|组织 多数|组成 人数|组成 参数|组合 参数|组成 次数|组成 国内|存在 体内|存在 "
-    "室内|存放 室内|存在 年内|存在 市内|存在 区内|存在 境内|存在 校内|存在 店内|存放 攻打|印度 攻打|印尼 "
-    "电视|频道 电视|频率 监视|频繁 数字|符合 文字|符合 名字|符合 改变|量刑 参数|据此 人数|据说 人数|据统计 "
-    "次数|据此 使用|户外 应用|户外 直接|口头 间接|口头 直接|口服 面对|象棋 针对|象征 相信|息息 工程|序列 "
-    "过程|序列 课程|序言 日程|序列 官网|络绎 上网|络绎 沉默|认罪 沉默|认错 变质|量大 物质|量大 体质|量表 "
-    "素质|量表 作文|件件 论文|件数 坚硬|盘子 坚硬|盘面 攻打|字面 银屏|幕后 荧屏|幕后 公布|局面 宣布|局势 "
-    "发布|局长 分布|局部 公布|局部"
-)
-_BORDER: Final = "\ufdd0"
-
-
-def _both_scripts(pairs: str) -> dict[str, list[str]]:
-    traditional = opencc.OpenCC("s2t").convert(pairs)
-    return {pair.replace("|", ""): pair.split("|") for pair in (*pairs.split(), *traditional.split())}
-
-
-_PARTS: Final = _both_scripts(_SIDE_BY_SIDE)
-_BORDERS: Final = re.compile("|".join(_PARTS))
-
-
 class ConvertScriptParams(TextMapParams):
     """`conversion`: OpenCC's name of it, for example `t2s` for traditional to simplified.
 
@@ -66,26 +42,25 @@ class ConvertScriptParams(TextMapParams):
 
 
 class ConvertScript(TextMap[ConvertScriptParams]):
-    """Converts between traditional and simplified Chinese, by phrases (OpenCC)."""
+    """Converts between traditional and simplified Chinese, by phrases (OpenCC) that begin and end where words do.
 
+    Where one simplified character stands for several traditional ones, the words beside it decide. Measured against
+    the words that people marked in a newspaper (1.84 million characters), one character in 14,700 comes out otherwise
+    with `s2t` and one in 12,400 with `s2twp` (OpenCC alone: one in 2,500): 制 and 製, 只 and 隻, 里 and 裡, 周 and 週,
+    mostly in names and in words that no dictionary has. Taiwan's words are not always found again: of its lines 92 %
+    were the same after `s2twp` and `tw2sp`.
+    """
+
+    version = 2
     params_type = ConvertScriptParams
 
     def __init__(self, params: ConvertScriptParams) -> None:
         super().__init__(params)
-        self._converter = opencc.OpenCC(params.conversion)
-        self._regional = params.conversion in ("s2twp", "tw2sp")
+        self._converter = WordwiseConverter(params.conversion)
 
     def map(self, text: str) -> str:
         """The converted text."""
-        if text.isascii():
-            return text
-        if not self._regional:
-            converted: str = self._converter.convert(text)
-            return converted
-        # The words of a region are replaced by the longest match from the left, across the borders of other words.
-        parted = _BORDERS.sub(lambda match: _BORDER.join(_PARTS[match.group()]), text)
-        regional: str = self._converter.convert(parted)
-        return regional.replace(_BORDER, "") if parted is not text else regional
+        return text if text.isascii() else self._converter.convert(text)
 
 
 class ScriptFilterParams(FilterParams):
