@@ -1,1 +1,1 @@
-"""Shared kernel of the services: it knows transports and conventions, and no service."""
+"""Shared kernel of the services. It knows transports and conventions, but none of the services."""

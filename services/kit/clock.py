@@ -8,10 +8,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """A source of time."""
 
     def now(self) -> datetime:
-        """The present moment, aware, in UTC."""
+        """The current time in UTC, timezone-aware."""
         ...
 
     def monotonic(self) -> float:
@@ -23,7 +23,7 @@ class SystemClock:
     """The machine's clock."""
 
     def now(self) -> datetime:
-        """The present moment, aware, in UTC."""
+        """The current time in UTC, timezone-aware."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:

@@ -19,7 +19,7 @@ _LONGEST_SOCKET = 107  # bytes: sun_path in sys/un.h, without the zero at its en
 
 
 TERMINATION_LOG = "TIDEMILL_TERMINATION_LOG"
-"""Environment variable: file to which a process that fails writes why, as JSON, for whoever runs it."""
+"""Environment variable: the file to which a failing process writes the reason, as JSON, for its supervisor."""
 
 
 def _address(value: str) -> str:
@@ -28,7 +28,7 @@ def _address(value: str) -> str:
 
 def _port(value: str) -> str:
     host, _, port = value.rpartition(":")
-    # gRPC itself takes a larger port and listens on another one.
+    # gRPC itself accepts a larger port and listens on another one.
     if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"must be host:port with a port up to 65535, not {value!r}")
     return value
@@ -61,9 +61,9 @@ def _level(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
-"""host:port of this machine, port 0 standing for any that is free, or unix:/path of a socket."""
+"""host:port of this machine, port 0 for any free one, or unix:/path of a socket."""
 PortAddress = Annotated[str, AfterValidator(_port)]
-"""host:port of this machine; port 0 stands for any that is free."""
+"""host:port of this machine; port 0 for any free one."""
 OtlpEndpoint = Annotated[str, AfterValidator(_otlp)]
 """URL of an OTLP/gRPC receiver, or unix:/path of its socket."""
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
@@ -84,7 +84,7 @@ class ServiceSettings(BaseSettings):
     kafka_password_file: Path | None = Field(None, description="file with the user's password")
     kafka_tls: bool = Field(False, description="whether the brokers are reached over TLS")
     kafka_ca_file: Path | None = Field(
-        None, description="PEM file of the authorities that sign the brokers' certificates"
+        None, description="PEM file of the CA certificates that sign the brokers' certificates"
     )
     database_url: str = Field("sqlite:///tidemill.sqlite", description="SQLAlchemy URL of the service's database")
     artifacts_url: str = Field("file:///tmp/tidemill", description="fsspec URL of the artefact store")
@@ -96,12 +96,12 @@ class ServiceSettings(BaseSettings):
     disk_reserve_bytes: int | None = Field(
         None,
         ge=0,
-        description="with less free than this on the disk of `state` nothing new is accepted; 2 % of it, at least 1 and"
-        " at most 10 GiB, when unset",
+        description="without this much free space on the disk of `state`, no new data is accepted; when unset, 2 % of"
+        " the disk, at least 1 and at most 10 GiB",
     )
     peer_cert: Path | None = Field(None, description="PEM file of this service's certificate, for TLS between services")
     peer_key: Path | None = Field(None, description="PEM file of its key")
-    peer_ca: Path | None = Field(None, description="PEM file of the authority whose certificates all services show")
+    peer_ca: Path | None = Field(None, description="PEM file of the CA that signs the certificates of all services")
     ingest_address: str = Field("127.0.0.1:7101", description="host:port or unix:/path of the ingest service")
     cleaning_address: str = Field("127.0.0.1:7102", description="host:port or unix:/path of the cleaning service")
     training_address: str = Field("127.0.0.1:7103", description="host:port or unix:/path of the training service")
@@ -124,7 +124,7 @@ class ServiceSettings(BaseSettings):
 
     @property
     def brokers(self) -> Brokers:
-        """How Kafka is reached."""
+        """How to reach Kafka."""
         return Brokers(
             self.kafka_bootstrap, self.kafka_user, self.kafka_password_file, self.kafka_tls, self.kafka_ca_file
         )
@@ -134,14 +134,14 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def load_settings(kind: type[S]) -> S:
-    """Reads the settings from the environment; ends the process with a sentence for each variable that is wrong."""
+    """Reads the settings from the environment; exits with one sentence for each wrong variable."""
     try:
         return kind()
     except ValidationError as error:
         for item in error.errors():
             variable = "TIDEMILL_" + "_".join(str(part) for part in item["loc"]).upper()
             why = item["msg"].removeprefix("Value error, ")
-            # What is wrong with several together has no place of its own.
+            # An error about several variables has no location.
             sys.stderr.write(f"{variable}: {why}\n" if item["loc"] else f"{why}\n")
         sys.exit(1)
 
@@ -159,7 +159,7 @@ def state_dir() -> Path:
 
 
 def disk_reserve() -> int | None:
-    """TIDEMILL_DISK_RESERVE_BYTES for what is no service; None when unset.
+    """TIDEMILL_DISK_RESERVE_BYTES for programs other than services; None when unset.
 
     Raises:
         InvalidArgumentError: it is not a number of bytes.

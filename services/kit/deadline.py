@@ -1,4 +1,4 @@
-"""Until when the caller of the work in hand waits; known to whatever that work runs in, across threads, too."""
+"""The deadline of the current call, visible to all work done for it, also in other threads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _END: ContextVar[float | None] = ContextVar("tidemill_call_deadline", default=No
 
 
 def call_deadline() -> float | None:
-    """The moment on the monotonic clock, in seconds; None where nobody waits, or for any time."""
+    """Deadline on the monotonic clock, in seconds; None without a caller or without a deadline."""
     return _END.get()
 
 
 def set_call_deadline(end: float) -> None:
-    """Sets it for the present call."""
+    """Sets the deadline of the current call."""
     _END.set(end)

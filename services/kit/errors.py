@@ -1,8 +1,8 @@
 """The one tree of errors that use cases raise.
 
-Each class stands for a canonical RPC code; `reason` is stable and meant for programs, the message is one
-sentence for a person, `metadata` holds the facts. Transports map the tree in one place each
-(`services.kit.grpc.errors`), so domain code knows no transport.
+Each class stands for a canonical RPC code. `reason` is stable and meant for programs, the message is one sentence
+for people, `metadata` holds the facts. Each transport maps the tree in one place (`services.kit.grpc.errors`), so
+domain code knows no transport.
 
     TidemillError
     ├── InvalidArgumentError      the caller must change the request
@@ -14,11 +14,11 @@ sentence for a person, `metadata` holds the facts. Transports map the tree in on
     ├── PermissionDeniedError
     ├── ResourceExhaustedError    retry later, see retry_after_s
     ├── DeadlineExceededError
-    ├── UnavailableError          a part is away; retry, see retry_after_s
-    ├── DataLossError             something stored is damaged; a person must restore it
-    └── InternalError             a defect of ours
+    ├── UnavailableError          a dependency is unavailable; retry, see retry_after_s
+    ├── DataLossError             stored data is damaged; a person must restore it
+    └── InternalError             a bug in Tidemill
 
-Faults of the machine have reasons of their own, which stand here so that every service gives the same: `DISK_LOW`,
+Faults of the machine have reasons of their own, declared here so that every service uses the same ones: `DISK_LOW`,
 `DISK_FULL`, `BUS_AWAY`, `DATABASE_DAMAGED`.
 """
 
@@ -69,7 +69,7 @@ class InvalidArgumentError(TidemillError):
 
 
 class FailedPreconditionError(TidemillError):
-    """The request is right, but not in the present state."""
+    """The request is valid, but not in the current state."""
 
     code = "FAILED_PRECONDITION"
     default_reason = "FAILED_PRECONDITION"
@@ -118,28 +118,28 @@ class ResourceExhaustedError(TidemillError):
 
 
 class DeadlineExceededError(TidemillError):
-    """The time that the caller gave is over."""
+    """The caller's deadline has passed."""
 
     code = "DEADLINE_EXCEEDED"
     default_reason = "DEADLINE_EXCEEDED"
 
 
 class UnavailableError(TidemillError):
-    """A part that is needed does not answer now."""
+    """A dependency does not respond at the moment."""
 
     code = "UNAVAILABLE"
     default_reason = "UNAVAILABLE"
 
 
 class DataLossError(TidemillError):
-    """Something stored is damaged; trying again changes nothing."""
+    """Stored data is damaged; a retry changes nothing."""
 
     code = "DATA_LOSS"
     default_reason = "DATA_LOSS"
 
 
 class InternalError(TidemillError):
-    """A defect of ours."""
+    """A bug in Tidemill."""
 
     code = "INTERNAL"
     default_reason = "INTERNAL"
@@ -165,22 +165,22 @@ def invalid_page_token(why: str) -> InvalidArgumentError:
 
 
 def request_id_reused(request_id: str, kind: str, **known: str) -> InvalidArgumentError:
-    """The error for a request id that stood for something else before.
+    """The error for a request id that was used for something else before.
 
     Args:
-        request_id: the caller's.
-        kind: what it stood for, such as `run`.
-        known: further metadata, such as that one's name.
+        request_id: the caller's request id.
+        kind: what it was used for, such as `run`.
+        known: further metadata, such as the name of that resource.
     """
     return InvalidArgumentError(
-        f"request_id {request_id!r} was used for another {kind}; give every {kind} one of its own.",
+        f"request_id {request_id!r} was already used for another {kind}. Use a new request_id for every {kind}.",
         reason="REQUEST_ID_REUSED",
         metadata={"request_id": request_id, **known},
     )
 
 
 def bus_away(what: str, cause: object = "") -> UnavailableError:
-    """The error for a bus that does not take or give messages now.
+    """The error for a bus that is unavailable.
 
     Args:
         what: one sentence without its full stop, such as `No Kafka broker answers at 127.0.0.1:9092`.
@@ -188,21 +188,21 @@ def bus_away(what: str, cause: object = "") -> UnavailableError:
     """
     said = f" ({cause})" if cause else ""
     return UnavailableError(
-        f"{what}{said}. Try again in a moment; `tidemill status` shows whether Kafka runs, its log says why not.",
+        f"{what}{said}. Retry later. `tidemill status` shows whether Kafka runs; its log says why not.",
         reason="BUS_AWAY",
         retry_after_s=2,
     )
 
 
 def disk_full(where: str = "") -> ResourceExhaustedError:
-    """The error for a disk that takes no more bytes.
+    """The error for a full disk.
 
     Args:
-        where: a file or a service, as far as it is known.
+        where: the file or service concerned, if known.
     """
-    named = f" while {where} was written" if where else ""
+    named = f" while writing {where}" if where else ""
     return ResourceExhaustedError(
-        f"The disk is full{named}: free some space, then do it again; `tidemill status` shows how much is free.",
+        f"The disk is full{named}. Free some space, then retry. `tidemill status` shows how much is free.",
         reason="DISK_FULL",
         metadata={"path": where} if where else {},
         retry_after_s=30,
@@ -217,15 +217,15 @@ def database_damaged(database: str, cause: object) -> DataLossError:
         cause: what the driver said.
     """
     return DataLossError(
-        f"The database {database} is damaged ({cause}): stop the mesh, restore the file from a backup, or see what "
-        "`tidemill doctor` can save.",
+        f"The database {database} is damaged ({cause}). Stop the mesh, then restore the file from a backup or see"
+        " what `tidemill doctor` can save.",
         reason="DATABASE_DAMAGED",
         metadata={"database": database},
     )
 
 
 def explained(error: BaseException) -> TidemillError | None:
-    """The known fault behind an error, looked for in all that caused it; None where it is a defect of ours."""
+    """The known fault among an error and its causes; None if there is none, which means a bug of ours."""
     if isinstance(error, TidemillError):
         return error
     for each in _causes(error):
@@ -233,14 +233,14 @@ def explained(error: BaseException) -> TidemillError | None:
             return each
         if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
             return disk_full(str(each.filename or ""))
-        # Libraries with a native core tell it in words only, as the writers of weights do.
+        # Native libraries, such as the writers of weights, only say it in the message.
         if "No space left on device" in str(each):
             return disk_full()
     return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and, one after the other, what it was raised for."""
+    """The error and the chain of its causes."""
     seen: set[int] = set()
     following: BaseException | None = error
     while following is not None and id(following) not in seen:
@@ -250,5 +250,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether doing the same again later can succeed without anybody changing anything."""
+    """Whether a later retry can succeed without anyone changing anything."""
     return isinstance(error, UnavailableError | ResourceExhaustedError | DeadlineExceededError | AbortedError)

@@ -20,11 +20,11 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception, what: str) -> Failure:
-        """The failure that an error means.
+        """The failure for an error.
 
         Args:
-            error: what was raised. A known fault behind it, such as a full disk, gives the reason; else it is a defect
-                of ours, `UNEXPECTED`.
+            error: what was raised. A known fault among its causes, such as a full disk, gives the reason; otherwise it
+                is `UNEXPECTED`, a bug of ours.
             what: what failed, at the beginning of a sentence, such as "The build".
         """
         known = explained(error)

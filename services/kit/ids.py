@@ -1,4 +1,4 @@
-"""Identities: time-ordered ones for resources, content-derived ones for what must be the same twice."""
+"""Ids: time-ordered for resources, derived from content where the same input must give the same id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 ID_PATTERN = "[0-9a-f]{26}"
-"""What `new_id` makes, as a regular expression."""
+"""The format of `new_id`, as a regular expression."""
 
 
 NEWEST = (1 << 31) - 1
@@ -24,7 +24,7 @@ def new_id() -> str:
 
 
 def made_at_ms(made_id: str) -> int | None:
-    """Milliseconds since 1970 at which `new_id` made it; None where it did not."""
+    """Creation time of an id of `new_id`, in milliseconds since 1970; None for any other id."""
     return int(made_id[:12], 16) if re.fullmatch(ID_PATTERN, made_id) else None
 
 
@@ -45,11 +45,11 @@ def content_digest(value: Any) -> str:
 
 
 def record_name(source: str, record_id: str) -> str:
-    """Name of a record among those of all sources: `sources/{source}/records/{record}`."""
+    """Resource name of a record: `sources/{source}/records/{record}`."""
     return f"sources/{source}/records/{record_id}"
 
 
 def record_id(source: str, text: str, attributes: Iterable[tuple[str, str]] = ()) -> str:
-    """Identity of a record that came without one: the same content from the same source is the same record."""
+    """Id of a record that came without one: equal content from the same source is the same record."""
     flat = [part for pair in sorted(attributes) for part in pair]
     return "rec_" + sha256_hex(source, text, *flat)[:32]

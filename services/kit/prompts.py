@@ -1,7 +1,7 @@
-"""From a text or a conversation to the tokens of a prompt: the one way for training, evaluation and serving.
+"""Builds the tokens of a prompt from a text or a conversation, for training, evaluation and serving alike.
 
-A model answers badly when it is asked in another form than it was trained on, and nothing fails. So this module goes
-with each published version into Triton; it therefore imports nothing of Tidemill's.
+A model that is prompted in another form than it was trained on answers badly, and nothing fails. So this module is
+copied into Triton with each published version, and therefore imports nothing of Tidemill.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 TOO_LONG = "The prompt has"
-"""How the error for a prompt beyond the context begins: Triton passes on little more than a text."""
+"""How the error for a prompt beyond the context begins: Triton passes on only the error's text."""
 
 Chat = Callable[[Sequence[Mapping[str, str]]], str]
-"""Writes a conversation, a list of `role` and `content`, as one text that ends where the answer begins."""
+"""Renders a conversation, a list of `role` and `content`, as one text that ends where the answer begins."""
 
 
 class PromptError(ValueError):
-    """What the caller sent cannot be a prompt; the message is for the caller."""
+    """The input cannot be a prompt; the message is for the caller."""
 
 
 class Prompts:
-    """Builds the prompts of one model. Threads share it."""
+    """Builds the prompts of one model. Thread-safe."""
 
     def __init__(
         self,
@@ -38,14 +38,14 @@ class Prompts:
         answer_tokens: int,
     ) -> None:
         """Args:
-        tokenizer: a `tokenizers.Tokenizer`, for this object alone.
-        chat: the model's chat template, None where it has none.
-        template: the user's message, with `{text}` for a record's text; empty: the text itself.
-        max_input_tokens: longest prompt of a record, 0 for the longest that the context takes.
-        context_length: most tokens of prompt and answer together.
-        answer_tokens: tokens kept free for the answer to a record.
+        tokenizer: a `tokenizers.Tokenizer`, used by this object only.
+        chat: the model's chat template; None if it has none.
+        template: the user's message, with `{text}` for a record's text; empty for the text itself.
+        max_input_tokens: longest prompt of a record; 0 for the longest that the context allows.
+        context_length: limit of prompt and answer together, in tokens.
+        answer_tokens: tokens reserved for the answer to a record.
         """
-        # A tokenizer file can carry the truncation of whoever saved it.
+        # A tokenizer file may contain the truncation setting of whoever saved it.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer, self._chat, self._template = tokenizer, chat, template
@@ -58,7 +58,7 @@ class Prompts:
         """Length of the prompt for an empty text: instruction and chat markers.
 
         Raises:
-            PromptError: the chat template does not take a single message of a user.
+            PromptError: the chat template does not accept a single user message.
         """
         return len(self._of_user(""))
 
@@ -66,13 +66,13 @@ class Prompts:
         """Tokens for a record's text. A text that is too long is cut at its end; instruction and markers stay whole.
 
         Raises:
-            PromptError: the instruction alone is beyond the model's context.
+            PromptError: the instruction alone exceeds the model's context.
         """
         room = max(1, self._longest - self.frame_tokens)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         tokens = self._of_user(_cut(text, encoding.offsets, room))
         while len(tokens) > self._longest and room > 1:
-            # Characters on either side of a seam can make more tokens together than apart.
+            # Characters on both sides of a seam may become more tokens together than apart.
             room = max(1, room - (len(tokens) - self._longest))
             tokens = self._of_user(_cut(text, encoding.offsets, room))
         return self._checked(tokens)
@@ -81,7 +81,7 @@ class Prompts:
         """Tokens for a conversation: a JSON list of objects with `role` and `content`. It is never cut.
 
         Raises:
-            PromptError: it is not such a list, or longer than the model's context.
+            PromptError: it is not such a list, or exceeds the model's context.
         """
         try:
             messages = json.loads(messages_json)
@@ -92,7 +92,7 @@ class Prompts:
         return self._checked(self._of_conversation(messages))
 
     def _of_user(self, text: str) -> list[int]:
-        # Not str.format: a template may hold other braces.
+        # Not str.format: a template may contain other braces.
         content = self._template.replace("{text}", text) if self._template else text
         return self._of_conversation([{"role": "user", "content": content}])
 
@@ -115,7 +115,7 @@ class Prompts:
 
 
 def chat_of(folder: Path) -> Chat | None:
-    """The chat template of a model's folder in Hugging Face's layout; None where it has none.
+    """The chat template of a model folder in Hugging Face's layout; None if it has none.
 
     Raises:
         ValueError: it is not a valid template.
@@ -137,7 +137,7 @@ def chat_template(template: str, special_tokens: Mapping[str, str]) -> Chat:
 
     Args:
         template: its source.
-        special_tokens: what it may name, for example `bos_token`.
+        special_tokens: tokens that the template may refer to, for example `bos_token`.
 
     Raises:
         ValueError: it is not a valid template.
@@ -148,7 +148,7 @@ def chat_template(template: str, special_tokens: Mapping[str, str]) -> Chat:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` marks answers for a loss over whole conversations; the text is the same without it."""
+        """`{% generation %}` marks answers for a loss over whole conversations; it does not change the text."""
 
         tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
@@ -180,14 +180,14 @@ def chat_template(template: str, special_tokens: Mapping[str, str]) -> Chat:
                 messages=messages, add_generation_prompt=True, tools=None, documents=None, **special_tokens
             )
         except Exception as error:
-            # The template is code of the model's: whatever it raises says that it does not take this conversation.
-            raise PromptError(f"The chat template does not take this conversation: {error}") from error
+            # The template is the model's own code: whatever it raises means that it does not accept this conversation.
+            raise PromptError(f"The chat template does not accept this conversation: {error}") from error
 
     return render
 
 
 def _cut(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:
-    """The part of a text before its token number `tokens`; characters are never cut in two."""
+    """The part of a text before token number `tokens`; never cuts a character in two."""
     return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
 
 

@@ -1,7 +1,7 @@
-"""The folders and buckets that imports may read, as this machine's user allowed them: a file in the mesh's state.
+"""The folders and buckets that imports may read, as allowed by this machine's user: a file in the mesh's state.
 
-`tidemill run` adds to it, the ingest service reads it. No RPC does either: who may only call the mesh cannot widen
-what the mesh reads.
+`tidemill run` adds to it, the ingest service reads it. No RPC changes it: a caller of the mesh must not be able to
+extend what the mesh reads.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ FILE_NAME = "source-roots.json"
 
 
 def read_roots(file: Path) -> list[str]:
-    """The roots in the file; none where there is no file.
+    """The roots in the file; empty if there is no file.
 
     Raises:
-        FailedPreconditionError: others than its owner could have written it, or it is damaged.
+        FailedPreconditionError: other users could have written it, or it is damaged.
     """
     try:
         with file.open("rb") as stream:
             status = os.fstat(stream.fileno())
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise FailedPreconditionError(
-                    f"{file} is not this user's, or others may write it; set its owner right, and chmod 600.",
+                    f"{file} belongs to another user or is writable by others. Set its owner, then chmod 600 it.",
                     reason="SOURCE_ROOTS_UNSAFE",
                 )
             roots = json.load(stream)["roots"]
@@ -43,7 +43,7 @@ def read_roots(file: Path) -> list[str]:
 
 
 def add_roots(file: Path, roots: Sequence[str]) -> None:
-    """Adds roots for good; the file stays its owner's alone.
+    """Adds roots permanently; only the owner can access the file.
 
     Raises:
         FailedPreconditionError: see `read_roots`.
@@ -62,6 +62,6 @@ def add_roots(file: Path, roots: Sequence[str]) -> None:
             json.dump({"roots": wanted}, stream, indent=1)
         folder = file.parent.stat()
         if os.geteuid() == 0 and folder.st_uid != 0:
-            # Started by root, the mesh works as the owner of its state.
+            # When started as root, the mesh runs as the owner of its state.
             os.chown(draft, folder.st_uid, folder.st_gid)
         draft.replace(file)

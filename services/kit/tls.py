@@ -1,6 +1,6 @@
 """Certificates of a server: read and checked together, and read again when their files change.
 
-New connections get the newest files that fit together; connections that are open keep theirs.
+New connections use the newest files that fit together; open connections keep theirs.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from services.kit.errors import FailedPreconditionError
 logger = logging.getLogger(__name__)
 
 RELOAD_S = 2.0
-"""How often the files are looked at."""
+"""How often the files are checked for changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Where a server's certificate lies, in PEM."""
+    """Paths of a server's certificate files, in PEM."""
 
     certificate: Path
-    """The server's own first, then those that lead to its authority."""
+    """The server's own certificate first, then its chain."""
     key: Path
     client_ca: Path | None = None
-    """Authorities of clients; a client must show a certificate of one of them. None asks for none."""
+    """CAs of clients; a client must present a certificate signed by one of them. None requires no certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Certificates:
             raise _broken(files.key, f"is not a private key in PEM without a password: {error}") from error
         spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         if private.public_key().public_bytes(*spki) != own.public_key().public_bytes(*spki):
-            raise _broken(files.key, f"is not the key of the certificate in {files.certificate}")
+            raise _broken(files.key, f"does not match the certificate in {files.certificate}")
         client_ca = None
         if files.client_ca is not None:
             client_ca = _content(files.client_ca)
@@ -78,7 +78,7 @@ def _certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise _broken(path, f"holds no certificate in PEM: {error}") from error
+        raise _broken(path, f"does not contain a certificate in PEM: {error}") from error
 
 
 def _broken(path: Path, why: str) -> FailedPreconditionError:
@@ -86,7 +86,7 @@ def _broken(path: Path, why: str) -> FailedPreconditionError:
 
 
 class ServerTls:
-    """What a server's doors use: an SSL context, and gRPC credentials, that follow the files."""
+    """What a server's ports use: an SSL context and gRPC credentials that follow the files."""
 
     def __init__(self, files: TlsFiles) -> None:
         """Reads the files.
@@ -101,7 +101,7 @@ class ServerTls:
         _warn(self._current, files)
 
     def context(self) -> ssl.SSLContext:
-        """For TLS 1.2 and newer; each handshake takes the newest certificate."""
+        """For TLS 1.2 and newer; each handshake uses the newest certificate."""
         outer = _context(self._current, self._files)
 
         def newest(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
@@ -131,8 +131,8 @@ class ServerTls:
         """Reads the files again if they have changed.
 
         Returns:
-            Whether new ones hold. Files that do not fit together, such as a certificate whose key is still to come,
-            leave the old ones in place, with a line in the log.
+            Whether new ones are in use. Files that do not fit together, for example a certificate whose key is
+            missing, leave the old ones in use, with a line in the log.
         """
         marks = _marks(self._files)
         if marks == self._marks:
@@ -142,7 +142,7 @@ class ServerTls:
             read = Certificates.read(self._files)
             context = _context(read, self._files)
         except FailedPreconditionError as error:
-            logger.warning("the new TLS files cannot be used, the old ones hold: %s", error.message)
+            logger.warning("cannot use the new TLS files, keeping the old ones: %s", error.message)
             return False
         self._current, self._context = read, context
         logger.info("new TLS certificate from %s, until %s", self._files.certificate, read.expire_time.isoformat())
@@ -150,14 +150,14 @@ class ServerTls:
         return True
 
     async def watch(self) -> None:
-        """Looks at the files again and again."""
+        """Checks the files regularly."""
         while True:
             await asyncio.sleep(RELOAD_S)
             await asyncio.to_thread(self.reload)
 
 
 def _marks(files: TlsFiles) -> tuple[object, ...]:
-    """Changes when a file does."""
+    """A value that changes when a file does."""
     marks: list[object] = []
     for path in (files.certificate, files.key, files.client_ca):
         try:
@@ -180,7 +180,7 @@ def _context(read: Certificates, files: TlsFiles) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # The standard library reads files only; that they may have changed since is found by the next look at them.
+        # The standard library reads files only; if they have changed since, the next check finds out.
         context.load_cert_chain(files.certificate, files.key)
         if read.client_ca is not None:
             context.load_verify_locations(cadata=read.client_ca.decode("ascii"))

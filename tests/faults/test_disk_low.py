@@ -55,7 +55,7 @@ def test_a_low_disk_is_refused_and_logged_and_taken_again_when_there_is_room(
     guard = DiskGuard(disk.folder, disk.reserve)
     guard.check()
     disk.make_low()
-    with pytest.raises(ResourceExhaustedError, match="nothing new is accepted") as caught:
+    with pytest.raises(ResourceExhaustedError, match="no new data is accepted") as caught:
         guard.check()
     assert caught.value.reason == "DISK_LOW"
     assert caught.value.retry_after_s is not None

@@ -173,7 +173,7 @@ def test_certificates_change_under_running_clients(served: tuple[GatewayProcess,
         # The certificate comes before its key: until both are there the old ones hold.
         certificate, key = second.issue("door", folder / "new")
         certificate.replace(folder / "door.pem")
-        while "old ones hold" not in gateway.log.read_text():  # the test's own time limit ends it
+        while "keeping the old ones" not in gateway.log.read_text():  # the test's own time limit ends it
             assert http.get("/v1/models").status_code == 401
         assert shown(gateway.http) == shown(gateway.grpc) == "first authority"
         key.replace(folder / "door.key")

@@ -1,1 +1,1 @@
-"""Events between services: what is declared about topics, the port, and Kafka behind it."""
+"""Events between services: the declared topics, the port, and its implementation on Kafka."""

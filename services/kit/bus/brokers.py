@@ -1,4 +1,4 @@
-"""How a Kafka client reaches the brokers and says who it is: the one place that knows its options."""
+"""How a Kafka client connects and authenticates. Only this module knows the client options."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 from services.kit.errors import FailedPreconditionError
 
 MECHANISM = "SCRAM-SHA-512"
-"""Neither side learns the other's secret from it: who listens in the broker's place gets no password."""
+"""Neither side reveals its secret, so an impostor in the broker's place does not get the password."""
 
 
 @dataclass(frozen=True, slots=True)
 class Brokers:
-    """Addresses and credentials; the password stays in its file and is read for each new client."""
+    """Addresses and credentials. The password stays in its file and is read again for each new client."""
 
     bootstrap: str
     """host:port of the brokers, comma-separated."""
     user: str | None = None
-    """Without one, a client says nothing of who it is."""
+    """Without a user, a client does not authenticate."""
     password_file: Path | None = None
     tls: bool = False
     ca_file: Path | None = None
-    """PEM file of the authorities that sign the brokers' certificates; the system's when None."""
+    """PEM file of the CA certificates that sign the brokers' certificates; None uses the system's."""
 
     @classmethod
     def of(cls, brokers: Brokers | str) -> Brokers:
-        """The brokers, also of a bare `host:port,host:port`."""
+        """The brokers; also accepts a bare `host:port,host:port`."""
         return cls(brokers) if isinstance(brokers, str) else brokers
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class Brokers:
         return self.bootstrap
 
     def options(self) -> dict[str, Any]:
-        """The arguments of any client of kafka-python.
+        """The arguments for any kafka-python client.
 
         Raises:
             FailedPreconditionError: the password file cannot be read.
@@ -58,14 +58,14 @@ class Brokers:
     def _password(self) -> str:
         if self.password_file is None:
             raise FailedPreconditionError(
-                f"Kafka's user {self.user} has no password: set TIDEMILL_KAFKA_PASSWORD_FILE.",
+                f"No password is set for the Kafka user {self.user}. Set TIDEMILL_KAFKA_PASSWORD_FILE.",
                 reason="KAFKA_PASSWORD_MISSING",
             )
         try:
             return self.password_file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise FailedPreconditionError(
-                f"The password of Kafka's user {self.user} cannot be read from {self.password_file} "
+                f"Cannot read the password of the Kafka user {self.user} from {self.password_file} "
                 f"(TIDEMILL_KAFKA_PASSWORD_FILE): {error.strerror}.",
                 reason="KAFKA_PASSWORD_MISSING",
             ) from error

@@ -26,13 +26,13 @@ PROTOBUF = "application/protobuf"
 M = TypeVar("M", bound=Message)
 
 
-# Of a refused message that is too large to be put aside whole, its key and its headers keep so much each.
+# A refused message that is too large for a dead letter keeps this much of its key and of its headers.
 _KEPT_BYTES = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedEvent:
-    """An event as Kafka takes it."""
+    """An event as a Kafka message."""
 
     key: bytes | None
     value: bytes
@@ -40,7 +40,7 @@ class EncodedEvent:
 
 
 def encode(event: OutgoingEvent, source: str) -> EncodedEvent:
-    """The Kafka message of an event, with its own trace context in its headers, else the current one.
+    """The Kafka message of an event. Its headers carry the event's own trace context, or else the current one.
 
     Args:
         event: what happened.
@@ -72,7 +72,7 @@ def decode(delivery: Delivery, kind: type[M]) -> M:
     """The message that a delivery carries.
 
     Raises:
-        InvalidArgumentError: it is another event, another encoding, or damaged.
+        InvalidArgumentError: the event has another type or encoding, or is damaged.
     """
     expected = kind.DESCRIPTOR.full_name
     if delivery.event_type != expected:
@@ -91,12 +91,14 @@ def decode(delivery: Delivery, kind: type[M]) -> M:
     try:
         message.ParseFromString(delivery.value)
     except DecodeError as error:
-        raise InvalidArgumentError(f"The value is no {expected}: {error}.", reason="UNDECODABLE_EVENT") from error
+        raise InvalidArgumentError(
+            f"The value is not a valid {expected}: {error}.", reason="UNDECODABLE_EVENT"
+        ) from error
     return message
 
 
 def trace_context(delivery: Delivery) -> Context:
-    """The trace that the delivery's producer was in; an empty context when it was in none."""
+    """The trace context of the delivery's producer; empty if it sent none."""
     carrier = {
         name: delivery.headers[name].decode("ascii", "replace")
         for name in ("traceparent", "tracestate", "baggage")
@@ -106,10 +108,10 @@ def trace_context(delivery: Delivery) -> Context:
 
 
 def dead_letter(delivery: Delivery, error: Exception, service: str) -> EncodedEvent:
-    """A refused message as it came, with headers that say why and where it stood.
+    """A refused message as it arrived, with headers that give the reason and its original position.
 
-    A foreign message may be larger than a topic takes from us, for the broker measures it packed: then its beginning
-    is kept, and `dlq_original_bytes` says how much it was. Whole it is where it stood, as long as that topic keeps it.
+    The broker measures messages compressed, so a foreign message may be larger than a topic accepts from us. Then only
+    its beginning is kept, and `dlq_original_bytes` has the full size. The original stays in its topic until it expires.
     """
     reason = error.reason if isinstance(error, TidemillError) else "UNEXPECTED"
     origin = {"topic": delivery.topic, "partition": str(delivery.partition), "offset": str(delivery.offset)}
@@ -124,7 +126,7 @@ def dead_letter(delivery: Delivery, error: Exception, service: str) -> EncodedEv
 
 
 def _size(headers: Sequence[tuple[str, bytes]]) -> int:
-    # Kafka writes a few bytes more for the lengths of each.
+    # Kafka adds a few bytes for each length.
     return sum(len(name.encode()) + len(text) + 10 for name, text in headers)
 
 
@@ -138,7 +140,7 @@ def _first(headers: Sequence[tuple[str, bytes]], most: int) -> list[tuple[str, b
 
 
 def refusal_headers(reason: str, message: str, service: str, origin: Mapping[str, str]) -> list[tuple[str, bytes]]:
-    """Headers that say why something was refused, by which service, and where it stood (`dlq_<name>` each)."""
+    """Headers with the reason for a refusal, the refusing service and the original position (`dlq_<name>` each)."""
     return [
         ("dlq_reason", reason.encode()),
         ("dlq_message", message.encode("utf-8", "replace")[:4096]),

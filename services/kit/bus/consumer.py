@@ -1,8 +1,8 @@
-"""A consumer of topics in a thread of its own: manual commits after the work, dead letters for poison.
+"""A Kafka consumer in its own thread: commits after the work is done, and sends poison messages to the dead letters.
 
-Read-committed, cooperative rebalancing (KIP-429). The order of things for a batch: handle, then commit. A batch
-that fails is done one by one, so that one poison message never stalls its partition; a retryable failure
-(`services.kit.errors.is_retryable`) waits with growing pauses and never moves the offset.
+Read-committed, cooperative rebalancing (KIP-429). Each batch is handled, then committed. If a batch fails, its
+messages are handled one by one, so one poison message never blocks its partition. A retryable failure
+(`services.kit.errors.is_retryable`) is retried with growing pauses and never moves the offset.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
 _HEARTBEAT_S = 3.0
 _CLOSE_MS = 2000
-# For one look at the topics, one commit and the goodbye, of a broker that answers.
+# Time for one metadata request, one commit and the goodbye, with a broker that responds.
 _LEAVE_S = 5.0
 _COMMIT_MS, _COMMIT_TRIES = 2500, 8
-# An error that is none of ours may be a passing one; it gets so many tries before it counts as poison.
+# An unknown error may be transient: the message counts as poison only after this many attempts.
 _UNEXPECTED_TRIES = 3
 
 
@@ -51,41 +51,41 @@ class DeadLetterSink(Protocol):
 
 
 class _StopError(Exception):
-    """The consumer was told to stop while it waited; nothing of the batch is committed."""
+    """The consumer was stopped while it waited; nothing of the batch is committed."""
 
 
 class DeliveryProcessor:
-    """Runs a handler over batches with retries and dead letters; knows no Kafka, so it is tested alone."""
+    """Runs a handler over batches, with retries and dead letters. Independent of Kafka, so it can be tested alone."""
 
     def __init__(self, handler: EventHandler, dead_letters: DeadLetterSink, *, wait: Callable[[float], bool]) -> None:
-        """`wait(seconds)` pauses and returns True when the process is to stop."""
+        """`wait(seconds)` pauses; it returns True when the process is stopping."""
         self._handler = handler
         self._dead_letters = dead_letters
         self._wait = wait
 
     def process(self, batch: Sequence[Delivery]) -> None:
-        """Returns when every delivery is done or is a dead letter.
+        """Returns when every delivery is handled or is a dead letter.
 
         Raises:
-            _StopError: it was told to stop before.
+            _StopError: the process stopped first.
         """
         try:
             self._handler.handle(batch)
             return
         except Exception as error:
             if len(batch) > 1:
-                logger.info("a batch of %d failed (%s); its messages are tried one by one", len(batch), error)
+                logger.info("a batch of %d failed (%s); handling its messages one by one", len(batch), error)
         for delivery in batch:
-            # The batch comes again whole; one by one the rest of it may take longer than a stop may.
+            # The batch is delivered again as a whole; handling the rest one by one could take longer than a stop may.
             if self._wait(0):
                 raise _StopError
             self._process_one(delivery)
 
     def refuse(self, delivery: Delivery, error: Exception) -> None:
-        """Makes a dead letter of a delivery that no handler can be given.
+        """Makes a dead letter of a delivery that cannot be passed to a handler.
 
         Raises:
-            _StopError: it was told to stop before.
+            _StopError: the process stopped first.
         """
         self._bury(delivery, error)
 
@@ -97,11 +97,11 @@ class DeliveryProcessor:
                 return
             except Exception as error:
                 unexpected += not isinstance(error, TidemillError)
-                # What a handler uses may be closed already where the stop did not wait for it: that is no poison.
+                # If the stop did not wait for the handler, what it uses may be closed already: not the message's fault.
                 if unexpected and self._wait(0):
                     raise _StopError from error
                 known = explained(error)
-                # A full disk or a damaged database is the service's trouble, not the message's.
+                # A full disk or a damaged database is not the message's fault.
                 waits = known is not None and (is_retryable(known) or isinstance(known, DataLossError))
                 if not waits and (isinstance(error, TidemillError) or unexpected >= _UNEXPECTED_TRIES):
                     self._bury(delivery, error)
@@ -119,7 +119,7 @@ class DeliveryProcessor:
             try:
                 self._dead_letters.dead_letter(delivery, error)
             except TidemillError as cause:
-                logger.warning("the dead letters are away, waiting %.1f s: %s", pause, cause)
+                logger.warning("cannot write dead letters, retrying in %.1f s: %s", pause, cause)
                 if self._wait(pause):
                     raise _StopError from cause
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
@@ -136,7 +136,7 @@ class DeliveryProcessor:
 
 
 class KafkaEventConsumer:
-    """A member of a consumer group; `start` it once, `stop` it once."""
+    """A member of a consumer group; call `start` once and `stop` once."""
 
     def __init__(
         self,
@@ -150,10 +150,10 @@ class KafkaEventConsumer:
         max_batch: int = 500,
         heartbeat_patience_s: float = 30.0,
     ) -> None:
-        """Connects when it is started.
+        """Does not connect until `start`.
 
-        `on_lost` hears of messages that the bus deleted before the group had read them, before anything behind them
-        is handled; it may hear of the same ones again after a restart, and is asked again where it raises.
+        `on_lost` is called with messages that the bus deleted before the group had read them, before any later message
+        is handled. It may be called again with the same ones after a restart, and is retried if it raises.
         """
         self._on_lost = on_lost
         self._heartbeat_patience_s = heartbeat_patience_s
@@ -175,13 +175,13 @@ class KafkaEventConsumer:
         self._thread.start()
 
     def wait_assigned(self, timeout_s: float) -> bool:
-        """Waits until the group has given this member its partitions, at most so many seconds."""
+        """Waits at most `timeout_s` until the group has assigned partitions to this member."""
         return self._ready.wait(timeout_s)
 
     def stop(self, timeout_s: float = 20.0) -> None:
-        """Ends after the batch in hand is done and committed; leaves the group.
+        """Stops after the current batch is handled and committed; leaves the group.
 
-        Work in hand is given all of `timeout_s`. A broker that hangs is not: what its consumer waits for is no loss.
+        A handler gets all of `timeout_s` to finish. A broker that hangs does not, since nothing is lost by not waiting.
         """
         self._stop.set()
         if not self._thread.is_alive():
@@ -191,8 +191,8 @@ class KafkaEventConsumer:
         while self._thread.is_alive() and self._handling and time.monotonic() < end:
             self._thread.join(0.2)
         if self._thread.is_alive():
-            what = "its batch" if self._handling else "the broker hangs; what is not committed"
-            logger.warning("consumer %s did not end in time; %s will come again", self._group, what)
+            what = "its batch" if self._handling else "the broker hangs; uncommitted messages"
+            logger.warning("consumer %s did not stop in time; %s will be delivered again", self._group, what)
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE_S
@@ -203,9 +203,9 @@ class KafkaEventConsumer:
             except _StopError:
                 return
             except (KafkaError, ValueError, OSError) as error:
-                logger.warning("consumer %s lost the broker, again in %.1f s: %s", self._group, pause, error)
+                logger.warning("consumer %s lost the broker, reconnecting in %.1f s: %s", self._group, pause, error)
             except Exception:
-                logger.exception("consumer %s failed, again in %.1f s", self._group, pause)
+                logger.exception("consumer %s failed, reconnecting in %.1f s", self._group, pause)
             if self._stop.wait(pause):
                 return
             pause = min(pause * 2, _LONGEST_PAUSE_S)
@@ -220,7 +220,7 @@ class KafkaEventConsumer:
             isolation_level="read_committed",
             partition_assignment_strategy=[CooperativeStickyAssignor],
             max_poll_records=self._max_batch,
-            # A killed member's partitions go to the others after this long.
+            # After this long, the partitions of a killed member go to the remaining ones.
             session_timeout_ms=10_000,
             heartbeat_interval_ms=int(_HEARTBEAT_S * 1000),
             max_poll_interval_ms=600_000,
@@ -228,7 +228,7 @@ class KafkaEventConsumer:
         try:
             consumer.subscribe(self._topics)
             for topic in self._topics:
-                # Known before it joins: else the first assignment is empty and a second one follows on its heels.
+                # Known before joining: otherwise the first assignment is empty and a second one follows at once.
                 consumer.partitions_for_topic(topic)
             positions = ReadPositions(consumer, self._report_lost, self._must_read)
             look = time.monotonic() + self._heartbeat_patience_s
@@ -239,7 +239,7 @@ class KafkaEventConsumer:
                     unreadable = _unreadable_batch(error)
                     if unreadable is None:
                         raise
-                    # It may have been damaged on its way: fetched anew by a new connection it is given another chance.
+                    # The fetch may have been damaged in transit, so it is repeated once over a new connection.
                     self._unreadable = [*(batch for batch in self._unreadable if batch == unreadable), unreadable]
                     if len(self._unreadable) < _UNEXPECTED_TRIES:
                         raise
@@ -267,11 +267,11 @@ class KafkaEventConsumer:
                 self._commit(consumer, done)
                 positions.advance(done)
         finally:
-            # A broker that hangs must not hold up the stop: without a goodbye it misses this member after a while.
+            # A broker that hangs must not delay the stop: without a goodbye it drops this member after a while.
             consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
 
     def _skip(self, consumer: KafkaConsumer, batch: _Unreadable, error: Exception) -> None:
-        """Makes a dead letter of what kafka-python cannot read, and goes on behind it."""
+        """Makes dead letters of messages that kafka-python cannot decode, and continues after them."""
         place, first = batch.partition, max(batch.first_offset, consumer.position(batch.partition))
         message = f"The messages at offsets {first} to {batch.next_offset - 1} cannot be read ({error!r})."
         refusal = InvalidArgumentError(message, reason="UNREADABLE_MESSAGE")
@@ -283,7 +283,7 @@ class KafkaEventConsumer:
     def _report_lost(self, lost: LostMessages) -> None:
         logger.error(
             "%s[%d]: up to %d messages (offsets %d to %d) were deleted before %s had read them; publish them again "
-            "(import again with `resend`), and see that the topic keeps what is not read (retention.ms, "
+            "(import again with `resend`), and check that the topic keeps unread messages (retention.ms, "
             "retention.bytes)",
             lost.topic,
             lost.partition,
@@ -296,10 +296,10 @@ class KafkaEventConsumer:
             self._on_lost(lost)
 
     def _check_heartbeats(self, consumer: KafkaConsumer) -> None:
-        """Ends a membership that the broker has forgotten.
+        """Leaves the group if the broker no longer considers this consumer a member.
 
-        kafka-python 3.0.12 may stop its heartbeats in a rebalance and not notice: it holds its partitions, gets
-        nothing and spins.
+        In a rebalance kafka-python 3.0.12 may stop sending heartbeats without noticing: it keeps its partitions,
+        receives nothing and spins.
         """
         ago = consumer.metrics()["consumer-coordinator-metrics"]["last-heartbeat-seconds-ago"]
         if consumer.assignment() and ago > self._heartbeat_patience_s:
@@ -313,17 +313,19 @@ class KafkaEventConsumer:
                     consumer.commit(offsets, timeout_ms=_COMMIT_MS)
                     return
                 except KafkaTimeoutError:
-                    # In short tries, so that a stop need not wait for a broker that hangs.
+                    # Short attempts, so that a stop need not wait for a broker that hangs.
                     if last or self._stop.is_set():
                         raise
         except (CommitFailedError, RebalanceInProgressError) as error:
-            # The group moved on without us. Whoever has the partition now does these again, and handlers are
-            # idempotent; where it is still this member, its next commit covers them.
-            logger.warning("group %s moved on before a commit; the batch may come again: %s", self._group, error)
+            # The group rebalanced without us. The new owner of the partition handles these again, and handlers are
+            # idempotent; if this member is still the owner, its next commit covers them.
+            logger.warning(
+                "group %s rebalanced before a commit; the batch may be delivered again: %s", self._group, error
+            )
 
     @contextmanager
     def _spans(self, batch: Sequence[Delivery]) -> Iterator[None]:
-        """One consumer span for each trace in the batch, not for each message: imports are thousands."""
+        """One consumer span per trace in the batch, not per message: an import has thousands."""
         first: dict[int, tuple[context.Context, Delivery, int]] = {}
         for delivery in batch:
             parent = trace_context(delivery)
@@ -352,7 +354,7 @@ class KafkaEventConsumer:
 
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
-    """Messages that the client cannot decode, and where those behind them begin."""
+    """Messages that the client cannot decode, and the offset after them."""
 
     partition: TopicPartition
     first_offset: int
@@ -360,11 +362,11 @@ class _Unreadable:
 
 
 def _unreadable_batch(error: Exception) -> _Unreadable | None:
-    """Which batch kafka-python was decoding when it failed; None where that is not what failed.
+    """The batch that kafka-python was decoding when it failed; None if it failed elsewhere.
 
-    A header whose name is no UTF-8, or a codec that is not installed, ends its `poll`, each time anew and for ever. It
-    does not say where, so its frame is asked (`Fetcher.PartitionRecords._unpack_records` of 3.0.12); a test on a
-    real broker notices when that frame looks otherwise.
+    A header name that is not UTF-8, or a codec that is not installed, makes its `poll` fail every time. The error does
+    not say where, so we inspect its frame (`Fetcher.PartitionRecords._unpack_records` of 3.0.12); a test with a real
+    broker fails when that frame changes.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "_unpack_records":

@@ -29,18 +29,18 @@ _RECONNECT_PAUSE_S = 1.0
 _CLOSE_S = 2.0
 _FINISH_S = 3.0
 _LOOK_S = 0.5
-# Left of a call's deadline to answer that the bus is away, before its caller hears no more than DEADLINE_EXCEEDED.
+# Reserved at the end of a call's deadline, so that its caller gets BUS_AWAY rather than DEADLINE_EXCEEDED.
 _ANSWER_S = 0.5
 
 
 def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *, replication: int = -1) -> None:
-    """Creates the topics that do not exist yet, each in so many copies (-1: as many as the brokers make by default).
+    """Creates missing topics with `copies` replicas each (-1: the brokers' default).
 
-    Those that exist get the settings of the table, which may be newer than they are. A retention that is longer stays,
-    whoever made it so; a broker that lets this client change nothing is told of in the log.
+    Existing topics get the table's settings, which may be newer. A longer retention is kept, whoever set it. If the
+    broker does not allow this client to change settings, the differences are logged.
 
     Raises:
-        UnavailableError: no broker answers, or the topics are not ready in time.
+        UnavailableError: no broker responds, or the topics are not ready in time.
     """
     try:
         admin = KafkaAdminClient(**Brokers.of(bootstrap).options(), client_id="tidemill-topics")
@@ -54,9 +54,9 @@ def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *,
             try:
                 admin.create_topics([NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.configs)])
             except TopicAlreadyExistsError:
-                logger.debug("topic %s was created by another process meanwhile", topic.name)
+                logger.debug("topic %s was created by another process at the same time", topic.name)
         _reconcile(admin, [topic for topic in topics if topic.name in present])
-        # Accepted is not there yet: a consumer that joins before its topics have leaders gets nothing at first.
+        # Created does not mean usable: a consumer that joins before its topics have leaders gets nothing at first.
         admin.wait_for_topics([topic.name for topic in topics])
     except KafkaError as error:
         raise bus_away("Kafka did not create the topics", error) from error
@@ -89,10 +89,10 @@ def _reconcile(admin: KafkaAdminClient, topics: Sequence[Topic]) -> None:
 class KafkaEventPublisher:
     """Publishes the events of one service: acks=all, idempotent, in order for each key.
 
-    Threads may share it; close it at the end.
+    Thread-safe; close it at the end.
 
-    A producer whose broker was away for longer than the delivery timeout is replaced: kafka-python 3.0.12 drops its
-    producer id when it gives up a batch that it had sent, asks for no other and sends nothing ever again.
+    A producer whose broker was unavailable for longer than the delivery timeout is replaced: kafka-python 3.0.12 drops
+    its producer id when it gives up on a batch, requests no other and never sends again.
     """
 
     def __init__(self, bootstrap: Brokers | str, service: str, *, delivery_timeout_s: float = 30.0) -> None:
@@ -115,7 +115,7 @@ class KafkaEventPublisher:
             self._abandon(spent)
         with self._lock:
             if self._producer is None:
-                # Those who waited for the lock while a try failed need not try each in turn.
+                # Threads that waited for the lock while an attempt failed need not each retry in turn.
                 if self._closed or time.monotonic() < self._next_try:
                     raise self._no_broker()
                 try:
@@ -165,12 +165,12 @@ class KafkaEventPublisher:
         span = self._tracer.start_as_current_span(
             f"send {topic.name}", kind=trace.SpanKind.PRODUCER, attributes=attributes
         )
-        # What is published in the background, in nobody's trace, begins none: its events continue their own.
+        # Background publishing outside any trace starts no trace of its own: its events continue their own traces.
         with span if trace.get_current_span().get_span_context().is_valid else nullcontext():
             encoded = [encode(event, self._service) for event in events]
             for event, message in zip(events, encoded, strict=True):
                 size = len(message.value)
-                # Checked before anything is sent, so that a refused batch leaves no half of itself behind.
+                # Checked before anything is sent, so that a refused batch is not sent in part.
                 if size > MAX_VALUE_BYTES:
                     raise InvalidArgumentError(
                         f"The event for key {event.key!r} is {size} bytes; the bus takes {MAX_VALUE_BYTES}.",
@@ -185,14 +185,14 @@ class KafkaEventPublisher:
                 raise bus_away(f"Kafka did not take all of {len(events)} events for {topic.name}", error) from error
 
     def dead_letter(self, delivery: Delivery, error: Exception) -> None:
-        """Puts a refused message aside, as it came, with the reason; durable when it returns."""
+        """Stores a refused message, as it arrived, with the reason; durable on return."""
         self._send_dead_letters([dead_letter(delivery, error, self._service)])
 
     def set_aside(self, letters: Sequence[DeadLetter]) -> None:
-        """Makes dead letters durable of what came by no topic.
+        """Stores dead letters that did not come from a topic.
 
         Raises:
-            UnavailableError: not all of them are durable; give all of them again.
+            UnavailableError: not all of them are durable; retry all of them.
         """
         self._send_dead_letters(
             [
@@ -220,14 +220,14 @@ class KafkaEventPublisher:
                 for message in messages
             ]
             for future in futures:
-                # Also when nobody waits for it any more: a producer that gave up a message is to be replaced.
+                # Also when the caller has stopped waiting: a producer that gave up on a message must be replaced.
                 future.add_errback(self._note_failure, producer)
             for future in futures:
                 self._wait_for(future, end)
         except MessageSizeTooLargeError:
             raise
         except KafkaTimeoutError:
-            # Where only this caller has no more time, the others' messages are still under way.
+            # If only this caller ran out of time, the messages of the others are still in flight.
             if time.monotonic() >= end:
                 self._abandon(producer)
             raise
@@ -236,32 +236,32 @@ class KafkaEventPublisher:
             raise
 
     def _wait_for(self, future: Any, end: float) -> None:
-        """Returns when the message is durable; until the call's own deadline, or the end of the process, at most."""
+        """Returns when the message is durable; waits no longer than the call's deadline or the end of the process."""
         began, called = time.monotonic(), call_deadline()
         if called is not None:
             end = min(end, called - _ANSWER_S)
         while not future.is_done:
-            # Once the process ends, each wait is short, and none follows one that was in vain.
+            # While the process ends, each wait is short, and after one failed none follows.
             ending = self._finishing is not None and (began if self._hangs else max(began, self._finishing) + _FINISH_S)
             left = (min(end, ending) if ending else end) - time.monotonic()
             if left <= 0:
                 self._hangs = bool(ending)
-                raise KafkaTimeoutError("it did not answer in time")
+                raise KafkaTimeoutError("it did not respond in time")
             with contextlib.suppress(KafkaTimeoutError):
                 future.get(timeout=min(left, _LOOK_S))
         future.get(timeout=0)
 
     def _note_failure(self, producer: KafkaProducer, error: BaseException) -> None:
-        """Runs in the producer's own thread, which cannot end itself."""
+        """Runs in the producer's own thread, which cannot stop itself."""
         if not isinstance(error, MessageSizeTooLargeError):
             self._spent = producer
 
     def finish(self) -> None:
-        """Tells it that the process ends: whoever waits for the broker now waits for a few seconds more at most."""
+        """Announces that the process ends: from now on, nothing waits longer than a few seconds for the broker."""
         self._finishing = time.monotonic()
 
     def close(self) -> None:
-        """Closes the connections; whoever still waits for a message to be sent gets an error."""
+        """Closes the connections; messages that are still waiting to be sent get an error."""
         with self._lock:
             producer, self._producer, self._closed = self._producer, None, True
         if producer is not None:
@@ -272,8 +272,8 @@ def _end(producer: KafkaProducer, timeout_s: float) -> None:
     try:
         producer.close(timeout=timeout_s)
     except KafkaError as error:
-        # It waits for what is queued and gives up before it ends its thread. Who queued it is told by its futures.
-        logger.info("a producer ends with messages that were not sent: %s", error)
+        # `close` waits for queued messages and gives up before it ends its thread. Their futures report the failure.
+        logger.info("a producer closed with unsent messages: %s", error)
         producer._sender.force_close()
-        # Else it closes itself once more when it is collected, and waits for the same messages.
+        # Otherwise it closes itself again when it is garbage-collected, and waits for the same messages.
         producer._closed = True

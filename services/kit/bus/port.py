@@ -1,7 +1,7 @@
 """The bus as use cases see it: publish facts, handle deliveries.
 
-Guarantees (docs/adr/0001): a fact is durable when `publish` returns; a delivery comes at least once and in order
-within its key; it is marked done only after its handler returned, so handlers are idempotent.
+Guarantees (docs/adr/0001): a fact is durable when `publish` returns. A delivery arrives at least once, and in order
+within its key. It is committed only after its handler returned, so handlers must be idempotent.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from services.kit.bus.topics import Topic
 class OutgoingEvent:
     """A fact to publish.
 
-    `event_id` is the CloudEvents id: give a derived one where the same fact may be published again after a
-    restart, so that it is the same event. `trace` are the W3C trace headers (`traceparent`…) that the event continues
-    where it is not the trace of whoever publishes it.
+    `event_id` is the CloudEvents id. Derive it from the content if the same fact may be published again after a
+    restart, so that it stays the same event. `trace` are the W3C trace headers (`traceparent`…) to continue, if the
+    event does not belong to the publisher's current trace.
     """
 
     key: str
@@ -32,7 +32,7 @@ class OutgoingEvent:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Something refused that came by no topic; `origin` says where it stood, and becomes `dlq_*` headers."""
+    """A refused item that did not come from a topic. `origin` says where it came from, and becomes `dlq_*` headers."""
 
     key: bytes
     value: bytes
@@ -43,7 +43,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as it came from a topic. `headers` are the message's own, names in lower case."""
+    """One message as it arrived from a topic. `headers` are the message's own, with lower-case names."""
 
     topic: str
     partition: int
@@ -55,22 +55,22 @@ class Delivery:
 
     @property
     def event_type(self) -> str:
-        """CloudEvents type; empty for a message that is no CloudEvent."""
+        """CloudEvents type; empty if the message is not a CloudEvent."""
         return self.headers.get("ce_type", b"").decode("utf-8", "replace")
 
     @property
     def event_id(self) -> str:
-        """CloudEvents id; empty for a message that is no CloudEvent."""
+        """CloudEvents id; empty if the message is not a CloudEvent."""
         return self.headers.get("ce_id", b"").decode("utf-8", "replace")
 
     @property
     def event_source(self) -> str:
-        """CloudEvents source; empty for a message that is no CloudEvent."""
+        """CloudEvents source; empty if the message is not a CloudEvent."""
         return self.headers.get("ce_source", b"").decode("utf-8", "replace")
 
     @property
     def content_type(self) -> str:
-        """Content type of the value; empty when none is given."""
+        """Content type of the value; empty if not given."""
         return self.headers.get("content-type", b"").decode("utf-8", "replace")
 
 
@@ -85,7 +85,7 @@ class LostMessages:
 
     @property
     def count(self) -> int:
-        """So many, at most: a transaction takes an offset, too."""
+        """Upper bound of their number: transaction markers take offsets, too."""
         return self.next_offset - self.first_offset
 
 
@@ -93,11 +93,11 @@ class EventPublisher(Protocol):
     """Publishes facts of one service."""
 
     def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
-        """Makes the events durable, in order for each key; returns when every replica in sync has them.
+        """Makes the events durable, in order within each key; returns when all in-sync replicas have them.
 
         Raises:
             UnavailableError: not all of them are durable; publish all of them again.
-            InvalidArgumentError: one is larger than the bus takes.
+            InvalidArgumentError: an event is larger than the bus accepts.
         """
         ...
 
@@ -105,11 +105,11 @@ class EventPublisher(Protocol):
 class EventHandler(Protocol):
     """What a service does with deliveries.
 
-    It gets a batch and either does all of it or raises. Then each delivery is tried alone: one that raises an
-    error that no retry mends goes to the dead letters with its reason; one that raises a retryable error is
-    tried again, and its partition waits. It runs in one thread at a time.
+    It gets a batch and either handles all of it or raises. After an error each delivery is tried alone: one that
+    raises a permanent error goes to the dead letters with its reason; one that raises a retryable error is retried
+    while its partition waits. Called from one thread at a time.
     """
 
     def handle(self, batch: Sequence[Delivery]) -> None:
-        """Does the work of a batch, idempotently."""
+        """Handles a batch, idempotently."""
         ...

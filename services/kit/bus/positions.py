@@ -1,6 +1,7 @@
-"""Where a member of a group goes on reading, to notice messages that were deleted before it had read them.
+"""Tracks the read position of a group member, to notice messages that were deleted unread.
 
-Kafka says nothing of it: a committed offset before the log's start, or a fetch of a deleted one, goes on at the start.
+Kafka does not report this: a committed offset before the log's start, or a fetch of a deleted one, silently continues
+at the start.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from services.kit.bus.port import LostMessages
 
 
 class ReadPositions:
-    """The offset that comes next in each partition of a member; one for each time that it joins its group.
+    """The next offset in each partition of a member; one instance each time the member joins its group.
 
-    `report` is called with each gap before anything behind it is done or committed; where it raises, the gap is found
-    again by the next member.
+    `report` is called with each gap before any later message is handled or committed. If it raises, the next member
+    finds the gap again.
     """
 
     def __init__(
         self, consumer: KafkaConsumer, report: Callable[[LostMessages], None], must_read: Collection[str]
     ) -> None:
-        """`must_read`: topics of which the group must read everything, also what came before the group."""
+        """`must_read`: topics of which the group must read everything, also messages older than the group."""
         self._consumer = consumer
         self._must_read = must_read
         self._report = report
         self._next: dict[TopicPartition, int] = {}
 
     def follow_assignment(self) -> None:
-        """Takes up partitions that are new to the member, and forgets those that it has no more."""
+        """Adds partitions that were newly assigned, and drops those that were revoked."""
         assigned = self._consumer.assignment()
         for gone in self._next.keys() - assigned:
             del self._next[gone]
@@ -43,11 +44,11 @@ class ReadPositions:
             self._check(place, expected, begins[place])
             self._next[place] = max(expected, begins[place])
             if committed is None or committed < begins[place]:
-                # From now on the group has a place, so that what is deleted before its first commit is noticed.
+                # From now on the group has a position, so deletions before its first commit are noticed.
                 self._commit(place, self._next[place])
 
     def check_batch(self, first_offsets: Mapping[TopicPartition, int]) -> None:
-        """Notices what is missing before a batch; transactions leave holes in the offsets, which are no gaps."""
+        """Detects gaps before a batch. Transaction markers leave holes in the offsets, which are not gaps."""
         jumped = [place for place, first in first_offsets.items() if first > self._next.get(place, first)]
         if jumped:
             begins = self._consumer.beginning_offsets(jumped)
@@ -55,7 +56,7 @@ class ReadPositions:
                 self._check(place, self._next[place], min(begins[place], first_offsets[place]))
 
     def check_idle(self) -> None:
-        """Notices what was deleted so that nothing came."""
+        """Detects deletions that left nothing to read."""
         if self._next:
             begins = self._consumer.beginning_offsets(list(self._next))
             for place, begin in begins.items():
@@ -65,7 +66,7 @@ class ReadPositions:
                     self._commit(place, begin)
 
     def advance(self, next_offsets: Mapping[TopicPartition, int]) -> None:
-        """What was done and committed."""
+        """The offsets that were handled and committed."""
         self._next.update(next_offsets)
 
     def _check(self, place: TopicPartition, expected: int, begin: int) -> None:

@@ -65,7 +65,7 @@ def delete_read(admin: KafkaAdminClient, consumer: KafkaConsumer, topics: Sequen
 
 
 def _read_by_all(admin: KafkaAdminClient, places: Mapping[TopicPartition, Topic]) -> Mapping[TopicPartition, int]:
-    """Offset before which every reader has read, by partition; those that one has not begun are missing."""
+    """The offset up to which every reader has read, by partition; without partitions that a reader has not begun."""
     groups = sorted({group for topic in places.values() for group in topic.readers})
     committed = admin.list_group_offsets(dict.fromkeys(groups))
     found: dict[TopicPartition, int] = {}

@@ -1,4 +1,4 @@
-"""The one table of topics: partitions, retention, what they carry. They are created from it, nowhere else."""
+"""The table of topics: partitions, retention, content. Topics are created from it and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Final
 _DAY_MS: Final = 24 * 3600 * 1000
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
-"""What every topic takes, headers and all."""
+"""Largest message of any topic, including headers."""
 
 MAX_VALUE_BYTES: Final = MAX_MESSAGE_BYTES - 64 * 1024
-"""What an event of ours may hold, so that its headers, and those of a dead letter of it, have room."""
+"""Largest value of an event of ours; leaves room for its headers and for those of a dead letter."""
 
 
 CODEC: Final = "lz4"
-"""What messages are packed in."""
+"""Compression of messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A declared topic; `key` says by what its messages are keyed and so ordered.
+    """A declared topic; `key` says what its messages are keyed, and so ordered, by.
 
-    `readers` are the groups that must have read a message before it is deleted, once they run; see
+    `readers` are the groups that must have read a message before it is deleted; see
     `services.kit.bus.retention`.
     """
 
@@ -35,14 +35,14 @@ class Topic:
 
     @property
     def configs(self) -> dict[str, str]:
-        """Its settings at the broker."""
+        """Its settings on the broker."""
         return {
             "retention.ms": str(self.retention_ms),
-            # By the broker's clock: a producer whose own is years behind must not have its messages deleted at once.
+            # By the broker's clock: messages of a producer whose clock is years behind must not be deleted at once.
             "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(MAX_MESSAGE_BYTES),
-            # The broker repacks what a foreign producer packs otherwise: our consumers unpack lz4 and gzip only, and a
-            # batch of Snappy or zstd would hold up its partition.
+            # The broker recompresses messages of foreign producers: our consumers decompress lz4 and gzip only, and a
+            # batch in Snappy or zstd would block its partition.
             "compression.type": CODEC,
         }
 

@@ -1,1 +1,1 @@
-"""gRPC as the mesh speaks it: servers, channels, interceptors, the mapping of errors."""
+"""gRPC servers, channels, interceptors, and the mapping of errors."""

@@ -1,4 +1,4 @@
-"""Channels to peers: traced, with keep-alive, retries where a peer is away, and a deadline on every unary call."""
+"""Channels to peers: traced, with keep-alive, retries while a peer is unavailable, and a deadline on unary calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 
-# gRPC's own retries (gRFC A6), with its jitter: only where the peer did not take the call.
+# gRPC's own retries (gRFC A6), with its jitter: only if the peer did not accept the call.
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -27,8 +27,8 @@ _SERVICE_CONFIG = json.dumps(
                 },
             }
         ],
-        # The budget of repeats: once half of the tokens are gone (a failed attempt takes one, a good call gives a half
-        # back), calls fail at their first attempt instead of multiplying the load of a peer in trouble.
+        # The retry budget: a failed attempt takes one token, a successful call returns half of one. With less than half
+        # of the tokens left, calls fail at their first attempt instead of multiplying the load of a struggling peer.
         "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
     }
 )
@@ -66,10 +66,10 @@ def open_channel(
 
     Args:
         address: `host:port` or `unix:/path`.
-        default_deadline_s: deadline of a unary call that names none.
-        bare: without interceptors, for a proxy that passes deadline and trace context on by itself: they cost more
+        default_deadline_s: deadline of unary calls that set none.
+        bare: without interceptors, for a proxy that passes on deadline and trace context itself: they cost more
             than the rest of a call.
-        tls: certificate, key and authority, shown and asked for on every connection but a Unix socket's.
+        tls: certificate, key and CA for mutual TLS; not used on Unix sockets.
     """
     return _channel(
         address,
@@ -80,7 +80,7 @@ def open_channel(
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.enable_retries", 1),
             ("grpc.service_config", _SERVICE_CONFIG),
-            # A peer that was restarted is found again within a second, not within two minutes.
+            # Reconnect to a restarted peer within a second, not within two minutes.
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 1000),
         ],

@@ -16,10 +16,10 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from services.kit import errors as tree
 
 ERROR_DOMAIN = "tidemill"
-# Where gRPC carries a google.rpc.Status.
+# The metadata key in which gRPC carries a google.rpc.Status.
 _DETAILS_KEY = "grpc-status-details-bin"
-# A status travels as trailing metadata, of which gRPC takes 8 KiB for sure: a larger one arrives as "metadata size
-# exceeds limit" and says nothing of what was wrong.
+# A status travels as trailing metadata, of which gRPC guarantees 8 KiB. A larger one arrives as "metadata size
+# exceeds limit", without what was wrong.
 _MOST_MESSAGE = 1000
 _MOST_FACT = 300
 _MOST_VIOLATIONS = 2000
@@ -32,7 +32,7 @@ def _subclasses(kind: type[tree.TidemillError]) -> Iterator[type[tree.TidemillEr
 
 
 def to_status(error: tree.TidemillError) -> status_pb2.Status:
-    """The wire form of an error."""
+    """An error as a google.rpc.Status."""
     details: list[any_pb2.Any] = []
 
     def add(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> None:
@@ -53,7 +53,7 @@ def to_status(error: tree.TidemillError) -> status_pb2.Status:
 
 
 def _bad_request(violations: Sequence[tree.FieldViolation]) -> error_details_pb2.BadRequest:
-    """As many violations as fit, and how many more there are."""
+    """As many violations as fit, then the number of those left out."""
     bad, size = error_details_pb2.BadRequest(), 0
     for number, violation in enumerate(violations):
         field, why = _fitting(violation.field, _MOST_FACT), _fitting(violation.description, _MOST_FACT)
@@ -66,9 +66,9 @@ def _bad_request(violations: Sequence[tree.FieldViolation]) -> error_details_pb2
 
 
 def _fitting(text: str, most: int) -> str:
-    """The text, or its beginning, in at most so many bytes of gRPC's percent encoding; what is no Unicode becomes `?`.
+    """The text, cut to `limit` bytes of gRPC's percent encoding; invalid Unicode becomes `?`.
 
-    A file's name, for example, may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
+    A file name, for example, may contain bytes that are not UTF-8, which Python keeps as lone surrogates.
     """
     text = text.encode("utf-8", "replace").decode()
     room = most
@@ -80,7 +80,7 @@ def _fitting(text: str, most: int) -> str:
 
 
 def from_rpc_error(error: grpc.RpcError) -> tree.TidemillError:
-    """The error that a peer raised, rebuilt from its status; an unknown code becomes InternalError."""
+    """The error that a peer raised, restored from its status; an unknown code becomes InternalError."""
     assert isinstance(error, grpc.aio.AioRpcError | grpc.Call)
     name = error.code().name
     kinds = {kind.code: kind for kind in _subclasses(tree.TidemillError) if kind.__module__ == tree.__name__}
@@ -111,24 +111,24 @@ def _status_of(error: grpc.aio.AioRpcError | grpc.Call) -> status_pb2.Status | N
 
 @contextmanager
 def translate_rpc_errors(peer: str) -> Iterator[None]:
-    """Raises the peer's error as ours; `peer` is named where it does not answer at all."""
+    """Raises the peer's error as ours; `peer` names the service if it did not respond at all."""
     try:
         yield
     except grpc.RpcError as error:
         translated = from_rpc_error(error)
-        # Without a reason of the peer's own, gRPC speaks: it reached nobody, or was not answered in time.
+        # Without a reason from the peer, gRPC itself speaks: the peer was unreachable or too slow.
         if isinstance(translated, tree.UnavailableError) and translated.reason == "UNAVAILABLE":
             translated = tree.UnavailableError(
-                f"The {peer} service does not answer: {translated.message}",
+                f"The {peer} service does not respond: {translated.message}",
                 reason="PEER_UNAVAILABLE",
                 metadata={"peer": peer},
                 retry_after_s=translated.retry_after_s or 1.0,
             )
         elif isinstance(translated, tree.DeadlineExceededError) and not translated.metadata:
             translated = tree.DeadlineExceededError(
-                f"The {peer} service did not answer in time.", metadata={"peer": peer}
+                f"The {peer} service did not respond in time.", metadata={"peer": peer}
             )
         elif tree.is_retryable(translated):
-            # Whoever waits for it can say for whom.
+            # So that whoever waits can say for whom.
             translated.metadata.setdefault("peer", peer)
         raise translated from error

@@ -1,4 +1,4 @@
-"""Server interceptors: metrics, errors, validation, deadlines. Domain code knows none of them."""
+"""Server interceptors: metrics, errors, validation, deadlines. Domain code does not know them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
-# gRPC's own services: probes would drown the figures of real requests.
+# gRPC's own services: health probes would distort the metrics of real requests.
 _PLAIN = ("/grpc.health.v1.", "/grpc.reflection.")
 
 
@@ -43,7 +43,7 @@ def rebuild(
 ) -> Handler:
     """The handler with its behaviour wrapped: `unary` for one response, `stream` for several.
 
-    `deserialize` takes the place of its own deserializer where it is given.
+    `deserialize` replaces the handler's own deserializer, if given.
     """
     shape = {
         "request_deserializer": deserialize or handler.request_deserializer,
@@ -101,7 +101,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
                         yield response
                     outcome = "OK"
                 except (asyncio.CancelledError, GeneratorExit):
-                    # The caller went away.
+                    # The caller disconnected.
                     outcome = "CANCELLED"
                     raise
                 finally:
@@ -113,21 +113,21 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
 
 
 class _Undecodable:
-    """Stands for a request whose bytes are no message, until it can be refused with a status."""
+    """A request that could not be decoded, kept until it can be refused with a status."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
 
     def refusal(self, method: str) -> InvalidArgumentError:
         return InvalidArgumentError(
-            f"The request of {method} cannot be decoded: its bytes are not the message that the method takes.",
+            f"Cannot decode the request of {method}: its bytes are not a valid message of that method.",
             reason="UNDECODABLE_REQUEST",
             metadata={"method": method, "type": type(self._error).__name__},
         )
 
 
 def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """The deserializer, which gRPC calls outside of all interceptors, with its failure as a value."""
+    """A deserializer that returns its failure as a value, since gRPC calls it outside of all interceptors."""
     if deserialize is None:
         return None
 
@@ -141,9 +141,9 @@ def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], A
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what use cases raise into a status with details; what they should not raise into INTERNAL.
+    """Turns the errors of use cases into a status with details, and unexpected exceptions into INTERNAL.
 
-    Bytes that are no message are INVALID_ARGUMENT, at every method.
+    A request that cannot be decoded is INVALID_ARGUMENT for every method.
     """
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
@@ -160,7 +160,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             else:
                 logger.exception("unexpected error in %s", method)
                 error = InternalError(
-                    f"{method} failed unexpectedly; the log of the service tells more.",
+                    f"{method} failed unexpectedly; the log of the service has the details.",
                     reason="UNEXPECTED",
                     metadata={"type": type(error).__name__},
                 )
@@ -209,7 +209,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 
 class ValidationInterceptor(grpc.aio.ServerInterceptor):
-    """Holds every request against the rules of its proto. Stands inside ErrorInterceptor."""
+    """Validates every request against the rules of its proto. Runs inside ErrorInterceptor."""
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """Wraps the handler of one call."""
@@ -219,7 +219,7 @@ class ValidationInterceptor(grpc.aio.ServerInterceptor):
 
         async def checked(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
             async for request in requests:
-                if isinstance(request, Message):  # a proxy's bytes are validated where they are read
+                if isinstance(request, Message):  # a proxy's bytes are validated by the service that decodes them
                     validate(request)
                 yield request
 
@@ -247,10 +247,9 @@ class ValidationInterceptor(grpc.aio.ServerInterceptor):
 
 
 class WatchInterceptor(grpc.aio.ServerInterceptor):
-    """Ends Watch streams as soon as the server begins to stop; stands inside ErrorInterceptor.
+    """Ends Watch streams as soon as the server begins to stop. Runs inside ErrorInterceptor.
 
-    They last as long as what they watch: each would hold up the stop for all the time that calls are given to drain.
-    Their callers ask again.
+    They last as long as what they watch, so each would delay the stop for the whole drain time. Callers reconnect.
     """
 
     def __init__(self, stopping: asyncio.Event) -> None:
@@ -260,14 +259,14 @@ class WatchInterceptor(grpc.aio.ServerInterceptor):
         """Wraps the handler of one call."""
         handler = await continuation(details)
         service, _, method = details.method.rpartition("/")
-        # Those who watch the health are to see it change.
+        # Watchers of the health service must see it change.
         if handler is None or not (service.startswith("/tidemill.") and method.startswith("Watch")):
             return handler
 
         def stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
             async def call(request: Any, context: Any) -> AsyncIterator[Any]:
                 responses = behaviour(request, context)
-                # One for all steps, as a generator that runs in one task has it.
+                # One context for all steps, as for a generator that runs in one task.
                 own, loop = contextvars.copy_context(), asyncio.get_running_loop()
                 stopped = asyncio.ensure_future(self._stopping.wait())
                 following: asyncio.Task[Any] | None = None
@@ -277,7 +276,7 @@ class WatchInterceptor(grpc.aio.ServerInterceptor):
                         await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
                         if not following.done():
                             raise UnavailableError(
-                                "The service stops; ask again in a moment.", reason="STOPPING", retry_after_s=1.0
+                                "The service is stopping. Retry later.", reason="STOPPING", retry_after_s=1.0
                             )
                         response = following.result()
                         if response is _END:
@@ -303,9 +302,9 @@ async def _next(responses: AsyncIterator[Any]) -> Any:
 
 
 class DeadlineInterceptor(grpc.aio.ServerInterceptor):
-    """Ends a unary call that its caller no longer waits for, or that a caller without a deadline left open.
+    """Ends a unary call whose caller no longer waits, or that a caller without a deadline left open.
 
-    The caller's own deadline wins; `default_s` holds where there is none. Streams may be long and have none.
+    The caller's deadline wins; `default_s` applies without one. Streams may be long and have no default.
     """
 
     def __init__(self, default_s: float) -> None:
@@ -327,10 +326,10 @@ class DeadlineInterceptor(grpc.aio.ServerInterceptor):
                 async with scope:
                     return await behaviour(request, context)
             except TimeoutError as error:
-                if not scope.expired():  # another clock's, of which the caller knows nothing
+                if not scope.expired():  # a timeout of another clock, unknown to the caller
                     raise
                 raise DeadlineExceededError(
-                    f"{details.method} did not end within {limit:.1f} s.", metadata={"method": details.method}
+                    f"{details.method} did not finish within {limit:.1f} s.", metadata={"method": details.method}
                 ) from error
 
         return grpc.unary_unary_rpc_method_handler(

@@ -63,7 +63,7 @@ async def read_page(
 
 
 def checked_token(token: str, pattern: str) -> str:
-    """The token, empty on the first page.
+    """The token; empty for the first page.
 
     Raises:
         InvalidArgumentError: it is not a token of this list, whose tokens match `pattern` whole.

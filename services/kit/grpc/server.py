@@ -1,4 +1,4 @@
-"""A gRPC server with everything that every service has: health, reflection, interceptors, limits."""
+"""A gRPC server with what every service has: health, reflection, interceptors, limits."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # Clients may ping idle connections, up to once a second; C-core's own limit is one ping in two hours.
+    # Clients may ping idle connections up to once a second; C-core's own limit is one ping in two hours.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-    # A second process on the same port would take half of the calls unseen.
+    # Otherwise a second process on the same port would silently take half of the calls.
     ("grpc.so_reuseport", 0),
 )
 
@@ -45,7 +45,7 @@ class GrpcServer:
     services: Sequence[str]
 
     async def set_serving(self, serving: bool) -> None:
-        """Tells the health of every service, and of the server as a whole."""
+        """Sets the health of every service, and of the server as a whole."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self.services):
             await self.health.set(name, status)
@@ -98,14 +98,14 @@ def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredenti
 
     Args:
         server: the server.
-        address: `host:port` or `unix:/path`. A socket that an earlier process left is replaced.
-        credentials: of the server's TLS; None for plain text.
+        address: `host:port` or `unix:/path`. A socket left by an earlier process is replaced.
+        credentials: TLS credentials of the server; None for plain text.
 
     Returns:
-        The port, also where `address` asked for any (port 0); of no meaning for a socket.
+        The port, also if `address` asked for any (port 0); meaningless for a socket.
 
     Raises:
-        FailedPreconditionError: the port is taken, the address is not this machine's, or the socket has no folder.
+        FailedPreconditionError: the port is taken, the address does not belong to this machine, or the socket's folder
     """
     try:
         if credentials is None:
@@ -119,9 +119,9 @@ def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredenti
         cause = None
     if port == 0:
         why = (
-            "the socket's folder is missing or closed to this user. Set TIDEMILL_BIND to a socket in another folder."
+            "the socket's folder is missing or not accessible. Set TIDEMILL_BIND to a socket in another folder."
             if address.startswith("unix:")
-            else "the port is in use or the address is not this machine's. "
+            else "the port is in use, or the address does not belong to this machine. "
             "Stop the other process or set TIDEMILL_BIND to another port."
         )
         raise FailedPreconditionError(

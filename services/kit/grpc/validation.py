@@ -1,4 +1,4 @@
-"""Validation of messages by the rules that stand in the protos (protovalidate)."""
+"""Validation of messages by the rules in the protos (protovalidate)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _path(violation: protovalidate.Violation) -> str:
 
 
 def violations_of(message: Message) -> list[FieldViolation]:
-    """What the message's rules find wrong with it; empty when nothing."""
+    """The rules that a message breaks; empty if it is valid."""
     return [
         FieldViolation(_path(violation) or message.DESCRIPTOR.name, violation.proto.message)
         for violation in protovalidate.collect_violations(message)
@@ -30,10 +30,10 @@ def violations_of(message: Message) -> list[FieldViolation]:
 
 
 def validate(message: Message) -> None:
-    """Holds a message against its rules.
+    """Validates a message.
 
     Raises:
-        InvalidArgumentError: with one violation for each broken rule.
+        InvalidArgumentError: the message is invalid; one violation per broken rule.
     """
     found = violations_of(message)
     if found:

@@ -35,14 +35,14 @@ T = TypeVar("T")
 
 
 class Consumer(Protocol):
-    """A consumer of events, in a thread of its own."""
+    """A consumer of events in its own thread."""
 
     def start(self) -> None:
         """Starts it."""
         ...
 
     def stop(self) -> None:
-        """Ends it after the work in hand."""
+        """Stops it after the current batch."""
         ...
 
 
@@ -50,10 +50,9 @@ class Consumer(Protocol):
 class Service:
     """What a composition root built.
 
-    `register` adds the servicers and returns their full proto names; `stopping` are called when a stop begins and
-    return at once, so that what waits for a part that hangs does not hold it up; `closers` run in order at the end,
-    after the last call; `tasks` run beside the server, and one that fails ends the process, so that the supervisor
-    starts it again.
+    `register` adds the servicers and returns their full proto names. `stopping` are called when a stop begins and must
+    return at once: they wake what waits for a dependency that hangs. `closers` run in order at the end, after the last
+    call. `tasks` run beside the server; if one fails, the process ends, and the supervisor starts it again.
     """
 
     register: Callable[[grpc.aio.Server], Sequence[str]]
@@ -69,21 +68,21 @@ class Service:
     server_options: Sequence[tuple[str, int]] = ()
     credentials: grpc.ServerCredentials | None = None
     for_peers: bool = True
-    """Whether its callers are services of the mesh, who show certificates where there are any."""
+    """Whether its callers are services of the mesh, which show certificates if TLS between services is on."""
 
 
 Build = Callable[[RequestMetrics], Awaitable[Service]]
 
 
 def run_service(name: str, settings: ServiceSettings, build: Build, *, export_telemetry: bool = True) -> None:
-    """Runs a service until SIGTERM or SIGINT; ends the process with 1 where it cannot start.
+    """Runs a service until SIGTERM or SIGINT; exits with 1 if it cannot start.
 
     Args:
         name: the service's name, as in `service.name`.
         settings: its settings.
-        build: makes the service, inside the event loop. UnavailableError is tried again for a while: parts start
-            side by side.
-        export_telemetry: False for the one process that telemetry is exported to.
+        build: creates the service inside the event loop. UnavailableError is retried for a while, since all parts
+            start at the same time.
+        export_telemetry: False for the process that receives the telemetry of the others.
     """
     telemetry = start_telemetry(name, settings.otlp_endpoint if export_telemetry else None, settings.log_level)
     try:
@@ -93,7 +92,7 @@ def run_service(name: str, settings: ServiceSettings, build: Build, *, export_te
         _leave_word(error)
         sys.exit(1)
     except Exception as error:
-        # Into the log, where people look for it, and not only to where the process was started.
+        # Also into the log, where people look for it, not only to where the process was started.
         logger.exception("%s failed unexpectedly", name)
         _leave_word(error)
         sys.exit(1)
@@ -102,7 +101,7 @@ def run_service(name: str, settings: ServiceSettings, build: Build, *, export_te
 
 
 def _leave_word(error: Exception) -> None:
-    """Tells whoever runs this process why it ends, and whether starting it again can help."""
+    """Reports to the supervisor why the process ends, and whether a restart can help."""
     path = os.environ.get(TERMINATION_LOG)
     if not path:
         return
@@ -119,7 +118,7 @@ def _leave_word(error: Exception) -> None:
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
-    """Its result; None where the process was told to stop before."""
+    """The built service; None if the process was stopped first."""
     doing, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -137,7 +136,7 @@ async def _build(name: str, build: Build, metrics: RequestMetrics) -> Service:
         except UnavailableError as error:
             if attempt == _START_TRIES:
                 raise
-            logger.info("%s waits for a part: %s", name, error.message)
+            logger.info("%s waits for a dependency: %s", name, error.message)
             await asyncio.sleep(1.0)
     raise AssertionError("unreachable")
 
@@ -156,13 +155,13 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
     metrics.watch_disk(lambda: disk_space(settings.state, settings.disk_reserve_bytes))
     service = await _unless_stopped(_build(name, build, metrics), stop)
     if service is None:
-        logger.info("%s ended before it served", name)
+        logger.info("%s was stopped before it served", name)
         telemetry.shutdown()
-        # A thread of the build may wait for its part for half a minute more, and the loop's end would wait for it.
-        # Nothing was accepted yet that could be lost.
+        # A thread of `build` may wait for its dependency for another half minute, and closing the loop would wait for
+        # it. Nothing has been accepted yet that could be lost.
         os._exit(0)
     failure: BaseException | None = None
-    # Set also where the process ends because a task failed.
+    # Also set if the process ends because a task failed.
     stopping = asyncio.Event()
     try:
         server = create_server(
@@ -179,7 +178,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
         port = bind(server, settings.bind, peers.grpc_credentials() if peers else service.credentials)
         if settings.metrics_bind:
             metrics.serve(settings.metrics_bind)
-        # Until all of it runs: the health service's own beginning is SERVING.
+        # Until everything runs: the health service itself starts as SERVING.
         await grpc_server.set_serving(False)
         await server.start()
         for consumer in service.consumers:
@@ -202,7 +201,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
         stopping.set()
         for begin in service.stopping:
             begin()
-        # Side by side: either may wait for the bus, and none waits for the other.
+        # In parallel: each may wait for the bus, and none should wait for another.
         await asyncio.gather(
             server.stop(_DRAIN_S), *(asyncio.to_thread(consumer.stop) for consumer in service.consumers)
         )
@@ -216,8 +215,8 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
                 if asyncio.iscoroutine(result):
                     await result
             except Exception:
-                # The others have something to close, too.
-                logger.exception("%s could not close a part in order", name)
+                # The remaining closers must run, too.
+                logger.exception("%s could not close a resource", name)
     logger.info("%s ended", name)
     if failure is not None:
         if isinstance(failure, Exception):

@@ -1,4 +1,4 @@
-"""What every service's Alembic `env.py` does: run the migrations on the connection that `open_database` gives."""
+"""Shared part of every service's Alembic `env.py`: runs the migrations on the connection of `open_database`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The artefact store: folders of files by fsspec URL, a local folder by default, `s3://` by URL.
 
-A folder becomes visible whole: locally by rename, on an object store by its manifest, which is written last.
+A folder becomes visible as a whole: locally by rename, on an object store by its manifest, which is uploaded last.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ def file_digest(path: Path) -> str:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Everything below a folder that is not a folder itself; links to folders are not followed."""
+    """Everything below a folder except folders; links to folders are not followed."""
     return (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def digest_folder(folder: Path, *, without: Collection[str] = ()) -> str:
-    """sha256 over the names and contents of all files below a folder, in order of their names.
+    """sha256 over the names and contents of all files below a folder, sorted by name.
 
     Args:
         folder: the folder.
-        without: files to leave out, relative to it: a manifest that carries the digest.
+        without: files to leave out, relative to it, such as a manifest that contains the digest.
     """
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return digest_files({name: file_digest(path) for name, path in files.items() if name not in without})
 
 
 def digest_files(files: Mapping[str, str]) -> str:
-    """What `digest_folder` gives for files whose sha256 are known already, by their relative paths."""
+    """The same as `digest_folder`, from the known sha256 of each file by relative path."""
     total = hashlib.sha256()
     for name in sorted(files, key=PurePosixPath):
         total.update(f"{name}\0{files[name]}\n".encode())
@@ -58,7 +58,7 @@ def digest_files(files: Mapping[str, str]) -> str:
 
 
 def local_path(uri: str) -> Path | None:
-    """The path behind a `file://` URL or a bare path; None for a remote one."""
+    """The path of a `file://` URL or a bare path; None for a remote URL."""
     parsed = urlparse(uri)
     if parsed.scheme == "file":
         return Path(unquote(parsed.path))
@@ -66,7 +66,7 @@ def local_path(uri: str) -> Path | None:
 
 
 def _is_below(path: Path, root: Path) -> bool:
-    """Whether a path leads below a folder without a symbolic link on its way."""
+    """Whether a path leads below a folder without passing a symbolic link."""
     if not path.is_absolute():
         return False
     for spelled in (root, root.resolve()):
@@ -75,34 +75,34 @@ def _is_below(path: Path, root: Path) -> bool:
             try:
                 return inner != Path() and path.resolve() == root.resolve() / inner
             except (OSError, RuntimeError):
-                # A loop of links, or a name that no file system takes.
+                # A loop of links, or a name that no file system accepts.
                 return False
     return False
 
 
 def filesystem_of(uri: str) -> tuple[Any, str]:
-    """Fsspec's file system of a URL, and the path in it.
+    """The fsspec file system of a URL, and the path in it.
 
     Raises:
-        InvalidArgumentError: there is no driver for it.
+        InvalidArgumentError: no driver is installed for it.
     """
     try:
-        # Another process writes here too: what a file system remembers of a listing would hide it.
+        # Other processes write here, too: a cached listing would hide their files.
         filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise InvalidArgumentError(
-            f"{uri}: {error}. Of the object stores s3:// needs tidemill[s3]; others need their fsspec driver."
+            f"{uri}: {error}. Install tidemill[s3] for s3://, or the fsspec driver of another object store."
         ) from error
     return filesystem, path
 
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Tells of an object store that is away or refuses: each driver has errors of its own.
+    """Translates the errors of object stores: each driver has its own.
 
     Raises:
-        UnavailableError: it does not answer; trying again may help.
-        FailedPreconditionError: it refuses this process.
+        UnavailableError: the store does not respond; a retry may help.
+        FailedPreconditionError: the store refuses this process.
     """
     try:
         yield
@@ -116,7 +116,7 @@ def answering(uri: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise UnavailableError(
-            f"The artefact store did not answer for {uri}: {type(error).__name__}: {error}",
+            f"The artefact store did not respond for {uri}: {type(error).__name__}: {error}",
             reason="ARTIFACTS_UNAVAILABLE",
             metadata={"uri": uri},
             retry_after_s=2,
@@ -130,15 +130,15 @@ class ArtifactStore:
         self.root = root.rstrip("/")
 
     def uri(self, *parts: str) -> str:
-        """URL of something below the root."""
+        """URL of a path below the root."""
         return "/".join((self.root, *parts))
 
     def check_contains(self, uri: str) -> None:
-        """Refuses a URL that does not name something below the root.
+        """Refuses a URL that is not below the root.
 
         Raises:
-            InvalidArgumentError: it is not a plain URL: `..`, a query, or one file system inside another (`::`).
-            PermissionDeniedError: it lies outside the store, or leads there through a symbolic link.
+            InvalidArgumentError: it is not a plain URL: `..`, a query, or nested file systems (`::`).
+            PermissionDeniedError: it is outside the store, or leads there through a symbolic link.
         """
         parsed = urlparse(uri)
         path = unquote(parsed.path)
@@ -155,16 +155,16 @@ class ArtifactStore:
             inside = parsed.netloc == "" and _is_below(own, root)
         if not inside:
             raise PermissionDeniedError(
-                f"{uri} lies outside the artefact store {self.root}.",
+                f"{uri} is outside the artefact store {self.root}.",
                 reason="OUTSIDE_ARTIFACT_STORE",
                 metadata={"uri": uri},
             )
 
     def exists(self, uri: str) -> bool:
-        """Whether a file or folder is there.
+        """Whether a file or folder exists.
 
         Raises:
-            UnavailableError: the store does not answer.
+            UnavailableError: the store does not respond.
         """
         own = local_path(uri)
         if own is not None:
@@ -174,10 +174,10 @@ class ArtifactStore:
             return bool(filesystem.exists(path))
 
     def read_file(self, uri: str) -> bytes | None:
-        """A file's content; None where there is none.
+        """Content of a file; None if it does not exist.
 
         Raises:
-            UnavailableError: the store does not answer.
+            UnavailableError: the store does not respond.
         """
         own = local_path(uri)
         try:
@@ -191,10 +191,10 @@ class ArtifactStore:
             return None
 
     def file_state(self, uri: str) -> tuple[int, str] | None:
-        """Size in bytes and sha256 of a file; None where there is none.
+        """Size in bytes and sha256 of a file; None if it does not exist.
 
         Raises:
-            UnavailableError: the store does not answer.
+            UnavailableError: the store does not respond.
         """
         filesystem, path = filesystem_of(uri)
         size, digest = 0, hashlib.sha256()
@@ -209,14 +209,14 @@ class ArtifactStore:
         return size, digest.hexdigest()
 
     def discard_folder(self, uri: str) -> None:
-        """Removes a folder with all that is in it; nothing happens where there is none.
+        """Removes a folder and its content; does nothing if it does not exist.
 
         Raises:
-            UnavailableError: the store does not answer.
+            UnavailableError: the store does not respond.
         """
         target = local_path(uri)
         if target is not None:
-            # Out of the way at once: a half removed one would look like a whole one of other content.
+            # Renamed first: a half removed folder would look like a complete one with other content.
             aside = target.with_name(f".{target.name}.{new_id()}")
             with contextlib.suppress(FileNotFoundError):
                 target.rename(aside)
@@ -227,12 +227,12 @@ class ArtifactStore:
             filesystem.rm(path, recursive=True)
 
     def put_folder(self, source: Path, uri: str) -> None:
-        """Stores a folder under a URL, whole or not at all; content that is there already stays.
+        """Stores a folder under a URL, completely or not at all; existing content is kept.
 
         Files whose name starts with `manifest` are uploaded last.
 
         Raises:
-            UnavailableError: the store does not answer; do it again.
+            UnavailableError: the store does not respond; retry.
         """
         target = local_path(uri)
         if target is not None:
@@ -244,7 +244,7 @@ class ArtifactStore:
                 shutil.copytree(source, partial)
                 partial.rename(target)
             except OSError:
-                # Half a folder left on a full disk would keep it full.
+                # Half a folder on a full disk would keep it full.
                 shutil.rmtree(partial, ignore_errors=True)
                 if not target.exists():
                     raise
@@ -256,11 +256,11 @@ class ArtifactStore:
                 filesystem.put_file(str(item), f"{path}/{item.relative_to(source).as_posix()}")
 
     def fetch_folder(self, uri: str, cache: Path) -> Path:
-        """A local folder with the content of a URL: the folder itself where it is local, else a copy in `cache`.
+        """A local folder with the content of a URL: the folder itself if it is local, else a copy in `cache`.
 
         Raises:
-            NotFoundError: nothing is there.
-            UnavailableError: the store does not answer.
+            NotFoundError: the URL does not exist.
+            UnavailableError: the store does not respond.
         """
         own = local_path(uri)
         if own is not None:

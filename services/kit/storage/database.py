@@ -1,4 +1,4 @@
-"""A service's own database: SQLite by default, PostgreSQL by URL; brought to its newest schema at start."""
+"""A service's own database: SQLite by default, PostgreSQL by URL. Migrates to the newest schema at start."""
 
 from __future__ import annotations
 
@@ -32,39 +32,39 @@ _READ_ONLY = "tidemill_read_only"
 # PostgreSQL's data_corrupted and index_corrupted, and disk_full.
 _DAMAGED_STATES, _DISK_FULL_STATE = ("XX001", "XX002"), "53100"
 _LEAST_FREE = 2**20
-# A quarter of a second for this much; larger files are the doctor's.
+# Checking this much takes a quarter of a second; `tidemill doctor` checks larger files.
 _CHECKED_BYTES = 256 * 2**20
 
 
 class FreeText(TypeDecorator[str]):
-    """Text of any characters. PostgreSQL has no NUL: it becomes U+FFFD there, so that no record is refused for it."""
+    """Text of any characters. PostgreSQL cannot store NUL: it becomes U+FFFD, so that no record is refused for it."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """What is sent to the database."""
+        """The value to send to the database."""
         return value.replace("\0", "\ufffd") if value and dialect.name == "postgresql" else value
 
 
 def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
-    """Opens the database and applies what it lacks of the migrations, one process at a time.
+    """Opens the database and applies pending migrations, one process at a time.
 
     Args:
-        url: SQLAlchemy URL; the folder of an SQLite file is made. `postgresql://` is taken as `postgresql+psycopg://`.
-        migrations: Alembic's script folder (holds `versions/`).
-        schema: where the tables lie in PostgreSQL, so that the services may share one database; made when it is
-            missing. SQLite has none: there each service has a file of its own.
+        url: SQLAlchemy URL; the folder of an SQLite file is created. `postgresql://` means `postgresql+psycopg://`.
+        migrations: Alembic's script folder (contains `versions/`).
+        schema: PostgreSQL schema of the tables, so that services can share a database; created if missing. Not used
+            with SQLite, where each service has a file of its own.
 
     Raises:
-        InvalidArgumentError: the URL is none, or its driver is not installed.
-        UnavailableError: the server does not answer.
+        InvalidArgumentError: the URL is invalid, or its driver is not installed.
+        UnavailableError: the server does not respond.
         DataLossError: the SQLite file is damaged.
     """
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise InvalidArgumentError(f"TIDEMILL_DATABASE_URL is no database URL: {error}") from error
+        raise InvalidArgumentError(f"TIDEMILL_DATABASE_URL is not a valid database URL: {error}") from error
     sqlite = parsed.get_backend_name() == "sqlite"
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -87,7 +87,7 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
             _check_sqlite(engine)
         with engine.begin() as connection:
             if not sqlite:
-                # Two processes of one service that start at once would both make the tables.
+                # Two processes of one service that start at the same time would both create the tables.
                 one_at_a_time(connection, f"schema {schema}")
                 if schema:
                     connection.execute(CreateSchema(schema, if_not_exists=True))
@@ -97,21 +97,21 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
             command.upgrade(config, "head")
     except OperationalError as error:
         raise UnavailableError(
-            f"The database {parsed.render_as_string(hide_password=True)} does not answer: {error.orig}",
+            f"The database {parsed.render_as_string(hide_password=True)} does not respond: {error.orig}",
             reason="DATABASE_UNAVAILABLE",
         ) from error
-    except sqlite3.DatabaseError as error:  # before SQLAlchemy had a connection to translate the errors of
+    except sqlite3.DatabaseError as error:  # before SQLAlchemy had a connection whose errors it could translate
         raise _fault(engine, error) or error from error
     return engine
 
 
 def read_only(engine: Engine) -> Engine:
-    """The same database for what only reads: on SQLite it waits for nobody and holds up nobody."""
+    """The same database for read-only work: on SQLite it neither waits nor blocks."""
     return engine.execution_options(**{_READ_ONLY: True})
 
 
 def one_at_a_time(connection: Connection, what: str) -> None:
-    """Holds up every other transaction that asks the same until this one ends, for what reads before it writes.
+    """Locks out transactions that request the same lock until this one ends; for code that reads before it writes.
 
     On SQLite each transaction has the file to itself anyway.
     """
@@ -121,34 +121,34 @@ def one_at_a_time(connection: Connection, what: str) -> None:
 
 @contextmanager
 def translate_database_errors() -> Iterator[None]:
-    """Makes a database that is away or locked a retryable error: the bus delivers again, and callers retry.
+    """Turns errors of an unavailable or locked database into retryable ones: the bus redelivers, callers retry.
 
     Raises:
-        UnavailableError: the database does not answer.
+        UnavailableError: the database does not respond.
         ResourceExhaustedError: its disk is full.
         DataLossError: it is damaged.
-        InvalidArgumentError: it cannot hold a value, such as a NUL or more characters than there is room for.
+        InvalidArgumentError: it cannot store a value, such as a NUL or a text that is too long.
     """
     try:
         yield
     except DataError as error:
         raise InvalidArgumentError(
-            f"The service's database cannot hold what was given: {error.orig}", reason="UNSTORABLE_VALUE"
+            f"The service's database cannot store the given value: {error.orig}", reason="UNSTORABLE_VALUE"
         ) from error
     except (OperationalError, InterfaceError) as error:
         raise UnavailableError(
-            f"The service's database does not answer: {error.orig}", reason="DATABASE_UNAVAILABLE", retry_after_s=1
+            f"The service's database does not respond: {error.orig}", reason="DATABASE_UNAVAILABLE", retry_after_s=1
         ) from error
 
 
 def _explain(engine: Engine, context: ExceptionContext) -> None:
-    """Raises a fault of the machine in the words of every service, wherever a statement meets it."""
+    """Raises a machine fault as the error that all services share, whichever statement meets it."""
     if (fault := _fault(engine, context.original_exception)) is not None:
         raise fault from context.original_exception
 
 
 def _fault(engine: Engine, error: BaseException) -> TidemillError | None:
-    """A damaged file or a full disk behind a driver's error; None for all else."""
+    """A damaged file or a full disk behind a driver's error; None for any other error."""
     name = engine.url.database or engine.url.render_as_string(hide_password=True)
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     state = getattr(error, "sqlstate", None) or ""
@@ -156,14 +156,14 @@ def _fault(engine: Engine, error: BaseException) -> TidemillError | None:
         return database_damaged(name, error)
     if primary == sqlite3.SQLITE_FULL or state == _DISK_FULL_STATE:
         return disk_full(name)
-    # An index of the log that cannot grow is no more than an input/output error.
+    # A write-ahead log whose index cannot grow only reports an input/output error.
     if primary == sqlite3.SQLITE_IOERR and disk_space(Path(name)).free < _LEAST_FREE:
         return disk_full(name)
     return None
 
 
 def _check_sqlite(engine: Engine) -> None:
-    """Looks through a file that is not too large for that: it must not be served from, nor made worse, when damaged."""
+    """Checks a file that is not too large: a damaged one must neither be served nor made worse."""
     file = Path(engine.url.database or "")
     if not file.is_file() or not 0 < file.stat().st_size <= _CHECKED_BYTES:
         return
@@ -174,12 +174,12 @@ def _check_sqlite(engine: Engine) -> None:
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
-    # pysqlite's own transaction handling would begin too late; SQLAlchemy's `begin` event does it instead.
+    # pysqlite's own transaction handling begins too late; SQLAlchemy's `begin` event does it instead.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    # WAL with NORMAL loses nothing at a kill -9; only a power cut may take the last commits back, and what they
-    # acknowledged is still on the bus, whose offset is committed afterwards.
+    # WAL with NORMAL loses nothing on kill -9. Only a power cut may undo the last commits; what they acknowledged is
+    # still on the bus, whose offset is committed afterwards.
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA busy_timeout=30000")
     cursor.execute("PRAGMA foreign_keys=ON")
@@ -187,14 +187,14 @@ def _tune_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _choose_schema(schema: str, connection: Any, _record: Any) -> None:
-    # Outside a transaction, or the first rollback would take it back.
+    # Outside a transaction, or the first rollback would undo it.
     before, connection.autocommit = connection.autocommit, True
     connection.execute(f'SET SESSION search_path TO "{schema}"')
     connection.autocommit = before
 
 
 def _begin(connection: Any) -> None:
-    # A read that turns into a write under a deferred transaction fails at once with SQLITE_BUSY. What only reads sees
-    # the state of its beginning and needs no lock.
+    # A deferred transaction that turns from read to write fails at once with SQLITE_BUSY. Read-only work sees the state
+    # at its beginning and needs no lock.
     reads = connection.get_execution_options().get(_READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

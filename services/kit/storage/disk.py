@@ -1,7 +1,7 @@
-"""How much of a disk is free, and the reserve below which nothing new is accepted.
+"""Free space of a disk, and the reserve below which no new data is accepted.
 
-A disk that is full takes the broker and the databases with it; one that is nearly full still has room to finish what
-was accepted. So accepting stops first, and goes on by itself when there is room again.
+A full disk takes down the broker and the databases; a nearly full one still has room to finish accepted work. So
+accepting stops first, and resumes by itself when there is room again.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class DiskSpace:
     total: int
     free: int
     reserve: int
-    """Below this, nothing new is accepted."""
+    """Below this, no new data is accepted."""
 
     @property
     def low(self) -> bool:
-        """Whether the reserve is touched."""
+        """Whether free space is below the reserve."""
         return self.free < self.reserve
 
     @property
     def scarce(self) -> bool:
-        """Whether it will be soon."""
+        """Whether it soon will be."""
         return self.free < 2 * self.reserve
 
     def __str__(self) -> str:
@@ -50,19 +50,19 @@ class DiskSpace:
 
 
 def default_reserve(total: int) -> int:
-    """2 % of the disk, at least 1 GiB and at most 10; never more than a tenth of a small disk. Bytes."""
+    """2 % of the disk, at least 1 and at most 10 GiB, but never more than a tenth of a small disk. Bytes."""
     return min(max(_GIB, total // 50), 10 * _GIB, total // 10)
 
 
 def disk_space(folder: Path, reserve: int | None = None) -> DiskSpace:
-    """Looks at the disk of a folder, or of the nearest one above it that exists.
+    """Measures the disk of a folder, or of its nearest existing parent.
 
     Args:
         folder: where files will be written.
         reserve: bytes; `default_reserve` when None.
 
     Raises:
-        OSError: the disk does not answer.
+        OSError: the disk does not respond.
     """
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     usage = shutil.disk_usage(existing)
@@ -70,7 +70,7 @@ def disk_space(folder: Path, reserve: int | None = None) -> DiskSpace:
 
 
 class DiskGuard:
-    """Refuses new work while the reserve of a disk is touched; threads share it."""
+    """Refuses new work while free space is below the reserve. Thread-safe."""
 
     def __init__(self, folder: Path, reserve: int | None = None) -> None:
         self._folder = folder
@@ -81,7 +81,7 @@ class DiskGuard:
         self._note(None)
 
     def look(self) -> DiskSpace:
-        """The disk as it was within the last second."""
+        """The disk, measured within the last second."""
         with self._lock:
             if time.monotonic() - self._looked > _LOOK_S:
                 before, self._space = self._space, disk_space(self._folder, self._reserve)
@@ -90,15 +90,15 @@ class DiskGuard:
             return self._space
 
     def check(self) -> None:
-        """Returns while there is room.
+        """Returns if there is room.
 
         Raises:
-            ResourceExhaustedError: there is not; it goes on by itself when space was freed.
+            ResourceExhaustedError: there is none; accepting resumes by itself when space is freed.
         """
         space = self.look()
         if space.low:
             raise ResourceExhaustedError(
-                f"The disk is nearly full, so nothing new is accepted: {space}. Free some space; accepting goes on by "
+                f"The disk is nearly full, so no new data is accepted: {space}. Free some space; accepting resumes by "
                 "itself.",
                 reason="DISK_LOW",
                 metadata={"path": str(space.folder), "free": str(space.free), "reserve": str(space.reserve)},
@@ -108,11 +108,11 @@ class DiskGuard:
     def _note(self, before: DiskSpace | None) -> None:
         now = self._space
         if now.low and not (before and before.low):
-            logger.error("the disk is nearly full, records are refused until there is room: %s", now)
+            logger.error("the disk is nearly full, new records are refused: %s", now)
         elif now.scarce and not (before and before.scarce):
             logger.warning("the disk will be full soon: %s", now)
         elif before and before.low and not now.low:
-            logger.info("the disk has room again: %s", now)
+            logger.info("the disk has room again, records are accepted: %s", now)
 
 
 def _readable(size: int) -> str:

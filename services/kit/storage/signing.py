@@ -1,9 +1,9 @@
-"""Signed folders: who made a build, and whether its files are still the same.
+"""Signed folders: who made a build, and whether its files are unchanged.
 
 A signature is an OpenSSF Model Signing bundle (https://github.com/sigstore/model-transparency) beside the files: a
-statement with the sha256 of every file, signed with an elliptic-curve key. The private key is the signer's alone;
-whoever verifies needs the folder of trusted public keys. Rotation: move the private key away and start the signer
-again; it makes a new one, and earlier builds stay trusted until the earlier public key is deleted.
+statement with the sha256 of every file, signed with an elliptic-curve key. Only the signer has the private key;
+verifying needs the folder of trusted public keys. To rotate, move the private key elsewhere and restart the signer: it
+creates a new one, and earlier builds stay trusted until the earlier public key is deleted.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 SIGNATURE = "tidemill.sig"
 """File name of a build's signature."""
 MANIFEST = "tidemill.json"
-"""File name of what a build says of itself, its digest among it."""
+"""File name of a build's manifest, which contains its digest."""
 DAMAGED, UNSIGNED, UNTRUSTED, MISMATCH = "BUILD_DAMAGED", "BUILD_UNSIGNED", "BUILD_UNTRUSTED", "DIGEST_MISMATCH"
 """Reasons of the errors of `TrustedKeys`."""
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 
 
 class SigningKey:
-    """The private key of the mesh, and where its public key is published."""
+    """The private key of the mesh, and the folder in which its public key is published."""
 
     def __init__(self, private: Path, trusted: Path) -> None:
         """Args:
@@ -51,7 +51,7 @@ class SigningKey:
         self.trusted = trusted
 
     def ensure(self) -> str:
-        """Makes the key where there is none, and publishes its public key.
+        """Creates the key if missing, and publishes its public key.
 
         Returns:
             The key's fingerprint.
@@ -112,7 +112,7 @@ class SigningKey:
 
     def _unusable(self, why: str) -> FailedPreconditionError:
         return FailedPreconditionError(
-            f"The key that signs builds, {self.private}, {why}.",
+            f"The private key that signs builds, {self.private}, {why}.",
             reason="SIGNING_KEY_UNUSABLE",
             metadata={"file": str(self.private)},
         )
@@ -129,7 +129,7 @@ class SigningKey:
                 stream.write(pem)
                 stream.flush()
                 os.fsync(stream.fileno())
-            # A link instead of a rename: of two processes that start at once, the second one takes the first one's key.
+            # A link instead of a rename: of two processes that start at once, the second one uses the key of the first.
             with suppress(FileExistsError):
                 self.private.hardlink_to(partial)
         finally:
@@ -143,21 +143,21 @@ class TrustedKeys:
         self._folder = folder
 
     def names(self) -> frozenset[str]:
-        """File names of the trusted keys; a change of them calls for another verification."""
+        """File names of the trusted keys; if they change, builds must be verified again."""
         try:
             return frozenset(path.name for path in self._folder.iterdir() if path.suffix == ".pub")
         except FileNotFoundError:
             return frozenset()
 
     def verify(self, folder: Path) -> Mapping[str, str]:
-        """Reads every file below a folder and holds it against the signature.
+        """Reads every file below a folder and compares it with the signature.
 
         Returns:
             sha256 of each signed file, by its path relative to the folder.
 
         Raises:
             FailedPreconditionError: with reason BUILD_UNSIGNED, BUILD_UNTRUSTED (signed by a key that is not trusted,
-                or a signature that does not verify) or BUILD_DAMAGED (metadata `file`, `expected` and `found`).
+                or the signature is invalid) or BUILD_DAMAGED (metadata `file`, `expected` and `found`).
         """
         from model_signing import verifying
 
@@ -168,15 +168,15 @@ class TrustedKeys:
             config.use_elliptic_key_verifier(public_key=key)
             config.set_hashing_config(_hashing()).verify(folder, folder / SIGNATURE)
         except Exception as error:
-            # The library has no error types of its own: which file it is, is found by looking.
+            # The library has no error types of its own, so we look for the file that caused the error.
             raise _why(folder, bundle, error) from error
         return _signed_files(bundle)
 
     def verify_build(self, folder: Path, digest: str) -> None:
-        """Verifies a build, and that it is the one that is meant: the digest is over its files without the manifest.
+        """Verifies a build, and that it is the expected one: the digest covers its files except the manifest.
 
         Raises:
-            FailedPreconditionError: as `verify`; or DIGEST_MISMATCH: it is a signed build, but another one.
+            FailedPreconditionError: as `verify`; or DIGEST_MISMATCH: it is a signed build, but not the expected one.
         """
         files = self.verify(folder)
         found = digest_files({name: content for name, content in files.items() if name != MANIFEST})
@@ -192,7 +192,7 @@ class TrustedKeys:
         try:
             fingerprint = str(bundle["verificationMaterial"]["publicKey"]["hint"])
         except (KeyError, TypeError) as error:
-            raise _error(UNTRUSTED, folder, f"{SIGNATURE} names no key.") from error
+            raise _error(UNTRUSTED, folder, f"{SIGNATURE} does not name a key.") from error
         key = self._folder / f"{fingerprint}.pub"
         if not _FINGERPRINT.fullmatch(fingerprint) or not key.is_file():
             raise _error(

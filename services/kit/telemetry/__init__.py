@@ -1,1 +1,1 @@
-"""OpenTelemetry and Prometheus as every process uses them."""
+"""OpenTelemetry and Prometheus, set up the same way in every process."""

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a process; the registry is made by the composition root, not at import."""
+"""Prometheus metrics of a process. The composition root creates the registry, nothing is created at import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.kit.errors import FailedPreconditionError
 from services.kit.storage.disk import DiskSpace
 from services.kit.telemetry import schema
 
-# What the caller did wrong is no error of the service.
+# Errors that are the caller's fault do not count as errors of the service.
 _CALLERS_FAULT = frozenset(
     {
         "OK",
@@ -78,7 +78,7 @@ class RequestMetrics:
         ).labels(service_name).set_function(self._rate.value)
 
     def observe(self, endpoint: str, seconds: float, code: str) -> None:
-        """Counts one request: `code` is the canonical name of its status, `OK` where it went well."""
+        """Counts one request; `code` is the canonical name of its status, `OK` on success."""
         failed = code not in _CALLERS_FAULT
         self._latency.labels(self.service_name, endpoint).observe(seconds)
         self._requests.labels(self.service_name, endpoint, code).inc()
@@ -87,19 +87,19 @@ class RequestMetrics:
             self._errors.labels(self.service_name, endpoint).inc()
 
     def watch_disk(self, look: Callable[[], DiskSpace]) -> None:
-        """Publishes how much of a disk is free and in reserve; `look` is asked at each scrape."""
+        """Publishes how much of a disk is free and reserved; `look` is called at each scrape."""
         for name, words, value in (
             (schema.DISK_FREE_BYTES, "Bytes free on the disk of the mesh's state", lambda: look().free),
-            (schema.DISK_RESERVE_BYTES, "Below so many free bytes nothing new is accepted", lambda: look().reserve),
+            (schema.DISK_RESERVE_BYTES, "Below this many free bytes no new data is accepted", lambda: look().reserve),
         ):
             gauge = Gauge(name, words, ("service_name",), registry=self.registry)
             gauge.labels(self.service_name).set_function(value)
 
     def serve(self, address: str) -> None:
-        """Answers Prometheus at `host:port` from a thread of its own.
+        """Serves metrics at `host:port` from a thread of its own.
 
         Raises:
-            FailedPreconditionError: the port is taken or the address is not this machine's.
+            FailedPreconditionError: the port is taken, or the address does not belong to this machine.
         """
         host, _, port = address.rpartition(":")
         try:
@@ -114,7 +114,7 @@ class RequestMetrics:
 
 
 class LossMetrics:
-    """Messages that the bus deleted before a group had read them."""
+    """Counts messages that the bus deleted before a group had read them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._lost = Counter(
@@ -125,7 +125,7 @@ class LossMetrics:
         )
 
     def of_group(self, group: str) -> Callable[[LostMessages], None]:
-        """What counts the losses of a group."""
+        """The counter of a group."""
 
         def count(lost: LostMessages) -> None:
             self._lost.labels(group, lost.topic).inc(lost.count)

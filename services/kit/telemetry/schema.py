@@ -1,6 +1,6 @@
 """Names of span attributes and metrics, declared before they are used.
 
-OpenTelemetry's semantic conventions where they have a name, `tidemill.*` where they have none.
+OpenTelemetry's semantic conventions where they have a name, `tidemill.*` elsewhere.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 ECS_VERSION: Final = "8.17.0"
-"""Of the Elastic Common Schema that log lines and documents follow; ECS asks each of them to tell."""
+"""Version of the Elastic Common Schema that log lines and documents follow; ECS requires it in each."""
 
 MESSAGING_SYSTEM: Final = "messaging.system"
 MESSAGING_DESTINATION: Final = "messaging.destination.name"

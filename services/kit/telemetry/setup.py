@@ -1,6 +1,6 @@
-"""Starts and ends a process's telemetry: traces and logs over OTLP/gRPC, logs also on standard error.
+"""Starts and stops the telemetry of a process: traces and logs over OTLP/gRPC, logs also on standard error.
 
-The console line is ECS JSON, one object a line, so that a file of them can be shipped as it is.
+The console log is ECS JSON, one object per line, so that its file can be shipped as it is.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from services.kit.telemetry.schema import ECS_VERSION
 
-# What a caller sends may end in a span or a log line: each is bounded, in characters, whoever writes it.
+# Callers' input may end up in a span or a log line, so each is limited, in characters.
 MOST_ATTRIBUTE = 4096
 MOST_LOG_TEXT = 16_384
 _SPAN_LIMITS = SpanLimits(max_attributes=128, max_events=128, max_links=128, max_attribute_length=MOST_ATTRIBUTE)
 _LOG_LIMITS = LogRecordLimits(max_attributes=128, max_attribute_length=MOST_LOG_TEXT)
 
-# Libraries that tell of every poll at INFO.
+# Libraries that log every poll at INFO.
 _CHATTY = ("kafka", "httpx", "httpcore", "alembic", "urllib3", "elastic_transport", "fsspec", "asyncio", "filelock")
 
 
 def bounded(text: str, most: int = MOST_LOG_TEXT) -> str:
-    """The text, or its beginning and its end: a message begins with what happened, a stack trace ends with it."""
+    """The text, or its beginning and end: a message begins with what happened, a stack trace ends with it."""
     if len(text) <= most:
         return text
     half = most // 2
@@ -76,7 +76,7 @@ class EcsFormatter(logging.Formatter):
 
 
 class _OtlpHandler(LoggingHandler):
-    """Sends log records; one that cannot be sent takes none of the others along."""
+    """Exports log records; a record that cannot be encoded does not affect the others."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
@@ -84,7 +84,7 @@ class _OtlpHandler(LoggingHandler):
             message = record.getMessage()
             sendable = bounded(message).encode("utf-8", "backslashreplace").decode()
             if sendable != message:
-                # Too long, or a name that is no UTF-8: its encoding would fail later, for the whole batch.
+                # Too long, or a name that is not UTF-8: encoding would fail later, for the whole batch.
                 record = copy.copy(record)
                 record.msg, record.args = sendable, ()
             super().emit(record)
@@ -92,23 +92,23 @@ class _OtlpHandler(LoggingHandler):
             self.handleError(record)
 
 
-# A restart of the receiver, or of the store behind it, is waited out with the batch in hand.
+# The exporter retries the current batch while the receiver, or the store behind it, restarts.
 _EXPORT_TIMEOUT_S = 60.0
 _QUEUE = 16_384
-# How long the end of a process waits for a receiver that does not answer.
+# How long the end of a process waits for a receiver that does not respond.
 _LAST_EXPORT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """The running providers of a process, and where they send to."""
+    """The running providers of a process, and where they export to."""
 
     tracer_provider: TracerProvider
     logger_provider: LoggerProvider
     exporters: tuple[OTLPSpanExporter | OTLPLogExporter, ...] = ()
 
     def shutdown(self) -> None:
-        """Sends what is left; at most some seconds."""
+        """Exports what is left, within a few seconds."""
         give_up = threading.Timer(_LAST_EXPORT_S, self._give_up)
         give_up.daemon = True
         give_up.start()
@@ -122,11 +122,11 @@ class Telemetry:
 
 
 def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str = "INFO") -> Telemetry:
-    """Configures logging and tracing of this process; call it once, first of all.
+    """Configures logging and tracing of this process; call it once, before anything else.
 
     Args:
-        service_name: `service.name` of everything that is sent.
-        otlp_endpoint: for example `http://127.0.0.1:4317` or `unix:/path`; nothing is sent when it is None.
+        service_name: `service.name` of all exported data.
+        otlp_endpoint: for example `http://127.0.0.1:4317` or `unix:/path`; None exports nothing.
         log_level: lowest level that is logged.
     """
     resource = Resource.create(
@@ -142,11 +142,11 @@ def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str
     root.addHandler(console)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It warns of each turn of its own loop that took 0.1 s, which a busy machine does all the time.
+    # It warns when its own loop takes 0.1 s, which happens all the time on a busy machine.
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
-    # It warns of every login without TLS, though SCRAM shows the password to nobody.
+    # It warns of every login without TLS, though SCRAM does not reveal the password.
     logging.getLogger("kafka.net.sasl.scram").setLevel(logging.ERROR)
-    # The exporter's own complaints must not be exported.
+    # The exporter's own errors must not be exported.
     logging.getLogger("opentelemetry").propagate = False
     logging.getLogger("opentelemetry").addHandler(console)
     exporters: tuple[OTLPSpanExporter | OTLPLogExporter, ...] = ()

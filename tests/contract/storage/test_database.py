@@ -68,7 +68,7 @@ def test_a_server_that_is_away_is_told_and_found_again(postgresql: PostgreSQL) -
 
 
 def test_a_missing_driver_and_a_wrong_url_are_told() -> None:
-    with pytest.raises(InvalidArgumentError, match="is no database URL"):
+    with pytest.raises(InvalidArgumentError, match="is not a valid database URL"):
         open_database("not a url", migrations("pipeline"))
     with pytest.raises(InvalidArgumentError, match="driver"):
         open_database("postgresql+nodriver://x/y", migrations("pipeline"))

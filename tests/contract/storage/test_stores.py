@@ -83,7 +83,7 @@ def test_what_no_column_holds_is_the_callers_mistake(postgresql: PostgreSQL) -> 
     engine = open_database(postgresql.create("limits"), migrations("ingest"), schema="ingest")
     store = SqlBatchStore(engine)
     for request_id in ("x" * 10_000, "with \0"):
-        with pytest.raises(InvalidArgumentError, match="cannot hold"):
+        with pytest.raises(InvalidArgumentError, match="cannot store"):
             store.remember_batch(request_id, "0" * 64, NOW)
     engine.dispose()
 

@@ -137,7 +137,7 @@ def test_a_signal_while_it_waits_for_a_part_ends_it_at_once(probe: Callable[...,
     process.until(lambda: process.words() == ["builds"])
     # Its part would keep it for an hour.
     assert process.end(signal.SIGTERM) == 0
-    assert "ended before it served" in process.log.read_text()
+    assert "was stopped before it served" in process.log.read_text()
 
 
 def test_a_task_that_fails_ends_the_process_in_order_and_with_1(probe: Callable[..., Probe]) -> None:
