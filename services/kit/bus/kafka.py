@@ -246,7 +246,7 @@ class KafkaEventPublisher:
             left = (min(end, ending) if ending else end) - time.monotonic()
             if left <= 0:
                 self._hangs = bool(ending)
-                raise KafkaTimeoutError("it did not respond in time")
+                raise KafkaTimeoutError("it did not answer in time")
             with contextlib.suppress(KafkaTimeoutError):
                 future.get(timeout=min(left, _LOOK_S))
         future.get(timeout=0)

@@ -116,7 +116,7 @@ def answering(uri: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise UnavailableError(
-            f"The artefact store did not respond for {uri}: {type(error).__name__}: {error}",
+            f"The artefact store did not answer for {uri}: {type(error).__name__}: {error}",
             reason="ARTIFACTS_UNAVAILABLE",
             metadata={"uri": uri},
             retry_after_s=2,

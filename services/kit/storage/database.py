@@ -97,7 +97,7 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
             command.upgrade(config, "head")
     except OperationalError as error:
         raise UnavailableError(
-            f"The database {parsed.render_as_string(hide_password=True)} does not respond: {error.orig}",
+            f"The database {parsed.render_as_string(hide_password=True)} does not answer: {error.orig}",
             reason="DATABASE_UNAVAILABLE",
         ) from error
     except sqlite3.DatabaseError as error:  # before SQLAlchemy had a connection whose errors it could translate
@@ -137,7 +137,7 @@ def translate_database_errors() -> Iterator[None]:
         ) from error
     except (OperationalError, InterfaceError) as error:
         raise UnavailableError(
-            f"The service's database does not respond: {error.orig}", reason="DATABASE_UNAVAILABLE", retry_after_s=1
+            f"The service's database does not answer: {error.orig}", reason="DATABASE_UNAVAILABLE", retry_after_s=1
         ) from error
 
 

@@ -118,7 +118,7 @@ def test_under_load_it_stops_in_order_and_a_second_signal_changes_nothing(probe:
             for _ in watch:
                 pass
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "ask again" in str(caught.value.details())
+        assert "Retry later" in str(caught.value.details())
         assert "call ended" not in process.words()
         assert process.end(signal.SIGTERM, signal.SIGINT) == 0
         # A call that had begun was let end.

@@ -332,7 +332,7 @@ def test_a_report_that_is_broken_in_the_database_hides_no_other_run(
 
 def test_a_repeated_request_is_one_run(harness: Harness) -> None:
     assert harness.runs.create(spec(), "q", "").name == harness.runs.create(spec(), "q", "").name
-    with pytest.raises(InvalidArgumentError, match="was used for another run"):
+    with pytest.raises(InvalidArgumentError, match="was already used for another run"):
         harness.runs.create(spec(9), "q", "")
     assert len(harness.runs.page("", 10)) == 1
 
