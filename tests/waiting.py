@@ -4,39 +4,75 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import TypeVar
 
 T = TypeVar("T")
 
 PATIENCE_S = 90.0
 _PAUSE_S = 0.02
+_STATE = "the awaited state"
 
 
-def wait_until(look: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
+def wait_until(look: Callable[[], T | None], what: str = _STATE, patience_s: float = PATIENCE_S) -> T:
     """What `look` returns as soon as it is true; an AssertionError of the look itself counts as not yet."""
-    end = time.monotonic() + patience_s
+    looks = _looks(look, what, patience_s)
     while True:
-        last = _look(look)
-        if last and not isinstance(last, AssertionError):
-            return last
-        assert time.monotonic() < end, f"{what} did not come within {patience_s:.0f} s; last seen: {last!r}"
+        try:
+            next(looks)
+        except StopIteration as found:
+            return found.value  # type: ignore[no-any-return]
         time.sleep(_PAUSE_S)
 
 
-async def eventually(look: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
+async def eventually(look: Callable[[], T | None], what: str = _STATE, patience_s: float = PATIENCE_S) -> T:
     """`wait_until` for a test that runs in an event loop."""
-    end = time.monotonic() + patience_s
+    looks = _looks(look, what, patience_s)
     while True:
-        last = _look(look)
-        if last and not isinstance(last, AssertionError):
-            return last
-        assert time.monotonic() < end, f"{what} did not come within {patience_s:.0f} s; last seen: {last!r}"
+        try:
+            next(looks)
+        except StopIteration as found:
+            return found.value  # type: ignore[no-any-return]
         await asyncio.sleep(_PAUSE_S)
 
 
-def _look(look: Callable[[], T]) -> T | AssertionError:
-    try:
-        return look()
-    except AssertionError as error:
-        return error
+def wait_for(
+    read: Callable[[], T], reached: Callable[[T], object], what: str = _STATE, patience_s: float = PATIENCE_S
+) -> T:
+    """What `read` returns as soon as `reached` holds for it."""
+
+    def look() -> tuple[T]:
+        found = read()
+        assert reached(found), found
+        return (found,)
+
+    return wait_until(look, what, patience_s)[0]
+
+
+async def eventually_is(
+    read: Callable[[], Awaitable[T]],
+    reached: Callable[[T], object],
+    what: str = _STATE,
+    patience_s: float = PATIENCE_S,
+) -> T:
+    """`wait_for` for a test that runs in an event loop."""
+    end = time.monotonic() + patience_s
+    while not reached(found := await read()):
+        assert time.monotonic() < end, f"{what} did not come within {patience_s:.0f} s; last seen: {found!r}"
+        await asyncio.sleep(_PAUSE_S)
+    return found
+
+
+def _looks(look: Callable[[], T | None], what: str, patience_s: float) -> Generator[None, None, T]:
+    """Yields after each look that found nothing; returns what a look found."""
+    end = time.monotonic() + patience_s
+    while True:
+        last: T | AssertionError | None
+        try:
+            last = look()
+        except AssertionError as error:
+            last = error
+        if last and not isinstance(last, AssertionError):
+            return last
+        assert time.monotonic() < end, f"{what} did not come within {patience_s:.0f} s; last seen: {last!r}"
+        yield

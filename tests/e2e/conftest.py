@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,17 +99,6 @@ class Mesh:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         return pid
-
-
-def until(what: Callable[[], T | None], timeout_s: float = 60) -> T:
-    """What it gives as soon as that is something."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        found = what()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"nothing came in {timeout_s} s"
-        time.sleep(0.3)
 
 
 @pytest.fixture(scope="session")

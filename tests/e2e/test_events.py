@@ -17,7 +17,8 @@ from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tidemill.ingest.v1.record_pb2 import Record
 
 from services.kit.bus.topics import DEAD_LETTERS, INBOUND, RECORDS_CLEAN
-from tests.e2e.conftest import Mesh, until
+from tests.e2e.conftest import Mesh
+from tests.waiting import wait_until
 
 SOURCE = "support-tickets"
 DATASET = "datasets/tickets"
@@ -71,7 +72,7 @@ def test_a_foreign_cloudevent_shows_up_cleaned(mesh: Mesh, dataset: str, mode: s
     producer.send(INBOUND.name, value=json.dumps(value).encode(), headers=headers).get(30)
     producer.close()
     consumer = _consumer(mesh, RECORDS_CLEAN.name)
-    event = until(lambda: _cleaned(consumer, mark))
+    event = wait_until(lambda: _cleaned(consumer, mark))
     consumer.close()
     assert event.dataset == dataset
     assert "<p>" not in event.text
@@ -83,7 +84,7 @@ def test_a_foreign_cloudevent_shows_up_cleaned(mesh: Mesh, dataset: str, mode: s
         found = {span["service"] for span in json.loads(result.stdout)["spans"]} if not result.returncode else set()
         return found if {"ingest", "cleaning"} <= found else None
 
-    until(services)
+    wait_until(services)
 
 
 def test_one_trace_crosses_ingest_kafka_and_cleaning(mesh: Mesh, dataset: str) -> None:
@@ -100,7 +101,7 @@ def test_one_trace_crosses_ingest_kafka_and_cleaning(mesh: Mesh, dataset: str) -
         services = {span["service"] for span in found}
         return found if {"gateway", "ingest", "cleaning"} <= services else None
 
-    kinds = {(span["service"], span["kind"]) for span in until(spans)}
+    kinds = {(span["service"], span["kind"]) for span in wait_until(spans)}
     assert ("ingest", "producer") in kinds
     assert ("cleaning", "consumer") in kinds
 
@@ -123,9 +124,9 @@ def test_a_poison_event_goes_to_the_dead_letters_and_stalls_nobody(mesh: Mesh, d
                     return dict(message.headers)
         return None
 
-    headers_of = until(letter)
+    headers_of = wait_until(letter)
     assert headers_of["dlq_topic"] == INBOUND.name.encode()
     assert headers_of["dlq_reason"]
-    assert until(lambda: _cleaned(clean, mark)).dataset == dataset
+    assert wait_until(lambda: _cleaned(clean, mark)).dataset == dataset
     letters.close()
     clean.close()

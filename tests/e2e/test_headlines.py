@@ -13,7 +13,8 @@ import tritonclient.http as triton_http
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
-from tests.e2e.conftest import Mesh, until
+from tests.e2e.conftest import Mesh
+from tests.waiting import wait_until
 
 MODEL = "headlines-small"
 ARTICLE = "Shares in the bank rose sharply on Tuesday after it raised its forecast for the year."
@@ -128,12 +129,12 @@ def test_one_trace_crosses_gateway_inference_and_triton(mesh: Mesh, cycle: dict[
         found = {span["service"] for span in json.loads(result.stdout)["spans"]}
         return found if wanted <= found else None
 
-    until(services)
+    wait_until(services)
 
 
 def test_logs_are_found_by_level_and_service(mesh: Mesh, cycle: dict[str, Any]) -> None:
     def lines() -> str | None:
         return mesh.tidemill("logs", "level:info service:training").stdout.strip() or None
 
-    assert "training" in until(lines)
+    assert "training" in wait_until(lines)
     assert mesh.tidemill("logs", "level:info service:no-such-service").stdout.strip() in ("", "No log line matches.")

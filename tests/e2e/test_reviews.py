@@ -8,7 +8,8 @@ import pytest
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline_pb
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
-from tests.e2e.conftest import ROOT, Mesh, until
+from tests.e2e.conftest import ROOT, Mesh
+from tests.waiting import wait_until
 
 PIPELINE = str(ROOT / "pipelines" / "reviews.yaml")
 # 35,123 lines, half of them repeats.
@@ -50,7 +51,7 @@ def test_the_model_answers_and_feedback_finds_its_version(mesh: Mesh, cycle: dic
             found = stub.ListFeedback(request, metadata=mesh.metadata, timeout=10).feedback
             return next((item for item in found if item.answer == name), None)
 
-        assert until(judged).model_version == cycle["model_version"]
+        assert wait_until(judged).model_version == cycle["model_version"]
 
 
 def test_check_asks_the_mesh_for_the_operators(mesh: Mesh) -> None:
@@ -86,4 +87,4 @@ def test_one_trace_tells_of_the_whole_cycle(mesh: Mesh, cycle: dict[str, Any]) -
         found = {span["service"] for span in mesh.json("trace", cycle["trace_id"])["spans"]}
         return found if wanted <= found else None
 
-    until(services)
+    wait_until(services)

@@ -24,7 +24,8 @@ from infra.stack.state import StackState
 from infra.stack.testing import REUSE, running_parts
 from services.kit.config import home_dir
 from tests.integration.inference.builds import make_classifier
-from tests.integration.inference.conftest import BuildFolder, InferenceProcess, wait_for
+from tests.integration.inference.conftest import BuildFolder, InferenceProcess
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 PREDICT = pb.PredictRequest(model="models/classifier", texts=["good room"])
@@ -52,7 +53,9 @@ class Served:
 
     def label(self) -> str:
         """The first answer that comes."""
-        answer = wait_for(lambda: None if isinstance(found := self.predict(), grpc.RpcError) else found, 60)
+        answer = wait_until(
+            lambda: None if isinstance(found := self.predict(), grpc.RpcError) else found, patience_s=60
+        )
         return f"{answer.model_version.rpartition('/')[2]} {answer.predictions[0].label}"
 
     def triton(self) -> psutil.Process:
@@ -178,7 +181,7 @@ def test_a_model_process_that_dies_is_started_by_the_service_alone(served: Serve
     assert dead
     for process in dead:
         process.kill()
-    wait_for(lambda: not served.model_processes())
+    wait_until(lambda: not served.model_processes())
     # Asked directly, Triton neither answers nor starts the process again: nothing loads what was not verified.
     tensor = triton.InferInput("text", [1, 1], "BYTES")
     with triton.InferenceServerClient(served.stack.triton_grpc) as direct:
@@ -199,7 +202,7 @@ def test_the_version_before_serves_when_artefact_and_copy_are_damaged(served: Se
     for file in (served.file(2), served.turned.path / "model.onnx"):
         _overwrite(file, file.read_bytes()[:100])
     served.triton().kill()
-    wait_for(lambda: served.version(2).state == model_pb2.ModelVersion.STATE_FAILED, 60)
+    wait_until(lambda: served.version(2).state == model_pb2.ModelVersion.STATE_FAILED, patience_s=60)
     assert served.label() == "1 positive"
     failed = served.version(2)
     assert failed.integrity.state == model_pb2.Integrity.STATE_DAMAGED

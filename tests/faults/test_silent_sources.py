@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -86,10 +85,6 @@ def ingest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
         process.kill()
 
 
-def until(what: Callable[[], Any]) -> None:
-    wait_until(what, "the awaited state", 60)
-
-
 def request(uri: str) -> pb.CreateImportRequest:
     return pb.CreateImportRequest(spec=SourceSpec(source="s", json_lines=JsonLinesSource(uri=uri)))
 
@@ -105,7 +100,7 @@ def test_looks_at_silent_sources_hold_up_nobody(ingest: ServiceProcess) -> None:
     try:
         done = stub.CreateImport(request(file_of(ingest, "before")), timeout=30).source_import
         calls = [stub.CreateImport.future(request(server.url(str(i))), timeout=500) for i in range(AT_ONCE)]
-        until(lambda: len(server.hanging) == AT_ONCE)
+        wait_until(lambda: len(server.hanging) == AT_ONCE)
         # Forty of each, as many as would fill the threads that all other calls share.
         for number in range(40):
             stub.ListImports(pb.ListImportsRequest(), timeout=60)
@@ -118,11 +113,11 @@ def test_looks_at_silent_sources_hold_up_nobody(ingest: ServiceProcess) -> None:
         assert not any(call.done() for call in calls), "all of that was answered while the sources were silent"
         # A caller who leaves ends the look, and another source gets its place.
         calls[0].cancel()
-        until(lambda: server.left == 1)
-        until(lambda: _accepted(stub, request(file_of(ingest, "after"))))
+        wait_until(lambda: server.left == 1)
+        wait_until(lambda: _accepted(stub, request(file_of(ingest, "after"))))
         for call in calls:
             call.cancel()
-        until(lambda: server.left == AT_ONCE)
+        wait_until(lambda: server.left == AT_ONCE)
     finally:
         server.stop()
 
@@ -142,13 +137,13 @@ def test_a_cancelled_import_stops_reading_and_the_next_one_begins(ingest: Servic
     try:
         # As many as are pulled side by side; the look needs no more than the head.
         names = [stub.CreateImport(request(server.url(f"b{i}")), timeout=60).source_import.name for i in range(2)]
-        until(lambda: len(server.hanging) == 2)
+        wait_until(lambda: len(server.hanging) == 2)
         waiting = stub.CreateImport(request(file_of(ingest, "waiting")), timeout=60).source_import.name
         for name in names:
             stub.CancelImport(pb.CancelImportRequest(name=name), timeout=60)
         watched = stub.WatchImport(pb.WatchImportRequest(name=waiting), timeout=120)
         assert [answer.source_import.state for answer in watched][-1] == Import.STATE_SUCCEEDED
-        until(lambda: not server.hanging)
+        wait_until(lambda: not server.hanging)
     finally:
         server.stop()
 
@@ -161,7 +156,7 @@ def test_the_service_ends_in_order_while_sources_are_silent(ingest: ServiceProce
             stubs.IngestServiceStub(channel).CreateImport.future(request(server.url(f"c{i}")), timeout=500)
             for i in range(3)
         ]
-        until(lambda: len(server.hanging) == 3)
+        wait_until(lambda: len(server.hanging) == 3)
         assert ingest.stop() == 0
         assert {call.code() for call in calls} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     finally:

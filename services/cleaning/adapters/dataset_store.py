@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.cleaning.adapters.rows import dataset_of, dataset_row, spec_json, version_of, version_row
+from services.cleaning.adapters.rows import dataset_of, dataset_row, version_of, version_row
 from services.cleaning.adapters.tables import dataset_versions, datasets, version_requests
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, VersionState
 from services.kit.errors import AbortedError
@@ -155,7 +155,7 @@ def _same(connection: Connection, draft: DatasetVersion, content: str, *, coales
         .where(
             table.c.dataset == draft.dataset,
             table.c.state.in_([state.value for state in states]),
-            table.c.spec == spec_json(draft.spec),
+            table.c.spec == asdict(draft.spec),
             table.c.recipe_digest == draft.recipe_digest,
         )
         .order_by(table.c.number.desc())

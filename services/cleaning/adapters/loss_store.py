@@ -7,7 +7,6 @@ from datetime import datetime
 from sqlalchemy import Engine, func, select
 
 from services.cleaning.adapters.record_store import upsert_statement
-from services.cleaning.adapters.rows import from_micros, to_micros
 from services.cleaning.adapters.tables import lost_messages
 from services.cleaning.app.ports import Losses
 from services.kit.bus.port import LostMessages
@@ -27,7 +26,7 @@ class SqlLossStore:
             "partition": lost.partition,
             "first_offset": lost.first_offset,
             "next_offset": lost.next_offset,
-            "found_time": to_micros(moment),
+            "found_time": moment,
         }
         with translate_database_errors(), self._engine.begin() as connection:
             connection.execute(upsert_statement(connection.dialect.name, lost_messages, ["next_offset"]), [row])
@@ -38,4 +37,4 @@ class SqlLossStore:
         query = select(count, func.max(lost_messages.c.found_time))
         with translate_database_errors(), self._reads.connect() as connection:
             messages, found = connection.execute(query).one()
-        return Losses(int(messages), from_micros(found)) if found is not None else None
+        return Losses(int(messages), found) if found is not None else None

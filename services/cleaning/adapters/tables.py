@@ -1,23 +1,27 @@
-"""Tables of the cleaning service. Times are microseconds since 1970 in UTC; JSON is text in canonical form."""
+"""Tables of the cleaning service."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, text
 
-from services.kit.storage.database import FreeText
+from services.kit.storage.columns import FreeText, JsonText, UtcMicros
 from services.kit.storage.requests import request_table
 
 metadata = MetaData()
 
 request_table(metadata)
 
+
+def _record_key() -> list[Column[str]]:
+    return [Column("source", String(64), primary_key=True), Column("record_id", String(128), primary_key=True)]
+
+
 raw_records = Table(
     "raw_records",
     metadata,
-    Column("source", String(64), primary_key=True),
-    Column("record_id", String(128), primary_key=True),
+    *_record_key(),
     Column("text", FreeText, nullable=False),
-    Column("attributes", Text, nullable=False),
+    Column("attributes", JsonText, nullable=False),
     Column("content_digest", String(64), nullable=False),
     Column("import_name", String(80), nullable=False),
     Column("event_time", BigInteger, nullable=False),
@@ -31,8 +35,7 @@ Index("ix_raw_records_id", raw_records.c.record_id)
 record_claims = Table(
     "record_claims",
     metadata,
-    Column("source", String(64), primary_key=True),
-    Column("record_id", String(128), primary_key=True),
+    *_record_key(),
     Column("origin", String(64), primary_key=True),
     Column("arrival", BigInteger, nullable=False),
     Column("held", Boolean, nullable=False),
@@ -51,12 +54,11 @@ verdicts = Table(
     "verdicts",
     metadata,
     Column("dataset", String(80), primary_key=True),
-    Column("source", String(64), primary_key=True),
-    Column("record_id", String(128), primary_key=True),
+    *_record_key(),
     Column("recipe_digest", String(64), nullable=False),
     Column("content_digest", String(64), nullable=False),
     Column("text", FreeText, nullable=False),
-    Column("attributes", Text, nullable=False),
+    Column("attributes", JsonText, nullable=False),
     Column("reason", String(64), nullable=False),
     Column("detail", FreeText, nullable=False),
     Column("operator", String(64), nullable=False, server_default=text("''")),
@@ -76,10 +78,10 @@ datasets = Table(
     "datasets",
     metadata,
     Column("name", String(80), primary_key=True),
-    Column("spec", Text, nullable=False),
+    Column("spec", JsonText, nullable=False),
     Column("recipe_digest", String(64), nullable=False),
-    Column("create_time", BigInteger, nullable=False),
-    Column("update_time", BigInteger, nullable=False),
+    Column("create_time", UtcMicros, nullable=False),
+    Column("update_time", UtcMicros, nullable=False),
 )
 
 dataset_versions = Table(
@@ -89,12 +91,12 @@ dataset_versions = Table(
     Column("number", Integer, primary_key=True),
     Column("request_id", String(128), nullable=False),
     Column("state", String(16), nullable=False, index=True),
-    Column("spec", Text, nullable=False),
+    Column("spec", JsonText, nullable=False),
     Column("recipe_digest", String(64), nullable=False),
-    Column("create_time", BigInteger, nullable=False),
-    Column("update_time", BigInteger, nullable=False),
+    Column("create_time", UtcMicros, nullable=False),
+    Column("update_time", UtcMicros, nullable=False),
     # Awaited imports, progress, snapshot and failure: read and written whole, never searched.
-    Column("body", Text, nullable=False),
+    Column("body", JsonText, nullable=False),
     Column("reused", Boolean, nullable=False),
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False),
@@ -125,5 +127,5 @@ lost_messages = Table(
     Column("partition", Integer, primary_key=True),
     Column("first_offset", BigInteger, primary_key=True),
     Column("next_offset", BigInteger, nullable=False),
-    Column("found_time", BigInteger, nullable=False),
+    Column("found_time", UtcMicros, nullable=False),
 )

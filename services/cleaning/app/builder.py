@@ -24,7 +24,6 @@ from services.cleaning.app.snapshot import compose_snapshot
 from services.cleaning.domain.dataset import (
     Dataset,
     DatasetVersion,
-    Progress,
     SnapshotSummary,
     VersionState,
     snapshot_digest,
@@ -34,6 +33,7 @@ from services.kit.clock import Clock
 from services.kit.errors import is_retryable
 from services.kit.failure import Failure
 from services.kit.ids import made_at_ms
+from services.kit.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from enum import Enum
 from services.cleaning.domain.recipe import OperatorSpec
 from services.kit.failure import Failure
 from services.kit.ids import content_digest, sha256_hex
+from services.kit.progress import Progress
 
 # Raised when the layout or the meaning of a snapshot changes: old digests then no longer answer.
 SNAPSHOT_FORMAT = 1
@@ -91,17 +92,6 @@ class AwaitedImport:
         if count is None:
             return 0
         return min(count.records, self.record_count) + min(count.withdrawn, self.withdrawn_count)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a build is; `phase` is `await`, `clean`, `deduplicate` or `write`."""
-
-    phase: str
-    done: int
-    total: int
-    rate: float = 0.0
-    update_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,26 @@ RecordKey = tuple[str, str]
 """Identity of a record: its source, and its id within it."""
 
 
+class _OfRecord:
+    """What is known of one record."""
+
+    __slots__ = ()
+    record_id: str
+    source: str
+
+    @property
+    def key(self) -> RecordKey:
+        """Identity of the record."""
+        return self.source, self.record_id
+
+    @property
+    def name(self) -> str:
+        """Name of the record: `sources/{source}/records/{record}`."""
+        return record_name(self.source, self.record_id)
+
+
 @dataclass(frozen=True, slots=True)
-class RawRecord:
+class RawRecord(_OfRecord):
     """A record as it was collected; `import_name` is empty when it was pushed.
 
     `event_time` and `arrival` are microseconds since 1970. `origin` is the digest of what it was pulled from; empty
@@ -34,16 +52,6 @@ class RawRecord:
     origin: str = ""
 
     @property
-    def key(self) -> RecordKey:
-        """Its identity."""
-        return self.source, self.record_id
-
-    @property
-    def name(self) -> str:
-        """`sources/{source}/records/{record}`."""
-        return record_name(self.source, self.record_id)
-
-    @property
     def recency(self) -> tuple[int, int, str]:
         """Of the same record's contents, the one with the greatest counts."""
         return self.event_time, self.arrival, self.content_digest
@@ -56,7 +64,7 @@ class RawRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawal:
+class Withdrawal(_OfRecord):
     """An import found a record gone from the origin that it had been pulled from."""
 
     record_id: str
@@ -64,11 +72,6 @@ class Withdrawal:
     import_name: str
     origin: str
     arrival: int
-
-    @property
-    def key(self) -> RecordKey:
-        """Identity of the record."""
-        return self.source, self.record_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class Cleaned:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(_OfRecord):
     """What the recipe of one data set made of one record."""
 
     record_id: str
@@ -103,13 +106,3 @@ class Verdict:
     recipe_digest: str
     content_digest: str
     cleaned: Cleaned
-
-    @property
-    def key(self) -> RecordKey:
-        """Identity of the record."""
-        return self.source, self.record_id
-
-    @property
-    def name(self) -> str:
-        """Name of the record: `sources/{source}/records/{record}`."""
-        return record_name(self.source, self.record_id)

@@ -7,7 +7,6 @@ from typing import Any
 from google.protobuf import json_format, struct_pb2
 from tidemill.cleaning.v1 import cleaning_service_pb2 as service
 from tidemill.cleaning.v1 import dataset_pb2
-from tidemill.common.v1 import failure_pb2
 
 from services.cleaning.domain.dataset import (
     AwaitedImport,
@@ -15,13 +14,12 @@ from services.cleaning.domain.dataset import (
     DatasetSpec,
     DatasetVersion,
     HoldoutSpec,
-    Progress,
     VersionState,
 )
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import Verdict
 from services.cleaning.engine.explain import Effect, Explanation
-from services.kit.grpc.messages import failure_to, timestamp
+from services.kit.grpc.messages import failure_to, progress_to, timestamp
 
 _STATES = {
     VersionState.BUILDING: dataset_pb2.DatasetVersion.STATE_BUILDING,
@@ -73,18 +71,6 @@ def dataset_to(dataset: Dataset) -> dataset_pb2.Dataset:
     )
 
 
-def progress_to(progress: Progress) -> failure_pb2.Progress:
-    """Progress as a message, with the time left where the rate is known."""
-    message = failure_pb2.Progress(
-        phase=progress.phase, done=progress.done, total=progress.total, unit="records", rate=progress.rate
-    )
-    if progress.rate > 0:
-        message.remaining.FromNanoseconds(int((progress.total - progress.done) / progress.rate * 1e9))
-    if progress.update_time is not None:
-        message.update_time.CopyFrom(timestamp(progress.update_time))
-    return message
-
-
 def version_to(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
     """A version as a message."""
     message = dataset_pb2.DatasetVersion(
@@ -97,6 +83,7 @@ def version_to(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
         withdrawn_count=sum(item.withdrawn_count for item in version.awaited),
         changed_count=sum(item.changed_count for item in version.awaited),
         failure=failure_to(version.failure),
+        progress=progress_to(version.progress),
     )
     snapshot = version.snapshot
     if snapshot is not None:
@@ -106,8 +93,6 @@ def version_to(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
         message.train_count = snapshot.train_count
         message.holdout_count = snapshot.holdout_count
         message.rejected_by_reason.update(snapshot.rejected_by_reason)
-    if version.progress is not None:
-        message.progress.CopyFrom(progress_to(version.progress))
     return message
 
 

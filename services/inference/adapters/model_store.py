@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, Select, func, insert, select, update
@@ -25,8 +24,6 @@ from services.inference.domain.model import (
 )
 from services.kit.errors import AbortedError
 from services.kit.storage.database import read_only, translate_database_errors
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SqlModelStore:
@@ -67,7 +64,7 @@ class SqlModelStore:
             known = connection.execute(select(models.c.name).where(models.c.name == draft.model)).first()
             if known is None:
                 values = {"name": draft.model, "serving": None}
-                times = {"create_time": _micros(draft.create_time), "update_time": _micros(draft.update_time)}
+                times = {"create_time": draft.create_time, "update_time": draft.update_time}
                 connection.execute(insert(models).values(**values, **times))
             newest = connection.execute(select(func.max(table.c.number)).where(table.c.model == draft.model)).scalar()
             version = replace(draft, number=(newest or 0) + 1)
@@ -81,7 +78,7 @@ class SqlModelStore:
 
     def serve(self, version: ModelVersion, *, done_by: str = "") -> None:
         """See the port."""
-        table, now = model_versions, _micros(version.update_time)
+        table, now = model_versions, version.update_time
         others = (table.c.model == version.model) & (table.c.state == VersionState.SERVING.value)
         with self._transaction() as connection:
             connection.execute(
@@ -107,7 +104,7 @@ class SqlModelStore:
 
     def stop_serving(self, model: str, now: datetime) -> None:
         """See the port."""
-        table, moment = model_versions, _micros(now)
+        table, moment = model_versions, now
         serving = (table.c.model == model) & (table.c.state == VersionState.SERVING.value)
         with self._transaction() as connection:
             connection.execute(
@@ -128,9 +125,7 @@ class SqlModelStore:
         same = (table.c.model == version.model) & (table.c.number == version.number)
         with self._transaction() as connection:
             connection.execute(
-                update(table)
-                .where(same & (table.c.serve_time == _micros_or_none(version.serve_time)))
-                .values(announced=True)
+                update(table).where(same & (table.c.serve_time == version.serve_time)).values(announced=True)
             )
 
     @contextmanager
@@ -147,18 +142,6 @@ class SqlModelStore:
             raise AbortedError("Another process published at the same time; try again.") from error
 
 
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _micros_or_none(moment: datetime | None) -> int | None:
-    return None if moment is None else _micros(moment)
-
-
-def _moment(micros: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=micros)
-
-
 def _row(version: ModelVersion) -> dict[str, Any]:
     return {
         "model": version.model,
@@ -168,15 +151,15 @@ def _row(version: ModelVersion) -> dict[str, Any]:
         "digest": version.lineage.digest,
         "run": version.lineage.run,
         "dataset_version": version.lineage.dataset_version,
-        "build": json.dumps(asdict(version.build), sort_keys=True, ensure_ascii=False),
+        "build": asdict(version.build),
         "message": version.message,
         "request_id": version.request_id,
         "traceparent": version.traceparent,
-        "create_time": _micros(version.create_time),
-        "update_time": _micros(version.update_time),
-        "serve_time": _micros_or_none(version.serve_time),
+        "create_time": version.create_time,
+        "update_time": version.update_time,
+        "serve_time": version.serve_time,
         "integrity": version.integrity.state.value,
-        "verify_time": _micros_or_none(version.integrity.verify_time),
+        "verify_time": version.integrity.verify_time,
         "integrity_message": version.integrity.message,
     }
 
@@ -196,22 +179,22 @@ def _version_or_none(connection: Connection, model: str, number: int) -> ModelVe
 
 
 def _version(row: RowMapping | Mapping[str, Any]) -> ModelVersion:
-    build = json.loads(row["build"])
+    build = row["build"]
     return ModelVersion(
         model=row["model"],
         number=row["number"],
         lineage=Lineage(row["artifact_uri"], row["digest"], row["run"], row["dataset_version"]),
         build=Build(**{**build, "task": Task(build["task"]), "labels": tuple(build["labels"])}),
         state=VersionState(row["state"]),
-        create_time=_moment(row["create_time"]),
-        update_time=_moment(row["update_time"]),
-        serve_time=None if row["serve_time"] is None else _moment(row["serve_time"]),
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+        serve_time=row["serve_time"],
         message=row["message"],
         request_id=row["request_id"],
         traceparent=row["traceparent"],
         integrity=Integrity(
             IntegrityState(row["integrity"]),
-            None if row["verify_time"] is None else _moment(row["verify_time"]),
+            row["verify_time"],
             row["integrity_message"],
         ),
     )
@@ -227,4 +210,4 @@ def _with_serving() -> Select[Any]:
 def _model(row: RowMapping) -> Model:
     version = {column.name: row[f"version_{column.name}"] for column in model_versions.c}
     serving = None if row["version_number"] is None else _version(version)
-    return Model(row["name"], _moment(row["create_time"]), _moment(row["update_time"]), serving)
+    return Model(row["name"], row["create_time"], row["update_time"], serving)

@@ -1,9 +1,10 @@
-"""Tables of the inference service. Times are microseconds since 1970 in UTC; JSON is text in canonical form."""
+"""Tables of the inference service."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
+from sqlalchemy import Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
 
+from services.kit.storage.columns import JsonText, UtcMicros
 from services.kit.storage.requests import request_table
 
 metadata = MetaData()
@@ -16,8 +17,8 @@ models = Table(
     Column("name", String(64), primary_key=True),
     # The version that answers; null when none does.
     Column("serving", Integer, nullable=True),
-    Column("create_time", BigInteger, nullable=False),
-    Column("update_time", BigInteger, nullable=False),
+    Column("create_time", UtcMicros, nullable=False),
+    Column("update_time", UtcMicros, nullable=False),
 )
 
 # Publications and roll-backs that were done, so that a late repeat of one does not undo what came after it. The table
@@ -41,17 +42,17 @@ model_versions = Table(
     Column("run", String(128), nullable=False),
     Column("dataset_version", String(256), nullable=False),
     # What the build says of itself: read and written whole, never searched.
-    Column("build", Text, nullable=False),
+    Column("build", JsonText, nullable=False),
     Column("message", Text, nullable=False),
     Column("request_id", String(128), nullable=False),
     Column("traceparent", String(64), nullable=False),
-    Column("create_time", BigInteger, nullable=False),
-    Column("update_time", BigInteger, nullable=False),
-    Column("serve_time", BigInteger, nullable=True),
+    Column("create_time", UtcMicros, nullable=False),
+    Column("update_time", UtcMicros, nullable=False),
+    Column("serve_time", UtcMicros, nullable=True),
     Column("announced", Boolean, nullable=False),
     # The last verification of the version's files.
     Column("integrity", String(16), nullable=False, server_default=""),
-    Column("verify_time", BigInteger, nullable=True),
+    Column("verify_time", UtcMicros, nullable=True),
     Column("integrity_message", Text, nullable=False, server_default=""),
 )
 # Few versions wait to be told at any time; the index holds those alone.

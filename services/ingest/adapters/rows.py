@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy.engine import RowMapping
@@ -14,36 +13,19 @@ from services.ingest.domain.source_import import (
     Import,
     ImportState,
     JsonLines,
-    Progress,
     SourceSpec,
     TextFolder,
 )
 from services.kit.failure import Failure
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def to_micros(moment: datetime) -> int:
-    """Microseconds since 1970."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+from services.kit.progress import Progress
 
 
-def from_micros(micros: int) -> datetime:
-    """The moment, in UTC."""
-    return _EPOCH + timedelta(microseconds=micros)
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _spec_json(spec: SourceSpec) -> str:
+def _spec_json(spec: SourceSpec) -> dict[str, Any]:
     kind = "text_folder" if isinstance(spec.kind, TextFolder) else "json_lines"
-    return _dump({"source": spec.source, kind: asdict(spec.kind), "max_records": spec.max_records})
+    return {"source": spec.source, kind: asdict(spec.kind), "max_records": spec.max_records}
 
 
-def _spec_of(text: str) -> SourceSpec:
-    value = json.loads(text)
+def _spec_of(value: Mapping[str, Any]) -> SourceSpec:
     kind: TextFolder | JsonLines
     if "text_folder" in value:
         kind = TextFolder(**value["text_folder"])
@@ -55,13 +37,8 @@ def _spec_of(text: str) -> SourceSpec:
 
 def import_row(item: Import) -> dict[str, Any]:
     """Row of `imports`, still to be announced if it succeeded."""
-    progress: dict[str, Any] | None = None
-    if item.progress is not None:
-        progress = asdict(item.progress)
-        moment = item.progress.update_time
-        progress["update_time"] = to_micros(moment) if moment else None
     body = {
-        "progress": progress,
+        "progress": item.progress.to_json() if item.progress else None,
         "failure": asdict(item.failure) if item.failure else None,
         "differences": asdict(item.differences),
         "not_synchronized": item.not_synchronized,
@@ -72,12 +49,12 @@ def import_row(item: Import) -> dict[str, Any]:
         "spec": _spec_json(item.spec),
         "spec_digest": item.spec.digest,
         "source_digest": item.source_digest,
-        "create_time": to_micros(item.create_time),
-        "update_time": to_micros(item.update_time),
+        "create_time": item.create_time,
+        "update_time": item.update_time,
         "record_count": item.record_count,
         "rejected_count": item.rejected_count,
         "digest": item.digest,
-        "body": _dump(body),
+        "body": body,
         "traceparent": item.traceparent,
         "announced": False,
         "origin": item.spec.origin,
@@ -86,21 +63,18 @@ def import_row(item: Import) -> dict[str, Any]:
 
 def import_of(row: RowMapping) -> Import:
     """Import of a row of `imports`."""
-    body = json.loads(row["body"])
-    progress = body["progress"]
-    if progress is not None and progress["update_time"] is not None:
-        progress["update_time"] = from_micros(progress["update_time"])
+    body = row["body"]
     return Import(
         row["name"],
         _spec_of(row["spec"]),
         ImportState(row["state"]),
-        from_micros(row["create_time"]),
-        from_micros(row["update_time"]),
+        row["create_time"],
+        row["update_time"],
         record_count=row["record_count"],
         rejected_count=row["rejected_count"],
         digest=row["digest"],
         source_digest=row["source_digest"],
-        progress=Progress(**progress) if progress else None,
+        progress=Progress.from_json(body["progress"]) if body["progress"] else None,
         failure=Failure(**body["failure"]) if body["failure"] else None,
         traceparent=row["traceparent"],
         # Older releases did not tell.

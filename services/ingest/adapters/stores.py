@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.ingest.adapters.pulled_store import settle
-from services.ingest.adapters.rows import from_micros, import_of, import_row, to_micros
+from services.ingest.adapters.rows import import_of, import_row
 from services.ingest.adapters.tables import batches, import_requests, imports
 from services.ingest.app.ports import KnownRequest, Pull
 from services.ingest.domain.source_import import Import, ImportState
@@ -52,8 +52,7 @@ class SqlImportStore:
     def latest_change(self) -> datetime | None:
         """When an import last changed; None where there is none."""
         with translate_database_errors(), self._reads.connect() as connection:
-            micros = connection.execute(select(func.max(imports.c.update_time))).scalar()
-        return from_micros(micros) if micros is not None else None
+            return connection.execute(select(func.max(imports.c.update_time))).scalar()
 
     def import_named(self, name: str) -> Import | None:
         """See the port."""
@@ -135,7 +134,7 @@ class SqlBatchStore:
 
     def remember_batch(self, request_id: str, digest: str, moment: datetime) -> None:
         """See the port."""
-        row = {"request_id": request_id, "digest": digest, "accept_time": to_micros(moment)}
+        row = {"request_id": request_id, "digest": digest, "accept_time": moment}
         try:
             with translate_database_errors(), self._engine.begin() as connection:
                 connection.execute(insert(batches).values(row))
@@ -145,6 +144,6 @@ class SqlBatchStore:
 
     def forget_batches(self, before: datetime) -> None:
         """See the port."""
-        statement = delete(batches).where(batches.c.accept_time < to_micros(before))
+        statement = delete(batches).where(batches.c.accept_time < before)
         with translate_database_errors(), self._engine.begin() as connection:
             connection.execute(statement)

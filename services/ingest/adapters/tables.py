@@ -1,9 +1,10 @@
-"""Tables of the ingest service. Times are microseconds since 1970 in UTC; JSON is text in canonical form."""
+"""Tables of the ingest service."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, String, Table
 
+from services.kit.storage.columns import JsonText, UtcMicros
 from services.kit.storage.requests import request_table
 
 metadata = MetaData()
@@ -15,16 +16,16 @@ imports = Table(
     metadata,
     Column("name", String(80), primary_key=True),
     Column("state", String(16), nullable=False, index=True),
-    Column("spec", Text, nullable=False),
+    Column("spec", JsonText, nullable=False),
     Column("spec_digest", String(64), nullable=False),
     Column("source_digest", String(64), nullable=False),
-    Column("create_time", BigInteger, nullable=False),
-    Column("update_time", BigInteger, nullable=False),
+    Column("create_time", UtcMicros, nullable=False),
+    Column("update_time", UtcMicros, nullable=False),
     Column("record_count", BigInteger, nullable=False),
     Column("rejected_count", BigInteger, nullable=False),
     Column("digest", String(64), nullable=False),
     # Progress and failure: read and written whole, never searched.
-    Column("body", Text, nullable=False),
+    Column("body", JsonText, nullable=False),
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False),
     Column("origin", String(64), nullable=False, server_default=""),
@@ -57,5 +58,5 @@ batches = Table(
     metadata,
     Column("request_id", String(128), primary_key=True),
     Column("digest", String(64), nullable=False),
-    Column("accept_time", BigInteger, nullable=False, index=True),
+    Column("accept_time", UtcMicros, nullable=False, index=True),
 )

@@ -6,10 +6,11 @@ from collections import deque
 from dataclasses import replace
 
 from services.ingest.domain.record import Refusal
-from services.ingest.domain.source_import import Differences, Import, ImportState, Progress
+from services.ingest.domain.source_import import Differences, Import, ImportState
 from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, TidemillError
 from services.kit.failure import Failure
+from services.kit.progress import Progress
 
 _SAVE_EVERY_S = 0.25
 _RATE_WINDOW_S = 5.0

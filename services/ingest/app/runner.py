@@ -24,9 +24,10 @@ from services.ingest.app.ports import Accepted, ImportStore, Ledger, Pull, Pulle
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import Import
 from services.kit.clock import Clock
-from services.kit.errors import TidemillError, is_retryable
+from services.kit.errors import TidemillError
 from services.kit.failure import Failure
 from services.kit.ids import new_id
+from services.kit.retrying import StoppedError, persistently
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,6 @@ logger = logging.getLogger(__name__)
 _BATCH_PIECES = 2000
 _BATCH_CHARACTERS = 8 * 1024 * 1024
 _WITHDRAWN_AT_ONCE = 2000
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 10.0
 
 
 T = TypeVar("T")
@@ -43,10 +42,6 @@ T = TypeVar("T")
 
 class _EndedMeanwhileError(Exception):
     """The import was cancelled while it was pulled, or another process pulls it now."""
-
-
-class _StopError(Exception):
-    """The process ends; the import stays running and is pulled again by the next one."""
 
 
 class ImportRunner:
@@ -88,7 +83,7 @@ class ImportRunner:
             logger.info("%s succeeded with %d records", running.name, tracker.state.record_count)
         except _EndedMeanwhileError:
             logger.info("%s was cancelled, or is pulled by another process", running.name)
-        except _StopError:
+        except StoppedError:
             logger.info("%s is left to the next process", running.name)
         except InterruptedReadError:
             logger.info("%s was interrupted while it was read", running.name)
@@ -180,17 +175,7 @@ class ImportRunner:
 
     def _patiently(self, action: Callable[[], T]) -> T:
         """Does it, again and again while a part is away; what it publishes twice is the same."""
-        pause = _FIRST_PAUSE_S
-        while not self._stop.is_set():
-            try:
-                return action()
-            except TidemillError as error:
-                if not is_retryable(error):
-                    raise
-                logger.warning("an import waits %.1f s: %s", pause, error.message)
-            self._stop.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
-        raise _StopError
+        return persistently(action, "an import", self._stop)
 
     def _save(self, tracker: ImportTracker, pull: Pull) -> None:
         if tracker.due():
@@ -209,5 +194,5 @@ class ImportRunner:
             self._patiently(lambda: self._update(tracker.failed(failure), pull))
         except _EndedMeanwhileError:
             logger.info("%s was cancelled before it failed", tracker.state.name)
-        except _StopError:
+        except StoppedError:
             logger.info("%s is left to the next process", tracker.state.name)

@@ -12,6 +12,7 @@ from services.ingest.domain.source_uri import UriRefusedError, check_pattern, pa
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.failure import Failure
 from services.kit.ids import content_digest
+from services.kit.progress import Progress
 
 DEFAULT_PATTERN = "**/*.txt"
 DEFAULT_ENCODING = "utf-8"
@@ -129,17 +130,6 @@ class ImportState(Enum):
     def final(self) -> bool:
         """Whether nothing follows."""
         return self is not ImportState.RUNNING
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an import is: pieces (files or lines) done, of how many (0: unknown), how many a second."""
-
-    phase: str
-    done: int
-    total: int
-    rate: float = 0.0
-    update_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

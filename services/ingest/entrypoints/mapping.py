@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC
 
-from tidemill.common.v1 import failure_pb2
 from tidemill.ingest.v1 import source_import_pb2
 from tidemill.ingest.v1.record_pb2 import Record
 
@@ -17,12 +16,11 @@ from services.ingest.domain.source_import import (
     Import,
     ImportState,
     JsonLines,
-    Progress,
     SourceSpec,
     TextFolder,
 )
 from services.kit.errors import FieldViolation, InvalidArgumentError
-from services.kit.grpc.messages import failure_to, timestamp
+from services.kit.grpc.messages import failure_to, progress_to, timestamp
 
 _STATES = {
     ImportState.RUNNING: source_import_pb2.Import.STATE_RUNNING,
@@ -86,21 +84,12 @@ def spec_to(spec: SourceSpec) -> source_import_pb2.SourceSpec:
     return message
 
 
-def progress_to(progress: Progress) -> failure_pb2.Progress:
-    """Progress as a message, with the time left where total and rate are known."""
-    message = failure_pb2.Progress(
-        phase=progress.phase, done=progress.done, total=progress.total, unit="records", rate=progress.rate
-    )
-    if progress.rate > 0 and progress.total > 0:
-        message.remaining.FromNanoseconds(int(max(0, progress.total - progress.done) / progress.rate * 1e9))
-    if progress.update_time is not None:
-        message.update_time.CopyFrom(timestamp(progress.update_time))
-    return message
-
-
 def import_to(item: Import, *, reused: bool = False) -> source_import_pb2.Import:
     """An import as a message."""
-    message = source_import_pb2.Import(
+    progress = item.progress
+    if progress is not None and item.state.final:
+        progress = replace(progress, rate=0.0)
+    return source_import_pb2.Import(
         name=item.name,
         create_time=timestamp(item.create_time),
         update_time=timestamp(item.update_time),
@@ -115,10 +104,5 @@ def import_to(item: Import, *, reused: bool = False) -> source_import_pb2.Import
         withdrawn_count=item.differences.gone,
         not_synchronized=item.not_synchronized,
         failure=failure_to(item.failure),
+        progress=progress_to(progress),
     )
-    progress = item.progress
-    if progress is not None:
-        if item.state.final:
-            progress = replace(progress, rate=0.0)
-        message.progress.CopyFrom(progress_to(progress))
-    return message

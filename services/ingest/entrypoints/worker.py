@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -14,14 +13,10 @@ from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import ImportStore
 from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.source_import import Import
-from services.kit.errors import TidemillError, is_retryable
+from services.kit.runtime.loops import step_forever
 from services.kit.telemetry import schema
 from services.kit.telemetry.context import trace_context
 
-logger = logging.getLogger(__name__)
-
-_IDLE_S = 0.2
-_AWAY_S = 2.0
 _FORGET_EVERY_S = 600.0
 _LEFT_FOR = timedelta(seconds=60)
 
@@ -39,26 +34,20 @@ class ImportWorker:
         self._origins: dict[str, str] = {}
         self._left: set[str] = set()
         self._interrupts: dict[str, Interrupt] = {}
+        self._forget_at = 0.0
         self._tracer = trace.get_tracer(__name__)
 
     async def run(self) -> None:
         """Looks for work until it is cancelled; waits longer when a part is away."""
+        await step_forever(self._step, "importing")
+
+    async def _step(self) -> None:
         loop = asyncio.get_running_loop()
-        forgotten = -_FORGET_EVERY_S
-        while True:
-            pause = _IDLE_S
-            try:
-                await asyncio.to_thread(self._runner.announce)
-                await self._take_up(loop)
-                if loop.time() - forgotten >= _FORGET_EVERY_S:
-                    await asyncio.to_thread(self._intake.forget_old)
-                    forgotten = loop.time()
-            except TidemillError as error:
-                if not is_retryable(error):
-                    raise
-                logger.warning("importing waits: %s", error.message)
-                pause = _AWAY_S
-            await asyncio.sleep(pause)
+        await asyncio.to_thread(self._runner.announce)
+        await self._take_up(loop)
+        if loop.time() >= self._forget_at:
+            await asyncio.to_thread(self._intake.forget_old)
+            self._forget_at = loop.time() + _FORGET_EVERY_S
 
     async def _take_up(self, loop: asyncio.AbstractEventLoop) -> None:
         ended = [name for name, future in self._in_hand.items() if future.done()]

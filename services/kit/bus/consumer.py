@@ -27,6 +27,7 @@ from services.kit.bus.port import Delivery, EventHandler, LostMessages
 from services.kit.bus.positions import ReadPositions, first_offsets
 from services.kit.bus.topics import Topic
 from services.kit.errors import DataLossError, InvalidArgumentError, TidemillError, explained, is_retryable
+from services.kit.retrying import StoppedError, persistently
 from services.kit.telemetry import schema
 
 logger = logging.getLogger(__name__)
@@ -50,24 +51,20 @@ class DeadLetterSink(Protocol):
         ...
 
 
-class _StopError(Exception):
-    """The consumer was stopped while it waited; nothing of the batch is committed."""
-
-
 class DeliveryProcessor:
     """Runs a handler over batches, with retries and dead letters. Independent of Kafka, so it can be tested alone."""
 
-    def __init__(self, handler: EventHandler, dead_letters: DeadLetterSink, *, wait: Callable[[float], bool]) -> None:
-        """`wait(seconds)` pauses; it returns True when the process is stopping."""
+    def __init__(self, handler: EventHandler, dead_letters: DeadLetterSink, *, stop: threading.Event) -> None:
+        """`stop` is set when the process is stopping."""
         self._handler = handler
         self._dead_letters = dead_letters
-        self._wait = wait
+        self._stop = stop
 
     def process(self, batch: Sequence[Delivery]) -> None:
         """Returns when every delivery is handled or is a dead letter.
 
         Raises:
-            _StopError: the process stopped first.
+            StoppedError: the process stopped first.
         """
         try:
             self._handler.handle(batch)
@@ -77,15 +74,15 @@ class DeliveryProcessor:
                 logger.info("a batch of %d failed (%s); handling its messages one by one", len(batch), error)
         for delivery in batch:
             # The batch is delivered again as a whole; handling the rest one by one could take longer than a stop may.
-            if self._wait(0):
-                raise _StopError
+            if self._stop.is_set():
+                raise StoppedError
             self._process_one(delivery)
 
     def refuse(self, delivery: Delivery, error: Exception) -> None:
         """Makes a dead letter of a delivery that cannot be passed to a handler.
 
         Raises:
-            _StopError: the process stopped first.
+            StoppedError: the process stopped first.
         """
         self._bury(delivery, error)
 
@@ -98,8 +95,8 @@ class DeliveryProcessor:
             except Exception as error:
                 unexpected += not isinstance(error, TidemillError)
                 # If the stop did not wait for the handler, what it uses may be closed already: not the message's fault.
-                if unexpected and self._wait(0):
-                    raise _StopError from error
+                if unexpected and self._stop.is_set():
+                    raise StoppedError from error
                 known = explained(error)
                 # A full disk or a damaged database is not the message's fault.
                 waits = known is not None and (is_retryable(known) or isinstance(known, DataLossError))
@@ -109,30 +106,25 @@ class DeliveryProcessor:
                 logger.warning(
                     "%s[%d]@%d waits %.1f s: %s", delivery.topic, delivery.partition, delivery.offset, pause, error
                 )
-            if self._wait(pause):
-                raise _StopError
+            if self._stop.wait(pause):
+                raise StoppedError
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     def _bury(self, delivery: Delivery, error: Exception) -> None:
-        pause = _FIRST_PAUSE_S
-        while True:
-            try:
-                self._dead_letters.dead_letter(delivery, error)
-            except TidemillError as cause:
-                logger.warning("cannot write dead letters, retrying in %.1f s: %s", pause, cause)
-                if self._wait(pause):
-                    raise _StopError from cause
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
-                continue
-            logger.error(
-                "refused %s[%d]@%d: %s",
-                delivery.topic,
-                delivery.partition,
-                delivery.offset,
-                error,
-                exc_info=None if isinstance(error, TidemillError) else error,
-            )
-            return
+        persistently(
+            lambda: self._dead_letters.dead_letter(delivery, error),
+            "a dead letter",
+            self._stop,
+            repeats=lambda cause: isinstance(cause, TidemillError),
+        )
+        logger.error(
+            "refused %s[%d]@%d: %s",
+            delivery.topic,
+            delivery.partition,
+            delivery.offset,
+            error,
+            exc_info=None if isinstance(error, TidemillError) else error,
+        )
 
 
 class KafkaEventConsumer:
@@ -163,7 +155,7 @@ class KafkaEventConsumer:
         self._must_read = frozenset(topic.name for topic in topics if group in topic.readers)
         self._stop = threading.Event()
         self._ready = threading.Event()
-        self._processor = DeliveryProcessor(handler, dead_letters, wait=self._stop.wait)
+        self._processor = DeliveryProcessor(handler, dead_letters, stop=self._stop)
         self._max_batch = max_batch
         self._unreadable: list[_Unreadable] = []
         self._tracer = trace.get_tracer(__name__)
@@ -200,7 +192,7 @@ class KafkaEventConsumer:
             try:
                 self._consume()
                 pause = _FIRST_PAUSE_S
-            except _StopError:
+            except StoppedError:
                 return
             except (KafkaError, ValueError, OSError) as error:
                 logger.warning("consumer %s lost the broker, reconnecting in %.1f s: %s", self._group, pause, error)

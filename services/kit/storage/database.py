@@ -12,7 +12,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Dialect, Engine, Text, TypeDecorator, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.schema import CreateSchema
@@ -34,17 +34,6 @@ _DAMAGED_STATES, _DISK_FULL_STATE = ("XX001", "XX002"), "53100"
 _LEAST_FREE = 2**20
 # Checking this much takes a quarter of a second; `tidemill doctor` checks larger files.
 _CHECKED_BYTES = 256 * 2**20
-
-
-class FreeText(TypeDecorator[str]):
-    """Text of any characters. PostgreSQL cannot store NUL: it becomes U+FFFD, so that no record is refused for it."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """The value to send to the database."""
-        return value.replace("\0", "\ufffd") if value and dialect.name == "postgresql" else value
 
 
 def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:

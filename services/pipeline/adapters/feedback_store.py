@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.kit.errors import AbortedError
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
-from services.pipeline.adapters.rows import feedback_of, feedback_row, to_micros
+from services.pipeline.adapters.rows import feedback_of, feedback_row
 from services.pipeline.adapters.tables import answers, feedback
 from services.pipeline.domain.feedback import Answer, Feedback
 
@@ -69,7 +69,7 @@ class SqlFeedbackStore:
             one_at_a_time(connection, _JOIN)
             known = set(connection.execute(select(answers.c.name).where(answers.c.name.in_(list(newest)))).scalars())
             rows = [
-                {"name": a.name, "model_version": a.model_version, "answer_time": to_micros(a.answer_time)}
+                {"name": a.name, "model_version": a.model_version, "answer_time": a.answer_time}
                 for a in newest.values()
                 if a.name not in known
             ]
@@ -87,4 +87,4 @@ class SqlFeedbackStore:
     def forget(self, before: datetime) -> int:
         """See the port."""
         with translate_database_errors(), self._engine.begin() as connection:
-            return connection.execute(delete(answers).where(answers.c.answer_time < to_micros(before))).rowcount
+            return connection.execute(delete(answers).where(answers.c.answer_time < before)).rowcount

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from services.kit.failure import Failure
+from services.kit.storage.columns import from_micros, to_micros
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
 from services.pipeline.domain.feedback import Feedback
 from services.pipeline.domain.gate import Gate, Preference, Verdict
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def to_micros(moment: datetime) -> int:
-    """Microseconds since 1970."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def from_micros(value: int) -> datetime:
-    """The moment, in UTC."""
-    return _EPOCH + value * _MICROSECOND
 
 
 def cycle_row(cycle: Cycle) -> dict[str, Any]:
@@ -45,19 +31,19 @@ def cycle_row(cycle: Cycle) -> dict[str, Any]:
         "pipeline": cycle.pipeline,
         "at_work": None if cycle.state.final else cycle.pipeline,
         "state": cycle.state.value,
-        "spec": _dump({**asdict(spec), "preference": spec.preference.value}),
-        "body": _dump(body),
+        "spec": {**asdict(spec), "preference": spec.preference.value},
+        "body": body,
         "request_id": cycle.request_id or None,
         "traceparent": cycle.traceparent,
         "announced": cycle.announced,
-        "create_time": to_micros(cycle.create_time),
-        "update_time": to_micros(cycle.update_time),
+        "create_time": cycle.create_time,
+        "update_time": cycle.update_time,
     }
 
 
 def cycle_of(row: Mapping[Any, Any]) -> Cycle:
     """The cycle of a row."""
-    spec, body = json.loads(row["spec"]), json.loads(row["body"])
+    spec, body = row["spec"], row["body"]
     return Cycle(
         pipeline=row["pipeline"],
         cycle_id=row["cycle_id"],
@@ -70,8 +56,8 @@ def cycle_of(row: Mapping[Any, Any]) -> Cycle:
             model=spec["model"],
             preference=Preference(spec["preference"]),
         ),
-        create_time=from_micros(row["create_time"]),
-        update_time=from_micros(row["update_time"]),
+        create_time=row["create_time"],
+        update_time=row["update_time"],
         state=CycleState(row["state"]),
         stages=tuple(_stage_of(item) for item in body["stages"]),
         imports=tuple(body["imports"]),
@@ -117,7 +103,7 @@ def _stage_of(value: Mapping[str, Any]) -> Stage:
 
 def feedback_row(item: Feedback) -> dict[str, Any]:
     """All columns of `feedback` but `announced`."""
-    return {**asdict(item), "request_id": item.request_id or None, "create_time": to_micros(item.create_time)}
+    return {**asdict(item), "request_id": item.request_id or None, "create_time": item.create_time}
 
 
 def feedback_of(row: Mapping[Any, Any]) -> Feedback:
@@ -128,12 +114,8 @@ def feedback_of(row: Mapping[Any, Any]) -> Feedback:
         rating=row["rating"],
         correction=row["correction"],
         author=row["author"],
-        create_time=from_micros(row["create_time"]),
+        create_time=row["create_time"],
         model_version=row["model_version"],
         request_id=row["request_id"] or "",
         traceparent=row["traceparent"],
     )
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,10 +1,10 @@
-"""Tables of the pipeline service. Times are microseconds since 1970 in UTC; JSON is text."""
+"""Tables of the pipeline service."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, MetaData, String, Table, Text
+from sqlalchemy import Boolean, Column, Float, MetaData, String, Table
 
-from services.kit.storage.database import FreeText
+from services.kit.storage.columns import FreeText, JsonText, UtcMicros
 from services.kit.storage.requests import request_table
 
 metadata = MetaData()
@@ -19,15 +19,15 @@ cycles = Table(
     # The loop's name while the cycle is at work, then null: one cycle of a loop at a time.
     Column("at_work", String(64), nullable=True, unique=True),
     Column("state", String(16), nullable=False),
-    Column("spec", Text, nullable=False),
-    Column("body", Text, nullable=False),
+    Column("spec", JsonText, nullable=False),
+    Column("body", JsonText, nullable=False),
     # Null where the caller gave none, so that many may lack one.
     Column("request_id", String(128), nullable=True, unique=True),
     Column("traceparent", String(64), nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
     Column("announced", Boolean, nullable=False, index=True),
-    Column("create_time", BigInteger, nullable=False),
-    Column("update_time", BigInteger, nullable=False),
+    Column("create_time", UtcMicros, nullable=False),
+    Column("update_time", UtcMicros, nullable=False),
 )
 
 feedback = Table(
@@ -42,7 +42,7 @@ feedback = Table(
     Column("request_id", String(128), nullable=True, unique=True),
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False, index=True),
-    Column("create_time", BigInteger, nullable=False),
+    Column("create_time", UtcMicros, nullable=False),
 )
 
 answers = Table(
@@ -50,5 +50,5 @@ answers = Table(
     metadata,
     Column("name", String(80), primary_key=True),
     Column("model_version", String(160), nullable=False),
-    Column("answer_time", BigInteger, nullable=False, index=True),
+    Column("answer_time", UtcMicros, nullable=False, index=True),
 )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from services.kit.progress import Progress
 from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.methods import make_method
 
@@ -77,28 +77,19 @@ class Job:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerProgress:
-    """How far the worker is: `phase` is prepare, train, evaluate, compress or store; `remaining_s` is of the phase."""
-
-    phase: str
-    done: int = 0
-    total: int = 0
-    unit: str = ""
-    rate: float = 0.0
-    remaining_s: float = 0.0
-    figures: dict[str, float] = field(default_factory=dict)
-    time: float = field(default_factory=time.time)
-
-    def write(self, folder: Path) -> None:
-        """Replaces the run's progress file."""
-        write_json(folder / PROGRESS_FILE, asdict(self))
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Replaces the run's progress file; `phase` is prepare, train, evaluate, compress or store."""
+    write_json(folder / PROGRESS_FILE, progress.to_json())
 
 
-def read_progress(folder: Path) -> WorkerProgress | None:
-    """The worker's latest progress; None before the first."""
+def read_progress(folder: Path) -> Progress | None:
+    """The worker's latest progress; None before the first.
+
+    Raises:
+        ValueError, TypeError: the file is damaged.
+    """
     path = folder / PROGRESS_FILE
-    return WorkerProgress(**json.loads(path.read_text())) if path.is_file() else None
+    return Progress.from_json(json.loads(path.read_text())) if path.is_file() else None
 
 
 def write_json(path: Path, value: object) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Engine, and_, insert, or_, select, update
@@ -14,16 +13,15 @@ from sqlalchemy.exc import IntegrityError
 
 from services.kit.errors import AbortedError
 from services.kit.failure import Failure
+from services.kit.progress import Progress
 from services.kit.storage.database import read_only, translate_database_errors
 from services.training.adapters.tables import runs
 from services.training.domain.report import Report
-from services.training.domain.run import Progress, Run, RunState
+from services.training.domain.run import Run, RunState
 from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.methods import make_method
 
 logger = logging.getLogger(__name__)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _UNFINISHED = (RunState.QUEUED.value, RunState.RUNNING.value)
 
 
@@ -98,42 +96,42 @@ def _row(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "state": run.state.value,
-        "recipe": json.dumps(run.spec.to_json()),
+        "recipe": run.spec.to_json(),
         "digest": run.digest,
         "uri": run.uri,
-        "progress": json.dumps(asdict(run.progress)) if run.progress else None,
+        "progress": run.progress.to_json() if run.progress else None,
         "report": json.dumps(run.report.to_json()) if run.report else None,
-        "failure": json.dumps(asdict(run.failure)) if run.failure else None,
+        "failure": asdict(run.failure) if run.failure else None,
         "model_version": run.model_version,
         "request_id": run.request_id or None,
         "traceparent": run.traceparent,
         "attempts": run.attempts,
         "announced": run.announced,
-        "warnings": json.dumps(run.warnings),
-        "create_time": (run.create_time - _EPOCH) // _MICROSECOND,
-        "update_time": (run.update_time - _EPOCH) // _MICROSECOND,
+        "warnings": run.warnings,
+        "create_time": run.create_time,
+        "update_time": run.update_time,
     }
 
 
 def _run(row: Mapping[Any, Any]) -> Run:
     return Run(
         name=row["name"],
-        spec=TrainingSpec.from_json(json.loads(row["recipe"]), make_method),
+        spec=TrainingSpec.from_json(row["recipe"], make_method),
         digest=row["digest"],
         uri=row["uri"],
-        create_time=_EPOCH + row["create_time"] * _MICROSECOND,
-        update_time=_EPOCH + row["update_time"] * _MICROSECOND,
+        create_time=row["create_time"],
+        update_time=row["update_time"],
         state=RunState(row["state"]),
-        progress=Progress(**json.loads(row["progress"])) if row["progress"] else None,
+        progress=Progress.from_json(row["progress"]) if row["progress"] else None,
         report=_report(row),
-        failure=Failure(**json.loads(row["failure"])) if row["failure"] else None,
+        failure=Failure(**row["failure"]) if row["failure"] else None,
         model_version=row["model_version"],
         request_id=row["request_id"] or "",
         traceparent=row["traceparent"],
         cancel_requested=row["cancel_requested"],
         attempts=row["attempts"],
         announced=row["announced"],
-        warnings=tuple(json.loads(row["warnings"])),
+        warnings=tuple(row["warnings"]),
     )
 
 

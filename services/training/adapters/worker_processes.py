@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from services.kit.errors import disk_full
 from services.kit.failure import Failure
+from services.kit.progress import Progress
 from services.kit.storage.artifacts import ArtifactStore, local_path
 from services.kit.storage.signing import SigningKey
 from services.training.adapters.job import (
@@ -27,7 +27,7 @@ from services.training.adapters.job import (
 )
 from services.training.app.ports import WorkerView
 from services.training.domain.report import Report
-from services.training.domain.run import Progress, Run
+from services.training.domain.run import Run
 
 _PID_FILE = "worker.pid"
 _LOG_FILE = "worker.log"
@@ -160,11 +160,10 @@ class WorkerProcesses:
 
 def _progress(folder: Path) -> Progress | None:
     try:
-        progress = read_progress(folder)
+        return read_progress(folder)
     except (OSError, ValueError, TypeError):
         logger.warning("the progress in %s cannot be read; it goes on without", folder)
         return None
-    return Progress(**asdict(progress)) if progress else None
 
 
 def _last_lines(path: Path) -> list[str]:

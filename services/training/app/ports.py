@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.kit.failure import Failure
+from services.kit.progress import Progress
 from services.training.domain.report import Report
-from services.training.domain.run import Progress, Run
+from services.training.domain.run import Run
 from services.training.domain.training_spec import BaseModel, TrainingSpec
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
 from services.kit.failure import Failure
+from services.kit.progress import Progress
 from services.training.domain.report import Report
 from services.training.domain.training_spec import TrainingSpec
 
@@ -25,20 +25,6 @@ class RunState(Enum):
     def final(self) -> bool:
         """Whether nothing follows."""
         return self not in (RunState.QUEUED, RunState.RUNNING)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is; `remaining_s` is of the phase, `time` in seconds since 1970."""
-
-    phase: str
-    done: int = 0
-    total: int = 0
-    unit: str = ""
-    rate: float = 0.0
-    remaining_s: float = 0.0
-    figures: Mapping[str, float] = field(default_factory=dict)
-    time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

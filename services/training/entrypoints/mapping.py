@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
 
 from tidemill.common.v1 import failure_pb2
 from tidemill.training.v1 import run_pb2
 
 from services.kit.errors import InvalidArgumentError
-from services.kit.grpc.messages import failure_to, timestamp
+from services.kit.grpc.messages import failure_to, progress_to, timestamp
 from services.training.domain.report import Metric, Report
-from services.training.domain.run import Progress, Run, RunState
+from services.training.domain.run import Run, RunState
 from services.training.domain.training_spec import (
     VARIANTS,
     GenerationTask,
@@ -141,7 +140,7 @@ def run_to(run: Run) -> run_pb2.Run:
         update_time=timestamp(run.update_time),
         spec=spec_to(run.spec),
         state=_STATES[run.state],
-        progress=_progress_to(run.progress) if run.progress else None,
+        progress=progress_to(run.progress),
         report=_report_to(run.report) if run.report else None,
         failure=failure_to(run.failure),
         reused=run.reused,
@@ -149,20 +148,6 @@ def run_to(run: Run) -> run_pb2.Run:
         uri=run.uri,
         warnings=run.warnings,
     )
-
-
-def _progress_to(progress: Progress) -> failure_pb2.Progress:
-    message = failure_pb2.Progress(
-        phase=progress.phase,
-        done=progress.done,
-        total=progress.total,
-        unit=progress.unit,
-        rate=progress.rate,
-        figures=progress.figures,
-    )
-    message.remaining.FromTimedelta(timedelta(seconds=progress.remaining_s))
-    message.update_time.FromMilliseconds(round(progress.time * 1000))
-    return message
 
 
 def _metric_to(metric: Metric | None) -> failure_pb2.Metric | None:

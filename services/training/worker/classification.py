@@ -9,9 +9,7 @@ from typing import Any
 
 from services.kit.errors import FailedPreconditionError
 from services.training.adapters import encoder_builds
-from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import Job
-from services.training.adapters.snapshots import read_rows
 from services.training.domain.report import Example, Report, Variant
 from services.training.domain.training_spec import TextClassificationTask
 from services.training.engine.classifier import build_classifier
@@ -20,14 +18,14 @@ from services.training.engine.tasks import ClassificationObjective, pad_right
 from services.training.worker.phases import (
     Phase,
     check_stop,
-    checked_snapshot,
     drop_checkpoints,
     kept,
     kept_folder,
+    material_of,
     precision_warnings,
-    run_training,
     seal,
     shown_examples,
+    train_adapted,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,22 +37,16 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     """Trains, evaluates, compresses; each result is kept in the run's folder."""
     import torch
     from safetensors.torch import load_model, save_model
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
+    from transformers import AutoModel
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     spec, folder = job.spec, job.folder
     task = spec.task
     assert isinstance(task, TextClassificationTask)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     phase = Phase(job, "prepare")
-    snapshot = checked_snapshot(job)
-    base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(spec.base_model)
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
-    train_rows = read_rows(snapshot, "train", task)
-    holdout = read_rows(snapshot, "holdout", task)
-    holdout = holdout[: spec.max_eval_examples or len(holdout)]
+    material = material_of(job)
+    device, tokenizer, holdout = material.device, material.tokenizer, material.holdout
+    train_rows = material.train
     labels = sorted({row[task.label_field] for row in train_rows})
     if len(labels) < 2:
         raise FailedPreconditionError(
@@ -72,7 +64,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     holdout_ids = tokens(holdout)
     references = [row[task.label_field] for row in holdout]
     encoder: Any = AutoModel.from_pretrained(
-        str(base_folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        str(material.base_folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
     model: Any = build_classifier(encoder, encoder.config.hidden_size, len(labels), seed=spec.optimization.seed)
     phase.end()
@@ -86,10 +78,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         objective = ClassificationObjective(
             tokens(train_rows), [index[r[task.label_field]] for r in train_rows], tokenizer.pad_token_id
         )
-        figures = run_training(job, model, objective, device, should_stop)
-        kept(folder / "eval" / "train.json", lambda: figures)
-        if hasattr(model.encoder, "get_base_model"):
-            kept_folder(folder / "adapter", lambda path: model.encoder.save_pretrained(str(path)))
+        train_adapted(job, model, model.encoder, objective, device, should_stop)
         model.encoder = spec.method.merge(model.encoder)
 
         def save(path: Path) -> None:

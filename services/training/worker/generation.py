@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.training.adapters import genai_builds
-from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import Job
-from services.training.adapters.snapshots import read_rows
 from services.training.domain.report import Example, Report, Variant
 from services.training.domain.training_spec import GenerationTask, VariantName
 from services.training.engine.generation import greedy_answers, reference_losses
@@ -28,14 +26,14 @@ from services.training.engine.tasks import CompletionObjective, Pair
 from services.training.worker.phases import (
     Phase,
     check_stop,
-    checked_snapshot,
     drop_checkpoints,
     kept,
     kept_folder,
+    material_of,
     precision_warnings,
-    run_training,
     seal,
     shown_examples,
+    train_adapted,
 )
 
 logger = logging.getLogger(__name__)
@@ -45,33 +43,27 @@ _INPUT_SHOWN = 300
 def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     """Trains, evaluates, compresses; each result is kept in the run's folder."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
+    from transformers import AutoModelForCausalLM
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     spec, folder = job.spec, job.folder
     task = spec.task
     assert isinstance(task, GenerationTask)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     phase = Phase(job, "prepare")
-    snapshot = checked_snapshot(job)
-    base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(spec.base_model)
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
-    builder = prompts_of(base_folder, task)
-    holdout = read_rows(snapshot, "holdout", task)
-    holdout = holdout[: spec.max_eval_examples or len(holdout)]
+    material = material_of(job)
+    device, tokenizer, holdout = material.device, material.tokenizer, material.holdout
+    builder = prompts_of(material.base_folder, task)
     held_pairs = training_pairs(builder, tokenizer, task, holdout)
     prompts = [pair.prompt for pair in held_pairs]
     references = [row[task.target_field] for row in holdout]
-    pairs = training_pairs(builder, tokenizer, task, read_rows(snapshot, "train", task))
+    pairs = training_pairs(builder, tokenizer, task, material.train)
 
     def load(source: Path) -> Any:
         made: Any = AutoModelForCausalLM
         options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
         return made.from_pretrained(str(source), **options).to(device).eval()
 
-    model = load(base_folder)
+    model = load(material.base_folder)
     phase.end()
     check_stop(should_stop)
 
@@ -100,10 +92,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     if not merged.is_dir():
         model = spec.method.adapt(model)
         objective = CompletionObjective(pairs, tokenizer.pad_token_id or tokenizer.eos_token_id)
-        figures = run_training(job, model, objective, device, should_stop)
-        kept(folder / "eval" / "train.json", lambda: figures)
-        if hasattr(model, "get_base_model"):
-            kept_folder(folder / "adapter", lambda path: model.save_pretrained(str(path)))
+        train_adapted(job, model, model, objective, device, should_stop)
         model = spec.method.merge(model)
 
         def save(path: Path) -> None:

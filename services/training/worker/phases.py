@@ -8,7 +8,8 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ from opentelemetry import trace
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from services.kit.errors import DataLossError, UnavailableError
+from services.kit.progress import Progress
 from services.kit.storage.artifacts import ArtifactStore, digest_folder, local_path
 from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
 from services.kit.telemetry import schema
+from services.training.adapters.base_models import BaseModels
 from services.training.adapters.checkpoints import CheckpointFolder
-from services.training.adapters.job import Job, WorkerProgress, write_json
-from services.training.adapters.snapshots import check_files
+from services.training.adapters.job import Job, write_json, write_progress
+from services.training.adapters.snapshots import check_files, read_rows
 from services.training.domain.report import Report
 from services.training.engine.attention import plain_attention
 from services.training.engine.loop import Cancelled, StepProgress, train, usable_precision
@@ -61,9 +64,9 @@ class Phase:
         rate = done / (now - self._began) if done else 0.0
         if remaining_s is None:
             remaining_s = (self._total - done) / rate if rate else 0.0
-        WorkerProgress(self._name, done, self._total, self._unit, rate, remaining_s, dict(figures or {})).write(
-            self._job.folder
-        )
+        moment = datetime.now(UTC)
+        progress = Progress(self._name, done, self._total, rate, moment, self._unit, remaining_s, dict(figures or {}))
+        write_progress(self._job.folder, progress)
 
     def end(self) -> float:
         """Ends the phase.
@@ -75,6 +78,56 @@ class Phase:
         seconds = time.monotonic() - self._began
         logger.info("%s: %s took %.1f s", self._job.run, self._name, seconds)
         return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a run works with: rows hold a record's text and its required attributes."""
+
+    device: torch.device
+    base_folder: Path
+    tokenizer: Any
+    train: list[dict[str, str]]
+    holdout: list[dict[str, str]]
+
+
+def material_of(job: Job) -> Material:
+    """Checks the data set, fetches the base model, and reads both.
+
+    Raises:
+        DataLossError: a file of the data set is damaged.
+    """
+    import torch
+    from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    spec, snapshot = job.spec, checked_snapshot(job)
+    base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(spec.base_model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
+    holdout = read_rows(snapshot, "holdout", spec.task)
+    return Material(
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        base_folder=base_folder,
+        tokenizer=tokenizer,
+        train=read_rows(snapshot, "train", spec.task),
+        holdout=holdout[: spec.max_eval_examples or len(holdout)],
+    )
+
+
+def train_adapted(
+    job: Job,
+    model: nn.Module,
+    adapted: Any,
+    objective: Objective,
+    device: torch.device,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Trains a model and keeps its figures, and the adapter where the method put one on `adapted`, a part of it."""
+    figures = run_training(job, model, objective, device, should_stop)
+    kept(job.folder / "eval" / "train.json", lambda: figures)
+    if hasattr(adapted, "get_base_model"):
+        kept_folder(job.folder / "adapter", lambda path: adapted.save_pretrained(str(path)))
 
 
 def checked_snapshot(job: Job) -> Path:

@@ -12,10 +12,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from services.kit.bus.cloudevents import dead_letter, encode
-from services.kit.bus.consumer import DeliveryProcessor, _StopError
+from services.kit.bus.consumer import DeliveryProcessor
 from services.kit.bus.port import Delivery, EventHandler, OutgoingEvent
 from services.kit.bus.topics import DEAD_LETTERS, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, Topic
 from services.kit.errors import InvalidArgumentError, UnavailableError
+from services.kit.retrying import StoppedError
 
 
 class MemoryBus:
@@ -98,7 +99,7 @@ class MemoryConsumer:
         self.group, self.topic = group, topic
         self._bus = bus
         self._stop = threading.Event()
-        self._processor = DeliveryProcessor(handler, bus, wait=self._stop.wait)
+        self._processor = DeliveryProcessor(handler, bus, stop=self._stop)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -124,7 +125,7 @@ class MemoryConsumer:
                     continue
                 self._processor.process(batch)
                 self._bus.commit(self.group, batch)
-        except _StopError:
+        except StoppedError:
             pass
         finally:
             self._bus.leave(self)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from services.kit.bus.port import Delivery, OutgoingEvent
 from services.kit.bus.topics import DEAD_LETTERS, Topic
 from services.kit.errors import InvalidArgumentError, UnavailableError
 from tests.contract.bus.conftest import Bus
+from tests.waiting import wait_until
 
 Consume = Callable[..., Any]
 
@@ -49,13 +49,6 @@ class Handler:
         return sum(len(texts) for texts in self.texts.values())
 
 
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_what_is_published_arrives_as_a_cloudevent_in_order_for_each_key(
     bus: Bus, topic: Topic, consume: Consume
 ) -> None:
@@ -64,7 +57,7 @@ def test_what_is_published_arrives_as_a_cloudevent_in_order_for_each_key(
         bus.publish(topic, [event(key, str(turn)) for key in keys])
     handler = Handler()
     consume(handler)
-    until(lambda: handler.count >= 140)
+    wait_until(lambda: handler.count >= 140)
     assert handler.texts == {key: [str(turn) for turn in range(20)] for key in keys}
     delivery = handler.deliveries[0]
     assert delivery.event_type == "tidemill.cleaning.v1.RecordCleaned"
@@ -102,8 +95,8 @@ def test_poison_goes_to_the_dead_letters_as_it_came_and_stalls_nobody(bus: Bus, 
 
     handler = Handler(refuse)
     consume(handler)
-    until(lambda: handler.count >= 2)
-    until(lambda: len([d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == mark]) >= 3)
+    wait_until(lambda: handler.count >= 2)
+    wait_until(lambda: len([d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == mark]) >= 3)
     letters = {d.headers["dlq_reason"]: d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == mark}
     assert handler.texts == {"a": ["1", "2"]}
     foreign = next(d for d in bus.messages(DEAD_LETTERS) if d.value == mark)
@@ -124,7 +117,7 @@ def test_poison_larger_than_a_dead_letter_may_be_is_cut_and_stalls_nobody(
     bus.publish(topic, [event("a", "2")])
     handler = Handler()
     consume(handler)
-    until(lambda: handler.count >= 1)
+    wait_until(lambda: handler.count >= 1)
     (letter,) = [d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == topic.name.encode()]
     assert large.startswith(letter.value)
     assert len(letter.value) > 3_000_000
@@ -144,7 +137,7 @@ def test_what_a_retry_may_mend_is_tried_until_it_works_in_order(bus: Bus, topic:
 
     handler = Handler(away)
     consume(handler)
-    until(lambda: handler.count >= 5)
+    wait_until(lambda: handler.count >= 5)
     assert failures == 4
     # A batch that failed halfway is done again, so an event may come twice; none comes after a later one is done.
     assert list(dict.fromkeys(handler.texts["a"])) == ["0", "1", "2", "3", "4"]
@@ -165,7 +158,7 @@ def test_a_defect_of_a_handler_is_tried_again_before_it_counts_as_poison(
     handler = Handler(defect)
     bus.publish(topic, [event("a", "bad"), event("a", "good")])
     consume(handler)
-    until(lambda: handler.texts["a"] == ["good"])
+    wait_until(lambda: handler.texts["a"] == ["good"])
     letters = [d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == topic.name.encode()]
     assert [d.headers["dlq_reason"] for d in letters] == [b"UNEXPECTED"]
     assert tries > 1
@@ -184,14 +177,14 @@ def test_what_was_not_done_when_a_consumer_ended_comes_to_the_next(bus: Bus, top
     first.stop()
     second = Handler()
     member = consume(second)
-    until(lambda: second.count >= 3)
+    wait_until(lambda: second.count >= 3)
     assert second.texts == {"a": ["0", "1", "2"]}
     # What was done is committed: the third gets what is new only.
     member.stop()
     bus.publish(topic, [event("a", "new")])
     third = Handler()
     consume(third)
-    until(lambda: third.count >= 1)
+    wait_until(lambda: third.count >= 1)
     assert third.texts == {"a": ["new"]}
 
 
@@ -210,7 +203,7 @@ def test_two_members_share_the_work_and_lose_nothing_when_one_leaves(bus: Bus, t
     def got() -> set[tuple[str, str]]:
         return {(key, text) for handler in (one, two) for key, texts in handler.texts.items() for text in texts}
 
-    until(lambda: got() == wanted)
+    wait_until(lambda: got() == wanted)
 
 
 def test_groups_do_not_know_of_each_other(bus: Bus, topic: Topic, consume: Consume) -> None:
@@ -218,7 +211,7 @@ def test_groups_do_not_know_of_each_other(bus: Bus, topic: Topic, consume: Consu
     one, two = Handler(), Handler()
     consume(one)
     consume(two, group=f"other-{topic.name}")
-    until(lambda: one.count == 1 and two.count == 1)
+    wait_until(lambda: one.count == 1 and two.count == 1)
 
 
 def test_an_event_continues_the_trace_of_its_publisher_or_its_own(bus: Bus, topic: Topic, consume: Consume) -> None:
@@ -230,7 +223,7 @@ def test_an_event_continues_the_trace_of_its_publisher_or_its_own(bus: Bus, topi
     bus.publish(topic, [event("c", "3")])
     handler = Handler()
     consume(handler)
-    until(lambda: handler.count >= 3)
+    wait_until(lambda: handler.count >= 3)
     traces = {
         delivery.key: trace.get_current_span(trace_context(delivery)).get_span_context().trace_id
         for delivery in handler.deliveries

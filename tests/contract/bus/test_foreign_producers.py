@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.port import Delivery
 from services.kit.bus.topics import DEAD_LETTERS, Topic
 from tests.contract.bus.conftest import KafkaBus
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -31,10 +31,7 @@ class RecordingHandler:
         self.values += [delivery.value for delivery in batch]
 
     def wait_for(self, value: bytes) -> None:
-        deadline = time.monotonic() + 60
-        while value not in self.values:
-            assert time.monotonic() < deadline, self.values
-            time.sleep(0.02)
+        wait_until(lambda: value in self.values, f"{value!r}")
 
 
 @contextmanager

@@ -81,10 +81,6 @@ def put(bus: KafkaBus, topic: Topic, first: int, count: int) -> None:
         bus.put(topic, b"k", str(number).encode(), [])
 
 
-def until(condition: Callable[[], bool]) -> None:
-    wait_until(condition, "the awaited state", 60)
-
-
 def committed(admin: KafkaAdminClient, topic: Topic) -> int:
     found = admin.list_group_offsets({topic.readers[0]: None})[topic.readers[0]]
     place = TopicPartition(topic.name, 0)
@@ -96,19 +92,19 @@ def test_what_was_deleted_while_a_reader_was_away_is_told_once_and_the_rest_is_r
 ) -> None:
     first = join()
     put(kafka_bus, topic, 0, 10)
-    until(lambda: committed(admin, topic) == 10)
+    wait_until(lambda: committed(admin, topic) == 10)
     first.consumer.stop()
     put(kafka_bus, topic, 10, 500)
     admin.delete_records({TopicPartition(topic.name, 0): 358})
     second = join()
-    until(lambda: len(second.values) == 152)
+    wait_until(lambda: len(second.values) == 152)
     assert second.lost == [LostMessages(topic.name, 0, 10, 358)]
     assert second.lost[0].count == 348
     assert second.values[0] == b"358"
     second.consumer.stop()
     third = join()
     put(kafka_bus, topic, 510, 1)
-    until(lambda: third.values == [b"510"])
+    wait_until(lambda: third.values == [b"510"])
     assert (first.lost, third.lost) == ([], [])
 
 
@@ -117,26 +113,26 @@ def test_what_was_deleted_before_the_first_commit_and_to_the_last_message_is_tol
 ) -> None:
     """Nothing is left to read then, so that nothing but the offsets can tell."""
     first = join()
-    until(lambda: committed(admin, topic) == 0)
+    wait_until(lambda: committed(admin, topic) == 0)
     first.consumer.stop()
     put(kafka_bus, topic, 0, 20)
     admin.delete_records({TopicPartition(topic.name, 0): 20})
     second = join()
-    until(lambda: second.lost == [LostMessages(topic.name, 0, 0, 20)])
-    until(lambda: committed(admin, topic) == 20)
+    wait_until(lambda: second.lost == [LostMessages(topic.name, 0, 0, 20)])
+    wait_until(lambda: committed(admin, topic) == 20)
 
 
 def test_a_loss_that_could_not_be_noted_is_told_again_and_nothing_is_read_before(
     kafka_bus: KafkaBus, topic: Topic, join: Join, admin: KafkaAdminClient
 ) -> None:
     first = join()
-    until(lambda: committed(admin, topic) == 0)
+    wait_until(lambda: committed(admin, topic) == 0)
     first.consumer.stop()
     put(kafka_bus, topic, 0, 20)
     admin.delete_records({TopicPartition(topic.name, 0): 15})
     second = Member(kafka_bus, topic, topic.readers[0])
     second.failures = 2
-    until(lambda: len(second.values) == 5)
+    wait_until(lambda: len(second.values) == 5)
     second.consumer.stop()
     assert second.failures == 0
     assert second.lost == [LostMessages(topic.name, 0, 0, 15)]
@@ -150,7 +146,7 @@ def test_a_topic_keeps_what_its_reader_has_not_read_however_old_it_is(
     assert admin.describe_configs([resource])["topic"][topic.name]["retention.ms"]["value"] == "-1"
     first = join()
     put(kafka_bus, topic, 0, 10)
-    until(lambda: committed(admin, topic) == 10)
+    wait_until(lambda: committed(admin, topic) == 10)
     first.consumer.stop()
     put(kafka_bus, topic, 10, 10)
     reader = KafkaConsumer(bootstrap_servers=kafka_bus.bootstrap)
@@ -162,5 +158,5 @@ def test_a_topic_keeps_what_its_reader_has_not_read_however_old_it_is(
     assert reader.beginning_offsets([place]) == {place: 10}
     reader.close()
     second = join()
-    until(lambda: len(second.values) == 10)
+    wait_until(lambda: len(second.values) == 10)
     assert second.lost == []

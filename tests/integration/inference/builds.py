@@ -11,14 +11,11 @@ from typing import Any
 
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
+from tests.models import make_language_model
 
 LABELS = ("negative", "positive")
 WORDS = ("[PAD]", "[UNK]", "bad", "awful", "good", "lovely", "the", "room", "is")
 TEMPLATE = "Write a headline.\n\n{text}"
-CHAT = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 SENTENCES = ("the room is good and lovely", "a headline of the article", "user assistant system", "房间很好", "Ünïcödé")
 
 
@@ -110,42 +107,7 @@ def finish_generator(folder: Path) -> str:
 
 def make_generator(folder: Path, scratch: Path) -> str:
     """A language model with random weights, context 256; what it writes is noise, the same noise each time."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    make_tokenizer: Any = PreTrainedTokenizerFast
-    fast = make_tokenizer(
-        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    fast.chat_template = CHAT
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        tie_word_embeddings=False,
-    )
-    merged = scratch / "merged"
-    LlamaForCausalLM(config).save_pretrained(merged)
-    fast.save_pretrained(merged)
+    merged = make_language_model(scratch / "merged", SENTENCES)
     folder.parent.mkdir(parents=True, exist_ok=True)
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(merged), "-o", str(folder)]
     builder += ["-p", "fp32", "-e", "cpu", "-c", str(scratch / "cache"), "--extra_options", "prune_lm_head=true"]

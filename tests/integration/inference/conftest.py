@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,17 +27,9 @@ from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from services.kit.ids import new_id
 from tests.integration.inference.builds import finish_generator, make_classifier, make_generator
+from tests.waiting import wait_until
 
 _ROOT = Path(__file__).parents[3]
-
-
-def wait_for(met: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """The first true value of `met`, asked again and again."""
-    deadline = time.monotonic() + seconds
-    while not (value := met()):
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.1)
-    return value
 
 
 @dataclass(frozen=True)
@@ -130,7 +122,7 @@ class InferenceProcess:
                 return False
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-        wait_for(serves, 180)
+        wait_until(serves, patience_s=180)
 
     def kill(self) -> None:
         """kill -9."""

@@ -23,7 +23,8 @@ from tritonclient.utils import InferenceServerException
 from infra.stack.state import StackState
 from services.inference.triton_models.text_stream import IncrementalDecoder
 from tests.integration.inference.builds import TEMPLATE
-from tests.integration.inference.conftest import Builds, InferenceProcess, SpanReceiver, wait_for
+from tests.integration.inference.conftest import Builds, InferenceProcess, SpanReceiver
+from tests.waiting import wait_for, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -145,7 +146,7 @@ def test_a_caller_that_leaves_ends_the_generation(inference: InferenceProcess, w
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(leave, range(8)))
     receiver, _ = spans
-    ended = wait_for(lambda: (s := _named(receiver, trace_id, "generate")) and len(s) == 8 and s)
+    ended = wait_for(lambda: _named(receiver, trace_id, "generate"), lambda found: len(found) == 8)
     cancelled = [span for span in ended if span.status.message == "cancelled by the caller"]
     assert cancelled
     for span in cancelled:
@@ -202,7 +203,7 @@ def test_one_trace_goes_from_the_caller_into_triton(
         ours = {span.span_id: span for service, span in found if service == "inference"}
         return len(inside) == 2 and all(span.parent_span_id in ours for span in inside) and (inside, ours)
 
-    inside, ours = wait_for(whole)
+    inside, ours = wait_until(whole)
     assert {span.name for span in inside} == {f"triton.{model}.execute", f"triton.{writer}.generate"}
     assert all(ours[span.parent_span_id].parent_span_id == root for span in inside)
     generated = next(span for span in inside if span.name.endswith("generate"))

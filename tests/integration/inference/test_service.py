@@ -20,7 +20,8 @@ from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from infra.stack.state import StackState
-from tests.integration.inference.conftest import Builds, InferenceProcess, wait_for
+from tests.integration.inference.conftest import Builds, InferenceProcess
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -63,7 +64,7 @@ def _events(stack: StackState, topic: str, kind: Any, wanted: Any) -> Any:
                     found.append(kind.FromString(record.value))
             return any(wanted(item) for item in found)
 
-        wait_for(look)
+        wait_until(look)
         return [item for item in found if wanted(item)]
     finally:
         consumer.close()
@@ -220,7 +221,7 @@ def test_what_triton_forgot_is_loaded_again(
         triton.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout=30)
         shutil.rmtree(stack.triton_repository / model)
         ready = service_pb2.ModelReadyRequest(name=model, version="2")
-        wait_for(lambda: triton.ModelReady(ready, timeout=5).ready)
+        wait_until(lambda: triton.ModelReady(ready, timeout=5).ready)
     assert _predict(inference, model, "good").predictions[0].label == "negative"
 
 

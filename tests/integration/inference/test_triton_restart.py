@@ -18,7 +18,8 @@ from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import model_pb2
 
 from infra.stack.testing import REUSE, running_parts
-from tests.integration.inference.conftest import Builds, InferenceProcess, SpanReceiver, wait_for
+from tests.integration.inference.conftest import Builds, InferenceProcess, SpanReceiver
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -51,7 +52,7 @@ def test_models_answer_again_after_triton_was_killed(
                         refused.append(error)
                         return None
 
-                return wait_for(ask, 60)
+                return wait_until(ask, patience_s=60)
 
             answer = first_answer(service.stub.Predict, predict)
             assert answer.predictions[0].label == "negative"
@@ -111,4 +112,4 @@ def test_a_model_whose_process_dies_comes_back_and_leaves_no_caller_waiting(
         except grpc.RpcError:
             return None
 
-    assert wait_for(answers, 60).model_version == f"models/{model}/versions/1"
+    assert wait_until(answers, patience_s=60).model_version == f"models/{model}/versions/1"

@@ -24,6 +24,7 @@ from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import FEEDBACK, PIPELINE_EVENTS, PREDICTIONS
 from tests.integration.pipeline.conftest import Peers, PipelineProcess
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.real
 
@@ -51,13 +52,7 @@ def create(stub: PipelineServiceStub, name: str) -> Cycle:
 
 
 def until(stub: PipelineServiceStub, name: str, reached: Callable[[Cycle], bool]) -> Cycle:
-    deadline = time.monotonic() + 60
-    while True:
-        cycle = stub.GetCycle(pb.GetCycleRequest(name=name), timeout=10).cycle
-        if reached(cycle):
-            return cycle
-        assert time.monotonic() < deadline, cycle
-        time.sleep(0.05)
+    return wait_for(lambda: stub.GetCycle(pb.GetCycleRequest(name=name), timeout=10).cycle, reached)
 
 
 def trains(cycle: Cycle) -> bool:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,24 +25,27 @@ from infra.stack.process import TAG, start_ticks, tagged
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state
 from infra.stack.supervisor import Supervisor
 from tests.integration.stack.tiny_stack import BROKEN, QUICK, STUBBORN, chain, child, layout_of, notes_of
+from tests.waiting import eventually, eventually_is
 
 _PATIENCE_S = 30.0
 
 
 async def until(state: Path, holds: Callable[[StackState], bool]) -> StackState:
-    end = time.monotonic() + _PATIENCE_S
-    while not holds(stack := read_state(layout_of(state))):
-        assert time.monotonic() < end, f"it never came: {stack}"
-        await asyncio.sleep(0.02)
-    return stack
+    async def read() -> StackState:
+        return read_state(layout_of(state))
+
+    return await eventually_is(read, holds)
 
 
 async def assert_nothing_left(state: Path) -> None:
     """A killed process may take an instant to go."""
-    end = time.monotonic() + _PATIENCE_S
-    while left := tagged(state):
-        assert time.monotonic() < end, f"left behind: {left}"
-        await asyncio.sleep(0.02)
+
+    def look() -> bool:
+        left = tagged(state)
+        assert not left, left
+        return True
+
+    await eventually(look, "the end of all processes")
 
 
 def ready(stack: StackState) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -28,17 +27,6 @@ from tests.service_process import ServiceProcess, free_port
 
 _PATIENCE_S = 90.0
 T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T | None]) -> T:
-    """What `look` finds at last: what was written can be found about a second later."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"waited in vain: {found!r}"
-        time.sleep(0.1)
 
 
 class TelemetryProcess(ServiceProcess):

@@ -25,9 +25,10 @@ from tidemill.telemetry.v1 import telemetry_service_pb2 as pb
 
 from infra.stack.state import StackState
 from infra.stack.testing import REUSE
-from tests.integration.telemetry.conftest import Emitter, TelemetryProcess, behind_proxy, eventually
+from tests.integration.telemetry.conftest import Emitter, TelemetryProcess, behind_proxy
 from tests.integration.telemetry.cuttable_proxy import CuttableProxy
 from tests.unit.telemetry.requests import any_value, logs, pairs, spans
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -77,9 +78,9 @@ def test_the_same_sent_again_changes_nothing(telemetry: TelemetryProcess, servic
         )
     # Sent later, it is found later: all that came before is found then.
     telemetry.logs.Export(_lines(1, f"{service_name}-after"), timeout=30)
-    eventually(lambda: telemetry.total(f"service:{service_name}-after"))
+    wait_until(lambda: telemetry.total(f"service:{service_name}-after"))
     assert telemetry.total(f"service:{service_name}") == 20
-    found = eventually(
+    found = wait_until(
         lambda: (
             telemetry.search.SearchTraces(pb.SearchTracesRequest(query=f"service:{service_name}"), timeout=30).traces
         )
@@ -101,7 +102,7 @@ def test_what_elasticsearch_refuses_is_told_and_the_rest_is_kept(
     answer = telemetry.logs.Export(request, timeout=30)
     assert answer.partial_success.rejected_log_records == 2
     assert "its time is" in answer.partial_success.error_message
-    eventually(lambda: telemetry.total(f"service:{service_name}") == 3)
+    wait_until(lambda: telemetry.total(f"service:{service_name}") == 3)
     assert sorted(_messages(telemetry, service_name)) == ["line 0", "line 3", "line 4"]
     assert telemetry.metric(metric) == before + 2
 
@@ -118,7 +119,7 @@ def test_any_attributes_do_not_grow_the_mapping(
     telemetry.logs.Export(_lines(1, service_name, **attributes), timeout=30)
     index = time.strftime("tidemill-logs-%Y.%m.%d", time.gmtime())
     assert service_name not in json.dumps(_http(stack, "GET", f"/{index}/_mapping"))
-    eventually(lambda: telemetry.total(f"key1.{service_name}:1") == 1)
+    wait_until(lambda: telemetry.total(f"key1.{service_name}:1") == 1)
 
 
 def test_a_short_outage_is_waited_out_and_a_longer_one_is_told(
@@ -140,7 +141,7 @@ def test_a_short_outage_is_waited_out_and_a_longer_one_is_told(
 
         # The first waits in the queue, which is full with it.
         waiting = telemetry.logs.Export.future(first, timeout=30)
-        eventually(lambda: telemetry.metric("telemetry_queue_bytes") > 0)
+        wait_until(lambda: telemetry.metric("telemetry_queue_bytes") > 0)
         with pytest.raises(grpc.RpcError) as caught:
             telemetry.logs.Export(second, timeout=30)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -148,7 +149,7 @@ def test_a_short_outage_is_waited_out_and_a_longer_one_is_told(
         proxy.restore()
         assert not waiting.result(timeout=30).HasField("partial_success")
         telemetry.logs.Export(second, timeout=30)
-        eventually(lambda: telemetry.total(f"service:{service_name}") == 20)
+        wait_until(lambda: telemetry.total(f"service:{service_name}") == 20)
         assert telemetry.metric("telemetry_queue_bytes") == 0
         assert "takes all again" in telemetry.log.read_text()
 
@@ -162,10 +163,10 @@ def test_it_starts_without_elasticsearch_and_takes_what_waits_when_it_comes(
     try:
         telemetry.start()
         waiting = telemetry.logs.Export.future(_lines(1, service_name), timeout=30)
-        eventually(lambda: telemetry.metric("telemetry_queue_bytes") > 0)
+        wait_until(lambda: telemetry.metric("telemetry_queue_bytes") > 0)
         proxy.restore()
         assert not waiting.result(timeout=30).HasField("partial_success")
-        eventually(lambda: telemetry.total(f"service:{service_name}") == 1)
+        wait_until(lambda: telemetry.total(f"service:{service_name}") == 1)
     finally:
         telemetry.kill()
         proxy.close()
@@ -181,8 +182,8 @@ def test_an_elasticsearch_that_comes_back_empty_gets_its_templates_again(
             target=lambda: sent.append(telemetry.logs.Export(_lines(1, service_name), timeout=30))
         )
         waiting.start()
-        eventually(lambda: telemetry.metric("telemetry_queue_bytes") > 0)
-        eventually(lambda: "does not answer" in telemetry.log.read_text())
+        wait_until(lambda: telemetry.metric("telemetry_queue_bytes") > 0)
+        wait_until(lambda: "does not answer" in telemetry.log.read_text())
         _http(stack, "DELETE", "/_index_template/tidemill-logs")
         proxy.restore()
         waiting.join(30)
@@ -217,8 +218,8 @@ def test_a_template_of_somebody_else_in_the_way_is_told_and_loses_nothing(
                 return bool(telemetry.logs.Export(lines, timeout=30) is not None)
             return False
 
-        eventually(taken)
-        eventually(lambda: telemetry.total(f"service:{service_name}") == 1)
+        wait_until(taken)
+        wait_until(lambda: telemetry.total(f"service:{service_name}") == 1)
         assert telemetry.stop() == 0
     finally:
         telemetry.kill()
@@ -242,7 +243,7 @@ def test_at_its_start_it_leaves_a_later_template_and_deletes_the_days_that_are_o
     try:
         telemetry.start()
         assert _http(stack, "GET", path)["index_templates"][0]["index_template"]["version"] == 1_000_000
-        eventually(lambda: over not in _indices(stack))
+        wait_until(lambda: over not in _indices(stack))
         assert _indices(stack) >= others
         assert telemetry.stop() == 0
     finally:
@@ -258,7 +259,7 @@ def test_kills_of_the_service_and_of_elasticsearch_lose_no_line_and_double_none(
     telemetry.start()
     try:
         emitter = emit(service_name, telemetry.endpoint, lines=300, seconds=3)
-        eventually(lambda: telemetry.total(f"service:{service_name}") >= 30)
+        wait_until(lambda: telemetry.total(f"service:{service_name}") >= 30)
         # Not one that others use.
         if REUSE not in os.environ:
             pid = stack.children["elasticsearch"].pid
@@ -275,7 +276,7 @@ def test_kills_of_the_service_and_of_elasticsearch_lose_no_line_and_double_none(
                 return telemetry.total(f"service:{service_name}") >= 301 and len(roots) > 0
             return False
 
-        eventually(is_whole)
+        wait_until(is_whole)
         trace_id = emitter.finish()
         assert Counter(_messages(telemetry, service_name)) == Counter(["it broke", *(f"line {n}" for n in range(300))])
         trace = telemetry.search.GetTrace(pb.GetTraceRequest(trace_id=trace_id), timeout=30)

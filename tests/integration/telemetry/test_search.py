@@ -16,8 +16,9 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from tidemill.telemetry.v1 import telemetry_service_pb2 as pb
 
-from tests.integration.telemetry.conftest import Emitter, TelemetryProcess, eventually
+from tests.integration.telemetry.conftest import Emitter, TelemetryProcess
 from tests.unit.telemetry.requests import any_value, logs, pairs, spans
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -63,7 +64,7 @@ def test_what_a_process_logs_and_traces_is_found(
     trace_id = emit(service_name, telemetry.endpoint, lines=30).finish()
 
     # Spans and lines lie in two indices, of which one may show its news a moment sooner.
-    eventually(lambda: telemetry.total(f"service:{service_name}") == 31 and _roots(telemetry, service_name))
+    wait_until(lambda: telemetry.total(f"service:{service_name}") == 31 and _roots(telemetry, service_name))
     found = telemetry.search.GetTrace(pb.GetTraceRequest(trace_id=trace_id), timeout=30)
     assert not found.truncated
     assert [span.name for span in found.spans] == ["root", "step", "step", "step"]
@@ -91,7 +92,7 @@ def test_the_query_language(telemetry: TelemetryProcess, service_name: str) -> N
         _record("dog 狗很好", now - 1, severity_number=17, attributes=pairs({"exception.type": "BarkError"})),
     ]
     telemetry.logs.Export(logs(records, scope="pets.home", service_name=service_name), timeout=30)
-    eventually(lambda: telemetry.total(f"service:{service_name}") == 3)
+    wait_until(lambda: telemetry.total(f"service:{service_name}") == 3)
     counts = {
         "cat": 2,
         "cat dog": 1,
@@ -125,7 +126,7 @@ def test_times_bound_a_search_to_the_nanosecond(telemetry: TelemetryProcess, ser
     now = time.time_ns()
     telemetry.logs.Export(logs([_record(str(n), now + n) for n in range(5)], service_name=service_name), timeout=30)
     query = f"service:{service_name}"
-    eventually(lambda: telemetry.total(query) == 5)
+    wait_until(lambda: telemetry.total(query) == 5)
     request = pb.SearchLogsRequest(query=query, start_time=_stamp(now + 1), end_time=_stamp(now + 4))
     answer = telemetry.search.SearchLogs(request, timeout=30)
     assert [record.message for record in answer.records] == ["3", "2", "1"]
@@ -141,7 +142,7 @@ def test_pages_hold_each_line_once_newest_first(telemetry: TelemetryProcess, ser
     records = [_record(f"line {n}", time_ns) for n, time_ns in enumerate(times)]
     telemetry.logs.Export(logs(records, service_name=service_name), timeout=30)
     query = f"service:{service_name}"
-    eventually(lambda: telemetry.total(query) == 25)
+    wait_until(lambda: telemetry.total(query) == 25)
     request, pages = pb.SearchLogsRequest(query=query, page_size=7), []
     while True:
         answer = telemetry.search.SearchLogs(request, timeout=30)
@@ -175,7 +176,7 @@ def test_the_trace_of_a_caller_whose_own_spans_are_elsewhere_is_found(telemetry:
     def names() -> set[str]:
         return {trace.root.name for trace in telemetry.search.SearchTraces(request, timeout=30).traces}
 
-    assert eventually(lambda: names() == {"/Generate", "process tidemill.inbound"})
+    assert wait_until(lambda: names() == {"/Generate", "process tidemill.inbound"})
 
 
 def test_traces_are_found_by_their_root(telemetry: TelemetryProcess, service_name: str) -> None:
@@ -190,7 +191,7 @@ def test_traces_are_found_by_their_root(telemetry: TelemetryProcess, service_nam
     def names(query: str) -> list[str]:
         return _roots(telemetry, service_name, query)
 
-    assert eventually(lambda: names("")) == ["Area/Train", "Area/Predict"]
+    assert wait_until(lambda: names("")) == ["Area/Train", "Area/Predict"]
     found = {
         query: names(query)
         for query in (
@@ -282,6 +283,6 @@ def test_a_trace_larger_than_an_answer_is_cut_at_its_end(telemetry: TelemetryPro
             return None
         return answer if answer.truncated else None
 
-    found = eventually(whole)
+    found = wait_until(whole)
     assert len(found.spans) == 10_000
     assert (found.spans[0].name, found.spans[-1].name) == ("span 0", "span 9999")

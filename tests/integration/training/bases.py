@@ -6,52 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-CHAT = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+from tests.models import make_language_model
+
 GOOD, BAD = ("good", "lovely", "clean", "kind"), ("bad", "awful", "dirty", "rude")
 _NEUTRAL = ("the", "room", "was", "and", "staff", "very", "hotel", "again")
 
 
-def make_language_model(folder: Path) -> Path:
-    """A Llama of two layers with a byte-level tokenizer and a chat template, context 256."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([" ".join((*GOOD, *BAD, *_NEUTRAL))], trainer)
-    make_tokenizer: Any = PreTrainedTokenizerFast
-    fast = make_tokenizer(
-        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    fast.chat_template = CHAT
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        tie_word_embeddings=False,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
+def make_writer(folder: Path) -> Path:
+    """A language model that knows the words of `write_reviews`."""
+    return make_language_model(folder, [" ".join((*GOOD, *BAD, *_NEUTRAL))])
 
 
 def make_encoder(folder: Path) -> Path:

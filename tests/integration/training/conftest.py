@@ -27,7 +27,8 @@ from infra.stack.testing import running_parts
 from services.kit.bus.kafka import ensure_topics
 from services.kit.bus.topics import TRAINING_EVENTS
 from services.kit.storage.signing import TrustedKeys
-from tests.integration.training.bases import make_encoder, make_language_model, write_reviews
+from tests.integration.training.bases import make_encoder, make_writer, write_reviews
+from tests.waiting import wait_for
 
 _ROOT = Path(__file__).parents[3]
 M = TypeVar("M", bound=Message)
@@ -79,9 +80,7 @@ class RunInputs:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     """Base models and a snapshot."""
     folder = tmp_path_factory.mktemp("inputs")
-    return RunInputs(
-        make_language_model(folder / "llama"), make_encoder(folder / "bert"), write_reviews(folder / "snapshot")
-    )
+    return RunInputs(make_writer(folder / "llama"), make_encoder(folder / "bert"), write_reviews(folder / "snapshot"))
 
 
 @dataclass
@@ -182,11 +181,7 @@ class TrainingProcess:
 
     def wait(self, name: str, met: Callable[[run_pb2.Run], object], seconds: float = 240) -> run_pb2.Run:
         """The run once `met` holds."""
-        deadline = time.monotonic() + seconds
-        while not met(run := self.get(name)):
-            assert time.monotonic() < deadline, f"{run}\n{self.log.read_text()[-4000:]}"
-            time.sleep(0.1)
-        return run
+        return wait_for(lambda: self.get(name), met, f"the run, of which {self.log} tells more,", seconds)
 
     def run_folder(self, name: str) -> Path:
         """Where a run keeps its files."""

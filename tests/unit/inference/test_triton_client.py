@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ from services.kit.errors import (
     UnavailableError,
 )
 from services.kit.prompts import TOO_LONG
+from tests.waiting import eventually
 
 DEAD = "Stub process 'm_0_0' is not healthy."
 REFUSED = "Give exactly one of `text` and `messages_json`, with one element."
@@ -94,12 +95,6 @@ async def _client(fake: FakeTriton, suspected: list[str], limits: Limits | None 
         await server.stop(None)
 
 
-async def _until(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not met():  # noqa: ASYNC110 - the fake is asked from outside
-            await asyncio.sleep(0.01)
-
-
 async def test_a_silent_stream_of_a_dead_model_ends() -> None:
     fake, suspected = FakeTriton(), list[str]()
     fake.probe_answer = DEAD
@@ -115,7 +110,7 @@ async def test_a_silent_stream_of_a_living_model_is_waited_for() -> None:
     fake, suspected = FakeTriton(), list[str]()
     async with _client(fake, suspected) as client:
         pieces = asyncio.create_task(_all(client))
-        await _until(lambda: fake.probes >= 3)
+        await eventually(lambda: fake.probes >= 3)
         assert not pieces.done()
         fake.speak.set()
         (piece,) = await pieces
@@ -134,7 +129,7 @@ async def test_a_death_notice_ends_older_streams_of_the_same_model_only() -> Non
     async with _client(fake, suspected) as client:
         mine = asyncio.create_task(_all(client))
         other = asyncio.create_task(_of_other(client))
-        await _until(lambda: len(fake.requests) == 2)
+        await eventually(lambda: len(fake.requests) == 2)
         with pytest.raises(UnavailableError):
             await client.classify("m", ["x"])
         with pytest.raises(UnavailableError, match="died"):
@@ -164,11 +159,11 @@ async def test_a_caller_that_leaves_ends_the_stream_in_triton() -> None:
     async with _client(fake, []) as client:
         async with aclosing(client.generate("m", Prompt(text="x"), Sampling())) as pieces:
             reading = asyncio.create_task(anext(pieces))
-            await _until(lambda: bool(fake.requests))
+            await eventually(lambda: bool(fake.requests))
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reading
-        await _until(lambda: bool(fake.ended))
+        await eventually(lambda: bool(fake.ended))
     assert fake.ended == ["m"]
 
 

@@ -32,6 +32,7 @@ from services.kit.ids import new_id
 from tests.conftest import OpenDatabase
 from tests.examples import examples
 from tests.sources import file_sources
+from tests.waiting import eventually
 
 
 class KilledError(BaseException):
@@ -328,9 +329,7 @@ async def test_imports_of_one_origin_are_pulled_one_after_the_other(harness: Har
     task = asyncio.create_task(worker.run())
 
     async def until(began: set[str]) -> None:
-        async with asyncio.timeout(60):
-            while set(runner.began) != began:  # noqa: ASYNC110 - another thread fills it
-                await asyncio.sleep(0.01)
+        await eventually(lambda: set(runner.began) == began)
 
     await until({first.name, other.name})
     # Cancelled, it still may publish: the next one waits until it has ended.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from services.kit.bus.consumer import DeliveryProcessor, _StopError
+from services.kit.bus.consumer import DeliveryProcessor
 from services.kit.bus.port import Delivery
+from services.kit.retrying import StoppedError
 
 BATCH = [Delivery("t", 0, offset, None, b"", {}, 0) for offset in range(5)]
 
@@ -17,10 +19,10 @@ class Harness:
 
     def __init__(self, handle: Callable[[Harness, Sequence[Delivery]], None]) -> None:
         self._handle = handle
-        self.stopping = False
+        self.stopping = threading.Event()
         self.done: list[int] = []
         self.buried: list[int] = []
-        self.processor = DeliveryProcessor(self, self, wait=lambda _: self.stopping)
+        self.processor = DeliveryProcessor(self, self, stop=self.stopping)
 
     def handle(self, batch: Sequence[Delivery]) -> None:
         self._handle(self, batch)
@@ -34,20 +36,21 @@ def test_told_to_stop_it_does_not_do_the_rest_of_a_batch_one_by_one() -> None:
     def handle(harness: Harness, batch: Sequence[Delivery]) -> None:
         if len(batch) > 1:
             raise ValueError("one by one, please")
-        harness.stopping = batch[0].offset == 1
+        if batch[0].offset == 1:
+            harness.stopping.set()
 
     harness = Harness(handle)
-    with pytest.raises(_StopError):
+    with pytest.raises(StoppedError):
         harness.processor.process(BATCH)
     assert harness.done == [0, 1]
 
 
 def test_what_fails_because_everything_is_closed_is_no_poison() -> None:
     def handle(harness: Harness, batch: Sequence[Delivery]) -> None:
-        harness.stopping = True
+        harness.stopping.set()
         raise RuntimeError("the database is closed")
 
     harness = Harness(handle)
-    with pytest.raises(_StopError):
+    with pytest.raises(StoppedError):
         harness.processor.process(BATCH[:1])
     assert harness.buried == []

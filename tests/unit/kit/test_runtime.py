@@ -24,6 +24,7 @@ from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from infra.stack.layout import python_path
 from services.kit.config import ServiceSettings, load_settings
 from tests.service_process import free_port
+from tests.waiting import wait_until
 
 _NAME = "pipelines/a/cycles/b"
 
@@ -53,11 +54,8 @@ class Probe:
 
     def until(self, reached: Callable[[], bool]) -> None:
         """Waits for something."""
-        deadline = time.monotonic() + 60
-        while not reached():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.words()
-            time.sleep(0.01)
+        wait_until(lambda: reached() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.log.read_text()
 
     def serves(self) -> bool:
         """Whether it is healthy."""

@@ -22,6 +22,7 @@ from services.pipeline.app.cycles import Cycles
 from services.pipeline.domain.cycle import Cycle, CycleState, StageState
 from tests.unit.pipeline.conftest import Harness
 from tests.unit.pipeline.peers import DIGEST, report
+from tests.waiting import eventually_is
 
 
 @asynccontextmanager
@@ -37,12 +38,7 @@ async def service(harness: Harness) -> AsyncIterator[Cycles]:
 
 
 async def until(cycles: Cycles, name: str, reached: Callable[[Cycle], bool]) -> Cycle:
-    for _ in range(2000):
-        cycle = await cycles.get(name)
-        if reached(cycle):
-            return cycle
-        await asyncio.sleep(0.005)
-    raise AssertionError(f"{name} stands at {cycle}")
+    return await eventually_is(lambda: cycles.get(name), reached)
 
 
 async def ended(cycles: Cycles, name: str) -> Cycle:

@@ -21,13 +21,14 @@ from services.kit.errors import (
     UnavailableError,
 )
 from services.kit.failure import Failure
+from services.kit.progress import Progress
 from services.training.adapters.run_store import SqlRunStore
 from services.training.adapters.tables import runs as runs_table
 from services.training.app.ports import WorkerView
 from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
 from services.training.domain.report import Metric, Report, Variant
-from services.training.domain.run import Progress, Run, RunState
+from services.training.domain.run import Run, RunState
 from services.training.domain.training_spec import BaseModel, Optimization, TextClassificationTask, TrainingSpec
 from services.training.engine.methods.lora import Lora
 from services.training.entrypoints.worker import run_supervision
@@ -294,7 +295,7 @@ def test_a_worker_that_was_told_to_stop_by_another_is_no_attempt(harness: Harnes
 
 
 async def test_supervision_goes_on_whatever_a_step_raises(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.training.entrypoints.worker._AWAY_S", 0.01)
+    monkeypatch.setattr("services.kit.runtime.loops.AWAY_S", 0.01)
     run = harness.runs.create(spec(), "", "")
     errors = [ValueError("nobody foresaw it"), FailedPreconditionError("not now"), UnavailableError("away")]
     seen = harness.store.unfinished

@@ -1,0 +1,42 @@
+"""How far a long-running operation is: what its store keeps and its RPCs return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Pieces done of how many (0: unknown), how many a second, and when that was so.
+
+    `unit` names a piece; `remaining_s` is left where the operation knows it better than by its rate.
+    """
+
+    phase: str
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    update_time: datetime | None = None
+    unit: str = "records"
+    remaining_s: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its JSON form; the time is seconds since 1970."""
+        return {**asdict(self), "update_time": self.update_time.timestamp() if self.update_time else None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Progress:
+        """The progress of a JSON form, also of an earlier release's.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        known = {item.name: value[item.name] for item in fields(cls) if item.name in value}
+        moment = known.get("update_time")
+        # Earlier releases wrote microseconds.
+        seconds = moment / 1e6 if moment is not None and moment > 1e12 else moment
+        return cls(**{**known, "update_time": datetime.fromtimestamp(seconds, UTC) if seconds is not None else None})
