@@ -24,7 +24,7 @@ _SEND = frozenset({Role.INGEST})
 _RUN = frozenset({Role.OPERATE})
 
 Roles = frozenset[Role] | None
-"""Roles of which one is enough; None where no key is needed."""
+"""Roles of which one is enough; None if no key is needed."""
 
 _SERVICES: Mapping[str, Mapping[str, Roles]] = {
     "tidemill.ingest.v1.IngestService": {
@@ -127,7 +127,7 @@ class Caller:
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("tidemill_caller", default=None)
-"""None where the gateway asks for no keys."""
+"""None if the gateway asks for no keys."""
 
 
 def demand(key: ApiKey, roles: Roles, what: str) -> None:
@@ -135,7 +135,7 @@ def demand(key: ApiKey, roles: Roles, what: str) -> None:
 
     Args:
         key: the caller's.
-        roles: from the table; None where no key is needed.
+        roles: from the table; None if no key is needed.
         what: the call, for the message.
 
     Raises:

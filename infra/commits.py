@@ -61,7 +61,7 @@ def check(repository: Path, base: str) -> list[str]:
 
 
 def _git(repository: Path, *arguments: str) -> str | None:
-    """What git prints; None where it fails or is not installed."""
+    """What git prints; None if it fails or is not installed."""
     try:
         done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False)
     except OSError:

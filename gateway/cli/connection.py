@@ -87,7 +87,7 @@ class Target:
     key: str | None
     key_file: Path
     tls: ClientTls | None = None
-    """None where the doors speak plain text."""
+    """None if the doors speak plain text."""
 
     @property
     def http_url(self) -> str:

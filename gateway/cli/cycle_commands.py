@@ -133,7 +133,7 @@ def run(
         return
     allow_sources(file, allow or ())
     if address is None:
-        # This machine's mesh reads this machine's files: example data that nobody fetched yet come first.
+        # This machine's mesh reads this machine's files: example data that no one fetched yet come first.
         with stack_commands.resumable(console, "the same command"):
             stack_commands.fetch(console, missing_assets(file.spec))
     with connect(address) as connection:
@@ -178,7 +178,7 @@ def missing_assets(spec: PipelineSpec) -> list[str]:
     wanted = set(assets_of(spec))
     missing = []
     for part in parts():
-        # A file of the person's own may bear an example's name.
+        # A file of the person's own may have an example's name.
         own = not any(Path(_uri_of(source)).is_relative_to(home.data / part.name) for source in spec.sources)
         is_model = spec.training.base_model.startswith(part.name)
         there = any((*home.downloads.glob(f"{part.name}*"), *home.data.glob(f"{part.name}*")))

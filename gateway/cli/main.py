@@ -15,7 +15,7 @@ from services.kit.errors import InvalidArgumentError, TidemillError
 
 EXIT_USAGE = 2
 DEBUG = "TIDEMILL_DEBUG"
-"""Environment variable: show the traceback of what nobody foresaw."""
+"""Environment variable: show the traceback of what no one foresaw."""
 
 
 def create_cli() -> typer.Typer:

@@ -44,7 +44,7 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-# Without markup and emoji codes: texts, labels and messages are anybody's, and "[/b]" or ":smile:" in one is just text.
+# Without markup and emoji codes: texts, labels and messages are anyone's, and "[/b]" or ":smile:" in one is just text.
 
 
 def stdout(width: int | None = None) -> Console:

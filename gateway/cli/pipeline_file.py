@@ -47,7 +47,7 @@ class PipelineFile:
     places: Mapping[str, tuple[int, int]] = field(repr=False)
 
     def locate(self, error: InvalidArgumentError) -> InvalidArgumentError:
-        """What a service says of the spec, told at the file's lines; the error itself where it names no field."""
+        """What a service says of the spec, with lines of the file; the error itself if it names no field."""
         violations = [FieldViolation(v.field.removeprefix("spec."), v.description) for v in error.violations]
         if not violations:
             return error
@@ -299,7 +299,7 @@ class _Reader:
             self._refuse(node, name, f"{node.value!r} is none of its values{_nearest(wanted, short)}")
 
     def _expanded(self, node: yaml.ScalarNode, name: str) -> yaml.ScalarNode | None:
-        """The node with its variables replaced; None where one is not set."""
+        """The node with its variables replaced; None if one is not set."""
         if "${" not in node.value:
             return node
         missing = [

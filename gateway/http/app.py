@@ -107,7 +107,7 @@ def _failed(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
-    """What nobody foresaw; Starlette raises it again behind this answer, and the server logs it."""
+    """What no one foresaw; Starlette raises it again behind this answer, and the server logs it."""
     failure = InternalError(
         "The request failed unexpectedly; the gateway's log tells more.",
         reason="UNEXPECTED",
@@ -118,7 +118,7 @@ def _unexpected(request: Request, error: Exception) -> Response:
 
 def _gone(request: Request, _error: Exception) -> Response:
     request.scope[CODE_KEY] = "CANCELLED"
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # no one reads it
 
 
 def _refused(request: Request, error: Exception) -> Response:

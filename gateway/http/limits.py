@@ -48,7 +48,7 @@ class ConnectionTable:
         """Counts a new connection.
 
         Returns:
-            Why it has no room, and is not counted; None where it has.
+            Why it has no room, and is not counted; None if it has.
         """
         if self._open >= self._limits.connections:
             return "The gateway has as many connections as it may; try again in a moment."

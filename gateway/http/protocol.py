@@ -179,7 +179,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The answer is written."""
         if self._phase == _BODY and not self.transport.is_closing():
-            # Nobody reads the rest of the body: neither must the connection wait for it.
+            # No one reads the rest of the body: neither must the connection wait for it.
             self.server_state.total_requests += 1
             self._linger()
             return

@@ -83,7 +83,7 @@ def digest_key(text: str) -> str:
 
 
 def id_of(text: str) -> str | None:
-    """The id inside a key's text; None where the text is no key at all."""
+    """The id inside a key's text; None if the text is no key at all."""
     found = _PATTERN.match(text)
     return found.group(1) if found else None
 

@@ -1,4 +1,4 @@
-"""Checks keys without touching the database: a copy in memory that is read anew every few seconds.
+"""Checks keys without touching the database: a copy in memory that is read again every few seconds.
 
 A revoked key is refused within `refresh_s`; a new key is let in at once, since an unknown id asks the database first.
 """
@@ -41,7 +41,7 @@ class KeyRing:
         """Args:
         load: reads all keys; it may block, it is called in a thread.
         note_uses: keeps when keys were last used; it may block, it is called in a thread every `USES_S`.
-        refresh_s: how often the copy is read anew.
+        refresh_s: how often the copy is read again.
         least_pause_s: unknown ids cause at most one reading in this time, whoever sends them; they wait for it.
         """
         self._load = load
@@ -88,7 +88,7 @@ class KeyRing:
         """The key that a request carries.
 
         Args:
-            text: the key, or None where the request has none.
+            text: the key, or None if the request has none.
 
         Raises:
             UnauthenticatedError: it is missing or not valid; the message says how to get one.

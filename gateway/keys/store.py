@@ -69,7 +69,7 @@ class KeyStore:
         """Makes a key.
 
         Returns:
-            The key as it is kept, and its text, which nobody can read again.
+            The key as it is kept, and its text, which no one can read again.
         """
         key_id, text = generate_key()
         key = ApiKey(

@@ -23,7 +23,7 @@ class Advisory:
     package: str
     affected: SpecifierSet
     accepted: str = ""
-    """Why an affected version is safe here; empty where it is not."""
+    """Why an affected version is safe here; empty if it is not."""
 
 
 def read_advisories(text: str) -> tuple[Advisory, ...]:

@@ -19,7 +19,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class PrivateNetwork:
-    """A program reaches nothing and is reached by nobody but through its guard."""
+    """A program reaches nothing and is reached by no one but through its guard."""
 
     port: int
     """Of the machine's loopback, where the guard listens; the program listens on the same one of its own network."""

@@ -40,7 +40,7 @@ _STOP_TIMEOUT_S = 120.0
 
 
 def _nobody(name: str, child: ChildState) -> None:
-    """A progress that nobody watches."""
+    """A progress that no one watches."""
 
 
 def up(

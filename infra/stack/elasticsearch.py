@@ -96,7 +96,7 @@ def credentials(state: State) -> str | None:
 
 
 def _network(state: State, port: int, user: User | None) -> PrivateNetwork | None:
-    """Its own network and the guard before it; None where this user may not have one."""
+    """Its own network and the guard before it; None if this user may not have one."""
     if not can_isolate():
         logger.warning(
             "Elasticsearch answers every user of this machine: the kernel does not let this user give it a network of "
@@ -173,7 +173,7 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
 
 
 def _configure(folder: Path, shipped: Path, ports: Mapping[str, int]) -> Path:
-    """Writes the configuration folder anew.
+    """Writes the configuration folder again.
 
     Anew, because the node's user may write in it (the node keeps its key store there), and root must not write
     through what another user may have put in the way.
@@ -203,7 +203,7 @@ def _folder_for(layout: Layout, user: User) -> Path:
     folder = _OPEN_FOLDER / f"tidemill-elasticsearch-{name}"
     folder.mkdir(mode=0o711, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != 0:
-        raise StackError(f"{folder} belongs to somebody else: remove it, or choose another TIDEMILL_STATE.")
+        raise StackError(f"{folder} belongs to someone else: remove it, or choose another TIDEMILL_STATE.")
     if not layout.state.elasticsearch.is_symlink():
         layout.state.elasticsearch.symlink_to(folder)
     return folder

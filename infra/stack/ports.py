@@ -1,4 +1,4 @@
-"""Finds ports that nobody listens on, and keeps two meshes of one user from choosing the same."""
+"""Finds ports that no one listens on, and keeps two meshes of one user from choosing the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FREE_RANGE = range(20000, 32000)
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on `port` of the loopback interface."""
+    """Whether no one listens on `port` of the loopback interface."""
     with socket.socket() as probe:
         # A port of a server that just ended is free, though old connections linger on it.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -59,7 +59,7 @@ class Machine:
     missing_modules: tuple[str, ...]
     libpython: Path | None
     root: bool = False
-    """Whether services would run as root without anybody having asked for it."""
+    """Whether services would run as root without anyone having asked for it."""
 
 
 def gather(layout: Layout) -> Machine:

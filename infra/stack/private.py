@@ -16,7 +16,7 @@ def private_folder(folder: Path) -> Path:
     """Creates a folder of mode 0700; one that exists is closed to others.
 
     Raises:
-        StackError: it is shared by all users, such as /tmp, or somebody else's.
+        StackError: it is shared by all users, such as /tmp, or someone else's.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()

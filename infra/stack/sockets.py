@@ -26,7 +26,7 @@ def place_sockets(state: State) -> Path:
     """Creates the folder for the sockets of this mesh, or checks the one that exists.
 
     Raises:
-        StackError: somebody else owns it or can enter it.
+        StackError: someone else owns it or can enter it.
     """
     folder = state.root / "sockets"
     if _fits(folder):

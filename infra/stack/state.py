@@ -179,7 +179,7 @@ def read_state(layout: Layout) -> StackState:
 
 
 def parse_state(layout: Layout) -> StackState | None:
-    """What the file says, whether or not its supervisor lives; None where that cannot be read."""
+    """What the file says, whether or not its supervisor lives; None if that cannot be read."""
     try:
         value = json.loads(layout.state.file.read_text(encoding="utf-8"))
         if value["format"] != FORMAT:

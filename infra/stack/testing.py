@@ -87,7 +87,7 @@ def _authenticate(password: Path) -> None:
 
 
 def _remove_far_folder(state_dir: Path) -> None:
-    """Started by root, Elasticsearch may have worked outside the test's folder, which nobody would clear up."""
+    """Started by root, Elasticsearch may have worked outside the test's folder, which no one would clear up."""
     folder = Layout.of(home_dir(), state_dir).state.elasticsearch
     if folder.is_symlink():
         shutil.rmtree(folder.resolve(), ignore_errors=True)

@@ -36,7 +36,7 @@ _STUB_START_S = 120
 _SOCKET_NUMBER = 1
 # Interfaces that nothing here uses. Shared memory has public holes in this version (docs/security.md); traces and logs
 # are files that a caller may name. Triton cannot leave them out, but asks for a secret before it runs them: one that
-# nobody keeps. That it stands in the command line, where every user can read it, opens nothing: the socket is closed
+# no one keeps. That it stands in the command line, where every user can read it, opens nothing: the socket is closed
 # to others, and who may open it may stop the server as well.
 _REFUSED = "shared-memory,trace,logging"
 
@@ -96,7 +96,7 @@ def shared_memory_prefix(layout: Layout) -> str:
 
 
 def place_python(folder: Path) -> Path:
-    """Writes a virtual environment that is no more than a view of this one; returns its folder of programs.
+    """Writes a virtual environment that is only a view of this one; returns its folder of programs.
 
     The stub embeds Python in isolated mode: deaf to PYTHON* variables, it takes the environment of the `python3`
     that comes first in PATH. This one has all packages of this environment and Tidemill's code, and leaves no

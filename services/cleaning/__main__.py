@@ -42,7 +42,7 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 
 async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
-    """Builds the service and wires it."""
+    """Builds the service."""
     await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="cleaning")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "cleaning")
@@ -101,7 +101,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Runs the service until it is stopped."""
     settings = load_settings(CleaningSettings)
 
     async def start(metrics: RequestMetrics) -> Service:

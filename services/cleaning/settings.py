@@ -11,11 +11,10 @@ class CleaningSettings(ServiceSettings):
     """The shared fields and those of cleaning."""
 
     await_timeout_s: float = Field(
-        600.0, gt=0, description="a build fails when no awaited record has arrived for so many seconds"
+        600.0, gt=0, description="a build fails when no awaited record has arrived for this many seconds"
     )
     lost_patience_s: float = Field(
         30.0,
         gt=0,
-        description="a build fails when no awaited record has arrived for so many seconds, of imports from before the "
-        "bus was found to have deleted records unread",
+        description="the same limit for imports from before the bus was found to have deleted records unread",
     )

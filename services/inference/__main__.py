@@ -38,7 +38,7 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 
 async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service:
-    """Builds the service and wires it."""
+    """Builds the service."""
     await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="inference")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "inference")
@@ -88,7 +88,7 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Runs the service until it is stopped."""
     settings = load_settings(InferenceSettings)
 
     async def start(metrics: RequestMetrics) -> Service:

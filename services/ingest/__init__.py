@@ -1,1 +1,1 @@
-"""Collects raw records, by push, by pull and from the bus, and makes them durable on the bus."""
+"""Collects raw records by push, by pull and from the bus, and publishes them durably."""

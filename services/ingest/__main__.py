@@ -45,7 +45,7 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 
 async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
-    """Builds the service and wires it."""
+    """Builds the service."""
     await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="ingest")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "ingest")
@@ -100,7 +100,7 @@ def _sources(settings: IngestSettings, look_ups: Executor) -> FileSources:
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Runs the service until it is stopped."""
     settings = load_settings(IngestSettings)
 
     async def start(metrics: RequestMetrics) -> Service:

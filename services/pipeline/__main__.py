@@ -39,7 +39,7 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 
 async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
-    """Builds the service and wires it."""
+    """Builds the service."""
     await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="pipeline")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "pipeline")
@@ -96,7 +96,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Runs the service until it is stopped."""
     settings = load_settings(PipelineSettings)
 
     async def start(metrics: RequestMetrics) -> Service:

@@ -37,7 +37,7 @@ SERVED = (
 
 
 async def build(settings: TelemetrySettings, metrics: RequestMetrics) -> Service:
-    """Builds the service and wires it."""
+    """Builds the service."""
     client = open_client(settings.elasticsearch_url, settings.elasticsearch_user, settings.elasticsearch_password_file)
     store = ElasticsearchStore(client)
     try:
@@ -71,7 +71,7 @@ async def build(settings: TelemetrySettings, metrics: RequestMetrics) -> Service
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Runs the service until it is stopped."""
     settings = load_settings(TelemetrySettings)
 
     async def start(metrics: RequestMetrics) -> Service:

@@ -35,7 +35,7 @@ MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 
 async def build(settings: TrainingSettings) -> Service:
-    """Builds the service and wires it."""
+    """Builds the service."""
     await asyncio.to_thread(ensure_topics, settings.brokers)
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="training")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "training")
@@ -77,7 +77,7 @@ async def build(settings: TrainingSettings) -> Service:
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Runs the service until it is stopped."""
     settings = load_settings(TrainingSettings)
 
     async def start(_: RequestMetrics) -> Service:

@@ -32,7 +32,7 @@ class Progress(Protocol):
 
 
 def silent(name: str, done: int, total: int) -> None:
-    """A progress that nobody watches."""
+    """A progress that no one watches."""
 
 
 def sha256_of(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Which files the stack fetches, from which package, with which digest.
 
 Sizes are bytes, digests SHA-256, as published on Maven Central and PyPI; a file that differs is refused.
-`python -m infra.stack.assets.lock` prints Kafka's rows anew when its version changes.
+`python -m infra.stack.assets.lock` prints Kafka's rows again when its version changes.
 """
 
 from __future__ import annotations

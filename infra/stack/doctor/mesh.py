@@ -215,7 +215,7 @@ def _triton(layout: Layout) -> Iterator[Finding]:
 
 
 def triton_version() -> str:
-    """The version of the server in the installed package, such as `2.51.0`; empty where it is not known.
+    """The version of the server in the installed package, such as `2.51.0`; empty if it is not known.
 
     Raises:
         StackError: the package is not installed.

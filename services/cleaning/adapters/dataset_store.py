@@ -17,7 +17,7 @@ from services.kit.storage.database import one_at_a_time, read_only, translate_da
 
 
 class SqlDatasetStore:
-    """Implements `DatasetStore` and `VersionStore` of `services.cleaning.app.ports`; threads share it."""
+    """Implements `DatasetStore` and `VersionStore` of `services.cleaning.app.ports`. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)

@@ -14,7 +14,7 @@ from services.kit.storage.database import read_only, translate_database_errors
 
 
 class SqlLossStore:
-    """Implements `services.cleaning.app.ports.LossStore`; threads share it."""
+    """Implements `services.cleaning.app.ports.LossStore`. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)

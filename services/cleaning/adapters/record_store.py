@@ -40,7 +40,7 @@ _KEYS_AT_ONCE = 1000
 
 
 class SqlRecordStore:
-    """Implements `services.cleaning.app.ports.RecordStore`; threads share it."""
+    """Implements `services.cleaning.app.ports.RecordStore`. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)
@@ -201,7 +201,7 @@ def _upsert_raw(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
 
 def _upsert_claims(connection: Connection, records: Sequence[RawRecord], withdrawals: Sequence[Withdrawal]) -> None:
     latest: dict[tuple[RecordKey, str], tuple[int, bool]] = {}
-    # What was pulled by a release that did not tell from where claims nothing: nobody could take it back.
+    # What was pulled by a release that did not tell from where claims nothing: no one could take it back.
     said = [((r.key, r.origin), (r.arrival, True)) for r in records if r.origin or not r.import_name]
     said += [((w.key, w.origin), (w.arrival, False)) for w in withdrawals]
     for claim, word in said:

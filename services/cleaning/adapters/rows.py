@@ -71,7 +71,7 @@ def verdict_row(verdict: Verdict, traceparent: str) -> dict[str, Any]:
 
 
 def verdict_of(row: Mapping[Any, Any], prefix: str = "") -> Verdict:
-    """Verdict of a row of `verdicts`, whose columns may bear a prefix."""
+    """Verdict of a row of `verdicts`, whose columns may have a prefix."""
     reason = row[prefix + "reason"]
     return Verdict(
         row[prefix + "record_id"],

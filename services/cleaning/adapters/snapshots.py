@@ -53,7 +53,7 @@ class FolderSnapshots:
         return _summary(uri, manifest)
 
     def _damage(self, uri: str, manifest: Mapping[str, Any]) -> str:
-        """What is wrong with the files of a snapshot; empty where nothing is."""
+        """What is wrong with the files of a snapshot; empty if nothing is."""
         for name, described in sorted(manifest["files"].items()):
             state = self._store.file_state(f"{uri}/{name}")
             if state is None:
@@ -102,7 +102,7 @@ def _record_table(rows: Sequence[SnapshotRow], columns: Sequence[str]) -> pa.Tab
         "text": [row.text for row in rows],
     }
     for column in columns:
-        # An attribute may bear the name of a column that every record has; the column wins.
+        # An attribute may have the name of a column that every record has; the column wins.
         if column not in data:
             data[column] = [row.attributes.get(column) for row in rows]
     return pa.table(data, schema=pa.schema([(name, pa.string()) for name in data]))

@@ -100,7 +100,7 @@ class Datasets:
         return self._versions.create_version(draft, request_id, self._content(draft))
 
     def _content(self, draft: DatasetVersion) -> str:
-        """Digest of the snapshot that is there of what a version would be built to now; empty where there is none."""
+        """Digest of the snapshot that is there of what a version would be built to now; empty if there is none."""
         if draft.awaited:
             counts = self._records.import_counts([item.name for item in draft.awaited])
             if any(item.arrived(counts.get(item.name)) < item.total for item in draft.awaited):

@@ -1,4 +1,4 @@
-"""What the use cases need of the outside, by role."""
+"""What the use cases need from outside, by role."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class LossStore(Protocol):
         ...
 
     def losses(self) -> Losses | None:
-        """All that was ever lost; None where nothing was."""
+        """All that was ever lost; None if nothing was."""
         ...
 
 
@@ -130,7 +130,7 @@ class VersionStore(Protocol):
 
         Args:
             draft: the version to build.
-            request_id: a repeat is answered as the first was; empty where the caller gave none.
+            request_id: a repeat is answered as the first was; empty if the caller gave none.
             content: digest of the snapshot that it would be built to, where that is known.
 
         Returns:
@@ -153,7 +153,7 @@ class VersionStore(Protocol):
         ...
 
     def update_version(self, version: DatasetVersion) -> bool:
-        """Replaces the version if it is still being built; False where it has ended meanwhile."""
+        """Replaces the version if it is still being built; False if it has ended meanwhile."""
         ...
 
     def unannounced_versions(self) -> Sequence[DatasetVersion]:
@@ -166,7 +166,7 @@ class VersionStore(Protocol):
 
 
 class Announcer(Protocol):
-    """Tells the other services; durable when a method returns. The same fact has the same event id each time."""
+    """Publishes facts to the other services; durable when a method returns. Equal facts get equal event ids."""
 
     def verdicts(self, announcements: Sequence[Announcement]) -> None:
         """Publishes what became of records."""

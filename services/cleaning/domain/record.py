@@ -78,7 +78,7 @@ class Withdrawal(_OfRecord):
 class Rejection:
     """Why a record was dropped: a stable reason, and the figures behind it, never the text itself.
 
-    `operator` is the name of the operator that dropped it; empty where the record itself was too large, or was empty at
+    `operator` is the name of the operator that dropped it; empty if the record itself was too large, or was empty at
     the end of the recipe.
     """
 

@@ -65,7 +65,7 @@ class Batch:
         self._given = [attributes for _, attributes in pairs]
         self._rejected: dict[int, tuple[Rejection, Mapping[str, str]]] = {}
         self._column: Column | None = None
-        # Whether an attribute was written since somebody last looked; all of them are new at first.
+        # Whether an attribute was written since someone last looked; all of them are new at first.
         self.attributes_changed = True
         # Name of the operator at work, for the reasons of what it drops; empty before the first and after the last.
         self.operator = ""

@@ -32,7 +32,7 @@ _SHORTEST_COMPOUND: Final = 4
 
 
 class WordwiseConverter:
-    """Converts texts; threads may share it."""
+    """Converts texts. Thread-safe."""
 
     def __init__(self, conversion: str) -> None:
         """Reads the dictionaries.

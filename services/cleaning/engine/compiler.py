@@ -27,7 +27,7 @@ _RECORDS_AT_ONCE = 2048
 
 @dataclass(frozen=True, slots=True)
 class CompiledRecipe:
-    """A recipe ready to run; threads may share it.
+    """A recipe ready to run. Thread-safe.
 
     `canonical` holds every operator with its version and all its parameters, also those left at their default;
     `digest` is its sha256, so recipes that do the same have the same digest.

@@ -1,4 +1,4 @@
-"""Characters that nobody sees: out where they mean nothing, kept where a script or an emoji needs them.
+"""Characters that no one sees: out where they mean nothing, kept where a script or an emoji needs them.
 
 Soft hyphens, zero-width spaces, joiners, direction marks, tag characters and variation selectors split words, hide
 duplicates and carry hidden text. But Persian and Indic spelling needs joiners, emoji are joined by them, flags of

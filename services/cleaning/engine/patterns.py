@@ -48,7 +48,7 @@ class ReplacementError(ValueError):
 
 
 class LinearPattern:
-    """A pattern and what to write for its matches; threads may share it."""
+    """A pattern and what to write for its matches. Thread-safe."""
 
     def __init__(self, pattern: str, replacement: str, *, ignore_case: bool = False, multiline: bool = False) -> None:
         """Compiles both.

@@ -102,7 +102,7 @@ def is_date(year: str, month: str, day: str) -> bool:
 
 
 def is_ipv6(address: str) -> bool:
-    """Whether it is an address; times of day and MAC addresses have colons, too, and `::1` and `a::b` are nobody's."""
+    """Whether it is an address; times of day and MAC addresses have colons, too, and `::1` and `a::b` are no one's."""
     if sum(bool(group) for group in address.split(":")) < 3:
         return False
     try:

@@ -18,7 +18,7 @@ _WITHDRAWN = RecordWithdrawn.DESCRIPTOR.full_name
 
 
 class RawRecordHandler:
-    """Handles deliveries of `tidemill.records.raw`; what is no valid record is refused and becomes a dead letter."""
+    """Handles deliveries of `tidemill.records.raw`; what is not a valid record is refused and becomes a dead letter."""
 
     def __init__(self, records: Records) -> None:
         self._records = records

@@ -1,4 +1,4 @@
-# ruff: noqa: N802 - the methods bear the names of the contract
+# ruff: noqa: N802 - method names follow the contract
 """CleaningService over gRPC: map in, one call, map out. The use cases block, so they run in threads."""
 
 from __future__ import annotations

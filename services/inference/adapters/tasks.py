@@ -53,7 +53,7 @@ def _generation(config: pb.ModelConfig, _: Build) -> None:
 
 def _classification(config: pb.ModelConfig, build: Build) -> None:
     config.max_batch_size = MAX_BATCH
-    # Batches form of what waits while the instance is busy; nobody waits for a batch to fill.
+    # Batches form of what waits while the instance is busy; no one waits for a batch to fill.
     config.dynamic_batching.max_queue_delay_microseconds = 0
     config.response_cache.enable = True
     config.input.add(name="text", data_type=_STRING, dims=[1])

@@ -2,7 +2,7 @@
 
 Requests name no version: Triton answers with the one that its configuration makes available, and swaps it in one step,
 so that no request falls between two versions; the response tells which one answered. A generation has a stream of its
-own: closing it cancels the generation in Triton, and one caller's error ends nobody else's stream.
+own: closing it cancels the generation in Triton, and one caller's error ends no one else's stream.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class TritonClient:
         self._guard = guard
 
     async def classify(self, model: str, texts: Sequence[str]) -> tuple[Sequence[Sequence[float]], int]:
-        """See the port. Many texts are several requests side by side, which Triton batches as it sees fit."""
+        """See the port. Many texts are several requests in parallel, which Triton batches as it sees fit."""
         chunks = [texts[at : at + MAX_BATCH] for at in range(0, len(texts), MAX_BATCH)]
         with self._errors(model):
             async with self._guard.request(model) as guarded:
@@ -137,7 +137,7 @@ class TritonClient:
             raise _away(model, "its process died while it answered")
         if "scores" not in contents:
             raise InternalError(
-                f"Triton's cache holds an answer of models/{model} without its scores: somebody asked Triton itself, "
+                f"Triton's cache holds an answer of models/{model} without its scores: someone asked Triton itself, "
                 "not a door of the mesh, for other outputs alone.",
                 reason="TRITON_ERROR",
             )

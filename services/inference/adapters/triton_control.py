@@ -17,7 +17,7 @@ _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.St
 
 
 class TritonControl:
-    """Implements `services.inference.app.ports.ModelServer`; threads may share it, close it at the end."""
+    """Implements `services.inference.app.ports.ModelServer`. Thread-safe; close it at the end."""
 
     def __init__(self, address: str, *, load_timeout_s: float) -> None:
         """Args:

@@ -249,7 +249,7 @@ def _copy_tree(source: Path, target: Path) -> None:
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             _copy(path, copy)
-            # Nobody has a reason to write to what is served.
+            # No one has a reason to write to what is served.
             copy.chmod(0o444)
 
 

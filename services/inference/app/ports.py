@@ -1,4 +1,4 @@
-"""What the use cases need of the outside, by role."""
+"""What the use cases need from outside, by role."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class ModelServer(Protocol):
 
 
 class Announcer(Protocol):
-    """Tells the other services; durable when it returns."""
+    """Publishes facts to the other services; durable when it returns."""
 
     def published(self, version: ModelVersion) -> None:
         """Tells that a version answers requests from now on."""

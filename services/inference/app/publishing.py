@@ -1,7 +1,7 @@
 """Publishes, rolls back and unpublishes; keeps the server at what the store says.
 
 One model changes at a time under its lock. The order of a publication: number (LOADING) → folder → configuration →
-load → SERVING. A crash in between leaves a LOADING version that nobody serves; the same publication takes it up again.
+load → SERVING. A crash in between leaves a LOADING version that no one serves; the same publication takes it up again.
 
 A serving version whose files do not verify and cannot be repaired fails, and the one before it serves. Where none
 verifies, the model answers nothing and says why, and it is tried again: nothing that is not verified serves.
@@ -30,7 +30,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
 
 
 class Publishing:
-    """Use cases on models and versions; threads may share it."""
+    """Use cases on models and versions. Thread-safe."""
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ class Publishing:
                 if reload:
                     self._restarts.add(model)
                 raise
-            # Somebody must mend it; trying without a pause would load and log for nothing.
+            # Someone must mend it; trying without a pause would load and log for nothing.
             pause = min(max(_FIRST_PAUSE_S, 2 * self._put_off.get(model, (0.0, 0.0))[1]), _LONGEST_PAUSE_S)
             self._put_off[model] = (self._clock.monotonic() + pause, pause)
             logger.error(
@@ -321,9 +321,9 @@ class Publishing:
         return found
 
     def _prune(self, serving: ModelVersion) -> None:
-        """Removes folders of versions beyond those kept; the store remembers them, and a roll-back places them anew.
+        """Removes folders of versions beyond those kept; the store remembers them, and a roll-back places them again.
 
-        What is still LOADING was cut off, since one model changes at a time: nobody would ever come back to it.
+        What is still LOADING was cut off, since one model changes at a time: no one would ever come back to it.
         """
         retired: list[ModelVersion] = []
         for version in list(self._every_version(serving.model)):

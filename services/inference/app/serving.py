@@ -67,12 +67,12 @@ class ServingTable:
         """Labels of a version that answers or is about to, in the order of its scores.
 
         Raises:
-            InternalError: nobody told of this version.
+            InternalError: no one told of this version.
         """
         try:
             return self._labels[model, number]
         except KeyError as error:
-            raise InternalError(f"{version_name(model, number)} answered, but nobody published it.") from error
+            raise InternalError(f"{version_name(model, number)} answered, but no one published it.") from error
 
     def require(self, model: str, task: Task) -> ModelVersion:
         """The version that answers.

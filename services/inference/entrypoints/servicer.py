@@ -1,4 +1,4 @@
-# ruff: noqa: N802 - the methods bear the names of the contract
+# ruff: noqa: N802 - method names follow the contract
 """InferenceService over gRPC: map in, one call, map out. What touches disk or database runs in threads."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lets several answers grow side by side: one token of each in turn, in one thread.
+"""Lets several answers grow in parallel: one token of each in turn, in one thread.
 
 ONNX Runtime GenAI's own `Engine` does not run builds whose vocabulary projection is pruned to the last position
 (0.18: "invalid dimensions for output: logits"), so each answer has a generator of its own.

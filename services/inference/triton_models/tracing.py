@@ -61,7 +61,7 @@ class ModelTracing:
         self._tracer = self._provider.get_tracer("tidemill.triton")
 
     def start(self, verb: str, parameters: str) -> Span | None:
-        """Starts the span `triton.<model>.<verb>`; None where nothing is sent or the caller names no trace.
+        """Starts the span `triton.<model>.<verb>`; None if nothing is sent or the caller names no trace.
 
         Args:
             verb: what is done.

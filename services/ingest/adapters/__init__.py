@@ -1,1 +1,1 @@
-"""What implements the ports: database, sources by fsspec, records and announcements on the bus."""
+"""Implementations of the ports: database, sources by fsspec, records and announcements on the bus."""

@@ -1,4 +1,4 @@
-"""The distinct records of an import, in a temporary SQLite file: beyond its page cache it takes disk, not memory."""
+"""The distinct records of an import, in a temporary SQLite file: apart from its page cache it uses disk, not memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from services.ingest.domain.record import RawRecord
 
 
 class TemporaryLedger:
-    """Implements `services.ingest.app.ports.Ledger`; one thread uses it. Nothing of it outlives the process."""
+    """Implements `services.ingest.app.ports.Ledger`. For one thread; its content ends with the process."""
 
     def __init__(self) -> None:
-        # The empty name is a database on disk that SQLite deletes when it is closed.
+        # The empty name means a database on disk that SQLite deletes when it is closed.
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute("PRAGMA journal_mode=OFF")
         self._database.execute("CREATE TABLE seen (id TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID")

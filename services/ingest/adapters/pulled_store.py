@@ -1,8 +1,8 @@
-"""What was pulled from each origin, in the service's database: it takes disk with the records, not memory.
+"""What was pulled from each origin, in the service's database: it uses disk, not memory, as records grow.
 
-A row holds the content of the last import of the origin that succeeded (`content_digest`, empty before the first) and
-what the last pull saw (`seen_digest`, by which generation). It is written before the record is published, so that
-nothing is on the bus that no row knows of.
+A row has the content of the origin's last successful import (`content_digest`, empty before the first) and what the
+last pull saw (`seen_digest`, and its generation). It is written before the record is published, so everything on the
+bus has its row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROWS = pulled_records.c
 
 
 class SqlPulledStore:
-    """Implements `services.ingest.app.ports.PulledStore`; threads share it."""
+    """Implements `services.ingest.app.ports.PulledStore`. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)
@@ -35,7 +35,7 @@ class SqlPulledStore:
 
     def note(self, pull: Pull, records: Sequence[RawRecord]) -> bool:
         """See the port."""
-        # Of a record that stands twice in a batch the last one counts.
+        # If a record occurs twice in a batch, the last occurrence counts.
         seen = {record.record_id: record.content_digest for record in records}
         rows = [
             {
@@ -88,7 +88,7 @@ class SqlPulledStore:
 
 
 def settle(connection: Connection, pull: Pull, *, forget_gone: bool) -> None:
-    """Takes over what a pull has seen as the state of its origin, and forgets what it withdrew."""
+    """Makes what a pull has seen the state of its origin, and deletes what it withdrew."""
     of_origin = _ROWS.origin == pull.origin
     seen = update(pulled_records).where(
         of_origin, _ROWS.seen_by == pull.generation, _ROWS.content_digest != _ROWS.seen_digest
@@ -99,7 +99,7 @@ def settle(connection: Connection, pull: Pull, *, forget_gone: bool) -> None:
 
 
 def _is_mine(connection: Connection, pull: Pull) -> bool:
-    """Whether nobody else has begun to pull the import, nor ended it; holds up whoever wants to until this is done."""
+    """Whether the import still runs and is still this pull's; locks it until the transaction ends."""
     row = select(imports.c.name).where(
         imports.c.name == pull.import_name,
         imports.c.state == ImportState.RUNNING.value,

@@ -1,4 +1,4 @@
-"""Accepted records, refused pieces and completed imports on the bus."""
+"""Publishes accepted records, refused pieces and completed imports on the bus."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from services.kit.clock import Clock
 from services.kit.ids import record_name, sha256_hex
 from services.kit.storage.disk import DiskGuard
 
-# Of a refused piece so much is kept as people need to see what it was.
+# Enough of a refused piece is kept for people to recognise it.
 _KEPT_BYTES = 64 * 1024
 
 
 class BusRecordSink:
-    """Implements `services.ingest.app.ports.RecordSink`; threads share it."""
+    """Implements `services.ingest.app.ports.RecordSink`. Thread-safe."""
 
     def __init__(
         self, publisher: KafkaEventPublisher, clock: Clock, disk: DiskGuard, after: datetime | None = None
     ) -> None:
-        """`after`: a moment that arrivals come after, whatever the clock says: of the last run of the service."""
+        """`after`: all arrivals are later than this, whatever the clock says: the last one of the previous process."""
         self._publisher = publisher
         self._stamps = ArrivalStamps(clock, after)
         self._disk = disk
@@ -110,5 +110,5 @@ def _withdrawn(source: str, record_id: str, import_name: str, origin: str, arriv
 
 
 def _event_id(record: RawRecord, import_name: str) -> str:
-    # Derived from what it says, so that a repeat after a crash is the same event.
+    # Derived from the content, so that a repeat after a crash is the same event.
     return sha256_hex(import_name, record.record_id, record.content_digest)[:32]

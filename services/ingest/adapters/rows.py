@@ -77,7 +77,7 @@ def import_of(row: RowMapping) -> Import:
         progress=Progress.from_json(body["progress"]) if body["progress"] else None,
         failure=Failure(**body["failure"]) if body["failure"] else None,
         traceparent=row["traceparent"],
-        # Older releases did not tell.
+        # Older releases did not record it.
         differences=Differences(**body.get("differences", {})),
         not_synchronized=body.get("not_synchronized", ""),
     )

@@ -1,8 +1,8 @@
 """Sources: folders and files of this machine, files by HTTP, objects of S3 buckets.
 
-Each source is checked before anything of it is opened, and again at each opening (`source_files`). Files come in order
-of their paths. How a source is compared with what was pulled before: by sha256 over names and contents up to a size,
-beyond it by the ETags of its store; where there are none, its content counts as unknown.
+Each source is checked before any of it is opened, and again at each opening (`source_files`). Files are read in the
+order of their paths. To detect unchanged content, sources up to a size are compared by sha256 over names and contents,
+larger ones by the ETags of their store; without ETags the content counts as unknown.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from services.kit.errors import FailedPreconditionError, TidemillError
 
 logger = logging.getLogger(__name__)
 
-# Small files that are fetched side by side where the place can; with MAX_FILE_BYTES this bounds memory.
+# Small files that are fetched in parallel if the place supports it; with MAX_FILE_BYTES this bounds memory.
 _FETCHED_AT_ONCE = 32
-# A file of a folder that is like this is refused by name, as one that gives no text is; whatever else keeps a file
-# from being read may pass, and fails the import.
+# Such a file in a folder is refused by name, like one that is not text; any other error may be transient, so it
+# fails the import.
 _UNREADABLE = (FileNotFoundError, PermissionError)
 
 
 class FileSources:
-    """Implements `services.ingest.app.ports.Sources`; threads share it."""
+    """Implements `services.ingest.app.ports.Sources`. Thread-safe."""
 
     def __init__(
         self,
@@ -60,16 +60,16 @@ class FileSources:
         s3_endpoint: str = "",
         look_up: LookUp = system_look_up,
     ) -> None:
-        """Takes up no connection yet.
+        """Opens no connection yet.
 
         Args:
-            compared_bytes: a source up to this size is hashed to know its content.
-            roots: below which folders and URLs sources may lie.
+            compared_bytes: sources up to this size are hashed to detect unchanged content.
+            roots: below which folders and URLs sources may be.
             rules: which hosts and addresses they may be fetched from.
-            look_ups: threads that host names are looked up in.
-            limits: what a source may bring; the usual ones when None.
-            s3_endpoint: URL of the S3 store; Amazon's when empty.
-            look_up: host and port to addresses.
+            look_ups: threads for resolving host names.
+            limits: limits of a source; defaults when None.
+            s3_endpoint: URL of the S3 store; Amazon's if empty.
+            look_up: resolves host and port to addresses.
         """
         self._compared_bytes = compared_bytes
         self._roots = roots
@@ -97,7 +97,7 @@ class FileSources:
                 yield piece
         if noted:
             logger.warning(
-                "%d records of %s could not be kept whole; what is missing of each is in its attribute %s",
+                "%d records of %s could not be kept completely; the attribute %s of each says what is missing",
                 noted,
                 shown(spec.kind.uri),
                 NOTES_ATTRIBUTE,
@@ -112,7 +112,7 @@ class FileSources:
     @contextmanager
     def _place(self, spec: SourceSpec, interrupt: Interrupt) -> Iterator[FilePlace]:
         interrupt.check()
-        # A spec may be older than the rules: one that was stored is held against them as a new one is.
+        # A stored spec may be older than the rules, so it is checked like a new one.
         check_spec(spec)
         uri = parse_uri(spec.kind.uri)
         place: FilePlace
@@ -137,7 +137,7 @@ class FileSources:
         files: Sequence[SourceFile],
         listing: Mapping[str, FoundFile],
     ) -> tuple[str, int]:
-        """Digest of the content and number of lines; empty and 0 where they are not known."""
+        """Digest of the content and number of lines; empty and 0 if unknown."""
         total = hashlib.sha256()
         etags = [listing[file.path].etag for file in files]
         if all(etags):
@@ -182,28 +182,28 @@ class FileSources:
 
 
 class _Budget:
-    """Bytes that one import may bring."""
+    """The bytes that one import may still read."""
 
     def __init__(self, most: int) -> None:
         self._most = self._left = most
 
     def take(self, size: int) -> None:
-        """Counts some.
+        """Takes `count` bytes from the budget.
 
         Raises:
-            BadContentError: they are more than is left.
+            BadContentError: the budget is exceeded.
         """
         self._left -= size
         if self._left < 0:
             raise BadContentError(
                 "SOURCE_TOO_LARGE",
-                f"the source holds more than {self._most} bytes; import it in parts, or raise "
+                f"the source contains more than {self._most} bytes; import it in parts, or raise "
                 "TIDEMILL_SOURCE_IMPORT_BYTES",
             )
 
 
 def _digest_file(place: FilePlace, path: str, most: int) -> tuple[str, int, int]:
-    """sha256 of a file, its number of lines and of bytes; no more is read than makes it too large to compare."""
+    """sha256 of a file, its number of lines and of bytes; stops reading when it is too large to compare."""
     content, lines, last, size = hashlib.sha256(), 0, b"", 0
     try:
         with place.open(path) as chunks:
@@ -224,7 +224,7 @@ def _read_folder(
 ) -> Iterator[RawRecord | Refusal]:
     rest = iter(files)
     while batch := [file.path for file in islice(rest, _FETCHED_AT_ONCE)]:
-        # One byte more than a record may have tells a long file without reading it whole.
+        # One byte beyond the limit identifies a long file without reading all of it.
         for path, content in zip(batch, place.heads(batch, MAX_FILE_BYTES + 1), strict=True):
             location = place.location(path)
             if isinstance(content, _UNREADABLE):
@@ -241,10 +241,10 @@ def _read_folder(
 
 
 def _unreadable(location: str, line: int, error: BadContentError | OSError) -> FailedPreconditionError:
-    """The error for a file that cannot be read on, with the line that was read last."""
+    """The error for a file that cannot be read further, with the last line that was read."""
     where = f"{location}: after line {line}" if line else location
     if isinstance(error, FileNotFoundError):
-        reason, why = "SOURCE_GONE", "the file is not there any more; put it back, or import what is there now"
+        reason, why = "SOURCE_GONE", "the file no longer exists; restore it, or import what is there now"
     elif isinstance(error, BadContentError):
         reason, why = error.reason, error.message
     else:
@@ -256,7 +256,7 @@ def _unreadable(location: str, line: int, error: BadContentError | OSError) -> F
 
 @contextmanager
 def _reading(spec: SourceSpec) -> Iterator[None]:
-    """Tells what a place of files raises in our terms: OSError, and what its client library has."""
+    """Translates the errors of a file place, OSError and those of its client library."""
     try:
         yield
     except (TidemillError, GeneratorExit, InterruptedReadError):
@@ -267,7 +267,7 @@ def _reading(spec: SourceSpec) -> Iterator[None]:
         uri = shown(spec.kind.uri)
         message = str(error).replace(spec.kind.uri, uri)
         raise FailedPreconditionError(
-            f"{uri} cannot be read ({type(error).__name__}: {message}). See that the service may read it, "
+            f"Cannot read {uri} ({type(error).__name__}: {message}). Check that the service may read it, "
             "then import again.",
             reason="SOURCE_UNREADABLE",
             metadata={"uri": uri, "field": f"{spec.field}.uri"},

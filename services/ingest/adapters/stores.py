@@ -19,7 +19,7 @@ from services.kit.storage.database import read_only, translate_database_errors
 
 
 class SqlImportStore:
-    """Implements `services.ingest.app.ports.ImportStore`; threads share it."""
+    """Implements `services.ingest.app.ports.ImportStore`. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)
@@ -50,7 +50,7 @@ class SqlImportStore:
         return found[0] if found else None
 
     def latest_change(self) -> datetime | None:
-        """When an import last changed; None where there is none."""
+        """When an import last changed; None if it does not exist."""
         with translate_database_errors(), self._reads.connect() as connection:
             return connection.execute(select(func.max(imports.c.update_time))).scalar()
 
@@ -116,12 +116,12 @@ def _remember(connection: Connection, answer: Import, request_id: str, *, reused
         connection.execute(insert(import_requests).values({**row, "request_id": request_id}))
     except IntegrityError as error:
         raise AbortedError(
-            f"The request {request_id!r} is being answered for another caller; repeat it.", retry_after_s=0.2
+            f"The request {request_id!r} is being handled for another caller; retry.", retry_after_s=0.2
         ) from error
 
 
 class SqlBatchStore:
-    """Implements `services.ingest.app.ports.BatchStore`; threads share it."""
+    """Implements `services.ingest.app.ports.BatchStore`. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)
@@ -139,7 +139,7 @@ class SqlBatchStore:
             with translate_database_errors(), self._engine.begin() as connection:
                 connection.execute(insert(batches).values(row))
         except IntegrityError:
-            # The same request came twice at a time; both published the same records.
+            # The same request arrived twice at once; both published the same records.
             return
 
     def forget_batches(self, before: datetime) -> None:

@@ -29,7 +29,7 @@ imports = Table(
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False),
     Column("origin", String(64), nullable=False, server_default=""),
-    # Who pulls it: of two that pull the same import the last one to begin goes on.
+    # Who pulls it: of two pulls of the same import, the one that began last continues.
     Column("generation", String(32), nullable=False, server_default=""),
 )
 Index("ix_imports_origin", imports.c.origin, imports.c.name)

@@ -1,1 +1,1 @@
-"""Use cases and the ports they need."""
+"""Use cases and their ports."""

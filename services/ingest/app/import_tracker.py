@@ -1,4 +1,4 @@
-"""The tracker of an import while it is pulled: counts, progress, and what it ends as."""
+"""Tracks an import while it is pulled: counts, progress and the final state."""
 
 from __future__ import annotations
 

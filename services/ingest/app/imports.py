@@ -1,4 +1,4 @@
-"""Use cases on imports; the pulling itself is `services.ingest.app.runner`'s."""
+"""Use cases on imports; `services.ingest.app.runner` does the pulling."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class Imports:
     def create(
         self, spec: SourceSpec, request_id: str, traceparent: str, interrupt: Interrupt, *, resend: bool = False
     ) -> tuple[Import, bool]:
-        """Asks for an import, or finds the last one of its origin where that pulled the same content by the same spec.
+        """Creates an import, or returns the last one of its origin if that pulled the same content by the same spec.
 
         Args:
             spec: what to pull.
-            request_id: the caller's; empty where it gave none.
+            request_id: the caller's; empty if not given.
             traceparent: W3C trace that the import continues.
-            interrupt: ends the look at the source.
-            resend: pull in any case: a consumer has lost what an earlier import brought.
+            interrupt: ends the check of the source.
+            resend: pull in any case, because a consumer has lost what an earlier import brought.
 
         Returns:
-            The import, and whether it is an earlier one. Its records are on the bus, and their consumers keep their
-            own copy of them, so that it is as good as a new one, however old it is.
+            The import, and whether it is an earlier one. Its records are on the bus and consumers keep copies,
+            so an earlier import is as good as a new one, however old it is.
 
         Raises:
-            InvalidArgumentError: the spec names no source, or the request id was used for another spec.
+            InvalidArgumentError: the spec does not name a source, or the request id was used for another spec.
             PermissionDeniedError: the source must not be read.
             FailedPreconditionError: the source cannot be read.
-            InterruptedReadError: the interrupt was set before the source had been looked at.
-            AbortedError: the same request is being answered.
+            InterruptedReadError: the interrupt was set before the source had been checked.
+            AbortedError: the same request is being handled.
         """
         check_spec(spec)
         given = self._store.answer(request_id) if request_id else None
@@ -52,7 +52,7 @@ class Imports:
             return self.get(given.import_name), given.reused
         survey = self._sources.survey(spec, interrupt)
         earlier = self._store.newest_import(spec.origin)
-        # A later one, also one that did not end, may have changed or withdrawn what an earlier one brought.
+        # A later import, even one that did not finish, may have changed or withdrawn what an earlier one brought.
         if earlier is not None and not resend and earlier.holds(spec, survey.digest):
             self._store.reuse_import(earlier, request_id)
             return earlier, True
@@ -65,7 +65,7 @@ class Imports:
         """The import of this name.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: it does not exist.
         """
         found = self._store.import_named(name)
         if found is None:
@@ -73,11 +73,11 @@ class Imports:
         return found
 
     def list(self, before: str, limit: int) -> Sequence[Import]:
-        """Imports, newest first, those before a name."""
+        """Imports, newest first, starting after a name."""
         return self._store.imports(before, limit)
 
     def cancel(self, name: str) -> Import:
-        """Stops an import; one that has ended stays as it is."""
+        """Cancels an import; one that has ended stays unchanged."""
         found = self.get(name)
         cancelled = replace(found, state=ImportState.CANCELLED, update_time=self._clock.now())
         if not found.state.final and self._store.update_import(cancelled):

@@ -14,10 +14,10 @@ from services.kit.ids import sha256_hex
 
 
 class Intake:
-    """Accepts batches; threads share it.
+    """Accepts batches. Thread-safe.
 
-    The order that nothing is lost by: the records are durable first, then the request is remembered. A crash between
-    the two lets the repeat publish once more, as the same records under the same identities.
+    The order prevents losses: first the records become durable, then the request is remembered. After a crash in
+    between, the repeat publishes the same records again under the same identities.
     """
 
     def __init__(self, sink: RecordSink, batches: BatchStore, clock: Clock, retention_s: float) -> None:
@@ -27,15 +27,15 @@ class Intake:
         self._retention = timedelta(seconds=retention_s)
 
     def accept(self, records: Sequence[RawRecord], request_id: str = "") -> Sequence[str]:
-        """Makes a batch durable; a repeat of the request within the retention answers as the first did.
+        """Makes a batch durable; a repeated request within the retention gets the same answer as the first.
 
         Returns:
-            Identities, in the order of the batch.
+            Record names, in the order of the batch.
 
         Raises:
             InvalidArgumentError: the request id was used for another batch.
-            UnavailableError: not all of it is durable; repeat it.
-            ResourceExhaustedError: the disk is nearly full; repeat it later.
+            UnavailableError: not all of it is durable; retry.
+            ResourceExhaustedError: the disk is nearly full; retry later.
         """
         identified = [record.identified() for record in records]
         record_ids = [record.record_id for record in identified]
@@ -52,9 +52,9 @@ class Intake:
         return record_ids
 
     def accept_traced(self, records: Sequence[Accepted]) -> None:
-        """Makes records durable that each belong to a trace of their own."""
+        """Makes records durable, each with a trace of its own."""
         self._sink.accept([replace(item, record=item.record.identified()) for item in records])
 
     def forget_old(self) -> None:
-        """Forgets the requests whose retention is over."""
+        """Forgets requests whose retention has passed."""
         self._batches.forget_batches(self._clock.now() - self._retention)

@@ -1,4 +1,4 @@
-"""Ends what an import waits for from another thread: a cancelled import, a caller who left, the end of the process."""
+"""Interrupts what an import waits for from another thread: on cancellation, disconnect or shutdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class InterruptedReadError(Exception):
 
 
 class Interrupt:
-    """Set once, by any thread; whoever waits says in `then` how to be woken."""
+    """Set once, by any thread; a waiting thread registers in `then` how to be woken."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -20,14 +20,14 @@ class Interrupt:
         self._wake: list[Callable[[], object]] = []
 
     def set(self) -> None:
-        """Ends the present wait and every later one."""
+        """Ends the current wait and every later one."""
         with self._lock:
             self._is_set = True
             for wake in self._wake:
                 wake()
 
     def check(self) -> None:
-        """Goes on unless it is set.
+        """Returns if it is not set.
 
         Raises:
             InterruptedReadError: it is set.

@@ -1,4 +1,4 @@
-"""What the use cases need of the outside, by role."""
+"""What the use cases need from outside, by role."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from services.ingest.domain.source_import import Differences, Import, SourceSpec
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A record with its final identity; `trace` are the W3C headers that it continues, the present trace if none."""
+    """A record with its final identity; `trace` are the W3C headers to continue, or the current trace if empty."""
 
     record: RawRecord
     trace: Mapping[str, str] = field(default_factory=dict)
 
 
 class RecordSink(Protocol):
-    """Where records go; durable when a method returns. The same fact has the same event id each time."""
+    """Publishes records; durable when a method returns. Equal facts get equal event ids."""
 
     def accept(self, records: Sequence[Accepted], import_name: str = "", origin: str = "") -> None:
-        """Publishes accepted records: of an import and what it pulls from, or pushed.
+        """Publishes accepted records, either pushed or of an import.
 
         Raises:
-            UnavailableError: not all of them are durable; give all of them again.
-            ResourceExhaustedError: the disk is nearly full; give all of them again later.
+            UnavailableError: not all of them are durable; retry all of them.
+            ResourceExhaustedError: the disk is nearly full; retry all of them later.
         """
         ...
 
     def refuse(self, refusals: Sequence[Refusal], import_name: str) -> None:
-        """Puts refused pieces of a source aside, each with its reason.
+        """Publishes refused pieces of a source, each with its reason.
 
         Raises:
-            UnavailableError: not all of them are durable; give all of them again.
-            ResourceExhaustedError: the disk is nearly full; give all of them again later.
+            UnavailableError: not all of them are durable; retry all of them.
+            ResourceExhaustedError: the disk is nearly full; retry all of them later.
         """
         ...
 
@@ -45,12 +45,12 @@ class RecordSink(Protocol):
         """Publishes that an import found records gone from an origin.
 
         Raises:
-            UnavailableError: not all of it is durable; give all of them again.
+            UnavailableError: not all of it is durable; retry all of it.
         """
         ...
 
     def complete(self, done: Import) -> None:
-        """Publishes that an import has put all its records on the bus."""
+        """Publishes that all records of an import are on the bus."""
         ...
 
 
@@ -58,15 +58,15 @@ class BatchStore(Protocol):
     """Batches that were accepted, by request."""
 
     def batch_digest(self, request_id: str) -> str | None:
-        """Digest of the batch that this request brought."""
+        """Digest of the batch of this request."""
         ...
 
     def remember_batch(self, request_id: str, digest: str, moment: datetime) -> None:
-        """Keeps the digest of an accepted batch; the first one stays."""
+        """Stores the digest of an accepted batch, unless there is one."""
         ...
 
     def forget_batches(self, before: datetime) -> None:
-        """Forgets batches that were accepted before a moment."""
+        """Forgets batches that were accepted before a time."""
         ...
 
 
@@ -81,7 +81,7 @@ class KnownRequest:
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """One try to pull an import: a process that goes on with it after another died begins a generation of its own."""
+    """One attempt to pull an import. A process that resumes it after another died begins a new generation."""
 
     import_name: str
     origin: str
@@ -92,23 +92,23 @@ class PulledStore(Protocol):
     """What was pulled from each origin; every method is one transaction."""
 
     def begin(self, pull: Pull) -> bool:
-        """Makes this pull the one that goes on with its import; False where the import has ended."""
+        """Makes this pull the current one of its import; False if the import has ended."""
         ...
 
     def note(self, pull: Pull, records: Sequence[RawRecord]) -> bool:
-        """Keeps that a pull has seen records; call it before they are published.
+        """Stores that a pull has seen records; call it before they are published.
 
         Returns:
-            False where the import has ended meanwhile, or another pull of it has begun.
+            False if the import has ended meanwhile, or another pull of it has begun.
         """
         ...
 
     def differences(self, pull: Pull) -> Differences:
-        """How what a pull has seen differs from what the last import of its origin left."""
+        """The differences between what a pull has seen and the state that the origin's last import left."""
         ...
 
     def gone(self, pull: Pull, after: str, limit: int) -> Sequence[str]:
-        """Ids of records that a pull has not seen, those after an id, in order."""
+        """Ids of records that a pull has not seen, in order, starting after an id."""
         ...
 
 
@@ -116,11 +116,11 @@ class ImportStore(Protocol):
     """Imports; every method is one transaction."""
 
     def answer(self, request_id: str) -> KnownRequest | None:
-        """What this request was answered with."""
+        """The stored answer to this request."""
         ...
 
     def create_import(self, draft: Import, request_id: str) -> None:
-        """Keeps a new import as the answer to a request.
+        """Stores a new import as the answer to a request.
 
         Raises:
             AbortedError: the same request was answered at the same time.
@@ -128,7 +128,7 @@ class ImportStore(Protocol):
         ...
 
     def reuse_import(self, earlier: Import, request_id: str) -> None:
-        """Keeps an earlier import as the answer to a request.
+        """Stores an earlier import as the answer to a request.
 
         Raises:
             AbortedError: the same request was answered at the same time.
@@ -144,7 +144,7 @@ class ImportStore(Protocol):
         ...
 
     def imports(self, before: str, limit: int) -> Sequence[Import]:
-        """Imports whose names stand before a name (all when empty), newest first."""
+        """Imports with names before the given one (all if empty), newest first."""
         ...
 
     def running_imports(self) -> Sequence[Import]:
@@ -152,23 +152,23 @@ class ImportStore(Protocol):
         ...
 
     def update_import(self, changed: Import, generation: str = "") -> bool:
-        """Replaces the import if it is still running, and pulled by this generation where one is given.
+        """Replaces the import if it is still running, and pulled by this generation if one is given.
 
         Returns:
-            False where it has ended meanwhile, or another pull has begun.
+            False if it has ended meanwhile, or another pull has begun.
         """
         ...
 
     def succeed_import(self, done: Import, pull: Pull) -> bool:
-        """As `update_import`, and takes over what the pull has seen as the state of its origin."""
+        """Like `update_import`; also makes what the pull has seen the state of its origin."""
         ...
 
     def unannounced_imports(self) -> Sequence[Import]:
-        """Succeeded imports whose event is still to be published."""
+        """Succeeded imports whose event is pending."""
         ...
 
     def mark_import_announced(self, name: str) -> None:
-        """Forgets that it is to be published."""
+        """Marks its event as published."""
         ...
 
 
@@ -182,7 +182,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a source holds: files in their order, pieces (0: unknown), digest of the content (empty: unknown)."""
+    """Content of a source: files in order, number of pieces (0: unknown), digest (empty: unknown)."""
 
     files: Sequence[SourceFile]
     pieces: int
@@ -193,10 +193,10 @@ class Sources(Protocol):
     """Sources by spec."""
 
     def survey(self, spec: SourceSpec, interrupt: Interrupt) -> Survey:
-        """Looks at a source without reading records from it.
+        """Checks a source without reading records from it.
 
         Raises:
-            InvalidArgumentError: it is not there, or not what the spec says.
+            InvalidArgumentError: it does not exist, or is not what the spec says.
             PermissionDeniedError: it must not be read.
             FailedPreconditionError: it cannot be read.
             InterruptedReadError: the interrupt was set.
@@ -204,26 +204,26 @@ class Sources(Protocol):
         ...
 
     def read(self, spec: SourceSpec, survey: Survey, interrupt: Interrupt) -> Iterator[RawRecord | Refusal]:
-        """Its pieces in order, as records with their identity or as refusals; holds few of them at a time.
+        """Its pieces in order, as records with their identity or as refusals; keeps only a few in memory.
 
         Raises:
             PermissionDeniedError: it must not be read.
-            FailedPreconditionError: it cannot be read any more; names file and line.
+            FailedPreconditionError: it cannot be read any further; names file and line.
             InterruptedReadError: the interrupt was set.
         """
         ...
 
 
 class Ledger(Protocol):
-    """The distinct records of one import; its memory does not grow with them."""
+    """The distinct records of one import; memory use does not grow with them."""
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of records."""
         ...
 
     def add(self, record: RawRecord) -> bool:
-        """Whether the record is new or has another content than before; the last content counts."""
+        """Whether the record is new or its content changed; the last content counts."""
         ...
 
     def digest(self) -> str:
@@ -231,5 +231,5 @@ class Ledger(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives its space back."""
+        """Frees its space."""
         ...

@@ -1,12 +1,12 @@
 """Pulls imports: reads a source, publishes its records, counts them.
 
-All that must outlive the process is in the store and on the bus. An import that was running when the process died is
-pulled again from its beginning: identities come from the content, so what was published before is published again as
-the same records, and count and digest come out the same.
+Everything that must outlive the process is in the store and on the bus. If the process dies, a running import is pulled
+again from the beginning: identities derive from the content, so records are published again as the same records, and
+count and digest come out the same.
 
-A source is synchronised: what earlier imports of its origin brought and this one did not is withdrawn at its end, where
-the whole of it was seen. The order that nothing is lost by: a record is noted before it is published, withdrawals
-are published before the import succeeds, and only with its success they are forgotten.
+A source is synchronised: what earlier imports of its origin brought and this one did not is withdrawn at the end, if
+the whole source was read. Nothing is lost because of the order: a record is stored before it is published, withdrawals
+are published before the import succeeds, and they are forgotten only together with its success.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from services.kit.retrying import StoppedError, persistently
 
 logger = logging.getLogger(__name__)
 
-# A batch ends with whichever comes first, so that neither waiting for the bus nor memory grows with the records.
+# A batch ends at whichever limit comes first, so that neither the wait for the bus nor memory grows with the records.
 _BATCH_PIECES = 2000
 _BATCH_CHARACTERS = 8 * 1024 * 1024
 _WITHDRAWN_AT_ONCE = 2000
@@ -45,7 +45,7 @@ class _EndedMeanwhileError(Exception):
 
 
 class ImportRunner:
-    """Pulls imports; threads share it, each with an import of its own."""
+    """Pulls imports. Thread-safe, with one import per thread."""
 
     def __init__(
         self,
@@ -65,17 +65,17 @@ class ImportRunner:
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """Lets the imports in hand end after their present batch, to be taken up by the next process."""
+        """Ends running imports after their current batch; the next process resumes them."""
         self._stop.set()
 
     def announce(self) -> None:
-        """Publishes the completion of imports that was not published yet."""
+        """Publishes pending completions of imports."""
         for done in self._imports.unannounced_imports():
             self._sink.complete(done)
             self._imports.mark_import_announced(done.name)
 
     def run(self, running: Import, interrupt: Interrupt) -> None:
-        """Pulls an import to its end, or until it is cancelled or the process ends; `interrupt` ends a hanging read."""
+        """Pulls an import until it ends, is cancelled or the process stops; `interrupt` ends a hanging read."""
         tracker = ImportTracker(running, self._clock)
         pull = Pull(running.name, running.spec.origin, new_id())
         try:
@@ -86,7 +86,7 @@ class ImportRunner:
         except StoppedError:
             logger.info("%s is left to the next process", running.name)
         except InterruptedReadError:
-            logger.info("%s was interrupted while it was read", running.name)
+            logger.info("reading %s was interrupted", running.name)
         except Exception as error:
             if not isinstance(error, TidemillError):
                 logger.exception("%s failed", running.name)
@@ -112,14 +112,14 @@ class ImportRunner:
         self._patiently(lambda: self._unless_ended(self._imports.succeed_import(done, pull)))
 
     def _synchronized(self, tracker: ImportTracker, pull: Pull, digest: str, before: Survey, after: Survey) -> Import:
-        """The import with its success, after what is gone from the origin was withdrawn."""
+        """The import as succeeded, after withdrawing what is gone from the origin."""
         unchanged = before == after
         reason = tracker.not_synchronized(unchanged)
         differences = self._patiently(lambda: self._pulled.differences(pull))
         if reason:
             if differences.gone:
                 logger.warning(
-                    "%s: %d records are gone or were not reached, and stay (%s)",
+                    "%s: %d records are gone or were not reached, and are kept (%s)",
                     pull.import_name,
                     differences.gone,
                     reason,
@@ -127,11 +127,11 @@ class ImportRunner:
             differences = replace(differences, gone=0)
         elif differences.gone:
             self._withdraw(tracker, pull, differences.gone)
-        # Content that changed while it was read has no digest that a later source could be compared with.
+        # Content that changed while it was read has no digest to compare a later source with.
         return tracker.succeeded(digest, before.digest if unchanged else "", differences, reason)
 
     def _withdraw(self, tracker: ImportTracker, pull: Pull, total: int) -> None:
-        # Nothing is withdrawn for an import that was cancelled by now.
+        # Nothing is withdrawn for an import that has been cancelled.
         tracker.withdrew(0, total)
         self._patiently(lambda: self._update(tracker.state, pull))
         page: Sequence[str] = [""]
@@ -158,7 +158,7 @@ class ImportRunner:
             if isinstance(piece, Refusal):
                 refused.append(piece)
                 size += len(piece.content)
-            # A record that this import has published with this content need not be published again.
+            # A record that this import has already published with this content need not be published again.
             elif ledger.add(piece):
                 fresh.append(Accepted(piece))
                 size += len(piece.text) + sum(map(len, piece.attributes.values()))

@@ -1,1 +1,1 @@
-"""What is true of records and imports whatever brings them."""
+"""Records and imports, independent of how they arrive."""

@@ -11,19 +11,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ArrivalStamps:
-    """Microseconds since 1970, strictly increasing, also where the clock is set back; threads share it.
+    """Microseconds since 1970, strictly increasing even if the clock is set back. Thread-safe.
 
-    Records that two processes accept, or one before and after a restart, are ordered as well as their clocks agree.
+    Between two processes, or across a restart, the order is as good as their clocks agree.
     """
 
     def __init__(self, clock: Clock, after: datetime | None = None) -> None:
-        """`after`: a moment that all stamps come after."""
+        """`after`: all stamps are later than this time."""
         self._clock = clock
         self._lock = threading.Lock()
         self._last = _micros(after) if after is not None else 0
 
     def take(self, count: int) -> range:
-        """So many stamps, greater than all that were taken before."""
+        """`count` stamps, greater than all earlier ones."""
         now = _micros(self._clock.now())
         with self._lock:
             first = max(now, self._last + 1)

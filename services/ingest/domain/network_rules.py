@@ -1,6 +1,6 @@
-"""Which addresses of a network a source may be fetched from: public ones, and those that the operator named.
+"""The network addresses a source may be fetched from: public ones, and those that the operator allowed.
 
-A name is judged by the address that it stands for at the moment of connecting, never by its text.
+A host name is judged by the address it resolves to when connecting, never by its text.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ _Network = IPv4Network | IPv6Network
 _USUAL_PORTS = (80, 443)
 _ANY_PORT = 0
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
-# Public by their numbers, and yet answered by the machine's own host: Azure's wire server.
+# A public address that the machine's own host answers: Azure's wire server.
 _METADATA = (ip_network("168.63.129.16/32"), ip_network("fd00:ec2::/32"))
-# What translates IPv4 into IPv6: the IPv4 address stands in the last 32 bits (RFC 6052; RFC 4291, deprecated form).
+# Prefixes that embed IPv4 in IPv6: the IPv4 address is in the last 32 bits (RFC 6052; RFC 4291, deprecated form).
 _TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("::/96"))
-# RFC 8215's local translation, site-local addresses, which old kernels still route, and what some Pythons count as
+# RFC 8215's local translation; site-local addresses, which old kernels still route; and what some Pythons count as
 # global: protocol assignments (Oracle's metadata among them), 6to4 relays.
 _NEVER_PUBLIC = tuple(map(ip_network, ("64:ff9b:1::/48", "fec0::/10", "192.0.0.0/24", "192.88.99.0/24")))
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A host or a network that was named, and its port: 0 is any, None the usual ones."""
+    """An allowed host or network, and its port: 0 for any, None for the default ports."""
 
     host: str
     network: _Network | None
@@ -38,18 +38,18 @@ class _Rule:
 
 
 class NetworkRules:
-    """What `TIDEMILL_SOURCE_HOSTS` allows beside public addresses at the ports 80 and 443."""
+    """What `TIDEMILL_SOURCE_HOSTS` allows in addition to public addresses at the ports 80 and 443."""
 
     def __init__(self, entries: Sequence[str] = ()) -> None:
-        """Takes `host`, `host:port`, `10.0.0.0/8:9000`, `[fd12::1]:8080`, `[fd12::/16]`; the port `*` is any.
+        """Accepts `host`, `host:port`, `10.0.0.0/8:9000`, `[fd12::1]:8080`, `[fd12::/16]`; the port `*` means any.
 
         Raises:
-            ValueError: an entry is none of these.
+            ValueError: an entry has none of these forms.
         """
         self._rules = [_rule(entry) for entry in entries]
 
     def names(self, host: str, port: int) -> bool:
-        """Whether the operator named this host with this port."""
+        """Whether the operator allowed this host with this port."""
         return any(rule.host == host and rule.takes(port) for rule in self._rules if rule.host)
 
     def permits(self, address: str, port: int, *, named: bool = False) -> bool:
@@ -58,8 +58,8 @@ class NetworkRules:
         Args:
             address: an IP address, with or without a scope.
             port: the port.
-            named: whether the host that stands for it was named with this port. That allows private addresses and
-                loopback; link-local and metadata addresses are allowed only where they are named themselves.
+            named: whether its host was allowed with this port. That permits private and loopback addresses; link-local
+                and metadata addresses are permitted only if they are listed themselves.
         """
         given = ip_address(address.partition("%")[0])
         embedded = _embedded(given)
@@ -88,7 +88,7 @@ def _rule(entry: str) -> _Rule:
     else:
         where, _, port = text.partition(":")
         if ":" in port:
-            raise ValueError(f"{entry!r}: an IPv6 address stands in brackets, such as [fd12::1]:8080")
+            raise ValueError(f"{entry!r}: write an IPv6 address in brackets, such as [fd12::1]:8080")
     number = None if not port else _ANY_PORT if port == "*" else int(port) if port.isdecimal() else -1
     if (number is not None and not 0 <= number <= 65535) or (port and port.isdecimal() and number == 0):
         raise ValueError(f"{entry!r}: a port is a number from 1 to 65535, or *")
@@ -96,12 +96,12 @@ def _rule(entry: str) -> _Rule:
         return _Rule("", ip_network(where), number)
     except ValueError as error:
         if bracketed or "/" in where or not _HOST.fullmatch(where):
-            raise ValueError(f"{entry!r} is neither a host, an address nor a network ({error})") from error
+            raise ValueError(f"{entry!r} is not a host, an address or a network ({error})") from error
     return _Rule(where, None, number)
 
 
 def _embedded(address: _Address) -> list[_Address]:
-    """IPv4 addresses that an IPv6 address leads to by a translation or a tunnel."""
+    """IPv4 addresses that an IPv6 address leads to by translation or tunnelling."""
     if isinstance(address, IPv4Address):
         return []
     found: list[_Address] = []
@@ -117,7 +117,7 @@ def _embedded(address: _Address) -> list[_Address]:
 
 
 def _is_never_a_source(address: _Address) -> bool:
-    """What stands for no server that a person would name by a host name."""
+    """Addresses that never belong to a server with a host name."""
     return (
         address.is_link_local
         or address.is_multicast

@@ -1,7 +1,7 @@
 """Records, their identity and their limits.
 
-The limits are those of `tidemill.ingest.v1.Record`, held here too because what is pulled from a source passes no
-door that validates messages; a contract test keeps the two alike.
+The limits are those of `tidemill.ingest.v1.Record`. They are repeated here because pulled records do not pass through
+an entry point that validates messages; a contract test keeps the two equal.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class RecordRefusedError(InvalidArgumentError):
-    """A record that cannot be accepted; `reason` says why in a word."""
+    """A record that cannot be accepted; `reason` is the code."""
 
     default_reason = "RECORD_REFUSED"
 
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """A record as its producer gave it; without a `record_id` until `identified`."""
+    """A record as its producer sent it; without `record_id` until `identified`."""
 
     source: str
     text: str
@@ -47,11 +47,11 @@ class RawRecord:
 
     @property
     def name(self) -> str:
-        """`sources/{source}/records/{record}`, which tells it from the records of all sources."""
+        """`sources/{source}/records/{record}`, unique among all sources."""
         return record_name(self.source, self.record_id)
 
     def identified(self) -> RawRecord:
-        """The record with its final identity: its own, else one derived from source and content."""
+        """The record with its final identity: its own id, else one derived from source and content."""
         if self.record_id:
             return self
         return replace(self, record_id=record_id(self.source, self.text, self.attributes.items()))
@@ -59,7 +59,7 @@ class RawRecord:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A piece of a source that gives no record: where it stands, why, and its bytes (the first ones, if many)."""
+    """A piece of a source that is not a valid record: its location, the reason, and its (first) bytes."""
 
     location: str
     reason: str
@@ -68,29 +68,29 @@ class Refusal:
 
 
 def is_attribute_name(name: str) -> bool:
-    """Whether an attribute may bear this name."""
+    """Whether this is a valid attribute name."""
     return _ATTRIBUTE.fullmatch(name) is not None
 
 
 def is_record_id(text: str) -> bool:
-    """Whether a record may have this identity."""
+    """Whether this is a valid record id."""
     return _RECORD_ID.fullmatch(text) is not None
 
 
 def is_source_name(text: str) -> bool:
-    """Whether a source may bear this name."""
+    """Whether this is a valid source name."""
     return _SOURCE.fullmatch(text) is not None
 
 
 def check_record(record: RawRecord) -> None:
-    """Holds a record against the limits.
+    """Checks a record against the limits.
 
     Raises:
         RecordRefusedError: it breaks one.
     """
     if not _SOURCE.fullmatch(record.source):
         raise RecordRefusedError(
-            f"{record.source[:80]!a} cannot name a source: lower-case letters, digits and . _ -, at most 64.",
+            f"{record.source[:80]!a} is not a valid source name: use a-z, 0-9 and . _ -, at most 64 characters.",
             reason="INVALID_SOURCE",
         )
     if not record.text:
@@ -98,27 +98,28 @@ def check_record(record: RawRecord) -> None:
     size = _utf8_size("text", record.text)
     if size > MAX_TEXT_BYTES:
         raise RecordRefusedError(
-            f"The text has {size} bytes of UTF-8; a record takes {MAX_TEXT_BYTES}.", reason="TEXT_TOO_LONG"
+            f"The text has {size} bytes of UTF-8; the limit is {MAX_TEXT_BYTES}.", reason="TEXT_TOO_LONG"
         )
     if record.record_id and not _RECORD_ID.fullmatch(record.record_id):
         raise RecordRefusedError(
-            "The record id has more than 128 characters or others than A-Z a-z 0-9 . _ : / -.", reason="INVALID_ID"
+            "The record id is not valid: use A-Z a-z 0-9 . _ : / -, at most 128 characters.", reason="INVALID_ID"
         )
     if len(record.attributes) > MAX_ATTRIBUTES:
         raise RecordRefusedError(
-            f"It has {len(record.attributes)} attributes; a record takes {MAX_ATTRIBUTES}.",
+            f"The record has {len(record.attributes)} attributes; the limit is {MAX_ATTRIBUTES}.",
             reason="TOO_MANY_ATTRIBUTES",
         )
     for name, value in record.attributes.items():
         if not is_attribute_name(name):
             raise RecordRefusedError(
-                f"An attribute cannot be named {name[:80]!a}: lower-case letters, digits and _, a letter first.",
+                f"{name[:80]!a} is not a valid attribute name: use a-z, 0-9 and _, starting with a letter.",
                 reason="INVALID_ATTRIBUTE_NAME",
             )
         size = _utf8_size(f"attribute {name}", value)
         if size > MAX_ATTRIBUTE_BYTES:
             raise RecordRefusedError(
-                f"The attribute {name} has {size} bytes; it takes {MAX_ATTRIBUTE_BYTES}.", reason="ATTRIBUTE_TOO_LONG"
+                f"The attribute {name} has {size} bytes; the limit is {MAX_ATTRIBUTE_BYTES}.",
+                reason="ATTRIBUTE_TOO_LONG",
             )
 
 
@@ -127,6 +128,6 @@ def _utf8_size(what: str, text: str) -> int:
         return len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as error:
         raise RecordRefusedError(
-            f"The {what} holds half of a surrogate pair at character {error.start}; that is no Unicode text.",
+            f"The {what} is not valid Unicode: half a surrogate pair at character {error.start}.",
             reason="NOT_UNICODE",
         ) from error

@@ -1,4 +1,4 @@
-"""Imports: what is pulled, states, what may follow on what."""
+"""Imports: what is pulled, and the states and their transitions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATH_ATTRIBUTE = "path"
 
 @dataclass(frozen=True, slots=True)
 class TextFolder:
-    """A folder tree of text files, one record a file; the attribute `path` is the file's path below the folder."""
+    """A folder tree of text files, one record per file; the attribute `path` is the path below the folder."""
 
     uri: str
     pattern: str = DEFAULT_PATTERN
@@ -32,7 +32,7 @@ class TextFolder:
 
 @dataclass(frozen=True, slots=True)
 class JsonLines:
-    """Files with one JSON object a line; without `attribute_fields` every other member becomes an attribute."""
+    """Files with one JSON object per line; without `attribute_fields` all other members become attributes."""
 
     uri: str
     text_field: str = DEFAULT_TEXT_FIELD
@@ -42,7 +42,7 @@ class JsonLines:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """What to pull; `max_records` 0 is all."""
+    """What to pull; `max_records` 0 means all."""
 
     source: str
     kind: TextFolder | JsonLines
@@ -50,9 +50,9 @@ class SourceSpec:
 
     @property
     def origin(self) -> str:
-        """What is pulled, whichever way it is read: sha256 over the source's name, its address and its pattern.
+        """Identifies what is pulled, whichever way it is read: sha256 over source name, address and pattern.
 
-        Imports of one origin follow each other: what the newest does not bring is gone.
+        Imports of one origin supersede each other: what the newest does not bring is gone.
         """
         place = self.kind.uri.removeprefix("file://").rstrip("/")
         pattern = self.kind.pattern if isinstance(self.kind, TextFolder) else ""
@@ -60,17 +60,17 @@ class SourceSpec:
 
     @property
     def field(self) -> str:
-        """Path of the kind in a request, for messages about it."""
+        """Field path of the kind in a request, for messages."""
         return "spec.text_folder" if isinstance(self.kind, TextFolder) else "spec.json_lines"
 
     @property
     def digest(self) -> str:
-        """Equal for specs that pull the same way from the same place."""
+        """Equal for specs that pull the same place in the same way."""
         return content_digest({"kind": type(self.kind).__name__, "spec": asdict(self)})
 
 
 def check_spec(spec: SourceSpec) -> None:
-    """Holds a spec against what can be known without looking at the source.
+    """Checks a spec as far as possible without accessing the source.
 
     Raises:
         InvalidArgumentError: names each field that is wrong and what to do.
@@ -88,15 +88,15 @@ def check_spec(spec: SourceSpec) -> None:
         if kind.folder_attribute:
             found += _name_violations(f"{spec.field}.folder_attribute", kind.folder_attribute)
             if kind.folder_attribute == PATH_ATTRIBUTE:
-                message = "`path` already is the path of the file; choose another name."
+                message = "`path` is reserved for the path of the file; choose another name."
                 found.append(FieldViolation(f"{spec.field}.folder_attribute", message))
         if not _is_text_encoding(kind.encoding):
-            message = f"{kind.encoding!r} is no text encoding; for example utf-8, gb18030 or latin-1."
+            message = f"{kind.encoding!r} is not a known text encoding; use, for example, utf-8, gb18030 or latin-1."
             found.append(FieldViolation(f"{spec.field}.encoding", message))
     else:
         for number, name in enumerate(kind.attribute_fields):
             if not name:
-                message = "it is empty; name a member, or members on the way to one with dots between them."
+                message = "must not be empty; name a member, or a nested one by its path with dots."
                 found.append(FieldViolation(f"{spec.field}.attribute_fields[{number}]", message))
     if found:
         text = "; ".join(f"{violation.field}: {violation.description}" for violation in found)
@@ -106,13 +106,13 @@ def check_spec(spec: SourceSpec) -> None:
 def _name_violations(path: str, name: str) -> list[FieldViolation]:
     if is_attribute_name(name):
         return []
-    message = f"{name!r} cannot name an attribute: lower-case letters, digits and _, a letter first, at most 64."
+    message = f"{name!r} is not a valid attribute name: use a-z, 0-9 and _, starting with a letter, at most 64."
     return [FieldViolation(path, message)]
 
 
 def _is_text_encoding(name: str) -> bool:
     try:
-        # What decodes bytes to bytes (base64, zlib) is listed among the codecs too.
+        # Codecs from bytes to bytes (base64, zlib) are listed as well.
         return isinstance(codecs.decode(b"", name), str)
     except (LookupError, ValueError):
         return False
@@ -128,13 +128,13 @@ class ImportState(Enum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing follows."""
+        """Whether this is a final state."""
         return self is not ImportState.RUNNING
 
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """How an origin differs from what earlier imports of it brought, in records."""
+    """Differences between an origin and what earlier imports of it brought, in records."""
 
     added: int = 0
     changed: int = 0
@@ -145,9 +145,9 @@ class Differences:
 class Import:
     """The pulling of one source; `name` is `imports/{import}`.
 
-    `source_digest` stands for the content that it pulled; empty where the content is not known for sure, and then
-    no later request is answered with this import. `not_synchronized` says why what is gone from the origin was not
-    withdrawn (`max_records`, `refused`, `changed`): the whole of it was not seen.
+    `source_digest` identifies the content that it pulled; it is empty if the content is not known for sure, and then
+    the import is never reused for a later request. `not_synchronized` says why nothing was withdrawn
+    (`max_records`, `refused`, `changed`): the source was not read completely.
     """
 
     name: str
@@ -166,6 +166,6 @@ class Import:
     not_synchronized: str = ""
 
     def holds(self, spec: SourceSpec, source_digest: str) -> bool:
-        """Whether it pulled this content by this spec."""
+        """Whether it pulled this content by an equal spec."""
         same = self.spec.digest == spec.digest and self.source_digest == source_digest
         return self.state is ImportState.SUCCEEDED and same and bool(source_digest)

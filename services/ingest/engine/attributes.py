@@ -1,15 +1,15 @@
-"""What else a producer says of a text, as attributes: every member is kept under a stated name, or a note says why not.
+"""Turns a producer's further data into attributes: every member is kept under a defined name, or a note says why not.
 
-Names: a member whose name an attribute may bear keeps it. Else `camelCase` becomes `camel_case`, members of nested
-objects are joined (`{"user": {"homeTown": "X"}}` is `user_home_town`), every other run of characters becomes `_`. What
-would be empty or begin with a digit gets `x_` before it; what held letters beyond ASCII or is longer than 64
-characters ends with 8 digits of the name's sha256. A name that is taken gets `_2`, `_3` and so on.
+Names: a member whose name is a valid attribute name keeps it. Else `camelCase` becomes `camel_case`, nested members
+are joined (`{"user": {"homeTown": "X"}}` is `user_home_town`), and any run of other characters becomes `_`. A name
+that would be empty or begin with a digit gets the prefix `x_`; one with non-ASCII letters or more than 64
+characters ends with 8 digits of its sha256. A name that is taken gets `_2`, `_3` and so on.
 
-Values: text as it is; numbers and booleans as JSON writes them; lists, and objects nested more than 4 deep, as compact
-JSON; null is left out.
+Values: text as it is; numbers and booleans as in JSON; lists, and objects nested more than 4 deep, as compact JSON;
+null is left out.
 
-Notes: text beyond 16 KiB is cut, a longer list is left out, as is what exceeds 64 attributes and what is not a number
-of JSON; each of these is a line of the attribute `ingest_notes`, which is there only if there is something to note.
+Notes: text beyond 16 KiB is cut; longer lists, members beyond 64 attributes and numbers outside JSON are left out. Each
+of these adds a line to the attribute `ingest_notes`, which exists only if there is something to note.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Attributes:
-    """Collects what is said of one record, in order of importance."""
+    """Collects the attributes of one record, in order of importance."""
 
     def __init__(self) -> None:
         self._found: list[tuple[str, str]] = []
@@ -47,17 +47,17 @@ class Attributes:
         self._notes.append(_SURROGATE.sub("\ufffd", text)[:_NOTE_CHARACTERS])
 
     def add(self, name: str, value: Any, depth: int = 1) -> None:
-        """Adds a member, whatever JSON value it has."""
+        """Adds a member with any JSON value."""
         if value is None:
             return
         if isinstance(value, Mapping) and value and depth <= _DEEPEST:
             for twice in repeated_names(value):
-                self.note(f"{name}.{twice}: stands twice; the last one is kept")
+                self.note(f"{name}.{twice}: occurs twice; the last one is kept")
             for key, item in value.items():
                 self.add(f"{name}.{key}", item, depth + 1)
             return
         if isinstance(value, NotANumber) or (isinstance(value, float) and not math.isfinite(value)):
-            self.note(f"{name}: {value} is not a number of JSON; left out")
+            self.note(f"{name}: {value} is not a JSON number; left out")
             return
         if isinstance(value, str):
             self._found.append((name, self._cut(name, value)))
@@ -69,14 +69,14 @@ class Attributes:
         self._found.append((name, self._cut(name, text)))
 
     def result(self) -> dict[str, str]:
-        """The attributes under their names; at most as many as a record takes."""
+        """The named attributes; at most as many as a record may have."""
         names = self._names()
         kept = dict(zip(names, (text for _, text in self._found), strict=True))
         most = MAX_ATTRIBUTES - 1 if self._notes or len(kept) > MAX_ATTRIBUTES else MAX_ATTRIBUTES
         left_out = [path for path, _ in self._found][most:]
         if left_out:
             listed = ", ".join(left_out[:8]) + (" and others" if len(left_out) > 8 else "")
-            self.note(f"{len(left_out)} of {len(kept)} members left out, a record takes {MAX_ATTRIBUTES}: {listed}")
+            self.note(f"{len(left_out)} of {len(kept)} members left out, the limit is {MAX_ATTRIBUTES}: {listed}")
             kept = dict(list(kept.items())[:most])
         if self._notes:
             more = len(self._notes) - _MOST_NOTES
@@ -85,7 +85,7 @@ class Attributes:
         return kept
 
     def _names(self) -> list[str]:
-        """A name for each, those first that need no change."""
+        """A name for each member; those that need no change come first."""
         names = [path if is_attribute_name(path) else "" for path, _ in self._found]
         taken: set[str] = set()
         for number, name in enumerate(names):
@@ -103,7 +103,7 @@ class Attributes:
     def _cut(self, name: str, text: str) -> str:
         if not text.isascii() and _SURROGATE.search(text):
             text = _SURROGATE.sub("\ufffd", text)
-            self.note(f"{name}: half a surrogate pair is replaced")
+            self.note(f"{name}: half a surrogate pair was replaced")
         if len(text) <= MAX_ATTRIBUTE_BYTES // 4:
             return text
         encoded = text.encode()
@@ -114,7 +114,7 @@ class Attributes:
 
 
 def attribute_name(path: str) -> str:
-    """The attribute's name for a member's path, as the module's docstring tells."""
+    """The attribute name for a member's path, as described in the module's docstring."""
     if is_attribute_name(path):
         return path
     name = _OTHER.sub("_", _CAMEL.sub("_", path).lower()).strip("_")

@@ -1,4 +1,4 @@
-"""JSON as strangers write it: what Python's reader lets pass silently is kept in sight."""
+"""JSON from arbitrary producers: reports what Python's parser accepts silently."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class NotANumber:
-    """NaN or Infinity, which some writers put where JSON has no number for it."""
+    """NaN or Infinity, which some writers emit though JSON does not have it."""
 
     def __init__(self, written: str) -> None:
         self._written = written
@@ -18,17 +18,17 @@ class NotANumber:
 
 
 class _Object(dict[str, Any]):
-    """An object of which a name stood twice; the last value counts, as in every common reader."""
+    """An object with a duplicate name; the last value counts, as in every common parser."""
 
     twice: tuple[str, ...] = ()
 
 
 def read_json(text: bytes | str) -> Any:
-    """The value; where it is not finite a `NotANumber`.
+    """The value; numbers that are not finite become `NotANumber`.
 
     Raises:
         ValueError: it is not JSON, is nested too deep, or has a number of thousands of digits.
-        UnicodeDecodeError: it is in none of the encodings of JSON.
+        UnicodeDecodeError: it is not in an encoding of JSON.
     """
     try:
         if isinstance(text, bytes):
@@ -39,7 +39,7 @@ def read_json(text: bytes | str) -> Any:
 
 
 def repeated_names(value: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names that stood more than once in an object that `read_json` read."""
+    """Duplicate names in an object that `read_json` returned."""
     return value.twice if isinstance(value, _Object) else ()
 
 

@@ -1,4 +1,4 @@
-"""Pieces of sources to records: a file's bytes, a line of JSON. What gives no record is refused with its reason."""
+"""Turns pieces of sources, a text file or a line of JSON, into records, or refuses them with a reason."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from services.ingest.engine.attributes import Attributes
 from services.ingest.engine.json_text import read_json, repeated_names
 from services.kit.ids import sha256_hex
 
-# A line may hold much beside the text; this bounds what is held in memory for it.
+# A line may contain much besides the text; this bounds the memory for it.
 MAX_LINE_BYTES = 4 * 1024 * 1024
-# No text encoding in use has more bytes a character than four times what UTF-8 has.
+# No common text encoding needs more than four times the bytes that UTF-8 needs.
 MAX_FILE_BYTES = 4 * MAX_TEXT_BYTES
 _BOM = b"\xef\xbb\xbf"
 _GUESSED_FROM_BYTES = 4096
@@ -23,18 +23,18 @@ def record_of_file(source: str, spec: TextFolder, path: str, folder: str, conten
     """The record of a text file.
 
     Args:
-        source: name that the record bears.
+        source: the record's source name.
         spec: the folder's spec.
         path: the file's path below the folder.
-        folder: name of the folder that the file stands in.
-        content: the file, or more than `MAX_FILE_BYTES` of its first bytes.
+        folder: name of the folder that contains the file.
+        content: the file, or its beginning if it is longer than `MAX_FILE_BYTES`.
 
     Raises:
-        RecordRefusedError: it gives no record.
+        RecordRefusedError: it is not a valid record.
     """
     if len(content) > MAX_FILE_BYTES:
         raise RecordRefusedError(
-            f"The file has more than {MAX_FILE_BYTES} bytes; a record's text takes {MAX_TEXT_BYTES}.",
+            f"The file has more than {MAX_FILE_BYTES} bytes; the limit of a record's text is {MAX_TEXT_BYTES}.",
             reason="TEXT_TOO_LONG",
         )
     attributes = Attributes()
@@ -48,12 +48,12 @@ def record_of_file(source: str, spec: TextFolder, path: str, folder: str, conten
 
 def _decode(content: bytes, encoding: str) -> str:
     try:
-        # The mark at the start of some UTF-8 files is no part of their text.
+        # The byte order mark of some UTF-8 files is not part of the text.
         return content.removeprefix(_BOM).decode(encoding)
     except UnicodeError as error:
         guess = _guess_encoding(content)
         hint = f"; it looks like {guess}" if guess else ""
-        # Some codecs (idna, for one) do not say where.
+        # Some codecs (idna, for example) do not say where.
         where = f"byte {error.start}: {error.reason}" if isinstance(error, UnicodeDecodeError) else str(error)
         raise RecordRefusedError(
             f"The file is not in {encoding} ({where}){hint}.",
@@ -70,19 +70,19 @@ def _guess_encoding(content: bytes) -> str:
 
 
 def record_of_line(source: str, spec: JsonLines, line: bytes) -> RawRecord:
-    """The record of a line of JSON; the members that the spec names are its attributes, all of them if it names none.
+    """The record of a line of JSON. Its attributes are the members that the spec names, or all of them.
 
     Raises:
-        RecordRefusedError: it gives no record; the message names the field or the column.
+        RecordRefusedError: it is not a valid record; the message names the field or column.
     """
     value = _object_of(line)
     for name in repeated_names(value):
         if name in (spec.text_field, spec.id_field):
-            raise RecordRefusedError(f"The field {name!r} stands twice; which one counts?", reason="FIELD_TWICE")
+            raise RecordRefusedError(f"The field {name!r} occurs twice; remove one.", reason="FIELD_TWICE")
     text, attributes = _text(value, spec.text_field), Attributes()
     for name in spec.attribute_fields or [name for name in value if name not in (spec.text_field, spec.id_field)]:
         if name in repeated_names(value):
-            attributes.note(f"{name}: stands twice; the last one is kept")
+            attributes.note(f"{name}: occurs twice; the last one is kept")
         attributes.add(name, _member(value, name))
     record_id = _identity(value, spec.id_field, attributes)
     record = RawRecord(source, text, attributes.result(), record_id)
@@ -105,7 +105,7 @@ def _object_of(line: bytes) -> dict[str, Any]:
 
 
 def _member(value: Mapping[str, Any], path: str) -> Any:
-    """A member by its name, else by the names on the way to it with dots between them."""
+    """A member by its name, else by its path with dots."""
     if path in value:
         return value[path]
     inner: Any = value
@@ -133,27 +133,25 @@ def _identity(value: Mapping[str, Any], field: str, attributes: Attributes) -> s
         return str(identity)
     if not isinstance(identity, str) or not identity:
         raise RecordRefusedError(
-            f"The field {field!r}, which holds the record id, is missing or neither text nor a whole number.",
+            f"The field {field!r}, which holds the record id, is missing, or is neither text nor an integer.",
             reason="MISSING_ID",
         )
     return fitted_id(identity, field, attributes)
 
 
 def fitted_id(identity: str, name: str, attributes: Attributes) -> str:
-    """A record id for what its producer identifies it by; what cannot be one is kept as an attribute beside it."""
+    """A record id from the producer's identifier; one that is not valid is kept as an attribute instead."""
     if is_record_id(identity):
         return identity
     attributes.add(name, identity)
-    attributes.note(
-        f"{name}: more than 128 characters or others than A-Z a-z 0-9 . _ : / -; its digest is the record id"
-    )
+    attributes.note(f"{name}: not a valid record id (A-Z a-z 0-9 . _ : / -, at most 128); its digest is used instead")
     return "id_" + sha256_hex(identity.encode("utf-8", "surrogatepass"))[:32]
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Lines without their ends, with their numbers from 1; blank ones are left out.
+    """Lines without their ends, numbered from 1, without blank ones.
 
-    Of a line beyond `MAX_LINE_BYTES` only the first bytes come, one more than that: it is known as too long, and
+    A line beyond `MAX_LINE_BYTES` is cut one byte after the limit, so that it is recognised as too long while
     memory stays bounded.
     """
     number, rest = 0, b""

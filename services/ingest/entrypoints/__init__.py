@@ -1,1 +1,1 @@
-"""Doors of the service: the gRPC servicer, the consumer of foreign events, the worker's loop."""
+"""Entry points of the service: the gRPC servicer, the consumer of foreign events, the worker."""

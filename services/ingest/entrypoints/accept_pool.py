@@ -1,4 +1,4 @@
-"""Threads that batches of records are accepted in, and how much of them may wait for the bus at a time."""
+"""Threads that accept batches of records, with a limit on the bytes that wait for the bus."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from services.kit.errors import ResourceExhaustedError
 T = TypeVar("T")
 
 _RETRY_S = 1.0
-# What a call costs beside its records.
+# Memory of a call in addition to its records.
 _LEAST_BYTES = 16 * 1024
 
 
 class AcceptPool:
-    """Accepts batches side by side; what would exceed the memory for them is refused before it waits.
+    """Accepts batches in parallel; refuses at once what would exceed the memory limit.
 
-    While the bus is slow or away each batch stays in memory until it is taken or given up, and callers who left are
-    followed by others. Create it once, `close` it at the end.
+    While the bus is slow or unavailable, each batch stays in memory until it is published or given up, even if its
+    caller has left. Create it once, `close` it at the end.
     """
 
     def __init__(self, at_once: int, most_bytes: int) -> None:
@@ -32,16 +32,16 @@ class AcceptPool:
         self._held = 0
 
     async def run(self, size: int, accept: Callable[[], T]) -> T:
-        """The result of accepting a batch of so many bytes.
+        """The result of accepting a batch of `size` bytes.
 
         Raises:
-            ResourceExhaustedError: too much waits already; a single batch is always taken.
+            ResourceExhaustedError: too much is waiting already; a single batch is always accepted.
         """
         cost = max(size, _LEAST_BYTES)
         with self._lock:
             if self._held and self._held + cost > self._most:
                 raise ResourceExhaustedError(
-                    f"{self._held} bytes of records wait for Kafka, and {self._most} may; try again.",
+                    f"{self._held} bytes of records are waiting for Kafka, the limit is {self._most}. Retry later.",
                     reason="INGEST_BUSY",
                     retry_after_s=_RETRY_S,
                 )
@@ -54,7 +54,7 @@ class AcceptPool:
             raise
 
         def done(_: Future[T]) -> None:
-            # Also where the caller left before a thread was free: the batch is dropped unaccepted.
+            # Also if the caller left before a thread was free: then the batch is dropped.
             self._release(cost)
 
         running.add_done_callback(done)
@@ -65,5 +65,5 @@ class AcceptPool:
             self._held -= cost
 
     def close(self) -> None:
-        """Waits for the batches in hand."""
+        """Waits for the current batches."""
         self._pool.shutdown()

@@ -1,7 +1,7 @@
-"""CloudEvents 1.0 of foreign producers: what Kafka's binary and structured modes carry, in one form.
+"""CloudEvents 1.0 of foreign producers, read from Kafka's binary or structured mode into one form.
 
-Told apart like this: a `content-type` of `application/cloudevents+json` is structured; else a `ce_specversion` header
-is binary; else a JSON object with `specversion` is structured too, for the CloudEvents SDK for Python writes the
+Detection: a `content-type` of `application/cloudevents+json` means structured; else a `ce_specversion` header means
+binary; else a JSON object with `specversion` is structured, too, because the CloudEvents SDK for Python puts the
 data's content type, or none, in the header of a structured message.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
@@ -28,9 +28,9 @@ _REQUIRED = ("id", "source", "type", "specversion")
 
 @dataclass(frozen=True, slots=True)
 class ForeignEvent:
-    """A CloudEvent as another producer sent it; `attributes` hold its further attributes and extensions as they came.
+    """A CloudEvent of another producer; `attributes` are its further attributes and extensions, unchanged.
 
-    `data` is the value of JSON data (`is_json`), else bytes.
+    `data` is the value of JSON data (`is_json`), otherwise bytes.
     """
 
     event_id: str
@@ -58,15 +58,15 @@ class ForeignEvent:
 
 
 def read_event(delivery: Delivery) -> ForeignEvent:
-    """The event that a delivery carries.
+    """The event in a delivery.
 
     Raises:
-        InvalidArgumentError: it is not a CloudEvent, or a damaged one; the reason says which.
+        InvalidArgumentError: it is not a CloudEvent, or is damaged; see the reason.
     """
     content_type = delivery.content_type
     if content_type.strip().lower().startswith(_STRUCTURED):
         if content_type.partition(";")[0].strip().lower() != f"{_STRUCTURED}+json":
-            raise _refused("UNSUPPORTED_EVENT_FORMAT", f"Structured events come as JSON, not as {content_type}.")
+            raise _refused("UNSUPPORTED_EVENT_FORMAT", f"Structured events must be JSON, not {content_type}.")
         return _structured(_json(delivery.value, "The event"))
     if "ce_specversion" in delivery.headers:
         return _binary(delivery)
@@ -96,7 +96,7 @@ def _binary(delivery: Delivery) -> ForeignEvent:
             if name in _REQUIRED:
                 raise _refused("INVALID_ATTRIBUTE", f"The header {header} is not UTF-8.") from error
             attributes[name] = value.decode("utf-8", "replace")
-            notes.append(f"{header}: not UTF-8, bytes of it are replaced")
+            notes.append(f"{header}: not UTF-8, invalid bytes were replaced")
     content_type = delivery.content_type or _JSON
     if _is_json(content_type):
         return _event(attributes, content_type, _json(delivery.value, "The data"), is_json=True, notes=notes)
@@ -105,7 +105,7 @@ def _binary(delivery: Delivery) -> ForeignEvent:
 
 def _structured(value: Any) -> ForeignEvent:
     if not isinstance(value, dict):
-        raise _refused("INVALID_JSON", "A structured event is a JSON object.")
+        raise _refused("INVALID_JSON", "A structured event must be a JSON object.")
     data_members = ("data", "data_base64")
     attributes = {name: item for name, item in value.items() if name not in data_members and item is not None}
     for name in _REQUIRED:
@@ -119,7 +119,7 @@ def _structured(value: Any) -> ForeignEvent:
     if "data_base64" not in value:
         data = value.get("data")
         if not _is_json(content_type) and isinstance(data, str):
-            # Text may stand in the envelope as it is; the envelope is UTF-8, whatever its charset was.
+            # Text may be embedded directly; then it is UTF-8 like the envelope, whatever its charset was.
             media_type = content_type.partition(";")[0]
             return _event(attributes, media_type, data.encode("utf-8", "surrogatepass"), is_json=False)
         return _event(attributes, content_type, data, is_json=True)
@@ -140,7 +140,7 @@ def _event(
         raise _refused("MISSING_ATTRIBUTE", f"The CloudEvent lacks {', '.join(missing)}.")
     if attributes["specversion"] != "1.0":
         version = attributes["specversion"][:16]
-        raise _refused("UNSUPPORTED_SPECVERSION", f"CloudEvents {version!r} is not known; 1.0 is.")
+        raise _refused("UNSUPPORTED_SPECVERSION", f"CloudEvents {version!r} is not supported; use 1.0.")
     further = {name: value for name, value in attributes.items() if name not in _REQUIRED}
     event_id, source, event_type = (attributes[name] for name in _REQUIRED[:3])
     return ForeignEvent(event_id, source, event_type, further, content_type, data, is_json, tuple(notes))

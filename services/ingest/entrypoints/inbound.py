@@ -1,25 +1,25 @@
-"""Records out of the CloudEvents that other producers put on `tidemill.inbound`.
+"""Makes records of the CloudEvents that other producers publish to `tidemill.inbound`.
 
-What a record is made of:
+Rules:
 
 - Data of `application/protobuf` is a `tidemill.ingest.v1.Record`. JSON data is an object with `text`, and optionally
   `record_id`, `source`, `event_time` (RFC 3339) and `attributes` (an object); JSON data that is a string is the text
-  itself. Data of `text/*` is the text, in the charset of the content type (UTF-8 when it names none). Other data is
+  itself. Data of `text/*` is the text, in the charset of the content type (default UTF-8). Other data is
   refused.
-- Attributes: `attributes` of the data, then its every other member, then `ce_type`, and `ce_` and the name for the
-  event's `subject`, `dataschema` and extensions; under the names and within the limits that
-  `services.ingest.engine.attributes` tells, which also notes what could not be kept.
-- Source: the data's own; else the event's `source`. What cannot be a source's name is put in lower case without its
-  scheme (`https://`), each run of other characters than a-z 0-9 . _ - made one `-`, none of . _ - at either end:
-  `/Shop/Reviews` is `shop-reviews`. What is longer than 64 characters keeps 55 and gets 8 of its sha256.
-- Identity: the data's own, as text; one that no record can have is replaced by its digest and kept as an attribute.
-  Else it is derived from the event's `source` and `id`, which CloudEvents holds to be unique together: an event that is
-  delivered or sent again is the same record.
-- Time: the data's own; else the event's `time`; else when it is accepted. A time without a zone is UTC, with a note;
-  what is not a time becomes an attribute.
+- Attributes: `attributes` of the data, then its other members, then `ce_type`, and the event's `subject`, `dataschema`
+  and extensions with the prefix `ce_`. Names and limits follow `services.ingest.engine.attributes`, which also notes
+  what could not be kept.
+- Source: that of the data; else the event's `source`. If it is not a valid source name, it is lower-cased without its
+  scheme (`https://`), other characters than a-z 0-9 . _ - become `-`, and . _ - are trimmed at both ends:
+  `/Shop/Reviews` is `shop-reviews`. A name longer than 64 characters keeps 55 and gets 8 digits of its sha256.
+- Identity: `record_id` of the data, as text; one that is not valid is replaced by its digest and kept as an attribute.
+  Otherwise it is derived from the event's `source` and `id`, whose combination CloudEvents requires to be unique: an
+  event that is delivered or sent again is the same record.
+- Time: that of the data; else the event's `time`; else the time of acceptance. A time without offset is UTC, with a
+  note; a value that is not a time becomes an attribute.
 - Trace: the message's `traceparent` header; else the event's `traceparent` extension.
 
-An event is refused only for what a record cannot be without: text, a source, and an identity that is unambiguous.
+An event is refused only if it lacks what a record needs: a text, a source and an unambiguous identity.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
 _NO_SOURCE_CHARACTER = re.compile(r"[^a-z0-9._-]+")
 _LONGEST_SOURCE = 64
 _TRACE = ("traceparent", "tracestate")
-# Kept as what they are: the record's time, the data's encoding, the trace.
+# Used elsewhere: the record's time, the data's encoding, the trace.
 _NOT_KEPT = frozenset({"time", "datacontenttype", *_TRACE})
 
 
 class InboundHandler:
-    """Handles deliveries of `tidemill.inbound`; what gives no record is refused and becomes a dead letter."""
+    """Handles deliveries of `tidemill.inbound`; what is not a valid record becomes a dead letter."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
 
     def handle(self, batch: Sequence[Delivery]) -> None:
-        """Accepts the batch; idempotent, for identities do not change. A refusal comes before anything is accepted."""
+        """Accepts the batch, idempotently, since identities do not change. Refuses before anything is accepted."""
         accepted = [accepted_from(delivery) for delivery in batch]
         self._intake.accept_traced(accepted)
         if noted := sum(NOTES_ATTRIBUTE in item.record.attributes for item in accepted):
             logger.warning(
-                "%d of %d events could not be kept whole; what is missing of each is in its attribute %s",
+                "%d of %d events could not be kept completely; the attribute %s of each says what is missing",
                 noted,
                 len(accepted),
                 NOTES_ATTRIBUTE,
@@ -78,10 +78,10 @@ class InboundHandler:
 
 
 def accepted_from(delivery: Delivery) -> Accepted:
-    """The record of a delivery, with the trace that it continues.
+    """The record of a delivery, with the trace to continue.
 
     Raises:
-        InvalidArgumentError: it gives no record; the reason says why.
+        InvalidArgumentError: it is not a valid record; see the reason.
     """
     event = read_event(delivery)
     record = record_of(event)
@@ -90,7 +90,7 @@ def accepted_from(delivery: Delivery) -> Accepted:
 
 
 def record_of(event: ForeignEvent) -> RawRecord:
-    """The record of an event, as the module's docstring tells; not yet held against the limits."""
+    """The record of an event, as described in the module's docstring; limits are not checked yet."""
     attributes = Attributes()
     for note in event.notes:
         attributes.note(note)
@@ -111,7 +111,7 @@ def record_of(event: ForeignEvent) -> RawRecord:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """What the data alone says, as it came; only the text is checked."""
+    """The content of the data; only the text is checked."""
 
     text: str
     source: Any = None
@@ -127,7 +127,7 @@ def _data_of(event: ForeignEvent, attributes: Attributes) -> _Data:
     if event.media_type.startswith("text/"):
         return _Data(_decoded(event))
     raise RecordRefusedError(
-        f"Data of {event.content_type[:80]} gives no record; JSON, text and application/protobuf do.",
+        f"Data of {event.content_type[:80]} is not supported; use JSON, text or application/protobuf.",
         reason="UNSUPPORTED_CONTENT_TYPE",
     )
 
@@ -135,8 +135,8 @@ def _data_of(event: ForeignEvent, attributes: Attributes) -> _Data:
 def _json_data(members: Mapping[str, Any], attributes: Attributes) -> _Data:
     for name in repeated_names(members):
         if name in ("text", "record_id", "source"):
-            raise RecordRefusedError(f"`{name}` stands twice in the data; which one counts?", reason="FIELD_TWICE")
-        attributes.note(f"{name}: stands twice; the last one is kept")
+            raise RecordRefusedError(f"`{name}` occurs twice in the data; remove one.", reason="FIELD_TWICE")
+        attributes.note(f"{name}: occurs twice; the last one is kept")
     text = members.get("text")
     if text is None:
         raise RecordRefusedError("The data has no `text`.", reason="MISSING_TEXT")
@@ -158,7 +158,7 @@ def _protobuf_data(data: bytes, attributes: Attributes) -> _Data:
     try:
         message = Record.FromString(data)
     except DecodeError as error:
-        text = f"The data is not a tidemill.ingest.v1.Record: {error}."
+        text = f"The data is not a valid tidemill.ingest.v1.Record: {error}."
         raise RecordRefusedError(text, reason="UNDECODABLE_DATA") from error
     try:
         record = record_from(message)
@@ -178,7 +178,7 @@ def _identity(given: Any, attributes: Attributes) -> str:
         return fitted_id(given, "record_id", attributes) if given else ""
     if given is not None:
         attributes.add("record_id", given)
-        attributes.note("record_id: neither text nor a number; the event's identity is the record's")
+        attributes.note("record_id: neither text nor a number; the event's identity is used instead")
     return ""
 
 
@@ -192,21 +192,21 @@ def _source(given: Any, attributes: Attributes) -> str:
     try:
         name = source_name(text)
     except RecordRefusedError:
-        attributes.note("source: gives no name; the event's source is the record's")
+        attributes.note("source: not a name; the event's source is used instead")
         return ""
-    attributes.note(f"source: cannot name a source as it is; {name} does")
+    attributes.note(f"source: not a valid source name; {name} is used instead")
     return name
 
 
 def _moment(value: Any, name: str, attributes: Attributes) -> datetime | None:
-    """A time in UTC; None where there is none, or none that can be read."""
+    """A time in UTC; None if missing or not valid."""
     if value is None or value == "":
         return None
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
             if moment.tzinfo is None:
-                attributes.note(f"{name}: {value[:40]} names no offset from UTC; taken as UTC")
+                attributes.note(f"{name}: {value[:40]} has no offset from UTC; read as UTC")
                 return moment.replace(tzinfo=UTC)
             return moment.astimezone(UTC)
         except (ValueError, OverflowError):
@@ -217,15 +217,15 @@ def _moment(value: Any, name: str, attributes: Attributes) -> datetime | None:
 
 
 def source_name(source: str) -> str:
-    """Name of a record's source out of a CloudEvents source, see the module's docstring.
+    """A source name from a CloudEvents source, see the module's docstring.
 
     Raises:
-        RecordRefusedError: nothing is left of it.
+        RecordRefusedError: no valid characters are left.
     """
     name = _NO_SOURCE_CHARACTER.sub("-", _SCHEME.sub("", source.lower(), count=1)).strip("-._")
     if not name:
         raise RecordRefusedError(
-            f"The event's source {source[:80]!a} gives no name; let the data name its `source`.",
+            f"The event's source {source[:80]!a} has no usable characters; set `source` in the data.",
             reason="UNUSABLE_SOURCE",
         )
     if len(name) > _LONGEST_SOURCE:
@@ -237,7 +237,7 @@ def _decoded(event: ForeignEvent) -> str:
     data: bytes = event.data
     try:
         return data.decode(event.charset)
-    # ValueError: what decodes otherwise than to text, and names that are none at all.
+    # ValueError: codecs that do not decode to text, and unknown names.
     except (ValueError, LookupError) as error:
         raise RecordRefusedError(
             f"The text is not in {event.charset[:40]!a}: {error}.", reason="NOT_DECODABLE"

@@ -31,20 +31,20 @@ _STATES = {
 
 
 def record_from(message: Record, place: str = "record") -> RawRecord:
-    """A pushed record, as it came.
+    """A pushed record, unchanged.
 
     Args:
         message: the record.
-        place: where in its request it stands, for example `records[3]`.
+        place: its position in the request, for example `records[3]`.
 
     Raises:
-        InvalidArgumentError: its time is none between the years 1 and 9999.
+        InvalidArgumentError: its time is outside the years 1 to 9999.
     """
     try:
         event_time = message.event_time.ToDatetime(UTC) if message.HasField("event_time") else None
     except (ValueError, OverflowError) as error:
         raise InvalidArgumentError(
-            f"{place}.event_time is no time between the years 1 and 9999: {error}.",
+            f"{place}.event_time must be between the years 1 and 9999: {error}.",
             reason="INVALID_TIME",
             violations=[FieldViolation(f"{place}.event_time", str(error))],
         ) from error
@@ -52,7 +52,7 @@ def record_from(message: Record, place: str = "record") -> RawRecord:
 
 
 def spec_from(message: source_import_pb2.SourceSpec) -> SourceSpec:
-    """A source's spec, with the contract's defaults for what it leaves empty."""
+    """A source's spec, with the contract's defaults for empty fields."""
     kind: TextFolder | JsonLines
     if message.WhichOneof("kind") == "text_folder":
         folder = message.text_folder

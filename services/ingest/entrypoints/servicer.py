@@ -1,4 +1,4 @@
-# ruff: noqa: N802 - the methods bear the names of the contract
+# ruff: noqa: N802 - method names follow the contract
 """IngestService over gRPC: map in, one call, map out. The use cases block, so they run in threads."""
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
     """Implements `tidemill.ingest.v1.IngestService`."""
 
     def __init__(self, intake: Intake, imports: Imports, accepting: AcceptPool, surveys: SurveyPool) -> None:
-        """Two kinds of calls wait for others, and so have threads of their own.
+        """Two kinds of calls wait for others, and so have their own threads.
 
         Args:
             intake: accepts records.
             imports: the use cases on imports.
-            accepting: threads that batches are accepted in, which wait for the bus and for nothing else.
-            surveys: threads that sources are looked at in, which wait for those and for nothing else.
+            accepting: threads for accepting batches, which wait for the bus and nothing else.
+            surveys: threads for checking sources, which wait for those and nothing else.
         """
         self._surveys = surveys
         self._intake = intake
@@ -47,23 +47,23 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
     async def StreamRecords(
         self, request_iterator: AsyncIterator[pb.StreamRecordsRequest], context: Any
     ) -> AsyncIterator[pb.StreamRecordsResponse]:
-        """Accepts batches one after the other.
+        """Accepts batches one after another.
 
-        The next batch is read when the one before is acknowledged: what a client sends faster than the bus takes it
-        stays with the client, held back by HTTP/2's flow control. A batch that is refused ends the stream with its
-        error; those before it are acknowledged.
+        The next batch is read once the previous one is acknowledged: if a client sends faster than the bus accepts,
+        HTTP/2's flow control holds it back. A refused batch ends the stream with its error; earlier batches are
+        acknowledged.
         """
         async for request in request_iterator:
             yield pb.StreamRecordsResponse(request_id=request.request_id, record_ids=await self._accept(request))
 
     async def _accept(self, request: pb.IngestRecordsRequest | pb.StreamRecordsRequest) -> list[str]:
         records = [mapping.record_from(record, f"records[{i}]") for i, record in enumerate(request.records)]
-        # Not the threads of all other calls: while the bus is away, each of these waits out its caller's patience.
+        # Not in the threads of other calls: while the bus is unavailable, each of these waits for its full timeout.
         accept = partial(self._intake.accept, records, request.request_id)
         return list(await self._accepting.run(request.ByteSize(), accept))
 
     async def CreateImport(self, request: pb.CreateImportRequest, context: Any) -> pb.CreateImportResponse:
-        """Starts pulling a source, or answers with an earlier import of the same content."""
+        """Starts to pull a source, or returns an earlier import of the same content."""
         spec, trace = mapping.spec_from(request.spec), current_traceparent()
         item, reused = await self._surveys.run(
             lambda interrupt: self._imports.create(spec, request.request_id, trace, interrupt, resend=request.resend)
@@ -71,7 +71,7 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
         return pb.CreateImportResponse(source_import=mapping.import_to(item, reused=reused))
 
     async def GetImport(self, request: pb.GetImportRequest, context: Any) -> pb.GetImportResponse:
-        """Reads an import."""
+        """Returns an import."""
         item = await asyncio.to_thread(self._imports.get, request.name)
         return pb.GetImportResponse(source_import=mapping.import_to(item))
 
@@ -83,12 +83,12 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
         return pb.ListImportsResponse(imports=imports, next_page_token=page.next_token)
 
     async def CancelImport(self, request: pb.CancelImportRequest, context: Any) -> pb.CancelImportResponse:
-        """Stops an import."""
+        """Cancels an import."""
         item = await asyncio.to_thread(self._imports.cancel, request.name)
         return pb.CancelImportResponse(source_import=mapping.import_to(item))
 
     async def WatchImport(self, request: pb.WatchImportRequest, context: Any) -> AsyncIterator[pb.WatchImportResponse]:
-        """Sends the import now, at each change, and ends with its final state."""
+        """Sends the import now and at each change; ends with its final state."""
         read = in_thread(partial(self._imports.get, request.name))
         async for item in watch(read, lambda item: item.state.final):
             yield pb.WatchImportResponse(source_import=mapping.import_to(item))

@@ -1,4 +1,4 @@
-"""Threads that sources are looked at in: as many as may hang in silent ones without anybody else waiting for them."""
+"""Threads for checking sources: several may hang in silent sources without blocking anyone else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RETRY_S = 5.0
 
 
 class SurveyPool:
-    """Runs looks at sources; a caller who leaves ends the look. Create it once, `close` it at the end."""
+    """Runs checks of sources; if the caller leaves, the check ends. Create it once, `close` it at the end."""
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
@@ -27,16 +27,16 @@ class SurveyPool:
         self._busy: set[Interrupt] = set()
 
     async def run(self, look: Callable[[Interrupt], T]) -> T:
-        """The result of a look.
+        """The result of a check.
 
         Raises:
-            ResourceExhaustedError: every thread looks at a source already.
+            ResourceExhaustedError: all threads are busy with other sources.
         """
         interrupt, trace = Interrupt(), contextvars.copy_context()
         with self._lock:
             if len(self._busy) >= self._at_once:
                 raise ResourceExhaustedError(
-                    f"{self._at_once} sources are being looked at, and none has answered yet; try again.",
+                    f"{self._at_once} sources are being checked, and none has answered yet. Retry later.",
                     reason="TOO_MANY_SOURCES",
                     retry_after_s=_RETRY_S,
                 )
@@ -56,7 +56,7 @@ class SurveyPool:
             raise
 
     def close(self) -> None:
-        """Ends the looks."""
+        """Ends the checks."""
         with self._lock:
             busy = list(self._busy)
         for interrupt in busy:

@@ -1,4 +1,4 @@
-"""The loop that pulls imports beside the server, a few at a time, each within the trace that asked for it."""
+"""Pulls imports beside the server, a few at a time, each within the trace of its request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEFT_FOR = timedelta(seconds=60)
 
 
 class ImportWorker:
-    """Takes up running imports; create it once, `run` it once, `close` it at the end."""
+    """Runs pending imports; create it once, `run` it once, `close` it at the end."""
 
     def __init__(self, store: ImportStore, runner: ImportRunner, intake: Intake, at_once: int) -> None:
         self._store = store
@@ -52,18 +52,18 @@ class ImportWorker:
     async def _take_up(self, loop: asyncio.AbstractEventLoop) -> None:
         ended = [name for name, future in self._in_hand.items() if future.done()]
         for name in ended:
-            # An import notes its own failures; what it raises beyond that is a defect and ends the process.
+            # An import stores its own failures; anything else it raises is a bug and ends the process.
             self._interrupts.pop(name)
             self._origins.pop(name)
             self._in_hand.pop(name).result()
         running = await asyncio.to_thread(self._store.running_imports)
-        # Another process has begun to pull it: that one goes on with it for as long as it gives signs of life.
+        # Another process has begun to pull it and owns it as long as it shows signs of life.
         self._left = {item.name for item in running if item.name in ended or item.name in self._left}
         quiet = datetime.now(UTC) - _LEFT_FOR
-        # Whichever process cancelled it: a read that hangs ends here and gives its place to the next import.
+        # Whichever process cancelled it: a hanging read ends here and makes room for the next import.
         for name in self._interrupts.keys() - {item.name for item in running}:
             self._interrupts[name].set()
-        # One after the other, for each is compared with the one before; also one that was cancelled must end first.
+        # One after another, since each is compared with the previous one; a cancelled one must end first, too.
         busy = set(self._origins.values())
         for item in running:
             if item.name in self._in_hand or item.spec.origin in busy:
@@ -82,7 +82,7 @@ class ImportWorker:
             self._runner.run(item, interrupt)
 
     def close(self) -> None:
-        """Ends the imports in hand, with their batches but not their reads; the next process takes them up."""
+        """Ends the running imports after their current batches; the next process resumes them."""
         self._runner.stop()
         for interrupt in self._interrupts.values():
             interrupt.set()

@@ -30,7 +30,7 @@ class AnsweredRequest:
 
 
 class RequestLog(Protocol):
-    """Where answers are kept; threads share it."""
+    """Where answers are kept. Thread-safe."""
 
     def find(self, request_id: str) -> AnsweredRequest | None:
         """What the request with this id was, and its answer."""

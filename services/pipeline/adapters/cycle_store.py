@@ -16,7 +16,7 @@ from services.pipeline.domain.cycle import Cycle
 
 
 class SqlCycleStore:
-    """Implements `services.pipeline.app.ports.CycleStore`; threads share it."""
+    """Implements `services.pipeline.app.ports.CycleStore`. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)

@@ -19,7 +19,7 @@ _JOIN = "feedback and answers"
 
 
 class SqlFeedbackStore:
-    """Implements `services.pipeline.app.ports.FeedbackStore`; threads share it."""
+    """Implements `services.pipeline.app.ports.FeedbackStore`. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)

@@ -135,7 +135,7 @@ class CycleRunner:
                 await self._fail(stage.name, CycleState.FAILED, failure, failure.message)
 
     async def _unless_cancelled(self, do: Callable[[], Awaitable[None]], stage: str) -> bool:
-        """Does it; False where the cycle was cancelled instead."""
+        """Does it; False if the cycle was cancelled instead."""
         if stage in _NOT_CANCELLABLE:
             await do()
             return True
@@ -178,7 +178,7 @@ class CycleRunner:
 
     async def _clean(self) -> None:
         spec = self._cycle.spec
-        # Again: somebody may have put another recipe under the name since the cycle was created.
+        # Again: someone may have put another recipe under the name since the cycle was created.
         await self._persistently(
             lambda: self._deps.datasets.put(spec.dataset_name, dataset_spec(spec.dataset, spec.source_names)), "clean"
         )
@@ -316,7 +316,7 @@ class CycleRunner:
         if latest.failure is not None:
             raise _StageFailedError(CycleState.FAILED, latest.failure, latest.failure.message)
         if latest.cancelled:
-            message = f"{work.name} was cancelled by somebody else; run the loop again."
+            message = f"{work.name} was cancelled by someone else; run the loop again."
             failure = Failure("WORK_CANCELLED", message, {"resource": work.name})
             raise _StageFailedError(CycleState.FAILED, failure, message)
         return replace(latest, reused=work.reused or latest.reused)

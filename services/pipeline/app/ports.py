@@ -1,4 +1,4 @@
-"""What the pipeline's use cases need of the world."""
+"""What the pipeline's use cases need from outside."""
 
 from __future__ import annotations
 
@@ -144,14 +144,14 @@ class Models(Protocol):
 
 
 class Announcer(Protocol):
-    """Tells the other services; durable when a method returns. The same fact has the same event id each time."""
+    """Publishes facts to the other services; durable when a method returns. Equal facts get equal event ids."""
 
     def cycle_ended(self, cycle: Cycle) -> None:
         """A cycle reached its final state."""
         ...
 
     def feedback(self, items: Sequence[Feedback]) -> None:
-        """Somebody judged answers."""
+        """Someone judged answers."""
         ...
 
 
@@ -159,7 +159,7 @@ class Wakeups(Protocol):
     """Hears of ended work by events."""
 
     async def wait(self, resource: str, timeout_s: float) -> None:
-        """Returns when an event told of the resource, else after so many seconds."""
+        """Returns when an event told of the resource, else after this many seconds."""
         ...
 
 

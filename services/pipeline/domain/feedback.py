@@ -1,4 +1,4 @@
-"""What somebody thought of an answer."""
+"""What someone thought of an answer."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Build:
     """One build as training measured it; `speed` in tokens or texts a second, `quality` in the metric's unit.
 
     `loss` is its cross entropy per token in nats and `loss_increase` how much that is above the merged model's on
-    the same examples, 0.01 for one percent; both None where no loss was measured (classification).
+    the same examples, 0.01 for one percent; both None if no loss was measured (classification).
     """
 
     precision: str
@@ -52,7 +52,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the gate looks at; `base` is None where the untrained model has no answer. More of the metric is better."""
+    """What the gate looks at; `base` is None if the untrained model has no answer. More of the metric is better."""
 
     metric: str
     base: float | None

@@ -47,8 +47,8 @@ def _basic_auth(user: str | None, password_file: Path | None) -> tuple[str, str]
 def elasticsearch_errors(*passing: int) -> Iterator[None]:
     """Raises what the client raises as UnavailableError, but for answers of the given status codes.
 
-    Also what Elasticsearch finds wrong with a call of ours: it is refused until somebody changes something there (a
-    template of somebody else's, an index that is closed), and what was sent here is better kept by its senders
+    Also what Elasticsearch finds wrong with a call of ours: it is refused until someone changes something there (a
+    template of someone else's, an index that is closed), and what was sent here is better kept by its senders
     meanwhile than lost with this process.
     """
     try:

@@ -183,7 +183,7 @@ class Intake:
         return bulk
 
     async def _write(self, bulk: list[_Entry]) -> None:
-        """Writes a bulk, again and again until each document has its outcome or nobody waits for it."""
+        """Writes a bulk, again and again until each document has its outcome or no one waits for it."""
         pause = _FIRST_PAUSE_S
         # Who has gone away comes again with the same.
         while bulk := [entry for entry in bulk if not entry[0].answer.done()]:

@@ -36,7 +36,7 @@ def _index(signal: Signal, day: int) -> str:
 
 
 def day_of(index: str) -> date | None:
-    """The day of an index's name; None where the name is not one that `Signal.index` gives."""
+    """The day of an index's name; None if the name is not one that `Signal.index` gives."""
     found = _NAME.fullmatch(index)
     if not found:
         return None

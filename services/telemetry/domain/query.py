@@ -1,7 +1,7 @@
 """Field names in queries of Lucene's syntax.
 
 Elasticsearch knows the short names (`service`) as aliases. What a sender made up (`http.route`) lies below one
-container, which a person need not know: a name that is no field of ours is looked for there.
+container, which a person need not know: a name that is not a field of ours is looked for there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# ruff: noqa: N802 - the methods bear the names of the contract
+# ruff: noqa: N802 - method names follow the contract
 """OTLP's receivers over gRPC (https://opentelemetry.io/docs/specs/otlp/#otlpgrpc)."""
 
 from __future__ import annotations

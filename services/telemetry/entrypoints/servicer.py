@@ -1,4 +1,4 @@
-# ruff: noqa: N802 - the methods bear the names of the contract
+# ruff: noqa: N802 - method names follow the contract
 """TelemetryService over gRPC: map in, one call, map out."""
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from services.training.domain.training_spec import BaseModel
 
 logger = logging.getLogger(__name__)
 
-# Counted up when a conversion changes, so that prepared folders are made anew.
+# Counted up when a conversion changes, so that prepared folders are created again.
 _CONVERSION = 1
 _MARKER = "tidemill-base.json"
 

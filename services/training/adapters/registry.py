@@ -47,7 +47,7 @@ class MlflowRegistry:
         with _translated(f"promote {model_version}"):
             client = self._client
             client.set_registered_model_alias(name, "champion", number)
-            # Who has won challenges nobody; a newer model that waits for its turn stays the challenger.
+            # Who has won challenges no one; a newer model that waits for its turn stays the challenger.
             aliases = client.get_registered_model(name).aliases
             if str(aliases.get("challenger")) == number:
                 client.delete_registered_model_alias(name, "challenger")

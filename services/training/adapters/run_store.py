@@ -26,7 +26,7 @@ _UNFINISHED = (RunState.QUEUED.value, RunState.RUNNING.value)
 
 
 class SqlRunStore:
-    """Implements `services.training.app.ports.RunStore`; threads share it."""
+    """Implements `services.training.app.ports.RunStore`. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)

@@ -167,7 +167,7 @@ def _progress(folder: Path) -> Progress | None:
 
 
 def _last_lines(path: Path) -> list[str]:
-    """The last lines of a worker's log, of structured ones their message; empty where there is no log."""
+    """The last lines of a worker's log, of structured ones their message; empty if there is no log."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
@@ -185,7 +185,7 @@ def _message(line: str) -> str:
 
 
 def _json(path: Path) -> Any:
-    """A JSON file's value; None where there is no file, an error where it holds no object."""
+    """A JSON file's value; None if there is no file, an error where it holds no object."""
     if not path.is_file():
         return None
     value = json.loads(path.read_text())

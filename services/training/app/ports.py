@@ -1,4 +1,4 @@
-"""What training's use cases need of the world."""
+"""What training's use cases need from outside."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunStore(Protocol):
         ...
 
     def under_way(self, digest: str) -> Run | None:
-        """The oldest queued or running run with this outcome that nobody asked to cancel."""
+        """The oldest queued or running run with this outcome that no one asked to cancel."""
         ...
 
     def unfinished(self) -> Sequence[Run]:
@@ -103,7 +103,7 @@ class Registry(Protocol):
             Its version, for example `headlines/3`.
 
         Raises:
-            UnavailableError: the registry does not take it; nobody knows whether it will later.
+            UnavailableError: the registry does not take it; no one knows whether it will later.
         """
         ...
 
@@ -113,7 +113,7 @@ class Registry(Protocol):
 
 
 class Announcer(Protocol):
-    """Tells facts to the other services."""
+    """Publishes facts to the other services."""
 
     def ended(self, run: Run) -> None:
         """A run reached its final state; told again it is the same event."""

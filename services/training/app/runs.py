@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Runs:
-    """Threads share it."""
+    """Thread-safe."""
 
     def __init__(
         self,

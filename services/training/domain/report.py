@@ -52,7 +52,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it; `base` is None where the untrained model has no answer (a fresh classification head).
+    """All of it; `base` is None if the untrained model has no answer (a fresh classification head).
 
     `tuned_loss` is the merged model's `Variant.loss`. `warnings` tell, for a person, what was done otherwise than
     asked.

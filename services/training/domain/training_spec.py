@@ -94,7 +94,7 @@ class Optimization:
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """What is known of a base model before it is loaded; `context_length` in tokens, None where it has no limit.
+    """What is known of a base model before it is loaded; `context_length` in tokens, None if it has no limit.
 
     `identity` is a digest that changes with the weights, `task` the kind of task that such a model can learn: None
     where it is none of ours.

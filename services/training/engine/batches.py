@@ -11,7 +11,7 @@ _GROUP_BATCHES = 16
 def batch_order(lengths: Sequence[int], batch_size: int, seed: int, *, start: int = 0) -> Iterator[list[int]]:
     """Endless batches of example indices, grouped by length, from batch number `start` on.
 
-    Each pass over the data is shuffled anew; a last incomplete batch of a pass is filled from its own beginning.
+    Each pass over the data is shuffled again; a last incomplete batch of a pass is filled from its own beginning.
 
     Raises:
         ValueError: there are no examples.

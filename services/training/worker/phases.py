@@ -157,7 +157,7 @@ def kept(path: Path, compute: Callable[[], Any]) -> Any:
 
 
 def kept_folder(path: Path, make: Callable[[Path], None]) -> Path:
-    """A folder; made first where there is none. What a killed maker left behind is made anew."""
+    """A folder; made first where there is none. What a killed maker left behind is created again."""
     if not path.is_dir():
         partial = path.with_name(f".{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)

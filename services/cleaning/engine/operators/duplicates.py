@@ -50,7 +50,7 @@ def words_keys(texts: Sequence[str]) -> list[str]:
 
 
 class ExactDedup(SetOperator[Params]):
-    """Keeps the first of the records whose text is the same but for case, white space and what nobody sees."""
+    """Keeps the first of the records whose text is the same but for case, white space and what no one sees."""
 
     version = 2
 
@@ -72,9 +72,9 @@ class ConflictingLabelsParams(Params):
 
 
 class ConflictingLabels(SetOperator[ConflictingLabelsParams]):
-    """Drops all records of a text that bears different labels: nobody can tell which one is right.
+    """Drops all records of a text that has different labels: no one can tell which one is right.
 
-    Punctuation, case, white space and what nobody sees make no other text.
+    Punctuation, case, white space and what no one sees make no other text.
     """
 
     version = 2

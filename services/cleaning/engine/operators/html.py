@@ -117,7 +117,7 @@ class StripHtml(TextMap[TextMapParams]):
 
 
 def _markup_of(text: str) -> tuple[str, bool] | None:
-    """The text as HTML in which everything that is no markup is escaped; None if it holds no markup.
+    """The text as HTML in which everything that is not markup is escaped; None if it has no markup.
 
     And whether its line ends are a writer's: few blocks in many lines are text with some markup in it.
     """

@@ -47,7 +47,7 @@ _NARROW: Final = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | 
     0x3000: " ", 0xA0: " ", 0x2010: "-", 0x2011: "-", 0x2012: "-", 0x2013: "-", 0x2212: "-", 0x3002: "。",
 }  # fmt: skip
 _WIDE: Final = re.compile("[\uff01-\uff5e\u3000\xa0\u2010-\u2013\u2212]")
-# So many digits in so many characters may be a number of somebody.
+# So many digits in so many characters may be a number of someone.
 _DIGITS: Final = 7
 _WINDOW: Final = 12
 _DIGIT, _WIDE_SIGN, _UPPER, _PROVINCE, _DOT = 1, 2, 3, 4, 5

@@ -71,7 +71,7 @@ class FixUnicodeParams(TextMapParams):
 
 
 class FixUnicode(TextMap[FixUnicodeParams]):
-    """Repairs what ftfy repairs, and text in a wrong Chinese encoding; removes what nobody sees.
+    """Repairs what ftfy repairs, and text in a wrong Chinese encoding; removes what no one sees.
 
     Entities become characters, but for those of `<`, `>`, `&` and quotes, which are `strip_html`'s: decoded here,
     `&lt;b&gt;` would be a tag there.

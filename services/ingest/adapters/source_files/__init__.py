@@ -1,1 +1,1 @@
-"""Where the files of a source lie, one module a protocol, behind one port; and the walls before each opening."""
+"""Access to the files of a source, one module per protocol behind one port, with access checks before each opening."""

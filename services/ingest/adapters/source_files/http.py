@@ -1,4 +1,4 @@
-"""One file by HTTP or HTTPS, with redirects, each of which is held against the same rules as the address itself."""
+"""One file over HTTP or HTTPS. Redirects are followed if they pass the same checks as the address itself."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ T = TypeVar("T")
 _GZIP = ("gzip", "x-gzip")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
-# So much must come within the patience, so that a server that sends a byte a minute counts as silent.
+# At least this much must arrive within the timeout, so that a server that sends a byte a minute counts as silent.
 _LEAST_BYTES = 64 * 1024
 
 
 class HttpFile:
-    """Implements `port.FilePlace` for a single URL; HTTP itself lists no folders."""
+    """Implements `port.FilePlace` for a single URL; HTTP itself cannot list folders."""
 
     def __init__(
         self, spec: SourceSpec, roots: SourceRoots, wall: NetworkWall, limits: ReadLimits, interrupt: Interrupt
@@ -52,7 +52,7 @@ class HttpFile:
     def find(self, pattern: str) -> Mapping[str, FoundFile]:
         """See the port."""
         message = (
-            "HTTP lists no folders; give one file as json_lines, or a folder of this machine or of an s3:// bucket."
+            "HTTP cannot list folders. Give one file as json_lines, or a folder of this machine or of an s3:// bucket."
         )
         raise wrong(self._spec, message, "NOT_A_FOLDER")
 
@@ -63,7 +63,7 @@ class HttpFile:
         return {self._url: found}
 
     def below(self, path: str) -> str:
-        """See the port; without the query, so that the name says what the file is."""
+        """See the port; without the query, so that the name shows what the file is."""
         return PurePosixPath(unquote(parse_uri(path).path.partition("?")[0])).name
 
     def location(self, path: str) -> str:
@@ -71,7 +71,7 @@ class HttpFile:
         return shown(path)
 
     def heads(self, paths: Sequence[str], size: int) -> Sequence[bytes | OSError]:
-        """See the port; never reached, for there are no folders."""
+        """See the port; never called, since there are no folders."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -86,9 +86,9 @@ class HttpFile:
         try:
             etag = _strong_etag(response)
             if self._etag and etag and etag != self._etag:
-                raise BadContentError("SOURCE_CHANGED", "the file was changed while it was imported; import it again")
+                raise BadContentError("SOURCE_CHANGED", "the file changed while it was imported; import it again")
             chunks = self._chunks(response)
-            # A packed file that its server declares as packed in transit is sent as it is.
+            # A compressed file whose server declares the compression as transfer encoding is used as it is.
             if _encoding(response) in _GZIP and not self.below(path).endswith(".gz"):
                 chunks = unpacked(chunks, ".gz", self._limits)
             yield chunks
@@ -112,8 +112,8 @@ class HttpFile:
         except (aiohttp.ClientError, OSError) as error:
             if self._wall.refused:
                 message = (
-                    f"{shown(self._spec.kind.uri)} leads to an address or a port that sources may not be read from: "
-                    "only public addresses at the ports 80 and 443 are, and what whoever runs the service names in "
+                    f"{shown(self._spec.kind.uri)} leads to an address or a port that sources may not use. Allowed are "
+                    "public addresses at the ports 80 and 443, and those that the operator adds to "
                     "TIDEMILL_SOURCE_HOSTS."
                 )
                 raise forbidden(self._spec, message) from error
@@ -131,30 +131,30 @@ class HttpFile:
                         return
                     target = urljoin(url, response.headers.get("Location", ""))
                 if url.startswith("https:") and not target.startswith("https:"):
-                    raise forbidden(self._spec, f"{shown(url)} leads from https to another protocol.")
+                    raise forbidden(self._spec, f"{shown(url)} redirects from https to another protocol.")
                 url = target
-        raise OSError(f"{shown(self._url)} leads from one address to another more than {_MOST_REDIRECTS} times")
+        raise OSError(f"{shown(self._url)} redirects more than {_MOST_REDIRECTS} times")
 
     def _check(self, url: str) -> None:
         try:
             parsed = parse_uri(url)
         except UriRefusedError as error:
-            raise forbidden(self._spec, f"the address that it leads to is not read: {error}") from error
+            raise forbidden(self._spec, f"it redirects to an address that cannot be imported: {error}") from error
         if not parsed.is_http:
-            raise forbidden(self._spec, f"it leads to {parsed.scheme}://, which is not read")
+            raise forbidden(self._spec, f"it redirects to {parsed.scheme}://, which is not supported")
         if not self._roots.allows_http(url):
             raise forbidden(
                 self._spec,
-                f"{shown(url)} lies below none of the URLs in TIDEMILL_SOURCE_ROOTS; whoever runs the service adds it.",
+                f"{shown(url)} is not below any of the URLs in TIDEMILL_SOURCE_ROOTS; ask the operator to add it.",
             )
 
     def _check_answer(self, response: aiohttp.ClientResponse) -> None:
         if response.status in (404, 410):
-            raise wrong(self._spec, f"{shown(str(response.url))} does not exist; correct it.")
+            raise wrong(self._spec, f"{shown(str(response.url))} does not exist; correct the URL.")
         if response.status != 200:
             raise OSError(f"{shown(str(response.url))} answers {response.status}")
         if _encoding(response) not in ("identity", *_GZIP):
-            raise OSError(f"{shown(str(response.url))} packs the file, though it was asked for the file as it is")
+            raise OSError(f"{shown(str(response.url))} compresses the file, though it was requested uncompressed")
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
@@ -167,7 +167,7 @@ class HttpFile:
         async with aiohttp.ClientSession(
             connector=connector,
             timeout=timeout,
-            # No proxy and no password of this process's environment.
+            # Without the proxy and the passwords in this process's environment.
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,

@@ -1,4 +1,4 @@
-"""An event loop of one import's thread, in which every wait for a network ends: in time, or when it is interrupted."""
+"""An event loop for an import's thread in which every network wait ends: by timeout or by interrupt."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class InterruptibleLoop:
 
         Args:
             coroutine: what to wait for.
-            limit_s: how long.
-            what: who is waited for, for the error.
+            limit_s: timeout.
+            what: who is waited for, for the error message.
 
         Raises:
-            BadContentError: nothing came in time.
+            BadContentError: nothing arrived in time.
             InterruptedReadError: the interrupt was set.
         """
         scope: asyncio.Timeout | None = None
@@ -56,12 +56,12 @@ class InterruptibleLoop:
             raise BadContentError("SOURCE_SILENT", f"{what} sent too little for {limit_s:g} s") from error
 
     def finish(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """Lets a connection end, whether or not the interrupt is set; what goes wrong then is of no interest."""
+        """Closes a connection, also after an interrupt; errors are ignored."""
         try:
             self._runner.run(asyncio.wait_for(coroutine, _FINISH_S))
         except (OSError, TimeoutError) as error:
-            logger.debug("a source's connection did not end in order: %s", error)
+            logger.debug("could not close a source's connection: %s", error)
 
     def close(self) -> None:
-        """Ends the loop."""
+        """Closes the loop."""
         self._runner.close()

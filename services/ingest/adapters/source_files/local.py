@@ -1,8 +1,8 @@
-"""Files of this machine, only below the roots, whatever links say, and whatever changes between a look and an opening.
+"""Files of this machine, only below the allowed roots, safe against links and changes between check and open.
 
-A file is opened without touching its content (O_PATH); where that very file really lies and what it is is checked; then
-it is opened for reading through its descriptor. So no link can be exchanged in between, and no device or pipe is ever
-opened.
+A file is first opened without access to its content (O_PATH). Then the real location and type of that very file are
+checked, and it is opened for reading through its descriptor. So no link can be swapped in between, and devices and
+pipes are never opened.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LocalFiles:
         self._interrupt = interrupt
 
     def find(self, pattern: str) -> Mapping[str, FoundFile]:
-        """See the port; also where links lead to folders, each of which is entered once."""
+        """See the port. Links to folders are followed, each folder once."""
         uri = self._spec.kind.uri
         self._check(self._root)
         root = Path(self._root)
@@ -52,12 +52,12 @@ class LocalFiles:
             remedy = self._remedy("create it or correct the path")
             raise wrong(self._spec, f"The folder {uri} does not exist; {remedy}.")
         if root.is_file():
-            raise wrong(self._spec, f"{uri} is a file; give the folder that it is in.", "NOT_A_FOLDER")
+            raise wrong(self._spec, f"{uri} is a file; give the folder that contains it.", "NOT_A_FOLDER")
         matches = re.compile(glob_translate(pattern)).match
         found = self._walk(self._root, None)
         files = {path: info for path, info in found.items() if matches(self.below(path))}
         if not files:
-            message = f"No file below {uri} matches {pattern!r} ({len(found)} files are there); correct it."
+            message = f"None of the {len(found)} files below {uri} matches {pattern!r}; correct the pattern."
             raise wrong(self._spec, message, field="pattern")
         for path in files:
             self._check(path)
@@ -74,12 +74,10 @@ class LocalFiles:
             raise wrong(self._spec, f"{uri} does not exist; {remedy}.")
         status = Path(path).stat()
         if stat.S_ISDIR(status.st_mode):
-            message = f"{uri} is a folder; give a file in it or a glob such as {uri.rstrip('/')}/*.jsonl."
+            message = f"{uri} is a folder; give a file in it, or a glob such as {uri.rstrip('/')}/*.jsonl."
             raise wrong(self._spec, message, "NOT_A_FILE")
         if not stat.S_ISREG(status.st_mode):
-            raise wrong(
-                self._spec, f"{uri} is not a regular file; a pipe or a device cannot be imported.", "NOT_A_FILE"
-            )
+            raise wrong(self._spec, f"{uri} is not a regular file; pipes and devices cannot be imported.", "NOT_A_FILE")
         return {path: FoundFile(status.st_size)}
 
     def _match_glob(self) -> Mapping[str, FoundFile]:
@@ -92,7 +90,7 @@ class LocalFiles:
         files = {path: info for path, info in self._walk(base, depth).items() if matches(path)}
         if not files:
             uri = self._spec.kind.uri
-            raise wrong(self._spec, f"No file matches {uri}; put one there or correct the glob.")
+            raise wrong(self._spec, f"No file matches {uri}; add one or correct the glob.")
         for path in files:
             self._check(path)
         return files
@@ -121,7 +119,7 @@ class LocalFiles:
         after = os.fstat(descriptor)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise BadContentError(
-                "SOURCE_CHANGED", "the file was changed while it was read; import it when nobody writes to it"
+                "SOURCE_CHANGED", "the file changed while it was read; import it when nothing writes to it"
             )
 
     def heads(self, paths: Sequence[str], size: int) -> Sequence[bytes | OSError]:
@@ -141,7 +139,7 @@ class LocalFiles:
         """See the port."""
 
     def _descriptor(self, path: str) -> int:
-        """The file, opened for reading after all that is to be known of it was checked on the file itself."""
+        """The file, opened for reading after all checks were made on the file itself."""
         handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             link = f"/proc/self/fd/{handle}"
@@ -152,17 +150,17 @@ class LocalFiles:
                 raise self._outside(path)
             if not stat.S_ISREG(status.st_mode):
                 raise wrong(
-                    self._spec, f"{path} is not a regular file; a pipe or a device cannot be imported.", "NOT_A_FILE"
+                    self._spec, f"{path} is not a regular file; pipes and devices cannot be imported.", "NOT_A_FILE"
                 )
             return os.open(link, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         finally:
             os.close(handle)
 
     def _walk(self, root: str, depth: int | None) -> dict[str, FoundFile]:
-        """Files below a folder, so many folders deep.
+        """Files below a folder, up to `depth` folders deep.
 
         Raises:
-            OSError: a folder cannot be looked into, whose files would be missing without a word.
+            OSError: a folder cannot be listed; otherwise its files would be missing silently.
         """
 
         def fail(error: OSError) -> None:
@@ -181,14 +179,14 @@ class LocalFiles:
             entered.add(real)
             if depth is not None and len(PurePosixPath(folder).parts) - start >= depth - 1:
                 folders.clear()
-            # Which of two ways to a folder counts must not depend on the file system's order.
+            # Of two paths to the same folder, which one counts must not depend on the file system's order.
             folders.sort()
             for name in names:
                 path = str(Path(folder, name))
                 try:
                     status = Path(path).stat()
                 except OSError:
-                    # A link to nowhere, for one: reading it says what is wrong with it.
+                    # A dangling link, for example: reading it reports the error.
                     found[path] = FoundFile(0)
                     continue
                 if stat.S_ISREG(status.st_mode):
@@ -200,7 +198,7 @@ class LocalFiles:
 
     def _remedy(self, usual: str) -> str:
         if self._roots.is_example(self._root):
-            return "`tidemill run FILE` fetches the example data that its file names"
+            return "`tidemill run FILE` fetches the example data that the pipeline file names"
         return usual
 
     def _allowed(self, path: str) -> bool:
@@ -213,6 +211,6 @@ class LocalFiles:
     def _outside(self, path: str) -> Exception:
         return forbidden(
             self._spec,
-            f"{path} lies outside of the folders that imports may read. Move it beside the pipeline's file, run "
-            "`tidemill run --allow FOLDER`, or let whoever runs the service name its folder in TIDEMILL_SOURCE_ROOTS.",
+            f"{path} is outside the folders that imports may read. Move it next to the pipeline file, run "
+            "`tidemill run --allow FOLDER`, or ask the operator to add its folder to TIDEMILL_SOURCE_ROOTS.",
         )

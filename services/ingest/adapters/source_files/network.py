@@ -1,8 +1,8 @@
-"""The wall around every connection of a source: the address that is connected to is the address that was checked.
+"""Checks every connection of a source: the checked address is exactly the one that is connected to.
 
-A host is looked up once for a connection. aiohttp opens its sockets by `socket_factory`, which gets the very address
-that the socket is about to connect to, of a looked-up host and of a literal one alike: that is where it is judged, so
-neither a name that changes its address (DNS rebinding) nor a redirect nor an odd spelling of 127.0.0.1 gets past it.
+A host is resolved once per connection. aiohttp opens its sockets by `socket_factory`, which receives the very address
+that the socket is about to connect to, whether resolved or literal. The check happens there, so neither a name that
+changes its address (DNS rebinding) nor a redirect nor an unusual spelling of 127.0.0.1 gets past it.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ LookUp = Callable[[str, int], Sequence[AddressInfo]]
 
 
 class AddressRefusedError(OSError):
-    """A connection to an address that sources must not be read from."""
+    """Raised for a connection to an address that sources must not be read from."""
 
 
 def system_look_up(host: str, port: int) -> Sequence[AddressInfo]:
-    """Addresses of a host as this machine knows them."""
+    """Addresses of a host, as this machine resolves it."""
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 class NetworkWall:
-    """Judges the connections of one source; made anew for each, for it remembers what its named hosts stand for."""
+    """Checks the connections of one source. Create one per source: it remembers how allowed hosts were resolved."""
 
     def __init__(
         self, rules: NetworkRules, look_up: LookUp, threads: Executor, own_endpoint: tuple[str, int] | None = None
     ) -> None:
-        """Takes up no connection.
+        """Opens no connection.
 
         Args:
             rules: what is allowed.
-            look_up: host and port to addresses; blocks.
-            threads: where it runs.
-            own_endpoint: host and port of the operator's own store, allowed as if they were named.
+            look_up: resolves host and port to addresses; blocks.
+            threads: where `look_up` runs.
+            own_endpoint: host and port of the operator's own store, allowed as if they were listed.
         """
         self._rules = rules
         self._look_up = look_up
@@ -54,7 +54,7 @@ class NetworkWall:
         self._own = own_endpoint
         self._named: set[tuple[str, int]] = set()
         self.refused = False
-        """Whether a connection was refused; aiohttp may tell of it as of any other failure to connect."""
+        """Whether a connection was refused; aiohttp may report it like any other failure to connect."""
 
     def resolver(self) -> abc.AbstractResolver:
         """For aiohttp's connector."""
@@ -71,8 +71,8 @@ class NetworkWall:
         host_named = (address, port) in self._named or self._is_named(address, port)
         if family not in (socket.AF_INET, socket.AF_INET6) or not self._rules.permits(address, port, named=host_named):
             self.refused = True
-            # To the log, not to the caller: what a name stands for in this network is not the caller's business.
-            logger.warning("a source was refused that leads to %s port %d", address, port)
+            # To the log, not to the caller: internal addresses are not the caller's business.
+            logger.warning("refused a source that leads to %s port %d", address, port)
             raise AddressRefusedError("the address is not allowed")
         return socket.socket(family, kind, protocol)
 
@@ -113,4 +113,4 @@ class _Resolver(abc.AbstractResolver):
         return found
 
     async def close(self) -> None:
-        """Holds nothing."""
+        """Nothing to close."""

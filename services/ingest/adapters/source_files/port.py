@@ -1,4 +1,4 @@
-"""What reading a source needs of the place that its files lie in."""
+"""What reading a source needs from the place where its files are."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ CHUNK_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
-    """Bounds of what a source may bring; beyond one of them its import fails and says which."""
+    """Limits of a source; if one is exceeded, the import fails and names it."""
 
     connect_s: float = 10.0
     silence_s: float = 30.0
     file_bytes: int = 8 * 1024**3
     import_bytes: int = 64 * 1024**3
     files: int = 200_000
-    # What a packed file may hold for each byte of it, once it is past `unpacked_bytes`: logs of JSON reach 30, bombs
-    # a thousand.
+    # How many bytes a compressed file may contain per byte of its own, beyond `unpacked_bytes`: JSON logs reach 30,
+    # compression bombs a thousand.
     unpacked_ratio: int = 200
     unpacked_bytes: int = 16 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file that was found: its size (None: not told) and its strong ETag (empty: none)."""
+    """A file: its size (None: not reported) and its strong ETag (empty: none)."""
 
     size: int | None
     etag: str = ""
 
 
 class BadContentError(Exception):
-    """A file that cannot be read as what it is; whoever reads it adds its name and line."""
+    """A file whose content cannot be read as expected; the caller adds its name and line."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -47,44 +47,44 @@ class BadContentError(Exception):
 
 
 class FilePlace(Protocol):
-    """The files of one source; one thread uses it. Each method holds the walls before it opens anything."""
+    """The files of one source, for one thread. Each method checks access before it opens anything."""
 
     def find(self, pattern: str) -> Mapping[str, FoundFile]:
-        """Files below a folder by path, those that match a glob."""
+        """Files below a folder by path, those that match the pattern."""
         ...
 
     def match(self) -> Mapping[str, FoundFile]:
-        """The file that the address names, or the files that it matches as a glob."""
+        """The file at the address, or the files that match it as a glob."""
         ...
 
     def below(self, path: str) -> str:
-        """A file's path below the source's folder; its name where the source is a file or a glob."""
+        """A file's path below the source's folder; its name if the source is a file or a glob."""
         ...
 
     def location(self, path: str) -> str:
-        """A file's address for people."""
+        """A file's address, for messages."""
         ...
 
     def open(self, path: str) -> AbstractContextManager[Iterator[bytes]]:
         """The bytes of a file, chunk by chunk.
 
         Raises:
-            BadContentError: within the block: it changed, or stopped coming.
+            BadContentError: while reading: it changed, or no more data arrived.
             OSError: it cannot be opened.
         """
         ...
 
     def heads(self, paths: Sequence[str], size: int) -> Sequence[bytes | OSError]:
-        """The first bytes of several files, or why one cannot be read."""
+        """The first bytes of several files, or the error for those that cannot be read."""
         ...
 
     def close(self) -> None:
-        """Ends its connections."""
+        """Closes its connections."""
         ...
 
 
 def wrong(spec: SourceSpec, message: str, reason: str = "NO_SUCH_SOURCE", field: str = "uri") -> InvalidArgumentError:
-    """The error for a source that is not there, or not what its spec says."""
+    """The error for a source that does not exist or is not what its spec says."""
     path = f"{spec.field}.{field}"
     return InvalidArgumentError(
         f"{path}: {message}",
@@ -95,7 +95,7 @@ def wrong(spec: SourceSpec, message: str, reason: str = "NO_SUCH_SOURCE", field:
 
 
 def forbidden(spec: SourceSpec, message: str) -> PermissionDeniedError:
-    """The error for a source that this service must not read; whether it exists is not said."""
+    """The error for a source that this service must not read; does not reveal whether it exists."""
     path = f"{spec.field}.uri"
     return PermissionDeniedError(
         f"{path}: {message}",

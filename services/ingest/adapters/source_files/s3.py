@@ -1,4 +1,4 @@
-"""Files of an S3 bucket, by s3fs: the endpoint and the credentials are the operator's, never the caller's."""
+"""Files of an S3 bucket, by s3fs. The operator sets endpoint and credentials, never the caller."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from services.ingest.domain.source_uri import SourceUri
 T = TypeVar("T")
 
 _GLOB = "*?["
-# A listing comes in pages of a thousand.
+# Listings come in pages of a thousand.
 _LISTING_S = 300.0
 
 
 def s3_endpoint(setting: str) -> str:
-    """The endpoint that the operator set: this service's setting, else what every S3 client reads; empty is Amazon."""
+    """The operator's endpoint: this service's setting, else the usual variable of S3 clients; empty means Amazon."""
     return setting or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
@@ -77,14 +77,14 @@ class S3Files:
         uri = self._spec.kind.uri
         kind = self._kind(self._root)
         if kind == "file":
-            raise wrong(self._spec, f"{uri} is a file; give the folder that it is in.", "NOT_A_FOLDER")
+            raise wrong(self._spec, f"{uri} is a file; give the folder that contains it.", "NOT_A_FOLDER")
         if not kind:
             raise wrong(self._spec, f"The folder {uri} does not exist; create it or correct the path.")
         listing = self._run(self._call("_find", self._root, detail=True), _LISTING_S)
         matches = re.compile(glob_translate(pattern)).match
         found = {path: info for path, info in listing.items() if matches(self.below(path))}
         if not found:
-            message = f"No file below {uri} matches {pattern!r} ({len(listing)} files are there); correct it."
+            message = f"None of the {len(listing)} files below {uri} matches {pattern!r}; correct the pattern."
             raise wrong(self._spec, message, field="pattern")
         return self._found(found)
 
@@ -98,12 +98,12 @@ class S3Files:
             listing = self._run(self._call("_glob", self._root, detail=True), _LISTING_S)
             files = {path: info for path, info in listing.items() if info.get("type") == "file"}
             if not files:
-                raise wrong(self._spec, f"No file matches {uri}; put one there or correct the glob.")
+                raise wrong(self._spec, f"No file matches {uri}; add one or correct the glob.")
             return self._found(files)
         if not kind:
             raise wrong(self._spec, f"{uri} does not exist; give a file or a glob such as s3://bucket/*.jsonl.")
         if kind == "directory":
-            message = f"{uri} is a folder; give a file in it or a glob such as {uri.rstrip('/')}/*.jsonl."
+            message = f"{uri} is a folder; give a file in it, or a glob such as {uri.rstrip('/')}/*.jsonl."
             raise wrong(self._spec, message, "NOT_A_FILE")
         return self._found({self._root: self._run(self._call("_info", self._root))})
 
@@ -131,7 +131,7 @@ class S3Files:
             yield chunk
 
     def heads(self, paths: Sequence[str], size: int) -> Sequence[bytes | OSError]:
-        """See the port; side by side."""
+        """See the port; reads in parallel."""
         for path in paths:
             self._check(path)
 
@@ -157,7 +157,7 @@ class S3Files:
         answer = await self._call("_call_s3", "get_object", Bucket=bucket, Key=key)
         expected = self._etags.get(path, "")
         if expected and answer.get("ETag", "") != expected:
-            raise BadContentError("SOURCE_CHANGED", "the file was changed while it was imported; import it again")
+            raise BadContentError("SOURCE_CHANGED", "the file changed while it was imported; import it again")
         return answer["Body"]
 
     def close(self) -> None:
@@ -171,8 +171,8 @@ class S3Files:
         if not self._roots.allows_s3(path):
             raise forbidden(
                 self._spec,
-                f"s3://{path} lies below none of the buckets that imports may read with this service's credentials; "
-                "run `tidemill run --allow s3://…`, or let whoever runs the service name it in TIDEMILL_SOURCE_ROOTS.",
+                f"s3://{path} is not below any of the buckets that imports may read with this service's credentials. "
+                "Run `tidemill run --allow s3://…`, or ask the operator to add it to TIDEMILL_SOURCE_ROOTS.",
             )
 
     def _kind(self, path: str) -> str:
@@ -198,12 +198,12 @@ class S3Files:
         except InterruptedReadError:
             raise
         except Exception as error:
-            # Its client may tell of a refused connection by errors of its own.
+            # The client may report a refused connection with errors of its own.
             if self._wall.refused:
                 raise forbidden(
                     self._spec,
-                    "The S3 endpoint leads to an address that sources may not be read from; whoever runs the service "
-                    "sets TIDEMILL_SOURCE_S3_ENDPOINT or TIDEMILL_SOURCE_HOSTS.",
+                    "The S3 endpoint leads to an address that sources may not be read from. The operator must "
+                    "set TIDEMILL_SOURCE_S3_ENDPOINT or TIDEMILL_SOURCE_HOSTS.",
                 ) from error
             raise
 
@@ -218,7 +218,7 @@ class S3Files:
             import s3fs
         except ImportError as error:
             raise wrong(
-                self._spec, f"{self._spec.kind.uri}: s3:// needs the extra tidemill[s3].", "UNKNOWN_PROTOCOL"
+                self._spec, f"{self._spec.kind.uri}: install tidemill[s3] to read s3://.", "UNKNOWN_PROTOCOL"
             ) from error
         return s3fs.S3FileSystem(
             asynchronous=True,
@@ -230,7 +230,7 @@ class S3Files:
                 "connect_timeout": self._limits.connect_s,
                 "read_timeout": self._limits.silence_s,
                 "retries": {"mode": "standard", "max_attempts": 2},
-                # No proxy of this process's environment.
+                # Without the proxy in this process's environment.
                 "proxies": {},
                 "connector_args": {
                     "resolver": self._wall.resolver(),

@@ -1,4 +1,4 @@
-"""Packed files, unpacked piece by piece: gzip, bzip2, xz and lz4, and what a small file may hold at most."""
+"""Decompresses files piece by piece (gzip, bzip2, xz and lz4), with a limit on what a small file may expand to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _XZ_MEMORY = 128 * 1024 * 1024
 
 
 class _Unpacker(Protocol):
-    """One packed stream; the shape of bz2's and lzma's own."""
+    """A decompressor of one stream, in the shape of bz2's and lzma's."""
 
     @property
     def eof(self) -> bool: ...
@@ -27,7 +27,7 @@ class _Unpacker(Protocol):
 
 
 class _Gzip:
-    """zlib's unpacker in that shape."""
+    """zlib's decompressor in that shape."""
 
     def __init__(self) -> None:
         self._inner = zlib.decompressobj(zlib.MAX_WBITS | 16)
@@ -39,7 +39,7 @@ class _Gzip:
 
     @property
     def needs_input(self) -> bool:
-        # A full piece may have left something inside, though all of the input was taken.
+        # A full piece may leave output inside, even though all input was consumed.
         return not self._inner.unconsumed_tail and not self._full
 
     @property
@@ -70,20 +70,20 @@ _DAMAGED = (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeEr
 
 
 def is_packed(name: str) -> bool:
-    """Whether a file's name says that it is packed."""
+    """Whether a file is compressed, by its name."""
     return PurePosixPath(name).suffix.lower() in (*_UNPACKERS, *_UNKNOWN)
 
 
 def unpacked(chunks: Iterator[bytes], name: str, limits: ReadLimits) -> Iterator[bytes]:
-    """A file's bytes, unpacked where its name's end says that it is packed.
+    """A file's bytes, decompressed if its suffix says so.
 
     Raises:
-        BadContentError: it is damaged, cut short, packed in a way that is not read, or holds far more than its size.
+        BadContentError: it is damaged, cut off, compressed in an unsupported way, or expands to far more than its size.
     """
     suffix = name.lower() if name.startswith(".") else PurePosixPath(name).suffix.lower()
     if suffix in _UNKNOWN:
         raise BadContentError(
-            "PACKING_NOT_READ", f"files ending in {suffix} are not read; pack it as {', '.join(_UNPACKERS)}, or not"
+            "PACKING_NOT_READ", f"files ending in {suffix} are not supported; use {', '.join(_UNPACKERS)}, or none"
         )
     if suffix not in _UNPACKERS:
         yield from _bounded(chunks, limits)
@@ -99,7 +99,7 @@ def _unpack(chunks: Iterator[bytes], suffix: str, limits: ReadLimits) -> Iterato
         rest = chunk
         while rest or (stream is not None and not stream.needs_input and not stream.eof):
             if stream is None or stream.eof:
-                # One stream may follow another; zeros between them are padding.
+                # Another stream may follow; zeros in between are padding.
                 rest = rest.lstrip(b"\0")
                 if not rest:
                     break
@@ -110,14 +110,14 @@ def _unpack(chunks: Iterator[bytes], suffix: str, limits: ReadLimits) -> Iterato
             if given > limits.unpacked_bytes and given > taken * limits.unpacked_ratio:
                 raise BadContentError(
                     "UNPACKS_TOO_LARGE",
-                    f"its first {taken} bytes unpack to {given}, more than {limits.unpacked_ratio} times as many; "
-                    "unpack it yourself if that is right",
+                    f"its first {taken} bytes expand to {given}, more than {limits.unpacked_ratio} times as many; "
+                    "decompress it yourself if this is intended",
                 )
             if piece:
                 yield piece
     if stream is None or not stream.eof:
         raise BadContentError(
-            "PACKED_FILE_DAMAGED", f"its {suffix[1:]} data end in the middle, after {taken} bytes; fetch it again"
+            "PACKED_FILE_DAMAGED", f"its {suffix[1:]} data end unexpectedly after {taken} bytes; fetch it again"
         )
 
 
@@ -137,6 +137,6 @@ def _bounded(chunks: Iterator[bytes], limits: ReadLimits) -> Iterator[bytes]:
         if size > limits.file_bytes:
             raise BadContentError(
                 "SOURCE_TOO_LARGE",
-                f"it holds more than {limits.file_bytes} bytes; split it, or raise TIDEMILL_SOURCE_FILE_BYTES",
+                f"it contains more than {limits.file_bytes} bytes; split it, or raise TIDEMILL_SOURCE_FILE_BYTES",
             )
         yield chunk

@@ -1,7 +1,7 @@
 """What was pulled from each origin, so that what is gone from it can be withdrawn; who pulls an import.
 
-Of imports of earlier releases it is not known what they brought: each of their sources is pulled once more when it is
-asked for.
+Earlier releases did not record what their imports brought, so each of their sources is pulled once more on its next
+import.
 """
 
 import sqlalchemy as sa
