@@ -119,7 +119,7 @@ class RecordRejected(_message.Message):
     detail: _builtins.str
     """The figures behind it, for example `chars=12 < min_chars=40`; never the text itself."""
     operator: _builtins.str
-    """Name of the operator that dropped it; empty where it was too large as it came, or empty at the end of the recipe."""
+    """Name of the operator that dropped it; empty if it was too large as it came, or empty at the end of the recipe."""
     def __init__(
         self,
         *,

@@ -166,7 +166,7 @@ class OperatorEffect(_message.Message):
     position: _builtins.int
     """Its place among the operators that ran, from 0."""
     operator: _builtins.str
-    """Its registered name; empty where the record was too large as it came, or empty at the end of the recipe."""
+    """Its registered name; empty if the record was too large as it came, or empty at the end of the recipe."""
     rejected_reason: _builtins.str
     """Stable reason when it dropped the record, else empty."""
     rejected_detail: _builtins.str
@@ -234,7 +234,7 @@ class CleanTextResponse(_message.Message):
     rejected_detail: _builtins.str
     """The figures behind the rejection."""
     rejected_operator: _builtins.str
-    """Name of the operator that dropped it; empty where it was empty at the end of the recipe."""
+    """Name of the operator that dropped it; empty if it was empty at the end of the recipe."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The attributes after cleaning."""
@@ -272,7 +272,7 @@ class GetRecordRequest(_message.Message):
     record_id: _builtins.str
     """Identity of the record within its source."""
     source: _builtins.str
-    """Its source; may be empty where only one source has a record with this id."""
+    """Its source; may be empty if only one source has a record with this id."""
     def __init__(
         self,
         *,
@@ -331,7 +331,7 @@ class RecordVerdict(_message.Message):
     rejected_detail: _builtins.str
     """The figures behind the rejection."""
     rejected_operator: _builtins.str
-    """Name of the operator that dropped it; empty where it was too large as it came, or empty at the end of the recipe,
+    """Name of the operator that dropped it; empty if it was too large as it came, or empty at the end of the recipe,
     or where it was dropped by a release that did not tell.
     """
     @_builtins.property

@@ -49,7 +49,7 @@ Global___CycleEnded: _TypeAlias = CycleEnded  # noqa: Y015
 
 @_typing.final
 class FeedbackRecorded(_message.Message):
-    """Somebody judged an answer. Topic `tidemill.feedback`, key = answer."""
+    """Someone judged an answer. Topic `tidemill.feedback`, key = answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
