@@ -14,7 +14,7 @@ from services.cleaning.domain.split import SURPLUS_REASON, split
 from services.cleaning.engine.compiler import CompiledRecipe
 from services.cleaning.engine.contamination import measure_contamination
 from services.cleaning.engine.operator import SetRecord
-from services.cleaning.engine.operators.duplicates import content_key
+from services.cleaning.engine.operators.duplicates import content_keys
 from services.kit.errors import FailedPreconditionError, InternalError
 
 # Id before source: data sets of one release after the other list their records, and keep of duplicates, the same.
@@ -49,7 +49,8 @@ def compose_snapshot(
     dropped = recipe.judge_set(list(alive.values()))
     rejections |= {key: dropped[record.name] for key, record in alive.items() if record.name in dropped}
     kept = {key: record for key, record in alive.items() if key not in rejections}
-    sides = split({key: content_key(record.text) for key, record in kept.items()}, spec.holdout, dataset_id(dataset))
+    keys = content_keys([record.text for record in kept.values()])
+    sides = split(dict(zip(kept, keys, strict=True)), spec.holdout, dataset_id(dataset))
     for key in sides.surplus:
         rejections[key] = Rejection(SURPLUS_REASON, f"max_records={spec.holdout.max_records}")
     contamination = measure_contamination(

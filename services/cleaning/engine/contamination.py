@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.cleaning.engine.operators.duplicates import content_key
+from services.cleaning.engine.operators.duplicates import content_keys
 from services.cleaning.engine.operators.near_duplicates import NearDedup, NearDedupParams
 
 NEAR_THRESHOLD = 0.8
@@ -22,8 +22,8 @@ class Contamination:
 
 def measure_contamination(train: Sequence[str], holdout: Sequence[str]) -> Contamination:
     """Compares the two sides."""
-    seen = {content_key(text) for text in train}
-    exact = sum(content_key(text) in seen for text in holdout)
+    seen = set(content_keys(train))
+    exact = sum(key in seen for key in content_keys(holdout))
     finder = NearDedup(NearDedupParams.model_validate({"threshold": NEAR_THRESHOLD}))
     # Training texts come first, so a hold-out text is matched with one of them if there is any.
     near = 0

@@ -176,8 +176,10 @@ _UNSURE_SURNAMES: Final = frozenset("于曾何高方常白易安温向成单华�
 _NO_NAMES: Final = frozenset(
     ("马上", "任何", "周围", "康复", "夏季", "江南", "金额", "史上", "全部", "石膏", "余下", "钟情", "陈述", "陈诉")
 )
+# With two colons at least: with one it is a time of day.
 _IPV6: Final = re.compile(
-    r"(?<![0-9A-Za-z:.])(?P<value>(?:[0-9A-Fa-f]{1,4}:){1,7}(?::?[0-9A-Fa-f]{1,4}){1,6})(?![0-9A-Za-z:])"
+    r"(?<![0-9A-Za-z:.])(?P<value>[0-9A-Fa-f]{1,4}:(?:(?:[0-9A-Fa-f]{1,4}:){1,6}(?::?[0-9A-Fa-f]{1,4}){1,6}"
+    r"|:[0-9A-Fa-f]{1,4}(?::?[0-9A-Fa-f]{1,4}){0,5}))(?![0-9A-Za-z:])"
 )
 PROVINCES: Final = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 """First signs of Chinese plates."""

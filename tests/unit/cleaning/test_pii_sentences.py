@@ -7,8 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.engine.batch import Column
 from services.cleaning.engine.operators.pii import MaskPii, Span
 from services.cleaning.engine.pii_patterns import KINDS
 from services.cleaning.engine.registry import default_registry
@@ -59,3 +62,25 @@ def test_precision_and_recall_of_a_kind(kind: str) -> None:
             errors.append(f"{text}: {[text[span.start : span.end] for span in found]}")
     assert right / (right + missed) >= 0.99, errors
     assert right / (right + wrong) >= 0.97, errors
+
+
+# Pieces of what the patterns look for, to be put together at random.
+WORDS = """1 12 2024 138 - . : / ( ) +86 x A 京A @ @b.org :// １３８ ： （ － 密码 password = token 生日 年 月 日
+患者 王 ， 男 病历号 护照 passport 微信 QQ 身份证 SSN fe80: :: plate 电话"""
+PIECES = [*WORDS.split(), " ", "\n", "\0", "\u3000", "Bearer ", "born "]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=14).map("".join), max_size=4))
+def test_texts_that_are_cleared_together_hold_nothing(texts: list[str]) -> None:
+    assert list(MASK.map_column(Column(texts))) == [MASK.map(text) for text in texts]
+
+
+def test_no_sentence_is_cleared_before_it_is_searched() -> None:
+    texts = [text for text, _ in SENTENCES]
+    for variant in (texts, [f"\n{text}" for text in texts], [f"x {text} x" for text in texts]):
+        masked = [MASK.map(text) for text in variant]
+        assert list(MASK.map_column(Column(variant))) == masked
+        assert [MASK.map_column(Column([text]))[0] for text in variant] == masked
+        cuts = [text[: span.end] for text in variant for span in MASK.find(text)]
+        assert list(MASK.map_column(Column(cuts))) == [MASK.map(text) for text in cuts]

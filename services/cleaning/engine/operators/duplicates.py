@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import xxhash
 from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import code_points
-from services.cleaning.engine.invisible import visible
+from services.cleaning.engine.normal_form import all_folded, normal_form
 from services.cleaning.engine.operator import Params, SetOperator, SetRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _MINUS = 0x2D
 _NAME = r"^[a-z][a-z0-9_]{0,63}$"
 
 
-def normal_form(text: str) -> str:
-    """What two texts have in common that differ in case, white space, compatible or invisible characters only."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", visible(text))
-    return " ".join(text.casefold().split())
-
-
 def content_key(text: str) -> str:
     """128-bit digest of the normal form, in hex; equal keys are equal texts."""
-    return xxhash.xxh3_128_hexdigest(normal_form(text).encode("utf-8", "surrogatepass"))
+    return _digest(normal_form(text))
+
+
+def content_keys(texts: Sequence[str]) -> list[str]:
+    """`content_key` of every text."""
+    return [_digest(" ".join(text.split())) for text in all_folded(texts)]
+
+
+def _digest(normal: str) -> str:
+    return xxhash.xxh3_128_hexdigest(normal.encode("utf-8", "surrogatepass"))
 
 
 def words_keys(texts: Sequence[str]) -> list[str]:
@@ -36,7 +42,7 @@ def words_keys(texts: Sequence[str]) -> list[str]:
 
     from services.cleaning.engine.operators.filters import alnum_table, sign_table
 
-    points = code_points([normal_form(text) for text in texts])
+    points = code_points(all_folded(texts))
     codes = points.codes
     kept = alnum_table()[codes] | sign_table()[codes] | (codes == _MINUS)
     running = np.concatenate(([0], np.cumsum(kept)))
@@ -44,9 +50,18 @@ def words_keys(texts: Sequence[str]) -> list[str]:
     keys: list[str] = []
     for start, length in zip(points.starts.tolist(), points.lengths.tolist(), strict=True):
         mine = words[running[start] : running[start + length]]
-        # A text of punctuation only is known by it.
-        keys.append(xxhash.xxh3_128_hexdigest((mine if len(mine) else codes[start : start + length]).tobytes()))
+        # A text of punctuation only is known by it, and by it alone.
+        keys.append(
+            xxhash.xxh3_128_hexdigest((mine if len(mine) else _without_space(codes[start : start + length])).tobytes())
+        )
     return keys
+
+
+def _without_space(codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    import numpy as np
+
+    text = " ".join(codes.tobytes().decode("utf-32-le", "surrogatepass").split())
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 class ExactDedup(SetOperator[Params]):
@@ -58,9 +73,11 @@ class ExactDedup(SetOperator[Params]):
         """Drops with the reason `exact_duplicate`; the detail names the record that stays."""
         first: dict[str, str] = {}
         found: dict[int, Rejection] = {}
-        for position, record in enumerate(records):
-            kept = first.setdefault(content_key(record.text), record.name)
-            if kept != record.name:
+        keys = content_keys([record.text for record in records])
+        for position, (key, record) in enumerate(zip(keys, records, strict=True)):
+            name = record.name
+            kept = first.setdefault(key, name)
+            if kept != name:
                 found[position] = Rejection("exact_duplicate", f"duplicate_of={kept}")
         return found
 

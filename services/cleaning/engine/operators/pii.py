@@ -8,11 +8,9 @@ most text holds none of this.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 import re2
@@ -20,6 +18,7 @@ from pydantic import Field
 
 from services.cleaning.engine.batch import CodePoints, Column, code_points
 from services.cleaning.engine.operator import ALL_FIELDS, ParamsError, TextMap, TextMapParams
+from services.cleaning.engine.pii_gate import MEMORY_BYTES, Gate
 from services.cleaning.engine.pii_patterns import KINDS, PROVINCES, Kind, Rule, rules_of
 
 if TYPE_CHECKING:
@@ -92,6 +91,7 @@ class MaskPii(TextMap[MaskPiiParams]):
                 raise ParamsError("tokens", f"holds a token of {len(token)} characters, at most {_MAX_TOKEN_CHARS}")
         self._tokens = {**_TOKENS, **params.tokens}
         self._rules = rules_of(frozenset(params.kinds))
+        self._gate = _gate(self._rules)
         # Each rule with the places that it looks at, if they are numbers, and the group that it masks.
         self._searches = [(rule, _numbers_of(rule), "value" if rule.has_value else 0) for rule in self._rules]
         self._rules_of_sign: dict[str, list[Rule]] = {}
@@ -102,49 +102,29 @@ class MaskPii(TextMap[MaskPiiParams]):
         signs = sorted(self._rules_of_sign, key=len, reverse=True)
         self._signs = re2.compile("|".join(re2.escape(sign) for sign in signs)) if signs else None
 
+    @property
+    def memory_bytes(self) -> int:
+        """The expression that clears most texts."""
+        return MEMORY_BYTES
+
     def map_column(self, column: Column) -> Sequence[str]:
         """Masks the texts that a look at all of them does not clear."""
-        numbers = _number_places(column.code_points())
-        suspects = sorted(numbers.keys() | self._signed(column.texts))
+        suspects = self._gate.open_to(column.texts)
         if not suspects:
             return column.texts
         texts = list(column.texts)
         for position in suspects:
-            text = texts[position]
-            texts[position] = self._masked(text, self.find(text, numbers.get(position, Places())))
+            texts[position] = self.map(texts[position])
         return texts
-
-    def _signed(self, texts: Sequence[str]) -> set[int]:
-        """Positions of the texts with a sign."""
-        if self._signs is None or not texts:
-            return set()
-        parts = [text.encode("utf-8", "surrogatepass") for text in texts]
-        ends = list(accumulate(len(part) + 1 for part in parts))
-        found: set[int] = set()
-        together, place = b"\n".join(parts), 0
-        while (match := self._signs.search(together, place)) is not None:
-            position = bisect_right(ends, match.start())
-            found.add(position)
-            place = ends[position]
-            if place >= len(together):
-                break
-        return found
 
     def map(self, text: str) -> str:
         """The text with tokens."""
         return self._masked(text, self.find(text))
 
-    def find(self, text: str, places: Places | None = None) -> list[Span]:
-        """Personal data in order of its place; no two spans overlap.
-
-        Args:
-            text: where to look.
-            places: where numbers stand in it, if the caller knows.
-        """
+    def find(self, text: str) -> list[Span]:
+        """Personal data in order of its place; no two spans overlap."""
         shadow = text.translate(_NARROW) if not text.isascii() and _WIDE.search(text) else text
-        # Narrow punctuation moves no number; narrow digits make some.
-        if places is None or (shadow is not text and _WIDE_ALNUM.search(text)):
-            places = Places.of(shadow)
+        places = Places.of(shadow)
         signs = self._signs_in(shadow)
         if not (signs or places.digits or places.dots or places.plates):
             return []
@@ -193,6 +173,12 @@ class MaskPii(TextMap[MaskPiiParams]):
             end = span.end
         pieces.append(text[end:])
         return "".join(pieces)
+
+
+@cache
+def _gate(rules: tuple[Rule, ...]) -> Gate:
+    # Narrow punctuation moves no number; narrow digits and letters make some.
+    return Gate([rule.pattern for rule in rules], _NARROW, _WIDE_ALNUM.pattern[1:-1])
 
 
 @dataclass(frozen=True, slots=True)
