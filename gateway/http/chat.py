@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from tidemill.inference.v1.inference_service_pb2 import GetModelRequest, ListModelsRequest, StreamGenerateResponse
 from tidemill.inference.v1.model_pb2 import Model, Usage
 
+from gateway.http.bodies import ChatBody, described
 from gateway.http.calls import json_of, json_response, unless_gone, watch_disconnect
 from gateway.http.errors import CODE_KEY, openai_error
 from gateway.http.openai import (
@@ -28,7 +29,6 @@ from gateway.http.openai import (
     model_not_found,
     read_chat,
 )
-from gateway.http.schemas import CHAT_DOCS, MODELS_DOCS
 from gateway.peers import Peers, call_metadata
 from services.kit.errors import InternalError, InvalidArgumentError, NotFoundError, TidemillError
 from services.kit.grpc.errors import translate_rpc_errors
@@ -42,7 +42,7 @@ def chat_routes(peers: Peers) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["OpenAI"])
 
-    @router.post("/v1/chat/completions", **CHAT_DOCS)
+    @router.post("/v1/chat/completions", **described(ChatBody, "Writes an answer, whole or as server-sent events"))
     async def chat_completions(request: Request) -> Response:
         call = read_chat(await json_of(request))
         trace.get_current_span().set_attribute(schema.GEN_AI_MODEL, call.model)
@@ -54,7 +54,7 @@ def chat_routes(peers: Peers) -> APIRouter:
         except InvalidArgumentError as error:
             raise as_sent(error, call) from error
 
-    @router.get("/v1/models", **MODELS_DOCS)
+    @router.get("/v1/models", summary="Lists the models that answer")
     async def list_models() -> Response:
         models = [model_json(model) async for model in _serving(peers)]
         return json_response({"object": "list", "data": models})

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from tritonclient.grpc import service_pb2 as v2
 
+from gateway.http.bodies import InferBody, described
 from gateway.http.body import body_of
 from gateway.http.calls import json_response, unless_gone, watch_disconnect
-from gateway.http.schemas import INFER_DOCS
 from gateway.http.v2_codec import message_json, read_infer, write_infer
 from gateway.peers import Peers, call_metadata
 from services.kit.errors import (
@@ -28,6 +28,7 @@ _LOOK_UP_S = 10.0
 _PROBE_S = 2.0
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 _JSON_SIZE = "inference-header-content-length"
+_INFER_DOCS = described(InferBody, "Infers (JSON, or JSON and binary tensor data)")
 _EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 
 
@@ -94,8 +95,8 @@ def v2_routes(peers: Peers) -> APIRouter:
             }
         )
 
-    @router.post("/v2/models/{model}/versions/{version}/infer", **INFER_DOCS)
-    @router.post("/v2/models/{model}/infer", **INFER_DOCS)
+    @router.post("/v2/models/{model}/versions/{version}/infer", **_INFER_DOCS)
+    @router.post("/v2/models/{model}/infer", **_INFER_DOCS)
     async def infer(request: Request, model: str, version: str = "") -> Response:
         call = read_infer(await body_of(request), _json_size(request), model, version)
         gone = watch_disconnect(request)

@@ -1,0 +1,320 @@
+"""Bodies of requests and answers, each declared once: what is read, what is refused, and what `/docs` says of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator as PydanticDiscriminator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from services.kit.errors import FieldViolation, InvalidArgumentError
+
+_INT64 = 2**63 - 1
+_MOST_TOKENS = 131072
+
+# Options that the mesh does not offer, with the values that mean "not wanted".
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": (),
+    "web_search_options": (),
+    "store": (False,),
+}
+# They do not change the answer.
+_WITHOUT_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier"})
+_MESSAGE_REFUSED = frozenset({"tool_calls", "function_call", "audio"})
+# `name` tells speakers apart, and the others come back from an answer; none of them changes what is written.
+_MESSAGE_WITHOUT_EFFECT = frozenset({"name", "refusal", "annotations"})
+
+B = TypeVar("B", bound="Body")
+
+
+class Body(BaseModel):
+    """What a caller sends: nothing is converted, nothing unknown is ignored, `null` is as good as left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise PydanticCustomError("object", "must be an object")
+        return {name: item for name, item in value.items() if item is not None}
+
+
+def _not_offered(name: str) -> PydanticCustomError:
+    return PydanticCustomError("not_offered", "is not offered by this server", {"at": name})
+
+
+def _without_nul(value: Any) -> Any:
+    # The runtimes' tokenizers take it for the end of the text.
+    if isinstance(value, str) and "\0" in value:
+        raise PydanticCustomError("nul", "has a NUL character (U+0000); remove it")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_without_nul)]
+
+
+class TextPart(Body):
+    """A piece of a message's text."""
+
+    type: Literal["text"]
+    text: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("type") != "text" or not isinstance(value.get("text"), str):
+            raise PydanticCustomError("part", "is not a text part; only text is offered by this server")
+        return value
+
+
+Content = Annotated[
+    Annotated[Text, Tag("~text")] | Annotated[list[TextPart], Tag("~parts")],
+    PydanticDiscriminator(
+        lambda value: "~parts" if isinstance(value, list) else "~text" if isinstance(value, str) else None,
+        custom_error_type="content",
+        custom_error_message="must be a string or a list of text parts",
+    ),
+]
+
+
+class ChatMessageBody(Body):
+    """One message."""
+
+    role: Literal["system", "developer", "user", "assistant"] = Field(examples=["user"])
+    content: Content = Field(
+        "",
+        examples=["Write a headline for this article.\n\n..."],
+        description="only an assistant's may be left out",
+        validate_default=False,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _offered(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise PydanticCustomError("object", "must be an object with `role` and `content`")
+        for name in _MESSAGE_REFUSED:
+            if value.get(name):
+                raise _not_offered(name)
+        # What an assistant said by a tool call has no text; clients send such a message without its content.
+        if value.get("content") is None and value.get("role") in ("system", "developer", "user"):
+            raise PydanticCustomError("content", "must be a string or a list of text parts", {"at": "content"})
+        return {name: value[name] for name in value.keys() - _MESSAGE_REFUSED - _MESSAGE_WITHOUT_EFFECT}
+
+    @property
+    def text(self) -> str:
+        """Its whole text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class StreamOptionsBody(Body):
+    """Options of a stream."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = Field(False, description="without effect")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_known(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.keys() - {"include_usage", "include_obfuscation"}:
+            raise PydanticCustomError("options", "must be an object with `include_usage`")
+        return value
+
+
+def _stops(value: Any) -> Any:
+    stops = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(stops, list)
+        or len(stops) > 8
+        or not all(isinstance(s, str) and 0 < len(s) <= 256 for s in stops)
+    ):
+        raise PydanticCustomError("stop", "must be a string or up to 8 strings of 1 to 256 characters")
+    return stops
+
+
+class ChatBody(Body):
+    """Body of a chat completion, as OpenAI's clients send it.
+
+    Source: https://platform.openai.com/docs/api-reference/chat. Without `temperature` the most probable tokens are
+    taken. `apply_prompt_template` is Tidemill's own.
+    """
+
+    model: str = Field(examples=["headlines"])
+    messages: list[ChatMessageBody] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptionsBody | None = None
+    max_tokens: int | None = Field(None, ge=1, le=_MOST_TOKENS, description="as max_completion_tokens")
+    max_completion_tokens: int | None = Field(None, ge=1, le=_MOST_TOKENS, description="else the model's own limit")
+    temperature: float = Field(0.0, ge=0, le=2, description="0 takes the most probable token")
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=-_INT64 - 1, le=_INT64)
+    stop: Annotated[list[str], BeforeValidator(_stops)] = Field([], description="a text, or up to 8")
+    apply_prompt_template: bool = Field(
+        False, description="wraps the one user message into the prompt that the model was trained on"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _offered(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        for name, harmless in _REFUSED.items():
+            item = value.get(name)
+            if item is not None and item not in harmless:
+                raise _not_offered(name)
+        return {name: value[name] for name in value if name not in _REFUSED and name not in _WITHOUT_EFFECT}
+
+    @model_validator(mode="after")
+    def _agree(self) -> ChatBody:
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise PydanticCustomError("differ", "differs from `max_completion_tokens`", {"at": "max_tokens"})
+        if self.apply_prompt_template and (len(self.messages) != 1 or self.messages[0].role != "user"):
+            message = "needs exactly one message, the user's"
+            raise PydanticCustomError("template", message, {"at": "apply_prompt_template"})
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError("stream", "is for `stream: true` only", {"at": "stream_options"})
+        return self
+
+
+class FeedbackBody(Body):
+    """A judgement of an answer."""
+
+    answer: str = Field(examples=["answers/01j..."], description="id of the answer, as the completion's `id`")
+    rating: float = Field(ge=-1, le=1, description="-1 (bad) to 1 (good)")
+    correction: str = Field("", description="what the answer should have been")
+    author: str = ""
+
+
+class RecordBody(Body):
+    """One raw record; the service holds it against the contract's rules."""
+
+    source: str = Field("", examples=["support-tickets"])
+    text: str = ""
+    record_id: str = Field("", description="derived from source and content when empty")
+    attributes: dict[str, str] = {}
+    event_time: str = Field("", description="RFC 3339")
+
+
+class RecordsBody(Body):
+    """A batch: all or nothing is accepted."""
+
+    records: list[RecordBody] = Field(min_length=1, max_length=1000)
+    request_id: str = Field("", description="makes a repeat harmless")
+
+
+class TensorBody(BaseModel):
+    """A tensor of KServe V2."""
+
+    name: str
+    shape: list[int]
+    datatype: str = Field(examples=["BYTES"])
+    data: list[Any] | None = Field(None, description="row-major; absent with the binary tensor data extension")
+    parameters: dict[str, Any] = {}
+
+
+class InferBody(BaseModel):
+    """Body of KServe V2's infer; `gateway.http.v2_codec` reads it, for tensors are large and may be binary."""
+
+    id: str = ""
+    inputs: list[TensorBody]
+    outputs: list[dict[str, Any]] = []
+    parameters: dict[str, Any] = {}
+
+
+class FeedbackAnswer(BaseModel):
+    """A judgement as it was recorded; `warning` where its answer is not known yet."""
+
+    name: str
+    answer: str
+    rating: float
+    correction: str
+    author: str
+    model_version: str
+    warning: str | None = None
+
+
+class RecordsAnswer(BaseModel):
+    """Identities, in the order of the batch."""
+
+    record_ids: list[str]
+
+
+def read_body(model: type[B], value: Any) -> B:
+    """The body of a request.
+
+    Raises:
+        InvalidArgumentError: names the first field that is wrong, unknown or not offered.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = _path(first)
+        message = _sentence(path, first)
+        raise InvalidArgumentError(
+            message, reason="INVALID_FIELD", violations=[FieldViolation(path, message)]
+        ) from error
+
+
+def _path(error: ErrorDetails) -> str:
+    path = ""
+    inner = error.get("ctx", {}).get("at")
+    for step in (*error["loc"], *([inner] if inner else [])):
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not step.startswith("~"):
+            path += f".{step}" if path else step
+    return path or "body"
+
+
+def _sentence(path: str, error: ErrorDetails) -> str:
+    match error["type"]:
+        case "missing":
+            return f"`{path}` is required."
+        case "extra_forbidden":
+            return f"Unrecognized request argument supplied: {path}"
+        case _:
+            return f"`{path}` {re.sub('^Input should be', 'must be', error['msg'])}."
+
+
+def described(model: type[BaseModel], summary: str) -> dict[str, Any]:
+    """What a route that reads this body says of itself in the OpenAPI document."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+    return {
+        "summary": summary,
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _inline(schema, definitions)}}}
+        },
+    }
+
+
+def _inline(value: Any, definitions: dict[str, Any]) -> Any:
+    """The schema with its definitions in place: the document has no common place for hand-made ones."""
+    if isinstance(value, dict):
+        if reference := value.get("$ref"):
+            return _inline(definitions[str(reference).rpartition("/")[2]], definitions)
+        return {key: _inline(item, definitions) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_inline(item, definitions) for item in value]
+    return value
