@@ -23,7 +23,7 @@ class InferenceSettings(ServiceSettings):
         Path("keys/models/trusted"), description="folder of the public keys whose builds may be served"
     )
     artifact_cache: Path | None = Field(
-        None, description="where remote builds are copied to; beside the repository when unset"
+        None, description="where remote builds are copied to; next to the repository when unset"
     )
     load_timeout_s: float = Field(180.0, gt=0, description="longest time that Triton may take to load a version")
     keep_versions: int = Field(

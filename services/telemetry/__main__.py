@@ -43,7 +43,7 @@ async def build(settings: TelemetrySettings, metrics: RequestMetrics) -> Service
     try:
         await store.prepare()
     except UnavailableError as error:
-        # Senders are better kept waiting here than turned away: the first bulk prepares what is missing.
+        # Better to let senders wait than to refuse them: the first bulk creates what is missing.
         logger.warning("starts without Elasticsearch: %s", error.message)
     clock, retention = SystemClock(), Retention(settings.telemetry_retention_days)
     limits = Limits(
@@ -77,7 +77,7 @@ def main() -> None:
     async def start(metrics: RequestMetrics) -> Service:
         return await build(settings, metrics)
 
-    # It sends no telemetry of its own: each of its lines would make further ones.
+    # It exports no telemetry itself: each of its lines would cause further ones.
     run_service("telemetry", settings, start, export_telemetry=False)
 
 

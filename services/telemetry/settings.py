@@ -23,9 +23,7 @@ class TelemetrySettings(ServiceSettings):
     telemetry_bulk_wait_s: float = Field(
         0.1, ge=0, le=5, description="how long the first document of a bulk waits for others"
     )
-    telemetry_patience_s: float = Field(
-        5.0, gt=0, description="how long a sender is kept waiting before it is told to come again"
-    )
+    telemetry_patience_s: float = Field(5.0, gt=0, description="how long a sender waits before it is asked to retry")
     telemetry_retention_days: int = Field(
         14, ge=1, le=3650, description="days that logs and traces are kept, today's included"
     )

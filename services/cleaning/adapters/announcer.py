@@ -1,4 +1,4 @@
-"""Facts of cleaning on the bus."""
+"""Publishes the facts of cleaning."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class BusAnnouncer:
 
 
 def _event(verdict: Verdict, now: Timestamp) -> tuple[Topic, OutgoingEvent]:
-    # Derived from what it says, so that a repeat after a crash is the same event; the last digest covers the source.
+    # Derived from its content, so that a repeat after a crash is the same event; the last digest covers the source.
     event_id = sha256_hex(verdict.dataset, verdict.record_id, verdict.recipe_digest, verdict.content_digest)
     rejection = verdict.cleaned.rejection
     if rejection is not None:

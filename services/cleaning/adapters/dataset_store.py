@@ -55,7 +55,7 @@ class SqlDatasetStore:
         newest = select(func.max(table.c.number)).where(table.c.dataset == draft.dataset)
         try:
             with translate_database_errors(), self._engine.begin() as connection:
-                # Two that look for the same before either has made it would both make one.
+                # Two callers that search before either has created the version would both create one.
                 one_at_a_time(connection, f"versions of {draft.dataset}")
                 if request_id and (known := _repeated(connection, draft.dataset, request_id)):
                     return known

@@ -54,7 +54,7 @@ class SqlRecordStore:
                 newest[arrival.record.key] = arrival
         records = [arrival.record for arrival in arrivals]
         with translate_database_errors(), self._engine.begin() as connection:
-            # In order of their keys, so that no two members wait for each other's rows.
+            # In order of their keys, so that two members never deadlock on each other's rows.
             _upsert_raw(connection, [raw_row(newest[key].record) for key in sorted(newest)])
             _upsert_claims(connection, records, withdrawals)
             _settle_withdrawn(connection, {*newest, *(item.key for item in withdrawals)})
@@ -201,7 +201,7 @@ def _upsert_raw(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
 
 def _upsert_claims(connection: Connection, records: Sequence[RawRecord], withdrawals: Sequence[Withdrawal]) -> None:
     latest: dict[tuple[RecordKey, str], tuple[int, bool]] = {}
-    # What was pulled by a release that did not tell from where claims nothing: no one could take it back.
+    # Records of releases that did not store their origin make no claim: nothing could withdraw it.
     said = [((r.key, r.origin), (r.arrival, True)) for r in records if r.origin or not r.import_name]
     said += [((w.key, w.origin), (w.arrival, False)) for w in withdrawals]
     for claim, word in said:

@@ -33,7 +33,7 @@ class FolderSnapshots:
     def find(self, dataset: str, digest: str) -> SnapshotSummary | None:
         """See the port. The manifest is written last, so a folder that has one was whole once.
 
-        One whose files are not those of its manifest any more is discarded, to be written again.
+        A snapshot whose files no longer match its manifest is discarded and written again.
         """
         uri = self._uri(dataset, digest)
         text = self._store.read_file(f"{uri}/{MANIFEST}")
@@ -53,7 +53,7 @@ class FolderSnapshots:
         return _summary(uri, manifest)
 
     def _damage(self, uri: str, manifest: Mapping[str, Any]) -> str:
-        """What is wrong with the files of a snapshot; empty if nothing is."""
+        """The damage to a snapshot's files; empty if they are intact."""
         for name, described in sorted(manifest["files"].items()):
             state = self._store.file_state(f"{uri}/{name}")
             if state is None:
@@ -119,7 +119,7 @@ def _rejected_table(rows: Sequence[RejectedRow]) -> pa.Table:
 def _write(path: Path, table: pa.Table) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
-    # No time and no machine goes into the file: the same rows give the same bytes.
+    # The file contains neither time nor host, so that equal rows give equal bytes.
     pq.write_table(table, path, compression="zstd", row_group_size=_ROWS_IN_GROUP, store_schema=False)
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()

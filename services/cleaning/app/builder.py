@@ -1,6 +1,6 @@
-"""The worker that brings things up to date: stale verdicts, announcements, versions to build.
+"""Does the background work: stale verdicts, pending announcements, versions to build.
 
-All it needs to know is in the store, so after a crash it goes on where it was.
+All its state is in the store, so it resumes after a crash.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _EndedMeanwhileError(Exception):
 
 
 class Builder:
-    """Builds versions; one thread calls `step` again and again."""
+    """Builds versions; one thread calls `step` in a loop."""
 
     def __init__(
         self,
@@ -82,10 +82,10 @@ class Builder:
         self._clean_to: dict[str, tuple[datetime, RecordKey]] = {}
 
     def step(self) -> bool:
-        """Does what there is to do; False when there was nothing but waiting.
+        """Does the pending work; False if there was none.
 
         Raises:
-            TidemillError: a part is away; call it again later.
+            TidemillError: a dependency is unavailable; call it again later.
         """
         busy = False
         for dataset in all_datasets(self._datasets):
@@ -109,7 +109,7 @@ class Builder:
         if last == after == NO_KEY:
             self._fresh[dataset.name] = dataset.update_time
             return False
-        # At the end it looks once more from the beginning, for what came meanwhile.
+        # At the end it starts again from the beginning, for records that arrived meanwhile.
         self._clean_to[dataset.name] = (dataset.update_time, last)
         return True
 
@@ -132,7 +132,7 @@ class Builder:
         return True
 
     def _arrived(self, version: DatasetVersion) -> bool:
-        """Whether all awaited records are here; notes the progress, gives up where nothing comes any more."""
+        """Whether all awaited records have arrived; stores the progress, and fails when no more arrive."""
         if not version.awaited:
             return True
         counts = self._records.import_counts([item.name for item in version.awaited])
@@ -195,7 +195,7 @@ class Builder:
         contamination = content.manifest["contamination"]
         if contamination["near_overlap"]:
             logger.warning(
-                "%s: %d of %d texts of the hold-out are near duplicates (similarity %g) of training texts, so that a "
+                "%s: %d of %d texts of the hold-out are near duplicates (similarity %g) of training texts, so a "
                 "model is judged on what it has seen; near_dedup in the recipe drops them",
                 version.name,
                 contamination["near_overlap"],
@@ -222,6 +222,6 @@ class Builder:
 
 
 def _is_older(import_name: str, moment: datetime) -> bool:
-    """Whether an import began before a moment; taken not to be so where its name does not say when it began."""
+    """Whether an import began before `time`; False if its name does not contain when it began."""
     made = made_at_ms(import_name.partition("/")[2])
     return made is not None and made <= moment.timestamp() * 1000

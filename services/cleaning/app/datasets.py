@@ -1,4 +1,4 @@
-"""Use cases on data sets and their versions; the building itself is `services.cleaning.app.builder`'s."""
+"""Use cases on data sets and their versions; `services.cleaning.app.builder` builds them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Datasets:
                 try:
                     self.put(dataset.name, dataset.spec)
                 except RecipeError as error:
-                    logger.error("%s has a recipe that cannot be applied any more: %s", dataset.name, error.message)
+                    logger.error("%s has a recipe that can no longer be applied: %s", dataset.name, error.message)
             after = page[-1].name
 
     def get(self, name: str) -> Dataset:
@@ -79,7 +79,7 @@ class Datasets:
     def build_version(
         self, dataset: str, awaited: Sequence[AwaitedImport], request_id: str, traceparent: str
     ) -> tuple[DatasetVersion, bool]:
-        """Asks for a version; the builder does the work.
+        """Creates a version; the builder does the work.
 
         Returns:
             The version, and whether it was there before: equal content is the version that exists.
@@ -111,8 +111,8 @@ class Datasets:
             digest = snapshot_digest(draft.dataset, draft.spec, recipe.digest, records)
             return digest if self._snapshots.find(draft.dataset, digest) is not None else ""
         except (TidemillError, OSError) as error:
-            # The build meets it again and tells whoever asked for it.
-            logger.warning("%s: no earlier version can be looked for: %s", draft.dataset, error)
+            # The build meets the same error and reports it.
+            logger.warning("%s: cannot look for an earlier version: %s", draft.dataset, error)
             return ""
 
     def version(self, name: str) -> DatasetVersion:
@@ -132,7 +132,7 @@ class Datasets:
         return self._versions.versions(dataset, before, limit)
 
     def cancel(self, name: str) -> DatasetVersion:
-        """Stops a build; one that has ended stays as it is."""
+        """Cancels a build; one that has ended stays unchanged."""
         version = self.version(name)
         cancelled = replace(version, state=VersionState.CANCELLED, update_time=self._clock.now())
         if not version.state.final and self._versions.update_version(cancelled):

@@ -50,7 +50,7 @@ class RecordStore(Protocol):
         ...
 
     def save_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Keeps verdicts on contents that count, which become announcements if new; forgets the others."""
+        """Stores verdicts on current contents, to be announced if new; discards the others."""
         ...
 
     def stale(self, dataset: Dataset, after: RecordKey, limit: int) -> Sequence[RawRecord]:
@@ -60,11 +60,11 @@ class RecordStore(Protocol):
         ...
 
     def announcements(self, limit: int) -> Sequence[Announcement]:
-        """Verdicts to publish."""
+        """Verdicts whose event is pending."""
         ...
 
     def mark_announced(self, announcements: Sequence[Announcement]) -> None:
-        """Forgets that they are to be published, unless they changed meanwhile."""
+        """Marks them as published, unless they changed meanwhile."""
         ...
 
     def import_counts(self, imports: Sequence[str]) -> Mapping[str, ImportCount]:
@@ -98,11 +98,11 @@ class LossStore(Protocol):
     """Messages that the bus deleted before this service had read them."""
 
     def note_lost(self, lost: LostMessages, moment: datetime) -> None:
-        """Keeps that they are lost; a repeat changes nothing."""
+        """Stores a loss; a repeat changes nothing."""
         ...
 
     def losses(self) -> Losses | None:
-        """All that was ever lost; None if nothing was."""
+        """The sum of all losses; None if there were none."""
         ...
 
 
@@ -157,11 +157,11 @@ class VersionStore(Protocol):
         ...
 
     def unannounced_versions(self) -> Sequence[DatasetVersion]:
-        """Ready versions whose event is still to be published."""
+        """Ready versions whose event is pending."""
         ...
 
     def mark_version_announced(self, version: DatasetVersion) -> None:
-        """Forgets that it is to be published."""
+        """Marks its event as published."""
         ...
 
 
@@ -169,7 +169,7 @@ class Announcer(Protocol):
     """Publishes facts to the other services; durable when a method returns. Equal facts get equal event ids."""
 
     def verdicts(self, announcements: Sequence[Announcement]) -> None:
-        """Publishes what became of records."""
+        """Publishes verdicts on records."""
         ...
 
     def version_built(self, version: DatasetVersion) -> None:
@@ -215,7 +215,7 @@ class SnapshotStore(Protocol):
     """Folders of snapshots by data set and digest."""
 
     def find(self, dataset: str, digest: str) -> SnapshotSummary | None:
-        """The snapshot with this digest, if it is there whole; a damaged one is removed."""
+        """The snapshot with this digest, if it is there whole; a damaged one is deleted."""
         ...
 
     def write(self, content: SnapshotContent) -> SnapshotSummary:

@@ -1,4 +1,4 @@
-"""Use cases on records: collect what arrives, clean again what is stale, tell the others, answer questions."""
+"""Use cases on records: collect, clean again what is stale, publish verdicts, answer queries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SOURCES_NAMED = 10
 class Records:
     """Raw records in, verdicts out.
 
-    The order that nothing is lost by: verdicts are kept together with the raw records, then published, then
+    Nothing is lost because of the order: verdicts are stored together with the raw records, then published, then
     marked as published; the offset of the bus moves last. A crash between any two of these repeats the rest.
     """
 
@@ -39,23 +39,23 @@ class Records:
         self._datasets = datasets
         self._recipes = recipes
         self._announcer = announcer
-        # Two threads that publish the same announcements would publish each of them twice.
+        # Two threads would publish the same announcements twice.
         self._announcing = threading.Lock()
 
     def collect(self, arrivals: Sequence[Arrival], withdrawals: Sequence[Withdrawal] = ()) -> None:
-        """Cleans arrived records for every data set that takes their source; returns when others know of it."""
+        """Cleans arrived records for every data set of their source; returns when the verdicts are published."""
         newest: dict[RecordKey, RawRecord] = {}
         for record in sorted((arrival.record for arrival in arrivals), key=lambda record: record.recency):
             newest[record.key] = record
         datasets = all_datasets(self._datasets)
         self._records.collect(arrivals, withdrawals, self._judge_all(datasets, newest.values()))
-        # A data set that was put while this batch was on its way would miss it for ever.
+        # A data set that was put while this batch was processed would never see it.
         changed = [dataset for dataset in all_datasets(self._datasets) if dataset not in datasets]
         self._records.save_verdicts(self._judge_all(changed, newest.values()))
         self.announce()
 
     def clean_stale(self, dataset: Dataset, after: RecordKey) -> RecordKey:
-        """Cleans the next records, those after a key, that a changed recipe left behind.
+        """Cleans the next records after a key whose verdict a changed recipe made stale.
 
         Returns:
             Key of the last of them; `NO_KEY` when there are none.
@@ -125,7 +125,7 @@ class Records:
         try:
             recipe = self._recipes.of(dataset.spec)
         except RecipeError as error:
-            # Put under another release; its records stay raw, and what else there is goes on.
+            # Put under another release; its records stay raw, the other data sets continue.
             logger.error("%s has a recipe that cannot be applied: %s", dataset.name, error.message)
             return []
         cleaned = recipe.clean_batch((record.text, record.attributes) for record in records)

@@ -98,7 +98,7 @@ def compose_snapshot(
 
 
 def _check_fields(recipe: CompiledRecipe, judged: Sequence[tuple[RawRecord, Cleaned]]) -> None:
-    """An operator on an attribute that no record has is a slip of the pen, which nothing else would show."""
+    """Refuses an operator on an attribute that no record has: a typing error that nothing else would reveal."""
     unseen = dict(recipe.fields)
     known: set[str] = set()
     for record, cleaned in judged:

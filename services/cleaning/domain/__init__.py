@@ -1,1 +1,1 @@
-"""What is true of records, recipes and data sets, whatever the transport."""
+"""Records, recipes and data sets: the rules, independent of transport and storage."""

@@ -1,4 +1,4 @@
-"""Data sets and their versions: specs, states, what may follow on what."""
+"""Data sets and their versions: specs, states and their transitions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DATASET = re.compile(r"datasets/([a-z0-9][a-z0-9-]{0,63})")
 
 @dataclass(frozen=True, slots=True)
 class HoldoutSpec:
-    """How a frozen hold-out is set aside: a share of the records, and at most so many of them (0: all)."""
+    """How a frozen hold-out is set aside: a share of the records, and their maximum number (0: no limit)."""
 
     fraction: float = 0.0
     max_records: int = 0
@@ -58,7 +58,7 @@ class VersionState(Enum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing follows."""
+        """Whether this is a final state."""
         return self is not VersionState.BUILDING
 
 
@@ -72,9 +72,9 @@ class ImportCount:
 
 @dataclass(frozen=True, slots=True)
 class AwaitedImport:
-    """An import of which so many distinct records, and so many withdrawals, must have arrived.
+    """An import whose distinct records and withdrawals must have arrived in these numbers.
 
-    `changed_count` is not waited for: the version tells it on.
+    `changed_count` is not awaited, only passed on to the version.
     """
 
     name: str
@@ -84,11 +84,11 @@ class AwaitedImport:
 
     @property
     def total(self) -> int:
-        """How many records and withdrawals are waited for."""
+        """Number of awaited records and withdrawals."""
         return self.record_count + self.withdrawn_count
 
     def arrived(self, count: ImportCount | None) -> int:
-        """How many of them are here."""
+        """Number of those that have arrived."""
         if count is None:
             return 0
         return min(count.records, self.record_count) + min(count.withdrawn, self.withdrawn_count)
@@ -145,7 +145,7 @@ def dataset_id(name: str) -> str:
     """The part of `datasets/{dataset}` that names the folder and salts the split."""
     match = _DATASET.fullmatch(name)
     if match is None:
-        raise ValueError(f"{name!r} is no data-set name")
+        raise ValueError(f"{name!r} is not a data-set name")
     return match.group(1)
 
 

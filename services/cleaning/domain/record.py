@@ -1,8 +1,8 @@
 """Records and what a recipe makes of them. Knows no operator.
 
-A record is identified by its source and its id within it. What arrives about one record is put together in a way that
+A record is identified by its source and its id within it. Messages about one record are merged in a way that
 no order of arrival changes: the content with the latest event time counts, of equal times the latest arrival; and of
-each origin (see `RawRecord.origin`) its latest word, whether it still holds the record.
+each origin (see `RawRecord.origin`), its latest statement whether it still has the record.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RawRecord(_OfRecord):
     """A record as it was collected; `import_name` is empty when it was pushed.
 
     `event_time` and `arrival` are microseconds since 1970. `origin` is the digest of what it was pulled from; empty
-    when it was pushed, or pulled by a release that did not tell.
+    when it was pushed, or pulled by a release that did not store it.
     """
 
     record_id: str

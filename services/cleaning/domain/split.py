@@ -1,6 +1,6 @@
 """The frozen hold-out: a record's side follows from its content alone, so it never changes between versions.
 
-What exceeds `max_records` goes to neither side: moved to training it would have to move back when records with a
+Records beyond `max_records` go to neither side: moved to training, they would have to move back when records with a
 smaller hash leave, and a model would be judged on what it has seen.
 """
 

@@ -103,7 +103,7 @@ class CompiledRecipe:
         except Exception as error:
             if len(records) > 1:
                 return [verdict for record in records for verdict in self._run([record])]
-            # A defect on one text must neither stop the others nor make that text vanish.
+            # A bug with one text must neither stop the other texts nor make this one vanish.
             logger.exception("the operator %s failed on a record", batch.operator)
             return [Cleaned("", dict(records[0][1]), _failed(error, batch.operator))]
         return batch.result()

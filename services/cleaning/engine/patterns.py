@@ -22,7 +22,7 @@ MEMORY_BYTES: Final = 1 << 20
 """What one compiled pattern may take, its caches included."""
 # RE2 falls back to simulating the program, step by step and character by character, where its cache does not do.
 _MAX_INSTRUCTIONS: Final = 5000
-# What RE2 has not, as it stands in a pattern, and what it is called.
+# Features that RE2 lacks: how they look in a pattern, and their names.
 _MISSING: Final = (
     (r"(?=", "look-ahead"),
     (r"(?!", "look-ahead"),
@@ -40,7 +40,7 @@ _TEMPLATE: Final = re.compile(r"\\(?:([1-9][0-9]?)|g<([^<>]*)>|(.)|$)", re.DOTAL
 
 
 class PatternError(ValueError):
-    """A pattern that RE2 does not take."""
+    """A pattern that RE2 does not accept."""
 
 
 class ReplacementError(ValueError):
@@ -122,7 +122,7 @@ class LinearPattern:
 def _explanation(pattern: str, error: Exception) -> str:
     said = error.args[0] if error.args else ""
     said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-    text = f"is not a valid regular expression of RE2 ({said})"
+    text = f"is not a valid RE2 regular expression ({said})"
     missing = [name for sign, name in _MISSING if sign in pattern]
     if _BACK_REFERENCE.search(pattern):
         missing.append("back-references")

@@ -1,1 +1,1 @@
-"""Doors of the service: the gRPC servicer, the consumer of raw records, the worker's loop."""
+"""Entry points of the service: the gRPC servicer, the consumer of raw records, the worker."""

@@ -35,7 +35,9 @@ def _arrival(delivery: Delivery) -> Arrival:
     validate(message)
     record = message.record
     if not record.record_id:
-        raise InvalidArgumentError("A raw record on the bus bears its identity.", reason="MISSING_RECORD_ID")
+        raise InvalidArgumentError(
+            "A raw record on the bus must have a source and a record_id.", reason="MISSING_RECORD_ID"
+        )
     accepted = message.ingest_time.ToMicroseconds()
     raw = RawRecord(
         record.record_id,
@@ -44,7 +46,7 @@ def _arrival(delivery: Delivery) -> Arrival:
         dict(record.attributes),
         message.import_name,
         event_time=record.event_time.ToMicroseconds() if record.HasField("event_time") else accepted,
-        # Older releases gave no stamp of the arrival.
+        # Older releases did not store the time of arrival.
         arrival=message.arrival or accepted,
         origin=message.origin,
     )
@@ -55,6 +57,6 @@ def _withdrawal(delivery: Delivery) -> Withdrawal:
     message = decode(delivery, RecordWithdrawn)
     if not (message.record_id and message.source and message.origin):
         raise InvalidArgumentError(
-            "A withdrawal on the bus bears the record's identity and its origin.", reason="MISSING_RECORD_ID"
+            "A withdrawal on the bus must have a source, a record_id and an origin.", reason="MISSING_RECORD_ID"
         )
     return Withdrawal(message.record_id, message.source, message.import_name, message.origin, message.arrival)

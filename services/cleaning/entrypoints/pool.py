@@ -1,4 +1,4 @@
-"""Threads for work that costs processor time, beside the ones that wait for the database."""
+"""Threads for CPU-bound work, separate from those that wait for the database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RETRY_AFTER_S = 1.0
 
 
 class WorkPool:
-    """A few threads with a short queue: costly requests neither use up the other threads nor pile up."""
+    """A few threads with a short queue: costly requests neither exhaust the other threads nor pile up."""
 
     def __init__(self, threads: int = 2, waiting: int = 64) -> None:
         self._threads = ThreadPoolExecutor(threads, "clean-text")
@@ -26,14 +26,14 @@ class WorkPool:
         self._present = 0
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """What the function returns; one that has begun goes on when the caller leaves, one that waits does not.
+        """The function's result. If the caller leaves, running work continues and waiting work is dropped.
 
         Raises:
-            ResourceExhaustedError: too many wait.
+            ResourceExhaustedError: too many are waiting.
         """
         if self._present >= self._most:
             raise ResourceExhaustedError(
-                f"{self._present} texts are being cleaned or wait for it; try again later.",
+                f"{self._present} texts are being cleaned or waiting. Retry later.",
                 reason="CLEANING_BUSY",
                 retry_after_s=_RETRY_AFTER_S,
             )
@@ -46,7 +46,7 @@ class WorkPool:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Takes no more work and forgets what waits."""
+        """Accepts no more work and drops what is waiting."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _ended(self) -> None:

@@ -40,7 +40,7 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         return mapping.explanation_to(explanation)
 
     async def GetRecord(self, request: pb.GetRecordRequest, context: Any) -> pb.GetRecordResponse:
-        """Says what became of a record."""
+        """Returns a record and its verdicts."""
         found = await asyncio.to_thread(self._records.record, request.record_id, request.source)
         return pb.GetRecordResponse(
             record_id=found.record.record_id,
@@ -58,7 +58,7 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         return pb.PutDatasetResponse(dataset=mapping.dataset_to(dataset))
 
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Any) -> pb.GetDatasetResponse:
-        """Reads a data set."""
+        """Returns a data set."""
         dataset = await asyncio.to_thread(self._datasets.get, request.name)
         return pb.GetDatasetResponse(dataset=mapping.dataset_to(dataset))
 
@@ -72,7 +72,7 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
     async def BuildDatasetVersion(
         self, request: pb.BuildDatasetVersionRequest, context: Any
     ) -> pb.BuildDatasetVersionResponse:
-        """Asks for a version."""
+        """Creates a version."""
         awaited = [mapping.awaited_from(item) for item in request.awaited_imports]
         version, existed = await asyncio.to_thread(
             self._datasets.build_version, request.dataset, awaited, request.request_id, current_traceparent()
@@ -84,7 +84,7 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
     async def GetDatasetVersion(
         self, request: pb.GetDatasetVersionRequest, context: Any
     ) -> pb.GetDatasetVersionResponse:
-        """Reads a version."""
+        """Returns a version."""
         version = await asyncio.to_thread(self._datasets.version, request.name)
         return pb.GetDatasetVersionResponse(dataset_version=mapping.version_to(version))
 
@@ -103,14 +103,14 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
     async def CancelDatasetVersion(
         self, request: pb.CancelDatasetVersionRequest, context: Any
     ) -> pb.CancelDatasetVersionResponse:
-        """Stops a build."""
+        """Cancels a build."""
         version = await asyncio.to_thread(self._datasets.cancel, request.name)
         return pb.CancelDatasetVersionResponse(dataset_version=mapping.version_to(version))
 
     async def WatchDatasetVersion(
         self, request: pb.WatchDatasetVersionRequest, context: Any
     ) -> AsyncIterator[pb.WatchDatasetVersionResponse]:
-        """Sends the version now, at each change, and ends with its final state."""
+        """Sends the version now and at each change; ends with its final state."""
         read = in_thread(partial(self._datasets.version, request.name))
         async for version in watch(read, lambda version: version.state.final):
             yield pb.WatchDatasetVersionResponse(dataset_version=mapping.version_to(version))

@@ -1,4 +1,4 @@
-"""The loop that runs the builder beside the server."""
+"""Runs the builder beside the server."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class BusAnnouncer:
 
 @dataclass(frozen=True, slots=True)
 class _PendingAnswer:
-    """An answer to tell of, and the trace of the request that got it."""
+    """An answer to publish, and the trace of its request."""
 
     served: Served
     traceparent: str
@@ -55,8 +55,8 @@ class _PendingAnswer:
 class BackgroundServedLog:
     """Implements `services.inference.app.ports.ServedLog` with a thread that publishes `PredictionServed`.
 
-    An answer waits for no broker. While the bus is away the events wait in memory, at most `capacity` of them; beyond
-    it the oldest are given up, counted in `prediction_events_dropped` and told in the log.
+    Answers never wait for the broker. While the bus is unavailable, up to `capacity` events wait in memory; beyond
+    that the oldest are dropped, counted in `prediction_events_dropped` and logged.
     """
 
     def __init__(self, publisher: EventPublisher, registry: CollectorRegistry, *, capacity: int = 100_000) -> None:
@@ -84,10 +84,10 @@ class BackgroundServedLog:
                 self._waiting.popleft()
             self._changed.notify()
         if lost:
-            self._give_up(lost, f"the bus is away and {self._capacity} wait already")
+            self._give_up(lost, f"the bus is unavailable and {self._capacity} are waiting already")
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Publishes what waits; what cannot be published in this time is counted and told."""
+        """Publishes the waiting events; what cannot be published in this time is counted and logged."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -96,7 +96,7 @@ class BackgroundServedLog:
             left = len(self._waiting)
             self._waiting.clear()
         if left:
-            self._give_up(left, "the service ended while the bus was away")
+            self._give_up(left, "the service ended while the bus was unavailable")
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE_S
@@ -112,7 +112,7 @@ class BackgroundServedLog:
                     self._give_up(len(batch), error.message)
                     continue
                 self._put_back(batch)
-                logger.warning("%d answers wait for the bus, %.1f s: %s", len(batch), pause, error.message)
+                logger.warning("%d answers wait for the bus, retrying in %.1f s: %s", len(batch), pause, error.message)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
@@ -121,7 +121,7 @@ class BackgroundServedLog:
                 self._give_up(len(batch), type(error).__name__)
 
     def _next_batch(self) -> list[_PendingAnswer]:
-        """What waits, at most a batch; empty when there is nothing more to come."""
+        """Waiting events, at most a batch; empty when no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._closing:
@@ -134,7 +134,7 @@ class BackgroundServedLog:
 
     def _give_up(self, count: int, why: str) -> None:
         self._dropped.inc(count)
-        logger.error("PredictionServed of %d answers was given up: %s", count, why)
+        logger.error("PredictionServed of %d answers was dropped: %s", count, why)
 
 
 def _event(waiting: _PendingAnswer) -> OutgoingEvent:

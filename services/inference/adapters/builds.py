@@ -1,4 +1,4 @@
-"""Builds out of the artefact store."""
+"""Builds from the artefact store."""
 
 from __future__ import annotations
 
@@ -67,14 +67,16 @@ class ArtifactBuilds:
         if manifest.get("runtime") != support.runtime:
             raise _unusable(f"A {task.value} build runs in {support.runtime}, not in {manifest.get('runtime')!r}.")
         if len(labels) < support.least_labels:
-            raise _unusable(f"A {task.value} build names at least {support.least_labels} labels, not {len(labels)}.")
+            raise _unusable(
+                f"A {task.value} build must have at least {support.least_labels} labels; this one has {len(labels)}."
+            )
         missing = [name for name in support.files if not (folder / name).is_file()]
         pickles = sorted(
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in _PICKLED
         )
         if pickles:
             raise _unusable(
-                f"The build holds {', '.join(pickles)}: such files can run code when they are read. A build holds ONNX "
+                f"The build contains {', '.join(pickles)}: such files can run code when read. A build may contain ONNX "
                 "and JSON."
             )
         if missing:

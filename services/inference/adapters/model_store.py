@@ -139,7 +139,7 @@ class SqlModelStore:
             with translate_database_errors(), self._engine.begin() as connection:
                 yield connection
         except IntegrityError as error:
-            raise AbortedError("Another process published at the same time; try again.") from error
+            raise AbortedError("Another process published at the same time. Retry.") from error
 
 
 def _row(version: ModelVersion) -> dict[str, Any]:

@@ -55,7 +55,7 @@ model_versions = Table(
     Column("verify_time", UtcMicros, nullable=True),
     Column("integrity_message", Text, nullable=False, server_default=""),
 )
-# Few versions wait to be told at any time; the index holds those alone.
+# Few versions have a pending event at any time; the index contains only those.
 Index(
     "ix_model_versions_unannounced",
     model_versions.c.model,

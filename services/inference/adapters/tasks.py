@@ -1,4 +1,4 @@
-"""What serving has to know of each task, in one table."""
+"""What serving needs to know about each task, in one table."""
 
 from __future__ import annotations
 

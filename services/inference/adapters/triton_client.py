@@ -132,7 +132,7 @@ class TritonClient:
         response = await guarded.answer(self._stub.ModelInfer(request, timeout=_PREDICT_S))
         contents = contents_of(response)
         if not contents:
-            # How Triton answers what a model's process had in hand when it died: OK, and nothing in it.
+            # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
             self._liveness.died(model)
             raise _away(model, "its process died while it answered")
         if "scores" not in contents:
@@ -175,7 +175,7 @@ class TritonClient:
         return self._failure(model, details, asked)
 
     def _failure(self, model: str, message: str, asked: float) -> TidemillError:
-        """An error that Triton tells by a text only."""
+        """An error that Triton reports only as text."""
         if self._liveness.tells_death(model, message, asked) or message.startswith(_NOT_LOADED):
             return _away(model, message)
         return InternalError(f"Triton failed on models/{model}: {message}", reason="TRITON_ERROR")
@@ -183,7 +183,7 @@ class TritonClient:
 
 def _away(model: str, details: str) -> UnavailableError:
     return UnavailableError(
-        f"Triton does not answer for models/{model} now: {details}",
+        f"Triton does not answer for models/{model}: {details}",
         reason="TRITON_UNAVAILABLE",
         metadata={"model": f"models/{model}"},
         retry_after_s=1.0,

@@ -5,8 +5,8 @@ Three bounds, one for each way in which a server goes silent:
 - Triton itself is frozen: while requests wait and nothing was heard for a while, it is asked whether it lives. If it
   does not say so, all that waits ends with UNAVAILABLE, and nothing is sent until it answers again.
 - One model is stuck: a circuit breaker (Nygard, Release It!). After a few requests in a row without an answer its
-  callers hear UNAVAILABLE at once; after a pause one of them is let through to try.
-- Callers come faster than a model answers: so many may wait at once, the others hear RESOURCE_EXHAUSTED.
+  callers get UNAVAILABLE at once; after a pause one request is let through as a probe.
+- Callers come faster than a model answers: a limited number may wait, further ones get RESOURCE_EXHAUSTED.
 
 It lives in one event loop.
 """
@@ -104,7 +104,7 @@ class TritonGuard:
         """Args:
         channel: to Triton.
         limits: see there.
-        stuck: called with a model that gave no answer even to the request that was let through to try.
+        stuck: called with a model that did not even answer the probe.
         """
         self._stub = GRPCInferenceServiceStub(channel)
         self._limits = limits or Limits()
@@ -169,7 +169,7 @@ class TritonGuard:
             breaker.trying = request
         if breaker.waiting >= self._limits.waiting:
             raise ResourceExhaustedError(
-                f"models/{model} is busy: {breaker.waiting} requests wait for it already.",
+                f"models/{model} is busy: {breaker.waiting} requests are waiting already.",
                 reason="MODEL_BUSY",
                 metadata={"model": f"models/{model}"},
                 retry_after_s=2.0,
@@ -244,7 +244,7 @@ def _now() -> float:
 
 def _away(model: str, why: str, retry_after_s: float) -> UnavailableError:
     return UnavailableError(
-        f"models/{model} cannot be asked now: {why}. Try again later.",
+        f"models/{model} is not available: {why}. Retry later.",
         reason="TRITON_UNAVAILABLE",
         metadata={"model": f"models/{model}"},
         retry_after_s=retry_after_s,

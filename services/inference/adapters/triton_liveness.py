@@ -48,7 +48,7 @@ class Liveness:
     ) -> None:
         """Args:
         channel: to Triton.
-        report_dead: is told of a model that has died.
+        report_dead: called with the name of a model whose process has died.
         silence_s: seconds without a piece after which a stream's model is asked.
         """
         self._stub = GRPCInferenceServiceStub(channel)

@@ -1,6 +1,6 @@
 """The model repository on disk: `<model>/config.pbtxt` and `<model>/<number>/`.
 
-A version's folder is put together beside the repository, where Triton does not look, and renamed into its place. Its
+A version's folder is assembled outside the repository, where Triton does not look, and renamed into place. Its
 weights are copies, never hard links: what overwrites one of the two would else overwrite both. Where the file system
 can, a copy shares its blocks until one side is written. The configuration is replaced by a rename, too. Triton reads
 both only when it is told to load (explicit mode), so nothing it may be reading is ever changed.
@@ -87,7 +87,7 @@ class TritonRepository:
             code = _code_digest(_code(version.build.task))
             return bool(marker["digest"] == version.lineage.digest and marker["code"] == code)
         except (OSError, ValueError, KeyError, TypeError):
-            # Not there, cut off with the power, or of a release before signed builds: it is placed again.
+            # Missing, incomplete after a power cut, or of a release before signed builds: it is placed again.
             return False
 
     def good_build(self, version: ModelVersion) -> Path | None:
@@ -171,7 +171,7 @@ class TritonRepository:
             where = {"folder": str(self._root)}
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise ResourceExhaustedError(
-                    f"The disk of {self._root} is full; free some of it.",
+                    f"The disk of {self._root} is full. Free some space.",
                     reason="DISK_FULL",
                     metadata=where,
                     retry_after_s=10.0,
@@ -191,7 +191,7 @@ class TritonRepository:
         return partial
 
     def _discard(self, folder: Path) -> None:
-        """Takes a folder away at once, then deletes it."""
+        """Renames a folder out of the way, then deletes it."""
         if not folder.exists():
             return
         aside = self._new_staged(folder.name)
@@ -205,7 +205,7 @@ class TritonRepository:
             if error.errno != errno.EXDEV:
                 raise
             raise FailedPreconditionError(
-                f"{self._staging} and {self._root} lie on different file systems, so nothing can be put in place at "
+                f"{self._staging} and {self._root} are on different file systems, so nothing can be put in place at "
                 "once; set TIDEMILL_TRITON_STAGING to a folder on the repository's.",
                 reason="STAGING_ON_OTHER_FILE_SYSTEM",
             ) from error

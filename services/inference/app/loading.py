@@ -41,7 +41,7 @@ def is_integrity_error(error: TidemillError) -> bool:
 
 
 def is_lost(error: TidemillError) -> bool:
-    """Whether a load failed because a version's files can be had nowhere: refused, gone or out of the store."""
+    """Whether a load failed because a version's files are not available anywhere: refused or deleted."""
     return is_integrity_error(error) or isinstance(error, NotFoundError | PermissionDeniedError | InvalidArgumentError)
 
 
@@ -68,7 +68,7 @@ class Loader:
         """Stamp of each version's files at its last good verification."""
 
     def load(self, version: ModelVersion, build: Path | None = None) -> ModelVersion:
-        """Loads a version whose files verify; what served before goes on until it answers.
+        """Loads a version whose files verify; the previous version serves until the new one answers.
 
         Args:
             version: the version.
@@ -79,7 +79,7 @@ class Loader:
 
         Raises:
             FailedPreconditionError: neither the repository's copy nor the artefact verifies, or the server refuses it.
-            NotFoundError: there is no copy, and the artefact is gone.
+            NotFoundError: neither a copy nor the artefact exists.
             UnavailableError: the server or the artefact store does not answer.
         """
         refused = self._check_copy(version)
@@ -104,7 +104,7 @@ class Loader:
         return known is not None and known == self._repository.stamp(version)
 
     def is_intact(self, version: ModelVersion) -> bool:
-        """Whether the repository's copy is good; reads the files only if they look changed."""
+        """Whether the repository's copy is intact; reads the files only if they look changed."""
         if self.looks_unchanged(version):
             return True
         if self._check_copy(version) is not None:
@@ -120,7 +120,7 @@ class Loader:
         """Reads the repository's copy; gives what is wrong with it."""
         self._stamps.pop((version.model, version.number), None)
         if not self._repository.holds(version):
-            return NotFoundError(f"The model repository holds no files of {version.name}.")
+            return NotFoundError(f"The model repository has no files of {version.name}.")
         # Taken before the reading: what changes meanwhile looks changed afterwards.
         stamp = self._repository.stamp(version)
         try:

@@ -54,11 +54,11 @@ class ModelStore(Protocol):
         ...
 
     def unannounced(self) -> Sequence[ModelVersion]:
-        """Versions of which it is still to be told that they answer, in the order in which they began to."""
+        """Versions whose event is pending, in the order in which they began to serve."""
         ...
 
     def mark_announced(self, version: ModelVersion) -> None:
-        """Forgets that it is to be told."""
+        """Marks its event as published."""
         ...
 
 
@@ -70,7 +70,7 @@ class Builds(Protocol):
 
         Raises:
             InvalidArgumentError, PermissionDeniedError: the URI names no folder of the artefact store.
-            NotFoundError: it is not there.
+            NotFoundError: it does not exist.
             FailedPreconditionError: it is damaged, unsigned or signed by a key that is not trusted, or its content
                 has another digest.
         """
@@ -93,15 +93,15 @@ class Repository(Protocol):
     """The model repository's files. A folder that the server may be reading is replaced, never changed."""
 
     def place(self, version: ModelVersion, build: Path) -> None:
-        """Puts a copy of a build in a version's place, whole or not at all; what was there goes."""
+        """Puts a copy of a build in a version's place, completely or not at all; replaces what was there."""
         ...
 
     def holds(self, version: ModelVersion) -> bool:
-        """Whether the version's folder of this release is there; says nothing of its content."""
+        """Whether the version's folder of this release exists; does not check its content."""
         ...
 
     def good_build(self, version: ModelVersion) -> Path | None:
-        """The build inside the version's folder, if it is there and verifies."""
+        """The build inside the version's folder, if it exists and verifies."""
         ...
 
     def verify(self, version: ModelVersion) -> None:
@@ -129,10 +129,10 @@ class ModelServer(Protocol):
     """Control of the server."""
 
     def load(self, model: str) -> None:
-        """Loads what the configuration names and returns when it is ready; what served before goes on until then.
+        """Loads what the configuration names and returns when it is ready; the previous version serves until then.
 
         Raises:
-            FailedPreconditionError: the server refused it, with its reason; what served before goes on.
+            FailedPreconditionError: the server refused it, with its reason; the previous version keeps serving.
             UnavailableError: the server does not answer.
         """
         ...

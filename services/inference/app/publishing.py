@@ -72,7 +72,7 @@ class Publishing:
         Raises:
             InvalidArgumentError, PermissionDeniedError: the build does not lie in the artefact store.
             FailedPreconditionError: it is damaged, not signed by a trusted key or another one than was meant, or the
-                server refused it; what served before goes on.
+                server refused it; the previous version keeps serving.
         """
         with self._locks[model]:
             known = self._store.model(model)
@@ -110,7 +110,7 @@ class Publishing:
         try:
             return self._builds.fetch(lineage.artifact_uri, lineage.digest)
         except TidemillError as error:
-            logger.error("a build for %s is refused: %s: %s", model_name(model), error.reason, error.message)
+            logger.error("refused a build for %s: %s: %s", model_name(model), error.reason, error.message)
             raise
 
     def roll_back(self, model: str, number: int = 0, request_id: str = "") -> ModelVersion:
@@ -119,8 +119,8 @@ class Publishing:
         A repeat of a request that was done changes nothing and answers with the version it went back to.
 
         Raises:
-            NotFoundError: there is no such version.
-            FailedPreconditionError: it never served, or there is none before.
+            NotFoundError: the version does not exist.
+            FailedPreconditionError: it never served, or there is no previous version.
         """
         with self._locks[model]:
             serving = self.get(model).serving
@@ -175,10 +175,10 @@ class Publishing:
                 self._table.set(model.serving)
 
     def reconcile(self) -> None:
-        """Brings the server to what the store says, after a restart of either, and tells what is untold.
+        """Makes the server match the store, after a restart of either, and publishes pending events.
 
         Raises:
-            UnavailableError: the server or the bus is away; call it again later.
+            UnavailableError: the server or the bus is unavailable; call it again later.
         """
         ready = self._server.ready_versions()
         dead = self._restarts.take()
@@ -203,7 +203,7 @@ class Publishing:
             ready = self._server.ready_versions().get(model, frozenset())
             if serving is None:
                 if ready:
-                    logger.info("unloading %s: it is not to serve", model_name(model))
+                    logger.info("unloading %s: it should not serve", model_name(model))
                     self._server.unload(model)
                 return
             if ready == {serving.number} and self._loader.is_intact(serving) and not reload:
@@ -216,7 +216,7 @@ class Publishing:
                 if reload:
                     self._restarts.add(model)
                 raise
-            # Someone must mend it; trying without a pause would load and log for nothing.
+            # Someone must repair it; retrying without a pause would load and log for nothing.
             pause = min(max(_FIRST_PAUSE_S, 2 * self._put_off.get(model, (0.0, 0.0))[1]), _LONGEST_PAUSE_S)
             self._put_off[model] = (self._clock.monotonic() + pause, pause)
             logger.error(
@@ -247,7 +247,7 @@ class Publishing:
             except TidemillError as error:
                 if is_retryable(error):
                     raise
-                logger.error("%s cannot take the place of %s: %s", earlier.name, serving.name, error.message)
+                logger.error("%s cannot replace %s: %s", earlier.name, serving.name, error.message)
                 continue
             now = self._clock.now()
             message = f"{why.message} {earlier.name} serves in its place."
@@ -283,7 +283,7 @@ class Publishing:
         return version
 
     def _give_up(self, version: ModelVersion, serving: ModelVersion | None, error: TidemillError) -> None:
-        """Leaves the configuration at what goes on serving; a refused version is kept as FAILED, with the reason."""
+        """Restores the configuration of the version that serves; a refused version becomes FAILED, with the reason."""
         if serving is not None:
             self._repository.configure(serving)
         if is_retryable(error):

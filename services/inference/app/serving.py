@@ -35,7 +35,7 @@ class ServingTable:
         self._withdrawn: dict[str, TidemillError] = {}
 
     def expect(self, version: ModelVersion) -> None:
-        """Learns of a version before it is loaded: the server answers with it a moment before the load returns."""
+        """Registers a version before it is loaded: the server answers with it just before the load returns."""
         with self._lock:
             self._labels[version.model, version.number] = version.build.labels
 
@@ -53,7 +53,7 @@ class ServingTable:
             self._withdrawn.pop(model, None)
 
     def withdraw(self, model: str, why: TidemillError) -> None:
-        """Takes a model whose version cannot be served out of service; its callers hear why."""
+        """Takes a model whose version cannot be served out of service; its callers get the reason."""
         with self._lock:
             self._versions.pop(model, None)
             self._withdrawn[model] = why
@@ -67,12 +67,12 @@ class ServingTable:
         """Labels of a version that answers or is about to, in the order of its scores.
 
         Raises:
-            InternalError: no one told of this version.
+            InternalError: the version is unknown.
         """
         try:
             return self._labels[model, number]
         except KeyError as error:
-            raise InternalError(f"{version_name(model, number)} answered, but no one published it.") from error
+            raise InternalError(f"{version_name(model, number)} answered, but was never published.") from error
 
     def require(self, model: str, task: Task) -> ModelVersion:
         """The version that answers.
@@ -189,7 +189,7 @@ class Serving:
                 name = version_name(model, piece.version)
                 ended = piece.finish_reason is not FinishReason.NONE
                 if ended:
-                    # Noted before it is told: feedback may come at once.
+                    # Recorded before it is returned: feedback may follow at once.
                     self._served.add([self._generated(answer, name, piece, began)])
                 yield AnsweredPiece(answer, name, piece)
                 if ended:

@@ -1,1 +1,1 @@
-"""What is true of models and their versions, whatever serves them."""
+"""Models and their versions: the rules, independent of what serves them."""

@@ -130,7 +130,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """What a classifier says of a text: the scores of all labels add up to 1."""
+    """A classifier's result for a text; the scores of all labels add up to 1."""
 
     label: str
     score: float
@@ -177,9 +177,11 @@ def model_of(name: str) -> str:
     """The model in `models/{model}`.
 
     Raises:
-        InvalidArgumentError: the name is none of a model.
+        InvalidArgumentError: it is not a model name.
     """
     collection, _, model = name.partition("/")
     if collection != "models" or not model or "/" in model:
-        raise InvalidArgumentError(f"{name!r} is no name of a model.", reason="INVALID_NAME")
+        raise InvalidArgumentError(
+            f"{name!r} is not a model name; it must look like models/MODEL.", reason="INVALID_NAME"
+        )
     return model

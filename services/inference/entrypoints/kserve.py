@@ -70,7 +70,7 @@ def add_kserve(
     Args:
         server: the server.
         channel: to Triton.
-        heard: is told a model's name, what Triton said of a failed request to it, and when that was asked.
+        heard: called with a model's name, Triton's error for a failed request, and the time of the request.
         guard: admits requests.
     """
     passed = KServe(channel, heard, guard)
@@ -238,7 +238,7 @@ async def _pass(method: Callable[..., Any], request: Any, context: Any) -> Any:
 async def _relay(error: grpc.aio.AioRpcError, context: Any) -> NoReturn:
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         raise UnavailableError(
-            f"Triton does not answer now: {error.details()}", reason="TRITON_UNAVAILABLE", retry_after_s=1.0
+            f"Triton does not answer: {error.details()}", reason="TRITON_UNAVAILABLE", retry_after_s=1.0
         ) from error
     await context.abort(error.code(), error.details() or "")
     raise AssertionError("unreachable: abort raises")

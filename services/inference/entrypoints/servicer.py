@@ -67,7 +67,7 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
                 yield mapping.piece_to(piece)
 
     async def PublishModel(self, request: pb.PublishModelRequest, context: Any) -> pb.PublishModelResponse:
-        """Publishes a build; goes on to its end even where the caller leaves."""
+        """Publishes a build; completes even if the caller leaves."""
         version, reused = await self._change(
             self._publishing.publish,
             model_of(request.model),

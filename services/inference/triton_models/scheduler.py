@@ -17,7 +17,7 @@ class Work(Protocol):
     """An answer in the making; called from the scheduler's thread only."""
 
     def step(self) -> bool:
-        """Goes one token further; True when it is over. It tells its own end."""
+        """Generates one more token; True at the end, which it has then sent itself."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -85,5 +85,5 @@ class Scheduler:
             try:
                 work.fail(error)
             except Exception as second:
-                self._on_error(f"an answer could not tell its failure ({error}): {second}")
+                self._on_error(f"could not send the failure of an answer ({error}): {second}")
             return True

@@ -1,4 +1,4 @@
-"""Text out of tokens, piece by piece: whole characters only, and never a part of a stop text."""
+"""Turns tokens into text, piece by piece: only whole characters, and never part of a stop text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class IncrementalDecoder:
         """
         self._decode = decode
         self._tokens: list[int] = []
-        # Tokens before `_start` are done with; those from there to `_told` have been told and give context.
+        # Tokens before `_start` are finished; those from there to `_told` have been sent and give context.
         self._start = 0
         self._told = 0
 
@@ -51,7 +51,7 @@ class StopTexts:
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """Takes further text; returns what may be told, and whether the answer ends here."""
+        """Adds text; returns what may be sent, and whether the answer ends here."""
         if not self._stops:
             return text, False
         self._held += text

@@ -1,6 +1,6 @@
 """Spans of a model inside Triton, as children of the span that the caller names in a request parameter.
 
-Export is batched in a thread of its own and never holds up a request. Without an endpoint there are no spans.
+Export is batched in a separate thread and never delays a request. Without an endpoint there are no spans.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class SqlCycleStore:
             known = self.by_request(cycle.request_id) if cycle.request_id else None
             if known is None:
                 raise AlreadyExistsError(
-                    f"A cycle of {cycle.pipeline} was started at the same time; ask again.", reason="CYCLE_AT_WORK"
+                    f"A cycle of {cycle.pipeline} was started at the same time. Retry.", reason="CYCLE_AT_WORK"
                 ) from error
             return known
         return cycle

@@ -38,7 +38,7 @@ class SqlFeedbackStore:
                 connection.execute(insert(feedback).values({**row, "announced": False}))
                 return feedback_of(row)
         except IntegrityError as error:
-            raise AbortedError("The same feedback was recorded at the same time; ask again.") from error
+            raise AbortedError("The same feedback was recorded at the same time. Retry.") from error
 
     def page(self, model: str, before: str, limit: int) -> Sequence[Feedback]:
         """See the port."""

@@ -65,7 +65,7 @@ async def _watched(
             async for response in call:
                 yield _work(pick(response))
     finally:
-        # A watcher that turned away must not leave the stream open at the peer.
+        # When the caller stops watching, the stream at the peer must be closed.
         call.cancel()
 
 

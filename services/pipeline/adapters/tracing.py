@@ -1,4 +1,4 @@
-"""Spans of a cycle's stages, in the trace that the cycle was asked for in."""
+"""Spans of a cycle's stages, in the trace of the request that created the cycle."""
 
 from __future__ import annotations
 

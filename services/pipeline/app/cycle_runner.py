@@ -42,7 +42,7 @@ _NOT_CANCELLABLE = ("gate", "publish")
 
 # Cleaning's reason where the bus has deleted records that it had not read.
 _LOST = "RECORDS_LOST"
-# Of an import, what cleaning is told.
+# The counts of an import that cleaning needs.
 _AWAITED = ("record_count", "withdrawn_count", "changed_count")
 
 T = TypeVar("T")
@@ -80,11 +80,11 @@ class CycleRunner:
         self._cycle = cycle
         self._cancel = asyncio.Event()
         self._saved_at = 0.0
-        # What is still to be stopped at a peer that was away when the cycle ended.
+        # Work still to be cancelled at a peer that was unavailable when the cycle ended.
         self._left = self._unfinished_work() if cycle.state.final else []
 
     async def run(self, cancel: asyncio.Event) -> None:
-        """Returns when the cycle has ended, the others know of it, and no work of it goes on at a peer.
+        """Returns when the cycle has ended, its event is published, and no peer works for it any more.
 
         It ends sooner where `cancel` is set.
         """
@@ -163,7 +163,7 @@ class CycleRunner:
         counts = [int(work.body.get("record_count", 0)) for work in ended]
         rejected = sum(int(work.body.get("rejected_count", 0)) for work in ended)
         names = ", ".join(self._cycle.spec.source_names)
-        # A source whose records bear no ids says the same twice without a word: what became of it is told here.
+        # Records without ids may repeat silently in a source, so the summary counts the repeats.
         read = sum(int(work.body.get("progress", {}).get("done", 0)) for work in ended)
         repeats = read - rejected - sum(counts)
         words = f"{sum(counts):,} records from {names}"
@@ -187,7 +187,7 @@ class CycleRunner:
         except _StageFailedError as error:
             if error.failure is None or error.failure.reason != _LOST:
                 raise
-            logger.warning("%s pulls again what the bus has lost: %s", self._cycle.name, error.failure.message)
+            logger.warning("%s imports again what the bus has lost: %s", self._cycle.name, error.failure.message)
             await self._resend(error.failure)
             ended = await self._build_dataset("dataset-again")
         version = ended.body
@@ -199,8 +199,8 @@ class CycleRunner:
                 CycleState.FAILED,
                 Failure(
                     "EMPTY_DATASET",
-                    f"{version['name']} holds {train:,} records to learn from and {holdout:,} held out, of "
-                    f"{int(version.get('records_in', 0)):,}; look at the recipe's filters and the hold-out's fraction.",
+                    f"{version['name']} has {train:,} training records and {holdout:,} held-out ones, of "
+                    f"{int(version.get('records_in', 0)):,}; check the recipe's filters and the hold-out fraction.",
                     {"dataset_version": str(version["name"])},
                 ),
                 "nothing to learn from" if not train else "nothing held out",
@@ -237,7 +237,7 @@ class CycleRunner:
         self._cycle = replace(self._cycle, run=ended.name, report=ended.body["report"])
         found = measured(ended.body["report"])
         before = "" if found.base is None else f"{found.base:.3f} → "
-        # What was done otherwise than asked is the person's to know who reads of the quality.
+        # Whoever reads the quality must also see what was done differently from the spec.
         warnings = "".join(f"; {warning.rstrip('.')}" for warning in ended.body.get("warnings", []))
         await self._summarize("train", f"{found.metric} {before}{found.tuned:.3f}{warnings}", ended.reused)
 
@@ -248,7 +248,7 @@ class CycleRunner:
         self._cycle = replace(self._cycle, verdicts=verdicts)
         passed = [verdict.precision for verdict in verdicts if verdict.passed]
         if not passed:
-            raise _StageFailedError(CycleState.REJECTED, None, "no build is good enough; nothing is published")
+            raise _StageFailedError(CycleState.REJECTED, None, "no build passed the gate; nothing is published")
         chosen = next(verdict for verdict in verdicts if verdict.chosen)
         await self._summarize("gate", f"{chosen.precision} chosen; passed: {', '.join(passed)}")
 
@@ -316,7 +316,7 @@ class CycleRunner:
         if latest.failure is not None:
             raise _StageFailedError(CycleState.FAILED, latest.failure, latest.failure.message)
         if latest.cancelled:
-            message = f"{work.name} was cancelled by someone else; run the loop again."
+            message = f"{work.name} was cancelled by someone else. Run the pipeline again."
             failure = Failure("WORK_CANCELLED", message, {"resource": work.name})
             raise _StageFailedError(CycleState.FAILED, failure, message)
         return replace(latest, reused=work.reused or latest.reused)
@@ -334,7 +334,7 @@ class CycleRunner:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._cancel.wait()
-                    raise _StageFailedError(CycleState.CANCELLED, None, "cancelled while it waited")
+                    raise _StageFailedError(CycleState.CANCELLED, None, "cancelled while waiting")
             else:
                 await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
@@ -346,16 +346,16 @@ class CycleRunner:
             await self._progress(stage, {"phase": f"waits for {peer}" if peer else "waits"})
 
     async def _stop_work(self, stage: str) -> None:
-        """Cancels what the stage had started; a peer that is away does not hold the cycle's end up."""
+        """Cancels what the stage had started; an unavailable peer does not delay the end of the cycle."""
         for resource in self._stage(stage).resources if stage in self._workers() else ():
             try:
                 await self._stop(stage, resource)
             except TidemillError as error:
-                logger.warning("%s is cancelled later: %s", resource, error.message)
+                logger.warning("%s will be cancelled later: %s", resource, error.message)
                 self._left.append((stage, resource))
 
     async def _stop(self, stage: str, resource: str) -> None:
-        """Cancels it, unless it has ended or is gone; raises what a retry may mend."""
+        """Cancels it, unless it has ended or is gone; raises retryable errors."""
         try:
             request = self._request(f"cancel-{resource.rpartition('/')[2]}")
             await self._worker_of(stage, resource).cancel(resource, request)
@@ -426,5 +426,5 @@ class CycleRunner:
 
 
 def dataset_spec(dataset: Json, sources: Sequence[str]) -> Json:
-    """What cleaning is asked for: a loop's data set without its name, over the loop's sources."""
+    """The spec for cleaning: a pipeline's data set without its name, over the pipeline's sources."""
     return {**{key: value for key, value in dataset.items() if key != "name"}, "sources": list(sources)}

@@ -22,7 +22,7 @@ from services.pipeline.domain.cycle import Cycle, PipelineSpec
 
 
 class Cycles:
-    """Use cases on cycles; `started` and `cancelled` tell the scheduler, by the cycle's name."""
+    """Use cases on cycles; `started` and `cancelled` notify the scheduler, with the cycle's name."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class CycleStore(Protocol):
         ...
 
     def unfinished(self) -> Sequence[Cycle]:
-        """Cycles at work, and ended ones that were not told yet; oldest first."""
+        """Running cycles, and ended ones whose event is pending; oldest first."""
         ...
 
     def update(self, cycle: Cycle) -> None:
@@ -83,7 +83,7 @@ class FeedbackStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A long piece of work at a peer as it stands; `body` is the JSON form of the peer's resource."""
+    """The state of long-running work at a peer; `body` is the JSON form of the peer's resource."""
 
     name: str
     body: Json
@@ -97,7 +97,7 @@ class Work:
 class Worker(Protocol):
     """A peer that does one kind of long work. Starting is idempotent by request id.
 
-    Every method raises the errors of `services.kit.errors`; UnavailableError where the peer is away.
+    Every method raises the errors of `services.kit.errors`; UnavailableError if the peer is unavailable.
     """
 
     async def start(self, order: Json, request_id: str) -> Work:
@@ -156,10 +156,10 @@ class Announcer(Protocol):
 
 
 class Wakeups(Protocol):
-    """Hears of ended work by events."""
+    """Waits for events about ended work."""
 
     async def wait(self, resource: str, timeout_s: float) -> None:
-        """Returns when an event told of the resource, else after this many seconds."""
+        """Returns when an event about the resource arrives, or after `timeout_s` seconds."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""One turn of a loop: its spec, its stages and how it ends.
+"""One execution of a pipeline: its spec, its stages and its final state.
 
 What belongs to another service's contract (a source, a recipe, a training spec, a report) is carried here in its
-protobuf JSON form and read by its owner; only what the loop itself decides by has types of its own.
+protobuf JSON form and read by its owner; only what the pipeline service itself decides on has types here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STAGES = ("collect", "clean", "train", "gate", "publish")
 
 
 class StageState(Enum):
-    """Where a stage stands."""
+    """State of a stage."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -36,7 +36,7 @@ class StageState(Enum):
 
 
 class CycleState(Enum):
-    """Where a cycle stands; REJECTED: no build passed the gate."""
+    """State of a cycle; REJECTED means that no build passed the gate."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -69,7 +69,7 @@ class PipelineSpec:
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """Names that the collected records bear, without repeats."""
+        """Source names of the collected records, without repeats."""
         return tuple(dict.fromkeys(str(source["source"]) for source in self.sources))
 
 
@@ -89,7 +89,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """A cycle; `traceparent` is the W3C trace that tells of it."""
+    """A cycle; `traceparent` is its W3C trace."""
 
     pipeline: str
     cycle_id: str

@@ -1,4 +1,4 @@
-"""What someone thought of an answer."""
+"""Feedback on answers."""
 
 from __future__ import annotations
 

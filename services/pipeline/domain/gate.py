@@ -62,7 +62,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The gate's word on one build."""
+    """The gate's verdict on one build."""
 
     precision: str
     passed: bool
@@ -155,7 +155,7 @@ def _verdict(gate: Gate, found: Measured, build: Build, too_little: str) -> Verd
     if too_little:
         return Verdict(build.precision, False, loss, too_little)
     if not math.isfinite(loss):
-        return Verdict(build.precision, False, loss, f"{measure} {value} is no figure to compare: the build is broken.")
+        return Verdict(build.precision, False, loss, f"{measure} {value} is not a finite number: the build is broken.")
     words = f"{loss:.1%} {worse}" if loss > 0.0005 else f"{-loss:.1%} {better}" if loss < -0.0005 else "equal to"
     passed = loss <= gate.max_quality_loss + _ROUNDING
     why = f"{measure} {value:.3f} is {words} the tuned model's; the limit is {gate.max_quality_loss:.1%}."

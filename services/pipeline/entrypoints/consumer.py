@@ -1,4 +1,4 @@
-"""What the pipeline hears on the bus: ended work of its peers, and answers that were given."""
+"""Consumes events: ended work of peers, and served answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOPICS = (INGEST_EVENTS, CLEANING_EVENTS, TRAINING_EVENTS, PREDICTIONS)
 
 
 class PeerEventHandler:
-    """Handles deliveries of `TOPICS`; a type of event that it does not know is none of its business."""
+    """Handles deliveries of `TOPICS`; ignores unknown event types."""
 
     def __init__(self, feedback: FeedbackService, ended: Callable[[str], None]) -> None:
         self._feedback, self._ended = feedback, ended

@@ -19,8 +19,8 @@ def open_client(url: str, user: str | None = None, password_file: Path | None = 
 
     Args:
         url: where Elasticsearch is; with name and password where no user is given.
-        user: who calls, where it asks.
-        password_file: where the user's password lies; where there is no file the server asks for none.
+        user: the user name, if the server requires one.
+        password_file: file with the user's password; None if the server requires none.
     """
     # It would trace its calls: this is the process that traces are sent to. Read when a client is made.
     os.environ["OTEL_PYTHON_INSTRUMENTATION_ELASTICSEARCH_ENABLED"] = "false"

@@ -114,7 +114,7 @@ class Intake:
         # A request larger than the whole queue must pass some time: it does when it is alone.
         if self._bytes and self._bytes + size > self._limits.queue_bytes:
             if self._full_log.passes():
-                logger.warning("the queue is full with %d bytes; senders are told to come again", self._bytes)
+                logger.warning("the queue is full with %d bytes; senders are asked to retry", self._bytes)
             raise UnavailableError(
                 "The queue of telemetry is full; send the same again later.",
                 reason="TELEMETRY_QUEUE_FULL",
@@ -185,7 +185,7 @@ class Intake:
     async def _write(self, bulk: list[_Entry]) -> None:
         """Writes a bulk, again and again until each document has its outcome or no one waits for it."""
         pause = _FIRST_PAUSE_S
-        # Who has gone away comes again with the same.
+        # Senders that disconnected will retry with the same documents.
         while bulk := [entry for entry in bulk if not entry[0].answer.done()]:
             started, tried, answered = self._clock.monotonic(), len(bulk), False
             try:
@@ -200,7 +200,7 @@ class Intake:
                 await asyncio.sleep(pause)
                 pause = _FIRST_PAUSE_S if len(bulk) < tried else min(2 * pause, _LONGEST_PAUSE_S)
                 if answered:
-                    # It may be one day's index that is busy, and not the store: the others do not wait for it.
+                    # Perhaps only one day's index is busy, not the store: other documents do not wait for it.
                     bulk = self._next_bulk(bulk)
 
     def _settle(self, bulk: list[_Entry], outcomes: Sequence[Outcome]) -> list[_Entry]:
@@ -248,5 +248,7 @@ class Intake:
 
     def _note_flowing(self) -> None:
         if self._stalled_since is not None:
-            logger.info("Elasticsearch takes all again after %.1f s", self._clock.monotonic() - self._stalled_since)
+            logger.info(
+                "Elasticsearch accepts all documents again after %.1f s", self._clock.monotonic() - self._stalled_since
+            )
             self._stalled_since, self._stalled_log.last = None, None

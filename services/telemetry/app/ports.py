@@ -37,7 +37,7 @@ class DailyIndices(Protocol):
         ...
 
     async def drop(self, name: str) -> None:
-        """Deletes one with all it holds; it is no error when it is gone.
+        """Deletes an index with its documents; does nothing if it is gone.
 
         Raises:
             UnavailableError: the store does not answer.
@@ -86,14 +86,14 @@ class EventSearch(Protocol):
         """Searches.
 
         Raises:
-            InvalidArgumentError: the query cannot be parsed or asks what its fields do not have.
+            InvalidArgumentError: the query cannot be parsed, or does not fit the types of its fields.
             UnavailableError: the store does not answer.
         """
         ...
 
 
 class IntakeObserver(Protocol):
-    """Is told what the intake does."""
+    """Observes the intake, for metrics."""
 
     def settled(self, signal: str, status: str, count: int) -> None:
         """So many documents of a signal met this status."""

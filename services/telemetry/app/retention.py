@@ -1,4 +1,4 @@
-"""Deletes the days that are over."""
+"""Deletes expired days."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ class Sweeper:
             try:
                 await self.sweep()
             except UnavailableError as error:
-                logger.warning("days that are over could not be deleted and will be later: %s", error.message)
+                logger.warning("could not delete expired days, retrying later: %s", error.message)
             await asyncio.sleep(_PAUSE_S)

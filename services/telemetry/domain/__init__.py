@@ -1,1 +1,1 @@
-"""What is true of log lines and spans, whatever the transport: levels, days, identities, queries, pages."""
+"""Rules for log lines and spans: levels, days, identities, queries, pages."""

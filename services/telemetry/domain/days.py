@@ -61,7 +61,7 @@ def nanoseconds(text: str) -> int:
     """The inverse of `timestamp`.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: the text is not valid.
     """
     seconds, _, rest = text.removesuffix("Z").partition(".")
     moment = datetime.strptime(seconds, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)

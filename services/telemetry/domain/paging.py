@@ -25,14 +25,14 @@ def decode_token(token: str, search: Sequence[str]) -> tuple[str, ...]:
     """The sort values.
 
     Raises:
-        InvalidArgumentError: the token is none of ours, or another search's.
+        InvalidArgumentError: the token is not valid for this search.
     """
     try:
         value = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
     except ValueError:
         value = None
     if not isinstance(value, list) or len(value) < 2 or not all(isinstance(part, str) for part in value):
-        raise invalid_page_token("is none of ours")
+        raise invalid_page_token("is not a token of this search")
     seal, *after = value
     if seal != _seal(after, search):
         raise invalid_page_token(

@@ -1,4 +1,4 @@
-"""Facts of training on the bus."""
+"""Publishes the facts of training."""
 
 from __future__ import annotations
 

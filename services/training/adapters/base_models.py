@@ -24,7 +24,7 @@ from services.training.domain.training_spec import BaseModel
 
 logger = logging.getLogger(__name__)
 
-# Counted up when a conversion changes, so that prepared folders are created again.
+# Increased when a conversion changes, so that prepared folders are created again.
 _CONVERSION = 1
 _MARKER = "tidemill-base.json"
 
@@ -123,10 +123,10 @@ class BaseModels:
 
 
 def _described(name: str, folder: Path, digest: str) -> BaseModel:
-    """What a model's own configuration says of it."""
+    """Reads a model's own configuration."""
     if not any(folder.glob("*.safetensors")):
         wrong = (
-            f"{name} holds no *.safetensors; weights in other formats (.bin, .pt, .pkl) can run code and are not loaded"
+            f"{name} has no *.safetensors files; other weight formats (.bin, .pt, .pkl) can run code and are not loaded"
         )
         raise InvalidArgumentError(
             f"spec.base_model: {wrong}",
@@ -150,7 +150,7 @@ def _described(name: str, folder: Path, digest: str) -> BaseModel:
 def _only(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
-        raise FailedPreconditionError(f"{folder} should hold one {pattern}, it holds {len(found)}; fetch it again.")
+        raise FailedPreconditionError(f"{folder} must contain one {pattern}, it contains {len(found)}; fetch it again.")
     return found[0]
 
 
@@ -199,7 +199,7 @@ def _convert_bge(source: Path, target: Path) -> None:
 
     graph = onnx.load(str(_only(source, "*.onnx"))).graph
     initializers = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
-    # Linear weights are anonymous, stored transposed; the MatMul that uses one tells which it is.
+    # Linear weights are anonymous and stored transposed; the MatMul that uses one identifies it.
     linear = {
         node.name.strip("/").removesuffix("/MatMul").replace("/", "."): initializers[node.input[1]].T
         for node in graph.node
@@ -231,7 +231,7 @@ def _convert_bge(source: Path, target: Path) -> None:
         elif name in initializers:
             state[name] = torch.from_numpy(initializers[name].copy())
         elif not name.startswith("pooler") and "position_ids" not in name and "token_type_ids" not in name:
-            raise FailedPreconditionError(f"The ONNX file of bge-small-zh-v1.5 holds no {name}; fetch it again.")
+            raise FailedPreconditionError(f"The ONNX file of bge-small-zh-v1.5 lacks {name}; fetch it again.")
     model.load_state_dict(state)
     model.save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))

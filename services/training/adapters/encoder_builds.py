@@ -24,7 +24,7 @@ def export_fp32(model: nn.Module, target: Path, *, vocabulary: int, longest: int
         model: maps the two inputs to logits.
         target: folder to make.
         vocabulary: number of token ids.
-        longest: texts have at most so many tokens; more than the model has positions cannot be exported.
+        longest: maximum tokens of a text; cannot exceed the model's positions.
     """
     import torch
 

@@ -16,7 +16,7 @@ PROGRESS_FILE = "progress.json"
 REPORT_FILE = "report.json"
 FAILURE_FILE = "failure.json"
 STOPPED_FILE = "stopped"
-# Exit codes of the worker beside 0: told to stop, and failed for a reason that failure.json tells.
+# Exit codes of the worker besides 0: stopped on request, and failed with the reason in failure.json.
 EXIT_CANCELLED = 75
 EXIT_FAILED = 70
 # The disk is so full that not even failure.json could be written.

@@ -30,10 +30,10 @@ class MlflowRegistry:
 
     def _try_to_open(self) -> None:
         try:
-            # The first question makes the database where there is none.
+            # The first query creates the database if missing.
             self._client.search_registered_models(max_results=1)
         except Exception as error:
-            # Whoever registers is told; this was only meant to save time.
+            # Registration will report the error; this call only saves time.
             logger.info("MLflow cannot be opened yet: %s", error)
 
     def register(self, run: Run) -> str:
@@ -47,7 +47,7 @@ class MlflowRegistry:
         with _translated(f"promote {model_version}"):
             client = self._client
             client.set_registered_model_alias(name, "champion", number)
-            # Who has won challenges no one; a newer model that waits for its turn stays the challenger.
+            # The champion is no longer a challenger; a newer model that is waiting stays the challenger.
             aliases = client.get_registered_model(name).aliases
             if str(aliases.get("challenger")) == number:
                 client.delete_registered_model_alias(name, "challenger")
@@ -98,7 +98,7 @@ class MlflowRegistry:
                 figures[f"{variant.precision}_loss_increase"] = variant.loss_increase.value
             figures[f"{variant.precision}_size_bytes"] = float(variant.size_bytes)
             figures[f"{variant.precision}_tokens_per_second"] = variant.tokens_per_second
-        # In one request: each of its own is a transaction, and there are fifty.
+        # In one request: each separate one is a transaction, and there are fifty.
         now = int(time.time() * 1000)
         client.log_batch(
             tracked,

@@ -69,7 +69,7 @@ class SqlRunStore:
     def unfinished(self) -> Sequence[Run]:
         """See the port."""
         where = or_(runs.c.state.in_(_UNFINISHED), runs.c.announced.is_(False))
-        # Running ones first, so that none starts beside them.
+        # Running ones first, so that no second one starts.
         return self._read(select(runs).where(where).order_by(runs.c.state.desc(), runs.c.name))
 
     def update(self, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Data-set snapshots (Parquet): looked at before a run, read as rows of text columns by its worker."""
+"""Data-set snapshots (Parquet): checked before a run, read as rows of text columns by its worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StoredFolders:
 
     def check_build(self, uri: str, digest: str) -> None:
         """See the port."""
-        # A folder of its own: an earlier copy would say nothing of what the store holds now.
+        # A new folder: an earlier copy would not show what the store contains now.
         copies = self._cache / f"check-{new_id()}"
         copies.mkdir(parents=True)
         try:
@@ -64,7 +64,7 @@ class StoredFolders:
         digest = manifest.get("digest")
         if digest not in (None, spec.dataset_digest):
             raise FailedPreconditionError(
-                f"spec.dataset.digest: {spec.dataset_uri} holds the snapshot {digest}, not the one that was meant.",
+                f"spec.dataset.digest: {spec.dataset_uri} contains the snapshot {digest}, not the expected one.",
                 reason="SNAPSHOT_MISMATCH",
                 metadata={"uri": spec.dataset_uri},
             )
@@ -120,7 +120,7 @@ def _manifest(content: bytes, uri: str) -> Mapping[str, Any]:
 
 
 def _described(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """What the manifest says of a file; nothing in snapshots that others made."""
+    """The manifest's entry for a file; empty in snapshots that other tools made."""
     files = manifest.get("files")
     described = files.get(name) if isinstance(files, dict) else None
     return described if isinstance(described, dict) else {}
@@ -177,7 +177,7 @@ def read_rows(folder: Path, part: str, task: GenerationTask | TextClassification
 
 
 def _broken(where: str, part: str) -> FailedPreconditionError:
-    return FailedPreconditionError(f"The snapshot {where} holds no {part}.parquet.", reason="SNAPSHOT_BROKEN")
+    return FailedPreconditionError(f"The snapshot {where} has no {part}.parquet.", reason="SNAPSHOT_BROKEN")
 
 
 def _check(part: str, rows: int, columns: Collection[str], task: GenerationTask | TextClassificationTask) -> None:

@@ -80,7 +80,7 @@ class WorkerProcesses:
             self._key.private,
             self._key.trusted,
         ).write()
-        # Threads that wait by spinning starve each other as soon as anything else wants a core: beside a busy mesh a
+        # Spinning threads starve each other as soon as anything else needs a core: beside a busy mesh a
         # training step of 2 threads took 10 s and more, with sleeping waits 1.8 s.
         environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
         if run.traceparent:
@@ -121,19 +121,19 @@ class WorkerProcesses:
     def _ending(self, run: Run) -> str:
         code = self._codes.get(run.name)
         if code == -signal.SIGKILL:
-            how = "It was killed by signal 9; as a rule that is the system being out of memory."
+            how = "It was killed by signal 9, which usually means that the system ran out of memory."
         elif code is not None and code < 0:
             how = f"It was ended by signal {-code} ({signal.Signals(-code).name})."
         else:
             how = f"It ended with exit code {code}." if code is not None else ""
         lines = _last_lines(self._folder(run) / _LOG_FILE)
-        return f"{how} It wrote last: {' | '.join(lines)}".strip() if lines else how
+        return f"{how} Its last output: {' | '.join(lines)}".strip() if lines else how
 
     def stop(self, run: Run) -> None:
         """See the port."""
         pid = self._pid(run)
         if pid is not None:
-            # Also here: a worker that is killed before its checkpoint is stored was told to stop all the same.
+            # Also here: a worker killed before its checkpoint is stored was asked to stop nevertheless.
             (self._folder(run) / STOPPED_FILE).touch()
             os.kill(pid, signal.SIGTERM)
 
@@ -162,7 +162,7 @@ def _progress(folder: Path) -> Progress | None:
     try:
         return read_progress(folder)
     except (OSError, ValueError, TypeError):
-        logger.warning("the progress in %s cannot be read; it goes on without", folder)
+        logger.warning("cannot read the progress in %s; continuing without it", folder)
         return None
 
 
@@ -190,5 +190,5 @@ def _json(path: Path) -> Any:
         return None
     value = json.loads(path.read_text())
     if not isinstance(value, dict):
-        raise TypeError(f"{path.name} holds no object")
+        raise TypeError(f"{path.name} is not a JSON object")
     return value

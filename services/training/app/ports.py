@@ -17,7 +17,7 @@ class RunStore(Protocol):
     """Keeps runs; each call is one transaction."""
 
     def create(self, run: Run) -> Run:
-        """Stores a new run; the one with its request id where there is one already."""
+        """Stores a new run; returns the existing one if its request id is known."""
         ...
 
     def get(self, name: str) -> Run | None:
@@ -41,7 +41,7 @@ class RunStore(Protocol):
         ...
 
     def unfinished(self) -> Sequence[Run]:
-        """Queued and running runs, and ended ones that were not told yet; oldest first."""
+        """Queued and running runs, and ended ones whose event is pending; oldest first."""
         ...
 
     def update(self, run: Run) -> None:
@@ -53,13 +53,13 @@ class RunStore(Protocol):
         ...
 
     def mark_announced(self, name: str) -> None:
-        """Notes that a run's end was told, and touches nothing else of it."""
+        """Marks the event of a run's end as published; changes nothing else."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """What is seen of a run's worker; it left neither report nor failure where it was killed or told to stop.
+    """The observed state of a run's worker; without report and failure it was killed or asked to stop.
 
     `ending` says how a worker without a result ended, as a sentence, with the last lines that it wrote. `stopped`:
     it ended after a request to stop, so that it was not a failed attempt.
@@ -77,7 +77,7 @@ class Workers(Protocol):
     """Worker processes, one a run; they outlive the service and are found again."""
 
     def start(self, run: Run) -> None:
-        """Starts the run's worker, which goes on from what is kept."""
+        """Starts the run's worker, which resumes from its last checkpoint."""
         ...
 
     def view(self, run: Run) -> WorkerView:
@@ -103,7 +103,7 @@ class Registry(Protocol):
             Its version, for example `headlines/3`.
 
         Raises:
-            UnavailableError: the registry does not take it; no one knows whether it will later.
+            UnavailableError: the registry does not accept it; a retry may help.
         """
         ...
 
@@ -116,12 +116,12 @@ class Announcer(Protocol):
     """Publishes facts to the other services."""
 
     def ended(self, run: Run) -> None:
-        """A run reached its final state; told again it is the same event."""
+        """Publishes that a run reached its final state; a repeat is the same event."""
         ...
 
 
 class BaseModels(Protocol):
-    """Which weights a name stands for."""
+    """Resolves names of base models to weights."""
 
     def find(self, name: str) -> BaseModel:
         """What is known of a base model.
@@ -143,7 +143,7 @@ class Artifacts(Protocol):
         Raises:
             NotFoundError: it is not there.
             InvalidArgumentError: it lacks the column that is to be learnt.
-            FailedPreconditionError: it is another one than was meant, or one of its parts is missing or empty.
+            FailedPreconditionError: it is not the expected one, or one of its parts is missing or empty.
             DataLossError: one of its files is damaged.
         """
         ...

@@ -43,7 +43,7 @@ class Runs:
         Raises:
             InvalidArgumentError: the base model or the data set does not go with the spec; it names the field. Or the
                 request id is another run's.
-            NotFoundError, FailedPreconditionError: there is no such base model or data set, or it cannot be used.
+            NotFoundError, FailedPreconditionError: the base model or data set does not exist or cannot be used.
         """
         known = self._store.by_request(request_id) if request_id else None
         if known is not None:
@@ -122,7 +122,7 @@ class Runs:
                 metadata={"run": name},
             )
         if not run.model_version:
-            # The registry was away when the run ended.
+            # The registry was unavailable when the run ended.
             warnings = run.report.warnings if run.report else ()
             run = replace(run, model_version=self._registry.register(run), warnings=warnings)
             self._store.update(run)

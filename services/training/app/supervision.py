@@ -15,12 +15,12 @@ from services.training.domain.run import Run, RunState
 
 logger = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 5
-# Seconds before the registry is asked again; after the last a run succeeds without a version.
+# Pauses between attempts to register, in seconds; after the last, a run succeeds without a version.
 _REGISTRY_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 
 
 class Supervision:
-    """`step` looks at every unfinished run once."""
+    """Supervises runs; `step` checks every unfinished run once."""
 
     def __init__(
         self, store: RunStore, workers: Workers, registry: Registry, announcer: Announcer, clock: Clock
@@ -30,14 +30,14 @@ class Supervision:
         # A step that is under way when the service stops must not write over what `pause` stores.
         self._lock = threading.Lock()
         self._paused = False
-        # By run: refusals of the registry, and when to ask again.
+        # By run: failed registrations, and when to retry.
         self._refusals: dict[str, tuple[int, datetime]] = {}
 
     def step(self) -> None:
         """Moves each run on as far as it goes now; one run has the machine at a time.
 
         Raises:
-            TidemillError: a part is away that all runs need, such as the database or the bus.
+            TidemillError: a dependency of all runs is unavailable, such as the database or the bus.
         """
         with self._lock:
             busy = False
@@ -54,7 +54,7 @@ class Supervision:
                     self._end(replace(run, state=RunState.FAILED, failure=failure))
 
     def pause(self) -> None:
-        """Tells every worker to store a checkpoint and end; the runs go on with the next start of the service.
+        """Asks every worker to store a checkpoint and exit; the runs resume at the next start of the service.
 
         What ends because the service does is not a failed attempt: the next start finds the worker stopped.
         """
@@ -113,10 +113,10 @@ class Supervision:
         if run.cancel_requested:
             return self._end(replace(run, state=RunState.CANCELLED))
         if view.stopped:
-            # Who stops a machine or a container tells the workers, too, and perhaps before this service.
-            logger.info("the worker of %s was told to stop; it goes on from its checkpoint", run.name)
+            # Stopping a machine or container signals the workers, too, perhaps before this service.
+            logger.info("the worker of %s was stopped; it resumes from its checkpoint", run.name)
             return self._start(replace(run, attempts=max(0, run.attempts - 1)))
-        logger.warning("the worker of %s is gone; it is started again from what it kept. %s", run.name, view.ending)
+        logger.warning("the worker of %s is gone; restarting it from its last checkpoint. %s", run.name, view.ending)
         return self._start(run, view.ending)
 
     def _register(self, run: Run) -> Run:
@@ -133,7 +133,7 @@ class Supervision:
                 self._refusals[run.name] = (refusals + 1, self._clock.now() + pause)
                 return run
             version = ""
-            warnings = (*run.warnings, f"The model is in no registry: {error.message} A promotion registers it.")
+            warnings = (*run.warnings, f"The model is not registered: {error.message} Promoting it registers it.")
         self._refusals.pop(run.name, None)
         return self._end(replace(run, state=RunState.SUCCEEDED, model_version=version, warnings=warnings))
 

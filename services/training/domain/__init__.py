@@ -1,1 +1,1 @@
-"""What is true of a training run, whatever computes it."""
+"""Training runs: the rules, independent of what computes them."""

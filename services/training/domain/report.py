@@ -54,7 +54,7 @@ class Variant:
 class Report:
     """All of it; `base` is None if the untrained model has no answer (a fresh classification head).
 
-    `tuned_loss` is the merged model's `Variant.loss`. `warnings` tell, for a person, what was done otherwise than
+    `tuned_loss` is the merged model's `Variant.loss`. `warnings` say, for people, what was done differently than
     asked.
     """
 

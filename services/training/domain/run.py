@@ -31,8 +31,8 @@ class RunState(Enum):
 class Run:
     """A run; `digest` is the identity of its outcome, `attempts` how often its worker was started.
 
-    `attempts` leaves out the starts that ended because the service itself was stopped. `warnings` tell what a
-    succeeded run lacks or did otherwise than asked, for a person.
+    `attempts` leaves out the starts that ended because the service itself was stopped. `warnings` say what a
+    succeeded run lacks or did differently from its spec, for people.
     """
 
     name: str

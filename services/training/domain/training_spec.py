@@ -86,7 +86,7 @@ class Optimization:
     checkpoint_every: int = 20
 
     def total_steps(self, examples: int) -> int:
-        """Optimizer steps over so many training examples; at least one."""
+        """Optimizer steps over `examples` training examples; at least one."""
         if self.max_steps:
             return self.max_steps
         return max(1, round(self.epochs * examples / (self.batch_size * self.gradient_accumulation)))
@@ -137,7 +137,7 @@ class TrainingSpec:
             if "{text}" not in named:
                 found.append(FieldViolation("spec.generation.prompt_template", "it must contain {text}"))
             if others := ", ".join(sorted({*named} - {"{text}"})):
-                message = f"it names {others}, which no caller of the model gives; only {{text}} is replaced"
+                message = f"contains {others}, which callers cannot fill in; only {{text}} is replaced"
                 found.append(FieldViolation("spec.generation.prompt_template", message))
         return found
 
@@ -157,10 +157,10 @@ class TrainingSpec:
             }[base.task]
             found.append(FieldViolation("spec.base_model", f"{base.name} {able}"))
         elif isinstance(task, GenerationTask) and limit and task.max_input_tokens + task.max_target_tokens > limit:
-            message = f"with max_target_tokens it is more than the {limit} tokens that {base.name} can read"
+            message = f"with max_target_tokens exceeds the {limit} tokens that {base.name} can read"
             found.append(FieldViolation("spec.generation.max_input_tokens", message))
         elif isinstance(task, TextClassificationTask) and limit and task.max_input_tokens > limit:
-            message = f"it is more than the {limit} tokens that {base.name} can read"
+            message = f"exceeds the {limit} tokens that {base.name} can read"
             found.append(FieldViolation("spec.text_classification.max_input_tokens", message))
         _refuse(found)
 

@@ -23,7 +23,7 @@ _RATE_WINDOW = 8
 
 
 class Cancelled(Exception):  # noqa: N818 - it is no error
-    """Training was asked to stop; what it learnt is in the last checkpoint."""
+    """Training was asked to stop; its state is in the last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ def prompts_of(folder: Path, task: GenerationTask) -> Prompts:
         raise _refused("spec.base_model", str(error), "CHAT_TEMPLATE_UNSUITABLE") from error
     if task.max_input_tokens - frame < _LEAST_TEXT:
         wrong = (
-            f"{task.max_input_tokens} is too little; instruction and chat markers alone take {frame} tokens, and a "
-            f"record's text wants {_LEAST_TEXT} at least"
+            f"{task.max_input_tokens} is too small: instruction and chat markers alone take {frame} tokens, and a "
+            f"record's text needs at least {_LEAST_TEXT}"
         )
         raise _refused("spec.generation.max_input_tokens", wrong, "PROMPT_TOO_SHORT")
     return prompts

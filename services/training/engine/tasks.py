@@ -1,4 +1,4 @@
-"""What a task asks of a model: how a batch becomes a loss. The training loop knows no more of a task than this."""
+"""What a task asks of a model: how a batch becomes a loss. The training loop knows nothing else about a task."""
 
 from __future__ import annotations
 

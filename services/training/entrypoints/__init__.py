@@ -1,1 +1,1 @@
-"""Doors of training: gRPC, and the loop beside it."""
+"""Entry points of training: gRPC, and the supervising loop beside it."""

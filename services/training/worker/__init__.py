@@ -1,1 +1,1 @@
-"""The child process of a run: prepare, train, evaluate, compress. Killed at any time, it goes on where it was."""
+"""The child process of a run: prepare, train, evaluate, compress. If killed, it resumes."""

@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True, help="job.json of the run")
     job = Job.read(parser.parse_args().job)
-    # No hub is ever asked: everything is local, and a missing file is an error at once. Bars are for terminals.
+    # Never contact a hub: all files are local, and a missing one is an error at once. Progress bars are for terminals.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
     telemetry = start_telemetry("training-worker", os.environ.get("TIDEMILL_OTLP_ENDPOINT"))
     # They tell of every node of a graph, as an error of embeddings that int8 leaves alone, and that ROUGE splits words
@@ -50,7 +50,7 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    # The run's own trace goes on in this process.
+    # Continue the run's trace in this process.
     carrier = {"traceparent": os.environ["TRACEPARENT"]} if "TRACEPARENT" in os.environ else {}
     token = context.attach(propagate.extract(carrier))
     try:
@@ -76,7 +76,7 @@ def _run(job: Job, stop: threading.Event) -> int:
         report = store(job, run(job, stop.is_set), stop.is_set)
         write_json(job.folder / REPORT_FILE, report.to_json())
     except Cancelled:
-        logger.info("run %s was told to stop; its checkpoint is stored", job.run)
+        logger.info("run %s was stopped; its checkpoint is stored", job.run)
         # A service that was restarted meanwhile is not this process's parent and does not see its exit code.
         (job.folder / STOPPED_FILE).touch()
         return EXIT_CANCELLED

@@ -151,7 +151,7 @@ def test_a_short_outage_is_waited_out_and_a_longer_one_is_told(
         telemetry.logs.Export(second, timeout=30)
         wait_until(lambda: telemetry.total(f"service:{service_name}") == 20)
         assert telemetry.metric("telemetry_queue_bytes") == 0
-        assert "takes all again" in telemetry.log.read_text()
+        assert "accepts all documents again" in telemetry.log.read_text()
 
 
 def test_it_starts_without_elasticsearch_and_takes_what_waits_when_it_comes(

@@ -18,7 +18,7 @@ def test_a_run_outlives_kills_of_its_worker_and_of_the_service(training: Trainin
     training.wait(run.name, lambda seen: stepped(seen, 20))
     first = training.worker_pid(run.name)
     os.kill(first, signal.SIGKILL)
-    # The second worker goes on from the checkpoint; the service dies beside it and finds it again.
+    # The second worker resumes from the checkpoint; the service dies beside it and finds it again.
     training.wait(run.name, lambda seen: training.worker_pid(run.name) != first and stepped(seen, 40))
     second = training.worker_pid(run.name)
     training.kill()
@@ -31,7 +31,7 @@ def test_a_run_outlives_kills_of_its_worker_and_of_the_service(training: Trainin
     assert done.state == run_pb2.Run.STATE_SUCCEEDED, done.failure
     # What so tiny a model learns in so many steps differs from run to run, killed or not: sums of two threads do.
     assert done.report.figures["steps"] == 900
-    resumed = [line for line in log_messages(training.run_folder(run.name) / "worker.log") if "goes on from" in line]
+    resumed = [line for line in log_messages(training.run_folder(run.name) / "worker.log") if "resumes from" in line]
     assert resumed, "no worker went on from a checkpoint"
     assert {event_id for event_id, _ in told(training.bootstrap, events.RunSucceeded, run.name)} != set()
     assert len({event_id for event_id, _ in told(training.bootstrap, events.RunSucceeded, run.name)}) == 1

@@ -137,7 +137,7 @@ async def test_only_so_many_wait_for_one_model() -> None:
         async with asyncio.timeout(30):
             while fake.asked < 4:  # noqa: ASYNC110 - the fake is asked from outside
                 await asyncio.sleep(0.01)
-        with pytest.raises(ResourceExhaustedError, match="4 requests wait") as refused:
+        with pytest.raises(ResourceExhaustedError, match="4 requests are waiting") as refused:
             await client.classify("m", ["x"])
         assert refused.value.retry_after_s
         fake.stuck = False

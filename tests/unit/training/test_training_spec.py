@@ -40,7 +40,7 @@ def fields(error: TidemillError) -> list[str]:
 @pytest.mark.parametrize(
     ("template", "why"),
     [
-        ("{headline}: {text}", r"names \{headline\}"),
+        ("{headline}: {text}", r"contains \{headline\}"),
         ("{topic} {text} {a}", r"\{a\}, \{topic\}"),
         ("{ text }", "contain"),
     ],
@@ -151,5 +151,5 @@ def test_a_data_set_that_is_gone_or_another_one_is_refused(tmp_path: Path) -> No
     uri = snapshot(tmp_path / "d", train=[_ROW], holdout=[_ROW])
     folders.check_dataset(spec(_WRITER, dataset_uri=uri))
     (tmp_path / "d" / "manifest.json").write_text(json.dumps({"digest": "1" * 64}))
-    with pytest.raises(FailedPreconditionError, match="not the one that was meant"):
+    with pytest.raises(FailedPreconditionError, match="not the expected one"):
         folders.check_dataset(spec(_WRITER, dataset_uri=uri))

@@ -86,7 +86,7 @@ def _dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
     [
         (
             f"os.kill(os.getpid(), {int(signal.SIGKILL)})",
-            "killed by signal 9; as a rule that is the system being out of memory",
+            "killed by signal 9, which usually means that the system ran out of memory",
         ),
         (f"os.kill(os.getpid(), {int(signal.SIGSEGV)})", "signal 11 (SIGSEGV)"),
         ("os._exit(3)", "exit code 3"),

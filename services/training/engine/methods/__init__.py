@@ -23,7 +23,7 @@ def method_type(name: str) -> type[Method]:
     """The class of a method.
 
     Raises:
-        InvalidArgumentError: there is no such method.
+        InvalidArgumentError: the method is unknown.
     """
     if name not in names():
         wrong = f"{name!r} is not a training method; the methods are {', '.join(names())}"
@@ -37,7 +37,7 @@ def make_method(name: str, options: Mapping[str, object]) -> Method:
     """A method with its options; lists, of JSON or of a message, become tuples.
 
     Raises:
-        InvalidArgumentError: there is no such method.
+        InvalidArgumentError: the method is unknown.
     """
     frozen = {
         key: value if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
