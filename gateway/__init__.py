@@ -1,1 +1,1 @@
-"""Every door for people and backends: gRPC, HTTP (OpenAI's dialect, KServe V2) and the command line."""
+"""The public entry points: gRPC, HTTP (OpenAI's API, KServe V2) and the command line."""

@@ -60,10 +60,10 @@ async def _open_keys(settings: GatewaySettings) -> tuple[KeyStore, KeyRing]:
 
 
 async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
-    """Makes the gateway inside the running event loop."""
+    """Creates the gateway inside the running event loop."""
     store, ring = await _open_keys(settings)
     if not settings.auth:
-        logger.warning("TIDEMILL_AUTH is off: everybody who reaches this gateway may use it")
+        logger.warning("TIDEMILL_AUTH is off: anyone who can reach this gateway may use it")
     peers = Peers.open(settings)
     tracer = trace.get_tracer("tidemill.gateway")
     services = public_services()
@@ -96,7 +96,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
 
 
 def _allow_open_files(needed: int) -> None:
-    """Raises the process's own limit of open files as far as it may: many systems begin with 1024."""
+    """Raises the limit of open files as far as allowed: many systems start with 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""Which role every call at the doors needs: one table for gRPC methods, one for HTTP routes.
+"""The role that each call needs: one table for gRPC methods, one for HTTP routes.
 
 A key with one of the roles that are named may make the call; `admin` may make all. What no table names is refused.
 """
@@ -16,7 +16,7 @@ _OPEN: frozenset[Role] | None = None
 """No key is needed."""
 _ANY = frozenset(Role)
 _SEE = frozenset({Role.READ, Role.OPERATE})
-# Clients look up a model before they ask it.
+# Clients look up a model before they use it.
 _LOOK = frozenset({Role.READ, Role.PREDICT, Role.OPERATE})
 _ASK = frozenset({Role.PREDICT})
 _JUDGE = frozenset({Role.PREDICT, Role.INGEST})
@@ -24,7 +24,7 @@ _SEND = frozenset({Role.INGEST})
 _RUN = frozenset({Role.OPERATE})
 
 Roles = frozenset[Role] | None
-"""Roles of which one is enough; None if no key is needed."""
+"""Roles, one of which is required; None if no key is required."""
 
 _SERVICES: Mapping[str, Mapping[str, Roles]] = {
     "tidemill.ingest.v1.IngestService": {
@@ -116,22 +116,22 @@ ROUTES: Mapping[tuple[str, str], Roles] = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes the present call."""
+    """The caller of the current request."""
 
     key: ApiKey
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What the services are told of them, as gRPC metadata."""
+        """The caller's identity for the services, as gRPC metadata."""
         tenant = (("x-tidemill-tenant", self.key.tenant),) if self.key.tenant else ()
         return (("x-tidemill-key", self.key.key_id), *tenant)
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("tidemill_caller", default=None)
-"""None if the gateway asks for no keys."""
+"""None if the gateway requires no keys."""
 
 
 def demand(key: ApiKey, roles: Roles, what: str) -> None:
-    """Holds a call against the table.
+    """Checks a call against the table.
 
     Args:
         key: the caller's.
@@ -144,7 +144,7 @@ def demand(key: ApiKey, roles: Roles, what: str) -> None:
     if roles is None or key.allows(roles):
         return
     names = sorted(roles - {Role.ADMIN})
-    wanted = f"the role {' or '.join(names)}" if names else "a role that no table names"
+    wanted = f"the role {' or '.join(names)}" if names else "a role that is not in the tables"
     raise PermissionDeniedError(
         f"{what} needs {wanted}; the API key {key.key_id} has {', '.join(sorted(key.roles)) or 'none'}. "
         "`tidemill keys create --role` makes a key with other roles.",

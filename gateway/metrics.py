@@ -1,4 +1,4 @@
-"""The gateway's own metrics, beside those of every process."""
+"""The gateway's own metrics, in addition to those of every process."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from services.kit.telemetry import schema
 
 
 class Refusals:
-    """Counts what the doors refuse before a route sees it."""
+    """Counts requests that are refused before they reach a route."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._counter = Counter(
             schema.DOOR_REFUSALS,
-            "Requests and connections that broke a limit of the HTTP door",
+            "Requests and connections that broke a limit of the HTTP API",
             ("reason",),
             registry=registry,
         )

@@ -16,7 +16,7 @@ _ORIGIN = re.compile(r"https?://[^/\s,?#]+")
 
 
 class GatewaySettings(ServiceSettings):
-    """Where the gateway listens and whom it lets in."""
+    """Where the gateway listens, and whom it admits."""
 
     http_bind: str = Field("127.0.0.1:8080", description="host:port of the HTTP server")
     auth: bool = Field(True, description="whether requests need an API key; switch it off behind another guard only")
@@ -68,14 +68,14 @@ class GatewaySettings(ServiceSettings):
 
     @property
     def tls_files(self) -> TlsFiles | None:
-        """Where the doors' certificate lies; None for plain text."""
+        """The server certificate; None for plain text."""
         if self.tls_cert is None or self.tls_key is None:
             return None
         return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     @property
     def http_limits(self) -> HttpLimits:
-        """What one HTTP client may take."""
+        """Limits for HTTP clients."""
         return HttpLimits(
             header_timeout_s=self.header_timeout_s,
             body_timeout_s=self.body_timeout_s,

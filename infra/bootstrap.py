@@ -1,6 +1,6 @@
 """Sets up `.venv` from requirements.lock: `python3 infra/bootstrap.py`. Standard library only, any Python 3.
 
-It is what `make` runs first, so it is where a machine that cannot run Tidemill must hear so in a sentence.
+`make` runs this first, so a machine that cannot run Tidemill must get a clear message here.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ NEEDED_GIB = 10
 
 
 def fail(sentence):
-    """Ends with a sentence that tells what to do."""
+    """Exits with a sentence that says what to do."""
     sys.stderr.write("tidemill: " + sentence + "\n")
     sys.exit(1)
 
@@ -104,7 +104,7 @@ def run(command, what, sentence):
 
 
 def show(text):
-    """Prints at once, with no line break of its own."""
+    """Prints at once, without a line break."""
     sys.stdout.write(text)
     sys.stdout.flush()
 

@@ -1,1 +1,1 @@
-"""The command line `tidemill`: speaks to the gateway's gRPC door, and to the stack on this machine."""
+"""The command line `tidemill`: a client of the gateway's gRPC API and of the stack on this machine."""

@@ -1,4 +1,4 @@
-"""What a person at this machine lets imports read: the folder of a pipeline that is run, and what `--allow` names."""
+"""Allows imports to read the folder of a pipeline that is run from this machine, and what `--allow` names."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def allow_sources(file: PipelineFile, more: Sequence[str] = ()) -> None:
-    """Lets the mesh of this machine read the file's folder, and what the person names.
+    """Lets the mesh of this machine read the file's folder and the given roots.
 
-    A file in the home folder itself allows nothing: keys and passwords lie there too.
+    A file directly in the home folder allows nothing, since keys and passwords are there, too.
 
     Raises:
-        InvalidArgumentError: what the person names is too wide, is not there or is not s3:// or a folder.
+        InvalidArgumentError: a root is too wide, does not exist, or is neither a folder nor s3://.
     """
     folder = file.path.resolve().parent
     roots = [] if _is_too_wide(folder) else [str(folder)]
@@ -36,15 +36,15 @@ def _named(root: str) -> str:
         return root.rstrip("/")
     folder = Path(root).expanduser().resolve()
     if not folder.is_dir():
-        raise InvalidArgumentError(f"--allow {root}: is neither a folder nor an s3:// URL.", reason="SOURCE_ROOTS")
+        raise InvalidArgumentError(f"--allow {root} is neither a folder nor an s3:// URL.", reason="SOURCE_ROOTS")
     if _is_too_wide(folder):
         raise InvalidArgumentError(
-            f"--allow {root}: keys and passwords lie below it too; name the folder of the data itself.",
+            f"--allow {root} would include keys and passwords; name the folder of the data itself.",
             reason="SOURCE_ROOTS",
         )
     return str(folder)
 
 
 def _is_too_wide(folder: Path) -> bool:
-    """Whether a home folder, the mesh's state or the system lies in it."""
+    """Whether it contains a home folder, the mesh's state or the system."""
     return any(place.is_relative_to(folder) for place in (Path.home().resolve(), Path("/etc"), state_dir().resolve()))

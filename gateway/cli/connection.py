@@ -1,4 +1,4 @@
-"""How the command line reaches a mesh: the gateway's address, the key, and calls with errors a person can read."""
+"""Connects the command line to a mesh: the gateway's address, the API key, and readable errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_MESSAGE = 64 * 1024 * 1024
 
 
 def _local_ports() -> Mapping[str, int]:
-    """Ports of this machine's mesh, as its supervisor last wrote them; none where the stack is not installed."""
+    """Ports of this machine's mesh, as its supervisor last wrote them; empty if the stack is not installed."""
     try:
         from infra.stack.layout import Layout
         from infra.stack.state import read_state
@@ -36,14 +36,14 @@ def _local_ports() -> Mapping[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """How the command line trusts a door that speaks TLS."""
+    """TLS settings of the command line."""
 
     roots: Path | None
-    """Certificates to trust, in PEM; None trusts the authorities that gRPC brings."""
+    """CA certificates to trust, in PEM; None trusts those that gRPC brings."""
     certificate: Path | None = None
     key: Path | None = None
     server_name: str = ""
-    """The name in the door's certificate, where it is not the address's."""
+    """The name in the gateway's certificate, if it differs from the address."""
 
     @classmethod
     def find(cls) -> ClientTls | None:
@@ -81,22 +81,22 @@ class Target:
     """The mesh that a command speaks to."""
 
     address: str
-    """host:port of the gateway's gRPC door."""
+    """host:port of the gateway's gRPC API."""
     http: str
-    """host:port of its HTTP door."""
+    """host:port of its HTTP API."""
     key: str | None
     key_file: Path
     tls: ClientTls | None = None
-    """None if the doors speak plain text."""
+    """None for plain text."""
 
     @property
     def http_url(self) -> str:
-        """URL of the HTTP door."""
+        """URL of the HTTP API."""
         return f"{'http' if self.tls is None else 'https'}://{self.http}"
 
     @classmethod
     def find(cls, address: str | None) -> Target:
-        """The address that was given, else this machine's mesh; the key out of the environment, else its file.
+        """The given address, or this machine's mesh; the key from the environment, or from its file.
 
         Args:
             address: `--address`; the HTTP door is then taken to be on the same host, at its usual port.
@@ -155,12 +155,12 @@ class Connection:
             if isinstance(translated, UnavailableError) and translated.reason == "UNAVAILABLE":
                 raise UnavailableError(
                     f"The gateway at {self.target.address} does not answer{_tls_hint(self.target, translated)}. Start "
-                    "the mesh with `tidemill up`, or name another gateway with --address.",
+                    "the mesh with `tidemill up`, or choose another gateway with --address.",
                     reason="GATEWAY_UNAVAILABLE",
                 ) from error
             if isinstance(translated, UnavailableError) and translated.reason == "PEER_UNAVAILABLE":
                 raise UnavailableError(
-                    f"The mesh's {translated.metadata.get('peer', '')} service does not answer at the moment; "
+                    f"The mesh's {translated.metadata.get('peer', '')} service does not answer; "
                     "`tidemill status` shows every part.",
                     reason=translated.reason,
                 ) from error
@@ -168,7 +168,7 @@ class Connection:
 
 
 def _tls_hint(target: Target, error: UnavailableError) -> str:
-    """What gRPC says of a handshake that failed; it says little where one side speaks plain text."""
+    """The reason of a failed TLS handshake; gRPC says little if one side uses plain text."""
     if target.tls is None:
         return " in plain text (if its doors speak TLS, set TIDEMILL_CA to the certificate to trust)"
     return f" over TLS: {error.message}"

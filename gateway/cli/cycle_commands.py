@@ -1,4 +1,4 @@
-"""`tidemill run`, `follow`, `cycles`, `cancel`, `quickstart`: cycles of a loop."""
+"""`tidemill run`, `follow`, `cycles`, `cancel`, `quickstart`: running pipelines."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ if TYPE_CHECKING:
 # Who does the work of a stage.
 _SERVICE_OF = {"collect": "ingest", "clean": "cleaning", "train": "training", "publish": "inference"}
 
-PipelinePath = Annotated[Path, typer.Argument(help="The loop, such as pipelines/headlines.yaml.", show_default=False)]
+PipelinePath = Annotated[
+    Path, typer.Argument(help="A pipeline file, such as pipelines/headlines.yaml.", show_default=False)
+]
 CycleName = Annotated[
-    str, typer.Argument(help="pipelines/PIPELINE/cycles/CYCLE, or a pipeline's name for its newest cycle.")
+    str, typer.Argument(help="pipelines/PIPELINE/cycles/CYCLE, or the name of a pipeline for its newest cycle.")
 ]
 
 AllowOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--allow", help="Folder or s3:// URL that imports may read from now on, beside the file's.", show_default=False
-    ),
+    typer.Option("--allow", help="Folder or s3:// URL that imports may also read from now on.", show_default=False),
 ]
 
 
@@ -85,11 +85,11 @@ def _start(connection: Connection, file: PipelineFile, console: Console) -> Cycl
 
 
 def _watch(connection: Connection, name: str, console: Console, json_wanted: bool) -> Cycle:
-    """Follows a cycle and shows what it found; leaves the program where the person stops watching."""
+    """Follows a cycle and shows its results; exits if the user stops watching."""
     try:
         cycle = follow(connection, name, console)
     except Detached:
-        console.print("\nYou stopped watching; the cycle goes on in the mesh.", style="yellow")
+        console.print("\nYou stopped watching; the cycle continues in the mesh.", style="yellow")
         for words, command in (("watch it again", "follow"), ("stop it", "cancel")):
             console.print(f"  {words:<16} {program()} {command} {name}", markup=False, soft_wrap=True)
         console.print("Started again with the same file, `tidemill run` and `make run` join it.")
@@ -106,19 +106,19 @@ def _watch(connection: Connection, name: str, console: Console, json_wanted: boo
         failed = next((stage.name for stage in cycle.stages if stage.state == Stage.STATE_FAILED), "")
         service = _SERVICE_OF.get(failed, "pipeline")
         hint = f'{program()} logs "level:error service:{service}"'
-        out.print(f"\nWhat the service says of it: {hint}", markup=False)
+        out.print(f"\nThe service says: {hint}", markup=False)
     return cycle
 
 
 def run(
     pipeline: PipelinePath,
-    follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch it to its end.")] = True,
-    check: Annotated[bool, typer.Option("--check", help="Only tell what is wrong with it and its sources.")] = False,
+    follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch the cycle to its end.")] = True,
+    check: Annotated[bool, typer.Option("--check", help="Only check the file and its sources.")] = False,
     allow: AllowOption = None,
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Runs one cycle of a loop and shows what it found. Joins the cycle that is at work on the same file."""
+    """Runs one cycle of a pipeline and shows its results. Joins a running cycle of the same file."""
     file = _load(pipeline)
     console = stderr()
     if check:
@@ -129,11 +129,11 @@ def run(
                 check_recipe(file, connection)
         except UnavailableError:
             left = " Its operators were not checked: the mesh knows them, and it does not answer."
-        console.print(f"{pipeline}: nothing wrong that can be seen without running it.{left}", markup=False)
+        console.print(f"{pipeline}: no errors found without running it.{left}", markup=False)
         return
     allow_sources(file, allow or ())
     if address is None:
-        # This machine's mesh reads this machine's files: example data that no one fetched yet come first.
+        # This machine's mesh reads this machine's files, so missing example data are fetched first.
         with stack_commands.resumable(console, "the same command"):
             stack_commands.fetch(console, missing_assets(file.spec))
     with connect(address) as connection:
@@ -152,7 +152,7 @@ def quickstart(
     pipeline: PipelinePath = Path("pipelines/headlines.yaml"),
     json_wanted: JsonOption = False,
 ) -> None:
-    """From nothing to a served model: checks the machine, fetches, starts the mesh, runs the loop."""
+    """From nothing to a served model: checks the machine, fetches files, starts the mesh, runs a pipeline."""
     console = stderr()
     file = _load(pipeline)
     console.rule("1/3 · this machine and what it needs", align="left", style="bright_black")
@@ -170,7 +170,7 @@ def quickstart(
 
 
 def missing_assets(spec: PipelineSpec) -> list[str]:
-    """Names of the examples that a loop needs and that are not in the home folder yet."""
+    """Names of the examples that a pipeline needs and that are not in the home folder yet."""
     from infra.stack.assets import parts
     from infra.stack.layout import Home
 
@@ -178,7 +178,7 @@ def missing_assets(spec: PipelineSpec) -> list[str]:
     wanted = set(assets_of(spec))
     missing = []
     for part in parts():
-        # A file of the person's own may have an example's name.
+        # A user's own file may have the name of an example.
         own = not any(Path(_uri_of(source)).is_relative_to(home.data / part.name) for source in spec.sources)
         is_model = spec.training.base_model.startswith(part.name)
         there = any((*home.downloads.glob(f"{part.name}*"), *home.data.glob(f"{part.name}*")))
@@ -192,7 +192,7 @@ def _uri_of(source: SourceSpec) -> str:
 
 
 def assets_of(spec: PipelineSpec) -> list[str]:
-    """Names of the assets that a loop needs: the mesh's programs, and examples that its model or sources name."""
+    """Names of the assets that a pipeline needs: the mesh's programs, and examples that its model or sources name."""
     from infra.stack.assets import parts
 
     used = [spec.training.base_model]
@@ -206,7 +206,7 @@ def assets_of(spec: PipelineSpec) -> list[str]:
 
 
 def follow_cycle(name: CycleName, address: AddressOption = None, json_wanted: JsonOption = False) -> None:
-    """Watches a cycle to its end and shows what it found; an ended one is shown at once."""
+    """Watches a cycle to its end and shows its results; an ended one is shown at once."""
     with connect(address) as connection:
         ended = _watch(connection, _resolve(connection, name), stderr(), json_wanted)
     raise typer.Exit(_exit_code(ended))
@@ -220,12 +220,12 @@ def _resolve(connection: Connection, name: str) -> str:
     request = ListCyclesRequest(pipeline=pipeline, page_size=1)
     found = connection.pipeline.ListCycles(request, metadata=connection.metadata, timeout=30).cycles
     if not found:
-        raise InvalidArgumentError(f"The loop {pipeline} has no cycle yet; `tidemill run FILE` starts one.")
+        raise InvalidArgumentError(f"The pipeline {pipeline} has no cycle yet. Start one with `tidemill run FILE`.")
     return found[0].name
 
 
 def cycles(
-    pipeline: Annotated[str, typer.Argument(help="Name of a loop; all by default.", show_default=False)] = "",
+    pipeline: Annotated[str, typer.Argument(help="Name of a pipeline; all by default.", show_default=False)] = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
@@ -256,7 +256,7 @@ def cycles(
 
 
 def cancel(name: CycleName, address: AddressOption = None) -> None:
-    """Stops a cycle and the work that it started; what it finished is kept for the next one."""
+    """Cancels a cycle and the work that it started; finished work is kept for the next one."""
     with connect(address) as connection:
         full = _resolve(connection, name)
         request = CancelCycleRequest(request_id=new_id(), name=full)

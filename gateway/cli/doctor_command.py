@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what is safe to mend.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what is safe to repair.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Looks for what is wrong with the mesh: disk, processes, databases, artefacts. Ends with 1 where it is."""
+    """Checks the mesh: disk, processes, databases, artefacts. Exits with 1 if something is wrong."""
     from infra.stack.doctor import mesh, stored
     from infra.stack.doctor.findings import Level, examine
     from infra.stack.layout import Layout

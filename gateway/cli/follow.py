@@ -21,7 +21,7 @@ _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusC
 
 
 class Detached(Exception):  # noqa: N818 - no error of anybody
-    """The person stopped watching; the cycle goes on."""
+    """The user stopped watching; the cycle continues."""
 
 
 def follow(connection: Connection, name: str, console: Console) -> Cycle:
@@ -66,8 +66,8 @@ def _states(connection: Connection, name: str, note: Callable[[str], None]) -> I
             if time.monotonic() - lost_at > _PATIENCE_S:
                 raise UnavailableError(
                     f"The mesh has not answered for {_PATIENCE_S:.0f} s: {error.details()}. `tidemill status` shows "
-                    f"its parts; `tidemill follow {name}` goes on watching.",
+                    f"its parts; `tidemill follow {name}` continues watching.",
                     reason="GATEWAY_UNAVAILABLE",
                 ) from error
-            note("The mesh does not answer at the moment; trying again …")
+            note("The mesh does not answer; retrying …")
         time.sleep(_PAUSE_S)

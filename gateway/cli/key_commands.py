@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-keys = typer.Typer(help="API keys of the gateway (for who may read its database).", no_args_is_help=True)
+keys = typer.Typer(help="API keys of the gateway (needs access to its database).", no_args_is_help=True)
 
 DatabaseOption = Annotated[
     str | None,
@@ -51,8 +51,8 @@ RoleOption = Annotated[
     list[str] | None,
     typer.Option(
         "--role",
-        help="What it may do: read, predict, ingest, operate, admin; may be given several times. "
-        "Else read, predict and ingest.",
+        help="What the key may do: read, predict, ingest, operate or admin; repeatable. "
+        "Default: read, predict and ingest.",
         show_default=False,
     ),
 ]
@@ -60,24 +60,28 @@ RoleOption = Annotated[
 
 @keys.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="Who or what will use it.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Who or what will use the key.", show_default=False)],
     role: RoleOption = None,
-    expires: Annotated[str, typer.Option(help="How long it holds, such as 90d; else until it is revoked.")] = "",
-    tenant: Annotated[str, typer.Option(help="Whose data it stands for; services see it.")] = "",
+    expires: Annotated[
+        str, typer.Option(help="How long the key is valid, such as 90d; by default until it is revoked.")
+    ] = "",
+    tenant: Annotated[str, typer.Option(help="Tenant of the key, passed on to the services.")] = "",
     requests_per_s: Annotated[
-        float | None, typer.Option(help="Most requests per second.", min=0.001, show_default=False)
+        float | None, typer.Option(help="Maximum requests per second.", min=0.001, show_default=False)
     ] = None,
-    concurrent: Annotated[int | None, typer.Option(help="Most requests at once.", min=1, show_default=False)] = None,
+    concurrent: Annotated[
+        int | None, typer.Option(help="Maximum concurrent requests.", min=1, show_default=False)
+    ] = None,
     database_url: DatabaseOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Makes a key and prints it; it cannot be shown again."""
+    """Creates a key and prints it; it cannot be shown again."""
     from gateway.keys.key import USUAL_ROLES, KeyLimits
 
     roles = _roles(role) if role else USUAL_ROLES
     expire_time = datetime.now(UTC) + duration(expires, "--expires") if expires else None
     if tenant and not _TENANT.fullmatch(tenant):
-        raise InvalidArgumentError("--tenant has 1 to 64 of the characters a-z, A-Z, 0-9, '.', '_' and '-'.")
+        raise InvalidArgumentError("--tenant must have 1 to 64 of the characters a-z, A-Z, 0-9, '.', '_' and '-'.")
     with _store(database_url) as store:
         key, text = store.create(
             name[:64], roles, expire_time=expire_time, tenant=tenant, limits=KeyLimits(requests_per_s, concurrent)
@@ -91,7 +95,7 @@ def _roles(names: list[str]) -> frozenset[Role]:
     known = {item.value for item in Role}
     for name in names:
         if name not in known:
-            raise InvalidArgumentError(f"--role {name!r} is not a role; there are {', '.join(Role)}.")
+            raise InvalidArgumentError(f"--role {name!r} is not a role; choose from {', '.join(Role)}.")
     return frozenset(Role(name) for name in names)
 
 
@@ -102,7 +106,7 @@ def _show_new(key: ApiKey, text: str, json_wanted: bool) -> None:
     sys.stdout.write(text + "\n")
     until = f" until {key.expire_time.astimezone():%Y-%m-%d %H:%M}" if key.expire_time else ""
     stderr().print(
-        f"Key {key.key_id} for {key.name} ({', '.join(sorted(key.roles))}). It holds at once{until} and is not shown "
+        f"Key {key.key_id} for {key.name} ({', '.join(sorted(key.roles))}). It is valid now{until}. It is not shown "
         "again.",
         markup=False,
     )
@@ -169,12 +173,12 @@ def _limits(key: ApiKey) -> str:
 
 @keys.command("rotate")
 def rotate(
-    key_id: Annotated[str, typer.Argument(help="As `tidemill keys list` shows it.", show_default=False)],
-    overlap: Annotated[str, typer.Option(help="How long the old key still holds, such as 1h.")] = "1h",
+    key_id: Annotated[str, typer.Argument(help="Id of the key, see `tidemill keys list`.", show_default=False)],
+    overlap: Annotated[str, typer.Option(help="How long the old key stays valid, such as 1h.")] = "1h",
     database_url: DatabaseOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Makes a key with the same rights and prints it; the old one ends after the overlap."""
+    """Creates a key with the same rights and prints it; the old one expires after the overlap."""
     span = duration(overlap, "--overlap")
     with _store(database_url) as store:
         from gateway.keys.key import id_of
@@ -184,16 +188,16 @@ def rotate(
         local = state_dir() / KEY_FILE
         if local.is_file() and id_of(local.read_text(encoding="utf-8").strip()) == key_id:
             write_local_key(state_dir(), text)
-            stderr().print(f"{local} holds the new key.", markup=False)
+            stderr().print(f"{local} contains the new key.", markup=False)
     _show_new(key, text, json_wanted)
 
 
 @keys.command("revoke")
 def revoke(
-    key_id: Annotated[str, typer.Argument(help="As `tidemill keys list` shows it.", show_default=False)],
+    key_id: Annotated[str, typer.Argument(help="Id of the key, see `tidemill keys list`.", show_default=False)],
     database_url: DatabaseOption = None,
 ) -> None:
-    """Ends a key; the gateway refuses it within five seconds."""
+    """Revokes a key; the gateway refuses it within five seconds."""
     with _store(database_url) as store:
         key = store.revoke(key_id)
     stdout().print(f"The key {key.key_id} of {key.name} is revoked.", markup=False)

@@ -15,7 +15,7 @@ from services.kit.errors import InvalidArgumentError, TidemillError
 
 EXIT_USAGE = 2
 DEBUG = "TIDEMILL_DEBUG"
-"""Environment variable: show the traceback of what no one foresaw."""
+"""Environment variable: show the traceback of unexpected errors."""
 
 
 def create_cli() -> typer.Typer:
@@ -27,7 +27,7 @@ def create_cli() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    mesh, loop, use, look = "The mesh on this machine", "The loop", "Published models", "Looking inside"
+    mesh, loop, use, look = "The mesh on this machine", "Pipelines", "Published models", "Observing"
     cli.command(rich_help_panel=mesh)(stack_commands.up)
     cli.command(rich_help_panel=mesh)(stack_commands.down)
     cli.command(rich_help_panel=mesh)(stack_commands.status)
@@ -50,7 +50,7 @@ def create_cli() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point: what goes wrong is told in sentences, never as a traceback."""
+    """Entry point: errors are shown as sentences, never as a traceback."""
     try:
         create_cli()()
     except TidemillError as error:

@@ -1,4 +1,4 @@
-"""`tidemill predict`, `generate`, `models`, `feedback`: using what was learnt."""
+"""`tidemill predict`, `generate`, `models`, `feedback`: using published models."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _model(name: str) -> str:
 def _text(text: str | None, file: Path | None) -> str:
     """The text of a command: its argument, a file, or standard input for `-`."""
     if (text is None) == (file is None):
-        raise InvalidArgumentError("Give either a text or --file; the text - reads standard input.")
+        raise InvalidArgumentError("Give either a text or --file; use - to read standard input.")
     if file is not None:
         try:
             return file.read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def predict(
     lines = sys.stdin.read().removesuffix("\n").split("\n") if texts == ["-"] else texts
     asked = [line for line in lines if line.strip()]
     if not asked:
-        raise InvalidArgumentError("There is no text to classify: standard input is empty.")
+        raise InvalidArgumentError("No text to classify: standard input is empty.")
     response = PredictResponse()
     with connect(address) as connection:
         # As many as one request may hold; a file piped in may have more lines.
@@ -82,7 +82,7 @@ def predict(
         print_json(as_json(response) | {"predictions": shown, "trace_id": connection.trace_id})
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
-    # Where there is little room, the text gives way: whoever asked knows it, and feedback needs the answer's id.
+    # In a narrow terminal the text is cut: the user knows it, and feedback needs the answer's id.
     table.add_column("label", style="bold", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("text")
@@ -103,17 +103,19 @@ def generate(
         str | None, typer.Argument(help="Text to answer; - reads standard input.", show_default=False)
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Reads the text from a file.")] = None,
-    chat: Annotated[bool, typer.Option(help="Send the text as it is, without the model's prompt template.")] = False,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens to write; the model's own limit when 0.", min=0)] = 0,
-    temperature: Annotated[float, typer.Option(help="0 takes the most probable token.", min=0, max=2)] = 0.0,
+    chat: Annotated[
+        bool, typer.Option(help="Send the text as a chat message, without the model's prompt template.")
+    ] = False,
+    max_tokens: Annotated[int, typer.Option(help="Maximum tokens to generate; 0 for the model's limit.", min=0)] = 0,
+    temperature: Annotated[float, typer.Option(help="0 always chooses the most probable token.", min=0, max=2)] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus.", min=0, max=1)] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Seed of the choice.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default=False)] = None,
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Writes an answer, piece by piece, as it comes."""
+    """Generates an answer and prints it as it arrives."""
     if top_p == 0:
-        raise InvalidArgumentError("--top-p must be greater than 0; --temperature 0 takes the most probable token.")
+        raise InvalidArgumentError("--top-p must be greater than 0; use --temperature 0 for the most probable token.")
     given = _text(text, file)
     request = StreamGenerateRequest(
         model=_model(model),
@@ -164,7 +166,7 @@ def _stream(connection: Connection, request: StreamGenerateRequest, json_wanted:
 
 
 def models(
-    model: Annotated[str, typer.Argument(help="Shows this model's versions.", show_default=False)] = "",
+    model: Annotated[str, typer.Argument(help="Show the versions of this model.", show_default=False)] = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
@@ -192,7 +194,7 @@ def _versions(connection: Connection, name: str) -> list[ModelVersion]:
     request = ListModelVersionsRequest(model=name, page_size=1000)
     found = connection.inference.ListModelVersions(request, metadata=connection.metadata, timeout=30).model_versions
     if not found:
-        raise NotFoundError(f"There is no model {name.removeprefix('models/')}; `tidemill models` lists them.")
+        raise NotFoundError(f"The model {name.removeprefix('models/')} does not exist; `tidemill models` lists all.")
     return list(found)
 
 
@@ -253,7 +255,7 @@ def feedback(
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Says how good an answer was, by its id; the loop keeps it with the version that answered."""
+    """Rates an answer by its id; the rating is stored with the version that answered."""
     try:
         value = _RATINGS.get(rating.lower()) or float(rating)
     except ValueError as error:
@@ -276,5 +278,6 @@ def feedback(
         stdout().print(f"{recorded.name} for {recorded.answer}", markup=False)
         if not recorded.model_version:
             stderr().print(
-                "No answer of this id is known yet; check it if that is not so within a minute.", style="yellow"
+                "No answer with this id is known yet. If that does not change within a minute, check the id.",
+                style="yellow",
             )

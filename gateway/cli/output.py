@@ -16,9 +16,11 @@ from rich.table import Table
 
 AddressOption = Annotated[
     str | None,
-    typer.Option("--address", "-a", envvar="TIDEMILL_ADDRESS", help="Gateway's gRPC host:port.", show_default=False),
+    typer.Option(
+        "--address", "-a", envvar="TIDEMILL_ADDRESS", help="host:port of the gateway's gRPC API.", show_default=False
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 _FILE_WIDTH = 1000
 
@@ -28,12 +30,12 @@ EXIT_INTERRUPTED = 130
 
 
 def program() -> str:
-    """How a person starts this command from where they are: its name where the PATH holds it, else its path."""
+    """How to call this command: by name if it is on the PATH, else by its path."""
     return _from_here(Path(sys.argv[0]).absolute())
 
 
 def python() -> str:
-    """How a person starts the Python that runs this command."""
+    """How to call the Python that runs this command."""
     return _from_here(Path(sys.executable))
 
 
@@ -53,7 +55,7 @@ def stdout(width: int | None = None) -> Console:
 
 
 def print_whole(what: RenderableType) -> None:
-    """Prints a table or a tree as a result: fitted into a terminal, uncut into a file or a pipe, which have no edge."""
+    """Prints a table or tree: fitted to a terminal, but never cut in a file or pipe."""
     stdout(None if sys.stdout.isatty() else _FILE_WIDTH).print(what, soft_wrap=not isinstance(what, Table))
 
 

@@ -2,7 +2,7 @@
 
 Operators may be written `- exact_dedup` or `- length_filter: {min_chars: 200}`, values of an enum without the enum's
 name (`fastest`), sources relative to the file. `${NAME}` and `${NAME:-default}` are replaced from the environment;
-`TIDEMILL_DATA` is the fetched data where it is not set. Every mistake is told with its line and column.
+`TIDEMILL_DATA` is the fetched data where it is not set. Every error names its line and column.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _INTEGERS = {
 
 @dataclass(frozen=True, slots=True)
 class PipelineFile:
-    """A file that was read: the loop that it describes, and where in it each field stands."""
+    """A parsed file: the pipeline that it describes, and the position of each field."""
 
     path: Path
     spec: cycle_pb2.PipelineSpec
@@ -55,7 +55,7 @@ class PipelineFile:
 
 
 def load_pipeline(path: Path) -> PipelineFile:
-    """The loop that a file describes.
+    """The pipeline that a file describes.
 
     Raises:
         InvalidArgumentError: names the file, and line, column and field of everything that is wrong.
@@ -63,10 +63,10 @@ def load_pipeline(path: Path) -> PipelineFile:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise InvalidArgumentError(f"{path}: there is no such file.", reason="PIPELINE_FILE") from error
+        raise InvalidArgumentError(f"{path}: this file does not exist.", reason="PIPELINE_FILE") from error
     except UnicodeDecodeError as error:
         raise InvalidArgumentError(
-            f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8.", reason="PIPELINE_FILE"
+            f"{path}: not UTF-8 (byte {error.start}); save the file as UTF-8.", reason="PIPELINE_FILE"
         ) from error
     except OSError as error:
         raise InvalidArgumentError(f"{path}: cannot be read: {error.strerror}.", reason="PIPELINE_FILE") from error
@@ -96,7 +96,7 @@ def _error(wrong: Sequence[_Wrong]) -> InvalidArgumentError:
 
 
 def _place(places: Mapping[str, tuple[int, int]], name: str) -> tuple[int, int] | None:
-    """Where a field stands; its nearest parent's place where the field itself is missing."""
+    """The position of a field, or of its nearest parent if it is missing."""
     while name and name not in places:
         name = re.sub(r"(\.[^.\[]*|\[[^\]]*\]|^[^.\[]*)$", "", name)
     return places.get(name)
@@ -122,9 +122,9 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = (mark.line + 1, mark.column + 1) if mark else None
-            raise _error([(self._path, place, "", f"is no YAML: {error.problem or error.context}.")]) from error
+            raise _error([(self._path, place, "", f"not valid YAML: {error.problem or error.context}.")]) from error
         except yaml.YAMLError as error:
-            raise _error([(self._path, None, "", f"is no YAML: {error}.")]) from error
+            raise _error([(self._path, None, "", f"not valid YAML: {error}.")]) from error
         finally:
             self._loader.dispose()
         spec = cycle_pb2.PipelineSpec()
@@ -165,15 +165,15 @@ class _Reader:
         seen: dict[str, int] = {}
         for key_node, value in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._refuse(key_node, path, "a key must be a plain word.")
+                self._refuse(key_node, path, "a key must be a plain word, without quotes or lists.")
                 continue
             key = key_node.value
             name = f"{path}.{key}" if path else key
             if known is not None and key not in known:
-                self._refuse(key_node, path, f"no field is called {key!r}{_nearest(key, known)}")
+                self._refuse(key_node, path, f"unknown field {key!r}{_nearest(key, known)}")
                 continue
             if key in seen:
-                self._refuse(key_node, name, f"is given twice; the first stands in line {seen[key]}.")
+                self._refuse(key_node, name, f"is given twice; the first is in line {seen[key]}.")
                 continue
             seen[key] = key_node.start_mark.line + 1
             self.places[name] = _mark(key_node)
@@ -182,7 +182,7 @@ class _Reader:
     def _field(self, message: Message, descriptor: FieldDescriptor, node: yaml.Node, name: str) -> None:
         oneof = descriptor.containing_oneof
         if oneof is not None and (other := message.WhichOneof(oneof.name)) not in (None, descriptor.name):
-            self._refuse(node, name, f"stands beside {other!r}; give one of the two.")
+            self._refuse(node, name, f"cannot be combined with {other!r}; give one of the two.")
             return
         if node.tag == f"{_TAG}null":
             return
@@ -296,10 +296,10 @@ class _Reader:
         if wanted in short:
             give(short[wanted])
         else:
-            self._refuse(node, name, f"{node.value!r} is none of its values{_nearest(wanted, short)}")
+            self._refuse(node, name, f"{node.value!r} is not a valid value{_nearest(wanted, short)}")
 
     def _expanded(self, node: yaml.ScalarNode, name: str) -> yaml.ScalarNode | None:
-        """The node with its variables replaced; None if one is not set."""
+        """The node with its variables replaced; None if a variable is not set."""
         if "${" not in node.value:
             return node
         missing = [
@@ -313,7 +313,7 @@ class _Reader:
             )
             return None
         value = _VARIABLE.sub(lambda match: _variable(match.group(1), match.group(2)) or "", node.value)
-        # What is a number now counts as one where a number is wanted; quotes are needed within braces.
+        # After the replacement a number counts as a number where one is expected; braces need quotes.
         resolve: Any = self._loader.resolve
         tag = resolve(yaml.ScalarNode, value, (True, False))
         return yaml.ScalarNode(tag, value, node.start_mark, node.end_mark, node.style)
@@ -361,4 +361,4 @@ def _variable(name: str, default: str | None) -> str | None:
 def _nearest(word: str, known: Iterable[str]) -> str:
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}."
+    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(names)}."

@@ -1,4 +1,4 @@
-"""What can be wrong with a pipeline beside its form: sources that are not there, operators that the mesh refuses."""
+"""Checks a pipeline beyond its syntax: sources that do not exist, operators that the mesh refuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROTOCOLS = ("file", "https", "http", "s3")
 
 
 def check_sources(file: PipelineFile) -> None:
-    """Holds the sources against this machine's files.
+    """Checks the sources against this machine's files.
 
     Raises:
         InvalidArgumentError: names line and field of each source that is not there, and of each address that no
@@ -33,7 +33,7 @@ def check_sources(file: PipelineFile) -> None:
         if why:
             found.append(FieldViolation(f"sources[{number}].{kind}.uri", why))
     if found:
-        raise file.locate(InvalidArgumentError("The sources are not there.", violations=found))
+        raise file.locate(InvalidArgumentError("Some sources do not exist or are not supported.", violations=found))
 
 
 def _wrong(uri: str, *, wants_folder: bool) -> str:
@@ -41,7 +41,7 @@ def _wrong(uri: str, *, wants_folder: bool) -> str:
     if "::" in uri:
         return f"{uri} chains file systems with '::'; give the file's own address."
     if colon and "/" not in scheme and scheme.lower() not in PROTOCOLS:
-        return f"the protocol {scheme!r} is not read; {', '.join(PROTOCOLS)} are."
+        return f"the protocol {scheme!r} is not supported; use {', '.join(PROTOCOLS)}."
     if colon and "/" not in scheme and scheme.lower() != "file":
         return ""
     path = Path(unquote(rest.removeprefix("//")) if scheme.lower() == "file" and colon else uri)
@@ -57,7 +57,7 @@ def _wrong(uri: str, *, wants_folder: bool) -> str:
 
 
 def check_recipe(file: PipelineFile, connection: Connection) -> None:
-    """Lets the mesh read the recipe as it will when the loop runs; nothing is kept of it.
+    """Lets the mesh check the recipe as in a real run; stores nothing.
 
     Raises:
         InvalidArgumentError: names line and field of what is wrong with an operator.

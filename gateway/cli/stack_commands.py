@@ -18,7 +18,7 @@ from services.kit.storage.disk import disk_space
 if TYPE_CHECKING:
     from infra.stack.state import StackState
 
-# What the mesh itself needs, whatever pipeline runs.
+# Assets that the mesh itself needs, independent of pipelines.
 PROGRAMS = ("kafka", "elasticsearch")
 
 
@@ -31,7 +31,7 @@ def check_machine() -> None:
 
 
 def fetch(console: Console, names: Iterable[str]) -> None:
-    """Fetches what is missing of the named assets, with a bar each."""
+    """Fetches missing assets, with a progress bar each."""
     from infra.stack.assets import prepare
     from infra.stack.layout import Home
 
@@ -40,7 +40,7 @@ def fetch(console: Console, names: Iterable[str]) -> None:
 
 
 def start(console: Console, only: Iterable[str] | None = None) -> StackState:
-    """Starts the mesh and shows each part come up."""
+    """Starts the mesh and shows the progress of each part."""
     from infra.stack import client
 
     began = time.monotonic()
@@ -55,11 +55,11 @@ def start(console: Console, only: Iterable[str] | None = None) -> StackState:
 
 @contextmanager
 def resumable(console: Console, again: str) -> Iterator[None]:
-    """Tells a person who interrupts the block that nothing is lost, and what goes on from here."""
+    """On ctrl-C within the block, says that nothing is lost and how to continue."""
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"\nInterrupted. What was fetched stays; {again} goes on from here.", style="yellow")
+        console.print(f"\nInterrupted. Fetched files are kept; {again} continues from here.", style="yellow")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -71,7 +71,7 @@ def up(
         bool, typer.Option("--foreground", help="Stay until stopped, for a container or a service manager.")
     ] = False,
 ) -> None:
-    """Starts the mesh on this machine and waits until every part answers."""
+    """Starts the mesh on this machine and waits until every part is ready."""
     console = stderr()
     check_machine()
     with resumable(console, "`tidemill up`"):
@@ -90,11 +90,11 @@ def down() -> None:
     console = stderr()
     with PartsReporter(console) as report:
         client.down(state_dir(), home_dir(), on_progress=report)
-    console.print("The mesh is stopped; its data stays, `tidemill up` goes on from it.")
+    console.print("The mesh is stopped. Its data is kept; `tidemill up` continues from it.")
 
 
 def status(as_json: JsonOption = False) -> None:
-    """Shows every part: health, process, port, restarts. Ends with 1 unless all are healthy and the disk has room."""
+    """Shows every part: health, process, port, restarts. Exits with 1 unless all are healthy and the disk has room."""
     from infra.stack import client
 
     stack = client.status(state_dir(), home_dir())

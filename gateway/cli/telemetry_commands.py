@@ -1,4 +1,4 @@
-"""`tidemill logs`, `trace`, `traces`: what the mesh says of itself, out of Elasticsearch."""
+"""`tidemill logs`, `trace`, `traces`: logs and traces of the mesh, from Elasticsearch."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def logs(
         str,
         typer.Argument(help='Words and field:value pairs, such as "level:error service:training".', show_default=False),
     ] = "",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="Most lines to show.", min=1, max=1000)] = 50,
-    since: Annotated[str, typer.Option(help="Not older than this, such as 30s, 15m, 2h, 1d.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Maximum lines to show.", min=1, max=1000)] = 50,
+    since: Annotated[str, typer.Option(help="Only lines newer than this, such as 30s, 15m, 2h, 1d.")] = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
@@ -80,7 +80,7 @@ def _show(records: list[LogRecord], json_wanted: bool) -> None:
 
 
 def _follow(connection: Connection, query: str, shown: list[LogRecord], json_wanted: bool, *, more: bool) -> None:
-    """Shows what comes; `more` says that older lines than those shown were found, which stay out."""
+    """Shows new lines; `more` means that older lines were found, which are not shown."""
     oldest = shown[0].time.ToNanoseconds() if shown and more else 0
     seen = {record.SerializeToString(deterministic=True): record.time.ToNanoseconds() for record in shown}
     newest = max(seen.values(), default=time.time_ns())
@@ -104,7 +104,7 @@ def _follow(connection: Connection, query: str, shown: list[LogRecord], json_wan
 
 def trace(
     trace_id: Annotated[
-        str, typer.Argument(help="32 hexadecimal digits, as x-trace-id gives them.", show_default=False)
+        str, typer.Argument(help="Trace id, 32 hexadecimal digits, as in x-trace-id.", show_default=False)
     ],
     address: AddressOption = None,
     json_wanted: JsonOption = False,
@@ -123,7 +123,7 @@ def trace(
 
 def traces(
     query: Annotated[str, typer.Argument(help='Such as "service:gateway error:true".', show_default=False)] = "",
-    lines: Annotated[int, typer.Option("--lines", "-n", help="Most traces to show.", min=1, max=1000)] = 20,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Maximum traces to show.", min=1, max=1000)] = 20,
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Lets calls in that carry a valid API key with the role that their method needs, within the key's limits."""
+"""Admits calls with a valid API key that has the required role, within the key's limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.kit.grpc.interceptors import rebuild
 
 
 class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
-    """Stands inside the kit's ErrorInterceptor, which turns what it raises into a status."""
+    """Runs inside the kit's ErrorInterceptor, which turns its errors into a status."""
 
     def __init__(self, ring: KeyRing, limiter: KeyLimiter) -> None:
         """Args:
@@ -29,7 +29,7 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
-        """Gives the call's own handler, or one that refuses it."""
+        """Returns the call's handler, or one that refuses the call."""
         handler = await continuation(details)
         roles = METHODS.get(details.method, frozenset())
         if handler is None or roles is None:

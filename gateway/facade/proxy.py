@@ -1,7 +1,7 @@
 """Passes calls on to the services as bytes: messages are neither read nor built here.
 
 The caller's deadline, metadata and cancellation reach the service; its status, details and trailing metadata reach
-the caller. Credentials stay here; the key's id and tenant go on. Each call gets a server span that continues the
+the caller. Credentials are not passed on, only the key's id and tenant. Each call gets a server span that continues the
 caller's trace; it is made here and not by OpenTelemetry's interceptor, which would cost a fifth of the whole hop.
 """
 
@@ -149,7 +149,7 @@ class _Forwarder:
 
 
 def _forwarded_metadata(context: Any) -> tuple[tuple[str, str | bytes], ...]:
-    """What of the caller's metadata the service is to see, with the present span's trace context."""
+    """The caller's metadata for the service, with the current span's trace context."""
     kept = (
         (key, value if isinstance(value, bytes) or value.isascii() else quote(value, safe=_PRINTABLE))
         for key, value in context.invocation_metadata() or ()

@@ -1,4 +1,4 @@
-"""Which methods of which services are public, and who answers them.
+"""The public methods of each service, and which peer serves them.
 
 What is not in the table does not exist at the gateway: starting runs and publishing builds are the pipeline's
 business inside the mesh, and Triton's repository belongs to the inference service.
@@ -24,7 +24,7 @@ class PublicService:
     """A service at the gateway."""
 
     peer: str
-    """Who answers, see `gateway.peers.PEERS`."""
+    """Name of the peer, see `gateway.peers.PEERS`."""
     descriptor: ServiceDescriptor
     methods: frozenset[str] | None = None
     """Public methods; all when None."""

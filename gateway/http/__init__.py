@@ -1,1 +1,1 @@
-"""The HTTP doors: OpenAI's dialect, KServe V2, records, feedback, health, metrics."""
+"""The HTTP API: OpenAI-compatible chat, KServe V2, records, feedback, health, metrics."""

@@ -1,4 +1,4 @@
-"""Puts the HTTP doors together."""
+"""Builds the HTTP application."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from services.kit.errors import InternalError, InvalidArgumentError, NotFoundErr
 from services.kit.telemetry.metrics import RequestMetrics
 
 _DESCRIPTION = (
-    "Doors of a Tidemill mesh: OpenAI's chat dialect, KServe V2, records and feedback. "
-    "Every request but health needs an API key as `Authorization: Bearer <key>`."
+    "HTTP API of a Tidemill mesh: OpenAI-compatible chat, KServe V2, records and feedback. "
+    "Every request except health checks needs an API key as `Authorization: Bearer <key>`."
 )
 
 
@@ -45,7 +45,7 @@ def create_app(
 
     Args:
         peers: the services behind the gateway.
-        ring: the valid API keys; None lets everybody in.
+        ring: the valid API keys; None admits everyone.
         limiter: the keys' limits, shared with the other door.
         metrics: of this process.
         tracer: makes the server spans.
@@ -87,7 +87,7 @@ def create_app(
 
 
 def _document_the_key(app: FastAPI) -> None:
-    """Tells the OpenAPI document of the key, which is checked before the framework sees a request."""
+    """Adds the API key to the OpenAPI document; it is checked before the framework sees a request."""
     written = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -107,9 +107,9 @@ def _failed(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
-    """What no one foresaw; Starlette raises it again behind this answer, and the server logs it."""
+    """Handles unexpected errors; Starlette raises them again after this response, and the server logs them."""
     failure = InternalError(
-        "The request failed unexpectedly; the gateway's log tells more.",
+        "The request failed unexpectedly; the gateway's log has the details.",
         reason="UNEXPECTED",
         metadata={"type": type(error).__name__},
     )
@@ -122,11 +122,13 @@ def _gone(request: Request, _error: Exception) -> Response:
 
 
 def _refused(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: an unknown path or method."""
+    """Handles errors of the router: an unknown path or method."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == 404:
-        return error_response(NotFoundError(f"There is no {path[:200]}; see /docs.", reason="UNKNOWN_PATH"), path)
+        return error_response(
+            NotFoundError(f"The path {path[:200]} does not exist; see /docs.", reason="UNKNOWN_PATH"), path
+        )
     response = error_response(
         InvalidArgumentError(f"{request.method} {path[:200]}: {error.detail}.", reason="METHOD_NOT_ALLOWED"), path
     )

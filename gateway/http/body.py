@@ -1,4 +1,4 @@
-"""Reads bodies of requests: bounded, within the budget of all bodies under way, and without their Content-Encoding."""
+"""Reads request bodies: limited in size and by the budget of all current bodies, and decompressed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def body_of(request: Request) -> bytes | bytearray:
         return await _whole(request, lease, None)
     if encoding not in _WINDOWS:
         raise InvalidArgumentError(
-            f"Content-Encoding {encoding[:40]} is not offered; use gzip or deflate.", reason="UNSUPPORTED_ENCODING"
+            f"Content-Encoding {encoding[:40]} is not supported; use gzip or deflate.", reason="UNSUPPORTED_ENCODING"
         )
     decoder = _Decoder(encoding)
     try:

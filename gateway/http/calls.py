@@ -1,4 +1,4 @@
-"""What the HTTP doors share: JSON bodies, and calls that end when their caller hangs up."""
+"""Shared by the HTTP routes: JSON bodies, and calls that end when the client disconnects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def invalid(param: str, message: str) -> InvalidArgumentError:
-    """An error that names the parameter at fault."""
+    """An error that names the wrong parameter."""
     return InvalidArgumentError(message, reason="INVALID_FIELD", violations=[FieldViolation(param, message)])
 
 
@@ -26,7 +26,7 @@ async def json_of(request: Request) -> dict[str, Any]:
     """The body as a JSON object.
 
     Raises:
-        InvalidArgumentError: it is none.
+        InvalidArgumentError: it is not a JSON object.
     """
     try:
         value = orjson.loads(await body_of(request))

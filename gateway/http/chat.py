@@ -115,7 +115,7 @@ async def _whole(peers: Peers, request: Request, call: ChatCall) -> Response:
 
 
 async def _streamed(peers: Peers, request: Request, call: ChatCall) -> Response:
-    """Waits for the first piece, so that what is wrong with a request is still told by the status."""
+    """Waits for the first piece, so that errors in a request still determine the HTTP status."""
     upstream = peers.inference.StreamGenerate(call.streamed(), timeout=_GENERATION_S, metadata=call_metadata())
     gone = watch_disconnect(request)
     try:
@@ -130,7 +130,7 @@ async def _streamed(peers: Peers, request: Request, call: ChatCall) -> Response:
 
 
 class _EventStream(Response):
-    """Sends the pieces of an answer as they come; a caller that hangs up ends the generation."""
+    """Sends the pieces of an answer as they arrive; if the client disconnects, generation stops."""
 
     media_type = "text/event-stream"
 

@@ -1,6 +1,6 @@
-"""What every HTTP request passes first: a server span, the API key, the metrics. Plain ASGI, no framework.
+"""The outermost layer of every HTTP request: server span, API key, metrics. Plain ASGI, no framework.
 
-The answer carries `traceparent` and `x-trace-id`, so that whoever got it can run `tidemill trace ID`.
+The response carries `traceparent` and `x-trace-id`, so that its receiver can run `tidemill trace ID`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def from_this_machine(scope: Scope) -> bool:
 
 
 async def check_role(request: Request) -> None:
-    """Holds a request against the table of roles, once its route is known and before its body is read.
+    """Checks the role of a request, once its route is known and before its body is read.
 
     Raises:
         PermissionDeniedError: the caller's key lacks the role.
@@ -78,7 +78,7 @@ class Door:
     ) -> None:
         """Args:
         app: what answers.
-        ring: the valid keys; None lets everybody in.
+        ring: the valid keys; None admits everyone.
         limiter: the keys' limits, shared with the other door.
         metrics: of this process.
         tracer: makes the server spans.

@@ -26,7 +26,7 @@ STATUS_OF_CODE = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
-# Where HTTP tells apart what the canonical codes do not.
+# Statuses that are more specific than the canonical codes.
 _STATUS_OF_REASON = {"BODY_TOO_LARGE": 413, "UNSUPPORTED_ENCODING": 415}
 # For what only HTTP knows, such as a wrong method.
 _CODE_OF_STATUS = {
@@ -43,7 +43,7 @@ CODE_KEY = "tidemill.code"
 
 
 class ClientGone(Exception):  # noqa: N818 - no error of anybody
-    """The caller hung up before the answer was there."""
+    """The client disconnected before the response was ready."""
 
 
 def status_of(error: TidemillError) -> int:

@@ -22,7 +22,7 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 class PartsHealth:
-    """Asks every service for its health, at most once a second whoever asks."""
+    """Checks the health of every service, at most once a second."""
 
     def __init__(self, channels: Mapping[str, grpc.aio.Channel]) -> None:
         self._stubs = {name: health_pb2_grpc.HealthStub(channel) for name, channel in channels.items()}

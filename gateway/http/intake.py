@@ -1,4 +1,4 @@
-"""`/v1/feedback` and `/v1/records`: what flows back into the loop."""
+"""`/v1/feedback` and `/v1/records`: data that flows back into the pipelines."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _FEEDBACK_DOCS = described(FeedbackBody, "Records a judgement of an answer")
 _RECORDS_DOCS = described(RecordsBody, "Accepts a batch of raw records; answers when it is durable")
 _TIMEOUT_S = 30.0
 UNKNOWN_ANSWER = (
-    "No answer of this id is known yet. The feedback is kept and counts as soon as its answer is known; "
-    "check the id if that is not within a minute."
+    "No answer with this id is known yet. The feedback is stored and counts as soon as its answer is known; "
+    "check the id if that takes longer than a minute."
 )
 
 
@@ -80,7 +80,7 @@ def _request_id(request: Request) -> str:
 
 
 def _record(body: RecordBody, where: str) -> Record:
-    """One record of a batch; the service holds it against the contract's rules."""
+    """One record of a batch; the service validates it."""
     record = Record(record_id=body.record_id, source=body.source, text=body.text, attributes=body.attributes)
     if moment := body.event_time:
         stamp = Timestamp()

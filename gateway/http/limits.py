@@ -1,4 +1,4 @@
-"""What one HTTP client may take of the gateway: header size, time, connections, and the memory of bodies under way."""
+"""Limits for HTTP clients: header size, time, connections, and the memory of current bodies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RETRY_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Limits of the HTTP door; sizes are bytes, times seconds."""
+    """Limits of the HTTP API; sizes in bytes, times in seconds."""
 
     header_bytes: int = 64 * 1024
     """Of one request's line and headers, trailers included."""
@@ -21,10 +21,10 @@ class HttpLimits:
     header_timeout_s: float = 10.0
     """For a request's headers to be complete, and for the first byte of a new connection."""
     body_timeout_s: float = 20.0
-    """A body may pause for so long, and must then have come at `body_bytes_per_s` on average."""
+    """A body may pause for this long; on average it must arrive at `body_bytes_per_s`."""
     body_bytes_per_s: int = 16 * 1024
     write_timeout_s: float = 60.0
-    """An answer of which the caller takes nothing for so long is dropped with its connection."""
+    """A response that the client does not read for this long is dropped with its connection."""
     connections: int = 2000
     connections_per_client: int = 500
     """From one address; a reverse proxy counts as one client."""
@@ -51,7 +51,7 @@ class ConnectionTable:
             Why it has no room, and is not counted; None if it has.
         """
         if self._open >= self._limits.connections:
-            return "The gateway has as many connections as it may; try again in a moment."
+            return "The gateway has reached its limit of connections. Retry later."
         if client is not None and self._by_client[client] >= self._limits.connections_per_client:
             return f"{client} has {self._limits.connections_per_client} connections open; close some first."
         self._open += 1
@@ -69,7 +69,7 @@ class ConnectionTable:
 
 
 class BodyBudget:
-    """The memory of all bodies under way in this process."""
+    """The memory of all current bodies in this process."""
 
     def __init__(self, limits: HttpLimits) -> None:
         self.limits = limits
@@ -94,10 +94,10 @@ class BodyLease:
         return self._budget.limits.body_bytes
 
     def hold(self, size: int) -> None:
-        """Makes sure that the request holds so many bytes.
+        """Reserves `size` bytes for the request.
 
         Raises:
-            InvalidArgumentError: one body may not have so many (BODY_TOO_LARGE).
+            InvalidArgumentError: a single body must not be that large (BODY_TOO_LARGE).
             UnavailableError: the bodies under way leave no room now.
         """
         if size > self.limit:
@@ -108,7 +108,7 @@ class BodyLease:
         budget = self._budget
         if budget.taken + more > budget.limits.bodies_bytes:
             raise UnavailableError(
-                "The gateway has no memory left for this body; send it again in a moment.",
+                "The gateway has no memory left for this body. Retry later.",
                 reason="BODIES_UNDER_WAY",
                 retry_after_s=_RETRY_S,
             )

@@ -1,4 +1,4 @@
-"""OpenAI's chat dialect to the inference service's messages and back. It makes no call.
+"""Maps OpenAI's chat API to the inference service's messages and back. It makes no calls.
 
 Source: https://platform.openai.com/docs/api-reference/chat. What the mesh does not do is refused by name rather than
 ignored; without `temperature` the most probable tokens are taken. One option is ours: `apply_prompt_template`
@@ -77,14 +77,14 @@ def model_id(name: str) -> str:
 def model_not_found(name: str) -> NotFoundError:
     """The error for a model that does not answer."""
     return NotFoundError(
-        f"The model `{name[:64]}` does not exist or has no serving version; GET /v1/models lists those that answer.",
+        f"The model `{name[:64]}` does not exist or has no serving version; GET /v1/models lists those that serve.",
         reason="MODEL_NOT_FOUND",
         violations=[FieldViolation("model", "no such model")],
     )
 
 
 def as_sent(error: InvalidArgumentError, call: ChatCall) -> InvalidArgumentError:
-    """What the service says of a request, with the fields as the caller sent them."""
+    """The service's error for a request, with the field names that the caller sent."""
     names = {"text": "messages[0].content"} if call.apply_prompt_template else {}
     found = []
     for violation in error.violations:
@@ -101,7 +101,7 @@ def read_chat(value: dict[str, Any]) -> ChatCall:
 
     Raises:
         InvalidArgumentError: names the first parameter that is wrong, unknown or not offered.
-        NotFoundError: the model's name is none.
+        NotFoundError: the model's name is not valid.
     """
     body = read_body(ChatBody, value)
     return ChatCall(
@@ -123,7 +123,7 @@ def read_chat(value: dict[str, Any]) -> ChatCall:
 
 
 def usage_json(usage: Usage) -> dict[str, int]:
-    """What a request cost."""
+    """The token usage of a request."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

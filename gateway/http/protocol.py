@@ -1,4 +1,4 @@
-"""One HTTP connection: uvicorn's httptools protocol with the limits that it lacks.
+"""One HTTP connection: uvicorn's httptools protocol with additional limits.
 
 Headers are bounded in size, number and time, bodies in time, answers in the time that their caller leaves them
 unread, connections in number. What breaks a limit is answered where that is still possible; the rest of what its
@@ -33,11 +33,11 @@ class _BrokenLimitError(Exception):
 
 
 def limited_protocol(limits: HttpLimits, refused: Callable[[str], None]) -> type[asyncio.Protocol]:
-    """What uvicorn makes a connection of.
+    """Creates a connection for uvicorn.
 
     Args:
         limits: of every connection.
-        refused: is told the code of every refusal, for the metrics.
+        refused: called with the code of every refusal, for the metrics.
     """
     made = functools.partial(LimitedProtocol, limits, ConnectionTable(limits), refused)
     return cast("type[asyncio.Protocol]", made)
@@ -63,7 +63,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._broken: _BrokenLimitError | None = None
-        # The connection is given up; what still comes is thrown away.
+        # The connection was given up; further input is discarded.
         self._discarding = False
 
     # The transport's callbacks
@@ -147,7 +147,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """A header, or a trailer behind a chunked body: those are counted and dropped."""
         self._fields += 1
         if self._fields > self._limits.headers:
-            raise self._break(431, "too_many_headers", f"A request has at most {self._limits.headers} headers.")
+            raise self._break(431, "too_many_headers", f"A request may have at most {self._limits.headers} headers.")
         self._grow(len(name) + len(value) + 4)
         if self._phase == _HEAD:
             super().on_header(name, value)
@@ -179,7 +179,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The answer is written."""
         if self._phase == _BODY and not self.transport.is_closing():
-            # No one reads the rest of the body: neither must the connection wait for it.
+            # The rest of the body is not read, so the connection must not wait for it.
             self.server_state.total_requests += 1
             self._linger()
             return
@@ -200,7 +200,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _too_large(self) -> _BrokenLimitError:
         limit = self._limits.header_bytes
-        return _BrokenLimitError(431, "headers_too_large", f"A request's headers have at most {limit} bytes.")
+        return _BrokenLimitError(431, "headers_too_large", f"The headers of a request may have at most {limit} bytes.")
 
     def _break(self, status: int, code: str, message: str) -> _BrokenLimitError:
         # The parser raises an error of its own for it.
@@ -224,7 +224,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             seconds = self._limits.header_timeout_s
-            self._refuse(_BrokenLimitError(408, "headers_too_slow", f"The headers did not come within {seconds:g} s."))
+            self._refuse(
+                _BrokenLimitError(408, "headers_too_slow", f"The headers did not arrive within {seconds:g} s.")
+            )
 
     def _watch_body(self) -> None:
         if self._reading is None:
@@ -239,7 +241,7 @@ class LimitedProtocol(HttpToolsProtocol):
         due = self._body_began_at + limits.body_timeout_s + self._body_bytes / limits.body_bytes_per_s
         due = min(due, self._body_moved_at + limits.body_timeout_s)
         if now >= due:
-            self._refuse(_BrokenLimitError(408, "body_too_slow", "The body did not come fast enough."))
+            self._refuse(_BrokenLimitError(408, "body_too_slow", "The body did not arrive fast enough."))
         else:
             self._reading = self.loop.call_later(due - now, self._check_body)
 
@@ -268,7 +270,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _linger(self) -> None:
-        """Closes the connection once the client has sent what it has to send, or after a moment."""
+        """Closes the connection once the client has finished sending, or after a short time."""
         if self._discarding or self.transport.is_closing():
             return
         self._discarding = True

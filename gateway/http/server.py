@@ -53,7 +53,7 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """An HTTP server on a port that is open from the start, so that a taken one is told at once."""
+    """An HTTP server on a port that is open from the start, so that a port in use is reported at once."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class HttpServer:
         app: the ASGI application.
         address: `host:port`; port 0 takes any.
         limits: of every connection.
-        refused: is told the code of every request that broke a limit.
+        refused: called with the code of every request that broke a limit.
         tls: of every connection; None for plain text.
 
         Raises:
@@ -97,7 +97,7 @@ class HttpServer:
         )
 
     async def serve(self) -> None:
-        """Serves until it is cancelled; then answers what is in hand and ends."""
+        """Serves until cancelled; then finishes current requests."""
         serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
         try:
             await asyncio.shield(serving)

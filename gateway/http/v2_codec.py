@@ -1,4 +1,4 @@
-"""KServe V2's HTTP bodies to its gRPC messages and back, with the binary tensor data extension.
+"""Maps KServe V2's HTTP bodies to its gRPC messages and back, with the binary tensor data extension.
 
 Sources: https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md and
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md. It makes no call.
@@ -98,7 +98,7 @@ def read_infer(body: bytes | bytearray, json_size: int | None, model: str, versi
     for index, tensor in enumerate(_list(head.get("inputs"), "inputs")):
         used += _read_input(request, tensor, f"inputs[{index}]", tail[used:])
     if used != len(tail):
-        raise InvalidArgumentError(f"The inputs name {used} bytes of binary data, the body has {len(tail)}.")
+        raise InvalidArgumentError(f"The inputs declare {used} bytes of binary data, the body has {len(tail)}.")
     binary_outputs: dict[str, bool] = {}
     for index, output in enumerate(_list(head.get("outputs", []), "outputs")):
         where = f"outputs[{index}]"
@@ -129,7 +129,7 @@ def _list(value: Any, where: str) -> list[Any]:
 def _set_parameters(target: Any, values: dict[str, Any], where: str) -> None:
     for name, value in values.items():
         if name.startswith("shared_memory"):
-            raise invalid(where, "Shared memory is not offered over this door; send the tensors in the body.")
+            raise invalid(where, "Shared memory is not supported over HTTP; send the tensors in the body.")
         if isinstance(value, bool):
             target[name].bool_param = value
         elif isinstance(value, int) and -(2**63) <= value < 2**63:
@@ -163,7 +163,9 @@ def _read_input(request: Any, tensor: Any, where: str, tail: memoryview) -> int:
         raw = _raw_of_json(entry.get("data"), datatype, shape, where)
     else:
         if type(size) is not int or not 0 <= size <= len(tail):
-            raise invalid(where, f"`{where}` names {size!r} bytes of binary data, {len(tail)} are left in the body.")
+            raise invalid(
+                where, f"`{where}` declares {size!r} bytes of binary data, but only {len(tail)} are left in the body."
+            )
         if "data" in entry:
             raise invalid(f"{where}.data", f"`{where}` has both `data` and binary data.")
         raw = bytes(tail[:size])
@@ -195,7 +197,7 @@ def _raw_of_json(data: Any, datatype: str, shape: list[int], where: str) -> byte
         raise invalid(f"{where}.data", f"`{where}.data` has {len(flat)} elements, its shape says {elements}.")
     if datatype == "BYTES":
         if not all(isinstance(item, str) for item in flat):
-            raise invalid(f"{where}.data", f"`{where}.data` must hold strings.")
+            raise invalid(f"{where}.data", f"`{where}.data` must contain strings.")
         return b"".join(_with_length(item.encode()) for item in flat)
     if datatype == "BF16":
         raise invalid(f"{where}.datatype", "BF16 has no JSON form; send it as binary data.")
@@ -203,13 +205,13 @@ def _raw_of_json(data: Any, datatype: str, shape: list[int], where: str) -> byte
         if datatype == "BOOL" and any(item not in (True, False) for item in flat):
             raise ValueError("an element is neither true nor false")
         if datatype != "BOOL" and any(isinstance(item, bool | str | list | dict) or item is None for item in flat):
-            raise ValueError("an element is no number")
+            raise ValueError("an element is not a number")
         if not datatype.startswith("FP") and any(isinstance(item, float) for item in flat):
-            raise ValueError("an element is no integer")
+            raise ValueError("an element is not an integer")
         if flat and "INT" in datatype:
             bounds = np.iinfo(_DTYPES[datatype])
             if min(flat) < bounds.min or max(flat) > bounds.max:
-                raise ValueError("an element is out of its range")
+                raise ValueError("an element is out of range")
         return np.array(flat, dtype=_DTYPES[datatype]).tobytes()
     except (ValueError, TypeError, OverflowError) as error:
         raise invalid(f"{where}.data", f"`{where}.data` does not fit {datatype}: {error}.") from error
@@ -259,7 +261,7 @@ def _texts(elements: list[bytes], name: str) -> list[str]:
         return [element.decode() for element in elements]
     except UnicodeDecodeError as error:
         raise InvalidArgumentError(
-            f"The output {name} is not UTF-8 text; ask for it as binary data.", reason="NOT_TEXT"
+            f"The output {name} is not UTF-8 text; request it as binary data.", reason="NOT_TEXT"
         ) from error
 
 

@@ -1,1 +1,1 @@
-"""API keys: made, kept as digests, checked on every request."""
+"""API keys: created, stored as digests, checked on every request."""

@@ -1,4 +1,4 @@
-"""What an API key is: `tm_<id>_<secret>`, of which only a digest is kept. It knows no database and no transport.
+"""API keys, `tm_<id>_<secret>`, of which only a digest is stored. Independent of database and transport.
 
 The secret has 256 bits of chance, so a plain sha256 is enough: there is nothing to guess that a slow hash would slow.
 """
@@ -23,7 +23,7 @@ class Role(StrEnum):
     READ = "read"
     """See models, cycles, data sets, records, logs and traces."""
     PREDICT = "predict"
-    """Ask models and judge their answers."""
+    """Use models and rate their answers."""
     INGEST = "ingest"
     """Send records."""
     OPERATE = "operate"
@@ -38,7 +38,7 @@ USUAL_ROLES = frozenset({Role.READ, Role.PREDICT, Role.INGEST})
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """What the holder of a key may take of one gateway process; None is without a limit of its own."""
+    """Limits of a key per gateway process; None means no limit."""
 
     requests_per_s: float | None = None
     concurrent: int | None = None
@@ -47,7 +47,7 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is kept."""
+    """A stored key."""
 
     key_id: str
     name: str
@@ -58,7 +58,7 @@ class ApiKey:
     roles: frozenset[Role] = frozenset()
     expire_time: datetime | None = None
     last_use_time: datetime | None = None
-    """Written now and then, not at every request."""
+    """Written periodically, not at every request."""
     tenant: str = ""
     limits: KeyLimits = KeyLimits()
 
@@ -67,23 +67,23 @@ class ApiKey:
         return Role.ADMIN in self.roles or not self.roles.isdisjoint(roles)
 
     def expired(self, now: datetime) -> bool:
-        """Whether its time is over."""
+        """Whether it has expired."""
         return self.expire_time is not None and self.expire_time <= now
 
 
 def generate_key() -> tuple[str, str]:
-    """A new key: its id and its text. The text is shown once and kept nowhere."""
+    """A new key: its id and its text. The text is shown once and never stored."""
     key_id = secrets.token_hex(6)
     return key_id, f"tm_{key_id}_{secrets.token_hex(32)}"
 
 
 def digest_key(text: str) -> str:
-    """What is kept of a key."""
+    """The stored form of a key."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def id_of(text: str) -> str | None:
-    """The id inside a key's text; None if the text is no key at all."""
+    """The id inside a key's text; None if the text is not a key."""
     found = _PATTERN.match(text)
     return found.group(1) if found else None
 

@@ -1,4 +1,4 @@
-"""Holds each key to its own limits, inside one process.
+"""Enforces the limits of each key, within one process.
 
 A rate is a token bucket that holds one second's requests; refusals say when the next request has its turn. Other
 limits, such as tokens a day, belong into `_KeyUsage`, beside these.
@@ -18,7 +18,7 @@ _SMOOTHING = 0.2
 
 
 class _KeyUsage:
-    """What one key has under way."""
+    """Current usage of one key."""
 
     __slots__ = ("concurrent", "filled_at", "mean_s", "tokens")
 
@@ -81,5 +81,5 @@ def _nothing() -> None:
 
 def _exhausted(reason: str, limit: str, wait_s: float) -> ResourceExhaustedError:
     return ResourceExhaustedError(
-        f"This API key is limited to {limit}; try again in {wait_s:.2f} s.", reason=reason, retry_after_s=wait_s
+        f"This API key is limited to {limit}; retry in {wait_s:.2f} s.", reason=reason, retry_after_s=wait_s
     )

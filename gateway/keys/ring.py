@@ -1,6 +1,6 @@
 """Checks keys without touching the database: a copy in memory that is read again every few seconds.
 
-A revoked key is refused within `refresh_s`; a new key is let in at once, since an unknown id asks the database first.
+A revoked key is refused within `refresh_s`; a new key is accepted at once, since an unknown id queries the database.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from services.kit.errors import UnauthenticatedError, UnavailableError
 logger = logging.getLogger(__name__)
 
 USES_S = 60.0
-"""How often the last uses of keys are written."""
+"""How often the times of last use are written."""
 
 HOW_TO_GET_ONE = (
     "Send `Authorization: Bearer <key>` (or `x-api-key`): the mesh wrote its first key to <state folder>/api-key, "
-    "`tidemill keys create NAME` makes another."
+    "`tidemill keys create NAME` creates another."
 )
 
 
@@ -66,7 +66,7 @@ class KeyRing:
             self._keys = {key.key_id: key for key in keys if key.revoke_time is None}
 
     async def run(self) -> None:
-        """Reads the keys again and again; a failing database keeps the last copy."""
+        """Reads the keys regularly; if the database fails, the last copy stays in use."""
         written_at = time.monotonic()
         while True:
             await asyncio.sleep(self._refresh_s)
@@ -76,7 +76,7 @@ class KeyRing:
                     written_at = time.monotonic()
                     await self.write_uses()
             except Exception:
-                logger.exception("the API keys could not be read; the last known ones hold")
+                logger.exception("cannot read the API keys; using the last known ones")
 
     async def write_uses(self) -> None:
         """Writes when keys were last used since the last writing; also to be called at the end."""
@@ -117,9 +117,9 @@ class KeyRing:
         try:
             await self.refresh()
         except Exception as error:
-            logger.exception("the API keys could not be read; the last known ones hold")
+            logger.exception("cannot read the API keys; using the last known ones")
             raise UnavailableError(
-                "The gateway cannot read its API keys now; try again.", reason="KEYS_UNAVAILABLE", retry_after_s=1.0
+                "The gateway cannot read its API keys. Retry later.", reason="KEYS_UNAVAILABLE", retry_after_s=1.0
             ) from error
 
 

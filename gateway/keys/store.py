@@ -54,7 +54,7 @@ class KeyStore:
         return cls(open_database(database_url, _MIGRATIONS, schema="gateway"))
 
     def close(self) -> None:
-        """Gives the connections back."""
+        """Closes the connections."""
         self._engine.dispose()
 
     def create(
@@ -66,7 +66,7 @@ class KeyStore:
         tenant: str = "",
         limits: KeyLimits | None = None,
     ) -> tuple[ApiKey, str]:
-        """Makes a key.
+        """Creates a key.
 
         Returns:
             The key as it is kept, and its text, which no one can read again.
@@ -96,25 +96,25 @@ class KeyStore:
         """One key.
 
         Raises:
-            NotFoundError: there is no such key.
+            NotFoundError: the key does not exist.
         """
         found = next((key for key in self.list() if key.key_id == key_id), None)
         if found is None:
-            raise NotFoundError(f"There is no API key {key_id}; `tidemill keys list` shows them.")
+            raise NotFoundError(f"The API key {key_id} does not exist; `tidemill keys list` shows all.")
         return found
 
     def rotate(self, key_id: str, overlap: timedelta) -> tuple[ApiKey, str]:
-        """Makes a key with the same name, roles, tenant, limits and lifetime; the old one ends after the overlap.
+        """Creates a key with the same name, roles, tenant, limits and lifetime; the old one expires after the overlap.
 
         Raises:
-            NotFoundError: there is no such key.
+            NotFoundError: the key does not exist.
             FailedPreconditionError: it is revoked or expired.
         """
         now = self._clock.now()
         old = self.get(key_id)
         if old.revoke_time is not None or old.expired(now):
             raise FailedPreconditionError(
-                f"The API key {key_id} is revoked or expired; make another with `tidemill keys create`.",
+                f"The API key {key_id} is revoked or expired; create another with `tidemill keys create`.",
                 reason="API_KEY_ENDED",
             )
         lifetime = old.expire_time - old.create_time if old.expire_time is not None else None
@@ -135,7 +135,7 @@ class KeyStore:
         return made
 
     def note_uses(self, uses: Mapping[str, datetime]) -> None:
-        """Keeps when keys were last used; an earlier time than the known one changes nothing."""
+        """Stores when keys were last used; an earlier time than the known one changes nothing."""
         with self._engine.begin() as connection:
             for key_id, moment in uses.items():
                 connection.execute(
@@ -148,10 +148,10 @@ class KeyStore:
                 )
 
     def revoke(self, key_id: str) -> ApiKey:
-        """Ends a key's validity; a key that was revoked before keeps its time.
+        """Revokes a key; one that was revoked before keeps its time.
 
         Raises:
-            NotFoundError: there is no such key.
+            NotFoundError: the key does not exist.
         """
         with self._engine.begin() as connection:
             connection.execute(
@@ -162,7 +162,7 @@ class KeyStore:
         return self.get(key_id)
 
     def ensure_local_key(self, state: Path) -> Path:
-        """Makes sure that this machine's user has a key: one is written to `<state>/api-key` (mode 0600) if need be.
+        """Ensures that this machine's user has a key: writes one to `<state>/api-key` (mode 0600) if needed.
 
         A file that holds a revoked key stays as it is: revoking means revoked.
         """

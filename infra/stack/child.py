@@ -1,4 +1,4 @@
-"""What the supervisor needs to know of a child before it starts it."""
+"""What the supervisor needs to know about a child before starting it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class PrivateNetwork:
-    """A program reaches nothing and is reached by no one but through its guard."""
+    """A network in which a program can only be reached through its guard, and reaches nothing."""
 
     port: int
     """Of the machine's loopback, where the guard listens; the program listens on the same one of its own network."""
@@ -46,7 +46,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """A child as declared: its place among the others, its ports, how to run it and how to see that it is ready."""
+    """The declaration of a child: its dependencies, its ports, how to run it and how to probe it."""
 
     name: str
     ports: Mapping[str, int]

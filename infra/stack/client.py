@@ -1,6 +1,6 @@
 """Starts, stops and looks at the stack from another process, such as the command line.
 
-The supervisor runs in a session of its own: ctrl-C in the terminal reaches the caller only. It is talked to through
+The supervisor runs in a session of its own: ctrl-C in the terminal reaches only the caller. It is controlled through
 its state file and signals.
 """
 
@@ -40,7 +40,7 @@ _STOP_TIMEOUT_S = 120.0
 
 
 def _nobody(name: str, child: ChildState) -> None:
-    """A progress that no one watches."""
+    """A progress that is not shown."""
 
 
 def up(
@@ -58,11 +58,11 @@ def up(
         state: the mesh's state folder.
         home: prepared parts; see `infra.stack.assets.prepare`.
         only: names of children; all when None.
-        on_progress: told of each change of a child.
+        on_progress: called with each change of a child.
         timeout_s: how long to wait; a little more than the supervisor's own timeouts when None.
 
     Raises:
-        StackError: it could not start, or another selection of children runs; the message tells what to do.
+        StackError: it could not start, or another selection of children runs; the message says what to do.
     """
     layout = Layout.of(home, state)
     wanted = set(NAMES if only is None else only)

@@ -203,7 +203,7 @@ def _folder_for(layout: Layout, user: User) -> Path:
     folder = _OPEN_FOLDER / f"tidemill-elasticsearch-{name}"
     folder.mkdir(mode=0o711, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != 0:
-        raise StackError(f"{folder} belongs to someone else: remove it, or choose another TIDEMILL_STATE.")
+        raise StackError(f"{folder} belongs to another user: remove it, or choose another TIDEMILL_STATE.")
     if not layout.state.elasticsearch.is_symlink():
         layout.state.elasticsearch.symlink_to(folder)
     return folder

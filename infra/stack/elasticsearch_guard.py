@@ -1,4 +1,4 @@
-"""Stands before a node that has no security: passes on the requests of whoever knows the password (HTTP Basic).
+"""A proxy for a node without security: passes on requests with the right password (HTTP Basic).
 
 `python -m infra.stack.elasticsearch_guard FD PORT`: answers on the listening socket FD, which belongs to the machine's
 network, and asks the node at PORT of the private network that both live in (see `launch.py`). Bodies are streamed,
@@ -42,7 +42,7 @@ class Guard:
             yield
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answers one request: 401 without the password, 503 while the node is away."""
+        """Answers one request: 401 without the password, 503 while the node is unavailable."""
         given = request.headers.get("Authorization", "").encode(errors="replace")
         if not hmac.compare_digest(given, self._expected):
             return web.json_response(

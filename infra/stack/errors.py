@@ -1,4 +1,4 @@
-"""Errors of the stack: each message is one sentence that tells a person what to do."""
+"""Errors of the stack: each message says what to do."""
 
 from __future__ import annotations
 

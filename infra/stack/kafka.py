@@ -64,7 +64,7 @@ def server_properties(folder: Path, ports: Mapping[str, int], security: Mapping[
         "default.replication.factor": 1,
         "offsets.topic.replication.factor": 1,
         "offsets.topic.num.partitions": _INTERNAL_PARTITIONS,
-        # A reader that was away for long goes on where it stopped, and notices what it has missed: a year.
+        # A reader that was down for long continues where it stopped, and notices what it has missed: a year.
         "offsets.retention.minutes": 365 * 24 * 60,
         "transaction.state.log.replication.factor": 1,
         "transaction.state.log.min.isr": 1,
@@ -135,4 +135,4 @@ def _ready(layout: Layout, addresses: Addresses) -> None:
     try:
         kafka_access.grant(layout, addresses.ports["kafka"])
     except KafkaError as error:
-        raise ProbeError(f"the rights of producers are not set: {error}") from error
+        raise ProbeError(f"cannot set the rights of producers: {error}") from error

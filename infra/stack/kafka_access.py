@@ -21,12 +21,12 @@ PRODUCER_TRANSACTIONS = "producer."
 
 
 def password_file(state: State, user: str) -> Path:
-    """Where the password of a user lies."""
+    """The file with the password of a user."""
     return state.kafka / f"{user}.password"
 
 
 def place_passwords(state: State) -> dict[str, str]:
-    """The password of each user, made where there is none yet."""
+    """The password of each user, created if missing."""
     return {user: _place(password_file(state, user)) for user in _USERS}
 
 

@@ -1,4 +1,4 @@
-"""Where things lie: the home shared by all meshes of a user, and the state folder of one mesh."""
+"""Locations of files: the home shared by all meshes of a user, and the state folder of one mesh."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Home:
 
     @property
     def downloads(self) -> Path:
-        """Files as they came out of packages."""
+        """Files extracted from packages."""
         return self.root / "downloads"
 
     @property

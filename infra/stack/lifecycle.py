@@ -134,7 +134,7 @@ class ChildRunner:
         if self._process is not None:
             orderly = await processes.stop(self._process, self.spec.stop_grace_s)
             if not orderly:
-                logger.warning("%s did not end in time and was killed", self.spec.name)
+                logger.warning("%s did not stop in time and was killed", self.spec.name)
         _remove_leftovers(self._program)
         self._set(phase=ChildPhase.STOPPED, pid=None)
 
@@ -171,7 +171,7 @@ class ChildRunner:
                 return late
             hung = await self._while_alive(ended, addresses)
             if hung is not None:
-                logger.error("%s %s; it is killed", self.spec.name, hung)
+                logger.error("%s %s; killing it", self.spec.name, hung)
                 await processes.stop(self._process, self._timeouts.kill_grace_s)
                 return f"{hung} and was killed"
             code = await ended

@@ -1,4 +1,4 @@
-"""Keeps two supervisors from one state folder, whatever becomes of either: the kernel gives the lock back."""
+"""Keeps two supervisors from using one state folder; the kernel releases the lock when a process dies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def held(state: State) -> Iterator[None]:
             except OSError as error:
                 if time.monotonic() > end:
                     raise AlreadyRunningError(
-                        f"A stack runs on {state.root} already: `tidemill status` shows it, `tidemill down` ends it."
+                        f"A stack already runs on {state.root}: `tidemill status` shows it, `tidemill down` stops it."
                     ) from error
                 time.sleep(0.1)
         yield

@@ -41,7 +41,7 @@ class PortAllocator:
         """Chooses a port for each use: the one it had before, else the usual one, else any free one.
 
         Raises:
-            StackError: there is none.
+            StackError: no port is free.
         """
         spare = random.sample(_FREE_RANGE, len(_FREE_RANGE))
         chosen: dict[str, int] = {}
@@ -54,7 +54,7 @@ class PortAllocator:
         for port in candidates:
             if port not in self._held and self._reserve(port):
                 return port
-        raise StackError("No port between 20000 and 31999 is free on this machine: stop what holds them.")
+        raise StackError("No port between 20000 and 31999 is free on this machine: stop the processes that use them.")
 
     def _reserve(self, port: int) -> bool:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class PortAllocator:
         return True
 
     def release(self) -> None:
-        """Gives all ports back."""
+        """Releases all ports."""
         for port, handle in self._held.items():
             with contextlib.suppress(OSError):
                 (self._folder / str(port)).unlink()

@@ -1,4 +1,4 @@
-"""Checks a machine before anything is started: each thing that is wrong yields a sentence that tells what to do.
+"""Checks a machine before anything is started: each problem yields a sentence that says what to do.
 
 Facts are gathered in one place and judged in another, so that every judgement can be tested on any machine.
 """
@@ -125,7 +125,7 @@ def _root(machine: Machine) -> str | None:
         return None
     return (
         "Services read what strangers send and must not do so as root: run this as another user, or set "
-        f"{ALLOW_ROOT}=1 where the machine holds nothing else, such as a container."
+        f"{ALLOW_ROOT}=1 if the machine is used for nothing else, such as a container."
     )
 
 
@@ -152,8 +152,8 @@ def _library(machine: Machine) -> str | None:
         return None
     version, library = f"{machine.python[0]}.{machine.python[1]}", library_name(*machine.python)
     return (
-        f"Triton needs the shared library {library}, which {machine.executable} comes without: install it "
-        f"(Debian and Ubuntu: libpython{version}; Fedora: python{version}-libs), or remove .venv and make it with a "
+        f"Triton needs the shared library {library}, which {machine.executable} lacks: install it "
+        f"(Debian and Ubuntu: libpython{version}; Fedora: python{version}-libs), or remove .venv and create it with a "
         f"Python that uv manages (uv python install {version})."
     )
 
@@ -162,7 +162,7 @@ def _writable(machine: Machine) -> str | None:
     if not machine.unwritable:
         return None
     names = " and ".join(str(path) for path in machine.unwritable)
-    return f"No right to write in {names}: set TIDEMILL_HOME and TIDEMILL_STATE to folders of your own."
+    return f"Cannot write to {names}: set TIDEMILL_HOME and TIDEMILL_STATE to folders of your own."
 
 
 def _disk(machine: Machine) -> str | None:

@@ -21,7 +21,7 @@ def private_folder(folder: Path) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
     if found.st_mode & stat.S_ISVTX or os.geteuid() not in (0, found.st_uid):
-        raise StackError(f"{folder} is not a folder of this user alone: set TIDEMILL_STATE to one that is.")
+        raise StackError(f"{folder} is shared with other users: set TIDEMILL_STATE to a private folder.")
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
     return folder

@@ -28,7 +28,7 @@ _LAUNCHER = Path(__file__).with_name("launch.py")
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a living process began, in clock ticks since boot; None when there is none or only its zombie.
+    """When a process began, in clock ticks since boot; None if it does not exist or is a zombie.
 
     Together with the id it names one process: ids are used again, and such a later process is not ours.
     """
@@ -49,7 +49,7 @@ def is_alive(pid: int | None, ticks: int | None) -> bool:
 def guarded() -> Iterator[str]:
     """Has a second process end everything that is marked with the yielded run, should this one be killed."""
     run = uuid.uuid4().hex
-    # In a session of its own: what ends the supervisor must not reach it.
+    # In its own session: a signal that ends the supervisor must not reach it.
     guard = subprocess.Popen(
         [sys.executable, "-I", "-S", str(Path(guards.__file__)), run], stdin=subprocess.PIPE, start_new_session=True
     )

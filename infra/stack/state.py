@@ -21,7 +21,7 @@ FORMAT = 2
 
 
 class StackPhase(StrEnum):
-    """Where the whole stack stands."""
+    """State of the whole stack."""
 
     STOPPED = "stopped"
     STARTING = "starting"
@@ -34,7 +34,7 @@ class StackPhase(StrEnum):
 
 
 class ChildPhase(StrEnum):
-    """Where one child stands."""
+    """State of one child."""
 
     WAITING = "waiting"
     """For the children it needs."""
@@ -139,7 +139,7 @@ class StateFile:
             write_state(self._path, stack)
         except OSError as error:
             if before is None:
-                logger.error("cannot write %s, which is now out of date; it is tried again: %s", self._path, error)
+                logger.error("cannot write %s, which is now out of date; retrying: %s", self._path, error)
             return
         self._pending = None
         if before is not None:

@@ -36,7 +36,7 @@ _LOG_LIMIT_BYTES = 64 * 2**20
 
 
 def stop_order(specs: Sequence[ChildSpec]) -> list[list[str]]:
-    """Groups of children to stop one after the other: whoever uses another goes first.
+    """Groups of children to stop one after another: dependents before what they depend on.
 
     Raises:
         StackError: children use each other in a circle.
@@ -48,14 +48,14 @@ def stop_order(specs: Sequence[ChildSpec]) -> list[list[str]]:
     while gone < names:
         group = sorted(name for name in names - gone if users[name] <= gone)
         if not group:
-            raise StackError(f"These children use each other in a circle: {', '.join(sorted(names - gone))}.")
+            raise StackError(f"These children depend on each other in a circle: {', '.join(sorted(names - gone))}.")
         order.append(group)
         gone.update(group)
     return order
 
 
 class Supervisor:
-    """Runs a set of children until it is told to stop."""
+    """Runs a set of children until it is stopped."""
 
     def __init__(self, layout: Layout, specs: Iterable[ChildSpec], timeouts: Timeouts | None = None) -> None:
         self._layout = layout

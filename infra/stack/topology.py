@@ -1,4 +1,4 @@
-"""The children of a whole mesh, declared: three parts and Tidemill's services, with what each is told.
+"""The children of a whole mesh, declared: three parts and Tidemill's services, with the configuration of each.
 
 The services are known by module name only; each reads its own settings from the environment given here.
 """
@@ -114,7 +114,7 @@ def specs(layout: Layout, only: Iterable[str] | None = None) -> list[ChildSpec]:
     """
     wanted = set(NAMES if only is None else only)
     if unknown := wanted - set(NAMES):
-        raise StackError(f"No such part: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.")
+        raise StackError(f"No such part: {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}.")
     parts = [
         dataclasses.replace(part, liveness_s=_seconds(LIVENESS_PARTS, part.liveness_s))
         for part in (kafka.child(layout), elasticsearch.child(layout), triton.child(layout))
@@ -124,12 +124,12 @@ def specs(layout: Layout, only: Iterable[str] | None = None) -> list[ChildSpec]:
 
 
 def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[str, str]:
-    """What a service is told, beside this process's own environment.
+    """The environment variables of a service, in addition to those of this process.
 
     Args:
         layout: where files lie.
         addresses: of the children that run; what does not run is left out.
-        service: the one that is told.
+        service: the service to configure.
 
     Raises:
         StackError: a store in this process's environment cannot serve all services.

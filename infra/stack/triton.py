@@ -49,7 +49,7 @@ def child(layout: Layout) -> ChildSpec:
         sockets={"triton_grpc": f"triton:{_SOCKET_NUMBER}"},
         prepare=partial(_prepare, layout),
         probe=grpc_health("triton_grpc"),
-        # A model that cannot be loaded makes the server unready, and no restart mends that.
+        # A model that cannot be loaded makes the server unready, and no restart fixes that.
         alive=triton_alive("triton_grpc"),
         stop_grace_s=30.0,
     )
@@ -146,7 +146,9 @@ def _listen(address: str) -> tuple[str, str]:
 def _prepare(layout: Layout, addresses: Addresses) -> Program:
     library = find_libpython()
     if library is None:
-        raise StackError(f"Triton needs {library_name()}, which this Python lacks; `tidemill up` says how to get it.")
+        raise StackError(
+            f"Triton needs {library_name()}, which this Python lacks; `tidemill up` says how to install it."
+        )
     backends = place_backends(layout.home)
     repository = layout.state.triton_repository
     repository.mkdir(parents=True, exist_ok=True)

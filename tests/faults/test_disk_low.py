@@ -61,7 +61,7 @@ def test_a_low_disk_is_refused_and_logged_and_taken_again_when_there_is_room(
     assert caught.value.retry_after_s is not None
     disk.free()
     guard.check()
-    assert "records are refused until there is room" in caplog.text
+    assert "new records are refused" in caplog.text
     assert "the disk has room again" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""A running cycle, one line a stage: live on a terminal, as plain lines elsewhere."""
+"""Shows a running cycle, one line per stage: live on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLAIN_EVERY_S = 10.0
 
 
 class CycleReporter(Protocol):
-    """Shows the states of one cycle as they come."""
+    """Shows the states of one cycle."""
 
     def __enter__(self) -> CycleReporter:
         """Begins."""

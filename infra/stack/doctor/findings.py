@@ -47,7 +47,7 @@ def examine(checks: Sequence[Check], *, repair: bool = False) -> list[Finding]:
 
     Args:
         checks: in their order.
-        repair: mend what can be mended safely.
+        repair: repair what can be repaired safely.
     """
     found: list[Finding] = []
     for check in checks:

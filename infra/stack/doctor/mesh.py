@@ -59,10 +59,10 @@ def _disk(layout: Layout) -> Iterator[Finding]:
         yield Finding(
             "disk",
             Level.FAULT if space.low else Level.NOTICE,
-            f"The disk is nearly full, records are refused: {space}."
+            f"The disk is nearly full, new records are refused: {space}."
             if space.low
             else f"The disk will be full soon: {space}.",
-            f"Free some space; old logs lie in {layout.state.logs}, old runs in {layout.state.artifacts}/runs.",
+            f"Free some space; old logs are in {layout.state.logs}, old runs in {layout.state.artifacts}/runs.",
         )
 
 
@@ -76,7 +76,7 @@ def _permissions(layout: Layout) -> Iterator[Finding]:
         yield Finding(
             "permissions",
             Level.FAULT,
-            f"Other users of this machine can look into {root} (mode {mode:04o}), where records and keys lie.",
+            f"Other users of this machine can read {root} (mode {mode:04o}), which contains records and keys.",
             f"chmod 700 {root}",
             partial(root.chmod, 0o700),
         )
@@ -108,7 +108,7 @@ def _state(layout: Layout) -> Iterator[Finding]:
             "state",
             Level.FAULT,
             f"The supervisor was killed; {file} still says that it runs.",
-            "`tidemill up` starts the mesh again and goes on where it was.",
+            "`tidemill up` starts the mesh again and continues where it stopped.",
             partial(write_state, file, stopped),
         )
     elif stack.phase is StackPhase.FAILED:
@@ -119,8 +119,8 @@ def _state(layout: Layout) -> Iterator[Finding]:
                 yield Finding(
                     "state",
                     Level.FAULT,
-                    f"{file} names process {child.pid} for {name}, and there is none.",
-                    "Wait a moment: the supervisor starts it again. If it stays so, `tidemill down` and `tidemill up`.",
+                    f"{file} names process {child.pid} for {name}, which does not exist.",
+                    "Wait: the supervisor restarts it. If that does not help, run `tidemill down` and `tidemill up`.",
                 )
 
 
@@ -133,7 +133,7 @@ def _leftovers(layout: Layout) -> Iterator[Finding]:
         yield Finding(
             "leftovers",
             Level.FAULT,
-            f"The mesh does not run, but these processes of it do: {names}.",
+            f"The mesh is stopped, but these of its processes are still running: {names}.",
             "`tidemill down` ends them.",
             lambda: _end(layout),
         )
@@ -164,7 +164,7 @@ def _ports(layout: Layout) -> Iterator[Finding]:
                 yield Finding(
                     "ports",
                     Level.NOTICE,
-                    f"Port {port}, which {use} would have, is taken by another process.",
+                    f"Port {port} of {use} is in use by another process.",
                     "Another one will be chosen, and `tidemill status` shows it; callers with a fixed address need it.",
                 )
 
@@ -183,7 +183,7 @@ def _health(layout: Layout) -> Iterator[Finding]:
                 "health",
                 Level.NOTICE,
                 f"{name} was started again {child.restarts} times; the last reason: {child.last_error}.",
-                f"Its log is {child.log}, and those before it beside.",
+                f"Its log is {child.log}; earlier logs are next to it.",
             )
 
 
@@ -197,9 +197,10 @@ def _triton(layout: Layout) -> Iterator[Finding]:
         yield Finding(
             "triton",
             Level.NOTICE,
-            f"Triton {version} has known holes: {_OPEN_HOLES}; they were mended in 2.59, which no package brings yet.",
+            f"Triton {version} has known vulnerabilities: {_OPEN_HOLES}. They are fixed in 2.59, for which there is no "
+            "package yet.",
             "Its HTTP and metrics ports are off and shared memory is refused, so they cannot be reached; the container "
-            "images have the newest server. docs/security.md tells more.",
+            "images have the newest server. See docs/security.md.",
         )
     child = read_state(layout).children.get("triton")
     if child is None or child.pid is None or child.phase is ChildPhase.STOPPED:
@@ -209,7 +210,7 @@ def _triton(layout: Layout) -> Iterator[Finding]:
             yield Finding(
                 "triton",
                 Level.FAULT,
-                f"The running Triton has dangerous doors open: {', '.join(open_doors)}.",
+                f"The running Triton has dangerous interfaces enabled: {', '.join(open_doors)}.",
                 "It was started by another version of Tidemill: `tidemill down`, then `tidemill up`.",
             )
 
@@ -241,7 +242,7 @@ def doors_open(command: list[str]) -> list[str]:
 
 
 def _held(layout: Layout) -> bool:
-    """Whether a supervisor holds the state folder, whatever its file says."""
+    """Whether a supervisor has locked the state folder, whatever its file says."""
     try:
         with layout.state.lock.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -47,7 +47,7 @@ def _databases(layout: Layout) -> Iterator[Finding]:
                 "Only its indexes are: with the mesh stopped, `tidemill doctor --repair` builds them again."
                 if indexes
                 else "Stop the mesh and put the file from a backup in its place. Without one, `sqlite3 FILE .recover` "
-                f"saves what can be read; removed, {file.stem} starts empty."
+                f"saves what can be read; if you delete the file, {file.stem} starts empty."
             ),
             partial(_reindex, file) if indexes and stopped else None,
         )
@@ -67,7 +67,7 @@ def _reindex(file: Path) -> None:
     with closing(sqlite3.connect(file)) as database:
         database.execute("REINDEX")
     if left := database_faults(file):
-        raise OSError(f"{file} is damaged still: {left[0]}")
+        raise OSError(f"{file} is still damaged: {left[0]}")
 
 
 def _snapshots(layout: Layout) -> Iterator[Finding]:
@@ -113,4 +113,6 @@ def _damaged(check: str, folder: Path, what: str) -> Finding:
 
 def _finding(check: str, message: str) -> Finding:
     again = "Build the data set again" if check == "snapshots" else "Train it again, or publish another build"
-    return Finding(check, Level.FAULT, message, f"{again}; move the folder away first, or put it back from a backup.")
+    return Finding(
+        check, Level.FAULT, message, f"{again}; move the folder elsewhere first, or restore it from a backup."
+    )

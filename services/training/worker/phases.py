@@ -192,7 +192,7 @@ def run_training(
     checkpoints = CheckpointFolder(job.folder / _CHECKPOINTS)
     resume = checkpoints.newest()
     if resume is not None:
-        logger.info("%s goes on from step %d", job.run, resume.step)
+        logger.info("%s resumes from step %d", job.run, resume.step)
     total = job.spec.optimization.total_steps(len(objective.lengths))
     precision = usable_precision(job.spec.optimization.precision, device)
     for warning in precision_warnings(job, device):

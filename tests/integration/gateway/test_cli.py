@@ -166,7 +166,7 @@ def test_interrupted_it_says_that_the_cycle_goes_on(mesh: Mesh) -> None:
     _, errors = process.communicate(timeout=30)
     mesh.peers.pipeline.pause_s = 0.0
     assert process.returncode == 130
-    assert "the cycle goes on" in errors
+    assert "the cycle continues" in errors
     assert f"follow {NAME}" in errors
     assert f"cancel {NAME}" in errors
     assert "Traceback" not in errors

@@ -51,7 +51,7 @@ def test_feedback_by_the_completions_id(mesh: Mesh, http: httpx.Client) -> None:
 def test_feedback_on_an_answer_that_is_not_known_says_so(http: httpx.Client) -> None:
     found = http.post("/v1/feedback", json={"answer": "answers/never", "rating": 1})
     assert found.status_code == 202
-    assert "No answer of this id" in found.json()["warning"]
+    assert "No answer with this id" in found.json()["warning"]
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v2", "/healthz", "/v2/health/live", "/v2/models/echo/ready", "/docs"])

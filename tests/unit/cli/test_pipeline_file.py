@@ -121,9 +121,9 @@ def test_anchors_and_merge_keys(write: Write) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("batch_size: 4", "batchsize: 4", "17:33: training.optimization: no field is called 'batchsize'; did you mean 'batch_size'?"),
-        ("fastest", "fastestt", "20:48: rollout.preference: 'fastestt' is none of its values; did you mean 'fastest'?"),
-        ("fastest", "cheap", "20:48: rollout.preference: 'cheap' is none of its values; there are fastest, smallest, best_quality."),
+        ("batch_size: 4", "batchsize: 4", "17:33: training.optimization: unknown field 'batchsize'; did you mean 'batch_size'?"),
+        ("fastest", "fastestt", "20:48: rollout.preference: 'fastestt' is not a valid value; did you mean 'fastest'?"),
+        ("fastest", "cheap", "20:48: rollout.preference: 'cheap' is not a valid value; choose from fastest, smallest, best_quality."),
         ("max_steps: 60", "max_steps: sixty", "17:29: training.optimization.max_steps: expected a number, found 'sixty'."),
         ("max_steps: 60", "max_steps: 6.5", "17:29: training.optimization.max_steps: expected a whole number, found '6.5'."),
         ("max_steps: 60", "max_steps: 3000000000", "17:29: training.optimization.max_steps: 3000000000 is out of range."),
@@ -132,10 +132,10 @@ def test_anchors_and_merge_keys(write: Write) -> None:
         ("base_model: tiny", "base_model: 7", "13:15: training.base_model: expected text, found a number; write it in quotes."),
         ("variants: [int8]", "variants: int8", "18:27: training.compression.variants: expected a list, found text."),
         ("- fix_unicode", "- [fix_unicode]", "8:7: dataset.operators[0]: expected a mapping with name, params, found a list."),
-        ("gate: {max", "gate: {<<: {}, 1: 2, max", "19:16: gate: no field is called '1'; there are max_quality_loss, min_gain_over_base, min_quality."),
+        ("gate: {max", "gate: {<<: {}, 1: 2, max", "19:16: gate: unknown field '1'; choose from max_quality_loss, min_gain_over_base, min_quality."),
         ("name: headlines\nsources", "name: ${NOT_SET}\nsources", "1:7: name: the variable NOT_SET is not set; set it, or write ${NOT_SET:-default}."),
-        ("  lora:", "  full: {}\n  lora:", "17:9: training.lora: stands beside 'full'; give one of the two."),
-        ("gate:", "name: again\ngate:", "19:1: name: is given twice; the first stands in line 1."),
+        ("  lora:", "  full: {}\n  lora:", "17:9: training.lora: cannot be combined with 'full'; give one of the two."),
+        ("gate:", "name: again\ngate:", "19:1: name: is given twice; the first is in line 1."),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_at_its_place(write: Write, old: str, new: str, told: str) -> None:
@@ -170,8 +170,8 @@ def test_the_contracts_rules_are_told_at_their_place(write: Write, old: str, new
     [
         ("", "is empty; copy pipelines/headlines.yaml to begin."),
         ("# nothing\n", "is empty; copy pipelines/headlines.yaml to begin."),
-        ("name: [a\n", "2:1: is no YAML: expected ',' or ']', but got '<stream end>'."),
-        ("a: b: c\n", "1:5: is no YAML: mapping values are not allowed here."),
+        ("name: [a\n", "2:1: not valid YAML: expected ',' or ']', but got '<stream end>'."),
+        ("a: b: c\n", "1:5: not valid YAML: mapping values are not allowed here."),
     ],
 )
 def test_a_file_that_is_no_pipeline(write: Write, text: str, told: str) -> None:
@@ -183,10 +183,10 @@ def test_a_list_is_no_pipeline(write: Write) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    assert wrong(tmp_path / "none.yaml") == ["there is no such file."]
+    assert wrong(tmp_path / "none.yaml") == ["this file does not exist."]
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("name: é".encode("latin-1"))
-    assert wrong(latin) == ["is not UTF-8 (byte 6); save it as UTF-8."]
+    assert wrong(latin) == ["not UTF-8 (byte 6); save the file as UTF-8."]
     with pytest.raises(InvalidArgumentError, match="cannot be read"):
         load_pipeline(tmp_path)
 

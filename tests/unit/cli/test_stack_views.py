@@ -93,4 +93,4 @@ def test_a_disk_is_mentioned_before_it_is_full() -> None:
     assert str(disk_words(scarce)) == (
         "The disk will be full soon: 3.0 GiB of 100.0 GiB are free at /state, 2.0 GiB of them in reserve."
     )
-    assert "records are refused until there is room: 1.0 GiB" in str(disk_words(low))
+    assert "new records are refused: 1.0 GiB" in str(disk_words(low))
