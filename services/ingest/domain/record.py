@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 
 from services.kit.errors import InvalidArgumentError
 from services.kit.ids import record_id, record_name, sha256_hex
@@ -67,6 +68,8 @@ class Refusal:
     content: bytes
 
 
+# Names repeat from line to line: few are looked at more than once.
+@lru_cache(maxsize=4096)
 def is_attribute_name(name: str) -> bool:
     """Whether this is a valid attribute name."""
     return _ATTRIBUTE.fullmatch(name) is not None
@@ -77,6 +80,7 @@ def is_record_id(text: str) -> bool:
     return _RECORD_ID.fullmatch(text) is not None
 
 
+@lru_cache(maxsize=256)
 def is_source_name(text: str) -> bool:
     """Whether this is a valid source name."""
     return _SOURCE.fullmatch(text) is not None
@@ -88,7 +92,7 @@ def check_record(record: RawRecord) -> None:
     Raises:
         RecordRefusedError: it breaks one.
     """
-    if not _SOURCE.fullmatch(record.source):
+    if not is_source_name(record.source):
         raise RecordRefusedError(
             f"{record.source[:80]!a} is not a valid source name: use a-z, 0-9 and . _ -, at most 64 characters.",
             reason="INVALID_SOURCE",

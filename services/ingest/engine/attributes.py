@@ -27,6 +27,8 @@ from services.kit.ids import sha256_hex
 NOTES_ATTRIBUTE = "ingest_notes"
 
 _DEEPEST = 4
+# No encoding makes such a text longer than an attribute may be.
+_SHORT = MAX_ATTRIBUTE_BYTES // 4
 _LONGEST_NAME = 64
 _MOST_NOTES = 30
 _NOTE_CHARACTERS = 200
@@ -48,6 +50,9 @@ class Attributes:
 
     def add(self, name: str, value: Any, depth: int = 1) -> None:
         """Adds a member with any JSON value."""
+        if isinstance(value, str):
+            self._found.append((name, value if value.isascii() and len(value) <= _SHORT else self._cut(name, value)))
+            return
         if value is None:
             return
         if isinstance(value, Mapping) and value and depth <= _DEEPEST:
@@ -58,9 +63,6 @@ class Attributes:
             return
         if isinstance(value, NotANumber) or (isinstance(value, float) and not math.isfinite(value)):
             self.note(f"{name}: {value} is not a JSON number; left out")
-            return
-        if isinstance(value, str):
-            self._found.append((name, self._cut(name, value)))
             return
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=lambda _: None)
         if len(text) > MAX_ATTRIBUTE_BYTES or len(text.encode("utf-8", "replace")) > MAX_ATTRIBUTE_BYTES:
@@ -104,7 +106,7 @@ class Attributes:
         if not text.isascii() and _SURROGATE.search(text):
             text = _SURROGATE.sub("\ufffd", text)
             self.note(f"{name}: half a surrogate pair was replaced")
-        if len(text) <= MAX_ATTRIBUTE_BYTES // 4:
+        if len(text) <= _SHORT:
             return text
         encoded = text.encode()
         if len(encoded) <= MAX_ATTRIBUTE_BYTES:

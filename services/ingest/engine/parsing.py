@@ -83,7 +83,7 @@ def record_of_line(source: str, spec: JsonLines, line: bytes) -> RawRecord:
     for name in spec.attribute_fields or [name for name in value if name not in (spec.text_field, spec.id_field)]:
         if name in repeated_names(value):
             attributes.note(f"{name}: occurs twice; the last one is kept")
-        attributes.add(name, _member(value, name))
+        attributes.add(name, value[name] if name in value else _member(value, name))
     record_id = _identity(value, spec.id_field, attributes)
     record = RawRecord(source, text, attributes.result(), record_id)
     check_record(record)
