@@ -141,7 +141,7 @@ def _is_message_id(match: Match) -> bool:
 
 
 _PLACEHOLDER: Final = re.compile(
-    r"[*xX.•·_-]+$|[<{$%\[(]|(?:none|null|nil|undefined|true|false|required|optional|empty|string|str|yes|no|your\w*|"
+    r"[*xX.•·_-]+$|[<{\[(]|%[sdr({]|\$(?:[{(]|\w+$)|(?:none|null|nil|undefined|true|false|required|optional|empty|string|str|yes|no|your\w*|"
     r"password|passwd|secret|token|example|changed?|reset|expired|incorrect|invalid|wrong|input|get\w*|os\.\w+|self\.\w+|"
     r"self|env|request|config|settings|len|hash\w*)\b(?![-_@!#$%0-9])",
     _CASE,
@@ -192,7 +192,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("credential", re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{4,}\.[\w-]{8,}", re.ASCII), ("eyJ",), reach=4000),
     Rule("credential", re.compile(r"://[^\s/:@<>\"']{1,64}:(?P<value>[^\s/@<>\"']{1,128})@", re.ASCII), ("://",)),
     Rule("credential", re.compile(r"\b(?:Bearer|Basic)[ ]+(?P<value>[A-Za-z0-9_\-.+/=]{16,512})"), ("Bearer", "Basic"), check=_is_key),
-    Rule("credential", re.compile(r"(?:pass(?:word|wd|phrase|code)?|pwd|密码|口令)[\"']?(?P<sign>[ ]*(?:[:=]|(?:is|was|是|为)(?:[:=])?)[ ]*)[\"']?(?P<value>(?:[!#$%*+\-./0-9:=?@A-Z\[\]^_`a-z{|}~]|&(?!\w+=)){4,64})(?<![.?:])", _CASE), ("assw", "assph", "assco", "pwd", "PWD", "Pwd", "ASSW", "密码", "口令"), check=_is_secret),
+    Rule("credential", re.compile(r"(?:pass(?:word|wd|phrase|code)?|pwd|密码|口令)[\"']?(?P<sign>[ ]*(?:[:=]|(?:is|was|是|为)(?:[:=])?)[ ]*)[\"']?(?P<value>(?:[!#$%()*+\-./0-9:=?@A-Z\[\]^_`a-z{|}~]|&(?!\w+=)){4,64})(?<![.?:)])", _CASE), ("assw", "assph", "assco", "pwd", "PWD", "Pwd", "ASSW", "密码", "口令"), check=_is_secret),
     Rule("credential", re.compile(r"(?:api[_ -]?key|secret[_ -]?(?:access[_ -]?)?key|access[_ -]?(?:key|token)|auth[_ -]?token|client[_ -]?secret|secret|token|密钥|令牌)[\"']?[ ]*(?:[:=]|是|为|is)[ ]*[\"']?(?P<value>[A-Za-z0-9_\-+/=.]{12,512})", _CASE), ("pi_key", "pi-key", "pikey", "pi key", "PI key", "PI_KEY", "piKey", "secret_", "secret-", "secret:", "secret=", "secret =", "secret is", "Secret:", "secret key", "SECRET", "token", "Token", "TOKEN", "ess_key", "ess key", "ESS_KEY", "essKey", "密钥", "令牌"), check=_is_key),
     # --- addresses of the net
     Rule("url", re.compile(r"(?:(?:https?|ftp)://|(?<![\w.@-])www\.(?=[\w-]+\.))[^\s<>\"'\u3000-\u303f\u3400-\u9fff\uff00-\uffef]+(?<![.,;:!?)\]])"), ("://", "www.")),
@@ -204,15 +204,15 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("passport", re.compile(r"(?:护照|通行证|台胞证|回乡证)(?:号码|号|编号)?[ ]*(?:是|为)?[ ]*[:：]?[ ]*(?P<value>[A-Z]{0,2}[0-9]{7,10})(?![0-9A-Za-z])", _CASE), ("护照", "通行证", "台胞证", "回乡证")),
     Rule("passport", re.compile(r"\bpassports?[ ]*(?:no\.?|number|num|id|#)?[ ]*(?:is|was)?[ ]*[:#]?[ ]*\(?(?P<value>(?=(?:[A-Z]{0,2}[0-9]){4})[A-Z0-9]{6,10})(?![0-9A-Za-z])", _CASE), ("assport", "ASSPORT")),
     Rule("messenger", re.compile(r"(?:微信|薇信|威信|V信|wechat|weixin|(?<![A-Za-z])[WV]X)[ ]*(?P<label>号码?|id|账号|account)?(?P<sign>[ ]*(?:[:：]|是|为|is)[ ]*|[ ]*)(?P<value>[A-Za-z][-_A-Za-z0-9]{5,19})(?![-_A-Za-z0-9@])", _CASE), ("微信", "薇信", "威信", "V信", "v信", "echat", "eChat", "ECHAT", "eixin", "VX", "vx", "Vx", "WX", "wx"), check=lambda match: bool(match["label"] or match["sign"].strip(" is")) or any(not char.isalpha() for char in match["value"])),
-    Rule("messenger", re.compile(r"(?:(?<![A-Za-z])QQ|扣扣|企鹅号)[ ]*(?:号码?|群号?|账号|number|no\.?)?[ ]*(?:是|为|is)?[ ]*[:：]?[ ]*(?P<value>[1-9][0-9]{4,10})(?![0-9A-Za-z])", _CASE), ("QQ", "qq", "Qq", "扣扣", "企鹅号")),
+    Rule("messenger", re.compile(r"(?:(?<![A-Za-z])QQ|扣扣|企鹅号|(?<=加)Q)[ ]*(?:号码?|群号?|账号|number|no\.?)?[ ]*(?:是|为|is)?[ ]*[:：]?[ ]*(?P<value>[1-9][0-9]{4,10})(?![0-9A-Za-z])", _CASE), ("QQ", "qq", "Qq", "扣扣", "企鹅号", "加Q", "加q")),
     Rule("birth_date", re.compile(
         r"(?:出生(?:日期|年月日?|时间|于)?|生日|生于|\bDOB|D\.O\.B\.?|date of birth|birth[ ]?date|birthday|\bborn)[ ]*(?:是|为|is|was|on|the)?[ ]*[:：]?[ ]*"
-        r"(?P<value>(?:18|19|20)[0-9]{2}[-/. ]?(?:年[ ]?)?(?:1[0-2]|0?[1-9])[-/. ]?(?:月[ ]?)?(?:(?:[12][0-9]|3[01]|0?[1-9])日?)?(?![0-9])"
+        r"(?P<value>(?:18|19|20)[0-9]{2}[-/. ]?(?:年[ ]?)?(?:1[0-2]|0?[1-9])(?:[-/.]|[ ](?=[0-9]))?(?:月(?:[ ](?=[0-9]))?)?(?:(?:[12][0-9]|3[01]|0?[1-9])日?)?(?![0-9])"
         r"|[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:(?:18|19|20)[0-9]{2}|[0-9]{2})(?![0-9])"
         r"|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?[ ][0-3]?[0-9](?:st|nd|rd|th)?,?[ ](?:18|19|20)[0-9]{2}"
         r"|[0-3]?[0-9](?:st|nd|rd|th)?[ ](?:of[ ])?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?,?[ ](?:18|19|20)[0-9]{2})", _CASE),
         ("出生", "生日", "生于", "born", "Born", "of birth", "irthda", "irth date", "irthDate", "Birth", "DOB", "dob", "O.B", "BORN", "BIRTH")),
-    Rule("birth_date", re.compile(r"(?<![0-9])(?P<value>(?:18|19|20)[0-9]{2}[ ]?年[ ]?(?:1[0-2]|0?[1-9])[ ]?月(?:[ ]?(?:[12][0-9]|3[01]|0?[1-9])[ ]?[日号])?)(?=出生|生于|生人|生[,，。；;)）])"), ("出生", "生于", "生人", "月生", "日生", "号生")),
+    Rule("birth_date", re.compile(r"(?<![0-9])(?P<value>(?:18|19|20)[0-9]{2}(?:[ ]?年[ ]?(?:1[0-2]|0?[1-9])[ ]?月(?:[ ]?(?:[12][0-9]|3[01]|0?[1-9])[ ]?[日号])?|[-/.](?:1[0-2]|0?[1-9])[-/.](?:[12][0-9]|3[01]|0?[1-9])))(?=出生|生于|生人|生[,，。；;)）])"), ("出生", "生于", "生人", "月生", "日生", "号生", *(f"{digit}生" for digit in "0123456789"))),
     # --- identity
     Rule("id_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[1-9][0-9]{5} ?(?:18|19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:[0-2][0-9]|3[01]) ?[0-9]{3}[0-9Xx])(?![0-9A-Za-z])"), digits=True, check=lambda match: is_china_id(match["value"])),
     Rule("id_card", re.compile(r"(?:身份证|证件)[^0-9\n]{0,8}(?P<value>[1-9][0-9]{14})(?![0-9A-Za-z])"), ("身份证", "证件"), check=lambda match: is_old_china_id(match["value"])),
@@ -223,7 +223,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("id_card", re.compile(r"(?:national insurance|\bNINO|\bNI)[ ]*(?:no\.?|number)?[ ]*(?:is|was)?[ ]*[:#]?[ ]*(?P<value>[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D])(?![0-9A-Za-z])", _CASE), ("nsurance", "NI"), check=None),
     Rule("bank_card", re.compile(r"(?<![0-9A-Za-z.+-])(?P<value>[2-9][0-9]{3}(?:[ -]?[0-9]{4}){2,3}(?:[ -]?[0-9]{1,7})?|3[47][0-9]{2}[ -][0-9]{6}[ -][0-9]{5}|3[0-9]{3}[ -][0-9]{6}[ -][0-9]{4})(?![0-9A-Za-z@-]|\.[0-9])"), digits=True, check=_is_card),
     Rule("plate", re.compile(rf"(?P<value>[{PROVINCES}][A-HJ-NP-Z][·•.\- ]?(?:(?=[A-HJ-NP-Z0-9]*[0-9]{{2}})[A-HJ-NP-Z0-9]{{4}}[A-HJ-NP-Z0-9挂学警港澳领]|[DF][A-HJ-NP-Z0-9][0-9]{{4}}|[0-9]{{5}}[DF]))(?![0-9A-Za-z])"), plate=True),
-    Rule("plate", re.compile(r"(?:licen[cs]e plates?|(?:number )?plates?|(?:vehicle )?registration|reg|车牌)[ ]*(?:no\.?|number|num|号码?|#)?[ ]*(?:is|was|是|为)?[ ]*[:：#]?[ ]*(?P<value>(?=[A-Z0-9 -]*[0-9])(?=[A-Z0-9 -]*[A-Z])[A-Z0-9]{1,4}[ -]?[A-Z0-9]{2,4}(?:[ -]?[A-Z0-9]{1,3})?)(?![0-9A-Za-z])"), ("plate", "Plate", "PLATE", "registration", "Registration", "reg ", "Reg ", "reg:", "Reg:", "车牌")),
+    Rule("plate", re.compile(r"(?i:licen[cs]e plates?|(?:number )?plates?|(?:vehicle )?registration|reg|车牌)[ ]*(?i:no\.?|number|num|号码?|#)?[ ]*(?i:is|was|是|为)?[ ]*[:：#]?[ ]*(?P<value>(?=[A-Z0-9 -]*[0-9])(?=[A-Z0-9 -]*[A-Z])[A-Z0-9]{1,4}[ -]?[A-Z0-9]{2,4}(?:[ -]?[A-Z0-9]{1,3})?)(?![0-9A-Za-z])"), ("plate", "Plate", "PLATE", "registration", "Registration", "REGISTRATION", "reg ", "Reg ", "reg:", "Reg:", "REG ", "REG:", "车牌")),
     # --- where people are reached
     Rule("ip", re.compile(r"(?<![0-9A-Za-z.])(?P<value>(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]))(?![0-9A-Za-z]|\.[0-9])"), dots=True, check=_is_ipv4),
     Rule("ip", _IPV6, ("::",), check=lambda match: is_ipv6(match["value"])),
@@ -234,12 +234,12 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("phone", re.compile(r"(?<![0-9])(?<![0-9]\.)(?<![A-Za-z]-)(?:(?<![A-Za-z])|(?<=tel)|(?<=Tel)|(?<=TEL)|(?<=phone)|(?<=Phone)|(?<=mobile)|(?<=Mobile)|(?<=cell)|(?<=[VvWw][Xx]))(?P<value>(?:\(?(?:\+|00)?86\)?[ -]?)?1[3-9][0-9](?:[ -]?[0-9]{4}){2})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_phone),
     Rule("phone", re.compile(r"(?<![0-9A-Za-z.+-])(?P<value>(?:(?:\+|00)86[ -]?)?\(?0?(?:10|2[0-57-9]|[3-9][0-9]{2})\)?[ -]?[2-9][0-9]{2,3}[ -]?[0-9]{4}(?:[ ]?(?:-|转|分机|ext\.?|x)[ ]?[0-9]{1,6})?)(?![0-9A-Za-z]|[.-][0-9])", _CASE), digits=True, check=lambda match: re.match(r"\(?0|\+", match["value"]) is not None and _is_plain_phone(match)),
     Rule("phone", re.compile(r"(?<![0-9A-Za-z.-])(?P<value>[48]00[ -]?[0-9]{3,4}[ -]?[0-9]{3,4})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=lambda match: len(digits_of(match["value"])) == 10 and _is_phone(match)),
-    Rule("phone", re.compile(r"(?:电话|座机|固话|热线|传真|来电|致电|拨打|联系方式|\btel|\bphone|\bfax|\bcall|\btext|\bdial)(?:号码?|[. ]?(?:no\.?|number))?[ ]*(?:是|为|is|me at|us at|me on|at|on)?[ ]*[:：]?[ ]*(?P<value>[2-9][0-9]{2,3}[- ]?[0-9]{4}|[2-9][0-9]{9})(?![0-9A-Za-z]|[.-][0-9])", _CASE), digits=True),
+    Rule("phone", re.compile(r"(?:电话|座机|固话|热线|传真|来电|致电|拨打|联系方式|\btel|\bphone|\bfax|\bcall|\btext|\bdial)(?:号码?|[. ]?(?:no\.?|number)|\.)?[ ]*(?:是|为|is|me at|us at|me on|at|on)?[ ]*[:：]?[ ]*(?P<value>[2-9][0-9]{2,3}[- ]?[0-9]{4}|[2-9][0-9]{9}|0[1-9][0-9]{7,10})(?![0-9A-Za-z]|[.-][0-9])", _CASE), digits=True),
     # North America; a word before it may be glued to it
     Rule("phone", re.compile(r"(?<![0-9])(?<![0-9][.-])(?:(?<![0-9A-Za-z.])|(?<=[a-z]{3})|(?<=[a-z]{3}:)|(?<=[A-Za-z]\.))(?P<value>(?:(?:\+|00)?1[ .-])?(?:\([2-9][0-9]{2}\)[ -]?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}(?:[ ]?(?:[Xx]|[Ee]xt\.?|extension)[ ]?[0-9]{1,6})?)(?![0-9A-Za-z]|[-][0-9]|\.[0-9])"), digits=True, check=_is_phone),
     Rule("phone", re.compile(r"(?<![0-9A-Za-z])(?P<value>001[ -][2-9][0-9]{2}[ -][0-9]{3}[ -][0-9]{4})(?![0-9A-Za-z])"), digits=True),
     # Britain, France, Japan, Australia, Germany: a zero, the area, groups
-    Rule("phone", re.compile(r"(?<![0-9A-Za-z.+/:-])(?P<value>\(?0[1-9][0-9]{1,4}\)?(?:[ -][0-9]{3,8}){1,3}|0[1-9](?:[ .][0-9]{2}){4}|0[1-9][ -][0-9]{4}[ -][0-9]{4}|0[789]0-?[0-9]{4}-?[0-9]{4}|07[0-9]{9}|07[0-9]{3} [0-9]{6})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_plain_phone),
+    Rule("phone", re.compile(r"(?<![0-9A-Za-z.+/:-])(?P<value>\(?0[1-9][0-9]{1,4}\)?(?:[ -][0-9]{3,8}){1,3}|0[1-9](?:[ .][0-9]{2}){4}|0[1-9][ -][0-9]{4}[ -][0-9]{4}|0[789]0-?[0-9]{4}-?[0-9]{4}|\(0[2378]\)[ .]?[0-9]{4}[ .]?[0-9]{4}|07[0-9]{9}|07[0-9]{3} [0-9]{6})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_plain_phone),
     # --- medical reports
     Rule("patient", re.compile(
         rf"(?P<value>(?:患者|病人)(?:(?P<sure>(?:姓名)?[ ]*[:：][ ]*|姓名[ ]*)(?=[\u4e00-\u9fff])|[ ]?)(?P<name>(?:[{_SURNAMES}]|欧阳|上官|司马|诸葛|司徒|夏侯)[\u4e00-\u9fff×某]{{1,2}}?)"

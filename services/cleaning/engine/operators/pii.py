@@ -79,7 +79,7 @@ class MaskPiiParams(TextMapParams):
 class MaskPii(TextMap[MaskPiiParams]):
     """Replaces personal data by a token of its kind, in the text and in every attribute."""
 
-    version = 3
+    version = 4
     params_type = MaskPiiParams
 
     def __init__(self, params: MaskPiiParams) -> None:
