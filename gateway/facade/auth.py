@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ from gateway.keys.key import ApiKey
 from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing, key_text
 from services.kit.errors import TidemillError
-from services.kit.grpc.interceptors import rebuild
+from services.kit.grpc.interceptors import Stream, rebuild
 
 
 class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
@@ -58,13 +59,14 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
 
             return call
 
-        def stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
-            async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        def stream(behaviour: Stream) -> Stream:
+            async def call(request: Any, context: Any) -> AsyncGenerator[Any, None]:
                 leave = self._limiter.enter(key)
                 try:
                     CALLER.set(Caller(key))
-                    async for response in behaviour(request, context):
-                        yield response
+                    async with aclosing(behaviour(request, context)) as responses:
+                        async for response in responses:
+                            yield response
                 finally:
                     leave()
 

@@ -7,7 +7,8 @@ import contextvars
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+
+Stream: TypeAlias = Callable[[Any, Any], AsyncGenerator[Any, None]]
+"""Behaviour of a method with a stream of responses."""
 
 # gRPC's own services: health probes would distort the metrics of real requests.
 _PLAIN = ("/grpc.health.v1.", "/grpc.reflection.")
@@ -93,12 +97,13 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
 
             return call
 
-        def stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
-            async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        def stream(behaviour: Stream) -> Stream:
+            async def call(request: Any, context: Any) -> AsyncGenerator[Any, None]:
                 started, outcome = time.perf_counter(), "UNKNOWN"
                 try:
-                    async for response in behaviour(request, context):
-                        yield response
+                    async with aclosing(behaviour(request, context)) as responses:
+                        async for response in responses:
+                            yield response
                     outcome = "OK"
                 except (asyncio.CancelledError, GeneratorExit):
                     # The caller disconnected.
@@ -194,10 +199,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             if inspect.iscoroutinefunction(behaviour):  # it writes its responses itself, as the health service does
                 return unary(behaviour)
 
-            async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            async def call(request: Any, context: Any) -> AsyncGenerator[Any, None]:
                 try:
-                    async for response in behaviour(decoded(request), context):
-                        yield response
+                    async with aclosing(behaviour(decoded(request), context)) as responses:
+                        async for response in responses:
+                            yield response
                 except (grpc.aio.AbortError, asyncio.CancelledError):
                     raise
                 except Exception as error:
@@ -236,10 +242,11 @@ class ValidationInterceptor(grpc.aio.ServerInterceptor):
 
             return call
 
-        def stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
-            async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-                async for response in behaviour(check(request), context):
-                    yield response
+        def stream(behaviour: Stream) -> Stream:
+            async def call(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+                async with aclosing(behaviour(check(request), context)) as responses:
+                    async for response in responses:
+                        yield response
 
             return call
 
@@ -263,8 +270,8 @@ class WatchInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not (service.startswith("/tidemill.") and method.startswith("Watch")):
             return handler
 
-        def stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
-            async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        def stream(behaviour: Stream) -> Stream:
+            async def call(request: Any, context: Any) -> AsyncGenerator[Any, None]:
                 responses = behaviour(request, context)
                 # One context for all steps, as for a generator that runs in one task.
                 own, loop = contextvars.copy_context(), asyncio.get_running_loop()
@@ -287,6 +294,7 @@ class WatchInterceptor(grpc.aio.ServerInterceptor):
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
+                    await loop.create_task(_close(responses), context=own)
 
             return call
 
@@ -299,6 +307,10 @@ _END = object()
 async def _next(responses: AsyncIterator[Any]) -> Any:
     """The next response; `_END` after the last."""
     return await anext(responses, _END)
+
+
+async def _close(responses: AsyncGenerator[Any, None]) -> None:
+    await responses.aclose()
 
 
 class DeadlineInterceptor(grpc.aio.ServerInterceptor):

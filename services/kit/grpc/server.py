@@ -20,6 +20,7 @@ from services.kit.grpc.interceptors import (
     ValidationInterceptor,
     WatchInterceptor,
 )
+from services.kit.grpc.streams import OwnedStreamInterceptor, StreamInterceptor
 from services.kit.telemetry.metrics import RequestMetrics
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -63,14 +64,16 @@ def create_server(
 ) -> grpc.aio.Server:
     """A server without servicers.
 
-    Outermost first: trace, metrics, errors, `extra` (auth…), watches, deadline, validation, `requests`. Once `stopping`
-    is set, streams that watch something end. `options` of gRPC's core are added to those of every server.
+    Outermost first: streams, trace, metrics, errors, `extra` (auth…), watches, deadline, validation, `requests`. Once
+    `stopping` is set, streams that watch something end. `options` of gRPC's core are added to those of every server.
     """
     trace: list[grpc.aio.ServerInterceptor] = []
     if traced:
         trace.append(aio_server_interceptor(filter_=filters.negate(filters.health_check())))  # type: ignore[no-untyped-call]
+        trace.append(OwnedStreamInterceptor())
     return grpc.aio.server(
         interceptors=[
+            StreamInterceptor(),
             *trace,
             MetricsInterceptor(metrics),
             ErrorInterceptor(),
