@@ -54,7 +54,13 @@ class ServiceProcess:
 
     def start(self) -> None:
         """Starts it and waits until it serves."""
-        environment = {**os.environ, "PYTHONPATH": python_path(), "TIDEMILL_BIND": f"127.0.0.1:{self.port}"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": python_path(),
+            "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
+            # Not the folder of this user's own mesh.
+            "TIDEMILL_STATE": str(self.folder),
+        }
         environment.pop("TIDEMILL_OTLP_ENDPOINT", None)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from gateway.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, JsonOption, print_json, stderr, stdout
-from gateway.cli.views.stack import PartsReporter, disk_words, download_bars, ports_of, status_table
+from gateway.cli.views.stack import PartsReporter, disk_words, download_bars, loss_words, ports_of, status_table
+from services.kit.bus.losses import noted_losses
 from services.kit.config import disk_reserve, home_dir, state_dir
 from services.kit.storage.disk import disk_space
 
@@ -99,6 +100,7 @@ def status(as_json: JsonOption = False) -> None:
 
     stack = client.status(state_dir(), home_dir())
     disk = disk_space(state_dir(), disk_reserve())
+    lost = noted_losses(state_dir())
     well = bool(stack.children) and all(child.healthy for child in stack.children.values()) and not disk.low
     if as_json:
         print_json(
@@ -113,6 +115,10 @@ def status(as_json: JsonOption = False) -> None:
                     "reserve_bytes": disk.reserve,
                     "state": "low" if disk.low else "scarce" if disk.scarce else "ok",
                 },
+                "lost_messages": [
+                    {"topic": each.topic, "group": each.group, "messages": each.messages, "remedy": each.remedy}
+                    for each in lost
+                ],
                 "sockets": {use: str(path) for use, path in stack.sockets.items()},
                 "parts": {
                     name: {
@@ -138,5 +144,7 @@ def status(as_json: JsonOption = False) -> None:
         console.print(status_table(stack, time.time(), console.width))
         if words := disk_words(disk):
             console.print(words, soft_wrap=True)
+        for each in lost:
+            console.print(loss_words(each), soft_wrap=True)
     if not well:
         raise typer.Exit(EXIT_FAILED)

@@ -32,6 +32,7 @@ from services.kit.bus.topics import RECORDS_RAW
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.grpc.request_ids import RequestIdInterceptor
+from services.kit.runtime.losses import loss_reporter
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
@@ -67,11 +68,13 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         await_timeout_s=settings.await_timeout_s,
         lost_patience_s=settings.lost_patience_s,
     )
-    count_lost = LossMetrics(metrics.registry).of_group("tidemill-cleaning")
+    report_lost = loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-cleaning")
 
     def note_lost(lost: LostMessages) -> None:
-        losses.note_lost(lost, clock.now())
-        count_lost(lost)
+        now = clock.now()
+        losses.note_lost(lost, now)
+        announcer.records_lost(lost, now)
+        report_lost(lost)
 
     consumer = KafkaEventConsumer(
         settings.brokers,

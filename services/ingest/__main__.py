@@ -24,6 +24,7 @@ from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.entrypoints.accept_pool import AcceptPool
 from services.ingest.entrypoints.inbound import InboundHandler
+from services.ingest.entrypoints.losses import LossHandler
 from services.ingest.entrypoints.servicer import IngestServicer
 from services.ingest.entrypoints.survey_pool import SurveyPool
 from services.ingest.entrypoints.worker import ImportWorker
@@ -31,10 +32,11 @@ from services.ingest.settings import IngestSettings, split_list
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.bus.retention import RetentionGuard
-from services.kit.bus.topics import INBOUND
+from services.kit.bus.topics import CLEANING_EVENTS, INBOUND
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.grpc.request_ids import RequestIdInterceptor
+from services.kit.runtime.losses import loss_reporter
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database
 from services.kit.storage.disk import DiskGuard
@@ -63,7 +65,14 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
         [INBOUND],
         InboundHandler(intake),
         dead_letters=publisher,
-        on_lost=LossMetrics(metrics.registry).of_group("tidemill-ingest"),
+        on_lost=loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-ingest"),
+    )
+    losses = KafkaEventConsumer(
+        settings.brokers,
+        "tidemill-ingest-losses",
+        [CLEANING_EVENTS],
+        LossHandler(store.note_loss),
+        dead_letters=publisher,
     )
     retention = RetentionGuard(settings.brokers, [INBOUND])
     accepting = AcceptPool(16, settings.accepting_bytes)
@@ -76,7 +85,7 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
 
     return Service(
         register=register,
-        consumers=[consumer, retention],
+        consumers=[consumer, losses, retention],
         tasks=[worker.run],
         stopping=[publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock), kept_elsewhere=["IngestRecords"]),

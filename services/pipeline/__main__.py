@@ -16,6 +16,7 @@ from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.grpc.client import open_channel
 from services.kit.grpc.request_ids import RequestIdInterceptor
+from services.kit.runtime.losses import loss_reporter
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database
 from services.kit.storage.requests import SqlRequestLog
@@ -77,7 +78,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         TOPICS,
         PeerEventHandler(feedback, wakeups.notify),
         dead_letters=publisher,
-        on_lost=LossMetrics(metrics.registry).of_group("tidemill-pipeline"),
+        on_lost=loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-pipeline"),
     )
     retention = RetentionGuard(settings.brokers, TOPICS)
 

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ from infra.stack.layout import Layout
 from infra.stack.process import TAG, start_ticks
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state, write_state
 from infra.stack.topology import specs
+from services.kit.bus.losses import FILE_NAME, note_loss
+from services.kit.bus.port import LostMessages
+from services.kit.bus.topics import RECORDS_RAW
 from services.kit.config import home_dir
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.disk import DiskSpace
@@ -84,6 +88,21 @@ def test_a_folder_that_others_can_read_is_closed(layout: Layout) -> None:
     assert layout.state.root.stat().st_mode & 0o777 == 0o755, "it repairs only when it is told to"
     assert one(layout, "permissions", repair=True).repaired
     assert look(layout, "permissions") == []
+
+
+def test_lost_messages_are_told_with_their_count_until_they_are_cleared(layout: Layout) -> None:
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    for gap in ((0, 10, 358), (1, 0, 2), (1, 0, 2)):
+        note_loss(layout.state.root, "tidemill-cleaning", LostMessages(RECORDS_RAW.name, *gap), moment)
+    with (layout.state.root / FILE_NAME).open("a") as file:
+        file.write('{"group": "cut off by a full di')
+    found = one(layout, "losses")
+    assert found.level is Level.FAULT
+    assert "Up to 350 messages of tidemill.records.raw were deleted before tidemill-cleaning" in found.message
+    assert "Run the pipelines again" in found.remedy
+    assert (layout.state.root / FILE_NAME).stat().st_mode & 0o077 == 0
+    assert one(layout, "losses", repair=True).repaired
+    assert look(layout, "losses") == []
 
 
 def test_a_state_that_names_a_killed_supervisor_is_corrected(layout: Layout) -> None:

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli.views.text import duration
+from services.kit.bus.losses import NotedLoss
 from services.kit.storage.disk import DiskSpace
 
 if TYPE_CHECKING:
@@ -135,6 +136,11 @@ def disk_words(disk: DiskSpace) -> Text | None:
     if disk.low:
         return Text(f"The disk is nearly full, new records are refused: {disk}.", "red")
     return Text(f"The disk will be full soon: {disk}.", "yellow") if disk.scarce else None
+
+
+def loss_words(loss: NotedLoss) -> Text:
+    """What a person must know of lost messages."""
+    return Text(f"{loss} {loss.remedy} Then `tidemill doctor --repair` clears this notice.", "yellow")
 
 
 def _health(child: ChildState) -> str:

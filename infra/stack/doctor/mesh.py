@@ -23,6 +23,7 @@ from infra.stack.layout import Layout
 from infra.stack.ports import is_free
 from infra.stack.state import ChildPhase, StackPhase, parse_state, read_state, write_state
 from infra.stack.topology import specs
+from services.kit.bus.losses import forget_losses, noted_losses
 from services.kit.config import disk_reserve
 from services.kit.storage.disk import disk_space
 
@@ -38,6 +39,7 @@ def checks(layout: Layout) -> list[Check]:
     looks: dict[str, Callable[[Layout], Iterator[Finding]]] = {
         "machine": _machine,
         "disk": _disk,
+        "losses": _losses,
         "permissions": _permissions,
         "state": _state,
         "leftovers": _leftovers,
@@ -64,6 +66,13 @@ def _disk(layout: Layout) -> Iterator[Finding]:
             else f"The disk will be full soon: {space}.",
             f"Free some space; old logs are in {layout.state.logs}, old runs in {layout.state.artifacts}/runs.",
         )
+
+
+def _losses(layout: Layout) -> Iterator[Finding]:
+    root = layout.state.root
+    for loss in noted_losses(root):
+        remedy = f"{loss.remedy} Then `--repair` clears this notice."
+        yield Finding("losses", Level.FAULT, str(loss), remedy, partial(forget_losses, root))
 
 
 def _permissions(layout: Layout) -> Iterator[Finding]:

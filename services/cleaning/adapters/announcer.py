@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from tidemill.cleaning.v1 import cleaning_events_pb2 as events
@@ -11,7 +12,7 @@ from tidemill.cleaning.v1 import cleaning_events_pb2 as events
 from services.cleaning.app.ports import Announcement
 from services.cleaning.domain.dataset import DatasetVersion
 from services.cleaning.domain.record import Verdict
-from services.kit.bus.port import EventPublisher, OutgoingEvent
+from services.kit.bus.port import EventPublisher, LostMessages, OutgoingEvent
 from services.kit.bus.topics import CLEANING_EVENTS, RECORDS_CLEAN, RECORDS_REJECTED, Topic
 from services.kit.clock import Clock
 from services.kit.grpc.messages import timestamp
@@ -51,6 +52,18 @@ class BusAnnouncer:
         event = OutgoingEvent(version.dataset, message, event_id=sha256_hex(version.name, snapshot.digest))
         with continued_trace(version.traceparent):
             self._publisher.publish(CLEANING_EVENTS, [event])
+
+    def records_lost(self, lost: LostMessages, moment: datetime) -> None:
+        """See the port."""
+        message = events.RecordsLost(
+            topic=lost.topic,
+            partition=lost.partition,
+            first_offset=lost.first_offset,
+            next_offset=lost.next_offset,
+            find_time=timestamp(moment),
+        )
+        event_id = sha256_hex("RecordsLost", lost.topic, str(lost.partition), str(lost.next_offset))
+        self._publisher.publish(CLEANING_EVENTS, [OutgoingEvent(lost.topic, message, event_id=event_id)])
 
 
 def _event(verdict: Verdict, now: Timestamp) -> tuple[Topic, OutgoingEvent]:

@@ -176,6 +176,10 @@ class Announcer(Protocol):
         """Publishes that a version is ready."""
         ...
 
+    def records_lost(self, lost: LostMessages, moment: datetime) -> None:
+        """Publishes that the bus deleted raw records unread, found at a moment."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.ingest.adapters.pulled_store import settle
 from services.ingest.adapters.rows import import_of, import_row
-from services.ingest.adapters.tables import batches, import_requests, imports
+from services.ingest.adapters.tables import batches, import_requests, imports, record_losses
 from services.ingest.app.ports import KnownRequest, Pull
 from services.ingest.domain.source_import import Import, ImportState
 from services.kit.errors import AbortedError
@@ -53,6 +53,18 @@ class SqlImportStore:
         """When an import last changed; None if it does not exist."""
         with translate_database_errors(), self._reads.connect() as connection:
             return connection.execute(select(func.max(imports.c.update_time))).scalar()
+
+    def note_loss(self, moment: datetime) -> None:
+        """See the port."""
+        row = {"find_time": moment}
+        with translate_database_errors(), self._engine.begin() as connection:
+            if not connection.execute(select(record_losses).filter_by(**row)).first():
+                connection.execute(insert(record_losses).values(row))
+
+    def loss_time(self) -> datetime | None:
+        """See the port."""
+        with translate_database_errors(), self._reads.connect() as connection:
+            return connection.execute(select(func.max(record_losses.c.find_time))).scalar()
 
     def import_named(self, name: str) -> Import | None:
         """See the port."""

@@ -53,6 +53,9 @@ import_requests = Table(
     Column("reused", Boolean, nullable=False),
 )
 
+# Moments at which cleaning found that raw records were deleted unread.
+record_losses = Table("record_losses", metadata, Column("find_time", UtcMicros, primary_key=True, autoincrement=False))
+
 batches = Table(
     "batches",
     metadata,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from services.ingest.domain.source_import import Import, ImportState, SourceSpec
 from services.kit.clock import Clock
 from services.kit.errors import not_found, request_id_reused
 from services.kit.ids import new_id
+
+logger = logging.getLogger(__name__)
 
 
 class Imports:
@@ -35,7 +38,7 @@ class Imports:
 
         Returns:
             The import, and whether it is an earlier one. Its records are on the bus and consumers keep copies,
-            so an earlier import is as good as a new one, however old it is.
+            so an earlier import is as good as a new one, however old it is, unless records were lost since.
 
         Raises:
             InvalidArgumentError: the spec does not name a source, or the request id was used for another spec.
@@ -54,12 +57,19 @@ class Imports:
         earlier = self._store.newest_import(spec.origin)
         # A later import, even one that did not finish, may have changed or withdrawn what an earlier one brought.
         if earlier is not None and not resend and earlier.holds(spec, survey.digest):
-            self._store.reuse_import(earlier, request_id)
-            return earlier, True
+            if not self._may_be_lost(earlier):
+                self._store.reuse_import(earlier, request_id)
+                return earlier, True
+            logger.warning("%s may be lost: its source is pulled again", earlier.name)
         now = self._clock.now()
         draft = Import(f"imports/{new_id()}", spec, ImportState.RUNNING, now, now, traceparent=traceparent)
         self._store.create_import(draft, request_id)
         return draft, False
+
+    def _may_be_lost(self, earlier: Import) -> bool:
+        """Whether a loss was found since it began: its records may be among those that no consumer has."""
+        lost = self._store.loss_time()
+        return lost is not None and earlier.create_time <= lost
 
     def get(self, name: str) -> Import:
         """The import of this name.

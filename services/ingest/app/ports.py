@@ -139,6 +139,14 @@ class ImportStore(Protocol):
         """The last import of an origin, in whatever state."""
         ...
 
+    def note_loss(self, moment: datetime) -> None:
+        """Keeps when a consumer found that the bus had deleted records unread; a repeat changes nothing."""
+        ...
+
+    def loss_time(self) -> datetime | None:
+        """When that was last found; None where nothing was lost."""
+        ...
+
     def import_named(self, name: str) -> Import | None:
         """The import of this name."""
         ...

@@ -56,7 +56,9 @@ RECORDS_RAW: Final = Topic(
 RECORDS_CLEAN: Final = Topic("tidemill.records.clean", 6, 7 * _DAY_MS, "record", "RecordCleaned")
 RECORDS_REJECTED: Final = Topic("tidemill.records.rejected", 6, 7 * _DAY_MS, "record", "RecordRejected")
 INGEST_EVENTS: Final = Topic("tidemill.ingest.events", 1, 30 * _DAY_MS, "import", "ImportCompleted")
-CLEANING_EVENTS: Final = Topic("tidemill.cleaning.events", 1, 30 * _DAY_MS, "data set", "DatasetVersionBuilt")
+CLEANING_EVENTS: Final = Topic(
+    "tidemill.cleaning.events", 1, 30 * _DAY_MS, "data set", "DatasetVersionBuilt, RecordsLost"
+)
 TRAINING_EVENTS: Final = Topic(
     "tidemill.training.events", 1, 30 * _DAY_MS, "run", "RunSucceeded, RunFailed, RunCancelled"
 )

@@ -8,12 +8,15 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 from tidemill.cleaning.v1 import dataset_pb2
+from tidemill.cleaning.v1.cleaning_events_pb2 import RecordsLost
 
 from services.kit.bus.kafka import KafkaEventPublisher
-from services.kit.bus.topics import RECORDS_RAW
+from services.kit.bus.losses import noted_losses
+from services.kit.bus.topics import CLEANING_EVENTS, RECORDS_RAW
 from services.kit.ids import new_id
 from tests.integration.cleaning.bus import raw_event
 from tests.integration.cleaning.conftest import CleaningProcess
+from tests.topics import read_all
 
 pytestmark = pytest.mark.real
 
@@ -76,5 +79,13 @@ def test_what_the_bus_lost_while_cleaning_was_away_is_told_and_sent_again(
         publisher.close()
     whole = build(cleaning, again, 500)
     assert (whole.state, whole.records_in) == (Version.STATE_READY, 500)
+    gaps = {
+        headers["ce_id"]: RecordsLost.FromString(value)
+        for headers, value in read_all(kafka_bootstrap, CLEANING_EVENTS)
+        if headers["ce_type"] == RecordsLost.DESCRIPTOR.full_name.encode()
+    }
+    assert sum(gap.next_offset - gap.first_offset for gap in gaps.values()) == 348
+    (noted,) = noted_losses(cleaning.folder)
+    assert (noted.topic, noted.group, noted.messages) == (RECORDS_RAW.name, "tidemill-cleaning", 348)
     told = [line for line in cleaning.log.read_text().splitlines() if "were deleted before" in line]
     assert told, "nothing was said of the loss"

@@ -74,6 +74,9 @@ class RecordingAnnouncer:
         self.told += [(a.verdict.dataset, a.verdict.record_id, a.verdict.cleaned.text) for a in announcements]
         self._fail()
 
+    def records_lost(self, lost: LostMessages, moment: datetime) -> None:
+        raise NotImplementedError
+
     def version_built(self, version: DatasetVersion) -> None:
         self.built.append(version.name)
         self._fail()

@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 from tidemill.cleaning.v1 import cleaning_service_pb2 as cleaning_pb
 from tidemill.cleaning.v1 import dataset_pb2
+from tidemill.cleaning.v1.cleaning_events_pb2 import RecordsLost
 from tidemill.ingest.v1 import ingest_service_pb2 as pb
 from tidemill.ingest.v1 import source_import_pb2
-from tidemill.ingest.v1.ingest_events_pb2 import RecordWithdrawn
+from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested, RecordWithdrawn
 from tidemill.ingest.v1.record_pb2 import Record
 
-from services.kit.bus.topics import RECORDS_RAW
+from services.kit.bus.kafka import KafkaEventPublisher
+from services.kit.bus.port import OutgoingEvent
+from services.kit.bus.topics import CLEANING_EVENTS, RECORDS_RAW
 from tests.integration.cleaning.conftest import CleaningProcess
 from tests.integration.ingest.conftest import IngestProcess, messages_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -106,3 +110,23 @@ def test_what_is_gone_from_a_file_is_gone_from_the_next_version_though_ingest_wa
     resent = end(ingest, begin(ingest, path, resend=True))
     assert resent.name != second.name
     assert (resent.record_count, resent.added_count, resent.withdrawn_count) == (20_001, 0, 0)
+
+
+def test_a_source_is_pulled_again_once_cleaning_has_lost_records(
+    ingest: IngestProcess, kafka_bootstrap: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    write(path, {1: "one", 2: "two"})
+    first = end(ingest, begin(ingest, path))
+    assert begin(ingest, path).name == first.name
+    publisher = KafkaEventPublisher(kafka_bootstrap, "cleaning")
+    lost = RecordsLost(topic=RECORDS_RAW.name, partition=0, first_offset=0, next_offset=2)
+    lost.find_time.GetCurrentTime()
+    publisher.publish(CLEANING_EVENTS, [OutgoingEvent(lost.topic, lost)])
+    publisher.close()
+    again = wait_until(
+        lambda: begun if (begun := begin(ingest, path)).name != first.name else None, "an import of its own"
+    )
+    assert len(messages_of(kafka_bootstrap, RECORDS_RAW, RecordIngested, end(ingest, again).name)) == 2
+    # What came after the loss is not lost.
+    assert begin(ingest, path).name == again.name

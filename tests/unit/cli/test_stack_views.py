@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from gateway.cli.cycle_commands import assets_of, missing_assets
-from gateway.cli.views.stack import DownloadBars, PartsReporter, disk_words, ports_of, status_table
+from gateway.cli.views.stack import DownloadBars, PartsReporter, disk_words, loss_words, ports_of, status_table
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState
+from services.kit.bus.losses import NotedLoss
+from services.kit.bus.topics import INBOUND
 from services.kit.storage.disk import DiskSpace
 from tests.unit.cli.cycles import START, spec
 
@@ -31,6 +34,14 @@ def test_status_shows_every_part() -> None:
         assert part in kafka
     for part in ("gateway", "ill", "7100 8080", "no answer within 2 s"):
         assert part in gateway
+
+
+def test_lost_messages_are_told_with_their_count_and_what_to_do() -> None:
+    loss = NotedLoss(INBOUND.name, "tidemill-ingest", 7, datetime(2026, 1, 2, tzinfo=UTC))
+    words = loss_words(loss).plain
+    assert words.startswith("Up to 7 messages of tidemill.inbound were deleted before tidemill-ingest had read them")
+    assert "send their events again" in words
+    assert "tidemill doctor --repair" in words
 
 
 def test_ports_are_those_of_callers() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,18 @@ def test_killed_at_any_step_the_end_is_the_same(harness: Harness, monkeypatch: p
         assert harness.bus.held == ["edited", "new", "text 0", "text 2"], step
         step += 1
     assert step > 10, "nothing was killed"
+
+
+def test_what_was_imported_before_records_were_lost_is_pulled_again(harness: Harness) -> None:
+    harness.write(("1", "one"))
+    first, _ = harness.create(harness.spec())
+    harness.runner().run(first, Interrupt())
+    harness.store.note_loss(datetime.now(UTC))
+    harness.store.note_loss(datetime(2020, 1, 1, tzinfo=UTC))
+    again, reused = harness.create(harness.spec())
+    assert not reused
+    harness.runner().run(again, Interrupt())
+    assert harness.create(harness.spec()) == (harness.kept(again), True)
 
 
 def test_whatever_becomes_of_a_source_and_of_its_imports_the_last_one_counts(harness: Harness) -> None:

@@ -176,3 +176,43 @@ class DatasetVersionBuilt(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DatasetVersionBuilt: _TypeAlias = DatasetVersionBuilt  # noqa: Y015
+
+@_typing.final
+class RecordsLost(_message.Message):
+    """Raw records were deleted from the bus before cleaning had read them. Topic `tidemill.cleaning.events`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    FIRST_OFFSET_FIELD_NUMBER: _builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    FIND_TIME_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """Topic that held them."""
+    partition: _builtins.int
+    """Its partition."""
+    first_offset: _builtins.int
+    """Offset of the first of them."""
+    next_offset: _builtins.int
+    """Offset behind the last of them: at most next_offset - first_offset records are lost."""
+    @_builtins.property
+    def find_time(self) -> _timestamp_pb2.Timestamp:
+        """When cleaning found that they are gone."""
+
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        partition: _builtins.int = ...,
+        first_offset: _builtins.int = ...,
+        next_offset: _builtins.int = ...,
+        find_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["find_time", b"find_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["find_time", b"find_time", "first_offset", b"first_offset", "next_offset", b"next_offset", "partition", b"partition", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordsLost: _TypeAlias = RecordsLost  # noqa: Y015
