@@ -55,12 +55,18 @@ integration: setup ## each service with its real parts
 e2e: setup ## the whole mesh: pipelines, clients, events, kills
 	$(BIN)/pytest tests/e2e
 
+# How long: `make faults SEEDS=1-20 MINUTES=10` kills processes at random for that long with each seed.
+SEEDS ?= 1-2
+MINUTES ?= 1
+LOAD_SECONDS ?= 300
+
 faults: setup ## everything that can go wrong: attacks, kills, full disks, load; half an hour
 	$(BIN)/pytest -n 2 -m "slow or hypothesis" --hypothesis-profile thorough tests/unit
-	$(BIN)/pytest --hypothesis-profile thorough tests/faults
+	TIDEMILL_FAULT_SEEDS=$(SEEDS) TIDEMILL_FAULT_MINUTES=$(MINUTES) TIDEMILL_LOAD_SECONDS=$(LOAD_SECONDS) \
+		$(BIN)/pytest --hypothesis-profile thorough tests/faults
 
 test: check unit contract integration e2e ## everything but the slow faults
-	$(BIN)/pytest -m "not slow" tests/faults
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/faults
 
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py

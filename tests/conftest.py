@@ -14,6 +14,9 @@ from services.kit.storage.database import open_database
 from tests.examples import register_profiles
 from tests.postgresql import PostgreSQL, running_postgresql
 
+# What tests share asserts as they do, and is to say as much.
+pytest.register_assert_rewrite("tests.load", "tests.waiting", "tests.faults.reconciler")
+
 register_profiles()
 
 ROOT = Path(__file__).parents[1]

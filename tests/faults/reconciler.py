@@ -14,6 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from services.kit.bus.topics import FEEDBACK, PREDICTIONS, RECORDS_CLEAN, RECORDS_RAW, RECORDS_REJECTED, Topic
 
 
 def digest(content: bytes | str) -> str:
@@ -116,18 +119,58 @@ class Ledger:
 
 
 def raw_records(bootstrap: str, source: str) -> list[tuple[str, str]]:
-    """Id and digest of each accepted record of a source that `tidemill.records.raw` holds.
-
-    The topic may hold an event twice: it is one event, by its CloudEvents id.
-    """
+    """Id and digest of each accepted record of a source that `tidemill.records.raw` holds."""
     from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested
 
-    from services.kit.bus.topics import RECORDS_RAW
+    records = [event.record for event in _events(bootstrap, RECORDS_RAW, RecordIngested)]
+    return [(record.record_id, digest(record.text)) for record in records if record.source == source]
+
+
+def served_answers(bootstrap: str) -> list[tuple[str, str]]:
+    """Each answer that `tidemill.predictions` tells of; its content is its name."""
+    from tidemill.inference.v1.inference_events_pb2 import PredictionServed
+
+    return [(event.answer, digest(event.answer)) for event in _events(bootstrap, PREDICTIONS, PredictionServed)]
+
+
+def recorded_feedback(bootstrap: str) -> list[tuple[str, str]]:
+    """Each feedback that `tidemill.feedback` tells of: the last word of its correction, and the correction's digest."""
+    from tidemill.pipeline.v1.pipeline_events_pb2 import FeedbackRecorded
+
+    events = _events(bootstrap, FEEDBACK, FeedbackRecorded)
+    return [(event.correction.rpartition(" ")[2], digest(event.correction)) for event in events]
+
+
+def verdicts(bootstrap: str, dataset: str) -> tuple[set[str], set[str]]:
+    """Ids of the records that the topics call cleaned for a data set, and of those that they call rejected."""
+    from tidemill.cleaning.v1.cleaning_events_pb2 import RecordCleaned, RecordRejected
+
+    def ids(topic: Topic, kind: Any) -> set[str]:
+        return {event.record_id for event in _events(bootstrap, topic, kind) if event.dataset == dataset}
+
+    return ids(RECORDS_CLEAN, RecordCleaned), ids(RECORDS_REJECTED, RecordRejected)
+
+
+def snapshot_rows(folder: Path) -> dict[str, list[str]]:
+    """Ids in each file of a data-set version, `train`, `holdout` and `rejected`."""
+    import pyarrow.parquet as parquet
+
+    return {
+        name: [
+            str(record)
+            for record in parquet.read_table(folder / f"{name}.parquet", columns=["record_id"]).column(0).to_pylist()
+        ]
+        for name in ("train", "holdout", "rejected")
+    }
+
+
+def _events(bootstrap: str, topic: Topic, kind: Any) -> list[Any]:
+    """The events of a topic. It may hold one twice: that is one event, by its CloudEvents type and id."""
     from tests.topics import read_all
 
-    events = {headers["ce_id"]: RecordIngested.FromString(value) for headers, value in read_all(bootstrap, RECORDS_RAW)}
-    records = [event.record for event in events.values() if event.record.source == source]
-    return [(record.record_id, digest(record.text)) for record in records]
+    name = kind.DESCRIPTOR.full_name.encode()
+    unique = {headers["ce_id"]: value for headers, value in read_all(bootstrap, topic) if headers["ce_type"] == name}
+    return [kind.FromString(value) for value in unique.values()]
 
 
 def main() -> int:

@@ -1,0 +1,61 @@
+"""Two small models that a running mesh serves: one that classifies, one that writes noise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import grpc
+from tidemill.inference.v1 import inference_service_pb2 as pb
+from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+
+from infra.stack.state import StackState
+from services.kit.ids import new_id
+from services.kit.storage.signing import MANIFEST, SigningKey
+from tests.integration.inference.builds import make_classifier, make_generator
+
+CLASSIFIER, WRITER = "load-classifier", "load-writer"
+_PATIENCE_S = 240.0
+
+
+def publish_small_models(stack: StackState, scratch: Path) -> None:
+    """Makes both where `scratch` does not hold them yet, signs them with the mesh's key and publishes them.
+
+    It speaks to the service itself: no door publishes what no run made.
+    """
+    layout = stack.layout.state
+    key = SigningKey(layout.model_keys / "signing.pem", layout.model_keys / "trusted")
+    if not scratch.exists():
+        make_classifier(scratch / CLASSIFIER)
+        make_generator(scratch / WRITER, scratch / "parts")
+    for model in (CLASSIFIER, WRITER):
+        digest = json.loads((scratch / model / MANIFEST).read_text(encoding="utf-8"))["digest"]
+        folder = layout.artifacts / "load" / model
+        shutil.copytree(scratch / model, folder)
+        key.sign(folder)
+        request = pb.PublishModelRequest(
+            request_id=new_id(),
+            model=f"models/{model}",
+            artifact_uri=f"file://{folder}",
+            digest=digest,
+            run="runs/load",
+            dataset_version="datasets/load/versions/1",
+        )
+        with grpc.insecure_channel(stack.address("inference")) as channel:
+            _publish(InferenceServiceStub(channel), request)
+
+
+def _publish(stub: InferenceServiceStub, request: pb.PublishModelRequest) -> None:
+    """Asks again while Triton is away, as a caller is told to (2.51 crashes now and then)."""
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            stub.PublishModel(request, timeout=_PATIENCE_S)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
+                raise
+            time.sleep(1)
+        else:
+            return
