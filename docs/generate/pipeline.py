@@ -83,6 +83,8 @@ def _sections(message: Descriptor, path: str) -> list[tuple[str, Descriptor]]:
 def _words(field: FieldDescriptor) -> str:
     if field.message_type is OperatorSpec.DESCRIPTOR:
         return "list of [operators](operators.md)"
+    if field.message_type is Struct.DESCRIPTOR:
+        return "mapping"
     if field.message_type is not None:
         return "list of mappings" if field.is_repeated else "mapping" + ("" if field.message_type.fields else ", empty")
     rules = rules_of(field)
@@ -177,6 +179,8 @@ def _field(field: FieldDescriptor, registry: Registry) -> dict[str, Any]:
 def _value(field: FieldDescriptor, registry: Registry) -> dict[str, Any]:
     if field.message_type is OperatorSpec.DESCRIPTOR:
         return _operator(registry)
+    if field.message_type is Struct.DESCRIPTOR:
+        return {"type": "object"}
     if field.message_type is not None:
         return _message(field.message_type, registry)
     if field.enum_type is not None:

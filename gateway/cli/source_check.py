@@ -28,6 +28,8 @@ def check_sources(file: PipelineFile) -> None:
     found = []
     for number, source in enumerate(file.spec.sources):
         kind = source.WhichOneof("kind") or "text_folder"
+        if kind == "plugin":
+            continue  # its package knows where it lies
         uri = getattr(source, kind).uri
         why = _wrong(uri, wants_folder=kind == "text_folder")
         if why:

@@ -11,6 +11,7 @@ import grpc
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as grpc_stubs
 
 from services.ingest.adapters.ledger import TemporaryLedger
+from services.ingest.adapters.plugin_sources import AllSources
 from services.ingest.adapters.pulled_store import SqlPulledStore
 from services.ingest.adapters.record_sink import BusRecordSink
 from services.ingest.adapters.source_files.port import ReadLimits
@@ -93,12 +94,12 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     )
 
 
-def _sources(settings: IngestSettings, look_ups: Executor) -> FileSources:
+def _sources(settings: IngestSettings, look_ups: Executor) -> AllSources:
     added = Path(settings.source_roots_file) if settings.source_roots_file else None
     limits = ReadLimits(
         settings.source_connect_s, settings.source_silence_s, settings.source_file_bytes, settings.source_import_bytes
     )
-    return FileSources(
+    files = FileSources(
         settings.compared_source_bytes,
         SourceRoots(split_list(settings.source_roots), added, settings.data_dir),
         NetworkRules(split_list(settings.source_hosts)),
@@ -106,6 +107,7 @@ def _sources(settings: IngestSettings, look_ups: Executor) -> FileSources:
         limits=limits,
         s3_endpoint=s3_endpoint(settings.source_s3_endpoint),
     )
+    return AllSources(files)
 
 
 def main() -> None:

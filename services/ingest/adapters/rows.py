@@ -13,6 +13,7 @@ from services.ingest.domain.source_import import (
     Import,
     ImportState,
     JsonLines,
+    PluginSource,
     SourceSpec,
     TextFolder,
 )
@@ -21,14 +22,15 @@ from services.kit.progress import Progress
 
 
 def _spec_json(spec: SourceSpec) -> dict[str, Any]:
-    kind = "text_folder" if isinstance(spec.kind, TextFolder) else "json_lines"
-    return {"source": spec.source, kind: asdict(spec.kind), "max_records": spec.max_records}
+    return {"source": spec.source, spec.kind.field: asdict(spec.kind), "max_records": spec.max_records}
 
 
 def _spec_of(value: Mapping[str, Any]) -> SourceSpec:
-    kind: TextFolder | JsonLines
+    kind: TextFolder | JsonLines | PluginSource
     if "text_folder" in value:
         kind = TextFolder(**value["text_folder"])
+    elif "plugin" in value:
+        kind = PluginSource(**value["plugin"])
     else:
         fields = value["json_lines"]
         kind = JsonLines(**{**fields, "attribute_fields": tuple(fields["attribute_fields"])})

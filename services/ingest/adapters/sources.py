@@ -31,7 +31,7 @@ from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.app.ports import SourceFile, Survey
 from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
-from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder, check_spec
+from services.ingest.domain.source_import import JsonLines, PluginSource, SourceSpec, TextFolder, check_spec
 from services.ingest.domain.source_uri import parse_uri, shown
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE
 from services.ingest.engine.parsing import MAX_FILE_BYTES, record_of_file, record_of_line, split_lines
@@ -82,7 +82,7 @@ class FileSources:
     def survey(self, spec: SourceSpec, interrupt: Interrupt) -> Survey:
         """See the port."""
         with _reading(spec), self._place(spec, interrupt) as place:
-            kind = spec.kind
+            kind = _of_files(spec)
             listing = place.find(kind.pattern) if isinstance(kind, TextFolder) else place.match()
             files = [SourceFile(path, listing[path].size or 0) for path in sorted(listing)]
             digest, lines = self._digest(kind, place, files, listing)
@@ -105,9 +105,10 @@ class FileSources:
 
     def _pieces(self, spec: SourceSpec, place: FilePlace, files: Sequence[SourceFile]) -> Iterator[RawRecord | Refusal]:
         budget = _Budget(self._limits.import_bytes)
-        if isinstance(spec.kind, TextFolder):
-            return _read_folder(spec.source, spec.kind, place, files, budget)
-        return self._read_lines(spec.source, spec.kind, place, files, budget)
+        kind = _of_files(spec)
+        if isinstance(kind, TextFolder):
+            return _read_folder(spec.source, kind, place, files, budget)
+        return self._read_lines(spec.source, kind, place, files, budget)
 
     @contextmanager
     def _place(self, spec: SourceSpec, interrupt: Interrupt) -> Iterator[FilePlace]:
@@ -179,6 +180,11 @@ class FileSources:
                             yield Refusal(f"{location}:{number}", error.reason, error.message, line)
             except (BadContentError, OSError) as error:
                 raise _unreadable(location, number, error) from error
+
+
+def _of_files(spec: SourceSpec) -> TextFolder | JsonLines:
+    assert not isinstance(spec.kind, PluginSource), "plugins are read by their packages"
+    return spec.kind
 
 
 class _Budget:

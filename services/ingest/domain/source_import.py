@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
 from datetime import datetime
 from enum import Enum
+from typing import Any, ClassVar
 
 from services.ingest.domain.record import is_attribute_name
 from services.ingest.domain.source_uri import UriRefusedError, check_pattern, parse_uri
@@ -28,6 +31,7 @@ class TextFolder:
     pattern: str = DEFAULT_PATTERN
     folder_attribute: str = ""
     encoding: str = DEFAULT_ENCODING
+    field: ClassVar[str] = "text_folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,21 @@ class JsonLines:
     text_field: str = DEFAULT_TEXT_FIELD
     id_field: str = ""
     attribute_fields: tuple[str, ...] = ()
+    field: ClassVar[str] = "json_lines"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSource:
+    """A source of another package: the name of its entry point, and what it is given."""
+
+    name: str
+    config: Mapping[str, Any] = dataclass_field(default_factory=dict)
+    field: ClassVar[str] = "plugin"
+
+    @property
+    def uri(self) -> str:
+        """Stands for an address in messages, and tells origins apart."""
+        return f"plugin:{self.name}/{content_digest(dict(self.config))[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +64,7 @@ class SourceSpec:
     """What to pull; `max_records` 0 means all."""
 
     source: str
-    kind: TextFolder | JsonLines
+    kind: TextFolder | JsonLines | PluginSource
     max_records: int = 0
 
     @property
@@ -61,7 +80,7 @@ class SourceSpec:
     @property
     def field(self) -> str:
         """Field path of the kind in a request, for messages."""
-        return "spec.text_folder" if isinstance(self.kind, TextFolder) else "spec.json_lines"
+        return f"spec.{self.kind.field}"
 
     @property
     def digest(self) -> str:
@@ -76,6 +95,9 @@ def check_spec(spec: SourceSpec) -> None:
         InvalidArgumentError: names each field that is wrong and what to do.
     """
     kind, found = spec.kind, []
+    if isinstance(kind, PluginSource):
+        # Its package checks it.
+        return
     try:
         parse_uri(kind.uri)
     except UriRefusedError as error:
@@ -162,7 +184,7 @@ class Import:
     progress: Progress | None = None
     failure: Failure | None = None
     traceparent: str = ""
-    differences: Differences = field(default_factory=Differences)
+    differences: Differences = dataclass_field(default_factory=Differences)
     not_synchronized: str = ""
 
     def holds(self, spec: SourceSpec, source_digest: str) -> bool:

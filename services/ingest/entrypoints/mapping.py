@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC
 
+from google.protobuf.json_format import MessageToDict
 from tidemill.ingest.v1 import source_import_pb2
 from tidemill.ingest.v1.record_pb2 import Record
 
@@ -16,6 +17,7 @@ from services.ingest.domain.source_import import (
     Import,
     ImportState,
     JsonLines,
+    PluginSource,
     SourceSpec,
     TextFolder,
 )
@@ -53,8 +55,10 @@ def record_from(message: Record, place: str = "record") -> RawRecord:
 
 def spec_from(message: source_import_pb2.SourceSpec) -> SourceSpec:
     """A source's spec, with the contract's defaults for empty fields."""
-    kind: TextFolder | JsonLines
-    if message.WhichOneof("kind") == "text_folder":
+    kind: TextFolder | JsonLines | PluginSource
+    if message.WhichOneof("kind") == "plugin":
+        kind = PluginSource(message.plugin.name, MessageToDict(message.plugin.config))
+    elif message.WhichOneof("kind") == "text_folder":
         folder = message.text_folder
         kind = TextFolder(
             folder.uri, folder.pattern or DEFAULT_PATTERN, folder.folder_attribute, folder.encoding or DEFAULT_ENCODING
@@ -71,7 +75,10 @@ def spec_to(spec: SourceSpec) -> source_import_pb2.SourceSpec:
     """A source's spec as a message."""
     message = source_import_pb2.SourceSpec(source=spec.source, max_records=spec.max_records)
     kind = spec.kind
-    if isinstance(kind, TextFolder):
+    if isinstance(kind, PluginSource):
+        message.plugin.name = kind.name
+        message.plugin.config.update(dict(kind.config))
+    elif isinstance(kind, TextFolder):
         message.text_folder.uri = kind.uri
         message.text_folder.pattern = kind.pattern
         message.text_folder.folder_attribute = kind.folder_attribute

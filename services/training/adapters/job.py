@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.kit.progress import Progress
 from services.training.domain.training_spec import TrainingSpec
-from services.training.engine.methods import make_method
+from services.training.engine.methods import stored_method
 
 JOB_FILE = "job.json"
 PROGRESS_FILE = "progress.json"
@@ -70,7 +70,7 @@ class Job:
             snapshot=Path(value["snapshot"]),
             models_dir=Path(value["models_dir"]),
             downloads_dir=Path(value["downloads_dir"]),
-            spec=TrainingSpec.from_json(value["recipe"], make_method),
+            spec=TrainingSpec.from_json(value["recipe"], stored_method),
             threads=value["threads"],
             signing_key=Path(value["signing_key"]),
             trusted_keys=Path(value["trusted_keys"]),

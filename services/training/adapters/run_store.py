@@ -19,7 +19,7 @@ from services.training.adapters.tables import runs
 from services.training.domain.report import Report
 from services.training.domain.run import Run, RunState
 from services.training.domain.training_spec import TrainingSpec
-from services.training.engine.methods import make_method
+from services.training.engine.methods import stored_method
 
 logger = logging.getLogger(__name__)
 _UNFINISHED = (RunState.QUEUED.value, RunState.RUNNING.value)
@@ -116,7 +116,7 @@ def _row(run: Run) -> dict[str, Any]:
 def _run(row: Mapping[Any, Any]) -> Run:
     return Run(
         name=row["name"],
-        spec=TrainingSpec.from_json(row["recipe"], make_method),
+        spec=TrainingSpec.from_json(row["recipe"], stored_method),
         digest=row["digest"],
         uri=row["uri"],
         create_time=row["create_time"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from google.protobuf.json_format import MessageToDict
 from tidemill.common.v1 import failure_pb2
 from tidemill.training.v1 import run_pb2
 
@@ -20,7 +21,7 @@ from services.training.domain.training_spec import (
     TextClassificationTask,
     TrainingSpec,
 )
-from services.training.engine.methods import make_method
+from services.training.engine.methods import make_method, make_plugin
 
 _STATES = {
     RunState.QUEUED: run_pb2.Run.STATE_QUEUED,
@@ -104,7 +105,12 @@ def spec_to(spec: TrainingSpec) -> run_pb2.TrainingSpec:
         message.text_classification.label_field = task.label_field
         message.text_classification.max_input_tokens = task.max_input_tokens
     options = asdict(spec.method)
-    method = getattr(message, options.pop("kind"))
+    kind = options.pop("kind")
+    if kind not in message.DESCRIPTOR.fields_by_name:
+        message.plugin.name = kind
+        message.plugin.options.update({key: list(v) if isinstance(v, tuple) else v for key, v in options.items()})
+        return message
+    method = getattr(message, kind)
     method.SetInParent()
     method.MergeFrom(type(method)(**options))
     return message
@@ -126,6 +132,8 @@ def _method_from(spec: run_pb2.TrainingSpec) -> Method:
     """The method of the same name, its options the fields of the message."""
     name = spec.WhichOneof("method") or ""
     options: dict[str, object] = {}
+    if name == "plugin":
+        return make_plugin(spec.plugin.name, MessageToDict(spec.plugin.options))
     if name:
         message = getattr(spec, name)
         options = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}

@@ -15,7 +15,9 @@ from services.training.entrypoints.mapping import spec_from, spec_to
 
 SPEC = run_pb2.TrainingSpec.DESCRIPTOR
 MESSAGES = {
-    field.name: field.message_type for field in SPEC.oneofs_by_name["method"].fields if field.message_type is not None
+    field.name: field.message_type
+    for field in SPEC.oneofs_by_name["method"].fields
+    if field.message_type is not None and field.name != "plugin"
 }
 
 

@@ -6,6 +6,7 @@ Pulling of whole sources."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -94,6 +95,34 @@ class JsonLinesSource(_message.Message):
 Global___JsonLinesSource: _TypeAlias = JsonLinesSource  # noqa: Y015
 
 @_typing.final
+class PluginSource(_message.Message):
+    """A source of another package, which ingest finds by its entry point."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the entry point in the group `tidemill.sources`."""
+    @_builtins.property
+    def config(self) -> _struct_pb2.Struct:
+        """Its parameters."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        config: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluginSource: _TypeAlias = PluginSource  # noqa: Y015
+
+@_typing.final
 class SourceSpec(_message.Message):
     """What to pull."""
 
@@ -102,6 +131,7 @@ class SourceSpec(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     TEXT_FOLDER_FIELD_NUMBER: _builtins.int
     JSON_LINES_FIELD_NUMBER: _builtins.int
+    PLUGIN_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Name that its records bear, see Record.source."""
@@ -115,19 +145,24 @@ class SourceSpec(_message.Message):
     def json_lines(self) -> Global___JsonLinesSource:
         """JSON lines."""
 
+    @_builtins.property
+    def plugin(self) -> Global___PluginSource:
+        """Of another package."""
+
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
         text_folder: Global___TextFolderSource | None = ...,
         json_lines: Global___JsonLinesSource | None = ...,
+        plugin: Global___PluginSource | None = ...,
         max_records: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "kind", b"kind", "text_folder", b"text_folder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "kind", b"kind", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "kind", b"kind", "max_records", b"max_records", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "kind", b"kind", "max_records", b"max_records", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

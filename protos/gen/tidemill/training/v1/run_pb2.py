@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tidemill.common.v1 import failure_pb2 as tidemill_dot_common_dot_v1_dot_failure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etidemill/training/v1/run.proto\x12\x14tidemill.training.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/common/v1/failure.proto\"f\n\x10\x44\x61tasetReference\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x14\n\x03uri\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12%\n\x06\x64igest\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\"\xc1\x01\n\x0eGenerationTask\x12+\n\x0fprompt_template\x18\x01 \x01(\tB\x12\xbaH\x0fr\r\x10\x01\x18\x80@J\x06{text}\x12\x33\n\x0ctarget_field\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12%\n\x10max_input_tokens\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x08\x12&\n\x11max_target_tokens\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x02(\x01\"r\n\x16TextClassificationTask\x12\x32\n\x0blabel_field\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12$\n\x10max_input_tokens\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x08\"\x8e\x01\n\nLoraMethod\x12\x15\n\x01r\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80\x08(\x01\x12\x1d\n\x05\x61lpha\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t!\x00\x00\x00\x00\x00\x00\x00\x00\x12(\n\x07\x64ropout\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12 \n\x0etarget_modules\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\"\x0c\n\nFullMethod\"\x85\x04\n\x0cOptimization\x12\x1a\n\tmax_steps\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1e\n\x06\x65pochs\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1e\n\nbatch_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80 (\x01\x12)\n\x15gradient_accumulation\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80 (\x00\x12.\n\rlearning_rate\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00\x12-\n\x0cwarmup_ratio\x18\x06 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12-\n\x0cweight_decay\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12<\n\tprecision\x18\x08 \x01(\x0e\x32\x1f.tidemill.training.v1.PrecisionB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x0c\n\x04seed\x18\t \x01(\x03\x12!\n\x10\x63heckpoint_every\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00:q\xbaHn\x1al\n\x13optimization.length\x12(give exactly one of max_steps and epochs\x1a+(this.max_steps > 0) != (this.epochs > 0.0)\"+\n\nEvaluation\x12\x1d\n\x0cmax_examples\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"C\n\x0b\x43ompression\x12\x34\n\x08variants\x18\x01 \x03(\tB\"\xbaH\x1f\x92\x01\x1c\x08\x01\x10\x08\x18\x01\"\x14r\x12R\x04\x66p32R\x04int8R\x04int4\"\x8a\x06\n\x0cTrainingSpec\x12\x37\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32&.tidemill.training.v1.DatasetReference\x12\x1e\n\nbase_model\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08\x12:\n\ngeneration\x18\x03 \x01(\x0b\x32$.tidemill.training.v1.GenerationTaskH\x00\x12K\n\x13text_classification\x18\x04 \x01(\x0b\x32,.tidemill.training.v1.TextClassificationTaskH\x00\x12\x30\n\x04lora\x18\x05 \x01(\x0b\x32 .tidemill.training.v1.LoraMethodH\x01\x12\x30\n\x04\x66ull\x18\x06 \x01(\x0b\x32 .tidemill.training.v1.FullMethodH\x01\x12@\n\x0coptimization\x18\x07 \x01(\x0b\x32\".tidemill.training.v1.OptimizationB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\nevaluation\x18\x08 \x01(\x0b\x32 .tidemill.training.v1.Evaluation\x12>\n\x0b\x63ompression\x18\t \x01(\x0b\x32!.tidemill.training.v1.CompressionB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\nmodel_name\x18\n \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,63}$:\xa5\x01\xbaH\xa1\x01\x1a\x9e\x01\n\x12training_spec.int4\x12\x31\x63ompression.variants: int4 is for generation only\x1aUhas(this.generation) || !this.compression.variants.exists(variant, variant == \'int4\')B\r\n\x04task\x12\x05\xbaH\x02\x08\x01\x42\x0f\n\x06method\x12\x05\xbaH\x02\x08\x01\"[\n\x07\x45xample\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x04 \x01(\t\x12\r\n\x05tuned\x18\x05 \x01(\t\"\xc7\x02\n\x07Variant\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12+\n\x07quality\x18\x05 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12\x19\n\x11tokens_per_second\x18\x06 \x01(\x01\x12\x1e\n\x16time_to_first_token_ms\x18\x07 \x01(\x01\x12\x1b\n\x13\x65xamples_per_second\x18\x08 \x01(\x01\x12\x16\n\x0elatency_p50_ms\x18\t \x01(\x01\x12(\n\x04loss\x18\n \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12\x31\n\rloss_increase\x18\x0b \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\"\x8b\x03\n\x06Report\x12(\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12)\n\x05tuned\x18\x02 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12.\n\ndifference\x18\x03 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12/\n\x08\x65xamples\x18\x04 \x03(\x0b\x32\x1d.tidemill.training.v1.Example\x12/\n\x08variants\x18\x05 \x03(\x0b\x32\x1d.tidemill.training.v1.Variant\x12:\n\x07\x66igures\x18\x06 \x03(\x0b\x32).tidemill.training.v1.Report.FiguresEntry\x12.\n\ntuned_loss\x18\x07 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xaa\x04\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x04spec\x18\x04 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpec\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.tidemill.training.v1.Run.State\x12.\n\x08progress\x18\x06 \x01(\x0b\x32\x1c.tidemill.common.v1.Progress\x12,\n\x06report\x18\x07 \x01(\x0b\x32\x1c.tidemill.training.v1.Report\x12,\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x1b.tidemill.common.v1.Failure\x12\x0e\n\x06reused\x18\t \x01(\x08\x12\x15\n\rmodel_version\x18\n \x01(\t\x12\x0b\n\x03uri\x18\x0b \x01(\t\x12\x10\n\x08warnings\x18\x0c \x03(\t\"\x7f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05*v\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_BF16\x10\x02\x12\x12\n\x0ePRECISION_FP16\x10\x03\x12\x12\n\x0ePRECISION_AUTO\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etidemill/training/v1/run.proto\x12\x14tidemill.training.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/common/v1/failure.proto\"f\n\x10\x44\x61tasetReference\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x14\n\x03uri\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12%\n\x06\x64igest\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\"\xc1\x01\n\x0eGenerationTask\x12+\n\x0fprompt_template\x18\x01 \x01(\tB\x12\xbaH\x0fr\r\x10\x01\x18\x80@J\x06{text}\x12\x33\n\x0ctarget_field\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12%\n\x10max_input_tokens\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x08\x12&\n\x11max_target_tokens\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x02(\x01\"r\n\x16TextClassificationTask\x12\x32\n\x0blabel_field\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12$\n\x10max_input_tokens\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x08\"\x8e\x01\n\nLoraMethod\x12\x15\n\x01r\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80\x08(\x01\x12\x1d\n\x05\x61lpha\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t!\x00\x00\x00\x00\x00\x00\x00\x00\x12(\n\x07\x64ropout\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12 \n\x0etarget_modules\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\"\x0c\n\nFullMethod\"e\n\x0cPluginMethod\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12(\n\x07options\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x85\x04\n\x0cOptimization\x12\x1a\n\tmax_steps\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1e\n\x06\x65pochs\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1e\n\nbatch_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80 (\x01\x12)\n\x15gradient_accumulation\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80 (\x00\x12.\n\rlearning_rate\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00\x12-\n\x0cwarmup_ratio\x18\x06 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12-\n\x0cweight_decay\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12<\n\tprecision\x18\x08 \x01(\x0e\x32\x1f.tidemill.training.v1.PrecisionB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x0c\n\x04seed\x18\t \x01(\x03\x12!\n\x10\x63heckpoint_every\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00:q\xbaHn\x1al\n\x13optimization.length\x12(give exactly one of max_steps and epochs\x1a+(this.max_steps > 0) != (this.epochs > 0.0)\"+\n\nEvaluation\x12\x1d\n\x0cmax_examples\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"C\n\x0b\x43ompression\x12\x34\n\x08variants\x18\x01 \x03(\tB\"\xbaH\x1f\x92\x01\x1c\x08\x01\x10\x08\x18\x01\"\x14r\x12R\x04\x66p32R\x04int8R\x04int4\"\xc0\x06\n\x0cTrainingSpec\x12\x37\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32&.tidemill.training.v1.DatasetReference\x12\x1e\n\nbase_model\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08\x12:\n\ngeneration\x18\x03 \x01(\x0b\x32$.tidemill.training.v1.GenerationTaskH\x00\x12K\n\x13text_classification\x18\x04 \x01(\x0b\x32,.tidemill.training.v1.TextClassificationTaskH\x00\x12\x30\n\x04lora\x18\x05 \x01(\x0b\x32 .tidemill.training.v1.LoraMethodH\x01\x12\x30\n\x04\x66ull\x18\x06 \x01(\x0b\x32 .tidemill.training.v1.FullMethodH\x01\x12\x34\n\x06plugin\x18\x0b \x01(\x0b\x32\".tidemill.training.v1.PluginMethodH\x01\x12@\n\x0coptimization\x18\x07 \x01(\x0b\x32\".tidemill.training.v1.OptimizationB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\nevaluation\x18\x08 \x01(\x0b\x32 .tidemill.training.v1.Evaluation\x12>\n\x0b\x63ompression\x18\t \x01(\x0b\x32!.tidemill.training.v1.CompressionB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\nmodel_name\x18\n \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,63}$:\xa5\x01\xbaH\xa1\x01\x1a\x9e\x01\n\x12training_spec.int4\x12\x31\x63ompression.variants: int4 is for generation only\x1aUhas(this.generation) || !this.compression.variants.exists(variant, variant == \'int4\')B\r\n\x04task\x12\x05\xbaH\x02\x08\x01\x42\x0f\n\x06method\x12\x05\xbaH\x02\x08\x01\"[\n\x07\x45xample\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x04 \x01(\t\x12\r\n\x05tuned\x18\x05 \x01(\t\"\xc7\x02\n\x07Variant\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12+\n\x07quality\x18\x05 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12\x19\n\x11tokens_per_second\x18\x06 \x01(\x01\x12\x1e\n\x16time_to_first_token_ms\x18\x07 \x01(\x01\x12\x1b\n\x13\x65xamples_per_second\x18\x08 \x01(\x01\x12\x16\n\x0elatency_p50_ms\x18\t \x01(\x01\x12(\n\x04loss\x18\n \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12\x31\n\rloss_increase\x18\x0b \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\"\x8b\x03\n\x06Report\x12(\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12)\n\x05tuned\x18\x02 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12.\n\ndifference\x18\x03 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12/\n\x08\x65xamples\x18\x04 \x03(\x0b\x32\x1d.tidemill.training.v1.Example\x12/\n\x08variants\x18\x05 \x03(\x0b\x32\x1d.tidemill.training.v1.Variant\x12:\n\x07\x66igures\x18\x06 \x03(\x0b\x32).tidemill.training.v1.Report.FiguresEntry\x12.\n\ntuned_loss\x18\x07 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xaa\x04\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x04spec\x18\x04 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpec\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.tidemill.training.v1.Run.State\x12.\n\x08progress\x18\x06 \x01(\x0b\x32\x1c.tidemill.common.v1.Progress\x12,\n\x06report\x18\x07 \x01(\x0b\x32\x1c.tidemill.training.v1.Report\x12,\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x1b.tidemill.common.v1.Failure\x12\x0e\n\x06reused\x18\t \x01(\x08\x12\x15\n\rmodel_version\x18\n \x01(\t\x12\x0b\n\x03uri\x18\x0b \x01(\t\x12\x10\n\x08warnings\x18\x0c \x03(\t\"\x7f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05*v\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_BF16\x10\x02\x12\x12\n\x0ePRECISION_FP16\x10\x03\x12\x12\n\x0ePRECISION_AUTO\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,6 +61,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LORAMETHOD'].fields_by_name['dropout']._serialized_options = b'\272H\024\022\022\021\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000'
   _globals['_LORAMETHOD'].fields_by_name['target_modules']._loaded_options = None
   _globals['_LORAMETHOD'].fields_by_name['target_modules']._serialized_options = b'\272H\005\222\001\002\020@'
+  _globals['_PLUGINMETHOD'].fields_by_name['name']._loaded_options = None
+  _globals['_PLUGINMETHOD'].fields_by_name['name']._serialized_options = b'\272H\032r\0302\026^[a-z][a-z0-9_]{0,63}$'
   _globals['_OPTIMIZATION'].fields_by_name['max_steps']._loaded_options = None
   _globals['_OPTIMIZATION'].fields_by_name['max_steps']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_OPTIMIZATION'].fields_by_name['epochs']._loaded_options = None
@@ -100,36 +103,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAININGSPEC']._serialized_options = b'\272H\241\001\032\236\001\n\022training_spec.int4\0221compression.variants: int4 is for generation only\032Uhas(this.generation) || !this.compression.variants.exists(variant, variant == \'int4\')'
   _globals['_REPORT_FIGURESENTRY']._loaded_options = None
   _globals['_REPORT_FIGURESENTRY']._serialized_options = b'8\001'
-  _globals['_PRECISION']._serialized_start=3520
-  _globals['_PRECISION']._serialized_end=3638
-  _globals['_DATASETREFERENCE']._serialized_start=152
-  _globals['_DATASETREFERENCE']._serialized_end=254
-  _globals['_GENERATIONTASK']._serialized_start=257
-  _globals['_GENERATIONTASK']._serialized_end=450
-  _globals['_TEXTCLASSIFICATIONTASK']._serialized_start=452
-  _globals['_TEXTCLASSIFICATIONTASK']._serialized_end=566
-  _globals['_LORAMETHOD']._serialized_start=569
-  _globals['_LORAMETHOD']._serialized_end=711
-  _globals['_FULLMETHOD']._serialized_start=713
-  _globals['_FULLMETHOD']._serialized_end=725
-  _globals['_OPTIMIZATION']._serialized_start=728
-  _globals['_OPTIMIZATION']._serialized_end=1245
-  _globals['_EVALUATION']._serialized_start=1247
-  _globals['_EVALUATION']._serialized_end=1290
-  _globals['_COMPRESSION']._serialized_start=1292
-  _globals['_COMPRESSION']._serialized_end=1359
-  _globals['_TRAININGSPEC']._serialized_start=1362
-  _globals['_TRAININGSPEC']._serialized_end=2140
-  _globals['_EXAMPLE']._serialized_start=2142
-  _globals['_EXAMPLE']._serialized_end=2233
-  _globals['_VARIANT']._serialized_start=2236
-  _globals['_VARIANT']._serialized_end=2563
-  _globals['_REPORT']._serialized_start=2566
-  _globals['_REPORT']._serialized_end=2961
-  _globals['_REPORT_FIGURESENTRY']._serialized_start=2915
-  _globals['_REPORT_FIGURESENTRY']._serialized_end=2961
-  _globals['_RUN']._serialized_start=2964
-  _globals['_RUN']._serialized_end=3518
-  _globals['_RUN_STATE']._serialized_start=3391
-  _globals['_RUN_STATE']._serialized_end=3518
+  _globals['_PRECISION']._serialized_start=3707
+  _globals['_PRECISION']._serialized_end=3825
+  _globals['_DATASETREFERENCE']._serialized_start=182
+  _globals['_DATASETREFERENCE']._serialized_end=284
+  _globals['_GENERATIONTASK']._serialized_start=287
+  _globals['_GENERATIONTASK']._serialized_end=480
+  _globals['_TEXTCLASSIFICATIONTASK']._serialized_start=482
+  _globals['_TEXTCLASSIFICATIONTASK']._serialized_end=596
+  _globals['_LORAMETHOD']._serialized_start=599
+  _globals['_LORAMETHOD']._serialized_end=741
+  _globals['_FULLMETHOD']._serialized_start=743
+  _globals['_FULLMETHOD']._serialized_end=755
+  _globals['_PLUGINMETHOD']._serialized_start=757
+  _globals['_PLUGINMETHOD']._serialized_end=858
+  _globals['_OPTIMIZATION']._serialized_start=861
+  _globals['_OPTIMIZATION']._serialized_end=1378
+  _globals['_EVALUATION']._serialized_start=1380
+  _globals['_EVALUATION']._serialized_end=1423
+  _globals['_COMPRESSION']._serialized_start=1425
+  _globals['_COMPRESSION']._serialized_end=1492
+  _globals['_TRAININGSPEC']._serialized_start=1495
+  _globals['_TRAININGSPEC']._serialized_end=2327
+  _globals['_EXAMPLE']._serialized_start=2329
+  _globals['_EXAMPLE']._serialized_end=2420
+  _globals['_VARIANT']._serialized_start=2423
+  _globals['_VARIANT']._serialized_end=2750
+  _globals['_REPORT']._serialized_start=2753
+  _globals['_REPORT']._serialized_end=3148
+  _globals['_REPORT_FIGURESENTRY']._serialized_start=3102
+  _globals['_REPORT_FIGURESENTRY']._serialized_end=3148
+  _globals['_RUN']._serialized_start=3151
+  _globals['_RUN']._serialized_end=3705
+  _globals['_RUN_STATE']._serialized_start=3578
+  _globals['_RUN_STATE']._serialized_end=3705
 # @@protoc_insertion_point(module_scope)

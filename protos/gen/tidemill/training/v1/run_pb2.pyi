@@ -6,6 +6,7 @@ Fine-tuning, evaluation and compression."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -199,6 +200,34 @@ class FullMethod(_message.Message):
 Global___FullMethod: _TypeAlias = FullMethod  # noqa: Y015
 
 @_typing.final
+class PluginMethod(_message.Message):
+    """A method of another package, which training finds by its entry point."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the entry point in the group `tidemill.methods`."""
+    @_builtins.property
+    def options(self) -> _struct_pb2.Struct:
+        """Its options."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        options: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluginMethod: _TypeAlias = PluginMethod  # noqa: Y015
+
+@_typing.final
 class Optimization(_message.Message):
     """How the weights are moved."""
 
@@ -314,6 +343,7 @@ class TrainingSpec(_message.Message):
     TEXT_CLASSIFICATION_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
+    PLUGIN_FIELD_NUMBER: _builtins.int
     OPTIMIZATION_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     COMPRESSION_FIELD_NUMBER: _builtins.int
@@ -343,6 +373,10 @@ class TrainingSpec(_message.Message):
         """Every weight."""
 
     @_builtins.property
+    def plugin(self) -> Global___PluginMethod:
+        """Of another package."""
+
+    @_builtins.property
     def optimization(self) -> Global___Optimization:
         """How."""
 
@@ -363,16 +397,17 @@ class TrainingSpec(_message.Message):
         text_classification: Global___TextClassificationTask | None = ...,
         lora: Global___LoraMethod | None = ...,
         full: Global___FullMethod | None = ...,
+        plugin: Global___PluginMethod | None = ...,
         optimization: Global___Optimization | None = ...,
         evaluation: Global___Evaluation | None = ...,
         compression: Global___Compression | None = ...,
         model_name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "lora", b"lora", "method", b"method", "optimization", b"optimization", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["lora", "full"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["lora", "full", "plugin"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["generation", "text_classification"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
