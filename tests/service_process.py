@@ -20,7 +20,7 @@ from infra.stack.layout import python_path
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """A port that no one uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -49,7 +49,7 @@ def _room(kind: type[Any]) -> str:
 
 
 def _about(kind: type[Any]) -> tuple[str, str]:
-    """The first paragraph of an operator's docstring, and the others."""
+    """The first paragraph of an operator's docstring, and the rest."""
     first, _, rest = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")
     return _joined(first), _joined(rest)
 

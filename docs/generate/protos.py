@@ -1,4 +1,4 @@
-"""What the protos say of their messages: comments, which the generated Python code leaves out, and validation rules."""
+"""Reads from the protos: comments, which the generated Python code leaves out, and validation rules."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def list_keys(database_url: DatabaseOption = None, json_wanted: JsonOption = Fal
         print_json([_json(key) for key in found])
         return
     if not found:
-        stdout().print("There are no keys; the gateway makes the first one when it starts.")
+        stdout().print("There are no keys; the gateway creates the first one when it starts.")
         return
     columns = ["id", "name", "roles", "created", "last used", "ends"]
     tenants, limited = any(key.tenant for key in found), any(_limits(key) for key in found)

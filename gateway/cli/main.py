@@ -41,7 +41,7 @@ def create_cli() -> typer.Typer:
     cli.command(rich_help_panel=use)(model_commands.models)
     cli.command(rich_help_panel=use)(model_commands.predict)
     cli.command(rich_help_panel=use)(model_commands.generate)
-    # A rating of -1 is no option.
+    # A rating of -1 is not an option.
     cli.command(rich_help_panel=use, context_settings={"ignore_unknown_options": True})(model_commands.feedback)
     cli.command(rich_help_panel=look)(telemetry_commands.logs)
     cli.command(rich_help_panel=look)(telemetry_commands.trace)

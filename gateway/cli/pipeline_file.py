@@ -47,7 +47,7 @@ class PipelineFile:
     places: Mapping[str, tuple[int, int]] = field(repr=False)
 
     def locate(self, error: InvalidArgumentError) -> InvalidArgumentError:
-        """What a service says of the spec, with lines of the file; the error itself if it names no field."""
+        """A service's error about the spec, with lines of the file; the error itself if it names no field."""
         violations = [FieldViolation(v.field.removeprefix("spec."), v.description) for v in error.violations]
         if not violations:
             return error
@@ -344,7 +344,7 @@ def _mark(node: yaml.Node) -> tuple[int, int]:
 
 
 def _number(text: str) -> float | None:
-    # YAML 1.1 takes 1e-3 for text; everybody else takes it for a number.
+    # YAML 1.1 reads 1e-3 as text; everyone else reads it as a number.
     try:
         return float(text.replace("_", ""))
     except ValueError:

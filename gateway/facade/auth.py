@@ -34,7 +34,7 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         roles = METHODS.get(details.method, frozenset())
         if handler is None or roles is None:
-            # What does not exist is UNIMPLEMENTED for everybody. A refusal is measured under the method's name, and
+            # What does not exist is UNIMPLEMENTED for everyone. A refusal is measured under the method's name, and
             # strangers must not make up names of metrics.
             return handler
         given = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}

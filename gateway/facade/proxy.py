@@ -24,7 +24,7 @@ from gateway.peers import call_metadata
 from services.kit.errors import UnavailableError
 from services.kit.telemetry import schema
 
-# Of one hop; and what only the gateway may say of a caller.
+# Headers of one hop, and those that only the gateway may set.
 _OURS = ("grpc-", "x-tidemill-")
 # Credentials end here; the others belong to one hop.
 _NOT_FORWARDED = frozenset(
@@ -35,7 +35,7 @@ _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%"
 # Of a service's words, in a span.
 _MOST_DETAILS = 1000
 _STATUS_DETAILS = "grpc-status-details-bin"
-# As in OpenTelemetry's conventions for a server's span: what the caller did wrong is no error of ours.
+# As in OpenTelemetry's conventions for a server's span: the caller's mistakes are not errors of ours.
 _OUR_FAULT = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
@@ -117,7 +117,7 @@ class _Forwarder:
     def _span(self, context: Any) -> Iterator[Span]:
         carrier = {key: value for key, value in context.invocation_metadata() or () if key.startswith("trace")}
         parent = propagate.extract(carrier) if carrier else otel_context.Context()
-        # An aborted call and a cancelled one end in an exception; the status is told by _relay.
+        # An aborted call and a cancelled one end in an exception; _relay reports the status.
         with self._tracer.start_as_current_span(
             self._path,
             context=parent,

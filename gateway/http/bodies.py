@@ -1,4 +1,4 @@
-"""Bodies of requests and answers, each declared once: what is read, what is refused, and what `/docs` says of it."""
+"""Bodies of requests and answers, each declared once: parser, validation and the schema in `/docs`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 # They do not change the answer.
 _WITHOUT_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier"})
 _MESSAGE_REFUSED = frozenset({"tool_calls", "function_call", "audio"})
-# `name` tells speakers apart, and the others come back from an answer; none of them changes what is written.
+# `name` distinguishes speakers, and the rest comes back from an answer; none of them changes what is generated.
 _MESSAGE_WITHOUT_EFFECT = frozenset({"name", "refusal", "annotations"})
 
 B = TypeVar("B", bound="Body")
@@ -298,7 +298,7 @@ def _sentence(path: str, error: ErrorDetails) -> str:
 
 
 def described(model: type[BaseModel], summary: str) -> dict[str, Any]:
-    """What a route that reads this body says of itself in the OpenAPI document."""
+    """The OpenAPI description of a route that reads this body."""
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
     return {

@@ -38,7 +38,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
 # Scripts and styles of the documents' page.
 _OPEN_BELOW = "/static-offline-docs/"
-# Open to this machine, for everybody else behind a key.
+# Open to this machine, for everyone else with a key.
 _LOOPBACK_ONLY = frozenset({"/metrics"})
 # Of a path in a span; a stranger may send one of 60 KB.
 _MOST_PATH = 512

@@ -90,9 +90,9 @@ def as_sent(error: InvalidArgumentError, call: ChatCall) -> InvalidArgumentError
     for violation in error.violations:
         name = violation.field.removeprefix("conversation.").removeprefix("sampling.")
         found.append(FieldViolation(names.get(name, name), violation.description))
-    told = "; ".join(f"`{item.field}`: {item.description}" for item in found)
+    text = "; ".join(f"`{item.field}`: {item.description}" for item in found)
     # A service that says more than the rules of the contract says it in its message.
-    message = told if error.reason == "INVALID_FIELD" and found else error.message
+    message = text if error.reason == "INVALID_FIELD" and found else error.message
     return InvalidArgumentError(message, reason=error.reason, metadata=error.metadata, violations=found)
 
 

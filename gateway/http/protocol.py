@@ -285,7 +285,7 @@ class LimitedProtocol(HttpToolsProtocol):
 class _Closing:
     """A transport for uvicorn's cycles that closes only when the request was read, or given up; then it takes no more.
 
-    Of requests that wait behind each other the protocol knows the last one only: the others may still answer.
+    Of requests that wait behind each other the protocol knows the last one only: earlier ones may still answer.
     """
 
     def __init__(self, protocol: LimitedProtocol) -> None:

@@ -65,7 +65,7 @@ def v2_routes(peers: Peers) -> APIRouter:
     @router.get("/v2/models/{model}/versions/{version}/ready")
     @router.get("/v2/models/{model}/ready")
     async def model_ready(model: str, version: str = "") -> Response:
-        # Asking is no failure of ours: a 4xx, as the protocol says.
+        # Not an error of ours: a 4xx, as the protocol requires.
         return await ready("ModelReady", v2.ModelReadyRequest(name=model, version=version), 404)
 
     @router.get("/v2/models/{model}/versions/{version}/config")

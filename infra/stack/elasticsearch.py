@@ -84,7 +84,7 @@ def child(layout: Layout) -> ChildSpec:
         ports={"elasticsearch": 9200} | ({} if can_isolate() else {"elasticsearch_transport": _TRANSPORT_PORT}),
         prepare=partial(_prepare, layout),
         probe=http_ok("elasticsearch", "/_cluster/health?wait_for_status=yellow&timeout=1s", secret),
-        # A red index is no reason to kill the node.
+        # A red index is not a reason to kill the node.
         alive=http_ok("elasticsearch", "/_cluster/health?local=true", secret),
     )
 
@@ -225,7 +225,7 @@ def _within_reach(source: Path, copy: Path, user: User) -> Path:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """A hard link to what everybody may read, else a copy that everybody may."""
+    """A hard link if every user can read the file, else a copy that every user can read."""
     mode = Path(source).stat().st_mode
     if mode & 0o004:
         with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ from infra.stack.java import java_environment, java_home
 from infra.stack.layout import Layout
 from infra.stack.probes import ProbeError, kafka_broker
 
-# Identity of a mesh's cluster: any fixed 16 bytes in base64url; the port and the folder tell meshes apart.
+# Identity of a mesh's cluster: any fixed 16 bytes in base64url; the port and the folder distinguish meshes.
 CLUSTER_ID = "dGlkZW1pbGxtZXNoMDAwMQ"
 
 # One partition count for Kafka's own topics: 50 each by default, of no use on one node and slow to start.

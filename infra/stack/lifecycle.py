@@ -2,7 +2,7 @@
 
 A child that ends unasked is started again on the same ports after a pause that doubles each time. One that was ready
 and fails every probe for a while is killed first: a process that is frozen or whose memory is damaged never comes back
-by itself. A single slow probe on a busy machine is no failure. Nothing that goes wrong here, a full disk included, ends
+by itself. One slow probe on a busy machine is not a failure. Nothing that goes wrong here, a full disk included, ends
 the supervision of a child.
 """
 

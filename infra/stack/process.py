@@ -1,4 +1,4 @@
-"""Processes of this machine: start one tied to the supervisor, tell it apart from a later one, end what it left."""
+"""Processes of this machine: start one tied to the supervisor, distinguish it from a later one, end what it left."""
 
 from __future__ import annotations
 

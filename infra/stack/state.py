@@ -1,4 +1,4 @@
-"""What runs, as the supervisor writes it to `stack.json` and everybody else reads it."""
+"""What runs, as the supervisor writes it to `stack.json` and all other processes read it."""
 
 from __future__ import annotations
 

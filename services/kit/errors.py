@@ -158,7 +158,7 @@ def not_found(kind: str, name: str, hint: str = "") -> NotFoundError:
 
 
 def invalid_page_token(why: str) -> InvalidArgumentError:
-    """The error for a page token that a list cannot go on from."""
+    """The error for an invalid page token."""
     return InvalidArgumentError(
         f"page_token {why}.", reason="INVALID_PAGE_TOKEN", violations=[FieldViolation("page_token", why)]
     )

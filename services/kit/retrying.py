@@ -1,4 +1,4 @@
-"""Doing something again while a part is away, with pauses that double."""
+"""Retries while a dependency is unavailable, with pauses that double."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def persistently(
         do: what is done; doing it twice must be the same as once.
         what: what waits meanwhile, for the log.
         stop: ends the attempts.
-        repeats: whether an error is one that a repeat can mend.
+        repeats: whether an error is retryable.
 
     Raises:
         StoppedError: `stop` was set before it succeeded.
-        Exception: the first error that a repeat cannot mend.
+        Exception: the first error that is not retryable.
     """
 
     def log(state: RetryCallState) -> None:

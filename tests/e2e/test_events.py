@@ -106,7 +106,7 @@ def test_one_trace_crosses_ingest_kafka_and_cleaning(mesh: Mesh, dataset: str) -
     assert ("cleaning", "consumer") in kinds
 
 
-def test_a_poison_event_goes_to_the_dead_letters_and_stalls_nobody(mesh: Mesh, dataset: str) -> None:
+def test_a_poison_event_goes_to_the_dead_letters_and_stalls_no_one(mesh: Mesh, dataset: str) -> None:
     mark = uuid.uuid4().hex
     producer = KafkaProducer(bootstrap_servers=mesh.stack.kafka_bootstrap)
     producer.send(INBOUND.name, value=f"poison {mark} \xff".encode("latin-1"), partition=0).get(30)

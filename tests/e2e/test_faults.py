@@ -21,12 +21,12 @@ from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 from services.kit.config import home_dir
 from tests.e2e.conftest import Mesh
 
-# New at each run, so that nothing of an earlier one on a mesh that goes on is reused or counted.
+# New at each run, so that nothing of an earlier one on a mesh that continues is reused or counted.
 NAME = f"reviews-{uuid.uuid4().hex[:8]}"
 
 
 def _cycle(stub: PipelineServiceStub, mesh: Mesh, name: str) -> Cycle | None:
-    """The cycle now; None while the pipeline service is away."""
+    """The cycle now; None while the pipeline service is unavailable."""
     try:
         return stub.GetCycle(pb.GetCycleRequest(name=name), metadata=mesh.metadata, timeout=5).cycle
     except grpc.RpcError:

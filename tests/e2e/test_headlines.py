@@ -94,7 +94,7 @@ def test_a_missing_model_is_not_found_everywhere(mesh: Mesh, client: openai.Open
     assert "none" in result.stderr
 
 
-def test_without_a_key_nobody_is_served(mesh: Mesh, cycle: dict[str, Any]) -> None:
+def test_without_a_key_no_one_is_served(mesh: Mesh, cycle: dict[str, Any]) -> None:
     answer = httpx.get(f"http://{mesh.stack.address('gateway_http')}/v1/models")
     assert answer.status_code == 401
 

@@ -80,7 +80,7 @@ def test_a_second_run_reuses_what_is_unchanged(mesh: Mesh, cycle: dict[str, Any]
     assert again["model_version"] == cycle["model_version"]
 
 
-def test_one_trace_tells_of_the_whole_cycle(mesh: Mesh, cycle: dict[str, Any]) -> None:
+def test_one_trace_reports_on_the_whole_cycle(mesh: Mesh, cycle: dict[str, Any]) -> None:
     wanted = {"gateway", "pipeline", "ingest", "cleaning", "training", "inference"}
 
     def services() -> set[str] | None:

@@ -33,7 +33,7 @@ class Finding:
     lost: tuple[str, ...] = ()
     """Acknowledged and not there."""
     phantom: tuple[str, ...] = ()
-    """There and sent by nobody."""
+    """There and sent by no one."""
     duplicate: tuple[str, ...] = ()
     """There more than once."""
     altered: tuple[str, ...] = ()

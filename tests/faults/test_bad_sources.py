@@ -43,7 +43,7 @@ def pieces_of(folder: Path, content: bytes, text_field: str = "text", id_field: 
     ],
     ids=range(14),
 )
-def test_a_bad_line_is_refused_with_its_number_and_the_others_are_read(
+def test_a_bad_line_is_refused_with_its_number_and_others_are_read(
     tmp_path: Path, content: bytes, expected: list[str]
 ) -> None:
     found = []
@@ -107,7 +107,7 @@ def test_a_file_of_a_folder_that_vanishes_is_refused_by_name(tmp_path: Path) -> 
     assert isinstance(kept, RawRecord)
 
 
-def test_example_data_that_nobody_fetched_names_the_command_that_does(tmp_path: Path) -> None:
+def test_example_data_that_no_one_fetched_names_the_command_that_does(tmp_path: Path) -> None:
     sources = file_sources(tmp_path, examples=tmp_path)
     for kind in (JsonLines(f"{tmp_path}/reviews/reviews.jsonl"), TextFolder(f"{tmp_path}/bbc")):
         with pytest.raises(InvalidArgumentError) as caught:

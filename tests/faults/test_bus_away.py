@@ -1,4 +1,4 @@
-"""A broker that hangs: callers hear that the bus is away before their own time is over, and a stop is not held up."""
+"""A broker that hangs: callers get BUS_AWAY before their own deadline, and a stop is not delayed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def reason_of(error: Any) -> str:
     return str(info.reason)
 
 
-def test_a_caller_hears_that_the_bus_is_away_before_its_deadline(stack: StackState, ingest: ServiceProcess) -> None:
+def test_a_caller_gets_that_the_bus_is_unavailable_before_its_deadline(
+    stack: StackState, ingest: ServiceProcess
+) -> None:
     push(ingest, "before", 60)
     with frozen(stack.children["kafka"].pid):
         for number in range(2):

@@ -55,7 +55,7 @@ def test_a_damaged_file_is_not_served_from(tmp_path: Path) -> None:
     assert str(path) in caught.value.message
 
 
-def test_a_file_that_is_no_database_is_not_served_from(tmp_path: Path) -> None:
+def test_a_file_that_is_not_database_is_not_served_from(tmp_path: Path) -> None:
     path = tmp_path / "ingest.sqlite"
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(DataLossError, match="file is not a database"):
@@ -113,7 +113,7 @@ async def test_a_start_that_cannot_succeed_fails_at_once_with_the_reason(tmp_pat
     assert stack.children["base"].restarts == 1
 
 
-async def test_what_only_a_person_can_mend_is_not_tried_over_and_over(tmp_path: Path) -> None:
+async def test_what_only_a_person_can_fix_is_not_tried_over_and_over(tmp_path: Path) -> None:
     # It runs well until the mark is there; then each start of it fails for good.
     mark = tmp_path / "damaged"
     code = f"import os\nif os.path.exists({str(mark)!r}):\n    {_SAY} os._exit(1)\n{SERVER}"
@@ -159,7 +159,7 @@ def test_a_service_leaves_the_reason_of_its_end(tmp_path: Path) -> None:
     assert "/state/db/probe.sqlite" in said["message"]
 
 
-def test_a_full_disk_is_no_reason_to_put_a_message_aside() -> None:
+def test_a_full_disk_is_not_reason_to_put_a_message_aside() -> None:
     from tests.unit.kit.test_delivery_processor import BATCH, Harness
 
     tries: list[int] = []

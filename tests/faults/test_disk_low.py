@@ -66,7 +66,7 @@ def test_a_low_disk_is_refused_and_logged_and_taken_again_when_there_is_room(
 
 
 @pytest.mark.real
-def test_ingest_refuses_first_and_goes_on_by_itself(disk: WatchedDisk, tmp_path: Path) -> None:
+def test_ingest_refuses_first_and_continues_by_itself(disk: WatchedDisk, tmp_path: Path) -> None:
     with running_parts({"kafka"}, tmp_path / "stack") as stack:
         ensure_topics(stack.kafka_bootstrap)
         metrics = free_port()

@@ -85,7 +85,7 @@ def test_a_new_folder_is_well(layout: Layout, name: str) -> None:
 def test_a_folder_that_others_can_read_is_closed(layout: Layout) -> None:
     layout.state.root.chmod(0o755)
     assert one(layout, "permissions").level is Level.FAULT
-    assert layout.state.root.stat().st_mode & 0o777 == 0o755, "it repairs only when it is told to"
+    assert layout.state.root.stat().st_mode & 0o777 == 0o755, "it repairs only when it is asked to"
     assert one(layout, "permissions", repair=True).repaired
     assert look(layout, "permissions") == []
 
@@ -122,12 +122,12 @@ def test_a_state_that_cannot_be_read_is_set_aside(layout: Layout) -> None:
     assert look(layout, "state") == []
 
 
-def test_a_start_that_failed_is_told(layout: Layout) -> None:
+def test_a_start_that_failed_is_reported(layout: Layout) -> None:
     note(layout, StackPhase.FAILED, alive=False)
     assert one(layout, "state").level is Level.FAULT
 
 
-def test_a_state_that_names_a_dead_child_is_told(layout: Layout) -> None:
+def test_a_state_that_names_a_dead_child_is_reported(layout: Layout) -> None:
     note(layout, StackPhase.READY, alive=True, kafka=ChildState(ChildPhase.READY, pid=dead_pid()))
     assert "for kafka, and there is none" in one(layout, "state").message
 
@@ -176,7 +176,7 @@ def test_a_low_disk_is_a_fault_and_a_scarce_one_a_notice(layout: Layout, monkeyp
     assert one(layout, "disk").level is Level.NOTICE
 
 
-def test_a_port_that_is_taken_is_told(layout: Layout) -> None:
+def test_a_port_that_is_taken_is_reported(layout: Layout) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -201,7 +201,7 @@ def test_a_part_that_does_not_answer_is_a_fault_with_its_log(layout: Layout) -> 
     assert "ended with code 1" in found[1].message
 
 
-def test_the_holes_of_triton_are_told_and_an_open_door_is_a_fault(layout: Layout) -> None:
+def test_the_holes_of_triton_are_reported_and_an_open_door_is_a_fault(layout: Layout) -> None:
     notice = one(layout, "triton")
     assert notice.level is Level.NOTICE
     assert "CVE-2025-23310" in notice.message
@@ -265,7 +265,7 @@ def test_a_damaged_index_is_built_again(layout: Layout) -> None:
     assert look(layout, "databases") == []
 
 
-def test_a_file_that_is_no_database_is_found(layout: Layout) -> None:
+def test_a_file_that_is_not_database_is_found(layout: Layout) -> None:
     layout.state.mlflow.write_bytes(b"x" * 4096)
     assert "mlflow.db is damaged: file is not a database" in one(layout, "databases").message
 

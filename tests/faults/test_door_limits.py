@@ -27,7 +27,7 @@ MIB = 1024 * 1024
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     settings = {"HEADER_TIMEOUT_S": "1.5", "BODY_TIMEOUT_S": "1.5", "MAX_CONNECTIONS_PER_CLIENT": "200"}
     with running_gateway(tmp_path_factory.mktemp("state"), settings) as process:
-        # What it holds when it has worked is no growth of any one request.
+        # Memory that it keeps after working does not grow with a single request.
         headers = {"x-api-key": process.key}
         with httpx.Client(base_url=f"http://127.0.0.1:{process.http}", headers=headers) as http:
             for _ in range(50):

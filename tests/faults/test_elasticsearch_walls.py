@@ -72,5 +72,5 @@ def test_the_node_has_no_port_on_this_machine_but_the_guards(stack: StackState) 
     assert Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
 
 
-def test_the_password_is_in_a_file_that_nobody_else_reads(stack: StackState) -> None:
+def test_the_password_is_in_a_file_that_no_one_else_reads(stack: StackState) -> None:
     assert not reads(stack.layout.state.elasticsearch_password)

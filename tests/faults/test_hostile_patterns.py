@@ -1,4 +1,4 @@
-"""A caller who sends what froze cleaning once: the service answers everybody else meanwhile, and after a restart."""
+"""A caller who sends what froze cleaning once: the service answers everyone else meanwhile, and after a restart."""
 
 from __future__ import annotations
 

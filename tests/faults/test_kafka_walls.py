@@ -1,4 +1,4 @@
-"""Kafka asks everybody who they are: what a stranger, a foreign producer and a port thief can do on the real broker."""
+"""Kafka asks everyone who they are: what a stranger, a foreign producer and a port thief can do on the real broker."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_foreign_producer_reads_and_changes_nothing(stack: StackState) -> None
     reader.close()
 
 
-def test_passwords_are_in_files_that_nobody_else_reads_and_in_no_command_line(stack: StackState) -> None:
+def test_passwords_are_in_files_that_no_one_else_reads_and_in_no_command_line(stack: StackState) -> None:
     folder = stack.layout.state.kafka
     files = [*folder.glob("*.password"), folder / "server.properties", folder / "kafka-client.properties"]
     assert len(files) == 5

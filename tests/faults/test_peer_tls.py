@@ -1,4 +1,4 @@
-"""Services on several machines know each other by certificates of one authority, and let nobody else in."""
+"""Services on several machines know each other by certificates of one authority, and let no one else in."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Served:
         """The processes of the classifier in Triton, not the shells that started them."""
         found: list[psutil.Process] = []
         for process in self.triton().children(recursive=True):
-            # What has ended meanwhile, and what Triton has not waited for yet, is no process any more.
+            # What has ended meanwhile, and what Triton has not waited for yet, is not a process any more.
             with suppress(psutil.NoSuchProcess):
                 if process.status() != psutil.STATUS_ZOMBIE and "python_backend_stub" in process.cmdline()[0]:
                     found.append(process)
@@ -138,7 +138,7 @@ def _frozen(process: psutil.Process) -> Iterator[None]:
             process.resume()
 
 
-def test_callers_of_a_frozen_triton_hear_unavailable_long_before_their_deadline(served: Served) -> None:
+def test_callers_of_a_frozen_triton_get_unavailable_long_before_their_deadline(served: Served) -> None:
     assert served.label() == "2 negative"
     with _frozen(served.triton()), ThreadPoolExecutor(8) as pool:
         # Those that were waiting when it froze, and those that come later.
@@ -150,7 +150,7 @@ def test_callers_of_a_frozen_triton_hear_unavailable_long_before_their_deadline(
     assert served.label() == "2 negative"
 
 
-def test_callers_of_a_killed_model_process_hear_unavailable_and_it_comes_back(served: Served) -> None:
+def test_callers_of_a_killed_model_process_get_unavailable_and_it_comes_back(served: Served) -> None:
     assert served.label() == "2 negative"
     codes: set[grpc.StatusCode] = set()
     with ThreadPoolExecutor(8) as pool:

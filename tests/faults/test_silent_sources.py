@@ -1,4 +1,4 @@
-"""Sources that take a connection and never answer stop nobody: not the other calls, not the other imports."""
+"""Sources that take a connection and never answer stop no one: not the other calls, not the other imports."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def file_of(ingest: ServiceProcess, name: str) -> str:
     return str(path)
 
 
-def test_looks_at_silent_sources_hold_up_nobody(ingest: ServiceProcess) -> None:
+def test_looks_at_silent_sources_delay_no_one(ingest: ServiceProcess) -> None:
     stub, server = stubs.IngestServiceStub(ingest.channel()), SilentServer(with_head=False)
     try:
         done = stub.CreateImport(request(file_of(ingest, "before")), timeout=30).source_import

@@ -391,7 +391,7 @@ def test_a_name_that_changes_its_address_gains_nothing(server: Server) -> None:
         "reference::http://127.0.0.1:{inner}/a.jsonl",
     ],
 )
-def test_each_redirect_is_judged_anew(server: Server, target: str) -> None:
+def test_each_redirect_is_judged_again(server: Server, target: str) -> None:
     inner = Server()
     try:
         inner.answers["/a.jsonl"] = server.answers["/a.jsonl"]

@@ -56,7 +56,7 @@ def test_every_variable_that_the_code_reads_is_documented() -> None:
         for name in re.findall(r"\bTIDEMILL_[A-Z][A-Z0-9_]*[A-Z0-9]\b", path.read_text("utf-8"))
     }
     assert read
-    # With the table as it would be written now: `make check` tells of a table that is behind the settings.
+    # With the table as it would be written now: `make check` reports a table that is behind the settings.
     operations = documents()[ROOT / "docs" / "operations.md"]
     assert sorted(name for name in read if f"`{name}`" not in operations) == []
 

@@ -56,7 +56,7 @@ def elapsed(stage: Stage, now: float) -> float | None:
 
 
 def figures(progress: Progress, *, brief: bool = False) -> list[str]:
-    """The parts of a progress worth a word: count, rate, figures, time left; brief leaves the rate to the time left."""
+    """The parts of a progress to show: count, rate, figures, time left; `brief` omits the rate."""
     parts: list[str] = []
     left = progress.remaining.ToNanoseconds() / 1e9 if progress.done < progress.total else 0.0
     unit = f" {progress.unit}" if progress.unit else ""
@@ -76,7 +76,7 @@ def figures(progress: Progress, *, brief: bool = False) -> list[str]:
 
 
 def bar(done: int, total: int, width: int) -> Text:
-    """A bar of so many characters."""
+    """A bar of `width` characters."""
     filled = round(width * min(1.0, done / total)) if total else 0
     return Text.assemble(("━" * filled, "cyan"), ("━" * (width - filled), "bright_black"))
 

@@ -59,6 +59,6 @@ def moment(stamp: Timestamp) -> datetime:
 
 
 def shorten(text: str, width: int) -> str:
-    """One line of at most so many columns; a Chinese character takes two."""
+    """One line of at most `width` columns; a Chinese character takes two."""
     line = " ".join(text.split())
     return line if cell_len(line) <= width else set_cell_size(line, max(1, width - 1)).rstrip() + "…"

@@ -71,7 +71,7 @@ def prepare(home: Home, only: Iterable[str] | None = None, progress: Progress = 
 
     Raises:
         AssetError: a client reached nothing, or a file is not what it should be; files already there stay, so that
-            the next call goes on from them.
+            the next call continues from them.
     """
     wanted = None if only is None else set(only)
     known = {part.name for part in parts()}

@@ -1,4 +1,4 @@
-"""Raw records, what their origins say of them, and verdicts in the service's database."""
+"""Raw records, the claims of their origins, and verdicts in the service's database."""
 
 from __future__ import annotations
 

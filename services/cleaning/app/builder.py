@@ -78,7 +78,7 @@ class Builder:
         self._arrivals: dict[str, tuple[int, Losses | None, float, int, float]] = {}
         # When data sets without a stale verdict were last put: looking for one reads all their records.
         self._fresh: dict[str, datetime] = {}
-        # When the others were last put, and up to which record they are clean: each page would read all before it.
+        # When the rest were last put, and up to which record they are clean: each page would read all before it.
         self._clean_to: dict[str, tuple[datetime, RecordKey]] = {}
 
     def step(self) -> bool:

@@ -50,7 +50,7 @@ class RecordStore(Protocol):
         ...
 
     def save_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Stores verdicts on current contents, to be announced if new; discards the others."""
+        """Stores verdicts on current contents, to be announced if new; discards the rest."""
         ...
 
     def stale(self, dataset: Dataset, after: RecordKey, limit: int) -> Sequence[RawRecord]:

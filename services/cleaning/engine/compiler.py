@@ -64,7 +64,7 @@ class CompiledRecipe:
         return verdicts + self._run(part)
 
     def explain(self, text: str, attributes: Mapping[str, str]) -> Explanation:
-        """Applies the single-record operators to one record, and tells what each of them did."""
+        """Applies the single-record operators to one record, and reports what each of them did."""
         batch, explainer, position = Batch([(text, attributes)]), Explainer(text, attributes), -1
         try:
             for position in self._steps(batch):

@@ -38,7 +38,7 @@ class TextRefusedError(Exception):
 
     @classmethod
     def too_large(cls, size: int) -> TextRefusedError:
-        """For a text that has grown to so many bytes and would grow on."""
+        """For a text that has grown to `size` bytes and would grow further."""
         return cls(TOO_LARGE_REASON, f"bytes>={size} > max_bytes={MAX_TEXT_BYTES}")
 
 

@@ -160,7 +160,7 @@ class SetRecord:
 
     @property
     def name(self) -> str:
-        """What tells it from every other record, also from one of another source with the same id."""
+        """Unique among all records, also those of other sources with the same id."""
         return record_name(self.source, self.record_id) if self.source else self.record_id
 
 

@@ -47,7 +47,7 @@ class Registry:
         """The class of a registered operator; its module is imported now.
 
         Raises:
-            KeyError: there is no such operator.
+            KeyError: the operator is unknown.
             ImportError, AttributeError, TypeError: its place holds no operator.
         """
         module, _, kind = self._places[name].partition(":")
@@ -68,7 +68,7 @@ class Registry:
         try:
             kind = self.operator_type(spec.name)
         except (ImportError, AttributeError, TypeError) as error:
-            # Of an installed package: its fault, and the recipe's author has to hear of it.
+            # A bug in an installed package, which the recipe's author needs to know.
             wrong = f"{spec.name} cannot be loaded from {self._places[spec.name]}: {error}"
             raise RecipeError.at(f"{path}.name", wrong) from error
         try:

@@ -35,7 +35,7 @@ class BusAnnouncer:
         self._publisher = publisher
 
     def published(self, version: ModelVersion) -> None:
-        """See the port. The same publication is the same event each time it is told."""
+        """See the port. Repeating a publication publishes the same event."""
         message = events.ModelPublished(
             model_version=version.name, digest=version.lineage.digest, run=version.lineage.run
         )

@@ -120,7 +120,7 @@ class SqlModelStore:
             return [_version(row) for row in connection.execute(query).mappings().all()]
 
     def mark_announced(self, version: ModelVersion) -> None:
-        """See the port. A version that came to serve again meanwhile stays to be told."""
+        """See the port. The event of a version that serves again meanwhile stays pending."""
         table = model_versions
         same = (table.c.model == version.model) & (table.c.number == version.number)
         with self._transaction() as connection:

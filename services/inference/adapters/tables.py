@@ -41,7 +41,7 @@ model_versions = Table(
     Column("digest", String(64), nullable=False),
     Column("run", String(128), nullable=False),
     Column("dataset_version", String(256), nullable=False),
-    # What the build says of itself: read and written whole, never searched.
+    # The build's manifest: read and written whole, never searched.
     Column("build", JsonText, nullable=False),
     Column("message", Text, nullable=False),
     Column("request_id", String(128), nullable=False),

@@ -1,8 +1,8 @@
 """Asks Triton for answers over gRPC, async.
 
-Requests name no version: Triton answers with the one that its configuration makes available, and swaps it in one step,
-so that no request falls between two versions; the response tells which one answered. A generation has a stream of its
-own: closing it cancels the generation in Triton, and one caller's error ends no one else's stream.
+Requests do not name a version: Triton answers with the one that its configuration makes available and swaps it in one
+step, so no request falls between two versions; the response names the version. A generation has its own stream: closing
+it cancels the generation in Triton, and an error of one caller ends only that caller's stream.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class TritonClient:
             return ResourceExhaustedError(
                 f"models/{model} is busy: {details}", reason="MODEL_BUSY", metadata=metadata, retry_after_s=2.0
             )
-        # NOT_FOUND is no fault of the caller's: the model is published, so Triton is about to load it.
+        # NOT_FOUND is not the caller's fault: the model is published, so Triton is about to load it.
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED):
             return _away(model, details)
         return self._failure(model, details, asked)

@@ -3,7 +3,7 @@
 A version's folder is assembled outside the repository, where Triton does not look, and renamed into place. Its
 weights are copies, never hard links: what overwrites one of the two would else overwrite both. Where the file system
 can, a copy shares its blocks until one side is written. The configuration is replaced by a rename, too. Triton reads
-both only when it is told to load (explicit mode), so nothing it may be reading is ever changed.
+both only on a load request (explicit mode), so nothing it may be reading is ever changed.
 """
 
 from __future__ import annotations

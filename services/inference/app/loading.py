@@ -1,7 +1,7 @@
 """Loads versions into the server: nothing is loaded that was not verified just before.
 
 What the repository holds is verified before each load. A copy that does not verify is replaced from the artefact
-store, if the build there verifies. Between loads a cheap look at the files (size, times, inode) tells when to verify
+store, if the build there verifies. Between loads a cheap look at the files (size, times, inode) shows when to verify
 again, so that an overwritten file is noticed while its version serves.
 """
 

@@ -1,10 +1,10 @@
-# ruff: noqa: N802 - the methods bear the names of the protocol
+# ruff: noqa: N802 - method names follow the protocol
 """KServe V2's GRPCInferenceService, passed on to Triton, so that clients written for Triton work unchanged.
 
 What changes the server (load, unload, shared memory, settings) is not passed on: the repository is the service's.
 
 Triton's response cache knows an answer by its inputs alone. A request for some of a model's outputs would leave an
-answer without the others to everybody who sends the same inputs, so that Triton is always asked for all of them.
+answer without the others to everyone who sends the same inputs, so all outputs are always requested from Triton.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Guard(Protocol):
 def add_kserve(
     server: grpc.aio.Server, channel: grpc.aio.Channel, heard: Callable[[str, str, float], object], guard: Guard
 ) -> str:
-    """Adds the protocol's methods that are offered; the others are UNIMPLEMENTED. Returns the service's full name.
+    """Adds the protocol's methods that are offered; all others are UNIMPLEMENTED. Returns the service's full name.
 
     Args:
         server: the server.

@@ -10,7 +10,7 @@ from services.kit.errors import FieldViolation, InvalidArgumentError
 
 
 def check_texts(request: Any) -> None:
-    """Refuses BYTES inputs that are no text: every model of the mesh reads text.
+    """Refuses BYTES inputs that are not text: every model of the mesh reads text.
 
     Args:
         request: `inference.ModelInferRequest`.

@@ -81,7 +81,7 @@ class Scheduler:
         try:
             return work.step()
         except Exception as error:
-            # One answer's failure must not end the others.
+            # The failure of one answer must not end other answers.
             try:
                 work.fail(error)
             except Exception as second:

@@ -174,7 +174,7 @@ class ImportRunner:
         return more
 
     def _patiently(self, action: Callable[[], T]) -> T:
-        """Does it, again and again while a part is away; what it publishes twice is the same."""
+        """Calls `do`, retrying while a dependency is unavailable; repeated publications are the same events."""
         return persistently(action, "an import", self._stop)
 
     def _save(self, tracker: ImportTracker, pull: Pull) -> None:

@@ -38,7 +38,7 @@ class ImportWorker:
         self._tracer = trace.get_tracer(__name__)
 
     async def run(self) -> None:
-        """Looks for work until it is cancelled; waits longer when a part is away."""
+        """Looks for work until cancelled; waits longer while a dependency is unavailable."""
         await step_forever(self._step, "importing")
 
     async def _step(self) -> None:

@@ -227,7 +227,7 @@ class KafkaEventPublisher:
         except MessageSizeTooLargeError:
             raise
         except KafkaTimeoutError:
-            # If only this caller ran out of time, the messages of the others are still in flight.
+            # If only this caller ran out of time, the messages of other callers are still in flight.
             if time.monotonic() >= end:
                 self._abandon(producer)
             raise

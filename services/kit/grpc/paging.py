@@ -24,7 +24,7 @@ class ListRequest(Protocol):
 
     @property
     def page_size(self) -> int:
-        """At most so many; `DEFAULT_SIZE` when zero."""
+        """Maximum number of items; `DEFAULT_SIZE` when zero."""
 
     @property
     def page_token(self) -> str:
@@ -50,14 +50,14 @@ async def read_page(
     Args:
         request: what is asked for.
         pattern: regular expression that a token of this list matches whole.
-        read: gives at most so many items behind a token, empty on the first page.
+        read: returns at most that many items after a token, which is empty for the first page.
         token_of: the token behind an item.
 
     Raises:
         InvalidArgumentError: the token is not one of this list.
     """
     size = request.page_size or DEFAULT_SIZE
-    # One more than asked for tells whether there is a next page.
+    # One more item than requested shows whether there is a next page.
     found = await read(checked_token(request.page_token, pattern), size + 1)
     return Page(found[:size], token_of(found[size - 1]) if len(found) > size else "")
 

@@ -46,7 +46,7 @@ class RequestLog(Protocol):
 
 
 class RequestIdInterceptor(grpc.aio.ServerInterceptor):
-    """Answers repeats of unary calls from the log; stands inside ErrorInterceptor and ValidationInterceptor."""
+    """Answers repeats of unary calls from the log; runs inside ErrorInterceptor and ValidationInterceptor."""
 
     def __init__(self, log: RequestLog, *, kept_elsewhere: Collection[str] = ()) -> None:
         """`kept_elsewhere` are methods whose use case keeps all that a repeat needs."""

@@ -1,4 +1,4 @@
-"""The loop of a worker beside the server: step after step, with longer pauses while a part is away."""
+"""The loop of a background worker: step after step, with longer pauses while a dependency is unavailable."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ async def step_forever(
 
     Args:
         step: one step; the next one follows at once where it returns True.
-        what: what goes on, such as `building`, for the log.
+        what: what the worker does, such as `building`, for the log.
         idle_s: pause after a step that did not return True; `IDLE_S` where it is not given.
-        survives_defects: go on whatever a step raises, where one thing that nobody foresaw must not end all the others.
+        survives_defects: continue after unexpected exceptions, if one of them must not end all other work.
 
     Raises:
         Exception: what a step raised that is not retryable, which ends the process.

@@ -82,7 +82,7 @@ def run_service(name: str, settings: ServiceSettings, build: Build, *, export_te
         settings: its settings.
         build: creates the service inside the event loop. UnavailableError is retried for a while, since all parts
             start at the same time.
-        export_telemetry: False for the process that receives the telemetry of the others.
+        export_telemetry: False for the process that receives the telemetry of all others.
     """
     telemetry = start_telemetry(name, settings.otlp_endpoint if export_telemetry else None, settings.log_level)
     try:

@@ -17,7 +17,7 @@ _RETENTION = timedelta(days=7)
 
 
 def request_table(metadata: MetaData) -> Table:
-    """The table that the log of a service needs. Migrations create it as it stands: another shape is another name."""
+    """The table for a service's log. Migrations create it from this: another shape needs another name."""
     return Table(
         "answered_requests",
         metadata,

@@ -1,4 +1,4 @@
-"""The W3C trace of the work in hand, and how later work goes on in it."""
+"""The W3C trace of the current work, and how later work continues it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trace_context(traceparent: str) -> Context:
 
 @contextmanager
 def continued_trace(traceparent: str) -> Iterator[None]:
-    """What is done inside goes on in that trace; in the present one where `traceparent` is empty."""
+    """Work inside continues that trace, or the current one if `traceparent` is empty."""
     if not traceparent:
         yield
         return

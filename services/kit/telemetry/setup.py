@@ -76,7 +76,7 @@ class EcsFormatter(logging.Formatter):
 
 
 class _OtlpHandler(LoggingHandler):
-    """Exports log records; a record that cannot be encoded does not affect the others."""
+    """Exports log records; a record that cannot be encoded does not affect other records."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""

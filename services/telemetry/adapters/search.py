@@ -104,5 +104,5 @@ def _complaint(body: Any) -> str:
     line = _PLACE.sub("", _SYNTAX.sub("", text).splitlines()[0]).strip().removesuffix(".")
     for theirs, ours in _ENDS.items():
         line = line.replace(theirs, ours)
-    line = _UNEXPECTED.sub(r"\1 stands where something else should", line)
-    return f'{line} (text with one of / : ( ) [ ] {{ }} in it stands in "quotes")'
+    line = _UNEXPECTED.sub(r"\1 is not expected there", line)
+    return f'{line} (text with one of / : ( ) [ ] {{ }} in it must be in "quotes")'

@@ -61,7 +61,7 @@ class ElasticsearchStore:
             if not self._prepared:
                 await self.prepare()
             with elasticsearch_errors():
-                # Lines that are JSON already are sent as they are, which the client's types do not tell.
+                # Lines that are JSON already are sent as they are, which the client's types do not show.
                 answer = await self._client.bulk(operations=lines, filter_path=_ANSWER)  # type: ignore[arg-type]
         except UnavailableError:
             self._prepared = False

@@ -1,9 +1,9 @@
 """Takes documents from senders and writes them in bulks; a sender is answered when its documents are written.
 
 Nothing is acknowledged that is only in this process's memory, so a crash here or an outage of the store loses nothing
-that a sender was told is safe: senders keep what they were not answered for and send it again, and documents'
+that was confirmed to a sender: senders keep unconfirmed documents and send them again, and documents'
 identities make the repeat harmless. The queue is bounded in bytes; whoever finds it full, or waits in it for longer
-than its patience, is told to come again.
+than its patience, is asked to retry.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class SearchService:
     async def _page(self, search: Search, token: str) -> Page:
         asked = (search.signal.value, search.query, str(search.start_ns), str(search.end_ns))
         after = decode_token(token, asked) if token else ()
-        # One more than asked for tells whether there is a next page.
+        # One more item than requested shows whether there is a next page.
         found = await self._events.find(replace(search, size=search.size + 1, after=after))
         hits = _fitting(found.hits[: search.size])
         more = len(found.hits) > len(hits)
@@ -93,7 +93,7 @@ class SearchService:
 
 
 def _fitting(hits: Sequence[Hit]) -> Sequence[Hit]:
-    """As many from the beginning as an answer carries, at least one: lines may be large, and the next page goes on."""
+    """As many lines as a response may carry, at least one; the next page continues."""
     size = 0
     for number, hit in enumerate(hits):
         size += len(repr(hit.source))

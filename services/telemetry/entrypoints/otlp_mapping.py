@@ -92,7 +92,7 @@ def logs_from(request: ExportLogsServiceRequest, retention: Retention, now_ns: i
 
 
 def _identity(origin: bytes, record: LogRecord, seen: dict[str, int]) -> str:
-    """The same for the same record of the same origin; equal records of one request are told apart by their order."""
+    """Equal for equal records of one origin; equal records of one request differ by their order."""
     content = record.SerializeToString(deterministic=True)
     identity = base64.urlsafe_b64encode(_digest(origin, content)).decode().rstrip("=")
     repeat = seen.get(identity, 0)

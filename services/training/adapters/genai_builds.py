@@ -116,7 +116,7 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class _MeasuredAnswer:
-    """Tokens of a greedy answer, seconds to the first and for the others, and the loss of the reference."""
+    """Tokens of a greedy answer, seconds to the first and for the rest, and the loss of the reference."""
 
     tokens: list[int]
     first_s: float

@@ -13,7 +13,7 @@ from services.training.domain.training_spec import TrainingSpec
 
 
 class RunState(Enum):
-    """Where a run stands."""
+    """State of a run."""
 
     QUEUED = "queued"
     RUNNING = "running"

@@ -299,7 +299,7 @@ def shown_examples(order: Sequence[int]) -> list[int]:
 
 
 def check_stop(should_stop: Callable[[], bool]) -> None:
-    """Ends the run between phases where it was told to.
+    """Ends the run between phases if it was asked to stop.
 
     Raises:
         Cancelled: it was.

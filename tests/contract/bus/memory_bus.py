@@ -64,7 +64,7 @@ class MemoryBus:
         return MemoryConsumer(self, group, topic, handler)
 
     def join(self, member: MemoryConsumer) -> None:
-        """A member comes; partitions are dealt anew at its next turn."""
+        """A member comes; partitions are dealt again at its next turn."""
         with self._lock:
             self._members[member.group].append(member)
 

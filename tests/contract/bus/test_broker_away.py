@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.real
 
 
-def test_a_publisher_survives_a_broker_that_was_away(kafka_bus: KafkaBus) -> None:
+def test_a_publisher_survives_a_broker_that_was_unavailable(kafka_bus: KafkaBus) -> None:
     topic = Topic(f"test.{uuid.uuid4().hex}", 2, 3_600_000, "any", "test events")
     kafka_bus.create(topic)
     publisher = KafkaEventPublisher(kafka_bus.bootstrap, "test", delivery_timeout_s=4)
@@ -43,7 +43,7 @@ def test_a_publisher_survives_a_broker_that_was_away(kafka_bus: KafkaBus) -> Non
     assert sorted(m.key or b"" for m in kafka_bus.messages(topic) if b"after" in m.value) == [b"a", b"b"]
 
 
-def test_a_publisher_ends_while_its_broker_is_away(kafka_bus: KafkaBus) -> None:
+def test_a_publisher_ends_while_its_broker_is_unavailable(kafka_bus: KafkaBus) -> None:
     topic = Topic(f"test.{uuid.uuid4().hex}", 1, 3_600_000, "any", "test events")
     kafka_bus.create(topic)
     publisher = KafkaEventPublisher(kafka_bus.bootstrap, "test", delivery_timeout_s=4)

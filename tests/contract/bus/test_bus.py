@@ -82,7 +82,7 @@ def test_too_large_an_event_is_refused_before_anything_of_its_batch_is_sent(bus:
     assert not bus.messages(topic)
 
 
-def test_poison_goes_to_the_dead_letters_as_it_came_and_stalls_nobody(bus: Bus, topic: Topic, consume: Consume) -> None:
+def test_poison_goes_to_the_dead_letters_as_it_came_and_stalls_no_one(bus: Bus, topic: Topic, consume: Consume) -> None:
     mark = topic.name.encode()
     bus.publish(topic, [event("a", "1")])
     bus.put(topic, b"a", mark, [("ce_type", b"foreign"), ("X-Own", b"kept")])
@@ -108,7 +108,7 @@ def test_poison_goes_to_the_dead_letters_as_it_came_and_stalls_nobody(bus: Bus, 
     assert decode(letters[b"THREE"], RecordCleaned).text == "3"
 
 
-def test_poison_larger_than_a_dead_letter_may_be_is_cut_and_stalls_nobody(
+def test_poison_larger_than_a_dead_letter_may_be_is_cut_and_stalls_no_one(
     bus: Bus, topic: Topic, consume: Consume
 ) -> None:
     # Packed it is small, and so the broker takes it.
@@ -125,7 +125,7 @@ def test_poison_larger_than_a_dead_letter_may_be_is_cut_and_stalls_nobody(
     assert int(letter.headers["dlq_original_bytes"]) >= len(large)
 
 
-def test_what_a_retry_may_mend_is_tried_until_it_works_in_order(bus: Bus, topic: Topic, consume: Consume) -> None:
+def test_what_a_retry_may_fix_is_tried_until_it_works_in_order(bus: Bus, topic: Topic, consume: Consume) -> None:
     bus.publish(topic, [event("a", str(number)) for number in range(5)])
     failures = 0
 

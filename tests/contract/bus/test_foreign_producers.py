@@ -83,7 +83,7 @@ def test_what_a_producer_packs_otherwise_is_read(
         handler.wait_for(b"packed" * 100)
 
 
-def test_what_no_client_can_read_becomes_a_dead_letter_and_stalls_nobody(kafka_bus: KafkaBus) -> None:
+def test_what_no_client_can_read_becomes_a_dead_letter_and_stalls_no_one(kafka_bus: KafkaBus) -> None:
     topic = Topic(f"test.{uuid.uuid4().hex}", 1, 3_600_000, "any", "test events")
     # Somebody else has made it, and not as our table says: its broker passes on whatever it gets.
     admin = KafkaAdminClient(bootstrap_servers=kafka_bus.bootstrap)

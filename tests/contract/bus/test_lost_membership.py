@@ -1,4 +1,4 @@
-"""A member of the real Kafka's group whose heartbeats ended goes on."""
+"""A member of the real Kafka's group whose heartbeats stopped joins again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Counter:
         self.values += [delivery.value for delivery in batch]
 
 
-def test_a_membership_without_heartbeats_is_ended_and_begun_anew(
+def test_a_membership_without_heartbeats_is_ended_and_begun_again(
     kafka_bus: KafkaBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []

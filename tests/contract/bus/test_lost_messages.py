@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 
 
 class Member:
-    """A member that keeps what it gets and hears; it fails the next `failures` times that it hears of a loss."""
+    """A member that keeps its messages and reported losses; reports fail the next `failures` times."""
 
     def __init__(self, bus: KafkaBus, topic: Topic, group: str) -> None:
         self.values: list[bytes] = []
@@ -39,7 +39,7 @@ class Member:
     def hear(self, lost: LostMessages) -> None:
         if self.failures:
             self.failures -= 1
-            raise UnavailableError("the database is away")
+            raise UnavailableError("the database is unavailable")
         self.lost.append(lost)
 
 
@@ -87,7 +87,7 @@ def committed(admin: KafkaAdminClient, topic: Topic) -> int:
     return int(found[place].offset) if place in found else -1
 
 
-def test_what_was_deleted_while_a_reader_was_away_is_told_once_and_the_rest_is_read(
+def test_what_was_deleted_while_a_reader_was_unavailable_is_reported_once_and_the_rest_is_read(
     kafka_bus: KafkaBus, topic: Topic, join: Join, admin: KafkaAdminClient
 ) -> None:
     first = join()
@@ -108,10 +108,10 @@ def test_what_was_deleted_while_a_reader_was_away_is_told_once_and_the_rest_is_r
     assert (first.lost, third.lost) == ([], [])
 
 
-def test_what_was_deleted_before_the_first_commit_and_to_the_last_message_is_told(
+def test_what_was_deleted_before_the_first_commit_and_to_the_last_message_is_reported(
     kafka_bus: KafkaBus, topic: Topic, join: Join, admin: KafkaAdminClient
 ) -> None:
-    """Nothing is left to read then, so that nothing but the offsets can tell."""
+    """Nothing is left to read then, so only the offsets show the loss."""
     first = join()
     wait_until(lambda: committed(admin, topic) == 0)
     first.consumer.stop()
@@ -122,7 +122,7 @@ def test_what_was_deleted_before_the_first_commit_and_to_the_last_message_is_tol
     wait_until(lambda: committed(admin, topic) == 20)
 
 
-def test_a_loss_that_could_not_be_noted_is_told_again_and_nothing_is_read_before(
+def test_a_loss_that_could_not_be_noted_is_published_again_and_nothing_is_read_before(
     kafka_bus: KafkaBus, topic: Topic, join: Join, admin: KafkaAdminClient
 ) -> None:
     first = join()

@@ -49,7 +49,7 @@ def test_topics_of_an_older_version_get_the_declared_settings(kafka_bus: KafkaBu
     found = configs(kafka_bus.bootstrap, new)
     assert new.configs.items() <= found.items()
     assert found["segment.ms"] == "7000000", "what the table does not speak of stays"
-    # An operator's longer retention holds data that nobody else has.
+    # An operator's longer retention holds data that no one else has.
     ensure_topics(kafka_bus.bootstrap, [replace(new, retention_ms=10)])
     assert configs(kafka_bus.bootstrap, new)["retention.ms"] == "5000"
 

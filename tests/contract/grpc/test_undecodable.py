@@ -1,4 +1,4 @@
-"""What is no call, or no message: every method of every service answers it with a status that says so."""
+"""Neither a call nor a message: every method of every service answers it with a status that says so."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
 
-# Field number 0, which no message has; as text it is no UTF-8 either.
+# Field number 0, which no message has; as text it is not UTF-8 either.
 JUNK = b"\xff\xff\xff\xff\x00"
 
 
@@ -99,7 +99,7 @@ def test_the_walk_meets_every_service() -> None:
     assert {method.client_streaming for method in METHODS.values()} == {True, False}
 
 
-async def test_bytes_that_are_no_message_are_an_invalid_argument() -> None:
+async def test_bytes_that_are_not_message_are_an_invalid_argument() -> None:
     async with server() as channel:
         for path, method in METHODS.items():
             error = await send(channel, path, method, JUNK)

@@ -87,7 +87,7 @@ def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
     assert not list((root / "runs").iterdir())
 
 
-def test_a_store_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_unavailable_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
         monkeypatch.setenv(f"AWS_{name}", "test")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
@@ -104,6 +104,6 @@ def test_a_store_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
             call()
 
 
-def test_a_store_without_a_driver_is_told() -> None:
+def test_a_store_without_a_driver_is_reported() -> None:
     with pytest.raises(InvalidArgumentError, match=r"tidemill\[s3\]"):
         ArtifactStore("nothing://x").exists("nothing://x/y")

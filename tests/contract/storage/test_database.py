@@ -50,7 +50,7 @@ def test_two_processes_that_start_at_once_make_the_tables_once(postgresql: Postg
         engine.dispose()
 
 
-def test_a_server_that_is_away_is_told_and_found_again(postgresql: PostgreSQL) -> None:
+def test_a_server_that_is_unavailable_is_reported_and_found_again(postgresql: PostgreSQL) -> None:
     engine = open_database(postgresql.create("away"), migrations("pipeline"), schema="pipeline")
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
@@ -67,7 +67,7 @@ def test_a_server_that_is_away_is_told_and_found_again(postgresql: PostgreSQL) -
     engine.dispose()
 
 
-def test_a_missing_driver_and_a_wrong_url_are_told() -> None:
+def test_a_missing_driver_and_a_wrong_url_are_reported() -> None:
     with pytest.raises(InvalidArgumentError, match="is not a valid database URL"):
         open_database("not a url", migrations("pipeline"))
     with pytest.raises(InvalidArgumentError, match="driver"):

@@ -75,7 +75,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-def test_a_store_that_is_away_when_a_run_ends_is_waited_for(
+def test_a_store_that_is_unavailable_when_a_run_ends_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, s3: str
 ) -> None:
     # The store runs all the time, with its bucket in it; what comes back is the way to it.

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 def _at_once(call: Callable[[int], T], count: int = 8) -> list[T]:
-    """What each of so many callers at a time gets; one who is told to ask again does so."""
+    """The results of concurrent callers, who retry if asked to."""
 
     def persist(number: int) -> T:
         for _ in range(100):
@@ -73,7 +73,7 @@ def test_odd_characters_survive_and_no_record_is_refused_for_them(
     kept = ODD.replace("\0", "\ufffd") if database_kind == "postgresql" else ODD
     assert (found.record.text, found.record.attributes["note"]) == (kept, ODD)
     assert (found.verdicts[0].cleaned.text, found.verdicts[0].cleaned.attributes["note"]) == (kept, ODD)
-    # The digest is of what came, so the same record again is no change.
+    # The digest is of what came, so the same record again is not a change.
     store.mark_announced(store.announcements(10))
     store.collect([Arrival(record)], [], [verdict])
     assert store.announcements(10) == []

@@ -1,4 +1,4 @@
-"""Records that the real Kafka deletes while cleaning is away are missed, said to be lost, and come when sent again."""
+"""Records that the real Kafka deletes while cleaning is down are noticed, reported as lost, and sent again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def delete_unread(bootstrap: str, kept: int) -> int:
     return deleted
 
 
-def test_what_the_bus_lost_while_cleaning_was_away_is_told_and_sent_again(
+def test_what_the_bus_lost_while_cleaning_was_unavailable_is_reported_and_sent_again(
     cleaning: CleaningProcess, kafka_bootstrap: str
 ) -> None:
     spec = dataset_pb2.DatasetSpec(sources=["lossy"], operators=[dataset_pb2.OperatorSpec(name="normalize_whitespace")])

@@ -107,7 +107,7 @@ def test_records_become_a_snapshot(
     tracer = TracerProvider().get_tracer("test")
     publisher.publish(RECORDS_RAW, [*events, *events[:30]])
     with tracer.start_as_current_span("import") as span:
-        publisher.publish(RECORDS_RAW, [raw_event("traced", "news", "Head\nA body that bears a trace.", "imports/one")])
+        publisher.publish(RECORDS_RAW, [raw_event("traced", "news", "Head\nA body that has a trace.", "imports/one")])
         trace_id = trace.format_trace_id(span.get_span_context().trace_id)
 
     states = watch(cleaning, version)
@@ -320,6 +320,6 @@ def test_killed_at_any_moment_it_loses_nothing_and_does_nothing_twice(
     assert len({headers["ce_id"] for headers, _ in built}) == 1
 
 
-def test_told_to_stop_it_ends_in_order(cleaning: CleaningProcess) -> None:
+def test_asked_to_stop_it_ends_in_order(cleaning: CleaningProcess) -> None:
     assert cleaning.stop() == 0
     cleaning.start()

@@ -68,7 +68,7 @@ class RecordingAnnouncer:
     def _fail(self) -> None:
         if self.failures:
             self.failures -= 1
-            raise UnavailableError("the bus is away")
+            raise UnavailableError("the bus is unavailable")
 
     def verdicts(self, announcements: Sequence[Announcement]) -> None:
         self.told += [(a.verdict.dataset, a.verdict.record_id, a.verdict.cleaned.text) for a in announcements]
@@ -144,7 +144,7 @@ def test_a_redelivery_changes_and_announces_nothing(harness: Harness) -> None:
     assert {record_id for record_id, _ in harness.store.content_digests(["news"])} == {"a", "b"}
 
 
-def test_a_record_that_changed_is_announced_anew(harness: Harness) -> None:
+def test_a_record_that_changed_is_announced_again(harness: Harness) -> None:
     harness.put("normalize_whitespace")
     harness.records.collect([arrival("a", "old"), arrival("a", "new")])
     assert harness.announcer.told == [(NAME, "a", "new")]
@@ -231,7 +231,9 @@ def test_records_from_before_a_data_set_belong_to_it(harness: Harness) -> None:
     assert len({record_id for _, record_id, _ in harness.announcer.told}) == 1200
 
 
-def test_a_hold_out_that_training_has_nearly_seen_is_told(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hold_out_that_training_has_nearly_seen_is_reported(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
     body = " ".join(f"word{n}" for n in range(60))
     records = [arrival(f"r{n}", f"{body} {n}") for n in range(20)]
     harness.records.collect(records)
@@ -274,7 +276,7 @@ def test_a_recipe_put_back_before_anyone_looked_leaves_nothing_stale(harness: Ha
     assert [text for _, _, text in harness.announcer.told] == ["0ne", "one"]
 
 
-def test_a_build_waits_for_the_awaited_and_tells_how_far_it_is(harness: Harness) -> None:
+def test_a_build_waits_for_the_awaited_and_reports_how_far_it_is(harness: Harness) -> None:
     harness.put("normalize_whitespace")
     name = harness.build(a=3)
     harness.records.collect([arrival("a", "one"), arrival("b", "two")])
@@ -385,7 +387,7 @@ def test_equal_content_is_the_version_that_exists(harness: Harness) -> None:
     assert second != first
     # What a request was answered with it is answered with again.
     assert harness.datasets.build_version(NAME, [], "request", "")[0].name == first
-    # Whoever gave its build a name may cancel it, so that nobody else waits for it.
+    # Whoever gave its build a name may cancel it, so that no one else waits for it.
     awaited = [AwaitedImport("imports/z", 1)]
     own = [harness.datasets.build_version(NAME, awaited, request, "")[0].name for request in ("r1", "r2")]
     assert len({*own, second}) == 3
@@ -397,7 +399,7 @@ def test_equal_content_is_the_version_that_exists(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
-def test_a_damaged_snapshot_is_told_and_written_again(
+def test_a_damaged_snapshot_is_reported_and_written_again(
     harness: Harness, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness.put("normalize_whitespace")

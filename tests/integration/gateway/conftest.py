@@ -66,7 +66,7 @@ class _Running:
                 "database_url": f"sqlite:///{self.state / 'db' / 'gateway.sqlite'}",
                 "ingest_address": address,
                 "cleaning_address": address,
-                "training_address": "127.0.0.1:1",  # nobody there
+                "training_address": "127.0.0.1:1",  # no one there
                 "inference_address": address,
                 "pipeline_address": address,
                 "telemetry_address": address,

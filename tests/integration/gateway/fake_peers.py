@@ -269,7 +269,7 @@ class FakeTelemetry(TelemetryServiceServicer):
         self.spans: list[telemetry_pb2.Span] = []
 
     async def SearchLogs(self, request: Any, context: Any) -> telemetry_pb2.SearchLogsResponse:  # noqa: N802
-        if self.away:  # as a port where nobody listens
+        if self.away:  # as a port where no one listens
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Connection refused")
         since = request.start_time.ToNanoseconds()
         found = [record for record in self.logs if record.time.ToNanoseconds() >= since]

@@ -99,7 +99,7 @@ def test_a_result_is_whole_in_a_pipe_and_never_gives_way_to_its_text(mesh: Mesh)
     assert cell_len(row) <= 60
 
 
-def test_a_service_that_is_away_is_named_with_what_to_do(mesh: Mesh) -> None:
+def test_a_service_that_is_unavailable_is_named_with_what_to_do(mesh: Mesh) -> None:
     mesh.peers.telemetry.away = True
     done = tidemill(mesh, "logs")
     mesh.peers.telemetry.away = False
@@ -146,7 +146,7 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_interrupted_it_says_that_the_cycle_goes_on(mesh: Mesh) -> None:
+def test_interrupted_it_says_that_the_cycle_continues(mesh: Mesh) -> None:
     mesh.peers.pipeline.states = [running()]
     mesh.peers.pipeline.pause_s = 30.0
     process = subprocess.Popen(
@@ -253,7 +253,7 @@ def test_errors_are_sentences(mesh: Mesh, arguments: tuple[str, ...], words: str
     assert "Traceback" not in done.stderr
 
 
-def test_a_mesh_that_is_down_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_mesh_that_is_down_is_reported_with_what_to_do(tmp_path: Path) -> None:
     for arguments in (("models",), ("status",)):
         done = subprocess.run(
             [sys.executable, "-m", "gateway.cli.main", *arguments],

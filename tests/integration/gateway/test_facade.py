@@ -105,7 +105,7 @@ def test_what_is_not_public_does_not_exist(channel: grpc.Channel, auth: tuple[tu
     assert found.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_service_that_is_away_is_named(channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:
+def test_a_service_that_is_unavailable_is_named(channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(grpc.RpcError) as found:
         TrainingServiceStub(channel).GetRun(GetRunRequest(name="runs/r"), metadata=auth, timeout=20)
     assert found.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -176,7 +176,7 @@ def test_health_is_open_and_reflection_lists_the_services(
     assert {"tidemill.ingest.v1.IngestService", "inference.GRPCInferenceService"} <= names
 
 
-def test_bytes_that_are_no_message_are_refused_through_the_gateway(
+def test_bytes_that_are_not_message_are_refused_through_the_gateway(
     mesh: Mesh, channel: grpc.Channel, auth: tuple[tuple[str, str], ...]
 ) -> None:
     for service in public_services():

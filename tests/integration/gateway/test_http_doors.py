@@ -70,7 +70,7 @@ def test_head_is_get_without_its_body(http: httpx.Client, path: str) -> None:
         ("OPTIONS", "/v1/records", "POST"),
     ],
 )
-def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client, method: str, path: str, allowed: str) -> None:
+def test_a_wrong_method_is_reported_the_right_ones(http: httpx.Client, method: str, path: str, allowed: str) -> None:
     answer = http.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
@@ -161,7 +161,7 @@ def test_bad_input_is_named(http: httpx.Client, path: str, body: Any, param: str
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff\xfe", b'"x"'])
-def test_what_is_no_json_object_is_refused(http: httpx.Client, body: bytes) -> None:
+def test_what_is_not_json_object_is_refused(http: httpx.Client, body: bytes) -> None:
     for path in ("/v1/chat/completions", "/v1/records", "/v1/feedback", "/v2/models/echo/infer"):
         assert http.post(path, content=body).status_code == 400
 
@@ -195,7 +195,7 @@ def test_tensors_nested_deeper_than_python_goes_are_refused(http: httpx.Client) 
     assert answer.status_code == 400, answer.text
 
 
-def test_a_caller_that_leaves_while_it_sends_is_no_fault_of_ours(mesh: Mesh, http: httpx.Client) -> None:
+def test_a_caller_that_leaves_while_it_sends_is_not_fault_of_ours(mesh: Mesh, http: httpx.Client) -> None:
     endpoint = "POST /v1/records"
     host, _, port = mesh.http.partition(":")
     with socket.create_connection((host, int(port))) as connection:
@@ -234,14 +234,14 @@ def test_a_failure_of_the_service_is_ours_and_json(http: httpx.Client) -> None:
     assert answer.json()["error"]["type"] == "server_error"
 
 
-def test_health_needs_no_key_and_tells_of_every_part(mesh: Mesh) -> None:
+def test_health_needs_no_key_and_reports_on_every_part(mesh: Mesh) -> None:
     body = httpx.get(f"http://{mesh.http}/healthz").json()
     assert body["status"] == "degraded"
     assert body["parts"]["ingest"]["status"] == "serving"
     assert body["parts"]["training"]["status"] == "unavailable"
 
 
-def test_a_model_that_is_not_ready_is_no_failure_of_ours(mesh: Mesh, http: httpx.Client) -> None:
+def test_a_model_that_is_not_ready_is_not_failure_of_ours(mesh: Mesh, http: httpx.Client) -> None:
     assert http.get("/v2/models/nothing/ready").status_code == 404
     text = httpx.get(f"http://{mesh.http}/metrics").text
     assert 'request_errors_total{endpoint="GET /v2/models/{model}/ready"' not in text
@@ -310,7 +310,7 @@ def test_the_process_starts_without_its_peers_and_ends_in_order(tmp_path: Path) 
     assert key.read_text().strip() not in "".join(lines) + rest
 
 
-def test_a_taken_port_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_in_a_sentence(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -328,7 +328,7 @@ def test_the_page_of_the_api_needs_nothing_from_elsewhere_and_no_key(mesh: Mesh)
         assert any(path.endswith(".js") for path in wanted)
         assert "/openapi.json" in wanted
         for path in wanted:
-            assert path.startswith("/"), f"{path} is somebody else's"
+            assert path.startswith("/"), f"{path} is someone else's"
             assert stranger.get(path).status_code == 200, path
         assert stranger.get("/static-offline-docs/../v1/models").status_code == 401
         assert stranger.get("/static-offline-docs/%2e%2e/v1/models").status_code in (401, 404)

@@ -85,7 +85,7 @@ def test_unknown_model(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_unknown_model_is_told_by_the_status_also_when_streaming(client: openai.OpenAI, stream: bool) -> None:
+def test_unknown_model_is_reported_by_the_status_also_when_streaming(client: openai.OpenAI, stream: bool) -> None:
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="nothing", messages=ASK, stream=stream)
 

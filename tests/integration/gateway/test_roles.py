@@ -65,7 +65,7 @@ def test_a_refusal_names_the_role_and_reads_no_body(mesh: Mesh, channel: grpc.Ch
     assert len(mesh.peers.seen.requests) == before
 
 
-def test_services_learn_key_and_tenant_and_nobody_else_can_tell_them(mesh: Mesh, channel: grpc.Channel) -> None:
+def test_services_learn_key_and_tenant_and_no_one_else_can_learn_them(mesh: Mesh, channel: grpc.Channel) -> None:
     made, key = mesh.store.create("acme's", tenant="acme")
     claims = {"x-tidemill-tenant": "other", "x-tidemill-key": "other", "x-tidemill-more": "other"}
     metadata = (("x-api-key", key), *claims.items())
@@ -76,12 +76,12 @@ def test_services_learn_key_and_tenant_and_nobody_else_can_tell_them(mesh: Mesh,
     headers = {"x-api-key": key, **claims}
     assert httpx.post(f"http://{mesh.http}/v1/chat/completions", json=_CHAT, headers=headers).status_code == 200
     assert {n: v for n, v in seen[-1].items() if n.startswith("x-tidemill-")} == told
-    # A key without a tenant takes over nobody's.
+    # A key without a tenant takes over no one's.
     InferenceServiceStub(channel).Predict(_PREDICT, metadata=(("x-api-key", mesh.key), *claims.items()))
     assert "x-tidemill-tenant" not in seen[-1]
 
 
-def test_a_key_at_its_rate_is_told_when_to_come_again(mesh: Mesh, channel: grpc.Channel) -> None:
+def test_a_key_at_its_rate_gets_a_time_to_retry(mesh: Mesh, channel: grpc.Channel) -> None:
     _, key = mesh.store.create("slow", limits=KeyLimits(requests_per_s=0.01))
     headers = {"x-api-key": key}
     assert httpx.get(f"http://{mesh.http}/v1/models", headers=headers).status_code == 200

@@ -145,7 +145,7 @@ class InferenceProcess:
         return stubs.InferenceServiceStub(self.channel)
 
     def publish(self, model: str, build: BuildFolder) -> Any:
-        """Publishes a build; asks again while Triton is away, as a caller is told to (2.51 crashes now and then)."""
+        """Publishes a build; retries while Triton is unavailable (2.51 crashes now and then)."""
         request = pb.PublishModelRequest(
             request_id=new_id(),
             model=f"models/{model}",

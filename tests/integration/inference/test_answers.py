@@ -105,7 +105,7 @@ def test_a_seed_makes_an_answer_the_same_again(inference: InferenceProcess, writ
     assert len({ask(seed) for seed in range(5)}) > 1
 
 
-def test_a_stop_text_ends_an_answer_and_is_no_part_of_it(inference: InferenceProcess, writer: str) -> None:
+def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(inference: InferenceProcess, writer: str) -> None:
     sampling = _sampling(max_tokens=40, temperature=1.0, seed=3)
     whole = _text(_stream(inference, writer, conversation=_talk("hello"), sampling=sampling))
     stop = whole[len(whole) // 2 :][:3]
@@ -153,7 +153,7 @@ def test_a_caller_that_leaves_ends_the_generation(inference: InferenceProcess, w
         assert _attributes(span)["gen_ai.usage.output_tokens"] < limit
 
 
-def test_streams_go_on_while_a_version_is_replaced(inference: InferenceProcess, builds: Builds, model: str) -> None:
+def test_streams_continue_while_a_version_is_replaced(inference: InferenceProcess, builds: Builds, model: str) -> None:
     inference.publish(model, builds.writer)
     replaced = threading.Event()
 
@@ -236,7 +236,7 @@ def test_tritons_own_client_classifies(inference: InferenceProcess, builds: Buil
             assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
-def test_who_asks_for_some_outputs_leaves_nobody_a_part_of_an_answer(
+def test_who_asks_for_some_outputs_leaves_no_one_a_part_of_an_answer(
     inference: InferenceProcess, builds: Builds, model: str
 ) -> None:
     """Triton's response cache knows an answer by its inputs alone."""
@@ -304,10 +304,10 @@ def test_the_decoder_agrees_with_the_tokenizer(builds: Builds) -> None:
         assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_triton_away_is_told_with_a_time_to_retry(
+def test_unavailable_triton_is_reported_with_a_time_to_retry(
     stack: StackState, spans: Spans, builds: Builds, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A service whose Triton does not answer serves its other calls and tells when to come again."""
+    """A service whose Triton does not answer serves its other calls and says when to come again."""
     folder = tmp_path_factory.mktemp("lost-")
     lost = replace(stack, state=folder, sockets={"triton_grpc": folder / "nothing"})
     service = InferenceProcess(lost, folder, spans[1], builds.root)

@@ -70,7 +70,7 @@ def _events(stack: StackState, topic: str, kind: Any, wanted: Any) -> Any:
         consumer.close()
 
 
-def test_a_published_classifier_answers_and_is_told_of(
+def test_a_published_classifier_answers_and_is_reported_of(
     inference: InferenceProcess, builds: Builds, model: str, stack: StackState
 ) -> None:
     published = inference.publish(model, builds.positive)
@@ -225,7 +225,7 @@ def test_what_triton_forgot_is_loaded_again(
     assert _predict(inference, model, "good").predictions[0].label == "negative"
 
 
-def test_a_killed_service_goes_on_where_it_was(inference: InferenceProcess, builds: Builds, model: str) -> None:
+def test_a_killed_service_continues_where_it_was(inference: InferenceProcess, builds: Builds, model: str) -> None:
     inference.publish(model, builds.positive)
     inference.publish(model, builds.turned)
     inference.kill()

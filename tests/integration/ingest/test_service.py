@@ -311,7 +311,7 @@ def test_killed_in_the_middle_an_import_ends_as_if_it_had_not_been(
     assert (undisturbed.record_count, undisturbed.digest) == (done.record_count, done.digest)
 
 
-def test_while_the_bus_is_away_nothing_is_accepted_and_whoever_reads_is_answered(
+def test_while_the_bus_is_unavailable_nothing_is_accepted_and_whoever_reads_is_answered(
     ingest: IngestProcess, frozen_kafka: None
 ) -> None:
     stub = ingest.stub()
@@ -319,12 +319,12 @@ def test_while_the_bus_is_away_nothing_is_accepted_and_whoever_reads_is_answered
     calls = [stub.IngestRecords.future(batch, timeout=4) for _ in range(40)]
     time.sleep(1)
     stub.ListImports(pb.ListImportsRequest(), timeout=2)
-    # Before their deadline is over, so that they learn which part is away.
+    # Before their deadline is over, so that they learn which part is unavailable.
     assert {call.code() for call in calls} == {grpc.StatusCode.UNAVAILABLE}
     assert "Kafka" in calls[0].details()
 
 
-def test_while_the_bus_is_away_memory_is_bounded_and_callers_are_told_when_to_retry(
+def test_while_the_bus_is_unavailable_memory_is_bounded_and_callers_get_a_time_to_retry(
     ingest: IngestProcess, frozen_kafka: None
 ) -> None:
     stub = ingest.stub()

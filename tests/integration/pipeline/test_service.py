@@ -59,7 +59,9 @@ def trains(cycle: Cycle) -> bool:
     return bool(cycle.stages[2].resources)
 
 
-def test_a_cycle_is_watched_to_its_end_and_told_on_the_bus(stub: PipelineServiceStub, peers: Peers, kafka: str) -> None:
+def test_a_cycle_is_watched_to_its_end_and_reported_on_the_bus(
+    stub: PipelineServiceStub, peers: Peers, kafka: str
+) -> None:
     peers.trained.set()
     created = create(stub, "told")
     states = [answer.cycle for answer in stub.WatchCycle(pb.WatchCycleRequest(name=created.name), timeout=60)]
@@ -81,7 +83,7 @@ def test_a_cycle_is_watched_to_its_end_and_told_on_the_bus(stub: PipelineService
     assert (event.state, event.model_version) == ("STATE_SUCCEEDED", "models/headlines/versions/1")
 
 
-def test_kill_9_in_the_middle_of_training_goes_on_and_starts_nothing_new(
+def test_kill_9_in_the_middle_of_training_continues_and_starts_nothing_new(
     pipeline: PipelineProcess, stub: PipelineServiceStub, peers: Peers
 ) -> None:
     name = create(stub, "killed").name
@@ -123,7 +125,7 @@ def test_a_cycle_that_does_not_exist_is_not_found(stub: PipelineServiceStub) -> 
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_feedback_meets_its_prediction_and_is_told_on_the_bus(stub: PipelineServiceStub, kafka: str) -> None:
+def test_feedback_meets_its_prediction_and_is_reported_on_the_bus(stub: PipelineServiceStub, kafka: str) -> None:
     answer = f"answers/{uuid.uuid4()}"
     publisher = KafkaEventPublisher(kafka, "inference")
     served = PredictionServed(answer=answer, model_version="models/headlines/versions/7", method="generate")
@@ -146,7 +148,7 @@ def test_feedback_meets_its_prediction_and_is_told_on_the_bus(stub: PipelineServ
 
 
 @pytest.mark.skipif(REUSE in os.environ, reason="others use this Kafka")
-def test_feedback_is_taken_at_once_while_the_bus_hangs_and_is_told_when_it_is_back(
+def test_feedback_is_taken_at_once_while_the_bus_hangs_and_is_reported_when_it_is_back(
     stub: PipelineServiceStub, pipeline: PipelineProcess, stack: StackState
 ) -> None:
     broker = stack.children["kafka"].pid

@@ -1,4 +1,4 @@
-"""The real Kafka, Elasticsearch and Triton: they work, they come back when killed, and they go when told."""
+"""The real Kafka, Elasticsearch and Triton: they work, they come back when killed, and they stop on request."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ async def test_children_start_after_what_they_need_and_stop_before_it(tmp_path: 
     assert read_state(layout_of(tmp_path)).phase is StackPhase.STOPPED
 
 
-async def test_a_killed_child_comes_back_on_the_same_port_and_the_others_stay(tmp_path: Path) -> None:
+async def test_a_killed_child_comes_back_on_the_same_port_and_others_stay(tmp_path: Path) -> None:
     async with supervised(tmp_path, chain(tmp_path)) as before:
         victim = before.children["middle"].pid
         assert victim is not None
@@ -193,7 +193,7 @@ async def test_a_killed_supervisor_leaves_no_process_and_the_next_one_starts(tmp
         assert after.ports == before.ports
 
 
-async def test_down_tells_of_every_part_that_stopped_also_between_two_looks(
+async def test_down_reports_on_every_part_that_stopped_also_between_two_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supervisor = start_process(tmp_path)

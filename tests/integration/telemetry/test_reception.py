@@ -89,7 +89,7 @@ def test_the_same_sent_again_changes_nothing(telemetry: TelemetryProcess, servic
     assert telemetry.metric('telemetry_documents_total{fate="duplicate",signal="logs"}') == before + 40
 
 
-def test_what_elasticsearch_refuses_is_told_and_the_rest_is_kept(
+def test_what_elasticsearch_refuses_is_reported_and_the_rest_is_kept(
     telemetry: TelemetryProcess, service_name: str
 ) -> None:
     metric = 'telemetry_documents_total{fate="refused",signal="logs"}'
@@ -122,7 +122,7 @@ def test_any_attributes_do_not_grow_the_mapping(
     wait_until(lambda: telemetry.total(f"key1.{service_name}:1") == 1)
 
 
-def test_a_short_outage_is_waited_out_and_a_longer_one_is_told(
+def test_a_short_outage_is_waited_out_and_a_longer_one_is_reported(
     stack: StackState, tmp_path: Path, service_name: str
 ) -> None:
     with behind_proxy(stack, tmp_path, TIDEMILL_TELEMETRY_PATIENCE_S="1", TIDEMILL_TELEMETRY_QUEUE_BYTES="3000") as (
@@ -193,7 +193,7 @@ def test_an_elasticsearch_that_comes_back_empty_gets_its_templates_again(
 
 
 @pytest.mark.usefixtures("telemetry")  # the templates are there
-def test_a_template_of_somebody_else_in_the_way_is_told_and_loses_nothing(
+def test_a_template_of_someone_else_in_the_way_is_reported_and_loses_nothing(
     stack: StackState, tmp_path: Path, service_name: str
 ) -> None:
     ours, theirs = "/_index_template/tidemill-logs", "/_index_template/somebody-elses"

@@ -235,7 +235,7 @@ def test_traces_are_found_by_their_root(telemetry: TelemetryProcess, service_nam
         ("a )", ") stands"),
     ],
 )
-def test_a_wrong_query_is_told_what_is_wrong(
+def test_a_wrong_query_is_reported_what_is_wrong(
     telemetry: TelemetryProcess, service_name: str, query: str, word: str
 ) -> None:
     telemetry.logs.Export(logs([_record("x", time.time_ns())], service_name=service_name), timeout=30)
@@ -247,7 +247,7 @@ def test_a_wrong_query_is_told_what_is_wrong(
     assert word in violations["query"]
 
 
-def test_a_wrong_error_value_is_told_for_traces(telemetry: TelemetryProcess, service_name: str) -> None:
+def test_a_wrong_error_value_is_reported_for_traces(telemetry: TelemetryProcess, service_name: str) -> None:
     telemetry.traces.Export(spans([_root("x", time.time_ns())], service_name=service_name), timeout=30)
     with pytest.raises(grpc.RpcError) as caught:
         telemetry.search.SearchTraces(pb.SearchTracesRequest(query="error:maybe"), timeout=30)

@@ -181,7 +181,7 @@ class TrainingProcess:
 
     def wait(self, name: str, met: Callable[[run_pb2.Run], object], seconds: float = 240) -> run_pb2.Run:
         """The run once `met` holds."""
-        return wait_for(lambda: self.get(name), met, f"the run, of which {self.log} tells more,", seconds)
+        return wait_for(lambda: self.get(name), met, f"the run, see {self.log},", seconds)
 
     def run_folder(self, name: str) -> Path:
         """Where a run keeps its files."""

@@ -1,4 +1,4 @@
-"""Worker and service are killed in the middle of a run; it goes on and ends with one result."""
+"""Worker and service are killed in the middle of a run; it continues and ends with one result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_run_outlives_kills_of_its_worker_and_of_the_service(training: Trainin
     training.kill()
     training.start()
     assert training.worker_pid(run.name) == second
-    # Told to stop, the service stops its worker, which keeps a checkpoint; that is no failed attempt.
+    # Asked to stop, the service stops its worker, which keeps a checkpoint; that is not a failed attempt.
     assert training.stop() == 0
     training.start()
     done = training.wait(run.name, ended)

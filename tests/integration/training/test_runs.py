@@ -82,7 +82,7 @@ def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> No
 
 
 @pytest.mark.parametrize("task", ["generation", "text_classification"])
-def test_every_weight_is_trained_where_asked_and_what_was_done_otherwise_is_told(
+def test_every_weight_is_trained_where_asked_and_what_was_done_otherwise_is_reported(
     training: TrainingProcess, inputs: RunInputs, task: str
 ) -> None:
     spec = inputs.spec(task, full=run_pb2.FullMethod(), model_name="full")
@@ -102,7 +102,7 @@ def test_every_weight_is_trained_where_asked_and_what_was_done_otherwise_is_told
     assert [path for path in training.run_folder(run.name).rglob("*") if path.suffix in pickled] == []
 
 
-def test_an_end_is_told_once(training: TrainingProcess, writer: run_pb2.Run) -> None:
+def test_an_end_is_reported_once(training: TrainingProcess, writer: run_pb2.Run) -> None:
     found = told(training.bootstrap, events.RunSucceeded, writer.name)
     assert [message.model_version for _, message in found] == [writer.model_version]
 
@@ -143,14 +143,14 @@ def test_the_newest_model_is_challenger_and_a_promoted_one_champion(
     training.stub.PromoteRun(pb.PromoteRunRequest(name=writer.name), timeout=60)
     made = registry.get_model_version_by_alias(name, "champion")
     assert str(made.version) == number
-    # Who has won challenges nobody.
+    # Who has won challenges no one.
     assert "challenger" not in registry.get_registered_model(name).aliases
     measured = registry.get_run(made.run_id).data.metrics
     assert measured["tuned_rouge_l"] == writer.report.tuned.value
     assert measured["int8_loss_increase"] == writer.report.variants[1].loss_increase.value
 
 
-def test_a_cancelled_run_ends_and_is_told(training: TrainingProcess, inputs: RunInputs) -> None:
+def test_a_cancelled_run_ends_and_is_reported(training: TrainingProcess, inputs: RunInputs) -> None:
     run = training.create(inputs.spec("text_classification", steps=100_000))
     training.wait(run.name, lambda seen: stepped(seen, 1))
     training.stub.CancelRun(pb.CancelRunRequest(name=run.name), timeout=10)
@@ -161,7 +161,7 @@ def test_a_cancelled_run_ends_and_is_told(training: TrainingProcess, inputs: Run
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_one_label_only_is_a_failure_that_names_the_field_and_is_told(
+def test_one_label_only_is_a_failure_that_names_the_field_and_is_reported(
     training: TrainingProcess, inputs: RunInputs, tmp_path: Path
 ) -> None:
     rows = [{"record_id": "r", "source": "s", "text": "the room was good", "label": "good"}]

@@ -61,7 +61,7 @@ def test_every_operator_that_did_something_is_named_with_its_edits() -> None:
     assert (headline.field, [edit.after for edit in headline.edits]) == ("headline", ["[EMAIL]"])
 
 
-def test_a_new_attribute_is_told() -> None:
+def test_a_new_attribute_is_reported() -> None:
     (effect,) = recipe({"first_line_to_field": {"field": "headline"}}).explain("Head\nBody", {}).effects
     text, headline = effect.changes
     assert (text.field, headline.field, headline.added) == ("text", "headline", True)
@@ -92,7 +92,7 @@ def test_a_required_attribute_that_is_missing_is_a_drop_of_its_operator() -> Non
     assert rejection.operator == "drop_if_missing_field"
 
 
-def test_a_defect_is_told_by_its_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_is_reported_by_its_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: AlnumFilter, batch: Batch) -> None:
         raise RuntimeError("defect")
 

@@ -50,7 +50,9 @@ def test_every_operator_on_single_records_takes_fields() -> None:
 
 
 @pytest.mark.parametrize(("item", "bad", "reason"), FILTERS)
-def test_a_filter_judges_the_text_alone_unless_told_otherwise(item: dict[str, Any], bad: str, reason: str) -> None:
+def test_a_filter_judges_the_text_alone_unless_configured_otherwise(
+    item: dict[str, Any], bad: str, reason: str
+) -> None:
     plain = recipe(item)
     assert plain.clean(LETTERS, {"headline": bad}).rejection is None
     dropped = plain.clean(bad, {"headline": LETTERS}).rejection
@@ -60,7 +62,7 @@ def test_a_filter_judges_the_text_alone_unless_told_otherwise(item: dict[str, An
 
 
 @pytest.mark.parametrize(("item", "bad", "reason"), FILTERS)
-def test_a_filter_judges_named_attributes_and_tells_which_one(item: dict[str, Any], bad: str, reason: str) -> None:
+def test_a_filter_judges_named_attributes_and_reports_which_one(item: dict[str, Any], bad: str, reason: str) -> None:
     plain = recipe(item).clean(bad, {}).rejection
     assert plain is not None
     named = recipe(with_fields(item, "headline"))

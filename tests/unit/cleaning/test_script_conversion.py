@@ -14,7 +14,7 @@ def converted(text: str, conversion: str) -> str:
     return recipe.clean(text, {}).text
 
 
-# One simplified character stands for several traditional ones; the words beside it tell which.
+# One simplified character stands for several traditional ones; the words beside it decide which.
 BOTH_WAYS = [
     "头发发现=頭髮發現",
     "皇后后天=皇后後天",

@@ -130,7 +130,7 @@ def test_good_text_is_never_made_worse(text: str) -> None:
         ("\u200ehello\u200f", "hello"),
     ],
 )
-def test_what_nobody_sees_goes(text: str, shown: str) -> None:
+def test_what_no_one_sees_goes(text: str, shown: str) -> None:
     assert cleaned("fix_unicode", text) == shown
     assert content_key(text) == content_key(shown)
 
@@ -221,7 +221,7 @@ def test_no_text_between_tags_is_lost(text: str) -> None:
     assert "".join(stripped.split()) == "".join(text.split())
 
 
-def test_hostile_nesting_is_no_trouble() -> None:
+def test_hostile_nesting_is_not_trouble() -> None:
     assert cleaned("strip_html", "<div>" * 45_000 + "deep" + "</div>" * 45_000) == "deep"
 
 

@@ -1,4 +1,4 @@
-"""Cycles as the pipeline service would tell of them, for tests of what the command line shows."""
+"""Cycles as the pipeline service would report them, for tests of the command line."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - the sentences that a person reads stand in one line
-"""Pipeline files: every one that is shipped loads; mistakes are told with file, line, column and field."""
+"""Pipeline files: every one that is shipped loads; mistakes are reported with file, line, column and field."""
 
 from __future__ import annotations
 
@@ -138,12 +138,12 @@ def test_anchors_and_merge_keys(write: Write) -> None:
         ("gate:", "name: again\ngate:", "19:1: name: is given twice; the first is in line 1."),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_at_its_place(write: Write, old: str, new: str, told: str) -> None:
+def test_what_is_wrong_is_reported_at_its_place(write: Write, old: str, new: str, told: str) -> None:
     assert old in GOOD
     assert wrong(write(GOOD.replace(old, new, 1))) == [told]
 
 
-def test_all_mistakes_are_told_at_once(write: Write) -> None:
+def test_all_mistakes_are_reported_at_once(write: Write) -> None:
     text = GOOD.replace("batch_size", "batchsize").replace("fastest", "cheap")
     assert [line.split(":")[0] for line in wrong(write(text))] == ["17", "20"]
 
@@ -159,7 +159,7 @@ def test_all_mistakes_are_told_at_once(write: Write) -> None:
         ("  lora: {r: 8, alpha: 16}\n", "", "12:1: training.method: "),
     ],
 )
-def test_the_contracts_rules_are_told_at_their_place(write: Write, old: str, new: str, start: str) -> None:
+def test_the_contracts_rules_are_reported_at_their_place(write: Write, old: str, new: str, start: str) -> None:
     lines = wrong(write(GOOD.replace(old, new, 1)))
     assert len(lines) == 1
     assert lines[0].startswith(start), lines[0]
@@ -174,11 +174,11 @@ def test_the_contracts_rules_are_told_at_their_place(write: Write, old: str, new
         ("a: b: c\n", "1:5: not valid YAML: mapping values are not allowed here."),
     ],
 )
-def test_a_file_that_is_no_pipeline(write: Write, text: str, told: str) -> None:
+def test_a_file_that_is_not_pipeline(write: Write, text: str, told: str) -> None:
     assert wrong(write(text)) == [told]
 
 
-def test_a_list_is_no_pipeline(write: Write) -> None:
+def test_a_list_is_not_pipeline(write: Write) -> None:
     assert wrong(write("- a\n"))[0].startswith("1:1: expected a mapping with name, sources, dataset")
 
 
@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_pipeline(tmp_path)
 
 
-def test_what_a_service_refuses_is_told_at_the_files_line(write: Write) -> None:
+def test_what_a_service_refuses_is_reported_at_the_files_line(write: Write) -> None:
     file = load_pipeline(write(GOOD))
     field = "spec.dataset.operators[1].params.min_chars"
     located = file.locate(InvalidArgumentError("no", violations=[FieldViolation(field, "must be positive")]))

@@ -32,7 +32,7 @@ def test_status_shows_every_part() -> None:
     kafka, gateway = capture.get().splitlines()[1:3]
     for part in ("kafka", "healthy", "42", "9092", "2", "1:05"):
         assert part in kafka
-    for part in ("gateway", "ill", "7100 8080", "no answer within 2 s"):
+    for part in ("gateway", "unhealthy", "7100 8080", "no answer within 2 s"):
         assert part in gateway
 
 
@@ -49,7 +49,7 @@ def test_ports_are_those_of_callers() -> None:
     assert ports_of("nothing", PORTS) == ""
 
 
-def test_a_start_is_told_in_lines_where_there_is_no_terminal() -> None:
+def test_a_start_is_reported_in_lines_where_there_is_not_terminal() -> None:
     console = Console(width=100, force_terminal=False)
     waiting = ChildState(ChildPhase.WAITING)
     with console.capture() as capture, PartsReporter(console) as report:
@@ -63,7 +63,7 @@ def test_a_start_is_told_in_lines_where_there_is_no_terminal() -> None:
     assert "it crashed" in lines[1]
 
 
-def test_downloads_are_told_once_where_there_is_no_terminal() -> None:
+def test_downloads_are_reported_once_where_there_is_not_terminal() -> None:
     console = Console(width=100, force_terminal=False)
     with console.capture() as capture, DownloadBars(console) as bars:
         bars("kafka", 10, 100)

@@ -120,7 +120,7 @@ def test_next_steps_fit_the_task() -> None:
     assert "curl" not in text
 
 
-def test_plain_lines_tell_each_change_once() -> None:
+def test_plain_lines_report_each_change_once() -> None:
     console = Console(width=80, force_terminal=False)
     with console.capture() as capture, PlainReporter(console) as report:
         report.update(running())

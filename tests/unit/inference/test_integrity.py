@@ -154,7 +154,7 @@ def test_code_beside_the_build_is_verified_too(harness: Harness, name: str) -> N
     assert not file.exists() or "raise SystemExit" not in file.read_text()
 
 
-def test_byte_code_of_nobody_is_gone_when_a_load_begins(harness: Harness) -> None:
+def test_byte_code_of_no_one_is_gone_when_a_load_begins(harness: Harness) -> None:
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     cache = harness.root / "m" / "1" / "tidemill_model" / "__pycache__"
@@ -202,7 +202,7 @@ def test_a_damaged_an_unsigned_and_a_foreign_build_are_refused_by_name(harness: 
     assert _publish_error(harness, foreign).reason == "BUILD_UNTRUSTED"
 
 
-def test_a_key_that_is_no_longer_trusted_takes_its_builds_out_of_service(harness: Harness) -> None:
+def test_a_key_that_is_not_longer_trusted_takes_its_builds_out_of_service(harness: Harness) -> None:
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     for key in harness.key.trusted.iterdir():

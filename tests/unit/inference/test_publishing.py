@@ -49,7 +49,7 @@ class FakeServer:
         """As Triton does: reads the configuration, and keeps what served where it fails."""
         self.asked += 1
         if self.away:
-            raise UnavailableError("Triton is away", reason="TRITON_UNAVAILABLE")
+            raise UnavailableError("Triton is unavailable", reason="TRITON_UNAVAILABLE")
         if self.error is not None:
             raise self.error
         config = model_config_pb2.ModelConfig()
@@ -66,13 +66,13 @@ class FakeServer:
     def ready_versions(self) -> Mapping[str, frozenset[int]]:
         """What was loaded."""
         if self.away:
-            raise UnavailableError("Triton is away", reason="TRITON_UNAVAILABLE")
+            raise UnavailableError("Triton is unavailable", reason="TRITON_UNAVAILABLE")
         return self.ready
 
 
 @dataclass
 class FakeAnnouncer:
-    """Notes what it is told."""
+    """Records its calls."""
 
     told: list[str] = field(default_factory=list)
 
@@ -245,7 +245,7 @@ def test_what_triton_loaded_before_a_kill_is_understood_until_it_is_put_right(ha
     harness.server.away = True
     with pytest.raises(UnavailableError):
         publishing.publish("m", two)
-    # Killed here: Triton goes on with the load, and the next start knows of it only from the store.
+    # Killed here: Triton continues with the load, and the next start knows of it only from the store.
     harness.table = ServingTable()
     harness.publishing().fill_table()
     assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
@@ -316,7 +316,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_again_ever_more_seldom(
     assert harness.server.ready == {"m": frozenset({1})}
 
 
-def test_a_full_disk_is_told_and_the_publication_goes_on_when_there_is_room(
+def test_a_full_disk_is_reported_and_the_publication_continues_when_there_is_room(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publishing, one, two = harness.publishing(), harness.build("one"), harness.build("two")
@@ -377,7 +377,7 @@ def test_a_start_brings_back_what_served(harness: Harness) -> None:
         harness.table.require("gone", Task.TEXT_CLASSIFICATION)
 
 
-def test_a_model_whose_process_died_is_loaded_anew_once(harness: Harness) -> None:
+def test_a_model_whose_process_died_is_loaded_again_once(harness: Harness) -> None:
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     publishing.publish("other", harness.build("two"))
@@ -392,7 +392,7 @@ def test_a_model_whose_process_died_is_loaded_anew_once(harness: Harness) -> Non
     assert harness.server.loads == ["m"]
 
 
-def test_one_model_that_cannot_be_loaded_does_not_hold_up_the_others(harness: Harness) -> None:
+def test_one_model_that_cannot_be_loaded_does_not_delay_others(harness: Harness) -> None:
     publishing = harness.publishing()
     broken = harness.build("one")
     publishing.publish("a", broken)
@@ -404,7 +404,7 @@ def test_one_model_that_cannot_be_loaded_does_not_hold_up_the_others(harness: Ha
     assert harness.server.ready == {"b": frozenset({1})}
 
 
-def test_a_publication_is_told_once_even_when_the_bus_was_away(harness: Harness) -> None:
+def test_a_publication_is_reported_once_even_when_the_bus_was_unavailable(harness: Harness) -> None:
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     assert harness.announcer.told == []

@@ -1,4 +1,4 @@
-"""Answers are told in the background, and none is lost without being counted."""
+"""Answers are published in the background, and none is lost without being counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.kit.errors import InvalidArgumentError, UnavailableError
 
 
 class FakeBus:
-    """Takes events, or raises what it is told to."""
+    """Takes events, or raises what it is asked to."""
 
     def __init__(self) -> None:
         self.answers: list[str] = []

@@ -33,7 +33,7 @@ class SlowPublishing:
         return Model(model, NOW, NOW)
 
 
-async def test_changes_that_wait_for_each_other_hold_up_no_reader() -> None:
+async def test_changes_that_wait_for_each_other_delay_no_reader() -> None:
     publishing = SlowPublishing()
     servicer: Any = InferenceServicer(cast(Serving, None), cast(Publishing, publishing))
     changes = [

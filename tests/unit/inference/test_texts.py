@@ -32,7 +32,7 @@ def test_text_passes(raw: bool) -> None:
 
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize(("element", "why"), [(b"\xff\xfe", "is not UTF-8"), (b"a\0b", "NUL")])
-def test_what_is_no_text_is_named(raw: bool, element: bytes, why: str) -> None:
+def test_what_is_not_text_is_named(raw: bool, element: bytes, why: str) -> None:
     for _ in range(2):  # the same error each time
         with pytest.raises(InvalidArgumentError, match=why) as caught:
             check_texts(request(b"good", element, raw=raw))

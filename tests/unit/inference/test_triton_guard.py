@@ -122,7 +122,7 @@ async def test_a_stuck_model_is_asked_by_one_caller_at_a_time_until_it_answers()
             await client.classify("m", ["x"])
 
 
-async def test_a_caller_who_leaves_early_is_no_failure() -> None:
+async def test_a_caller_who_leaves_early_is_not_failure() -> None:
     async with _triton([], Limits(silence_s=3600, waiting=4, failures=1)) as (fake, client):
         fake.stuck = True
         await _give_up(client)

@@ -40,7 +40,7 @@ def test_a_character_that_the_limit_cuts_in_two_is_left_out(cut: int) -> None:
 
 @given(st.lists(st.text(alphabet="ab", max_size=3), max_size=30), st.lists(st.text("ab", min_size=1), max_size=3))
 def test_an_answer_ends_before_the_first_stop_text(pieces: list[str], stops: list[str]) -> None:
-    """However the text is cut into pieces, what is told is what comes before the first stop text completed."""
+    """However the text is cut into pieces, what is sent is the text before the first completed stop text."""
     finder, told, ended = StopTexts(stops), "", False
     for piece in pieces:
         text, ended = finder.push(piece)

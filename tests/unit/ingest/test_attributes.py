@@ -66,7 +66,7 @@ def test_nested_members_lists_numbers_and_nulls() -> None:
     }
 
 
-def test_names_that_meet_are_told_apart_and_the_exact_one_keeps_its_own() -> None:
+def test_names_that_meet_are_distinguished_and_the_exact_one_keeps_its_own() -> None:
     assert kept({"userName": "a", "user": {"name": "b"}, "user_name": "c"}) == {
         "user_name": "c",
         "user_name_2": "a",

@@ -1,4 +1,4 @@
-"""Pulling of imports where the bus is away, the process ends, or somebody cancels."""
+"""Pulling of imports where the bus is unavailable, the process ends, or someone cancels."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def kept(store: SqlImportStore) -> Import:
 
 
 def away_once() -> Callable[[], None]:
-    left = [UnavailableError("The bus is away.")]
+    left = [UnavailableError("The bus is unavailable.")]
 
     def trouble() -> None:
         if left:
@@ -87,7 +87,7 @@ def away_once() -> Callable[[], None]:
     return trouble
 
 
-def test_while_the_bus_is_away_an_import_waits(store: SqlImportStore, running: Import) -> None:
+def test_while_the_bus_is_unavailable_an_import_waits(store: SqlImportStore, running: Import) -> None:
     bus = Bus()
     bus.trouble = away_once()
     runner(store, bus).run(running, Interrupt())
@@ -119,7 +119,7 @@ def test_where_the_process_ends_the_import_stays_running_and_the_next_one_pulls_
 
     def stop() -> None:
         first.stop()
-        raise UnavailableError("The bus is away.")
+        raise UnavailableError("The bus is unavailable.")
 
     bus.trouble = stop
     first.run(running, Interrupt())

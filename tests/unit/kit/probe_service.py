@@ -109,7 +109,7 @@ async def _build(mode: str) -> Service:
 
 
 def main() -> None:
-    """Runs it until it is told to stop."""
+    """Runs it until it is asked to stop."""
     settings = load_settings(ServiceSettings)
 
     async def build(_: RequestMetrics) -> Service:

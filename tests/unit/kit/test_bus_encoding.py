@@ -52,7 +52,7 @@ def test_a_dead_letter_keeps_its_headers_and_says_where_it_stood() -> None:
     assert trace_context(delivery)
 
 
-def test_a_reason_that_is_no_unicode_is_told_all_the_same() -> None:
+def test_a_reason_that_is_not_unicode_is_reported_all_the_same() -> None:
     headers = dict(refusal_headers("R", "name \udcff", "ingest", {"location": "file:///\udcff"}))
     assert (headers["dlq_message"], headers["dlq_location"]) == (b"name ?", b"file:///?")
 

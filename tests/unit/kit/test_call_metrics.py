@@ -37,7 +37,7 @@ class Servicer(stubs.PipelineServiceServicer):
         raise RuntimeError("a defect")
 
 
-async def test_a_caller_that_goes_away_is_no_fault_of_the_service() -> None:
+async def test_a_caller_that_disconnects_is_not_a_fault_of_the_service() -> None:
     metrics = RequestMetrics("test")
     server = create_server(metrics, default_deadline_s=30)
     stubs.add_PipelineServiceServicer_to_server(Servicer(), server)  # type: ignore[abstract]

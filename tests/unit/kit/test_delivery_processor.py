@@ -32,7 +32,7 @@ class Harness:
         self.buried.append(delivery.offset)
 
 
-def test_told_to_stop_it_does_not_do_the_rest_of_a_batch_one_by_one() -> None:
+def test_asked_to_stop_it_does_not_do_the_rest_of_a_batch_one_by_one() -> None:
     def handle(harness: Harness, batch: Sequence[Delivery]) -> None:
         if len(batch) > 1:
             raise ValueError("one by one, please")
@@ -45,7 +45,7 @@ def test_told_to_stop_it_does_not_do_the_rest_of_a_batch_one_by_one() -> None:
     assert harness.done == [0, 1]
 
 
-def test_what_fails_because_everything_is_closed_is_no_poison() -> None:
+def test_what_fails_because_everything_is_closed_is_not_poison() -> None:
     def handle(harness: Harness, batch: Sequence[Delivery]) -> None:
         harness.stopping.set()
         raise RuntimeError("the database is closed")

@@ -104,7 +104,7 @@ async def test_each_kind_arrives_as_it_was_raised(kind: type[TidemillError]) -> 
         "看 what happened.",
         reason="A_REASON",
         metadata={"name": "值"},
-        violations=[FieldViolation("spec.sources[0].uri", "is no URI"), FieldViolation("spec", "is empty")],
+        violations=[FieldViolation("spec.sources[0].uri", "is not a URI"), FieldViolation("spec", "is empty")],
         retry_after_s=1.5,
     )
     async with peer(servicer) as stub:
@@ -117,7 +117,7 @@ async def test_each_kind_arrives_as_it_was_raised(kind: type[TidemillError]) -> 
     assert found.retry_after_s == 1.5
 
 
-async def test_a_stream_that_breaks_off_tells_why() -> None:
+async def test_a_stream_that_breaks_off_reports_why() -> None:
     servicer = raising()
     servicer.error = tree.NotFoundError("It is gone.", reason="GONE")
     async with peer(servicer) as stub:
@@ -127,7 +127,7 @@ async def test_a_stream_that_breaks_off_tells_why() -> None:
             await anext(responses)
 
 
-async def test_a_request_with_thousands_of_wrong_fields_is_still_told_what_is_wrong() -> None:
+async def test_a_request_with_thousands_of_wrong_fields_is_still_reported_what_is_wrong() -> None:
     servicer = raising()
     servicer.error = InvalidArgumentError(
         "坏的 " * 3000,
@@ -141,7 +141,7 @@ async def test_a_request_with_thousands_of_wrong_fields_is_still_told_what_is_wr
     assert "more" in found.violations[-1].description
 
 
-async def test_what_is_no_unicode_is_told_all_the_same() -> None:
+async def test_what_is_not_unicode_is_reported_all_the_same() -> None:
     servicer = raising()
     servicer.error = tree.NotFoundError(
         "There is no file a\udcff.", metadata={"file": "a\udcff"}, violations=[FieldViolation("a\udcff", "b\udcff")]
@@ -153,7 +153,7 @@ async def test_what_is_no_unicode_is_told_all_the_same() -> None:
     assert found.violations == (FieldViolation("a?", "b?"),)
 
 
-async def test_a_defect_is_told_without_its_words() -> None:
+async def test_a_defect_is_reported_without_its_words() -> None:
     servicer = raising()
     servicer.error = RuntimeError("the text of a record")
     async with peer(servicer) as stub:
@@ -163,7 +163,7 @@ async def test_a_defect_is_told_without_its_words() -> None:
     assert "record" not in found.message
 
 
-async def test_wrong_fields_are_told_by_their_paths() -> None:
+async def test_wrong_fields_are_reported_by_their_paths() -> None:
     request = pb.CreateCycleRequest(request_id="x" * 129)
     request.spec.name = "Bad Name"
     request.spec.sources.add(source="a").text_folder.uri = "/a"
@@ -185,7 +185,7 @@ async def test_a_peer_that_is_not_there_is_named() -> None:
     assert caught.value.retry_after_s
 
 
-async def test_a_peer_that_is_away_for_a_moment_is_asked_again() -> None:
+async def test_a_peer_that_is_briefly_unavailable_is_retried() -> None:
     servicer = raising()
     servicer.error = UnavailableError("not yet")
     async with peer(servicer) as stub:

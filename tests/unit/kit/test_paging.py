@@ -9,7 +9,7 @@ from services.kit.grpc.paging import NUMBER, checked_token, number_of
 from services.kit.ids import ID_PATTERN, new_id
 
 
-def test_a_token_of_ours_is_the_place_to_go_on_from() -> None:
+def test_a_token_of_ours_is_the_place_to_continue_from() -> None:
     name = f"runs/{new_id()}"
     assert checked_token(name, f"runs/{ID_PATTERN}") == name
     assert checked_token("", f"runs/{ID_PATTERN}") == ""

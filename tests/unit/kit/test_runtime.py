@@ -1,4 +1,4 @@
-"""The life of a service process: what it tells when it cannot start, and the order in which it stops."""
+"""The life of a service process: what it says when it cannot start, and the order in which it stops."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_defect_at_the_start_is_a_line_of_the_log_like_all_others(probe: Calla
 
 
 @pytest.mark.parametrize("variable", ["TIDEMILL_BIND", "TIDEMILL_METRICS_BIND"])
-def test_a_port_in_use_is_told_in_a_sentence_that_names_the_variable(
+def test_a_port_in_use_is_reported_in_a_sentence_that_names_the_variable(
     probe: Callable[..., Probe], variable: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -205,7 +205,7 @@ def test_a_setting_that_is_wrong_ends_the_process_with_a_sentence_of_its_own(pro
         ("TIDEMILL_OTLP_ENDPOINT", "127.0.0.1:4317", "must be a URL"),
     ],
 )
-def test_a_setting_that_is_wrong_is_told_by_its_variable(
+def test_a_setting_that_is_wrong_is_reported_by_its_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, why: str
 ) -> None:
     monkeypatch.setenv(variable, value)

@@ -76,7 +76,7 @@ def _remove(build: Path) -> str:
 
 
 def _add(build: Path) -> str:
-    (build / ".gitignore").write_text("nobody signed this")
+    (build / ".gitignore").write_text("no one signed this")
     return ".gitignore"
 
 

@@ -132,7 +132,7 @@ class RecordingTracing:
 
 
 class ImpatientWakeups:
-    """Nobody waits long in a test."""
+    """No one waits long in a test."""
 
     async def wait(self, resource: str, timeout_s: float) -> None:
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What the pipeline hears on the bus and tells on it."""
+"""Events that the pipeline consumes and publishes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_ended_work_of_each_peer_wakes_who_waits_for_it(harness: Harness) -> Non
             delivery(RunSucceeded(run="runs/1")),
             delivery(RunFailed(run="runs/2")),
             delivery(RunCancelled(run="runs/3")),
-            # What later versions of the peers may tell is none of its business.
+            # Events of later versions of the peers are ignored.
             delivery(CycleEnded(cycle="x")),
         ]
     )
@@ -80,7 +80,7 @@ def test_a_poison_prediction_is_refused_for_good(harness: Harness) -> None:
             handle.handle([broken])
 
 
-async def test_an_event_of_another_thread_wakes_all_who_wait_for_it_and_nobody_else() -> None:
+async def test_an_event_of_another_thread_wakes_all_who_wait_for_it_and_no_one_else() -> None:
     wakeups = EventWakeups(asyncio.get_running_loop())
     woken: list[str] = []
 
@@ -112,7 +112,7 @@ class FakePublisher:
         self.events += [(topic, event, carrier.get("traceparent", "")) for event in events]
 
 
-def test_a_fact_told_again_is_the_same_event_in_the_trace_that_caused_it(harness: Harness) -> None:
+def test_a_fact_published_again_is_the_same_event_in_the_trace_that_caused_it(harness: Harness) -> None:
     publisher = FakePublisher()
     announcer = BusAnnouncer(publisher)
     cycle = Cycle("loop", "c1", harness.spec, _NOW, _NOW, traceparent=_TRACE).ended(CycleState.REJECTED, _NOW)

@@ -145,7 +145,7 @@ async def test_a_kill_at_any_step_is_gone_on_from_and_does_nothing_twice(
             assert {e.state for e in harness.announcer.ended if e.name == name} == {CycleState.SUCCEEDED}
 
 
-async def test_an_ended_cycle_is_told_after_a_restart_if_it_was_not(harness: Harness) -> None:
+async def test_an_ended_cycle_is_reported_after_a_restart_if_it_was_not(harness: Harness) -> None:
     async with service(harness) as cycles:
         cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
     harness.store.update(replace(cycle, announced=False))
@@ -154,7 +154,7 @@ async def test_an_ended_cycle_is_told_after_a_restart_if_it_was_not(harness: Har
     assert [told.name for told in harness.announcer.ended] == [cycle.name, cycle.name]
 
 
-async def test_peers_that_are_away_are_waited_for(harness: Harness) -> None:
+async def test_peers_that_are_unavailable_are_waited_for(harness: Harness) -> None:
     away = UnavailableError("The peer does not answer.", metadata={"peer": "training"})
     harness.imports.errors = [away, away]
     harness.runs.errors = [away]
@@ -164,7 +164,7 @@ async def test_peers_that_are_away_are_waited_for(harness: Harness) -> None:
     assert cycle.state is CycleState.SUCCEEDED
 
 
-async def test_a_peer_that_is_away_for_long_is_named_in_the_cycle(harness: Harness) -> None:
+async def test_a_peer_that_is_unavailable_for_long_is_named_in_the_cycle(harness: Harness) -> None:
     harness.runs.errors = [UnavailableError("The peer does not answer.", metadata={"peer": "training"})] * 1_000_000
     async with service(harness) as cycles:
         name = (await cycles.create(harness.spec, "", "")).name
@@ -221,7 +221,7 @@ async def test_a_defect_of_ours_fails_the_cycle_and_not_the_service(harness: Har
         assert (await cycles.get(cycle.name)).state is CycleState.FAILED
 
 
-async def test_a_cycle_that_cannot_be_stored_does_not_stop_the_others_and_goes_on_when_it_can(
+async def test_a_cycle_that_cannot_be_stored_does_not_stop_others_and_continues_when_it_can(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.pipeline.app.cycle_scheduler._RETRY_S", 0.05)
@@ -301,7 +301,9 @@ async def test_work_that_is_just_being_ordered_is_cancelled_too(harness: Harness
     assert harness.runs.cancelled == ["runs/1"]
 
 
-async def test_work_at_a_peer_that_is_away_is_cancelled_when_it_is_back_also_after_a_restart(harness: Harness) -> None:
+async def test_work_at_a_peer_that_is_unavailable_is_cancelled_when_it_is_back_also_after_a_restart(
+    harness: Harness,
+) -> None:
     harness.runs.release.clear()
     harness.runs.cancel_errors = [UnavailableError("away")] * 1_000_000
     async with service(harness) as cycles:
@@ -320,7 +322,7 @@ async def test_work_at_a_peer_that_is_away_is_cancelled_when_it_is_back_also_aft
     assert harness.runs.cancelled == ["runs/1"]
 
 
-async def test_work_that_ended_meanwhile_does_not_hold_up_a_cancel(harness: Harness) -> None:
+async def test_work_that_ended_meanwhile_does_not_delay_a_cancel(harness: Harness) -> None:
     harness.runs.release.clear()
     harness.runs.cancel_errors = [FailedPreconditionError("It ended.")]
     async with service(harness) as cycles:

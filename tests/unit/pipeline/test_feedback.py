@@ -25,7 +25,7 @@ def answer(name: str, version: str = "models/headlines/versions/1", age_days: in
     return Answer(f"answers/{name}", version, NOW - timedelta(days=age_days))
 
 
-def test_feedback_bears_the_version_that_answered(harness: Harness) -> None:
+def test_feedback_has_the_version_that_answered(harness: Harness) -> None:
     feedback = feedback_service(harness)
     feedback.remember([answer("a")])
     kept = feedback.record("answers/a", -1, "Better", "me", "", "")
@@ -73,7 +73,7 @@ def test_a_request_id_is_of_one_judgement_only(harness: Harness, other: tuple[st
     assert len(feedback.page("", "", 10)) == 1
 
 
-async def test_feedback_is_told_as_soon_as_it_is_recorded_and_again_after_the_bus_was_away(
+async def test_feedback_is_reported_as_soon_as_it_is_recorded_and_again_after_the_bus_was_unavailable(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.pipeline.entrypoints.worker._RETRY_S", 0.01)

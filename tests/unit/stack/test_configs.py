@@ -1,4 +1,4 @@
-"""What each child is told."""
+"""The configuration of each child."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_training_gets_all_processors() -> None:
     assert threads["ingest"] == "1"
 
 
-def test_what_does_not_run_is_not_told() -> None:
+def test_what_does_not_run_is_not_reported() -> None:
     telemetry = next(service for service in SERVICES if service.name == "telemetry")
     told = environment(LAYOUT, Addresses({"telemetry": 1, "elasticsearch": 2}, {}), telemetry)
     assert told["TIDEMILL_ELASTICSEARCH_URL"] == "http://127.0.0.1:2"

@@ -25,7 +25,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_a_port_that_somebody_listens_on_is_not_free(listening: int) -> None:
+def test_a_port_that_someone_listens_on_is_not_free(listening: int) -> None:
     assert not is_free(listening)
 
 
@@ -45,7 +45,7 @@ def test_the_former_port_is_preferred(tmp_path: Path) -> None:
     assert PortAllocator(tmp_path).assign({"kafka": usual}, {"kafka": former, "gone": 1})["kafka"] == former
 
 
-def test_two_books_never_give_the_same_port_though_nobody_listens_yet(tmp_path: Path) -> None:
+def test_two_allocators_never_give_the_same_port_though_no_one_listens_yet(tmp_path: Path) -> None:
     usual = free_port()
     first, second = PortAllocator(tmp_path), PortAllocator(tmp_path)
     assert first.assign({"kafka": usual}, {})["kafka"] == usual

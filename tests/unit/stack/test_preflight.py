@@ -1,4 +1,4 @@
-"""Each thing that is wrong with a machine yields a sentence that tells what to do."""
+"""Each thing that is wrong with a machine yields a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -71,18 +71,18 @@ def test_each_lack_has_its_sentence(change: dict[str, Any], phrases: list[str]) 
 
 
 @pytest.mark.parametrize(("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64"), ("Windows", "AMD64")])
-def test_another_platform_is_sent_to_the_containers_and_told_nothing_else(system: str, machine: str) -> None:
+def test_another_platform_is_sent_to_the_containers_and_given_no_other_reason(system: str, machine: str) -> None:
     facts = dataclasses.replace(GOOD, system=system, machine=machine, libpython=None, memory_gib=0.1)
     (sentence,) = problems(facts)
     assert system in sentence
     assert "infra/compose" in sentence
 
 
-def test_a_mesh_that_runs_is_not_told_that_its_own_memory_is_missing() -> None:
+def test_a_mesh_that_runs_is_not_reported_that_its_own_memory_is_missing() -> None:
     assert problems(dataclasses.replace(GOOD, memory_gib=2.0, running=True)) == []
 
 
-def test_all_lacks_are_told_at_once() -> None:
+def test_all_lacks_are_reported_at_once() -> None:
     assert len(problems(dataclasses.replace(GOOD, memory_gib=1.0, home_free_gib=0.0, libpython=None))) == 3
 
 

@@ -1,4 +1,4 @@
-"""Processes are told apart by their start, and found again by their tag."""
+"""Processes are distinguished by their start, and found again by their tag."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def test_what_changes_is_the_offset_of_a_32_bit_load(python: str) -> None:
 
 
 @pytest.mark.parametrize("stub", [b"", b"\x7fELF", "changed"])
-def test_a_stub_that_nobody_looked_into_is_refused(stub: bytes | str) -> None:
+def test_a_stub_that_no_one_looked_into_is_refused(stub: bytes | str) -> None:
     content = stub if isinstance(stub, bytes) else for_numpy_2(stub_of("3.12"))
     with pytest.raises(StackError, match="make setup"):
         for_numpy_2(content)

@@ -150,6 +150,6 @@ def test_a_token_is_of_one_search_only() -> None:
 
 
 @pytest.mark.parametrize("token", ["x", "!!!", "W10", "e30", "WzFd", "bnVsbA", "ä", "WyJhIl0="])
-def test_a_token_of_somebody_else_is_refused(token: str) -> None:
+def test_a_token_of_someone_else_is_refused(token: str) -> None:
     with pytest.raises(InvalidArgumentError, match="is not a token of this search"):
         decode_token(token, [])

@@ -14,7 +14,7 @@ from services.telemetry.domain.document import Document, Outcome, Receipt, Write
 
 
 class FakeStore:
-    """Keeps what it is given; does what it is told once for each write."""
+    """Keeps what it is given; has one prepared outcome per write."""
 
     def __init__(self) -> None:
         self.bulks: list[list[str]] = []
@@ -122,7 +122,7 @@ async def test_a_bulk_waits_a_little_for_others() -> None:
         assert harness.store.bulks == [["a", "b"]]
 
 
-async def test_a_full_bulk_waits_for_nobody() -> None:
+async def test_a_full_bulk_waits_for_no_one() -> None:
     async with running(Harness(bulk_wait_s=3600, bulk_documents=2)) as harness:
         await asyncio.gather(harness.send("a"), harness.send("b"))
         assert harness.store.bulks == [["a", "b"]]
@@ -142,7 +142,7 @@ async def test_a_bulk_is_bounded_in_bytes() -> None:
         assert harness.store.bulks == [["a", "b"], ["c"], ["huge"]]
 
 
-async def test_refused_and_known_documents_are_told_apart() -> None:
+async def test_refused_and_known_documents_are_distinguished() -> None:
     async with running(Harness()) as harness:
         harness.store.fates = {"a": [Outcome(WriteStatus.REFUSED, "why")], "b": [Outcome(WriteStatus.DUPLICATE)]}
         assert await harness.send("a", "b", "c") == Receipt(1, "why")
@@ -156,7 +156,7 @@ async def test_documents_for_which_the_store_is_busy_are_tried_again() -> None:
         assert harness.store.bulks == [["a", "b", "c"], ["b"]]
 
 
-async def test_documents_of_an_index_that_stays_busy_hold_up_no_others() -> None:
+async def test_documents_of_an_index_that_stays_busy_delay_no_others() -> None:
     async with running(Harness()) as harness:
         harness.store.fates = {"a": [Outcome(WriteStatus.BUSY)] * 1000}
         stuck = harness.send("a")
@@ -167,7 +167,7 @@ async def test_documents_of_an_index_that_stays_busy_hold_up_no_others() -> None
         assert await stuck == Receipt()
 
 
-async def test_what_makes_the_store_busy_is_told_to_who_does_not_wait() -> None:
+async def test_what_makes_the_store_busy_is_reported_to_who_does_not_wait() -> None:
     async with running(Harness()) as harness:
         harness.store.fates = {"a": [Outcome(WriteStatus.BUSY, "disk full")] * 100}
         with pytest.raises(UnavailableError, match="disk full"):
@@ -185,7 +185,7 @@ async def test_an_outage_shorter_than_the_patience_is_not_noticed() -> None:
         assert harness.store.bulks == [["a"]]
 
 
-async def test_a_longer_outage_is_told_and_what_was_given_up_is_not_written() -> None:
+async def test_a_longer_outage_is_reported_and_what_was_given_up_is_not_written() -> None:
     async with running(Harness()) as harness:
         harness.store.away = True
         sent = harness.send("a", patience=0.01)

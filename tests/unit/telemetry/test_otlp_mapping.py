@@ -161,7 +161,7 @@ def test_another_line_has_another_id(other: Any) -> None:
     assert document.id != first.id
 
 
-def test_equal_lines_of_one_request_stay_two_and_are_told_apart_by_order() -> None:
+def test_equal_lines_of_one_request_stay_two_and_are_distinguished_by_order() -> None:
     first, again = _logs(_record(), _record()), _logs(_record(), _record())
     assert len({document.id for document in first.documents}) == 2
     assert [document.id for document in again.documents] == [document.id for document in first.documents]

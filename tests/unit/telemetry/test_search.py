@@ -105,7 +105,7 @@ async def test_a_trace_of_log_lines_only_is_known() -> None:
     assert len((await SearchService(FakeEvents(logs=1)).trace("ab")).logs) == 1
 
 
-async def test_a_trace_that_nobody_knows_may_come_later() -> None:
+async def test_a_trace_that_no_one_knows_may_come_later() -> None:
     with pytest.raises(NotFoundError, match="seconds later") as caught:
         await SearchService(FakeEvents()).trace("ab")
     assert caught.value.reason == "TRACE_NOT_FOUND"

@@ -30,6 +30,6 @@ def test_only_what_is_the_documents_own_fault_is_refused(item: dict[str, Any], s
     )
 
 
-def test_a_refusal_tells_its_cause() -> None:
+def test_a_refusal_reports_its_cause() -> None:
     error = _ERROR | {"caused_by": {"reason": "the inner one"}}
     assert bulk_outcome({"status": 400, "error": error}).reason == "some_exception: it says why (the inner one)"

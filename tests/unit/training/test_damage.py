@@ -105,7 +105,7 @@ def test_a_damaged_snapshot_is_refused_when_a_run_is_created_and_when_it_is_read
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\x00" * 200 + b"PAR1", b"no parquet at all"])
-def test_a_file_that_is_no_parquet_is_said_so_where_no_manifest_tells(
+def test_a_file_that_is_not_parquet_is_said_so_where_no_manifest_reports(
     snapshot: Path, tmp_path: Path, content: bytes
 ) -> None:
     (snapshot / "manifest.json").unlink()
@@ -164,7 +164,7 @@ def test_nothing_half_built_stays_when_the_disk_is_full(tmp_path: Path) -> None:
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "DISK_FULL"),
         (SafetensorError("I/O error: No space left on device (os error 28)"), "DISK_FULL"),
         (DataLossError("train.parquet is damaged", reason="SNAPSHOT_DAMAGED"), "SNAPSHOT_DAMAGED"),
-        (RuntimeError("nobody foresaw it"), "TRAINING_FAILED"),
+        (RuntimeError("no one foresaw it"), "TRAINING_FAILED"),
     ],
 )
 def test_a_worker_leaves_the_reason_of_its_failure(
@@ -185,6 +185,6 @@ def test_a_worker_leaves_the_reason_of_its_failure(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    # Not even the reason can be written: the exit code tells it.
+    # Not even the reason can be written: the exit code reports it.
     monkeypatch.setattr(worker, "write_json", full)
     assert worker._run(job, threading.Event()) == EXIT_DISK_FULL

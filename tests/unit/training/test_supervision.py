@@ -79,7 +79,7 @@ class FakeRegistry:
     def register(self, run: Run) -> str:
         self.asked += 1
         if self.away:
-            raise UnavailableError("MLflow is away.", reason="REGISTRY_FAILED")
+            raise UnavailableError("MLflow is unavailable.", reason="REGISTRY_FAILED")
         return f"{run.spec.model_name}/1"
 
     def promote(self, model_version: str) -> None:
@@ -163,7 +163,7 @@ def finished(*warnings: str) -> WorkerView:
     return WorkerView(False, None, Report(_ACCURACY, variants=(_BUILD,), warnings=warnings), None)
 
 
-def test_a_run_succeeds_is_registered_told_once_and_reused(harness: Harness) -> None:
+def test_a_run_succeeds_is_registered_published_once_and_reused(harness: Harness) -> None:
     run = harness.runs.create(spec(), "q", "")
     harness.supervision.step()
     assert harness.registry.prepared == 1
@@ -262,12 +262,12 @@ def test_equal_specs_of_many_callers_at_once_are_one_run(harness: Harness) -> No
     assert [run.reused for run in made].count(False) == 1
 
 
-def test_a_start_that_a_part_away_or_a_full_disk_holds_up_is_no_attempt(
+def test_a_start_that_a_part_unavailable_or_a_full_disk_holds_up_is_not_an_attempt(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = harness.runs.create(spec(), "", "")
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    errors: list[Exception] = [UnavailableError("the artefact store is away"), full] * 4
+    errors: list[Exception] = [UnavailableError("the artefact store is unavailable"), full] * 4
     start = harness.workers.start
 
     def held_up(run: Run) -> None:
@@ -284,7 +284,7 @@ def test_a_start_that_a_part_away_or_a_full_disk_holds_up_is_no_attempt(
     assert harness.workers.started == [run.name]
 
 
-def test_a_worker_that_was_told_to_stop_by_another_is_no_attempt(harness: Harness) -> None:
+def test_a_worker_that_was_asked_to_stop_by_another_is_not_an_attempt(harness: Harness) -> None:
     run = harness.runs.create(spec(), "", "")
     for _ in range(8):
         harness.supervision.step()
@@ -294,10 +294,10 @@ def test_a_worker_that_was_told_to_stop_by_another_is_no_attempt(harness: Harnes
     assert harness.runs.get(run.name).state is RunState.RUNNING
 
 
-async def test_supervision_goes_on_whatever_a_step_raises(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_supervision_continues_whatever_a_step_raises(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.kit.runtime.loops.AWAY_S", 0.01)
     run = harness.runs.create(spec(), "", "")
-    errors = [ValueError("nobody foresaw it"), FailedPreconditionError("not now"), UnavailableError("away")]
+    errors = [ValueError("no one foresaw it"), FailedPreconditionError("not now"), UnavailableError("away")]
     seen = harness.store.unfinished
 
     def unfinished() -> object:
@@ -374,12 +374,12 @@ def test_a_crash_loop_ends_with_what_the_worker_said_last(harness: Harness) -> N
     assert "killed by signal 9" in failure.message
 
 
-def test_stops_of_the_service_are_no_attempts(harness: Harness) -> None:
+def test_stops_of_the_service_are_not_attempts(harness: Harness) -> None:
     run = harness.runs.create(spec(), "", "")
     for _ in range(8):
         harness.supervision.step()
         harness.supervision.pause()
-        # A step that was under way when the service was told to stop.
+        # A step that was under way when the service was asked to stop.
         harness.supervision.step()
         harness.workers.views[run.name] = replace(_GONE, stopped=True)
         harness.restart()
@@ -393,7 +393,7 @@ def test_stops_of_the_service_are_no_attempts(harness: Harness) -> None:
     assert harness.runs.get(run.name).state is RunState.SUCCEEDED
 
 
-def test_a_registry_that_stays_away_becomes_a_warning_and_a_promotion_registers(harness: Harness) -> None:
+def test_a_registry_that_stays_unavailable_becomes_a_warning_and_a_promotion_registers(harness: Harness) -> None:
     harness.registry.away = True
     run, other = harness.runs.create(spec(1), "", ""), harness.runs.create(spec(2), "", "")
     harness.supervision.step()
@@ -403,7 +403,7 @@ def test_a_registry_that_stays_away_becomes_a_warning_and_a_promotion_registers(
         harness.supervision.step()
     ended = harness.runs.get(run.name)
     assert (ended.state, ended.model_version) == (RunState.SUCCEEDED, "")
-    assert "MLflow is away" in ended.warnings[0]
+    assert "MLflow is unavailable" in ended.warnings[0]
     assert harness.registry.asked == 5
     assert harness.runs.get(other.name).state is RunState.RUNNING
     harness.registry.away = False
@@ -413,7 +413,7 @@ def test_a_registry_that_stays_away_becomes_a_warning_and_a_promotion_registers(
     assert harness.runs.get(run.name).model_version == "reviews/1"
 
 
-def test_a_promotion_while_the_end_is_told_keeps_its_version(harness: Harness) -> None:
+def test_a_promotion_while_the_end_is_reported_keeps_its_version(harness: Harness) -> None:
     def promote(run: Run) -> None:
         harness.registry.away = False
         harness.runs.promote(run.name)

@@ -92,7 +92,7 @@ def _dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
         ("os._exit(3)", "exit code 3"),
     ],
 )
-def test_how_a_worker_ended_is_told_with_its_last_lines(
+def test_how_a_worker_ended_is_reported_with_its_last_lines(
     run: Run, workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, said: str
 ) -> None:
     _dies(monkeypatch, tmp_path, code)
@@ -104,7 +104,7 @@ def test_how_a_worker_ended_is_told_with_its_last_lines(
     assert "step 3 | at the end" in view.ending
 
 
-def test_a_worker_that_is_killed_after_it_was_told_to_stop_was_stopped(
+def test_a_worker_that_is_killed_after_it_was_asked_to_stop_was_stopped(
     run: Run, workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _dies(monkeypatch, tmp_path, "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)")

@@ -89,7 +89,7 @@ class ConflictingLabelsParams(Params):
 
 
 class ConflictingLabels(SetOperator[ConflictingLabelsParams]):
-    """Drops all records of a text that has different labels: no one can tell which one is right.
+    """Drops all records of a text that has different labels: which one is right is unknown.
 
     Punctuation, case, white space and what no one sees make no other text.
     """

@@ -280,7 +280,7 @@ def _repeated_chars(words: list[str], size: int) -> int:
 
 
 def repetition_ratio(text: str, size: int) -> float:
-    """Share of the commonest repeated n-grams of so many characters; 0 for a text shorter than one."""
+    """Share of the commonest repeated n-grams of `size` characters; 0 for a text shorter than one."""
     counts = Counter(text[start : start + size] for start in range(len(text) - size + 1))
     if not counts:
         return 0.0
@@ -291,7 +291,7 @@ def repetition_ratio(text: str, size: int) -> float:
 
 
 def _ngram_hashes(codes: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
-    """Polynomial hash of every window of so many codes, in log2(size) steps; uint64 [total - size + 1]."""
+    """Polynomial hash of every window of `size` codes, in log2(size) steps; uint64 [total - size + 1]."""
     import numpy as np
 
     base = 0x100000001B3

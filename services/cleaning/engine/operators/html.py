@@ -149,7 +149,7 @@ def _is_quoted(text: str, token: re.Match[str]) -> bool:
 
 
 def _token(token: re.Match[str], document: bool, starts: set[str], ends: set[str]) -> str | None:
-    """What the parser gets for a token; None if it is no markup."""
+    """What the parser gets for a token; None if it is not markup."""
     if token["data"] is not None:
         return html.escape(token["data"], quote=False)
     name = (token["end_name"] or token["name"] or "").lower()

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 _SEED = 1
 _MINUS, _TRUE_MINUS = 0x2D, 0x2212
 _BASE = 0x100000001B3
-# Of the arrays that are made on the way from texts to shingles, those of so many characters are held at a time.
+# Of the arrays that are made on the way from texts to shingles, those of this many characters are held at a time.
 _CHARS_AT_ONCE = 1 << 18
 _ROWS_AT_ONCE = 4096
-# Texts of one template share bands with each other and are not duplicates: each is compared with so many of them only,
+# Texts of one template share bands with each other and are not duplicates: each is compared with at most this many,
 # those of the most shared bands, so that the cost stays linear in the number of texts.
 _MOST_CANDIDATES = 32
 
@@ -154,7 +154,7 @@ def _shingles_of(texts: Sequence[str], word_shingle: int, char_shingle: int) -> 
 
 
 def _rolled(words: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
-    """Hashes of so many words in a row, uint64 [n - size + 1]; none of no words."""
+    """Hashes of `size` words in a row, uint64 [n - size + 1]; none of no words."""
     import numpy as np
 
     count = len(words) - size + 1

@@ -46,7 +46,7 @@ _NARROW: Final = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | 
     0x3000: " ", 0xA0: " ", 0x2010: "-", 0x2011: "-", 0x2012: "-", 0x2013: "-", 0x2212: "-", 0x3002: "。",
 }  # fmt: skip
 _WIDE: Final = re.compile("[\uff01-\uff5e\u3000\xa0\u2010-\u2013\u2212]")
-# So many digits in so many characters may be a number of someone.
+# This many digits within this many characters may be a personal number.
 _DIGITS: Final = 7
 _WINDOW: Final = 12
 _DIGIT, _WIDE_SIGN, _UPPER, _PROVINCE, _DOT = 1, 2, 3, 4, 5
@@ -244,7 +244,7 @@ def _number_places(points: CodePoints) -> dict[int, Places]:
 
 
 def _at_least(mask: NDArray[np.bool_], window: int, count: int) -> NDArray[np.bool_]:
-    """Whether so many are true in the window that begins at each place."""
+    """Whether at least `least` are true in the window that begins at each place."""
     import numpy as np
 
     running = np.empty(len(mask) + window, dtype=np.int32)
@@ -257,7 +257,7 @@ def _at_least(mask: NDArray[np.bool_], window: int, count: int) -> NDArray[np.bo
 
 @cache
 def _table() -> NDArray[np.uint8]:
-    """What a code point tells, 0 for nothing; uint8 [0x110000]."""
+    """The class of a code point, 0 for none; uint8 [0x110000]."""
     import numpy as np
 
     table = np.zeros(0x110000, dtype=np.uint8)

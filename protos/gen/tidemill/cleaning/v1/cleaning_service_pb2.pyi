@@ -55,7 +55,7 @@ class CleanTextRequest(_message.Message):
     dataset: _builtins.str
     """Data set whose recipe is applied; give this or operators."""
     explain: _builtins.bool
-    """Whether to tell what each operator did."""
+    """Whether to report what each operator did."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Attributes that operators may read."""
@@ -98,7 +98,7 @@ class TextEdit(_message.Message):
     before: _builtins.str
     """What stood there."""
     after: _builtins.str
-    """What stands there now."""
+    """The new text."""
     def __init__(
         self,
         *,
@@ -332,7 +332,7 @@ class RecordVerdict(_message.Message):
     """The figures behind the rejection."""
     rejected_operator: _builtins.str
     """Name of the operator that dropped it; empty if it was too large as it came, or empty at the end of the recipe,
-    or where it was dropped by a release that did not tell.
+    or if it was dropped by a release that did not store it.
     """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -378,7 +378,7 @@ class GetRecordResponse(_message.Message):
     name: _builtins.str
     """`sources/{source}/records/{record}`."""
     withdrawn: _builtins.bool
-    """True when it is gone from the source that it was pulled from: no later version of a data set holds it."""
+    """True when it is gone from the source that it was pulled from: no later version of a data set contains it."""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordVerdict]:
         """One verdict for each data set that takes its source."""
@@ -512,7 +512,7 @@ class ListDatasetsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most so many; 50 when zero."""
+    """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
     """From an earlier answer."""
     def __init__(
@@ -574,7 +574,7 @@ class AwaitedImport(_message.Message):
     withdrawn_count: _builtins.int
     """Records that it withdrew, see tidemill.ingest.v1.Import.withdrawn_count."""
     changed_count: _builtins.int
-    """Records that it changed, see tidemill.ingest.v1.Import.changed_count; the version tells it on."""
+    """Records that it changed, see tidemill.ingest.v1.Import.changed_count; passed on to the version."""
     def __init__(
         self,
         *,
@@ -705,7 +705,7 @@ class ListDatasetVersionsRequest(_message.Message):
     dataset: _builtins.str
     """`datasets/{dataset}`."""
     page_size: _builtins.int
-    """At most so many; 50 when zero."""
+    """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
     """From an earlier answer."""
     def __init__(

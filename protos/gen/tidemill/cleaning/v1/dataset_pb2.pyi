@@ -63,7 +63,7 @@ class HoldoutSpec(_message.Message):
     changes from version to version.
     """
     max_records: _builtins.int
-    """At most so many records are kept for evaluation; all when zero."""
+    """Maximum number of hold-out records; no limit when zero."""
     def __init__(
         self,
         *,
@@ -246,7 +246,7 @@ class DatasetVersion(_message.Message):
     digest: _builtins.str
     """sha256 over records, recipe and split: equal digests are equal snapshots."""
     uri: _builtins.str
-    """Folder that holds train.parquet, holdout.parquet, rejected.parquet and manifest.json."""
+    """Folder that contains train.parquet, holdout.parquet, rejected.parquet and manifest.json."""
     records_in: _builtins.int
     """Raw records that belong to it."""
     train_count: _builtins.int

@@ -108,14 +108,14 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PublishModel(self, request, context):
-        """Publishes a build; the call returns when it answers requests. The version before it goes on until then.
+        """Publishes a build; the call returns when it serves requests. The previous version serves until then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollBackModel(self, request, context):
-        """Lets an earlier version answer again.
+        """Lets an earlier version serve again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

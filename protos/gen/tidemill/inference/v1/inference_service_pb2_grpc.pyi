@@ -40,9 +40,9 @@ class InferenceServiceStub:
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]
     """Writes an answer, piece by piece."""
     PublishModel: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.PublishModelRequest, _inference_service_pb2.PublishModelResponse]
-    """Publishes a build; the call returns when it answers requests. The version before it goes on until then."""
+    """Publishes a build; the call returns when it serves requests. The previous version serves until then."""
     RollBackModel: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.RollBackModelRequest, _inference_service_pb2.RollBackModelResponse]
-    """Lets an earlier version answer again."""
+    """Lets an earlier version serve again."""
     UnpublishModel: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.UnpublishModelRequest, _inference_service_pb2.UnpublishModelResponse]
     """Takes a model out of service; its versions stay on disk."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetModelRequest, _inference_service_pb2.GetModelResponse]
@@ -64,9 +64,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     StreamGenerate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """Writes an answer, piece by piece."""
     PublishModel: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PublishModelRequest, _inference_service_pb2.PublishModelResponse]  # type: ignore[assignment]
-    """Publishes a build; the call returns when it answers requests. The version before it goes on until then."""
+    """Publishes a build; the call returns when it serves requests. The previous version serves until then."""
     RollBackModel: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RollBackModelRequest, _inference_service_pb2.RollBackModelResponse]  # type: ignore[assignment]
-    """Lets an earlier version answer again."""
+    """Lets an earlier version serve again."""
     UnpublishModel: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.UnpublishModelRequest, _inference_service_pb2.UnpublishModelResponse]  # type: ignore[assignment]
     """Takes a model out of service; its versions stay on disk."""
     GetModel: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetModelRequest, _inference_service_pb2.GetModelResponse]  # type: ignore[assignment]
@@ -109,7 +109,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.PublishModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.PublishModelResponse, _abc.Awaitable[_inference_service_pb2.PublishModelResponse]]:
-        """Publishes a build; the call returns when it answers requests. The version before it goes on until then."""
+        """Publishes a build; the call returns when it serves requests. The previous version serves until then."""
 
     @_abc_1.abstractmethod
     def RollBackModel(
@@ -117,7 +117,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.RollBackModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.RollBackModelResponse, _abc.Awaitable[_inference_service_pb2.RollBackModelResponse]]:
-        """Lets an earlier version answer again."""
+        """Lets an earlier version serve again."""
 
     @_abc_1.abstractmethod
     def UnpublishModel(

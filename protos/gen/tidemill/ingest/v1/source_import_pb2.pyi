@@ -69,9 +69,9 @@ class JsonLinesSource(_message.Message):
     uri: _builtins.str
     """File or glob, as an absolute path or a URL of file: or s3:, or a file's URL of http: or https:."""
     text_field: _builtins.str
-    """Field that holds the text; `text` when empty."""
+    """Field with the text; `text` when empty."""
     id_field: _builtins.str
-    """Field that holds the record id; derived from the content when empty."""
+    """Field with the record id; derived from the content when empty."""
     @_builtins.property
     def attribute_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Members to keep as attributes, with dots between the names on the way to a nested one; every
@@ -134,9 +134,9 @@ class SourceSpec(_message.Message):
     PLUGIN_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Name that its records bear, see Record.source."""
+    """Source name of its records, see Record.source."""
     max_records: _builtins.int
-    """At most so many records, in the source's order; all when zero."""
+    """Maximum number of records, in the source's order; no limit when zero."""
     @_builtins.property
     def text_folder(self) -> Global___TextFolderSource:
         """Folder of text files."""

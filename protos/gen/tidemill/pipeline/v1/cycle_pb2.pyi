@@ -26,7 +26,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Gate(_message.Message):
-    """When a build is good enough."""
+    """The rules that decide which builds may be published."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -137,7 +137,7 @@ class PipelineSpec(_message.Message):
 
     @_builtins.property
     def gate(self) -> Global___Gate:
-        """When a build is good enough."""
+        """The rules that decide which builds may be published."""
 
     @_builtins.property
     def rollout(self) -> Global___Rollout:
@@ -216,7 +216,7 @@ class Stage(_message.Message):
         STATE_UNSPECIFIED: Stage._State.ValueType  # 0
         """Not set."""
         STATE_PENDING: Stage._State.ValueType  # 1
-        """Its turn has not come."""
+        """It has not started yet."""
         STATE_RUNNING: Stage._State.ValueType  # 2
         """At work."""
         STATE_SUCCEEDED: Stage._State.ValueType  # 3
@@ -232,7 +232,7 @@ class Stage(_message.Message):
     STATE_UNSPECIFIED: Stage.State.ValueType  # 0
     """Not set."""
     STATE_PENDING: Stage.State.ValueType  # 1
-    """Its turn has not come."""
+    """It has not started yet."""
     STATE_RUNNING: Stage.State.ValueType  # 2
     """At work."""
     STATE_SUCCEEDED: Stage.State.ValueType  # 3
@@ -296,7 +296,7 @@ Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
 @_typing.final
 class GateVerdict(_message.Message):
-    """The gate's word on one build."""
+    """The gate's verdict on one build."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -308,7 +308,7 @@ class GateVerdict(_message.Message):
     precision: _builtins.str
     """`fp32`, `int8` or `int4`."""
     passed: _builtins.bool
-    """True when it is good enough."""
+    """True when it may be published."""
     quality_loss: _builtins.float
     """Relative loss of quality against the merged tuned model, see Gate.max_quality_loss; negative where it gained."""
     why: _builtins.str
@@ -334,7 +334,7 @@ Global___GateVerdict: _TypeAlias = GateVerdict  # noqa: Y015
 
 @_typing.final
 class Cycle(_message.Message):
-    """One turn of the loop."""
+    """One execution of a pipeline."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -355,7 +355,7 @@ class Cycle(_message.Message):
         STATE_CANCELLED: Cycle._State.ValueType  # 4
         """It was cancelled."""
         STATE_REJECTED: Cycle._State.ValueType  # 5
-        """No build passed the gate: what served before goes on serving."""
+        """No build passed the gate: the previous version keeps serving."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """State of the work."""
@@ -371,7 +371,7 @@ class Cycle(_message.Message):
     STATE_CANCELLED: Cycle.State.ValueType  # 4
     """It was cancelled."""
     STATE_REJECTED: Cycle.State.ValueType  # 5
-    """No build passed the gate: what served before goes on serving."""
+    """No build passed the gate: the previous version keeps serving."""
 
     NAME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -393,9 +393,9 @@ class Cycle(_message.Message):
     model_version: _builtins.str
     """`models/{model}/versions/{number}`; set after `publish`."""
     trace_id: _builtins.str
-    """Trace that tells of it, 32 hexadecimal digits."""
+    """Its trace, 32 hexadecimal digits."""
     reused: _builtins.bool
-    """True in the answer to CreateCycle where an equal cycle of the loop was at work already."""
+    """True in the response to CreateCycle if an equal cycle of the pipeline was already running."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -414,7 +414,7 @@ class Cycle(_message.Message):
 
     @_builtins.property
     def dataset_version(self) -> _dataset_pb2.DatasetVersion:
-        """What the data set holds; set after `clean`."""
+        """The counts of the data-set version; set after `clean`."""
 
     @_builtins.property
     def report(self) -> _run_pb2.Report:
@@ -422,7 +422,7 @@ class Cycle(_message.Message):
 
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateVerdict]:
-        """The gate's word; set after `gate`."""
+        """The gate's verdicts; set after `gate`."""
 
     @_builtins.property
     def failure(self) -> _failure_pb2.Failure:

@@ -132,7 +132,7 @@ class ListCyclesRequest(_message.Message):
     pipeline: _builtins.str
     """`pipelines/{pipeline}`; all loops when empty."""
     page_size: _builtins.int
-    """At most so many; 50 when zero."""
+    """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
     """From an earlier answer."""
     def __init__(
@@ -396,7 +396,7 @@ class ListFeedbackRequest(_message.Message):
     model: _builtins.str
     """`models/{model}` to narrow to; all when empty."""
     page_size: _builtins.int
-    """At most so many; 50 when zero."""
+    """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
     """From an earlier answer."""
     def __init__(

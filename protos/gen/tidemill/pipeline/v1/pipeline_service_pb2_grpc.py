@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PipelineServiceStub:
-    """Owns cycles: asks the other services by RPC, learns by events, survives a restart.
+    """Owns cycles: calls the other services by RPC, follows their events, survives a restart.
     """
 
     def __init__(self, channel):
@@ -73,7 +73,7 @@ class PipelineServiceStub:
 
 
 class PipelineServiceServicer:
-    """Owns cycles: asks the other services by RPC, learns by events, survives a restart.
+    """Owns cycles: calls the other services by RPC, follows their events, survives a restart.
     """
 
     def CreateCycle(self, request, context):
@@ -172,7 +172,7 @@ def add_PipelineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PipelineService:
-    """Owns cycles: asks the other services by RPC, learns by events, survives a restart.
+    """Owns cycles: calls the other services by RPC, follows their events, survives a restart.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PipelineServiceStub:
-    """Owns cycles: asks the other services by RPC, learns by events, survives a restart."""
+    """Owns cycles: calls the other services by RPC, follows their events, survives a restart."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -50,7 +50,7 @@ class PipelineServiceStub:
 
 @_typing.type_check_only
 class PipelineServiceAsyncStub(PipelineServiceStub):
-    """Owns cycles: asks the other services by RPC, learns by events, survives a restart."""
+    """Owns cycles: calls the other services by RPC, follows their events, survives a restart."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCycle: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.CreateCycleRequest, _pipeline_service_pb2.CreateCycleResponse]  # type: ignore[assignment]
@@ -69,7 +69,7 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     """Lists feedback, newest first."""
 
 class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns cycles: asks the other services by RPC, learns by events, survives a restart."""
+    """Owns cycles: calls the other services by RPC, follows their events, survives a restart."""
 
     @_abc_1.abstractmethod
     def CreateCycle(

@@ -114,7 +114,7 @@ class SearchLogsRequest(_message.Message):
     ECS's names. All lines when empty.
     """
     page_size: _builtins.int
-    """At most so many; 50 when zero."""
+    """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
     """From an earlier answer."""
     @_builtins.property
@@ -224,7 +224,7 @@ class Span(_message.Message):
     error: _builtins.bool
     """True when it ended in an error."""
     status_message: _builtins.str
-    """What the error said."""
+    """The error's message."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -296,7 +296,7 @@ class GetTraceResponse(_message.Message):
     LOGS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """True when more spans or lines exist than an answer holds (10,000 each)."""
+    """True when more spans or lines exist than a response contains (10,000 each)."""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
         """The spans, by start."""
@@ -332,7 +332,7 @@ class SearchTracesRequest(_message.Message):
     query: _builtins.str
     """As in SearchLogs; `service`, `name`, `error` and attributes of the span with which a trace began."""
     page_size: _builtins.int
-    """At most so many; 50 when zero."""
+    """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
     """From an earlier answer."""
     def __init__(

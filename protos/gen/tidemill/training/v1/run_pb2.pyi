@@ -99,7 +99,7 @@ class GenerationTask(_message.Message):
     no other column can be named.
     """
     target_field: _builtins.str
-    """Column that holds the answer to learn, for example `headline`."""
+    """Column with the answer to learn, for example `headline`."""
     max_input_tokens: _builtins.int
     """Longest prompt in tokens; longer texts are cut at the end of the record's text."""
     max_target_tokens: _builtins.int
@@ -129,7 +129,7 @@ class TextClassificationTask(_message.Message):
     LABEL_FIELD_FIELD_NUMBER: _builtins.int
     MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     label_field: _builtins.str
-    """Column that holds the label."""
+    """Column with the label."""
     max_input_tokens: _builtins.int
     """Longest text in tokens; longer texts are cut."""
     def __init__(
@@ -293,7 +293,7 @@ class Evaluation(_message.Message):
 
     MAX_EXAMPLES_FIELD_NUMBER: _builtins.int
     max_examples: _builtins.int
-    """At most so many hold-out records; all when zero."""
+    """Maximum number of hold-out records; all when zero."""
     def __init__(
         self,
         *,
@@ -436,9 +436,9 @@ class Example(_message.Message):
     reference: _builtins.str
     """The reference answer."""
     base: _builtins.str
-    """What the base model said."""
+    """The base model's answer."""
     tuned: _builtins.str
-    """What the tuned model said."""
+    """The tuned model's answer."""
     def __init__(
         self,
         *,
@@ -619,7 +619,7 @@ class Run(_message.Message):
         STATE_UNSPECIFIED: Run._State.ValueType  # 0
         """Not set."""
         STATE_QUEUED: Run._State.ValueType  # 1
-        """Waiting for its turn."""
+        """Waiting to start."""
         STATE_RUNNING: Run._State.ValueType  # 2
         """At work; see progress.phase: prepare, train, evaluate or compress."""
         STATE_SUCCEEDED: Run._State.ValueType  # 3
@@ -635,7 +635,7 @@ class Run(_message.Message):
     STATE_UNSPECIFIED: Run.State.ValueType  # 0
     """Not set."""
     STATE_QUEUED: Run.State.ValueType  # 1
-    """Waiting for its turn."""
+    """Waiting to start."""
     STATE_RUNNING: Run.State.ValueType  # 2
     """At work; see progress.phase: prepare, train, evaluate or compress."""
     STATE_SUCCEEDED: Run.State.ValueType  # 3
@@ -666,7 +666,7 @@ class Run(_message.Message):
     model_version: _builtins.str
     """Version in the model registry, for example `headlines/3`; set when it succeeded."""
     uri: _builtins.str
-    """Folder that holds its artefacts."""
+    """Folder of its artefacts."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""

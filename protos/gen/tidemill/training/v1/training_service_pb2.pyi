@@ -126,7 +126,7 @@ class ListRunsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most so many; 50 when zero."""
+    """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
     """From an earlier answer."""
     def __init__(
