@@ -12,8 +12,7 @@ from services.ingest.app.ports import Accepted
 from services.ingest.domain.arrival import ArrivalStamps
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import Import
-from services.kit.bus.kafka import KafkaEventPublisher
-from services.kit.bus.port import DeadLetter, OutgoingEvent
+from services.kit.bus.port import DeadLetter, DeadLetterPublisher, OutgoingEvent
 from services.kit.bus.topics import INGEST_EVENTS, RECORDS_RAW
 from services.kit.clock import Clock
 from services.kit.ids import record_name, sha256_hex
@@ -27,7 +26,7 @@ class BusRecordSink:
     """Implements `services.ingest.app.ports.RecordSink`. Thread-safe."""
 
     def __init__(
-        self, publisher: KafkaEventPublisher, clock: Clock, disk: DiskGuard, after: datetime | None = None
+        self, publisher: DeadLetterPublisher, clock: Clock, disk: DiskGuard, after: datetime | None = None
     ) -> None:
         """`after`: all arrivals are later than this, whatever the clock says: the last one of the previous process."""
         self._publisher = publisher

@@ -267,7 +267,7 @@ class KafkaEventConsumer:
         place, first = batch.partition, max(batch.first_offset, consumer.position(batch.partition))
         message = f"The messages at offsets {first} to {batch.next_offset - 1} cannot be read ({error!r})."
         refusal = InvalidArgumentError(message, reason="UNREADABLE_MESSAGE")
-        delivery = Delivery(place.topic, place.partition, first, None, b"", {}, 0)
+        delivery = Delivery(place.topic, place.partition, first, None, b"", {})
         self._processor.refuse(delivery, refusal)
         consumer.seek(place, batch.next_offset)
         self._commit(consumer, {place: batch.next_offset})
@@ -378,5 +378,4 @@ def _delivery(record: object) -> Delivery:
         key=record.key,  # type: ignore[attr-defined]
         value=record.value or b"",  # type: ignore[attr-defined]
         headers=headers,
-        timestamp_ms=record.timestamp,  # type: ignore[attr-defined]
     )

@@ -51,7 +51,6 @@ class Delivery:
     key: bytes | None
     value: bytes
     headers: Mapping[str, bytes]
-    timestamp_ms: int
 
     @property
     def event_type(self) -> str:
@@ -62,11 +61,6 @@ class Delivery:
     def event_id(self) -> str:
         """CloudEvents id; empty if the message is not a CloudEvent."""
         return self.headers.get("ce_id", b"").decode("utf-8", "replace")
-
-    @property
-    def event_source(self) -> str:
-        """CloudEvents source; empty if the message is not a CloudEvent."""
-        return self.headers.get("ce_source", b"").decode("utf-8", "replace")
 
     @property
     def content_type(self) -> str:
@@ -98,6 +92,18 @@ class EventPublisher(Protocol):
         Raises:
             UnavailableError: not all of them are durable; publish all of them again.
             InvalidArgumentError: an event is larger than the bus accepts.
+        """
+        ...
+
+
+class DeadLetterPublisher(EventPublisher, Protocol):
+    """A publisher that puts aside what was refused before it became an event."""
+
+    def set_aside(self, letters: Sequence[DeadLetter]) -> None:
+        """Makes dead letters durable.
+
+        Raises:
+            UnavailableError: not all of them are durable; set all of them aside again.
         """
         ...
 

@@ -21,7 +21,6 @@ GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 
 IMPORT: Final = "tidemill.import"
-DATASET_VERSION: Final = "tidemill.dataset.version"
 RUN: Final = "tidemill.run"
 CYCLE: Final = "tidemill.cycle"
 STAGE: Final = "tidemill.stage"

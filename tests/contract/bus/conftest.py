@@ -59,7 +59,7 @@ class KafkaBus:
             for records in consumer.poll(timeout_ms=500).values():
                 for r in records:
                     headers = {name.lower(): value for name, value in r.headers}
-                    found.append(Delivery(r.topic, r.partition, r.offset, r.key, r.value, headers, r.timestamp))
+                    found.append(Delivery(r.topic, r.partition, r.offset, r.key, r.value, headers))
         consumer.close()
         return found
 

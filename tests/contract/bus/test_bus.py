@@ -61,7 +61,7 @@ def test_what_is_published_arrives_as_a_cloudevent_in_order_for_each_key(
     assert handler.texts == {key: [str(turn) for turn in range(20)] for key in keys}
     delivery = handler.deliveries[0]
     assert delivery.event_type == "tidemill.cleaning.v1.RecordCleaned"
-    assert delivery.event_source == "/tidemill/test"
+    assert delivery.headers["ce_source"] == b"/tidemill/test"
     assert delivery.event_id
     assert delivery.content_type == "application/protobuf"
     assert delivery.headers["ce_specversion"] == b"1.0"

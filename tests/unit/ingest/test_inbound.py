@@ -28,7 +28,7 @@ TRACE = "00-11111111111111111111111111111111-2222222222222222-01"
 
 def delivery(value: bytes, **headers: str) -> Delivery:
     named = {name.replace("content_type", "content-type"): text.encode() for name, text in headers.items()}
-    return Delivery("tidemill.inbound", 0, 0, None, value, named, 0)
+    return Delivery("tidemill.inbound", 0, 0, None, value, named)
 
 
 def binary(value: bytes, content_type: str = "", **attributes: str) -> Delivery:
@@ -98,7 +98,7 @@ def test_structured_mode() -> None:
 def test_what_the_cloudevents_sdk_for_python_writes(write: Any, content_type: bool) -> None:
     attributes = {**CE, "datacontenttype": "application/json"} if content_type else CE
     message = write(CloudEvent(attributes, {"text": "from the SDK"}))
-    found = record(Delivery("tidemill.inbound", 0, 0, None, message.value, message.headers, 0))
+    found = record(Delivery("tidemill.inbound", 0, 0, None, message.value, message.headers))
     assert (found.source, found.text) == ("shop-tickets", "from the SDK")
 
 
@@ -115,7 +115,7 @@ def test_the_trace_of_the_message_is_continued() -> None:
     assert accepted_from(binary(b'{"text": "x"}')).trace == {}
     message = binary(b'{"text": "x"}')
     headers = {**message.headers, "traceparent": TRACE.encode(), "tracestate": b"v=1"}
-    traced = Delivery("t", 0, 0, None, message.value, headers, 0)
+    traced = Delivery("t", 0, 0, None, message.value, headers)
     assert accepted_from(traced).trace == {"traceparent": TRACE, "tracestate": "v=1"}
     assert accepted_from(binary(b'{"text": "x"}', traceparent=TRACE)).trace == {"traceparent": TRACE}
 
@@ -249,4 +249,4 @@ def test_a_name_of_a_source_is_valid_or_refused(source: str) -> None:
 )
 def test_whatever_comes_is_a_record_or_refused(value: bytes, headers: dict[str, bytes]) -> None:
     with suppress(InvalidArgumentError):
-        check_record(record(Delivery("t", 0, 0, None, value, headers, 0)))
+        check_record(record(Delivery("t", 0, 0, None, value, headers)))

@@ -34,7 +34,7 @@ def test_an_event_continues_its_own_trace_else_the_current_one() -> None:
 
 
 def test_a_dead_letter_keeps_its_headers_and_says_where_it_stood() -> None:
-    delivery = Delivery("topic", 3, 17, b"k", b"v", {"ce_id": b"1", "traceparent": OWN.encode()}, 0)
+    delivery = Delivery("topic", 3, 17, b"k", b"v", {"ce_id": b"1", "traceparent": OWN.encode()})
     letter = dead_letter(delivery, InvalidArgumentError("why", reason="REASON"), "ingest")
     assert (letter.key, letter.value) == (b"k", b"v")
     headers = dict(letter.headers)
@@ -70,7 +70,7 @@ def test_a_reason_that_is_not_unicode_is_reported_all_the_same() -> None:
 def test_a_dead_letter_of_a_message_too_large_is_cut_to_what_a_topic_takes(
     key: bytes | None, value: bytes, headers: dict[str, bytes]
 ) -> None:
-    letter = dead_letter(Delivery("t", 0, 1, key, value, headers, 0), ValueError("x" * 5_000_000), "ingest")
+    letter = dead_letter(Delivery("t", 0, 1, key, value, headers), ValueError("x" * 5_000_000), "ingest")
     size = len(letter.key or b"") + len(letter.value) + sum(len(n) + len(v) + 10 for n, v in letter.headers)
     assert size < MAX_MESSAGE_BYTES
     named = dict(letter.headers)

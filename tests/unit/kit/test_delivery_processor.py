@@ -11,7 +11,7 @@ from services.kit.bus.consumer import DeliveryProcessor
 from services.kit.bus.port import Delivery
 from services.kit.retrying import StoppedError
 
-BATCH = [Delivery("t", 0, offset, None, b"", {}, 0) for offset in range(5)]
+BATCH = [Delivery("t", 0, offset, None, b"", {}) for offset in range(5)]
 
 
 class Harness:

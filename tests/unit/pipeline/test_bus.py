@@ -34,7 +34,7 @@ _TRACE = "00-11111111111111111111111111111111-2222222222222222-01"
 
 def delivery(message: Any, topic: Topic = TRAINING_EVENTS) -> Delivery:
     event = encode(OutgoingEvent("k", message), "peer")
-    return Delivery(topic.name, 0, 0, event.key, event.value, dict(event.headers), 0)
+    return Delivery(topic.name, 0, 0, event.key, event.value, dict(event.headers))
 
 
 def handler(harness: Harness, ended: list[str]) -> tuple[PeerEventHandler, FeedbackService]:
@@ -73,8 +73,8 @@ def test_a_poison_prediction_is_refused_for_good(harness: Harness) -> None:
     handle, _ = handler(harness, [])
     poison = delivery(PredictionServed(answer="answers/a"), PREDICTIONS)
     for broken in (
-        Delivery(PREDICTIONS.name, 0, 0, None, b"\xff", poison.headers, 0),
-        Delivery(PREDICTIONS.name, 0, 0, None, poison.value, {}, 0),
+        Delivery(PREDICTIONS.name, 0, 0, None, b"\xff", poison.headers),
+        Delivery(PREDICTIONS.name, 0, 0, None, poison.value, {}),
     ):
         with pytest.raises(InvalidArgumentError):
             handle.handle([broken])

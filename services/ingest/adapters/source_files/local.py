@@ -22,6 +22,10 @@ from services.ingest.adapters.source_files.port import (
     FoundFile,
     ReadLimits,
     forbidden,
+    matching,
+    no_folder,
+    not_a_file,
+    not_a_folder,
     wrong,
 )
 from services.ingest.adapters.source_files.roots import SourceRoots
@@ -45,20 +49,13 @@ class LocalFiles:
 
     def find(self, pattern: str) -> Mapping[str, FoundFile]:
         """See the port. Links to folders are followed, each folder once."""
-        uri = self._spec.kind.uri
         self._check(self._root)
         root = Path(self._root)
         if not root.exists():
-            remedy = self._remedy("create it or correct the path")
-            raise wrong(self._spec, f"The folder {uri} does not exist; {remedy}.")
+            raise no_folder(self._spec, self._remedy("create it or correct the path"))
         if root.is_file():
-            raise wrong(self._spec, f"{uri} is a file; give the folder that contains it.", "NOT_A_FOLDER")
-        matches = re.compile(glob_translate(pattern)).match
-        found = self._walk(self._root, None)
-        files = {path: info for path, info in found.items() if matches(self.below(path))}
-        if not files:
-            message = f"None of the {len(found)} files below {uri} matches {pattern!r}; correct the pattern."
-            raise wrong(self._spec, message, field="pattern")
+            raise not_a_folder(self._spec)
+        files = matching(self._spec, self._walk(self._root, None), pattern, self.below)
         for path in files:
             self._check(path)
         return files
@@ -74,8 +71,7 @@ class LocalFiles:
             raise wrong(self._spec, f"{uri} does not exist; {remedy}.")
         status = Path(path).stat()
         if stat.S_ISDIR(status.st_mode):
-            message = f"{uri} is a folder; give a file in it, or a glob such as {uri.rstrip('/')}/*.jsonl."
-            raise wrong(self._spec, message, "NOT_A_FILE")
+            raise not_a_file(self._spec)
         if not stat.S_ISREG(status.st_mode):
             raise wrong(self._spec, f"{uri} is not a regular file; pipes and devices cannot be imported.", "NOT_A_FILE")
         return {path: FoundFile(status.st_size)}

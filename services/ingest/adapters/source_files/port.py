@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from fsspec.utils import glob_translate
 
 from services.ingest.domain.source_import import SourceSpec
 from services.ingest.domain.source_uri import shown
 from services.kit.errors import FieldViolation, InvalidArgumentError, PermissionDeniedError
 
 CHUNK_BYTES = 1024 * 1024
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,37 @@ def wrong(spec: SourceSpec, message: str, reason: str = "NO_SUCH_SOURCE", field:
         metadata={"uri": shown(spec.kind.uri)},
         violations=[FieldViolation(path, message)],
     )
+
+
+def no_folder(spec: SourceSpec, remedy: str = "create it or correct the path") -> InvalidArgumentError:
+    """The error for a folder that does not exist."""
+    return wrong(spec, f"The folder {spec.kind.uri} does not exist; {remedy}.")
+
+
+def not_a_folder(spec: SourceSpec) -> InvalidArgumentError:
+    """The error for a file where a folder is needed."""
+    return wrong(spec, f"{spec.kind.uri} is a file; give the folder that contains it.", "NOT_A_FOLDER")
+
+
+def not_a_file(spec: SourceSpec) -> InvalidArgumentError:
+    """The error for a folder where a file is needed."""
+    uri = spec.kind.uri
+    message = f"{uri} is a folder; give a file in it, or a glob such as {uri.rstrip('/')}/*.jsonl."
+    return wrong(spec, message, "NOT_A_FILE")
+
+
+def matching(spec: SourceSpec, found: Mapping[str, V], pattern: str, below: Callable[[str], str]) -> dict[str, V]:
+    """Those files, by path, whose path below the folder matches the pattern.
+
+    Raises:
+        InvalidArgumentError: none does.
+    """
+    matches = re.compile(glob_translate(pattern)).match
+    files = {path: info for path, info in found.items() if matches(below(path))}
+    if not files:
+        message = f"None of the {len(found)} files below {spec.kind.uri} matches {pattern!r}; correct the pattern."
+        raise wrong(spec, message, field="pattern")
+    return files
 
 
 def forbidden(spec: SourceSpec, message: str) -> PermissionDeniedError:

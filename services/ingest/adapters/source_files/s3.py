@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
-
-from fsspec.utils import glob_translate
 
 from services.ingest.adapters.source_files.interruptible import InterruptibleLoop
 from services.ingest.adapters.source_files.network import NetworkWall
@@ -21,6 +18,10 @@ from services.ingest.adapters.source_files.port import (
     FoundFile,
     ReadLimits,
     forbidden,
+    matching,
+    no_folder,
+    not_a_file,
+    not_a_folder,
     wrong,
 )
 from services.ingest.adapters.source_files.roots import SourceRoots
@@ -74,19 +75,13 @@ class S3Files:
     def find(self, pattern: str) -> Mapping[str, FoundFile]:
         """See the port."""
         self._check(self._root)
-        uri = self._spec.kind.uri
         kind = self._kind(self._root)
         if kind == "file":
-            raise wrong(self._spec, f"{uri} is a file; give the folder that contains it.", "NOT_A_FOLDER")
+            raise not_a_folder(self._spec)
         if not kind:
-            raise wrong(self._spec, f"The folder {uri} does not exist; create it or correct the path.")
+            raise no_folder(self._spec)
         listing = self._run(self._call("_find", self._root, detail=True), _LISTING_S)
-        matches = re.compile(glob_translate(pattern)).match
-        found = {path: info for path, info in listing.items() if matches(self.below(path))}
-        if not found:
-            message = f"None of the {len(listing)} files below {uri} matches {pattern!r}; correct the pattern."
-            raise wrong(self._spec, message, field="pattern")
-        return self._found(found)
+        return self._found(matching(self._spec, listing, pattern, self.below))
 
     def match(self) -> Mapping[str, FoundFile]:
         """See the port."""
@@ -103,8 +98,7 @@ class S3Files:
         if not kind:
             raise wrong(self._spec, f"{uri} does not exist; give a file or a glob such as s3://bucket/*.jsonl.")
         if kind == "directory":
-            message = f"{uri} is a folder; give a file in it, or a glob such as {uri.rstrip('/')}/*.jsonl."
-            raise wrong(self._spec, message, "NOT_A_FILE")
+            raise not_a_file(self._spec)
         return self._found({self._root: self._run(self._call("_info", self._root))})
 
     def below(self, path: str) -> str:
