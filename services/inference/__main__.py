@@ -17,6 +17,7 @@ from services.inference.adapters.triton_control import TritonControl
 from services.inference.adapters.triton_guard import TritonGuard
 from services.inference.adapters.triton_liveness import Liveness
 from services.inference.adapters.triton_repository import TritonRepository
+from services.inference.app.loading import ServingParts
 from services.inference.app.publishing import Publishing
 from services.inference.app.serving import RestartQueue, Serving, ServingTable
 from services.inference.entrypoints.kserve import add_kserve
@@ -57,17 +58,8 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     builds = ArtifactBuilds(ArtifactStore(settings.artifacts_url), trusted, settings.cache.absolute())
     await asyncio.to_thread(repository.clear_staging)
     await asyncio.to_thread(builds.clear_cache)
-    publishing = Publishing(
-        store=SqlModelStore(engine),
-        builds=builds,
-        repository=repository,
-        server=control,
-        announcer=BusAnnouncer(publisher),
-        table=table,
-        restarts=restarts,
-        clock=clock,
-        keep_versions=settings.keep_versions,
-    )
+    parts = ServingParts(SqlModelStore(engine), builds, repository, control, table, clock)
+    publishing = Publishing(parts, BusAnnouncer(publisher), restarts, keep_versions=settings.keep_versions)
     await asyncio.to_thread(publishing.fill_table)
     served = BackgroundServedLog(publisher, metrics.registry)
     serving = Serving(table, TritonClient(channel, liveness, guard), served, clock)

@@ -8,7 +8,7 @@ again, so that an overwritten file is noticed while its version serves.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.inference.app.ports import Builds, ModelServer, ModelStore, Repository
@@ -45,25 +45,24 @@ def is_lost(error: TidemillError) -> bool:
     return is_integrity_error(error) or isinstance(error, NotFoundError | PermissionDeniedError | InvalidArgumentError)
 
 
+@dataclass(frozen=True, slots=True)
+class ServingParts:
+    """What changes which version serves: the service's store, builds and files, the server, and who it may answer."""
+
+    store: ModelStore
+    builds: Builds
+    repository: Repository
+    server: ModelServer
+    table: ServingTable
+    clock: Clock
+
+
 class Loader:
     """Brings verified versions into the server. One thread a model at a time; the caller holds its lock."""
 
-    def __init__(
-        self,
-        *,
-        store: ModelStore,
-        builds: Builds,
-        repository: Repository,
-        server: ModelServer,
-        table: ServingTable,
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._builds = builds
-        self._repository = repository
-        self._server = server
-        self._table = table
-        self._clock = clock
+    def __init__(self, parts: ServingParts) -> None:
+        self._store, self._builds, self._repository = parts.store, parts.builds, parts.repository
+        self._server, self._table, self._clock = parts.server, parts.table, parts.clock
         self._stamps: dict[tuple[str, int], object] = {}
         """Stamp of each version's files at its last good verification."""
 

@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from services.inference.app.loading import Loader, is_integrity_error, is_lost
-from services.inference.app.ports import Announcer, Builds, ModelServer, ModelStore, Repository
-from services.inference.app.serving import RestartQueue, ServingTable
+from services.inference.app.loading import Loader, ServingParts, is_integrity_error, is_lost
+from services.inference.app.ports import Announcer
+from services.inference.app.serving import RestartQueue
 from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState, model_name, version_name
-from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, TidemillError, is_retryable, not_found
 from services.kit.ids import NEWEST
 
@@ -33,30 +32,12 @@ class Publishing:
     """Use cases on models and versions. Thread-safe."""
 
     def __init__(
-        self,
-        *,
-        store: ModelStore,
-        builds: Builds,
-        repository: Repository,
-        server: ModelServer,
-        announcer: Announcer,
-        table: ServingTable,
-        restarts: RestartQueue,
-        clock: Clock,
-        keep_versions: int,
+        self, parts: ServingParts, announcer: Announcer, restarts: RestartQueue, *, keep_versions: int
     ) -> None:
-        self._store = store
-        self._builds = builds
-        self._repository = repository
-        self._server = server
-        self._announcer = announcer
-        self._table = table
-        self._restarts = restarts
-        self._clock = clock
-        self._keep = keep_versions
-        self._loader = Loader(
-            store=store, builds=builds, repository=repository, server=server, table=table, clock=clock
-        )
+        self._store, self._builds, self._repository = parts.store, parts.builds, parts.repository
+        self._server, self._table, self._clock = parts.server, parts.table, parts.clock
+        self._announcer, self._restarts, self._keep = announcer, restarts, keep_versions
+        self._loader = Loader(parts)
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._put_off: dict[str, tuple[float, float]] = {}
         """Models that could not be brought to their state: not before when (monotonic), and the pause until then."""

@@ -17,6 +17,7 @@ from tritonclient.grpc import model_config_pb2
 from services.inference.adapters.builds import ArtifactBuilds
 from services.inference.adapters.model_store import SqlModelStore
 from services.inference.adapters.triton_repository import TritonRepository
+from services.inference.app.loading import ServingParts
 from services.inference.app.publishing import Publishing
 from services.inference.app.serving import RestartQueue, ServingTable
 from services.inference.domain.model import Lineage, ModelVersion, Task, VersionState
@@ -113,7 +114,7 @@ class Harness:
 
     def publishing(self, **changes: int) -> Publishing:
         """As after a start of the service."""
-        return Publishing(
+        parts = ServingParts(
             store=SqlModelStore(self.engine),
             builds=ArtifactBuilds(
                 ArtifactStore(self.artifacts or f"file://{self.folder}"),
@@ -122,12 +123,11 @@ class Harness:
             ),
             repository=self.repository,
             server=self.server,
-            announcer=self.announcer,
             table=self.table,
-            restarts=self.restarts,
             clock=self.clock,
-            keep_versions=changes.get("keep_versions", 2),
         )
+        keep_versions = changes.get("keep_versions", 2)
+        return Publishing(parts, self.announcer, self.restarts, keep_versions=keep_versions)
 
     def build(self, name: str, **manifest: object) -> Lineage:
         """A build that looks like one."""
