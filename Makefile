@@ -11,7 +11,7 @@ export TIDEMILL_ALLOW_ROOT ?= 1
 .DEFAULT_GOAL := help
 .PHONY: help setup run down status check test unit contract integration e2e faults stubs docs lock format clean
 
-help: ## tells what there is
+help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: ## makes .venv from requirements.lock
@@ -41,7 +41,7 @@ check: setup ## drift of stubs and docs, buf, ruff, mypy strict, import-linter, 
 unit: setup ## fast tests, no other process
 	$(BIN)/pytest -n 2 -m "not slow" tests/unit
 
-# What the services do with their databases, tested on SQLite among the others.
+# What the services do with their databases, tested on SQLite among the unit tests.
 STORES := tests/unit/pipeline tests/unit/training/test_supervision.py tests/unit/inference/test_publishing.py \
 	tests/unit/ingest/test_runner.py tests/unit/gateway/test_keys.py tests/integration/cleaning/test_use_cases.py
 
@@ -60,7 +60,7 @@ SEEDS ?= 1-2
 MINUTES ?= 1
 LOAD_SECONDS ?= 300
 
-faults: setup ## everything that can go wrong: attacks, kills, full disks, load; half an hour
+faults: setup ## fault injection: attacks, kills, full disks, load; half an hour
 	$(BIN)/pytest -n 2 -m "slow or hypothesis" --hypothesis-profile thorough tests/unit
 	TIDEMILL_FAULT_SEEDS=$(SEEDS) TIDEMILL_FAULT_MINUTES=$(MINUTES) TIDEMILL_LOAD_SECONDS=$(LOAD_SECONDS) \
 		$(BIN)/pytest --hypothesis-profile thorough tests/faults
@@ -71,10 +71,10 @@ test: check unit contract integration e2e ## everything but the slow faults
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py
 
-docs: setup ## writes the documents that follow from the code
+docs: setup ## writes the documents generated from the code
 	$(BIN)/python -m docs.generate
 
-lock: ## resolves requirements.lock anew
+lock: ## resolves requirements.lock again
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements.lock
 

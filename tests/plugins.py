@@ -16,7 +16,7 @@ MODULES = ("example_method", "example_operators", "example_source")
 
 @contextmanager
 def example_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The example plugin, installed as anybody would."""
+    """The example plugin, installed as any user would."""
     uv = Path(sys.prefix) / "bin" / "uv"
     command = [str(uv), "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--offline"]
     subprocess.run([*command, "--python", sys.executable, "--target", str(folder), str(PLUGIN)], check=True)

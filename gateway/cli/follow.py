@@ -20,7 +20,7 @@ _PAUSE_S = 1.0
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
-class Detached(Exception):  # noqa: N818 - no error of anybody
+class Detached(Exception):  # noqa: N818 - not an error
     """The user stopped watching; the cycle continues."""
 
 

@@ -42,7 +42,7 @@ _PREFIXES = ("sampling.", "conversation.")
 CODE_KEY = "tidemill.code"
 
 
-class ClientGone(Exception):  # noqa: N818 - no error of anybody
+class ClientGone(Exception):  # noqa: N818 - not an error
     """The client disconnected before the response was ready."""
 
 

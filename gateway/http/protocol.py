@@ -100,7 +100,7 @@ class LimitedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # nothing is upgraded here; the request is answered as it stands
+            pass  # nothing is upgraded here; the request is answered unchanged
         except httptools.HttpParserError:
             self._refuse(self._broken or _BrokenLimitError(400, "invalid_request", "This is not valid HTTP."))
             return

@@ -127,14 +127,14 @@ def raw_records(bootstrap: str, source: str) -> list[tuple[str, str]]:
 
 
 def served_answers(bootstrap: str) -> list[tuple[str, str]]:
-    """Each answer that `tidemill.predictions` tells of; its content is its name."""
+    """Each answer on `tidemill.predictions`; its content is its name."""
     from tidemill.inference.v1.inference_events_pb2 import PredictionServed
 
     return [(event.answer, digest(event.answer)) for event in _events(bootstrap, PREDICTIONS, PredictionServed)]
 
 
 def recorded_feedback(bootstrap: str) -> list[tuple[str, str]]:
-    """Each feedback that `tidemill.feedback` tells of: the last word of its correction, and the correction's digest."""
+    """Each feedback on `tidemill.feedback`: the last word of its correction, and the correction's digest."""
     from tidemill.pipeline.v1.pipeline_events_pb2 import FeedbackRecorded
 
     events = _events(bootstrap, FEEDBACK, FeedbackRecorded)

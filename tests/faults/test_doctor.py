@@ -90,7 +90,7 @@ def test_a_folder_that_others_can_read_is_closed(layout: Layout) -> None:
     assert look(layout, "permissions") == []
 
 
-def test_lost_messages_are_told_with_their_count_until_they_are_cleared(layout: Layout) -> None:
+def test_lost_messages_are_reported_with_their_count_until_they_are_cleared(layout: Layout) -> None:
     moment = datetime(2026, 1, 2, tzinfo=UTC)
     for gap in ((0, 10, 358), (1, 0, 2), (1, 0, 2)):
         note_loss(layout.state.root, "tidemill-cleaning", LostMessages(RECORDS_RAW.name, *gap), moment)

@@ -58,7 +58,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 
 def flood(connection: socket.socket, part: bytes, most: int) -> tuple[int, bytes]:
-    """Sends the same bytes again and again until the gateway closes, but at most so many.
+    """Sends the same bytes again and again until the gateway closes, up to a limit.
 
     Returns:
         How many were taken, and what was answered.

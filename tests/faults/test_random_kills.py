@@ -132,7 +132,7 @@ def reconcile(mesh: StackState, key: str, books: Books) -> None:
         compare("tidemill.feedback", books.feedback.acknowledged, recorded_feedback(kafka), books.feedback.uncertain)
     )
 
-    # Nobody sees the names of the answers whose callers were cut off.
+    # No one sees the names of the answers whose callers were cut off.
     answers = books.answers.acknowledged
     told = [answer for answer in served_answers(kafka) if answer[0] in answers]
     findings.append(compare("tidemill.predictions", answers, told))

@@ -204,7 +204,7 @@ class Caller:
 
     def _feedback(self, mark: str) -> None:
         if not self._answers:
-            raise RefusedError("UNAVAILABLE", "nobody has had an answer yet")
+            raise RefusedError("UNAVAILABLE", "no one has had an answer yet")
         request = pipeline_pb.RecordFeedbackRequest(
             request_id=mark, answer=self._answers[-1], rating=0.5, author=mark, correction=f"better {mark}"
         )

@@ -92,7 +92,7 @@ def hang_ups(stack: StackState, key: str, callers: int) -> None:
             call.cancel()
 
         list(pool.map(lambda number: (by_http, by_grpc)[number % 2](number), range(callers)))
-    # Whoever comes after them is answered; a task that was forgotten is told of when it is collected.
+    # Whoever comes after them is answered; a task that was forgotten is reported when it is collected.
     load = Load(stack, key, stack.state / f"ledgers-{time.time_ns():x}", callers=1)
     with load.running():
         wait_until(lambda: all(count >= 3 for count in load.answered().values()), "answers after the hang-ups")

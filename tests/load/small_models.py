@@ -48,7 +48,7 @@ def publish_small_models(stack: StackState, scratch: Path) -> None:
 
 
 def _publish(stub: InferenceServiceStub, request: pb.PublishModelRequest) -> None:
-    """Asks again while Triton is away, as a caller is told to (2.51 crashes now and then)."""
+    """Retries while Triton is unavailable (2.51 crashes now and then)."""
     end = time.monotonic() + _PATIENCE_S
     while True:
         try:

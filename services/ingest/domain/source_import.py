@@ -55,7 +55,7 @@ class PluginSource:
 
     @property
     def uri(self) -> str:
-        """Stands for an address in messages, and tells origins apart."""
+        """The address for messages; distinguishes origins."""
         return f"plugin:{self.name}/{content_digest(dict(self.config))[:16]}"
 
 

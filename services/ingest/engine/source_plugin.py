@@ -42,7 +42,7 @@ class Source(ABC, Generic[P]):
         self.params = params
 
     def digest(self) -> str:
-        """Identifies the content: an equal one is not pulled again. Empty where that cannot be told cheaply."""
+        """Identifies the content: equal content is not pulled again. Empty if that is too expensive to find out."""
         return ""
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What ingest hears of cleaning: raw records that the bus deleted unread."""
+"""Receives from cleaning which raw records the bus deleted unread."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class NotedLoss:
     topic: str
     group: str
     messages: int
-    """At most so many: offsets may have held nothing that is read."""
+    """Upper bound: some offsets may not have held a message to read."""
     found: datetime
     """When the last of it was found."""
 

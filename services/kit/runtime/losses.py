@@ -22,7 +22,7 @@ def loss_reporter(metrics: LossMetrics, state: Path, clock: Clock, group: str) -
         try:
             note_loss(state, group, lost, clock.now())
         except OSError as error:
-            # The log and the metric have it all the same, and the consumer must go on.
+            # The log and the metric have it all the same, and the consumer must continue.
             logger.warning("a loss could not be noted in %s: %s", state / FILE_NAME, error)
         count(lost)
 

@@ -203,9 +203,9 @@ class CycleRunner:
                     f"{int(version.get('records_in', 0)):,}; check the recipe's filters and the hold-out fraction.",
                     {"dataset_version": str(version["name"])},
                 ),
-                "nothing to learn from" if not train else "nothing held out",
+                "no training records" if not train else "nothing held out",
             )
-        summary = f"{train:,} to learn from, {holdout:,} held out, {rejected:,} rejected"
+        summary = f"{train:,} for training, {holdout:,} held out, {rejected:,} rejected"
         await self._summarize("clean", summary, ended.reused)
 
     async def _build_dataset(self, suffix: str) -> Work:

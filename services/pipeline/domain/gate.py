@@ -1,4 +1,4 @@
-"""The gate: which builds are good enough, and which of them is published."""
+"""The gate: which builds may be published, and which of them is."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from services.training.engine.tasks import Pair
 logger = logging.getLogger(__name__)
 
 # Rounding to nearest takes 3 s a build. k_quant takes 40 s more: for int8 its loss differs in the fourth digit; int4
-# loses 7 % instead of 9 % against the merged SmolLM2-135M, neither of which is good enough to serve (docs/LOG.md).
+# loses 7 % instead of 9 % against the merged SmolLM2-135M, too much to serve in both cases (docs/LOG.md).
 # With `last_matmul:int8` and plain rounding the builder writes a graph that does not load, for tied embeddings.
 _OPTIONS: dict[VariantName, tuple[str, dict[str, Any]]] = {
     "fp32": ("fp32", {}),

@@ -22,7 +22,7 @@ _CLIP = 1.0
 _RATE_WINDOW = 8
 
 
-class Cancelled(Exception):  # noqa: N818 - it is no error
+class Cancelled(Exception):  # noqa: N818 - not an error
     """Training was asked to stop; its state is in the last checkpoint."""
 
 

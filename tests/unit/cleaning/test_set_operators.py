@@ -107,7 +107,7 @@ def test_invisible_characters_hide_no_duplicate() -> None:
 
 
 def test_a_template_costs_as_much_a_text_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts of one template are alike and are no duplicates; each is compared with a bounded number of others."""
+    """Texts of one template are alike but not duplicates; each is compared with a bounded number of others."""
     compared = 0
     jaccard = near_duplicates._jaccard
 

@@ -35,7 +35,7 @@ TRICKY = (
 
 
 def expected(text: str, *, quotes: bool = True, width: str = "all") -> str:
-    """What ftfy makes of it, with our rules for what nobody sees, for entities and for the width of punctuation."""
+    """What ftfy makes of it, with our rules for invisible characters, for entities and for the width of punctuation."""
     if "<" not in text:
         text = re.sub(r"&(#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});", _entity, text)
     config = ftfy.TextFixerConfig(unescape_html=False, uncurl_quotes=False, fix_character_width=False)

@@ -36,7 +36,7 @@ def test_status_shows_every_part() -> None:
         assert part in gateway
 
 
-def test_lost_messages_are_told_with_their_count_and_what_to_do() -> None:
+def test_lost_messages_are_reported_with_their_count_and_what_to_do() -> None:
     loss = NotedLoss(INBOUND.name, "tidemill-ingest", 7, datetime(2026, 1, 2, tzinfo=UTC))
     words = loss_words(loss).plain
     assert words.startswith("Up to 7 messages of tidemill.inbound were deleted before tidemill-ingest had read them")

@@ -33,7 +33,7 @@ def test_a_character_that_the_limit_cuts_in_two_is_left_out(cut: int) -> None:
     decoder = IncrementalDecoder(_bytes_of)
     assert [decoder.push(token) for token in "a😀".encode()[: 1 + cut]] == ["a", *[""] * cut]
     assert decoder.flush() == ""
-    # Bytes that are no text stand where they stood, once text follows them.
+    # Bytes that are not text keep their place, once text follows them.
     decoder = IncrementalDecoder(_bytes_of)
     assert [decoder.push(token) for token in b"\xf0a"] == ["", "\ufffda"]
 
