@@ -9,7 +9,7 @@ BIN := .venv/bin
 export TIDEMILL_ALLOW_ROOT ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults bench-engine stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -67,6 +67,9 @@ faults: setup ## fault injection: attacks, kills, full disks, load; half an hour
 
 test: check unit contract integration e2e ## everything but the slow faults
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/faults
+
+bench-engine: setup ## OpenVINO beside ONNX Runtime on the newest runs, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks.engine
 
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py

@@ -66,7 +66,7 @@ class Served:
 
     def file(self, number: int) -> Path:
         """What Triton reads of a version."""
-        return self.stack.triton_repository / "classifier" / str(number) / "build" / "model.onnx"
+        return self.stack.triton_repository / "classifier" / str(number) / "build" / "openvino_model.bin"
 
     def version(self, number: int) -> model_pb2.ModelVersion:
         """As the service reports it."""
@@ -114,16 +114,16 @@ def _retry_info(error: Any) -> bool:
 
 def test_a_served_file_that_is_overwritten_never_answers(served: Served) -> None:
     assert served.label() == "2 negative"
-    artefact = (served.turned.path / "model.onnx").read_bytes()
+    artefact = (served.turned.path / "openvino_model.bin").read_bytes()
     # A whole, loadable model: without digests Triton would serve it and say nothing.
-    _overwrite(served.file(2), (served.positive.path / "model.onnx").read_bytes())
+    _overwrite(served.file(2), (served.positive.path / "openvino_model.bin").read_bytes())
     served.triton().kill()
     assert served.label() == "2 negative"
-    assert (served.turned.path / "model.onnx").read_bytes() == artefact
+    assert (served.turned.path / "openvino_model.bin").read_bytes() == artefact
     assert served.file(2).read_bytes() == artefact
     log = (served.service.folder / "inference.log").read_text()
     assert "BUILD_DAMAGED" in log
-    assert "model.onnx is damaged: expected" in log
+    assert "openvino_model.bin is damaged: expected" in log
     assert served.version(2).integrity.state == model_pb2.Integrity.STATE_VERIFIED
 
 
@@ -199,14 +199,14 @@ def test_the_version_before_serves_when_artefact_and_copy_are_damaged(served: Se
     assert served.label() == "2 negative"
     backup = served.artifacts.parent / "backup"
     shutil.copytree(served.turned.path, backup)
-    for file in (served.file(2), served.turned.path / "model.onnx"):
+    for file in (served.file(2), served.turned.path / "openvino_model.bin"):
         _overwrite(file, file.read_bytes()[:100])
     served.triton().kill()
     wait_until(lambda: served.version(2).state == model_pb2.ModelVersion.STATE_FAILED, patience_s=60)
     assert served.label() == "1 positive"
     failed = served.version(2)
     assert failed.integrity.state == model_pb2.Integrity.STATE_DAMAGED
-    assert "model.onnx is damaged: expected" in failed.integrity.message
+    assert "openvino_model.bin is damaged: expected" in failed.integrity.message
     assert "serves in its place" in failed.message
     with pytest.raises(grpc.RpcError) as caught:
         served.service.publish("classifier", served.turned)
@@ -215,7 +215,7 @@ def test_the_version_before_serves_when_artefact_and_copy_are_damaged(served: Se
     failed_call: Any = caught.value
     status: Any = rpc_status.from_call(failed_call)
     assert any(detail.Unpack(info) for detail in status.details)
-    assert (info.reason, info.metadata["file"]) == ("BUILD_DAMAGED", "model.onnx")
+    assert (info.reason, info.metadata["file"]) == ("BUILD_DAMAGED", "openvino_model.bin")
     # Mended, it is a new version.
     shutil.rmtree(served.turned.path)
     backup.rename(served.turned.path)

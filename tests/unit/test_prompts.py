@@ -89,9 +89,14 @@ def serving(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     build.mkdir()
     for file in model.iterdir():
         (build / file.name).write_bytes(file.read_bytes())
-    manifest = {"prompt_template": TASK.prompt_template, "max_input_tokens": 72, "max_new_tokens": 8}
+    manifest = {
+        "runtime": "openvino",
+        "prompt_template": TASK.prompt_template,
+        "max_input_tokens": 72,
+        "max_new_tokens": 8,
+    }
     (build / "tidemill.json").write_text(json.dumps(manifest))
-    (build / "genai_config.json").write_text(json.dumps({"model": {"context_length": 100, "eos_token_id": 1}}))
+    (build / "config.json").write_text(json.dumps({"max_position_embeddings": 100, "eos_token_id": 1}))
     now = datetime(2026, 1, 1, tzinfo=UTC)
     version = ModelVersion(
         "writer", 1, Lineage("", "0" * 64), Build(Task.GENERATION, "fp32"), VersionState.LOADING, now, now
@@ -103,16 +108,11 @@ def serving(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         patch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
         generation = importlib.import_module(f"{CODE_PACKAGE}.generation")
         assert Path(str(generation.__file__)).is_relative_to(scratch)
-        yield generation.Runtime.load(_NoWeights(), scratch / "models" / "writer" / "1" / "build").prompts
+        # Prompts need no weights.
+        patch.setattr(generation, "open_language_model", lambda folder, **_: (None, 1000))
+        yield generation.Runtime.load(scratch / "models" / "writer" / "1" / "build").prompts
         for name in [name for name in sys.modules if name.split(".")[0] == CODE_PACKAGE]:
             del sys.modules[name]
-
-
-class _NoWeights:
-    """Stands for the runtime, which prompts do not need."""
-
-    def Model(self, folder: str) -> str:  # noqa: N802 - the runtime's name
-        return folder
 
 
 @given(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from services.inference.adapters.tasks import TASKS
 from services.inference.domain.model import Build, Task
+from services.kit.engine import RUNTIME
 from services.kit.errors import InvalidArgumentError
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import MANIFEST, TrustedKeys
@@ -64,20 +65,26 @@ class ArtifactBuilds:
         except (ValueError, KeyError, TypeError) as error:
             raise _unusable(f"The build's {MANIFEST} is not usable: {error!r}") from error
         support = TASKS[task]
-        if manifest.get("runtime") != support.runtime:
-            raise _unusable(f"A {task.value} build runs in {support.runtime}, not in {manifest.get('runtime')!r}.")
+        if manifest.get("runtime") != RUNTIME:
+            raise _unusable(
+                f"The build was made for {manifest.get('runtime')!r}, and models are served by {RUNTIME}: train the "
+                "model again, and publish that."
+            )
         if len(labels) < support.least_labels:
             raise _unusable(
                 f"A {task.value} build must have at least {support.least_labels} labels; this one has {len(labels)}."
             )
         missing = [name for name in support.files if not (folder / name).is_file()]
+        # The weights of the build's own graph, which OpenVINO reads as plain numbers.
         pickles = sorted(
-            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in _PICKLED
+            name
+            for path in folder.rglob("*")
+            if path.suffix.lower() in _PICKLED and (name := path.relative_to(folder).as_posix()) not in support.files
         )
         if pickles:
             raise _unusable(
-                f"The build contains {', '.join(pickles)}: such files can run code when read. A build may contain ONNX "
-                "and JSON."
+                f"The build holds {', '.join(pickles)}: such files can run code when they are read. A build holds "
+                "OpenVINO's files and JSON."
             )
         if missing:
             raise _unusable(f"The build lacks {', '.join(missing)}.")

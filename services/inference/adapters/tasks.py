@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tritonclient.grpc import model_config_pb2 as pb
 
 from services.inference.domain.model import Build, Task
+from services.kit.engine import ENCODER, LANGUAGE_MODEL, weights_of
 
 # Larger batches gain nothing on a CPU, and a batch makes its first request wait for its last.
 MAX_BATCH = 32
@@ -18,8 +19,6 @@ _STRING, _INT32, _INT64, _FP32 = pb.TYPE_STRING, pb.TYPE_INT32, pb.TYPE_INT64, p
 class TaskSupport:
     """How builds of a task are served."""
 
-    runtime: str
-    """What their manifest must name."""
     files: tuple[str, ...]
     """What they must hold, beside the manifest."""
     module: str
@@ -67,14 +66,12 @@ def _classification(config: pb.ModelConfig, build: Build) -> None:
 
 TASKS: Mapping[Task, TaskSupport] = {
     Task.GENERATION: TaskSupport(
-        runtime="onnxruntime-genai",
-        files=("genai_config.json", "tokenizer.json", "tokenizer_config.json"),
+        files=(LANGUAGE_MODEL, weights_of(LANGUAGE_MODEL), "config.json", "tokenizer.json", "tokenizer_config.json"),
         module="generation",
         configure=_generation,
     ),
     Task.TEXT_CLASSIFICATION: TaskSupport(
-        runtime="onnxruntime",
-        files=("model.onnx", "tokenizer.json"),
+        files=(ENCODER, weights_of(ENCODER), "tokenizer.json"),
         module="classification",
         configure=_classification,
         least_labels=2,

@@ -8,6 +8,7 @@ it cancels the generation in Triton, and an error of one caller ends only that c
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -48,6 +49,8 @@ from services.kit.prompts import TOO_LONG
 _REAL_STATUS = (("triton_grpc_error", "true"),)
 # How Triton begins its text about a model that it has not loaded (yet).
 _NOT_LOADED = "Request for unknown model"
+# What the scheduler inside Triton says when its queue is full, and how long the caller is to wait.
+_QUEUE_FULL = re.compile(re.escape(QUEUE_FULL) + r" (\d+) s\.")
 _GENERATION_S = 600.0
 _PREDICT_S = 60.0
 
@@ -164,10 +167,13 @@ class TritonClient:
             return DeadlineExceededError(f"models/{model} did not answer in time.", metadata=metadata)
         if code is grpc.StatusCode.FAILED_PRECONDITION:
             return FailedPreconditionError(details, reason="REFUSED_BY_TRITON", metadata=metadata)
-        if details.endswith(QUEUE_FULL):
+        if (full := _QUEUE_FULL.search(details)) is not None:
             # Not UNAVAILABLE, which channels ask again at once: that would only lengthen the queue.
             return ResourceExhaustedError(
-                f"models/{model} is busy: {details}", reason="MODEL_BUSY", metadata=metadata, retry_after_s=2.0
+                f"models/{model} is busy: {details}",
+                reason="MODEL_BUSY",
+                metadata=metadata,
+                retry_after_s=float(full.group(1)),
             )
         # NOT_FOUND is not the caller's fault: the model is published, so Triton is about to load it.
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED):

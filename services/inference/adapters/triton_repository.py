@@ -21,7 +21,7 @@ from services.inference import triton_models
 from services.inference.adapters.tasks import TASKS
 from services.inference.adapters.triton_config import render_config
 from services.inference.domain.model import ModelVersion, Task
-from services.kit import prompts
+from services.kit import engine, prompts
 from services.kit.errors import FailedPreconditionError, ResourceExhaustedError
 from services.kit.ids import new_id
 from services.kit.storage.artifacts import digest_files, file_digest, files_below
@@ -220,8 +220,9 @@ def _code(task: Task) -> dict[str, bytes]:
     """The code of a version's folder, by path: the entry that Triton imports, and the package that it imports."""
     entry = _ENTRY.format(package=CODE_PACKAGE, module=TASKS[task].module)
     package = Path(triton_models.__file__).parent
-    # Prompts are built by the kit's own module, in place of the one that only names it.
-    files = {path.name: path for path in (*sorted(package.glob("*.py")), Path(prompts.__file__))}
+    # The kit's own modules, in place of those that only name them.
+    shared = (Path(str(module.__file__)) for module in (engine, prompts))
+    files = {path.name: path for path in (*sorted(package.glob("*.py")), *shared)}
     modules = {f"{CODE_PACKAGE}/{name}": path.read_bytes() for name, path in files.items()}
     return {"model.py": entry.encode(), **modules}
 

@@ -1,4 +1,4 @@
-"""Labels texts with an encoder in ONNX Runtime (a Triton model with dynamic batching)."""
+"""Labels texts with an encoder in OpenVINO (a Triton model with dynamic batching)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .batches import by_length
+from .engine import open_encoder
+from .runtimes import manifest_of
 from .tracing import BATCH_COUNT, ModelTracing, end_span, otlp_endpoint
 
 _PLAIN_MAX_TOKENS = 512
@@ -60,25 +62,17 @@ class TritonPythonModel:
 
 
 class Classifier:
-    """A loaded build: `model.onnx` with input_ids and attention_mask to logits, `tokenizer.json`, `tidemill.json`."""
+    """A loaded build: a graph from input_ids and attention_mask to logits, its tokenizer, its manifest."""
 
     def __init__(self, folder: Path) -> None:
-        import onnxruntime
         from tokenizers import Tokenizer
 
-        manifest = json.loads((folder / "tidemill.json").read_text(encoding="utf-8"))
+        manifest = manifest_of(folder)
         self.labels: list[str] = manifest["labels"]
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(int(manifest.get("max_input_tokens") or _PLAIN_MAX_TOKENS))
         self._tokenizer.no_padding()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # Threads that spin between requests take the cores from the other processes of the machine.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-        self._inputs = {item.name for item in self._session.get_inputs()}
+        self._request = open_encoder(folder).create_infer_request()
 
     def scores(self, texts: list[str]) -> np.ndarray[Any, Any]:
         """Probabilities of the labels, fp32 [texts, labels]."""
@@ -95,9 +89,9 @@ class Classifier:
         for row, item in enumerate(ids):
             tokens[row, : len(item)] = item
             mask[row, : len(item)] = 1
-        feeds = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(tokens)}
-        logits = self._session.run(["logits"], {name: feeds[name] for name in feeds if name in self._inputs})[0]
-        exponents = np.exp(logits.astype(np.float32) - logits.max(axis=1, keepdims=True))
+        found = self._request.infer({"input_ids": tokens, "attention_mask": mask})["logits"]
+        logits: np.ndarray[Any, Any] = found.astype(np.float32)
+        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares: np.ndarray[Any, Any] = exponents / exponents.sum(axis=1, keepdims=True)
         return shares.astype(np.float32)
 

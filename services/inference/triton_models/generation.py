@@ -1,8 +1,9 @@
-"""Writes answers with ONNX Runtime GenAI, token by token (a decoupled Triton model)."""
+"""Writes answers with OpenVINO GenAI, many side by side, token by token (a decoupled Triton model)."""
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,17 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from .engine import import_openvino, open_language_model
 from .prompts import PromptError, Prompts, chat_of
+from .runtimes import manifest_of
 from .scheduler import QueueFullError, Scheduler
 from .text_stream import IncrementalDecoder, StopTexts
 from .tracing import GEN_AI_INPUT_TOKENS, GEN_AI_OUTPUT_TOKENS, ModelTracing, end_span, otlp_endpoint
 
 STOP, LENGTH = "stop", "length"
-_MAX_ACTIVE = 4
+_MAX_ACTIVE = 16
 _MAX_WAITING = 256
+_CACHE_BYTES = 512 * 2**20
 
 
 class TritonPythonModel:
@@ -26,16 +30,19 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the build beside this code and answers once, so that the first caller does not pay for it."""
-        import onnxruntime_genai as genai
-
-        genai.disable_telemetry_events()
         folder = Path(args["model_repository"]) / args["model_version"] / "build"
         config = json.loads(args["model_config"])
         log = pb_utils.Logger
         self._tracing = ModelTracing(args["model_name"], args["model_version"], otlp_endpoint(config), log.log_info)
-        self._runtime = Runtime.load(genai, folder)
+        self._runtime = Runtime.load(folder)
         self._runtime.warm_up()
-        self._scheduler = Scheduler(_MAX_ACTIVE, _MAX_WAITING, log.log_error)
+        self._scheduler = Scheduler(
+            self._runtime.pipeline,
+            capacity=self._runtime.capacity,
+            max_active=_MAX_ACTIVE,
+            max_waiting=_MAX_WAITING,
+            on_error=log.log_error,
+        )
 
     def execute(self, requests: list[Any]) -> None:
         """Takes requests over to the scheduler, which answers them."""
@@ -44,14 +51,10 @@ class TritonPythonModel:
             span = self._tracing.start("generate", request.parameters())
             try:
                 self._scheduler.submit(GenerationJob(self._runtime, Call.read(request), sender, span))
-            except (PromptError, QueueFullError) as error:
-                code = (
-                    pb_utils.TritonError.INVALID_ARG
-                    if isinstance(error, PromptError)
-                    else pb_utils.TritonError.UNAVAILABLE
-                )
+            except Exception as error:
+                # One that cannot be taken must not end those that came with it.
                 end_span(span, {}, str(error))
-                _send_error(sender, str(error), code)
+                _send_error(sender, str(error), _code(error))
 
     def finalize(self) -> None:
         """Ends when every answer has been given."""
@@ -98,10 +101,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A loaded build: model, tokenizer and what its manifest says."""
+    """A loaded build: engine, tokenizer, what its manifest says. `capacity`: tokens that the engine's cache holds."""
 
-    genai: Any
-    model: Any
+    pipeline: Any
+    capacity: int
     prompts: Prompts
     decode: Callable[[Sequence[int]], str]
     context_length: int
@@ -109,18 +112,23 @@ class Runtime:
     ends: frozenset[int]
 
     @classmethod
-    def load(cls, genai: Any, folder: Path) -> Runtime:
-        """Loads a GenAI folder with `tokenizer.json` and `tidemill.json`."""
+    def load(cls, folder: Path) -> Runtime:
+        """Loads a folder with `openvino_model.xml`, `config.json`, `tokenizer.json` and `tidemill.json`.
+
+        Raises:
+            ValueError: the build is for another runtime.
+        """
         from tokenizers import Tokenizer
 
-        manifest = json.loads((folder / "tidemill.json").read_text(encoding="utf-8"))
-        model_config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-        model = genai.Model(str(folder))
-        # The tokenizer of training and evaluation, not GenAI's own.
+        manifest = manifest_of(folder)
+        pipeline, capacity = open_language_model(
+            folder, cache_bytes=_CACHE_BYTES, max_active=_MAX_ACTIVE, prefix_caching=True
+        )
+        # The tokenizer of training and evaluation, not the engine's.
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        context_length = int(model_config["context_length"])
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        context_length = min(int(config.get("max_position_embeddings") or capacity), capacity)
         max_new_tokens = int(manifest.get("max_new_tokens") or 256)
-        ends = model_config["eos_token_id"]
         prompts = Prompts(
             tokenizer,
             chat_of(folder),
@@ -130,115 +138,142 @@ class Runtime:
             answer_tokens=max_new_tokens,
         )
         return cls(
-            genai,
-            model,
+            pipeline,
+            capacity,
             prompts,
             lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True)),
             context_length,
             max_new_tokens,
-            frozenset(ends if isinstance(ends, list) else [ends]),
+            _ends(folder, config),
         )
 
     def warm_up(self) -> None:
         """Reads a prompt and writes two tokens."""
-        call = Call("warm-up", None, 2, 0.0, 1.0, None, ())
-        generator, _ = self.generator(self.prompts.of_text("warm-up"), call)
-        for _ in range(2):
-            if not generator.is_done():
-                generator.generate_next_token()
+        prompt = self.prompts.of_text("warm-up")
+        self.add(0, prompt, 2, Call("warm-up", None, 2, 0.0, 1.0, None, ()))
+        while self.pipeline.has_non_finished_requests():
+            self.pipeline.step()
 
-    def generator(self, prompt: list[int], call: Call) -> tuple[Any, int]:
-        """A generator that has read the prompt's tokens in, and the most tokens that it will write."""
-        room = self.context_length - len(prompt)
-        limit = min(call.max_tokens or self.max_new_tokens, room)
-        params = self.genai.GeneratorParams(self.model)
-        options: dict[str, Any] = {"max_length": len(prompt) + limit, "do_sample": call.temperature > 0}
-        if call.temperature > 0:
-            options |= {"temperature": call.temperature, "top_p": call.top_p, "top_k": 0}
-            if call.seed is not None:
-                # The runtime takes 32 bits, its -1 means random.
-                options["random_seed"] = call.seed % (2**31)
-        params.set_search_options(**options)
-        generator = self.genai.Generator(self.model, params)
-        generator.append_tokens(np.asarray(prompt, dtype=np.int32))
-        return generator, limit
+    def prompt(self, call: Call) -> list[int]:
+        """The tokens that are to be answered.
+
+        Raises:
+            PromptError: they are none, or too many.
+        """
+        if call.text is not None:
+            return self.prompts.of_text(call.text)
+        return self.prompts.of_messages(call.messages_json or "")
+
+    def limit(self, call: Call, prompt: Sequence[int]) -> int:
+        """The most tokens of an answer."""
+        return min(call.max_tokens or self.max_new_tokens, self.context_length - len(prompt))
+
+    def add(self, number: int, prompt: Sequence[int], limit: int, call: Call) -> Any:
+        """Adds a request to the engine; returns its handle."""
+        import openvino_genai
+
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens, config.stop_token_ids = limit, set(self.ends)
+        config.do_sample = call.temperature > 0
+        if config.do_sample:
+            config.temperature, config.top_p = call.temperature, call.top_p
+            # Without one of its own every request would have the same.
+            config.rng_seed = (secrets.randbits(31) if call.seed is None else call.seed) % 2**31
+        tokens = import_openvino().Tensor(np.asarray([prompt], dtype=np.int64))
+        return self.pipeline.add_request(number, tokens, config)
 
 
 class GenerationJob:
     """One answer in the making, sent piece by piece."""
 
     def __init__(self, runtime: Runtime, call: Call, sender: Any, span: Any) -> None:
-        self._runtime = runtime
-        self._call = call
-        self._sender = sender
-        self._span = span
+        """Reads the prompt.
+
+        Raises:
+            PromptError: it has no tokens, or too many.
+        """
+        self._runtime, self._call, self._sender, self._span = runtime, call, sender, span
         self._decoder = IncrementalDecoder(runtime.decode)
         self._stops = StopTexts(call.stop)
-        self._generator: Any = None
-        self._prompt_tokens = self._written = self._limit = 0
+        self._prompt = runtime.prompt(call)
+        self._limit = runtime.limit(call, self._prompt)
+        self._written = 0
 
-    def step(self) -> bool:
-        """Writes a token; the first one after reading the prompt. True when the answer is over."""
-        if self._sender.is_cancelled():
-            self._end("cancelled by the caller")
-            _send_error(self._sender, "cancelled by the caller", pb_utils.TritonError.CANCELLED)
-            return True
-        if self._generator is None:
-            self._read_prompt()
-        self._generator.generate_next_token()
-        token = int(self._generator.get_next_tokens()[0])
-        if token in self._runtime.ends:
-            self._finish(self._rest(), STOP)
-            return True
-        self._written += 1
-        if self._written == 1 and self._span is not None:
-            self._span.add_event("first token")
-        text, stopped = self._stops.push(self._decoder.push(token))
-        if stopped:
-            self._finish(text, STOP)
-            return True
-        if self._written >= self._limit or self._generator.is_done():
-            rest, stopped = self._stops.push(self._decoder.flush())
-            self._finish(text + rest + ("" if stopped else self._stops.flush()), STOP if stopped else LENGTH)
-            return True
-        if text:
-            self._send(text, "")
-        return False
+    @property
+    def cost(self) -> int:
+        """See `Work`."""
+        return len(self._prompt) + self._limit
+
+    def start(self, pipeline: Any, number: int) -> Any:
+        """See `Work`."""
+        return self._runtime.add(number, self._prompt, self._limit, self._call)
+
+    def is_cancelled(self) -> bool:
+        """See `Work`."""
+        return bool(self._sender.is_cancelled())
+
+    def cancel(self) -> None:
+        """See `Work`."""
+        self._end("cancelled by the caller")
+        _send_error(self._sender, "cancelled by the caller", pb_utils.TritonError.CANCELLED)
 
     def fail(self, error: Exception) -> None:
         """Sends the error as the end."""
         self._end(str(error))
-        code = pb_utils.TritonError.INVALID_ARG if isinstance(error, PromptError) else pb_utils.TritonError.INTERNAL
-        _send_error(self._sender, str(error), code)
+        _send_error(self._sender, str(error), pb_utils.TritonError.INTERNAL)
 
-    def _read_prompt(self) -> None:
-        call, prompts = self._call, self._runtime.prompts
-        prompt = prompts.of_text(call.text) if call.text is not None else prompts.of_messages(call.messages_json or "")
-        self._prompt_tokens = len(prompt)
-        self._generator, self._limit = self._runtime.generator(prompt, call)
+    def take(self, tokens: Sequence[int], ended: bool) -> bool:
+        """See `Work`."""
+        text = ""
+        for token in tokens:
+            if token in self._runtime.ends:
+                return self._finish(text + self._rest(), STOP)
+            self._written += 1
+            if self._written == 1 and self._span is not None:
+                self._span.add_event("first token")
+            piece, stopped = self._stops.push(self._decoder.push(token))
+            text += piece
+            if stopped:
+                return self._finish(text, STOP)
+        if self._written >= self._limit:
+            rest, stopped = self._stops.push(self._decoder.flush())
+            return self._finish(text + rest + ("" if stopped else self._stops.flush()), STOP if stopped else LENGTH)
+        if ended:
+            raise RuntimeError("the engine ended the answer without a reason")
+        if text:
+            self._send(text, "")
+        return False
 
     def _rest(self) -> str:
         text, stopped = self._stops.push(self._decoder.flush())
         return text if stopped else text + self._stops.flush()
 
-    def _finish(self, text: str, reason: str) -> None:
+    def _finish(self, text: str, reason: str) -> bool:
         self._end("")
         self._send(text, reason)
+        return True
 
     def _end(self, error: str) -> None:
-        # The generator holds the cache of keys and values: the largest piece of memory of a request.
-        self._generator = None
-        end_span(self._span, {GEN_AI_INPUT_TOKENS: self._prompt_tokens, GEN_AI_OUTPUT_TOKENS: self._written}, error)
+        usage: dict[str, int | str] = {GEN_AI_INPUT_TOKENS: len(self._prompt), GEN_AI_OUTPUT_TOKENS: self._written}
+        end_span(self._span, usage, error)
 
     def _send(self, text: str, reason: str) -> None:
         outputs = [
             pb_utils.Tensor("text_delta", np.array([text.encode()], dtype=np.object_)),
             pb_utils.Tensor("finish_reason", np.array([reason.encode()], dtype=np.object_)),
-            pb_utils.Tensor("prompt_tokens", np.array([self._prompt_tokens], dtype=np.int32)),
+            pb_utils.Tensor("prompt_tokens", np.array([len(self._prompt)], dtype=np.int32)),
             pb_utils.Tensor("completion_tokens", np.array([self._written], dtype=np.int32)),
         ]
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if reason else 0
         self._sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=flags)
+
+
+def _ends(folder: Path, config: dict[str, Any]) -> frozenset[int]:
+    """Tokens that end an answer, by generation_config.json, else config.json."""
+    file = folder / "generation_config.json"
+    generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    ends = generation.get("eos_token_id", config.get("eos_token_id"))
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
 def _texts(request: Any, name: str) -> list[str]:
@@ -262,6 +297,13 @@ def _number(request: Any, name: str) -> float | int | None:
     return number
 
 
-def _send_error(sender: Any, message: str, code: int) -> None:
+def _code(error: Exception) -> Any:
+    codes = pb_utils.TritonError
+    if isinstance(error, PromptError):
+        return codes.INVALID_ARG
+    return codes.UNAVAILABLE if isinstance(error, QueueFullError) else codes.INTERNAL
+
+
+def _send_error(sender: Any, message: str, code: Any) -> None:
     response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
     sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

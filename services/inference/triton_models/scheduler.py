@@ -1,23 +1,46 @@
-"""Lets several answers grow in parallel: one token of each in turn, in one thread.
+"""Feeds OpenVINO's continuous batching: admits answers, steps the engine, hands on what it wrote. One thread.
 
-ONNX Runtime GenAI's own `Engine` does not run builds whose vocabulary projection is pruned to the last position
-(0.18: "invalid dimensions for output: logits"), so each answer has a generator of its own.
+The engine writes one token of every admitted answer in a step, and reads a bounded part of new prompts. An answer is
+admitted when the cache of keys and values has room for the longest that it may become: with a cache that runs full the
+engine (2026.4) does not come back from a step. Memory itself is taken only as the cache fills.
 """
 
 from __future__ import annotations
 
-import queue
+import math
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+_LOOK_FOR_CANCELLED_S = 0.1
+# Weight of the newest answer in the mean time between two.
+_NEWEST = 0.2
 
 
 class Work(Protocol):
     """An answer in the making; called from the scheduler's thread only."""
 
-    def step(self) -> bool:
-        """Generates one more token; True at the end, which it has then sent itself."""
+    @property
+    def cost(self) -> int:
+        """Most tokens of prompt and answer together."""
+        ...
+
+    def start(self, pipeline: Any, number: int) -> Any:
+        """Adds itself to the engine under a number of its own; returns the engine's handle."""
+        ...
+
+    def take(self, tokens: Sequence[int], ended: bool) -> bool:
+        """Takes further tokens; `ended`: there will be no more. True when the answer is over. It tells its own end."""
+        ...
+
+    def is_cancelled(self) -> bool:
+        """Whether its caller has gone."""
+        ...
+
+    def cancel(self) -> None:
+        """Tells that it was cancelled."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -25,8 +48,8 @@ class Work(Protocol):
         ...
 
 
-QUEUE_FULL = "requests wait already."
-"""How the text of a QueueFullError ends: of an error in a stream Triton passes on little more than its text."""
+QUEUE_FULL = "requests wait already; ask again in"
+"""Part of the text of a QueueFullError: of an error in a stream Triton passes on little more than its text."""
 
 
 class QueueFullError(Exception):
@@ -36,11 +59,27 @@ class QueueFullError(Exception):
 class Scheduler:
     """Works on at most `max_active` at once; others wait in order of their coming."""
 
-    def __init__(self, max_active: int, max_waiting: int, on_error: Callable[[str], None]) -> None:
-        self._max_active = max_active
-        self._waiting: queue.Queue[Work] = queue.Queue(max_waiting)
+    def __init__(
+        self, pipeline: Any, *, capacity: int, max_active: int, max_waiting: int, on_error: Callable[[str], None]
+    ) -> None:
+        """Args:
+        pipeline: `openvino_genai.ContinuousBatchingPipeline`, for this object alone.
+        capacity: tokens that its cache holds.
+        max_active: answers that are written side by side.
+        max_waiting: answers that wait beside them.
+        on_error: takes what could not be told to a caller.
+        """
+        self._pipeline, self._capacity = pipeline, capacity
+        self._max_active, self._max_waiting = max_active, max_waiting
         self._on_error = on_error
-        self._closing = threading.Event()
+        self._waiting: deque[Work] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._number = 0
+        self._apart_s = 1.0
+        """Mean time between the ends of two answers while others wait."""
+        self._ended = time.monotonic()
+        self._looked = 0.0
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -48,42 +87,110 @@ class Scheduler:
         """Takes work.
 
         Raises:
-            QueueFullError: too many wait.
+            QueueFullError: too many wait; it says in how many seconds half of them will be gone, at the present rate.
         """
-        try:
-            self._waiting.put_nowait(work)
-        except queue.Full as error:
-            raise QueueFullError(f"{self._waiting.maxsize} {QUEUE_FULL}") from error
+        with self._changed:
+            waiting = len(self._waiting)
+            if waiting >= self._max_waiting:
+                raise QueueFullError(f"{waiting} {QUEUE_FULL} {max(1, math.ceil(self._apart_s * waiting / 2))} s.")
+            self._waiting.append(work)
+            self._changed.notify()
 
     def close(self) -> None:
         """Ends when everything taken is done."""
-        self._closing.set()
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        active: deque[Work] = deque()
-        while not (self._closing.is_set() and not active and self._waiting.empty()):
+        active: dict[Any, Work] = {}
+        while True:
+            with self._changed:
+                while not active and not self._waiting:
+                    if self._closing:
+                        return
+                    self._changed.wait()
+            self._drop_cancelled(active)
             self._admit(active)
             if not active:
                 continue
-            work = active.popleft()
-            if not self._step(work):
-                active.append(work)
+            try:
+                self._pipeline.step()
+            except Exception as error:
+                for handle, work in active.items():
+                    handle.cancel()
+                    self._fail(work, error)
+                active.clear()
+                continue
+            for handle in [handle for handle, work in active.items() if self._hand_on(handle, work)]:
+                del active[handle]
+                self._note_end()
 
-    def _admit(self, active: deque[Work]) -> None:
+    def _admit(self, active: dict[Any, Work]) -> None:
+        room = self._capacity - sum(work.cost for work in active.values())
         while len(active) < self._max_active:
+            with self._changed:
+                if not self._waiting or self._waiting[0].cost > room:
+                    return
+                work = self._waiting.popleft()
+            room -= work.cost
+            self._number += 1
             try:
-                active.append(self._waiting.get(block=not active, timeout=0.2))
-            except queue.Empty:
-                return
+                active[work.start(self._pipeline, self._number)] = work
+            except Exception as error:
+                self._fail(work, error)
 
-    def _step(self, work: Work) -> bool:
+    def _drop_cancelled(self, active: dict[Any, Work]) -> None:
+        """Ends what nobody waits for any more; asking Triton costs too much to do it for every token."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_FOR_CANCELLED_S:
+            return
+        self._looked = now
+        for handle in [handle for handle, work in active.items() if work.is_cancelled()]:
+            handle.cancel()
+            self._tell(active.pop(handle).cancel)
+        with self._changed:
+            gone = [work for work in self._waiting if work.is_cancelled()]
+            for work in gone:
+                self._waiting.remove(work)
+        for work in gone:
+            self._tell(work.cancel)
+
+    def _hand_on(self, handle: Any, work: Work) -> bool:
+        """Gives an answer its new tokens; True when it is over. One answer's failure must not end the others."""
         try:
-            return work.step()
+            tokens: list[int] = []
+            ended = False
+            while handle.can_read():
+                for output in handle.read().values():
+                    tokens += output.generated_ids
+                    ended = ended or output.finish_reason.name != "NONE"
+            ended = ended or handle.get_status().name != "RUNNING"
+            if not tokens and not ended:
+                return False
+            over = work.take(tokens, ended)
         except Exception as error:
-            # The failure of one answer must not end other answers.
-            try:
-                work.fail(error)
-            except Exception as second:
-                self._on_error(f"could not send the failure of an answer ({error}): {second}")
-            return True
+            self._fail(work, error)
+            over, ended = True, False
+        if over and not ended:
+            # A stop text, or an error: the engine would write on.
+            handle.cancel()
+        return over
+
+    def _note_end(self) -> None:
+        now = time.monotonic()
+        with self._changed:
+            busy = bool(self._waiting)
+        if busy:
+            self._apart_s += _NEWEST * (now - self._ended - self._apart_s)
+        self._ended = now
+
+    def _fail(self, work: Work, error: Exception) -> None:
+        self._tell(lambda: work.fail(error))
+
+    def _tell(self, end: Callable[[], None]) -> None:
+        try:
+            end()
+        except Exception as error:
+            self._on_error(f"an answer could not tell its end: {error}")

@@ -1,68 +1,59 @@
-"""Builds of encoder classifiers for ONNX Runtime, and their measurement by that runtime."""
+"""Builds of encoder classifiers for OpenVINO, and their measurement by that runtime."""
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import nn
+from services.kit.engine import ENCODER, import_openvino, open_encoder
+from services.training.adapters.openvino_export import encoder
 
-logger = logging.getLogger(__name__)
+CALIBRATION_TEXTS = 300
 
 
-def export_fp32(model: nn.Module, target: Path, *, vocabulary: int, longest: int) -> None:
-    """Writes model.onnx: input_ids and attention_mask [batch, length] int64 to logits [batch, labels] fp32.
+def save_fp32(model: Any, target: Path, *, vocabulary: int) -> None:
+    """Writes the fp32 build of a classifier.
 
     Args:
-        model: maps the two inputs to logits.
+        model: a torch module that maps (input_ids, attention_mask) to logits.
         target: folder to make.
         vocabulary: number of token ids.
-        longest: maximum tokens of a text; cannot exceed the model's positions.
     """
-    import torch
-
-    model.eval()
-    ids = torch.randint(1, vocabulary, (2, min(16, longest - 1)))
-    batch, length = torch.export.Dim("batch", min=1, max=256), torch.export.Dim("length", min=2, max=longest)
     target.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        model,
-        (ids, torch.ones_like(ids)),
-        str(target / "model.onnx"),
-        input_names=["input_ids", "attention_mask"],
-        output_names=["logits"],
-        dynamic_shapes={"input_ids": {0: batch, 1: length}, "attention_mask": {0: batch, 1: length}},
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    converted = encoder(model, vocabulary=vocabulary)
+    import_openvino().save_model(converted, str(target / ENCODER), compress_to_fp16=False)
 
 
-def quantize_int8(source: Path, target: Path) -> None:
-    """Writes the dynamically quantized model.onnx: int8 weights by channel, activations by tensor at run time.
+def save_int8(source: Path, target: Path, texts: Sequence[list[int]]) -> None:
+    """Writes the build with weights and activations in 8 bits; their ranges come from texts that were trained on.
 
-    `reduce_range` keeps weights in 7 bits: AVX2 adds pairs of products in 16 bits and would overflow (ONNX Runtime's
-    quantization guide).
+    Args:
+        source: the fp32 build.
+        target: folder to make.
+        texts: token ids; at most CALIBRATION_TEXTS of them are used.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    import numpy as np
+
+    openvino = import_openvino()
+    import nncf
+
+    def inputs(text: list[int]) -> dict[str, Any]:
+        ids = np.asarray([text], dtype=np.int64)
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
     target.mkdir(parents=True, exist_ok=True)
-    quantize_dynamic(
-        str(source / "model.onnx"),
-        str(target / "model.onnx"),
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,
-        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-        extra_options={"MatMulConstBOnly": True},
+    step = max(1, len(texts) // CALIBRATION_TEXTS)
+    quantized = nncf.quantize(
+        openvino.Core().read_model(str(source / ENCODER)),
+        nncf.Dataset(list(texts[::step][:CALIBRATION_TEXTS]), inputs),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=CALIBRATION_TEXTS,
     )
+    openvino.save_model(quantized, str(target / ENCODER), compress_to_fp16=False)
 
 
 @dataclass(slots=True)
@@ -86,30 +77,21 @@ class EncoderMeasurement:
 def measure(folders: dict[str, Path], texts: Sequence[list[int]]) -> dict[str, EncoderMeasurement]:
     """Lets every build classify every text, one at a time, taking turns within each text."""
     import numpy as np
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    sessions = {
-        name: onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-        for name, folder in folders.items()
-    }
+    requests = {name: open_encoder(folder, threads=1).create_infer_request() for name, folder in folders.items()}
     found = {name: EncoderMeasurement() for name in folders}
 
-    def classify(session: onnxruntime.InferenceSession, text: list[int]) -> int:
-        ids: np.ndarray[Any, Any] = np.asarray([text], dtype=np.int64)
-        logits = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+    def classify(request: Any, text: list[int]) -> int:
+        ids = np.asarray([text], dtype=np.int64)
+        logits = request.infer({"input_ids": ids, "attention_mask": np.ones_like(ids)})["logits"]
         return int(logits[0].argmax())
 
-    for session in sessions.values():
+    for request in requests.values():
         for text in texts[:5]:
-            classify(session, text)
+            classify(request, text)
     for text in texts:
-        for name, session in sessions.items():
+        for name, request in requests.items():
             began = time.perf_counter()
-            found[name].answers.append(classify(session, text))
+            found[name].answers.append(classify(request, text))
             found[name].seconds.append(time.perf_counter() - began)
     return found

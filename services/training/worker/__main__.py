@@ -43,9 +43,8 @@ def main() -> None:
     # Never contact a hub: all files are local, and a missing one is an error at once. Progress bars are for terminals.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
     telemetry = start_telemetry("training-worker", os.environ.get("TIDEMILL_OTLP_ENDPOINT"))
-    # They log every node of a graph, as an error of embeddings that int8 leaves alone, and that ROUGE splits words
-    # in its usual way. What really goes wrong they raise.
-    for name in ("onnxruntime.quantization", "absl"):
+    # They say which layers were compressed, and that ROUGE splits words in its usual way. What goes wrong they raise.
+    for name in ("nncf", "absl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

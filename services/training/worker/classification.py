@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from services.kit.engine import RUNTIME
 from services.kit.errors import FailedPreconditionError
 from services.training.adapters import encoder_builds
 from services.training.adapters.job import Job
@@ -106,7 +107,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     tuned_answers = kept(folder / "eval" / "tuned.json", answers)
     check_stop(should_stop)
-    variants = _compress(job, task, model.to("cpu"), tokenizer, labels, holdout_ids, references)
+    variants = _compress(job, task, model.to("cpu"), tokenizer, labels, tokens(train_rows), holdout_ids, references)
     wrong_first = sorted(range(len(holdout)), key=lambda i: references[i] == tuned_answers[i])
     shown = shown_examples(wrong_first)
     return Report(
@@ -131,20 +132,19 @@ def _compress(
     model: Any,
     tokenizer: Any,
     labels: list[str],
+    calibration: list[list[int]],
     texts: list[list[int]],
     references: list[str],
 ) -> tuple[Variant, ...]:
     spec, folder = job.spec, job.folder
     phase = Phase(job, "compress", len(spec.variants), "builds")
     # int8 is made from fp32, which is therefore always built.
-    fp32 = kept_folder(
-        folder / "variants" / "fp32", lambda path: _export(model, tokenizer, task.max_input_tokens, path)
-    )
+    fp32 = kept_folder(folder / "variants" / "fp32", lambda path: _export(model, tokenizer, path))
     folders = {"fp32": fp32}
     if "int8" in spec.variants:
 
         def quantize(path: Path) -> None:
-            encoder_builds.quantize_int8(fp32, path)
+            encoder_builds.save_int8(fp32, path, calibration)
             tokenizer.save_pretrained(str(path))
 
         folders["int8"] = kept_folder(folder / "variants" / "int8", quantize)
@@ -168,7 +168,7 @@ def _compress(
             path,
             {
                 "task": "text_classification",
-                "runtime": "onnxruntime",
+                "runtime": RUNTIME,
                 "precision": name,
                 "base_model": spec.base_model,
                 "labels": labels,
@@ -191,6 +191,6 @@ def _compress(
     return tuple(variants)
 
 
-def _export(model: Any, tokenizer: Any, longest: int, path: Path) -> None:
-    encoder_builds.export_fp32(model, path, vocabulary=model.encoder.config.vocab_size, longest=longest)
+def _export(model: Any, tokenizer: Any, path: Path) -> None:
+    encoder_builds.save_fp32(model, path, vocabulary=model.encoder.config.vocab_size)
     tokenizer.save_pretrained(str(path))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.training.adapters import genai_builds
+from services.kit.engine import RUNTIME
+from services.training.adapters import language_builds
 from services.training.adapters.job import Job
 from services.training.domain.report import Example, Report, Variant
 from services.training.domain.training_spec import GenerationTask, VariantName
@@ -149,6 +149,23 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     )
 
 
+def _build(
+    variants: Sequence[VariantName], merged: Path, place: Path, phase: Phase, should_stop: Callable[[], bool]
+) -> dict[VariantName, Path]:
+    """Makes the builds that are missing; the converted model, a second copy of all weights, is gone afterwards."""
+    builds = language_builds.LanguageBuilds(merged)
+    folders: dict[VariantName, Path] = {}
+    for number, name in enumerate(variants, start=1):
+
+        def make(path: Path, variant: VariantName = name) -> None:
+            builds.build(path, variant)
+
+        folders[name] = kept_folder(place / name, make)
+        phase.advance(number)
+        check_stop(should_stop)
+    return folders
+
+
 def _compress(
     job: Job,
     task: GenerationTask,
@@ -161,22 +178,16 @@ def _compress(
 ) -> tuple[tuple[Variant, ...], dict[str, float]]:
     spec, folder = job.spec, job.folder
     phase = Phase(job, "compress", len(spec.variants) + len(pairs), "builds and answers")
-    folders: dict[VariantName, Path] = {}
-    for number, name in enumerate(spec.variants):
-        folders[name] = kept_folder(
-            folder / "variants" / name,
-            lambda path, name=name: genai_builds.build(merged, path, name, folder / "build-cache"),  # type: ignore[misc]
-        )
-        phase.advance(number + 1)
-        check_stop(should_stop)
-    shutil.rmtree(folder / "build-cache", ignore_errors=True)
+    folders = _build(spec.variants, merged, folder / "variants", phase, should_stop)
 
     def on_progress(done: int) -> None:
         phase.advance(len(spec.variants) + done)
         check_stop(should_stop)
 
     def measure() -> dict[str, Any]:
-        found = genai_builds.measure(folders, pairs, max_new_tokens=task.max_target_tokens, on_progress=on_progress)
+        found = language_builds.measure(
+            folders, pairs, max_new_tokens=task.max_target_tokens, end=pairs[0].target[-1], on_progress=on_progress
+        )
         return {
             name: {
                 "answers": item.answers,
@@ -195,7 +206,7 @@ def _compress(
             path,
             {
                 "task": "generation",
-                "runtime": "onnxruntime-genai",
+                "runtime": RUNTIME,
                 "precision": name,
                 "base_model": spec.base_model,
                 "prompt_template": task.prompt_template,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from services.kit.engine import ENCODER, RUNTIME
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
+from services.training.adapters.encoder_builds import save_fp32
+from services.training.adapters.language_builds import LanguageBuilds
 from tests.models import make_language_model
 
 LABELS = ("negative", "positive")
@@ -40,39 +41,25 @@ def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] 
 
     With `spoil` its weights are cut off. Returns the digest.
     """
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    folder.mkdir(parents=True)
-    table = np.zeros((len(WORDS), len(labels)), dtype=np.float32)
-    for word, sign in (("bad", 0), ("awful", 0), ("good", 1), ("lovely", 1)):
-        table[WORDS.index(word), sign] = weight
-    nodes = [
-        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
-        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
-        helper.make_node("Mul", ["rows", "column"], ["kept"]),
-        helper.make_node("ReduceSum", ["kept", "middle"], ["logits"], keepdims=0),
-    ]
-    tensors = [
-        numpy_helper.from_array(table, "table"),
-        numpy_helper.from_array(np.array([2], dtype=np.int64), "last"),
-        numpy_helper.from_array(np.array([1], dtype=np.int64), "middle"),
-    ]
-    shape = ["batch", "length"]
-    graph = helper.make_graph(
-        nodes,
-        "classifier",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("input_ids", "attention_mask")],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(labels)])],
-        tensors,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, str(folder / "model.onnx"))
+    class Words(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(len(WORDS), len(labels))
+            with torch.no_grad():
+                self.table.weight.zero_()
+                for word, sign in (("bad", 0), ("awful", 0), ("good", 1), ("lovely", 1)):
+                    self.table.weight[WORDS.index(word), sign] = weight
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            rows: torch.Tensor = self.table(input_ids) * attention_mask[:, :, None].float()
+            return rows.sum(1)
+
+    save_fp32(Words(), folder, vocabulary=len(WORDS))
     if spoil:
-        (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:40])
+        (folder / ENCODER).write_bytes((folder / ENCODER).read_bytes()[:40])
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -80,7 +67,7 @@ def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] 
         folder,
         {
             "task": "text_classification",
-            "runtime": "onnxruntime",
+            "runtime": RUNTIME,
             "precision": "fp32",
             "base_model": "test",
             "labels": list(labels),
@@ -95,7 +82,7 @@ def finish_generator(folder: Path) -> str:
         folder,
         {
             "task": "generation",
-            "runtime": "onnxruntime-genai",
+            "runtime": RUNTIME,
             "precision": "fp32",
             "base_model": "test",
             "prompt_template": TEMPLATE,
@@ -107,10 +94,5 @@ def finish_generator(folder: Path) -> str:
 
 def make_generator(folder: Path, scratch: Path) -> str:
     """A language model with random weights, context 256; what it writes is noise, the same noise each time."""
-    merged = make_language_model(scratch / "merged", SENTENCES)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(merged), "-o", str(folder)]
-    builder += ["-p", "fp32", "-e", "cpu", "-c", str(scratch / "cache"), "--extra_options", "prune_lm_head=true"]
-    done = subprocess.run(builder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    LanguageBuilds(make_language_model(scratch / "merged", SENTENCES)).build(folder, "fp32")
     return finish_generator(folder)

@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from infra.stack.state import StackState
 from services.inference.triton_models.text_stream import IncrementalDecoder
+from services.kit.engine import import_openvino, open_language_model
 from tests.integration.inference.builds import TEMPLATE
 from tests.integration.inference.conftest import Builds, InferenceProcess, SpanReceiver
 from tests.waiting import wait_for, wait_until
@@ -62,7 +63,8 @@ def _trace() -> tuple[bytes, bytes, list[tuple[str, str]]]:
 
 def test_a_stream_is_what_the_runtime_writes(inference: InferenceProcess, builds: Builds, writer: str) -> None:
     """Parity: the same prompt by hand, in the runtime itself, gives the same tokens."""
-    import onnxruntime_genai as genai
+    openvino = import_openvino()
+    import openvino_genai
     from tokenizers import Tokenizer
 
     text = "the room is good and lovely"
@@ -74,15 +76,10 @@ def test_a_stream_is_what_the_runtime_writes(inference: InferenceProcess, builds
     tokenizer = Tokenizer.from_file(str(builds.writer.path / "tokenizer.json"))
     message = TEMPLATE.replace("{text}", text)
     prompt = tokenizer.encode(f"<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n").ids
-    runtime = genai.Model(str(builds.writer.path))
-    params = genai.GeneratorParams(runtime)
-    params.set_search_options(max_length=len(prompt) + 12, do_sample=False)
-    generator = genai.Generator(runtime, params)
-    generator.append_tokens(np.asarray(prompt, dtype=np.int32))
-    tokens: list[int] = []
-    while not generator.is_done():
-        generator.generate_next_token()
-        tokens.append(int(generator.get_next_tokens()[0]))
+    pipeline, _ = open_language_model(builds.writer.path, cache_bytes=2**24, max_active=1, prefix_caching=False)
+    config = openvino_genai.GenerationConfig(max_new_tokens=12, do_sample=False, stop_token_ids={2})
+    (result,) = pipeline.generate([openvino.Tensor(np.asarray([prompt], dtype=np.int64))], [config])
+    tokens = [int(token) for token in result.m_generation_ids[0]]
     expected = tokenizer.decode([token for token in tokens if token != 2])
 
     # Its noise may end within a character.

@@ -172,7 +172,7 @@ def test_a_refused_build_leaves_what_served(
         inference.publish(model, builds.broken)
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert _reason(caught.value) == "TRITON_REFUSED"
-    assert "model.onnx" in (caught.value.details() or "")
+    assert "openvino_model.xml" in (caught.value.details() or "")
     assert _predict(inference, model, "good").predictions[0].label == "positive"
     assert _versions(inference, model) == [("2", FAILED), ("1", SERVING)]
     folder = stack.triton_repository / model

@@ -37,7 +37,7 @@ output [{ name: "y" data_type: TYPE_FP32 dims: [-1] }]
 """
 _MODEL = """
 import triton_python_backend_utils as triton
-import onnxruntime  # an installed package
+import openvino_genai  # an installed package
 import services.kit.errors  # Tidemill's own code
 
 

@@ -63,7 +63,7 @@ def test_a_writer_is_measured_before_after_and_in_each_build(writer: run_pb2.Run
     assert int4.loss_increase.ci_low <= int4.loss_increase.value <= int4.loss_increase.ci_high
     for variant in report.variants:
         folder = Path(variant.uri.removeprefix("file://"))
-        assert {"model.onnx", "genai_config.json", "tokenizer.json", "tidemill.json"} <= {
+        assert {"openvino_model.xml", "openvino_model.bin", "config.json", "tokenizer.json", "tidemill.json"} <= {
             p.name for p in folder.iterdir()
         }
         assert digest_folder(folder, without=[MANIFEST, SIGNATURE]) == variant.digest
@@ -99,7 +99,9 @@ def test_every_weight_is_trained_where_asked_and_what_was_done_otherwise_is_repo
     assert {"merged", "variants", "report.json"} <= left
     assert not left & {"adapter", "checkpoints", "build-cache"}
     pickled = {".bin", ".pt", ".pth", ".pkl"}
-    assert [path for path in training.run_folder(run.name).rglob("*") if path.suffix in pickled] == []
+    found = [path.name for path in training.run_folder(run.name).rglob("*") if path.suffix in pickled]
+    # Numbers alone, which OpenVINO maps into memory.
+    assert found == ["openvino_model.bin"]
 
 
 def test_an_end_is_reported_once(training: TrainingProcess, writer: run_pb2.Run) -> None:

@@ -44,7 +44,7 @@ def _truncate(file: Path) -> None:
 
 
 def _served_file(harness: Harness, number: int = 1) -> Path:
-    return harness.root / "m" / str(number) / "build" / "model.onnx"
+    return harness.root / "m" / str(number) / "build" / "openvino_model.bin"
 
 
 @pytest.mark.parametrize("harm", [_overwrite, _truncate, Path.unlink])
@@ -58,9 +58,9 @@ def test_a_damaged_copy_is_replaced_from_the_artefact_store_before_it_is_loaded(
     harness.server.ready = {}
     publishing.reconcile()
     assert harness.server.ready == {"m": frozenset({1})}
-    assert _served_file(harness).read_text() == "one model.onnx"
+    assert _served_file(harness).read_text() == "one openvino_model.bin"
     assert "BUILD_DAMAGED" in caplog.text
-    assert "model.onnx is damaged: expected" in caplog.text
+    assert "openvino_model.bin is damaged: expected" in caplog.text
     assert _version(harness).integrity.state is IntegrityState.VERIFIED
 
 
@@ -72,7 +72,7 @@ def test_a_file_that_changes_while_its_version_serves_is_noticed_and_replaced(ha
     _overwrite(_served_file(harness))
     publishing.reconcile()
     assert harness.server.loads == ["m", "m"]
-    assert _served_file(harness).read_text() == "one model.onnx"
+    assert _served_file(harness).read_text() == "one openvino_model.bin"
 
 
 def test_a_file_that_only_looks_changed_is_read_once_and_left_alone(harness: Harness) -> None:
@@ -92,7 +92,7 @@ def test_the_version_before_serves_when_artefact_and_copy_are_damaged(
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     publishing.publish("m", harness.build("two"))
-    for file in (_served_file(harness, 2), harness.folder / "builds" / "two" / "model.onnx"):
+    for file in (_served_file(harness, 2), harness.folder / "builds" / "two" / "openvino_model.bin"):
         _truncate(file)
     harness.server.ready = {}
     publishing.reconcile()
@@ -101,7 +101,7 @@ def test_the_version_before_serves_when_artefact_and_copy_are_damaged(
     assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
     failed = _version(harness, 2)
     assert failed.integrity.state is IntegrityState.DAMAGED
-    assert "model.onnx is damaged: expected" in failed.integrity.message
+    assert "openvino_model.bin is damaged: expected" in failed.integrity.message
     assert "models/m/versions/1 serves in its place" in failed.message
     assert "models/m/versions/2 is out of service" in caplog.text
 
@@ -112,15 +112,15 @@ def test_a_model_without_a_good_version_answers_nothing_says_why_and_comes_back_
     publishing.publish("m", harness.build("one"))
     artefact = harness.folder / "builds" / "one"
     shutil.copytree(artefact, harness.folder / "backup")
-    for file in (_served_file(harness), artefact / "model.onnx"):
+    for file in (_served_file(harness), artefact / "openvino_model.bin"):
         _truncate(file)
     publishing.reconcile()
     # What Triton still answers from may be mapped from the damaged file.
     assert harness.server.ready == {}
-    with pytest.raises(FailedPreconditionError, match=r"model\.onnx is damaged: expected") as caught:
+    with pytest.raises(FailedPreconditionError, match=r"openvino_model\.bin is damaged: expected") as caught:
         harness.table.require("m", Task.TEXT_CLASSIFICATION)
     assert caught.value.reason == "BUILD_DAMAGED"
-    assert caught.value.metadata["file"] == "model.onnx"
+    assert caught.value.metadata["file"] == "openvino_model.bin"
     assert caught.value.metadata["expected"] != caught.value.metadata["found"]
     shutil.rmtree(artefact)
     (harness.folder / "backup").rename(artefact)
@@ -138,7 +138,7 @@ def test_a_start_of_the_service_verifies_what_serves(harness: Harness) -> None:
     restarted.fill_table()
     restarted.reconcile()
     assert harness.server.loads == ["m", "m"]
-    assert _served_file(harness).read_text() == "one model.onnx"
+    assert _served_file(harness).read_text() == "one openvino_model.bin"
 
 
 @pytest.mark.parametrize("name", ["model.py", "tidemill_model/classification.py", "tidemill_model/added.py"])
@@ -175,7 +175,7 @@ def test_a_signed_build_of_another_version_is_not_loaded_in_its_place(harness: H
     shutil.rmtree(harness.root / "m" / "1" / "build")
     shutil.copytree(harness.folder / "builds" / "two", harness.root / "m" / "1" / "build")
     publishing.reconcile()
-    assert _served_file(harness).read_text() == "one model.onnx"
+    assert _served_file(harness).read_text() == "one openvino_model.bin"
     with pytest.raises(FailedPreconditionError) as caught:
         publishing.publish("m", replace(other, digest="0" * 64))
     assert caught.value.reason == "DIGEST_MISMATCH"
@@ -217,9 +217,9 @@ def test_a_roll_back_to_a_damaged_version_leaves_what_serves(harness: Harness) -
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     publishing.publish("m", harness.build("two"))
-    for file in (_served_file(harness), harness.folder / "builds" / "one" / "model.onnx"):
+    for file in (_served_file(harness), harness.folder / "builds" / "one" / "openvino_model.bin"):
         _overwrite(file)
-    with pytest.raises(FailedPreconditionError, match=r"model\.onnx is damaged"):
+    with pytest.raises(FailedPreconditionError, match=r"openvino_model\.bin is damaged"):
         publishing.roll_back("m")
     assert harness.states() == [(2, VersionState.SERVING), (1, VersionState.RETIRED)]
     assert _version(harness).integrity.state is IntegrityState.DAMAGED

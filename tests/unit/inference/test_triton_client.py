@@ -176,7 +176,7 @@ async def test_a_caller_that_leaves_ends_the_stream_in_triton() -> None:
         (grpc.StatusCode.FAILED_PRECONDITION, "not now", FailedPreconditionError),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model", UnavailableError),
         (grpc.StatusCode.UNAVAILABLE, "connection refused", UnavailableError),
-        (grpc.StatusCode.UNAVAILABLE, f"256 {QUEUE_FULL}", ResourceExhaustedError),
+        (grpc.StatusCode.UNAVAILABLE, f"256 {QUEUE_FULL} 12 s.", ResourceExhaustedError),
         (grpc.StatusCode.INTERNAL, "Request for unknown model: 'm' has no available versions", UnavailableError),
         (grpc.StatusCode.INTERNAL, "a defect", InternalError),
     ],

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +15,8 @@ from hypothesis import strategies as st
 
 from services.inference.triton_models import tracing
 from services.inference.triton_models.batches import by_length
-from services.inference.triton_models.scheduler import QueueFullError, Scheduler
+from services.inference.triton_models.runtimes import manifest_of
+from services.inference.triton_models.scheduler import QUEUE_FULL, QueueFullError, Scheduler
 from services.inference.triton_models.text_stream import IncrementalDecoder, StopTexts
 from services.kit.telemetry import schema
 
@@ -76,60 +81,171 @@ def test_groups_hold_every_text_once_and_little_padding(lengths: list[int]) -> N
         assert padded <= 1.25 * sum(lengths[at] for at in group)
 
 
-class _Work:
-    def __init__(self, name: str, steps: int, log: list[str], *, breaks: bool = False) -> None:
-        self.name, self.steps, self.log, self.breaks = name, steps, log, breaks
-        self.failure: Exception | None = None
+class _Handle:
+    """A request in an engine that writes the tokens 1, 2, 3, … of each answer, one a step."""
 
-    def step(self) -> bool:
+    def __init__(self, limit: int) -> None:
+        self.limit, self.written, self.unread = limit, 0, list[int]()
+        self.cancelled = False
+
+    def advance(self) -> None:
+        if self.written < self.limit and not self.cancelled:
+            self.written += 1
+            self.unread.append(self.written)
+
+    def can_read(self) -> bool:
+        return bool(self.unread)
+
+    def read(self) -> dict[int, Any]:
+        reason = SimpleNamespace(name="LENGTH" if self.written == self.limit else "NONE")
+        tokens, self.unread = self.unread, []
+        return {0: SimpleNamespace(generated_ids=tokens, finish_reason=reason)}
+
+    def get_status(self) -> Any:
+        return SimpleNamespace(name="FINISHED" if self.written == self.limit else "RUNNING")
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class _Engine:
+    """Stands where the pipeline does; `go` lets it step."""
+
+    def __init__(self) -> None:
+        self.handles: list[_Handle] = []
+        self.most = 0
+        self.go, self.begun = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+
+    def add(self, limit: int) -> _Handle:
+        self.handles.append(_Handle(limit))
+        return self.handles[-1]
+
+    def step(self) -> None:
+        self.begun.set()
+        assert self.go.wait(10)
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        running = [handle for handle in self.handles if handle.written < handle.limit and not handle.cancelled]
+        self.most = max(self.most, len(running))
+        for handle in running:
+            handle.advance()
+
+
+class _Work:
+    def __init__(self, engine: _Engine, limit: int, *, cost: int = 1, stops_at: int = 0, breaks: bool = False) -> None:
+        self.engine, self.limit, self.cost, self.stops_at, self.breaks = engine, limit, cost, stops_at, breaks
+        self.tokens: list[int] = []
+        self.handle: _Handle | None = None
+        self.failure: Exception | None = None
+        self.gone = self.cancelled = self.over = False
+
+    def start(self, pipeline: Any, number: int) -> Any:
+        assert pipeline is self.engine
+        self.handle = self.engine.add(self.limit)
+        return self.handle
+
+    def take(self, tokens: Sequence[int], ended: bool) -> bool:
         if self.breaks:
             raise RuntimeError("broken")
-        self.log.append(self.name)
-        self.steps -= 1
-        return self.steps == 0
+        self.tokens += tokens
+        self.over = ended or bool(self.stops_at and len(self.tokens) >= self.stops_at)
+        return self.over
+
+    def is_cancelled(self) -> bool:
+        return self.gone
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
     def fail(self, error: Exception) -> None:
         self.failure = error
 
 
-class _Gate(_Work):
-    """Holds the scheduler until all work is there, so that the order of turns is certain."""
-
-    def __init__(self) -> None:
-        super().__init__("gate", 1, [])
-        self.begun, self.go = threading.Event(), threading.Event()
-
-    def step(self) -> bool:
-        self.begun.set()
-        return self.go.wait(10)
+@pytest.fixture
+def engine() -> _Engine:
+    return _Engine()
 
 
-def test_answers_take_turns_and_one_failure_ends_no_other() -> None:
-    log: list[str] = []
+def _scheduler(
+    engine: _Engine, told: list[str], *, active: int = 2, waiting: int = 10, capacity: int = 100
+) -> Scheduler:
+    return Scheduler(engine, capacity=capacity, max_active=active, max_waiting=waiting, on_error=told.append)
+
+
+def test_answers_grow_side_by_side_and_one_failure_ends_no_other(engine: _Engine) -> None:
     told: list[str] = []
-    scheduler = Scheduler(max_active=2, max_waiting=10, on_error=told.append)
-    gate, broken = _Gate(), _Work("x", 1, log, breaks=True)
-    scheduler.submit(gate)
-    assert gate.begun.wait(10)
-    for work in (_Work("a", 3, log), broken, _Work("b", 2, log), _Work("c", 1, log)):
+    scheduler = _scheduler(engine, told)
+    works = [_Work(engine, 3), _Work(engine, 1, breaks=True), _Work(engine, 2), _Work(engine, 5, stops_at=2)]
+    for work in works:
         scheduler.submit(work)
-    gate.go.set()
+    engine.go.set()
     scheduler.close()
-    assert log == ["a", "a", "b", "a", "b", "c"]
-    assert str(broken.failure) == "broken"
+    assert [work.tokens for work in works] == [[1, 2, 3], [], [1, 2], [1, 2]]
+    assert str(works[1].failure) == "broken"
+    assert engine.most == 2
+    # The engine would write on after a stop text.
+    assert works[3].handle is not None
+    assert works[3].handle.cancelled
     assert not told
 
 
-def test_more_than_can_wait_are_refused() -> None:
-    scheduler = Scheduler(max_active=1, max_waiting=1, on_error=lambda _: None)
-    gate = _Gate()
-    scheduler.submit(gate)
-    assert gate.begun.wait(10)
-    scheduler.submit(_Work("a", 1, []))
-    with pytest.raises(QueueFullError):
-        scheduler.submit(_Work("b", 1, []))
-    gate.go.set()
+def test_a_step_that_fails_ends_what_was_under_way_and_nothing_else(engine: _Engine) -> None:
+    scheduler = _scheduler(engine, [], active=1)
+    first, second = _Work(engine, 3), _Work(engine, 2)
+    engine.error = RuntimeError("out of memory")
+    for work in (first, second):
+        scheduler.submit(work)
+    engine.go.set()
     scheduler.close()
+    assert str(first.failure) == "out of memory"
+    assert second.tokens == [1, 2]
+
+
+def test_an_answer_waits_until_the_cache_has_room_for_it(engine: _Engine) -> None:
+    scheduler = _scheduler(engine, [], active=8, capacity=100)
+    works = [_Work(engine, 2, cost=60), _Work(engine, 2, cost=60), _Work(engine, 2, cost=40)]
+    for work in works:
+        scheduler.submit(work)
+    engine.go.set()
+    scheduler.close()
+    assert all(work.tokens == [1, 2] for work in works)
+    assert engine.most == 2
+
+
+def test_who_has_gone_is_dropped_whether_it_waits_or_runs(engine: _Engine) -> None:
+    scheduler = _scheduler(engine, [], active=1)
+    runs, waits = _Work(engine, 10**9), _Work(engine, 10**9)
+    scheduler.submit(runs)
+    assert engine.begun.wait(10)
+    scheduler.submit(waits)
+    runs.gone = waits.gone = True
+    engine.go.set()
+    scheduler.close()
+    assert runs.cancelled
+    assert waits.cancelled
+    assert waits.handle is None
+
+
+def test_more_than_can_wait_are_refused_with_the_time_that_they_take(engine: _Engine) -> None:
+    scheduler = _scheduler(engine, [], active=1, waiting=1)
+    scheduler.submit(_Work(engine, 1))
+    assert engine.begun.wait(10)
+    scheduler.submit(_Work(engine, 1))
+    with pytest.raises(QueueFullError, match=rf"^1 {QUEUE_FULL} \d+ s\.$"):
+        scheduler.submit(_Work(engine, 1))
+    engine.go.set()
+    scheduler.close()
+
+
+def test_a_build_of_another_runtime_says_what_to_do(tmp_path: Path) -> None:
+    """One that was published before the runtime changed, and is loaded again."""
+    (tmp_path / "tidemill.json").write_text(json.dumps({"runtime": "onnxruntime-genai"}))
+    with pytest.raises(ValueError, match=r"made for onnxruntime-genai.*train the model again"):
+        manifest_of(tmp_path)
+    (tmp_path / "tidemill.json").write_text(json.dumps({"runtime": "openvino"}))
+    assert manifest_of(tmp_path)["runtime"] == "openvino"
 
 
 def test_span_attributes_have_the_meshs_names() -> None:

@@ -1,0 +1,29 @@
+"""Installs what Tidemill is compared with, apart from its own environment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.kit.config import home_dir
+
+
+def installed(name: str, packages: Sequence[str]) -> Path:
+    """A folder for `sys.path` with these packages and what they need; installed once, by uv, under TIDEMILL_HOME."""
+    digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:12]
+    place = home_dir() / "benchmarks" / f"{name}-{digest}-python{sys.version_info.major}.{sys.version_info.minor}"
+    if place.is_dir():
+        return place
+    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run(
+        [str(uv), "pip", "install", "-q", "--python", sys.executable, "--target", str(partial), *packages], check=True
+    )
+    partial.rename(place)
+    return place

@@ -1,0 +1,124 @@
+"""How models are opened in OpenVINO: the one way for evaluation and for serving, so that one measures the other.
+
+It goes with each published version into Triton; it therefore imports nothing of Tidemill's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LANGUAGE_MODEL, ENCODER = "openvino_model.xml", "openvino_model.xml"
+"""Files of the graph; the weights lie beside them."""
+RUNTIME = "openvino"
+"""What the manifest of a build names."""
+BLOCK = 32
+"""Tokens of a block of the cache of keys and values, on a processor."""
+# With these instructions 8-bit weights meet activations in 8 bits; without them OpenVINO 2026.4 builds a graph that
+# cannot be run ("could not create a primitive descriptor"), unless activations are left in fp32.
+_VNNI = frozenset({"avx_vnni", "avx512_vnni"})
+_ISAS_WITHOUT_VNNI = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
+# Tokens that one step reads at most. A longer prompt is read in parts between which every running answer goes on.
+_STEP_TOKENS = 64
+
+
+def weights_of(graph: str) -> str:
+    """Name of the file with a graph's weights. OpenVINO maps it into memory; nothing in it is executed."""
+    return Path(graph).with_suffix(".bin").name
+
+
+def import_openvino() -> Any:
+    """The module `openvino`, without its telemetry.
+
+    The package openvino-telemetry sends what is converted and quantized, and asks nobody. requirements.lock leaves it
+    out; where something else installed it, it is not found.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    return openvino
+
+
+def _options() -> dict[str, Any]:
+    # On a processor with bf16 OpenVINO would compute in that by itself: another quality than was measured elsewhere,
+    # and not faster for these models (docs/adr/0015).
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    if not _has_vnni():
+        options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
+    return options
+
+
+def _has_vnni() -> bool:
+    """Whether this processor has VNNI, and ONEDNN_MAX_CPU_ISA leaves it to us."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISAS_WITHOUT_VNNI:
+        return False
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return any(_VNNI.intersection(line.split()) for line in lines if line.startswith("flags"))
+
+
+def open_language_model(folder: Path, *, cache_bytes: int, max_active: int, prefix_caching: bool) -> tuple[Any, int]:
+    """Opens a build for continuous batching.
+
+    Args:
+        folder: the build, with `config.json` in Hugging Face's layout.
+        cache_bytes: bound of the cache of keys and values; memory is taken as it fills.
+        max_active: so many answers are written side by side.
+        prefix_caching: keep what was read of prompts, for prompts that begin alike.
+
+    Returns:
+        The `openvino_genai.ContinuousBatchingPipeline`, and how many tokens its cache holds.
+
+    Raises:
+        ValueError: the graph cannot be read.
+    """
+    import_openvino()
+    import openvino_genai
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.cache_size = 0
+    scheduler.num_kv_blocks = max(1, cache_bytes // _block_bytes(config))
+    scheduler.max_num_seqs = max_active
+    scheduler.max_num_batched_tokens = _STEP_TOKENS
+    scheduler.dynamic_split_fuse = True
+    scheduler.enable_prefix_caching = prefix_caching
+    with _readable(LANGUAGE_MODEL):
+        pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", _options())
+    return pipeline, scheduler.num_kv_blocks * BLOCK
+
+
+def _block_bytes(config: dict[str, Any]) -> int:
+    """Bytes of a block: keys in 8 bits with scale and zero point for each channel, values for each token."""
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    of_head = (width * BLOCK + width * 8) + (width + 8) * BLOCK
+    return int(config["num_hidden_layers"] * heads * of_head)
+
+
+def open_encoder(folder: Path, *, threads: int = 0) -> Any:
+    """Compiles a classifier, `openvino.CompiledModel`; `threads` 0 lets OpenVINO choose.
+
+    Raises:
+        ValueError: the graph cannot be read.
+    """
+    openvino = import_openvino()
+    options: dict[str, Any] = {**_options(), "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    with _readable(ENCODER):
+        return openvino.Core().compile_model(str(folder / ENCODER), "CPU", options)
+
+
+@contextmanager
+def _readable(graph: str) -> Iterator[None]:
+    """Says in short which file could not be read: OpenVINO begins with where in its source it noticed."""
+    try:
+        yield
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if line and not line.startswith("Exception from")]
+        raise ValueError(f"{graph} cannot be read: {' '.join(lines)}") from error

@@ -1,0 +1,167 @@
+"""Builds of causal language models for OpenVINO GenAI, and their measurement by that runtime."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from services.kit.engine import LANGUAGE_MODEL, import_openvino, open_language_model
+from services.training.adapters.openvino_export import language_model
+from services.training.domain.training_spec import VariantName
+from services.training.engine.generation import first_line
+from services.training.engine.metrics import TextLoss
+from services.training.engine.tasks import Pair
+
+_BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+# Room for one answer at a time, of any model that is trained here.
+_CACHE_BYTES = 512 * 2**20
+
+
+class LanguageBuilds:
+    """Makes the builds of one merged model, which is converted once for all of them."""
+
+    def __init__(self, merged: Path) -> None:
+        """`merged` is a folder in Hugging Face's layout, fp32."""
+        self._merged = merged
+
+    @cached_property
+    def _converted(self) -> Any:
+        return language_model(self._merged)
+
+    def build(self, target: Path, variant: VariantName) -> None:
+        """Writes the folder of a variant."""
+        openvino = import_openvino()
+        import nncf
+
+        options: dict[VariantName, dict[str, Any]] = {
+            "int8": {"mode": nncf.CompressWeightsMode.INT8_ASYM},
+            # The columns of a small model are seldom a multiple of 128. A fifth of the weights, those that rounding
+            # hurts most, stays in 8 bits.
+            "int4": {
+                "mode": nncf.CompressWeightsMode.INT4_ASYM,
+                "group_size": 64,
+                "ratio": 0.8,
+                "advanced_parameters": nncf.AdvancedCompressionParameters(
+                    group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST
+                ),
+            },
+        }
+        target.mkdir(parents=True, exist_ok=True)
+        model = self._converted
+        if variant in options:
+            model = nncf.compress_weights(model.clone(), **options[variant])
+        openvino.save_model(model, str(target / LANGUAGE_MODEL), compress_to_fp16=False)
+        for name in _BESIDE:
+            if (self._merged / name).is_file():
+                shutil.copyfile(self._merged / name, target / name)
+
+
+@dataclass(slots=True)
+class LanguageMeasurement:
+    """What one build answered, and how fast: seconds to the first token, and tokens a second after it.
+
+    `losses` are of the reference answers.
+    """
+
+    answers: list[str] = field(default_factory=list)
+    losses: list[TextLoss] = field(default_factory=list)
+    first_token_s: list[float] = field(default_factory=list)
+    decode_rates: list[float] = field(default_factory=list)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Median decoding rate of single requests."""
+        return statistics.median(self.decode_rates) if self.decode_rates else 0.0
+
+    @property
+    def time_to_first_token_ms(self) -> float:
+        """Median."""
+        return statistics.median(self.first_token_s) * 1000 if self.first_token_s else 0.0
+
+
+def measure(
+    folders: dict[VariantName, Path],
+    pairs: Sequence[Pair],
+    *,
+    max_new_tokens: int,
+    end: int,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> dict[VariantName, LanguageMeasurement]:
+    """Lets every build answer every prompt greedily, one request at a time, and takes its loss on the target.
+
+    The builds take turns within each prompt, so that whatever else the machine does hits all of them. Answers and
+    losses come from the engine that serves: its paged attention, its cache in 8 bits.
+
+    Args:
+        folders: the builds.
+        pairs: prompts and reference answers.
+        max_new_tokens: longest answer.
+        end: the token that ends an answer.
+        on_progress: takes the number of prompts that are done.
+    """
+    from tokenizers import Tokenizer
+
+    engines = {name: _Engine(folder) for name, folder in folders.items()}
+    tokenizers = {name: Tokenizer.from_file(str(folder / "tokenizer.json")) for name, folder in folders.items()}
+    found: dict[VariantName, LanguageMeasurement] = {name: LanguageMeasurement() for name in folders}
+    for engine in engines.values():
+        engine.answer(pairs[0].prompt[:16], 2, end)
+    for number, pair in enumerate(pairs, start=1):
+        for name, engine in engines.items():
+            tokens, first_s, rest_s = engine.answer(pair.prompt, max_new_tokens, end)
+            measured = found[name]
+            measured.answers.append(first_line(tokenizers[name].decode(tokens, skip_special_tokens=True)))
+            measured.losses.append(engine.loss(pair))
+            measured.first_token_s.append(first_s)
+            if len(tokens) > 1:
+                measured.decode_rates.append((len(tokens) - 1) / rest_s)
+        on_progress(number)
+    return found
+
+
+class _Engine:
+    """A loaded build, asked one thing at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._pipeline, _ = open_language_model(folder, cache_bytes=_CACHE_BYTES, max_active=1, prefix_caching=False)
+        self._requests = 0
+
+    def answer(self, prompt: Sequence[int], limit: int, end: int) -> tuple[list[int], float, float]:
+        """The tokens of a greedy answer, seconds to the first and for the others."""
+        began = time.perf_counter()
+        handle = self._add(prompt, max_new_tokens=limit, stop_token_ids={end})
+        tokens: list[int] = []
+        first = 0.0
+        while self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
+            while handle.can_read():
+                for output in handle.read().values():
+                    tokens += output.generated_ids
+            if tokens and not first:
+                first = time.perf_counter() - began
+        return tokens, first, time.perf_counter() - began - first
+
+    def loss(self, pair: Pair) -> TextLoss:
+        """Loss of the reference: the engine gives the log probability of each token of a prompt when asked to echo."""
+        length = len(pair.prompt)
+        handle = self._add([*pair.prompt, *pair.target], max_new_tokens=1, echo=True, logprobs=1)
+        while self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
+        (output,) = handle.read_all()
+        nats = -sum(output.generated_log_probs[length : length + len(pair.target)])
+        return TextLoss(float(nats), len(pair.target))
+
+    def _add(self, prompt: Sequence[int], **options: Any) -> Any:
+        import numpy as np
+        import openvino_genai
+
+        config = openvino_genai.GenerationConfig(do_sample=False, **options)
+        self._requests += 1
+        tokens = import_openvino().Tensor(np.asarray([prompt], dtype=np.int64))
+        return self._pipeline.add_request(self._requests, tokens, config)
