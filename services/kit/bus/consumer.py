@@ -144,8 +144,16 @@ class KafkaEventConsumer:
     ) -> None:
         """Does not connect until `start`.
 
-        `on_lost` is called with messages that the bus deleted before the group had read them, before any later message
-        is handled. It may be called again with the same ones after a restart, and is retried if it raises.
+        Args:
+            bootstrap: how to reach the brokers.
+            group: the consumer group.
+            topics: what to consume; those that name the group among their readers must be read completely.
+            handler: handles batches; called from the consumer's thread.
+            dead_letters: receives messages that cannot be handled.
+            on_lost: called with messages that the bus deleted before the group had read them, before any later message
+                is handled. May be called again with the same ones after a restart, and is retried if it raises.
+            max_batch: most messages of one call of the handler.
+            heartbeat_patience_s: without a heartbeat for this long, the member joins its group again.
         """
         self._on_lost = on_lost
         self._heartbeat_patience_s = heartbeat_patience_s
@@ -157,8 +165,10 @@ class KafkaEventConsumer:
         self._ready = threading.Event()
         self._processor = DeliveryProcessor(handler, dead_letters, stop=self._stop)
         self._max_batch = max_batch
+        # The batch that kafka-python last failed to decode, once for each attempt.
         self._unreadable: list[_Unreadable] = []
         self._tracer = trace.get_tracer(__name__)
+        # Whether the handler is at work: a stop waits for a handler, but not for a broker that hangs.
         self._handling = False
         self._thread = threading.Thread(target=self._run, name=f"consumer-{group}", daemon=True)
 

@@ -14,6 +14,8 @@ def build_classifier(encoder: nn.Module, hidden_size: int, labels: int, *, seed:
     from torch import Tensor, nn
 
     class EncoderClassifier(nn.Module):
+        """The encoder, and a linear head on its first token."""
+
         def __init__(self) -> None:
             super().__init__()
             self.encoder = encoder
@@ -26,7 +28,7 @@ def build_classifier(encoder: nn.Module, hidden_size: int, labels: int, *, seed:
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
             module: Any = self.encoder
             hidden = module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            logits: Tensor = self.head(hidden[:, 0])
+            logits: Tensor = self.head(hidden[:, 0])  # [batch, length, hidden] -> [batch, labels]
             return logits
 
     return EncoderClassifier()

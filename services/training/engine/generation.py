@@ -1,4 +1,7 @@
-"""Batched greedy answers of a torch model and its loss on reference answers, for evaluation."""
+"""Batched greedy answers of a torch model, and its loss on reference answers, for evaluation.
+
+It knows token ids only; `services.kit.prompts` builds the prompts.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# A decoding step reads every weight once, whatever the batch: fewer, larger batches.
+# A decoding step reads every weight once, whatever the batch size, so large batches are cheaper.
 _BATCH = 24
 
 
@@ -26,9 +29,10 @@ def greedy_answers(
     device: torch.device,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
-    """One answer for each prompt, first line only, in the order of the prompts."""
+    """One answer per prompt, in the order of the prompts; only its first line."""
     import torch
 
+    # By length, so that a batch has little padding.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: dict[int, str] = {}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -37,6 +41,7 @@ def greedy_answers(
         for start in range(0, len(order), _BATCH):
             chosen = order[start : start + _BATCH]
             width = max(len(prompts[i]) for i in chosen)
+            # [batch, width], padded on the left: every answer continues at the same column.
             ids = torch.full((len(chosen), width), pad, dtype=torch.long)
             mask = torch.zeros((len(chosen), width), dtype=torch.long)
             for row, i in enumerate(chosen):
@@ -72,5 +77,5 @@ def reference_losses(
 
 
 def first_line(answer: str) -> str:
-    """The first line that holds anything: what a caller of a one-line task would use."""
+    """The first line that is not blank: what a caller of a one-line task would use."""
     return next((line.strip() for line in answer.splitlines() if line.strip()), "")

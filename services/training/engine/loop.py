@@ -90,12 +90,12 @@ def train(
     on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Moves the trainable weights of `model` in place.
+    """Trains the trainable weights of `model` in place.
 
-    A run that is resumed from a checkpoint ends with the weights of one that never stopped.
+    A run resumed from a checkpoint ends with the same weights as one that was never interrupted.
 
     Raises:
-        Cancelled: `should_stop` said so; a checkpoint of that step was handed over before.
+        Cancelled: `should_stop` returned True; `on_checkpoint` got a checkpoint of that step before.
         FloatingPointError: the loss is not finite; the spec's learning rate is too high for the model.
     """
     import torch
@@ -107,12 +107,14 @@ def train(
     optimizer = torch.optim.AdamW(
         [p for _, p in named], lr=options.learning_rate, weight_decay=options.weight_decay, foreach=True
     )
+    # 1) Restore weights, optimizer and random state, so that a resumed run repeats no step.
     start, losses = 0, []
     if resume is not None:
         load_trainable_state(model, resume.weights)
         _load_optimizer(optimizer, named, resume.optimizer)
         torch.set_rng_state(resume.random_state)
         start, losses = resume.step, list(resume.losses)
+    # 2) Mixed precision: bf16 needs no loss scaling, fp16 does.
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(usable_precision(options.precision, device))
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
     batches = batch_order(objective.lengths, options.batch_size, options.seed, start=start * accumulate)
@@ -122,6 +124,7 @@ def train(
             step, trainable_state(model), _optimizer_state(optimizer, named), torch.get_rng_state(), list(losses)
         )
 
+    # 3) One optimizer step: `accumulate` batches, clip, update, report, and a checkpoint when one is due.
     model.train()
     began, tokens_all = time.perf_counter(), 0
     recent: list[tuple[float, int]] = []
@@ -178,7 +181,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer, named: list[tuple[str, An
 def _load_optimizer(optimizer: torch.optim.Optimizer, named: list[tuple[str, Any]], state: dict[str, Tensor]) -> None:
     for parameter_name, parameter in named:
         prefix = f"{parameter_name}/"
-        # Stored files are read into main memory; the moments belong beside their parameter, AdamW's count does not.
+        # Files are loaded into main memory. Moments belong on the device of their parameter, the step count does not.
         optimizer.state[parameter] = {
             name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
             for name, value in ((key.removeprefix(prefix), v) for key, v in state.items() if key.startswith(prefix))
