@@ -188,7 +188,8 @@ def missing_assets(spec: PipelineSpec) -> list[str]:
 
 
 def _uri_of(source: SourceSpec) -> str:
-    return source.text_folder.uri or source.json_lines.uri
+    kind = source.WhichOneof("kind")
+    return str(getattr(getattr(source, kind), "uri", "")) if kind else ""
 
 
 def assets_of(spec: PipelineSpec) -> list[str]:

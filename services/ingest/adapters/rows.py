@@ -13,7 +13,9 @@ from services.ingest.domain.source_import import (
     Import,
     ImportState,
     JsonLines,
+    MailFolder,
     PluginSource,
+    SourceKind,
     SourceSpec,
     TextFolder,
 )
@@ -26,11 +28,14 @@ def _spec_json(spec: SourceSpec) -> dict[str, Any]:
 
 
 def _spec_of(value: Mapping[str, Any]) -> SourceSpec:
-    kind: TextFolder | JsonLines | PluginSource
+    kind: SourceKind
     if "text_folder" in value:
         kind = TextFolder(**value["text_folder"])
     elif "plugin" in value:
         kind = PluginSource(**value["plugin"])
+    elif "mail_folder" in value:
+        fields = value["mail_folder"]
+        kind = MailFolder(**{**fields, "headers": tuple(fields["headers"])})
     else:
         fields = value["json_lines"]
         kind = JsonLines(**{**fields, "attribute_fields": tuple(fields["attribute_fields"])})

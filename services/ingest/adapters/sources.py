@@ -31,9 +31,18 @@ from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.app.ports import SourceFile, Survey
 from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
-from services.ingest.domain.source_import import JsonLines, PluginSource, SourceSpec, TextFolder, check_spec
+from services.ingest.domain.source_import import (
+    FileKind,
+    JsonLines,
+    MailFolder,
+    PluginSource,
+    SourceSpec,
+    TextFolder,
+    check_spec,
+)
 from services.ingest.domain.source_uri import parse_uri, shown
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE
+from services.ingest.engine.mail import record_of_message, split_messages
 from services.ingest.engine.parsing import MAX_FILE_BYTES, record_of_file, record_of_line, split_lines
 from services.kit.errors import FailedPreconditionError, TidemillError
 
@@ -83,10 +92,12 @@ class FileSources:
         """See the port."""
         with _reading(spec), self._place(spec, interrupt) as place:
             kind = _of_files(spec)
-            listing = place.find(kind.pattern) if isinstance(kind, TextFolder) else place.match()
+            listing = place.match() if isinstance(kind, JsonLines) else place.find(kind.pattern)
             files = [SourceFile(path, listing[path].size or 0) for path in sorted(listing)]
             digest, lines = self._digest(kind, place, files, listing)
-            return Survey(files, len(files) if isinstance(kind, TextFolder) else lines, digest)
+            # How many messages a mailbox has is not known before it is read.
+            total = len(files) if isinstance(kind, TextFolder) else lines if isinstance(kind, JsonLines) else 0
+            return Survey(files, total, digest)
 
     def read(self, spec: SourceSpec, survey: Survey, interrupt: Interrupt) -> Iterator[RawRecord | Refusal]:
         """See the port."""
@@ -108,6 +119,8 @@ class FileSources:
         kind = _of_files(spec)
         if isinstance(kind, TextFolder):
             return _read_folder(spec.source, kind, place, files, budget)
+        if isinstance(kind, MailFolder):
+            return self._read_mail(spec.source, kind, place, files, budget)
         return self._read_lines(spec.source, kind, place, files, budget)
 
     @contextmanager
@@ -133,7 +146,7 @@ class FileSources:
 
     def _digest(
         self,
-        kind: TextFolder | JsonLines,
+        kind: FileKind,
         place: FilePlace,
         files: Sequence[SourceFile],
         listing: Mapping[str, FoundFile],
@@ -181,8 +194,28 @@ class FileSources:
             except (BadContentError, OSError) as error:
                 raise _unreadable(location, number, error) from error
 
+    def _read_mail(
+        self, source: str, kind: MailFolder, place: FilePlace, files: Sequence[SourceFile], budget: _Budget
+    ) -> Iterator[RawRecord | Refusal]:
+        for file in files:
+            location, number = place.location(file.path), 0
+            below, folder = place.below(file.path), PurePosixPath(file.path).parent.name
+            try:
+                with place.open(file.path) as chunks:
+                    for number, message in split_messages(unpacked(chunks, below, self._limits)):
+                        budget.take(len(message))
+                        try:
+                            yield record_of_message(source, kind, below, folder, message)
+                        except RecordRefusedError as error:
+                            yield Refusal(f"{location}:{number}", error.reason, error.message, message)
+            except _UNREADABLE as error:
+                message_text = f"The file cannot be read ({type(error).__name__})."
+                yield Refusal(location, "UNREADABLE_FILE", message_text, b"")
+            except (BadContentError, OSError) as error:
+                raise _unreadable(location, number, error) from error
 
-def _of_files(spec: SourceSpec) -> TextFolder | JsonLines:
+
+def _of_files(spec: SourceSpec) -> FileKind:
     assert not isinstance(spec.kind, PluginSource), "plugins are read by their packages"
     return spec.kind
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
@@ -20,7 +21,10 @@ from services.kit.progress import Progress
 DEFAULT_PATTERN = "**/*.txt"
 DEFAULT_ENCODING = "utf-8"
 DEFAULT_TEXT_FIELD = "text"
+DEFAULT_MAIL_PATTERN = "**/*"
 PATH_ATTRIBUTE = "path"
+# Header names that are attribute names, too.
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,31 @@ class PluginSource:
 
 
 @dataclass(frozen=True, slots=True)
+class MailFolder:
+    """A folder tree of mail messages, a file each or many in an mbox, one record per message.
+
+    `headers` names those that become attributes; the usual ones where it is empty.
+    """
+
+    uri: str
+    pattern: str = DEFAULT_MAIL_PATTERN
+    folder_attribute: str = ""
+    headers: tuple[str, ...] = ()
+    field: ClassVar[str] = "mail_folder"
+
+
+FileKind = TextFolder | JsonLines | MailFolder
+"""What is read from files."""
+SourceKind = FileKind | PluginSource
+"""What can be pulled."""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSpec:
     """What to pull; `max_records` 0 means all."""
 
     source: str
-    kind: TextFolder | JsonLines | PluginSource
+    kind: SourceKind
     max_records: int = 0
 
     @property
@@ -74,7 +98,7 @@ class SourceSpec:
         Imports of one origin supersede each other: what the newest does not bring is gone.
         """
         place = self.kind.uri.removeprefix("file://").rstrip("/")
-        pattern = self.kind.pattern if isinstance(self.kind, TextFolder) else ""
+        pattern = self.kind.pattern if isinstance(self.kind, TextFolder | MailFolder) else ""
         return content_digest([self.source, type(self.kind).__name__, place, pattern])
 
     @property
@@ -102,7 +126,7 @@ def check_spec(spec: SourceSpec) -> None:
         parse_uri(kind.uri)
     except UriRefusedError as error:
         found.append(FieldViolation(f"{spec.field}.uri", f"{error}."))
-    if isinstance(kind, TextFolder):
+    if isinstance(kind, TextFolder | MailFolder):
         try:
             check_pattern(kind.pattern)
         except UriRefusedError as error:
@@ -112,9 +136,15 @@ def check_spec(spec: SourceSpec) -> None:
             if kind.folder_attribute == PATH_ATTRIBUTE:
                 message = "`path` is reserved for the path of the file; choose another name."
                 found.append(FieldViolation(f"{spec.field}.folder_attribute", message))
+    if isinstance(kind, TextFolder):
         if not _is_text_encoding(kind.encoding):
             message = f"{kind.encoding!r} is not a known text encoding; use, for example, utf-8, gb18030 or latin-1."
             found.append(FieldViolation(f"{spec.field}.encoding", message))
+    elif isinstance(kind, MailFolder):
+        for number, name in enumerate(kind.headers):
+            if _HEADER.fullmatch(name) is None:
+                message = f"{name!r} is not the name of a header; write it as a mail does, for example X-Label."
+                found.append(FieldViolation(f"{spec.field}.headers[{number}]", message))
     else:
         for number, name in enumerate(kind.attribute_fields):
             if not name:

@@ -12,12 +12,15 @@ from tidemill.ingest.v1.record_pb2 import Record
 from services.ingest.domain.record import RawRecord
 from services.ingest.domain.source_import import (
     DEFAULT_ENCODING,
+    DEFAULT_MAIL_PATTERN,
     DEFAULT_PATTERN,
     DEFAULT_TEXT_FIELD,
     Import,
     ImportState,
     JsonLines,
+    MailFolder,
     PluginSource,
+    SourceKind,
     SourceSpec,
     TextFolder,
 )
@@ -55,9 +58,12 @@ def record_from(message: Record, place: str = "record") -> RawRecord:
 
 def spec_from(message: source_import_pb2.SourceSpec) -> SourceSpec:
     """A source's spec, with the contract's defaults for empty fields."""
-    kind: TextFolder | JsonLines | PluginSource
+    kind: SourceKind
     if message.WhichOneof("kind") == "plugin":
         kind = PluginSource(message.plugin.name, MessageToDict(message.plugin.config))
+    elif message.WhichOneof("kind") == "mail_folder":
+        mail = message.mail_folder
+        kind = MailFolder(mail.uri, mail.pattern or DEFAULT_MAIL_PATTERN, mail.folder_attribute, tuple(mail.headers))
     elif message.WhichOneof("kind") == "text_folder":
         folder = message.text_folder
         kind = TextFolder(
@@ -83,6 +89,11 @@ def spec_to(spec: SourceSpec) -> source_import_pb2.SourceSpec:
         message.text_folder.pattern = kind.pattern
         message.text_folder.folder_attribute = kind.folder_attribute
         message.text_folder.encoding = kind.encoding
+    elif isinstance(kind, MailFolder):
+        message.mail_folder.uri = kind.uri
+        message.mail_folder.pattern = kind.pattern
+        message.mail_folder.folder_attribute = kind.folder_attribute
+        message.mail_folder.headers.extend(kind.headers)
     else:
         message.json_lines.uri = kind.uri
         message.json_lines.text_field = kind.text_field

@@ -123,6 +123,46 @@ class PluginSource(_message.Message):
 Global___PluginSource: _TypeAlias = PluginSource  # noqa: Y015
 
 @_typing.final
+class MailFolderSource(_message.Message):
+    """A folder tree of mail messages (RFC 5322 with MIME): a file each, or many in a mailbox (mbox). One record a message:
+    the text that a person reads, decoded; headers are attributes, the Date is the event time.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    FOLDER_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """Folder, as an absolute path or a URL of file: or s3:."""
+    pattern: _builtins.str
+    """Which files: a glob below the folder; `**/*` when empty."""
+    folder_attribute: _builtins.str
+    """Attribute that receives the name of the file's folder, for example `label`; none when empty."""
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Headers to keep as attributes (`Message-ID` is `message_id`); Subject, From, To, Cc, Date, Message-ID, In-Reply-To
+        and List-Id when empty. `content_type` says whether the text is HTML, `attachments` names what was not read.
+        """
+
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        pattern: _builtins.str = ...,
+        folder_attribute: _builtins.str = ...,
+        headers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder_attribute", b"folder_attribute", "headers", b"headers", "pattern", b"pattern", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MailFolderSource: _TypeAlias = MailFolderSource  # noqa: Y015
+
+@_typing.final
 class SourceSpec(_message.Message):
     """What to pull."""
 
@@ -132,6 +172,7 @@ class SourceSpec(_message.Message):
     TEXT_FOLDER_FIELD_NUMBER: _builtins.int
     JSON_LINES_FIELD_NUMBER: _builtins.int
     PLUGIN_FIELD_NUMBER: _builtins.int
+    MAIL_FOLDER_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Source name of its records, see Record.source."""
@@ -149,6 +190,10 @@ class SourceSpec(_message.Message):
     def plugin(self) -> Global___PluginSource:
         """Of another package."""
 
+    @_builtins.property
+    def mail_folder(self) -> Global___MailFolderSource:
+        """Mail messages."""
+
     def __init__(
         self,
         *,
@@ -156,13 +201,14 @@ class SourceSpec(_message.Message):
         text_folder: Global___TextFolderSource | None = ...,
         json_lines: Global___JsonLinesSource | None = ...,
         plugin: Global___PluginSource | None = ...,
+        mail_folder: Global___MailFolderSource | None = ...,
         max_records: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "kind", b"kind", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "kind", b"kind", "max_records", b"max_records", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "max_records", b"max_records", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

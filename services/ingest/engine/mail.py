@@ -1,0 +1,259 @@
+"""Mail messages to records: the body that a person reads, decoded, and headers as attributes; no I/O.
+
+MIME is parsed by the standard library, which forgives what real mail gets wrong. Of alternatives plain text is taken,
+else HTML, which `strip_html` of a recipe turns into text; attachments are named, not read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.errors import MessageError
+from email.header import decode_header
+from email.message import Message
+from email.parser import BytesParser
+from email.utils import parsedate_to_datetime
+
+from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record
+from services.ingest.domain.source_import import PATH_ATTRIBUTE, MailFolder
+from services.ingest.engine.attributes import Attributes
+
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+"""A message with its attachments; of a longer one only this much, and one byte, is held in memory."""
+DEFAULT_HEADERS = ("Subject", "From", "To", "Cc", "Date", "Message-ID", "In-Reply-To", "List-Id")
+_DEEPEST = 40
+# A line of an mbox that begins a message: a sender or not, and the day, month, time and year of its arrival.
+_BEGINNING = re.compile(rb"From (?:\S+ +)?.{0,64}\b[A-Z][a-z]{2} [A-Z][a-z]{2} +\d{1,2} +\d{1,2}:\d\d.{0,40}\b\d{4}\b")
+_QUOTED_BEGINNING = re.compile(rb"^>(>*From )", re.MULTILINE)
+_WORD = re.compile(r"=\?[^?\s]+\?[bBqQ]\?[^?]*\?=")
+# What mail programs call by a smaller name than they use.
+_SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "utf-8", "big5": "cp950"}
+_GUESSED_FROM_BYTES = 4096
+_HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
+_FEWEST_HIGH_BYTES = 4
+_TOLD_APART = frozenset(
+    (
+        *("gb18030", "gb2312", "gbk", "big5", "cp950", "big5hkscs", "shift_jis", "cp932", "euc_jp", "iso2022_jp"),
+        *("euc_kr", "cp949", "johab", "koi8_r", "cp1251", "utf_16", "utf_16_le", "utf_16_be"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    text: str
+    is_html: bool
+
+
+def split_messages(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Messages of a file, each with the number of its first line, from 1.
+
+    A file that begins as an mbox does has a message behind each such line that follows an empty one, and `>From ` at
+    the beginning of a line stands for `From ` there; any other file is one message.
+    """
+    message, start, number = bytearray(), 1, 0
+    mailbox, after_empty = False, True
+    for number, line in enumerate(_lines(chunks), 1):
+        if after_empty and (number == 1 or mailbox) and _BEGINNING.match(line):
+            if message:
+                yield start, _unquoted(message)
+            mailbox, message, start = True, bytearray(), number + 1
+        elif len(message) <= MAX_MESSAGE_BYTES:
+            message += line
+        after_empty = line in (b"\n", b"\r\n")
+    if message or number:
+        yield start, _unquoted(message) if mailbox else bytes(message)
+
+
+def _unquoted(message: bytearray) -> bytes:
+    return _QUOTED_BEGINNING.sub(rb"\1", bytes(message))
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with their ends; one beyond the limit of a message comes in parts."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+        if len(rest) > MAX_MESSAGE_BYTES:
+            yield rest
+            rest = b""
+    if rest:
+        yield rest
+
+
+def record_of_message(source: str, spec: MailFolder, path: str, folder: str, content: bytes) -> RawRecord:
+    """The record of a message.
+
+    Args:
+        source: name of the record's source.
+        spec: what is pulled.
+        path: path of the file below the folder.
+        folder: name of the folder that the file stands in.
+        content: the message, or more than `MAX_MESSAGE_BYTES` of its first bytes.
+
+    Raises:
+        RecordRefusedError: it gives no record.
+    """
+    if len(content) > MAX_MESSAGE_BYTES:
+        raise RecordRefusedError(
+            f"The message has more than {MAX_MESSAGE_BYTES} bytes, attachments included.", reason="MESSAGE_TOO_LONG"
+        )
+    message = _parsed(content)
+    attributes = Attributes()
+    attributes.add(PATH_ATTRIBUTE, path)
+    if spec.folder_attribute:
+        attributes.add(spec.folder_attribute, folder)
+    for name in spec.headers or DEFAULT_HEADERS:
+        if values := _values(message, name):
+            attributes.add(name.lower().replace("-", "_"), "\n".join(map(_header, values)))
+    names: list[str] = []
+    body = _body(message, attributes, names, 0)
+    if body is None or not body.text.strip():
+        held = f"; it has attachments: {', '.join(names)[:200]}" if names else ""
+        raise RecordRefusedError(f"The message has no text{held}.", reason="NO_MAIL_TEXT")
+    attributes.add("content_type", "text/html" if body.is_html else "text/plain")
+    if names:
+        attributes.add("attachments", "\n".join(names))
+    sent = _sent(message, attributes)
+    record = RawRecord(source, body.text, attributes.result(), event_time=sent)
+    check_record(record)
+    return record.identified()
+
+
+def _parsed(content: bytes) -> Message:
+    if b"\0" in content[:1024]:
+        raise RecordRefusedError("The file is not a mail message: it begins with NUL bytes.", reason="NOT_MAIL")
+    try:
+        message = BytesParser().parsebytes(content)
+    except (MessageError, RecursionError, ValueError) as error:
+        raise RecordRefusedError(f"The message cannot be parsed: {error}.", reason="NOT_MAIL") from error
+    if not message.keys():
+        raise RecordRefusedError(
+            "The file is not a mail message: it does not begin with headers (`Name: value`).", reason="NOT_MAIL"
+        )
+    return message
+
+
+def _body(part: Message, attributes: Attributes, names: list[str], depth: int) -> _Body | None:
+    """The text of a part that a person reads; attachments on the way are noted in `names`."""
+    if depth > _DEEPEST:
+        raise RecordRefusedError(f"The message is nested more than {_DEEPEST} parts deep.", reason="NESTED_TOO_DEEP")
+    payload = part.get_payload()
+    if isinstance(payload, list):
+        bodies = [_body(inner, attributes, names, depth + 1) for inner in payload if isinstance(inner, Message)]
+        found = [body for body in bodies if body is not None and body.text.strip()]
+        return _chosen(found, part.get_content_subtype() == "alternative")
+    name = _file_name(part)
+    kind = part.get_content_type()
+    if part.get_content_disposition() == "attachment" or not kind.startswith("text/") or kind == "text/calendar":
+        names.append(_header(name) if name else kind)
+        return None
+    return _Body(_decoded(part, attributes), kind == "text/html")
+
+
+def _file_name(part: Message) -> str:
+    try:
+        return part.get_filename() or ""
+    except (LookupError, ValueError, TypeError):
+        # A name in an encoding that nobody knows.
+        return ""
+
+
+def _chosen(found: list[_Body], alternative: bool) -> _Body | None:
+    """Of alternatives the plain one, the last if there are several; else all plain ones, or all HTML ones."""
+    plain = [body for body in found if not body.is_html]
+    kept = plain or found
+    if not kept:
+        return None
+    if alternative or len(kept) == 1:
+        return kept[-1]
+    return _Body("\n\n".join(body.text.rstrip("\n") for body in kept), not plain)
+
+
+def _decoded(part: Message, attributes: Attributes) -> str:
+    content = part.get_payload(decode=True)
+    data = content if isinstance(content, bytes) else b""
+    try:
+        charset = part.get_content_charset() or ""
+    except (LookupError, ValueError):
+        charset = ""
+    text, used = _text_of(data, charset)
+    if charset and used != _codec(charset):
+        attributes.note(f"text: not in {charset[:40]}, read as {used}")
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+
+
+def _text_of(data: bytes, charset: str) -> tuple[str, str]:
+    """The text of bytes, and the encoding that they were read in: the declared one, else what they look like."""
+    for name in filter(None, (_codec(charset), "utf-8")):
+        try:
+            return data.decode(name), name
+        except (UnicodeError, LookupError):
+            continue
+    name = _looks_like(data[:_GUESSED_FROM_BYTES])
+    return data.decode(name, "replace"), name
+
+
+def _looks_like(data: bytes) -> str:
+    """The encoding that bytes seem to be in; that of Western Europe unless they are surely in another."""
+    from charset_normalizer import from_bytes
+
+    runs = _HIGH_BYTES.findall(data)
+    # Letters with accents stand alone; Chinese, Japanese, Korean and Cyrillic words are runs of such bytes.
+    if sum(map(len, runs)) < max(_FEWEST_HIGH_BYTES, 2 * len(runs)):
+        return "cp1252"
+    best = from_bytes(data).best()
+    return best.encoding if best is not None and best.encoding in _TOLD_APART else "cp1252"
+
+
+def _codec(charset: str) -> str:
+    """Python's name of an encoding of text; empty where it has none."""
+    try:
+        # Codecs from bytes to bytes (base64, zlib) are listed as well.
+        if not charset or not isinstance(codecs.decode(b"", charset), str):
+            return ""
+        name = codecs.lookup(charset).name
+    except (LookupError, ValueError):
+        return ""
+    return _SUPERSETS.get(name, name)
+
+
+def _values(message: Message, name: str) -> list[str]:
+    """All values of a header as they stand in the message; bytes beyond ASCII are surrogates."""
+    return [str(value) for own, value in message.raw_items() if own.lower() == name.lower()]
+
+
+def _header(raw: str) -> str:
+    """A header's value in one line, its encoded words (RFC 2047) and raw bytes decoded."""
+    if not raw.isascii():
+        raw = _text_of(raw.encode("utf-8", "surrogateescape"), "")[0]
+    if _WORD.search(raw):
+        try:
+            parts = decode_header(raw)
+        except (MessageError, ValueError):
+            parts = []
+        if parts:
+            decoded = "".join(
+                _text_of(part, charset or "")[0] if isinstance(part, bytes) else part for part, charset in parts
+            )
+            # What is not well encoded decodes to nothing.
+            raw = decoded if decoded.strip() else raw
+    return " ".join(raw.replace("\0", "").split())
+
+
+def _sent(message: Message, attributes: Attributes) -> datetime | None:
+    """When it was sent, by its own words; None where it does not say, or says no time."""
+    values = _values(message, "Date")
+    if not values:
+        return None
+    try:
+        moment = parsedate_to_datetime(_header(values[0]))
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError, IndexError):
+        attributes.note("date: not a valid date of a mail; the time of the import counts")
+        return None
