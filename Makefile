@@ -5,8 +5,6 @@
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11; do $$p -c "" 2>/dev/null && echo $$p && exit; done; echo python3)
 PIPELINE ?= pipelines/headlines.yaml
 BIN := .venv/bin
-# As root, for a container or continuous integration; `tidemill` itself refuses root without it (docs/security.md).
-export TIDEMILL_ALLOW_ROOT ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run down status check test unit contract integration e2e faults bench-engine stubs docs lock format clean

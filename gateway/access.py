@@ -94,7 +94,7 @@ ROUTES: Mapping[tuple[str, str], Roles] = {
     ("GET", "/healthz"): _OPEN,
     ("GET", "/v2/health/live"): _OPEN,
     ("GET", "/v2/health/ready"): _OPEN,
-    # Open to this machine; the door asks others for a key.
+    # Open to who has the token of metrics, and without one to this machine; the door asks others for a key.
     ("GET", "/metrics"): _SEE,
     ("POST", "/v1/chat/completions"): _ASK,
     ("GET", "/v1/models"): _LOOK,

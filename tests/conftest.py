@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +19,6 @@ pytest.register_assert_rewrite("tests.load", "tests.waiting", "tests.faults.reco
 register_profiles()
 
 ROOT = Path(__file__).parents[1]
-
-# Meshes of tests last as long as the tests; continuous integration is often root.
-os.environ.setdefault("TIDEMILL_ALLOW_ROOT", "1")
 
 OpenDatabase = Callable[[str], Engine]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,6 @@ from sqlalchemy.exc import OperationalError
 from infra.stack.assets.clients import fetch
 from infra.stack.assets.store import silent, take_in
 from infra.stack.assets.table import MavenFile
-from infra.stack.elasticsearch import unprivileged_user
 from infra.stack.layout import Home
 from services.kit.config import home_dir
 from tests.service_process import free_port
@@ -107,10 +107,10 @@ def running_postgresql() -> Iterator[PostgreSQL]:
             programs.extractall(folder, filter="data")
         user: dict[str, Any] = {}
         if os.geteuid() == 0:
-            other = unprivileged_user()
-            user = {"user": other.uid, "group": other.gid, "extra_groups": []}
+            other = pwd.getpwnam("nobody")  # initdb wants an account, not just an id
+            user = {"user": other.pw_uid, "group": other.pw_gid, "extra_groups": []}
             for path in (folder, *folder.rglob("*")):
-                os.chown(path, other.uid, other.gid, follow_symlinks=False)
+                os.chown(path, other.pw_uid, other.pw_gid, follow_symlinks=False)
         cluster = PostgreSQL(folder, user)
         cluster.init()
         cluster.start()

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.kit.config import state_dir
-from services.kit.errors import InvalidArgumentError
+from services.kit.config import home_dir, state_dir
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError
 from services.kit.source_roots import FILE_NAME, add_roots
 
 if TYPE_CHECKING:
     from gateway.cli.pipeline_file import PipelineFile
 
 
-def allow_sources(file: PipelineFile, more: Sequence[str] = ()) -> None:
-    """Lets the mesh of this machine read the file's folder and the given roots.
+def wanted_roots(file: PipelineFile, more: Sequence[str] = ()) -> list[str]:
+    """What imports of this file may read: its folder, and what the person names.
 
     A file directly in the home folder allows nothing, since keys and passwords are there, too.
 
@@ -28,7 +28,38 @@ def allow_sources(file: PipelineFile, more: Sequence[str] = ()) -> None:
     if data := os.environ.get("TIDEMILL_DATA"):
         # `${TIDEMILL_DATA}` of a pipeline's file, as this person set it.
         more = [*more, data]
-    add_roots(state_dir() / FILE_NAME, [*roots, *(_named(root) for root in more)])
+    return [*roots, *(_named(root) for root in more)]
+
+
+def allow(roots: Sequence[str], file: PipelineFile) -> None:
+    """Lets the mesh of this machine read these from now on.
+
+    Raises:
+        FailedPreconditionError: the mesh runs, and its user cannot read a folder in which a source of the file lies.
+    """
+    add_roots(state_dir() / FILE_NAME, roots)
+    uris = [source.text_folder.uri or source.json_lines.uri for source in file.spec.sources]
+    for root in roots:
+        if any(Path(uri.removeprefix("file://")).is_relative_to(root) for uri in uris):
+            _check_visible(root)
+
+
+def _check_visible(folder: str) -> None:
+    """Looks at the folder as the running ingest service sees it, which may be another user's process."""
+    try:
+        from infra.stack.layout import Layout
+        from infra.stack.state import read_state
+    except ModuleNotFoundError:  # the extra `cli` without `stack`: no mesh on this machine
+        return
+    child = read_state(Layout.of(home_dir(), state_dir())).children.get("ingest")
+    if child is None or child.pid is None or os.access(f"/proc/{child.pid}/root{folder}", os.R_OK | os.X_OK):
+        return
+    owner = state_dir().stat().st_uid
+    raise FailedPreconditionError(
+        f"The mesh runs as the user {owner}, who cannot read {folder}: let others read it (chmod -R go+rX), then "
+        "`tidemill down` and this again, which starts the mesh so that it sees the folder.",
+        reason="SOURCE_NOT_READABLE",
+    )
 
 
 def _named(root: str) -> str:

@@ -15,6 +15,7 @@ from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStu
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
 
+from gateway.cli.stack_commands import as_owner
 from services.kit.config import home_dir, state_dir
 from services.kit.errors import InvalidArgumentError, UnavailableError
 from services.kit.grpc.errors import from_rpc_error
@@ -38,10 +39,10 @@ def _local_ports() -> Mapping[str, int]:
 class ClientTls:
     """TLS settings of the command line."""
 
-    roots: Path | None
-    """CA certificates to trust, in PEM; None trusts those that gRPC brings."""
-    certificate: Path | None = None
-    key: Path | None = None
+    roots: bytes | None
+    """Certificates to trust, in PEM; None trusts the authorities that gRPC brings."""
+    certificate: bytes | None = None
+    key: bytes | None = None
     server_name: str = ""
     """The name in the gateway's certificate, if it differs from the address."""
 
@@ -49,31 +50,32 @@ class ClientTls:
     def find(cls) -> ClientTls | None:
         """From `TIDEMILL_CA` (a file, or `system`), `TIDEMILL_CLIENT_CERT`, `TIDEMILL_CLIENT_KEY`,
         `TIDEMILL_TLS_SERVER_NAME`; on the doors' own machine their certificate is enough.
-        """
-        given = os.environ.get("TIDEMILL_CA") or os.environ.get("TIDEMILL_TLS_CERT")
-        if not given:
-            return None
-        certificate, key = os.environ.get("TIDEMILL_CLIENT_CERT"), os.environ.get("TIDEMILL_CLIENT_KEY")
-        return cls(
-            None if given == "system" else Path(given),
-            Path(certificate) if certificate else None,
-            Path(key) if key else None,
-            os.environ.get("TIDEMILL_TLS_SERVER_NAME", ""),
-        )
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """For a channel.
 
         Raises:
             InvalidArgumentError: a file cannot be read.
         """
-        try:
-            roots, key, certificate = (
-                path.read_bytes() if path is not None else None for path in (self.roots, self.key, self.certificate)
-            )
-        except OSError as error:
-            raise InvalidArgumentError(f"{error.filename} cannot be read: {error.strerror}.") from error
-        return grpc.ssl_channel_credentials(roots, key, certificate)
+        given = os.environ.get("TIDEMILL_CA") or os.environ.get("TIDEMILL_TLS_CERT")
+        if not given:
+            return None
+        return cls(
+            None if given == "system" else _read(given),
+            _read(os.environ.get("TIDEMILL_CLIENT_CERT")),
+            _read(os.environ.get("TIDEMILL_CLIENT_KEY")),
+            os.environ.get("TIDEMILL_TLS_SERVER_NAME", ""),
+        )
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """For a channel."""
+        return grpc.ssl_channel_credentials(self.roots, self.key, self.certificate)
+
+
+def _read(path: str | None) -> bytes | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,12 @@ class Target:
         return f"{'http' if self.tls is None else 'https'}://{self.http}"
 
     @classmethod
-    def find(cls, address: str | None) -> Target:
-        """The given address, or this machine's mesh; the key from the environment, or from its file.
+    def find(cls, address: str | None, tls: ClientTls | None = None) -> Target:
+        """The address that was given, else this machine's mesh; the key out of the environment, else its file.
 
         Args:
             address: `--address`; the HTTP door is then taken to be on the same host, at its usual port.
+            tls: how its doors are trusted.
         """
         ports = {} if address else _local_ports()
         grpc_address = address or (f"127.0.0.1:{ports['gateway']}" if "gateway" in ports else USUAL_ADDRESS)
@@ -110,7 +113,7 @@ class Target:
         key = os.environ.get("TIDEMILL_API_KEY")
         if key is None and path.is_file():
             key = path.read_text(encoding="utf-8").strip()
-        return cls(grpc_address, http, key, path, ClientTls.find())
+        return cls(grpc_address, http, key, path, tls)
 
 
 class Connection:
@@ -177,7 +180,9 @@ def _tls_hint(target: Target, error: UnavailableError) -> str:
 @contextmanager
 def connect(address: str | None) -> Iterator[Connection]:
     """A connection for the length of the block."""
-    connection = Connection(Target.find(address))
+    tls = ClientTls.find()  # before: what root may read, the mesh's user may not
+    as_owner()
+    connection = Connection(Target.find(address, tls))
     try:
         with connection.errors():
             yield connection

@@ -17,7 +17,7 @@ from tidemill.pipeline.v1.pipeline_service_pb2 import (
 )
 
 from gateway.cli import stack_commands
-from gateway.cli.allowed_sources import allow_sources
+from gateway.cli.allowed_sources import allow, wanted_roots
 from gateway.cli.connection import Connection, connect
 from gateway.cli.follow import Detached, follow
 from gateway.cli.output import (
@@ -112,9 +112,9 @@ def _watch(connection: Connection, name: str, console: Console, json_wanted: boo
 
 def run(
     pipeline: PipelinePath,
-    follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch the cycle to its end.")] = True,
-    check: Annotated[bool, typer.Option("--check", help="Only check the file and its sources.")] = False,
-    allow: AllowOption = None,
+    follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch it to its end.")] = True,
+    check: Annotated[bool, typer.Option("--check", help="Only tell what is wrong with it and its sources.")] = False,
+    more: AllowOption = None,
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
@@ -131,11 +131,15 @@ def run(
             left = " Its operators were not checked: the mesh knows them, and it does not answer."
         console.print(f"{pipeline}: no errors found without running it.{left}", markup=False)
         return
-    allow_sources(file, allow or ())
+    roots = wanted_roots(file, more or ())
     if address is None:
         # This machine's mesh reads this machine's files, so missing example data are fetched first.
         with stack_commands.resumable(console, "the same command"):
             stack_commands.fetch(console, missing_assets(file.spec))
+    if address is None:
+        stack_commands.show_to_mesh(roots)
+    stack_commands.as_owner()
+    allow(roots, file)
     with connect(address) as connection:
         cycle = _start(connection, file, console)
         if not follow_it:
@@ -160,9 +164,11 @@ def quickstart(
     with stack_commands.resumable(console, "the same command"):
         stack_commands.fetch(console, assets_of(file.spec))
         console.rule("2/3 · the mesh", align="left", style="bright_black")
+        roots = wanted_roots(file)
+        stack_commands.show_to_mesh(roots)
         stack_commands.start(console)
     console.rule(f"3/3 · {file.spec.name}", align="left", style="bright_black")
-    allow_sources(file)
+    allow(roots, file)
     with connect(None) as connection:
         cycle = _start(connection, file, console)
         ended = _watch(connection, cycle.name, console, json_wanted)

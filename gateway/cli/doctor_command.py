@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.output import EXIT_FAILED, JsonOption, print_json, stdout
+from gateway.cli.stack_commands import as_owner
 from gateway.cli.views.doctor import report
 from services.kit.config import home_dir, state_dir
 
@@ -25,6 +26,7 @@ def doctor(
     from infra.stack.doctor.findings import Level, examine
     from infra.stack.layout import Layout
 
+    as_owner()
     layout = Layout.of(home_dir(), state_dir())
     checks = [*mesh.checks(layout), *stored.checks(layout)]
     found = examine(checks, repair=repair)

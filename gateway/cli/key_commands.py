@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gateway.cli.durations import duration
 from gateway.cli.output import JsonOption, print_json, print_whole, stderr, stdout
+from gateway.cli.stack_commands import as_owner
 from services.kit.config import state_dir
 from services.kit.errors import InvalidArgumentError
 
@@ -40,6 +41,7 @@ DatabaseOption = Annotated[
 def _store(url: str | None) -> Iterator[KeyStore]:
     from gateway.keys.store import KeyStore  # SQLAlchemy takes longer to import than everything else together
 
+    as_owner()
     store = KeyStore.open(url or f"sqlite:///{state_dir() / 'db' / 'gateway.sqlite'}")
     try:
         yield store

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from gateway.cli import cycle_commands, model_commands, stack_commands, telemetry_commands
+from gateway.cli.certificate_commands import certs
 from gateway.cli.doctor_command import doctor
 from gateway.cli.key_commands import keys
 from gateway.cli.output import EXIT_FAILED, stderr
@@ -33,6 +34,7 @@ def create_cli() -> typer.Typer:
     cli.command(rich_help_panel=mesh)(stack_commands.status)
     cli.command(rich_help_panel=mesh)(doctor)
     cli.add_typer(keys, name="keys", rich_help_panel=mesh)
+    cli.add_typer(certs, name="certs", rich_help_panel=mesh)
     cli.command(rich_help_panel=loop)(cycle_commands.quickstart)
     cli.command(rich_help_panel=loop)(cycle_commands.run)
     cli.command("follow", rich_help_panel=loop)(cycle_commands.follow_cycle)

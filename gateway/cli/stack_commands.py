@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,26 +33,57 @@ def check_machine() -> None:
     preflight.check(Layout.of(home_dir(), state_dir()))
 
 
+def show_to_mesh(roots: Iterable[str]) -> None:
+    """Lets a mesh that root starts see these folders, though folders above them may be closed to others."""
+    try:
+        from infra.stack.layout import Layout
+        from infra.stack.mesh_user import show
+    except ModuleNotFoundError:  # the extra `cli` without `stack`: no mesh on this machine
+        return
+    show(Layout.of(home_dir(), state_dir()), [Path(root) for root in roots if root.startswith("/")])
+
+
+def as_owner() -> None:
+    """Goes on as the user that the mesh runs as, where root asks: its files are not root's to follow."""
+    try:
+        from infra.stack.layout import Layout
+        from infra.stack.mesh_user import become_owner
+    except ModuleNotFoundError:  # the extra `cli` without `stack`: no mesh on this machine
+        return
+    become_owner(Layout.of(home_dir(), state_dir()))
+
+
 def fetch(console: Console, names: Iterable[str]) -> None:
     """Fetches missing assets, with a progress bar each."""
     from infra.stack.assets import prepare
-    from infra.stack.layout import Home
+    from infra.stack.layout import Layout
+    from infra.stack.mesh_user import refuse_home_of_others
 
+    layout = Layout.of(home_dir(), state_dir())
+    if os.geteuid() == 0:
+        refuse_home_of_others(layout)
+        os.umask(0o022)  # the mesh, which is another user, reads what root fetches
     with download_bars(console) as bars:
-        prepare(Home(home_dir()), tuple(names), bars)
+        prepare(layout.home, tuple(names), bars)
 
 
 def start(console: Console, only: Iterable[str] | None = None) -> StackState:
-    """Starts the mesh and shows the progress of each part."""
+    """Starts the mesh and shows each part come up; where root asks, as the mesh's user."""
     from infra.stack import client
+    from infra.stack.layout import Layout
+    from infra.stack.mesh_user import become_mesh_user
+
+    become_mesh_user(Layout.of(home_dir(), state_dir()))
 
     began = time.monotonic()
     with PartsReporter(console) as report:
         stack = client.up(state_dir(), home_dir(), only=only, on_progress=report)
     took = time.monotonic() - began
     ready = f"{'The mesh' if only is None else ', '.join(stack.children)} is ready ({took:.1f} s)"
-    doors = f": gRPC on {stack.address('gateway')}, HTTP on {stack.address('gateway_http')}"
-    console.print(f"{ready}{doors if 'gateway' in stack.ports else ''}.", soft_wrap=True)
+    doors = ""
+    if "gateway" in stack.ports:
+        doors = f": gRPC on {stack.address('gateway')}, HTTP on {stack.address('gateway_http')}"
+    console.print(f"{ready}{doors}.", soft_wrap=True)
     return stack
 
 
@@ -78,6 +111,7 @@ def up(
     with resumable(console, "`tidemill up`"):
         fetch(console, PROGRAMS)
         if foreground:
+            # As root it becomes the mesh's user itself.
             from infra.stack.__main__ import main
 
             raise typer.Exit(main([] if only is None else ["--only", only]))
@@ -89,6 +123,7 @@ def down() -> None:
     from infra.stack import client
 
     console = stderr()
+    as_owner()
     with PartsReporter(console) as report:
         client.down(state_dir(), home_dir(), on_progress=report)
     console.print("The mesh is stopped. Its data is kept; `tidemill up` continues from it.")
@@ -98,6 +133,7 @@ def status(as_json: JsonOption = False) -> None:
     """Shows every part: health, process, port, restarts. Exits with 1 unless all are healthy and the disk has room."""
     from infra.stack import client
 
+    as_owner()
     stack = client.status(state_dir(), home_dir())
     disk = disk_space(state_dir(), disk_reserve())
     lost = noted_losses(state_dir())
@@ -109,6 +145,7 @@ def status(as_json: JsonOption = False) -> None:
                 "error": stack.error,
                 "state": str(stack.state),
                 "ports": dict(stack.ports),
+                "warnings": [message for message, _ in stack.warnings],
                 "disk": {
                     "free_bytes": disk.free,
                     "total_bytes": disk.total,
@@ -146,5 +183,7 @@ def status(as_json: JsonOption = False) -> None:
             console.print(words, soft_wrap=True)
         for each in lost:
             console.print(loss_words(each), soft_wrap=True)
+        for message, remedy in stack.warnings:
+            console.print(f"{message} {remedy}", style="yellow", soft_wrap=True, markup=False)
     if not well:
         raise typer.Exit(EXIT_FAILED)

@@ -38,8 +38,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
 # Scripts and styles of the documents' page.
 _OPEN_BELOW = "/static-offline-docs/"
-# Open to this machine, for everyone else with a key.
-_LOOPBACK_ONLY = frozenset({"/metrics"})
+# Open to who has the token of metrics, and without one to this machine; for everybody else behind a key.
+_METRICS = "/metrics"
 # Of a path in a span; a stranger may send one of 60 KB.
 _MOST_PATH = 512
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
@@ -91,6 +91,14 @@ class Door:
         self._metrics = metrics
         self._tracer = tracer
 
+    def _scrapes(self, scope: Scope) -> bool:
+        token = self._metrics.token
+        if token is None:
+            return from_this_machine(scope)
+        return any(
+            token.admits(value.decode("latin-1")) for name, value in scope["headers"] if name == b"authorization"
+        )
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection's event, as ASGI says."""
         if scope["type"] != "http":
@@ -99,7 +107,7 @@ class Door:
         if scope["method"] == "HEAD":  # as GET; the server sends no body for it
             scope = {**scope, "method": "GET"}
         path = scope["path"]
-        if path in _OPEN or path.startswith(_OPEN_BELOW) or (path in _LOOPBACK_ONLY and from_this_machine(scope)):
+        if path in _OPEN or path.startswith(_OPEN_BELOW) or (path == _METRICS and self._scrapes(scope)):
             await self._app(scope, receive, send)
             return
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}

@@ -11,7 +11,7 @@ from infra.stack.addresses import Addresses
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user that a child runs as instead of the supervisor's."""
+    """A user of the machine."""
 
     uid: int
     gid: int
@@ -38,7 +38,6 @@ class Program:
     folder: Path
     before: tuple[str, ...] | None = None
     """Run to its end first, with the same environment and log; must succeed."""
-    user: User | None = None
     network: PrivateNetwork | None = None
     leftovers: tuple[Path, str] | None = None
     """Folder and glob of files that the program leaves behind when it is killed."""

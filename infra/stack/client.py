@@ -11,11 +11,12 @@ import dataclasses
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -27,10 +28,12 @@ from infra.stack.errors import StackError
 from infra.stack.guard import RUN
 from infra.stack.layout import Layout, python_path
 from infra.stack.lifecycle import Timeouts
+from infra.stack.mesh_user import is_root
 from infra.stack.private import UMASK, private_folder
 from infra.stack.probes import ProbeError
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state, write_state
 from infra.stack.topology import NAMES, specs
+from services.kit.errors import TidemillError
 
 OnProgress = Callable[[str, ChildState], None]
 """Told of each child whenever something about it changed: its name and its state."""
@@ -71,7 +74,7 @@ def up(
     if found.phase is StackPhase.STOPPING:
         _wait_stopped(layout, found, _STOP_TIMEOUT_S)
         found = read_state(layout)
-    daemon = None if found.running else _start(layout, wanted)
+    daemon = None if found.running else _Daemon.start(layout, wanted)
     if daemon is None:
         _check_selection(found, wanted)
     try:
@@ -89,24 +92,38 @@ def _check_selection(found: StackState, wanted: set[str]) -> None:
         )
 
 
-def _start(layout: Layout, wanted: set[str]) -> subprocess.Popen[bytes]:
-    private_folder(layout.state.root)
-    layout.state.logs.mkdir(exist_ok=True)
-    log = layout.state.logs / "supervisor.log"
-    processes.rotate(log)
-    only = [name for name in NAMES if name in wanted]
-    command = [sys.executable, "-m", "infra.stack", "--state", str(layout.state.root), "--home", str(layout.home.root)]
-    with open(log, "ab", opener=partial(os.open, mode=0o600)) as output:
-        return subprocess.Popen(
-            [*command, "--only", ",".join(only)],
+class _Daemon:
+    """The supervisor as a child of this process, as long as it waits for the stack."""
+
+    def __init__(self, process: subprocess.Popen[bytes], words: IO[bytes]) -> None:
+        self.process = process
+        self._words = words
+
+    @classmethod
+    def start(cls, layout: Layout, wanted: set[str]) -> _Daemon:
+        """Starts it, in a session of its own."""
+        if not is_root():
+            private_folder(layout.state.root)
+        only = [name for name in NAMES if name in wanted]
+        command = [sys.executable, "-m", "infra.stack", "--log", "--state", str(layout.state.root)]
+        # Until it writes to its log, which is not root's to open.
+        words = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
+        process = subprocess.Popen(
+            [*command, "--home", str(layout.home.root), "--only", ",".join(only)],
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=layout.state.root,
+            stdout=words,
+            stderr=words,
             env=_environment(),
             start_new_session=True,
             umask=UMASK,
         )
+        return cls(process, words)
+
+    def last_words(self, log: Path) -> str:
+        """What it said before it ended."""
+        self._words.seek(0)
+        first = self._words.read().decode("utf-8", "replace").splitlines()
+        return "\n".join(f"  {line}" for line in [*first[-15:], *(processes.last_lines(log) if not first else [])])
 
 
 def _environment() -> dict[str, str]:
@@ -114,17 +131,15 @@ def _environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
 
 
-def _wait_ready(
-    layout: Layout, daemon: subprocess.Popen[bytes] | None, on_progress: OnProgress, timeout_s: float
-) -> StackState:
+def _wait_ready(layout: Layout, daemon: _Daemon | None, on_progress: OnProgress, timeout_s: float) -> StackState:
     told: dict[str, ChildState] = {}
     end = time.monotonic() + timeout_s
     while True:
-        code = None if daemon is None else daemon.poll()
+        code = None if daemon is None else daemon.process.poll()
         if code == EXIT_ALREADY_RUNNING:  # another `up` was quicker
             daemon = code = None
         stack = read_state(layout)
-        if daemon is None or stack.pid == daemon.pid:
+        if daemon is None or stack.pid == daemon.process.pid:
             for name, child in stack.children.items():
                 if told.get(name) != child:
                     told[name] = child
@@ -135,7 +150,7 @@ def _wait_ready(
                 raise StackError(stack.error)
         if code is not None or (daemon is None and not stack.running):
             log = layout.state.logs / "supervisor.log"
-            lines = "\n".join(f"  {line}" for line in processes.last_lines(log))
+            lines = daemon.last_words(log) if daemon is not None else ""
             raise StackError(f"The supervisor ended before the stack was ready. The end of {log}:\n{lines}")
         if time.monotonic() > end:
             raise StackError(
@@ -202,6 +217,6 @@ def _probe(child: ChildState, spec: ChildSpec | None, addresses: Addresses) -> C
         return dataclasses.replace(child, healthy=False, health=child.last_error or child.phase.value)
     try:
         spec.probe(addresses)
-    except ProbeError as error:
+    except (ProbeError, TidemillError, OSError) as error:  # such as a password that cannot be read
         return dataclasses.replace(child, healthy=False, health=str(error))
     return dataclasses.replace(child, healthy=True)

@@ -19,7 +19,7 @@ from aiohttp import BasicAuth, web
 from yarl import URL
 
 from infra.stack.addresses import HOST
-from infra.stack.elasticsearch import SECRET, USER
+from infra.stack.elasticsearch import SECRET
 
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "host", "authorization"})
 
@@ -77,12 +77,6 @@ def main(arguments: list[str]) -> None:
     """Serves until it is killed, which happens when the node ends."""
     listener, port = socket.socket(fileno=int(arguments[0])), int(arguments[1])
     guard = Guard(os.environ.pop(SECRET), port)
-    user = os.environ.pop(USER, "")
-    if user:
-        uid, gid = (int(part) for part in user.split(":"))
-        os.setgroups([])
-        os.setgid(gid)
-        os.setuid(uid)
     logging.basicConfig(level=logging.WARNING)
     app = web.Application()
     app.cleanup_ctx.append(guard.run)

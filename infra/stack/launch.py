@@ -1,8 +1,8 @@
-"""Starts a program in place of itself: `python launch.py PARENT UID:GID PROGRAM ARGUMENTS...`.
+"""Becomes the program that it is told to start: `python launch.py PARENT PROGRAM ARGUMENTS...`.
 
 Run as a file, by the supervisor only. Before it hands over to the program it ties the child's life to the parent's
-(the kernel kills the child when the supervisor dies, however it dies), and gives up root where the program must not
-have it. This is done here, after the fork and in a process of its own, because code between fork and exec of a
+(the kernel kills the child when the supervisor dies, however it dies), and where asked for moves it into a network of
+its own. This is done here, after the fork and in a process of its own, because code between fork and exec of a
 threaded parent can deadlock.
 """
 
@@ -34,16 +34,10 @@ def main(arguments: list[str]) -> None:
     if arguments == [CHECK]:
         _private_network()
         os._exit(0)
-    parent, user, *command = arguments
+    parent, *command = arguments
     network = os.environ.pop(NETWORK, "")
     if network:
         _with_guard(json.loads(network))
-    if user != "-":
-        uid, gid = (int(part) for part in user.split(":"))
-        os.setgroups([])
-        os.setgid(gid)
-        os.setuid(uid)
-    # After the change of user, which clears it.
     _die_with(int(parent))
     os.execvpe(command[0], command, os.environ)  # noqa: S606 - the point of this file
 

@@ -56,6 +56,16 @@ class Home:
         return self.root / "models"
 
     @property
+    def bytecode(self) -> Path:
+        """What Python compiled for a mesh that may not write beside its modules."""
+        return self.root / "bytecode"
+
+    @property
+    def written(self) -> list[Path]:
+        """Folders that a mesh writes to; the others are written by who fetches."""
+        return [self.triton, self.models, self.bytecode]
+
+    @property
     def data(self) -> Path:
         """Raw example data."""
         return self.root / "data"
@@ -121,6 +131,16 @@ class State:
     def model_keys(self) -> Path:
         """The key that signs builds; `trusted` holds the public keys whose builds are served."""
         return self.root / "keys" / "models"
+
+    @property
+    def peer_keys(self) -> Path:
+        """The mesh's own authority and the certificates that it issued."""
+        return self.root / "keys" / "peers"
+
+    @property
+    def metrics_token(self) -> Path:
+        """What Prometheus must show to read the counters of this mesh's processes."""
+        return self.root / "metrics.token"
 
     @property
     def mlflow(self) -> Path:

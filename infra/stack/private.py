@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -10,6 +11,31 @@ from infra.stack.errors import StackError
 
 UMASK = 0o077
 """Whatever a process of the mesh creates is its user's alone."""
+
+
+def place_secret(file: Path) -> str:
+    """The secret in a file of this user's alone; made, of 32 random bytes, where there is none."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return file.read_text(encoding="utf-8").strip()
+    secret = secrets.token_hex(32)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(secret)
+    return secret
+
+
+def own_folder(folder: Path) -> Path:
+    """As `private_folder`, below a folder in which others may write, who could put a link or a folder of theirs there.
+
+    Raises:
+        StackError: what is there is not a folder of this user.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise StackError(f"{folder} is not a folder of this user: remove it, or set TMPDIR to a folder of your own.")
+    return private_folder(folder)
 
 
 def private_folder(folder: Path) -> Path:

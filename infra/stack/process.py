@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from infra.stack import guard as guards
-from infra.stack.child import PrivateNetwork, Program, User
+from infra.stack.child import PrivateNetwork, Program
 from infra.stack.launch import CHECK, NETWORK
 
 TAG = "TIDEMILL_STACK"
@@ -74,11 +74,10 @@ async def spawn(
     It dies with the thread that calls this (the supervisor's main thread). `marks` are added to its environment, by
     which it and its children are found again; `inherited` are file descriptors that it keeps.
     """
-    user = "-" if program.user is None else _text(program.user)
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-I", "-S", str(_LAUNCHER), str(os.getpid()), user, *command),
+            *("-I", "-S", str(_LAUNCHER), str(os.getpid()), *command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -94,10 +93,6 @@ def _network(network: PrivateNetwork | None) -> dict[str, str]:
         return {}
     told = {"port": network.port, "command": network.guard, "environment": dict(network.environment)}
     return {NETWORK: json.dumps(told)}
-
-
-def _text(user: User) -> str:
-    return f"{user.uid}:{user.gid}"
 
 
 async def stop(process: asyncio.subprocess.Process, grace_s: float) -> bool:

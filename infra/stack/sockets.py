@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import tempfile
 from pathlib import Path
 
-from infra.stack.errors import StackError
 from infra.stack.layout import State
-from infra.stack.private import private_folder
+from infra.stack.private import own_folder
 
 LONGEST_PATH = 107
 """Bytes of a socket's path (`sun_path` in sys/un.h, without the zero at its end)."""
@@ -30,22 +28,13 @@ def place_sockets(state: State) -> Path:
     """
     folder = state.root / "sockets"
     if _fits(folder):
-        return _private(folder)
+        return own_folder(folder)
     name = hashlib.sha256(os.fsencode(state.root)).hexdigest()[:16]
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime and _fits(Path(runtime) / "tidemill" / name):
-        return _private(_private(Path(runtime) / "tidemill") / name)
-    return _private(_private(Path(tempfile.gettempdir()) / f"tidemill-{os.geteuid()}") / name)
+        return own_folder(own_folder(Path(runtime) / "tidemill") / name)
+    return own_folder(own_folder(Path(tempfile.gettempdir()) / f"tidemill-{os.geteuid()}") / name)
 
 
 def _fits(folder: Path) -> bool:
     return len(os.fsencode(folder)) + 1 + LONGEST_NAME <= LONGEST_PATH
-
-
-def _private(folder: Path) -> Path:
-    """Stricter than `private_folder`: above it others may write, who could put a link or a folder of theirs here."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise StackError(f"{folder} is not a folder of this user: remove it, or choose a shorter TIDEMILL_STATE.")
-    return private_folder(folder)

@@ -18,6 +18,8 @@ from infra.stack.process import is_alive
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
+OPEN_ELASTICSEARCH = "elasticsearch_transport"
+"""Port that a node has only where it shares the machine's network."""
 
 
 class StackPhase(StrEnum):
@@ -113,6 +115,20 @@ class StackState:
     def triton_repository(self) -> Path:
         """The model repository that Triton reads."""
         return self.layout.state.triton_repository
+
+    @property
+    def warnings(self) -> list[tuple[str, str]]:
+        """What works, but is less protected than it could be, and what to do about it."""
+        # The node's second port is one of the machine's only where the node has no network of its own.
+        if not self.running or OPEN_ELASTICSEARCH not in self.ports:
+            return []
+        return [
+            (
+                "Elasticsearch answers every user of this machine without a password: the kernel does not let the "
+                "mesh's user give it a network of its own.",
+                "Allow user namespaces (docs/security.md says how), or let no other user onto this machine.",
+            )
+        ]
 
     @property
     def running(self) -> bool:

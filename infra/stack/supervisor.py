@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,11 +57,26 @@ def stop_order(specs: Sequence[ChildSpec]) -> list[list[str]]:
 class Supervisor:
     """Runs a set of children until it is stopped."""
 
-    def __init__(self, layout: Layout, specs: Iterable[ChildSpec], timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        specs: Iterable[ChildSpec],
+        timeouts: Timeouts | None = None,
+        chores: Sequence[Callable[[], object]] = (),
+    ) -> None:
+        """Makes it; `run` starts the children.
+
+        Args:
+            layout: where files lie.
+            specs: the children.
+            timeouts: how long to wait for what.
+            chores: done about once an hour, in a thread; may fail.
+        """
         self._layout = layout
         self._specs = tuple(specs)
         self._order = stop_order(self._specs)
         self._timeouts = timeouts or Timeouts()
+        self._chores = tuple(chores)
         self._stop = asyncio.Event()
         self._failed: asyncio.Future[StackError] | None = None
         self._addresses = Addresses({}, {})
@@ -127,6 +142,7 @@ class Supervisor:
             for name, child in self._children.items()
         ]
         tasks.append(self._supervised(self._keep_house(), "housekeeping"))
+        tasks.append(self._supervised(self._do_chores(), "chores"))
         try:
             error = await self._started()
             if error is None and not self._stop.is_set():
@@ -184,6 +200,15 @@ class Supervisor:
                 disk.look()
             for child in self._children.values():
                 processes.trim(child.log, _LOG_LIMIT_BYTES)
+
+    async def _do_chores(self) -> None:
+        while True:
+            await asyncio.sleep(self._timeouts.chores_s)
+            for chore in self._chores:
+                try:
+                    await asyncio.to_thread(chore)
+                except Exception:
+                    logger.exception("a chore failed; it is tried again in %.0f s", self._timeouts.chores_s)
 
     def _fail(self, error: StackError) -> None:
         if self._failed is not None and not self._failed.done():

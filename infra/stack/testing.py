@@ -61,7 +61,6 @@ def running_parts(parts: Iterable[str], state_dir: Path) -> Iterator[StackState]
         yield client.up(state_dir, home_dir(), wanted)
     finally:
         client.down(state_dir, home_dir())
-        _remove_far_folder(state_dir)
 
 
 @functools.cache
@@ -84,11 +83,3 @@ def _authenticate(password: Path) -> None:
     del options["bootstrap_servers"]
     for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):
         kind.DEFAULT_CONFIG.update(options)
-
-
-def _remove_far_folder(state_dir: Path) -> None:
-    """Started by root, Elasticsearch may have worked outside the test's folder, which no one would clear up."""
-    folder = Layout.of(home_dir(), state_dir).state.elasticsearch
-    if folder.is_symlink():
-        shutil.rmtree(folder.resolve(), ignore_errors=True)
-        folder.unlink()

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from infra.stack import elasticsearch, kafka, kafka_access, triton
+from infra.stack import certificates, elasticsearch, kafka, kafka_access, triton
 from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout, python_path
+from infra.stack.private import place_secret
 from infra.stack.probes import every, grpc_health, http_ok, tls_handshake
 
 DOORS_HOST = "TIDEMILL_DOORS_HOST"
@@ -156,6 +157,7 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
         "TIDEMILL_MODEL_SIGNING_KEY": str(state.model_keys / "signing.pem"),
         "TIDEMILL_TRUSTED_MODEL_KEYS": str(state.model_keys / "trusted"),
         "TIDEMILL_MLFLOW_URI": f"sqlite:///{state.mlflow}",
+        "TIDEMILL_METRICS_TOKEN_FILE": str(state.metrics_token),
         **{name: os.environ[name] for name in STORES if os.environ.get(name)},
     }
     uses = {
@@ -178,6 +180,10 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
             "TIDEMILL_KAFKA_USER": kafka_access.MESH,
             "TIDEMILL_KAFKA_PASSWORD_FILE": str(kafka_access.password_file(state, kafka_access.MESH)),
         }
+    if not os.environ.get("TIDEMILL_PEER_CERT"):
+        own = state.peer_keys / "issued" / certificates.LOCAL
+        files = {"CERT": certificates.CERTIFICATE, "KEY": certificates.KEY, "CA": certificates.AUTHORITY}
+        told |= {f"TIDEMILL_PEER_{what}": str(own / name) for what, name in files.items()}
     if service.doors is not None and (host := os.environ.get(DOORS_HOST)):
         told |= {
             "TIDEMILL_BIND": f"{host}:{addresses.ports[service.name]}",
@@ -223,6 +229,9 @@ def _seconds(variable: str, usual: float) -> float:
 def _prepare(layout: Layout, service: Service, addresses: Addresses) -> Program:
     for folder in (layout.state.databases, layout.state.artifacts, layout.home.models):
         folder.mkdir(parents=True, exist_ok=True)
+    if not os.environ.get("TIDEMILL_PEER_CERT"):
+        certificates.place(layout.state.peer_keys)
+    place_secret(layout.state.metrics_token)
     return Program(
         command=(sys.executable, "-m", service.module),
         environment={**os.environ, **environment(layout, addresses, service)},

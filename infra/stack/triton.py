@@ -86,7 +86,7 @@ def place_backends(home: Home) -> Path:
         target.chmod(0o755)
 
     place = home.triton / f"{version}-python{python}-numpy{numpy}" / "backends"
-    with one_at_a_time(home.root):
+    with one_at_a_time(home.triton):
         return place_folder(place, f"{PACKAGE} {version}", build)
 
 

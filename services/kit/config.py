@@ -79,6 +79,9 @@ class ServiceSettings(BaseSettings):
 
     bind: Address = Field("127.0.0.1:0", description="host:port or unix:/path of the gRPC server")
     metrics_bind: PortAddress | None = Field(None, description="host:port of the Prometheus endpoint; none when unset")
+    metrics_token_file: Path | None = Field(
+        None, description="file with the token that Prometheus must show as `Authorization: Bearer`; none when unset"
+    )
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="host:port of the Kafka brokers, comma-separated")
     kafka_user: str | None = Field(None, description="user at the brokers (SCRAM-SHA-512); none when unset")
     kafka_password_file: Path | None = Field(None, description="file with the user's password")

@@ -50,18 +50,25 @@ def add_roots(file: Path, roots: Sequence[str]) -> None:
         OSError: it cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (file.parent / f".{FILE_NAME}.lock").open("a") as lock:
+    lock = os.open(file.parent / f".{FILE_NAME}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(lock, "a"):
+        _give_to_owner(lock, file.parent)
         fcntl.flock(lock, fcntl.LOCK_EX)
         present = read_roots(file)
         wanted = [*present, *(root for root in dict.fromkeys(roots) if root not in present)]
         if wanted == present:
             return
         draft = file.with_name(f".{FILE_NAME}.{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as stream:
             json.dump({"roots": wanted}, stream, indent=1)
-        folder = file.parent.stat()
-        if os.geteuid() == 0 and folder.st_uid != 0:
-            # When started as root, the mesh runs as the owner of its state.
-            os.chown(draft, folder.st_uid, folder.st_gid)
+            _give_to_owner(descriptor, file.parent)
         draft.replace(file)
+
+
+def _give_to_owner(descriptor: int, folder: Path) -> None:
+    """Started by root, the mesh works as the owner of its state."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)

@@ -95,7 +95,7 @@ class ServerTls:
             FailedPreconditionError: they cannot be used; names the file.
         """
         self._files = files
-        self._marks = _marks(files)
+        self._marks = file_marks(files)
         self._current = Certificates.read(files)
         self._context = _context(self._current, files)
         _warn(self._current, files)
@@ -134,7 +134,7 @@ class ServerTls:
             Whether new ones are in use. Files that do not fit together, for example a certificate whose key is
             missing, leave the old ones in use, with a line in the log.
         """
-        marks = _marks(self._files)
+        marks = file_marks(self._files)
         if marks == self._marks:
             return False
         self._marks = marks
@@ -156,8 +156,8 @@ class ServerTls:
             await asyncio.to_thread(self.reload)
 
 
-def _marks(files: TlsFiles) -> tuple[object, ...]:
-    """A value that changes when a file does."""
+def file_marks(files: TlsFiles) -> tuple[object, ...]:
+    """What differs once a file has changed."""
     marks: list[object] = []
     for path in (files.certificate, files.key, files.client_ca):
         try:

@@ -23,6 +23,7 @@ from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from infra.stack.topology import NAMES
 from services.kit.config import home_dir
+from tests.faults.strangers import open_folder
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ("smollm2", "bge-small-zh", "bbc", "reviews")
@@ -105,5 +106,6 @@ class Mesh:
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """Every part and every service."""
     prepare(Home(home_dir()), EXAMPLES)
-    with running_parts(NAMES, tmp_path_factory.mktemp("mesh")) as stack:
-        yield Mesh(stack, tmp_path_factory.mktemp("pipelines"))
+    # Started by root the mesh is another user's, who does not see pytest's own folder.
+    with running_parts(NAMES, tmp_path_factory.mktemp("mesh")) as stack, open_folder() as pipelines:
+        yield Mesh(stack, pipelines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -23,7 +24,15 @@ from infra.stack.doctor import mesh, stored
 from infra.stack.doctor.findings import Check, Finding, Level, examine
 from infra.stack.layout import Layout
 from infra.stack.process import TAG, start_ticks
-from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state, write_state
+from infra.stack.state import (
+    OPEN_ELASTICSEARCH,
+    ChildPhase,
+    ChildState,
+    StackPhase,
+    StackState,
+    read_state,
+    write_state,
+)
 from infra.stack.topology import specs
 from services.kit.bus.losses import FILE_NAME, note_loss
 from services.kit.bus.port import LostMessages
@@ -103,6 +112,20 @@ def test_lost_messages_are_reported_with_their_count_until_they_are_cleared(layo
     assert (layout.state.root / FILE_NAME).stat().st_mode & 0o077 == 0
     assert one(layout, "losses", repair=True).repaired
     assert look(layout, "losses") == []
+
+
+def test_an_elasticsearch_that_answers_everybody_is_told(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second port is the machine's only where it has no network of its own."""
+    note(layout, StackPhase.READY, alive=True)
+    assert look(layout, "walls") == []
+    stack = read_state(layout)
+    write_state(layout.state.file, dataclasses.replace(stack, ports={"elasticsearch": 1, OPEN_ELASTICSEARCH: 2}))
+    assert "answers every user of this machine" in one(layout, "walls").message
+    monkeypatch.setenv("TIDEMILL_STATE", str(layout.state.root))
+    monkeypatch.setenv("TIDEMILL_HOME", str(layout.home.root))
+    shown = CliRunner().invoke(create_cli(), ["status", "--json"])
+    assert "answers every user of this machine" in json.loads(shown.stdout)["warnings"][0]
+    assert "answers every user of this machine" in CliRunner().invoke(create_cli(), ["status"]).stdout
 
 
 def test_a_state_that_names_a_killed_supervisor_is_corrected(layout: Layout) -> None:

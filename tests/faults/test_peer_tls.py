@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,21 @@ class Peers:
                 [sys.executable, str(_SERVICE), "serve"], env={**os.environ, **environment}, stdout=log, stderr=log
             )
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The service for the length of the block."""
+        process = self.start()
+        try:
+            end = time.monotonic() + 60
+            while "serves on port" not in self.log.read_text():
+                assert process.poll() is None, self.log.read_text()
+                assert time.monotonic() < end, self.log.read_text()
+                time.sleep(0.1)
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
     async def ask(self, tls: tuple[Path, Path, Path] | None) -> grpc.StatusCode:
         """The status of a call as the caller of these files makes it; waits for a server that is still starting."""
         channel = open_channel(f"127.0.0.1:{self.port}", tls=tls)
@@ -69,15 +85,8 @@ class Peers:
 @pytest.fixture(scope="module")
 def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
     made = Peers(tmp_path_factory.mktemp("peers"))
-    process = made.start()
-    end = time.monotonic() + 60
-    while "serves on port" not in made.log.read_text():
-        assert process.poll() is None, made.log.read_text()
-        assert time.monotonic() < end, made.log.read_text()
-        time.sleep(0.1)
-    yield made
-    process.kill()
-    process.wait()
+    with made.running():
+        yield made
 
 
 async def test_a_peer_with_a_certificate_of_the_mesh_is_answered(peers: Peers) -> None:

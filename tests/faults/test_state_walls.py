@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import httpx
 import psutil
 import pytest
 from tidemill.ingest.v1 import ingest_service_pb2 as pb
@@ -31,7 +32,7 @@ def stack() -> Iterator[StackState]:
         (state / "logs" / "old.log").write_text("raw text")
         for path in (state, state / "logs", state / "logs" / "old.log"):
             path.chmod(0o755)
-        with running_parts({"kafka", "ingest"}, state) as running:
+        with running_parts({"kafka", "ingest", "gateway"}, state) as running:
             yield running
 
 
@@ -51,6 +52,20 @@ def test_a_service_has_no_port_but_that_of_its_counters(stack: StackState) -> No
     assert pid is not None
     listening = [each for each in psutil.Process(pid).net_connections("inet") if each.status == psutil.CONN_LISTEN]
     assert [each.laddr.port for each in listening] == [stack.ports["ingest_metrics"]]
+
+
+@pytest.mark.parametrize("use", ["ingest_metrics", "gateway_http"])
+def test_the_counters_are_read_with_the_token_of_the_mesh_only(stack: StackState, use: str) -> None:
+    url = f"http://127.0.0.1:{stack.ports[use]}/metrics"
+    token = stack.layout.state.metrics_token.read_text()
+    for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": token}, {"Authorization": "Basic x"}):
+        answer = httpx.get(url, headers=header, timeout=10, trust_env=False)
+        assert answer.status_code == 401
+        assert "request_latency" not in answer.text
+    answer = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=10, trust_env=False)
+    assert answer.status_code == 200
+    assert "request_latency" in answer.text
+    assert not reads(stack.layout.state.metrics_token)
 
 
 def test_another_user_reads_no_file_of_the_state(stack: StackState) -> None:

@@ -45,6 +45,7 @@ def checks(layout: Layout) -> list[Check]:
         "leftovers": _leftovers,
         "ports": _ports,
         "health": _health,
+        "walls": _walls,
         "triton": _triton,
     }
     return [Check(name, partial(look, layout)) for name, look in looks.items()]
@@ -194,6 +195,11 @@ def _health(layout: Layout) -> Iterator[Finding]:
                 f"{name} was started again {child.restarts} times; the last reason: {child.last_error}.",
                 f"Its log is {child.log}; earlier logs are next to it.",
             )
+
+
+def _walls(layout: Layout) -> Iterator[Finding]:
+    for message, remedy in read_state(layout).warnings:
+        yield Finding("walls", Level.NOTICE, message, remedy)
 
 
 def _triton(layout: Layout) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ _LONGEST_PAUSE_S = 10.0
 _HEARTBEAT_S = 3.0
 _CLOSE_MS = 2000
 # Time for one metadata request, one commit and the goodbye, with a broker that responds.
-_LEAVE_S = 5.0
+_LEAVE_S = 4.0
 _COMMIT_MS, _COMMIT_TRIES = 2500, 8
 # An unknown error may be transient: the message counts as poison only after this many attempts.
 _UNEXPECTED_TRIES = 3

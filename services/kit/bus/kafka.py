@@ -265,7 +265,8 @@ class KafkaEventPublisher:
         with self._lock:
             producer, self._producer, self._closed = self._producer, None, True
         if producer is not None:
-            _end(producer, _CLOSE_S)
+            # Who waited for a broker that hangs has gone with an error: nobody waits for what is still queued.
+            _end(producer, 0.0 if self._hangs else _CLOSE_S)
 
 
 def _end(producer: KafkaProducer, timeout_s: float) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
+from services.kit.grpc.renewing import RenewingChannel
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
+from services.kit.tls import Certificates, TlsFiles
 
 # gRPC's own retries (gRFC A6), with its jitter: only if the peer did not accept the call.
 _SERVICE_CONFIG = json.dumps(
@@ -51,8 +54,12 @@ class _DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):
 def _channel(address: str, tls: tuple[Path, Path, Path] | None, **options: Any) -> grpc.aio.Channel:
     if tls is None:
         return grpc.aio.insecure_channel(address, **options)
-    certificate, key, authority = (path.read_bytes() for path in tls)
-    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority, key, certificate), **options)
+    return RenewingChannel(TlsFiles(*tls), partial(_secure, address, options))
+
+
+def _secure(address: str, options: dict[str, Any], files: Certificates) -> grpc.aio.Channel:
+    credentials = grpc.ssl_channel_credentials(files.client_ca, files.key, files.chain)
+    return grpc.aio.secure_channel(address, credentials, **options)
 
 
 def open_channel(
@@ -69,7 +76,11 @@ def open_channel(
         default_deadline_s: deadline of unary calls that set none.
         bare: without interceptors, for a proxy that passes on deadline and trace context itself: they cost more
             than the rest of a call.
-        tls: certificate, key and CA for mutual TLS; not used on Unix sockets.
+        tls: certificate, key and authority, shown and asked for on every connection but a Unix socket's; read again
+            when they change.
+
+    Raises:
+        FailedPreconditionError: the files cannot be used; names the file.
     """
     return _channel(
         address,

@@ -23,6 +23,7 @@ from services.kit.errors import DataLossError, InvalidArgumentError, TidemillErr
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.storage.disk import disk_space
 from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.telemetry.scraping import ScrapeToken
 from services.kit.telemetry.setup import Telemetry, start_telemetry
 from services.kit.tls import ServerTls, TlsFiles
 
@@ -151,7 +152,8 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    metrics = RequestMetrics(name)
+    token = settings.metrics_token_file
+    metrics = RequestMetrics(name, token=ScrapeToken(token) if token is not None else None)
     metrics.watch_disk(lambda: disk_space(settings.state, settings.disk_reserve_bytes))
     service = await _unless_stopped(_build(name, build, metrics), stop)
     if service is None:

@@ -7,12 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.kit.bus.port import LostMessages
-from services.kit.errors import FailedPreconditionError
 from services.kit.storage.disk import DiskSpace
 from services.kit.telemetry import schema
+from services.kit.telemetry.scraping import ScrapeToken, serve_metrics
 
 # Errors that are the caller's fault do not count as errors of the service.
 _CALLERS_FAULT = frozenset(
@@ -54,8 +54,12 @@ class _RecentRate:
 class RequestMetrics:
     """Latency, count and errors of a process's requests, by endpoint."""
 
-    def __init__(self, service_name: str, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self, service_name: str, registry: CollectorRegistry | None = None, token: ScrapeToken | None = None
+    ) -> None:
         self.service_name = service_name
+        self.token = token
+        """What a reader of the counters must show; None lets everybody read who reaches the port."""
         self.registry = registry or CollectorRegistry()
         labels = ("service_name", "endpoint")
         self._latency = Histogram(
@@ -101,16 +105,7 @@ class RequestMetrics:
         Raises:
             FailedPreconditionError: the port is taken, or the address does not belong to this machine.
         """
-        host, _, port = address.rpartition(":")
-        try:
-            start_http_server(int(port), addr=host or "127.0.0.1", registry=self.registry)
-        except OSError as error:
-            raise FailedPreconditionError(
-                f"Cannot listen on {address} for metrics: {error.strerror or error}. "
-                "Stop the other process or set TIDEMILL_METRICS_BIND to another port.",
-                reason="PORT_IN_USE",
-                metadata={"address": address},
-            ) from error
+        serve_metrics(address, self.registry, self.token)
 
 
 class LossMetrics:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec
 
-from gateway.cli.allowed_sources import allow_sources
+from gateway.cli.allowed_sources import allow, wanted_roots
 from gateway.cli.pipeline_file import PipelineFile
 from services.kit.errors import InvalidArgumentError
 from services.kit.source_roots import FILE_NAME, read_roots
@@ -27,26 +28,30 @@ def file(path: Path) -> PipelineFile:
     return PipelineFile(path, PipelineSpec(), {})
 
 
+def let(pipeline: PipelineFile, more: Sequence[str] = ()) -> None:
+    allow(wanted_roots(pipeline, more), pipeline)
+
+
 def test_the_folder_of_the_file_and_what_is_named(state: Path, tmp_path: Path) -> None:
     loops = tmp_path / "home" / "loops"
     (tmp_path / "link").symlink_to(loops)
-    allow_sources(file(tmp_path / "link" / "a.yaml"))
+    let(file(tmp_path / "link" / "a.yaml"))
     assert read_roots(state) == [str(loops)]
-    allow_sources(file(loops / "a.yaml"), [str(tmp_path / "data"), "s3://bucket/x/"])
+    let(file(loops / "a.yaml"), [str(tmp_path / "data"), "s3://bucket/x/"])
     assert read_roots(state) == [str(loops), str(tmp_path / "data"), "s3://bucket/x"]
 
 
 @pytest.mark.parametrize("folder", ["home", ".", "/"])
 def test_a_folder_with_keys_in_it_is_never_allowed(state: Path, tmp_path: Path, folder: str) -> None:
     wide = (tmp_path / folder).resolve()
-    allow_sources(file(wide / "a.yaml"))
+    let(file(wide / "a.yaml"))
     assert read_roots(state) == []
     with pytest.raises(InvalidArgumentError, match="keys"):
-        allow_sources(file(wide / "a.yaml"), [str(wide)])
+        let(file(wide / "a.yaml"), [str(wide)])
 
 
 def test_what_is_not_there_is_refused_by_name(state: Path, tmp_path: Path) -> None:
     for wrong in (str(tmp_path / "nowhere"), "https://host/x", "s3://"):
         with pytest.raises(InvalidArgumentError) as caught:
-            allow_sources(file(tmp_path / "home" / "loops" / "a.yaml"), [wrong])
+            let(file(tmp_path / "home" / "loops" / "a.yaml"), [wrong])
         assert wrong in caught.value.message

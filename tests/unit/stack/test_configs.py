@@ -10,7 +10,6 @@ import pytest
 
 from infra.stack import elasticsearch, kafka, triton
 from infra.stack.addresses import Addresses
-from infra.stack.child import User
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout
 from infra.stack.supervisor import stop_order
@@ -142,19 +141,6 @@ def test_the_vector_module_and_the_logs_of_the_collector_go_the_rest_of_the_opti
     assert "-Xlog" not in options
     assert "-XX:+UseG1GC\n" in options
     assert "-Xmx448m\n" in options
-
-
-def test_the_unprivileged_user_is_not_root() -> None:
-    assert elasticsearch.unprivileged_user().uid != 0
-
-
-def test_a_closed_folder_is_in_reach_of_its_owner_only(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
-    stat = closed.stat()
-    assert elasticsearch.reachable(closed, User(stat.st_uid, stat.st_gid))
-    assert not elasticsearch.reachable(closed, User(64999, 64999))
-    assert elasticsearch.reachable(Path("/usr/bin"), User(64999, 64999))
 
 
 def test_the_view_of_this_environment_leaves_no_byte_code(tmp_path: Path) -> None:

@@ -31,18 +31,6 @@ GOOD = Machine(
 )
 
 
-def test_root_is_refused_unless_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = Layout.of(tmp_path, tmp_path)
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.delenv("TIDEMILL_ALLOW_ROOT")
-    assert any("must not do so as root" in problem for problem in problems(gather(layout)))
-    monkeypatch.setenv("TIDEMILL_ALLOW_ROOT", "1")
-    assert not any("as root" in problem for problem in problems(gather(layout)))
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    monkeypatch.delenv("TIDEMILL_ALLOW_ROOT")
-    assert not any("as root" in problem for problem in problems(gather(layout)))
-
-
 def test_a_good_machine_has_no_problem() -> None:
     assert problems(GOOD) == []
     assert problems(dataclasses.replace(GOOD, python=(3, 12))) == []
@@ -60,6 +48,7 @@ def test_a_good_machine_has_no_problem() -> None:
         ({"state_free_gib": 1.25}, ["TIDEMILL_STATE", "1.2 GiB"]),
         ({"memory_gib": 2.0}, ["2.0 GiB of memory", "8 GiB or more"]),
         ({"shared_memory_mib": 8.0}, ["/dev/shm", "--shm-size"]),
+        ({"root": "The mesh must not run as root."}, ["must not run as root"]),
         ({"unwritable": (Path("/srv/x"),)}, ["/srv/x", "TIDEMILL_STATE"]),
     ],
 )

@@ -1,0 +1,339 @@
+"""The mesh's own authority: certificates by which its services know each other across machines.
+
+It lies in the state folder, made at the first start, and signs a certificate for each machine or service. A certificate
+is issued into a folder of three files, which is copied to its machine: `certificate.pem` (with what leads to the
+authority), `key.pem`, and `authority.pem`, the authorities to trust. Those on this machine are renewed here; whoever
+reads the files takes new ones without a restart.
+
+The authority itself is replaced with an overlap. The old one signs the key of the new one, and that signature goes
+along with each new certificate, so that a machine which knows only the old authority believes it; `authority.pem` holds
+both until the old one is retired or ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from infra.stack.errors import StackError
+from services.kit.ids import new_id
+
+logger = logging.getLogger(__name__)
+
+LIFE = timedelta(days=90)
+"""Of a certificate."""
+AUTHORITY_LIFE = timedelta(days=10 * 365)
+_CLOCK_SKEW = timedelta(minutes=10)
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+
+CERTIFICATE, KEY, AUTHORITY = "certificate.pem", "key.pem", "authority.pem"
+LOCAL = "this-machine"
+"""Name of the certificate that this machine's services show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate that lies on this machine."""
+
+    name: str
+    folder: Path
+    hosts: tuple[str, ...]
+    begin: datetime
+    end: datetime
+
+    def due(self, now: datetime) -> bool:
+        """Whether it must be renewed: a third of its life is left."""
+        return now >= self.end - (self.end - self.begin) / 3
+
+
+class Authority:
+    """The authority of one mesh, in a folder that only the mesh's user may enter."""
+
+    def __init__(self, folder: Path, now: datetime | None = None) -> None:
+        """Opens it, or makes it where there is none.
+
+        Args:
+            folder: `State.peer_keys`.
+            now: instead of the clock, for tests.
+        """
+        self._folder = folder
+        self._now = now
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._lock():
+            if not self._path("current.pem").is_file():
+                self._make()
+
+    @property
+    def issued(self) -> list[Issued]:
+        """Certificates that lie below the authority's folder, by name."""
+        return [_issued(file.parent) for file in sorted(self._path("issued").glob(f"*/{CERTIFICATE}"))]
+
+    @property
+    def authorities(self) -> list[x509.Certificate]:
+        """Those to trust, the one that signs first."""
+        names = ("current.pem", "previous.pem")
+        return [_read(self._path(name)) for name in names if self._path(name).is_file()]
+
+    def issue(self, name: str, hosts: Sequence[str], life: timedelta = LIFE) -> Issued:
+        """Issues a certificate, anew where there is one of this name.
+
+        Args:
+            name: of a machine or service; letters, digits, dots and hyphens.
+            hosts: names and addresses by which others reach it; none for what only calls.
+            life: how long it holds, at most as long as the authority.
+
+        Raises:
+            StackError: the name or a host is not valid.
+        """
+        if not _NAME.fullmatch(name):
+            raise StackError(
+                f"{name!r} is not a valid name of a certificate: use a-z, 0-9, dots and hyphens, at most 63."
+            )
+        with self._lock():
+            return self._issue(name, hosts, life)
+
+    def renew(self, *, all_of_them: bool = False) -> list[Issued]:
+        """Renews what is due, the authority included, on this machine; returns the new certificates."""
+        with self._lock():
+            now = self._time()
+            (current, *_) = self.authorities
+            if now >= current.not_valid_after_utc - AUTHORITY_LIFE / 10:
+                self._rotate()
+            for old in self.authorities[1:]:
+                if now >= old.not_valid_after_utc:
+                    self._retire()
+            due = [each for each in self.issued if all_of_them or each.due(now) or self._is_stale(each)]
+            return [self._issue(each.name, each.hosts, each.end - each.begin) for each in due]
+
+    def rotate(self) -> None:
+        """Makes a new authority beside the old one, and new certificates for this machine.
+
+        Raises:
+            StackError: an earlier one was not retired yet.
+        """
+        with self._lock():
+            if len(self.authorities) > 1:
+                raise StackError("The authority before is still trusted: `tidemill certs retire` ends that first.")
+            self._rotate()
+        self.renew(all_of_them=True)
+
+    def retire(self) -> None:
+        """Ends the trust in the authority before; what it signed is refused from now on.
+
+        Raises:
+            StackError: there is none.
+        """
+        with self._lock():
+            if len(self.authorities) < 2:
+                raise StackError("There is no authority before the present one: nothing to retire.")
+            self._retire()
+        self.renew(all_of_them=True)
+
+    def _make(self) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        # A name of its own, so that two authorities of one mesh are never taken for each other.
+        name = _named(f"Tidemill mesh {new_id()[-12:].lower()}")
+        certificate = self._sign(_authority(name, name, key.public_key()), AUTHORITY_LIFE, key)
+        _write(self._path("current.key"), _pem(key))
+        _write(self._path("current.pem"), certificate.public_bytes(Encoding.PEM))
+
+    def _rotate(self) -> None:
+        old = _read(self._path("current.pem"))
+        old_key = _key(self._path("current.key"))
+        _write(self._path("previous.pem"), old.public_bytes(Encoding.PEM))
+        self._make()
+        new = _read(self._path("current.pem"))
+        public = new.public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        until = old.not_valid_after_utc - self._time()
+        cross = self._sign(_authority(new.subject, old.subject, public), until, old_key)
+        _write(self._path("cross.pem"), cross.public_bytes(Encoding.PEM))
+        logger.info("the mesh has a new authority, beside the one that ends %s", old.not_valid_after_utc.date())
+
+    def _retire(self) -> None:
+        for name in ("cross.pem", "previous.pem"):
+            self._path(name).unlink(missing_ok=True)
+
+    def _issue(self, name: str, hosts: Sequence[str], life: timedelta) -> Issued:
+        authority, authority_key = _read(self._path("current.pem")), _key(self._path("current.key"))
+        life = min(life, authority.not_valid_after_utc - self._time())
+        key = ec.generate_private_key(ec.SECP256R1())
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(_named(name))
+            .issuer_name(authority.subject)
+            .public_key(key.public_key())
+            .add_extension(x509.BasicConstraints(False, None), critical=True)
+            .add_extension(usage, critical=False)
+        )
+        if hosts:
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([_host(each) for each in hosts]), critical=False
+            )
+        chain = self._sign(builder, life, authority_key).public_bytes(Encoding.PEM)
+        if self._path("cross.pem").is_file():
+            chain += self._path("cross.pem").read_bytes()
+        folder = self._path("issued") / name
+        for each in (folder.parent, folder):
+            each.mkdir(mode=0o700, exist_ok=True)
+        # First whom to trust, so that nobody is answered by a certificate that it does not know yet. Whoever reads key
+        # and certificate between the two lines keeps those before.
+        _write(folder / AUTHORITY, b"".join(each.public_bytes(Encoding.PEM) for each in self.authorities))
+        _write(folder / KEY, _pem(key))
+        _write(folder / CERTIFICATE, chain)
+        return _issued(folder)
+
+    def _is_stale(self, issued: Issued) -> bool:
+        """Whether it was issued before the authorities changed."""
+        trusted = b"".join(each.public_bytes(Encoding.PEM) for each in self.authorities)
+        file = issued.folder / AUTHORITY
+        return not file.is_file() or file.read_bytes() != trusted
+
+    def _sign(
+        self, builder: x509.CertificateBuilder, life: timedelta, key: ec.EllipticCurvePrivateKey
+    ) -> x509.Certificate:
+        now = self._time()
+        builder = builder.serial_number(x509.random_serial_number())
+        return builder.not_valid_before(now - _CLOCK_SKEW).not_valid_after(now + life).sign(key, hashes.SHA256())
+
+    def _time(self) -> datetime:
+        return self._now or datetime.now(UTC)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / name
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        file = os.open(self._path(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
+
+
+def place(folder: Path) -> Path:
+    """Makes the authority and this machine's certificate where they are missing, renews what is due.
+
+    Returns:
+        The folder of this machine's certificate.
+    """
+    authority = Authority(folder)
+    if LOCAL not in {each.name for each in authority.issued}:
+        authority.issue(LOCAL, this_machine())
+    for renewed in authority.renew():
+        logger.info("the certificate %s is renewed, until %s", renewed.name, renewed.end.isoformat())
+    return folder / "issued" / LOCAL
+
+
+def this_machine() -> list[str]:
+    """Names and addresses by which this machine is reached."""
+    names = {socket.gethostname(), socket.getfqdn()}
+    addresses = {"127.0.0.1", "::1"}
+    with suppress(OSError):
+        addresses |= {str(each[4][0]) for each in socket.getaddrinfo(socket.gethostname(), None)}
+    valid = [name.lower() for name in sorted(names) if _HOST.fullmatch(name.lower())]
+    return list(dict.fromkeys(["localhost", *valid, *sorted(each.partition("%")[0] for each in addresses)]))
+
+
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_-]{1,63})*")
+
+
+def _host(text: str) -> x509.GeneralName:
+    with suppress(ValueError):
+        return x509.IPAddress(ip_address(text))
+    if not _HOST.fullmatch(text):
+        raise StackError(f"{text!r} is neither a host name nor an address.")
+    return x509.DNSName(text)
+
+
+def _authority(name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    # One authority below an authority: the next one, which it signs when it is replaced.
+    below = 1 if name == issuer else 0
+    usage = x509.KeyUsage(
+        key_cert_sign=True,
+        crl_sign=True,
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer)
+        .public_key(key)
+        .add_extension(x509.BasicConstraints(True, below), critical=True)
+        .add_extension(usage, critical=True)
+    )
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _issued(folder: Path) -> Issued:
+    certificate = _read(folder / CERTIFICATE)
+    hosts: tuple[str, ...] = ()
+    with suppress(x509.ExtensionNotFound):
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        hosts = tuple(str(each.value) for each in names)
+    begin = certificate.not_valid_before_utc + _CLOCK_SKEW
+    return Issued(folder.name, folder, hosts, begin, certificate.not_valid_after_utc)
+
+
+def _read(path: Path) -> x509.Certificate:
+    """The first certificate of a file."""
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())[0]
+    except (OSError, ValueError) as error:
+        raise StackError(
+            f"{path} cannot be read as a certificate ({error}): put it back, or remove {path.parent}."
+        ) from error
+
+
+def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise StackError(f"{path} cannot be read as a key ({error}): put it back.") from error
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A reader sees the old or the new file; only its owner reads it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    partial.replace(path)

@@ -1,0 +1,136 @@
+"""A channel whose certificates change without a restart: new calls take a connection with the newest files.
+
+gRPC's own credentials are read once. A call that began before goes on over the connection it has; that is closed when
+its last call has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from services.kit.errors import FailedPreconditionError
+from services.kit.tls import RELOAD_S, Certificates, TlsFiles, file_marks
+
+logger = logging.getLogger(__name__)
+
+_SETTLE_S = 30.0
+"""For calls that took the channel just before and pass through interceptors still."""
+_LAST_CALL_S = 24 * 3600.0
+"""For calls over a connection with earlier files, such as a watch that goes on for hours."""
+
+Open = Callable[[Certificates], grpc.aio.Channel]
+
+
+class RenewingChannel(grpc.aio.Channel):
+    """Stands for the channel with the newest files that fit together."""
+
+    def __init__(self, files: TlsFiles, open_one: Open) -> None:
+        """Reads the files and opens the first channel.
+
+        Raises:
+            FailedPreconditionError: they cannot be used; names the file.
+        """
+        self._files = files
+        self._open = open_one
+        self._marks = file_marks(files)
+        self._looked = time.monotonic()
+        self._channel = open_one(Certificates.read(files))
+        self._closing: set[asyncio.Task[None]] = set()
+        self.version = 0
+        """Counted up with each new channel."""
+
+    def current(self) -> grpc.aio.Channel:
+        """The channel for a call that begins now."""
+        if time.monotonic() - self._looked < RELOAD_S:
+            return self._channel
+        self._looked = time.monotonic()
+        marks = file_marks(self._files)
+        if marks == self._marks:
+            return self._channel
+        try:
+            read = Certificates.read(self._files)
+        except FailedPreconditionError as error:  # such as a key whose certificate is still to come
+            logger.warning("the new TLS files cannot be used yet, the old ones hold: %s", error.message)
+            return self._channel
+        self._marks = marks
+        old, self._channel = self._channel, self._open(read)
+        self.version += 1
+        closing = asyncio.ensure_future(_let_go(old))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        logger.info("calls take the new TLS certificate from %s", self._files.certificate)
+        return self._channel
+
+    async def close(self, grace: float | None = None) -> None:
+        """Closes the channel and those before it."""
+        for closing in tuple(self._closing):
+            closing.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._channel.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Of the present channel."""
+        return self.current().get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Of the present channel."""
+        await self.current().wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """Waits until the present channel is connected."""
+        await self.current().channel_ready()
+
+    def unary_unary(self, *arguments: Any, **options: Any) -> Any:
+        """As `grpc.aio.Channel`; each call takes the present channel."""
+        return _Method(self, "unary_unary", arguments, options)
+
+    def unary_stream(self, *arguments: Any, **options: Any) -> Any:
+        """As `grpc.aio.Channel`; each call takes the present channel."""
+        return _Method(self, "unary_stream", arguments, options)
+
+    def stream_unary(self, *arguments: Any, **options: Any) -> Any:
+        """As `grpc.aio.Channel`; each call takes the present channel."""
+        return _Method(self, "stream_unary", arguments, options)
+
+    def stream_stream(self, *arguments: Any, **options: Any) -> Any:
+        """As `grpc.aio.Channel`; each call takes the present channel."""
+        return _Method(self, "stream_stream", arguments, options)
+
+    async def __aenter__(self) -> RenewingChannel:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+async def _let_go(channel: grpc.aio.Channel) -> None:
+    """Closes a channel once its calls have ended; cancelled, at once."""
+    try:
+        await asyncio.sleep(_SETTLE_S)
+        await channel.close(_LAST_CALL_S)
+    finally:
+        await channel.close()
+
+
+class _Method:
+    """One method of a peer; made again for each new channel, at its first call."""
+
+    def __init__(
+        self, channel: RenewingChannel, kind: str, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        self._channel, self._kind, self._arguments, self._options = channel, kind, arguments, options
+        self._version = -1
+        self._call: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        current = self._channel.current()
+        if self._call is None or self._version != self._channel.version:
+            self._call = getattr(current, self._kind)(*self._arguments, **self._options)
+            self._version = self._channel.version
+        return self._call(*arguments, **options)

@@ -1,0 +1,264 @@
+"""The mesh's own authority: made at the first start, renewed in time, replaced with an overlap, without a lost call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import ssl
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from infra.stack.addresses import Addresses
+from infra.stack.certificates import AUTHORITY, CERTIFICATE, KEY, LIFE, LOCAL, Authority, place
+from infra.stack.errors import StackError
+from infra.stack.layout import Layout
+from infra.stack.topology import SERVICES, environment, specs
+from services.kit.grpc.client import open_channel
+from services.kit.tls import RELOAD_S
+from tests.faults.test_peer_tls import Peers
+
+Files = tuple[Path, Path, Path]
+
+
+class Machine:
+    """Another machine, to which a certificate's folder is copied, and a service that runs there."""
+
+    def __init__(self, folder: Path, authority: Authority) -> None:
+        self.folder = folder
+        self.authority = authority
+        authority.issue("server", ["localhost", "127.0.0.1"])
+        authority.issue("caller", [])
+        self.server, self.caller = self.copy("server"), self.copy("caller")
+
+    def copy(self, name: str) -> Files:
+        source = next(each.folder for each in self.authority.issued if each.name == name)
+        shutil.copytree(source, self.folder / name, dirs_exist_ok=True)
+        return files_of(self.folder / name)
+
+
+def files_of(folder: Path) -> Files:
+    return folder / CERTIFICATE, folder / KEY, folder / AUTHORITY
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    (tmp_path / "other").mkdir()
+    return Machine(tmp_path / "other", Authority(tmp_path / "keys"))
+
+
+@pytest.fixture
+def served(machine: Machine, tmp_path: Path) -> Iterator[Peers]:
+    """A service process that shows the machine's `server` and trusts its authorities."""
+    peers = Peers(tmp_path)
+    peers.service, peers.ca = machine.server[:2], machine.server[2]
+    with peers.running():
+        yield peers
+
+
+class Caller:
+    """Calls without a pause over one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._health: Any = health_pb2_grpc.HealthStub(channel)
+        self.good = 0
+        self.failed: list[str] = []
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+                self.good += 1
+            except grpc.aio.AioRpcError as error:
+                self.failed.append(f"{error.code().name}: {error.details()}")
+            await asyncio.sleep(0.01)
+
+    async def more(self, calls: int = 20) -> None:
+        """Waits until so many more have gone well."""
+        before = self.good
+        async with asyncio.timeout(60):
+            while self.good < before + calls:
+                assert not self.failed, self.failed
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def calling(port: int, files: Files) -> AsyncIterator[Caller]:
+    channel = open_channel(f"127.0.0.1:{port}", tls=files)
+    caller = Caller(channel)
+    task = asyncio.create_task(caller.run())
+    try:
+        yield caller
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await channel.close()
+
+
+async def shown(port: int, serial: Callable[[], int]) -> None:
+    """Waits until the service shows the certificate with this serial number."""
+    async with asyncio.timeout(60):
+        while True:
+            pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+            if x509.load_pem_x509_certificate(pem.encode()).serial_number == serial():
+                return
+            await asyncio.sleep(0.1)
+
+
+def serial_of(file: Path) -> int:
+    return x509.load_pem_x509_certificates(file.read_bytes())[0].serial_number
+
+
+def test_the_first_start_makes_the_authority_and_this_machines_certificate(tmp_path: Path) -> None:
+    layout = Layout.of(tmp_path / "home", tmp_path / "state")
+    (spec,) = specs(layout, ["ingest"])
+    told = spec.prepare(Addresses({"ingest_metrics": 1}, {"ingest": tmp_path / "ingest"})).environment
+    files = [Path(told[f"TIDEMILL_PEER_{what}"]) for what in ("CERT", "KEY", "CA")]
+    assert [file.name for file in files] == [CERTIFICATE, KEY, AUTHORITY]
+    for path in layout.state.peer_keys.rglob("*"):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+    (local,) = Authority(layout.state.peer_keys).issued
+    assert local.name == LOCAL
+    assert {"localhost", "127.0.0.1"} <= set(local.hosts)
+    before = serial_of(files[0])
+    spec.prepare(Addresses({"ingest_metrics": 1}, {"ingest": tmp_path / "ingest"}))
+    assert serial_of(files[0]) == before  # the next start takes what is there
+
+
+def test_files_of_the_operator_are_left_to_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_PEER_CERT", "/etc/mesh/cert.pem")
+    layout = Layout.of(tmp_path / "home", tmp_path / "state")
+    told = environment(layout, Addresses({}, {"ingest": tmp_path / "ingest"}), SERVICES[1])
+    assert "TIDEMILL_PEER_CERT" not in told
+    assert not layout.state.peer_keys.exists()
+
+
+async def test_a_certificate_of_the_authority_is_answered_and_a_foreign_one_refused(
+    served: Peers, machine: Machine, tmp_path: Path
+) -> None:
+    assert await served.ask(machine.caller) is grpc.StatusCode.OK
+    foreign = Authority(tmp_path / "foreign").issue("caller", [])
+    certificate, key, _ = files_of(foreign.folder)
+    assert await served.ask((certificate, key, machine.caller[2])) is grpc.StatusCode.UNAVAILABLE
+    assert await served.ask(None) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_certificates_are_renewed_in_use_without_a_failed_call(served: Peers, machine: Machine) -> None:
+    """Both sides take the new files: the old ones could expire now."""
+    async with calling(served.port, machine.caller) as caller:
+        await caller.more()
+        machine.authority.renew(all_of_them=True)
+        for name in ("server", "caller"):
+            machine.copy(name)
+        await shown(served.port, lambda: serial_of(machine.server[0]))
+        await asyncio.sleep(RELOAD_S)  # the caller looks at its files no more often
+        await caller.more()
+        assert not caller.failed
+
+
+async def test_an_expired_caller_is_refused_until_it_has_its_new_certificate(served: Peers, machine: Machine) -> None:
+    machine.authority.issue("caller", [], life=timedelta(seconds=-1))
+    machine.copy("caller")
+    channel = open_channel(f"127.0.0.1:{served.port}", tls=machine.caller)
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    machine.authority.issue("caller", [])
+    machine.copy("caller")
+    async with asyncio.timeout(60):
+        while True:  # the same channel
+            try:
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.1)
+    await channel.close()
+
+
+async def test_a_new_authority_takes_over_without_a_failed_call(
+    served: Peers, machine: Machine, tmp_path: Path
+) -> None:
+    """One machine after the other gets its new files; all combinations work until the old authority is retired."""
+    shutil.copytree(machine.caller[0].parent, tmp_path / "old")
+    old = files_of(tmp_path / "old")
+    async with calling(served.port, old) as behind, calling(served.port, machine.caller) as caller:
+        machine.authority.rotate()
+        machine.copy("server")  # a new server, believed by callers that know the old authority only
+        await shown(served.port, lambda: serial_of(machine.server[0]))
+        for each in (behind, caller):
+            await each.more()
+        machine.copy("caller")
+        await asyncio.sleep(RELOAD_S)
+        for each in (behind, caller):
+            await each.more()
+    assert await served.ask(old) is grpc.StatusCode.OK
+
+    machine.authority.retire()
+    machine.copy("server")
+    await shown(served.port, lambda: serial_of(machine.server[0]))
+    machine.copy("caller")
+    assert await served.ask(machine.caller) is grpc.StatusCode.OK
+    assert await served.ask(old) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_new_caller_is_believed_by_a_server_that_knows_the_old_authority(
+    served: Peers, machine: Machine
+) -> None:
+    machine.authority.rotate()
+    machine.copy("caller")
+    assert await served.ask(machine.caller) is grpc.StatusCode.OK
+
+
+def test_what_is_on_this_machine_is_renewed_before_it_ends(tmp_path: Path) -> None:
+    begin = datetime.now(UTC)
+    place(tmp_path)
+    first = Authority(tmp_path).issued[0]
+    assert Authority(tmp_path, begin + LIFE * 0.6).renew() == []
+    (renewed,) = Authority(tmp_path, begin + LIFE * 0.7).renew()
+    assert renewed.end > first.end
+    assert renewed.hosts == first.hosts
+
+
+def test_the_authority_is_replaced_in_its_last_year_and_retired_at_its_end(tmp_path: Path) -> None:
+    place(tmp_path)
+    (first,) = Authority(tmp_path).authorities
+    late = first.not_valid_after_utc - timedelta(days=300)
+    (renewed,) = Authority(tmp_path, late).renew()
+    new, old = Authority(tmp_path).authorities
+    assert old == first
+    assert new.not_valid_after_utc > first.not_valid_after_utc
+    assert (renewed.folder / AUTHORITY).read_bytes().count(b"BEGIN") == 2
+    Authority(tmp_path, first.not_valid_after_utc + timedelta(days=1)).renew()
+    assert Authority(tmp_path).authorities == [new]
+    assert (renewed.folder / AUTHORITY).read_bytes().count(b"BEGIN") == 1
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "A", "x" * 64, ".ssh"])
+def test_a_name_that_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StackError, match="not a valid name"):
+        Authority(tmp_path).issue(name, [])
+    assert not (tmp_path / "issued").exists()
+
+
+def test_a_host_that_is_no_host_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="neither a host name nor an address"):
+        Authority(tmp_path).issue("a", ["not a host"])
+
+
+def test_a_second_rotation_waits_for_the_end_of_the_first(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with pytest.raises(StackError, match="nothing to retire"):
+        authority.retire()
+    authority.rotate()
+    with pytest.raises(StackError, match="still trusted"):
+        authority.rotate()
