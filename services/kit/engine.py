@@ -23,7 +23,7 @@ BLOCK = 32
 # cannot be run ("could not create a primitive descriptor"), unless activations are left in fp32.
 _VNNI = frozenset({"avx_vnni", "avx512_vnni"})
 _ISAS_WITHOUT_VNNI = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
-# Tokens that one step reads at most. A longer prompt is read in parts between which every running answer goes on.
+# Tokens that one step reads at most. A longer prompt is read in parts between which every running answer continues.
 _STEP_TOKENS = 64
 
 
@@ -35,7 +35,7 @@ def weights_of(graph: str) -> str:
 def import_openvino() -> Any:
     """The module `openvino`, without its telemetry.
 
-    The package openvino-telemetry sends what is converted and quantized, and asks nobody. requirements.lock leaves it
+    The package openvino-telemetry sends what is converted and quantized, without asking. requirements.lock leaves it
     out; where something else installed it, it is not found.
     """
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

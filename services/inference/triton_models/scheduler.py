@@ -32,7 +32,7 @@ class Work(Protocol):
         ...
 
     def take(self, tokens: Sequence[int], ended: bool) -> bool:
-        """Takes further tokens; `ended`: there will be no more. True when the answer is over. It tells its own end."""
+        """Takes further tokens; `ended`: there will be no more. True when the answer is over, and its end was sent."""
         ...
 
     def is_cancelled(self) -> bool:
@@ -40,11 +40,11 @@ class Work(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Tells that it was cancelled."""
+        """Sends that it was cancelled."""
         ...
 
     def fail(self, error: Exception) -> None:
-        """Tells that it ended by an error."""
+        """Sends the error as its end."""
         ...
 
 
@@ -67,7 +67,7 @@ class Scheduler:
         capacity: tokens that its cache holds.
         max_active: answers that are written side by side.
         max_waiting: answers that wait beside them.
-        on_error: takes what could not be told to a caller.
+        on_error: receives what could not be sent to a caller.
         """
         self._pipeline, self._capacity = pipeline, capacity
         self._max_active, self._max_waiting = max_active, max_waiting
@@ -142,20 +142,20 @@ class Scheduler:
                 self._fail(work, error)
 
     def _drop_cancelled(self, active: dict[Any, Work]) -> None:
-        """Ends what nobody waits for any more; asking Triton costs too much to do it for every token."""
+        """Ends what no one waits for any more; asking Triton costs too much to do it for every token."""
         now = time.monotonic()
         if now - self._looked < _LOOK_FOR_CANCELLED_S:
             return
         self._looked = now
         for handle in [handle for handle, work in active.items() if work.is_cancelled()]:
             handle.cancel()
-            self._tell(active.pop(handle).cancel)
+            self._send_end(active.pop(handle).cancel)
         with self._changed:
             gone = [work for work in self._waiting if work.is_cancelled()]
             for work in gone:
                 self._waiting.remove(work)
         for work in gone:
-            self._tell(work.cancel)
+            self._send_end(work.cancel)
 
     def _hand_on(self, handle: Any, work: Work) -> bool:
         """Gives an answer its new tokens; True when it is over. One answer's failure must not end the others."""
@@ -187,10 +187,10 @@ class Scheduler:
         self._ended = now
 
     def _fail(self, work: Work, error: Exception) -> None:
-        self._tell(lambda: work.fail(error))
+        self._send_end(lambda: work.fail(error))
 
-    def _tell(self, end: Callable[[], None]) -> None:
+    def _send_end(self, end: Callable[[], None]) -> None:
         try:
             end()
         except Exception as error:
-            self._on_error(f"an answer could not tell its end: {error}")
+            self._on_error(f"the end of an answer could not be sent: {error}")

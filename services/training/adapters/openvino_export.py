@@ -20,7 +20,7 @@ def language_model(folder: Path) -> Any:
     """A causal language model in Hugging Face's layout as a stateful `openvino.Model` in fp32.
 
     Inputs: input_ids, attention_mask (past and present), position_ids, all int64 [batch, length], and beam_idx int32
-    [batch], which row of the state a row goes on from. Output: logits fp32 [batch, length, vocabulary].
+    [batch], which row of the state a row continues. Output: logits fp32 [batch, length, vocabulary].
 
     Raises:
         FailedPreconditionError: the model's attention is not one that the engine can page.
