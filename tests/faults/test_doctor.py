@@ -152,7 +152,7 @@ def test_a_start_that_failed_is_reported(layout: Layout) -> None:
 
 def test_a_state_that_names_a_dead_child_is_reported(layout: Layout) -> None:
     note(layout, StackPhase.READY, alive=True, kafka=ChildState(ChildPhase.READY, pid=dead_pid()))
-    assert "for kafka, and there is none" in one(layout, "state").message
+    assert "for kafka, which does not exist" in one(layout, "state").message
 
 
 def test_processes_without_a_supervisor_are_ended(layout: Layout) -> None:
@@ -206,7 +206,7 @@ def test_a_port_that_is_taken_is_reported(layout: Layout) -> None:
         port = other.getsockname()[1]
         stopped = StackState(StackPhase.STOPPED, layout.home.root, layout.state.root, ports={"kafka": port})
         write_state(layout.state.file, stopped)
-        assert any(f"Port {port}, which kafka would have" in each.message for each in look(layout, "ports"))
+        assert any(f"Port {port} of kafka is in use" in each.message for each in look(layout, "ports"))
 
 
 def test_a_part_that_does_not_answer_is_a_fault_with_its_log(layout: Layout) -> None:
