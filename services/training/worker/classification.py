@@ -16,18 +16,8 @@ from services.training.domain.training_spec import TextClassificationTask
 from services.training.engine.classifier import build_classifier
 from services.training.engine.metrics import correct, mean_with_interval
 from services.training.engine.tasks import ClassificationObjective, pad_right
-from services.training.worker.phases import (
-    Phase,
-    check_stop,
-    drop_checkpoints,
-    kept,
-    kept_folder,
-    material_of,
-    precision_warnings,
-    seal,
-    shown_examples,
-    train_adapted,
-)
+from services.training.worker import phases
+from services.training.worker.phases import Phase, check_stop, kept, kept_folder
 
 logger = logging.getLogger(__name__)
 _BATCH = 32
@@ -45,7 +35,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     assert isinstance(task, TextClassificationTask)
 
     phase = Phase(job, "prepare")
-    material = material_of(job)
+    material = phases.material_of(job)
     device, tokenizer, holdout = material.device, material.tokenizer, material.holdout
     train_rows = material.train
     labels = sorted({row[task.label_field] for row in train_rows})
@@ -79,7 +69,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         objective = ClassificationObjective(
             tokens(train_rows), [index[r[task.label_field]] for r in train_rows], tokenizer.pad_token_id
         )
-        train_adapted(job, model, model.encoder, objective, device, should_stop)
+        phases.train_adapted(job, model, model.encoder, objective, device, should_stop)
         model.encoder = spec.method.merge(model.encoder)
 
         def save(path: Path) -> None:
@@ -89,7 +79,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         kept_folder(folder / "merged", save)
     else:
         load_model(model, str(weights))
-    drop_checkpoints(job)
+    phases.drop_checkpoints(job)
     figures = kept(folder / "eval" / "train.json", dict)
     model.to(device).eval()
 
@@ -109,7 +99,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     check_stop(should_stop)
     variants = _compress(job, task, model.to("cpu"), tokenizer, labels, tokens(train_rows), holdout_ids, references)
     wrong_first = sorted(range(len(holdout)), key=lambda i: references[i] == tuned_answers[i])
-    shown = shown_examples(wrong_first)
+    shown = phases.shown_examples(wrong_first)
     return Report(
         tuned=mean_with_interval("accuracy", correct(references, tuned_answers)),
         examples=tuple(
@@ -122,7 +112,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             # What one gets by always saying the commonest label.
             "majority_accuracy": max(references.count(label) for label in labels) / len(references),
         },
-        warnings=precision_warnings(job, device),
+        warnings=phases.precision_warnings(job, device),
     )
 
 
@@ -163,7 +153,7 @@ def _compress(
     measured = kept(folder / "eval" / "variants.json", measure)
     variants = []
     for name, path in folders.items():
-        digest, size = seal(
+        digest, size = phases.seal(
             job,
             path,
             {
