@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from opentelemetry import trace
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from tidemill.inference.v1.inference_service_pb2 import GetModelRequest, ListModelsRequest, StreamGenerateResponse
+from tidemill.inference.v1.inference_service_pb2 import GetModelRequest, ListModelsRequest
 from tidemill.inference.v1.model_pb2 import Model, Usage
 
 from gateway.http.bodies import ChatBody, described
@@ -36,6 +36,9 @@ from services.kit.telemetry import schema
 
 _GENERATION_S = 600.0
 _LOOK_UP_S = 10.0
+# Proxies close a connection on which nothing moves, the stricter ones after 30 s or a minute.
+_KEEP_ALIVE_S = 10.0
+_KEEP_ALIVE = b": waiting\n\n"
 
 
 def chat_routes(peers: Peers) -> APIRouter:
@@ -115,18 +118,54 @@ async def _whole(peers: Peers, request: Request, call: ChatCall) -> Response:
 
 
 async def _streamed(peers: Peers, request: Request, call: ChatCall) -> Response:
-    """Waits for the first piece, so that errors in a request still determine the HTTP status."""
+    """Waits for the first piece, so that errors in a request still determine the HTTP status.
+
+    An answer that waits longer for its turn becomes a stream of comments; what goes wrong afterwards is an error event.
+    """
     upstream = peers.inference.StreamGenerate(call.streamed(), timeout=_GENERATION_S, metadata=call_metadata())
     gone = watch_disconnect(request)
     try:
-        first: Any = await unless_gone(upstream.read(), gone)
-        if first is grpc.aio.EOF:
-            raise InternalError(f"The model {call.model} gave no answer.", reason="EMPTY_ANSWER")
+        pieces = _Pieces(upstream, call.model)
+        await unless_gone(pieces.wait(), gone)
     except BaseException:
         upstream.cancel()
         gone.cancel()
         raise
-    return _EventStream(upstream, first, gone, call)
+    return _EventStream(upstream, pieces, gone, call)
+
+
+class _Pieces:
+    """The pieces of an answer, with an eye on the clock."""
+
+    def __init__(self, upstream: Any, model: str) -> None:
+        self._upstream, self._model = upstream, model
+        self._reading: asyncio.Task[Any] = asyncio.ensure_future(upstream.read())
+        self._is_first = True
+
+    async def wait(self) -> bool:
+        """Waits a while for the next piece; False if it has not arrived.
+
+        Raises:
+            InternalError: the answer ended before its first piece.
+        """
+        done, _ = await asyncio.wait({self._reading}, timeout=_KEEP_ALIVE_S)
+        if done and self._reading.result() is grpc.aio.EOF and self._is_first:
+            raise InternalError(f"The model {self._model} gave no answer.", reason="EMPTY_ANSWER")
+        return bool(done)
+
+    async def next(self, write: Any) -> Any:
+        """The next piece, or grpc.aio.EOF; until it arrives comments keep the connection open."""
+        while not await self.wait():
+            await write(_KEEP_ALIVE)
+        piece = self._reading.result()
+        if piece is not grpc.aio.EOF:
+            self._is_first = False
+            self._reading = asyncio.ensure_future(self._upstream.read())
+        return piece
+
+    def close(self) -> None:
+        """Ends the reading."""
+        self._reading.cancel()
 
 
 class _EventStream(Response):
@@ -134,11 +173,11 @@ class _EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, upstream: Any, first: StreamGenerateResponse, gone: asyncio.Task[None], call: ChatCall) -> None:
+    def __init__(self, upstream: Any, pieces: _Pieces, gone: asyncio.Task[None], call: ChatCall) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._upstream = upstream
-        self._first = first
+        self._pieces = pieces
         self._gone = gone
         self._call = call
 
@@ -164,10 +203,12 @@ class _EventStream(Response):
             await write(error_event(openai_error(error)), more=False)
         finally:
             self._gone.cancel()
+            self._pieces.close()
             self._upstream.cancel()
 
     async def _write_answer(self, write: Any) -> None:
-        call, first = self._call, self._first
+        call = self._call
+        first = await self._pieces.next(write)
         chunks = ChunkWriter(first.answer, first.model_version, call.model, int(time.time()), call.include_usage)
         await write(chunks.role())
         piece: Any = first
@@ -176,7 +217,7 @@ class _EventStream(Response):
             if piece.text_delta:
                 await write(chunks.text(piece.text_delta))
             last = piece
-            piece = await self._upstream.read()
+            piece = await self._pieces.next(write)
         if not last.finish_reason:
             raise InternalError("The answer ended before it was complete.", reason="INCOMPLETE_ANSWER")
         await write(chunks.finish(last.finish_reason))

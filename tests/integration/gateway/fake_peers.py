@@ -70,7 +70,8 @@ class ReceivedCalls:
 
 
 class FakeInference(InferenceServiceServicer):
-    """Answers for `headlines`; the text decides how: `wait` hangs, `fail` fails, `break` fails in the middle."""
+    """Answers for `headlines`; the text decides how: `wait` hangs, `queue` hangs before
+    the first piece, `fail` fails, `break` fails in the middle."""
 
     def __init__(self, seen: ReceivedCalls) -> None:
         self._seen = seen
@@ -111,6 +112,8 @@ class FakeInference(InferenceServiceServicer):
         self._check(request.model)
         asked = self._asked(request)
         try:
+            if asked == "queue":
+                await asyncio.sleep(60)
             for word in WORDS:
                 yield inference_pb2.StreamGenerateResponse(answer=ANSWER, text_delta=word, model_version=VERSION)
                 if asked == "break":

@@ -7,6 +7,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
+from gateway.http import chat
 from tests.integration.gateway.conftest import Mesh
 from tests.integration.gateway.fake_peers import ANSWER, VERSION, WORDS
 
@@ -127,6 +128,22 @@ def test_an_error_in_the_middle_of_a_stream_reaches_the_client(client: openai.Op
     with pytest.raises(openai.APIError) as found:
         list(stream)
     assert "failed unexpectedly" in found.value.message
+
+
+@pytest.mark.parametrize("content", ["queue", "wait"])
+def test_a_stream_that_waits_is_kept_open_by_comments(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    """Before its first piece, while it waits for its turn, and between two."""
+    monkeypatch.setattr(chat, "_KEEP_ALIVE_S", 0.05)
+    body = {"model": "headlines", "stream": True, "messages": [{"role": "user", "content": content}]}
+    headers = {"authorization": f"Bearer {mesh.key}"}
+    with httpx.stream(
+        "POST", f"http://{mesh.http}/v1/chat/completions", json=body, headers=headers, timeout=30
+    ) as response:
+        assert response.status_code == 200
+        lines = response.iter_lines()
+        assert sum(next(line for line in lines if line.startswith(":")) == ": waiting" for _ in range(3)) == 3
 
 
 @pytest.mark.parametrize("stream", [False, True])
