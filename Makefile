@@ -7,7 +7,7 @@ PIPELINE ?= pipelines/headlines.yaml
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults bench-engine stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults soak bench-engine stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +62,12 @@ faults: setup ## fault injection: attacks, kills, full disks, load; half an hour
 	$(BIN)/pytest -n 2 -m "slow or hypothesis" --hypothesis-profile thorough tests/unit
 	TIDEMILL_FAULT_SEEDS=$(SEEDS) TIDEMILL_FAULT_MINUTES=$(MINUTES) TIDEMILL_LOAD_SECONDS=$(LOAD_SECONDS) \
 		$(BIN)/pytest --hypothesis-profile thorough tests/faults
+
+SUITE ?= test
+TIMES ?= 5
+
+soak: setup ## SUITE (test) TIMES (5) times in a row while both cores are kept busy beside it
+	$(BIN)/python -m tests.soak $(SUITE) --times $(TIMES)
 
 test: check unit contract integration e2e ## everything but the slow faults
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/faults

@@ -37,7 +37,7 @@ class ServiceProcess:
     name: str
     folder: Path
     environment: Mapping[str, str]
-    patience_s: float = 60
+    patience_s: float = 180
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     _open: grpc.Channel | None = None

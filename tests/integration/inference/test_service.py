@@ -21,7 +21,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from infra.stack.state import StackState
 from tests.integration.inference.conftest import Builds, InferenceProcess
-from tests.waiting import wait_until
+from tests.waiting import eventually, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -129,14 +129,19 @@ async def test_no_request_fails_while_versions_swap(inference: InferenceProcess,
                 group.create_task(ask(number))
                 await asyncio.sleep(0.01)
 
+    async def more(version: str) -> None:
+        wanted = answered[version] + 25
+        await eventually(lambda: answered[version] >= wanted, f"answers of {version}")
+
     running = asyncio.create_task(load())
     back = pb.RollBackModelRequest(model=f"models/{model}")
     for _ in range(2):
         published = await asyncio.to_thread(inference.publish, model, builds.turned)
         assert published.model_version.name.endswith("/2")
-        await asyncio.sleep(0.5)
-        assert (await stub.RollBackModel(back)).model_version.name.endswith("/1")
-        await asyncio.sleep(0.5)
+        await more(published.model_version.name)
+        back_at = (await stub.RollBackModel(back)).model_version.name
+        assert back_at.endswith("/1")
+        await more(back_at)
     stop.set()
     await running
     await channel.close()

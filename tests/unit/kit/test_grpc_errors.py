@@ -209,7 +209,7 @@ async def test_a_deadline_ends_the_work_behind_the_call(given: bool) -> None:
     async with peer(servicer, default_deadline_s=60.0 if given else 0.2, bare=not given) as stub:
         with pytest.raises(tree.DeadlineExceededError) as caught, translate_rpc_errors("pipeline"):
             await stub.CancelCycle(pb.CancelCycleRequest(name=_NAME), timeout=0.2 if given else None)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await servicer.cancelled.wait()
     assert caught.value.metadata.get("peer") == "pipeline" or "CancelCycle" in caught.value.message
 
