@@ -27,7 +27,7 @@ def fail(sentence):
 
 
 def check_machine():
-    """Refuses what cannot work, before anything is written."""
+    """Refuses an unsuitable machine before anything is written."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         fail(
             "Python 3.11, 3.12 or 3.13 is needed, this is {}.{} at {}. Install one and run `make PYTHON=python3.12 …`.".format(
@@ -68,7 +68,7 @@ def locked_uv():
 
 
 def is_usable(python, uv):
-    """Whether `.venv` is whole and of this very Python: not what a broken try or another PYTHON left."""
+    """Whether `.venv` is complete and uses this Python; false after a failed attempt or with another PYTHON."""
     installer = "import sys" if os.path.exists(uv) else "import sys, pip"
     try:
         found = subprocess.run(
@@ -80,7 +80,7 @@ def is_usable(python, uv):
 
 
 def run(command, what, sentence):
-    """Runs a step behind one line: its sentence, and the seconds that it takes. A step that fails shows its output."""
+    """Runs a step and prints one line for it, with its seconds. A step that fails shows its output."""
     environment = dict(os.environ, UV_LINK_MODE=os.environ.get("UV_LINK_MODE", "hardlink"), VIRTUAL_ENV=VENV)
     began = time.monotonic()
     again = "\r" + sentence if sys.stdout.isatty() else ""
@@ -110,7 +110,7 @@ def show(text):
 
 
 def main():
-    """Makes `.venv` match the lock; does nothing where it does."""
+    """Makes `.venv` match the lock; does nothing if it already does."""
     check_machine()
     with open(LOCK, "rb") as stream, open(os.path.join(ROOT, "pyproject.toml"), "rb") as project:
         wanted = hashlib.sha256(stream.read() + project.read() + sys.version.encode()).hexdigest()

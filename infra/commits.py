@@ -1,4 +1,4 @@
-"""Holds the newest commits to CONTRIBUTING.md's rules: `python infra/commits.py`, a part of `make check`.
+"""Checks the newest commits against CONTRIBUTING.md's rules: `python infra/commits.py`, a part of `make check`.
 
 Only commits after `BASE` are looked at: older subjects are longer, and history is not rewritten for it.
 """
@@ -61,7 +61,7 @@ def check(repository: Path, base: str) -> list[str]:
 
 
 def _git(repository: Path, *arguments: str) -> str | None:
-    """What git prints; None if it fails or is not installed."""
+    """The output of git; None if it fails or is not installed."""
     try:
         done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False)
     except OSError:

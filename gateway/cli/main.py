@@ -28,7 +28,7 @@ def create_cli() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    mesh, loop, use, look = "The mesh on this machine", "Pipelines", "Published models", "Observing"
+    mesh, pipelines, use, look = "The mesh on this machine", "Pipelines", "Published models", "Observing"
     cli.command(rich_help_panel=mesh)(stack_commands.up)
     cli.command(rich_help_panel=mesh)(stack_commands.down)
     cli.command(rich_help_panel=mesh)(stack_commands.status)

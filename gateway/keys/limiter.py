@@ -1,6 +1,6 @@
 """Enforces the limits of each key, within one process.
 
-A rate is a token bucket that holds one second's requests; refusals say when the next request has its turn. Other
+A rate is a token bucket that holds one second's requests; refusals say when the next request is allowed. Other
 limits, such as tokens a day, belong into `_KeyUsage`, beside these.
 """
 

@@ -32,7 +32,7 @@ _TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Advisory:
-    """A known hole."""
+    """A known vulnerability."""
 
     ids: tuple[str, ...]
     package: str
@@ -62,12 +62,12 @@ def read_date(text: str) -> date:
 
 
 def read_lock(text: str) -> Mapping[str, str]:
-    """Version by canonical name."""
+    """Versions in the lock, by canonical package name."""
     return {canonicalize_name(pin["name"]): pin["version"] for pin in _PIN.finditer(text)}
 
 
 def findings(locked: Mapping[str, str], advisories: Iterable[Advisory]) -> Iterator[tuple[Advisory, str]]:
-    """The advisories that a locked version has, with that version."""
+    """The advisories that apply to a locked version, with that version."""
     for advisory in advisories:
         version = locked.get(advisory.package)
         if version is not None and advisory.affected.contains(version, prereleases=True):

@@ -1,4 +1,4 @@
-"""Where the children of one mesh are reached: a TCP port of loopback, or a Unix socket that only this user can open."""
+"""Addresses of the children of one mesh: a TCP port on loopback, or a Unix socket that only this user can open."""
 
 from __future__ import annotations
 

@@ -24,14 +24,14 @@ class PrivateNetwork:
     port: int
     """Of the machine's loopback, where the guard listens; the program listens on the same one of its own network."""
     guard: tuple[str, ...]
-    """Its command; the descriptor of the listening socket and the port are added."""
+    """The guard's command; the descriptor of the listening socket and the port are appended."""
     environment: Mapping[str, str]
-    """Added to the program's for the guard."""
+    """The guard's environment, in addition to the program's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """How one child is run: made by its `prepare`, once its addresses are known and its folders exist."""
+    """How to run one child; created by its `prepare`, once its addresses are known and its folders exist."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
@@ -55,13 +55,13 @@ class ChildSpec:
     probe: Callable[[Addresses], None]
     """Returns when the child is ready to work, raises ProbeError when it is not. May block a few seconds."""
     sockets: Mapping[str, str] = field(default_factory=dict)
-    """Name of its Unix socket by use: no other user can reach what has a socket instead of a port."""
+    """Name of its Unix socket by use; unlike a port, no other user can reach it."""
     needs: frozenset[str] = frozenset()
     """Children that must be ready before it starts."""
     uses: frozenset[str] = frozenset()
     """Children that it calls and can wait for itself; they are stopped after it, like those it needs."""
     stop_grace_s: float = 20.0
     alive: Callable[[Addresses], None] | None = None
-    """Like `probe`, asked once the child was ready: whether a restart would help. `probe` itself when None."""
+    """Like `probe`, for a child that was ready: whether a restart would help. None means `probe`."""
     liveness_s: float = 30.0
     """A child that was ready and fails every probe for this long is killed and started again."""

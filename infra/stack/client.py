@@ -1,4 +1,4 @@
-"""Starts, stops and looks at the stack from another process, such as the command line.
+"""Starts, stops and inspects the stack from another process, such as the command line.
 
 The supervisor runs in a session of its own: ctrl-C in the terminal reaches only the caller. It is controlled through
 its state file and signals.
@@ -36,7 +36,7 @@ from infra.stack.topology import NAMES, specs
 from services.kit.errors import TidemillError
 
 OnProgress = Callable[[str, ChildState], None]
-"""Told of each child whenever something about it changed: its name and its state."""
+"""Called with the name and state of a child whenever it changes."""
 
 _POLL_S = 0.1
 _STOP_TIMEOUT_S = 120.0
@@ -53,7 +53,7 @@ def up(
     on_progress: OnProgress = _nobody,
     timeout_s: float | None = None,
 ) -> StackState:
-    """Starts the stack, unless it runs already, and waits until all of it is ready.
+    """Starts the stack, unless it already runs, and waits until it is completely ready.
 
     Interrupted (KeyboardInterrupt), a stack that this call started is stopped again in order.
 
@@ -69,7 +69,7 @@ def up(
     """
     layout = Layout.of(home, state)
     wanted = set(NAMES if only is None else only)
-    specs(layout, wanted)  # names are checked here, where the caller sees it
+    specs(layout, wanted)  # check the names here, where the caller gets the error
     found = read_state(layout)
     if found.phase is StackPhase.STOPPING:
         _wait_stopped(layout, found, _STOP_TIMEOUT_S)
@@ -160,7 +160,7 @@ def _wait_ready(layout: Layout, daemon: _Daemon | None, on_progress: OnProgress,
 
 
 def down(state: Path, home: Path, on_progress: OnProgress = _nobody) -> StackState:
-    """Stops everything in order, also what a supervisor that was killed left behind; does nothing when nothing runs."""
+    """Stops everything in order, including leftovers of a killed supervisor; does nothing if nothing runs."""
     layout = Layout.of(home, state)
     found = read_state(layout)
     if found.running and found.pid is not None:
@@ -194,12 +194,12 @@ def _wait_stopped(layout: Layout, found: StackState, timeout_s: float, on_progre
             processes.wait_gone(found.pid, found.pid_ticks, 5.0)
             return
         time.sleep(_POLL_S)
-    # The supervisor writes its last change and ends at once: between two looks.
+    # The supervisor may write its last change and end between two reads.
     tell()
 
 
 def status(state: Path, home: Path) -> StackState:
-    """What runs, each child asked for its health now; never fails for a stack that is down."""
+    """The state of the stack with a current probe of each child; does not fail if the stack is down."""
     layout = Layout.of(home, state)
     stack = read_state(layout)
     if not stack.running:

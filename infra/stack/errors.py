@@ -6,13 +6,13 @@ from services.kit.errors import FailedPreconditionError
 
 
 class StackError(FailedPreconditionError):
-    """The stack cannot be started, stopped or read as things are now."""
+    """The stack cannot be started, stopped or read in its current state."""
 
     default_reason = "STACK"
 
 
 class AssetError(StackError):
-    """A file that the stack needs cannot be had or is not what it should be."""
+    """A file that the stack needs cannot be fetched, or has the wrong content."""
 
     default_reason = "STACK_ASSET"
 

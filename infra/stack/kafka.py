@@ -73,10 +73,10 @@ def server_properties(folder: Path, ports: Mapping[str, int], security: Mapping[
         "share.coordinator.state.topic.min.isr": 1,
         "share.coordinator.state.topic.num.partitions": _INTERNAL_PARTITIONS,
         "group.initial.rebalance.delay.ms": 0,
-        # A broker that was killed is let in again only when its old session is over: 9 s by default.
+        # A killed broker is accepted again only when its old session has expired: 9 s by default.
         "broker.session.timeout.ms": 4000,
         "broker.heartbeat.interval.ms": 1000,
-        # A consumer that was killed must give its partitions back soon.
+        # The partitions of a killed consumer must be reassigned soon.
         "group.min.session.timeout.ms": 2000,
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
         **security,
@@ -128,11 +128,11 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
 
 
 def _ready(layout: Layout, addresses: Addresses) -> None:
-    """Ready when it answers and foreign producers have their rights."""
+    """Ready when the broker answers and foreign producers have their permissions."""
     kafka_broker(layout, "kafka")(addresses)
     from kafka.errors import KafkaError
 
     try:
         kafka_access.grant(layout, addresses.ports["kafka"])
     except KafkaError as error:
-        raise ProbeError(f"cannot set the rights of producers: {error}") from error
+        raise ProbeError(f"cannot set the permissions of producers: {error}") from error

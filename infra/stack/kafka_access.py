@@ -1,4 +1,4 @@
-"""Who may do what on a mesh's Kafka: three users, their passwords, and the rights of foreign producers.
+"""Access control of a mesh's Kafka: three users, their passwords, and the permissions of foreign producers.
 
 `mesh` may do all, `producer` may write to the inbound topic, `controller` is the broker's own name at its controller.
 Passwords are made at the first start and lie in Kafka's folder, a file each, readable by the mesh's user alone.
@@ -17,7 +17,7 @@ from services.kit.bus.topics import INBOUND
 MESH, PRODUCER, CONTROLLER = "mesh", "producer", "controller"
 _USERS = (MESH, PRODUCER, CONTROLLER)
 PRODUCER_TRANSACTIONS = "producer."
-"""Begin of the transactional ids that foreign producers may use."""
+"""Prefix of the transactional ids that foreign producers may use."""
 
 
 def password_file(state: State, user: str) -> Path:
@@ -39,12 +39,12 @@ def _place(path: Path) -> str:
 
 
 def brokers(layout: Layout, port: int, user: str = MESH) -> Brokers:
-    """How a client of this mesh reaches its broker as one of the users."""
+    """Client settings to connect to this mesh's broker as one of the users."""
     return Brokers(f"{HOST}:{port}", user, password_file(layout.state, user))
 
 
 def security(passwords: dict[str, str], legacy: bool) -> dict[str, str]:
-    """The broker's settings of who may connect and do what.
+    """The broker's settings for authentication and permissions.
 
     Args:
         passwords: by user.
@@ -72,7 +72,7 @@ def security(passwords: dict[str, str], legacy: bool) -> dict[str, str]:
 
 
 def users_at_format(passwords: dict[str, str]) -> tuple[str, ...]:
-    """The arguments that make Kafka's storage know its users from the beginning."""
+    """The arguments that create the users when Kafka's storage is formatted."""
     return tuple(
         part
         for user in (MESH, PRODUCER)
@@ -81,7 +81,7 @@ def users_at_format(passwords: dict[str, str]) -> tuple[str, ...]:
 
 
 def client_properties(password: str, port: int) -> str:
-    """What a Java client of a foreign producer needs, as text."""
+    """The properties file for a Java client of a foreign producer."""
     module = "org.apache.kafka.common.security.scram.ScramLoginModule required"
     return (
         "# A producer of CloudEvents: it may write to tidemill.inbound and do nothing else.\n"
@@ -93,7 +93,7 @@ def client_properties(password: str, port: int) -> str:
 
 
 def grant(layout: Layout, port: int) -> None:
-    """Gives the producer its rights, and a storage of an earlier release its users; to do it twice changes nothing.
+    """Grants the producer's permissions, and adds the users to a storage of an earlier release; idempotent.
 
     Raises:
         KafkaError: the broker does not answer, or refuses.
@@ -138,7 +138,7 @@ def grant(layout: Layout, port: int) -> None:
 
 
 def is_legacy(state: State) -> bool:
-    """Whether Kafka's storage was made before it had users."""
+    """Whether Kafka's storage was formatted by a release without users."""
     return (state.kafka / "data" / "meta.properties").is_file() and not _known(state).is_file()
 
 

@@ -54,10 +54,10 @@ def _libc() -> ctypes.CDLL:
 
 
 def _with_guard(network: dict[str, Any]) -> None:
-    """Moves this process into a network of its own, with a guard at the only way in."""
+    """Moves this process into its own network, which can only be reached through the guard."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # A socket stays in the network that it was made in.
+    # A socket stays in the network namespace in which it was created.
     listener.bind(("127.0.0.1", network["port"]))
     listener.listen(128)
     _private_network()
@@ -71,7 +71,7 @@ def _with_guard(network: dict[str, Any]) -> None:
 
 
 def _private_network() -> None:
-    """A network with nothing in it but a loopback interface; who is not root needs a user namespace for it.
+    """Creates a network with only a loopback interface; without root this needs a user namespace.
 
     Raises:
         OSError: the kernel does not let this user have one.

@@ -47,7 +47,7 @@ class Home:
 
     @property
     def triton(self) -> Path:
-        """Triton's backends, one folder a Python version."""
+        """Triton's backends, one folder per Python version."""
         return self.root / "triton"
 
     @property
@@ -79,12 +79,12 @@ class State:
 
     @property
     def file(self) -> Path:
-        """What runs, on which ports."""
+        """What runs, and on which ports."""
         return self.root / "stack.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the supervisor as long as it lives."""
+        """Locked by the supervisor while it runs."""
         return self.root / "stack.lock"
 
     @property
@@ -94,7 +94,7 @@ class State:
 
     @property
     def logs(self) -> Path:
-        """One file a child."""
+        """One file per child."""
         return self.root / "logs"
 
     @property
@@ -109,7 +109,7 @@ class State:
 
     @property
     def elasticsearch_password(self) -> Path:
-        """What the guard before Elasticsearch asks for; outside the node's folder, which another user may own."""
+        """The password of Elasticsearch's guard; outside the node's folder, which another user may own."""
         return self.root / "elasticsearch.password"
 
     @property
@@ -119,12 +119,12 @@ class State:
 
     @property
     def databases(self) -> Path:
-        """One SQLite file a service."""
+        """One SQLite file per service."""
         return self.root / "db"
 
     @property
     def artifacts(self) -> Path:
-        """Data sets, runs, variants."""
+        """Data sets, runs, builds."""
         return self.root / "artifacts"
 
     @property

@@ -15,7 +15,7 @@ def library_name(major: int = sys.version_info.major, minor: int = sys.version_i
 
 
 def candidate_folders() -> Iterator[Path]:
-    """Where the library may lie, likeliest first."""
+    """Possible locations of the library, the most likely first."""
     configured = [sysconfig.get_config_var(name) for name in ("LIBDIR", "LIBPL")]
     multiarch = sysconfig.get_config_var("MULTIARCH")
     yield Path(sys.base_prefix) / "lib"

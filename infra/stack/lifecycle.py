@@ -33,31 +33,31 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long the supervisor waits for what. Seconds."""
+    """Timeouts of the supervisor, in seconds."""
 
     start_s: float = 180.0
-    """For all children to be ready for the first time."""
+    """Until all children are ready for the first time."""
     child_s: float = 120.0
-    """For one child to be ready after its start."""
+    """Until one child is ready after its start."""
     probe_s: float = 0.2
-    """Between two probes of a child that starts."""
+    """Between two probes of a starting child."""
     probe_limit_s: float = 10.0
-    """For one probe; each has shorter limits of its own."""
+    """For one probe; each probe has shorter limits itself."""
     watch_s: float = 5.0
-    """Between two probes of a child that is ready."""
+    """Between two probes of a ready child."""
     least_failures: int = 4
-    """Failed probes in a row, beside the child's own `liveness_s`, before it is killed."""
+    """Minimum of consecutive failed probes, in addition to the child's `liveness_s`, before it is killed."""
     kill_grace_s: float = 3.0
-    """For a child that answers no probe, between SIGTERM and SIGKILL."""
+    """Between SIGTERM and SIGKILL, for a child that does not answer probes."""
     backoff_s: float = 0.5
     """Before the first restart; doubles each time."""
     backoff_limit_s: float = 30.0
     hopeless_s: float = 120.0
-    """Before the next start of a child that said that a person must do something first."""
+    """Before the next start of a child that reported that someone must act first."""
     steady_s: float = 60.0
-    """A child that lived this long starts again with the first pause."""
+    """A child that ran this long restarts with the first pause."""
     tries: int = 3
-    """Ends of a child before it was ever ready that fail the start."""
+    """This many exits of a child before it was ever ready fail the start of the stack."""
     housekeeping_s: float = 1.0
     """Between two looks at the disk and at a state that could not be written."""
     chores_s: float = 3600.0
@@ -102,9 +102,9 @@ class ChildRunner:
         self._program: Program | None = None
         self._probing: asyncio.Future[None] | None = None
         self._exit_report: ExitReport | None = None
-        """What it said of its last end."""
+        """The report of its last exit."""
         self._failures = 0
-        """Ends in a row, each after a short life."""
+        """Consecutive exits after a short run."""
 
     async def supervise(self, addresses: Addresses, marks: Mapping[str, str], needs: list[asyncio.Event]) -> None:
         """Keeps the child running until cancelled, whatever fails meanwhile.
@@ -122,7 +122,7 @@ class ChildRunner:
                 reason = await self._live(addresses, marks)
             except Exception as error:
                 reason = f"cannot start: {error}"
-                if isinstance(error, StackError) and not self.was_ready:  # trying again changes nothing
+                if isinstance(error, StackError) and not self.was_ready:  # a retry changes nothing
                     self._failed(ChildFailedError(f"{self.spec.name} {reason}"))
                 elif not isinstance(error, OSError):
                     logger.exception("%s cannot start", self.spec.name)
@@ -141,12 +141,12 @@ class ChildRunner:
         self._set(phase=ChildPhase.STOPPED, pid=None)
 
     def failure(self, what: str) -> ChildFailedError:
-        """What happened to it, with the end of its log."""
+        """The error for this child, with the end of its log."""
         lines = "\n".join(f"  {line}" for line in processes.last_lines(self.log))
         return ChildFailedError(f"{self.spec.name} {what}. The end of {self.log}:\n{lines}")
 
     async def _live(self, addresses: Addresses, marks: Mapping[str, str]) -> str:
-        """Starts the child and returns, when it has ended, how."""
+        """Starts the child; returns how it ended, once it has."""
         self._set(phase=ChildPhase.STARTING, started_at=time.time(), ready_at=None, failing_since=None)
         program = self._program = await asyncio.to_thread(self.spec.prepare, addresses)
         if program.before is not None:
@@ -190,7 +190,7 @@ class ChildRunner:
         while not ended.done():
             answer = await self._answer(self.spec.probe, addresses)
             if answer is None:
-                if not ended.done():  # else another process answers on its port
+                if not ended.done():  # otherwise another process answers on its port
                     self.was_ready = True
                     self.ready.set()
                     self._set(phase=ChildPhase.READY, ready_at=time.time())
@@ -232,8 +232,8 @@ class ChildRunner:
                 return f"did not answer for {lasted:.0f} s ({answer})"
 
     async def _answer(self, probe: Probe, addresses: Addresses) -> str | None:
-        """What a probe says is wrong; None when nothing is."""
-        # One thread a child: a probe that hangs is waited for, not joined by further ones.
+        """The error of a probe; None if it succeeds."""
+        # One thread per child: no further probe starts while one hangs.
         if self._probing is None:
             self._probing = asyncio.ensure_future(asyncio.to_thread(probe, addresses))
         done, _ = await asyncio.wait((self._probing,), timeout=self._timeouts.probe_limit_s)
@@ -243,7 +243,7 @@ class ChildRunner:
         error = probing.exception()
         if error is None or isinstance(error, ProbeError):
             return None if error is None else str(error)
-        return f"{type(error).__name__}: {error}"  # of a client library: no answer, whatever it is
+        return f"{type(error).__name__}: {error}"  # an error of a client library counts as no answer
 
     def _note_end(self, reason: str) -> None:
         if self._process is not None:
@@ -269,7 +269,7 @@ class ChildRunner:
         if self._exit_report is not None and self._exit_report.permanent:
             return self._timeouts.hopeless_s
         longest = self._timeouts.backoff_s * 2.0 ** min(self._failures - 1, 16)
-        # Children that fell together must not come back together.
+        # Children that failed together must not restart together.
         return min(longest, self._timeouts.backoff_limit_s) * (0.5 + random.random() / 2)  # noqa: S311
 
     def _set(self, **changes: object) -> None:

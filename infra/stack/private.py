@@ -10,7 +10,7 @@ from pathlib import Path
 from infra.stack.errors import StackError
 
 UMASK = 0o077
-"""Whatever a process of the mesh creates is its user's alone."""
+"""Makes all files that this process creates private to its user."""
 
 
 def place_secret(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Asks a child whether it is ready, in the child's own protocol. All block, with a short timeout."""
+"""Probes of children, each in the child's own protocol. All block, with a short timeout."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Probe = Callable[[Addresses], None]
 
 
 class ProbeError(Exception):
-    """The child is not ready; the message says what it answered."""
+    """The child is not ready; the message contains its answer."""
 
 
 def http_ok(use: str, path: str, secret: Callable[[], str | None] = lambda: None) -> Probe:
-    """Ready when GET `path` answers 200; `secret` gives `name:password` where it asks for one."""
+    """Ready when GET `path` returns 200; `secret` returns `name:password` if one is required."""
 
     def probe(addresses: Addresses) -> None:
         connection = http.client.HTTPConnection(HOST, addresses.ports[use], timeout=_TIMEOUT_S)
@@ -57,7 +57,7 @@ def kafka_broker(layout: Layout, use: str) -> Probe:
     def probe(addresses: Addresses) -> None:
         address = (HOST, addresses.ports[use])
         try:
-            # The driver logs and retries a refused connection for seconds; asking first is quick and quiet.
+            # The driver logs and retries a refused connection for seconds; this check is quick and quiet.
             socket.create_connection(address, timeout=_TIMEOUT_S).close()
         except OSError as error:
             raise ProbeError(f"port {address[1]}: {error}") from error
@@ -72,7 +72,7 @@ def kafka_broker(layout: Layout, use: str) -> Probe:
             client = KafkaAdminClient(
                 **options,
                 request_timeout_ms=int(_TIMEOUT_S * 1000),
-                # A frozen broker accepts connections and says nothing.
+                # A frozen broker accepts connections but does not respond.
                 bootstrap_timeout_ms=int(_TIMEOUT_S * 1000),
             )
             try:
@@ -154,7 +154,7 @@ def _channel(address: str) -> grpc.Channel:
 
 
 def every(*probes: Probe) -> Probe:
-    """Ready when all of these are."""
+    """Ready when all of these probes succeed."""
 
     def probe(addresses: Addresses) -> None:
         for each in probes:

@@ -33,7 +33,7 @@ def start_ticks(pid: int) -> int | None:
     Together with the id it names one process: ids are used again, and such a later process is not ours.
     """
     try:
-        # The name, in parentheses, may hold spaces and parentheses itself.
+        # The name, in parentheses, may contain spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return None
@@ -47,7 +47,7 @@ def is_alive(pid: int | None, ticks: int | None) -> bool:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[str]:
-    """Has a second process end everything that is marked with the yielded run, should this one be killed."""
+    """If this process is killed, a second one ends everything marked with the yielded run."""
     run = uuid.uuid4().hex
     # In its own session: a signal that ends the supervisor must not reach it.
     guard = subprocess.Popen(
@@ -111,7 +111,7 @@ async def stop(process: asyncio.subprocess.Process, grace_s: float) -> bool:
 
 
 def kill_group(leader: int) -> None:
-    """Ends whatever is left of a child's process group."""
+    """Ends the rest of a child's process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
@@ -182,13 +182,13 @@ def trim(log: Path, limit: int) -> None:
         with log.open("rb") as file:
             file.seek(-limit // 8, os.SEEK_END)
             end = file.read()
-        # Emptied first: where the disk is full that makes the room for what is kept. Writers append (O_APPEND).
+        # Emptied first: on a full disk this makes room for the kept part. Writers append (O_APPEND).
         os.truncate(log, 0)
         log.with_name(f"{log.name}.1").write_bytes(end)
 
 
 def last_lines(log: Path, count: int = 15) -> list[str]:
-    """The end of a log, for a person who asks why a child failed."""
+    """The end of a log, to show why a child failed."""
     try:
         with log.open("rb") as file:
             file.seek(0, os.SEEK_END)

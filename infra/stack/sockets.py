@@ -1,4 +1,4 @@
-"""The folder of a mesh's Unix sockets, closed to all other users: who cannot enter it cannot connect.
+"""The folder of a mesh's Unix sockets, closed to all other users, so that they cannot connect.
 
 Linux allows 107 bytes for the path of a socket. Where the state folder's own path is too long, the folder lies in the
 user's run-time folder instead (XDG_RUNTIME_DIR), and without one under /tmp.

@@ -39,11 +39,11 @@ class ChildPhase(StrEnum):
     """State of one child."""
 
     WAITING = "waiting"
-    """For the children it needs."""
+    """It waits for the children it needs."""
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
-    """It ended unasked; the next start comes after a pause."""
+    """It ended unexpectedly; it restarts after a pause."""
     STOPPED = "stopped"
 
 
@@ -59,11 +59,11 @@ class ChildState:
     ready_at: float | None = None
     log: str = ""
     failing_since: float | None = None
-    """Since when it fails every probe, though it was ready."""
+    """Since when it has failed every probe after having been ready."""
     healthy: bool | None = None
-    """What a probe found; None when none was made. Not written to the file."""
+    """Result of a probe; None if none was made. Not written to the file."""
     health: str = ""
-    """What the probe said, when not healthy."""
+    """The probe's error, if unhealthy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class StackState:
 
     @property
     def layout(self) -> Layout:
-        """Where its files lie."""
+        """Its folder."""
         return Layout.of(self.home, self.state)
 
     def address(self, use: str) -> str:
@@ -91,7 +91,7 @@ class StackState:
 
     @property
     def addresses(self) -> Addresses:
-        """Where its children are reached."""
+        """Addresses of its children."""
         return Addresses(self.ports, self.sockets)
 
     @property
@@ -101,7 +101,7 @@ class StackState:
 
     @property
     def elasticsearch_url(self) -> str:
-        """For any Elasticsearch client; with the password, where a guard asks for one."""
+        """For any Elasticsearch client; with the password, if a guard requires one."""
         file = self.layout.state.elasticsearch_password
         secret = f"tidemill:{file.read_text(encoding='utf-8').strip()}@" if file.is_file() else ""
         return f"http://{secret}{self.address('elasticsearch')}"
@@ -132,12 +132,12 @@ class StackState:
 
     @property
     def running(self) -> bool:
-        """Whether a supervisor lives."""
+        """Whether a supervisor is running."""
         return self.phase in (StackPhase.STARTING, StackPhase.READY, StackPhase.STOPPING)
 
 
 class StateFile:
-    """The state as the supervisor publishes it: what cannot be written now, on a full disk, is written later."""
+    """The state file as written by the supervisor; what cannot be written now (full disk) is retried later."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -162,13 +162,13 @@ class StateFile:
             logger.info("%s is written again", self._path)
 
     def retry(self) -> None:
-        """Writes what could not be written before."""
+        """Retries a failed write."""
         if self._pending is not None:
             self.publish(self._pending)
 
 
 def write_state(path: Path, stack: StackState) -> None:
-    """Writes the file; a reader sees the old or the new one."""
+    """Writes the file atomically."""
     value = dataclasses.asdict(stack) | {
         "format": FORMAT,
         "home": str(stack.home),
@@ -195,7 +195,7 @@ def read_state(layout: Layout) -> StackState:
 
 
 def parse_state(layout: Layout) -> StackState | None:
-    """What the file says, whether or not its supervisor lives; None if that cannot be read."""
+    """The file's content, whether or not its supervisor is running; None if it cannot be read."""
     try:
         value = json.loads(layout.state.file.read_text(encoding="utf-8"))
         if value["format"] != FORMAT:

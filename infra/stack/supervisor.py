@@ -92,11 +92,11 @@ class Supervisor:
         }
 
     def request_stop(self) -> None:
-        """Asks for an orderly stop; returns at once."""
+        """Requests an orderly stop; returns at once."""
         self._stop.set()
 
     async def run(self) -> bool:
-        """Starts, watches, stops; returns whether it started and was stopped by request.
+        """Starts, supervises and stops the children; returns whether they started and were stopped on request.
 
         Raises:
             AlreadyRunningError: another supervisor has this state folder.
@@ -128,7 +128,7 @@ class Supervisor:
         self._publish()
         loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
-        # A probe blocks for seconds at worst: each child gets a thread of its own.
+        # A probe may block for seconds, so each child has its own thread.
         loop.set_default_executor(ThreadPoolExecutor(2 * len(self._specs) + 1, thread_name_prefix="probe"))
         tasks = [
             self._supervised(
@@ -169,7 +169,7 @@ class Supervisor:
         return task
 
     async def _started(self) -> StackError | None:
-        """Waits until all children are ready, one failed, time is over, or a stop is asked for."""
+        """Waits until all children are ready, one failed, the timeout passed, or a stop was requested."""
         everything = asyncio.gather(*(child.ready.wait() for child in self._children.values()))
         error = await self._stop_or_failure(everything, timeout_s=self._timeouts.start_s)
         late = not everything.done() and not self._stop.is_set()

@@ -33,7 +33,7 @@ REUSE = "TIDEMILL_TEST_STATE"
 
 @contextmanager
 def running_parts(parts: Iterable[str], state_dir: Path) -> Iterator[StackState]:
-    """Runs some of the stack's children for the length of the block.
+    """Runs some of the stack's children within the block.
 
     Args:
         parts: names out of `infra.stack.topology.NAMES`; files that they need are fetched into TIDEMILL_HOME.

@@ -1,1 +1,1 @@
-"""Pipeline: owns the cycles of a loop and the feedback on its answers."""
+"""Pipeline: owns the cycles of pipelines and the feedback on answers."""

@@ -52,7 +52,7 @@ def _fetch_maven(asset: MavenFile, folder: Path, progress: Progress) -> Path:
     if authorities := os.environ.get("SSL_CERT_FILE"):
         os.environ.setdefault("REQUESTS_CA_BUNDLE", authorities)
     context = MavenContext(
-        # Its own folder, not the user's Maven cache: jgo writes in place, and what a broken run left would stay.
+        # Not the user's Maven cache: jgo writes in place, so an interrupted run would leave broken files there.
         repo_cache=folder,
         remote_repos=GlobalSettings.load().repositories or None,
         resolver=PythonResolver(progress_callback=watch),
@@ -70,7 +70,7 @@ def _fetch_maven(asset: MavenFile, folder: Path, progress: Progress) -> Path:
 
 
 def _fetch_pypi(asset: PyPIFile, folder: Path, progress: Progress) -> Path:
-    # With the digest in a requirements file pip refuses another file before it runs any code of it.
+    # With the digest in a requirements file, pip refuses any other file before running its code.
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{asset.project}=={asset.version} --hash=sha256:{asset.sha256}\n")
     kind = "--only-binary" if asset.filename.endswith(".whl") else "--no-binary"
@@ -127,9 +127,9 @@ def _watch_folder(asset: PyPIFile, folder: Path, progress: Progress) -> Iterator
 
 
 def _largest_file(folder: Path) -> int:
-    """Bytes of the largest file below a folder in which files and folders come and go."""
+    """Size of the largest file below a folder whose content changes while it is read."""
     largest = 0
-    for parent, _, names in os.walk(folder):  # passes over folders that are gone, which `rglob` raises at
+    for parent, _, names in os.walk(folder):  # skips deleted folders, for which `rglob` raises
         for name in names:
             with suppress(FileNotFoundError):
                 largest = max(largest, Path(parent, name).lstat().st_size)
@@ -137,7 +137,7 @@ def _largest_file(folder: Path) -> int:
 
 
 def _short(error: BaseException) -> str:
-    """What went wrong, without the address that urllib3's text begins with."""
+    """The error without the address at the beginning of urllib3's text."""
     cause = getattr(error.args[0], "reason", None) if error.args else None
     text = str(cause or error).splitlines()
     return (text[0] if text else type(error).__name__)[:160]

@@ -62,7 +62,7 @@ def parts() -> tuple[Part, ...]:
 
 
 def prepare(home: Home, only: Iterable[str] | None = None, progress: Progress = silent) -> None:
-    """Fetches and unpacks what is missing; what is there and unchanged is left alone.
+    """Fetches and unpacks missing files; keeps those that are unchanged.
 
     Args:
         home: where to.
@@ -99,7 +99,7 @@ def _prepare_kafka(home: Home, progress: Progress) -> None:
             progress("kafka", done, total)
     expected = {jar.filename for jar in jars}
     for path in home.kafka_libs.glob("*.jar"):
-        if path.name not in expected:  # another table's: two versions of a jar on one class path break it
+        if path.name not in expected:  # of another table: two versions of a jar on one class path conflict
             path.unlink()
 
 
@@ -113,7 +113,7 @@ def _prepare_elasticsearch(home: Home, progress: Progress) -> None:
         for path in list(inner.iterdir()):
             path.rename(folder / path.name)
         inner.rmdir()
-        for path in (folder, *folder.rglob("*")):  # readable by the user that it runs as when started by root
+        for path in (folder, *folder.rglob("*")):  # readable by the user it runs as when root starts it
             path.chmod(0o755 if path.is_dir() else 0o644)
 
     place_folder(home.elasticsearch, f"unpacked {ELASTICSEARCH.sha256}", unpack)
@@ -168,7 +168,7 @@ def _prepare_bbc(home: Home, progress: Progress) -> None:
 
 
 def _decode(content: bytes) -> str:
-    """UTF-8, or Latin-1 where it is not: one article has a pound sign in it."""
+    """Decodes UTF-8, or Latin-1 as a fallback: one article has a pound sign in it."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:

@@ -27,7 +27,7 @@ class Progress(Protocol):
     """Called with the progress of a named piece of work."""
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        """`done` of `total` bytes are there; equal at the end."""
+        """`done` of `total` bytes have arrived; equal at the end."""
         ...
 
 
@@ -54,7 +54,7 @@ def _print_of(path: Path, sha256: str) -> dict[str, object]:
 
 
 def is_checked(path: Path, size: int, sha256: str) -> bool:
-    """Whether `path` holds the content with this digest; reads the content only if the marker disagrees."""
+    """Whether the file has this digest; reads it only if the marker does not match."""
     if not path.is_file() or path.stat().st_size != size:
         return False
     try:
@@ -69,7 +69,7 @@ def is_checked(path: Path, size: int, sha256: str) -> bool:
 
 
 def mark(path: Path, sha256: str) -> None:
-    """Notes that `path` was checked as it is now."""
+    """Records that the current content of `path` was checked."""
     write_atomically(_marker(path), json.dumps(_print_of(path, sha256)))
 
 
@@ -80,14 +80,14 @@ def write_atomically(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError:
-        # Left on a full disk it would keep it full.
+        # A leftover would keep a full disk full.
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
 
 
 def take_in(asset: AssetFile, fetch: Callable[[Path], Path], target: Path) -> Path:
-    """Returns `target`, fetching it first unless it is there and unchanged.
+    """Returns `target`, fetching it first if it is missing or changed.
 
     Args:
         asset: what it must be.

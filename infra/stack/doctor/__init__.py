@@ -1,4 +1,4 @@
-"""Looks at a mesh that does not work, says what is wrong and what to do, and repairs what is safe to repair.
+"""Checks a mesh that does not work, says what is wrong and what to do, and repairs what is safe to repair.
 
 `findings` says what a finding is, `mesh` looks at the machine and at what runs, `stored` at databases and artefacts.
 """

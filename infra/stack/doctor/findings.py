@@ -1,4 +1,4 @@
-"""What the doctor finds: a fault or a notice, each with what to do about it."""
+"""Findings of the doctor: faults and notices, each with a remedy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from services.kit.errors import TidemillError
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     FAULT = "fault"
-    """Something does not work, or will not; the exit status is 1."""
+    """Something does not work or will fail; the exit status is 1."""
     NOTICE = "notice"
-    """An operator should know it."""
+    """Worth knowing for an operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,15 @@ class Finding:
     level: Level
     message: str
     remedy: str = ""
-    """What a person can do."""
+    """What to do about it."""
     repair: Callable[[], None] | None = None
-    """Mends it; safe to run while the mesh is as it was found."""
+    """Repairs it; safe to run as long as the mesh has not changed."""
     repaired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A look at one thing; `look` yields what it finds."""
+    """A check of one thing; `look` yields its findings."""
 
     name: str
     look: Callable[[], Iterable[Finding]]

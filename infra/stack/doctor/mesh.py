@@ -29,13 +29,13 @@ from services.kit.storage.disk import disk_space
 
 # NVIDIA's security bulletins of August and September 2025.
 _MENDED_IN = (2, 59)
-# The server does not say it without being started (`server_version` in its log).
+# Only a started server reports its version (`server_version` in its log).
 _SERVER_OF_PACKAGE = {"0.7": "2.51.0"}
 _OPEN_HOLES = "CVE-2025-23310, CVE-2025-23311 (HTTP), CVE-2025-23319, CVE-2025-23320, CVE-2025-23334 (shared memory)"
 
 
 def checks(layout: Layout) -> list[Check]:
-    """All looks at a mesh, in the order in which one would go about it."""
+    """All checks of a mesh, in a sensible order."""
     looks: dict[str, Callable[[Layout], Iterator[Finding]]] = {
         "machine": _machine,
         "disk": _disk,
@@ -135,7 +135,7 @@ def _state(layout: Layout) -> Iterator[Finding]:
 
 
 def _leftovers(layout: Layout) -> Iterator[Finding]:
-    """What only a running mesh may have."""
+    """Files that only a running mesh may have."""
     if read_state(layout).running or _held(layout):
         return
     if left := processes.tagged(layout.state.root):
@@ -242,7 +242,7 @@ def triton_version() -> str:
 
 
 def doors_open(command: list[str]) -> list[str]:
-    """What a server started by this command line lets callers do that it must not."""
+    """The dangerous interfaces that a server with this command line offers."""
     values = dict(part.split("=", 1) for part in command if part.startswith("--") and "=" in part)
     found = [
         what

@@ -1,4 +1,4 @@
-"""Databases and artefacts: whether what is stored is still what was stored."""
+"""Checks whether databases and artefacts are intact."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SNAPSHOT = "manifest.json"
 
 
 def checks(layout: Layout) -> list[Check]:
-    """All looks at what is stored."""
+    """All checks of stored data."""
     return [
         Check("databases", partial(_databases, layout)),
         Check("snapshots", partial(_snapshots, layout)),
@@ -54,7 +54,7 @@ def _databases(layout: Layout) -> Iterator[Finding]:
 
 
 def database_faults(file: Path) -> list[str]:
-    """What SQLite finds wrong with a database, a line each; it reads all of the file and writes nothing."""
+    """Errors that SQLite finds in a database, one per line; reads the whole file and writes nothing."""
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as database:
             lines = [str(row[0]) for row in database.execute("PRAGMA integrity_check(20)")]

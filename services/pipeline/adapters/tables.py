@@ -16,7 +16,7 @@ cycles = Table(
     metadata,
     Column("cycle_id", String(64), primary_key=True),
     Column("pipeline", String(64), nullable=False, index=True),
-    # The loop's name while the cycle is at work, then null: one cycle of a loop at a time.
+    # The pipeline's name while the cycle runs, then null: one cycle of a pipeline at a time.
     Column("at_work", String(64), nullable=True, unique=True),
     Column("state", String(16), nullable=False),
     Column("spec", JsonText, nullable=False),

@@ -41,7 +41,7 @@ class Cycles:
         Raises:
             InvalidArgumentError: cleaning cannot apply the recipe, two sources share a name, or the request id was used
                 for another spec.
-            FailedPreconditionError: the loop is at work with another spec.
+            FailedPreconditionError: the pipeline is running with another spec.
         """
         known = await asyncio.to_thread(self._store.by_request, request_id) if request_id else None
         if known is not None:
@@ -84,7 +84,7 @@ class Cycles:
         return cycle
 
     async def page(self, pipeline: str, before: str, limit: int) -> Sequence[Cycle]:
-        """Cycles of a loop, of all when empty, older than the given id, newest first."""
+        """Cycles of a pipeline (of all if empty) older than the given id, newest first."""
         return await asyncio.to_thread(self._store.page, pipeline, before, limit)
 
     async def cancel(self, name: str) -> Cycle:
@@ -101,7 +101,7 @@ class Cycles:
         if running.spec == spec:
             return replace(running, reused=True)
         raise FailedPreconditionError(
-            f"The loop {spec.name} is at work with another spec ({running.name}); wait for its end or cancel it.",
+            f"The pipeline {spec.name} is running with another spec ({running.name}). Wait for its end or cancel it.",
             reason="CYCLE_AT_WORK",
             metadata={"cycle": running.name},
         )
@@ -120,7 +120,7 @@ def _check(spec: PipelineSpec) -> None:
         name = str(source["source"])
         if name in seen:
             raise InvalidArgumentError(
-                f"Two sources of the loop are called {name!r}.",
+                f"Two sources of the pipeline are called {name!r}.",
                 violations=[
                     FieldViolation(f"spec.sources[{number}].source", "must differ from the other sources' names")
                 ],

@@ -20,7 +20,7 @@ class CycleStore(Protocol):
         """Stores a new cycle, or answers with the one of the same request.
 
         Raises:
-            AlreadyExistsError: another cycle of the loop is at work.
+            AlreadyExistsError: another cycle of the pipeline is running.
         """
         ...
 
@@ -33,11 +33,11 @@ class CycleStore(Protocol):
         ...
 
     def at_work(self, pipeline: str) -> Cycle | None:
-        """The loop's cycle that has not ended."""
+        """The pipeline's cycle that has not ended."""
         ...
 
     def page(self, pipeline: str, before: str, limit: int) -> Sequence[Cycle]:
-        """Cycles of a loop (of all when empty) with ids before the given one, newest first."""
+        """Cycles of a pipeline (of all if empty) with ids before the given one, newest first."""
         ...
 
     def unfinished(self) -> Sequence[Cycle]:

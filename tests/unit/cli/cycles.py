@@ -12,7 +12,7 @@ STAGES = ("collect", "clean", "train", "gate", "publish")
 
 
 def spec() -> PipelineSpec:
-    """A loop for headlines."""
+    """A pipeline for headlines."""
     found = PipelineSpec(name="headlines")
     found.training.base_model = "smollm2-135m-instruct"
     found.training.generation.prompt_template = "Write a headline.\n\n{text}"

@@ -1,4 +1,4 @@
-"""How the parts of the mesh are shown, and which assets a loop needs."""
+"""How the parts of the mesh are shown, and which assets a pipeline needs."""
 
 from __future__ import annotations
 
@@ -73,28 +73,28 @@ def test_downloads_are_reported_once_where_there_is_not_terminal() -> None:
 
 
 def test_a_loop_needs_the_programs_its_model_and_its_data() -> None:
-    loop = spec()
-    assert assets_of(loop) == ["kafka", "elasticsearch", "smollm2", "bbc"]
-    loop.training.base_model = "bge-small-zh-v1.5"
-    loop.sources[0].json_lines.uri = "/home/tidemill/data/reviews/reviews.jsonl"
-    assert assets_of(loop) == ["kafka", "elasticsearch", "bge-small-zh", "reviews"]
-    loop.training.base_model = "/my/own/model"
-    loop.sources[0].json_lines.uri = "s3://bucket/mine.jsonl"
-    assert assets_of(loop) == ["kafka", "elasticsearch"]
+    pipeline = spec()
+    assert assets_of(pipeline) == ["kafka", "elasticsearch", "smollm2", "bbc"]
+    pipeline.training.base_model = "bge-small-zh-v1.5"
+    pipeline.sources[0].json_lines.uri = "/home/tidemill/data/reviews/reviews.jsonl"
+    assert assets_of(pipeline) == ["kafka", "elasticsearch", "bge-small-zh", "reviews"]
+    pipeline.training.base_model = "/my/own/model"
+    pipeline.sources[0].json_lines.uri = "s3://bucket/mine.jsonl"
+    assert assets_of(pipeline) == ["kafka", "elasticsearch"]
 
 
 def test_run_fetches_what_is_missing_and_only_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path))
-    loop = spec()
-    loop.training.base_model = "bge-small-zh-v1.5"
-    loop.sources[0].json_lines.uri = str(tmp_path / "data" / "reviews" / "reviews.jsonl")
-    assert missing_assets(loop) == ["bge-small-zh", "reviews"]
+    pipeline = spec()
+    pipeline.training.base_model = "bge-small-zh-v1.5"
+    pipeline.sources[0].json_lines.uri = str(tmp_path / "data" / "reviews" / "reviews.jsonl")
+    assert missing_assets(pipeline) == ["bge-small-zh", "reviews"]
     (tmp_path / "data" / "reviews").mkdir(parents=True)
-    assert missing_assets(loop) == ["bge-small-zh"]
+    assert missing_assets(pipeline) == ["bge-small-zh"]
     (tmp_path / "downloads" / "bge-small-zh-v1.5").mkdir(parents=True)
-    assert missing_assets(loop) == []
-    loop.sources[0].text_folder.uri = "/mine/bbc-like"
-    assert missing_assets(loop) == [], "a folder of the person's own"
+    assert missing_assets(pipeline) == []
+    pipeline.sources[0].text_folder.uri = "/mine/bbc-like"
+    assert missing_assets(pipeline) == [], "a folder of the person's own"
 
 
 def test_a_disk_is_mentioned_before_it_is_full() -> None:

@@ -111,7 +111,7 @@ Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
 
 @_typing.final
 class PipelineSpec(_message.Message):
-    """A whole loop, as pipelines/*.yaml writes it."""
+    """A whole pipeline, as in pipelines/*.yaml."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -122,7 +122,7 @@ class PipelineSpec(_message.Message):
     GATE_FIELD_NUMBER: _builtins.int
     ROLLOUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the loop, for example `headlines`."""
+    """Name of the pipeline, for example `headlines`."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[_source_import_pb2.SourceSpec]:
         """What is collected."""

@@ -32,7 +32,7 @@ class CreateCycleRequest(_message.Message):
     """Makes a repeat harmless."""
     @_builtins.property
     def spec(self) -> _cycle_pb2.PipelineSpec:
-        """What to run. While a cycle of the same loop is at work with an equal spec, that cycle is returned;
+        """What to run. While a cycle of the same pipeline is running with an equal spec, that cycle is returned;
         with another spec the call fails.
         """
 
@@ -130,7 +130,7 @@ class ListCyclesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     pipeline: _builtins.str
-    """`pipelines/{pipeline}`; all loops when empty."""
+    """`pipelines/{pipeline}`; all pipelines when empty."""
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
