@@ -87,7 +87,7 @@ def renew(
 def rotate() -> None:
     """Makes a new authority; both are trusted until `tidemill certs retire`. Copy the folders to their machines."""
     _authority().rotate()
-    stdout().print("There is a new authority; machines that know only the old one go on.")
+    stdout().print("Created a new authority; machines that only know the old one keep working.")
 
 
 @certs.command("retire")

@@ -113,7 +113,7 @@ def _watch(connection: Connection, name: str, console: Console, json_wanted: boo
 def run(
     pipeline: PipelinePath,
     follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch it to its end.")] = True,
-    check: Annotated[bool, typer.Option("--check", help="Only tell what is wrong with it and its sources.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only check the file and its sources.")] = False,
     more: AllowOption = None,
     address: AddressOption = None,
     json_wanted: JsonOption = False,

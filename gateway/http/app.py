@@ -58,7 +58,7 @@ def create_app(
         description=_DESCRIPTION,
         redoc_url=None,
         dependencies=[Depends(check_role)],
-        # The door makes the server span; FastAPI's own, on by default since 0.162, would begin a second trace.
+        # `Door` creates the server span; FastAPI's own, on by default since 0.162, would start a second trace.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.add_exception_handler(TidemillError, _failed)

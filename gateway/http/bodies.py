@@ -63,7 +63,7 @@ def _not_offered(name: str) -> PydanticCustomError:
 
 
 def _without_nul(value: Any) -> Any:
-    # The runtimes' tokenizers take it for the end of the text.
+    # The runtimes' tokenizers treat it as the end of the text.
     if isinstance(value, str) and "\0" in value:
         raise PydanticCustomError("nul", "has a NUL character (U+0000); remove it")
     return value
@@ -206,7 +206,7 @@ class FeedbackBody(Body):
 
 
 class RecordBody(Body):
-    """One raw record; the service holds it against the contract's rules."""
+    """One raw record; the service validates it."""
 
     source: str = Field("", examples=["support-tickets"])
     text: str = ""
@@ -242,7 +242,7 @@ class InferBody(BaseModel):
 
 
 class FeedbackAnswer(BaseModel):
-    """A judgement as it was recorded; `warning` where its answer is not known yet."""
+    """A recorded judgement; with `warning` if its answer is not known yet."""
 
     name: str
     answer: str

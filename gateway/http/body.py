@@ -19,7 +19,7 @@ _WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate
 
 
 async def body_of(request: Request) -> bytes | bytearray:
-    """The whole body, without its Content-Encoding.
+    """The whole body, decompressed.
 
     Raises:
         InvalidArgumentError: it is larger than the gateway's limit, or not what its Content-Encoding says.
@@ -50,7 +50,7 @@ async def _whole(
     async for part in request.stream():
         for piece in (part,) if decode is None else decode(part):
             lease.hold(len(whole) + len(piece))
-            if not whole:  # most bodies have one piece, which is not copied
+            if not whole:  # most bodies have one piece, which need not be copied
                 whole = piece
             elif isinstance(whole, bytearray):
                 whole += piece
@@ -69,11 +69,11 @@ class _Decoder:
 
     @property
     def complete(self) -> bool:
-        """Whether the data ended where its format says that it ends."""
+        """Whether the compressed data is complete."""
         return self._decoder.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What further data stands for.
+        """Decompresses further data.
 
         Raises:
             zlib.error: it is not valid.

@@ -38,7 +38,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
 # Scripts and styles of the documents' page.
 _OPEN_BELOW = "/static-offline-docs/"
-# Open to who has the token of metrics, and without one to this machine; for everybody else behind a key.
+# Open to who has the token of metrics, and without one to this machine; for everyone else with a key.
 _METRICS = "/metrics"
 # Of a path in a span; a stranger may send one of 60 KB.
 _MOST_PATH = 512
@@ -46,7 +46,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
 def from_this_machine(scope: Scope) -> bool:
-    """Whether the connection comes over the loopback interface. A reverse proxy on this machine makes all look so."""
+    """Whether the connection comes over the loopback interface. Behind a reverse proxy on this machine all do."""
     client = scope.get("client")
     return client is not None and client[0] in _LOOPBACK
 

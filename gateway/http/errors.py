@@ -28,7 +28,7 @@ STATUS_OF_CODE = {
 }
 # Statuses that are more specific than the canonical codes.
 _STATUS_OF_REASON = {"BODY_TOO_LARGE": 413, "UNSUPPORTED_ENCODING": 415}
-# For what only HTTP knows, such as a wrong method.
+# Errors that only HTTP has, such as a wrong method.
 _CODE_OF_STATUS = {
     value: key
     for key, value in STATUS_OF_CODE.items()
@@ -52,7 +52,7 @@ def status_of(error: TidemillError) -> int:
 
 
 def code_of_status(status: int) -> str:
-    """The canonical code that stands for an HTTP status."""
+    """The canonical code for an HTTP status."""
     if status < 400:
         return "OK"
     return _CODE_OF_STATUS.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")

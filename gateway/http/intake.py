@@ -56,7 +56,7 @@ def intake_routes(peers: Peers) -> APIRouter:
             correction=recorded.correction,
             author=recorded.author,
             model_version=recorded.model_version,
-            # Answers become known by an event, which may come after a quick judgement.
+            # Answers become known by an event, which may arrive after a quick judgement.
             warning=None if recorded.model_version else UNKNOWN_ANSWER,
         )
         return json_response(answer.model_dump(exclude_none=True), 202 if answer.warning else 200)

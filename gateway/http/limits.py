@@ -82,7 +82,7 @@ class BodyBudget:
 
 
 class BodyLease:
-    """What one request's body takes of the budget; give it back when the request has ended."""
+    """The share of one request's body in the budget; release it when the request has ended."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget

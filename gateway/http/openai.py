@@ -44,7 +44,7 @@ class ChatCall:
     apply_prompt_template: bool
 
     def whole(self) -> GenerateRequest:
-        """Asks for the whole answer."""
+        """The request for the complete answer."""
         request = GenerateRequest(model=f"models/{self.model}", sampling=self.sampling)
         if self.apply_prompt_template:
             request.text = self.conversation.messages[0].content
@@ -132,7 +132,7 @@ def usage_json(usage: Usage) -> dict[str, int]:
 
 
 def completion_json(response: GenerateResponse, model: str, created: int) -> dict[str, Any]:
-    """A whole answer. Its id is the answer's name, which feedback refers to; its fingerprint is the model version."""
+    """A complete answer. Its id is the answer's name, for feedback; its fingerprint is the model version."""
     return {
         "id": response.answer,
         "object": "chat.completion",
@@ -179,7 +179,7 @@ class ChunkWriter:
         return self._event({}, _FINISH.get(reason, "stop"))
 
     def usage(self, usage: Usage) -> bytes:
-        """The event that follows the answer where `include_usage` asked for it."""
+        """The event that follows the answer if `include_usage` was set."""
         return _data({**self._head, "choices": [], "usage": usage_json(usage)})
 
     def _event(self, delta: dict[str, Any], finish_reason: str | None) -> bytes:

@@ -92,7 +92,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Bytes have arrived."""
         if self._discarding or self.parser is None:
             return
         self._unset_keepalive_if_required()
@@ -118,13 +118,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """The caller does not take its answer."""
+        """The client does not read its response."""
         super().pause_writing()
         left = self.transport.get_write_buffer_size()
         self._writing = self.loop.call_later(self._limits.write_timeout_s, self._check_writing, left)
 
     def resume_writing(self) -> None:
-        """The caller has taken what waited for it."""
+        """The client has read the buffered data."""
         super().resume_writing()
         if self._writing is not None:
             self._writing.cancel()
@@ -171,7 +171,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         self._phase, self._moved = _IDLE, True
         self._stop_reading_timer()
         super().on_message_complete()
@@ -219,7 +219,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _check_head(self) -> None:
         self._reading = None
         if self._answering:
-            self._watch_head()  # the answer before goes first
+            self._watch_head()  # the previous response goes first
         elif self._phase == _IDLE and not self._stalled:
             self.transport.close()
         else:
@@ -236,7 +236,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._reading = None
         now, limits = self.loop.time(), self._limits
         if self.flow.read_paused:
-            # It is we who do not read on; the clock starts again when we do.
+            # We paused reading ourselves; the timeout restarts when we resume.
             self._body_began_at, self._body_moved_at, self._body_bytes = now, now, 0
         due = self._body_began_at + limits.body_timeout_s + self._body_bytes / limits.body_bytes_per_s
         due = min(due, self._body_moved_at + limits.body_timeout_s)
@@ -254,7 +254,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._writing = self.loop.call_later(self._limits.write_timeout_s, self._check_writing, left)
 
     def _refuse(self, why: _BrokenLimitError, *, linger: bool = True) -> None:
-        """Gives the connection up and what is done for it; with an answer where that is the next one due."""
+        """Gives up the connection and its work; with an error response if that is the next one due."""
         self._count_refusal(why.code)
         mine = not self._answering or (self._phase == _BODY and not self.pipeline and not self.cycle.response_started)
         self.pipeline.clear()
@@ -283,7 +283,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 class _Closing:
-    """A transport for uvicorn's cycles that closes only when the request was read, or given up; then it takes no more.
+    """A transport for uvicorn's cycles that closes only when the request was read or given up.
 
     Of requests that wait behind each other the protocol knows the last one only: earlier ones may still answer.
     """
@@ -298,7 +298,7 @@ class _Closing:
             self._protocol.transport.write(data)
 
     def close(self) -> None:
-        """Closes the connection, now or when the rest of the request has come."""
+        """Closes the connection, now or when the rest of the request has arrived."""
         if self._protocol._phase == _BODY:
             self._protocol._linger()
         else:

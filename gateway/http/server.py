@@ -87,7 +87,7 @@ class HttpServer:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                # Longer than what clients and proxies keep a connection for, so that they close first.
+                # Longer than clients and proxies keep a connection, so that they close it first.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=_DRAIN_S,
                 ssl_context_factory=(lambda _config, _default: tls) if tls is not None else None,

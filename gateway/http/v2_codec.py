@@ -33,7 +33,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-# Where a response holds typed contents instead of raw ones.
+# The field of typed contents, by data type.
 _CONTENTS = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
@@ -48,7 +48,7 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-# As many as NumPy 1 holds; the number of elements of a longer shape would be a number of any length.
+# The limit of NumPy 1; without a limit the number of elements could be arbitrarily large.
 _MOST_DIMENSIONS = 32
 _SIZES = {**{name: dtype.itemsize for name, dtype in _DTYPES.items()}, "BF16": 2}
 
@@ -63,7 +63,7 @@ class InferCall:
     binary_outputs: dict[str, bool]
 
     def wants_binary(self, output: str) -> bool:
-        """Whether an output goes behind the JSON part."""
+        """Whether an output follows the JSON part as binary data."""
         return self.binary_outputs.get(output, self.binary_default)
 
 
@@ -143,7 +143,7 @@ def _set_parameters(target: Any, values: dict[str, Any], where: str) -> None:
 
 
 def _read_input(request: Any, tensor: Any, where: str, tail: memoryview) -> int:
-    """Adds one input; gives the number of binary bytes that it took."""
+    """Adds one input; returns the number of binary bytes that it used."""
     entry = _object(tensor, where)
     name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
     if not isinstance(name, str) or not name:
@@ -181,7 +181,7 @@ def _read_input(request: Any, tensor: Any, where: str, tail: memoryview) -> int:
 
 
 def _flatten(values: list[Any], dimensions: int) -> list[Any]:
-    """The elements of a tensor that may be nested as deep as it has dimensions; what is deeper stays a list."""
+    """The elements of a tensor, which may be nested as deep as it has dimensions; deeper lists stay lists."""
     for _ in range(dimensions - 1):
         if not values or not isinstance(values[0], list):
             break

@@ -33,7 +33,7 @@ class Role(StrEnum):
 
 
 USUAL_ROLES = frozenset({Role.READ, Role.PREDICT, Role.INGEST})
-"""Of a key for which none were named: what a product's backend needs."""
+"""Default roles of a key: what a product's backend needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ApiKey:
     key_id: str
     name: str
     digest: str
-    """sha256 of the whole key, hexadecimal."""
+    """sha256 of the key's text, hexadecimal."""
     create_time: datetime
     revoke_time: datetime | None = None
     roles: frozenset[Role] = frozenset()
@@ -89,5 +89,5 @@ def id_of(text: str) -> str | None:
 
 
 def matches(key: ApiKey, text: str) -> bool:
-    """Whether the text is that key, in a time that does not depend on where they differ."""
+    """Whether the text is that key, compared in constant time."""
     return hmac.compare_digest(key.digest, digest_key(text))

@@ -55,7 +55,7 @@ class KeyRing:
         self._lock = asyncio.Lock()
 
     async def refresh(self) -> None:
-        """Reads the keys; callers that come while a reading is due share it."""
+        """Reads the keys; concurrent callers share one read."""
         asked_at = time.monotonic()
         async with self._lock:
             if self._read_at >= asked_at:
@@ -124,7 +124,7 @@ class KeyRing:
 
 
 def key_text(authorization: str | None, x_api_key: str | None) -> str | None:
-    """The key inside the two headers that may carry it; `x-api-key` where both do."""
+    """The key from the two headers that may contain it; `x-api-key` wins."""
     if x_api_key:
         return x_api_key.strip()
     if authorization:

@@ -37,7 +37,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def _aware(moment: datetime | None) -> datetime | None:
-    # SQLite gives times back without their zone.
+    # SQLite returns times without their zone.
     return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 

@@ -95,7 +95,7 @@ class Authority:
         return [_read(self._path(name)) for name in names if self._path(name).is_file()]
 
     def issue(self, name: str, hosts: Sequence[str], life: timedelta = LIFE) -> Issued:
-        """Issues a certificate, anew where there is one of this name.
+        """Issues a certificate; replaces an existing one of this name.
 
         Args:
             name: of a machine or service; letters, digits, dots and hyphens.
@@ -197,8 +197,8 @@ class Authority:
         folder = self._path("issued") / name
         for each in (folder.parent, folder):
             each.mkdir(mode=0o700, exist_ok=True)
-        # First whom to trust, so that nobody is answered by a certificate that it does not know yet. Whoever reads key
-        # and certificate between the two lines keeps those before.
+        # First the trusted authorities, so that no peer meets a certificate that it does not know yet. A reader of key
+        # and certificate between the two lines keeps the previous ones.
         _write(folder / AUTHORITY, b"".join(each.public_bytes(Encoding.PEM) for each in self.authorities))
         _write(folder / KEY, _pem(key))
         _write(folder / CERTIFICATE, chain)

@@ -129,7 +129,7 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
 
 
 def _configure(folder: Path, shipped: Path, ports: Mapping[str, int]) -> Path:
-    """Writes the configuration folder anew: the node keeps its key store there, too."""
+    """Writes the configuration folder again: the node keeps its key store there, too."""
     config = folder / "config"
     folder.mkdir(parents=True, exist_ok=True)
     if config.exists():

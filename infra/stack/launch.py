@@ -1,4 +1,4 @@
-"""Becomes the program that it is told to start: `python launch.py PARENT PROGRAM ARGUMENTS...`.
+"""Starts a program in place of itself: `python launch.py PARENT PROGRAM ARGUMENTS...`.
 
 Run as a file, by the supervisor only. Before it hands over to the program it ties the child's life to the parent's
 (the kernel kills the child when the supervisor dies, however it dies), and where asked for moves it into a network of

@@ -1,6 +1,6 @@
 """The user that a mesh runs as when root starts it: chosen, given the mesh's folders, and become.
 
-Nothing of a mesh runs as root, so that a hole in a service is no hole in root. Root's command line becomes that user
+Nothing of a mesh runs as root, so a vulnerable service is not root. Root's command line becomes that user
 as well before it touches the state folder: what lies there is the services' to write, and root must not follow a link
 or believe a file that a service put there. Only fetching and installing stay root's.
 
@@ -270,7 +270,7 @@ def _working() -> set[int]:
 
 
 def _give_folders(layout: Layout, user: User) -> None:
-    """Makes the state folder, and what the mesh writes beside it, the user's; mends what root wrote there since."""
+    """Makes the state folder, and what the mesh writes beside it, the user's; repairs what root wrote there since."""
     state = layout.state.root
     if read_state(layout).running:
         if _owner(state) is None:
@@ -326,8 +326,8 @@ def give(folder: Path, user: User) -> None:
     """Makes a folder and all below it the user's.
 
     The user, or who was it before, may be at work there: no link is followed, and each file is changed through the
-    descriptor by which it was looked at. A file with several names may be somebody else's; it is given only while
-    nobody but root could have made the other names.
+    descriptor by which it was looked at. A file with several names may belong to someone else; it is given only if
+    only root could have created the other names.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

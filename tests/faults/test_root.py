@@ -1,6 +1,6 @@
 """Started by root, nothing of the mesh is root: every process is another user's, and sees nothing that only root may.
 
-Root alone can try; for everybody else there is nothing to give up.
+Only root can try; other users have no privileges to give up.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def test_nothing_of_roots_goes_into_a_home_of_another_user(tmp_path: Path) -> No
 
 
 def test_a_folder_of_another_user_is_not_taken_for_the_meshs_own(tmp_path: Path) -> None:
-    """In /tmp, whose names anybody may take first."""
+    """In /tmp, whose names anyone may take first."""
     ports = tmp_path / "ports"
     ports.mkdir()
     os.chown(ports, 64997, 64997)

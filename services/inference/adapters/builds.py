@@ -43,7 +43,7 @@ class ArtifactBuilds:
             shutil.rmtree(folder, ignore_errors=True)
 
     def clear_cache(self) -> None:
-        """Removes what a killed process left; call it once, at start."""
+        """Removes leftovers of a killed process; call it once, at start."""
         shutil.rmtree(self._cache, ignore_errors=True)
 
     def read(self, folder: Path) -> Build:

@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from services.inference.domain.model import Build, Task
 from services.kit.engine import ENCODER, LANGUAGE_MODEL, weights_of
 
-# Larger batches gain nothing on a CPU, and a batch makes its first request wait for its last.
+# Larger batches gain nothing on a CPU, and the first request of a batch waits for the last.
 MAX_BATCH = 32
 _STRING, _INT32, _INT64, _FP32 = pb.TYPE_STRING, pb.TYPE_INT32, pb.TYPE_INT64, pb.TYPE_FP32
 
@@ -20,7 +20,7 @@ class TaskSupport:
     """How builds of a task are served."""
 
     files: tuple[str, ...]
-    """What they must hold, beside the manifest."""
+    """Files that they must contain, besides the manifest."""
     module: str
     """Module of `services.inference.triton_models` that runs them."""
     configure: Callable[[pb.ModelConfig, Build], None]
@@ -52,7 +52,7 @@ def _generation(config: pb.ModelConfig, _: Build) -> None:
 
 def _classification(config: pb.ModelConfig, build: Build) -> None:
     config.max_batch_size = MAX_BATCH
-    # Batches form of what waits while the instance is busy; no one waits for a batch to fill.
+    # Batches form from requests that wait while the instance is busy; no request waits for a batch to fill.
     config.dynamic_batching.max_queue_delay_microseconds = 0
     config.response_cache.enable = True
     config.input.add(name="text", data_type=_STRING, dims=[1])

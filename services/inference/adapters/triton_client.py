@@ -149,7 +149,7 @@ class TritonClient:
 
     @contextmanager
     def _errors(self, model: str) -> Iterator[float]:
-        """Raises what Triton answers about a published model as the kit's errors; gives the time of the question."""
+        """Translates Triton's errors about a published model into the kit's; yields the time of the request."""
         asked = asyncio.get_running_loop().time()
         try:
             yield asked

@@ -10,7 +10,7 @@ from services.inference.domain.model import ModelVersion
 
 
 def render_config(version: ModelVersion, otlp_endpoint: str | None, nonce: str) -> str:
-    """The text of `config.pbtxt` that makes this version, and no other, the one that answers.
+    """The text of `config.pbtxt` that makes only this version available.
 
     Args:
         version: the version.

@@ -1,4 +1,4 @@
-"""Control of Triton: load, unload, what is ready. Blocking calls, one at a time a model."""
+"""Controls Triton: load, unload, ready models. Blocking calls, one at a time per model."""
 
 from __future__ import annotations
 

@@ -62,14 +62,14 @@ class Liveness:
             return False
         self._report_dead(model)
         for stream in self._streams:
-            # A stream that began later may be of the process that was loaded meanwhile.
+            # A stream that began later may belong to the process that was loaded meanwhile.
             if stream.model == model and stream.began <= asked:
                 stream.dead = True
                 stream.call.cancel()
         return True
 
     def died(self, model: str) -> None:
-        """Has a model loaded again whose process died without a notice."""
+        """Requests a reload of a model whose process died without a notice."""
         self._report_dead(model)
 
     @asynccontextmanager

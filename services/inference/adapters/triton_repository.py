@@ -73,7 +73,7 @@ class TritonRepository:
             }
             (partial / MARKER).write_text(json.dumps(marker), encoding="utf-8")
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Damaged, of another release, or of a repository whose history was lost.
+            # Damaged, of another release, or of a repository whose database was lost.
             self._discard(target)
             self._rename(partial, target)
         finally:
@@ -112,7 +112,7 @@ class TritonRepository:
         self._trusted.verify_build(build, version.lineage.digest)
 
     def _verify_code(self, version: ModelVersion, folder: Path) -> None:
-        """Everything beside the build is this release's code, and nothing is there that was not put there."""
+        """Whether everything except the build is this release's code, with no further files."""
         expected = {name: _sha256(content) for name, content in _code(version.build.task).items()}
         found: dict[str, str] = {}
         for path in _files(folder):
@@ -143,7 +143,7 @@ class TritonRepository:
     def _configure(self, version: ModelVersion) -> None:
         folder = self._root / version.model
         folder.mkdir(parents=True, exist_ok=True)
-        # Python may leave byte code beside the code, and would run it unseen: none is there when the load begins.
+        # Python may leave byte code next to the code, and would run it unverified, so it is removed before a load.
         for left in list(self._folder(version.model, version.number).rglob(_PYCACHE)):
             shutil.rmtree(left, ignore_errors=True)
         partial = self._new_staged(f"{version.model}-config")
@@ -160,7 +160,7 @@ class TritonRepository:
             self._discard(self._folder(model, number))
 
     def clear_staging(self) -> None:
-        """Removes what a killed process left; call it once, at start."""
+        """Removes leftovers of a killed process; call it once, at start."""
         shutil.rmtree(self._staging, ignore_errors=True)
 
     @contextmanager
@@ -250,7 +250,7 @@ def _copy_tree(source: Path, target: Path) -> None:
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             _copy(path, copy)
-            # No one has a reason to write to what is served.
+            # Served files are never written to.
             copy.chmod(0o444)
 
 
@@ -260,6 +260,6 @@ def _copy(source: Path, target: Path) -> None:
             fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
             return
         except OSError:
-            # This file system has no such copies, or the two lie on different ones.
+            # This file system has no such copies, or the two are on different ones.
             pass
     shutil.copyfile(source, target)

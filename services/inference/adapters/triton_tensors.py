@@ -36,7 +36,7 @@ def _add_number(request: Any, name: str, datatype: str, form: str, value: float)
 
 
 def add_prompt(request: Any, prompt: Prompt) -> None:
-    """Adds what is to be answered."""
+    """Adds the prompt."""
     if prompt.text is not None:
         add_texts(request, "text", [prompt.text], [1])
         return
@@ -45,7 +45,7 @@ def add_prompt(request: Any, prompt: Prompt) -> None:
 
 
 def add_sampling(request: Any, sampling: Sampling) -> None:
-    """Adds how tokens are to be chosen; what is not set is left to the model."""
+    """Adds the sampling parameters; the model decides those that are not set."""
     if sampling.max_tokens:
         _add_number(request, "max_tokens", "INT32", "<i", sampling.max_tokens)
     if sampling.temperature:
@@ -59,7 +59,7 @@ def add_sampling(request: Any, sampling: Sampling) -> None:
 
 
 def add_trace(request: Any) -> None:
-    """Names the present span, whose child the model's own span becomes."""
+    """Adds the current span, the parent of the model's span."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     if TRACEPARENT in carrier:

@@ -47,7 +47,7 @@ def is_lost(error: TidemillError) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ServingParts:
-    """What changes which version serves: the service's store, builds and files, the server, and who it may answer."""
+    """The ports needed to change which version serves."""
 
     store: ModelStore
     builds: Builds
@@ -58,7 +58,7 @@ class ServingParts:
 
 
 class Loader:
-    """Brings verified versions into the server. One thread a model at a time; the caller holds its lock."""
+    """Loads verified versions into the server. One thread per model at a time; the caller holds its lock."""
 
     def __init__(self, parts: ServingParts) -> None:
         self._store, self._builds, self._repository = parts.store, parts.builds, parts.repository
@@ -88,7 +88,7 @@ class Loader:
             except TidemillError as error:
                 if is_retryable(error) or not is_integrity_error(refused):
                     raise
-                # What was wrong first is what a person must know.
+                # People need to know the first error.
                 message = f"{refused.message} The artefact cannot replace it: {error.message}"
                 raise FailedPreconditionError(message, reason=refused.reason, metadata=refused.metadata) from error
         version = self._note(version, IntegrityState.VERIFIED)
@@ -116,11 +116,11 @@ class Loader:
         return self._note(version, _INTEGRITY.get(error.reason, version.integrity.state), error.message)
 
     def _check_copy(self, version: ModelVersion) -> TidemillError | None:
-        """Reads the repository's copy; gives what is wrong with it."""
+        """Reads the repository's copy; returns the error, if any."""
         self._stamps.pop((version.model, version.number), None)
         if not self._repository.holds(version):
             return NotFoundError(f"The model repository has no files of {version.name}.")
-        # Taken before the reading: what changes meanwhile looks changed afterwards.
+        # Taken before reading, so that a change meanwhile is detected afterwards.
         stamp = self._repository.stamp(version)
         try:
             self._repository.verify(version)
@@ -134,7 +134,7 @@ class Loader:
         return None
 
     def _place(self, version: ModelVersion, build: Path | None) -> None:
-        # Of the repository's copy the build itself may be good, and only the code beside it of another release.
+        # The build in the repository may be intact, and only the code next to it of another release.
         folder = build or self._repository.good_build(version)
         if folder is not None:
             self._repository.place(version, folder)
@@ -145,7 +145,7 @@ class Loader:
             finally:
                 self._builds.release(fetched)
         stamp = self._repository.stamp(version)
-        # The copy, not the artefact, is what the server reads.
+        # The server reads the copy, not the artefact.
         self._repository.verify(version)
         self._stamps[version.model, version.number] = stamp
 

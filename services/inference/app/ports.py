@@ -77,7 +77,7 @@ class Builds(Protocol):
         ...
 
     def release(self, folder: Path) -> None:
-        """Gives a fetched folder back; a copy that was made for it goes."""
+        """Releases a fetched folder; deletes a copy that was made for it."""
         ...
 
     def read(self, folder: Path) -> Build:
@@ -105,7 +105,7 @@ class Repository(Protocol):
         ...
 
     def verify(self, version: ModelVersion) -> None:
-        """Reads all files that the server reads for this version, and holds them against what was published.
+        """Reads all files that the server reads for this version, and compares them with what was published.
 
         Raises:
             FailedPreconditionError: with reason BUILD_DAMAGED, BUILD_UNSIGNED or BUILD_UNTRUSTED.
@@ -177,7 +177,7 @@ class ServedLog(Protocol):
     """Takes note of answers without holding them up."""
 
     def add(self, served: Sequence[Served]) -> None:
-        """Takes them over; what cannot be kept is counted and logged, never silently lost."""
+        """Accepts answers; those that cannot be kept are counted and logged, never lost silently."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Publishes, rolls back and unpublishes; keeps the server at what the store says.
+"""Publishes, rolls back and unpublishes; keeps the server consistent with the store.
 
 One model changes at a time under its lock. The order of a publication: number (LOADING) → folder → configuration →
 load → SERVING. A crash in between leaves a LOADING version that no one serves; the same publication takes it up again.
@@ -145,7 +145,7 @@ class Publishing:
         return self._store.versions(model, before, limit)
 
     def fill_table(self) -> None:
-        """Takes over what the store says is serving; call it once, at start."""
+        """Restores the serving versions from the store; call it once, at start."""
         for model in self._all_models():
             # Killed between a load and its note in the store, the service finds Triton answering with another version
             # than it knows to be serving, until `reconcile` has loaded that one.
@@ -278,7 +278,7 @@ class Publishing:
             self._repository.remove(version.model, version.number)
 
     def _reusable(self, model: str, digest: str) -> ModelVersion | None:
-        """A version of the same build whose number can be used: it served before, or its publication was cut off."""
+        """A version of the same build whose number can be reused: it served before, or publishing it was cut off."""
         fits = (VersionState.LOADING, VersionState.RETIRED, VersionState.SERVING)
         return next((v for v in self._every_version(model) if v.lineage.digest == digest and v.state in fits), None)
 
@@ -322,7 +322,7 @@ class Publishing:
                 self._repository.remove(version.model, version.number)
 
     def _serves(self, version: ModelVersion) -> bool:
-        """Whether a version answers, from files that are what was published."""
+        """Whether a version serves from unchanged files."""
         ready = self._server.ready_versions().get(version.model, frozenset())
         return ready == {version.number} and self._loader.is_intact(version)
 

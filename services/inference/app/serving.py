@@ -146,7 +146,7 @@ class AnsweredPiece:
 
 
 class Serving:
-    """Predicts and generates; every answer has an id and is noted for the feedback that may come."""
+    """Predicts and generates; every answer has an id and is recorded for later feedback."""
 
     def __init__(self, table: ServingTable, server: InferenceServer, served: ServedLog, clock: Clock) -> None:
         self._table = table

@@ -92,7 +92,7 @@ def add_kserve(
 
 
 class KServe:
-    """Passes requests on with the caller's deadline, cancellation and the present trace; answers come back as is."""
+    """Passes requests on with the caller's deadline, cancellation and the current trace; responses stay unchanged."""
 
     def __init__(self, channel: grpc.aio.Channel, heard: Callable[[str, str, float], object], guard: Guard) -> None:
         self._stub = GRPCInferenceServiceStub(channel)
@@ -104,7 +104,7 @@ class KServe:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: Any) -> Any:
-        """Whether Triton takes requests."""
+        """Whether Triton accepts requests."""
         try:
             return await self._stub.ServerReady(request, timeout=_limit(context))
         except grpc.aio.AioRpcError:
@@ -199,7 +199,7 @@ class KServe:
             await _relay(error, context)
 
     async def _widen(self, request: Any, limit_s: float) -> set[str]:
-        """Makes a request ask for all outputs; gives the names of those that its caller wants, none if all."""
+        """Makes a request ask for all outputs; returns the names of those that its caller wants, none if all."""
         wanted = {output.name for output in request.outputs}
         if any(output.parameters for output in request.outputs):
             # Such as `classification`, which Triton applies to this output when it writes the answer.
@@ -220,7 +220,7 @@ async def _after(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def _narrowed(response: Any, wanted: set[str]) -> Any:
-    """The response with those outputs only; with all where none is named."""
+    """The response with only those outputs; with all if none is named."""
     for index in reversed(range(len(response.outputs) if wanted else 0)):
         if response.outputs[index].name not in wanted:
             del response.outputs[index]

@@ -38,7 +38,7 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         self._serving = serving
         self._publishing = publishing
         # Changes of a model wait for each other, for minutes at worst. In threads of their own they leave the event
-        # loop's to those who only read.
+        # loop's threads to read-only calls.
         self._changes = ThreadPoolExecutor(_CHANGES, "publishing")
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
@@ -48,7 +48,7 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         return pb.PredictResponse(predictions=[mapping.prediction_to(item) for item in found], model_version=version)
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
-        """Writes an answer, whole."""
+        """Generates an answer and returns it complete."""
         text: list[str] = []
         last: AnsweredPiece | None = None
         async with aclosing(self._pieces(request)) as pieces:

@@ -1,4 +1,4 @@
-"""Holds the texts of KServe V2 requests to what the models can read, before a cache or a runtime sees them."""
+"""Validates the texts of KServe V2 requests before a cache or a runtime sees them."""
 
 from __future__ import annotations
 

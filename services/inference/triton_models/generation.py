@@ -101,7 +101,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A loaded build: engine, tokenizer, what its manifest says. `capacity`: tokens that the engine's cache holds."""
+    """A loaded build: engine, tokenizer and manifest. `capacity`: tokens in the engine's cache."""
 
     pipeline: Any
     capacity: int

@@ -44,7 +44,7 @@ class IncrementalDecoder:
 
 
 class StopTexts:
-    """Ends an answer where one of some texts begins; holds back what may be such a beginning."""
+    """Ends an answer where one of some texts begins; holds back text that may be such a beginning."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -65,7 +65,7 @@ class StopTexts:
         return told, False
 
     def flush(self) -> str:
-        """What was held back, once no more text comes."""
+        """The text that was held back, once no more text arrives."""
         told, self._held = self._held, ""
         return told
 

@@ -160,7 +160,7 @@ def _file_name(part: Message) -> str:
     try:
         return part.get_filename() or ""
     except (LookupError, ValueError, TypeError):
-        # A name in an encoding that nobody knows.
+        # A name in an unknown encoding.
         return ""
 
 

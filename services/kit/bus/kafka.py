@@ -265,7 +265,7 @@ class KafkaEventPublisher:
         with self._lock:
             producer, self._producer, self._closed = self._producer, None, True
         if producer is not None:
-            # Who waited for a broker that hangs has gone with an error: nobody waits for what is still queued.
+            # Callers of a broker that hangs have got an error, so none waits for what is still queued.
             _end(producer, 0.0 if self._hangs else _CLOSE_S)
 
 

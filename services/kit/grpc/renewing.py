@@ -1,6 +1,6 @@
 """A channel whose certificates change without a restart: new calls take a connection with the newest files.
 
-gRPC's own credentials are read once. A call that began before goes on over the connection it has; that is closed when
+gRPC's own credentials are read once. A call that began before keeps its connection, which is closed when
 its last call has ended.
 """
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _SETTLE_S = 30.0
 """For calls that took the channel just before and pass through interceptors still."""
 _LAST_CALL_S = 24 * 3600.0
-"""For calls over a connection with earlier files, such as a watch that goes on for hours."""
+"""For calls over a connection with earlier files, such as a watch that lasts for hours."""
 
 Open = Callable[[Certificates], grpc.aio.Channel]
 

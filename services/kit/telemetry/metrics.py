@@ -59,7 +59,7 @@ class RequestMetrics:
     ) -> None:
         self.service_name = service_name
         self.token = token
-        """What a reader of the counters must show; None lets everybody read who reaches the port."""
+        """The token that a reader of the counters must send; None admits everyone who reaches the port."""
         self.registry = registry or CollectorRegistry()
         labels = ("service_name", "endpoint")
         self._latency = Histogram(

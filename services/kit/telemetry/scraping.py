@@ -93,4 +93,4 @@ class _Handler(WSGIRequestHandler):
     """Seconds until a connection that says nothing is closed."""
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A scrape every few seconds is no news."""
+        """Keeps a scrape every few seconds out of the log."""

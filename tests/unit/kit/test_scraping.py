@@ -1,4 +1,4 @@
-"""A process's counters: read with the token of the mesh, by nobody else."""
+"""A process's counters: they can only be read with the token of the mesh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Roles, expiry, last use, tenant and limits. Keys from before keep every right."""
+"""Roles, expiry, last use, tenant and limits. Existing keys keep all roles."""
 
 import sqlalchemy as sa
 from alembic import op
