@@ -23,5 +23,5 @@ def test_every_door_answers_under_load_and_every_process_lives_on(loaded: Mesh, 
     full_load(loaded.stack, loaded.key, tmp_path, SECONDS)
 
 
-def test_callers_who_hang_up_in_the_middle_of_a_stream_leave_nothing_behind(loaded: Mesh) -> None:
-    hang_ups(loaded.stack, loaded.key, CALLERS)
+def test_callers_who_hang_up_in_the_middle_of_a_stream_leave_nothing_behind(loaded: Mesh, tmp_path: Path) -> None:
+    hang_ups(loaded.stack, loaded.key, tmp_path, CALLERS)

@@ -61,7 +61,7 @@ def _keep_up(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def hang_ups(stack: StackState, key: str, callers: int) -> None:
+def hang_ups(stack: StackState, key: str, folder: Path, callers: int) -> None:
     """Callers who leave in the middle of their streams, half over HTTP and half over gRPC, leave nothing behind."""
     before, logs = processes(stack), Logs(stack)
     body = httpx.Request("POST", "http://x/", json=_long_chat()).read()
@@ -93,7 +93,7 @@ def hang_ups(stack: StackState, key: str, callers: int) -> None:
 
         list(pool.map(lambda number: (by_http, by_grpc)[number % 2](number), range(callers)))
     # Whoever comes after them is answered; a task that was forgotten is reported when it is collected.
-    load = Load(stack, key, stack.state / f"ledgers-{time.time_ns():x}", callers=1)
+    load = Load(stack, key, folder, callers=1)
     with load.running():
         wait_until(lambda: all(count >= 3 for count in load.answered().values()), "answers after the hang-ups")
     assert load.defects == {}

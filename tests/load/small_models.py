@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -35,6 +36,7 @@ def publish_small_models(stack: StackState, scratch: Path) -> None:
         folder = layout.artifacts / "load" / model
         shutil.copytree(scratch / model, folder)
         key.sign(folder)
+        _give(folder, layout.artifacts)
         request = pb.PublishModelRequest(
             request_id=new_id(),
             model=f"models/{model}",
@@ -45,6 +47,13 @@ def publish_small_models(stack: StackState, scratch: Path) -> None:
         )
         with grpc.insecure_channel(stack.address("inference")) as channel:
             _publish(InferenceServiceStub(channel), request)
+
+
+def _give(folder: Path, store: Path) -> None:
+    """Makes a folder that is new in the store, and what is in it, its owner's: started by root, a mesh is not root."""
+    owner = store.stat()
+    for path in (folder.parent, folder, *folder.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _publish(stub: InferenceServiceStub, request: pb.PublishModelRequest) -> None:
