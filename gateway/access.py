@@ -39,6 +39,8 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
     "tidemill.cleaning.v1.CleaningService": {
         "CleanText": frozenset({Role.READ, Role.INGEST, Role.OPERATE}),
         "GetRecord": _SEE,
+        # It shows originals, personal data included.
+        "ExplainRecord": _RUN,
         "PutDataset": _RUN,
         "GetDataset": _SEE,
         "ListDatasets": _SEE,

@@ -16,6 +16,7 @@ from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.datasets import Datasets
+from services.cleaning.app.explanations import Explanations
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import Records
 from services.cleaning.engine.registry import default_registry
@@ -54,6 +55,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     record_cases = Records(records, datasets, recipes, announcer)
     snapshots = FolderSnapshots(ArtifactStore(settings.artifacts_url))
     dataset_cases = Datasets(datasets, datasets, records, snapshots, recipes, clock)
+    explanations = Explanations(record_cases, datasets, datasets, snapshots, recipes)
     await asyncio.to_thread(dataset_cases.refresh_digests)
     builder = Builder(
         records=records,
@@ -89,7 +91,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     pool = WorkPool()
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        servicer = CleaningServicer(record_cases, dataset_cases, pool)
+        servicer = CleaningServicer(record_cases, dataset_cases, explanations, pool)
         grpc_stubs.add_CleaningServiceServicer_to_server(servicer, server)
         return ["tidemill.cleaning.v1.CleaningService"]
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.cleaning.app.ports import RejectedRow, SnapshotContent, SnapshotRow
+from services.cleaning.app.ports import Fate, Placement, RejectedRow, SnapshotContent, SnapshotRow
 from services.cleaning.domain.dataset import SnapshotSummary, dataset_id
+from services.cleaning.domain.record import RecordKey, Rejection
 from services.kit.errors import FailedPreconditionError
-from services.kit.storage.artifacts import ArtifactStore
+from services.kit.storage.artifacts import ArtifactStore, answering, filesystem_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,8 +83,42 @@ class FolderSnapshots:
             self._store.put_folder(folder, uri)
         return _summary(uri, manifest)
 
+    def fate(self, snapshot: SnapshotSummary, record: RecordKey) -> Fate:
+        """See the port. Rows are in order of their ids, so that few row groups are read."""
+        for placement in (Placement.TRAIN, Placement.HOLDOUT, Placement.REJECTED):
+            rows = _rows_of(f"{snapshot.uri}/{placement.value}.parquet", record, placement is Placement.REJECTED)
+            if not rows:
+                continue
+            if placement is not Placement.REJECTED:
+                return Fate(placement)
+            # Snapshots of earlier releases do not name the operator.
+            row = rows[0]
+            return Fate(placement, Rejection(row["reason"], row["detail"], row.get("operator") or ""))
+        return Fate(Placement.ABSENT)
+
     def _uri(self, dataset: str, digest: str) -> str:
         return self._store.uri("datasets", dataset_id(dataset), digest[:16])
+
+
+def _rows_of(uri: str, record: RecordKey, whole: bool) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    filesystem, path = filesystem_of(uri)
+    source, record_id = record
+    try:
+        with answering(uri):
+            table = pq.read_table(
+                path,
+                filesystem=filesystem,
+                columns=None if whole else ["record_id"],
+                filters=[("record_id", "==", record_id), ("source", "==", source)],
+            )
+    except FileNotFoundError as error:
+        raise FailedPreconditionError(
+            f"{uri} is missing; build the data set again.", reason="SNAPSHOT_DAMAGED", metadata={"uri": uri}
+        ) from error
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def _summary(uri: str, manifest: Mapping[str, Any]) -> SnapshotSummary:

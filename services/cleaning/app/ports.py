@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Any, Protocol
 
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, ImportCount, SnapshotSummary
-from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
+from services.cleaning.domain.record import RawRecord, RecordKey, Rejection, Verdict, Withdrawal
 from services.kit.bus.port import LostMessages
 
 
@@ -215,6 +216,23 @@ class SnapshotContent:
     manifest: Mapping[str, Any]
 
 
+class Placement(Enum):
+    """Where a snapshot has a record."""
+
+    TRAIN = "train"
+    HOLDOUT = "holdout"
+    REJECTED = "rejected"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """Where a snapshot has a record, and why it was rejected, if it was."""
+
+    placement: Placement
+    rejection: Rejection | None = None
+
+
 class SnapshotStore(Protocol):
     """Folders of snapshots by data set and digest."""
 
@@ -224,4 +242,12 @@ class SnapshotStore(Protocol):
 
     def write(self, content: SnapshotContent) -> SnapshotSummary:
         """Writes a snapshot, whole or not at all; one that is there stays."""
+        ...
+
+    def fate(self, snapshot: SnapshotSummary, record: RecordKey) -> Fate:
+        """Where a snapshot has a record.
+
+        Raises:
+            FailedPreconditionError: a file of the snapshot is missing.
+        """
         ...

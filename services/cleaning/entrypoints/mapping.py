@@ -8,6 +8,8 @@ from google.protobuf import json_format, struct_pb2
 from tidemill.cleaning.v1 import cleaning_service_pb2 as service
 from tidemill.cleaning.v1 import dataset_pb2
 
+from services.cleaning.app.explanations import DatasetExplanation
+from services.cleaning.app.ports import Placement
 from services.cleaning.domain.dataset import (
     AwaitedImport,
     Dataset,
@@ -131,6 +133,32 @@ def effect_to(effect: Effect) -> service.OperatorEffect:
         rejected_reason=rejection.reason if rejection else "",
         rejected_detail=rejection.detail if rejection else "",
         omitted_edits=effect.omitted_edits,
+    )
+
+
+_PLACEMENTS = {
+    Placement.TRAIN: service.DatasetExplanation.PLACEMENT_TRAIN,
+    Placement.HOLDOUT: service.DatasetExplanation.PLACEMENT_HOLDOUT,
+    Placement.REJECTED: service.DatasetExplanation.PLACEMENT_REJECTED,
+    Placement.ABSENT: service.DatasetExplanation.PLACEMENT_ABSENT,
+}
+
+
+def dataset_explanation_to(item: DatasetExplanation) -> service.DatasetExplanation:
+    """What a data set made of a record as a message."""
+    fate = item.fate
+    rejection = fate.rejection if fate else None
+    return service.DatasetExplanation(
+        dataset=item.dataset,
+        recipe_digest=item.recipe_digest,
+        effects=map(effect_to, item.explanation.effects),
+        text=item.explanation.cleaned.text,
+        attributes=item.explanation.cleaned.attributes,
+        dataset_version=item.version.name if item.version else "",
+        placement=_PLACEMENTS[fate.placement] if fate else service.DatasetExplanation.PLACEMENT_UNSPECIFIED,
+        rejected_reason=rejection.reason if rejection else "",
+        rejected_detail=rejection.detail if rejection else "",
+        rejected_operator=rejection.operator if rejection else "",
     )
 
 

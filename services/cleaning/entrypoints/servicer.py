@@ -12,6 +12,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
 
 from services.cleaning.app.datasets import Datasets
+from services.cleaning.app.explanations import Explanations
 from services.cleaning.app.records import Records
 from services.cleaning.domain.dataset import DatasetVersion
 from services.cleaning.entrypoints import mapping
@@ -25,9 +26,10 @@ from services.kit.threads import in_thread
 class CleaningServicer(grpc_stubs.CleaningServiceServicer):
     """Implements `tidemill.cleaning.v1.CleaningService`."""
 
-    def __init__(self, records: Records, datasets: Datasets, cleaning: WorkPool) -> None:
+    def __init__(self, records: Records, datasets: Datasets, explanations: Explanations, cleaning: WorkPool) -> None:
         self._records = records
         self._datasets = datasets
+        self._explanations = explanations
         self._cleaning = cleaning
 
     async def CleanText(self, request: pb.CleanTextRequest, context: Any) -> pb.CleanTextResponse:
@@ -49,6 +51,19 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
             verdicts=[mapping.verdict_to(verdict) for verdict in found.verdicts],
             name=found.record.name,
             withdrawn=found.withdrawn,
+        )
+
+    async def ExplainRecord(self, request: pb.ExplainRecordRequest, context: Any) -> pb.ExplainRecordResponse:
+        """Shows what each data set made of a record."""
+        collected, found = await self._cleaning.run(self._explanations.explain, request.record_id, request.source)
+        record = collected.record
+        return pb.ExplainRecordResponse(
+            name=record.name,
+            record_id=record.record_id,
+            source=record.source,
+            import_name=record.import_name,
+            withdrawn=collected.withdrawn,
+            datasets=map(mapping.dataset_explanation_to, found),
         )
 
     async def PutDataset(self, request: pb.PutDatasetRequest, context: Any) -> pb.PutDatasetResponse:

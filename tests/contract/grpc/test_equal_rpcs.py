@@ -229,6 +229,7 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
     "WatchImport": (ingest.WatchImportRequest(name="imports/no"), "import", "imports/no"),
     "CancelImport": (ingest.CancelImportRequest(name="imports/no"), "import", "imports/no"),
     "GetRecord": (cleaning.GetRecordRequest(record_id="no", source="s"), "record", "sources/s/records/no"),
+    "ExplainRecord": (cleaning.ExplainRecordRequest(record_id="no", source="s"), "record", "sources/s/records/no"),
     "GetDataset": (cleaning.GetDatasetRequest(name="datasets/no"), "dataset", "datasets/no"),
     **{
         f"{verb}DatasetVersion": (

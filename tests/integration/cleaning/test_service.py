@@ -165,6 +165,11 @@ def test_a_poison_message_is_set_aside_and_stalls_nothing(
     answer = cleaning.stub().GetRecord(pb.GetRecordRequest(record_id="fine"), timeout=10)
     assert answer.import_name == "imports/p"
     assert [(v.dataset, v.text) for v in answer.verdicts] == [("datasets/poison", "a fine text")]
+    explained = cleaning.stub().ExplainRecord(pb.ExplainRecordRequest(record_id="fine", source="poison"), timeout=10)
+    (only,) = explained.datasets
+    assert (explained.name, only.dataset_version) == ("sources/poison/records/fine", ready.name)
+    assert only.placement == pb.DatasetExplanation.PLACEMENT_TRAIN
+    assert [effect.operator for effect in only.effects] == ["normalize_whitespace"]
 
 
 def test_a_changed_recipe_cleans_again_what_was_collected(

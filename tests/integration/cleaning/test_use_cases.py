@@ -19,7 +19,8 @@ from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.datasets import Datasets
-from services.cleaning.app.ports import Announcement, Arrival
+from services.cleaning.app.explanations import Explanations
+from services.cleaning.app.ports import Announcement, Arrival, Fate, Placement
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import NO_KEY, Records
 from services.cleaning.domain.dataset import (
@@ -32,7 +33,7 @@ from services.cleaning.domain.dataset import (
     VersionState,
 )
 from services.cleaning.domain.recipe import OperatorSpec
-from services.cleaning.domain.record import RawRecord, Withdrawal
+from services.cleaning.domain.record import RawRecord, Rejection, Withdrawal
 from services.cleaning.engine.registry import default_registry
 from services.kit.bus.port import LostMessages
 from services.kit.errors import InvalidArgumentError, NotFoundError, UnavailableError
@@ -95,6 +96,7 @@ class Harness:
         self.records = Records(self.store, self.datasets_store, recipes, self.announcer)
         snapshots = FolderSnapshots(ArtifactStore(f"file://{self.folder}"))
         self.datasets = Datasets(self.datasets_store, self.datasets_store, self.store, snapshots, recipes, self.clock)
+        self.explanations = Explanations(self.records, self.datasets_store, self.datasets_store, snapshots, recipes)
         self.builder = Builder(
             records=self.store,
             datasets=self.datasets_store,
@@ -170,6 +172,36 @@ def test_equal_ids_of_two_sources_take_nothing_from_each_other(harness: Harness)
         harness.records.record("7")
     with pytest.raises(NotFoundError, match="sources/web/records/7"):
         harness.records.record("7", "web")
+
+
+def test_a_record_is_explained_from_its_original_to_the_newest_version(harness: Harness) -> None:
+    harness.put("normalize_whitespace", "mask_pii", {"length_filter": {"min_chars": 8}}, "exact_dedup")
+    harness.datasets.put("datasets/other", DatasetSpec(("mail",), ()))
+    texts = {"a": "call  13812345678", "b": "call 13912345678", "c": "tiny", "d": "another one that stays"}
+    harness.records.collect([arrival(key, text) for key, text in texts.items()])
+    (early,) = harness.explanations.explain("a", "news")[1]
+    assert (early.dataset, early.version, early.fate) == (NAME, None, None)
+    assert [effect.operator for effect in early.explanation.effects] == ["normalize_whitespace", "mask_pii"]
+    harness.build()
+    harness.work()
+    harness.records.collect([arrival("e", "after the version")])
+    found = {key: harness.explanations.explain(key, "")[1][0] for key in "abcde"}
+    assert found["a"].version is not None
+    assert {item.version and item.version.name for item in found.values()} == {f"{NAME}/versions/1"}
+    assert found["b"].fate == Fate(
+        Placement.REJECTED, Rejection("exact_duplicate", "duplicate_of=sources/news/records/a", "exact_dedup")
+    )
+    assert found["b"].explanation.cleaned.text == "call [PHONE]"
+    for key, operator in (("b", "exact_dedup"), ("c", "length_filter")):
+        fate = found[key].fate
+        assert fate is not None
+        assert fate.rejection is not None
+        assert fate.rejection.operator == operator
+    sides = {key: item.fate.placement for key, item in found.items() if item.fate}
+    assert sides["e"] is Placement.ABSENT
+    assert {sides["a"], sides["d"]} <= {Placement.TRAIN, Placement.HOLDOUT}
+    with pytest.raises(NotFoundError):
+        harness.explanations.explain("nobody", "news")
 
 
 def test_an_older_event_neither_replaces_nor_announces(harness: Harness) -> None:

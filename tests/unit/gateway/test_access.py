@@ -38,6 +38,10 @@ def test_every_method_names_its_roles() -> None:
     assert set(methods()) == set(METHODS)
 
 
+def test_originals_are_shown_to_operators_only() -> None:
+    assert METHODS["/tidemill.cleaning.v1.CleaningService/ExplainRecord"] == {Role.OPERATE}
+
+
 async def routes() -> set[tuple[str, str]]:
     peers = Peers.open(GatewaySettings.model_validate({}))
     door: Any = create_app(

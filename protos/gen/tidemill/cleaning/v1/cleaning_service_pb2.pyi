@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tidemill.cleaning.v1 import dataset_pb2 as _dataset_pb2
 import builtins as _builtins
 import sys
@@ -400,6 +401,189 @@ class GetRecordResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRecordResponse: _TypeAlias = GetRecordResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRecordRequest(_message.Message):
+    """Request of ExplainRecord."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    record_id: _builtins.str
+    """Identity of the record within its source."""
+    source: _builtins.str
+    """Its source; may be empty where only one source has a record with this id."""
+    def __init__(
+        self,
+        *,
+        record_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record_id", b"record_id", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRecordRequest: _TypeAlias = ExplainRecordRequest  # noqa: Y015
+
+@_typing.final
+class DatasetExplanation(_message.Message):
+    """What one data set made of a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Placement:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PlacementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[DatasetExplanation._Placement.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PLACEMENT_UNSPECIFIED: DatasetExplanation._Placement.ValueType  # 0
+        """There is no version."""
+        PLACEMENT_TRAIN: DatasetExplanation._Placement.ValueType  # 1
+        """In the training part."""
+        PLACEMENT_HOLDOUT: DatasetExplanation._Placement.ValueType  # 2
+        """In the hold-out."""
+        PLACEMENT_REJECTED: DatasetExplanation._Placement.ValueType  # 3
+        """Rejected."""
+        PLACEMENT_ABSENT: DatasetExplanation._Placement.ValueType  # 4
+        """Nowhere: the version is older than the record, or the record is withdrawn."""
+
+    class Placement(_Placement, metaclass=_PlacementEnumTypeWrapper):
+        """Where a version has the record."""
+
+    PLACEMENT_UNSPECIFIED: DatasetExplanation.Placement.ValueType  # 0
+    """There is no version."""
+    PLACEMENT_TRAIN: DatasetExplanation.Placement.ValueType  # 1
+    """In the training part."""
+    PLACEMENT_HOLDOUT: DatasetExplanation.Placement.ValueType  # 2
+    """In the hold-out."""
+    PLACEMENT_REJECTED: DatasetExplanation.Placement.ValueType  # 3
+    """Rejected."""
+    PLACEMENT_ABSENT: DatasetExplanation.Placement.ValueType  # 4
+    """Nowhere: the version is older than the record, or the record is withdrawn."""
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    RECIPE_DIGEST_FIELD_NUMBER: _builtins.int
+    EFFECTS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    DATASET_VERSION_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    REJECTED_REASON_FIELD_NUMBER: _builtins.int
+    REJECTED_DETAIL_FIELD_NUMBER: _builtins.int
+    REJECTED_OPERATOR_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """`datasets/{dataset}`."""
+    recipe_digest: _builtins.str
+    """sha256 of its present recipe, by which this was found."""
+    text: _builtins.str
+    """Cleaned text; empty when an operator on single records dropped it."""
+    dataset_version: _builtins.str
+    """Newest version that is ready: `datasets/{dataset}/versions/{number}`; empty when there is none."""
+    placement: Global___DatasetExplanation.Placement.ValueType
+    """Where this version has it."""
+    rejected_reason: _builtins.str
+    """Why the version rejected it, also by an operator on the whole set; empty unless it did."""
+    rejected_detail: _builtins.str
+    """The figures behind the rejection, for example the record that it is a duplicate of."""
+    rejected_operator: _builtins.str
+    """Name of the operator that dropped it from the version."""
+    @_builtins.property
+    def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatorEffect]:
+        """What the operators on single records did, those that changed or dropped something, in order."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Attributes after cleaning."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        recipe_digest: _builtins.str = ...,
+        effects: _abc.Iterable[Global___OperatorEffect] | None = ...,
+        text: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        dataset_version: _builtins.str = ...,
+        placement: Global___DatasetExplanation.Placement.ValueType = ...,
+        rejected_reason: _builtins.str = ...,
+        rejected_detail: _builtins.str = ...,
+        rejected_operator: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "dataset", b"dataset", "dataset_version", b"dataset_version", "effects", b"effects", "placement", b"placement", "recipe_digest", b"recipe_digest", "rejected_detail", b"rejected_detail", "rejected_operator", b"rejected_operator", "rejected_reason", b"rejected_reason", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetExplanation: _TypeAlias = DatasetExplanation  # noqa: Y015
+
+@_typing.final
+class ExplainRecordResponse(_message.Message):
+    """Response of ExplainRecord."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RECORD_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    IMPORT_NAME_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    DATASETS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`sources/{source}/records/{record}`."""
+    record_id: _builtins.str
+    """Identity of the record within its source."""
+    source: _builtins.str
+    """Its source."""
+    import_name: _builtins.str
+    """The import that brought it; empty when pushed."""
+    withdrawn: _builtins.bool
+    """True when it is gone from the source that it was pulled from."""
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetExplanation]:
+        """One for each data set that takes its source."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        record_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        import_name: _builtins.str = ...,
+        withdrawn: _builtins.bool = ...,
+        datasets: _abc.Iterable[Global___DatasetExplanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "import_name", b"import_name", "name", b"name", "record_id", b"record_id", "source", b"source", "withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRecordResponse: _TypeAlias = ExplainRecordResponse  # noqa: Y015
 
 @_typing.final
 class PutDatasetRequest(_message.Message):

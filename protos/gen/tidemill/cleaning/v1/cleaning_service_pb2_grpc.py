@@ -45,6 +45,11 @@ class CleaningServiceStub:
                 request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetRecordRequest.SerializeToString,
                 response_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetRecordResponse.FromString,
                 _registered_method=True)
+        self.ExplainRecord = channel.unary_unary(
+                '/tidemill.cleaning.v1.CleaningService/ExplainRecord',
+                request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordRequest.SerializeToString,
+                response_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordResponse.FromString,
+                _registered_method=True)
         self.PutDataset = channel.unary_unary(
                 '/tidemill.cleaning.v1.CleaningService/PutDataset',
                 request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.PutDatasetRequest.SerializeToString,
@@ -100,6 +105,13 @@ class CleaningServiceServicer:
 
     def GetRecord(self, request, context):
         """Says what became of one record in every data set that it belongs to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainRecord(self, request, context):
+        """Shows, operator by operator, what each data set made of one record, from its original.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +185,11 @@ def add_CleaningServiceServicer_to_server(servicer, server):
                     servicer.GetRecord,
                     request_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetRecordRequest.FromString,
                     response_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetRecordResponse.SerializeToString,
+            ),
+            'ExplainRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRecord,
+                    request_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordRequest.FromString,
+                    response_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordResponse.SerializeToString,
             ),
             'PutDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.PutDataset,
@@ -270,6 +287,33 @@ class CleaningService:
             '/tidemill.cleaning.v1.CleaningService/GetRecord',
             tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetRecordRequest.SerializeToString,
             tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.cleaning.v1.CleaningService/ExplainRecord',
+            tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordRequest.SerializeToString,
+            tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordResponse.FromString,
             options,
             channel_credentials,
             insecure,

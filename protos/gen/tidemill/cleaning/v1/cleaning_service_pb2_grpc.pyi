@@ -37,6 +37,8 @@ class CleaningServiceStub:
     """Applies a recipe's single-record operators to one text, now."""
     GetRecord: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetRecordRequest, _cleaning_service_pb2.GetRecordResponse]
     """Says what became of one record in every data set that it belongs to."""
+    ExplainRecord: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.ExplainRecordRequest, _cleaning_service_pb2.ExplainRecordResponse]
+    """Shows, operator by operator, what each data set made of one record, from its original."""
     PutDataset: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.PutDatasetRequest, _cleaning_service_pb2.PutDatasetResponse]
     """Creates a data set or replaces its spec; records already collected are cleaned again if the recipe changed."""
     GetDataset: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetRequest, _cleaning_service_pb2.GetDatasetResponse]
@@ -63,6 +65,8 @@ class CleaningServiceAsyncStub(CleaningServiceStub):
     """Applies a recipe's single-record operators to one text, now."""
     GetRecord: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetRecordRequest, _cleaning_service_pb2.GetRecordResponse]  # type: ignore[assignment]
     """Says what became of one record in every data set that it belongs to."""
+    ExplainRecord: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.ExplainRecordRequest, _cleaning_service_pb2.ExplainRecordResponse]  # type: ignore[assignment]
+    """Shows, operator by operator, what each data set made of one record, from its original."""
     PutDataset: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.PutDatasetRequest, _cleaning_service_pb2.PutDatasetResponse]  # type: ignore[assignment]
     """Creates a data set or replaces its spec; records already collected are cleaned again if the recipe changed."""
     GetDataset: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetRequest, _cleaning_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
@@ -98,6 +102,14 @@ class CleaningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cleaning_service_pb2.GetRecordResponse, _abc.Awaitable[_cleaning_service_pb2.GetRecordResponse]]:
         """Says what became of one record in every data set that it belongs to."""
+
+    @_abc_1.abstractmethod
+    def ExplainRecord(
+        self,
+        request: _cleaning_service_pb2.ExplainRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cleaning_service_pb2.ExplainRecordResponse, _abc.Awaitable[_cleaning_service_pb2.ExplainRecordResponse]]:
+        """Shows, operator by operator, what each data set made of one record, from its original."""
 
     @_abc_1.abstractmethod
     def PutDataset(

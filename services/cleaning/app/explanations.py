@@ -1,0 +1,85 @@
+"""Use case: what each data set made of one record, operator by operator."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from services.cleaning.app.ports import CollectedRecord, DatasetStore, Fate, SnapshotStore, VersionStore
+from services.cleaning.app.recipe_cache import RecipeCache
+from services.cleaning.app.records import Records, all_datasets
+from services.cleaning.domain.dataset import DatasetVersion, VersionState
+from services.cleaning.domain.recipe import RecipeError
+from services.cleaning.engine.explain import Explanation
+
+logger = logging.getLogger(__name__)
+
+_PAGE: Final = 20
+_ABOVE_ALL: Final = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetExplanation:
+    """What a data set's present recipe makes of a record, and where its newest ready version has it."""
+
+    dataset: str
+    recipe_digest: str
+    explanation: Explanation
+    version: DatasetVersion | None = None
+    fate: Fate | None = None
+
+
+class Explanations:
+    """Explains records, from their originals."""
+
+    def __init__(
+        self,
+        records: Records,
+        datasets: DatasetStore,
+        versions: VersionStore,
+        snapshots: SnapshotStore,
+        recipes: RecipeCache,
+    ) -> None:
+        self._records = records
+        self._datasets = datasets
+        self._versions = versions
+        self._snapshots = snapshots
+        self._recipes = recipes
+
+    def explain(self, record_id: str, source: str) -> tuple[CollectedRecord, Sequence[DatasetExplanation]]:
+        """The record, and an explanation for each data set that takes its source, by name.
+
+        Raises:
+            NotFoundError, InvalidArgumentError: see `Records.record`.
+            FailedPreconditionError: a snapshot is damaged.
+        """
+        collected = self._records.record(record_id, source)
+        record = collected.record
+        found: list[DatasetExplanation] = []
+        for dataset in all_datasets(self._datasets):
+            if record.source not in dataset.spec.sources:
+                continue
+            try:
+                recipe = self._recipes.of(dataset.spec)
+            except RecipeError as error:
+                # Put under another release; the other data sets are explained.
+                logger.error("%s has a recipe that cannot be applied: %s", dataset.name, error.message)
+                continue
+            explanation = recipe.explain(record.text, record.attributes)
+            version = self._newest(dataset.name)
+            fate = None
+            if version is not None and version.snapshot is not None:
+                fate = self._snapshots.fate(version.snapshot, record.key)
+            found.append(DatasetExplanation(dataset.name, recipe.digest, explanation, version, fate))
+        return collected, found
+
+    def _newest(self, dataset: str) -> DatasetVersion | None:
+        before = _ABOVE_ALL
+        while page := self._versions.versions(dataset, before, _PAGE):
+            for version in page:
+                if version.state is VersionState.READY:
+                    return version
+            before = page[-1].number
+        return None
