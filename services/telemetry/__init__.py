@@ -1,1 +1,1 @@
-"""Telemetry: receives OpenTelemetry's traces and logs, keeps them in Elasticsearch, and finds them again."""
+"""Telemetry: receives OpenTelemetry's traces and logs, stores them in Elasticsearch, and searches them."""

@@ -14,7 +14,7 @@ from services.pipeline.adapters.rows import feedback_of, feedback_row
 from services.pipeline.adapters.tables import answers, feedback
 from services.pipeline.domain.feedback import Answer, Feedback
 
-# A judgement and the prediction behind it may come at once: the later one must see the earlier.
+# A judgement and its prediction may arrive at the same time: the later one must see the earlier.
 _JOIN = "feedback and answers"
 
 

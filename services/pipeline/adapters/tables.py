@@ -21,7 +21,7 @@ cycles = Table(
     Column("state", String(16), nullable=False),
     Column("spec", JsonText, nullable=False),
     Column("body", JsonText, nullable=False),
-    # Null where the caller gave none, so that many may lack one.
+    # Null if the caller gave none; several rows may be null.
     Column("request_id", String(128), nullable=True, unique=True),
     Column("traceparent", String(64), nullable=False),
     Column("cancel_requested", Boolean, nullable=False),

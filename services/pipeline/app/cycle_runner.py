@@ -40,7 +40,7 @@ _ORDER_PATIENCE_S = 10.0
 # A publication that is under way is let finish; one that waits for its peer is not.
 _NOT_CANCELLABLE = ("gate", "publish")
 
-# Cleaning's reason where the bus has deleted records that it had not read.
+# Cleaning's reason if the bus has deleted records before it had read them.
 _LOST = "RECORDS_LOST"
 # The counts of an import that cleaning needs.
 _AWAITED = ("record_count", "withdrawn_count", "changed_count")
@@ -280,7 +280,7 @@ class CycleRunner:
         try:
             work = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # The peer may have taken the order by now, and what it started must be known to be stopped.
+            # The peer may have accepted the order by now; its work must be known to be cancelled.
             if self._cancel.is_set():
                 await asyncio.wait({starting}, timeout=_ORDER_PATIENCE_S)
                 if starting.done() and starting.exception() is None:

@@ -65,7 +65,7 @@ class FeedbackStore(Protocol):
         ...
 
     def unannounced(self, limit: int) -> Sequence[Feedback]:
-        """Feedback whose event is still to be published, oldest first."""
+        """Feedback whose event is pending, oldest first."""
         ...
 
     def mark_announced(self, feedback_ids: Sequence[str]) -> None:
@@ -101,7 +101,7 @@ class Worker(Protocol):
     """
 
     async def start(self, order: Json, request_id: str) -> Work:
-        """Starts the work, or answers with what the same request started."""
+        """Starts the work, or returns the work that the same request started."""
         ...
 
     def watch(self, name: str) -> AsyncIterator[Work]:
@@ -117,13 +117,13 @@ class Datasets(Protocol):
     """The data sets of cleaning."""
 
     async def put(self, name: str, spec: Json) -> None:
-        """Creates or replaces a data set; InvalidArgumentError where its recipe cannot be applied."""
+        """Creates or replaces a data set; InvalidArgumentError if its recipe cannot be applied."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A version that answers requests; `reused` where it did already."""
+    """A version that serves; `reused` if it did already."""
 
     model_version: str
     reused: bool

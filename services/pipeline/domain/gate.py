@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-# A loss of exactly the limit passes, whatever the last bit of the division says.
+# A loss of exactly the limit passes, despite rounding errors.
 _ROUNDING = 1e-9
 
 
@@ -125,7 +125,7 @@ def judge(gate: Gate, preference: Preference, found: Measured) -> tuple[Verdict,
 def _too_bad(gate: Gate, found: Measured) -> str:
     if not math.isfinite(found.tuned):
         return f"The tuned model's {found.metric} could not be measured ({found.tuned}); its training went astray."
-    # Without a demand there is none, also for a metric that goes below zero.
+    # No minimum by default, also for metrics that can be negative.
     if gate.min_quality <= 0 or found.tuned >= gate.min_quality:
         return ""
     return (
@@ -163,7 +163,7 @@ def _verdict(gate: Gate, found: Measured, build: Build, too_little: str) -> Verd
 
 
 def _decrease(tuned: float, quality: float) -> float:
-    """Relative to the tuned model's, positive where the build is worse; all or nothing where that is zero."""
+    """Relative to the tuned model's, positive if the build is worse; 0 or 1 if the tuned model's is zero."""
     if tuned == 0 and math.isfinite(quality):
         return 1.0 if quality < 0 else 0.0
     return (tuned - quality) / abs(tuned) if tuned else math.nan
@@ -175,7 +175,7 @@ def _best(preference: Preference, passed: Sequence[Build]) -> tuple[Build, str]:
             best = min(passed, key=lambda build: (build.size_bytes, -build.speed))
             words = f"smallest of the {len(passed)} that passed, {best.size_bytes / 1e6:,.0f} MB"
         case Preference.BEST_QUALITY:
-            # Losses rank builds only where each has one.
+            # Losses rank builds only if each build has one.
             by_loss = all(build.loss is not None for build in passed)
             best = max(passed, key=lambda build: (-(build.loss or 0.0) if by_loss else 0.0, build.quality, build.speed))
             words = f"highest quality of the {len(passed)} that passed"

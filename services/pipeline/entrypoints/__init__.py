@@ -1,1 +1,1 @@
-"""How calls and events come in."""
+"""Entry points: gRPC calls, events, background work."""

@@ -31,7 +31,7 @@ def open_client(url: str, user: str | None = None, password_file: Path | None = 
             OrjsonSerializer.mimetype: OrjsonSerializer(),
             "application/vnd.elasticsearch+json": OrjsonSerializer(),
         },
-        max_retries=0,  # who calls knows whether and when
+        max_retries=0,  # the callers decide about retries
         retry_on_timeout=False,
         request_timeout=30.0,
     )
@@ -45,7 +45,7 @@ def _basic_auth(user: str | None, password_file: Path | None) -> tuple[str, str]
 
 @contextmanager
 def elasticsearch_errors(*passing: int) -> Iterator[None]:
-    """Raises what the client raises as UnavailableError, but for answers of the given status codes.
+    """Translates the client's errors to UnavailableError, except responses with the given status codes.
 
     Also what Elasticsearch finds wrong with a call of ours: it is refused until someone changes something there (a
     template of someone else's, an index that is closed), and what was sent here is better kept by its senders

@@ -48,7 +48,7 @@ class ElasticsearchSearch:
                     size=search.size,
                     search_after=list(search.after) or None,
                     track_total_hits=True,
-                    # Half an answer must not pass for the whole.
+                    # A partial result must not look complete.
                     allow_partial_search_results=False,
                 )
         except BadRequestError as error:
@@ -78,7 +78,7 @@ def _query(search: Search) -> dict[str, Any]:
                 "query_string": {
                     "query": qualify_fields(search.query, FIELDS[search.signal], CONTAINERS[search.signal]),
                     "fields": list(WORD_FIELDS[search.signal]),
-                    # Each further word narrows the search, and may stand in another field.
+                    # Each further word narrows the search, and may match in another field.
                     "default_operator": "AND",
                     "type": "cross_fields",
                 }

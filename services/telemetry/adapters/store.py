@@ -17,7 +17,7 @@ from services.telemetry.domain.document import Document, Outcome, WriteStatus
 logger = logging.getLogger(__name__)
 
 _WRITTEN, _DUPLICATE = Outcome(WriteStatus.WRITTEN), Outcome(WriteStatus.DUPLICATE)
-# Of the answer only what says how each document fared: the rest is four times as much.
+# Only the outcome of each document: the full response is five times as large.
 _ANSWER = "items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 
 

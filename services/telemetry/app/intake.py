@@ -111,7 +111,7 @@ class Intake:
         if not documents:
             return Receipt()
         size = sum(len(document.source) for document in documents)
-        # A request larger than the whole queue must pass some time: it does when it is alone.
+        # A request larger than the queue is accepted when the queue is empty.
         if self._bytes and self._bytes + size > self._limits.queue_bytes:
             if self._full_log.passes():
                 logger.warning("the queue is full with %d bytes; senders are asked to retry", self._bytes)
@@ -141,7 +141,7 @@ class Intake:
                 self._queue.remove(pending)
 
     async def run(self) -> None:
-        """Writes what arrives, for ever."""
+        """Writes arriving documents until cancelled."""
         while True:
             await self._gather()
             await self._write(self._next_bulk())
@@ -167,7 +167,7 @@ class Intake:
         return documents >= self._limits.bulk_documents or self._bytes >= self._limits.bulk_bytes
 
     def _next_bulk(self, left: Sequence[_Entry] = ()) -> list[_Entry]:
-        """What is left of the bulk before, and as much of the queue as fits beside it."""
+        """The rest of the previous bulk, and as much of the queue as fits."""
         bulk = list(left)
         size = sum(len(document.source) for _, document in bulk)
         while self._queue:

@@ -80,7 +80,7 @@ class SearchResult:
 
 
 class EventSearch(Protocol):
-    """Finds what was written."""
+    """Searches stored documents."""
 
     async def find(self, search: Search) -> SearchResult:
         """Searches.

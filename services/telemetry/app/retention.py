@@ -24,7 +24,7 @@ class Sweeper:
         self._clock = clock
 
     async def sweep(self) -> list[str]:
-        """Deletes what is over.
+        """Deletes expired indices.
 
         Returns:
             The names of what was deleted.

@@ -1,4 +1,4 @@
-"""What is written: one event as a document, and what became of it."""
+"""Documents: one event to write, and the outcome of writing it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class WriteStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A document's status, with the reason where it was refused."""
+    """A document's status, with the reason if it was refused."""
 
     status: WriteStatus
     reason: str = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-# What ends a word in Lucene's grammar, beside white space; `-` and `+` end none, but start none either.
+# Characters that end a word in Lucene's grammar, besides white space; `-` and `+` neither end nor start one.
 _SPECIAL = frozenset('!():^[]"{}~*?\\/')
 _SIGNS = frozenset("+-")
 

@@ -21,7 +21,7 @@ _MARGIN_S = 0.5
 
 
 class Receiver:
-    """What both receivers do with what they mapped."""
+    """Common part of both receivers: hands mapped documents to the intake."""
 
     def __init__(self, intake: Intake, retention: Retention, patience_s: float) -> None:
         self.retention = retention

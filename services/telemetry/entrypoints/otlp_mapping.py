@@ -60,7 +60,7 @@ Value = str | list[str]
 
 @dataclass(slots=True)
 class Mapped:
-    """The documents of one request, and what could not become one."""
+    """The documents of one request, and the events that could not be mapped."""
 
     documents: list[Document] = field(default_factory=list)
     refused: int = 0

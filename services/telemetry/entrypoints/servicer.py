@@ -14,7 +14,7 @@ from services.kit.grpc.paging import DEFAULT_SIZE
 from services.telemetry.app.search import SearchService
 from services.telemetry.entrypoints import mapping
 
-# Of the spans, and of the log lines, of one answer: both together stay well below what gRPC carries.
+# Bytes of spans, and of log lines, in one response: together well below gRPC's limit.
 _MOST_BYTES = 24 * 1024 * 1024
 
 M = TypeVar("M", bound=Message)

@@ -1,4 +1,4 @@
-"""Base models as folders in Hugging Face's layout: prepared once from what packages carry, or any local folder.
+"""Base models as folders in Hugging Face's layout: prepared once from files in packages, or any local folder.
 
 SmolLM2-135M-Instruct (Apache-2.0) comes as GGUF (Q4_1), bge-small-zh-v1.5 (Apache-2.0) as fp32 ONNX; both become
 safetensors with their tokenizer, so that later loads take a second and no other format.
@@ -31,7 +31,7 @@ _MARKER = "tidemill-base.json"
 
 @dataclass(frozen=True, slots=True)
 class _Packaged:
-    """A model out of a package: what it can learn, its context in tokens, and how its file becomes a folder."""
+    """A model from a package: its tasks, its context in tokens, and how its file becomes a folder."""
 
     task: Literal["generation", "text_classification"]
     context_length: int
@@ -100,7 +100,7 @@ class BaseModels:
         return _described(name, folder, self.digest(folder))
 
     def digest(self, folder: Path) -> str:
-        """sha256 over the model's files; read from the marker where `prepare` made the folder."""
+        """sha256 over the model's files; read from the marker if `prepare` created the folder."""
         marker = folder / _MARKER
         if marker.is_file():
             return str(json.loads(marker.read_text())["digest"])

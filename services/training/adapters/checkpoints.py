@@ -1,4 +1,4 @@
-"""Checkpoints on disk: safetensors and JSON, no pickle; the newest is complete or absent, whenever a kill comes."""
+"""Checkpoints on disk: safetensors and JSON, no pickle; the newest is complete or absent, even after a kill."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CheckpointFolder:
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
         except BaseException:
-            # On a full disk the checkpoint before stays, and half of this one would keep the disk full.
+            # On a full disk the previous checkpoint is kept, and half of this one would keep the disk full.
             shutil.rmtree(partial, ignore_errors=True)
             raise
         for other in self._folder.iterdir():

@@ -25,7 +25,7 @@ EXIT_DISK_FULL = 74
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that the worker needs; `folder` is the run's own on this machine, `uri` where its results are to be found.
+    """All that the worker needs; `folder` is the run's folder on this machine, `uri` the location of its results.
 
     `signing_key` is the file of the private key, `trusted_keys` the folder of the public ones.
     """
@@ -93,7 +93,7 @@ def read_progress(folder: Path) -> Progress | None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replaces a file whole, so that no reader sees half of it."""
+    """Replaces a file atomically."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(json.dumps(value, ensure_ascii=False, indent=1))

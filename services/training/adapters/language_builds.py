@@ -93,7 +93,7 @@ def measure(
     end: int,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> dict[VariantName, LanguageMeasurement]:
-    """Lets every build answer every prompt greedily, one request at a time, and takes its loss on the target.
+    """Lets every build answer every prompt greedily, one request at a time, and measures its loss on the target.
 
     The builds take turns within each prompt, so that whatever else the machine does hits all of them. Answers and
     losses come from the engine that serves: its paged attention, its cache in 8 bits.

@@ -78,7 +78,7 @@ def _converted(ov: Any, module: Any, example: tuple[Any, ...]) -> Any:
     with warnings.catch_warnings():
         # They say that torch.jit is old, and that lengths become constants: the masks are made of lengths that do not.
         warnings.simplefilter("ignore")
-        # The check computes everything twice; what was built is measured against the module's own answers anyway.
+        # The check computes everything twice; the build is compared with the module's own answers anyway.
         decoder = TorchScriptPythonDecoder(module, example_input=example, trace_kwargs={"check_trace": False})
         return ov.convert_model(decoder, example_input=example)
 
@@ -97,7 +97,7 @@ def _states(cache: Any, folder: Path) -> list[Any]:
 
 
 def _stateless(model: Any) -> Any:
-    """The model as a module of tensors alone: the cache goes in and comes out as `past`, keys and values in turn."""
+    """The model as a module of tensors only: the cache is passed in and out as `past`, keys and values in turn."""
     import torch
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -119,7 +119,7 @@ def _stateless(model: Any) -> Any:
             length, whole = input_ids.shape[1], attention_mask.shape[1]
             rows = torch.arange(length) + (whole - length)
             causal = torch.arange(whole)[None, :] <= rows[:, None]
-            # A mask of four dimensions is taken as it is; one that transformers makes asks for values while traced.
+            # A mask of four dimensions is used unchanged; one made by transformers needs values while tracing.
             mask = causal[None, None] & attention_mask[:, None, None, :].bool()
             answer = self.model(
                 input_ids=input_ids,
@@ -135,7 +135,7 @@ def _stateless(model: Any) -> Any:
 
 
 def _start_empty(model: Any, ops: Any) -> None:
-    """Gives every state its first value, of length 0. The engine takes a state without one for an input."""
+    """Gives every state an initial value of length 0. The engine treats a state without one as an input."""
     batch = ops.gather(ops.shape_of(model.input("input_ids"), output_type="i64"), ops.constant([0]), ops.constant(0))
     for operation in model.get_ops():
         if operation.get_type_name() == "ReadValue" and operation.get_input_size() == 0:

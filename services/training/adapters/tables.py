@@ -24,7 +24,7 @@ runs = Table(
     Column("report", Text, nullable=True),
     Column("failure", JsonText, nullable=True),
     Column("model_version", String(128), nullable=False),
-    # Null where the caller gave none, so that many may lack one.
+    # Null if the caller gave none; several rows may be null.
     Column("request_id", String(128), nullable=True, unique=True),
     Column("traceparent", String(64), nullable=False),
     Column("cancel_requested", Boolean, nullable=False),

@@ -51,7 +51,7 @@ class WorkerProcesses:
         threads: int,
         key: SigningKey,
     ) -> None:
-        """`runs_dir` is where the runs work whose results go to a remote artefact store; others work in place."""
+        """`runs_dir`: work folder of runs whose results go to a remote artefact store; other runs work in place."""
         self._key = key
         self._artifacts, self._cache, self._runs_dir = artifacts, cache, runs_dir
         self._models, self._downloads, self._threads = models_dir, downloads_dir, threads
@@ -109,7 +109,7 @@ class WorkerProcesses:
                 None if failure is None else Failure(**failure),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            # Written whole or not at all: it was damaged afterwards, and another attempt would overwrite the evidence.
+            # Files are written atomically, so it was damaged afterwards; another attempt would overwrite the evidence.
             message = f"What the worker left in {folder} cannot be read: {type(error).__name__}: {error}"
             result = (None, Failure("REPORT_UNREADABLE", message))
         if not alive and not any(result) and self._codes.get(run.name) == EXIT_DISK_FULL:

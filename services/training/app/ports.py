@@ -93,7 +93,7 @@ class Registry(Protocol):
     """The model registry."""
 
     def prepare(self) -> None:
-        """Says that a registration will come, so that it need not wait for the registry's start; returns at once."""
+        """Announces a registration, so that it need not wait for the registry's start; returns at once."""
         ...
 
     def register(self, run: Run) -> str:

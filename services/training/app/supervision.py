@@ -27,14 +27,14 @@ class Supervision:
     ) -> None:
         self._store, self._workers, self._registry = store, workers, registry
         self._announcer, self._clock = announcer, clock
-        # A step that is under way when the service stops must not write over what `pause` stores.
+        # A step that runs when the service stops must not overwrite what `pause` stores.
         self._lock = threading.Lock()
         self._paused = False
         # By run: failed registrations, and when to retry.
         self._refusals: dict[str, tuple[int, datetime]] = {}
 
     def step(self) -> None:
-        """Moves each run on as far as it goes now; one run has the machine at a time.
+        """Advances each run as far as possible; one run uses the machine at a time.
 
         Raises:
             TidemillError: a dependency of all runs is unavailable, such as the database or the bus.
@@ -120,7 +120,7 @@ class Supervision:
         return self._start(run, view.ending)
 
     def _register(self, run: Run) -> Run:
-        """Ends a run that has its report; the model is what counts, the registry's refusal is a warning."""
+        """Ends a run that has its report; a registry that refuses the model is only a warning."""
         refusals, again = self._refusals.get(run.name, (0, self._clock.now()))
         if self._clock.now() < again:
             return run
@@ -145,5 +145,5 @@ class Supervision:
 
     def _tell(self, run: Run) -> None:
         self._announcer.ended(run)
-        # Not the whole run: a promotion may have given it a version while the bus took its time.
+        # Not the whole run: a promotion may have given it a version while the bus was slow.
         self._store.mark_announced(run.name)

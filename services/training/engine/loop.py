@@ -67,7 +67,7 @@ def learning_rate_at(step: int, total: int, peak: float, warmup_ratio: float) ->
 
 
 def usable_precision(wanted: Precision, device: torch.device) -> Precision:
-    """The wanted precision where the device computes in it, else fp32, which is faster there than emulation."""
+    """The requested precision if the device supports it, else fp32, which is faster there than emulation."""
     import torch
 
     if wanted == "fp32" or (device.type != "cpu" and wanted != "auto"):

@@ -38,7 +38,7 @@ def rouge_l(references: Sequence[str], answers: Sequence[str]) -> list[float]:
 
 
 def correct(references: Sequence[str], answers: Sequence[str]) -> list[float]:
-    """1.0 where the label is right, else 0.0."""
+    """1.0 if the label is right, else 0.0."""
     return [float(r == a) for r, a in zip(references, answers, strict=True)]
 
 

@@ -67,7 +67,7 @@ class CompletionObjective:
         same_length = all(len(row) == width for row in rows)
         hidden = causal_lm.model(
             input_ids=ids.to(device),
-            # Without a mask attention takes its faster causal path.
+            # Without a mask, attention uses its faster causal path.
             attention_mask=None if same_length else mask.to(device),
             use_cache=False,
         ).last_hidden_state  # [batch, width, hidden]

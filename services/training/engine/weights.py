@@ -14,7 +14,7 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Puts back what `trainable_state` returned.
+    """Restores the result of `trainable_state`.
 
     Raises:
         ValueError: the names differ: the checkpoint belongs to another training spec.

@@ -76,11 +76,11 @@ def _run(job: Job, stop: threading.Event) -> int:
         write_json(job.folder / REPORT_FILE, report.to_json())
     except Cancelled:
         logger.info("run %s was stopped; its checkpoint is stored", job.run)
-        # A service that was restarted meanwhile is not this process's parent and does not see its exit code.
+        # A restarted service is not the parent of this process and does not see its exit code.
         (job.folder / STOPPED_FILE).touch()
         return EXIT_CANCELLED
     except Exception as error:
-        # Whatever it is, it would happen again: only what kills this process is worth another attempt.
+        # An exception would happen again; only a kill of this process is worth another attempt.
         known = explained(error)
         if known is None:
             logger.exception("run %s failed", job.run)

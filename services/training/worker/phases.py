@@ -82,7 +82,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a run works with: rows hold a record's text and its required attributes."""
+    """The data of a run; rows contain a record's text and its required attributes."""
 
     device: torch.device
     base_folder: Path
@@ -123,7 +123,7 @@ def train_adapted(
     device: torch.device,
     should_stop: Callable[[], bool],
 ) -> None:
-    """Trains a model and keeps its figures, and the adapter where the method put one on `adapted`, a part of it."""
+    """Trains a model and stores its figures, and the adapter if the method put one on `adapted`, a part of it."""
     figures = run_training(job, model, objective, device, should_stop)
     kept(job.folder / "eval" / "train.json", lambda: figures)
     if hasattr(adapted, "get_base_model"):
@@ -131,7 +131,7 @@ def train_adapted(
 
 
 def checked_snapshot(job: Job) -> Path:
-    """The folder of the data set, once its files have been held against their digests.
+    """The folder of the data set, after verifying the digests of its files.
 
     Raises:
         DataLossError: one is damaged.
@@ -149,7 +149,7 @@ def checked_snapshot(job: Job) -> Path:
 
 
 def kept(path: Path, compute: Callable[[], Any]) -> Any:
-    """The JSON value in a file; computed and stored first where there is none, so that a restart need not again."""
+    """The JSON value in a file; computed and stored first if missing, so that a restart can reuse it."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, compute())
@@ -157,7 +157,7 @@ def kept(path: Path, compute: Callable[[], Any]) -> Any:
 
 
 def kept_folder(path: Path, make: Callable[[Path], None]) -> Path:
-    """A folder; made first where there is none. What a killed maker left behind is created again."""
+    """A folder; created first if missing. An incomplete one left by a kill is created again."""
     if not path.is_dir():
         partial = path.with_name(f".{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -166,14 +166,14 @@ def kept_folder(path: Path, make: Callable[[Path], None]) -> Path:
             make(partial)
             partial.rename(path)
         except BaseException:
-            # Half a folder left on a full disk would keep it full.
+            # Half a folder on a full disk would keep it full.
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return path
 
 
 def precision_warnings(job: Job, device: torch.device) -> tuple[str, ...]:
-    """What a person is to know where the device lacks the precision that was asked for."""
+    """A warning if the device lacks the requested precision."""
     wanted = job.spec.optimization.precision
     used = usable_precision(wanted, device)
     if wanted in (used, "auto"):
@@ -238,7 +238,7 @@ def run_training(
 
 
 def store(job: Job, report: Report, should_stop: Callable[[], bool]) -> Report:
-    """Copies the model and its builds to where others find them, if that is not this folder.
+    """Copies the model and its builds to the artefact store, if that is not this folder.
 
     Returns:
         The report, with the builds' own places.
@@ -248,7 +248,7 @@ def store(job: Job, report: Report, should_stop: Callable[[], bool]) -> Report:
     artifacts = ArtifactStore(job.uri)
     folders = [job.folder / _MERGED, *(job.folder / _VARIANTS / variant.precision for variant in report.variants)]
     phase = Phase(job, "store", len(folders), "folders")
-    # The store may be away for minutes, and behind it lie hours of training.
+    # The store may be unavailable for minutes, and hours of training must not be lost.
     patient = Retrying(
         retry=retry_if_exception_type(UnavailableError),
         wait=wait_exponential_jitter(initial=1, max=30),
@@ -294,7 +294,7 @@ def seal(job: Job, folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int]
 
 
 def shown_examples(order: Sequence[int]) -> list[int]:
-    """Five of the ordered example indices, evenly spread from first to last; all where there are fewer."""
+    """Five of the ordered example indices, evenly spread from first to last; all if there are fewer."""
     return [order[i * (len(order) - 1) // (_EXAMPLES - 1)] for i in range(min(_EXAMPLES, len(order)))]
 
 

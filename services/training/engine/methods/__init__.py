@@ -87,7 +87,7 @@ def make_plugin(name: str, options: Mapping[str, object]) -> Method:
 
 
 def stored_method(name: str, options: Mapping[str, object]) -> Method:
-    """A method as it was stored; one whose package is gone can be read and shown, but not trained with."""
+    """A stored method; if its package is gone it can be read and shown, but not used for training."""
     try:
         return make_method(name, options)
     except InvalidArgumentError as error:

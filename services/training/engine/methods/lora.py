@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Adapters of rank `r` on the layers `target_modules`, or on every linear layer where none is named."""
+    """Adapters of rank `r` on the layers `target_modules`, or on every linear layer if none is named."""
 
     r: int = 8
     alpha: float = 16.0
