@@ -28,7 +28,7 @@ _STEP_TOKENS = 64
 
 
 def weights_of(graph: str) -> str:
-    """Name of the file with a graph's weights. OpenVINO maps it into memory; nothing in it is executed."""
+    """Name of the file with a graph's weights. OpenVINO reads it as numbers; nothing in it is executed."""
     return Path(graph).with_suffix(".bin").name
 
 
@@ -47,7 +47,8 @@ def import_openvino() -> Any:
 def _options() -> dict[str, Any]:
     # On a processor with bf16 OpenVINO would compute in that by itself: another quality than was measured elsewhere,
     # and not faster for these models (docs/adr/0015).
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    # Weights are read, not mapped: what overwrites a mapped file changes, or ends, the model that serves.
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_MMAP": False}
     if not _has_vnni():
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
     return options

@@ -1,0 +1,119 @@
+"""The scheduler on the real engine: long prompts are read in parts, and callers may leave at any time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.inference.triton_models.scheduler import Scheduler
+from services.kit.engine import import_openvino, open_language_model
+from services.training.adapters.language_builds import LanguageBuilds
+from tests.models import make_language_model
+
+pytestmark = pytest.mark.real
+
+_WORDS = ("the room is good and lovely",)
+_LONG = 2000
+
+
+class _Work:
+    """An answer without a caller; `on_take` is called with the number of tokens so far."""
+
+    def __init__(self, prompt: Sequence[int], limit: int, on_take: Callable[[int], None] = lambda _: None) -> None:
+        self.prompt, self.limit, self.on_take = prompt, limit, on_take
+        self.cost = len(prompt) + limit
+        self.tokens: list[int] = []
+        self.begun, self.over = threading.Event(), threading.Event()
+        self.gone = self.cancelled = False
+        self.failure: Exception | None = None
+
+    def start(self, pipeline: Any, number: int) -> Any:
+        import openvino_genai
+
+        config = openvino_genai.GenerationConfig(max_new_tokens=self.limit, do_sample=False, ignore_eos=True)
+        self.begun.set()
+        return pipeline.add_request(number, import_openvino().Tensor(np.asarray([self.prompt], dtype=np.int64)), config)
+
+    def take(self, tokens: Sequence[int], ended: bool) -> bool:
+        self.tokens += tokens
+        self.on_take(len(self.tokens))
+        if ended:
+            self.over.set()
+        return ended
+
+    def is_cancelled(self) -> bool:
+        return self.gone
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.over.set()
+
+    def fail(self, error: Exception) -> None:
+        self.failure = error
+        self.over.set()
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    LanguageBuilds(make_language_model(folder / "merged", _WORDS)).build(folder / "build", "int8")
+    return folder / "build"
+
+
+@pytest.fixture
+def scheduler(build: Path) -> Iterator[Scheduler]:
+    pipeline, capacity = open_language_model(build, cache_bytes=2**24, max_active=8, prefix_caching=True)
+    failures: list[str] = []
+    scheduler = Scheduler(pipeline, capacity=capacity, max_active=8, max_waiting=8, on_error=failures.append)
+    yield scheduler
+    scheduler.close()
+    assert not failures
+
+
+def test_a_running_answer_continues_while_a_long_prompt_is_read(scheduler: Scheduler) -> None:
+    long = _Work([5 + at % 200 for at in range(_LONG)], 2)
+    meanwhile: list[int] = []
+
+    def on_take(count: int) -> None:
+        if count == 5:
+            scheduler.submit(long)
+        if long.begun.is_set() and not long.tokens:
+            meanwhile.append(count)
+
+    running = _Work([5, 6, 7], 200, on_take)
+    scheduler.submit(running)
+    assert running.over.wait(120)
+    assert long.over.wait(120)
+    assert running.failure is long.failure is None
+    # A token with each part of the prompt.
+    assert len(meanwhile) > _LONG // 64 // 2
+
+
+def test_who_leaves_while_the_prompt_is_read_frees_the_engine(scheduler: Scheduler) -> None:
+    gone = _Work([5 + at % 200 for at in range(_LONG)], 1000)
+    scheduler.submit(gone)
+    assert gone.begun.wait(60)
+    gone.gone = True
+    assert gone.over.wait(60)
+    assert gone.cancelled
+    after = _Work([5, 6, 7], 4)
+    scheduler.submit(after)
+    assert after.over.wait(60)
+    assert len(after.tokens) == 4
+
+
+def test_more_than_the_cache_holds_is_answered_one_after_the_other(build: Path) -> None:
+    """With a cache that ran full the engine would not come back."""
+    pipeline, capacity = open_language_model(build, cache_bytes=721_000, max_active=8, prefix_caching=True)
+    assert capacity == 4096
+    scheduler = Scheduler(pipeline, capacity=capacity, max_active=8, max_waiting=8, on_error=lambda _: None)
+    works = [_Work([5 + number] * 1500, 600) for number in range(3)]
+    for work in works:
+        scheduler.submit(work)
+    scheduler.close()
+    assert [len(work.tokens) for work in works] == [600] * 3
