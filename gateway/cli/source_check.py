@@ -31,7 +31,7 @@ def check_sources(file: PipelineFile) -> None:
         if kind == "plugin":
             continue  # its package knows where it lies
         uri = getattr(source, kind).uri
-        why = _wrong(uri, wants_folder=kind != "json_lines")
+        why = _wrong(uri, wants_folder=kind not in ("json_lines", "csv_files"))
         if why:
             found.append(FieldViolation(f"sources[{number}].{kind}.uri", why))
     if found:

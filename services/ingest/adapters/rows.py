@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.engine import RowMapping
 
 from services.ingest.domain.source_import import (
+    CsvFiles,
     Differences,
     Import,
     ImportState,
@@ -33,6 +34,9 @@ def _spec_of(value: Mapping[str, Any]) -> SourceSpec:
         kind = TextFolder(**value["text_folder"])
     elif "plugin" in value:
         kind = PluginSource(**value["plugin"])
+    elif "csv_files" in value:
+        fields = value["csv_files"]
+        kind = CsvFiles(**{**fields, "attribute_fields": tuple(fields["attribute_fields"])})
     elif "mail_folder" in value:
         fields = value["mail_folder"]
         kind = MailFolder(**{**fields, "headers": tuple(fields["headers"])})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from itertools import islice
@@ -32,6 +32,7 @@ from services.ingest.app.ports import SourceFile, Survey
 from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
 from services.ingest.domain.source_import import (
+    CsvFiles,
     FileKind,
     JsonLines,
     MailFolder,
@@ -44,6 +45,7 @@ from services.ingest.domain.source_uri import parse_uri, shown
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE
 from services.ingest.engine.mail import record_of_message, split_messages
 from services.ingest.engine.parsing import MAX_FILE_BYTES, record_of_file, record_of_line, split_lines
+from services.ingest.engine.tables import BadHeaderError, BadRow, record_of_row, rows_of
 from services.kit.errors import FailedPreconditionError, TidemillError
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class FileSources:
         """See the port."""
         with _reading(spec), self._place(spec, interrupt) as place:
             kind = _of_files(spec)
-            listing = place.match() if isinstance(kind, JsonLines) else place.find(kind.pattern)
+            listing = place.match() if isinstance(kind, JsonLines | CsvFiles) else place.find(kind.pattern)
             files = [SourceFile(path, listing[path].size or 0) for path in sorted(listing)]
             digest, lines = self._digest(kind, place, files, listing)
             # How many messages a mailbox has is not known before it is read.
@@ -121,6 +123,8 @@ class FileSources:
             return _read_folder(spec.source, kind, place, files, budget)
         if isinstance(kind, MailFolder):
             return self._read_mail(spec.source, kind, place, files, budget)
+        if isinstance(kind, CsvFiles):
+            return self._read_rows(spec.source, kind, place, files, budget)
         return self._read_lines(spec.source, kind, place, files, budget)
 
     @contextmanager
@@ -167,7 +171,7 @@ class FileSources:
             try:
                 content, count, size = _digest_file(place, file.path, left)
             except _UNREADABLE:
-                if isinstance(kind, JsonLines):
+                if isinstance(kind, JsonLines | CsvFiles):
                     raise
                 content, count, size = "unreadable", 0, 0
             left -= size
@@ -191,6 +195,28 @@ class FileSources:
                             yield record_of_line(source, kind, line)
                         except RecordRefusedError as error:
                             yield Refusal(f"{location}:{number}", error.reason, error.message, line)
+            except (BadContentError, OSError) as error:
+                raise _unreadable(location, number, error) from error
+
+    def _read_rows(
+        self, source: str, kind: CsvFiles, place: FilePlace, files: Sequence[SourceFile], budget: _Budget
+    ) -> Iterator[RawRecord | Refusal]:
+        for file in files:
+            location, number = place.location(file.path), 0
+            below = place.below(file.path)
+            try:
+                with place.open(file.path) as chunks:
+                    for number, row in rows_of(budget.of(unpacked(chunks, below, self._limits)), kind, below):
+                        if isinstance(row, BadRow):
+                            yield Refusal(f"{location}:{number}", row.reason, row.message, row.content)
+                            continue
+                        try:
+                            yield record_of_row(source, kind, row)
+                        except RecordRefusedError as error:
+                            content = BadRow(error.reason, error.message, list(row.values())).content
+                            yield Refusal(f"{location}:{number}", error.reason, error.message, content)
+            except BadHeaderError as error:
+                raise _unreadable(location, number, BadContentError(error.reason, error.message)) from error
             except (BadContentError, OSError) as error:
                 raise _unreadable(location, number, error) from error
 
@@ -225,6 +251,12 @@ class _Budget:
 
     def __init__(self, most: int) -> None:
         self._most = self._left = most
+
+    def of(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The chunks, each taken from the budget; see `take`."""
+        for chunk in chunks:
+            self.take(len(chunk))
+            yield chunk
 
     def take(self, size: int) -> None:
         """Takes `count` bytes from the budget.

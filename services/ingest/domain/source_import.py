@@ -23,6 +23,7 @@ DEFAULT_ENCODING = "utf-8"
 DEFAULT_TEXT_FIELD = "text"
 DEFAULT_MAIL_PATTERN = "**/*"
 PATH_ATTRIBUTE = "path"
+_NO_DELIMITERS = ('"', "\n", "\r", "\0", " ")
 # Header names that are attribute names, too.
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 
@@ -77,7 +78,23 @@ class MailFolder:
     field: ClassVar[str] = "mail_folder"
 
 
-FileKind = TextFolder | JsonLines | MailFolder
+@dataclass(frozen=True, slots=True)
+class CsvFiles:
+    """CSV files whose first row names the columns, one record per row; columns are as members of `JsonLines`.
+
+    `delimiter` is a comma where it is empty, and a tab in files called `.tsv`.
+    """
+
+    uri: str
+    text_field: str = DEFAULT_TEXT_FIELD
+    id_field: str = ""
+    attribute_fields: tuple[str, ...] = ()
+    delimiter: str = ""
+    encoding: str = DEFAULT_ENCODING
+    field: ClassVar[str] = "csv_files"
+
+
+FileKind = TextFolder | JsonLines | MailFolder | CsvFiles
 """What is read from files."""
 SourceKind = FileKind | PluginSource
 """What can be pulled."""
@@ -136,16 +153,18 @@ def check_spec(spec: SourceSpec) -> None:
             if kind.folder_attribute == PATH_ATTRIBUTE:
                 message = "`path` is reserved for the path of the file; choose another name."
                 found.append(FieldViolation(f"{spec.field}.folder_attribute", message))
-    if isinstance(kind, TextFolder):
-        if not _is_text_encoding(kind.encoding):
-            message = f"{kind.encoding!r} is not a known text encoding; use, for example, utf-8, gb18030 or latin-1."
-            found.append(FieldViolation(f"{spec.field}.encoding", message))
-    elif isinstance(kind, MailFolder):
+    if isinstance(kind, TextFolder | CsvFiles) and not _is_text_encoding(kind.encoding):
+        message = f"{kind.encoding!r} is not a known text encoding; use, for example, utf-8, gb18030 or latin-1."
+        found.append(FieldViolation(f"{spec.field}.encoding", message))
+    if isinstance(kind, CsvFiles) and (len(kind.delimiter) > 1 or kind.delimiter in _NO_DELIMITERS):
+        message = f"{kind.delimiter!r} cannot stand between cells; use one character, for example `;` or a tab."
+        found.append(FieldViolation(f"{spec.field}.delimiter", message))
+    if isinstance(kind, MailFolder):
         for number, name in enumerate(kind.headers):
             if _HEADER.fullmatch(name) is None:
                 message = f"{name!r} is not the name of a header; write it as a mail does, for example X-Label."
                 found.append(FieldViolation(f"{spec.field}.headers[{number}]", message))
-    else:
+    elif isinstance(kind, JsonLines | CsvFiles):
         for number, name in enumerate(kind.attribute_fields):
             if not name:
                 message = "must not be empty; name a member, or a nested one by its path with dots."

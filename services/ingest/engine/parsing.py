@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from services.ingest.domain.record import MAX_TEXT_BYTES, RawRecord, RecordRefusedError, check_record, is_record_id
-from services.ingest.domain.source_import import PATH_ATTRIBUTE, JsonLines, TextFolder
+from services.ingest.domain.source_import import PATH_ATTRIBUTE, CsvFiles, JsonLines, TextFolder
 from services.ingest.engine.attributes import Attributes
 from services.ingest.engine.json_text import read_json, repeated_names
 from services.kit.ids import sha256_hex
@@ -75,7 +75,11 @@ def record_of_line(source: str, spec: JsonLines, line: bytes) -> RawRecord:
     Raises:
         RecordRefusedError: it is not a valid record; the message names the field or column.
     """
-    value = _object_of(line)
+    return record_of_members(source, spec, _object_of(line))
+
+
+def record_of_members(source: str, spec: JsonLines | CsvFiles, value: Mapping[str, Any]) -> RawRecord:
+    """The record of named members, of an object or of a row; see `record_of_line`."""
     for name in repeated_names(value):
         if name in (spec.text_field, spec.id_field):
             raise RecordRefusedError(f"The field {name!r} occurs twice; remove one.", reason="FIELD_TWICE")

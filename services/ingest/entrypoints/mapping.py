@@ -15,6 +15,7 @@ from services.ingest.domain.source_import import (
     DEFAULT_MAIL_PATTERN,
     DEFAULT_PATTERN,
     DEFAULT_TEXT_FIELD,
+    CsvFiles,
     Import,
     ImportState,
     JsonLines,
@@ -61,6 +62,16 @@ def spec_from(message: source_import_pb2.SourceSpec) -> SourceSpec:
     kind: SourceKind
     if message.WhichOneof("kind") == "plugin":
         kind = PluginSource(message.plugin.name, MessageToDict(message.plugin.config))
+    elif message.WhichOneof("kind") == "csv_files":
+        table = message.csv_files
+        kind = CsvFiles(
+            table.uri,
+            table.text_field or DEFAULT_TEXT_FIELD,
+            table.id_field,
+            tuple(table.attribute_fields),
+            table.delimiter,
+            table.encoding or DEFAULT_ENCODING,
+        )
     elif message.WhichOneof("kind") == "mail_folder":
         mail = message.mail_folder
         kind = MailFolder(mail.uri, mail.pattern or DEFAULT_MAIL_PATTERN, mail.folder_attribute, tuple(mail.headers))
@@ -89,6 +100,13 @@ def spec_to(spec: SourceSpec) -> source_import_pb2.SourceSpec:
         message.text_folder.pattern = kind.pattern
         message.text_folder.folder_attribute = kind.folder_attribute
         message.text_folder.encoding = kind.encoding
+    elif isinstance(kind, CsvFiles):
+        message.csv_files.uri = kind.uri
+        message.csv_files.text_field = kind.text_field
+        message.csv_files.id_field = kind.id_field
+        message.csv_files.attribute_fields.extend(kind.attribute_fields)
+        message.csv_files.delimiter = kind.delimiter
+        message.csv_files.encoding = kind.encoding
     elif isinstance(kind, MailFolder):
         message.mail_folder.uri = kind.uri
         message.mail_folder.pattern = kind.pattern

@@ -163,6 +163,50 @@ class MailFolderSource(_message.Message):
 Global___MailFolderSource: _TypeAlias = MailFolderSource  # noqa: Y015
 
 @_typing.final
+class CsvSource(_message.Message):
+    """CSV files (RFC 4180) whose first row names the columns. One record a row; empty cells are left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_FIELD_NUMBER: _builtins.int
+    ID_FIELD_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_FIELDS_FIELD_NUMBER: _builtins.int
+    DELIMITER_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """File or glob, as an absolute path or a URL of file: or s3:, or a file's URL of http: or https:."""
+    text_field: _builtins.str
+    """Column with the text; `text` when empty."""
+    id_field: _builtins.str
+    """Column with the record id; derived from the content when empty."""
+    delimiter: _builtins.str
+    """Character between cells; when empty a comma, and a tab in files called `.tsv`."""
+    encoding: _builtins.str
+    """Text encoding; `utf-8` when empty. A row that is not in it is rejected by its line."""
+    @_builtins.property
+    def attribute_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns to keep as attributes; every column when empty."""
+
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        text_field: _builtins.str = ...,
+        id_field: _builtins.str = ...,
+        attribute_fields: _abc.Iterable[_builtins.str] | None = ...,
+        delimiter: _builtins.str = ...,
+        encoding: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_fields", b"attribute_fields", "delimiter", b"delimiter", "encoding", b"encoding", "id_field", b"id_field", "text_field", b"text_field", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CsvSource: _TypeAlias = CsvSource  # noqa: Y015
+
+@_typing.final
 class SourceSpec(_message.Message):
     """What to pull."""
 
@@ -173,6 +217,7 @@ class SourceSpec(_message.Message):
     JSON_LINES_FIELD_NUMBER: _builtins.int
     PLUGIN_FIELD_NUMBER: _builtins.int
     MAIL_FOLDER_FIELD_NUMBER: _builtins.int
+    CSV_FILES_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Source name of its records, see Record.source."""
@@ -194,6 +239,10 @@ class SourceSpec(_message.Message):
     def mail_folder(self) -> Global___MailFolderSource:
         """Mail messages."""
 
+    @_builtins.property
+    def csv_files(self) -> Global___CsvSource:
+        """CSV files."""
+
     def __init__(
         self,
         *,
@@ -202,13 +251,14 @@ class SourceSpec(_message.Message):
         json_lines: Global___JsonLinesSource | None = ...,
         plugin: Global___PluginSource | None = ...,
         mail_folder: Global___MailFolderSource | None = ...,
+        csv_files: Global___CsvSource | None = ...,
         max_records: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "max_records", b"max_records", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "max_records", b"max_records", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
