@@ -10,6 +10,7 @@ import argparse
 import statistics
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from services.kit.config import home_dir, state_dir
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import JOB_FILE, REPORT_FILE, Job
 from services.training.adapters.snapshots import read_rows
-from services.training.domain.training_spec import VARIANTS, GenerationTask, TextClassificationTask
+from services.training.domain.training_spec import VARIANTS, GenerationTask, TextClassificationTask, VariantName
 from services.training.engine.prompts import prompts_of, training_pairs
 
 _ONNX = ("onnxruntime==1.32.*", "onnxruntime-genai==0.18.*", "onnx>=1.18", "onnx-ir", "onnxscript", "ml-dtypes")
@@ -33,15 +34,24 @@ def main() -> None:
     parser.add_argument("--headlines", type=Path, help="folder of a run that taught a model to write")
     parser.add_argument("--reviews", type=Path, help="folder of a run that taught a classifier")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of the language model")
+    parser.add_argument("--parts", nargs="+", choices=("language", "encoder"), default=["language", "encoder"])
+    parser.add_argument("--builds", type=Path, help="folder that keeps what is built, for the next time")
     parser.add_argument("--report", type=Path, default=Path("docs/benchmarks.md"))
     options = parser.parse_args()
     onnx = peers.installed("onnxruntime", _ONNX)
     lines = machine.described(("openvino", "openvino-genai", "nncf", "torch", "transformers"))
     lines += [f"- beside {', '.join(_ONNX[:2])}; {options.repeats} repeats, all runtimes in turn, medians", ""]
     with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
-        lines += _language(options.headlines or _newest(GenerationTask), Path(folder), onnx, options.repeats)
-        lines += _encoders(options.reviews or _newest(TextClassificationTask), Path(folder), onnx, options.repeats)
-    write_section(options.report, "engine", lines)
+        scratch = (options.builds or Path(folder)).absolute()
+        # Each part is kept as soon as it is measured.
+        if "language" in options.parts:
+            run = options.headlines or _newest(GenerationTask)
+            found = _language(run, scratch, onnx, options.repeats, options.variants)
+            write_section(options.report, "language", lines + found)
+        if "encoder" in options.parts:
+            run = options.reviews or _newest(TextClassificationTask)
+            write_section(options.report, "encoder", lines + _encoders(run, scratch, onnx, options.repeats))
 
 
 def _newest(task: type) -> Path:
@@ -51,7 +61,7 @@ def _newest(task: type) -> Path:
     raise SystemExit(f"No run of a {task.__name__} is in {state_dir()}: `make run` first, or name its folder.")
 
 
-def _language(run: Path, scratch: Path, onnx: Path, repeats: int) -> list[str]:
+def _language(run: Path, scratch: Path, onnx: Path, repeats: int, variants: Sequence[VariantName]) -> list[str]:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
@@ -67,12 +77,14 @@ def _language(run: Path, scratch: Path, onnx: Path, repeats: int) -> list[str]:
     plain = Tokenizer.from_file(str(merged / "tokenizer.json"))
     intruder = plain.encode(" ".join(" ".join(row["text"] for row in rows).split()[:2000])).ids
     builds = LanguageBuilds(merged)
-    for name in VARIANTS:
-        builds.build(scratch / "openvino" / name, name)
+    for name in variants:
+        if not (scratch / "openvino" / name).is_dir():
+            builds.build(scratch / "openvino" / name, name)
     del builds
     builder = Worker("benchmarks.engine.onnx_builds", {}, paths=(onnx,), environment={})
-    for name in VARIANTS:
-        builder.call("language", str(merged), str(scratch / "onnx" / name), name)
+    for name in variants:
+        if not (scratch / "onnx" / name).is_dir():
+            builder.call("language", str(merged), str(scratch / "onnx" / name), name)
     builder.close()
 
     subjects: dict[str, Worker] = {}
@@ -88,7 +100,7 @@ def _language(run: Path, scratch: Path, onnx: Path, repeats: int) -> list[str]:
             environment=environment,
         )
 
-    for name in VARIANTS:
+    for name in variants:
         start(f"ONNX Runtime {name}", "onnx", name, {})
         start(f"OpenVINO {name}", "openvino", name, {})
     start("OpenVINO int8, AVX2 only", "openvino", "int8", _AVX2)
@@ -185,11 +197,13 @@ def _encoders(run: Path, scratch: Path, onnx: Path, repeats: int) -> list[str]:
     base = str(BaseModels(home_dir() / "models", home_dir() / "downloads").prepare(job.spec.base_model))
     model = classifier(str(run), base, len(labels))
     folders = {name: scratch / "openvino-encoder" / name for name in ("fp32", "int8")}
-    save_fp32(model, folders["fp32"], vocabulary=model.encoder.config.vocab_size)
-    save_int8(folders["fp32"], folders["int8"], tokens(train, task.max_input_tokens))
-    builder = Worker("benchmarks.engine.onnx_builds", {}, paths=(onnx,), environment={})
-    builder.call("encoder", str(run), base, len(labels), 128, str(scratch / "onnx-encoder"))
-    builder.close()
+    if not folders["int8"].is_dir():
+        save_fp32(model, folders["fp32"], vocabulary=model.encoder.config.vocab_size)
+        save_int8(folders["fp32"], folders["int8"], tokens(train, task.max_input_tokens))
+    if not (scratch / "onnx-encoder" / "int8").is_dir():
+        builder = Worker("benchmarks.engine.onnx_builds", {}, paths=(onnx,), environment={})
+        builder.call("encoder", str(run), base, len(labels), 128, str(scratch / "onnx-encoder"))
+        builder.close()
 
     source = {"run": str(run), "base": base, "labels": len(labels)}
     made: dict[str, tuple[str, dict[str, Any], dict[str, str], Path]] = {
