@@ -47,7 +47,7 @@ def _spec_of(value: Mapping[str, Any]) -> SourceSpec:
 
 
 def import_row(item: Import) -> dict[str, Any]:
-    """Row of `imports`, still to be announced if it succeeded."""
+    """Row of `imports`, pending announcement if it succeeded."""
     body = {
         "progress": item.progress.to_json() if item.progress else None,
         "failure": asdict(item.failure) if item.failure else None,

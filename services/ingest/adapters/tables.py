@@ -24,7 +24,7 @@ imports = Table(
     Column("record_count", BigInteger, nullable=False),
     Column("rejected_count", BigInteger, nullable=False),
     Column("digest", String(64), nullable=False),
-    # Progress and failure: read and written whole, never searched.
+    # Progress and failure: read and written as a whole, never searched.
     Column("body", JsonText, nullable=False),
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False),

@@ -84,7 +84,7 @@ class ImportRunner:
         except _EndedMeanwhileError:
             logger.info("%s was cancelled, or is pulled by another process", running.name)
         except StoppedError:
-            logger.info("%s is left to the next process", running.name)
+            logger.info("%s will be resumed by the next process", running.name)
         except InterruptedReadError:
             logger.info("reading %s was interrupted", running.name)
         except Exception as error:
@@ -195,4 +195,4 @@ class ImportRunner:
         except _EndedMeanwhileError:
             logger.info("%s was cancelled before it failed", tracker.state.name)
         except StoppedError:
-            logger.info("%s is left to the next process", tracker.state.name)
+            logger.info("%s will be resumed by the next process", tracker.state.name)
