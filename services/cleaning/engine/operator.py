@@ -27,7 +27,7 @@ _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}|\*")
 
 
 class FieldParams(Params):
-    """`fields`: what it works on, names of attributes, `text` for the record's text, `*` for all of a record."""
+    """`fields`: where it works: names of attributes, `text` for the record's text, `*` for the whole record."""
 
     fields: list[str] = Field(default=[TEXT_FIELD], min_length=1, max_length=64)
 
@@ -48,11 +48,11 @@ class FieldParams(Params):
 
 
 class TextMapParams(FieldParams):
-    """`fields`: what it changes, names of attributes, `text` for the record's text, `*` for all of a record."""
+    """`fields`: what it changes: names of attributes, `text` for the record's text, `*` for the whole record."""
 
 
 class FilterParams(FieldParams):
-    """`fields`: what it judges, names of attributes, `text` for the record's text, `*` for all of a record.
+    """`fields`: what it checks: names of attributes, `text` for the record's text, `*` for the whole record.
 
     A record is dropped when one of them is found fault with; an attribute that it does not have is none.
     """
@@ -141,7 +141,7 @@ class Filter(RecordOperator[F]):
         """Which texts it finds fault with, by position; the detail has figure and limit, never the text."""
 
     def apply(self, batch: Batch) -> None:
-        """Drops records of which one field is found fault with."""
+        """Drops records with a rejected field."""
         text, names = self.params.parts
         if text:
             batch.judge_texts(self.judge)

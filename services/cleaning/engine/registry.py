@@ -19,7 +19,7 @@ _ROOM = "services.cleaning.engine.operators"
 def _known(what: str, given: str, known: list[str]) -> str:
     close = difflib.get_close_matches(given, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"no {what} is called {given!r}{hint} (known: {', '.join(sorted(known)) or 'none'})"
+    return f"{given!r} is not a known {what}{hint} (known: {', '.join(sorted(known)) or 'none'})"
 
 
 class Registry:

@@ -65,7 +65,7 @@ def _without_space(codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 class ExactDedup(SetOperator[Params]):
-    """Keeps the first of the records whose text is the same but for case, white space and what no one sees."""
+    """Keeps the first of the records whose texts differ only in case, white space or invisible characters."""
 
     version = 2
 
@@ -83,15 +83,15 @@ class ExactDedup(SetOperator[Params]):
 
 
 class ConflictingLabelsParams(Params):
-    """`field` that holds the label."""
+    """`field`: the attribute with the label."""
 
     field: str = Field("label", pattern=_NAME)
 
 
 class ConflictingLabels(SetOperator[ConflictingLabelsParams]):
-    """Drops all records of a text that has different labels: which one is right is unknown.
+    """Drops all records of a text that has different labels: it is unknown which one is right.
 
-    Punctuation, case, white space and what no one sees make no other text.
+    Texts that differ only in punctuation, case, white space or invisible characters count as equal.
     """
 
     version = 2

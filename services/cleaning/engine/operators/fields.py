@@ -1,4 +1,4 @@
-"""Operators that make attributes or judge by them."""
+"""Operators that create attributes or check them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME = r"^[a-z][a-z0-9_]{0,63}$"
 
 
 class FirstLineToFieldParams(Params):
-    """`field` that receives the first line; with `keep_line` the text keeps it too."""
+    """`field`: the attribute for the first line; with `keep_line` it also stays in the text."""
 
     field: str = Field(pattern=_NAME)
     keep_line: bool = False
@@ -32,7 +32,7 @@ class FirstLineToField(RecordOperator[FirstLineToFieldParams]):
         return (self.params.field,)
 
     def apply(self, batch: Batch) -> None:
-        """Drops with the reason `no_first_line` what has but one line."""
+        """Drops texts with only one line, with the reason `no_first_line`."""
         found: dict[int, Rejection] = {}
         texts: list[str] = []
         for position, text in enumerate(batch.texts):
@@ -50,7 +50,7 @@ class FirstLineToField(RecordOperator[FirstLineToFieldParams]):
 
 
 class DropIfMissingFieldParams(Params):
-    """`fields`: names of attributes that must be there and not be blank."""
+    """`fields`: names of attributes that must be present and not blank."""
 
     fields: list[Annotated[str, Field(pattern=_NAME)]] = Field(min_length=1, max_length=64)
 

@@ -1,4 +1,4 @@
-"""Filters by figures of a text: length, letters, repetition. Each drop carries the figure and the limit."""
+"""Filters by measures of a text: length, letters, repetition. Each rejection has the measure and the limit."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def count_words(text: str) -> int:
 
 
 class LengthFilterParams(FilterParams):
-    """Limits, both ends included; a limit that is not given does not hold."""
+    """Inclusive limits; at least one must be given."""
 
     min_chars: int | None = Field(None, ge=0)
     max_chars: int | None = Field(None, ge=1)
@@ -72,7 +72,7 @@ class LengthFilter(Filter[LengthFilterParams]):
         self._words = params.min_words is not None or params.max_words is not None
 
     def judge(self, column: Column) -> Mapping[int, Rejection]:
-        """Finds fault with the reason `too_short` or `too_long`."""
+        """Rejects with the reason `too_short` or `too_long`."""
         p = self.params
         found = self._outside(list(map(len, column.texts)), "chars", p.min_chars, p.max_chars)
         if self._words:
@@ -99,12 +99,12 @@ class AlnumFilterParams(FilterParams):
 
 
 class AlnumFilter(Filter[AlnumFilterParams]):
-    """Drops texts with few letters and digits: tables of signs, ASCII art, remains of mark-up."""
+    """Drops texts with few letters and digits: tables of symbols, ASCII art, remains of markup."""
 
     params_type = AlnumFilterParams
 
     def judge(self, column: Column) -> Mapping[int, Rejection]:
-        """Finds fault with the reason `low_alnum` or `high_alnum`; empty text has the share 0."""
+        """Rejects with the reason `low_alnum` or `high_alnum`; empty text has the share 0."""
         import numpy as np
 
         points = column.code_points()
@@ -164,7 +164,7 @@ def sign_table() -> NDArray[np.bool_]:
 
 
 class RepetitionFilterParams(FilterParams):
-    """`ngram`: length of the pieces in characters; `max_ratio`: how much of a text its commonest pieces may be.
+    """`ngram`: length of the pieces in characters; `max_ratio`: the limit for the share of its most common pieces.
 
     `words`: Gopher's limits on repeated lines, paragraphs and runs of words hold, too, in texts of `min_words` words.
     """
@@ -176,7 +176,7 @@ class RepetitionFilterParams(FilterParams):
 
 
 class RepetitionFilter(Filter[RepetitionFilterParams]):
-    """Drops texts that say the same again and again.
+    """Drops texts that repeat themselves.
 
     The ratio is ROOTS's (Laurençon et al. 2022, "The BigScience ROOTS Corpus"): occurrences of the repeated
     n-grams among the sqrt(distinct) commonest, over all occurrences. Counting every n-gram costs more than all
@@ -191,7 +191,7 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
     params_type = RepetitionFilterParams
 
     def judge(self, column: Column) -> Mapping[int, Rejection]:
-        """Finds fault with the reason `repetitive`."""
+        """Rejects with the reason `repetitive`."""
         limit = self.params.max_ratio
         found: dict[int, Rejection] = {}
         suspects, repeating = self._suspects(column)

@@ -96,7 +96,7 @@ _QUOTES: Final = "\"'`"
 
 
 class StripHtml(TextMap[TextMapParams]):
-    """Leaves the text of HTML: blocks become lines, scripts and styles go, entities become characters, once.
+    """Keeps the text of HTML: blocks become lines, scripts and styles are removed, entities are decoded once.
 
     HTML are tags of known elements with valid attributes, comments, the document type and CDATA sections. A start
     tag without its end tag counts only where the element needs none. All other text stays to the letter: `a <b`,

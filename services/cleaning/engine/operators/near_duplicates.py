@@ -48,7 +48,7 @@ class NearDedupParams(Params):
 
 
 class NearDedup(SetOperator[NearDedupParams]):
-    """Keeps the first of records that are near duplicates; a record is compared with those that stay only."""
+    """Keeps the first of records that are near duplicates; a record is only compared with records that are kept."""
 
     version = 3
     params_type = NearDedupParams

@@ -68,7 +68,7 @@ class Span:
 
 
 class MaskPiiParams(TextMapParams):
-    """`kinds` to mask, and `tokens` to write for them where other ones than `[EMAIL]`, `[PHONE]`… are wanted."""
+    """`kinds`: what to mask; `tokens`: replacements other than the default `[EMAIL]`, `[PHONE]` and so on."""
 
     # What is masked in the text must not stand in an attribute that a model learns to write.
     fields: list[str] = Field(default=[ALL_FIELDS], min_length=1, max_length=64)
@@ -77,7 +77,7 @@ class MaskPiiParams(TextMapParams):
 
 
 class MaskPii(TextMap[MaskPiiParams]):
-    """Replaces personal data by a token of its kind, in the text and in every attribute."""
+    """Replaces personal data by a token for its kind, in the text and in every attribute."""
 
     version = 4
     params_type = MaskPiiParams

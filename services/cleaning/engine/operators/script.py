@@ -33,7 +33,7 @@ _SCRIPTS: Final[dict[str, tuple[tuple[int, int], ...]]] = {
 
 
 class ConvertScriptParams(TextMapParams):
-    """`conversion`: OpenCC's name of it, for example `t2s` for traditional to simplified.
+    """`conversion`: the name that OpenCC uses, for example `t2s` for traditional to simplified.
 
     `s2t` changes characters only; `s2tw` writes them as Taiwan does, `s2twp` uses Taiwan's words, too (软件, 軟體).
     """
@@ -42,7 +42,7 @@ class ConvertScriptParams(TextMapParams):
 
 
 class ConvertScript(TextMap[ConvertScriptParams]):
-    """Converts between traditional and simplified Chinese, by phrases (OpenCC) that begin and end where words do.
+    """Converts between traditional and simplified Chinese, by OpenCC's phrases at the borders of words.
 
     Where one simplified character stands for several traditional ones, the words beside it decide. Measured against
     the words that people marked in a newspaper (1.84 million characters), one character in 14,700 comes out otherwise
@@ -64,14 +64,14 @@ class ConvertScript(TextMap[ConvertScriptParams]):
 
 
 class ScriptFilterParams(FilterParams):
-    """`scripts` that count, and the share of a text's letters (not digits or signs) that they must have."""
+    """`scripts`: allowed scripts; `min_ratio`: their minimal share of a text's letters, without digits and symbols."""
 
     scripts: list[str] = Field(min_length=1)
     min_ratio: float = Field(0.5, ge=0, le=1)
 
 
 class ScriptFilter(Filter[ScriptFilterParams]):
-    """Drops texts that are written in another script: a cheap stand-in for language where scripts differ."""
+    """Drops texts in other scripts: a cheap filter for languages that differ in script."""
 
     params_type = ScriptFilterParams
 
@@ -82,7 +82,7 @@ class ScriptFilter(Filter[ScriptFilterParams]):
                 raise ParamsError("scripts", f"holds {script!r}, which is none of {', '.join(_SCRIPTS)}")
 
     def judge(self, column: Column) -> Mapping[int, Rejection]:
-        """Finds fault with the reason `wrong_script`."""
+        """Rejects with the reason `wrong_script`."""
         import numpy as np
 
         points = column.code_points()

@@ -21,7 +21,7 @@ _BYTES_PER_TERM: Final = 500
 
 
 class TermMapParams(TextMapParams):
-    """`terms`: what to write for each term; with `whole_words` a term inside a longer word of letters stays."""
+    """`terms`: the replacement for each term; with `whole_words` a term inside a longer word is kept."""
 
     terms: dict[str, str] = Field(min_length=1, max_length=MAX_TERMS)
     ignore_case: bool = False
@@ -42,7 +42,7 @@ class TermMapParams(TextMapParams):
 
 
 class TermMap(TextMap[TermMapParams]):
-    """Unifies terms in one pass: the longest term wins, and what was written is not looked at again."""
+    """Replaces terms in one pass: the longest term wins, and replacements are not replaced again."""
 
     version = 2
     params_type = TermMapParams

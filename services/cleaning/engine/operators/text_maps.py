@@ -10,13 +10,13 @@ from services.cleaning.engine.patterns import MEMORY_BYTES, LinearPattern, Patte
 
 
 class NormalizeWhitespaceParams(TextMapParams):
-    """`keep_lines`: line ends stay, at most one empty line in a row; else the text becomes one line."""
+    """`keep_lines`: keeps line ends, with at most one empty line in a row; otherwise the text becomes one line."""
 
     keep_lines: bool = True
 
 
 class NormalizeWhitespace(TextMap[NormalizeWhitespaceParams]):
-    """Makes runs of any white space one space, trims, removes invisible characters."""
+    """Collapses white space to one space, trims, removes invisible characters."""
 
     version = 2
     params_type = NormalizeWhitespaceParams
@@ -46,7 +46,7 @@ class RegexReplaceParams(TextMapParams):
 
 
 class RegexReplace(TextMap[RegexReplaceParams]):
-    r"""Replaces what a regular expression finds, in time that is linear in the text.
+    r"""Replaces the matches of a regular expression, in time linear in the text.
 
     RE2 has no look-around and no back-references, and its `\d`, `\w`, `\s` and `\b` are ASCII's; see
     `services.cleaning.engine.patterns` for all differences from Python's `re`.

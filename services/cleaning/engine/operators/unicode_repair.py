@@ -71,9 +71,9 @@ class FixUnicodeParams(TextMapParams):
 
 
 class FixUnicode(TextMap[FixUnicodeParams]):
-    """Repairs what ftfy repairs, and text in a wrong Chinese encoding; removes what no one sees.
+    """Repairs what ftfy repairs, and text in a wrong Chinese encoding; removes invisible characters.
 
-    Entities become characters, but for those of `<`, `>`, `&` and quotes, which are `strip_html`'s: decoded here,
+    Entities become characters, except those of `<`, `>`, `&` and quotes, which `strip_html` decodes: decoded here,
     `&lt;b&gt;` would be a tag there.
     """
 
