@@ -45,25 +45,34 @@ class Home:
             raise StackError(f"{part} is missing: `tidemill up` fetches it, as does infra.stack.assets.prepare().")
         return part
 
+    def own(self, uid: int | None = None) -> Path:
+        """Where a mesh writes: a folder for each user that root starts meshes as, else this folder itself.
+
+        Args:
+            uid: the user; the one of this process when None.
+        """
+        user = os.geteuid() if uid is None else uid
+        shared = user != 0 and self.root.exists() and self.root.stat().st_uid == 0
+        return self.root / f"user-{user}" if shared else self.root
+
+    def written(self, uid: int | None = None) -> list[Path]:
+        """Folders that a mesh writes to; the others are written by who fetches."""
+        return [self.own(uid) / name for name in ("triton", "models", "bytecode")]
+
     @property
     def triton(self) -> Path:
         """Triton's backends, one folder per Python version."""
-        return self.root / "triton"
+        return self.own() / "triton"
 
     @property
     def models(self) -> Path:
         """Base models that the training service converted."""
-        return self.root / "models"
+        return self.own() / "models"
 
     @property
     def bytecode(self) -> Path:
         """What Python compiled for a mesh that may not write beside its modules."""
-        return self.root / "bytecode"
-
-    @property
-    def written(self) -> list[Path]:
-        """Folders that a mesh writes to; the others are written by who fetches."""
-        return [self.triton, self.models, self.bytecode]
+        return self.own() / "bytecode"
 
     @property
     def data(self) -> Path:

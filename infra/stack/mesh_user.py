@@ -5,7 +5,7 @@ as well before it touches the state folder: what lies there is the services' to 
 or believe a file that a service put there. Only fetching and installing stay root's.
 
 The user is the owner of the state folder. A folder that is root's, or that does not exist yet, is given to
-TIDEMILL_USER, else to the account `tidemill`, else to a user id that owns nothing else.
+TIDEMILL_USER, else to the account `tidemill`, else to a user id that no account has.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def become_owner(layout: Layout) -> None:
         StackError: it is impossible.
     """
     if is_root() and (owner := _owner(layout.state.root)) is not None:
-        _become(layout, owner, _needs(layout, starts=False))
+        _become(layout, owner, _needs(layout, owner, starts=False))
 
 
 def become_mesh_user(layout: Layout) -> None:
@@ -68,7 +68,7 @@ def become_mesh_user(layout: Layout) -> None:
         return
     user = choose(layout)
     _give_folders(layout, user)
-    _become(layout, user, _needs(layout))
+    _become(layout, user, _needs(layout, user))
 
 
 def show(layout: Layout, folders: Iterable[Path]) -> None:
@@ -83,7 +83,7 @@ def show(layout: Layout, folders: Iterable[Path]) -> None:
         return
     refuse_home_of_others(layout)
     layout.home.root.mkdir(parents=True, exist_ok=True)
-    every = _notes(layout)
+    every = {state: noted for state, noted in _notes(layout).items() if Path(state).exists()}
     of_mesh = every.setdefault(str(layout.state.root), [])
     if new := [str(folder) for folder in folders if str(folder) not in of_mesh]:
         of_mesh += new
@@ -116,7 +116,8 @@ def choose(layout: Layout) -> User:
         return owner
     with contextlib.suppress(KeyError):
         return _not_root(pwd.getpwnam(_ACCOUNT))
-    taken = {entry.pw_uid for entry in pwd.getpwall()} | _working()
+    # The same for all meshes of root's that name no user: they share ports and converted models, as one user's do.
+    taken = {entry.pw_uid for entry in pwd.getpwall()}
     for number in _FREE_IDS:
         if number not in taken:
             return User(number, number)
@@ -132,7 +133,7 @@ def obstacle(layout: Layout) -> str | None:
         user = choose(layout)
     except StackError as error:
         return error.message
-    needs = _needs(layout)
+    needs = _needs(layout, user)
     # Not given to the user yet.
     trial = {"read": needs.read, "wish": [*needs.write, *needs.wish], "names": needs.names}
     done = subprocess.run(
@@ -168,7 +169,7 @@ def _become(layout: Layout, user: User, needs: confine.Needs) -> None:
         os.environ["PYTHONPYCACHEPREFIX"] = str(layout.home.bytecode)
 
 
-def _needs(layout: Layout, *, starts: bool = True) -> confine.Needs:
+def _needs(layout: Layout, user: User, *, starts: bool = True) -> confine.Needs:
     """What the mesh, or where nothing starts a command, uses."""
     library = find_libpython()
     programs = {
@@ -177,7 +178,7 @@ def _needs(layout: Layout, *, starts: bool = True) -> confine.Needs:
         "Python": [Path(sys.base_prefix), Path(sys.base_exec_prefix), *([library.parent] if library else [])],
         "TIDEMILL_HOME": [layout.home.root],
     }
-    own = {"TIDEMILL_STATE": [layout.state.root], "a folder of TIDEMILL_HOME": layout.home.written}
+    own = {"TIDEMILL_STATE": [layout.state.root], "a folder of TIDEMILL_HOME": layout.home.written(user.uid)}
     told = dict(_environment())
     shown = _notes(layout).get(str(layout.state.root), [])
     names = {
@@ -259,16 +260,6 @@ def _not_root(entry: pwd.struct_passwd) -> User:
     return User(entry.pw_uid, entry.pw_gid)
 
 
-def _working() -> set[int]:
-    """Users that have a process."""
-    found = set()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            with contextlib.suppress(OSError):
-                found.add(folder.stat().st_uid)
-    return found
-
-
 def _give_folders(layout: Layout, user: User) -> None:
     """Makes the state folder, and what the mesh writes beside it, the user's; repairs what root wrote there since."""
     state = layout.state.root
@@ -279,10 +270,11 @@ def _give_folders(layout: Layout, user: User) -> None:
     _refuse_foreign(state, user)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     folders = [state]
-    layout.home.root.mkdir(parents=True, exist_ok=True)
+    _open_folder(layout.home.root)
     if _owner(layout.home.root) is None:  # another user's is left as it is
         _refuse_foreign(layout.home.root, user)
-        folders += layout.home.written
+        _open_folder(layout.home.own(user.uid))
+        folders += layout.home.written(user.uid)
     for folder in folders:
         folder.mkdir(exist_ok=True)
     if _owner(state) is None:
@@ -291,6 +283,13 @@ def _give_folders(layout: Layout, user: User) -> None:
             path.unlink(missing_ok=True)
     for folder in folders:
         give(folder.resolve(), user)
+
+
+def _open_folder(folder: Path) -> None:
+    """A folder of root's that others may pass through, whatever root's umask is; one that exists is left as it is."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
 
 
 def _refuse_foreign(folder: Path, user: User) -> None:

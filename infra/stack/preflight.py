@@ -198,7 +198,7 @@ def _unwritable(layout: Layout) -> tuple[Path, ...]:
     """Folders that should be this user's to write in; of the home that root fetches into, only what a mesh writes."""
     return tuple(
         root
-        for root, written in ((layout.home.root, layout.home.written), (layout.state.root, [layout.state.root]))
+        for root, written in ((layout.home.root, layout.home.written()), (layout.state.root, [layout.state.root]))
         if not all(os.access(_existing(folder), os.W_OK) for folder in written)
     )
 

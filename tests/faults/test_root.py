@@ -179,6 +179,15 @@ def test_root_starts_and_stops_a_mesh_by_its_command_line(tmp_path: Path) -> Non
     assert mesh_user.choose(Layout.of(home_dir(), state)) == User(64998, 64998)  # at the next start, too
 
 
+def test_meshes_of_two_users_share_what_root_fetched_and_nothing_that_they_write(stack: StackState) -> None:
+    home = Layout.of(home_dir(), stack.state).home
+    first = stack.state.stat().st_uid
+    assert set(home.written(first)).isdisjoint(home.written(64998))
+    for folder in home.written(first):
+        assert folder.stat().st_uid == first, folder
+    assert all(path.stat().st_uid == 0 for path in (home.root, home.kafka_libs, home.elasticsearch))
+
+
 def test_where_it_is_impossible_a_sentence_says_what_to_do(tmp_path: Path) -> None:
     """Without the right to mount, root's own folders cannot be shown to another user."""
     code = "\n".join(
