@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -127,3 +128,10 @@ def mesh(exported: InMemorySpanExporter, tmp_path_factory: pytest.TempPathFactor
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
     loop.close()
+
+
+@pytest.fixture
+def http(mesh: Mesh) -> Iterator[httpx.Client]:
+    """A client of the HTTP door with a key that may do everything."""
+    with httpx.Client(base_url=f"http://{mesh.http}", headers={"x-api-key": mesh.key}) as client:
+        yield client

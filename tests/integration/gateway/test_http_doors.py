@@ -22,12 +22,6 @@ import pytest
 from tests.integration.gateway.conftest import Mesh
 
 
-@pytest.fixture
-def http(mesh: Mesh) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://{mesh.http}", headers={"x-api-key": mesh.key}) as client:
-        yield client
-
-
 def test_records(mesh: Mesh, http: httpx.Client) -> None:
     record = {"source": "tickets", "text": "héllo", "attributes": {"label": "a"}, "event_time": "2026-01-02T03:04:05Z"}
     answer = http.post("/v1/records", json={"records": [record, {"source": "s", "text": "t", "record_id": "mine"}]})
