@@ -10,6 +10,7 @@ import grpc
 from tidemill.inference.v1 import inference_service_pb2_grpc as grpc_stubs
 
 from services.inference.adapters.announcer import BackgroundServedLog, BusAnnouncer
+from services.inference.adapters.answer_journal import AnswerJournal
 from services.inference.adapters.builds import ArtifactBuilds
 from services.inference.adapters.model_store import SqlModelStore
 from services.inference.adapters.triton_client import TritonClient, open_triton
@@ -61,7 +62,8 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     parts = ServingParts(SqlModelStore(engine), builds, repository, control, table, clock)
     publishing = Publishing(parts, BusAnnouncer(publisher), restarts, keep_versions=settings.keep_versions)
     await asyncio.to_thread(publishing.fill_table)
-    served = BackgroundServedLog(publisher, metrics.registry)
+    journal = await asyncio.to_thread(AnswerJournal, settings.state / "answers")
+    served = BackgroundServedLog(publisher, metrics.registry, journal)
     serving = Serving(table, TritonClient(channel, liveness, guard), served, clock)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:

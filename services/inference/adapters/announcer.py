@@ -6,11 +6,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from tidemill.inference.v1 import inference_events_pb2 as events
 
+from services.inference.adapters.answer_journal import AnswerJournal, PendingAnswer
 from services.inference.app.ports import Served
 from services.inference.domain.model import ModelVersion
 from services.kit.bus.port import EventPublisher, OutgoingEvent
@@ -44,25 +44,28 @@ class BusAnnouncer:
             self._publisher.publish(INFERENCE_EVENTS, [OutgoingEvent(version.model, message, event_id=event_id)])
 
 
-@dataclass(frozen=True, slots=True)
-class _PendingAnswer:
-    """An answer to publish, and the trace of its request."""
-
-    served: Served
-    traceparent: str
-
-
 class BackgroundServedLog:
     """Implements `services.inference.app.ports.ServedLog` with a thread that publishes `PredictionServed`.
 
     Answers never wait for the broker. While the bus is unavailable, up to `capacity` events wait in memory; beyond
-    that the oldest are dropped, counted in `prediction_events_dropped` and logged.
+    that the oldest are dropped, counted in `prediction_events_dropped` and logged. What waits stands in the journal as
+    well, so that a process that was killed, or that ended while the bus was unavailable, leaves it to the next one.
     """
 
-    def __init__(self, publisher: EventPublisher, registry: CollectorRegistry, *, capacity: int = 100_000) -> None:
+    def __init__(
+        self,
+        publisher: EventPublisher,
+        registry: CollectorRegistry,
+        journal: AnswerJournal | None = None,
+        *,
+        capacity: int = 100_000,
+    ) -> None:
         self._publisher = publisher
         self._capacity = capacity
-        self._waiting: deque[_PendingAnswer] = deque()
+        self._journal = journal
+        self._waiting: deque[PendingAnswer] = deque(journal.take_over() if journal is not None else ())
+        if self._waiting:
+            logger.info("%d answers of an earlier process are published now", len(self._waiting))
         self._changed = threading.Condition()
         self._closing = False
         self._dropped = Counter(
@@ -77,8 +80,11 @@ class BackgroundServedLog:
     def add(self, served: Sequence[Served]) -> None:
         """See the port; call it in the request's own trace."""
         traceparent = current_traceparent()
+        pending = [PendingAnswer(item, traceparent) for item in served]
         with self._changed:
-            self._waiting.extend(_PendingAnswer(item, traceparent) for item in served)
+            if self._journal is not None:
+                self._journal.add(pending)
+            self._waiting.extend(pending)
             lost = max(0, len(self._waiting) - self._capacity)
             for _ in range(lost):
                 self._waiting.popleft()
@@ -95,7 +101,12 @@ class BackgroundServedLog:
         with self._changed:
             left = len(self._waiting)
             self._waiting.clear()
-        if left:
+            journal, self._journal = self._journal, None
+            if journal is not None:
+                journal.close()
+        if left and journal is not None:
+            logger.warning("%d answers wait in the journal for the next process", left)
+        elif left:
             self._give_up(left, "the service ended while the bus was unavailable")
 
     def _run(self) -> None:
@@ -106,8 +117,12 @@ class BackgroundServedLog:
                 return
             try:
                 self._publisher.publish(PREDICTIONS, [_event(item) for item in batch])
+                self._note_published()
                 pause = _FIRST_PAUSE_S
             except TidemillError as error:
+                if self._closing and self._journal is not None and is_retryable(error):
+                    self._put_back(batch)
+                    return
                 if self._closing or not is_retryable(error):
                     self._give_up(len(batch), error.message)
                     continue
@@ -120,7 +135,7 @@ class BackgroundServedLog:
                 logger.exception("PredictionServed could not be published")
                 self._give_up(len(batch), type(error).__name__)
 
-    def _next_batch(self) -> list[_PendingAnswer]:
+    def _next_batch(self) -> list[PendingAnswer]:
         """Waiting events, at most a batch; empty when no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -128,16 +143,21 @@ class BackgroundServedLog:
                 self._changed.wait_for(lambda: self._closing or len(self._waiting) >= _BATCH, _LINGER_S)
             return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
 
-    def _put_back(self, batch: Sequence[_PendingAnswer]) -> None:
+    def _put_back(self, batch: Sequence[PendingAnswer]) -> None:
         with self._changed:
             self._waiting.extendleft(reversed(batch))
+
+    def _note_published(self) -> None:
+        with self._changed:
+            if self._journal is not None:
+                self._journal.published(self._waiting)
 
     def _give_up(self, count: int, why: str) -> None:
         self._dropped.inc(count)
         logger.error("PredictionServed of %d answers was dropped: %s", count, why)
 
 
-def _event(waiting: _PendingAnswer) -> OutgoingEvent:
+def _event(waiting: PendingAnswer) -> OutgoingEvent:
     served = waiting.served
     message = events.PredictionServed(
         answer=served.answer,

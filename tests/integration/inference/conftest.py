@@ -105,6 +105,8 @@ class InferenceProcess:
             "TIDEMILL_TRITON_STAGING": str(self.stack.triton_repository.with_name(f"staging-{self.folder.name}")),
             "TIDEMILL_OTLP_ENDPOINT": self.otlp,
             "TIDEMILL_RECONCILE_PAUSE_S": "0.5",
+            # Not the folder of this user's own mesh.
+            "TIDEMILL_STATE": str(self.folder),
         }
         with log.open("ab") as stream:
             self.process = subprocess.Popen(

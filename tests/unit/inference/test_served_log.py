@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
+from services.inference.adapters import answer_journal
 from services.inference.adapters.announcer import BackgroundServedLog
+from services.inference.adapters.answer_journal import AnswerJournal, PendingAnswer
 from services.inference.app.ports import Served
 from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import Topic
@@ -90,3 +98,51 @@ def test_what_does_not_fit_or_is_left_at_the_end_is_counted() -> None:
     assert bus.answers == []
     assert _dropped(registry) == 5
     assert registry.get_sample_value("prediction_events_waiting") == 0
+
+
+def test_what_a_process_leaves_is_published_by_the_next_one(tmp_path: Path) -> None:
+    bus, registry = FakeBus(), CollectorRegistry()
+    bus.away = True
+    killed = BackgroundServedLog(bus, registry, AnswerJournal(tmp_path))
+    killed.add(_served(1, 2))
+    bus.tried.wait(60)
+    # Another process, which is still running and keeps its own.
+    alive = BackgroundServedLog(bus, CollectorRegistry(), AnswerJournal(tmp_path))
+    alive.add(_served(3))
+    killed.close()
+    assert _dropped(registry) == 0
+    (tmp_path / "cut.jsonl").write_text('{"served": {"answer": "answers/4", "model_ver')
+    second = FakeBus()
+    after = BackgroundServedLog(second, CollectorRegistry(), AnswerJournal(tmp_path))
+    after.close()
+    assert second.answers == ["answers/1", "answers/2"]
+    bus.away = False
+    alive.close()
+    assert bus.answers == ["answers/3"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_under_steady_load_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_journal, "_COMPACT_BYTES", 1000)
+    journal = AnswerJournal(tmp_path)
+    waiting = [PendingAnswer(item, "") for item in _served(*range(100))]
+    for number in range(0, 100, 2):
+        journal.add(waiting[number : number + 2])
+        journal.published(waiting[number + 1 : number + 2])
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size < 2000
+    journal.close()
+    assert [item.served.answer for item in AnswerJournal(tmp_path).take_over()][-1] == "answers/99"
+
+
+def test_a_process_that_is_killed_leaves_its_answers(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys\n"
+        "from tests.unit.inference.test_served_log import _served\n"
+        "from services.inference.adapters.answer_journal import AnswerJournal, PendingAnswer\n"
+        "AnswerJournal(pathlib.Path(sys.argv[1])).add([PendingAnswer(item, '') for item in _served(1, 2)])\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env={"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert ended.returncode == -signal.SIGKILL
+    assert [item.served.answer for item in AnswerJournal(tmp_path).take_over()] == ["answers/1", "answers/2"]
