@@ -70,7 +70,7 @@ soak: setup ## SUITE (test) TIMES (5) times in a row while both cores are kept b
 	$(BIN)/python -m tests.soak $(SUITE) --times $(TIMES)
 
 test: check unit contract integration e2e ## everything but the slow faults
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/faults
+	$(BIN)/pytest -m "not slow" tests/faults
 
 bench-engine: setup ## OpenVINO beside ONNX Runtime on the newest runs, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.engine
