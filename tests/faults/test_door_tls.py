@@ -223,12 +223,12 @@ def test_files_that_cannot_be_used_are_named(authority: Authority, tmp_path: Pat
     junk, nothing = tmp_path / "junk", tmp_path / "nothing"
     junk.write_text("junk")
     for files, words in (
-        (TlsFiles(certificate, other), "b.key is not the key of the certificate"),
+        (TlsFiles(certificate, other), "b.key does not match the certificate"),
         (TlsFiles(nothing, key), "nothing cannot be read"),
         (TlsFiles(certificate, nothing), "nothing cannot be read"),
-        (TlsFiles(junk, key), "junk holds no certificate"),
+        (TlsFiles(junk, key), "junk does not contain a certificate"),
         (TlsFiles(certificate, junk), "junk is not a private key"),
-        (TlsFiles(certificate, key, junk), "junk holds no certificate"),
+        (TlsFiles(certificate, key, junk), "junk does not contain a certificate"),
     ):
         with pytest.raises(FailedPreconditionError, match=words):
             Certificates.read(files)

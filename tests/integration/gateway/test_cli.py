@@ -293,7 +293,7 @@ def test_keys_with_roles_rotate(mesh: Mesh) -> None:
     assert "5/s 2 at once" in shown
     done = tidemill(mesh, "keys", "create", "robot", "--role", "root")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert "there are read, predict, ingest, operate, admin" in done.stderr
+    assert "choose from read, predict, ingest, operate, admin" in done.stderr
 
 
 def test_blank_lines_keep_their_rows(mesh: Mesh) -> None:
