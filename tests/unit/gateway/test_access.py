@@ -39,7 +39,7 @@ def test_every_method_names_its_roles() -> None:
 
 
 def test_originals_are_shown_to_operators_only() -> None:
-    assert METHODS["/tidemill.cleaning.v1.CleaningService/ExplainRecord"] == {Role.OPERATE}
+    assert METHODS["/tidemill.cleaning.v1.CleaningService/ExplainRecord"] == frozenset({Role.OPERATE})
 
 
 async def routes() -> set[tuple[str, str]]:
