@@ -200,7 +200,8 @@ def test_the_version_before_serves_when_artefact_and_copy_are_damaged(served: Se
     backup = served.artifacts.parent / "backup"
     shutil.copytree(served.turned.path, backup)
     for file in (served.file(2), served.turned.path / "openvino_model.bin"):
-        _overwrite(file, file.read_bytes()[:100])
+        content = file.read_bytes()
+        _overwrite(file, content[: len(content) // 2])
     served.triton().kill()
     wait_until(lambda: served.version(2).state == model_pb2.ModelVersion.STATE_FAILED, patience_s=60)
     assert served.label() == "1 positive"

@@ -132,11 +132,12 @@ class TritonClient:
         add_trace(request)
         # It asks for all outputs, though it needs but one: Triton's response cache knows an answer by its inputs alone,
         # and who asks for other outputs of the same text would get this answer (see entrypoints.kserve).
+        asked = asyncio.get_running_loop().time()
         response = await guarded.answer(self._stub.ModelInfer(request, timeout=_PREDICT_S))
         contents = contents_of(response)
         if not contents:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
-            self._liveness.died(model)
+            self._liveness.died(model, asked)
             raise _away(model, "its process died while it answered")
         if "scores" not in contents:
             raise InternalError(

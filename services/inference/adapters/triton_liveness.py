@@ -44,11 +44,12 @@ class Liveness:
     """Death notices and silent streams of the models in one Triton; lives in one event loop."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, report_dead: Callable[[str], None], *, silence_s: float = 10.0
+        self, channel: grpc.aio.Channel, report_dead: Callable[[str, float], None], *, silence_s: float = 10.0
     ) -> None:
         """Args:
         channel: to Triton.
-        report_dead: called with the name of a model whose process has died.
+        report_dead: called with the name of a model whose process has died, and with the time (of the event loop, in
+            seconds) at which the request was sent that showed it.
         silence_s: seconds without a piece after which a stream's model is asked.
         """
         self._stub = GRPCInferenceServiceStub(channel)
@@ -60,7 +61,7 @@ class Liveness:
         """Whether Triton's text is a death notice; if so, ends the streams that had begun before it was `asked` for."""
         if not (message.startswith(_NOTICE[0]) and message.endswith(_NOTICE[1])):
             return False
-        self._report_dead(model)
+        self._report_dead(model, asked)
         for stream in self._streams:
             # A stream that began later may belong to the process that was loaded meanwhile.
             if stream.model == model and stream.began <= asked:
@@ -68,9 +69,9 @@ class Liveness:
                 stream.call.cancel()
         return True
 
-    def died(self, model: str) -> None:
-        """Requests a reload of a model whose process died without a notice."""
-        self._report_dead(model)
+    def died(self, model: str, asked: float) -> None:
+        """Requests a reload of a model whose process died without a notice under a request sent at `asked`."""
+        self._report_dead(model, asked)
 
     @asynccontextmanager
     async def watched(self, model: str, call: Any) -> AsyncIterator[WatchedStream]:

@@ -214,6 +214,7 @@ class Publishing:
         """
         try:
             self._table.set(self._loader.load(serving))
+            self._restarts.loaded(serving.model, self._clock.monotonic())
             return
         except TidemillError as error:
             if is_retryable(error) or not is_lost(error):
@@ -259,6 +260,7 @@ class Publishing:
         version = replace(version, state=VersionState.SERVING, update_time=now, serve_time=now, message="")
         self._store.serve(version, done_by=request_id)
         self._table.set(version)
+        self._restarts.loaded(version.model, self._clock.monotonic())
         self._put_off.pop(version.model, None)
         logger.info("%s serves (%s)", version.name, version.lineage.artifact_uri)
         return version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -109,17 +110,31 @@ class RestartQueue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._models: set[str] = set()
+        self._loaded: dict[str, float] = {}
         self._wake: Callable[[], object] = lambda: None
 
     def on_add(self, wake: Callable[[], object]) -> None:
         """Calls `wake` whenever a model is added."""
         self._wake = wake
 
-    def add(self, model: str) -> None:
-        """Asks for a model to be loaded again."""
+    def add(self, model: str, asked: float = math.inf) -> None:
+        """Asks for a model to be loaded again.
+
+        Args:
+            model: its name.
+            asked: monotonic time in seconds at which the request was sent that showed its process dead. A request from
+                before the newest load may have met the process that was replaced, so it asks for nothing.
+        """
         with self._lock:
+            if asked <= self._loaded.get(model, -math.inf):
+                return
             self._models.add(model)
         self._wake()
+
+    def loaded(self, model: str, now: float) -> None:
+        """Notes the monotonic time at which a load of a model was complete."""
+        with self._lock:
+            self._loaded[model] = now
 
     def take(self) -> frozenset[str]:
         """Removes and returns the queued models."""

@@ -392,6 +392,24 @@ def test_a_model_whose_process_died_is_loaded_again_once(harness: Harness) -> No
     assert harness.server.loads == ["m"]
 
 
+def test_requests_from_before_a_load_do_not_ask_for_another_one(harness: Harness) -> None:
+    harness.clock = clock = ManualClock()
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
+    harness.server.loads.clear()
+    clock.seconds = 10.0
+    harness.restarts.add("m", asked=9.0)
+    publishing.reconcile()
+    # These waited for the process that was replaced, and end after the load that replaced it.
+    for asked in (8.0, 9.5, 10.0):
+        harness.restarts.add("m", asked)
+        publishing.reconcile()
+    assert harness.server.loads == ["m"]
+    harness.restarts.add("m", asked=10.5)
+    publishing.reconcile()
+    assert harness.server.loads == ["m", "m"]
+
+
 def test_one_model_that_cannot_be_loaded_does_not_delay_others(harness: Harness) -> None:
     publishing = harness.publishing()
     broken = harness.build("one")

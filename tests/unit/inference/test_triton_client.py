@@ -89,7 +89,7 @@ async def _client(fake: FakeTriton, suspected: list[str], limits: Limits | None 
     channel = open_triton(f"127.0.0.1:{port}")
     try:
         guard = TritonGuard(channel, limits, suspected.append)
-        yield TritonClient(channel, Liveness(channel, suspected.append, silence_s=0.05), guard)
+        yield TritonClient(channel, Liveness(channel, lambda model, _: suspected.append(model), silence_s=0.05), guard)
     finally:
         await channel.close()
         await server.stop(None)

@@ -54,7 +54,7 @@ async def _triton(stuck: list[str], limits: Limits = QUICK) -> AsyncIterator[tup
     channel = open_triton(f"127.0.0.1:{port}")
     try:
         guard = TritonGuard(channel, limits, stuck.append)
-        yield fake, TritonClient(channel, Liveness(channel, lambda model: None), guard)
+        yield fake, TritonClient(channel, Liveness(channel, lambda model, asked: None), guard)
     finally:
         await channel.close()
         await server.stop(None)
