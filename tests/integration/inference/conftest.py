@@ -146,8 +146,8 @@ class InferenceProcess:
         """A client."""
         return stubs.InferenceServiceStub(self.channel)
 
-    def publish(self, model: str, build: BuildFolder) -> Any:
-        """Publishes a build; retries while Triton is unavailable (2.51 crashes now and then)."""
+    def publish(self, model: str, build: BuildFolder, patience_s: float = 120) -> Any:
+        """Publishes a build; retries so long while Triton is unavailable (2.51 crashes now and then)."""
         request = pb.PublishModelRequest(
             request_id=new_id(),
             model=f"models/{model}",
@@ -156,7 +156,7 @@ class InferenceProcess:
             run="runs/test",
             dataset_version="datasets/test/versions/1",
         )
-        end = time.monotonic() + 120
+        end = time.monotonic() + patience_s
         while True:
             try:
                 return self.stub.PublishModel(request, timeout=240)
