@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,17 @@ register_profiles()
 ROOT = Path(__file__).parents[1]
 
 OpenDatabase = Callable[[str], Engine]
+
+
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
+
+@pytest.fixture(autouse=True)
+def umask_as_before() -> Iterator[None]:
+    """Undoes the umask of a supervisor that a test ran in its own process: later tests share files with other users."""
+    yield
+    os.umask(_UMASK)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

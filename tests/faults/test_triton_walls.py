@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 from infra.stack.process import tagged
 from infra.stack.state import StackState
 from infra.stack.testing import REUSE, running_parts
-from tests.faults.strangers import connects, open_folder
+from tests.faults.strangers import STRANGER, connects, open_folder
 
 pytestmark = pytest.mark.real
 
@@ -45,6 +44,15 @@ def socket_of(stack: StackState) -> Path:
     return stack.sockets["triton_grpc"]
 
 
+def mesh_user_of(stack: StackState) -> int:
+    """User id of Triton's process; not root's, whoever started the mesh."""
+    pid = stack.children["triton"].pid
+    assert pid is not None
+    user = psutil.Process(pid).uids().real
+    assert user not in (0, STRANGER)
+    return user
+
+
 def malicious(proof: Path) -> str:
     """A model whose import writes `proof`."""
     return f"open({str(proof)!r}, 'w').write('code ran')\nclass TritonPythonModel: pass\n"
@@ -60,9 +68,9 @@ def test_no_port_is_open(stack: StackState) -> None:
     assert open_ports == []
 
 
-def test_a_web_page_cannot_load_a_model(stack: StackState, tmp_path: Path) -> None:
+def test_a_web_page_cannot_load_a_model(stack: StackState) -> None:
     """The browser's request, sent to where Triton listens: there is no HTTP, even for who may open the socket."""
-    proof = tmp_path / "proof"
+    proof = stack.state / "proof-of-the-page"  # Triton may write here
     body = json.dumps(
         {
             "parameters": {
@@ -93,12 +101,12 @@ def test_another_user_cannot_reach_it(stack: StackState) -> None:
     path = socket_of(stack)
     assert path.is_socket()
     assert not connects(path)
-    assert path.parent.stat().st_uid == os.geteuid()
+    assert path.parent.stat().st_uid == mesh_user_of(stack)
 
 
-def test_what_the_wall_keeps_out_would_run_code(client: Any, stack: StackState, tmp_path: Path) -> None:
+def test_what_the_wall_keeps_out_would_run_code(client: Any, stack: StackState) -> None:
     """Why the socket is closed: the same request by the mesh's own user is not refused."""
-    proof = tmp_path / "proof"
+    proof = stack.state / "proof"
     client.load_model("evil", config=_CONFIG, files={"file:1/model.py": malicious(proof).encode()}, client_timeout=60)
     assert proof.read_text() == "code ran"
 
