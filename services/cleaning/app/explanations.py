@@ -13,11 +13,11 @@ from services.cleaning.app.records import Records, all_datasets
 from services.cleaning.domain.dataset import DatasetVersion, VersionState
 from services.cleaning.domain.recipe import RecipeError
 from services.cleaning.engine.explain import Explanation
+from services.kit.ids import NEWEST
 
 logger = logging.getLogger(__name__)
 
 _PAGE: Final = 20
-_ABOVE_ALL: Final = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Explanations:
         return collected, found
 
     def _newest(self, dataset: str) -> DatasetVersion | None:
-        before = _ABOVE_ALL
+        before = NEWEST
         while page := self._versions.versions(dataset, before, _PAGE):
             for version in page:
                 if version.state is VersionState.READY:

@@ -90,12 +90,7 @@ class Batch:
 
     def map_attributes(self, function: Callable[[Column], Sequence[str]], names: Collection[str] | None = None) -> None:
         """Replaces the attributes of these names, or all of them; drops records of which one is refused."""
-        # Attributes repeat: labels, topics, languages. Each value is looked at once.
-        values: dict[str, int] = {}
-        for attributes in self.attributes:
-            for name in attributes if names is None else names:
-                if (value := attributes.get(name)) is not None:
-                    values.setdefault(value, len(values))
+        values = self._attribute_values(names)
         if not values:
             return
         old = list(values)
@@ -120,6 +115,18 @@ class Batch:
                     attributes[name] = changed[value]
         self.reject(found)
 
+    def _attribute_values(self, names: Collection[str] | None) -> dict[str, int]:
+        """Distinct values of these attributes, or of all, numbered from 0.
+
+        Attributes repeat (labels, topics, languages), and so each value is looked at once.
+        """
+        values: dict[str, int] = {}
+        for attributes in self.attributes:
+            for name in attributes if names is None else names:
+                if (value := attributes.get(name)) is not None:
+                    values.setdefault(value, len(values))
+        return values
+
     @staticmethod
     def _one_by_one(
         function: Callable[[Column], Sequence[str]], texts: Sequence[str]
@@ -142,11 +149,7 @@ class Batch:
         self, function: Callable[[Column], Mapping[int, Rejection]], names: Collection[str] | None = None
     ) -> None:
         """Drops the records of which one of these attributes, or of all, is found fault with; the detail names it."""
-        values: dict[str, int] = {}
-        for attributes in self.attributes:
-            for name in attributes if names is None else names:
-                if (value := attributes.get(name)) is not None:
-                    values.setdefault(value, len(values))
+        values = self._attribute_values(names)
         if not values:
             return
         wrong = function(Column(list(values)))

@@ -117,6 +117,15 @@ class TextMap(RecordOperator[M]):
         """
         return [self.map(text) for text in column.texts]
 
+    def map_at(self, column: Column, positions: Sequence[int]) -> Sequence[str]:
+        """Replaces the texts of a column at these positions, for a `map_column` that cleared all others."""
+        if not positions:
+            return column.texts
+        texts = list(column.texts)
+        for position in positions:
+            texts[position] = self.map(texts[position])
+        return texts
+
     def apply(self, batch: Batch) -> None:
         """Replaces every one of its fields."""
         text, names = self.params.parts

@@ -109,13 +109,7 @@ class MaskPii(TextMap[MaskPiiParams]):
 
     def map_column(self, column: Column) -> Sequence[str]:
         """Masks the texts that a look at all of them does not clear."""
-        suspects = self._gate.open_to(column.texts)
-        if not suspects:
-            return column.texts
-        texts = list(column.texts)
-        for position in suspects:
-            texts[position] = self.map(texts[position])
-        return texts
+        return self.map_at(column, self._gate.open_to(column.texts))
 
     def map(self, text: str) -> str:
         """The text with tokens."""

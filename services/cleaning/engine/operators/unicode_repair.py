@@ -96,13 +96,7 @@ class FixUnicode(TextMap[FixUnicodeParams]):
         """Repairs the texts that a look at their code points does not clear."""
         if not self._fast:
             return super().map_column(column)
-        suspects = _suspects(column.code_points(), self.params)
-        if not suspects:
-            return column.texts
-        texts = list(column.texts)
-        for position in suspects:
-            texts[position] = self.map(texts[position])
-        return texts
+        return self.map_at(column, _suspects(column.code_points(), self.params))
 
     def map(self, text: str) -> str:
         """The repaired text."""
