@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
@@ -13,6 +13,11 @@ from services.kit.ids import content_digest
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 VariantName = Literal["fp32", "int8", "int4"]
 VARIANTS: tuple[VariantName, ...] = ("fp32", "int8", "int4")
+LATER: Mapping[str, bool] = {"later": True}
+"""Metadata of an option that was added after runs were stored: `field(default=..., metadata=LATER)`.
+
+At its default it does not count for a run's identity, so that an equal run of before is still found.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,7 @@ class TrainingSpec:
 
         The data set counts by its content, not by its name.
         """
-        value = self.to_json()
+        value = _identity(self)
         for name in ("dataset_name", "dataset_uri"):
             value.pop(name)
         return content_digest({**value, "base_digest": base_digest})
@@ -200,6 +205,18 @@ _TASKS: Mapping[str, type[GenerationTask] | type[TextClassificationTask]] = {
     "generation": GenerationTask,
     "text_classification": TextClassificationTask,
 }
+
+
+def _identity(value: Any) -> Any:
+    """The JSON form without the options that came later and are at their default."""
+    if not is_dataclass(value):
+        return value
+    items = [(item, getattr(value, item.name)) for item in fields(value)]
+    return {
+        item.name: _identity(found)
+        for item, found in items
+        if not (item.metadata.get("later") and found == item.default)
+    }
 
 
 def _refuse(violations: list[FieldViolation]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.training.domain.training_spec import LATER
+from services.training.engine.low_rank import add_adapters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,28 +20,22 @@ class Lora:
     alpha: float = 16.0
     dropout: float = 0.0
     target_modules: tuple[str, ...] = ()
+    use_dora: bool = field(default=False, metadata=LATER)
+    use_rslora: bool = field(default=False, metadata=LATER)
     kind: Literal["lora"] = "lora"
 
     def adapt(self, model: nn.Module) -> nn.Module:
         """See `Method.adapt`."""
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(
+        return add_adapters(
+            model,
             r=self.r,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # only its ratio to r counts
-            lora_dropout=self.dropout,
-            target_modules=list(self.target_modules) or "all-linear",
-            bias="none",
+            alpha=self.alpha,
+            dropout=self.dropout,
+            target_modules=self.target_modules,
+            use_dora=self.use_dora,
+            use_rslora=self.use_rslora,
+            method=self.kind,
         )
-        try:
-            adapted: nn.Module = get_peft_model(model, config)
-        except ValueError as error:
-            # peft's message names the modules that it did not find.
-            violation = FieldViolation("spec.lora.target_modules", str(error))
-            raise InvalidArgumentError(
-                f"spec.lora.target_modules: {error}", reason="METHOD_UNSUITABLE", violations=[violation]
-            ) from error
-        return adapted
 
     def merge(self, model: nn.Module) -> nn.Module:
         """See `Method.merge`."""

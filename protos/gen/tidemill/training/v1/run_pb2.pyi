@@ -156,12 +156,20 @@ class LoraMethod(_message.Message):
     ALPHA_FIELD_NUMBER: _builtins.int
     DROPOUT_FIELD_NUMBER: _builtins.int
     TARGET_MODULES_FIELD_NUMBER: _builtins.int
+    USE_DORA_FIELD_NUMBER: _builtins.int
+    USE_RSLORA_FIELD_NUMBER: _builtins.int
     r: _builtins.int
     """Rank."""
     alpha: _builtins.float
     """Scale; the update is multiplied by alpha / r."""
     dropout: _builtins.float
     """Dropout on the adapter's input."""
+    use_dora: _builtins.bool
+    """DoRA (Liu et al. 2024, arXiv:2402.09353): direction and magnitude of a weight are learnt apart. Slower; better at
+    low ranks.
+    """
+    use_rslora: _builtins.bool
+    """rsLoRA (Kalajdzievski 2023, arXiv:2312.03732): the update is multiplied by alpha / sqrt(r), so that high ranks learn."""
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the linear layers to adapt; all of them when empty."""
@@ -173,10 +181,12 @@ class LoraMethod(_message.Message):
         alpha: _builtins.float = ...,
         dropout: _builtins.float = ...,
         target_modules: _abc.Iterable[_builtins.str] | None = ...,
+        use_dora: _builtins.bool = ...,
+        use_rslora: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "dropout", b"dropout", "r", b"r", "target_modules", b"target_modules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "dropout", b"dropout", "r", b"r", "target_modules", b"target_modules", "use_dora", b"use_dora", "use_rslora", b"use_rslora"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
