@@ -92,7 +92,9 @@ class ServiceSettings(BaseSettings):
     database_url: str = Field("sqlite:///tidemill.sqlite", description="SQLAlchemy URL of the service's database")
     artifacts_url: str = Field("file:///tmp/tidemill", description="fsspec URL of the artefact store")
     otlp_endpoint: OtlpEndpoint | None = Field(
-        None, description="OTLP/gRPC endpoint, a URL or unix:/path; nothing is sent when unset"
+        None,
+        description="OTLP/gRPC endpoint: http://, https:// (shows the peer certificate) or unix:/path;"
+        " nothing is sent when unset",
     )
     log_level: LogLevel = Field("INFO", description="lowest level that is logged")
     state: Path = Field(default_factory=lambda: state_dir(), description="folder of the mesh, whose disk is watched")

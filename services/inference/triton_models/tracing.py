@@ -45,10 +45,11 @@ class ModelTracing:
         if not endpoint:
             log(f"{self._name}: neither {ENDPOINT_VARIABLE} nor the configuration names an endpoint; no spans are sent")
             return
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        from .span_exporter import open_exporter
 
         attributes = {
             "service.name": "triton",
@@ -56,8 +57,7 @@ class ModelTracing:
             "service.instance.id": str(os.getpid()),
         }
         self._provider = TracerProvider(resource=Resource.create(attributes))
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=True)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
+        self._provider.add_span_processor(BatchSpanProcessor(open_exporter(endpoint), schedule_delay_millis=500))
         self._tracer = self._provider.get_tracer("tidemill.triton")
 
     def start(self, verb: str, parameters: str) -> Span | None:

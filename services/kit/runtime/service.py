@@ -85,7 +85,13 @@ def run_service(name: str, settings: ServiceSettings, build: Build, *, export_te
             start at the same time.
         export_telemetry: False for the process that receives the telemetry of all others.
     """
-    telemetry = start_telemetry(name, settings.otlp_endpoint if export_telemetry else None, settings.log_level)
+    endpoint = settings.otlp_endpoint if export_telemetry else None
+    try:
+        telemetry = start_telemetry(name, endpoint, settings.log_level, settings.peer_files)
+    except TidemillError as error:
+        logger.error("%s cannot run: %s", name, error.message)
+        _leave_word(error)
+        sys.exit(1)
     try:
         asyncio.run(_serve(name, settings, build, telemetry))
     except TidemillError as error:

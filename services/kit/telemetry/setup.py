@@ -14,19 +14,20 @@ import threading
 import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from opentelemetry import trace
 from opentelemetry._logs import set_logger_provider
-from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.logging.handler import LoggingHandler
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
+from services.kit.telemetry.exporters import open_exporters
 from services.kit.telemetry.schema import ECS_VERSION
+from services.kit.tls import TlsFiles
 
 # Callers' input may end up in a span or a log line, so each is limited, in characters.
 MOST_ATTRIBUTE = 4096
@@ -92,8 +93,6 @@ class _OtlpHandler(LoggingHandler):
             self.handleError(record)
 
 
-# The exporter retries the current batch while the receiver, or the store behind it, restarts.
-_EXPORT_TIMEOUT_S = 60.0
 _QUEUE = 16_384
 # How long the end of a process waits for a receiver that does not respond.
 _LAST_EXPORT_S = 5.0
@@ -105,7 +104,7 @@ class Telemetry:
 
     tracer_provider: TracerProvider
     logger_provider: LoggerProvider
-    exporters: tuple[OTLPSpanExporter | OTLPLogExporter, ...] = ()
+    exporters: tuple[SpanExporter | LogRecordExporter, ...] = ()
 
     def shutdown(self) -> None:
         """Exports what is left, within a few seconds."""
@@ -121,13 +120,22 @@ class Telemetry:
             exporter.shutdown()
 
 
-def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str = "INFO") -> Telemetry:
+def start_telemetry(
+    service_name: str,
+    otlp_endpoint: str | None,
+    log_level: str = "INFO",
+    peer_files: tuple[Path, Path, Path] | None = None,
+) -> Telemetry:
     """Configures logging and tracing of this process; call it once, before anything else.
 
     Args:
         service_name: `service.name` of all exported data.
-        otlp_endpoint: for example `http://127.0.0.1:4317` or `unix:/path`; None exports nothing.
+        otlp_endpoint: for example `https://logs.example:4317` or `unix:/path`; None exports nothing.
         log_level: lowest level that is logged.
+        peer_files: certificate, key and authority, for an endpoint with TLS; read again when they change.
+
+    Raises:
+        FailedPreconditionError: the files cannot be used; names the file. Logging to the console works by then.
     """
     resource = Resource.create(
         {"service.name": service_name, "service.namespace": "tidemill", "service.instance.id": str(os.getpid())}
@@ -149,10 +157,9 @@ def start_telemetry(service_name: str, otlp_endpoint: str | None, log_level: str
     # The exporter's own errors must not be exported.
     logging.getLogger("opentelemetry").propagate = False
     logging.getLogger("opentelemetry").addHandler(console)
-    exporters: tuple[OTLPSpanExporter | OTLPLogExporter, ...] = ()
+    exporters: tuple[SpanExporter | LogRecordExporter, ...] = ()
     if otlp_endpoint:
-        spans = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=True, timeout=_EXPORT_TIMEOUT_S)
-        logs = OTLPLogExporter(endpoint=otlp_endpoint, insecure=True, timeout=_EXPORT_TIMEOUT_S)
+        spans, logs = open_exporters(otlp_endpoint, TlsFiles(*peer_files) if peer_files is not None else None)
         exporters = (spans, logs)
         tracer_provider.add_span_processor(BatchSpanProcessor(spans, schedule_delay_millis=1000, max_queue_size=_QUEUE))
         logger_provider.add_log_record_processor(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from opentelemetry import context, propagate, trace
 
+from services.kit.config import ServiceSettings, load_settings
 from services.kit.errors import FailedPreconditionError, explained
 from services.kit.telemetry import schema
 from services.kit.telemetry.setup import start_telemetry
@@ -42,7 +43,8 @@ def main() -> None:
     job = Job.read(parser.parse_args().job)
     # Never contact a hub: all files are local, and a missing one is an error at once. Progress bars are for terminals.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
-    telemetry = start_telemetry("training-worker", os.environ.get("TIDEMILL_OTLP_ENDPOINT"))
+    settings = load_settings(ServiceSettings)
+    telemetry = start_telemetry("training-worker", settings.otlp_endpoint, peer_files=settings.peer_files)
     # They say which layers were compressed, and that ROUGE splits words in its usual way. What goes wrong they raise.
     for name in ("nncf", "absl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
