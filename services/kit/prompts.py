@@ -2,11 +2,15 @@
 
 A model that is prompted in another form than it was trained on answers badly, and nothing fails. So this module is
 copied into Triton with each published version, and therefore imports nothing of Tidemill.
+
+Control tokens come from the chat template alone: what looks like one in a text stays text, so that no caller can end
+the user's turn and write the system's.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -69,7 +73,7 @@ class Prompts:
             PromptError: the instruction alone exceeds the model's context.
         """
         room = max(1, self._longest - self.frame_tokens)
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding = self._plain.encode(text, add_special_tokens=False)
         tokens = self._of_user(_cut(text, encoding.offsets, room))
         while len(tokens) > self._longest and room > 1:
             # Characters on both sides of a seam may become more tokens together than apart.
@@ -97,11 +101,52 @@ class Prompts:
         return self._of_conversation([{"role": "user", "content": content}])
 
     def _of_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        if self._chat is not None:
+        if self._chat is None:
+            text = "".join(item["content"] + "\n\n" for item in messages)
+            return list(self._plain.encode(text, add_special_tokens=True).ids)
+        if self._control is None or not any(self._control.search(item["content"]) for item in messages):
             # The chat template writes the special tokens itself.
             return list(self._tokenizer.encode(self._chat(messages), add_special_tokens=False).ids)
-        text = "".join(item["content"] + "\n\n" for item in messages)
-        return list(self._tokenizer.encode(text, add_special_tokens=True).ids)
+        return self._with_lookalikes(messages, self._chat, self._control)
+
+    def _with_lookalikes(
+        self, messages: Sequence[Mapping[str, str]], chat: Chat, control: re.Pattern[str]
+    ) -> list[int]:
+        """Tokens of a conversation whose texts contain what looks like control tokens.
+
+        The template sees a placeholder for each, so that those in its output are its own.
+        """
+        said = "".join(item["content"] for item in messages)
+        mark = next(char for char in map(chr, range(0xE000, 0xF900)) if char not in said)
+        found: list[str] = []
+
+        def hide(match: re.Match[str]) -> str:
+            found.append(match[0])
+            return f"{mark}{len(found) - 1}{mark}"
+
+        hidden = [{**item, "content": control.sub(hide, item["content"])} for item in messages]
+        tokens: list[int] = []
+        for piece in re.split(f"({control.pattern})", chat(hidden)):
+            if control.fullmatch(piece):
+                tokens.append(self._tokenizer.token_to_id(piece))
+            else:
+                text = re.sub(f"{mark}([0-9]+){mark}", lambda match: found[int(match[1])], piece)
+                tokens += self._plain.encode(text, add_special_tokens=False).ids
+        return tokens
+
+    @cached_property
+    def _plain(self) -> Any:
+        """The tokenizer for texts of callers: it takes what looks like a special token as text."""
+        plain = type(self._tokenizer).from_str(self._tokenizer.to_str())
+        plain.encode_special_tokens = True
+        return plain
+
+    @cached_property
+    def _control(self) -> re.Pattern[str] | None:
+        """The special tokens. Others that were added, such as `<think>`, are text that templates look for."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        special = sorted((token.content for token in added if token.special), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, special))) if special else None
 
     def _checked(self, tokens: list[int]) -> list[int]:
         if not tokens:

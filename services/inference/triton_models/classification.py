@@ -72,6 +72,8 @@ class Classifier:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(int(manifest.get("max_input_tokens") or _PLAIN_MAX_TOKENS))
         self._tokenizer.no_padding()
+        # What looks like a special token, such as [SEP], is text, as it was in training.
+        self._tokenizer.encode_special_tokens = True
         self._request = open_encoder(folder).create_infer_request()
 
     def scores(self, texts: list[str]) -> np.ndarray[Any, Any]:

@@ -49,12 +49,14 @@ def prompts_of(folder: Path, task: GenerationTask) -> Prompts:
 def training_pairs(
     prompts: Prompts, tokenizer: Any, task: GenerationTask, records: Sequence[Mapping[str, str]]
 ) -> list[Pair]:
-    """Prompt and target of each record; the target ends with the end-of-turn token."""
+    """Prompt and target of each record; the target ends with the end-of-turn token, which no text contains."""
     return [
         Pair(
             prompts.of_text(record["text"]),
             [
-                *tokenizer.encode(record[task.target_field], add_special_tokens=False)[: task.max_target_tokens - 1],
+                *tokenizer.encode(record[task.target_field], add_special_tokens=False, split_special_tokens=True)[
+                    : task.max_target_tokens - 1
+                ],
                 tokenizer.eos_token_id,
             ],
         )

@@ -49,7 +49,13 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     index = {label: number for number, label in enumerate(labels)}
 
     def tokens(rows: list[dict[str, str]]) -> list[list[int]]:
-        encoded = tokenizer([r["text"] for r in rows], truncation=True, max_length=task.max_input_tokens)
+        encoded = tokenizer(
+            # What looks like a special token, such as [SEP], is text; serving reads it so, too.
+            [r["text"] for r in rows],
+            truncation=True,
+            max_length=task.max_input_tokens,
+            split_special_tokens=True,
+        )
         return [list(ids) for ids in encoded["input_ids"]]
 
     holdout_ids = tokens(holdout)
