@@ -17,6 +17,8 @@ LANGUAGE_MODEL, ENCODER = "openvino_model.xml", "openvino_model.xml"
 """Files of the graph; the weights lie beside them."""
 RUNTIME = "openvino"
 """What the manifest of a build names."""
+QUEUE_FULL = "requests wait already; ask again in"
+"""Part of the text of a refusal by a full queue: of an error in a stream Triton passes on little more than its text."""
 BLOCK = 32
 """Tokens of a block of the cache of keys and values, on a processor."""
 # With these instructions 8-bit weights meet activations in 8 bits; without them OpenVINO 2026.4 builds a graph that

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.adapters.triton_repository import CODE_PACKAGE, TritonRepository
-from services.inference.domain.model import Build, Lineage, ModelVersion, Task, VersionState
+from services.inference.domain.model import Build, Lineage, ModelVersion, VersionState
 from services.kit.errors import InvalidArgumentError
 from services.kit.prompts import TOO_LONG, PromptError, Prompts, chat_of, chat_template
 from services.kit.storage.signing import TrustedKeys
+from services.serving.domain.answer import Task
 from services.training.domain.training_spec import GenerationTask
 from services.training.engine.prompts import prompts_of, training_pairs
 from tests.examples import examples

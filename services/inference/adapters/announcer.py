@@ -1,31 +1,14 @@
-"""Facts of inference on the bus: published versions durably, served answers in the background."""
+"""Facts of inference on the bus, durably."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import deque
-from collections.abc import Sequence
-
-from prometheus_client import CollectorRegistry, Counter, Gauge
 from tidemill.inference.v1 import inference_events_pb2 as events
 
-from services.inference.adapters.answer_journal import AnswerJournal, PendingAnswer
-from services.inference.app.ports import Served
 from services.inference.domain.model import ModelVersion
 from services.kit.bus.port import EventPublisher, OutgoingEvent
-from services.kit.bus.topics import INFERENCE_EVENTS, PREDICTIONS
-from services.kit.errors import TidemillError, is_retryable
-from services.kit.grpc.messages import timestamp
+from services.kit.bus.topics import INFERENCE_EVENTS
 from services.kit.ids import sha256_hex
-from services.kit.telemetry.context import continued_trace, current_traceparent
-
-logger = logging.getLogger(__name__)
-
-_BATCH = 500
-_LINGER_S = 0.05
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
+from services.kit.telemetry.context import continued_trace
 
 
 class BusAnnouncer:
@@ -42,133 +25,3 @@ class BusAnnouncer:
         event_id = sha256_hex(version.name, version.lineage.digest, str(version.serve_time))
         with continued_trace(version.traceparent):
             self._publisher.publish(INFERENCE_EVENTS, [OutgoingEvent(version.model, message, event_id=event_id)])
-
-
-class BackgroundServedLog:
-    """Implements `services.inference.app.ports.ServedLog` with a thread that publishes `PredictionServed`.
-
-    Answers never wait for the broker. While the bus is unavailable, up to `capacity` events wait in memory; beyond
-    that the oldest are dropped, counted in `prediction_events_dropped` and logged. What waits stands in the journal as
-    well, so that a process that was killed, or that ended while the bus was unavailable, leaves it to the next one.
-    """
-
-    def __init__(
-        self,
-        publisher: EventPublisher,
-        registry: CollectorRegistry,
-        journal: AnswerJournal | None = None,
-        *,
-        capacity: int = 100_000,
-    ) -> None:
-        self._publisher = publisher
-        self._capacity = capacity
-        self._journal = journal
-        self._waiting: deque[PendingAnswer] = deque(journal.take_over() if journal is not None else ())
-        if self._waiting:
-            logger.info("%d answers of an earlier process are published now", len(self._waiting))
-        self._changed = threading.Condition()
-        self._closing = False
-        self._dropped = Counter(
-            "prediction_events_dropped", "Answers whose PredictionServed was given up", registry=registry
-        )
-        Gauge(
-            "prediction_events_waiting", "Answers whose PredictionServed is still to be published", registry=registry
-        ).set_function(lambda: float(len(self._waiting)))
-        self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
-        self._thread.start()
-
-    def add(self, served: Sequence[Served]) -> None:
-        """See the port; call it in the request's own trace."""
-        traceparent = current_traceparent()
-        pending = [PendingAnswer(item, traceparent) for item in served]
-        with self._changed:
-            if self._journal is not None:
-                self._journal.add(pending)
-            self._waiting.extend(pending)
-            lost = max(0, len(self._waiting) - self._capacity)
-            for _ in range(lost):
-                self._waiting.popleft()
-            self._changed.notify()
-        if lost:
-            self._give_up(lost, f"the bus is unavailable and {self._capacity} are waiting already")
-
-    def close(self, timeout_s: float = 10.0) -> None:
-        """Publishes the waiting events; what cannot be published in this time is counted and logged."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(timeout_s)
-        with self._changed:
-            left = len(self._waiting)
-            self._waiting.clear()
-            journal, self._journal = self._journal, None
-            if journal is not None:
-                journal.close()
-        if left and journal is not None:
-            logger.warning("%d answers wait in the journal for the next process", left)
-        elif left:
-            self._give_up(left, "the service ended while the bus was unavailable")
-
-    def _run(self) -> None:
-        pause = _FIRST_PAUSE_S
-        while True:
-            batch = self._next_batch()
-            if not batch:
-                return
-            try:
-                self._publisher.publish(PREDICTIONS, [_event(item) for item in batch])
-                self._note_published()
-                pause = _FIRST_PAUSE_S
-            except TidemillError as error:
-                if self._closing and self._journal is not None and is_retryable(error):
-                    self._put_back(batch)
-                    return
-                if self._closing or not is_retryable(error):
-                    self._give_up(len(batch), error.message)
-                    continue
-                self._put_back(batch)
-                logger.warning("%d answers wait for the bus, retrying in %.1f s: %s", len(batch), pause, error.message)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closing, pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
-            except Exception as error:
-                logger.exception("PredictionServed could not be published")
-                self._give_up(len(batch), type(error).__name__)
-
-    def _next_batch(self) -> list[PendingAnswer]:
-        """Waiting events, at most a batch; empty when no more will come."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            if not self._closing:
-                self._changed.wait_for(lambda: self._closing or len(self._waiting) >= _BATCH, _LINGER_S)
-            return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-
-    def _put_back(self, batch: Sequence[PendingAnswer]) -> None:
-        with self._changed:
-            self._waiting.extendleft(reversed(batch))
-
-    def _note_published(self) -> None:
-        with self._changed:
-            if self._journal is not None:
-                self._journal.published(self._waiting)
-
-    def _give_up(self, count: int, why: str) -> None:
-        self._dropped.inc(count)
-        logger.error("PredictionServed of %d answers was dropped: %s", count, why)
-
-
-def _event(waiting: PendingAnswer) -> OutgoingEvent:
-    served = waiting.served
-    message = events.PredictionServed(
-        answer=served.answer,
-        model_version=served.model_version,
-        method=served.method,
-        label=served.label,
-        score=served.score,
-        prompt_tokens=served.prompt_tokens,
-        completion_tokens=served.completion_tokens,
-        latency_ms=served.latency_ms,
-        answer_time=timestamp(served.answer_time),
-    )
-    event_id = sha256_hex("PredictionServed", served.answer)
-    return OutgoingEvent(served.answer, message, event_id=event_id, trace={"traceparent": waiting.traceparent})

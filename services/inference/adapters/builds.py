@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 from services.inference.adapters.tasks import TASKS
-from services.inference.domain.model import Build, Task
+from services.inference.domain.model import Build
 from services.kit.engine import RUNTIME
 from services.kit.errors import InvalidArgumentError
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import MANIFEST, TrustedKeys
+from services.serving.domain.answer import Task
 
 # Formats that are read by unpickling.
 _PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"})

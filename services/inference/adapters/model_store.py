@@ -12,18 +12,10 @@ from sqlalchemy import Connection, Engine, RowMapping, Select, func, insert, sel
 from sqlalchemy.exc import IntegrityError
 
 from services.inference.adapters.tables import done_requests, model_versions, models
-from services.inference.domain.model import (
-    Build,
-    Integrity,
-    IntegrityState,
-    Lineage,
-    Model,
-    ModelVersion,
-    Task,
-    VersionState,
-)
+from services.inference.domain.model import Build, Integrity, IntegrityState, Lineage, Model, ModelVersion, VersionState
 from services.kit.errors import AbortedError
 from services.kit.storage.database import read_only, translate_database_errors
+from services.serving.domain.answer import Task
 
 
 class SqlModelStore:
@@ -111,6 +103,12 @@ class SqlModelStore:
                 update(table).where(serving).values(state=VersionState.RETIRED.value, update_time=moment)
             )
             connection.execute(update(models).where(models.c.name == model).values(serving=None, update_time=moment))
+
+    def count_load(self, model: str) -> Model:
+        """See the port."""
+        with self._transaction() as connection:
+            connection.execute(update(models).where(models.c.name == model).values(generation=models.c.generation + 1))
+            return _model(connection.execute(_with_serving().where(models.c.name == model)).mappings().one())
 
     def unannounced(self) -> Sequence[ModelVersion]:
         """See the port."""
@@ -210,4 +208,4 @@ def _with_serving() -> Select[Any]:
 def _model(row: RowMapping) -> Model:
     version = {column.name: row[f"version_{column.name}"] for column in model_versions.c}
     serving = None if row["version_number"] is None else _version(version)
-    return Model(row["name"], row["create_time"], row["update_time"], serving)
+    return Model(row["name"], row["create_time"], row["update_time"], serving, row["generation"])

@@ -17,6 +17,8 @@ models = Table(
     Column("name", String(64), primary_key=True),
     # The version that answers; null when none does.
     Column("serving", Integer, nullable=True),
+    # Counts the loads into Triton.
+    Column("generation", Integer, nullable=False, server_default="0"),
     Column("create_time", UtcMicros, nullable=False),
     Column("update_time", UtcMicros, nullable=False),
 )

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from services.inference.domain.model import Build, Task
+from services.inference.domain.model import Build
 from services.kit.engine import ENCODER, LANGUAGE_MODEL, weights_of
+from services.serving.adapters.triton_tensors import MAX_BATCH
+from services.serving.domain.answer import Task
 
-# Larger batches gain nothing on a CPU, and the first request of a batch waits for the last.
-MAX_BATCH = 32
 _STRING, _INT32, _INT64, _FP32 = pb.TYPE_STRING, pb.TYPE_INT32, pb.TYPE_INT64, pb.TYPE_FP32
 
 

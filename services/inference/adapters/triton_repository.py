@@ -20,12 +20,13 @@ from pathlib import Path
 from services.inference import triton_models
 from services.inference.adapters.tasks import TASKS
 from services.inference.adapters.triton_config import render_config
-from services.inference.domain.model import ModelVersion, Task
+from services.inference.domain.model import ModelVersion
 from services.kit import engine, prompts
 from services.kit.errors import FailedPreconditionError, ResourceExhaustedError
 from services.kit.ids import new_id
 from services.kit.storage.artifacts import digest_files, file_digest, files_below
 from services.kit.storage.signing import DAMAGED, TrustedKeys
+from services.serving.domain.answer import Task
 
 MARKER = "tidemill-version.json"
 CODE_PACKAGE = "tidemill_model"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.inference.app.ports import Builds, ModelServer, ModelStore, Repository
-from services.inference.app.serving import ServingTable
+from services.inference.app.route_book import RouteBook
 from services.inference.domain.model import Integrity, IntegrityState, ModelVersion
 from services.kit.clock import Clock
 from services.kit.errors import (
@@ -53,7 +53,7 @@ class ServingParts:
     builds: Builds
     repository: Repository
     server: ModelServer
-    table: ServingTable
+    book: RouteBook
     clock: Clock
 
 
@@ -62,7 +62,7 @@ class Loader:
 
     def __init__(self, parts: ServingParts) -> None:
         self._store, self._builds, self._repository = parts.store, parts.builds, parts.repository
-        self._server, self._table, self._clock = parts.server, parts.table, parts.clock
+        self._server, self._book, self._clock = parts.server, parts.book, parts.clock
         self._stamps: dict[tuple[str, int], object] = {}
         """Stamp of each version's files at its last good verification."""
 
@@ -92,7 +92,7 @@ class Loader:
                 message = f"{refused.message} The artefact cannot replace it: {error.message}"
                 raise FailedPreconditionError(message, reason=refused.reason, metadata=refused.metadata) from error
         version = self._note(version, IntegrityState.VERIFIED)
-        self._table.expect(version)
+        self._book.expect(version)
         self._repository.configure(version)
         self._server.load(version.model)
         return version

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from services.inference.domain.model import Build, Model, ModelVersion, Piece, Prompt, Sampling
+from services.inference.domain.model import Build, Model, ModelVersion
 
 
 class ModelStore(Protocol):
@@ -51,6 +50,10 @@ class ModelStore(Protocol):
 
     def stop_serving(self, model: str, now: datetime) -> None:
         """Leaves the model without a serving version."""
+        ...
+
+    def count_load(self, model: str) -> Model:
+        """Counts a load of a model into the server; returns the model with its new generation."""
         ...
 
     def unannounced(self) -> Sequence[ModelVersion]:
@@ -155,39 +158,4 @@ class Announcer(Protocol):
 
     def published(self, version: ModelVersion) -> None:
         """Tells that a version answers requests from now on."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """That a request was answered."""
-
-    answer: str
-    model_version: str
-    method: str
-    latency_ms: float
-    answer_time: datetime
-    label: str = ""
-    score: float = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class ServedLog(Protocol):
-    """Takes note of answers without holding them up."""
-
-    def add(self, served: Sequence[Served]) -> None:
-        """Accepts answers; those that cannot be kept are counted and logged, never lost silently."""
-        ...
-
-
-class InferenceServer(Protocol):
-    """Asks the server. The caller's cancellation and deadline reach it; errors are the kit's."""
-
-    async def classify(self, model: str, texts: Sequence[str]) -> tuple[Sequence[Sequence[float]], int]:
-        """Scores of every label for each text, in order, and the number of the version that answered."""
-        ...
-
-    def generate(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
-        """Pieces of an answer, the last one with its finish reason."""
         ...

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from services.inference.app.loading import Loader, ServingParts, is_integrity_error, is_lost
 from services.inference.app.ports import Announcer
-from services.inference.app.serving import RestartQueue
-from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState, model_name, version_name
+from services.inference.app.restarts import RestartQueue
+from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState
 from services.kit.errors import FailedPreconditionError, TidemillError, is_retryable, not_found
 from services.kit.ids import NEWEST
+from services.serving.domain.names import model_name, version_name
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Publishing:
         self, parts: ServingParts, announcer: Announcer, restarts: RestartQueue, *, keep_versions: int
     ) -> None:
         self._store, self._builds, self._repository = parts.store, parts.builds, parts.repository
-        self._server, self._table, self._clock = parts.server, parts.table, parts.clock
+        self._server, self._book, self._clock = parts.server, parts.book, parts.clock
         self._announcer, self._restarts, self._keep = announcer, restarts, keep_versions
         self._loader = Loader(parts)
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -118,8 +119,8 @@ class Publishing:
         with self._locks[model]:
             known = self.get(model)
             if known.serving is not None:
-                # First the table and the store: no new request is sent, and a crash in between is reconciled.
-                self._table.remove(model)
+                # First the routes and the store: no new request is sent, and a crash in between is reconciled.
+                self._book.remove(model)
                 self._store.stop_serving(model, self._clock.now())
                 self._server.unload(model)
             return self.get(model)
@@ -144,16 +145,17 @@ class Publishing:
         self.get(model)
         return self._store.versions(model, before, limit)
 
-    def fill_table(self) -> None:
-        """Restores the serving versions from the store; call it once, at start."""
+    def fill_book(self) -> None:
+        """Restores the routes from the store; call it once, at start."""
         for model in self._all_models():
             # Killed between a load and its note in the store, the service finds Triton answering with another version
             # than it knows to be serving, until `reconcile` has loaded that one.
-            for version in self._every_version(model.name):
+            self._restarts.loaded(model.name, model.generation)
+            for version in reversed(list(self._every_version(model.name))):
                 if version.state is not VersionState.FAILED:
-                    self._table.expect(version)
+                    self._book.expect(version)
             if model.serving is not None:
-                self._table.set(model.serving)
+                self._book.set(model, model.serving)
 
     def reconcile(self) -> None:
         """Makes the server match the store, after a restart of either, and publishes pending events.
@@ -213,8 +215,7 @@ class Publishing:
             FailedPreconditionError, NotFoundError: none can be loaded; the model is out of service until one can.
         """
         try:
-            self._table.set(self._loader.load(serving))
-            self._restarts.loaded(serving.model, self._clock.monotonic())
+            self._answers(self._loader.load(serving))
             return
         except TidemillError as error:
             if is_retryable(error) or not is_lost(error):
@@ -237,7 +238,7 @@ class Publishing:
             self._take_over(loaded)
             logger.error("%s is out of service: %s", serving.name, message)
             return
-        self._table.withdraw(serving.model, why)
+        self._book.withdraw(serving, why)
         if loaded_now:
             self._server.unload(serving.model)
         raise why
@@ -259,11 +260,16 @@ class Publishing:
         now = self._clock.now()
         version = replace(version, state=VersionState.SERVING, update_time=now, serve_time=now, message="")
         self._store.serve(version, done_by=request_id)
-        self._table.set(version)
-        self._restarts.loaded(version.model, self._clock.monotonic())
+        self._answers(version)
         self._put_off.pop(version.model, None)
         logger.info("%s serves (%s)", version.name, version.lineage.artifact_uri)
         return version
+
+    def _answers(self, version: ModelVersion) -> None:
+        """A load of this version is complete."""
+        model = self._store.count_load(version.model)
+        self._restarts.loaded(model.name, model.generation)
+        self._book.set(model, version)
 
     def _give_up(self, version: ModelVersion, serving: ModelVersion | None, error: TidemillError) -> None:
         """Restores the configuration of the version that serves; a refused version becomes FAILED, with the reason."""

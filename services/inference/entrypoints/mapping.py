@@ -5,21 +5,9 @@ from __future__ import annotations
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import model_pb2
 
-from services.inference.app.serving import AnsweredPiece, AnsweredPrediction
-from services.inference.domain.model import (
-    FinishReason,
-    Integrity,
-    IntegrityState,
-    Lineage,
-    Message,
-    Model,
-    ModelVersion,
-    Prompt,
-    Sampling,
-    VersionState,
-    model_name,
-)
+from services.inference.domain.model import Integrity, IntegrityState, Lineage, Model, ModelVersion, VersionState
 from services.kit.grpc.messages import timestamp
+from services.serving.domain.names import model_name
 
 _STATES = {
     VersionState.LOADING: model_pb2.ModelVersion.STATE_LOADING,
@@ -32,11 +20,6 @@ _INTEGRITY = {
     IntegrityState.VERIFIED: model_pb2.Integrity.STATE_VERIFIED,
     IntegrityState.DAMAGED: model_pb2.Integrity.STATE_DAMAGED,
     IntegrityState.UNTRUSTED: model_pb2.Integrity.STATE_UNTRUSTED,
-}
-_REASONS = {
-    FinishReason.NONE: model_pb2.FINISH_REASON_UNSPECIFIED,
-    FinishReason.STOP: model_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: model_pb2.FINISH_REASON_LENGTH,
 }
 
 
@@ -83,54 +66,3 @@ def model_to(model: Model) -> model_pb2.Model:
 def lineage_from(request: pb.PublishModelRequest) -> Lineage:
     """Where a build to publish came from."""
     return Lineage(request.artifact_uri, request.digest, request.run, request.dataset_version)
-
-
-def prompt_from(request: pb.GenerateRequest | pb.StreamGenerateRequest) -> Prompt:
-    """What is to be answered."""
-    if request.WhichOneof("input") == "text":
-        return Prompt(text=request.text)
-    return Prompt(conversation=tuple(Message(m.role, m.content) for m in request.conversation.messages))
-
-
-def sampling_from(params: model_pb2.SamplingParams) -> Sampling:
-    """How tokens are to be chosen."""
-    return Sampling(
-        max_tokens=params.max_tokens,
-        temperature=params.temperature,
-        top_p=params.top_p,
-        seed=params.seed if params.HasField("seed") else None,
-        stop=tuple(params.stop),
-    )
-
-
-def prediction_to(item: AnsweredPrediction) -> pb.Prediction:
-    """The message of a classified text."""
-    found = item.classified
-    return pb.Prediction(answer=item.answer, label=found.label, score=found.score, scores=found.scores)
-
-
-def piece_to(item: AnsweredPiece) -> pb.StreamGenerateResponse:
-    """The message of a piece; usage in the last one only."""
-    piece = item.piece
-    return pb.StreamGenerateResponse(
-        answer=item.answer,
-        text_delta=piece.text,
-        finish_reason=_REASONS[piece.finish_reason],
-        usage=_usage(item) if piece.finish_reason else None,
-        model_version=item.model_version,
-    )
-
-
-def whole_to(text: str, last: AnsweredPiece) -> pb.GenerateResponse:
-    """The message of a whole answer."""
-    return pb.GenerateResponse(
-        answer=last.answer,
-        text=text,
-        finish_reason=_REASONS[last.piece.finish_reason],
-        usage=_usage(last),
-        model_version=last.model_version,
-    )
-
-
-def _usage(item: AnsweredPiece) -> model_pb2.Usage:
-    return model_pb2.Usage(prompt_tokens=item.piece.prompt_tokens, completion_tokens=item.piece.completion_tokens)

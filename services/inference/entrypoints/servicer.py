@@ -5,25 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from opentelemetry import trace
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import inference_service_pb2_grpc as grpc_stubs
 
 from services.inference.app.publishing import Publishing
-from services.inference.app.serving import AnsweredPiece, Serving
-from services.inference.domain.model import ModelVersion, model_of
+from services.inference.domain.model import ModelVersion
 from services.inference.entrypoints import mapping
-from services.kit.errors import InternalError
 from services.kit.grpc.paging import NUMBER, number_of, read_page
-from services.kit.telemetry import schema
 from services.kit.telemetry.context import current_traceparent
 from services.kit.threads import in_thread
+from services.serving.domain.names import model_of
+from services.serving.entrypoints.answers import Answers
 
 _CHANGES = 8
 
@@ -34,8 +32,8 @@ T = TypeVar("T")
 class InferenceServicer(grpc_stubs.InferenceServiceServicer):
     """Implements `tidemill.inference.v1.InferenceService`."""
 
-    def __init__(self, serving: Serving, publishing: Publishing) -> None:
-        self._serving = serving
+    def __init__(self, answers: Answers, publishing: Publishing) -> None:
+        self._answers = answers
         self._publishing = publishing
         # Changes of a model wait for each other, for minutes at worst. In threads of their own they leave the event
         # loop's threads to read-only calls.
@@ -43,28 +41,19 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
         """Classifies texts."""
-        found, version = await self._serving.predict(model_of(request.model), list(request.texts))
-        trace.get_current_span().set_attribute(schema.MODEL_VERSION, version)
-        return pb.PredictResponse(predictions=[mapping.prediction_to(item) for item in found], model_version=version)
+        return await self._answers.predict(request)
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         """Generates an answer and returns it complete."""
-        text: list[str] = []
-        last: AnsweredPiece | None = None
-        async with aclosing(self._pieces(request)) as pieces:
-            async for last in pieces:
-                text.append(last.piece.text)
-        if last is None:
-            raise InternalError("The model gave no answer.", reason="EMPTY_ANSWER")
-        return mapping.whole_to("".join(text), last)
+        return await self._answers.generate(request)
 
     async def StreamGenerate(
         self, request: pb.StreamGenerateRequest, context: Any
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
         """Writes an answer, piece by piece."""
-        async with aclosing(self._pieces(request)) as pieces:
+        async with aclosing(self._answers.stream(request)) as pieces:
             async for piece in pieces:
-                yield mapping.piece_to(piece)
+                yield piece
 
     async def PublishModel(self, request: pb.PublishModelRequest, context: Any) -> pb.PublishModelResponse:
         """Publishes a build; completes even if the caller leaves."""
@@ -117,21 +106,3 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         """As `asyncio.to_thread`, in the threads of changes."""
         work = partial(contextvars.copy_context().run, do, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._changes, work)
-
-    async def _pieces(self, request: pb.GenerateRequest | pb.StreamGenerateRequest) -> AsyncGenerator[AnsweredPiece]:
-        model = model_of(request.model)
-        span = trace.get_current_span()
-        span.set_attribute(schema.GEN_AI_MODEL, model)
-        sampling = mapping.sampling_from(request.sampling)
-        async with aclosing(self._serving.generate(model, mapping.prompt_from(request), sampling)) as pieces:
-            async for item in pieces:
-                if item.piece.finish_reason:
-                    span.set_attributes(
-                        {
-                            schema.ANSWER: item.answer,
-                            schema.MODEL_VERSION: item.model_version,
-                            schema.GEN_AI_INPUT_TOKENS: item.piece.prompt_tokens,
-                            schema.GEN_AI_OUTPUT_TOKENS: item.piece.completion_tokens,
-                        }
-                    )
-                yield item

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from services.inference.app.publishing import Publishing
-from services.inference.app.serving import RestartQueue
+from services.inference.app.restarts import RestartQueue
 from services.kit.errors import TidemillError
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from .engine import QUEUE_FULL
+
 _LOOK_FOR_CANCELLED_S = 0.1
 # Weight of the newest answer in the mean time between two.
 _NEWEST = 0.2
@@ -46,10 +48,6 @@ class Work(Protocol):
     def fail(self, error: Exception) -> None:
         """Sends the error as its end."""
         ...
-
-
-QUEUE_FULL = "requests wait already; ask again in"
-"""Part of the text of a QueueFullError: of an error in a stream Triton passes on little more than its text."""
 
 
 class QueueFullError(Exception):

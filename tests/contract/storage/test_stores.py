@@ -26,7 +26,7 @@ from services.cleaning.domain.dataset import (
 )
 from services.cleaning.domain.record import Cleaned, RawRecord, Verdict
 from services.inference.adapters.model_store import SqlModelStore
-from services.inference.domain.model import Build, Lineage, ModelVersion, Task
+from services.inference.domain.model import Build, Lineage, ModelVersion
 from services.inference.domain.model import VersionState as ServingState
 from services.ingest.adapters.stores import SqlBatchStore
 from services.kit.errors import AbortedError, InvalidArgumentError
@@ -34,6 +34,7 @@ from services.kit.ids import new_id
 from services.kit.storage.database import open_database, read_only
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.domain.feedback import Answer, Feedback
+from services.serving.domain.answer import Task
 from tests.conftest import OpenDatabase, migrations
 from tests.postgresql import PostgreSQL
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from services.inference.app.serving import ServingTable
-from services.inference.domain.model import IntegrityState, Lineage, ModelVersion, Task, VersionState
+from services.inference.app.route_book import RouteBook
+from services.inference.domain.model import IntegrityState, Lineage, ModelVersion, VersionState
 from services.kit.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -19,6 +19,7 @@ from services.kit.errors import (
     TidemillError,
 )
 from services.kit.storage.signing import SIGNATURE, SigningKey
+from services.serving.domain.answer import Task
 from tests.unit.inference.test_publishing import Harness, ManualClock, harness
 
 __all__ = ["harness"]
@@ -133,9 +134,9 @@ def test_a_model_without_a_good_version_answers_nothing_says_why_and_comes_back_
 def test_a_start_of_the_service_verifies_what_serves(harness: Harness) -> None:
     harness.publishing().publish("m", harness.build("one"))
     _overwrite(_served_file(harness))
-    harness.table = ServingTable()
+    harness.book = RouteBook()
     restarted = harness.publishing()
-    restarted.fill_table()
+    restarted.fill_book()
     restarted.reconcile()
     assert harness.server.loads == ["m", "m"]
     assert _served_file(harness).read_text() == "one openvino_model.bin"

@@ -19,8 +19,9 @@ from services.inference.adapters.model_store import SqlModelStore
 from services.inference.adapters.triton_repository import TritonRepository
 from services.inference.app.loading import ServingParts
 from services.inference.app.publishing import Publishing
-from services.inference.app.serving import RestartQueue, ServingTable
-from services.inference.domain.model import Lineage, ModelVersion, Task, VersionState
+from services.inference.app.restarts import RestartQueue
+from services.inference.app.route_book import RouteBook
+from services.inference.domain.model import Lineage, ModelVersion, VersionState
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import (
     FailedPreconditionError,
@@ -32,6 +33,8 @@ from services.kit.errors import (
 from services.kit.ids import NEWEST
 from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.kit.storage.signing import SIGNATURE, SigningKey, TrustedKeys
+from services.serving.app.routing import RoutingTable
+from services.serving.domain.answer import Task
 from tests.conftest import OpenDatabase
 
 
@@ -90,7 +93,7 @@ class Harness:
     engine: Engine
     server: FakeServer
     announcer: FakeAnnouncer
-    table: ServingTable = field(default_factory=ServingTable)
+    book: RouteBook = field(default_factory=RouteBook)
     restarts: RestartQueue = field(default_factory=RestartQueue)
     clock: Clock = field(default_factory=SystemClock)
     artifacts: str = ""
@@ -108,6 +111,13 @@ class Harness:
         return TritonRepository(self.root, self.folder / "staging", TrustedKeys(self.folder / "keys" / "trusted"), None)
 
     @property
+    def table(self) -> RoutingTable:
+        """The routes as a data plane has them."""
+        table = RoutingTable()
+        table.replace(self.book.read().by_model.values())
+        return table
+
+    @property
     def root(self) -> Path:
         """The repository."""
         return self.folder / "models"
@@ -123,7 +133,7 @@ class Harness:
             ),
             repository=self.repository,
             server=self.server,
-            table=self.table,
+            book=self.book,
             clock=self.clock,
         )
         keep_versions = changes.get("keep_versions", 2)
@@ -246,8 +256,8 @@ def test_what_triton_loaded_before_a_kill_is_understood_until_it_is_put_right(ha
     with pytest.raises(UnavailableError):
         publishing.publish("m", two)
     # Killed here: Triton continues with the load, and the next start knows of it only from the store.
-    harness.table = ServingTable()
-    harness.publishing().fill_table()
+    harness.book = RouteBook()
+    harness.publishing().fill_book()
     assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
     assert harness.table.labels("m", 2) == ("c", "d")
 
@@ -367,9 +377,9 @@ def test_a_start_brings_back_what_served(harness: Harness) -> None:
     publishing.publish("gone", harness.build("two"))
     publishing.unpublish("gone")
     harness.server.ready = {"gone": frozenset({1}), "foreign": frozenset({4})}
-    harness.table = ServingTable()
+    harness.book = RouteBook()
     restarted = harness.publishing()
-    restarted.fill_table()
+    restarted.fill_book()
     restarted.reconcile()
     assert harness.server.ready == {"m": frozenset({1}), "foreign": frozenset({4})}
     assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
@@ -393,21 +403,36 @@ def test_a_model_whose_process_died_is_loaded_again_once(harness: Harness) -> No
 
 
 def test_requests_from_before_a_load_do_not_ask_for_another_one(harness: Harness) -> None:
-    harness.clock = clock = ManualClock()
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     harness.server.loads.clear()
-    clock.seconds = 10.0
-    harness.restarts.add("m", asked=9.0)
+    seen = harness.table.generation("m")
+    assert harness.restarts.add("m", seen)
     publishing.reconcile()
     # These waited for the process that was replaced, and end after the load that replaced it.
-    for asked in (8.0, 9.5, 10.0):
-        harness.restarts.add("m", asked)
+    for _ in range(3):
+        assert not harness.restarts.add("m", seen)
         publishing.reconcile()
     assert harness.server.loads == ["m"]
-    harness.restarts.add("m", asked=10.5)
+    # Whoever reports it may not know that the service was started again meanwhile.
+    harness.restarts, harness.book = RestartQueue(), RouteBook()
+    publishing = harness.publishing()
+    publishing.fill_book()
+    publishing.reconcile()
+    assert not harness.restarts.add("m", seen)
+    assert harness.restarts.add("m", harness.table.generation("m"))
     publishing.reconcile()
     assert harness.server.loads == ["m", "m"]
+
+
+def test_a_load_for_another_reason_does_what_a_report_asked_for(harness: Harness) -> None:
+    publishing, one, two = harness.publishing(), harness.build("one"), harness.build("two")
+    publishing.publish("m", one)
+    harness.restarts.add("m", harness.table.generation("m"))
+    publishing.publish("m", two)
+    harness.server.loads.clear()
+    publishing.reconcile()
+    assert harness.server.loads == []
 
 
 def test_one_model_that_cannot_be_loaded_does_not_delay_others(harness: Harness) -> None:

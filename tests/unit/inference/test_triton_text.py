@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from services.inference.triton_models import tracing
 from services.inference.triton_models.batches import by_length
 from services.inference.triton_models.runtimes import manifest_of
-from services.inference.triton_models.scheduler import QUEUE_FULL, QueueFullError, Scheduler
+from services.inference.triton_models.scheduler import QueueFullError, Scheduler
 from services.inference.triton_models.text_stream import IncrementalDecoder, StopTexts
+from services.kit.engine import QUEUE_FULL
 from services.kit.telemetry import schema
 
 

@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from services.inference.adapters.triton_tensors import once
+from services.serving.adapters.triton_tensors import once
+from services.serving.app.ports import Deaths
 
 logger = logging.getLogger(__name__)
 
 _NOTICE = ("Stub process '", "is not healthy.")
 _PROBE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """When a request was sent: in seconds of the event loop, and the model's generation in the routes then."""
+
+    at: float
+    generation: int
 
 
 class WatchedStream:
@@ -43,35 +53,36 @@ class WatchedStream:
 class Liveness:
     """Death notices and silent streams of the models in one Triton; lives in one event loop."""
 
-    def __init__(
-        self, channel: grpc.aio.Channel, report_dead: Callable[[str, float], None], *, silence_s: float = 10.0
-    ) -> None:
+    def __init__(self, channel: grpc.aio.Channel, deaths: Deaths, *, silence_s: float = 10.0) -> None:
         """Args:
         channel: to Triton.
-        report_dead: called with the name of a model whose process has died, and with the time (of the event loop, in
-            seconds) at which the request was sent that showed it.
+        deaths: takes note of models whose process has died.
         silence_s: seconds without a piece after which a stream's model is asked.
         """
         self._stub = GRPCInferenceServiceStub(channel)
-        self._report_dead = report_dead
+        self._deaths = deaths
         self._silence_s = silence_s
         self._streams: set[WatchedStream] = set()
 
-    def tells_death(self, model: str, message: str, asked: float) -> bool:
+    def asked(self, model: str) -> Asked:
+        """A request to this model is sent now."""
+        return Asked(asyncio.get_running_loop().time(), self._deaths.generation(model))
+
+    def tells_death(self, model: str, message: str, asked: Asked) -> bool:
         """Whether Triton's text is a death notice; if so, ends the streams that had begun before it was `asked` for."""
         if not (message.startswith(_NOTICE[0]) and message.endswith(_NOTICE[1])):
             return False
-        self._report_dead(model, asked)
+        self._deaths.report(model, asked.generation)
         for stream in self._streams:
             # A stream that began later may belong to the process that was loaded meanwhile.
-            if stream.model == model and stream.began <= asked:
+            if stream.model == model and stream.began <= asked.at:
                 stream.dead = True
                 stream.call.cancel()
         return True
 
-    def died(self, model: str, asked: float) -> None:
-        """Requests a reload of a model whose process died without a notice under a request sent at `asked`."""
-        self._report_dead(model, asked)
+    def died(self, model: str, asked: Asked) -> None:
+        """Reports a model whose process died without a notice under a request sent at `asked`."""
+        self._deaths.report(model, asked.generation)
 
     @asynccontextmanager
     async def watched(self, model: str, call: Any) -> AsyncIterator[WatchedStream]:
@@ -97,7 +108,7 @@ class Liveness:
 
     async def _ask(self, model: str) -> None:
         """Sends a request that a living model refuses at once, however busy it is."""
-        asked = asyncio.get_running_loop().time()
+        asked = self.asked(model)
         probe = once(pb.ModelInferRequest(model_name=model))
         message = ""
         try:

@@ -12,12 +12,15 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub, add_GRPCInferenceServiceServicer_to_server
 
-from services.inference.adapters.triton_client import open_triton
-from services.inference.adapters.triton_guard import TritonGuard
-from services.inference.entrypoints.kserve import add_kserve
 from services.kit.grpc.server import create_server
 from services.kit.telemetry.metrics import RequestMetrics
-from tests.unit.inference.test_triton_guard import QUICK, SilentTriton
+from services.serving.adapters.triton_client import open_triton
+from services.serving.adapters.triton_guard import TritonGuard
+from services.serving.adapters.triton_liveness import Liveness
+from services.serving.adapters.triton_v2 import TritonV2
+from services.serving.entrypoints.kserve import SERVICE, kserve_handlers
+from tests.unit.serving.reports import Reports
+from tests.unit.serving.test_triton_guard import QUICK, SilentTriton
 
 
 class Streaming(SilentTriton):
@@ -39,7 +42,10 @@ async def _door(fake: Streaming) -> AsyncIterator[Any]:
     await triton.start()
     channel = open_triton(f"127.0.0.1:{behind}")
     door = create_server(RequestMetrics("inference"))
-    add_kserve(door, channel, lambda *_: None, TritonGuard(channel, QUICK))
+    reports = Reports()
+    v2 = TritonV2(channel, Liveness(channel, reports), TritonGuard(channel, reports, QUICK))
+    names = {path.rpartition("/")[2]: handler for path, handler in kserve_handlers(v2).items()}
+    door.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, names),))
     port = door.add_insecure_port("127.0.0.1:0")
     await door.start()
     try:

@@ -12,11 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
-from services.inference.adapters.triton_client import TritonClient, open_triton
-from services.inference.adapters.triton_guard import Limits, TritonGuard
-from services.inference.adapters.triton_liveness import Liveness
-from services.inference.domain.model import Message, Prompt, Sampling
-from services.inference.triton_models.scheduler import QUEUE_FULL
+from services.kit.engine import QUEUE_FULL
 from services.kit.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -27,6 +23,11 @@ from services.kit.errors import (
     UnavailableError,
 )
 from services.kit.prompts import TOO_LONG
+from services.serving.adapters.triton_client import TritonClient, open_triton
+from services.serving.adapters.triton_guard import Limits, TritonGuard
+from services.serving.adapters.triton_liveness import Liveness
+from services.serving.domain.answer import Message, Prompt, Sampling
+from tests.unit.serving.reports import Reports
 from tests.waiting import eventually
 
 DEAD = "Stub process 'm_0_0' is not healthy."
@@ -88,8 +89,9 @@ async def _client(fake: FakeTriton, suspected: list[str], limits: Limits | None 
     await server.start()
     channel = open_triton(f"127.0.0.1:{port}")
     try:
-        guard = TritonGuard(channel, limits, suspected.append)
-        yield TritonClient(channel, Liveness(channel, lambda model, _: suspected.append(model), silence_s=0.05), guard)
+        reports = Reports(suspected)
+        guard = TritonGuard(channel, reports, limits)
+        yield TritonClient(channel, Liveness(channel, reports, silence_s=0.05), guard)
     finally:
         await channel.close()
         await server.stop(None)

@@ -10,9 +10,11 @@ from typing import Any
 from opentelemetry import propagate
 from tritonclient.grpc import service_pb2 as pb
 
-from services.inference.domain.model import FinishReason, Piece, Prompt, Sampling
+from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
 
 TRACEPARENT = "traceparent"
+# Larger batches gain nothing on a CPU, and the first request of a batch waits for the last.
+MAX_BATCH = 32
 
 
 async def once(request: pb.ModelInferRequest) -> AsyncIterator[pb.ModelInferRequest]:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from services.inference.app.ports import Served
 from services.kit.ids import new_id
+from services.serving.app.ports import Served
 
 logger = logging.getLogger(__name__)
 

@@ -18,20 +18,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from services.inference.adapters.tasks import MAX_BATCH
-from services.inference.adapters.triton_guard import GuardedRequest, TritonGuard
-from services.inference.adapters.triton_liveness import Liveness
-from services.inference.adapters.triton_tensors import (
-    add_prompt,
-    add_sampling,
-    add_texts,
-    add_trace,
-    contents_of,
-    once,
-    piece_of,
-)
-from services.inference.domain.model import FinishReason, Piece, Prompt, Sampling
-from services.inference.triton_models.scheduler import QUEUE_FULL
+from services.kit.engine import QUEUE_FULL
 from services.kit.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -44,6 +31,19 @@ from services.kit.errors import (
 )
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.prompts import TOO_LONG
+from services.serving.adapters.triton_guard import GuardedRequest, TritonGuard
+from services.serving.adapters.triton_liveness import Asked, Liveness
+from services.serving.adapters.triton_tensors import (
+    MAX_BATCH,
+    add_prompt,
+    add_sampling,
+    add_texts,
+    add_trace,
+    contents_of,
+    once,
+    piece_of,
+)
+from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
 
 # With it Triton ends a stream by a status, not by a text in a response.
 _REAL_STATUS = (("triton_grpc_error", "true"),)
@@ -69,7 +69,7 @@ def open_triton(address: str) -> grpc.aio.Channel:
 
 
 class TritonClient:
-    """Implements `services.inference.app.ports.InferenceServer`."""
+    """Implements `services.serving.app.ports.InferenceServer`."""
 
     def __init__(self, channel: grpc.aio.Channel, liveness: Liveness, guard: TritonGuard) -> None:
         self._stub = GRPCInferenceServiceStub(channel)
@@ -113,7 +113,7 @@ class TritonClient:
                     if not call.done():
                         call.cancel()
 
-    async def _pieces(self, model: str, call: Any, asked: float) -> AsyncIterator[Piece]:
+    async def _pieces(self, model: str, call: Any, asked: Asked) -> AsyncIterator[Piece]:
         responses = aiter(call)
         async for response in responses:
             if response.error_message:
@@ -132,7 +132,7 @@ class TritonClient:
         add_trace(request)
         # It asks for all outputs, though it needs but one: Triton's response cache knows an answer by its inputs alone,
         # and who asks for other outputs of the same text would get this answer (see entrypoints.kserve).
-        asked = asyncio.get_running_loop().time()
+        asked = self._liveness.asked(model)
         response = await guarded.answer(self._stub.ModelInfer(request, timeout=_PREDICT_S))
         contents = contents_of(response)
         if not contents:
@@ -149,15 +149,15 @@ class TritonClient:
         return scores.tolist(), int(response.model_version)
 
     @contextmanager
-    def _errors(self, model: str) -> Iterator[float]:
-        """Translates Triton's errors about a published model into the kit's; yields the time of the request."""
-        asked = asyncio.get_running_loop().time()
+    def _errors(self, model: str) -> Iterator[Asked]:
+        """Translates Triton's errors about a published model into the kit's; yields when it was asked."""
+        asked = self._liveness.asked(model)
         try:
             yield asked
         except grpc.aio.AioRpcError as error:
             raise self._translated(error, model, asked) from error
 
-    def _translated(self, error: grpc.aio.AioRpcError, model: str, asked: float) -> TidemillError:
+    def _translated(self, error: grpc.aio.AioRpcError, model: str, asked: Asked) -> TidemillError:
         code, details, metadata = error.code(), error.details() or "", {"model": f"models/{model}"}
         if code is grpc.StatusCode.INVALID_ARGUMENT and details.startswith(TOO_LONG):
             where = [FieldViolation("conversation.messages", details)]
@@ -181,7 +181,7 @@ class TritonClient:
             return _away(model, details)
         return self._failure(model, details, asked)
 
-    def _failure(self, model: str, message: str, asked: float) -> TidemillError:
+    def _failure(self, model: str, message: str, asked: Asked) -> TidemillError:
         """An error that Triton reports only as text."""
         if self._liveness.tells_death(model, message, asked) or message.startswith(_NOT_LOADED):
             return _away(model, message)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.kit.errors import ResourceExhaustedError, UnavailableError
+from services.serving.app.ports import Deaths
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +54,11 @@ class Limits:
 class GuardedRequest:
     """One caller's request: the calls to Triton that it waits for."""
 
-    def __init__(self, guard: TritonGuard, model: str, began: float) -> None:
+    def __init__(self, guard: TritonGuard, model: str, began: float, generation: int) -> None:
         self._guard = guard
         self.model = model
         self.began = began
+        self.generation = generation
         self.calls: set[Any] = set()
         self.ended_by_guard = False
 
@@ -95,20 +97,15 @@ class _Breaker:
 class TritonGuard:
     """Admits requests."""
 
-    def __init__(
-        self,
-        channel: grpc.aio.Channel,
-        limits: Limits | None = None,
-        stuck: Callable[[str], object] = lambda model: None,
-    ) -> None:
+    def __init__(self, channel: grpc.aio.Channel, deaths: Deaths, limits: Limits | None = None) -> None:
         """Args:
         channel: to Triton.
+        deaths: takes note of models that did not even answer the probe.
         limits: see there.
-        stuck: called with a model that did not even answer the probe.
         """
         self._stub = GRPCInferenceServiceStub(channel)
         self._limits = limits or Limits()
-        self._stuck = stuck
+        self._deaths = deaths
         self._requests: set[GuardedRequest] = set()
         self._breakers: defaultdict[str, _Breaker] = defaultdict(_Breaker)
         self._last_heard = 0.0
@@ -128,7 +125,7 @@ class TritonGuard:
             ResourceExhaustedError: too many requests wait already.
         """
         breaker = self._breakers[model]
-        request = GuardedRequest(self, model, _now())
+        request = GuardedRequest(self, model, _now(), self._deaths.generation(model))
         self._admit(request, breaker)
         self._requests.add(request)
         breaker.waiting += 1
@@ -192,7 +189,7 @@ class TritonGuard:
         breaker.pause_s = min(max(self._limits.open_s, 2 * breaker.pause_s), self._limits.longest_open_s)
         breaker.open_until = _now() + breaker.pause_s
         if was_open:
-            self._stuck(request.model)
+            self._deaths.report(request.model, request.generation)
         else:
             logger.warning(
                 "models/%s gave no answer to %d requests in a row; its callers are refused until it does",

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tritonclient.grpc import service_pb2 as v2
 
-from services.inference.entrypoints.texts import check_texts
 from services.kit.errors import InvalidArgumentError
+from services.serving.adapters.texts import check_texts
 
 
 def request(*elements: bytes, raw: bool = True) -> Any:

@@ -13,10 +13,11 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
-from services.inference.adapters.triton_client import TritonClient, open_triton
-from services.inference.adapters.triton_guard import Limits, TritonGuard
-from services.inference.adapters.triton_liveness import Liveness
 from services.kit.errors import ResourceExhaustedError, UnavailableError
+from services.serving.adapters.triton_client import TritonClient, open_triton
+from services.serving.adapters.triton_guard import Limits, TritonGuard
+from services.serving.adapters.triton_liveness import Liveness
+from tests.unit.serving.reports import Reports
 
 QUICK = Limits(silence_s=0.1, probe_s=0.2, probes=2, waiting=4, failures=3, open_s=0.2, longest_open_s=0.4)
 
@@ -53,8 +54,8 @@ async def _triton(stuck: list[str], limits: Limits = QUICK) -> AsyncIterator[tup
     await server.start()
     channel = open_triton(f"127.0.0.1:{port}")
     try:
-        guard = TritonGuard(channel, limits, stuck.append)
-        yield fake, TritonClient(channel, Liveness(channel, lambda model, asked: None), guard)
+        guard = TritonGuard(channel, Reports(stuck), limits)
+        yield fake, TritonClient(channel, Liveness(channel, Reports()), guard)
     finally:
         await channel.close()
         await server.stop(None)

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.inference.adapters import answer_journal
-from services.inference.adapters.announcer import BackgroundServedLog
-from services.inference.adapters.answer_journal import AnswerJournal, PendingAnswer
-from services.inference.app.ports import Served
 from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import Topic
 from services.kit.errors import InvalidArgumentError, UnavailableError
+from services.serving.adapters import answer_journal
+from services.serving.adapters.answer_journal import AnswerJournal, PendingAnswer
+from services.serving.adapters.served_log import BackgroundServedLog
+from services.serving.app.ports import Served
 
 
 class FakeBus:
@@ -138,8 +138,8 @@ def test_a_journal_under_steady_load_does_not_grow_without_end(tmp_path: Path, m
 def test_a_process_that_is_killed_leaves_its_answers(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys\n"
-        "from tests.unit.inference.test_served_log import _served\n"
-        "from services.inference.adapters.answer_journal import AnswerJournal, PendingAnswer\n"
+        "from tests.unit.serving.test_served_log import _served\n"
+        "from services.serving.adapters.answer_journal import AnswerJournal, PendingAnswer\n"
         "AnswerJournal(pathlib.Path(sys.argv[1])).add([PendingAnswer(item, '') for item in _served(1, 2)])\n"
         "os.kill(os.getpid(), 9)\n"
     )

@@ -1,0 +1,1 @@
+"""Triton, the log of served answers, and where routes come from."""

@@ -1,0 +1,1 @@
+"""Answering, the table of routes, and their ports."""

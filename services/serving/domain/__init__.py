@@ -1,0 +1,1 @@
+"""Prompts, answers and routes, whatever serves them."""

@@ -1,0 +1,76 @@
+"""What models are asked, and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Task(StrEnum):
+    """What a model does."""
+
+    GENERATION = "generation"
+    TEXT_CLASSIFICATION = "text_classification"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen; zero and None mean the defaults: the model's limit, greedy, all tokens, random."""
+
+    max_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A record's text, or a conversation; one of them."""
+
+    text: str | None = None
+    conversation: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """A classifier's result for a text; the scores of all labels add up to 1."""
+
+    label: str
+    score: float
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def classified(labels: Sequence[str], scores: Sequence[float]) -> Classified:
+    """Names the scores of a text; the label is the first of the highest."""
+    named = dict(zip(labels, scores, strict=True))
+    label = max(named, key=lambda name: named[name])
+    return Classified(label, named[label], named)
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    NONE = ""
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of an answer; the last one has a finish reason. Token counts are of the whole answer so far."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    version: int
