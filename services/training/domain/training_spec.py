@@ -51,7 +51,10 @@ class TextClassificationTask:
 
 
 class Method(Protocol):
-    """Which weights are trained: a frozen dataclass of options, see `services.training.engine.methods`."""
+    """Which weights are trained: a frozen dataclass of options, see `services.training.engine.methods`.
+
+    A method that is not for every task names the kinds of those that it is for in a class variable `TASKS`.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -137,6 +140,9 @@ class TrainingSpec:
             found.append(FieldViolation("spec.compression.variants", "name at least one of fp32, int8, int4"))
         if isinstance(self.task, TextClassificationTask) and "int4" in self.variants:
             found.append(FieldViolation("spec.compression.variants", "int4 is for generation only"))
+        able: tuple[str, ...] | None = getattr(self.method, "TASKS", None)
+        if able is not None and self.task.kind not in able:
+            found.append(FieldViolation(f"spec.{self.method.kind}", f"is for {', '.join(able)} only"))
         if isinstance(self.task, GenerationTask):
             named = re.findall(r"\{\w+\}", self.task.prompt_template)
             if "{text}" not in named:

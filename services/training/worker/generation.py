@@ -14,6 +14,7 @@ from services.training.adapters.job import Job
 from services.training.domain.report import Example, Report, Variant
 from services.training.domain.training_spec import GenerationTask, VariantName
 from services.training.engine.generation import greedy_answers, reference_losses
+from services.training.engine.methods.prompt_tuning import PromptTuning
 from services.training.engine.metrics import (
     TextLoss,
     loss_increase,
@@ -23,7 +24,9 @@ from services.training.engine.metrics import (
 )
 from services.training.engine.prompts import prompts_of, training_pairs
 from services.training.engine.tasks import CompletionObjective, Pair
+from services.training.engine.virtual_tokens import add_rows, virtual_ids, write_tokenizer
 from services.training.worker.phases import (
+    Material,
     Phase,
     check_stop,
     drop_checkpoints,
@@ -51,10 +54,15 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     phase = Phase(job, "prepare")
     material = material_of(job)
-    device, tokenizer, holdout = material.device, material.tokenizer, material.holdout
-    builder = prompts_of(material.base_folder, task)
+    device, holdout = material.device, material.holdout
+    base_prompts = [
+        pair.prompt
+        for pair in training_pairs(prompts_of(material.base_folder, task), material.tokenizer, task, holdout)
+    ]
+    # From here on the tokenizer and chat template are those of the tuned model.
+    tokenizer, tokenizer_folder, virtual = _tuned_tokenizer(job, material)
+    builder = prompts_of(tokenizer_folder, task)
     held_pairs = training_pairs(builder, tokenizer, task, holdout)
-    prompts = [pair.prompt for pair in held_pairs]
     references = [row[task.target_field] for row in holdout]
     pairs = training_pairs(builder, tokenizer, task, material.train)
 
@@ -67,7 +75,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     phase.end()
     check_stop(should_stop)
 
-    def answers(which: str) -> list[str]:
+    def answers(which: str, prompts: Sequence[list[int]]) -> list[str]:
         phase = Phase(job, "evaluate", len(prompts), f"{which} answers")
 
         def on_progress(done: int) -> None:
@@ -85,11 +93,14 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         phase.end()
         return found
 
-    base_answers = kept(folder / "eval" / "base.json", lambda: answers("base"))
+    base_answers = kept(folder / "eval" / "base.json", lambda: answers("base", base_prompts))
     check_stop(should_stop)
 
     merged = folder / "merged"
     if not merged.is_dir():
+        if isinstance(spec.method, PromptTuning):
+            instruction = spec.method.init_text or task.prompt_template.replace("{text}", "")
+            add_rows(model, virtual, tokenizer.encode(instruction, add_special_tokens=False) or virtual)
         model = spec.method.adapt(model)
         objective = CompletionObjective(pairs, tokenizer.pad_token_id or tokenizer.eos_token_id)
         train_adapted(job, model, model, objective, device, should_stop)
@@ -107,7 +118,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     tuned = kept(
         folder / "eval" / "tuned.json",
         lambda: {
-            "answers": answers("tuned"),
+            "answers": answers("tuned", [pair.prompt for pair in held_pairs]),
             "losses": [
                 asdict(loss)
                 for loss in reference_losses(
@@ -147,6 +158,20 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         tuned_loss=loss_per_token(tuned_losses),
         warnings=precision_warnings(job, device),
     )
+
+
+def _tuned_tokenizer(job: Job, material: Material) -> tuple[Any, Path, list[int]]:
+    """The tokenizer that the tuned model has, its folder, and the virtual tokens in it, if the method learns some."""
+    from transformers import AutoTokenizer
+
+    method = job.spec.method
+    if not isinstance(method, PromptTuning):
+        return material.tokenizer, material.base_folder, []
+    folder = kept_folder(
+        job.folder / "tokenizer", lambda path: write_tokenizer(material.base_folder, path, method.virtual_tokens)
+    )
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    return tokenizer, folder, virtual_ids(tokenizer, method.virtual_tokens)
 
 
 def _build(

@@ -40,6 +40,8 @@ _EXAMPLES = 5
 _CHECKPOINTS = "checkpoints"
 _MERGED, _VARIANTS = "merged", "variants"
 _STORE_PATIENCE_S = 900.0
+# Else peft asks a hub whether the vocabulary was changed, and writes all embeddings beside the few that were learnt.
+_ADAPTER_ONLY = {"save_embedding_layers": False}
 # Tokens. On a processor the backward pass of fused attention costs more than the whole score matrix of so short a text
 # (SmolLM2-135M, 4 x 130 tokens: a quarter of the step); the matrix grows with the square of the length.
 _SHORT = 512
@@ -127,7 +129,7 @@ def train_adapted(
     figures = run_training(job, model, objective, device, should_stop)
     kept(job.folder / "eval" / "train.json", lambda: figures)
     if hasattr(adapted, "get_base_model"):
-        kept_folder(job.folder / "adapter", lambda path: adapted.save_pretrained(str(path)))
+        kept_folder(job.folder / "adapter", lambda path: adapted.save_pretrained(str(path), **_ADAPTER_ONLY))
 
 
 def checked_snapshot(job: Job) -> Path:

@@ -36,17 +36,21 @@ def test_the_options_of_a_method_are_the_fields_of_its_message(name: str) -> Non
 def test_a_method_survives_contract_and_storage(name: str) -> None:
     spec = run_pb2.TrainingSpec(
         base_model="base",
-        text_classification=run_pb2.TextClassificationTask(label_field="label", max_input_tokens=32),
         optimization=run_pb2.Optimization(max_steps=2, batch_size=4, learning_rate=0.1),
         compression=run_pb2.Compression(variants=["fp32"]),
     )
+    if "text_classification" in getattr(method_type(name), "TASKS", ("text_classification",)):
+        spec.text_classification.label_field, spec.text_classification.max_input_tokens = "label", 32
+    else:
+        spec.generation.prompt_template, spec.generation.target_field = "{text}", "answer"
     getattr(spec, name).SetInParent()
     for field in MESSAGES[name].fields:
         options = getattr(spec, name)
         if field.is_repeated:
             getattr(options, field.name).extend(["one", "two"])
         else:
-            setattr(options, field.name, field.default_value + 1)
+            other = "other" if field.type == field.TYPE_STRING else field.default_value + 1
+            setattr(options, field.name, other)
     read = spec_from(spec)
     assert read.method.kind == name
     assert getattr(spec_to(read), name) == getattr(spec, name)

@@ -210,6 +210,34 @@ class FullMethod(_message.Message):
 Global___FullMethod: _TypeAlias = FullMethod  # noqa: Y015
 
 @_typing.final
+class PromptTuningMethod(_message.Message):
+    """Prompt tuning (Lester et al. 2021, arXiv:2104.08691): vectors before the prompt are learnt, and nothing else. They
+    become special tokens of the model, written by its chat template. For generation only.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIRTUAL_TOKENS_FIELD_NUMBER: _builtins.int
+    INIT_TEXT_FIELD_NUMBER: _builtins.int
+    virtual_tokens: _builtins.int
+    """Number of vectors; they count as tokens of the prompt (max_input_tokens)."""
+    init_text: _builtins.str
+    """Text whose tokens the vectors begin as, repeated as needed; the instruction of the prompt template when empty."""
+    def __init__(
+        self,
+        *,
+        virtual_tokens: _builtins.int = ...,
+        init_text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["init_text", b"init_text", "virtual_tokens", b"virtual_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptTuningMethod: _TypeAlias = PromptTuningMethod  # noqa: Y015
+
+@_typing.final
 class PluginMethod(_message.Message):
     """A method of another package, which training finds by its entry point."""
 
@@ -354,6 +382,7 @@ class TrainingSpec(_message.Message):
     LORA_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
     PLUGIN_FIELD_NUMBER: _builtins.int
+    PROMPT_TUNING_FIELD_NUMBER: _builtins.int
     OPTIMIZATION_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     COMPRESSION_FIELD_NUMBER: _builtins.int
@@ -387,6 +416,10 @@ class TrainingSpec(_message.Message):
         """Of another package."""
 
     @_builtins.property
+    def prompt_tuning(self) -> Global___PromptTuningMethod:
+        """Vectors before the prompt."""
+
+    @_builtins.property
     def optimization(self) -> Global___Optimization:
         """How."""
 
@@ -408,16 +441,17 @@ class TrainingSpec(_message.Message):
         lora: Global___LoraMethod | None = ...,
         full: Global___FullMethod | None = ...,
         plugin: Global___PluginMethod | None = ...,
+        prompt_tuning: Global___PromptTuningMethod | None = ...,
         optimization: Global___Optimization | None = ...,
         evaluation: Global___Evaluation | None = ...,
         compression: Global___Compression | None = ...,
         model_name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["lora", "full", "plugin"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["lora", "full", "plugin", "prompt_tuning"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["generation", "text_classification"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015

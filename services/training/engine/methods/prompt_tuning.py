@@ -1,0 +1,46 @@
+"""Prompt tuning (Lester et al. 2021, arXiv:2104.08691): only vectors before the prompt are learnt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from services.training.engine.virtual_tokens import add_rows
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTuning:
+    """`virtual_tokens` vectors, which begin as the embeddings of `init_text`, or of the task's instruction if empty."""
+
+    virtual_tokens: int = 20
+    init_text: str = ""
+    kind: Literal["prompt_tuning"] = "prompt_tuning"
+
+    TASKS: ClassVar[tuple[str, ...]] = ("generation",)
+
+    def adapt(self, model: nn.Module) -> nn.Module:
+        """See `Method.adapt`; a model that was not given rows for the tokens of its tokenizer gets them at its end."""
+        from peft import TrainableTokensConfig, get_peft_model
+
+        causal_lm: Any = model
+        ids = getattr(causal_lm.config, "virtual_token_ids", None)
+        if ids is None:
+            size = int(causal_lm.config.vocab_size)
+            ids = list(range(size, size + self.virtual_tokens))
+            add_rows(causal_lm, ids, range(min(size, self.virtual_tokens)))
+        name = next(n for n, module in model.named_modules() if module is causal_lm.get_input_embeddings())
+        config = TrainableTokensConfig(token_indices=ids, target_modules=[name])
+        adapted: nn.Module = get_peft_model(causal_lm, config)
+        return adapted
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """See `Method.merge`."""
+        adapted: Any = model
+        merged: nn.Module = adapted.merge_and_unload()
+        return merged
+
+
+METHOD = PromptTuning

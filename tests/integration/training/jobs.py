@@ -1,0 +1,62 @@
+"""A run's worker in this process: without the service, its bus and its database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from services.kit.storage.signing import SigningKey
+from services.training.adapters.job import Job
+from services.training.domain.report import Report
+from services.training.domain.training_spec import (
+    GenerationTask,
+    Method,
+    Optimization,
+    TrainingSpec,
+    VariantName,
+)
+
+
+def writer_spec(model: Path, snapshot: Path, method: Method, **changes: Any) -> TrainingSpec:
+    """A small run that writes text; `changes` replace fields of the spec."""
+    spec = TrainingSpec(
+        model_name="headlines",
+        base_model=str(model),
+        dataset_name="datasets/reviews/versions/1",
+        dataset_uri=snapshot.as_uri(),
+        dataset_digest="0" * 64,
+        task=GenerationTask("Write a headline.\n\n{text}", "headline", 96, 12),
+        method=method,
+        optimization=Optimization(max_steps=6, batch_size=8, learning_rate=0.02, checkpoint_every=3),
+        variants=_builds("fp32"),
+        max_eval_examples=8,
+    )
+    return replace(spec, **changes)
+
+
+def _builds(*names: VariantName) -> tuple[VariantName, ...]:
+    return names
+
+
+def work(folder: Path, spec: TrainingSpec) -> Report:
+    """Runs the worker of a spec to its end, in its folder."""
+    from services.training.worker.classification import run as run_classification
+    from services.training.worker.generation import run as run_generation
+
+    key = SigningKey(folder / "keys" / "signing.pem", folder / "keys" / "trusted")
+    key.ensure()
+    job = Job(
+        run="runs/test",
+        folder=folder,
+        uri=folder.as_uri(),
+        snapshot=Path(spec.dataset_uri.removeprefix("file://")),
+        models_dir=folder / "models",
+        downloads_dir=folder / "downloads",
+        spec=spec,
+        threads=1,
+        signing_key=folder / "keys" / "signing.pem",
+        trusted_keys=folder / "keys" / "trusted",
+    )
+    run = run_generation if isinstance(spec.task, GenerationTask) else run_classification
+    return run(job, lambda: False)

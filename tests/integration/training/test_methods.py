@@ -1,0 +1,47 @@
+"""Each method from a data set to builds: what the runtime that serves answers is what the trained model answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from services.training.engine.methods.lora import Lora
+from services.training.engine.methods.prompt_tuning import PromptTuning
+from services.training.engine.virtual_tokens import token_name
+from tests.integration.training.bases import make_writer, write_reviews
+from tests.integration.training.jobs import work, writer_spec
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_writer(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_reviews(tmp_path_factory.mktemp("data") / "reviews")
+
+
+def test_tuned_prompts_are_in_the_build_and_answered_from(writer: Path, reviews: Path, tmp_path: Path) -> None:
+    report = work(tmp_path / "run", writer_spec(writer, reviews, PromptTuning(virtual_tokens=4)))
+    build = tmp_path / "run" / "variants" / "fp32"
+    assert (build / "chat_template.jinja").read_text().startswith("".join(token_name(i) for i in range(4)))
+    config = json.loads((build / "config.json").read_text())
+    assert config["virtual_token_ids"] == list(range(config["vocab_size"] - 4, config["vocab_size"]))
+    assert report.figures["trainable_parameters"] == 4 * config["hidden_size"]
+    assert report.figures["same_answer_as_merged_fp32"] == 1.0
+    (built,) = report.variants
+    assert built.loss_increase is not None
+    assert abs(built.loss_increase.value) < 0.01
+    assert report.figures["final_loss"] < report.figures["first_loss"]
+
+
+@pytest.mark.parametrize("method", [Lora(r=4, alpha=8, use_dora=True), Lora(r=4, alpha=8, use_rslora=True)])
+def test_a_kind_of_lora_answers_in_its_build_as_it_was_trained(
+    writer: Path, reviews: Path, tmp_path: Path, method: Lora
+) -> None:
+    report = work(tmp_path / "run", writer_spec(writer, reviews, method))
+    assert report.figures["same_answer_as_merged_fp32"] == 1.0
+    assert report.figures["final_loss"] < report.figures["first_loss"]
