@@ -14,6 +14,7 @@ from datetime import datetime
 from gateway.keys.key import ApiKey, id_of, matches
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import UnauthenticatedError, UnavailableError
+from services.kit.runtime.loops import step_forever
 
 logger = logging.getLogger(__name__)
 
@@ -68,15 +69,15 @@ class KeyRing:
     async def run(self) -> None:
         """Reads the keys regularly; if the database fails, the last copy stays in use."""
         written_at = time.monotonic()
-        while True:
-            await asyncio.sleep(self._refresh_s)
-            try:
-                await self.refresh()
-                if time.monotonic() - written_at >= USES_S:
-                    written_at = time.monotonic()
-                    await self.write_uses()
-            except Exception:
-                logger.exception("cannot read the API keys; using the last known ones")
+
+        async def step() -> None:
+            nonlocal written_at
+            await self.refresh()
+            if time.monotonic() - written_at >= USES_S:
+                written_at = time.monotonic()
+                await self.write_uses()
+
+        await step_forever(step, "reading the API keys", idle_s=self._refresh_s, survives_defects=True)
 
     async def write_uses(self) -> None:
         """Writes when keys were last used since the last writing; also to be called at the end."""

@@ -5,7 +5,6 @@ New connections use the newest files that fit together; open connections keep th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from services.kit.errors import FailedPreconditionError
+from services.kit.runtime.loops import step_forever
+from services.kit.threads import in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -150,10 +151,8 @@ class ServerTls:
         return True
 
     async def watch(self) -> None:
-        """Checks the files regularly."""
-        while True:
-            await asyncio.sleep(RELOAD_S)
-            await asyncio.to_thread(self.reload)
+        """Checks the files regularly, until it is cancelled."""
+        await step_forever(in_thread(self.reload), "reloading TLS files", idle_s=RELOAD_S)
 
 
 def file_marks(files: TlsFiles) -> tuple[object, ...]:

@@ -16,6 +16,7 @@ from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.grpc.client import open_channel
 from services.kit.grpc.request_ids import RequestIdInterceptor
+from services.kit.runtime.loops import Wakeup
 from services.kit.runtime.losses import loss_reporter
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database
@@ -33,7 +34,7 @@ from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.entrypoints.consumer import TOPICS, PeerEventHandler
 from services.pipeline.entrypoints.servicer import PipelineServicer
-from services.pipeline.entrypoints.worker import Signal, publish_pending_feedback
+from services.pipeline.entrypoints.worker import publish_pending_feedback
 from services.pipeline.settings import PipelineSettings
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
@@ -70,7 +71,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     )
     scheduler = CycleScheduler(dependencies)
     cycles = Cycles(dependencies.cycles, datasets, clock, started=scheduler.start, cancelled=scheduler.cancel)
-    recorded = Signal(asyncio.get_running_loop())
+    recorded = Wakeup(asyncio.get_running_loop())
     feedback = FeedbackService(SqlFeedbackStore(engine), announcer, clock, settings.keep_answers_days, recorded.set)
     consumer = KafkaEventConsumer(
         settings.brokers,

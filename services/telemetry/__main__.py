@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import add_LogsServiceServicer_to_server
@@ -25,6 +26,7 @@ from services.telemetry.app.search import SearchService
 from services.telemetry.domain.days import Retention
 from services.telemetry.entrypoints.otlp import LogsReceiver, Receiver, TracesReceiver
 from services.telemetry.entrypoints.servicer import TelemetryServicer
+from services.telemetry.entrypoints.worker import run_sweeper
 from services.telemetry.settings import TelemetrySettings
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ async def build(settings: TelemetrySettings, metrics: RequestMetrics) -> Service
 
     return Service(
         register=register,
-        tasks=[intake.run, Sweeper(store, retention, clock).run],
+        tasks=[intake.run, partial(run_sweeper, Sweeper(store, retention, clock))],
         closers=[client.close],
         traced=False,
     )

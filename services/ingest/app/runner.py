@@ -27,7 +27,7 @@ from services.kit.clock import Clock
 from services.kit.errors import TidemillError
 from services.kit.failure import Failure
 from services.kit.ids import new_id
-from services.kit.retrying import StoppedError, persistently
+from services.kit.retrying import StoppedError, call_with_retries
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class ImportRunner:
 
     def _patiently(self, action: Callable[[], T]) -> T:
         """Calls `do`, retrying while a dependency is unavailable; repeated publications are the same events."""
-        return persistently(action, "an import", self._stop)
+        return call_with_retries(action, "an import", self._stop)
 
     def _save(self, tracker: ImportTracker, pull: Pull) -> None:
         if tracker.due():

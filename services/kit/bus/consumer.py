@@ -27,13 +27,11 @@ from services.kit.bus.port import Delivery, EventHandler, LostMessages
 from services.kit.bus.positions import ReadPositions, first_offsets
 from services.kit.bus.topics import Topic
 from services.kit.errors import DataLossError, InvalidArgumentError, TidemillError, explained, is_retryable
-from services.kit.retrying import StoppedError, persistently
+from services.kit.retrying import Backoff, StoppedError, call_with_retries
 from services.kit.telemetry import schema
 
 logger = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 10.0
 _HEARTBEAT_S = 3.0
 _CLOSE_MS = 2000
 # Time for one metadata request, one commit and the goodbye, with a broker that responds.
@@ -87,35 +85,34 @@ class DeliveryProcessor:
         self._bury(delivery, error)
 
     def _process_one(self, delivery: Delivery) -> None:
-        pause, unexpected = _FIRST_PAUSE_S, 0
-        while True:
-            try:
-                self._handler.handle([delivery])
-                return
-            except Exception as error:
-                unexpected += not isinstance(error, TidemillError)
-                # If the stop did not wait for the handler, what it uses may be closed already: not the message's fault.
-                if unexpected and self._stop.is_set():
-                    raise StoppedError from error
-                known = explained(error)
-                # A full disk or a damaged database is not the message's fault.
-                waits = known is not None and (is_retryable(known) or isinstance(known, DataLossError))
-                if not waits and (isinstance(error, TidemillError) or unexpected >= _UNEXPECTED_TRIES):
-                    self._bury(delivery, error)
-                    return
-                logger.warning(
-                    "%s[%d]@%d waits %.1f s: %s", delivery.topic, delivery.partition, delivery.offset, pause, error
-                )
-            if self._stop.wait(pause):
-                raise StoppedError
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
+        unexpected = 0
+
+        def should_retry(error: BaseException) -> bool:
+            nonlocal unexpected
+            unexpected += not isinstance(error, TidemillError)
+            # If the stop did not wait for the handler, what it uses may be closed already: not the message's fault.
+            if unexpected and self._stop.is_set():
+                return True
+            known = explained(error)
+            # A full disk or a damaged database is not the message's fault.
+            if known is not None and (is_retryable(known) or isinstance(known, DataLossError)):
+                return True
+            return not isinstance(error, TidemillError) and unexpected < _UNEXPECTED_TRIES
+
+        place = f"{delivery.topic}[{delivery.partition}]@{delivery.offset}"
+        try:
+            call_with_retries(lambda: self._handler.handle([delivery]), place, self._stop, should_retry=should_retry)
+        except StoppedError:
+            raise
+        except Exception as error:
+            self._bury(delivery, error)
 
     def _bury(self, delivery: Delivery, error: Exception) -> None:
-        persistently(
+        call_with_retries(
             lambda: self._dead_letters.dead_letter(delivery, error),
             "a dead letter",
             self._stop,
-            repeats=lambda cause: isinstance(cause, TidemillError),
+            should_retry=lambda cause: isinstance(cause, TidemillError),
         )
         logger.error(
             "refused %s[%d]@%d: %s",
@@ -197,11 +194,12 @@ class KafkaEventConsumer:
             logger.warning("consumer %s did not stop in time; %s will be delivered again", self._group, what)
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE_S
+        backoff = Backoff()
         while not self._stop.is_set():
+            pause = backoff.next_s()
             try:
                 self._consume()
-                pause = _FIRST_PAUSE_S
+                backoff.reset()
             except StoppedError:
                 return
             except (KafkaError, ValueError, OSError) as error:
@@ -210,7 +208,6 @@ class KafkaEventConsumer:
                 logger.exception("consumer %s failed, reconnecting in %.1f s", self._group, pause)
             if self._stop.wait(pause):
                 return
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     def _consume(self) -> None:
         consumer = KafkaConsumer(

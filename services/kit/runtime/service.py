@@ -13,14 +13,16 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import grpc
 
 from services.kit.config import TERMINATION_LOG, UNIX, ServiceSettings
-from services.kit.errors import DataLossError, InvalidArgumentError, TidemillError, UnavailableError, explained
+from services.kit.errors import DataLossError, InvalidArgumentError, TidemillError, explained
 from services.kit.grpc.server import bind, create_server, finish_server
+from services.kit.retrying import call_with_retries_async
 from services.kit.storage.disk import disk_space
 from services.kit.telemetry.metrics import RequestMetrics
 from services.kit.telemetry.scraping import ScrapeToken
@@ -30,7 +32,7 @@ from services.kit.tls import ServerTls, TlsFiles
 logger = logging.getLogger(__name__)
 
 _DRAIN_S = 10.0
-_START_TRIES = 30
+_START_PATIENCE_S = 30.0
 
 T = TypeVar("T")
 
@@ -137,15 +139,7 @@ async def _unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> 
 
 
 async def _build(name: str, build: Build, metrics: RequestMetrics) -> Service:
-    for attempt in range(1, _START_TRIES + 1):
-        try:
-            return await build(metrics)
-        except UnavailableError as error:
-            if attempt == _START_TRIES:
-                raise
-            logger.info("%s waits for a dependency: %s", name, error.message)
-            await asyncio.sleep(1.0)
-    raise AssertionError("unreachable")
+    return await call_with_retries_async(partial(build, metrics), f"the start of {name}", patience_s=_START_PATIENCE_S)
 
 
 def _peer_tls(settings: ServiceSettings) -> ServerTls | None:

@@ -17,6 +17,8 @@ from typing import TypeVar
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError, UnavailableError, is_retryable
 from services.kit.failure import Failure
+from services.kit.retrying import Backoff, call_with_retries_async
+from services.kit.threads import in_thread
 from services.pipeline.app.ports import (
     Announcer,
     CycleStore,
@@ -32,8 +34,6 @@ from services.pipeline.domain.gate import judge, measured
 
 logger = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 10.0
 _PROGRESS_EVERY_S = 0.25
 # How long a cancelled cycle waits to learn the name of the work that it was just ordering.
 _ORDER_PATIENCE_S = 10.0
@@ -299,20 +299,20 @@ class CycleRunner:
     async def _follow(self, stage: str, worker: Worker, work: Work) -> Work:
         """The work's end; `reused` whether its start or its end says so."""
         latest = work
-        pause = _FIRST_PAUSE_S
+        backoff = Backoff()
         while not latest.done:
             try:
                 async for latest in worker.watch(work.name):
-                    pause = _FIRST_PAUSE_S
+                    backoff.reset()
                     await self._progress(stage, latest.progress)
                 if not latest.done:
                     raise UnavailableError(f"Watching {work.name} ended early.")
             except TidemillError as error:
                 if not is_retryable(error):
                     raise
-                await self._waits(stage, error)
-                await self._deps.wakeups.wait(work.name, pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                logger.warning("%s waits: %s", self._cycle.name, error.message)
+                await self._show_wait(stage, error)
+                await self._deps.wakeups.wait(work.name, backoff.next_s())
         if latest.failure is not None:
             raise _StageFailedError(CycleState.FAILED, latest.failure, latest.failure.message)
         if latest.cancelled:
@@ -322,28 +322,24 @@ class CycleRunner:
         return replace(latest, reused=work.reused or latest.reused)
 
     async def _persistently(self, do: Callable[[], Awaitable[T]], stage: str = "") -> T:
-        pause = _FIRST_PAUSE_S
-        while True:
-            try:
-                return await do()
-            except TidemillError as error:
-                if not is_retryable(error):
-                    raise
-                await self._waits(stage, error)
-            if stage:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._cancel.wait()
-                    raise _StageFailedError(CycleState.CANCELLED, None, "cancelled while waiting")
-            else:
-                await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
+        """Calls `do` until it returns; while it belongs to a stage, a cancel ends the pause and the stage."""
 
-    async def _waits(self, stage: str, error: TidemillError) -> None:
-        logger.warning("%s waits: %s", self._cycle.name, error.message)
-        if stage:
-            peer = error.metadata.get("peer")
-            await self._progress(stage, {"phase": f"waits for {peer}" if peer else "waits"})
+        async def pause(seconds: float) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._cancel.wait()
+                raise _StageFailedError(CycleState.CANCELLED, None, "cancelled while waiting")
+
+        async def show(error: BaseException) -> None:
+            await self._show_wait(stage, error)
+
+        if not stage:
+            return await call_with_retries_async(do, self._cycle.name)
+        return await call_with_retries_async(do, self._cycle.name, sleep=pause, on_wait=show)
+
+    async def _show_wait(self, stage: str, error: BaseException) -> None:
+        peer = error.metadata.get("peer") if isinstance(error, TidemillError) else None
+        await self._progress(stage, {"phase": f"waits for {peer}" if peer else "waits"})
 
     async def _stop_work(self, stage: str) -> None:
         """Cancels what the stage had started; an unavailable peer does not delay the end of the cycle."""
@@ -409,14 +405,8 @@ class CycleRunner:
         self._saved_at = self._deps.clock.monotonic()
         if not self._cycle.state.final:
             self._cycle = replace(self._cycle, update_time=self._deps.clock.now())
-        cycle = self._cycle
-        while True:
-            try:
-                await asyncio.to_thread(self._deps.cycles.update, cycle)
-                return
-            except UnavailableError as error:
-                logger.warning("%s waits for its database: %s", cycle.name, error.message)
-                await asyncio.sleep(1.0)
+        update = partial(self._deps.cycles.update, self._cycle)
+        await call_with_retries_async(in_thread(update), f"the state of {self._cycle.name}")
 
     def _stage(self, name: str) -> Stage:
         return self._cycle.stage(name)

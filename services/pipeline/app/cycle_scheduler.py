@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
-from services.kit.errors import UnavailableError
+from services.kit.retrying import call_with_retries_async
+from services.kit.threads import in_thread
 from services.pipeline.app.cycle_runner import CycleDependencies, CycleRunner
 from services.pipeline.domain.cycle import Cycle
 
@@ -60,9 +62,4 @@ class CycleScheduler:
             del self._cancels[name]
 
     async def _read(self, name: str) -> Cycle | None:
-        while True:
-            try:
-                return await asyncio.to_thread(self._store.get, name)
-            except UnavailableError as error:
-                logger.warning("%s waits for its database: %s", name, error.message)
-                await asyncio.sleep(1.0)
+        return await call_with_retries_async(in_thread(partial(self._store.get, name)), name)

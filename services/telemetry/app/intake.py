@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 
 from services.kit.clock import Clock
 from services.kit.errors import UnavailableError
+from services.kit.retrying import Backoff
 from services.telemetry.app.ports import DocumentStore, IntakeObserver
 from services.telemetry.domain.days import Signal
 from services.telemetry.domain.document import Document, Outcome, Receipt, WriteStatus
 
 logger = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S = 0.25
-_LONGEST_PAUSE_S = 2.0
 _RETRY_AFTER_S = 2.0
 _LOG_EVERY_S = 30.0
 
@@ -184,7 +183,7 @@ class Intake:
 
     async def _write(self, bulk: list[_Entry]) -> None:
         """Writes a bulk, again and again until each document has its outcome or no one waits for it."""
-        pause = _FIRST_PAUSE_S
+        backoff = Backoff(0.25, longest_s=2.0)
         # Senders that disconnected will retry with the same documents.
         while bulk := [entry for entry in bulk if not entry[0].answer.done()]:
             started, tried, answered = self._clock.monotonic(), len(bulk), False
@@ -197,8 +196,9 @@ class Intake:
                 self._observer.bulk(self._clock.monotonic() - started)
                 bulk = self._settle(bulk, outcomes)
             if bulk:
-                await asyncio.sleep(pause)
-                pause = _FIRST_PAUSE_S if len(bulk) < tried else min(2 * pause, _LONGEST_PAUSE_S)
+                await asyncio.sleep(backoff.next_s())
+                if len(bulk) < tried:
+                    backoff.reset()
                 if answered:
                     # Perhaps only one day's index is busy, not the store: other documents do not wait for it.
                     bulk = self._next_bulk(bulk)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from services.kit.clock import Clock
-from services.kit.errors import UnavailableError
 from services.telemetry.app.ports import DailyIndices
 from services.telemetry.domain.days import Retention, day_of
 
 logger = logging.getLogger(__name__)
-
-_PAUSE_S = 3600.0
 
 
 class Sweeper:
@@ -42,12 +38,3 @@ class Sweeper:
             await self._indices.drop(name)
             logger.info("deleted %s: it is older than %d days", name, self._retention.days)
         return over
-
-    async def run(self) -> None:
-        """Sweeps now and every hour."""
-        while True:
-            try:
-                await self.sweep()
-            except UnavailableError as error:
-                logger.warning("could not delete expired days, retrying later: %s", error.message)
-            await asyncio.sleep(_PAUSE_S)

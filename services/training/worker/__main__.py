@@ -74,7 +74,7 @@ def _run(job: Job, stop: threading.Event) -> int:
     else:
         from services.training.worker.classification import run
     try:
-        report = store(job, run(job, stop.is_set), stop.is_set)
+        report = store(job, run(job, stop.is_set), stop)
         write_json(job.folder / REPORT_FILE, report.to_json())
     except Cancelled:
         logger.info("run %s was stopped; its checkpoint is stored", job.run)

@@ -6,18 +6,20 @@ import json
 import logging
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
-from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from services.kit.errors import DataLossError, UnavailableError
 from services.kit.progress import Progress
+from services.kit.retrying import StoppedError, call_with_retries
 from services.kit.storage.artifacts import ArtifactStore, digest_folder, local_path
 from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
 from services.kit.telemetry import schema
@@ -239,28 +241,34 @@ def run_training(
     }
 
 
-def store(job: Job, report: Report, should_stop: Callable[[], bool]) -> Report:
+def store(job: Job, report: Report, stop: threading.Event) -> Report:
     """Copies the model and its builds to the artefact store, if that is not this folder.
 
     Returns:
-        The report, with the builds' own places.
+        The report, with the builds' places in the store.
+
+    Raises:
+        Cancelled: `stop` was set.
+        UnavailableError: the store did not answer for a quarter of an hour.
     """
     if local_path(job.uri) is not None:
         return report
     artifacts = ArtifactStore(job.uri)
     folders = [job.folder / _MERGED, *(job.folder / _VARIANTS / variant.precision for variant in report.variants)]
     phase = Phase(job, "store", len(folders), "folders")
-    # The store may be unavailable for minutes, and hours of training must not be lost.
-    patient = Retrying(
-        retry=retry_if_exception_type(UnavailableError),
-        wait=wait_exponential_jitter(initial=1, max=30),
-        stop=stop_after_delay(_STORE_PATIENCE_S),
-        before_sleep=before_sleep_log(logger, logging.WARNING),
-        reraise=True,
-    )
     for number, folder in enumerate(folders, 1):
-        check_stop(should_stop)
-        patient(artifacts.put_folder, folder, artifacts.uri(*folder.relative_to(job.folder).parts))
+        target = artifacts.uri(*folder.relative_to(job.folder).parts)
+        try:
+            # The store may be unavailable for minutes, and hours of training must not be lost.
+            call_with_retries(
+                partial(artifacts.put_folder, folder, target),
+                f"the copy of {job.run} to the artefact store",
+                stop,
+                should_retry=lambda error: isinstance(error, UnavailableError),
+                patience_s=_STORE_PATIENCE_S,
+            )
+        except StoppedError:
+            raise Cancelled from None
         phase.advance(number)
     phase.end()
     stored = [

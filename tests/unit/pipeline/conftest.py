@@ -63,7 +63,7 @@ class Harness:
 
 @pytest.fixture
 def harness(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch) -> Harness:
-    monkeypatch.setattr("services.pipeline.app.cycle_runner._FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("services.kit.retrying.FIRST_PAUSE_S", 0.001)
     engine = open_service_database("pipeline")
     return Harness(
         store=SqlCycleStore(engine),

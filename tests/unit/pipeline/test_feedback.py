@@ -7,9 +7,10 @@ import pytest
 
 from services.kit.clock import SystemClock
 from services.kit.errors import InvalidArgumentError, UnavailableError
+from services.kit.runtime.loops import Wakeup
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.domain.feedback import Answer
-from services.pipeline.entrypoints.worker import Signal, publish_pending_feedback
+from services.pipeline.entrypoints.worker import publish_pending_feedback
 from tests.unit.pipeline.conftest import Harness
 
 NOW = datetime.now(UTC)
@@ -76,8 +77,8 @@ def test_a_request_id_is_of_one_judgement_only(harness: Harness, other: tuple[st
 async def test_feedback_is_reported_as_soon_as_it_is_recorded_and_again_after_the_bus_was_unavailable(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.pipeline.entrypoints.worker._RETRY_S", 0.01)
-    signal = Signal(asyncio.get_running_loop())
+    monkeypatch.setattr("services.kit.retrying.FIRST_PAUSE_S", 0.01)
+    signal = Wakeup(asyncio.get_running_loop())
     feedback = FeedbackService(harness.feedback, harness.announcer, SystemClock(), 30, signal.set)
     publishing = asyncio.create_task(publish_pending_feedback(feedback, signal))
 

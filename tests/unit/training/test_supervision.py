@@ -295,7 +295,7 @@ def test_a_worker_that_was_asked_to_stop_by_another_is_not_an_attempt(harness: H
 
 
 async def test_supervision_continues_whatever_a_step_raises(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.kit.runtime.loops.AWAY_S", 0.01)
+    monkeypatch.setattr("services.kit.retrying.FIRST_PAUSE_S", 0.01)
     run = harness.runs.create(spec(), "", "")
     errors = [ValueError("no one foresaw it"), FailedPreconditionError("not now"), UnavailableError("away")]
     seen = harness.store.unfinished
