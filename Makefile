@@ -7,7 +7,7 @@ PIPELINE ?= pipelines/headlines.yaml
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults soak bench-engine stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults soak bench-engine bench-sequential stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -74,6 +74,9 @@ test: check unit contract integration e2e ## everything but the slow faults
 
 bench-engine: setup ## OpenVINO beside ONNX Runtime on the newest runs, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.engine
+
+bench-sequential: setup ## simulated experiments: false promotions and power, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks.sequential
 
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py

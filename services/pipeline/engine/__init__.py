@@ -1,0 +1,1 @@
+"""What computes: statistics of experiments."""
