@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("services", "gateway", "infra", "examples", "docs", "protos/tidemill", "tests", "*.md", "Makefile")
+ROOMS = ("services", "gateway", "infra", "clients", "examples", "docs", "protos/tidemill", "tests", "*.md", "Makefile")
 NOT_CHECKED = ("docs/adr/", "docs/LOG.md", "tests/unit/test_words.py")
 
 WORDS = {

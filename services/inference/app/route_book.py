@@ -1,4 +1,4 @@
-"""Which versions answer, as the control plane tells every data plane."""
+"""Which versions answer, as the control plane reports them to every data plane."""
 
 from __future__ import annotations
 

@@ -1,0 +1,94 @@
+"""Requests out of plain values, and plain values out of responses; for both clients."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
+from tidemill_client._protos.tidemill.inference.v1 import model_pb2
+from tidemill_client._protos.tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline
+from tidemill_client.answers import Answer, Message, Piece, Prediction, Predictions, Sampling
+
+MOST_TEXTS = 256
+"""Texts of one request; longer lists are sent as several."""
+
+
+def predict(model: str, texts: Sequence[str]) -> Any:
+    return inference.PredictRequest(model=_named(model), texts=texts)
+
+
+def generate(
+    kind: Any,
+    model: str,
+    text: str | None,
+    messages: Iterable[Message | tuple[str, str]] | None,
+    sampling: Sampling | None,
+) -> Any:
+    """A request of Generate or StreamGenerate."""
+    if (text is None) == (messages is None):
+        raise ValueError("give either `text` or `messages`")
+    request = kind(model=_named(model))
+    if text is not None:
+        request.text = text
+    for message in messages or ():
+        role, content = (message.role, message.content) if isinstance(message, Message) else message
+        request.conversation.messages.add(role=role, content=content)
+    if sampling is not None:
+        for name in ("max_tokens", "temperature", "top_p", "seed"):
+            if (value := getattr(sampling, name)) is not None:
+                setattr(request.sampling, name, value)
+        request.sampling.stop.extend(sampling.stop)
+    return request
+
+
+def feedback(answer: str, rating: float, correction: str, author: str) -> Any:
+    # The id makes a repeated attempt harmless.
+    return pipeline.RecordFeedbackRequest(
+        request_id=uuid.uuid4().hex, answer=answer, rating=rating, correction=correction, author=author
+    )
+
+
+def predictions(responses: Iterable[Any]) -> Predictions:
+    found = Predictions()
+    for response in responses:
+        found.model_version = response.model_version
+        found += [Prediction(item.answer, item.label, item.score, dict(item.scores)) for item in response.predictions]
+    return found
+
+
+def answer(response: Any) -> Answer:
+    return Answer(
+        response.answer,
+        response.text,
+        response.model_version,
+        _reason(response.finish_reason),
+        response.usage.prompt_tokens,
+        response.usage.completion_tokens,
+    )
+
+
+def piece(response: Any) -> Piece:
+    return Piece(
+        response.answer,
+        response.text_delta,
+        response.model_version,
+        _reason(response.finish_reason),
+        response.usage.prompt_tokens,
+        response.usage.completion_tokens,
+    )
+
+
+def parts(texts: Sequence[str]) -> list[Sequence[str]]:
+    """The texts in requests of at most `MOST_TEXTS`."""
+    return [texts[at : at + MOST_TEXTS] for at in range(0, len(texts), MOST_TEXTS)]
+
+
+def _named(model: str) -> str:
+    return model if model.startswith("models/") else f"models/{model}"
+
+
+def _reason(number: int) -> str:
+    name = model_pb2.FinishReason.Name(number).removeprefix("FINISH_REASON_").lower()
+    return "" if name == "unspecified" else name

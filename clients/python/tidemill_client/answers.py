@@ -1,0 +1,73 @@
+"""What goes to the mesh and comes back, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen; what is None is the model's own."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    """0 takes the most probable token."""
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One classified text."""
+
+    id: str
+    """`answers/{answer}`, for feedback."""
+    label: str
+    score: float
+    """Probability of the label."""
+    scores: Mapping[str, float]
+    """Probability of every label."""
+
+
+class Predictions(list[Prediction]):
+    """One prediction for each text, in order, and the version that made them."""
+
+    model_version: str
+    """`models/{model}/versions/{number}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    id: str
+    """`answers/{answer}`, for feedback."""
+    text: str
+    model_version: str
+    """`models/{model}/versions/{number}`."""
+    finish_reason: str
+    """`stop`, or `length` where the limit of tokens cut it."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an answer; the last one has a finish reason and counts of tokens."""
+
+    id: str
+    text: str
+    model_version: str
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0

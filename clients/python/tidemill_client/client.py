@@ -1,0 +1,176 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import grpc
+
+from tidemill_client import _requests as requests
+from tidemill_client._channel import Target
+from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
+from tidemill_client._protos.tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from tidemill_client._protos.tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from tidemill_client._retries import Attempts, Budget
+from tidemill_client.answers import Answer, Message, Piece, Predictions, Sampling
+from tidemill_client.errors import TidemillError
+
+
+class Client:
+    """Calls a mesh; safe to share between threads. Use it in a `with` statement or call `close`."""
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:7100",
+        *,
+        key: str | None = None,
+        timeout: float = 30.0,
+        tls: bool = False,
+        ca: str | os.PathLike[str] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Args:
+        address: `host:port` of the gateway's gRPC API.
+        key: API key; the variable TIDEMILL_API_KEY when None.
+        timeout: seconds for a whole call, retries included, unless the call names its own.
+        tls: whether the gateway is reached over TLS, trusted by the machine's authorities; `ca` implies it.
+        ca: PEM file of the authorities to trust.
+        certificate: PEM file of this client's certificate, where the gateway wants one.
+        client_key: PEM file of its key.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        self._target = Target(
+            address, os.environ.get("TIDEMILL_API_KEY") if key is None else key, ca, certificate, client_key, tls
+        )
+        self._timeout = timeout
+        self._budget = Budget()
+        self._channel = self._target.open(aio=False)
+        self._inference: Any = InferenceServiceStub(self._channel)
+        self._pipeline: Any = PipelineServiceStub(self._channel)
+
+    def predict(
+        self, model: str, texts: Sequence[str], *, user: str | None = None, timeout: float | None = None
+    ) -> Predictions:
+        """Classifies texts. More than 256 go out as several requests, each with the timeout.
+
+        Args:
+            model: its name.
+            texts: at most 64 KiB each.
+            user: whose request it is: the same user meets the same version of the model.
+            timeout: seconds, for this call.
+
+        Raises:
+            TidemillError: the call failed.
+        """
+        return requests.predictions(
+            self._call(self._inference.Predict, requests.predict(model, part), user, timeout)
+            for part in requests.parts(texts)
+        )
+
+    def generate(
+        self,
+        model: str,
+        *,
+        text: str | None = None,
+        messages: Iterable[Message | tuple[str, str]] | None = None,
+        sampling: Sampling | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Writes an answer.
+
+        Args:
+            model: its name.
+            text: what the model was trained on; its own prompt is put around it.
+            messages: a conversation instead, as it is: `Message`s or pairs of role and content.
+            sampling: how tokens are chosen.
+            user: whose request it is: the same user meets the same version of the model.
+            timeout: seconds, for this call.
+
+        Raises:
+            TidemillError: the call failed.
+            ValueError: neither text nor messages are given, or both.
+        """
+        request = requests.generate(inference.GenerateRequest, model, text, messages, sampling)
+        return requests.answer(self._call(self._inference.Generate, request, user, timeout))
+
+    def stream(
+        self,
+        model: str,
+        *,
+        text: str | None = None,
+        messages: Iterable[Message | tuple[str, str]] | None = None,
+        sampling: Sampling | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Piece]:
+        """Writes an answer piece by piece; arguments as `generate`. Leaving the loop cancels the answer.
+
+        Raises:
+            TidemillError: the call failed; after the first piece nothing is retried.
+        """
+        request = requests.generate(inference.StreamGenerateRequest, model, text, messages, sampling)
+        return self._stream(request, user, timeout)
+
+    def feedback(
+        self, answer: str, *, rating: float, correction: str = "", author: str = "", timeout: float | None = None
+    ) -> None:
+        """Judges an answer; repeated attempts count once.
+
+        Args:
+            answer: its id, as the answer or prediction has it.
+            rating: from -1 (bad) to 1 (good).
+            correction: what the answer should have been.
+            author: who judged, in your own terms.
+            timeout: seconds, for this call.
+
+        Raises:
+            TidemillError: the call failed.
+        """
+        self._call(self._pipeline.RecordFeedback, requests.feedback(answer, rating, correction, author), None, timeout)
+
+    def close(self) -> None:
+        """Closes the connection; calls under way end."""
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: Callable[..., Any], request: Any, user: str | None, timeout: float | None) -> Any:
+        attempts = Attempts(self._timeout if timeout is None else timeout, self._budget)
+        while True:
+            try:
+                response = method(request, timeout=attempts.left, metadata=self._target.metadata(user))
+            except grpc.RpcError as error:
+                time.sleep(attempts.pause(TidemillError.of(error)))
+            else:
+                attempts.succeeded()
+                return response
+
+    def _stream(self, request: Any, user: str | None, timeout: float | None) -> Iterator[Piece]:
+        attempts = Attempts(self._timeout if timeout is None else timeout, self._budget)
+        while True:
+            call = self._inference.StreamGenerate(request, timeout=attempts.left, metadata=self._target.metadata(user))
+            begun = False
+            try:
+                for response in call:
+                    begun = True
+                    yield requests.piece(response)
+                attempts.succeeded()
+                return
+            except grpc.RpcError as error:
+                found = TidemillError.of(error)
+                if begun:
+                    raise found from error
+                time.sleep(attempts.pause(found))
+            finally:
+                call.cancel()
