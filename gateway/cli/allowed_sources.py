@@ -12,6 +12,8 @@ from services.kit.errors import FailedPreconditionError, InvalidArgumentError
 from services.kit.source_roots import FILE_NAME, add_roots
 
 if TYPE_CHECKING:
+    from tidemill.ingest.v1.source_import_pb2 import SourceSpec
+
     from gateway.cli.pipeline_file import PipelineFile
 
 
@@ -38,10 +40,16 @@ def allow(roots: Sequence[str], file: PipelineFile) -> None:
         FailedPreconditionError: the mesh runs, and its user cannot read a folder in which a source of the file lies.
     """
     add_roots(state_dir() / FILE_NAME, roots)
-    uris = [source.text_folder.uri or source.json_lines.uri for source in file.spec.sources]
+    uris = [uri for source in file.spec.sources if (uri := source_uri(source))]
     for root in roots:
         if any(Path(uri.removeprefix("file://")).is_relative_to(root) for uri in uris):
             _check_visible(root)
+
+
+def source_uri(source: SourceSpec) -> str:
+    """The address of a source; empty for a plugin, whose package knows what it reads."""
+    kind = source.WhichOneof("kind")
+    return str(getattr(getattr(source, kind), "uri", "")) if kind else ""
 
 
 def _check_visible(folder: str) -> None:

@@ -17,7 +17,7 @@ from tidemill.pipeline.v1.pipeline_service_pb2 import (
 )
 
 from gateway.cli import stack_commands
-from gateway.cli.allowed_sources import allow, wanted_roots
+from gateway.cli.allowed_sources import allow, source_uri, wanted_roots
 from gateway.cli.connection import Connection, connect
 from gateway.cli.follow import Detached, follow
 from gateway.cli.output import (
@@ -42,7 +42,6 @@ from services.kit.errors import InvalidArgumentError, UnavailableError
 from services.kit.ids import new_id
 
 if TYPE_CHECKING:
-    from tidemill.ingest.v1.source_import_pb2 import SourceSpec
     from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec
 
     from gateway.cli.pipeline_file import PipelineFile
@@ -185,7 +184,7 @@ def missing_assets(spec: PipelineSpec) -> list[str]:
     missing = []
     for part in parts():
         # A user's own file may have the name of an example.
-        own = not any(Path(_uri_of(source)).is_relative_to(home.data / part.name) for source in spec.sources)
+        own = not any(Path(source_uri(source)).is_relative_to(home.data / part.name) for source in spec.sources)
         is_model = spec.training.base_model.startswith(part.name)
         there = any((*home.downloads.glob(f"{part.name}*"), *home.data.glob(f"{part.name}*")))
         if part.name in wanted and part.name not in stack_commands.PROGRAMS and (is_model or not own) and not there:
@@ -193,17 +192,12 @@ def missing_assets(spec: PipelineSpec) -> list[str]:
     return missing
 
 
-def _uri_of(source: SourceSpec) -> str:
-    kind = source.WhichOneof("kind")
-    return str(getattr(getattr(source, kind), "uri", "")) if kind else ""
-
-
 def assets_of(spec: PipelineSpec) -> list[str]:
     """Names of the assets that a pipeline needs: the mesh's programs, and examples that its model or sources name."""
     from infra.stack.assets import parts
 
     used = [spec.training.base_model]
-    used += [_uri_of(source) for source in spec.sources]
+    used += [source_uri(source) for source in spec.sources]
     words = {word for text in used for word in Path(text).parts}
     return [
         part.name

@@ -21,7 +21,7 @@ from google.protobuf import json_format, struct_pb2
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from tidemill.cleaning.v1.dataset_pb2 import OperatorSpec
-from tidemill.ingest.v1.source_import_pb2 import CsvSource, JsonLinesSource, MailFolderSource, TextFolderSource
+from tidemill.ingest.v1.source_import_pb2 import SourceSpec
 from tidemill.pipeline.v1 import cycle_pb2
 
 from services.kit.config import home_dir
@@ -331,9 +331,11 @@ class _Reader:
         return node
 
     def _relative_to_file(self, message: Message) -> None:
-        sources = TextFolderSource | JsonLinesSource | MailFolderSource | CsvSource
-        if isinstance(message, sources) and message.uri and not urlparse(message.uri).scheme:
-            message.uri = str(self._path.absolute().parent / Path(message.uri).expanduser())
+        if not isinstance(message, SourceSpec):
+            return
+        kind: Any = getattr(message, message.WhichOneof("kind") or "text_folder")
+        if "uri" in kind.DESCRIPTOR.fields_by_name and kind.uri and not urlparse(kind.uri).scheme:
+            kind.uri = str(self._path.absolute().parent / Path(kind.uri).expanduser())
 
 
 def _word(text: str, start: yaml.Mark, end: yaml.Mark) -> yaml.ScalarNode:

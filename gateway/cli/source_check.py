@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from tidemill.cleaning.v1.cleaning_service_pb2 import CleanTextRequest
 
+from gateway.cli.allowed_sources import source_uri
 from services.kit.config import home_dir
 from services.kit.errors import FieldViolation, InvalidArgumentError
 
@@ -27,12 +28,11 @@ def check_sources(file: PipelineFile) -> None:
     """
     found = []
     for number, source in enumerate(file.spec.sources):
-        kind = source.WhichOneof("kind") or "text_folder"
-        if kind == "plugin":
-            continue  # its package knows where it lies
-        uri = getattr(source, kind).uri
-        why = _wrong(uri, wants_folder=kind not in ("json_lines", "csv_files"))
-        if why:
+        kind, uri = source.WhichOneof("kind"), source_uri(source)
+        if kind is None or not uri:
+            continue
+        in_folder = "pattern" in getattr(source, kind).DESCRIPTOR.fields_by_name
+        if why := _wrong(uri, wants_folder=in_folder):
             found.append(FieldViolation(f"sources[{number}].{kind}.uri", why))
     if found:
         raise file.locate(InvalidArgumentError("Some sources do not exist or are not supported.", violations=found))

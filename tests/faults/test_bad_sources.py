@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.record import RawRecord, Refusal
-from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder
+from services.ingest.domain.source_import import SourceSpec
+from services.ingest.engine.formats.json_lines import JsonLines
+from services.ingest.engine.formats.text_folder import TextFolder
 from services.kit.errors import InvalidArgumentError
 from tests.examples import examples
 from tests.sources import file_sources, pull

@@ -29,8 +29,10 @@ from services.ingest.adapters.source_files.port import ReadLimits
 from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.domain.network_rules import NetworkRules
-from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder, check_spec
+from services.ingest.domain.source_import import SourceSpec, check_spec
 from services.ingest.domain.source_uri import UriRefusedError, parse_uri, shown
+from services.ingest.engine.formats.json_lines import JsonLines
+from services.ingest.engine.formats.text_folder import TextFolder
 from services.ingest.settings import IngestSettings
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError, TidemillError
 from services.kit.source_roots import add_roots, read_roots

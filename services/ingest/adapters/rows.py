@@ -8,41 +8,20 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
-from services.ingest.domain.source_import import (
-    CsvFiles,
-    Differences,
-    Import,
-    ImportState,
-    JsonLines,
-    MailFolder,
-    PluginSource,
-    SourceKind,
-    SourceSpec,
-    TextFolder,
-)
+from services.ingest.domain.source_import import Differences, Import, ImportState, PluginSource, SourceSpec
+from services.ingest.engine.formats import make_format
 from services.kit.failure import Failure
 from services.kit.progress import Progress
 
 
 def _spec_json(spec: SourceSpec) -> dict[str, Any]:
-    return {"source": spec.source, spec.kind.field: asdict(spec.kind), "max_records": spec.max_records}
+    return {"source": spec.source, spec.kind.field: asdict(spec)["kind"], "max_records": spec.max_records}
 
 
 def _spec_of(value: Mapping[str, Any]) -> SourceSpec:
-    kind: SourceKind
-    if "text_folder" in value:
-        kind = TextFolder(**value["text_folder"])
-    elif "plugin" in value:
-        kind = PluginSource(**value["plugin"])
-    elif "csv_files" in value:
-        fields = value["csv_files"]
-        kind = CsvFiles(**{**fields, "attribute_fields": tuple(fields["attribute_fields"])})
-    elif "mail_folder" in value:
-        fields = value["mail_folder"]
-        kind = MailFolder(**{**fields, "headers": tuple(fields["headers"])})
-    else:
-        fields = value["json_lines"]
-        kind = JsonLines(**{**fields, "attribute_fields": tuple(fields["attribute_fields"])})
+    (name,) = value.keys() - {"source", "max_records"}
+    options = value[name]
+    kind = PluginSource(**options) if name == PluginSource.field else make_format(name, options)
     return SourceSpec(value["source"], kind, value["max_records"])
 
 

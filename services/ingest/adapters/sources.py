@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import PurePosixPath
 
@@ -19,10 +19,11 @@ from services.ingest.adapters.source_files.http import HttpFile
 from services.ingest.adapters.source_files.local import LocalFiles
 from services.ingest.adapters.source_files.network import LookUp, NetworkWall, system_look_up
 from services.ingest.adapters.source_files.port import (
-    BadContentError,
     FilePlace,
+    FolderPlace,
     FoundFile,
     ReadLimits,
+    wrong,
 )
 from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.adapters.source_files.s3 import S3Files, endpoint_address
@@ -31,26 +32,15 @@ from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.app.ports import SourceFile, Survey
 from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
-from services.ingest.domain.source_import import (
-    CsvFiles,
-    FileKind,
-    JsonLines,
-    MailFolder,
-    PluginSource,
-    SourceSpec,
-    TextFolder,
-    check_spec,
-)
+from services.ingest.domain.source_import import SourceSpec, check_spec
 from services.ingest.domain.source_uri import parse_uri, shown
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE
-from services.ingest.engine.mail import record_of_message, split_messages
-from services.ingest.engine.parsing import MAX_FILE_BYTES, record_of_file, record_of_line, split_lines
-from services.ingest.engine.tables import BadHeaderError, BadRow, record_of_row, rows_of
+from services.ingest.engine.file_format import AnyFormat, BadContentError, FileFormat, FolderFormat, ReadFile
 from services.kit.errors import FailedPreconditionError, TidemillError
 
 logger = logging.getLogger(__name__)
 
-# Small files that are fetched in parallel if the place supports it; with MAX_FILE_BYTES this bounds memory.
+# Small files that are fetched in parallel if the place supports it; with a format's `head_bytes` this bounds memory.
 _FETCHED_AT_ONCE = 32
 # Such a file in a folder is refused by name, like one that is not text; any other error may be transient, so it
 # fails the import.
@@ -92,14 +82,12 @@ class FileSources:
 
     def survey(self, spec: SourceSpec, interrupt: Interrupt) -> Survey:
         """See the port."""
+        kind = _format(spec)
         with _reading(spec), self._place(spec, interrupt) as place:
-            kind = _of_files(spec)
-            listing = place.match() if isinstance(kind, JsonLines | CsvFiles) else place.find(kind.pattern)
+            listing = _folder(place).find(kind.pattern) if isinstance(kind, FolderFormat) else place.match()
             files = [SourceFile(path, listing[path].size or 0) for path in sorted(listing)]
             digest, lines = self._digest(kind, place, files, listing)
-            # How many messages a mailbox has is not known before it is read.
-            total = len(files) if isinstance(kind, TextFolder) else lines if isinstance(kind, JsonLines) else 0
-            return Survey(files, total, digest)
+            return Survey(files, {"files": len(files), "lines": lines}.get(kind.pieces, 0), digest)
 
     def read(self, spec: SourceSpec, survey: Survey, interrupt: Interrupt) -> Iterator[RawRecord | Refusal]:
         """See the port."""
@@ -117,15 +105,40 @@ class FileSources:
             )
 
     def _pieces(self, spec: SourceSpec, place: FilePlace, files: Sequence[SourceFile]) -> Iterator[RawRecord | Refusal]:
-        budget = _Budget(self._limits.import_bytes)
-        kind = _of_files(spec)
-        if isinstance(kind, TextFolder):
-            return _read_folder(spec.source, kind, place, files, budget)
-        if isinstance(kind, MailFolder):
-            return self._read_mail(spec.source, kind, place, files, budget)
-        if isinstance(kind, CsvFiles):
-            return self._read_rows(spec.source, kind, place, files, budget)
-        return self._read_lines(spec.source, kind, place, files, budget)
+        """Records and refusals of all files, whatever their format."""
+        kind, budget = _format(spec), _Budget(self._limits.import_bytes)
+        for path, content in self._contents(kind, place, files):
+            location, number = place.location(path), 0
+            try:
+                with content as chunks:
+                    file = ReadFile(place.below(path), PurePosixPath(path).parent.name, budget.of(chunks))
+                    for number, piece in kind.split(file):
+                        try:
+                            yield kind.record(spec.source, file, piece)
+                        except RecordRefusedError as error:
+                            where = f"{location}:{number}" if number else location
+                            yield Refusal(where, error.reason, error.message, kind.content(piece))
+            except (BadContentError, OSError) as error:
+                if not (isinstance(kind, FolderFormat) and isinstance(error, _UNREADABLE)):
+                    raise _unreadable(location, number, error) from error
+                yield Refusal(location, "UNREADABLE_FILE", f"The file cannot be read ({type(error).__name__}).", b"")
+
+    def _contents(
+        self, kind: AnyFormat, place: FilePlace, files: Sequence[SourceFile]
+    ) -> Iterator[tuple[str, AbstractContextManager[Iterable[bytes]]]]:
+        """Paths of files in order, each with its content or, if that is enough for the format, its beginning."""
+        if not kind.head_bytes:
+            for file in files:
+                yield file.path, self._unpacked(place, file.path)
+            return
+        rest = iter(files)
+        while batch := [file.path for file in islice(rest, _FETCHED_AT_ONCE)]:
+            yield from zip(batch, map(_head, _folder(place).heads(batch, kind.head_bytes)), strict=True)
+
+    @contextmanager
+    def _unpacked(self, place: FilePlace, path: str) -> Iterator[Iterable[bytes]]:
+        with place.open(path) as chunks:
+            yield unpacked(chunks, place.below(path), self._limits)
 
     @contextmanager
     def _place(self, spec: SourceSpec, interrupt: Interrupt) -> Iterator[FilePlace]:
@@ -136,6 +149,12 @@ class FileSources:
         place: FilePlace
         if uri.scheme == "file":
             place = LocalFiles(spec, uri.path, self._roots, self._limits, interrupt)
+        elif uri.is_http and isinstance(spec.kind, FolderFormat):
+            message = (
+                "HTTP cannot list folders. Give one file as json_lines, or a folder of this machine or of an s3:// "
+                "bucket."
+            )
+            raise wrong(spec, message, "NOT_A_FOLDER")
         elif uri.is_http:
             wall = NetworkWall(self._rules, self._look_up, self._look_ups)
             place = HttpFile(spec, self._roots, wall, self._limits, interrupt)
@@ -150,7 +169,7 @@ class FileSources:
 
     def _digest(
         self,
-        kind: FileKind,
+        kind: AnyFormat,
         place: FilePlace,
         files: Sequence[SourceFile],
         listing: Mapping[str, FoundFile],
@@ -171,7 +190,7 @@ class FileSources:
             try:
                 content, count, size = _digest_file(place, file.path, left)
             except _UNREADABLE:
-                if isinstance(kind, JsonLines | CsvFiles):
+                if not isinstance(kind, FolderFormat):
                     raise
                 content, count, size = "unreadable", 0, 0
             left -= size
@@ -182,68 +201,23 @@ class FileSources:
         packed = any(is_packed(place.below(file.path)) for file in files)
         return total.hexdigest(), 0 if packed else lines
 
-    def _read_lines(
-        self, source: str, kind: JsonLines, place: FilePlace, files: Sequence[SourceFile], budget: _Budget
-    ) -> Iterator[RawRecord | Refusal]:
-        for file in files:
-            location, number = place.location(file.path), 0
-            try:
-                with place.open(file.path) as chunks:
-                    for number, line in split_lines(unpacked(chunks, place.below(file.path), self._limits)):
-                        budget.take(len(line) + 1)
-                        try:
-                            yield record_of_line(source, kind, line)
-                        except RecordRefusedError as error:
-                            yield Refusal(f"{location}:{number}", error.reason, error.message, line)
-            except (BadContentError, OSError) as error:
-                raise _unreadable(location, number, error) from error
 
-    def _read_rows(
-        self, source: str, kind: CsvFiles, place: FilePlace, files: Sequence[SourceFile], budget: _Budget
-    ) -> Iterator[RawRecord | Refusal]:
-        for file in files:
-            location, number = place.location(file.path), 0
-            below = place.below(file.path)
-            try:
-                with place.open(file.path) as chunks:
-                    for number, row in rows_of(budget.of(unpacked(chunks, below, self._limits)), kind, below):
-                        if isinstance(row, BadRow):
-                            yield Refusal(f"{location}:{number}", row.reason, row.message, row.content)
-                            continue
-                        try:
-                            yield record_of_row(source, kind, row)
-                        except RecordRefusedError as error:
-                            content = BadRow(error.reason, error.message, list(row.values())).content
-                            yield Refusal(f"{location}:{number}", error.reason, error.message, content)
-            except BadHeaderError as error:
-                raise _unreadable(location, number, BadContentError(error.reason, error.message)) from error
-            except (BadContentError, OSError) as error:
-                raise _unreadable(location, number, error) from error
-
-    def _read_mail(
-        self, source: str, kind: MailFolder, place: FilePlace, files: Sequence[SourceFile], budget: _Budget
-    ) -> Iterator[RawRecord | Refusal]:
-        for file in files:
-            location, number = place.location(file.path), 0
-            below, folder = place.below(file.path), PurePosixPath(file.path).parent.name
-            try:
-                with place.open(file.path) as chunks:
-                    for number, message in split_messages(unpacked(chunks, below, self._limits)):
-                        budget.take(len(message))
-                        try:
-                            yield record_of_message(source, kind, below, folder, message)
-                        except RecordRefusedError as error:
-                            yield Refusal(f"{location}:{number}", error.reason, error.message, message)
-            except _UNREADABLE as error:
-                message_text = f"The file cannot be read ({type(error).__name__})."
-                yield Refusal(location, "UNREADABLE_FILE", message_text, b"")
-            except (BadContentError, OSError) as error:
-                raise _unreadable(location, number, error) from error
-
-
-def _of_files(spec: SourceSpec) -> FileKind:
-    assert not isinstance(spec.kind, PluginSource), "plugins are read by their packages"
+def _format(spec: SourceSpec) -> AnyFormat:
+    assert isinstance(spec.kind, FileFormat), "plugins are read by their packages"
     return spec.kind
+
+
+def _folder(place: FilePlace) -> FolderPlace:
+    assert isinstance(place, FolderPlace), "a folder at an HTTP address is refused before anything is opened"
+    return place
+
+
+@contextmanager
+def _head(content: bytes | OSError) -> Iterator[Iterable[bytes]]:
+    """The beginning of a file that was fetched, or the error of fetching it."""
+    if isinstance(content, OSError):
+        raise content
+    yield [content]
 
 
 class _Budget:
@@ -259,7 +233,7 @@ class _Budget:
             yield chunk
 
     def take(self, size: int) -> None:
-        """Takes `count` bytes from the budget.
+        """Takes `size` bytes from the budget.
 
         Raises:
             BadContentError: the budget is exceeded.
@@ -288,27 +262,6 @@ def _digest_file(place: FilePlace, path: str, most: int) -> tuple[str, int, int]
     except BadContentError as error:
         raise _unreadable(place.location(path), 0, error) from error
     return content.hexdigest(), lines + (last not in (b"", b"\n")), size
-
-
-def _read_folder(
-    source: str, kind: TextFolder, place: FilePlace, files: Sequence[SourceFile], budget: _Budget
-) -> Iterator[RawRecord | Refusal]:
-    rest = iter(files)
-    while batch := [file.path for file in islice(rest, _FETCHED_AT_ONCE)]:
-        # One byte beyond the limit identifies a long file without reading all of it.
-        for path, content in zip(batch, place.heads(batch, MAX_FILE_BYTES + 1), strict=True):
-            location = place.location(path)
-            if isinstance(content, _UNREADABLE):
-                message = f"The file cannot be read ({type(content).__name__})."
-                yield Refusal(location, "UNREADABLE_FILE", message, b"")
-                continue
-            if isinstance(content, OSError):
-                raise _unreadable(location, 0, content)
-            budget.take(len(content))
-            try:
-                yield record_of_file(source, kind, place.below(path), PurePosixPath(path).parent.name, content)
-            except RecordRefusedError as error:
-                yield Refusal(location, error.reason, error.message, content)
 
 
 def _unreadable(location: str, line: int, error: BadContentError | OSError) -> FailedPreconditionError:

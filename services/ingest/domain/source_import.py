@@ -2,52 +2,38 @@
 
 from __future__ import annotations
 
-import codecs
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from datetime import datetime
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from services.ingest.domain.record import is_attribute_name
-from services.ingest.domain.source_uri import UriRefusedError, check_pattern, parse_uri
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.failure import Failure
 from services.kit.ids import content_digest
 from services.kit.progress import Progress
 
-DEFAULT_PATTERN = "**/*.txt"
-DEFAULT_ENCODING = "utf-8"
-DEFAULT_TEXT_FIELD = "text"
-DEFAULT_MAIL_PATTERN = "**/*"
-PATH_ATTRIBUTE = "path"
-_NO_DELIMITERS = ('"', "\n", "\r", "\0", " ")
-# Header names that are attribute names, too.
-_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 
+class SourceKind(Protocol):
+    """What is pulled: a format of files (`engine/formats`, a module each) or a `PluginSource`, both dataclasses."""
 
-@dataclass(frozen=True, slots=True)
-class TextFolder:
-    """A folder tree of text files, one record per file; the attribute `path` is the path below the folder."""
+    field: ClassVar[str]
+    """Its field in the contract."""
 
-    uri: str
-    pattern: str = DEFAULT_PATTERN
-    folder_attribute: str = ""
-    encoding: str = DEFAULT_ENCODING
-    field: ClassVar[str] = "text_folder"
+    @property
+    def uri(self) -> str:
+        """Address of what is pulled, for messages and to distinguish origins."""
+        ...
 
+    @property
+    def folder_pattern(self) -> str:
+        """Which files of a folder are read; empty if it is not a folder."""
+        ...
 
-@dataclass(frozen=True, slots=True)
-class JsonLines:
-    """Files with one JSON object per line; without `attribute_fields` all other members become attributes."""
-
-    uri: str
-    text_field: str = DEFAULT_TEXT_FIELD
-    id_field: str = ""
-    attribute_fields: tuple[str, ...] = ()
-    field: ClassVar[str] = "json_lines"
+    def violations(self) -> Iterable[tuple[str, str]]:
+        """What is wrong with its options: the field, and a message that says what to do."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,46 +44,16 @@ class PluginSource:
     config: Mapping[str, Any] = dataclass_field(default_factory=dict)
     field: ClassVar[str] = "plugin"
 
+    folder_pattern: ClassVar[str] = ""
+
     @property
     def uri(self) -> str:
-        """The address for messages; distinguishes origins."""
+        """See `SourceKind`."""
         return f"plugin:{self.name}/{content_digest(dict(self.config))[:16]}"
 
-
-@dataclass(frozen=True, slots=True)
-class MailFolder:
-    """A folder tree of mail messages, a file each or many in an mbox, one record per message.
-
-    `headers` names those that become attributes; the usual ones where it is empty.
-    """
-
-    uri: str
-    pattern: str = DEFAULT_MAIL_PATTERN
-    folder_attribute: str = ""
-    headers: tuple[str, ...] = ()
-    field: ClassVar[str] = "mail_folder"
-
-
-@dataclass(frozen=True, slots=True)
-class CsvFiles:
-    """CSV files whose first row names the columns, one record per row; columns are as members of `JsonLines`.
-
-    `delimiter` is a comma where it is empty, and a tab in files called `.tsv`.
-    """
-
-    uri: str
-    text_field: str = DEFAULT_TEXT_FIELD
-    id_field: str = ""
-    attribute_fields: tuple[str, ...] = ()
-    delimiter: str = ""
-    encoding: str = DEFAULT_ENCODING
-    field: ClassVar[str] = "csv_files"
-
-
-FileKind = TextFolder | JsonLines | MailFolder | CsvFiles
-"""What is read from files."""
-SourceKind = FileKind | PluginSource
-"""What can be pulled."""
+    def violations(self) -> Iterable[tuple[str, str]]:
+        """None: its package checks its options."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +71,7 @@ class SourceSpec:
         Imports of one origin supersede each other: what the newest does not bring is gone.
         """
         place = self.kind.uri.removeprefix("file://").rstrip("/")
-        pattern = self.kind.pattern if isinstance(self.kind, TextFolder | MailFolder) else ""
-        return content_digest([self.source, type(self.kind).__name__, place, pattern])
+        return content_digest([self.source, type(self.kind).__name__, place, self.kind.folder_pattern])
 
     @property
     def field(self) -> str:
@@ -135,58 +90,10 @@ def check_spec(spec: SourceSpec) -> None:
     Raises:
         InvalidArgumentError: names each field that is wrong and what to do.
     """
-    kind, found = spec.kind, []
-    if isinstance(kind, PluginSource):
-        # Its package checks it.
-        return
-    try:
-        parse_uri(kind.uri)
-    except UriRefusedError as error:
-        found.append(FieldViolation(f"{spec.field}.uri", f"{error}."))
-    if isinstance(kind, TextFolder | MailFolder):
-        try:
-            check_pattern(kind.pattern)
-        except UriRefusedError as error:
-            found.append(FieldViolation(f"{spec.field}.pattern", f"{error}."))
-        if kind.folder_attribute:
-            found += _name_violations(f"{spec.field}.folder_attribute", kind.folder_attribute)
-            if kind.folder_attribute == PATH_ATTRIBUTE:
-                message = "`path` is reserved for the path of the file; choose another name."
-                found.append(FieldViolation(f"{spec.field}.folder_attribute", message))
-    if isinstance(kind, TextFolder | CsvFiles) and not _is_text_encoding(kind.encoding):
-        message = f"{kind.encoding!r} is not a known text encoding; use, for example, utf-8, gb18030 or latin-1."
-        found.append(FieldViolation(f"{spec.field}.encoding", message))
-    if isinstance(kind, CsvFiles) and (len(kind.delimiter) > 1 or kind.delimiter in _NO_DELIMITERS):
-        message = f"{kind.delimiter!r} cannot stand between cells; use one character, for example `;` or a tab."
-        found.append(FieldViolation(f"{spec.field}.delimiter", message))
-    if isinstance(kind, MailFolder):
-        for number, name in enumerate(kind.headers):
-            if _HEADER.fullmatch(name) is None:
-                message = f"{name!r} is not the name of a header; write it as a mail does, for example X-Label."
-                found.append(FieldViolation(f"{spec.field}.headers[{number}]", message))
-    elif isinstance(kind, JsonLines | CsvFiles):
-        for number, name in enumerate(kind.attribute_fields):
-            if not name:
-                message = "must not be empty; name a member, or a nested one by its path with dots."
-                found.append(FieldViolation(f"{spec.field}.attribute_fields[{number}]", message))
+    found = [FieldViolation(f"{spec.field}.{name}", message) for name, message in spec.kind.violations()]
     if found:
         text = "; ".join(f"{violation.field}: {violation.description}" for violation in found)
         raise InvalidArgumentError(text, reason="INVALID_SOURCE", violations=found)
-
-
-def _name_violations(path: str, name: str) -> list[FieldViolation]:
-    if is_attribute_name(name):
-        return []
-    message = f"{name!r} is not a valid attribute name: use a-z, 0-9 and _, starting with a letter, at most 64."
-    return [FieldViolation(path, message)]
-
-
-def _is_text_encoding(name: str) -> bool:
-    try:
-        # Codecs from bytes to bytes (base64, zlib) are listed as well.
-        return isinstance(codecs.decode(b"", name), str)
-    except (LookupError, ValueError):
-        return False
 
 
 class ImportState(Enum):

@@ -39,7 +39,7 @@ from services.ingest.app.ports import Accepted
 from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record, is_source_name
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE, Attributes
 from services.ingest.engine.json_text import repeated_names
-from services.ingest.engine.parsing import fitted_id
+from services.ingest.engine.members import fitted_id
 from services.ingest.entrypoints.foreign_event import ForeignEvent, read_event
 from services.ingest.entrypoints.mapping import record_from
 from services.kit.bus.port import Delivery

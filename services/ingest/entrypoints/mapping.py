@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC
 
 from google.protobuf.json_format import MessageToDict
@@ -10,21 +10,8 @@ from tidemill.ingest.v1 import source_import_pb2
 from tidemill.ingest.v1.record_pb2 import Record
 
 from services.ingest.domain.record import RawRecord
-from services.ingest.domain.source_import import (
-    DEFAULT_ENCODING,
-    DEFAULT_MAIL_PATTERN,
-    DEFAULT_PATTERN,
-    DEFAULT_TEXT_FIELD,
-    CsvFiles,
-    Import,
-    ImportState,
-    JsonLines,
-    MailFolder,
-    PluginSource,
-    SourceKind,
-    SourceSpec,
-    TextFolder,
-)
+from services.ingest.domain.source_import import Import, ImportState, PluginSource, SourceKind, SourceSpec
+from services.ingest.engine.formats import make_format
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.grpc.messages import failure_to, progress_to, timestamp
 
@@ -58,66 +45,21 @@ def record_from(message: Record, place: str = "record") -> RawRecord:
 
 
 def spec_from(message: source_import_pb2.SourceSpec) -> SourceSpec:
-    """A source's spec, with the contract's defaults for empty fields."""
+    """The source of a message; what is empty has the default that the contract gives it."""
+    name = message.WhichOneof("kind")
+    assert name is not None, "validation requires a kind"
     kind: SourceKind
-    if message.WhichOneof("kind") == "plugin":
+    if name == PluginSource.field:
         kind = PluginSource(message.plugin.name, MessageToDict(message.plugin.config))
-    elif message.WhichOneof("kind") == "csv_files":
-        table = message.csv_files
-        kind = CsvFiles(
-            table.uri,
-            table.text_field or DEFAULT_TEXT_FIELD,
-            table.id_field,
-            tuple(table.attribute_fields),
-            table.delimiter,
-            table.encoding or DEFAULT_ENCODING,
-        )
-    elif message.WhichOneof("kind") == "mail_folder":
-        mail = message.mail_folder
-        kind = MailFolder(mail.uri, mail.pattern or DEFAULT_MAIL_PATTERN, mail.folder_attribute, tuple(mail.headers))
-    elif message.WhichOneof("kind") == "text_folder":
-        folder = message.text_folder
-        kind = TextFolder(
-            folder.uri, folder.pattern or DEFAULT_PATTERN, folder.folder_attribute, folder.encoding or DEFAULT_ENCODING
-        )
     else:
-        lines = message.json_lines
-        kind = JsonLines(
-            lines.uri, lines.text_field or DEFAULT_TEXT_FIELD, lines.id_field, tuple(lines.attribute_fields)
-        )
+        kind = make_format(name, {field.name: value for field, value in getattr(message, name).ListFields()})
     return SourceSpec(message.source, kind, message.max_records)
 
 
 def spec_to(spec: SourceSpec) -> source_import_pb2.SourceSpec:
     """A source's spec as a message."""
-    message = source_import_pb2.SourceSpec(source=spec.source, max_records=spec.max_records)
-    kind = spec.kind
-    if isinstance(kind, PluginSource):
-        message.plugin.name = kind.name
-        message.plugin.config.update(dict(kind.config))
-    elif isinstance(kind, TextFolder):
-        message.text_folder.uri = kind.uri
-        message.text_folder.pattern = kind.pattern
-        message.text_folder.folder_attribute = kind.folder_attribute
-        message.text_folder.encoding = kind.encoding
-    elif isinstance(kind, CsvFiles):
-        message.csv_files.uri = kind.uri
-        message.csv_files.text_field = kind.text_field
-        message.csv_files.id_field = kind.id_field
-        message.csv_files.attribute_fields.extend(kind.attribute_fields)
-        message.csv_files.delimiter = kind.delimiter
-        message.csv_files.encoding = kind.encoding
-    elif isinstance(kind, MailFolder):
-        message.mail_folder.uri = kind.uri
-        message.mail_folder.pattern = kind.pattern
-        message.mail_folder.folder_attribute = kind.folder_attribute
-        message.mail_folder.headers.extend(kind.headers)
-    else:
-        message.json_lines.uri = kind.uri
-        message.json_lines.text_field = kind.text_field
-        message.json_lines.id_field = kind.id_field
-        message.json_lines.attribute_fields.extend(kind.attribute_fields)
-    return message
+    kind = {spec.kind.field: asdict(spec)["kind"]}
+    return source_import_pb2.SourceSpec(source=spec.source, max_records=spec.max_records, **kind)
 
 
 def import_to(item: Import, *, reused: bool = False) -> source_import_pb2.Import:

@@ -17,9 +17,11 @@ from services.ingest.domain.record import (
     check_record,
     is_attribute_name,
 )
-from services.ingest.domain.source_import import JsonLines
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE, Attributes, attribute_name
-from services.ingest.engine.parsing import record_of_line
+from services.ingest.engine.file_format import ReadFile
+from services.ingest.engine.formats.json_lines import JsonLines
+
+FILE = ReadFile("a.jsonl", "", ())
 
 
 def kept(members: dict[str, Any]) -> dict[str, str]:
@@ -117,20 +119,20 @@ def test_whatever_the_members_are_the_record_is_acceptable(members: dict[str, An
 @given(st.dictionaries(names, values, max_size=20))
 def test_a_line_with_text_is_a_record_whatever_else_it_says(members: dict[str, Any]) -> None:
     line = json.dumps({**members, "text": "t"}).encode()
-    assert record_of_line("s", JsonLines("/x"), line).text == "t"
+    assert JsonLines("/x").record("s", FILE, line).text == "t"
 
 
 def test_every_member_of_a_line_is_kept_unless_the_recipe_names_some() -> None:
     line = b'{"text": "t", "id": 7, "label": "x", "user": {"homeTown": "y"}}'
-    record = record_of_line("s", JsonLines("/x", id_field="id"), line)
+    record = JsonLines("/x", id_field="id").record("s", FILE, line)
     assert (record.record_id, record.attributes) == ("7", {"label": "x", "user_home_town": "y"})
-    record = record_of_line("s", JsonLines("/x", attribute_fields=("user.homeTown", "none.there")), line)
+    record = JsonLines("/x", attribute_fields=("user.homeTown", "none.there")).record("s", FILE, line)
     assert record.attributes == {"user_home_town": "y"}
 
 
 def test_side_fields_refuse_no_line() -> None:
     line = b'{"text": "t", "score": NaN, "big": 1e999, "a": 1, "a": 2, "half": "\\ud800", "id": "with space"}'
-    record = record_of_line("s", JsonLines("/x", id_field="id"), line)
+    record = JsonLines("/x", id_field="id").record("s", FILE, line)
     assert record.record_id.startswith("id_")
     notes = record.attributes[NOTES_ATTRIBUTE]
     assert [note.split(":")[0] for note in notes.split("\n")] == ["score", "big", "a", "half", "id"]

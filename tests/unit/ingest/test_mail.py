@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.ingest.adapters.rows import import_of, import_row
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
-from services.ingest.domain.source_import import Import, ImportState, MailFolder, SourceSpec, TextFolder, check_spec
-from services.ingest.engine import mail
-from services.ingest.engine.mail import record_of_message, split_messages
-from services.ingest.entrypoints.mapping import spec_from, spec_to
+from services.ingest.domain.source_import import SourceSpec, check_spec
+from services.ingest.engine.file_format import ReadFile
+from services.ingest.engine.formats import mail_folder
+from services.ingest.engine.formats.mail_folder import MailFolder
 from services.kit.errors import InvalidArgumentError
 from tests.sources import file_sources, pull
 
@@ -27,7 +26,11 @@ FOLDER = MailFolder("/mail", folder_attribute="label")
 
 
 def record(content: bytes, spec: MailFolder = FOLDER) -> RawRecord:
-    return record_of_message("mail", spec, "spam/1.eml", "spam", content)
+    return spec.record("mail", ReadFile("spam/1.eml", "spam", ()), content)
+
+
+def split_messages(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    return FOLDER.split(ReadFile("spam/1.eml", "spam", chunks))
 
 
 def message(text: str = "Hello there.") -> EmailMessage:
@@ -154,7 +157,7 @@ def test_nesting_without_end_is_refused() -> None:
 
 
 def test_a_message_that_is_too_long_is_refused_and_the_next_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mail, "MAX_MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(mail_folder, "MAX_MESSAGE_BYTES", 1000)
     start = b"From a@b.org Mon Aug  5 10:01:02 2002\n"
     content = start + b"Subject: 1\n\n" + b"long line\n" * 500 + b"\n" + start + b"Subject: 2\n\nshort"
     (_, long), (_, short) = split_messages([content])
@@ -242,14 +245,3 @@ def test_a_wrong_field_is_named(kind: MailFolder, field: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         check_spec(SourceSpec("s", kind))
     assert [violation.field for violation in caught.value.violations] == [field]
-
-
-def test_a_spec_is_kept_as_a_message_and_as_a_row() -> None:
-    spec = SourceSpec("mail", MailFolder("/mail", "**/*.eml", "label", ("Subject", "X-Label")), 7)
-    assert spec_from(spec_to(spec)) == spec
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    row: Any = import_row(Import("imports/1", spec, ImportState.RUNNING, now, now))
-    assert import_of(row).spec == spec
-    plain = SourceSpec("mail", MailFolder("/mail"))
-    assert spec_from(spec_to(plain)) == plain
-    assert len({s.origin for s in (spec, plain, SourceSpec("mail", TextFolder("/mail", "**/*")))}) == 3

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.domain.record import RecordRefusedError
-from services.ingest.domain.source_import import JsonLines, TextFolder
-from services.ingest.engine.parsing import (
-    MAX_FILE_BYTES,
-    MAX_LINE_BYTES,
-    record_of_file,
-    record_of_line,
-    split_lines,
-)
+from services.ingest.domain.record import RawRecord, RecordRefusedError
+from services.ingest.engine.file_format import ReadFile
+from services.ingest.engine.formats.json_lines import JsonLines
+from services.ingest.engine.formats.text_folder import MAX_FILE_BYTES, TextFolder
+from services.ingest.engine.members import MAX_LINE_BYTES
 
 LINES = JsonLines("/x", attribute_fields=("label", "stars"))
+
+
+def split_lines(chunks: Iterable[bytes]) -> list[tuple[int, bytes]]:
+    return list(LINES.split(ReadFile("a.jsonl", "", chunks)))
+
+
+def record_of_line(spec: JsonLines, line: bytes) -> RawRecord:
+    return spec.record("s", ReadFile("a.jsonl", "", ()), line)
+
+
+def record_of_file(spec: TextFolder, content: bytes) -> RawRecord:
+    return spec.record("s", ReadFile("tech/1.txt", "tech", ()), content)
 
 
 @given(st.lists(st.binary(max_size=8)), st.integers(1, 5))
@@ -30,7 +39,7 @@ def test_lines_do_not_depend_on_how_the_bytes_come(parts: list[bytes], size: int
         for number, line in enumerate(whole.split(b"\n"), 1)
         if (piece := (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip())
     ]
-    assert list(split_lines(chunks)) == list(split_lines(parts)) == list(split_lines([whole])) == expected
+    assert split_lines(chunks) == split_lines(parts) == split_lines([whole]) == expected
 
 
 def test_a_line_without_end_takes_no_memory_without_end() -> None:
@@ -39,17 +48,17 @@ def test_a_line_without_end_takes_no_memory_without_end() -> None:
     assert (first, len(line)) == (1, MAX_LINE_BYTES + 1)
     assert (second, rest) == (2, b"{}")
     with pytest.raises(RecordRefusedError) as caught:
-        record_of_line("s", LINES, line)
+        record_of_line(LINES, line)
     assert caught.value.reason == "LINE_TOO_LONG"
 
 
 def test_fields_become_text_attributes_and_identity() -> None:
     line = json.dumps({"text": "gut", "label": "positive", "stars": 5, "other": [1]}).encode()
-    record = record_of_line("reviews", LINES, line)
-    assert (record.source, record.text, record.attributes) == ("reviews", "gut", {"label": "positive", "stars": "5"})
+    record = record_of_line(LINES, line)
+    assert (record.source, record.text, record.attributes) == ("s", "gut", {"label": "positive", "stars": "5"})
     assert record.record_id.startswith("rec_")
     spec = JsonLines("/x", text_field="body", id_field="id", attribute_fields=("tags", "none"))
-    record = record_of_line("s", spec, '{"body": "ü", "id": 7, "tags": ["a", "é"], "none": null}'.encode())
+    record = record_of_line(spec, '{"body": "ü", "id": 7, "tags": ["a", "é"], "none": null}'.encode())
     assert (record.text, record.record_id, record.attributes) == ("ü", "7", {"tags": '["a","é"]'})
 
 
@@ -75,30 +84,30 @@ def test_fields_become_text_attributes_and_identity() -> None:
 )
 def test_a_line_that_gives_no_record_says_why(line: bytes, reason: str) -> None:
     with pytest.raises(RecordRefusedError) as caught:
-        record_of_line("s", LINES, line)
+        record_of_line(LINES, line)
     assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("identity", [{}, {"id": ""}, {"id": 1.5}, {"id": True}, {"id": None}])
 def test_an_identity_that_is_asked_for_must_be_there(identity: dict[str, object]) -> None:
     with pytest.raises(RecordRefusedError) as caught:
-        record_of_line("s", JsonLines("/x", id_field="id"), json.dumps({"text": "t", **identity}).encode())
+        record_of_line(JsonLines("/x", id_field="id"), json.dumps({"text": "t", **identity}).encode())
     assert caught.value.reason == "MISSING_ID"
 
 
 def test_a_file_is_kept_as_it_is_but_for_its_mark() -> None:
     spec = TextFolder("/x", folder_attribute="topic")
-    record = record_of_file("bbc", spec, "tech/1.txt", "tech", b"\xef\xbb\xbfHead\r\n\r\nBody \n")
+    record = record_of_file(spec, b"\xef\xbb\xbfHead\r\n\r\nBody \n")
     assert record.text == "Head\r\n\r\nBody \n"
     assert record.attributes == {"path": "tech/1.txt", "topic": "tech"}
     text = "他说这本书很好" * 20
-    assert record_of_file("s", TextFolder("/x", encoding="gb18030"), "a", "", text.encode("gb18030")).text == text
+    assert record_of_file(TextFolder("/x", encoding="gb18030"), text.encode("gb18030")).text == text
 
 
 def test_a_file_in_another_encoding_is_refused_with_what_it_looks_like() -> None:
     text = "他说这本书写得非常好，值得一读再读。我们都很喜欢这个故事。" * 5
     with pytest.raises(RecordRefusedError) as caught:
-        record_of_file("s", TextFolder("/x"), "a.txt", "", text.encode("gb18030"))
+        record_of_file(TextFolder("/x"), text.encode("gb18030"))
     assert caught.value.reason == "NOT_DECODABLE"
     assert caught.value.metadata["looks_like"] in ("gb18030", "gbk", "gb2312", "cp936")
     assert "utf-8" in caught.value.message
@@ -107,11 +116,11 @@ def test_a_file_in_another_encoding_is_refused_with_what_it_looks_like() -> None
 def test_a_file_too_long_is_refused() -> None:
     for content in (b"x" * (MAX_FILE_BYTES + 1), b"x" * 524_289):
         with pytest.raises(RecordRefusedError) as caught:
-            record_of_file("s", TextFolder("/x"), "a.txt", "", content)
+            record_of_file(TextFolder("/x"), content)
         assert caught.value.reason == "TEXT_TOO_LONG"
 
 
 def test_a_codec_that_does_not_say_where_it_fails_refuses_the_file_all_the_same() -> None:
     with pytest.raises(RecordRefusedError) as caught:
-        record_of_file("s", TextFolder("/x", encoding="idna"), "a.txt", "", b"xn--a.b" + b"c" * 70)
+        record_of_file(TextFolder("/x", encoding="idna"), b"xn--a.b" + b"c" * 70)
     assert caught.value.reason == "NOT_DECODABLE"

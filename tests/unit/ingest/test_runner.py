@@ -17,7 +17,8 @@ from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import Accepted
 from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.record import RawRecord, Refusal
-from services.ingest.domain.source_import import Import, ImportState, JsonLines, SourceSpec
+from services.ingest.domain.source_import import Import, ImportState, SourceSpec
+from services.ingest.engine.formats.json_lines import JsonLines
 from services.kit.clock import SystemClock
 from services.kit.errors import UnavailableError
 from tests.conftest import OpenDatabase

@@ -20,7 +20,9 @@ from services.ingest.adapters.sources import FileSources
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import Survey
 from services.ingest.domain.record import RawRecord, Refusal
-from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder
+from services.ingest.domain.source_import import SourceSpec
+from services.ingest.engine.formats.json_lines import JsonLines
+from services.ingest.engine.formats.text_folder import TextFolder
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError
 from tests import sources
 from tests.sources import file_sources

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from services.ingest.domain.source_import import JsonLines, SourceSpec, TextFolder, check_spec
+from services.ingest.domain.source_import import SourceSpec, check_spec
+from services.ingest.engine.formats.json_lines import JsonLines
+from services.ingest.engine.formats.text_folder import TextFolder
 from services.kit.errors import InvalidArgumentError
 
 

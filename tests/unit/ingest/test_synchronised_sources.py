@@ -26,7 +26,8 @@ from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import Accepted, Pull
 from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.record import RawRecord, Refusal
-from services.ingest.domain.source_import import Differences, Import, ImportState, JsonLines, SourceSpec
+from services.ingest.domain.source_import import Differences, Import, ImportState, SourceSpec
+from services.ingest.engine.formats.json_lines import JsonLines
 from services.ingest.entrypoints.worker import ImportWorker
 from services.kit.clock import SystemClock
 from services.kit.ids import new_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.ingest.adapters.rows import import_of, import_row
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
-from services.ingest.domain.source_import import CsvFiles, Import, ImportState, SourceSpec, check_spec
-from services.ingest.engine.tables import BadHeaderError, BadRow, record_of_row, rows_of
-from services.ingest.entrypoints.mapping import spec_from, spec_to
+from services.ingest.domain.source_import import SourceSpec, check_spec
+from services.ingest.engine.file_format import BadContentError, ReadFile
+from services.ingest.engine.formats.csv_files import BadRow, CsvFiles
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError
 from tests.sources import file_sources, pull
 
 
 def rows(content: bytes, spec: CsvFiles, name: str = "a.csv", size: int = 1 << 20) -> list[Any]:
     chunks = [content[start : start + size] for start in range(0, len(content), size)]
-    return list(rows_of(chunks, spec, name))
+    return list(spec.split(ReadFile(name, "", chunks)))
 
 
 def write(tmp_path: Path, name: str, content: bytes) -> str:
@@ -109,7 +107,7 @@ def test_whatever_comes_is_a_record_or_refused(pieces: list[bytes], size: int) -
     for _, row in found:
         if not isinstance(row, BadRow):
             try:
-                record = record_of_row("s", spec, row)
+                record = spec.record("s", ReadFile("a.csv", "", ()), row)
             except RecordRefusedError:
                 continue
             assert record.text == row["text"]
@@ -117,7 +115,7 @@ def test_whatever_comes_is_a_record_or_refused(pieces: list[bytes], size: int) -
 
 def test_a_header_alone_has_no_rows() -> None:
     assert rows(b"text,label\n", CsvFiles("/x")) == rows(b"", CsvFiles("/x")) == []
-    with pytest.raises(BadHeaderError):
+    with pytest.raises(BadContentError):
         rows(b"other\n", CsvFiles("/x"))
 
 
@@ -135,12 +133,3 @@ def test_a_wrong_field_is_named(kind: CsvFiles, field: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         check_spec(SourceSpec("s", kind))
     assert [violation.field for violation in caught.value.violations] == [field]
-
-
-def test_a_spec_is_kept_as_a_message_and_as_a_row() -> None:
-    spec = SourceSpec("s", CsvFiles("/x/*.csv", "body", "id", ("label",), ";", "gb18030"), 7)
-    assert spec_from(spec_to(spec)) == spec
-    assert spec_from(spec_to(SourceSpec("s", CsvFiles("/x")))) == SourceSpec("s", CsvFiles("/x"))
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    row: Any = import_row(Import("imports/1", spec, ImportState.RUNNING, now, now))
-    assert import_of(row).spec == spec

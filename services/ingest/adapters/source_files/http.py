@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -14,7 +14,6 @@ from services.ingest.adapters.source_files.interruptible import InterruptibleLoo
 from services.ingest.adapters.source_files.network import NetworkWall
 from services.ingest.adapters.source_files.port import (
     CHUNK_BYTES,
-    BadContentError,
     FoundFile,
     ReadLimits,
     forbidden,
@@ -25,6 +24,7 @@ from services.ingest.adapters.source_files.unpacking import unpacked
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.source_import import SourceSpec
 from services.ingest.domain.source_uri import UriRefusedError, parse_uri, shown
+from services.ingest.engine.file_format import BadContentError
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ _LEAST_BYTES = 64 * 1024
 
 
 class HttpFile:
-    """Implements `port.FilePlace` for a single URL; HTTP itself cannot list folders."""
+    """Implements `port.FilePlace` for a single URL; HTTP itself has no folders."""
 
     def __init__(
         self, spec: SourceSpec, roots: SourceRoots, wall: NetworkWall, limits: ReadLimits, interrupt: Interrupt
@@ -48,13 +48,6 @@ class HttpFile:
         self._limits = limits
         self._waiting = InterruptibleLoop(interrupt)
         self._etag = ""
-
-    def find(self, pattern: str) -> Mapping[str, FoundFile]:
-        """See the port."""
-        message = (
-            "HTTP cannot list folders. Give one file as json_lines, or a folder of this machine or of an s3:// bucket."
-        )
-        raise wrong(self._spec, message, "NOT_A_FOLDER")
 
     def match(self) -> Mapping[str, FoundFile]:
         """See the port."""
@@ -69,10 +62,6 @@ class HttpFile:
     def location(self, path: str) -> str:
         """See the port."""
         return shown(path)
-
-    def heads(self, paths: Sequence[str], size: int) -> Sequence[bytes | OSError]:
-        """See the port; never called, since there are no folders."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """See the port."""

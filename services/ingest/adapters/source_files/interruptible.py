@@ -7,8 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from services.ingest.adapters.source_files.port import BadContentError
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
+from services.ingest.engine.file_format import BadContentError
 
 T = TypeVar("T")
 

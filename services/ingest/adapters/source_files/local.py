@@ -18,7 +18,6 @@ from fsspec.utils import glob_translate
 
 from services.ingest.adapters.source_files.port import (
     CHUNK_BYTES,
-    BadContentError,
     FoundFile,
     ReadLimits,
     forbidden,
@@ -31,12 +30,13 @@ from services.ingest.adapters.source_files.port import (
 from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.source_import import SourceSpec
+from services.ingest.engine.file_format import BadContentError
 
 _GLOB = re.compile(r"[*?\[]")
 
 
 class LocalFiles:
-    """Implements `port.FilePlace` for this machine's files."""
+    """Implements `port.FolderPlace` for this machine's files."""
 
     def __init__(
         self, spec: SourceSpec, path: str, roots: SourceRoots, limits: ReadLimits, interrupt: Interrupt

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from fsspec.utils import glob_translate
 
@@ -42,21 +42,8 @@ class FoundFile:
     etag: str = ""
 
 
-class BadContentError(Exception):
-    """A file whose content cannot be read as expected; the caller adds its name and line."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
 class FilePlace(Protocol):
     """The files of one source, for one thread. Each method checks access before it opens anything."""
-
-    def find(self, pattern: str) -> Mapping[str, FoundFile]:
-        """Files below a folder by path, those that match the pattern."""
-        ...
 
     def match(self) -> Mapping[str, FoundFile]:
         """The file at the address, or the files that match it as a glob."""
@@ -79,12 +66,21 @@ class FilePlace(Protocol):
         """
         ...
 
-    def heads(self, paths: Sequence[str], size: int) -> Sequence[bytes | OSError]:
-        """The first bytes of several files, or the error for those that cannot be read."""
-        ...
-
     def close(self) -> None:
         """Closes its connections."""
+        ...
+
+
+@runtime_checkable
+class FolderPlace(FilePlace, Protocol):
+    """A place that has folders."""
+
+    def find(self, pattern: str) -> Mapping[str, FoundFile]:
+        """Files below a folder by path, those that match the pattern."""
+        ...
+
+    def heads(self, paths: Sequence[str], size: int) -> Sequence[bytes | OSError]:
+        """The first bytes of several files, or the error for those that cannot be read."""
         ...
 
 

@@ -14,7 +14,6 @@ from services.ingest.adapters.source_files.interruptible import InterruptibleLoo
 from services.ingest.adapters.source_files.network import NetworkWall
 from services.ingest.adapters.source_files.port import (
     CHUNK_BYTES,
-    BadContentError,
     FoundFile,
     ReadLimits,
     forbidden,
@@ -28,6 +27,7 @@ from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.domain.source_import import SourceSpec
 from services.ingest.domain.source_uri import SourceUri
+from services.ingest.engine.file_format import BadContentError
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def endpoint_address(endpoint: str) -> tuple[str, int] | None:
 
 
 class S3Files:
-    """Implements `port.FilePlace` for a bucket."""
+    """Implements `port.FolderPlace` for a bucket."""
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from services.ingest.adapters.source_files.port import CHUNK_BYTES, BadContentError, ReadLimits
+from services.ingest.adapters.source_files.port import CHUNK_BYTES, ReadLimits
+from services.ingest.engine.file_format import BadContentError
 
 _XZ_MEMORY = 128 * 1024 * 1024
 

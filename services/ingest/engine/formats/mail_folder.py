@@ -18,13 +18,15 @@ from email.parser import BytesParser
 from email.utils import parsedate_to_datetime
 
 from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record
-from services.ingest.domain.source_import import PATH_ATTRIBUTE, MailFolder
 from services.ingest.engine.attributes import Attributes
+from services.ingest.engine.file_format import FolderFormat, ReadFile
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """A message with its attachments; of a longer one only this much, and one byte, is held in memory."""
 DEFAULT_HEADERS = ("Subject", "From", "To", "Cc", "Date", "Message-ID", "In-Reply-To", "List-Id")
 _DEEPEST = 40
+# Header names that are attribute names, too.
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 # A line of an mbox that begins a message: a sender or not, and the day, month, time and year of its arrival.
 _BEGINNING = re.compile(rb"From (?:\S+ +)?.{0,64}\b[A-Z][a-z]{2} [A-Z][a-z]{2} +\d{1,2} +\d{1,2}:\d\d.{0,40}\b\d{4}\b")
 _QUOTED_BEGINNING = re.compile(rb"^>(>*From )", re.MULTILINE)
@@ -48,24 +50,69 @@ class _Body:
     is_html: bool
 
 
-def split_messages(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Messages of a file, each with the number of its first line, from 1.
+@dataclass(frozen=True)
+class MailFolder(FolderFormat[bytes]):
+    """A folder tree of mail messages, a file each or many in an mbox; a piece is a message.
 
-    A file that begins as an mbox does has a message behind each such line that follows an empty one, and `>From ` at
-    the beginning of a line stands for `From ` there; any other file is one message.
+    `headers` names those that become attributes; the usual ones where it is empty.
     """
-    message, start, number = bytearray(), 1, 0
-    mailbox, after_empty = False, True
-    for number, line in enumerate(_lines(chunks), 1):
-        if after_empty and (number == 1 or mailbox) and _BEGINNING.match(line):
-            if message:
-                yield start, _unquoted(message)
-            mailbox, message, start = True, bytearray(), number + 1
-        elif len(message) <= MAX_MESSAGE_BYTES:
-            message += line
-        after_empty = line in (b"\n", b"\r\n")
-    if message or number:
-        yield start, _unquoted(message) if mailbox else bytes(message)
+
+    headers: tuple[str, ...] = ()
+    field = "mail_folder"
+
+    def violations(self) -> Iterator[tuple[str, str]]:
+        """See `FileFormat`."""
+        yield from super().violations()
+        for number, name in enumerate(self.headers):
+            if _HEADER.fullmatch(name) is None:
+                message = f"{name!r} is not the name of a header; write it as a mail does, for example X-Label."
+                yield f"headers[{number}]", message
+
+    def split(self, file: ReadFile) -> Iterator[tuple[int, bytes]]:
+        """Messages of a file, each with the number of its first line, from 1.
+
+        If the first line of a file is the separator of an mbox, each separator that follows an empty line begins a
+        message, and a line that begins with `>From ` stands for `From `. Any other file is one message.
+        """
+        message, start, number = bytearray(), 1, 0
+        mailbox, after_empty = False, True
+        for number, line in enumerate(_lines(file.chunks), 1):
+            if after_empty and (number == 1 or mailbox) and _BEGINNING.match(line):
+                if message:
+                    yield start, _unquoted(message)
+                mailbox, message, start = True, bytearray(), number + 1
+            elif len(message) <= MAX_MESSAGE_BYTES:
+                message += line
+            after_empty = line in (b"\n", b"\r\n")
+        if message or number:
+            yield start, _unquoted(message) if mailbox else bytes(message)
+
+    def record(self, source: str, file: ReadFile, piece: bytes) -> RawRecord:
+        """See `FileFormat`; of a message beyond `MAX_MESSAGE_BYTES` the piece has one byte more than that."""
+        if len(piece) > MAX_MESSAGE_BYTES:
+            raise RecordRefusedError(
+                f"The message has more than {MAX_MESSAGE_BYTES} bytes, attachments included.", reason="MESSAGE_TOO_LONG"
+            )
+        message = _parsed(piece)
+        attributes = self.file_attributes(file)
+        for name in self.headers or DEFAULT_HEADERS:
+            if values := _values(message, name):
+                attributes.add(name.lower().replace("-", "_"), "\n".join(map(_header, values)))
+        names: list[str] = []
+        body = _body(message, attributes, names, 0)
+        if body is None or not body.text.strip():
+            held = f"; it has attachments: {', '.join(names)[:200]}" if names else ""
+            raise RecordRefusedError(f"The message has no text{held}.", reason="NO_MAIL_TEXT")
+        attributes.add("content_type", "text/html" if body.is_html else "text/plain")
+        if names:
+            attributes.add("attachments", "\n".join(names))
+        sent = _sent(message, attributes)
+        record = RawRecord(source, body.text, attributes.result(), event_time=sent)
+        check_record(record)
+        return record.identified()
+
+
+FORMAT = MailFolder
 
 
 def _unquoted(message: bytearray) -> bytes:
@@ -84,45 +131,6 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
             rest = b""
     if rest:
         yield rest
-
-
-def record_of_message(source: str, spec: MailFolder, path: str, folder: str, content: bytes) -> RawRecord:
-    """The record of a message.
-
-    Args:
-        source: name of the record's source.
-        spec: what is pulled.
-        path: path of the file below the folder.
-        folder: name of the folder that the file stands in.
-        content: the message, or more than `MAX_MESSAGE_BYTES` of its first bytes.
-
-    Raises:
-        RecordRefusedError: it gives no record.
-    """
-    if len(content) > MAX_MESSAGE_BYTES:
-        raise RecordRefusedError(
-            f"The message has more than {MAX_MESSAGE_BYTES} bytes, attachments included.", reason="MESSAGE_TOO_LONG"
-        )
-    message = _parsed(content)
-    attributes = Attributes()
-    attributes.add(PATH_ATTRIBUTE, path)
-    if spec.folder_attribute:
-        attributes.add(spec.folder_attribute, folder)
-    for name in spec.headers or DEFAULT_HEADERS:
-        if values := _values(message, name):
-            attributes.add(name.lower().replace("-", "_"), "\n".join(map(_header, values)))
-    names: list[str] = []
-    body = _body(message, attributes, names, 0)
-    if body is None or not body.text.strip():
-        held = f"; it has attachments: {', '.join(names)[:200]}" if names else ""
-        raise RecordRefusedError(f"The message has no text{held}.", reason="NO_MAIL_TEXT")
-    attributes.add("content_type", "text/html" if body.is_html else "text/plain")
-    if names:
-        attributes.add("attachments", "\n".join(names))
-    sent = _sent(message, attributes)
-    record = RawRecord(source, body.text, attributes.result(), event_time=sent)
-    check_record(record)
-    return record.identified()
 
 
 def _parsed(content: bytes) -> Message:

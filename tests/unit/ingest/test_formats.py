@@ -1,0 +1,43 @@
+"""Formats follow from the contract: one module for each field of `SourceSpec.kind`, with the fields of its message."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import UTC, datetime
+
+import pytest
+from tidemill.ingest.v1.source_import_pb2 import SourceSpec as SpecMessage
+
+from services.ingest.adapters.rows import import_of, import_row
+from services.ingest.domain.source_import import Import, ImportState, SourceSpec
+from services.ingest.engine.formats import make_format, names
+from services.ingest.entrypoints.mapping import spec_from, spec_to
+
+KINDS = [field for field in SpecMessage.DESCRIPTOR.oneofs_by_name["kind"].fields if field.name != "plugin"]
+
+
+def test_the_contract_and_ingest_have_the_same_formats() -> None:
+    assert names() == sorted(field.name for field in KINDS)
+
+
+@pytest.mark.parametrize("field", KINDS, ids=lambda field: field.name)
+def test_a_format_has_the_fields_of_its_message_and_survives_contract_and_storage(field: object) -> None:
+    name = field.name  # type: ignore[attr-defined]
+    options = {each.name: each for each in field.message_type.fields}  # type: ignore[attr-defined]
+    made = make_format(name, {"uri": "/data"})
+    assert made.field == name
+    assert {each.name for each in fields(made)} == set(options)
+    values = {key: ["a", "b"] if each.is_repeated else "x" for key, each in options.items()}
+    message = SpecMessage(source="s", max_records=3, **{name: values})
+    spec = spec_from(message)
+    assert spec_to(spec) == message
+    by_default = SourceSpec("s", made)
+    assert spec_from(spec_to(by_default)) == by_default
+    now = datetime.now(UTC)
+    assert import_of(import_row(Import("imports/a", spec, ImportState.RUNNING, now, now))).spec == spec  # type: ignore[arg-type]
+
+
+def test_an_origin_is_what_is_read_and_how_it_is_read() -> None:
+    specs = [("mail_folder", "**/*"), ("mail_folder", "**/*.eml"), ("text_folder", "**/*")]
+    made = [SourceSpec("mail", make_format(name, {"uri": "/mail", "pattern": pattern})) for name, pattern in specs]
+    assert len({spec.origin for spec in made}) == 3
