@@ -17,7 +17,7 @@ from services.inference.adapters.triton_repository import TritonRepository
 from services.inference.app.loading import ServingParts
 from services.inference.app.publishing import Publishing
 from services.inference.app.restarts import RestartQueue
-from services.inference.app.route_book import RouteBook
+from services.inference.app.route_book import Reader, RouteBook
 from services.inference.entrypoints.servicer import InferenceServicer
 from services.inference.entrypoints.worker import run_reconciler
 from services.inference.settings import InferenceSettings
@@ -45,6 +45,19 @@ from services.serving.entrypoints.kserve import SERVICE, kserve_handlers
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 
+def _follow(book: RouteBook, table: RoutingTable) -> None:
+    """Keeps a table of this process equal to the routes."""
+
+    def take() -> None:
+        routes = book.read()
+        table.replace(routes.by_model.values())
+        book.has(reader, routes.revision)
+
+    reader = Reader(take)
+    book.add(reader)
+    take()
+
+
 class _LocalDeaths:
     """Implements `services.serving.app.ports.Deaths` for a data plane in the control plane's own process."""
 
@@ -63,8 +76,8 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="inference")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "inference")
     clock, book, table, restarts = SystemClock(), RouteBook(), RoutingTable(), RestartQueue()
-    book.subscribe(lambda: table.replace(book.read().by_model.values()))
     table.replace(())
+    _follow(book, table)
     control = TritonControl(settings.triton_grpc, load_timeout_s=settings.load_timeout_s)
     channel = open_triton(settings.triton_grpc)
     deaths = _LocalDeaths(table, restarts)
@@ -87,7 +100,7 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     serving = Serving(table, TritonClient(channel, liveness, guard), served, clock)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        grpc_stubs.add_InferenceServiceServicer_to_server(InferenceServicer(Answers(serving), publishing), server)
+        grpc_stubs.add_InferenceServiceServicer_to_server(InferenceServicer(Answers(serving), publishing, book), server)
         v2 = kserve_handlers(TritonV2(channel, liveness, guard))
         names = {path.rpartition("/")[2]: handler for path, handler in v2.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, names),))

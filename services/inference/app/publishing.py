@@ -27,6 +27,9 @@ from services.serving.domain.names import model_name, version_name
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
+# How long a change waits until every data plane has been sent its route. One that is slower answers by the route
+# before for a moment longer.
+_KNOWN_S = 2.0
 
 
 class Publishing:
@@ -122,6 +125,7 @@ class Publishing:
                 # First the routes and the store: no new request is sent, and a crash in between is reconciled.
                 self._book.remove(model)
                 self._store.stop_serving(model, self._clock.now())
+                self._tell(model)
                 self._server.unload(model)
             return self.get(model)
 
@@ -265,11 +269,33 @@ class Publishing:
         logger.info("%s serves (%s)", version.name, version.lineage.artifact_uri)
         return version
 
+    def report_failure(self, model: str, generation: int) -> bool:
+        """Takes a report that the process of a model in the server seems dead; returns whether it is loaded again.
+
+        Args:
+            model: its name.
+            generation: of the model in the routes by which the request was sent that showed it.
+
+        Raises:
+            NotFoundError: there is no such model.
+        """
+        self.get(model)
+        accepted = self._restarts.add(model, generation)
+        if accepted:
+            logger.warning("the process of %s in its load %d is reported dead", model_name(model), generation)
+        return accepted
+
     def _answers(self, version: ModelVersion) -> None:
         """A load of this version is complete."""
         model = self._store.count_load(version.model)
         self._restarts.loaded(model.name, model.generation)
         self._book.set(model, version)
+        self._tell(version.model)
+
+    def _tell(self, model: str) -> None:
+        """Waits a moment until data planes know what has changed."""
+        if not self._book.wait_until_known(_KNOWN_S):
+            logger.warning("a data plane has not taken the new route of %s after %.0f s", model_name(model), _KNOWN_S)
 
     def _give_up(self, version: ModelVersion, serving: ModelVersion | None, error: TidemillError) -> None:
         """Restores the configuration of the version that serves; a refused version becomes FAILED, with the reason."""

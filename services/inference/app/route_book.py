@@ -20,32 +20,52 @@ class Routes:
     """All routes as they were after a change."""
 
     revision: int
-    """Grows by one with each change; begins again with each process."""
+    """Grows with each change; begins again with each process."""
     by_model: Mapping[str, Route] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(eq=False, slots=True)
+class Reader:
+    """A data plane: what tells it of a change, and the revision that it has."""
+
+    changed: Callable[[], object]
+    revision: int = -1
 
 
 class RouteBook:
     """The routes now. Thread-safe; each change makes a new, immutable set of routes."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._known = threading.Condition()
         self._routes = Routes(0)
-        self._listeners: set[Callable[[], object]] = set()
+        self._readers: set[Reader] = set()
 
     def read(self) -> Routes:
         """The routes now."""
         return self._routes
 
-    def subscribe(self, changed: Callable[[], object]) -> Callable[[], None]:
-        """Calls `changed` after each change, in the thread that made it; returns what ends that."""
-        with self._lock:
-            self._listeners.add(changed)
+    def add(self, reader: Reader) -> None:
+        """Calls `reader.changed` after each change, in the thread that made it."""
+        with self._known:
+            self._readers.add(reader)
 
-        def end() -> None:
-            with self._lock:
-                self._listeners.discard(changed)
+    def remove_reader(self, reader: Reader) -> None:
+        """Ends that."""
+        with self._known:
+            self._readers.discard(reader)
+            self._known.notify_all()
 
-        return end
+    def has(self, reader: Reader, revision: int) -> None:
+        """Notes that a reader has been sent the routes of this revision."""
+        with self._known:
+            reader.revision = revision
+            self._known.notify_all()
+
+    def wait_until_known(self, timeout_s: float) -> bool:
+        """Waits until every reader has been sent the routes as they are now; False if one of them takes longer."""
+        revision = self._routes.revision
+        with self._known:
+            return self._known.wait_for(lambda: all(r.revision >= revision for r in self._readers), timeout_s)
 
     def expect(self, version: ModelVersion) -> None:
         """Adds a version before it is loaded: the server answers with it just before the load returns."""
@@ -76,7 +96,7 @@ class RouteBook:
         self._change(version.model, lambda route: replace(route or _new(version), serving=None, withdrawn=reason))
 
     def _change(self, model: str, change: Callable[[Route | None], Route | None]) -> None:
-        with self._lock:
+        with self._known:
             before = self._routes.by_model.get(model)
             after = change(before)
             if after == before:
@@ -85,9 +105,9 @@ class RouteBook:
             if after is not None:
                 routes[model] = after
             self._routes = Routes(self._routes.revision + 1, MappingProxyType(routes))
-            listeners = list(self._listeners)
-        for changed in listeners:
-            changed()
+            readers = list(self._readers)
+        for reader in readers:
+            reader.changed()
 
 
 def _new(version: ModelVersion) -> Route:

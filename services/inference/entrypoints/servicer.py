@@ -15,8 +15,10 @@ from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import inference_service_pb2_grpc as grpc_stubs
 
 from services.inference.app.publishing import Publishing
+from services.inference.app.route_book import RouteBook
 from services.inference.domain.model import ModelVersion
 from services.inference.entrypoints import mapping
+from services.inference.entrypoints.route_stream import stream_routes
 from services.kit.grpc.paging import NUMBER, number_of, read_page
 from services.kit.telemetry.context import current_traceparent
 from services.kit.threads import in_thread
@@ -32,8 +34,9 @@ T = TypeVar("T")
 class InferenceServicer(grpc_stubs.InferenceServiceServicer):
     """Implements `tidemill.inference.v1.InferenceService`."""
 
-    def __init__(self, answers: Answers, publishing: Publishing) -> None:
+    def __init__(self, answers: Answers, publishing: Publishing, book: RouteBook) -> None:
         self._answers = answers
+        self._book = book
         self._publishing = publishing
         # Changes of a model wait for each other, for minutes at worst. In threads of their own they leave the event
         # loop's threads to read-only calls.
@@ -101,6 +104,20 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         page = await read_page(request, NUMBER, read, lambda version: str(version.number))
         versions = [mapping.version_to(version) for version in page.items]
         return pb.ListModelVersionsResponse(model_versions=versions, next_page_token=page.next_token)
+
+    async def WatchRoutes(self, request: pb.WatchRoutesRequest, context: Any) -> AsyncIterator[pb.WatchRoutesResponse]:
+        """Watches which versions answer."""
+        async with aclosing(stream_routes(self._book)) as responses:
+            async for response in responses:
+                yield response
+
+    async def ReportModelFailure(
+        self, request: pb.ReportModelFailureRequest, context: Any
+    ) -> pb.ReportModelFailureResponse:
+        """Takes a report that a model's process seems dead."""
+        report = self._publishing.report_failure
+        accepted = await asyncio.to_thread(report, model_of(request.model), request.generation)
+        return pb.ReportModelFailureResponse(accepted=accepted)
 
     async def _change(self, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `asyncio.to_thread`, in the threads of changes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 _PAUSE_S = 0.2
@@ -11,7 +11,7 @@ _PAUSE_S = 0.2
 T = TypeVar("T")
 
 
-async def watch(read: Callable[[], Awaitable[T]], ended: Callable[[T], bool]) -> AsyncIterator[T]:
+async def watch(read: Callable[[], Awaitable[T]], ended: Callable[[T], bool]) -> AsyncGenerator[T, None]:
     """What `read` gives each time that it has changed; ends with the first state that `ended` holds for."""
     sent: T | None = None
     while sent is None or not ended(sent):

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from tidemill.inference.v1 import model_pb2 as tidemill_dot_inference_dot_v1_dot_model__pb2
+from tidemill.inference.v1 import route_pb2 as tidemill_dot_inference_dot_v1_dot_route__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-tidemill/inference/v1/inference_service.proto\x12\x15tidemill.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!tidemill/inference/v1/model.proto\"r\n\x0ePredictRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12(\n\x05texts\x18\x02 \x03(\tB\x19\xbaH\x16\x92\x01\x13\x08\x01\x10\x80\x02\"\x0cr\n\x10\x01(\x80\x80\x04\xba\x01\x01\x00\"\xa8\x01\n\nPrediction\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12=\n\x06scores\x18\x04 \x03(\x0b\x32-.tidemill.inference.v1.Prediction.ScoresEntry\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"`\n\x0fPredictResponse\x12\x36\n\x0bpredictions\x18\x01 \x03(\x0b\x32!.tidemill.inference.v1.Prediction\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xf0\x01\n\x0fGenerateRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1f\n\x04text\x18\x02 \x01(\tB\x0f\xbaH\x0cr\n\x10\x01(\x80\x80 \xba\x01\x01\x00H\x00\x12;\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32#.tidemill.inference.v1.ConversationH\x00\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.tidemill.inference.v1.SamplingParamsB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"\xb0\x01\n\x10GenerateResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12:\n\rfinish_reason\x18\x03 \x01(\x0e\x32#.tidemill.inference.v1.FinishReason\x12+\n\x05usage\x18\x04 \x01(\x0b\x32\x1c.tidemill.inference.v1.Usage\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\xf6\x01\n\x15StreamGenerateRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1f\n\x04text\x18\x02 \x01(\tB\x0f\xbaH\x0cr\n\x10\x01(\x80\x80 \xba\x01\x01\x00H\x00\x12;\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32#.tidemill.inference.v1.ConversationH\x00\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.tidemill.inference.v1.SamplingParamsB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"\xbc\x01\n\x16StreamGenerateResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x12\n\ntext_delta\x18\x02 \x01(\t\x12:\n\rfinish_reason\x18\x03 \x01(\x0e\x32#.tidemill.inference.v1.FinishReason\x12+\n\x05usage\x18\x04 \x01(\x0b\x32\x1c.tidemill.inference.v1.Usage\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\xee\x01\n\x13PublishModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12 \n\x0c\x61rtifact_uri\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12%\n\x06\x64igest\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x15\n\x03run\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12!\n\x0f\x64\x61taset_version\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"b\n\x14PublishModelResponse\x12:\n\rmodel_version\x18\x01 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x0e\n\x06reused\x18\x02 \x01(\x08\"\x86\x01\n\x14RollBackModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x18\n\x07version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"S\n\x15RollBackModelResponse\x12:\n\rmodel_version\x18\x01 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\"m\n\x15UnpublishModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\"E\n\x16UnpublishModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.tidemill.inference.v1.Model\"H\n\x0fGetModelRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\"?\n\x10GetModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.tidemill.inference.v1.Model\"P\n\x11ListModelsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.tidemill.inference.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8f\x01\n\x18ListModelVersionsRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"q\n\x19ListModelVersionsResponse\x12;\n\x0emodel_versions\x18\x01 \x03(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb6\x07\n\x10InferenceService\x12X\n\x07Predict\x12%.tidemill.inference.v1.PredictRequest\x1a&.tidemill.inference.v1.PredictResponse\x12[\n\x08Generate\x12&.tidemill.inference.v1.GenerateRequest\x1a\'.tidemill.inference.v1.GenerateResponse\x12o\n\x0eStreamGenerate\x12,.tidemill.inference.v1.StreamGenerateRequest\x1a-.tidemill.inference.v1.StreamGenerateResponse0\x01\x12g\n\x0cPublishModel\x12*.tidemill.inference.v1.PublishModelRequest\x1a+.tidemill.inference.v1.PublishModelResponse\x12j\n\rRollBackModel\x12+.tidemill.inference.v1.RollBackModelRequest\x1a,.tidemill.inference.v1.RollBackModelResponse\x12m\n\x0eUnpublishModel\x12,.tidemill.inference.v1.UnpublishModelRequest\x1a-.tidemill.inference.v1.UnpublishModelResponse\x12[\n\x08GetModel\x12&.tidemill.inference.v1.GetModelRequest\x1a\'.tidemill.inference.v1.GetModelResponse\x12\x61\n\nListModels\x12(.tidemill.inference.v1.ListModelsRequest\x1a).tidemill.inference.v1.ListModelsResponse\x12v\n\x11ListModelVersions\x12/.tidemill.inference.v1.ListModelVersionsRequest\x1a\x30.tidemill.inference.v1.ListModelVersionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-tidemill/inference/v1/inference_service.proto\x12\x15tidemill.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!tidemill/inference/v1/model.proto\x1a!tidemill/inference/v1/route.proto\"r\n\x0ePredictRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12(\n\x05texts\x18\x02 \x03(\tB\x19\xbaH\x16\x92\x01\x13\x08\x01\x10\x80\x02\"\x0cr\n\x10\x01(\x80\x80\x04\xba\x01\x01\x00\"\xa8\x01\n\nPrediction\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12=\n\x06scores\x18\x04 \x03(\x0b\x32-.tidemill.inference.v1.Prediction.ScoresEntry\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"`\n\x0fPredictResponse\x12\x36\n\x0bpredictions\x18\x01 \x03(\x0b\x32!.tidemill.inference.v1.Prediction\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xf0\x01\n\x0fGenerateRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1f\n\x04text\x18\x02 \x01(\tB\x0f\xbaH\x0cr\n\x10\x01(\x80\x80 \xba\x01\x01\x00H\x00\x12;\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32#.tidemill.inference.v1.ConversationH\x00\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.tidemill.inference.v1.SamplingParamsB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"\xb0\x01\n\x10GenerateResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12:\n\rfinish_reason\x18\x03 \x01(\x0e\x32#.tidemill.inference.v1.FinishReason\x12+\n\x05usage\x18\x04 \x01(\x0b\x32\x1c.tidemill.inference.v1.Usage\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\xf6\x01\n\x15StreamGenerateRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1f\n\x04text\x18\x02 \x01(\tB\x0f\xbaH\x0cr\n\x10\x01(\x80\x80 \xba\x01\x01\x00H\x00\x12;\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32#.tidemill.inference.v1.ConversationH\x00\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.tidemill.inference.v1.SamplingParamsB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"\xbc\x01\n\x16StreamGenerateResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x12\n\ntext_delta\x18\x02 \x01(\t\x12:\n\rfinish_reason\x18\x03 \x01(\x0e\x32#.tidemill.inference.v1.FinishReason\x12+\n\x05usage\x18\x04 \x01(\x0b\x32\x1c.tidemill.inference.v1.Usage\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\xee\x01\n\x13PublishModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12 \n\x0c\x61rtifact_uri\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12%\n\x06\x64igest\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x15\n\x03run\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12!\n\x0f\x64\x61taset_version\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"b\n\x14PublishModelResponse\x12:\n\rmodel_version\x18\x01 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x0e\n\x06reused\x18\x02 \x01(\x08\"\x86\x01\n\x14RollBackModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x18\n\x07version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"S\n\x15RollBackModelResponse\x12:\n\rmodel_version\x18\x01 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\"m\n\x15UnpublishModelRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x05model\x18\x02 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\"E\n\x16UnpublishModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.tidemill.inference.v1.Model\"H\n\x0fGetModelRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\"?\n\x10GetModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.tidemill.inference.v1.Model\"P\n\x11ListModelsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.tidemill.inference.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8f\x01\n\x18ListModelVersionsRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"q\n\x19ListModelVersionsResponse\x12;\n\x0emodel_versions\x18\x01 \x03(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x14\n\x12WatchRoutesRequest\"g\n\x13WatchRoutesResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12,\n\x06routes\x18\x03 \x03(\x0b\x32\x1c.tidemill.inference.v1.Route\"p\n\x19ReportModelFailureRequest\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x1b\n\ngeneration\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\".\n\x1aReportModelFailureResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x32\x99\t\n\x10InferenceService\x12X\n\x07Predict\x12%.tidemill.inference.v1.PredictRequest\x1a&.tidemill.inference.v1.PredictResponse\x12[\n\x08Generate\x12&.tidemill.inference.v1.GenerateRequest\x1a\'.tidemill.inference.v1.GenerateResponse\x12o\n\x0eStreamGenerate\x12,.tidemill.inference.v1.StreamGenerateRequest\x1a-.tidemill.inference.v1.StreamGenerateResponse0\x01\x12g\n\x0cPublishModel\x12*.tidemill.inference.v1.PublishModelRequest\x1a+.tidemill.inference.v1.PublishModelResponse\x12j\n\rRollBackModel\x12+.tidemill.inference.v1.RollBackModelRequest\x1a,.tidemill.inference.v1.RollBackModelResponse\x12m\n\x0eUnpublishModel\x12,.tidemill.inference.v1.UnpublishModelRequest\x1a-.tidemill.inference.v1.UnpublishModelResponse\x12[\n\x08GetModel\x12&.tidemill.inference.v1.GetModelRequest\x1a\'.tidemill.inference.v1.GetModelResponse\x12\x61\n\nListModels\x12(.tidemill.inference.v1.ListModelsRequest\x1a).tidemill.inference.v1.ListModelsResponse\x12v\n\x11ListModelVersions\x12/.tidemill.inference.v1.ListModelVersionsRequest\x1a\x30.tidemill.inference.v1.ListModelVersionsResponse\x12\x66\n\x0bWatchRoutes\x12).tidemill.inference.v1.WatchRoutesRequest\x1a*.tidemill.inference.v1.WatchRoutesResponse0\x01\x12y\n\x12ReportModelFailure\x12\x30.tidemill.inference.v1.ReportModelFailureRequest\x1a\x31.tidemill.inference.v1.ReportModelFailureResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -85,46 +86,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELVERSIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTMODELVERSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTMODELVERSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
-  _globals['_PREDICTREQUEST']._serialized_start=136
-  _globals['_PREDICTREQUEST']._serialized_end=250
-  _globals['_PREDICTION']._serialized_start=253
-  _globals['_PREDICTION']._serialized_end=421
-  _globals['_PREDICTION_SCORESENTRY']._serialized_start=376
-  _globals['_PREDICTION_SCORESENTRY']._serialized_end=421
-  _globals['_PREDICTRESPONSE']._serialized_start=423
-  _globals['_PREDICTRESPONSE']._serialized_end=519
-  _globals['_GENERATEREQUEST']._serialized_start=522
-  _globals['_GENERATEREQUEST']._serialized_end=762
-  _globals['_GENERATERESPONSE']._serialized_start=765
-  _globals['_GENERATERESPONSE']._serialized_end=941
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=944
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=1190
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=1193
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1381
-  _globals['_PUBLISHMODELREQUEST']._serialized_start=1384
-  _globals['_PUBLISHMODELREQUEST']._serialized_end=1622
-  _globals['_PUBLISHMODELRESPONSE']._serialized_start=1624
-  _globals['_PUBLISHMODELRESPONSE']._serialized_end=1722
-  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1725
-  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1859
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1861
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1944
-  _globals['_UNPUBLISHMODELREQUEST']._serialized_start=1946
-  _globals['_UNPUBLISHMODELREQUEST']._serialized_end=2055
-  _globals['_UNPUBLISHMODELRESPONSE']._serialized_start=2057
-  _globals['_UNPUBLISHMODELRESPONSE']._serialized_end=2126
-  _globals['_GETMODELREQUEST']._serialized_start=2128
-  _globals['_GETMODELREQUEST']._serialized_end=2200
-  _globals['_GETMODELRESPONSE']._serialized_start=2202
-  _globals['_GETMODELRESPONSE']._serialized_end=2265
-  _globals['_LISTMODELSREQUEST']._serialized_start=2267
-  _globals['_LISTMODELSREQUEST']._serialized_end=2347
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2349
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2440
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=2443
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=2586
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=2588
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=2701
-  _globals['_INFERENCESERVICE']._serialized_start=2704
-  _globals['_INFERENCESERVICE']._serialized_end=3654
+  _globals['_REPORTMODELFAILUREREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_REPORTMODELFAILUREREQUEST'].fields_by_name['model']._serialized_options = b'\272H$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$'
+  _globals['_REPORTMODELFAILUREREQUEST'].fields_by_name['generation']._loaded_options = None
+  _globals['_REPORTMODELFAILUREREQUEST'].fields_by_name['generation']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_PREDICTREQUEST']._serialized_start=171
+  _globals['_PREDICTREQUEST']._serialized_end=285
+  _globals['_PREDICTION']._serialized_start=288
+  _globals['_PREDICTION']._serialized_end=456
+  _globals['_PREDICTION_SCORESENTRY']._serialized_start=411
+  _globals['_PREDICTION_SCORESENTRY']._serialized_end=456
+  _globals['_PREDICTRESPONSE']._serialized_start=458
+  _globals['_PREDICTRESPONSE']._serialized_end=554
+  _globals['_GENERATEREQUEST']._serialized_start=557
+  _globals['_GENERATEREQUEST']._serialized_end=797
+  _globals['_GENERATERESPONSE']._serialized_start=800
+  _globals['_GENERATERESPONSE']._serialized_end=976
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=979
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=1225
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=1228
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1416
+  _globals['_PUBLISHMODELREQUEST']._serialized_start=1419
+  _globals['_PUBLISHMODELREQUEST']._serialized_end=1657
+  _globals['_PUBLISHMODELRESPONSE']._serialized_start=1659
+  _globals['_PUBLISHMODELRESPONSE']._serialized_end=1757
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1760
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1894
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1896
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1979
+  _globals['_UNPUBLISHMODELREQUEST']._serialized_start=1981
+  _globals['_UNPUBLISHMODELREQUEST']._serialized_end=2090
+  _globals['_UNPUBLISHMODELRESPONSE']._serialized_start=2092
+  _globals['_UNPUBLISHMODELRESPONSE']._serialized_end=2161
+  _globals['_GETMODELREQUEST']._serialized_start=2163
+  _globals['_GETMODELREQUEST']._serialized_end=2235
+  _globals['_GETMODELRESPONSE']._serialized_start=2237
+  _globals['_GETMODELRESPONSE']._serialized_end=2300
+  _globals['_LISTMODELSREQUEST']._serialized_start=2302
+  _globals['_LISTMODELSREQUEST']._serialized_end=2382
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2384
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2475
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=2478
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=2621
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=2623
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=2736
+  _globals['_WATCHROUTESREQUEST']._serialized_start=2738
+  _globals['_WATCHROUTESREQUEST']._serialized_end=2758
+  _globals['_WATCHROUTESRESPONSE']._serialized_start=2760
+  _globals['_WATCHROUTESRESPONSE']._serialized_end=2863
+  _globals['_REPORTMODELFAILUREREQUEST']._serialized_start=2865
+  _globals['_REPORTMODELFAILUREREQUEST']._serialized_end=2977
+  _globals['_REPORTMODELFAILURERESPONSE']._serialized_start=2979
+  _globals['_REPORTMODELFAILURERESPONSE']._serialized_end=3025
+  _globals['_INFERENCESERVICE']._serialized_start=3028
+  _globals['_INFERENCESERVICE']._serialized_end=4205
 # @@protoc_insertion_point(module_scope)

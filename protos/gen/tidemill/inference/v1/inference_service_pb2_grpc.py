@@ -80,6 +80,16 @@ class InferenceServiceStub:
                 request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsRequest.SerializeToString,
                 response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsResponse.FromString,
                 _registered_method=True)
+        self.WatchRoutes = channel.unary_stream(
+                '/tidemill.inference.v1.InferenceService/WatchRoutes',
+                request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.WatchRoutesRequest.SerializeToString,
+                response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.WatchRoutesResponse.FromString,
+                _registered_method=True)
+        self.ReportModelFailure = channel.unary_unary(
+                '/tidemill.inference.v1.InferenceService/ReportModelFailure',
+                request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ReportModelFailureRequest.SerializeToString,
+                response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ReportModelFailureResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -149,6 +159,21 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRoutes(self, request, context):
+        """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportModelFailure(self, request, context):
+        """Reports that a model's process in Triton seems to be dead, so that it is loaded again. For data planes, inside the
+        mesh. A repeat, or a report about a process that was replaced, changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -196,6 +221,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.ListModelVersions,
                     request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsRequest.FromString,
                     response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsResponse.SerializeToString,
+            ),
+            'WatchRoutes': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRoutes,
+                    request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.WatchRoutesRequest.FromString,
+                    response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.WatchRoutesResponse.SerializeToString,
+            ),
+            'ReportModelFailure': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportModelFailure,
+                    request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ReportModelFailureRequest.FromString,
+                    response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ReportModelFailureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -442,6 +477,60 @@ class InferenceService:
             '/tidemill.inference.v1.InferenceService/ListModelVersions',
             tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsRequest.SerializeToString,
             tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRoutes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tidemill.inference.v1.InferenceService/WatchRoutes',
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.WatchRoutesRequest.SerializeToString,
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.WatchRoutesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportModelFailure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.inference.v1.InferenceService/ReportModelFailure',
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ReportModelFailureRequest.SerializeToString,
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ReportModelFailureResponse.FromString,
             options,
             channel_credentials,
             insecure,

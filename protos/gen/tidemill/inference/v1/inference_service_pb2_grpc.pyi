@@ -51,6 +51,12 @@ class InferenceServiceStub:
     """Lists models by name."""
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelVersionsRequest, _inference_service_pb2.ListModelVersionsResponse]
     """Lists a model's versions, newest first."""
+    WatchRoutes: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchRoutesRequest, _inference_service_pb2.WatchRoutesResponse]
+    """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
+    ReportModelFailure: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ReportModelFailureRequest, _inference_service_pb2.ReportModelFailureResponse]
+    """Reports that a model's process in Triton seems to be dead, so that it is loaded again. For data planes, inside the
+    mesh. A repeat, or a report about a process that was replaced, changes nothing.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -75,6 +81,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Lists models by name."""
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelVersionsRequest, _inference_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
     """Lists a model's versions, newest first."""
+    WatchRoutes: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchRoutesRequest, _inference_service_pb2.WatchRoutesResponse]  # type: ignore[assignment]
+    """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
+    ReportModelFailure: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ReportModelFailureRequest, _inference_service_pb2.ReportModelFailureResponse]  # type: ignore[assignment]
+    """Reports that a model's process in Triton seems to be dead, so that it is loaded again. For data planes, inside the
+    mesh. A repeat, or a report about a process that was replaced, changes nothing.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers requests with published models and owns the Triton model repository."""
@@ -150,5 +162,23 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ListModelVersionsResponse, _abc.Awaitable[_inference_service_pb2.ListModelVersionsResponse]]:
         """Lists a model's versions, newest first."""
+
+    @_abc_1.abstractmethod
+    def WatchRoutes(
+        self,
+        request: _inference_service_pb2.WatchRoutesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.WatchRoutesResponse], _abc.AsyncIterator[_inference_service_pb2.WatchRoutesResponse]]:
+        """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
+
+    @_abc_1.abstractmethod
+    def ReportModelFailure(
+        self,
+        request: _inference_service_pb2.ReportModelFailureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.ReportModelFailureResponse, _abc.Awaitable[_inference_service_pb2.ReportModelFailureResponse]]:
+        """Reports that a model's process in Triton seems to be dead, so that it is loaded again. For data planes, inside the
+        mesh. A repeat, or a report about a process that was replaced, changes nothing.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

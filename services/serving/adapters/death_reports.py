@@ -1,0 +1,67 @@
+"""Reports models whose process in Triton seems to have died to the control plane, which loads them again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+from tidemill.inference.v1 import inference_service_pb2 as pb
+
+from services.serving.app.routing import RoutingTable
+from services.serving.domain.names import model_name
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_S = 1.0
+_REPORT_S = 5.0
+
+
+class DeathReports:
+    """Implements `services.serving.app.ports.Deaths`; lives in one event loop. At most one report a model waits."""
+
+    def __init__(self, stub: Any, table: RoutingTable) -> None:
+        """Args:
+        stub: an asynchronous stub of InferenceService.
+        table: the routes, whose generations the reports name.
+        """
+        self._stub = stub
+        self._table = table
+        self._waiting: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def generation(self, model: str) -> int:
+        """See the port."""
+        return self._table.generation(model)
+
+    def report(self, model: str, generation: int) -> None:
+        """See the port."""
+        if generation >= self._table.generation(model):
+            self._waiting[model] = generation
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Sends what waits until it is cancelled. While the control plane is away, it waits on."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            for model, generation in list(self._waiting.items()):
+                if not await self._sent(model, generation):
+                    await asyncio.sleep(_PAUSE_S)
+                    self._changed.set()
+                    break
+                if self._waiting.get(model) == generation:
+                    del self._waiting[model]
+
+    async def _sent(self, model: str, generation: int) -> bool:
+        if generation < self._table.generation(model):
+            return True  # it was loaded again meanwhile
+        request = pb.ReportModelFailureRequest(model=model_name(model), generation=generation)
+        try:
+            await self._stub.ReportModelFailure(request, timeout=_REPORT_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                return False
+            logger.error("inference refused a report about %s: %s", model_name(model), error.details())
+        return True

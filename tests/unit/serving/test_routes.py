@@ -1,0 +1,271 @@
+"""Routes on their way from the control plane to a data plane, over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from tidemill.inference.v1 import inference_service_pb2 as pb
+from tidemill.inference.v1 import inference_service_pb2_grpc as stubs
+
+from services.inference.app.publishing import Publishing
+from services.inference.app.route_book import Reader, RouteBook
+from services.inference.domain.model import Build, Lineage, Model, ModelVersion, VersionState
+from services.inference.entrypoints.servicer import InferenceServicer
+from services.kit.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from services.kit.grpc.server import create_server
+from services.kit.telemetry.metrics import RequestMetrics
+from services.serving.adapters.death_reports import DeathReports
+from services.serving.adapters.route_feed import RouteFeed
+from services.serving.adapters.route_file import RouteFile
+from services.serving.adapters.route_messages import route_from, route_to
+from services.serving.app.routing import RoutingTable
+from services.serving.domain.answer import Task
+from services.serving.domain.route import Route, RoutedVersion, Withdrawal
+from services.serving.entrypoints.answers import Answers
+from tests.waiting import eventually
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def version(number: int, model: str = "m") -> ModelVersion:
+    build = Build(Task.TEXT_CLASSIFICATION, "int8", labels=("a", f"b{number}"))
+    return ModelVersion(model, number, Lineage("file:///b", "d"), build, VersionState.SERVING, NOW, NOW)
+
+
+def model(generation: int, name: str = "m") -> Model:
+    return Model(name, NOW, NOW, generation=generation)
+
+
+@dataclass
+class Failures:
+    """Takes reports as publishing does."""
+
+    seen: list[tuple[str, int]] = field(default_factory=list)
+
+    def report_failure(self, model: str, generation: int) -> bool:
+        """Notes it."""
+        self.seen.append((model, generation))
+        return True
+
+
+@dataclass
+class Control:
+    """A control plane that can go away and come back at the same address."""
+
+    folder: Path
+    book: RouteBook = field(default_factory=RouteBook)
+    failures: Failures = field(default_factory=Failures)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """It answers."""
+        server = create_server(RequestMetrics("inference"), traced=False, stopping=self.stopping)
+        servicer = InferenceServicer(cast(Answers, None), cast(Publishing, self.failures), self.book)
+        stubs.add_InferenceServiceServicer_to_server(servicer, server)
+        server.add_insecure_port(self.address)
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(None)
+
+    @property
+    def address(self) -> str:
+        """A socket."""
+        return f"unix:{self.folder / 'inference.sock'}"
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[tuple[RoutingTable, RouteFeed]]:
+        """A data plane that watches it."""
+        options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
+        async with grpc.aio.insecure_channel(self.address, options) as channel:
+            table = RoutingTable()
+            feed = RouteFeed(self.stub(channel), table, RouteFile(self.folder / "routes" / "routes.json"))
+            await feed.restore()
+            running = asyncio.create_task(feed.run())
+            try:
+                yield table, feed
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+    @staticmethod
+    def stub(channel: grpc.aio.Channel) -> Any:
+        """A client."""
+        return stubs.InferenceServiceStub(channel)
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Control:
+    return Control(tmp_path)
+
+
+def number_of(table: RoutingTable, name: str = "m") -> int | None:
+    try:
+        return table.require(name, Task.TEXT_CLASSIFICATION).number
+    except (UnavailableError, NotFoundError, FailedPreconditionError):
+        return None
+
+
+async def test_all_routes_arrive_and_then_each_change(control: Control) -> None:
+    control.book.set(model(1), version(1))
+    async with control.running(), control.watched() as (table, feed):
+        await eventually(lambda: number_of(table) == 1)
+        assert feed.connected
+        control.book.expect(version(2))
+        await eventually(lambda: table.generation("m") == 1 and "b2" in _labels(table, 2))
+        assert number_of(table) == 1
+        control.book.set(model(2), version(2))
+        control.book.set(model(1, "other"), version(1, "other"))
+        await eventually(lambda: number_of(table) == 2 and number_of(table, "other") == 1)
+        assert table.generation("m") == 2
+        control.book.withdraw(
+            version(2), FailedPreconditionError("damaged", reason="BUILD_DAMAGED", metadata={"f": "x"})
+        )
+        await eventually(lambda: number_of(table) is None)
+        with pytest.raises(FailedPreconditionError, match="models/m is out of service: damaged") as caught:
+            table.require("m", Task.TEXT_CLASSIFICATION)
+        assert (caught.value.reason, caught.value.metadata) == ("BUILD_DAMAGED", {"f": "x", "model": "models/m"})
+        control.book.remove("m")
+        await eventually(lambda: _error(table, "m") is NotFoundError)
+        # Answers of a version may still be on their way.
+        assert list(table.labels("m", 2)) == ["a", "b2"]
+
+
+def _labels(table: RoutingTable, number: int) -> list[str]:
+    route = next(route for route in table.routes() if route.model == "m")
+    return [label for each in route.versions if each.number == number for label in each.labels]
+
+
+def _error(table: RoutingTable, name: str) -> type[Exception] | None:
+    try:
+        table.require(name, Task.TEXT_CLASSIFICATION)
+    except Exception as error:
+        return type(error)
+    return None
+
+
+async def test_the_last_known_routes_serve_on_without_the_control_plane(control: Control) -> None:
+    async with control.watched() as (table, feed):
+        with pytest.raises(UnavailableError) as caught:
+            table.require("m", Task.TEXT_CLASSIFICATION)
+        assert caught.value.reason == "ROUTES_UNKNOWN"
+        control.book.set(model(1), version(1))
+        control.book.set(model(1, "gone"), version(1, "gone"))
+        async with control.running():
+            await eventually(lambda: number_of(table) == 1)
+        await eventually(lambda: not feed.connected)
+        assert number_of(table) == 1
+        # It comes back with other routes.
+        control.book = RouteBook()
+        control.book.set(model(2), version(2))
+        async with control.running():
+            await eventually(lambda: number_of(table) == 2)
+            assert _error(table, "gone") is NotFoundError
+    # A data plane that starts while it is away.
+    async with control.watched() as (table, feed):
+        assert (number_of(table), feed.connected) == (2, False)
+        assert _error(table, "gone") is NotFoundError
+
+
+async def test_a_damaged_file_is_no_reason_not_to_start(control: Control, caplog: pytest.LogCaptureFixture) -> None:
+    file = control.folder / "routes" / "routes.json"
+    file.parent.mkdir()
+    for damage in ('{"routes": [{"model": "models/m", "ver', "\0\1", '{"routes": [{"versions": [{"task": "?"}]}]}'):
+        file.write_text(damage)
+        async with control.watched() as (table, _):
+            assert _error(table, "m") is UnavailableError
+        assert "cannot be read" in caplog.text
+        caplog.clear()
+
+
+async def test_a_change_is_known_once_every_reader_was_sent_it(control: Control) -> None:
+    book = control.book
+    assert book.wait_until_known(0.0)
+    async with control.running(), control.watched() as (_, feed):
+        await eventually(lambda: feed.connected)
+        for number in range(1, 20):
+            book.set(model(number), version(number))
+            assert await asyncio.to_thread(book.wait_until_known, 30.0)
+    # A reader that takes nothing is not waited for longer than asked.
+    told = threading.Event()
+    book.add(silent := Reader(told.set))
+    book.set(model(30), version(30))
+    assert told.is_set()
+    assert not book.wait_until_known(0.0)
+    book.remove_reader(silent)
+    assert book.wait_until_known(0.0)
+
+
+async def test_watchers_end_when_the_service_stops(control: Control) -> None:
+    control.book.set(model(1), version(1))
+    async with control.running(), control.watched() as (table, feed):
+        await eventually(lambda: number_of(table) == 1)
+        control.stopping.set()
+        await eventually(lambda: not feed.connected)
+        assert number_of(table) == 1
+
+
+def test_a_route_keeps_the_versions_that_matter() -> None:
+    book = RouteBook()
+    book.set(model(1), version(1))
+    for number in range(2, 100):
+        book.expect(version(number))
+    versions = [each.number for each in book.read().by_model["m"].versions]
+    assert (versions[0], versions[-1]) == (1, 99)
+    assert len(versions) < 20
+
+
+def test_what_goes_over_the_wire_comes_back() -> None:
+    versions = (
+        RoutedVersion(1, Task.GENERATION, "int4", (), "Write: {text}"),
+        RoutedVersion(3, Task.TEXT_CLASSIFICATION, "int8", ("a", "b")),
+    )
+    route = Route("m", NOW, versions, 3, None, 7)
+    for each in (route, replace(route, serving=None, withdrawn=Withdrawal("why", "REASON", {"k": "v"}))):
+        assert route_from(route_to(each)) == each
+
+
+async def test_a_death_is_reported_once_the_control_plane_answers(control: Control) -> None:
+    async with grpc.aio.insecure_channel(
+        control.address, [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
+    ) as channel:
+        table = RoutingTable()
+        table.replace([Route("m", NOW, generation=3), Route("n", NOW, generation=1)])
+        reports = DeathReports(control.stub(channel), table)
+        running = asyncio.create_task(reports.run())
+        try:
+            for _ in range(5):
+                reports.report("m", 3)
+            reports.report("n", 1)
+            reports.report("m", 2)  # of the process before
+            await asyncio.sleep(0)
+            table.change([Route("n", NOW, generation=2)])  # it was loaded again meanwhile
+            async with control.running():
+                await eventually(lambda: bool(control.failures.seen))
+                reports.report("n", 2)
+                await eventually(lambda: len(control.failures.seen) == 2)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    assert control.failures.seen == [("m", 3), ("n", 2)]
+
+
+async def test_the_report_is_a_call_of_the_contract(control: Control) -> None:
+    async with control.running(), grpc.aio.insecure_channel(control.address) as channel:
+        stub = control.stub(channel)
+        answer = await stub.ReportModelFailure(pb.ReportModelFailureRequest(model="models/m", generation=4))
+        assert answer.accepted
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ReportModelFailure(pb.ReportModelFailureRequest(model="m"))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
