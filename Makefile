@@ -6,6 +6,9 @@ PYTHON ?= $(shell for p in python3.12 python3.13 python3.11; do $$p -c "" 2>/dev
 PIPELINE ?= pipelines/headlines.yaml
 BIN := .venv/bin
 
+# Container images set it; each process of a mesh and of the tests would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run down status check test unit contract integration e2e faults soak bench-engine bench-sequential stubs docs lock format clean
 
@@ -43,12 +46,15 @@ unit: setup ## fast tests, no other process
 STORES := tests/unit/pipeline tests/unit/training/test_supervision.py tests/unit/inference/test_publishing.py \
 	tests/unit/ingest/test_runner.py tests/unit/gateway/test_keys.py tests/integration/cleaning/test_use_cases.py
 
+# Two workers, each with the parts of one group of tests at a time: tests/groups.py.
+SIDE_BY_SIDE := $(BIN)/pytest -n 2 --dist loadgroup --durations 15
+
 contract: setup ## one suite on fakes and real parts
-	$(BIN)/pytest tests/contract
-	$(BIN)/pytest --database postgresql $(STORES)
+	$(SIDE_BY_SIDE) tests/contract
+	$(BIN)/pytest -n 2 --database postgresql $(STORES)
 
 integration: setup ## each service with its real parts
-	$(BIN)/pytest -n 2 --dist loadgroup tests/integration
+	$(SIDE_BY_SIDE) tests/integration
 
 e2e: setup ## the whole mesh: pipelines, clients, events, kills
 	$(BIN)/pytest tests/e2e
@@ -69,8 +75,9 @@ TIMES ?= 5
 soak: setup ## SUITE (test) TIMES (5) times in a row while both cores are kept busy beside it
 	$(BIN)/python -m tests.soak $(SUITE) --times $(TIMES)
 
-test: check unit contract integration e2e ## everything but the slow faults
-	$(BIN)/pytest -m "not slow" tests/faults
+test: check unit ## everything but the slow faults
+	$(BIN)/pytest -n 2 --database postgresql $(STORES)
+	$(SIDE_BY_SIDE) -m "not slow" tests/contract tests/integration tests/e2e tests/faults
 
 bench-engine: setup ## OpenVINO beside ONNX Runtime on the newest runs, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.engine

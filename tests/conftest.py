@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
+from xdist.remote import Producer
 
 from services.kit.storage.database import open_database
 from tests.examples import register_profiles
+from tests.groups import GroupScheduling, arrange
 from tests.postgresql import PostgreSQL, running_postgresql
 
 # What tests share asserts as they do, and is to say as much.
@@ -33,6 +35,17 @@ def umask_as_before() -> Iterator[None]:
     """Undoes the umask of a supervisor that a test ran in its own process: later tests share files with other users."""
     yield
     os.umask(_UMASK)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first."""
+    arrange(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling | None:
+    """Our groups for `--dist loadgroup`."""
+    return GroupScheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -102,7 +102,7 @@ class Mesh:
         return pid
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """Every part and every service."""
     prepare(Home(home_dir()), EXAMPLES)

@@ -74,7 +74,7 @@ class KafkaBus:
         self._producer.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kafka_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBus]:
     """Started when the first test on it runs."""
     with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:

@@ -20,7 +20,7 @@ def database_kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def s3() -> Iterator[str]:
     """A server that speaks S3; its URL."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

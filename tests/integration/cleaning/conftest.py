@@ -13,7 +13,7 @@ from services.kit.bus.kafka import ensure_topics
 from tests.service_process import ServiceProcess
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Kafka with all topics."""
     with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:
@@ -39,7 +39,7 @@ class CleaningProcess(ServiceProcess):
         return stubs.CleaningServiceStub(self.channel())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cleaning(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleaningProcess]:
     """A running cleaning service."""
     process = CleaningProcess(kafka_bootstrap, tmp_path_factory.mktemp("cleaning"))

@@ -166,14 +166,14 @@ class InferenceProcess:
                 time.sleep(1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
     """Kafka and Triton."""
     with running_parts({"kafka", "triton"}, tmp_path_factory.mktemp("stack")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
     """Builds, made once."""
     root = tmp_path_factory.mktemp("builds")
@@ -187,7 +187,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
     return Builds(root, positive, turned, broken, writer, second)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spans() -> Iterator[tuple[SpanReceiver, str]]:
     """A receiver of spans, and its endpoint."""
     receiver = SpanReceiver()
@@ -200,7 +200,7 @@ def spans() -> Iterator[tuple[SpanReceiver, str]]:
     server.stop(None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def inference(
     stack: StackState, builds: Builds, spans: tuple[SpanReceiver, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[InferenceProcess]:

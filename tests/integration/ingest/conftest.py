@@ -21,7 +21,7 @@ from tests.topics import read_all
 M = TypeVar("M", bound=Message)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
     """A Kafka with all topics."""
     with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as state:
@@ -29,7 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
         yield state
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kafka_bootstrap(stack: StackState) -> str:
     """Its address."""
     return stack.kafka_bootstrap
@@ -59,7 +59,7 @@ class IngestProcess(ServiceProcess):
         return stubs.IngestServiceStub(self.channel())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ingest(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestProcess]:
     """A running ingest service."""
     process = IngestProcess(kafka_bootstrap, tmp_path_factory.mktemp("ingest"))

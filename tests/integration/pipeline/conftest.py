@@ -115,7 +115,7 @@ class PipelineProcess(ServiceProcess):
         super().__init__("pipeline", folder, settings)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
     """A Kafka with all topics."""
     with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as state:
@@ -123,7 +123,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
         yield state
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kafka(stack: StackState) -> str:
     """Its address."""
     return stack.kafka_bootstrap

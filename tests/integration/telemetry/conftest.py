@@ -123,14 +123,14 @@ def service_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
     """An Elasticsearch."""
     with running_parts({"elasticsearch"}, tmp_path_factory.mktemp("es")) as state:
         yield state
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def telemetry(stack: StackState, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TelemetryProcess]:
     """A running telemetry service."""
     process = TelemetryProcess(stack.elasticsearch_url, tmp_path_factory.mktemp("telemetry"))

@@ -34,7 +34,7 @@ _ROOT = Path(__file__).parents[3]
 M = TypeVar("M", bound=Message)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Kafka with all topics."""
     with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:
@@ -76,7 +76,7 @@ class RunInputs:
         return spec
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     """Base models and a snapshot."""
     folder = tmp_path_factory.mktemp("inputs")
@@ -203,7 +203,7 @@ class TrainingProcess:
             self._open = None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def training(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingProcess]:
     """A running training service."""
     process = TrainingProcess(kafka_bootstrap, tmp_path_factory.mktemp("training"))
