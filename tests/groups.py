@@ -41,7 +41,7 @@ def arrange(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(group(item.nodeid), len(ranks)))
 
 
-class GroupScheduling(LoadScopeScheduling):
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Gives each worker a whole group, in the order in which they were arranged."""
 
     def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
