@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from tidemill.ingest.v1.source_import_pb2 import SourceSpec as SpecMessage
@@ -21,20 +22,21 @@ def test_the_contract_and_ingest_have_the_same_formats() -> None:
 
 
 @pytest.mark.parametrize("field", KINDS, ids=lambda field: field.name)
-def test_a_format_has_the_fields_of_its_message_and_survives_contract_and_storage(field: object) -> None:
-    name = field.name  # type: ignore[attr-defined]
-    options = {each.name: each for each in field.message_type.fields}  # type: ignore[attr-defined]
+def test_a_format_has_the_fields_of_its_message_and_survives_contract_and_storage(field: Any) -> None:
+    name = field.name
+    options = {each.name: each for each in field.message_type.fields}
     made = make_format(name, {"uri": "/data"})
     assert made.field == name
     assert {each.name for each in fields(made)} == set(options)
-    values = {key: ["a", "b"] if each.is_repeated else "x" for key, each in options.items()}
+    values: Any = {key: ["a", "b"] if each.is_repeated else "x" for key, each in options.items()}
     message = SpecMessage(source="s", max_records=3, **{name: values})
     spec = spec_from(message)
     assert spec_to(spec) == message
     by_default = SourceSpec("s", made)
     assert spec_from(spec_to(by_default)) == by_default
     now = datetime.now(UTC)
-    assert import_of(import_row(Import("imports/a", spec, ImportState.RUNNING, now, now))).spec == spec  # type: ignore[arg-type]
+    row: Any = import_row(Import("imports/a", spec, ImportState.RUNNING, now, now))
+    assert import_of(row).spec == spec
 
 
 def test_an_origin_is_what_is_read_and_how_it_is_read() -> None:
