@@ -13,8 +13,8 @@ from services.cleaning.domain.record import Cleaned, RawRecord, Rejection
 from services.cleaning.domain.split import SURPLUS_REASON, split
 from services.cleaning.engine.compiler import CompiledRecipe
 from services.cleaning.engine.contamination import measure_contamination
+from services.cleaning.engine.content_keys import content_keys
 from services.cleaning.engine.operator import SetRecord
-from services.cleaning.engine.operators.duplicates import content_keys
 from services.kit.errors import FailedPreconditionError, InternalError
 
 # Id before source: data sets of one release after the other list their records, and keep of duplicates, the same.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.cleaning.engine.operators.duplicates import content_keys
-from services.cleaning.engine.operators.near_duplicates import NearDedup, NearDedupParams
+from services.cleaning.engine.content_keys import content_keys
+from services.cleaning.engine.operators.near_dedup import NearDedup, NearDedupParams
 
 NEAR_THRESHOLD = 0.8
 

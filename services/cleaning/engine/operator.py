@@ -14,6 +14,9 @@ from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import Batch, Column
 from services.kit.ids import record_name
 
+FIELD_NAME = r"^[a-z][a-z0-9_]{0,63}$"
+"""What the name of a record's field looks like."""
+
 
 class Params(BaseModel):
     """Parameters of an operator; a name that it does not know is an error, and so is a value of another type."""

@@ -1,19 +1,18 @@
-"""Operators by name. A table of names and places: an operator's module is imported when a recipe first asks for it."""
+"""Operators by name. The module of an operator is imported when a recipe first asks for it, not at the start."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+import pkgutil
 from importlib.metadata import entry_points
 from typing import Any
 
 from pydantic import ValidationError
 
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
+from services.cleaning.engine import operators
 from services.cleaning.engine.operator import Operator, ParamsError
-
-_ROOM = "services.cleaning.engine.operators"
 
 
 def _known(what: str, given: str, known: list[str]) -> str:
@@ -104,26 +103,9 @@ def default_registry() -> Registry:
 
 
 def own_registry() -> Registry:
-    """The operators that Tidemill brings."""
-    places: Mapping[str, str] = {
-        "fix_unicode": "unicode_repair:FixUnicode",
-        "normalize_whitespace": "text_maps:NormalizeWhitespace",
-        "strip_html": "html:StripHtml",
-        "convert_script": "script:ConvertScript",
-        "script_filter": "script:ScriptFilter",
-        "regex_replace": "text_maps:RegexReplace",
-        "term_map": "terms:TermMap",
-        "mask_pii": "pii:MaskPii",
-        "first_line_to_field": "fields:FirstLineToField",
-        "drop_if_missing_field": "fields:DropIfMissingField",
-        "length_filter": "filters:LengthFilter",
-        "alnum_filter": "filters:AlnumFilter",
-        "repetition_filter": "filters:RepetitionFilter",
-        "conflicting_labels": "duplicates:ConflictingLabels",
-        "exact_dedup": "duplicates:ExactDedup",
-        "near_dedup": "near_duplicates:NearDedup",
-    }
+    """The operators that Tidemill brings: `exact_dedup` is `ExactDedup` in the module of its name."""
     registry = Registry()
-    for name, place in places.items():
-        registry.register(name, f"{_ROOM}.{place}")
+    for module in pkgutil.iter_modules(operators.__path__, f"{operators.__name__}."):
+        name = module.name.rpartition(".")[2]
+        registry.register(name, f"{module.name}:{name.title().replace('_', '')}")
     return registry

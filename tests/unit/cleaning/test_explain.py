@@ -10,7 +10,7 @@ from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import Batch
 from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
 from services.cleaning.engine.explain import MAX_EDIT_CHARS, MAX_EDITS, Edit, edits
-from services.cleaning.engine.operators.filters import AlnumFilter
+from services.cleaning.engine.operators.alnum_filter import AlnumFilter
 from services.cleaning.engine.registry import default_registry
 from tests.recipes import parse_operators
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import Rejection
+from services.cleaning.engine.characters import count_words
 from services.cleaning.engine.compiler import compile_recipe
-from services.cleaning.engine.operators.filters import count_words, repetition_ratio
+from services.cleaning.engine.operators.repetition_filter import repetition_ratio
 from services.cleaning.engine.registry import default_registry
 from tests.examples import examples
 from tests.recipes import parse_operators

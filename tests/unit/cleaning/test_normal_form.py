@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from services.cleaning.engine.content_keys import content_key, content_keys
 from services.cleaning.engine.normal_form import all_folded, folded
-from services.cleaning.engine.operators.duplicates import content_key, content_keys
 
 TRICKY = "aÅßﬁ…！Ａ１　①℃½ｶﾞ"
 TRICKY += "\u3099\u0301\u030a각\u1161\u11a8\u09c7\u09be\u200b\u00ad\u202e中文\u00a0\n👍🏽\U0001f1e8İſ\ud800ﾡ\U0002f800"

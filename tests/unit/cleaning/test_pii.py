@@ -7,7 +7,7 @@ import pytest
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.engine.batch import Column
 from services.cleaning.engine.compiler import compile_recipe
-from services.cleaning.engine.operators.pii import MaskPii, MaskPiiParams
+from services.cleaning.engine.operators.mask_pii import MaskPii, MaskPiiParams
 from services.cleaning.engine.registry import default_registry
 
 ALL = ["url", "email", "id_card", "bank_card", "ip", "phone"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.engine.batch import Column
-from services.cleaning.engine.operators.pii import MaskPii, Span
+from services.cleaning.engine.operators.mask_pii import MaskPii, Span
 from services.cleaning.engine.pii_patterns import KINDS
 from services.cleaning.engine.registry import default_registry
 

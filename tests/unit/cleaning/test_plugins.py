@@ -34,7 +34,7 @@ def test_an_operator_of_an_installed_package_cleans() -> None:
 
 def test_two_operators_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry_point(tmp_path, monkeypatch, PLUGINS, "exact_dedup = elsewhere:ExactDedup")
-    with pytest.raises(ValueError, match=r"'exact_dedup': .*duplicates:ExactDedup and elsewhere:ExactDedup"):
+    with pytest.raises(ValueError, match=r"'exact_dedup': .*exact_dedup:ExactDedup and elsewhere:ExactDedup"):
         default_registry()
 
 

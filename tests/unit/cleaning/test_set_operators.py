@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.contamination import measure_contamination
 from services.cleaning.engine.operator import SetRecord
-from services.cleaning.engine.operators import near_duplicates
-from services.cleaning.engine.operators.near_duplicates import (
+from services.cleaning.engine.operators import near_dedup
+from services.cleaning.engine.operators.near_dedup import (
     NearDedup,
     NearDedupParams,
     choose_bands,
@@ -55,7 +55,7 @@ def test_all_of_a_contradiction_go_and_agreeing_duplicates_do_not() -> None:
     }
 
 
-def test_near_duplicates_go_and_name_the_one_that_stays() -> None:
+def test_near_dedup_go_and_name_the_one_that_stays() -> None:
     words = article(1)
     edited = [*words[:60], "CHANGED", *words[61:]]
     records = [record("b", " ".join(edited)), record("a", " ".join(words)), record("c", " ".join(article(2)))]
@@ -64,7 +64,7 @@ def test_near_duplicates_go_and_name_the_one_that_stays() -> None:
     assert found["b"].startswith("near_duplicate duplicate_of=a jaccard=0.9")
 
 
-def test_chinese_near_duplicates_are_found_without_spaces() -> None:
+def test_chinese_near_dedup_are_found_without_spaces() -> None:
     text = "酒店的位置非常好，离地铁站只有五分钟的路，房间干净，服务员也很热情，早餐的种类很多，下次还会再来住的"
     records = [
         record("a", text),
@@ -109,14 +109,14 @@ def test_invisible_characters_hide_no_duplicate() -> None:
 def test_a_template_costs_as_much_a_text_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts of one template are alike but not duplicates; each is compared with a bounded number of others."""
     compared = 0
-    jaccard = near_duplicates._jaccard
+    jaccard = near_dedup._jaccard
 
     def counting(one: Any, other: Any) -> float:
         nonlocal compared
         compared += 1
         return jaccard(one, other)
 
-    monkeypatch.setattr(near_duplicates, "_jaccard", counting)
+    monkeypatch.setattr(near_dedup, "_jaccard", counting)
     rng = random.Random(5)
     frame = article(9, 40)
     texts = [" ".join([*frame, *rng.choices(WORDS, k=25)]) for _ in range(600)]

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.engine.batch import Batch
 from services.cleaning.engine.compiler import compile_recipe
+from services.cleaning.engine.content_keys import content_key
 from services.cleaning.engine.invisible import visible
-from services.cleaning.engine.operators.duplicates import content_key
 from services.cleaning.engine.registry import default_registry
 from tests.examples import examples
 

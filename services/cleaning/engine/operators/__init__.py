@@ -1,1 +1,1 @@
-"""The operators, a module for each family; `services.cleaning.engine.registry` knows their names."""
+"""The operators, one module each: `services.cleaning.engine.registry` finds them by the name of the module."""

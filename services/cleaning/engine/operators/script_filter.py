@@ -1,21 +1,21 @@
-"""Scripts of writing: conversion between Chinese ones, and a filter by share."""
+"""Rejects texts with too few letters of the wanted scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import Column
-from services.cleaning.engine.chinese import WordwiseConverter
-from services.cleaning.engine.operator import Filter, FilterParams, ParamsError, TextMap, TextMapParams
+from services.cleaning.engine.operator import Filter, FilterParams, ParamsError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
 
 # Code-point ranges, both ends included.
 _SCRIPTS: Final[dict[str, tuple[tuple[int, int], ...]]] = {
@@ -30,37 +30,6 @@ _SCRIPTS: Final[dict[str, tuple[tuple[int, int], ...]]] = {
     "devanagari": ((0x900, 0x97F),),
     "thai": ((0xE00, 0xE7F),),
 }
-
-
-class ConvertScriptParams(TextMapParams):
-    """`conversion`: the name that OpenCC uses, for example `t2s` for traditional to simplified.
-
-    `s2t` changes characters only; `s2tw` writes them as Taiwan does, `s2twp` uses Taiwan's words, too (软件, 軟體).
-    """
-
-    conversion: Literal["t2s", "s2t", "tw2s", "tw2sp", "s2tw", "s2twp", "hk2s", "s2hk", "t2tw", "t2hk"] = "t2s"
-
-
-class ConvertScript(TextMap[ConvertScriptParams]):
-    """Converts between traditional and simplified Chinese, by OpenCC's phrases at the borders of words.
-
-    Where one simplified character stands for several traditional ones, the words beside it decide. Measured against
-    the words that people marked in a newspaper (1.84 million characters), one character in 14,700 comes out otherwise
-    with `s2t` and one in 12,400 with `s2twp` (OpenCC alone: one in 2,500): 制 and 製, 只 and 隻, 里 and 裡, 周 and 週,
-    mostly in names and in words that no dictionary has. Taiwan's words are not always found again: of its lines 92 %
-    were the same after `s2twp` and `tw2sp`.
-    """
-
-    version = 2
-    params_type = ConvertScriptParams
-
-    def __init__(self, params: ConvertScriptParams) -> None:
-        super().__init__(params)
-        self._converter = WordwiseConverter(params.conversion)
-
-    def map(self, text: str) -> str:
-        """The converted text."""
-        return text if text.isascii() else self._converter.convert(text)
 
 
 class ScriptFilterParams(FilterParams):

@@ -1,166 +1,35 @@
-"""Filters by measures of a text: length, letters, repetition. Each rejection has the measure and the limit."""
+"""Rejects texts that repeat themselves, in characters or in words."""
 
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import Column
-from services.cleaning.engine.operator import Filter, FilterParams, ParamsError
+from services.cleaning.engine.characters import CJK
+from services.cleaning.engine.operator import Filter, FilterParams
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Han and kana are written without spaces: each of them counts as a word.
-_CJK_RANGES = (
-    (0x3005, 0x3007),
-    (0x3041, 0x30FF),
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0x20000, 0x323AF),
-)
+
 # Gopher's limits: shares of parts, and of characters in parts, in the commonest n-gram, in repeated n-grams.
 _MAX_REPEATED_PARTS = 0.3
+
 _MAX_REPEATED_PART_CHARS = 0.2
+
 _MAX_TOP_NGRAM = {2: 0.2, 3: 0.18, 4: 0.16}
+
 _MAX_REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+
 # Below this share of repeated pieces of characters no limit on words is reached but by very short words.
 _REPEATING = 0.12
-_CJK = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _CJK_RANGES) + "]")
-
-
-def count_words(text: str) -> int:
-    """Words between white space; in Chinese and Japanese every character is one."""
-    if text.isascii():
-        return len(text.split())
-    spaced, characters = _CJK.subn(" ", text)
-    return characters + sum(any(char.isalnum() for char in word) for word in spaced.split())
-
-
-class LengthFilterParams(FilterParams):
-    """Inclusive limits; at least one must be given."""
-
-    min_chars: int | None = Field(None, ge=0)
-    max_chars: int | None = Field(None, ge=1)
-    min_words: int | None = Field(None, ge=0)
-    max_words: int | None = Field(None, ge=1)
-
-
-class LengthFilter(Filter[LengthFilterParams]):
-    """Drops texts that are too short or too long."""
-
-    params_type = LengthFilterParams
-
-    def __init__(self, params: LengthFilterParams) -> None:
-        super().__init__(params)
-        if not params.model_dump(exclude_none=True, exclude={"fields"}):
-            raise ParamsError("min_chars", "or another limit must be given")
-        for unit in ("chars", "words"):
-            low, high = getattr(params, f"min_{unit}"), getattr(params, f"max_{unit}")
-            if low is not None and high is not None and low > high:
-                raise ParamsError(f"min_{unit}", f"is {low}, more than max_{unit}={high}")
-        self._words = params.min_words is not None or params.max_words is not None
-
-    def judge(self, column: Column) -> Mapping[int, Rejection]:
-        """Rejects with the reason `too_short` or `too_long`."""
-        p = self.params
-        found = self._outside(list(map(len, column.texts)), "chars", p.min_chars, p.max_chars)
-        if self._words:
-            words = [count_words(text) for text in column.texts]
-            found = self._outside(words, "words", p.min_words, p.max_words) | found
-        return found
-
-    @staticmethod
-    def _outside(sizes: list[int], unit: str, low: int | None, high: int | None) -> dict[int, Rejection]:
-        found: dict[int, Rejection] = {}
-        for position, size in enumerate(sizes):
-            if low is not None and size < low:
-                found[position] = Rejection("too_short", f"{unit}={size} < min_{unit}={low}")
-            elif high is not None and size > high:
-                found[position] = Rejection("too_long", f"{unit}={size} > max_{unit}={high}")
-        return found
-
-
-class AlnumFilterParams(FilterParams):
-    """Limits of the share of letters and digits among all characters."""
-
-    min_ratio: float = Field(0.25, ge=0, le=1)
-    max_ratio: float = Field(1.0, ge=0, le=1)
-
-
-class AlnumFilter(Filter[AlnumFilterParams]):
-    """Drops texts with few letters and digits: tables of symbols, ASCII art, remains of markup."""
-
-    params_type = AlnumFilterParams
-
-    def judge(self, column: Column) -> Mapping[int, Rejection]:
-        """Rejects with the reason `low_alnum` or `high_alnum`; empty text has the share 0."""
-        import numpy as np
-
-        points = column.code_points()
-        running = np.concatenate(([0], np.cumsum(alnum_table()[points.codes])))
-        counts = running[points.starts + points.lengths] - running[points.starts]
-        ratios = counts / np.maximum(points.lengths, 1)
-        low, high = self.params.min_ratio, self.params.max_ratio
-        found: dict[int, Rejection] = {}
-        for position in np.flatnonzero(ratios < low).tolist():
-            found[position] = Rejection("low_alnum", f"alnum_ratio={ratios[position]:.3f} < min_ratio={low:g}")
-        for position in np.flatnonzero(ratios > high).tolist():
-            found[position] = Rejection("high_alnum", f"alnum_ratio={ratios[position]:.3f} > max_ratio={high:g}")
-        return found
-
-
-@cache
-def alnum_table() -> NDArray[np.bool_]:
-    """Whether a code point is a letter or a digit, as `str.isalnum` says; bool [0x110000]."""
-    import numpy as np
-
-    return np.fromiter((chr(code).isalnum() for code in range(0x110000)), dtype=bool, count=0x110000)
-
-
-@cache
-def cjk_table() -> NDArray[np.bool_]:
-    """Whether a code point is a character that is a word of its own; bool [0x110000]."""
-    import numpy as np
-
-    table = np.zeros(0x110000, dtype=bool)
-    for first, last in _CJK_RANGES:
-        table[first : last + 1] = True
-    return table
-
-
-@cache
-def digit_table() -> NDArray[np.bool_]:
-    """Whether a code point is a digit; bool [0x110000]."""
-    import numpy as np
-
-    return np.fromiter((chr(code).isdigit() for code in range(0x110000)), dtype=bool, count=0x110000)
-
-
-@cache
-def sign_table() -> NDArray[np.bool_]:
-    """Whether a code point is a sign that means something by itself: emoji, symbols, `+`, `#`, `%`; bool [0x110000]."""
-    import numpy as np
-
-    kinds = ("So", "Sm", "Sc")
-    table = np.fromiter(
-        (unicodedata.category(chr(code)) in kinds for code in range(0x110000)), dtype=bool, count=0x110000
-    )
-    # Frames of tables, arrows of lists and brackets of mark-up are layout.
-    table[0x2190:0x2200] = table[0x2500:0x2600] = False
-    table[[ord(char) for char in "<>|~=^`"]] = False
-    table[[ord(char) for char in "#%"]] = True
-    return table
 
 
 class RepetitionFilterParams(FilterParams):
@@ -236,9 +105,9 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
 
 def repeated_words(text: str, min_words: int) -> str:
     """Which of Gopher's limits a text breaks, with figure and limit; empty if none, or if it has fewer words."""
-    words = [word for word in _CJK.sub(r" \g<0> ", text.casefold()).split() if any(map(str.isalnum, word))]
+    words = [word for word in CJK.sub(r" \g<0> ", text.casefold()).split() if any(map(str.isalnum, word))]
     # A Chinese word has about two characters.
-    scale = 2 if 2 * len(_CJK.findall(text)) > len(words) else 1
+    scale = 2 if 2 * len(CJK.findall(text)) > len(words) else 1
     if len(words) < scale * min_words:
         return ""
     for name, separator in (("line", "\n"), ("paragraph", "\n\n")):

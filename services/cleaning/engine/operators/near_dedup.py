@@ -182,7 +182,7 @@ def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.i
     """A hash for each word of all texts, lowest bit set for a CJK character, and the number of words of each text."""
     import numpy as np
 
-    from services.cleaning.engine.operators.filters import alnum_table, cjk_table, digit_table, sign_table
+    from services.cleaning.engine.characters import alnum_table, cjk_table, digit_table, sign_table
 
     points = code_points(texts)
     codes = points.codes
