@@ -75,7 +75,10 @@ def strike(stack: StackState, chance: random.Random) -> str | None:
     if victim.pid is None or victim.phase is not ChildPhase.READY:
         return None
     pid, ticks = victim.pid, start_ticks(victim.pid)
-    os.kill(pid, signal.SIGSTOP if frozen else signal.SIGKILL)
+    if frozen:  # with its children: Elasticsearch's first process only starts the one that answers
+        os.killpg(pid, signal.SIGSTOP)
+    else:
+        os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid, ticks), f"the end of {name}", _PATIENCE_S)
     return f"{'SIGSTOP' if frozen else 'SIGKILL'} {name}"
 
