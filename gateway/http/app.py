@@ -81,7 +81,7 @@ def create_app(
         allow_origins=origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
-        expose_headers=("x-trace-id", "traceparent", "retry-after", "retry-after-ms"),
+        expose_headers=("x-request-id", "x-trace-id", "traceparent", "retry-after", "retry-after-ms"),
         max_age=600,
     )
 

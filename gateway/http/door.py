@@ -1,6 +1,7 @@
 """The outermost layer of every HTTP request: server span, API key, metrics. Plain ASGI, no framework.
 
-The response carries `traceparent` and `x-trace-id`, so that its receiver can run `tidemill trace ID`.
+The response carries `traceparent` and `x-trace-id`, so that its receiver can run `tidemill trace ID`, and the caller's
+own `x-request-id`, else the trace's id under that name, which clients of OpenAI's API show.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _OPEN_BELOW = "/static-offline-docs/"
 _METRICS = "/metrics"
 # Of a path in a span; a stranger may send one of 60 KB.
 _MOST_PATH = 512
+_MOST_REQUEST_ID = 128
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
@@ -120,7 +122,7 @@ class Door:
             kind=SpanKind.SERVER,
         )
         token = otel_context.attach(set_span_in_context(span))
-        trace_headers = _trace_headers(span)
+        own_headers = _own_headers(span, headers.get(b"x-request-id", ""))
         started = time.perf_counter()
         status = 500
         leave: Callable[[], None] | None = None
@@ -130,7 +132,7 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*map(_relative, message.get("headers", ())), *trace_headers]
+                message["headers"] = [*map(_relative, message.get("headers", ())), *own_headers]
             await send(message)
 
         try:
@@ -177,10 +179,18 @@ def _relative(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
     return name, urlunsplit(("", "", parts.path, parts.query, "")).encode("latin-1")
 
 
-def _trace_headers(span: trace.Span) -> list[tuple[bytes, bytes]]:
+def _own_headers(span: trace.Span, request_id: str) -> list[tuple[bytes, bytes]]:
+    """What every response carries. A caller's id that could not be written to a log as it is counts as none."""
+    known = request_id if request_id.isprintable() and request_id.isascii() else ""
+    if known := known[:_MOST_REQUEST_ID]:
+        span.set_attribute(schema.REQUEST_ID, known)
     context = span.get_span_context()
     if not context.is_valid:
-        return []
+        return [(b"x-request-id", known.encode())] if known else []
     trace_id, span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
     parent = f"00-{trace_id}-{span_id}-{int(context.trace_flags):02x}"
-    return [(b"traceparent", parent.encode()), (b"x-trace-id", trace_id.encode())]
+    return [
+        (b"traceparent", parent.encode()),
+        (b"x-trace-id", trace_id.encode()),
+        (b"x-request-id", (known or trace_id).encode()),
+    ]

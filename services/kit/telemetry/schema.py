@@ -27,6 +27,8 @@ STAGE: Final = "tidemill.stage"
 MODEL_VERSION: Final = "tidemill.model.version"
 ANSWER: Final = "tidemill.answer"
 API_KEY: Final = "tidemill.api_key"
+REQUEST_ID: Final = "tidemill.request_id"
+"""The caller's own, `x-request-id`."""
 
 RPC_SYSTEM: Final = "rpc.system"
 RPC_SERVICE: Final = "rpc.service"

@@ -61,6 +61,23 @@ def test_http_without_a_trace_begins_one(mesh: Mesh, exported: InMemorySpanExpor
     assert all(len(of_trace(exported, trace_id)) == 1 for trace_id in traces)
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("order-7", "order-7"), ("x" * 200, "x" * 128), ("caf\xe9", None), (None, None)]
+)
+def test_the_callers_own_id_comes_back_and_stands_in_the_span(
+    mesh: Mesh, exported: InMemorySpanExporter, sent: str | None, kept: str | None
+) -> None:
+    headers: dict[str, str | bytes] = {"x-api-key": mesh.key}
+    if sent is not None:
+        headers["x-request-id"] = sent.encode("latin-1")
+    answer = httpx.get(f"http://{mesh.http}/v1/models", headers=headers)  # type: ignore[arg-type]
+    trace_id = answer.headers["x-trace-id"]
+    assert answer.headers["x-request-id"] == (kept or trace_id)
+    (span,) = of_trace(exported, trace_id)
+    assert span.attributes is not None
+    assert span.attributes.get(schema.REQUEST_ID) == kept
+
+
 def test_probes_are_not_traced(mesh: Mesh, exported: InMemorySpanExporter) -> None:
     for path in ("/healthz", "/metrics", "/v2/health/live"):
         assert httpx.get(f"http://{mesh.http}{path}").status_code == 200
