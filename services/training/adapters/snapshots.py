@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from services.kit.errors import (
 from services.kit.ids import new_id
 from services.kit.storage.artifacts import ArtifactStore, answering, file_digest, filesystem_of, local_path
 from services.kit.storage.signing import TrustedKeys
-from services.training.domain.training_spec import GenerationTask, TextClassificationTask, TrainingSpec
+from services.training.domain.training_spec import TrainingSpec
 
 _PARTS = ("train", "holdout")
 _MANIFEST = "manifest.json"
@@ -82,7 +82,7 @@ class StoredFolders:
                 pq.ParquetFile(stream) as parquet,
             ):
                 rows, columns = parquet.metadata.num_rows, parquet.schema_arrow.names
-            _check(part, rows, columns, spec.task)
+            _check(part, rows, columns, spec.learnt)
 
 
 def check_files(folder: Path, uri: str) -> None:
@@ -157,11 +157,16 @@ def _damaged(uri: str, part: str, cause: str) -> DataLossError:
     )
 
 
-def read_rows(folder: Path, part: str, task: GenerationTask | TextClassificationTask) -> list[dict[str, str]]:
+def read_rows(folder: Path, part: str, learnt: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     """Rows of `train` or `holdout`, in the snapshot's order; null columns become empty text.
 
+    Args:
+        folder: the snapshot.
+        part: which part of it.
+        learnt: columns that must be there, each with the field of the spec that names it.
+
     Raises:
-        InvalidArgumentError: the snapshot lacks the column that the task learns.
+        InvalidArgumentError: the snapshot lacks one of the columns.
         FailedPreconditionError: the part does not exist or is empty.
         DataLossError: the file cannot be read.
     """
@@ -172,7 +177,7 @@ def read_rows(folder: Path, part: str, task: GenerationTask | TextClassification
         raise _broken(folder.name, part)
     with _parquet_errors(str(folder), path.name):
         table = pq.read_table(path)
-    _check(part, table.num_rows, table.column_names, task)
+    _check(part, table.num_rows, table.column_names, learnt)
     return [{name: str(value or "") for name, value in row.items()} for row in table.to_pylist()]
 
 
@@ -180,7 +185,7 @@ def _broken(where: str, part: str) -> FailedPreconditionError:
     return FailedPreconditionError(f"The snapshot {where} has no {part}.parquet.", reason="SNAPSHOT_BROKEN")
 
 
-def _check(part: str, rows: int, columns: Collection[str], task: GenerationTask | TextClassificationTask) -> None:
+def _check(part: str, rows: int, columns: Collection[str], learnt: Sequence[tuple[str, str]]) -> None:
     # Emptiness first: a part without rows may well have no columns either.
     if not rows:
         raise FailedPreconditionError(
@@ -188,12 +193,12 @@ def _check(part: str, rows: int, columns: Collection[str], task: GenerationTask 
             "hold-out's fraction.",
             reason="DATASET_EMPTY",
         )
-    column, field = task.learnt
-    if column not in columns:
-        wrong = f"the data set has no column {column!r}; it has {', '.join(columns)}"
-        raise InvalidArgumentError(
-            f"{field}: {wrong}",
-            reason="COLUMN_MISSING",
-            metadata={"column": column},
-            violations=[FieldViolation(field, wrong)],
-        )
+    for column, field in learnt:
+        if column not in columns:
+            wrong = f"the data set has no column {column!r}; it has {', '.join(columns)}"
+            raise InvalidArgumentError(
+                f"{field}: {wrong}",
+                reason="COLUMN_MISSING",
+                metadata={"column": column},
+                violations=[FieldViolation(field, wrong)],
+            )

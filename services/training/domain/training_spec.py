@@ -53,7 +53,8 @@ class TextClassificationTask:
 class Method(Protocol):
     """Which weights are trained: a frozen dataclass of options, see `services.training.engine.methods`.
 
-    A method that is not for every task names the kinds of those that it is for in a class variable `TASKS`.
+    A method that is not for every task names the kinds of those that it is for in a class variable `TASKS`. One that
+    reads a column of its own names the option with the column's name in a class variable `COLUMN`.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -151,6 +152,13 @@ class TrainingSpec:
                 message = f"contains {others}, which callers cannot fill in; only {{text}} is replaced"
                 found.append(FieldViolation("spec.generation.prompt_template", message))
         return found
+
+    @property
+    def learnt(self) -> list[tuple[str, str]]:
+        """The columns that are learnt, each with the field of the spec that names it."""
+        option: str | None = getattr(self.method, "COLUMN", None)
+        own = [(str(getattr(self.method, option)), f"spec.{self.method.kind}.{option}")] if option else []
+        return [self.task.learnt, *own]
 
     def check_base(self, base: BaseModel) -> None:
         """Holds the spec against its base model.

@@ -46,34 +46,49 @@ class CompletionObjective:
 
     def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
         """See `Objective.loss`; `model` is a causal language model of transformers, bare or adapted."""
-        import torch
         from torch.nn import functional
 
-        pairs = [self._pairs[i] for i in indices]
-        # The last target token is predicted, never read.
-        rows = [(pair.prompt + pair.target)[:-1] for pair in pairs]
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self._pad, dtype=torch.long)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        where: list[int] = []
-        for number, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
-            ids[number, : len(row)] = torch.tensor(row)
-            mask[number, : len(row)] = 1
-            first = number * width + len(pair.prompt) - 1
-            where.extend(range(first, first + len(pair.target)))
-        targets = torch.tensor([token for pair in pairs for token in pair.target], device=device)
-        base: Any = getattr(model, "get_base_model", lambda: model)
-        causal_lm: Any = base()
-        same_length = all(len(row) == width for row in rows)
-        hidden = causal_lm.model(
-            input_ids=ids.to(device),
-            # Without a mask, attention uses its faster causal path.
-            attention_mask=None if same_length else mask.to(device),
-            use_cache=False,
-        ).last_hidden_state  # [batch, width, hidden]
-        picked = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(where, device=device)]  # [targets, hidden]
-        logits = causal_lm.lm_head(picked)  # [targets, vocabulary]
-        return functional.cross_entropy(logits.float(), targets), sum(map(len, rows))
+        logits, targets, read = target_logits(model, [self._pairs[i] for i in indices], self._pad, device)
+        return functional.cross_entropy(logits, targets), read
+
+
+def target_logits(
+    model: nn.Module, pairs: Sequence[Pair], pad: int, device: torch.device
+) -> tuple[Tensor, Tensor, int]:
+    """Logits of the positions that predict the targets, fp32 [targets, vocabulary], the targets, and the tokens read.
+
+    Args:
+        model: a causal language model of transformers, bare or adapted.
+        pairs: what is read, and what is predicted after it; targets follow each other in this order.
+        pad: id of a token that fills shorter rows.
+        device: the model's.
+    """
+    import torch
+
+    # The last target token is predicted, never read.
+    rows = [(pair.prompt + pair.target)[:-1] for pair in pairs]
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    where: list[int] = []
+    for number, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+        first = number * width + len(pair.prompt) - 1
+        where.extend(range(first, first + len(pair.target)))
+    targets = torch.tensor([token for pair in pairs for token in pair.target], device=device)
+    base: Any = getattr(model, "get_base_model", lambda: model)
+    causal_lm: Any = base()
+    same_length = all(len(row) == width for row in rows)
+    hidden = causal_lm.model(
+        input_ids=ids.to(device),
+        # Without a mask, attention uses its faster causal path.
+        attention_mask=None if same_length else mask.to(device),
+        use_cache=False,
+    ).last_hidden_state  # [batch, width, hidden]
+    picked = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(where, device=device)]  # [targets, hidden]
+    logits: Tensor = causal_lm.lm_head(picked)  # [targets, vocabulary]
+    return logits.float(), targets, sum(map(len, rows))
 
 
 class ClassificationObjective:

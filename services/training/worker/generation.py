@@ -23,8 +23,9 @@ from services.training.engine.metrics import (
     rouge_l,
 )
 from services.training.engine.prompts import prompts_of, training_pairs
-from services.training.engine.tasks import CompletionObjective, Pair
+from services.training.engine.tasks import Pair
 from services.training.engine.virtual_tokens import add_rows, virtual_ids, write_tokenizer
+from services.training.worker.objectives import agreement_with_people, objective_of
 from services.training.worker.phases import (
     Material,
     Phase,
@@ -64,7 +65,6 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     builder = prompts_of(tokenizer_folder, task)
     held_pairs = training_pairs(builder, tokenizer, task, holdout)
     references = [row[task.target_field] for row in holdout]
-    pairs = training_pairs(builder, tokenizer, task, material.train)
 
     def load(source: Path) -> Any:
         made: Any = AutoModelForCausalLM
@@ -102,8 +102,10 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             instruction = spec.method.init_text or task.prompt_template.replace("{text}", "")
             add_rows(model, virtual, tokenizer.encode(instruction, add_special_tokens=False) or virtual)
         model = spec.method.adapt(model)
-        objective = CompletionObjective(pairs, tokenizer.pad_token_id or tokenizer.eos_token_id)
+        objective = objective_of(spec, builder, tokenizer, material.train)
         train_adapted(job, model, model, objective, device, should_stop)
+        learnt = agreement_with_people(spec, builder, tokenizer, holdout, model)
+        kept(folder / "eval" / "preferences.json", lambda: learnt)
         model = spec.method.merge(model)
 
         def save(path: Path) -> None:
@@ -112,7 +114,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
         kept_folder(merged, save)
     drop_checkpoints(job)
-    figures = kept(folder / "eval" / "train.json", dict)
+    figures = {**kept(folder / "eval" / "train.json", dict), **kept(folder / "eval" / "preferences.json", dict)}
     if not (folder / "eval" / "tuned.json").is_file():
         model = load(merged)
     tuned = kept(

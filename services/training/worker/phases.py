@@ -109,12 +109,12 @@ def material_of(job: Job) -> Material:
     spec, snapshot = job.spec, checked_snapshot(job)
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(spec.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
-    holdout = read_rows(snapshot, "holdout", spec.task)
+    holdout = read_rows(snapshot, "holdout", spec.learnt)
     return Material(
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         base_folder=base_folder,
         tokenizer=tokenizer,
-        train=read_rows(snapshot, "train", spec.task),
+        train=read_rows(snapshot, "train", spec.learnt),
         holdout=holdout[: spec.max_eval_examples or len(holdout)],
     )
 

@@ -111,7 +111,7 @@ def test_a_file_that_is_not_parquet_is_said_so_where_no_manifest_reports(
     (snapshot / "manifest.json").unlink()
     (snapshot / "train.parquet").write_bytes(content)
     with pytest.raises(DataLossError) as caught:
-        read_rows(snapshot, "train", _TASK)
+        read_rows(snapshot, "train", [_TASK.learnt])
     assert caught.value.reason == "SNAPSHOT_DAMAGED"
     with pytest.raises(DataLossError) as caught:
         StoredFolders(ArtifactStore(tmp_path.as_uri()), TrustedKeys(tmp_path), tmp_path).check_dataset(_spec(snapshot))

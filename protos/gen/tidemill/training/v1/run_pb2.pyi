@@ -238,6 +238,111 @@ class PromptTuningMethod(_message.Message):
 Global___PromptTuningMethod: _TypeAlias = PromptTuningMethod  # noqa: Y015
 
 @_typing.final
+class DpoMethod(_message.Message):
+    """Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290) by adapters: of two answers to a prompt, the one
+    that people chose becomes likelier than the one that they rejected. For generation only; the chosen answer is in
+    generation.target_field.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REJECTED_FIELD_FIELD_NUMBER: _builtins.int
+    BETA_FIELD_NUMBER: _builtins.int
+    LABEL_SMOOTHING_FIELD_NUMBER: _builtins.int
+    R_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    DROPOUT_FIELD_NUMBER: _builtins.int
+    TARGET_MODULES_FIELD_NUMBER: _builtins.int
+    rejected_field: _builtins.str
+    """Column with the rejected answer; records without one are not learnt from."""
+    beta: _builtins.float
+    """How strongly the model is held to what it was; usual is 0.1."""
+    label_smoothing: _builtins.float
+    """Share of preferences that are assumed to be wrong."""
+    r: _builtins.int
+    """Rank of the adapters that learn; the model without them is the reference."""
+    alpha: _builtins.float
+    """Scale of the adapters; the update is multiplied by alpha / r."""
+    dropout: _builtins.float
+    """Dropout on the adapters' input."""
+    @_builtins.property
+    def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the linear layers to adapt; all of them when empty."""
+
+    def __init__(
+        self,
+        *,
+        rejected_field: _builtins.str = ...,
+        beta: _builtins.float = ...,
+        label_smoothing: _builtins.float = ...,
+        r: _builtins.int = ...,
+        alpha: _builtins.float = ...,
+        dropout: _builtins.float = ...,
+        target_modules: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "beta", b"beta", "dropout", b"dropout", "label_smoothing", b"label_smoothing", "r", b"r", "rejected_field", b"rejected_field", "target_modules", b"target_modules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DpoMethod: _TypeAlias = DpoMethod  # noqa: Y015
+
+@_typing.final
+class KtoMethod(_message.Message):
+    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, arXiv:2402.01306) by adapters, for answers that people rated one
+    by one. For generation only; the answer is in generation.target_field. A batch needs two examples or more.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATING_FIELD_FIELD_NUMBER: _builtins.int
+    BETA_FIELD_NUMBER: _builtins.int
+    DESIRABLE_WEIGHT_FIELD_NUMBER: _builtins.int
+    UNDESIRABLE_WEIGHT_FIELD_NUMBER: _builtins.int
+    R_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    DROPOUT_FIELD_NUMBER: _builtins.int
+    TARGET_MODULES_FIELD_NUMBER: _builtins.int
+    rating_field: _builtins.str
+    """Column with the rating: true or false, or a number, good above zero; records without one are not learnt from."""
+    beta: _builtins.float
+    """How strongly the model is held to what it was; usual is 0.1."""
+    desirable_weight: _builtins.float
+    """Weight of good answers; with the other weight it makes up for unequal numbers of good and bad answers."""
+    undesirable_weight: _builtins.float
+    """Weight of bad answers."""
+    r: _builtins.int
+    """Rank of the adapters that learn; the model without them is the reference."""
+    alpha: _builtins.float
+    """Scale of the adapters; the update is multiplied by alpha / r."""
+    dropout: _builtins.float
+    """Dropout on the adapters' input."""
+    @_builtins.property
+    def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the linear layers to adapt; all of them when empty."""
+
+    def __init__(
+        self,
+        *,
+        rating_field: _builtins.str = ...,
+        beta: _builtins.float = ...,
+        desirable_weight: _builtins.float = ...,
+        undesirable_weight: _builtins.float = ...,
+        r: _builtins.int = ...,
+        alpha: _builtins.float = ...,
+        dropout: _builtins.float = ...,
+        target_modules: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "beta", b"beta", "desirable_weight", b"desirable_weight", "dropout", b"dropout", "r", b"r", "rating_field", b"rating_field", "target_modules", b"target_modules", "undesirable_weight", b"undesirable_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KtoMethod: _TypeAlias = KtoMethod  # noqa: Y015
+
+@_typing.final
 class PluginMethod(_message.Message):
     """A method of another package, which training finds by its entry point."""
 
@@ -383,6 +488,8 @@ class TrainingSpec(_message.Message):
     FULL_FIELD_NUMBER: _builtins.int
     PLUGIN_FIELD_NUMBER: _builtins.int
     PROMPT_TUNING_FIELD_NUMBER: _builtins.int
+    DPO_FIELD_NUMBER: _builtins.int
+    KTO_FIELD_NUMBER: _builtins.int
     OPTIMIZATION_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     COMPRESSION_FIELD_NUMBER: _builtins.int
@@ -420,6 +527,14 @@ class TrainingSpec(_message.Message):
         """Vectors before the prompt."""
 
     @_builtins.property
+    def dpo(self) -> Global___DpoMethod:
+        """Preferences between two answers."""
+
+    @_builtins.property
+    def kto(self) -> Global___KtoMethod:
+        """Ratings of single answers."""
+
+    @_builtins.property
     def optimization(self) -> Global___Optimization:
         """How."""
 
@@ -442,16 +557,18 @@ class TrainingSpec(_message.Message):
         full: Global___FullMethod | None = ...,
         plugin: Global___PluginMethod | None = ...,
         prompt_tuning: Global___PromptTuningMethod | None = ...,
+        dpo: Global___DpoMethod | None = ...,
+        kto: Global___KtoMethod | None = ...,
         optimization: Global___Optimization | None = ...,
         evaluation: Global___Evaluation | None = ...,
         compression: Global___Compression | None = ...,
         model_name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["lora", "full", "plugin", "prompt_tuning"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["lora", "full", "plugin", "prompt_tuning", "dpo", "kto"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["generation", "text_classification"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
@@ -623,7 +740,9 @@ class Report(_message.Message):
 
     @_builtins.property
     def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Figures of the training, for example `final_loss`, `tokens_per_second`, `seconds`, `peak_memory_bytes`."""
+        """Figures of the training, for example `final_loss`, `tokens_per_second`, `seconds`, `peak_memory_bytes`; of dpo and kto
+        also `preference_accuracy`, the share of held-out judgements that the model learnt to agree with.
+        """
 
     @_builtins.property
     def tuned_loss(self) -> _failure_pb2.Metric:

@@ -1,0 +1,48 @@
+"""Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290): adapters learn which answer was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from services.training.engine.low_rank import add_adapters
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Dpo:
+    """Learns from pairs: the task's target is the chosen answer, column `rejected_field` has the rejected one."""
+
+    rejected_field: str = "rejected"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ()
+    kind: Literal["dpo"] = "dpo"
+
+    TASKS: ClassVar[tuple[str, ...]] = ("generation",)
+    COLUMN: ClassVar[str] = "rejected_field"
+
+    def adapt(self, model: nn.Module) -> nn.Module:
+        """See `Method.adapt`; the reference is the model with its adapters disabled."""
+        return add_adapters(
+            model,
+            r=self.r,
+            alpha=self.alpha,
+            dropout=self.dropout,
+            target_modules=self.target_modules,
+            method=self.kind,
+        )
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """See `Method.merge`."""
+        adapted: Any = model
+        merged: nn.Module = adapted.merge_and_unload()
+        return merged
+
+
+METHOD = Dpo
