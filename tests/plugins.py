@@ -14,12 +14,17 @@ PLUGIN = Path(__file__).parents[1] / "examples" / "plugin"
 MODULES = ("example_method", "example_operators", "example_source")
 
 
-@contextmanager
-def example_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The example plugin, installed as any user would."""
+def install_example(folder: Path) -> None:
+    """Installs the example plugin into a folder, as any user would."""
     uv = Path(sys.prefix) / "bin" / "uv"
     command = [str(uv), "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--offline"]
     subprocess.run([*command, "--python", sys.executable, "--target", str(folder), str(PLUGIN)], check=True)
+
+
+@contextmanager
+def example_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The example plugin, installed and importable by this process."""
+    install_example(folder)
     monkeypatch.syspath_prepend(folder)
     yield
     for name in MODULES:

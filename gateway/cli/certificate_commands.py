@@ -67,7 +67,7 @@ def show(json_wanted: JsonOption = False) -> None:
         table.add_row(each.name, ", ".join(each.hosts), f"{each.end:%Y-%m-%d}", note)
     print_whole(table)
     for number, trusted in enumerate(authorities):
-        what = "The authority" if number == 0 else "The authority before, still trusted,"
+        what = "The authority" if number == 0 else "The previous authority, still trusted,"
         stdout().print(f"{what} holds until {trusted.not_valid_after_utc:%Y-%m-%d}.")
 
 
@@ -92,7 +92,7 @@ def rotate() -> None:
 
 @certs.command("retire")
 def retire() -> None:
-    """Ends the trust in the authority before: certificates that it signed are refused from now on."""
+    """Ends the trust in the previous authority: certificates that it signed are refused from now on."""
     _authority().retire()
     stdout().print("Only the present authority is trusted here; copy the folders to the other machines again.")
 

@@ -103,7 +103,7 @@ def _place(places: Mapping[str, tuple[int, int]], name: str) -> tuple[int, int] 
 
 
 class _Reader:
-    """Walks the YAML nodes beside the message's descriptor."""
+    """Walks the YAML nodes together with the message's descriptor."""
 
     def __init__(self, path: Path, text: str) -> None:
         self._path, self._text = path, text

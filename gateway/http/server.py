@@ -1,4 +1,4 @@
-"""Runs the HTTP server as one task of the process's event loop, beside the gRPC server."""
+"""Runs the HTTP server as a task of the process's event loop, next to the gRPC server."""
 
 from __future__ import annotations
 

@@ -133,19 +133,19 @@ class Authority:
         """
         with self._lock():
             if len(self.authorities) > 1:
-                raise StackError("The authority before is still trusted: `tidemill certs retire` ends that first.")
+                raise StackError("The previous authority is still trusted: run `tidemill certs retire` first.")
             self._rotate()
         self.renew(all_of_them=True)
 
     def retire(self) -> None:
-        """Ends the trust in the authority before; what it signed is refused from now on.
+        """Ends the trust in the previous authority; what it signed is refused from now on.
 
         Raises:
             StackError: there is none.
         """
         with self._lock():
             if len(self.authorities) < 2:
-                raise StackError("There is no authority before the present one: nothing to retire.")
+                raise StackError("There is no previous authority to retire.")
             self._retire()
         self.renew(all_of_them=True)
 
@@ -168,7 +168,9 @@ class Authority:
         until = old.not_valid_after_utc - self._time()
         cross = self._sign(_authority(new.subject, old.subject, public), until, old_key)
         _write(self._path("cross.pem"), cross.public_bytes(Encoding.PEM))
-        logger.info("the mesh has a new authority, beside the one that ends %s", old.not_valid_after_utc.date())
+        logger.info(
+            "the mesh has a new authority; the previous one is trusted until %s", old.not_valid_after_utc.date()
+        )
 
     def _retire(self) -> None:
         for name in ("cross.pem", "previous.pem"):

@@ -182,3 +182,9 @@ def import_roots() -> list[Path]:
 def python_path() -> str:
     """The value of PYTHONPATH for a child Python."""
     return os.pathsep.join(str(path) for path in import_roots())
+
+
+def service_path() -> str:
+    """The value of PYTHONPATH for a service, which also imports the packages of the folder `TIDEMILL_PLUGINS`."""
+    plugins = os.environ.get("TIDEMILL_PLUGINS")
+    return os.pathsep.join((python_path(), plugins)) if plugins else python_path()

@@ -304,7 +304,7 @@ def _refuse_foreign(folder: Path, user: User) -> None:
     held = (Path("/etc"), Path("/usr"), Path(sys.prefix), Path(sys.base_prefix), Path.home(), *import_roots())
     if any(place.resolve().is_relative_to(folder.resolve()) for place in held):
         raise StackError(
-            f"{folder} holds more than a mesh: set TIDEMILL_HOME and TIDEMILL_STATE to folders of their own."
+            f"{folder} contains more than a mesh: set TIDEMILL_HOME and TIDEMILL_STATE to folders of their own."
         )
 
 

@@ -168,7 +168,7 @@ def _disk(machine: Machine) -> str | None:
     ]
     if not short:
         return None
-    return f"Too little disk, {' and '.join(short)}: free some, or set the variable to a folder on another disk."
+    return f"Not enough disk space ({' and '.join(short)}): free some, or set the variable to a folder on another disk."
 
 
 def _memory(machine: Machine) -> str | None:

@@ -208,7 +208,7 @@ class Supervisor:
                 try:
                     await asyncio.to_thread(chore)
                 except Exception:
-                    logger.exception("a chore failed; it is tried again in %.0f s", self._timeouts.chores_s)
+                    logger.exception("a chore failed; retrying in %.0f s", self._timeouts.chores_s)
 
     def _fail(self, error: StackError) -> None:
         if self._failed is not None and not self._failed.done():

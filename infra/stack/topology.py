@@ -16,7 +16,7 @@ from infra.stack import certificates, elasticsearch, kafka, kafka_access, triton
 from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
-from infra.stack.layout import Layout, python_path
+from infra.stack.layout import Layout, service_path
 from infra.stack.private import place_secret
 from infra.stack.probes import every, grpc_health, http_ok, tls_handshake
 
@@ -142,7 +142,7 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
         )
     home, state = layout.home, layout.state
     told = {
-        "PYTHONPATH": python_path(),
+        "PYTHONPATH": service_path(),
         "PYTHONUNBUFFERED": "1",
         "TIDEMILL_HOME": str(home.root),
         "TIDEMILL_STATE": str(state.root),

@@ -24,6 +24,7 @@ from infra.stack.testing import running_parts
 from infra.stack.topology import NAMES
 from services.kit.config import home_dir
 from tests.faults.strangers import open_folder
+from tests.plugins import install_example
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ("smollm2", "bge-small-zh", "bbc", "reviews")
@@ -107,5 +108,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """Every part and every service."""
     prepare(Home(home_dir()), EXAMPLES)
     # Started by root the mesh is another user's, who does not see pytest's own folder.
-    with running_parts(NAMES, tmp_path_factory.mktemp("mesh")) as stack, open_folder() as pipelines:
-        yield Mesh(stack, pipelines)
+    with open_folder() as pipelines, open_folder() as plugins, pytest.MonkeyPatch.context() as patch:
+        install_example(plugins)
+        patch.setenv("TIDEMILL_PLUGINS", str(plugins))
+        with running_parts(NAMES, tmp_path_factory.mktemp("mesh")) as stack:
+            yield Mesh(stack, pipelines)

@@ -36,7 +36,7 @@ def dataset(mesh: Mesh) -> str:
     return DATASET
 
 
-def _consumer(mesh: Mesh, topic: str) -> KafkaConsumer:
+def new_consumer(mesh: Mesh, topic: str) -> KafkaConsumer:
     return KafkaConsumer(
         topic,
         bootstrap_servers=mesh.stack.kafka_bootstrap,
@@ -46,7 +46,7 @@ def _consumer(mesh: Mesh, topic: str) -> KafkaConsumer:
     )
 
 
-def _cleaned(consumer: KafkaConsumer, words: str) -> RecordCleaned | None:
+def cleaned_event(consumer: KafkaConsumer, words: str) -> RecordCleaned | None:
     for messages in consumer.poll(timeout_ms=500).values():
         for message in messages:
             event = RecordCleaned.FromString(message.value)
@@ -71,8 +71,8 @@ def test_a_foreign_cloudevent_shows_up_cleaned(mesh: Mesh, dataset: str, mode: s
     producer = KafkaProducer(bootstrap_servers=mesh.stack.kafka_bootstrap)
     producer.send(INBOUND.name, value=json.dumps(value).encode(), headers=headers).get(30)
     producer.close()
-    consumer = _consumer(mesh, RECORDS_CLEAN.name)
-    event = wait_until(lambda: _cleaned(consumer, mark))
+    consumer = new_consumer(mesh, RECORDS_CLEAN.name)
+    event = wait_until(lambda: cleaned_event(consumer, mark))
     consumer.close()
     assert event.dataset == dataset
     assert "<p>" not in event.text
@@ -115,7 +115,7 @@ def test_a_poison_event_goes_to_the_dead_letters_and_stalls_no_one(mesh: Mesh, d
     good = json.dumps({"source": SOURCE, "text": f"A good ticket {mark} behind the poison"}).encode()
     producer.send(INBOUND.name, value=good, headers=headers, partition=0).get(30)
     producer.close()
-    letters, clean = _consumer(mesh, DEAD_LETTERS.name), _consumer(mesh, RECORDS_CLEAN.name)
+    letters, clean = new_consumer(mesh, DEAD_LETTERS.name), new_consumer(mesh, RECORDS_CLEAN.name)
 
     def letter() -> dict[str, bytes] | None:
         for messages in letters.poll(timeout_ms=500).values():
@@ -127,6 +127,6 @@ def test_a_poison_event_goes_to_the_dead_letters_and_stalls_no_one(mesh: Mesh, d
     headers_of = wait_until(letter)
     assert headers_of["dlq_topic"] == INBOUND.name.encode()
     assert headers_of["dlq_reason"]
-    assert wait_until(lambda: _cleaned(clean, mark)).dataset == dataset
+    assert wait_until(lambda: cleaned_event(clean, mark)).dataset == dataset
     letters.close()
     clean.close()

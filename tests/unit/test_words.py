@@ -33,6 +33,9 @@ WORDS = {
     r"\bfor so many seconds\b": "for this many seconds",
     r"\bgood enough\b": "passes",
     r"\bas it stands\b": "current, unchanged",
+    r"\bfault with\b": "reject",
+    r"\bastray\b": "wrong; of training: diverged",
+    r"\bin vain\b": "without success",
 }
 
 # One of these is in whatever a pattern finds: reading the tokens of every file would take seconds.
@@ -52,7 +55,7 @@ HINTS = (
         "borne",
         "mend",
     ),
-    *("so many", "good enough", "as it stands"),
+    *("so many", "good enough", "as it stands", "fault with", "astray", "in vain"),
 )
 
 

@@ -28,7 +28,7 @@ class TidemillError(Exception):
     message: str
     """What is wrong and what to do, for people."""
     reason: str = ""
-    """What a program may tell apart, such as `MODEL_NOT_FOUND`."""
+    """What a program may distinguish, such as `MODEL_NOT_FOUND`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     violations: tuple[Violation, ...] = ()
     retry_after: float | None = None

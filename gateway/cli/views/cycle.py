@@ -38,7 +38,7 @@ class CycleReporter(Protocol):
         ...
 
     def note(self, text: str) -> None:
-        """Shows a line beside the stages, such as a lost connection; empty takes it away."""
+        """Shows a line under the stages, such as a lost connection; an empty text removes it."""
         ...
 
 

@@ -100,7 +100,9 @@ def _quality(report: Report) -> RenderableType:
         difference = report.difference
         share = f" = {difference.value / report.base.value:+.0%}" if report.base.value > 0 else ""
         color = "green" if difference.ci_low > 0 else "yellow" if difference.ci_high > 0 else "red"
-        certain = "" if difference.ci_low > 0 or difference.ci_high < 0 else " · not certain: the interval holds zero"
+        certain = (
+            "" if difference.ci_low > 0 or difference.ci_high < 0 else " · not certain: the interval includes zero"
+        )
         lines.append(
             Text.assemble(
                 "gain  ",

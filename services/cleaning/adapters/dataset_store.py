@@ -68,7 +68,7 @@ class SqlDatasetStore:
                 row = {**version_row(draft), "number": number, "request_id": request_id, "announced": False}
                 connection.execute(insert(table).values(row))
         except IntegrityError as error:
-            raise AbortedError(f"Another version of {draft.dataset} was asked for at the same time.") from error
+            raise AbortedError(f"Another version of {draft.dataset} was requested at the same time.") from error
         return replace(draft, number=number), False
 
     def version(self, dataset: str, number: int) -> DatasetVersion | None:

@@ -43,7 +43,7 @@ class FolderSnapshots:
         manifest = json.loads(text)
         if manifest["digest"] != digest:
             raise FailedPreconditionError(
-                f"{uri} holds another snapshot, {manifest['digest']}.",
+                f"{uri} contains another snapshot, {manifest['digest']}.",
                 reason="SNAPSHOT_MISMATCH",
                 metadata={"uri": uri},
             )
@@ -60,9 +60,7 @@ class FolderSnapshots:
             if state is None:
                 return f"{name} is missing"
             if state != (described["bytes"], described["sha256"]):
-                return (
-                    f"{name} has {state[0]} bytes and other content than the {described['bytes']} bytes of the manifest"
-                )
+                return f"{name} ({state[0]} bytes) is not the file in the manifest ({described['bytes']} bytes)"
         return ""
 
     def write(self, content: SnapshotContent) -> SnapshotSummary:

@@ -82,7 +82,7 @@ class Builder:
         self._clean_to: dict[str, tuple[datetime, RecordKey]] = {}
 
     def step(self) -> bool:
-        """Does the pending work; False if there was none.
+        """Does the pending work. Returns False if there was none.
 
         Raises:
             TidemillError: a dependency is unavailable; call it again later.
@@ -180,7 +180,7 @@ class Builder:
         if found is not None:
             return found, True
         rows = self._records.with_verdicts(version.dataset, spec.sources)
-        # The data set's recipe may have changed since this version was asked for: what does not fit is cleaned here.
+        # The recipe may have changed since this version was requested: records that it did not clean are cleaned here.
         fits = [v is not None and v.recipe_digest == recipe.digest for _, v in rows]
         judged: list[tuple[RawRecord, Cleaned]] = [
             (record, verdict.cleaned) for (record, verdict), fit in zip(rows, fits, strict=True) if fit and verdict
@@ -195,8 +195,8 @@ class Builder:
         contamination = content.manifest["contamination"]
         if contamination["near_overlap"]:
             logger.warning(
-                "%s: %d of %d texts of the hold-out are near duplicates (similarity %g) of training texts, so a "
-                "model is judged on what it has seen; near_dedup in the recipe drops them",
+                "%s: %d of %d texts of the hold-out are near duplicates (similarity %g) of training texts, which "
+                "makes models look better than they are; add near_dedup to the recipe to drop them",
                 version.name,
                 contamination["near_overlap"],
                 len(content.holdout),

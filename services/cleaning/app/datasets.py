@@ -58,7 +58,7 @@ class Datasets:
         return self._datasets.put_dataset(Dataset(name, spec, digest, now, now))
 
     def refresh_digests(self) -> None:
-        """Takes over the digests of recipes whose operators this release changed; call it once, at start."""
+        """Updates the digests of recipes whose operators this release changed; call it once, at the start."""
         after = ""
         while page := self._datasets.datasets(after, 500):
             for dataset in page:

@@ -205,7 +205,7 @@ class RejectedRow:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotContent:
-    """All that a snapshot holds; rows are in order of their ids. The store adds the files' digests to the manifest."""
+    """The content of a snapshot; rows are in order of their ids. The store adds the files' digests to the manifest."""
 
     dataset: str
     digest: str
@@ -227,14 +227,14 @@ class Placement(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """Where a snapshot has a record, and why it was rejected, if it was."""
+    """Which part of a snapshot has a record, and why it was rejected, if it was."""
 
     placement: Placement
     rejection: Rejection | None = None
 
 
 class SnapshotStore(Protocol):
-    """Folders of snapshots by data set and digest."""
+    """The store of snapshots, by data set and digest."""
 
     def find(self, dataset: str, digest: str) -> SnapshotSummary | None:
         """The snapshot with this digest, if it is there whole; a damaged one is deleted."""

@@ -58,7 +58,7 @@ def compose_snapshot(
     )
     if contamination.exact_overlap:
         raise InternalError(
-            f"{contamination.exact_overlap} texts stand on both sides of the split of {dataset}.",
+            f"{contamination.exact_overlap} texts are both in the training set and in the hold-out of {dataset}.",
             reason="CONTAMINATED_SPLIT",
         )
 

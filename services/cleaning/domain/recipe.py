@@ -1,4 +1,4 @@
-"""A recipe as its author writes it: operators by name with parameters. What they do is the engine's matter."""
+"""A recipe as its author writes it: operators by name, with parameters. The engine knows what they do."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The unit that operators on single records work on: columns of texts and attributes, and who was dropped.
 
-Operators get many records at once because the cost of a call is larger than the work on a short text; what
-becomes of a record never depends on its neighbours (a test holds that).
+Operators get many records at once because the cost of a call is larger than the work on a short text; the result for a
+record never depends on its neighbours (a test ensures that).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Column:
-    """Texts that an operator looks at together: the records' texts, or the values of attributes."""
+    """Texts that an operator processes together: the records' texts, or the values of attributes."""
 
     __slots__ = ("_points", "texts")
 
@@ -55,7 +55,7 @@ def code_points(texts: Sequence[str]) -> CodePoints:
 
 
 class Batch:
-    """Records that are still alive, by column; a dropped record leaves the columns and keeps its reason."""
+    """Records that were not dropped yet, by column; a dropped record leaves the columns, and its reason is kept."""
 
     def __init__(self, records: Iterable[tuple[str, Mapping[str, str]]]) -> None:
         pairs = list(records)
@@ -142,13 +142,13 @@ class Batch:
         return new, refused
 
     def judge_texts(self, function: Callable[[Column], Mapping[int, Rejection]]) -> None:
-        """Drops the records whose text the function finds fault with."""
+        """Drops the records whose text the function rejects."""
         self.reject(function(self.column()))
 
     def judge_attributes(
         self, function: Callable[[Column], Mapping[int, Rejection]], names: Collection[str] | None = None
     ) -> None:
-        """Drops the records of which one of these attributes, or of all, is found fault with; the detail names it."""
+        """Drops the records for which the function rejects one of these attributes, or of all; the detail names it."""
         values = self._attribute_values(names)
         if not values:
             return

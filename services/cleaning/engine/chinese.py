@@ -25,7 +25,7 @@ _DICTIONARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "s2twp": (*_TO_TRADITIONAL, "TWPhrases"),
     "tw2sp": ("TSPhrases", "TWPhrasesRev", "TWVariantsRevPhrases"),
 }
-# A character that no text holds (Unicode keeps it for such uses), so that no phrase goes across it.
+# A character that no text contains (Unicode reserves it for such uses), so that no phrase crosses it.
 _BORDER: Final = "\ufdd0"
 
 _SHORTEST_COMPOUND: Final = 4
@@ -55,7 +55,7 @@ class WordwiseConverter:
         if self._phrases is None or _BORDER in text:
             return plain
         words = self._words(text, self._phrases)
-        # Nearly always all ways give the same; then the phrases need not be looked for.
+        # Nearly always both ways give the same result; then the phrases need not be searched.
         if self._joined(words) == plain:
             return plain
         return self._joined(self._phrases.join(text, words))

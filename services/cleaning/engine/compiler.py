@@ -1,4 +1,4 @@
-"""Makes of a recipe what runs: its operators built once, its canonical form, its digest."""
+"""Compiles a recipe: its operators, built once, its canonical form and its digest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class CompiledRecipe:
 
     @property
     def memory_bytes(self) -> int:
-        """What its operators hold, about, where their parameters decide on that."""
+        """About how much memory its operators use, if that depends on their parameters."""
         return sum(operator.memory_bytes for operator in (*self.record_operators, *self.set_operators))
 
     def clean(self, text: str, attributes: Mapping[str, str]) -> Cleaned:
@@ -80,7 +80,7 @@ class CompiledRecipe:
         return Explanation(cleaned, explainer.effects)
 
     def judge_set(self, records: Sequence[SetRecord]) -> dict[str, Rejection]:
-        """Applies the set operators, in order, each to what the ones before it left.
+        """Applies the set operators in order, each to what the previous ones kept.
 
         Returns:
             Rejections by the records' names.
@@ -103,7 +103,7 @@ class CompiledRecipe:
         except Exception as error:
             if len(records) > 1:
                 return [verdict for record in records for verdict in self._run([record])]
-            # A bug with one text must neither stop the other texts nor make this one vanish.
+            # An operator's defect on one text must neither stop the others nor lose this one without a trace.
             logger.exception("the operator %s failed on a record", batch.operator)
             return [Cleaned("", dict(records[0][1]), _failed(error, batch.operator))]
         return batch.result()
@@ -149,7 +149,7 @@ def compile_recipe(
             if spec.name == "conflicting_labels" and first_set in ("exact_dedup", "near_dedup"):
                 raise RecipeError.at(
                     f"operators[{position}].name",
-                    f"conflicting_labels must stand before {first_set}, which would hide the conflicts",
+                    f"conflicting_labels must come before {first_set}, which would hide the conflicts",
                 )
             first_set = first_set or spec.name
             set_operators.append(operator)
@@ -157,7 +157,7 @@ def compile_recipe(
             if first_set is not None:
                 raise RecipeError.at(
                     f"operators[{position}].name",
-                    f"{spec.name} works on single records as they arrive, so it must stand before {first_set}, "
+                    f"{spec.name} works on single records as they arrive, so it must come before {first_set}, "
                     "which works on the whole set when a version is built",
                 )
             record_operators.append(operator)
@@ -188,16 +188,17 @@ def _failed(error: Exception, operator: str) -> Rejection:
 
 def _check_bounds(operators: Sequence[OperatorSpec]) -> None:
     if len(operators) > MAX_OPERATORS:
-        raise RecipeError.at("operators", f"are {len(operators)}; a recipe has {MAX_OPERATORS} at most")
+        raise RecipeError.at("operators", f"has {len(operators)} operators; a recipe may have at most {MAX_OPERATORS}")
     patterns, terms = 0, 0
     for position, spec in enumerate(operators):
         patterns += spec.name == "regex_replace"
         given = spec.params.get("terms")
         terms += len(given) if spec.name == "term_map" and isinstance(given, Mapping) else 0
         if patterns > MAX_PATTERNS:
-            raise RecipeError.at(f"operators[{position}]", f"a recipe has {MAX_PATTERNS} regex_replace at most")
+            description = f"a recipe may have at most {MAX_PATTERNS} regex_replace operators"
+            raise RecipeError.at(f"operators[{position}]", description)
         if terms > MAX_TERMS:
-            description = f"all term_map of a recipe have {MAX_TERMS} terms together at most"
+            description = f"the term_map operators of a recipe may have at most {MAX_TERMS} terms together"
             raise RecipeError.at(f"operators[{position}].params.terms", description)
 
 

@@ -1,4 +1,4 @@
-"""Whether a hold-out holds what training has seen: the same texts, and near duplicates of them."""
+"""Whether texts of the training set, or near duplicates of them, are in the hold-out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEAR_THRESHOLD = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """Texts of the hold-out that stand in the training part: the same, and as a near duplicate at a threshold."""
+    """Texts of the hold-out that are in the training set: exactly, and as near duplicates at a threshold."""
 
     exact_overlap: int
     near_overlap: int

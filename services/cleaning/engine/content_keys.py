@@ -1,4 +1,4 @@
-"""Keys of texts that say the same: one of the content, one of its words."""
+"""Keys that equal texts share: one of the content, one of its words."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """What became of one field: `text` or the name of an attribute."""
+    """The changes to one field: `text` or the name of an attribute."""
 
     field: str
     edits: Sequence[Edit]
@@ -57,7 +57,7 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A verdict, and the effects of the operators that had one, in the order in which they ran."""
+    """A verdict, and the effects of the operators that changed or dropped something, in the order in which they ran."""
 
     cleaned: Cleaned
     effects: Sequence[Effect]
@@ -74,7 +74,7 @@ class Explainer:
         self._chars = MAX_EDIT_CHARS
 
     def changed(self, position: int, operator: str, text: str, attributes: Mapping[str, str]) -> None:
-        """Notes what an operator left."""
+        """Notes what the operator changed."""
         changes: list[FieldChange] = []
         omitted = 0
         before, after = {TEXT_FIELD: self._text}, {TEXT_FIELD: text}
@@ -98,7 +98,7 @@ class Explainer:
         self._text, self._attributes = text, dict(attributes)
 
     def dropped(self, position: int, rejection: Rejection) -> None:
-        """Notes who dropped the record, and why."""
+        """Notes which operator dropped the record, and why."""
         self.effects.append(Effect(position, rejection.operator, rejection=rejection))
 
 

@@ -1,4 +1,4 @@
-"""Characters that no one sees: out where they mean nothing, kept where a script or an emoji needs them.
+"""Invisible characters: removed where they mean nothing, kept where a script or an emoji needs them.
 
 Soft hyphens, zero-width spaces, joiners, direction marks, tag characters and variation selectors split words, hide
 duplicates and carry hidden text. But Persian and Indic spelling needs joiners, emoji are joined by them, flags of
@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# Never seen and never needed: soft hyphen, combining grapheme joiner, Hangul fillers, Mongolian vowel separator,
-# zero-width space and no-break space, word joiner, invisible operators, overrides, deprecated formats, annotations.
+# Always invisible, needed by no script: soft hyphen, combining grapheme joiner, Hangul fillers, Mongolian vowel
+# separator, zero-width space and no-break space, word joiner, invisible operators, overrides, deprecated formats,
+# annotations.
 _NEVER: Final = (
     "\u00ad\u034f\u3164\uffa0\u180e\u200b\ufeff\u2060-\u2064\u202d\u202e\u206a-\u206f\ufff9-\ufffb\U0001d173-\U0001d17a"
 )

@@ -1,6 +1,6 @@
-"""What a recipe and a record may be at most, so that no recipe and no text can take a process down.
+"""Limits of recipes and records, so that no recipe and no text can bring a process down.
 
-A text is as large as ingest accepts at most, and stays so after every operator; a record fits a message of the bus.
+A text is at most as large as ingest accepts, also after every operator; a record fits into a message of the bus.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOO_COSTLY_REASON: Final = "too_costly"
 
 
 class TextRefusedError(Exception):
-    """An operator gives up a text while it works on it; the record is dropped for this reason."""
+    """An operator cannot finish a text within its limits; the record is dropped for this reason."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -50,7 +50,7 @@ class Budget:
         self._cpu = time.thread_time()
 
     def check(self) -> None:
-        """Cheap as long as no time has passed.
+        """Checks the time; cheap if little has passed since the last check.
 
         Raises:
             TextRefusedError: it is spent.

@@ -1,8 +1,8 @@
-"""What two texts have in common that differ in case, white space, compatible or invisible characters only.
+"""The normal form of texts: equal for texts that differ only in case, white space, compatible or invisible characters.
 
 Unicode's normalization looks at every character many times. For nearly all of them it is a table: one character for
-another, whatever stands beside it. Many texts at once are looked up there; those with any other character take the
-long way, and a test compares the two.
+another, whatever its neighbours are. Many texts are looked up there at once; texts with any other character are
+normalised by Unicode, and a test compares the two ways.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _fold(texts: list[str], positions: Sequence[int]) -> None:
 
 @cache
 def _table() -> NDArray[np.uint32]:
-    """The character that a code point always becomes, whatever stands beside it, or `_LONG_WAY`; uint32 [0x110000]."""
+    """What a code point always becomes, whatever its neighbours are, or `_LONG_WAY`; uint32 [0x110000]."""
     import numpy as np
 
     table = np.full(0x110000, _LONG_WAY, dtype=np.uint32)

@@ -30,7 +30,7 @@ _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}|\*")
 
 
 class FieldParams(Params):
-    """`fields`: where it works: names of attributes, `text` for the record's text, `*` for the whole record."""
+    """`fields`: what it applies to: names of attributes, `text` for the record's text, `*` for the whole record."""
 
     fields: list[str] = Field(default=[TEXT_FIELD], min_length=1, max_length=64)
 
@@ -57,7 +57,7 @@ class TextMapParams(FieldParams):
 class FilterParams(FieldParams):
     """`fields`: what it checks: names of attributes, `text` for the record's text, `*` for the whole record.
 
-    A record is dropped when one of them is found fault with; an attribute that it does not have is none.
+    A record is dropped if one of them is rejected; an attribute that it does not have is passed over.
     """
 
 
@@ -82,12 +82,12 @@ class Operator(ABC, Generic[P]):
 
     @property
     def columns(self) -> Sequence[str]:
-        """Attributes that it makes or judges; they become columns of a data set."""
+        """Attributes that it creates or checks; they become columns of a data set."""
         return ()
 
     @property
     def memory_bytes(self) -> int:
-        """What it may hold, about, where its parameters decide on that."""
+        """About how much memory it may use, if that depends on its parameters."""
         return 0
 
 
@@ -100,7 +100,7 @@ class RecordOperator(Operator[P]):
 
 
 class TextMap(RecordOperator[M]):
-    """Replaces a text, or attributes, by what it makes of each."""
+    """Replaces a text, or attributes, each by a new text."""
 
     params_type: ClassVar[type[Params]] = TextMapParams
 
@@ -113,7 +113,7 @@ class TextMap(RecordOperator[M]):
         """
 
     def map_column(self, column: Column) -> Sequence[str]:
-        """Replaces every text of a column; an operator that can clear many at once does so here.
+        """Replaces every text of a column; an operator that quickly knows which texts stay as they are overrides it.
 
         Raises:
             TextRefusedError: a record is to be dropped; each text is then mapped alone.
@@ -121,7 +121,7 @@ class TextMap(RecordOperator[M]):
         return [self.map(text) for text in column.texts]
 
     def map_at(self, column: Column, positions: Sequence[int]) -> Sequence[str]:
-        """Replaces the texts of a column at these positions, for a `map_column` that cleared all others."""
+        """Replaces the texts of a column at these positions, for a `map_column` that left all others as they are."""
         if not positions:
             return column.texts
         texts = list(column.texts)
@@ -150,7 +150,7 @@ class Filter(RecordOperator[F]):
 
     @abstractmethod
     def judge(self, column: Column) -> Mapping[int, Rejection]:
-        """Which texts it finds fault with, by position; the detail has figure and limit, never the text."""
+        """Which texts it rejects, by position; the detail has the figure and the limit, never the text."""
 
     def apply(self, batch: Batch) -> None:
         """Drops records with a rejected field."""
@@ -185,7 +185,7 @@ class SetOperator(Operator[P]):
 
 
 class ParamsError(ValueError):
-    """A parameter's value that its type allows and the operator does not."""
+    """A value of a parameter that its type allows but the operator does not."""
 
     def __init__(self, parameter: str, description: str) -> None:
         super().__init__(description)

@@ -1,4 +1,4 @@
-r"""Regular expressions that come from outside, on RE2: time is linear in the text whatever the pattern.
+r"""Regular expressions of recipes, run by RE2: time is linear in the text, whatever the pattern.
 
 RE2 differs from Python's `re` (https://github.com/google/re2/wiki/Syntax):
 
@@ -44,7 +44,7 @@ class PatternError(ValueError):
 
 
 class ReplacementError(ValueError):
-    """A replacement that refers to what the pattern does not have, or is not well formed."""
+    """A replacement that refers to a group that the pattern does not have, or is not well formed."""
 
 
 class LinearPattern:
@@ -153,7 +153,7 @@ def _template(replacement: str, groups: int, names: dict[str, int]) -> list[str 
             parts.append(_ESCAPES[escape])
         elif escape is None or (escape.isascii() and escape.isalnum()):
             sign = found.group()
-            raise ReplacementError(rf"holds {sign!r}, which means nothing there; a backslash is written \\")
+            raise ReplacementError(rf"contains {sign!r}, which means nothing there; a backslash is written \\")
         else:
             parts.append(found.group())
     parts.append(replacement[end:])

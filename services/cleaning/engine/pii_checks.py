@@ -1,4 +1,4 @@
-"""Check digits and shapes of numbers that people are known by."""
+"""Check digits and shapes of numbers that identify people."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def digits_of(text: str) -> str:
 
 
 def is_luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of ISO/IEC 7812."""
+    """Whether the last digit is the check digit of the others (ISO/IEC 7812)."""
     numbers = [int(digit) for digit in digits]
     doubled = [number * 2 - 9 * (number > 4) for number in numbers[-2::-2]]
     return (sum(numbers[-1::-2]) + sum(doubled)) % 10 == 0
 
 
 def is_card_number(digits: str) -> bool:
-    """Whether a payment card may have this number: its issuer, its length, its check digit; not one digit only."""
+    """Whether a payment card may have this number: its issuer, length and check digit, and more than one digit."""
     if not any(
         len(digits) in lengths and first <= int(digits[: len(str(first))]) <= last for first, last, lengths in _ISSUERS
     ):
@@ -94,7 +94,7 @@ def is_social_security(number: str) -> bool:
 
 
 def is_date(year: str, month: str, day: str) -> bool:
-    """Whether there was such a day in the lives of people."""
+    """Whether it is a valid date on which a living person may have been born."""
     try:
         return 1890 <= date(int(year), int(month), int(day)).year <= 2100
     except ValueError:
@@ -102,7 +102,7 @@ def is_date(year: str, month: str, day: str) -> bool:
 
 
 def is_ipv6(address: str) -> bool:
-    """Whether it is an address; times of day and MAC addresses have colons, too, and `::1` and `a::b` are no one's."""
+    """Whether it is an address; times of day and MAC addresses also have colons; `::1` and `a::b` identify no one."""
     if sum(bool(group) for group in address.split(":")) < 3:
         return False
     try:

@@ -1,8 +1,7 @@
-"""One look at many texts that clears those in which no pattern of personal data can match.
+"""One pass over many texts that skips those in which no pattern of personal data can match: nearly all.
 
-Nearly all text holds none. The patterns need what RE2 lacks (they look around), and there are fifty of them; loosened
-they become one expression of RE2, whose time is linear and which finds every text that one of them matches, and a few
-more. A test holds the two against each other.
+There are fifty patterns, and they use look-around, which RE2 does not have. Loosened, they become one expression of
+RE2, whose time is linear and which finds every text that one of them matches, and a few more. A test compares the two.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _MOST_COUNTED: Final = 8
 
 
 class Gate:
-    """Says which texts to search; threads may share it."""
+    """Decides which texts to search. Thread-safe."""
 
     def __init__(self, patterns: Sequence[re.Pattern[str]], narrow: Mapping[int, str], wide: str) -> None:
         """Compiles the expression.

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a pattern is easier to read on one line
-"""What personal data looks like, kind by kind; a shape that other things share needs a word beside it.
+"""What personal data looks like, kind by kind; a shape that other things share needs a word next to it.
 
 All patterns run on text whose full-width signs were made narrow, place by place. A pattern's group `value`, where it
 has one, is what is masked; words around it stay.

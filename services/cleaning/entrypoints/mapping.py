@@ -145,7 +145,7 @@ _PLACEMENTS = {
 
 
 def dataset_explanation_to(item: DatasetExplanation) -> service.DatasetExplanation:
-    """What a data set made of a record as a message."""
+    """What a recipe did to a record, as a message."""
     fate = item.fate
     rejection = fate.rejection if fate else None
     return service.DatasetExplanation(
@@ -163,7 +163,7 @@ def dataset_explanation_to(item: DatasetExplanation) -> service.DatasetExplanati
 
 
 def explanation_to(explanation: Explanation) -> service.CleanTextResponse:
-    """What became of a text as a message."""
+    """What a recipe did to a text, as a message."""
     cleaned, rejection = explanation.cleaned, explanation.cleaned.rejection
     return service.CleanTextResponse(
         text=cleaned.text,

@@ -26,7 +26,7 @@ class WorkPool:
         self._present = 0
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """The function's result. If the caller leaves, running work continues and waiting work is dropped.
+        """The function's result. If the caller disconnects, running work continues and waiting work is dropped.
 
         Raises:
             ResourceExhaustedError: too many are waiting.

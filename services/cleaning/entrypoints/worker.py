@@ -1,4 +1,4 @@
-"""Runs the builder beside the server."""
+"""Runs the builder next to the server."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _REMEDIES = {
     RECORDS_RAW.name: "Run the pipelines again, which pulls their sources again, and have whoever pushed records or "
     "sent events in that time send them again.",
     INBOUND.name: "Have the producers of that time send their events again.",
-    PREDICTIONS.name: "Feedback on these answers counts for no model version; nothing else is missing.",
+    PREDICTIONS.name: "Feedback on these answers is not counted for any model version; nothing else is missing.",
 }
 
 

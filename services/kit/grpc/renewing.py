@@ -56,7 +56,7 @@ class RenewingChannel(grpc.aio.Channel):
         try:
             read = Certificates.read(self._files)
         except FailedPreconditionError as error:  # such as a key whose certificate is still to come
-            logger.warning("the new TLS files cannot be used yet, the old ones hold: %s", error.message)
+            logger.warning("the new TLS files cannot be used yet, the old ones stay in use: %s", error.message)
             return self._channel
         self._marks = marks
         old, self._channel = self._channel, self._open(read)

@@ -55,7 +55,7 @@ class Service:
 
     `register` adds the servicers and returns their full proto names. `stopping` are called when a stop begins and must
     return at once: they wake what waits for a dependency that hangs. `closers` run in order at the end, after the last
-    call. `tasks` run beside the server; if one fails, the process ends, and the supervisor starts it again.
+    call. `tasks` run next to the server; if one fails, the process ends, and the supervisor starts it again.
     """
 
     register: Callable[[grpc.aio.Server], Sequence[str]]

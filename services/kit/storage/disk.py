@@ -93,13 +93,13 @@ class DiskGuard:
         """Returns if there is room.
 
         Raises:
-            ResourceExhaustedError: there is none; accepting resumes by itself when space is freed.
+            ResourceExhaustedError: there is none; new data is accepted again when space is freed.
         """
         space = self.look()
         if space.low:
             raise ResourceExhaustedError(
-                f"The disk is nearly full, so no new data is accepted: {space}. Free some space; accepting resumes by "
-                "itself.",
+                f"The disk is nearly full, so no new data is accepted: {space}. Free some space; new data is then "
+                "accepted again.",
                 reason="DISK_LOW",
                 metadata={"path": str(space.folder), "free": str(space.free), "reserve": str(space.reserve)},
                 retry_after_s=_RETRY_S,

@@ -124,12 +124,12 @@ def judge(gate: Gate, preference: Preference, found: Measured) -> tuple[Verdict,
 
 def _too_bad(gate: Gate, found: Measured) -> str:
     if not math.isfinite(found.tuned):
-        return f"The tuned model's {found.metric} could not be measured ({found.tuned}); its training went astray."
+        return f"The tuned model's {found.metric} could not be measured ({found.tuned}); its training diverged."
     # No minimum by default, also for metrics that can be negative.
     if gate.min_quality <= 0 or found.tuned >= gate.min_quality:
         return ""
     return (
-        f"The tuned model's {found.metric} {found.tuned:.3f} is below {gate.min_quality:.3f}, the least that is wanted."
+        f"The tuned model's {found.metric} {found.tuned:.3f} is below {gate.min_quality:.3f}, the minimum of the gate."
     )
 
 
@@ -141,8 +141,8 @@ def _too_little_gain(gate: Gate, found: Measured) -> str:
         return ""
     gain = f"{found.tuned / found.base - 1:+.1%}" if found.base > 0 else "none"
     return (
-        f"The tuned model's {found.metric} {found.tuned:.3f} is too little above the base model's {found.base:.3f} "
-        f"(gain {gain}, wanted {gate.min_gain_over_base:+.0%})."
+        f"The tuned model's {found.metric} {found.tuned:.3f} does not improve enough on the base model's "
+        f"{found.base:.3f} (gain {gain}, wanted {gate.min_gain_over_base:+.0%})."
     )
 
 

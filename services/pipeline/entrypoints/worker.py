@@ -1,4 +1,4 @@
-"""Publishes pending feedback beside the server."""
+"""Publishes pending feedback next to the server."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_where_cross_entropy_was_measured_it_decides() -> None:
     assert next(v for v in judge(Gate(0.05), Preference.BEST_QUALITY, measured(value)) if v.chosen).precision == "fp32"
 
 
-# As reports carry them: a metric may be zero, negative or, where training went astray, no number at all.
+# As reports carry them: a metric may be zero, negative or, where training diverged, not a number.
 _FIGURES = st.one_of(
     st.floats(-10, 10), st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf]), st.floats(0, 1).map(lambda x: x / 7)
 )

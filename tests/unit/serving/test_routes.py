@@ -172,7 +172,7 @@ async def test_the_last_known_routes_serve_on_without_the_control_plane(control:
         async with control.running():
             await eventually(lambda: number_of(table) == 2)
             assert _error(table, "gone") is NotFoundError
-    # A data plane that starts while it is away.
+    # A data plane that starts while it is unavailable.
     async with control.watched() as (table, feed):
         assert (number_of(table), feed.connected) == (2, False)
         assert _error(table, "gone") is NotFoundError

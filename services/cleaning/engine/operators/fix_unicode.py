@@ -1,4 +1,4 @@
-"""Repair of mojibake, control and invisible characters, widths and quotes: ftfy's rules, and Chinese ones beside them.
+"""Repair of mojibake, control and invisible characters, widths and quotes: ftfy's rules and rules for Chinese text.
 
 ftfy looks at every character many times. Most text holds only characters that none of its rules touches (or that
 two of them map one to one); a table of code points finds that out for a whole batch at once, and a test compares the
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Characters that ftfy's rules leave alone or map one to one, whatever stands beside them. No control characters,
-# nothing of ftfy's mojibake categories that is "bad" beside another of these; currency signs are, beside curly
+# Characters that ftfy's rules leave alone or map one to one, whatever their neighbours are. No control characters,
+# nothing of ftfy's mojibake categories that is "bad" next to another of these; currency signs are, next to curly
 # quotes, so that pair is excluded.
 _PLAIN: Final = "\t\n\x20-\x7e\u2013\u2014\u2026\u3001-\u3029\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff"
 _QUOTES: Final = "\u2018\u2019\u201c\u201d"
@@ -93,7 +93,7 @@ class FixUnicode(TextMap[FixUnicodeParams]):
         self._fast = params.normalization == "NFC"
 
     def map_column(self, column: Column) -> Sequence[str]:
-        """Repairs the texts that a look at their code points does not clear."""
+        """Repairs the texts whose code points may need it."""
         if not self._fast:
             return super().map_column(column)
         return self.map_at(column, _suspects(column.code_points(), self.params))

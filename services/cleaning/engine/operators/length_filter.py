@@ -33,7 +33,7 @@ class LengthFilter(Filter[LengthFilterParams]):
     def __init__(self, params: LengthFilterParams) -> None:
         super().__init__(params)
         if not params.model_dump(exclude_none=True, exclude={"fields"}):
-            raise ParamsError("min_chars", "or another limit must be given")
+            raise ParamsError("min_chars", "must be given, or another limit")
         for unit in ("chars", "words"):
             low, high = getattr(params, f"min_{unit}"), getattr(params, f"max_{unit}")
             if low is not None and high is not None and low > high:

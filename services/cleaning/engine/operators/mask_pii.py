@@ -1,8 +1,8 @@
-"""Masking of personal data by pattern: fast, checked by check digits and by the words beside a number.
+"""Masking of personal data by pattern: fast, checked by check digits and by the words next to a number.
 
-It finds what has a shape (addresses, numbers, keys); names of persons and places have none and stay, but for a
-patient's where a report says who that is. A look at a whole batch decides which texts are searched at all, because
-most text holds none of this.
+It finds what has a shape (addresses, numbers, keys); names of persons and places have none and stay, except a
+patient's name that a report marks as one. One pass over a whole batch decides which texts are searched at all, because
+most text contains none of this.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _NO_SIGN: Final = re.compile("[^!-~]")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a text holds personal data, end excluded."""
+    """Where personal data is in a text, end excluded."""
 
     start: int
     end: int
@@ -86,9 +86,9 @@ class MaskPii(TextMap[MaskPiiParams]):
         super().__init__(params)
         for kind, token in params.tokens.items():
             if kind not in _TOKENS:
-                raise ParamsError("tokens", f"holds {kind!r}, which is none of {', '.join(_TOKENS)}")
+                raise ParamsError("tokens", f"contains {kind!r}, which is not one of {', '.join(_TOKENS)}")
             if len(token) > _MAX_TOKEN_CHARS:
-                raise ParamsError("tokens", f"holds a token of {len(token)} characters, at most {_MAX_TOKEN_CHARS}")
+                raise ParamsError("tokens", f"contains a token of {len(token)} characters, at most {_MAX_TOKEN_CHARS}")
         self._tokens = {**_TOKENS, **params.tokens}
         self._rules = rules_of(frozenset(params.kinds))
         self._gate = _gate(self._rules)
@@ -104,11 +104,11 @@ class MaskPii(TextMap[MaskPiiParams]):
 
     @property
     def memory_bytes(self) -> int:
-        """The expression that clears most texts."""
+        """Memory of the expression that most texts are skipped by."""
         return MEMORY_BYTES
 
     def map_column(self, column: Column) -> Sequence[str]:
-        """Masks the texts that a look at all of them does not clear."""
+        """Masks the texts that may contain personal data."""
         return self.map_at(column, self._gate.open_to(column.texts))
 
     def map(self, text: str) -> str:

@@ -19,7 +19,7 @@ class NormalizeWhitespace(TextMap[NormalizeWhitespaceParams]):
     params_type = NormalizeWhitespaceParams
 
     def map(self, text: str) -> str:
-        """The tidy text."""
+        """The text with uniform white space."""
         if not text.isascii():
             text = visible(text)
         # Splitting and joining costs less than finding out whether there is anything to do.

@@ -104,7 +104,7 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
 
 
 def repeated_words(text: str, min_words: int) -> str:
-    """Which of Gopher's limits a text breaks, with figure and limit; empty if none, or if it has fewer words."""
+    """Which of Gopher's limits a text exceeds, with figure and limit; empty if none, or if it has fewer words."""
     words = [word for word in CJK.sub(r" \g<0> ", text.casefold()).split() if any(map(str.isalnum, word))]
     # A Chinese word has about two characters.
     scale = 2 if 2 * len(CJK.findall(text)) > len(words) else 1

@@ -48,7 +48,7 @@ class ScriptFilter(Filter[ScriptFilterParams]):
         super().__init__(params)
         for script in params.scripts:
             if script not in _SCRIPTS:
-                raise ParamsError("scripts", f"holds {script!r}, which is none of {', '.join(_SCRIPTS)}")
+                raise ParamsError("scripts", f"contains {script!r}, which is not one of {', '.join(_SCRIPTS)}")
 
     def judge(self, column: Column) -> Mapping[int, Rejection]:
         """Rejects with the reason `wrong_script`."""

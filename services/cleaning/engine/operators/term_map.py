@@ -1,4 +1,4 @@
-"""Terms: one way to write what is written in several."""
+"""Replaces the spellings of a term by one."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class TermMapParams(TextMapParams):
     def _sizes(cls, terms: dict[str, str]) -> dict[str, str]:
         for term, written in terms.items():
             if not 1 <= len(term) <= _MAX_TERM_CHARS:
-                raise ValueError(f"a term has 1 to {_MAX_TERM_CHARS} characters, {term[:40]!r} has {len(term)}")
+                raise ValueError(f"a term must have 1 to {_MAX_TERM_CHARS} characters; {term[:40]!r} has {len(term)}")
             if len(written) > _MAX_WRITTEN_CHARS:
-                raise ValueError(f"{term!r} is written with {len(written)} characters of {_MAX_WRITTEN_CHARS}")
+                size = len(written)
+                raise ValueError(f"the replacement of {term!r} has {size} characters, more than {_MAX_WRITTEN_CHARS}")
         total = sum(map(len, terms)) + sum(map(len, terms.values()))
         if total > _MAX_CHARS:
-            raise ValueError(f"all terms have {total} characters together, at most {_MAX_CHARS} are possible")
+            raise ValueError(f"all terms together have {total} characters; at most {_MAX_CHARS} are allowed")
         return terms
 
 
@@ -54,7 +55,8 @@ class TermMap(TextMap[TermMapParams]):
         for term, written in params.terms.items():
             folded = self._fold(term)
             if self._written.setdefault(folded, written) != written:
-                raise ParamsError("terms", f"says two things for {folded!r}, whose case does not count")
+                wrong = f"gives two replacements for {folded!r}; upper and lower case are the same here"
+                raise ParamsError("terms", wrong)
         lengths: dict[str, set[int]] = defaultdict(set)
         for term in self._written:
             lengths[term[0]].add(len(term))
