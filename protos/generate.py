@@ -70,7 +70,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail where the committed stubs differ")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder)
+        # Not the temporary folder itself, whose mode only lets its owner in: the copy would have it, too.
+        fresh = Path(folder) / "gen"
+        fresh.mkdir()
         generate(fresh)
         if check:
             drift = differences(fresh, PROTOS / "gen")
