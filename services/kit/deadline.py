@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from contextvars import ContextVar
 
 _END: ContextVar[float | None] = ContextVar("tidemill_call_deadline", default=None)
+# Of the time that a call has, to answer it: many callers whose time ends together are not answered in an instant, least
+# of all on a busy machine.
+_ANSWER_SHARE, _LEAST_ANSWER_S, _MOST_ANSWER_S = 0.1, 0.5, 3.0
 
 
-def call_deadline() -> float | None:
-    """Deadline on the monotonic clock, in seconds; None without a caller or without a deadline."""
+def work_deadline() -> float | None:
+    """When work for the current call has to end, so that its caller still gets an answer that says why.
+
+    Returns:
+        A time on the monotonic clock, in seconds; None without a caller.
+    """
     return _END.get()
 
 
-def set_call_deadline(end: float) -> None:
-    """Sets the deadline of the current call."""
-    _END.set(end)
+def set_call_deadline(limit_s: float) -> None:
+    """Sets the deadline of the current call, in seconds from now."""
+    reserved = min(max(limit_s * _ANSWER_SHARE, _LEAST_ANSWER_S), _MOST_ANSWER_S)
+    _END.set(time.monotonic() + limit_s - reserved)

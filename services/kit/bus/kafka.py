@@ -19,7 +19,7 @@ from services.kit.bus.brokers import Brokers
 from services.kit.bus.cloudevents import EncodedEvent, dead_letter, encode, refusal_headers
 from services.kit.bus.port import DeadLetter, Delivery, OutgoingEvent
 from services.kit.bus.topics import CODEC, DEAD_LETTERS, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, TOPICS, Topic
-from services.kit.deadline import call_deadline
+from services.kit.deadline import work_deadline
 from services.kit.errors import InvalidArgumentError, UnavailableError, bus_away
 from services.kit.telemetry import schema
 
@@ -29,8 +29,6 @@ _RECONNECT_PAUSE_S = 1.0
 _CLOSE_S = 2.0
 _FINISH_S = 3.0
 _LOOK_S = 0.5
-# Reserved at the end of a call's deadline, so that its caller gets BUS_AWAY rather than DEADLINE_EXCEEDED.
-_ANSWER_S = 0.5
 
 
 def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *, replication: int = -1) -> None:
@@ -237,9 +235,9 @@ class KafkaEventPublisher:
 
     def _wait_for(self, future: Any, end: float) -> None:
         """Returns when the message is durable; waits no longer than the call's deadline or the end of the process."""
-        began, called = time.monotonic(), call_deadline()
+        began, called = time.monotonic(), work_deadline()
         if called is not None:
-            end = min(end, called - _ANSWER_S)
+            end = min(end, called)
         while not future.is_done:
             # While the process ends, each wait is short, and after one failed none follows.
             ending = self._finishing is not None and (began if self._hangs else max(began, self._finishing) + _FINISH_S)

@@ -332,7 +332,7 @@ class DeadlineInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             remaining = context.time_remaining()
             limit = remaining if remaining is not None else self._default_s
-            set_call_deadline(time.monotonic() + limit)
+            set_call_deadline(limit)
             scope = asyncio.timeout(limit)
             try:
                 async with scope:

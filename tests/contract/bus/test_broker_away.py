@@ -62,7 +62,7 @@ def test_callers_with_little_time_do_not_keep_a_spent_producer(kafka_bus: KafkaB
     publisher = KafkaEventPublisher(kafka_bus.bootstrap, "test", delivery_timeout_s=4)
 
     def publish(what: str) -> bool:
-        set_call_deadline(time.monotonic() + 2)
+        set_call_deadline(2)
         try:
             publisher.publish(topic, [event("a", what)])
         except UnavailableError:

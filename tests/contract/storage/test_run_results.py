@@ -87,7 +87,7 @@ def test_a_store_that_is_unavailable_when_a_run_ends_is_waited_for(
     s3fs.S3FileSystem(endpoint_url=s3, skip_instance_cache=True).mkdir(bucket)
     job, report = _finished(tmp_path, f"s3://{bucket}/runs/1")
     with ThreadPoolExecutor(1) as pool:
-        storing = pool.submit(store, job, report, lambda: False)
+        storing = pool.submit(store, job, report, threading.Event())
         wait_until(lambda: "ARTIFACTS" in caplog.text or "did not answer" in caplog.text, "the first try in vain")
         behind = type("Relay", (_Relay,), {"behind": int(s3.rpartition(":")[2])})
         with socketserver.ThreadingTCPServer(("127.0.0.1", port), behind) as way:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import grpc
 import pytest
 from google.protobuf.message import Message
+from tidemill.ingest.v1 import ingest_service_pb2 as pb
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as stubs
+from tidemill.ingest.v1.record_pb2 import Record
 
 from infra.stack.state import StackState
 from infra.stack.testing import running_parts
@@ -17,6 +20,7 @@ from services.kit.bus.topics import Topic
 from tests.freezing import frozen
 from tests.service_process import ServiceProcess
 from tests.topics import read_all
+from tests.waiting import wait_until
 
 M = TypeVar("M", bound=Message)
 
@@ -33,13 +37,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
 def kafka_bootstrap(stack: StackState) -> str:
     """Its address."""
     return stack.kafka_bootstrap
-
-
-@pytest.fixture
-def frozen_kafka(stack: StackState) -> Iterator[None]:
-    """Kafka takes connections and answers nothing until the test ends."""
-    with frozen(stack.children["kafka"].pid):
-        yield
 
 
 class IngestProcess(ServiceProcess):
@@ -66,6 +63,23 @@ def ingest(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> It
     process.start()
     yield process
     process.kill()
+
+
+@pytest.fixture
+def frozen_kafka(stack: StackState, ingest: IngestProcess) -> Iterator[None]:
+    """Kafka takes connections and answers nothing until the test ends; the next test finds both at work again."""
+    with frozen(stack.children["kafka"].pid):
+        yield
+    wait_until(lambda: _accepts(ingest), "ingest that accepts records again")
+
+
+def _accepts(ingest: IngestProcess) -> bool:
+    probe = pb.IngestRecordsRequest(records=[Record(source="after-the-frost", text="text")])
+    try:
+        ingest.stub().IngestRecords(probe, timeout=20)
+    except grpc.RpcError:
+        return False
+    return True
 
 
 def messages_of(bootstrap: str, topic: Topic, kind: type[M], import_name: str) -> list[tuple[dict[str, bytes], M]]:
