@@ -17,7 +17,7 @@ from infra.stack.state import StackState
 from infra.stack.testing import REUSE, running_parts
 from services.kit.bus.kafka import ensure_topics
 from services.kit.bus.topics import DEAD_LETTERS, INBOUND, RECORDS_RAW
-from tests.faults.strangers import open_folder, reads
+from tests.faults.strangers import open_folder, read_by_others
 
 pytestmark = pytest.mark.real
 
@@ -111,7 +111,7 @@ def test_passwords_are_in_files_that_no_one_else_reads_and_in_no_command_line(st
     folder = stack.layout.state.kafka
     files = [*folder.glob("*.password"), folder / "server.properties", folder / "kafka-client.properties"]
     assert len(files) == 5
-    assert not any(reads(path) for path in files)
+    assert read_by_others(files) == []
     passwords = [path.read_text().strip() for path in folder.glob("*.password")]
     lines = " ".join(path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline"))
     assert not any(password in lines for password in passwords)

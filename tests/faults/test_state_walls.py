@@ -17,7 +17,7 @@ from infra.stack import client
 from infra.stack.process import tagged
 from infra.stack.state import StackState
 from infra.stack.testing import REUSE, running_parts
-from tests.faults.strangers import connects, open_folder, reads
+from tests.faults.strangers import connects, open_folder, read_by_others, reads
 
 pytestmark = pytest.mark.real
 
@@ -72,7 +72,7 @@ def test_another_user_reads_no_file_of_the_state(stack: StackState) -> None:
     files = [path for path in stack.state.rglob("*") if path.is_file()]
     kinds = {path.relative_to(stack.state).parts[0] for path in files}
     assert {"db", "kafka", "logs", "stack.json"} <= kinds
-    assert [path for path in files if reads(path)] == []
+    assert read_by_others(files) == []
 
 
 def test_what_the_mesh_wrote_is_closed_by_its_own_mode_as_well(stack: StackState) -> None:
