@@ -45,6 +45,8 @@ class AnswerJournal:
         self._path, self._file = _new_file(folder)
         self._bytes = 0
         self._failing = False
+        self.unreadable = 0
+        """Lines that `take_over` found damaged: of answers that are lost."""
 
     def take_over(self) -> Sequence[PendingAnswer]:
         """What earlier processes left: it is in this process's file from now on.
@@ -61,7 +63,7 @@ class AnswerJournal:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue  # its process lives
-                left = list(_read(file.read()))
+                left = self._read(file.read())
                 self._write(left)
                 path.unlink(missing_ok=True)
                 found += left
@@ -105,9 +107,32 @@ class AnswerJournal:
 
     def _write(self, answers: Iterable[PendingAnswer]) -> None:
         text = b"".join(json.dumps(asdict(item), default=_plain).encode() + b"\n" for item in answers)
-        if text:
-            os.write(self._file, text)
-            self._bytes += len(text)
+        if not text:
+            return
+        rest = memoryview(text)
+        try:
+            while rest:
+                # On a nearly full disk a part is written, and only the next call fails.
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            # What was begun would be a torn line, and the next write would continue it.
+            os.ftruncate(self._file, self._bytes)
+            raise
+        self._bytes += len(text)
+
+    def _read(self, content: bytes) -> list[PendingAnswer]:
+        found, damaged = [], 0
+        for line in content.splitlines():
+            try:
+                entry = json.loads(line)
+                served = entry["served"] | {"answer_time": datetime.fromisoformat(entry["served"]["answer_time"])}
+                found.append(PendingAnswer(Served(**served), entry["traceparent"]))
+            except (ValueError, KeyError, TypeError):
+                damaged += 1
+        if damaged:
+            self.unreadable += damaged
+            logger.error("%d lines of the journal of answers are damaged; their answers are lost", damaged)
+        return found
 
 
 def _new_file(folder: Path) -> tuple[Path, int]:
@@ -121,13 +146,3 @@ def _plain(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no place in the journal")
-
-
-def _read(content: bytes) -> Iterable[PendingAnswer]:
-    for line in content.splitlines():
-        try:
-            entry = json.loads(line)
-            served = entry["served"] | {"answer_time": datetime.fromisoformat(entry["served"]["answer_time"])}
-            yield PendingAnswer(Served(**served), entry["traceparent"])
-        except (ValueError, KeyError, TypeError):
-            logger.warning("a line of the journal of answers was cut off; its answer is lost")

@@ -15,6 +15,7 @@ from services.kit.bus.topics import PREDICTIONS
 from services.kit.errors import TidemillError, is_retryable
 from services.kit.grpc.messages import timestamp
 from services.kit.ids import sha256_hex
+from services.kit.retrying import Backoff
 from services.kit.telemetry.context import current_traceparent
 from services.serving.adapters.answer_journal import AnswerJournal, PendingAnswer
 from services.serving.app.ports import Served
@@ -23,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 500
 _LINGER_S = 0.05
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
 
 
 class BackgroundServedLog:
@@ -54,6 +53,8 @@ class BackgroundServedLog:
         self._dropped = Counter(
             "prediction_events_dropped", "Answers whose PredictionServed was given up", registry=registry
         )
+        if journal is not None:
+            self._dropped.inc(journal.unreadable)
         Gauge(
             "prediction_events_waiting", "Answers whose PredictionServed is still to be published", registry=registry
         ).set_function(lambda: float(len(self._waiting)))
@@ -93,7 +94,7 @@ class BackgroundServedLog:
             self._give_up(left, "the service ended while the bus was unavailable")
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE_S
+        backoff = Backoff(0.2, longest_s=5.0)
         while True:
             batch = self._next_batch()
             if not batch:
@@ -101,7 +102,7 @@ class BackgroundServedLog:
             try:
                 self._publisher.publish(PREDICTIONS, [_event(item) for item in batch])
                 self._note_published()
-                pause = _FIRST_PAUSE_S
+                backoff.reset()
             except TidemillError as error:
                 if self._closing and self._journal is not None and is_retryable(error):
                     self._put_back(batch)
@@ -110,10 +111,10 @@ class BackgroundServedLog:
                     self._give_up(len(batch), error.message)
                     continue
                 self._put_back(batch)
+                pause = backoff.next_s()
                 logger.warning("%d answers wait for the bus, retrying in %.1f s: %s", len(batch), pause, error.message)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
             except Exception as error:
                 logger.exception("PredictionServed could not be published")
                 self._give_up(len(batch), type(error).__name__)

@@ -113,9 +113,11 @@ def test_what_a_process_leaves_is_published_by_the_next_one(tmp_path: Path) -> N
     assert _dropped(registry) == 0
     (tmp_path / "cut.jsonl").write_text('{"served": {"answer": "answers/4", "model_ver')
     second = FakeBus()
-    after = BackgroundServedLog(second, CollectorRegistry(), AnswerJournal(tmp_path))
+    later = CollectorRegistry()
+    after = BackgroundServedLog(second, later, AnswerJournal(tmp_path))
     after.close()
     assert second.answers == ["answers/1", "answers/2"]
+    assert _dropped(later) == 1
     bus.away = False
     alive.close()
     assert bus.answers == ["answers/3"]
@@ -146,3 +148,27 @@ def test_a_process_that_is_killed_leaves_its_answers(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env={"PYTHONPATH": os.pathsep.join(sys.path)})
     assert ended.returncode == -signal.SIGKILL
     assert [item.served.answer for item in AnswerJournal(tmp_path).take_over()] == ["answers/1", "answers/2"]
+
+
+def test_a_write_that_a_full_disk_cuts_off_leaves_no_torn_line(tmp_path: Path) -> None:
+    # The kernel ends a write at the limit of a file's size as it does on a full disk: a part of it, then an error.
+    code = (
+        "import pathlib, resource, sys\n"
+        "from tests.unit.serving.test_served_log import _served\n"
+        "from services.serving.adapters.answer_journal import AnswerJournal, PendingAnswer\n"
+        "one, two, three = ([PendingAnswer(item, '')] for item in _served(1, 2, 3))\n"
+        "journal = AnswerJournal(pathlib.Path(sys.argv[1]))\n"
+        "journal.add(one)\n"
+        "(file,) = pathlib.Path(sys.argv[1]).iterdir()\n"
+        "size = file.stat().st_size\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, resource.RLIM_INFINITY))\n"
+        "journal.add(two)\n"
+        "assert file.stat().st_size == size\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
+        "journal.add(three)\n"
+    )
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True)
+    journal = AnswerJournal(tmp_path)
+    assert [item.served.answer for item in journal.take_over()] == ["answers/1", "answers/3"]
+    assert journal.unreadable == 0
