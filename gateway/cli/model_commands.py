@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 from tidemill.inference.v1.inference_service_pb2 import (
+    GenerateRequest,
     ListModelsRequest,
     ListModelVersionsRequest,
     PredictRequest,
@@ -20,6 +22,7 @@ from tidemill.inference.v1.inference_service_pb2 import (
 from tidemill.inference.v1.model_pb2 import ChatMessage, Model, ModelVersion, SamplingParams
 from tidemill.pipeline.v1.pipeline_service_pb2 import RecordFeedbackRequest
 
+from gateway.cli.bulk import Row, run_bulk
 from gateway.cli.connection import Connection, connect
 from gateway.cli.output import (
     AddressOption,
@@ -36,7 +39,19 @@ from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundEr
 from services.kit.ids import new_id
 
 ModelName = Annotated[str, typer.Argument(help="Name of a model; `tidemill models` lists them.", show_default=False)]
+InOption = Annotated[
+    Path | None,
+    typer.Option("--in", help="JSON lines with `text` and, if wanted, `id`; answers go to --out.", show_default=False),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="JSON lines, one for each of --in; a file that exists is continued.", show_default=False
+    ),
+]
 _BATCH = 256
+# Requests of a file under way: enough that texts are batched, few enough that other callers are answered.
+_BULK_BATCH, _AT_ONCE = 64, 4
 _RATINGS = {"good": 1.0, "bad": -1.0}
 
 
@@ -58,11 +73,22 @@ def _text(text: str | None, file: Path | None) -> str:
 
 def predict(
     model: ModelName,
-    texts: Annotated[list[str], typer.Argument(help="Texts to classify; - reads lines from standard input.")],
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(help="Texts to classify; - reads lines from standard input.", show_default=False),
+    ] = None,
+    source: InOption = None,
+    target: OutOption = None,
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
     """Classifies texts."""
+    if files := _files(source, target, bool(texts)):
+        with connect(address) as connection:
+            run_bulk(*files, lambda rows: _predicted(connection, model, rows), batch=_BULK_BATCH, at_once=_AT_ONCE)
+        return
+    if not texts:
+        raise InvalidArgumentError("Give texts, - for standard input, or --in and --out.")
     # Lines end with a line feed only: a text may hold the other characters that Python takes for ends of lines.
     lines = sys.stdin.read().removesuffix("\n").split("\n") if texts == ["-"] else texts
     asked = [line for line in lines if line.strip()]
@@ -97,6 +123,21 @@ def predict(
     stderr().print(f"{response.model_version} · trace {connection.trace_id}", style="bright_black", markup=False)
 
 
+def _files(source: Path | None, target: Path | None, has_text: bool) -> tuple[Path, Path] | None:
+    if source is None and target is None:
+        return None
+    if source is None or target is None or has_text:
+        raise InvalidArgumentError("--in and --out go together, and without a text.")
+    return source, target
+
+
+def _predicted(connection: Connection, model: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    request = PredictRequest(model=_model(model), texts=[row.text for row in rows])
+    response = connection.inference.Predict(request, metadata=connection.metadata, timeout=120)
+    version = {"model_version": response.model_version}
+    return [as_json(prediction) | version for prediction in response.predictions]
+
+
 def generate(
     model: ModelName,
     text: Annotated[
@@ -110,23 +151,41 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 always chooses the most probable token.", min=0, max=2)] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus.", min=0, max=1)] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default=False)] = None,
+    source: InOption = None,
+    target: OutOption = None,
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
     """Generates an answer and prints it as it arrives."""
     if top_p == 0:
         raise InvalidArgumentError("--top-p must be greater than 0; use --temperature 0 for the most probable token.")
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    if files := _files(source, target, text is not None or file is not None):
+        with connect(address) as connection:
+            run_bulk(
+                *files, lambda rows: _generated(connection, model, rows, sampling, chat), batch=1, at_once=_AT_ONCE
+            )
+        return
     given = _text(text, file)
-    request = StreamGenerateRequest(
-        model=_model(model),
-        sampling=SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed),
-    )
+    request = StreamGenerateRequest(model=_model(model), sampling=sampling)
     if chat:
         request.conversation.messages.append(ChatMessage(role="user", content=given))
     else:
         request.text = given
     with connect(address) as connection:
         _stream(connection, request, json_wanted)
+
+
+def _generated(
+    connection: Connection, model: str, rows: Sequence[Row], sampling: SamplingParams, chat: bool
+) -> list[dict[str, Any]]:
+    [row] = rows
+    request = GenerateRequest(model=_model(model), sampling=sampling)
+    if chat:
+        request.conversation.messages.append(ChatMessage(role="user", content=row.text))
+    else:
+        request.text = row.text
+    return [as_json(connection.inference.Generate(request, metadata=connection.metadata, timeout=600))]
 
 
 def _stream(connection: Connection, request: StreamGenerateRequest, json_wanted: bool) -> None:

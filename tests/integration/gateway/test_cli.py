@@ -75,6 +75,48 @@ def test_predict_takes_more_lines_than_one_request_holds(mesh: Mesh) -> None:
     assert (done.returncode, "standard input is empty" in done.stderr) == (2, True)
 
 
+def test_a_file_is_answered_line_for_line_and_continued(mesh: Mesh, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [{"id": f"r{number}", "text": f"text {number}"} for number in range(150)]
+    rows[7]["text"] = "a\0b"  # refused, alone
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    done = tidemill(mesh, "predict", "reviews", "--in", str(source), "--out", str(target))
+    assert done.returncode == 0, done.stderr
+    whole = target.read_text()
+    found = [json.loads(line) for line in whole.splitlines()]
+    assert [(item["line"], item["id"]) for item in found] == [(at + 1, f"r{at}") for at in range(150)]
+    assert [at for at, item in enumerate(found) if "error" in item] == [7]
+    assert found[7]["error"]["code"] == "INVALID_ARGUMENT"
+    assert all(item["label"] == "positive" and item["answer"] for at, item in enumerate(found) if at != 7)
+
+    cut = whole[: whole.index("\n", len(whole) // 2) + 20]  # in the middle of a line, as a crash leaves it
+    target.write_text(cut)
+    asked = len(mesh.peers.seen.requests)
+    assert tidemill(mesh, "predict", "reviews", "--in", str(source), "--out", str(target)).returncode == 0
+    assert [json.loads(line)["line"] for line in target.read_text().splitlines()] == list(range(1, 151))
+    assert target.read_text().startswith(cut[: cut.rindex("\n") + 1])
+    assert sum(len(request.texts) for request in mesh.peers.seen.requests[asked:]) < 100
+
+    source.write_text('{"id": "other", "text": "a"}\n')
+    done = tidemill(mesh, "predict", "reviews", "--in", str(source), "--out", str(target))
+    assert (done.returncode, "another input" in done.stderr) == (2, True)
+
+
+def test_a_file_of_prompts_is_answered(mesh: Mesh, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": "one"}\n{"text": "two"}\n')
+    files = ("--in", str(source), "--out", str(target))
+    done = tidemill(mesh, "generate", "headlines", *files, "--max-tokens", "5")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["text"] for line in target.read_text().splitlines()] == ["".join(WORDS)] * 2
+    for line, words in (("{", "line 1 is not JSON"), ('{"text": " "}', "line 1: `text` must be")):
+        source.write_text(line)
+        done = tidemill(mesh, "generate", "headlines", *files)
+        assert (done.returncode, words in " ".join(done.stderr.split())) == (2, True), done.stderr
+    done = tidemill(mesh, "generate", "headlines", "a text", *files)
+    assert (done.returncode, "go together" in done.stderr) == (2, True)
+
+
 def test_texts_are_shown_as_they_are(mesh: Mesh) -> None:
     done = tidemill(mesh, "predict", "reviews", "a [/b] :smile: [red]c")
     assert done.returncode == 0, done.stderr
