@@ -17,15 +17,16 @@ from tidemill.inference.v1.model_pb2 import Model, Usage
 
 from gateway.http.bodies import ChatBody, described
 from gateway.http.calls import json_of, json_response, unless_gone, watch_disconnect
+from gateway.http.completions import Completion, ModelCard, ModelList
 from gateway.http.errors import CODE_KEY, openai_error
 from gateway.http.openai import (
     ChatCall,
     ChunkWriter,
     as_sent,
-    completion_json,
+    completion_of,
     error_event,
+    model_card,
     model_id,
-    model_json,
     model_not_found,
     read_chat,
 )
@@ -45,7 +46,11 @@ def chat_routes(peers: Peers) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["OpenAI"])
 
-    @router.post("/v1/chat/completions", **described(ChatBody, "Writes an answer, whole or as server-sent events"))
+    @router.post(
+        "/v1/chat/completions",
+        response_model=Completion,
+        **described(ChatBody, "Writes an answer, whole or as server-sent events"),
+    )
     async def chat_completions(request: Request) -> Response:
         call = read_chat(await json_of(request))
         trace.get_current_span().set_attribute(schema.GEN_AI_MODEL, call.model)
@@ -57,12 +62,12 @@ def chat_routes(peers: Peers) -> APIRouter:
         except InvalidArgumentError as error:
             raise as_sent(error, call) from error
 
-    @router.get("/v1/models", summary="Lists the models that answer")
+    @router.get("/v1/models", response_model=ModelList, summary="Lists the models that answer")
     async def list_models() -> Response:
-        models = [model_json(model) async for model in _serving(peers)]
-        return json_response({"object": "list", "data": models})
+        models = [model_card(model) async for model in _serving(peers)]
+        return json_response(ModelList(data=models).model_dump())
 
-    @router.get("/v1/models/{model}")
+    @router.get("/v1/models/{model}", response_model=ModelCard)
     async def get_model(model: str) -> Response:
         name = model_id(model)
         try:
@@ -74,7 +79,7 @@ def chat_routes(peers: Peers) -> APIRouter:
             raise model_not_found(name) from error
         if not response.model.HasField("serving"):
             raise model_not_found(name)
-        return json_response(model_json(response.model))
+        return json_response(model_card(response.model).model_dump())
 
     return router
 
@@ -114,7 +119,7 @@ async def _whole(peers: Peers, request: Request, call: ChatCall) -> Response:
     finally:
         gone.cancel()
     _note(response.answer, response.model_version, response.usage)
-    return json_response(completion_json(response, call.model, int(time.time())))
+    return json_response(completion_of(response, call.model, int(time.time())).model_dump())
 
 
 async def _streamed(peers: Peers, request: Request, call: ChatCall) -> Response:

@@ -23,6 +23,7 @@ from tidemill.inference.v1.model_pb2 import (
     Usage,
 )
 
+from gateway.http import completions
 from gateway.http.bodies import ChatBody, read_body
 from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
 
@@ -122,33 +123,28 @@ def read_chat(value: dict[str, Any]) -> ChatCall:
     )
 
 
-def usage_json(usage: Usage) -> dict[str, int]:
+def usage_of(usage: Usage) -> completions.Usage:
     """The token usage of a request."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    }
+    total = usage.prompt_tokens + usage.completion_tokens
+    return completions.Usage(
+        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, total_tokens=total
+    )
 
 
-def completion_json(response: GenerateResponse, model: str, created: int) -> dict[str, Any]:
-    """A complete answer. Its id is the answer's name, for feedback; its fingerprint is the model version."""
-    return {
-        "id": response.answer,
-        "object": "chat.completion",
-        "created": created,
-        "model": model,
-        "system_fingerprint": response.model_version,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": response.text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": _FINISH.get(response.finish_reason, "stop"),
-            }
-        ],
-        "usage": usage_json(response.usage),
-    }
+def completion_of(response: GenerateResponse, model: str, created: int) -> completions.Completion:
+    """A complete answer."""
+    choice = completions.Choice(
+        message=completions.Message(content=response.text),
+        finish_reason=_FINISH.get(response.finish_reason, "stop"),
+    )
+    return completions.Completion(
+        id=response.answer,
+        created=created,
+        model=model,
+        system_fingerprint=response.model_version,
+        choices=[choice],
+        usage=usage_of(response.usage),
+    )
 
 
 class ChunkWriter:
@@ -180,7 +176,7 @@ class ChunkWriter:
 
     def usage(self, usage: Usage) -> bytes:
         """The event that follows the answer if `include_usage` was set."""
-        return _data({**self._head, "choices": [], "usage": usage_json(usage)})
+        return _data({**self._head, "choices": [], "usage": usage_of(usage).model_dump()})
 
     def _event(self, delta: dict[str, Any], finish_reason: str | None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
@@ -196,17 +192,15 @@ def error_event(body: dict[str, Any]) -> bytes:
     return _data(body)
 
 
-def model_json(model: Model) -> dict[str, Any]:
-    """A model that answers, with the version behind it."""
+def model_card(model: Model) -> completions.ModelCard:
+    """A model that answers."""
     serving = model.serving
-    return {
-        "id": model.name.removeprefix("models/"),
-        "object": "model",
-        "created": model.create_time.seconds,
-        "owned_by": "tidemill",
-        "version": serving.name,
-        "task": serving.task,
-        "precision": serving.precision,
-        "labels": list(model.labels),
-        "prompt_template": model.prompt_template,
-    }
+    return completions.ModelCard(
+        id=model.name.removeprefix("models/"),
+        created=model.create_time.seconds,
+        version=serving.name,
+        task=serving.task,
+        precision=serving.precision,
+        labels=list(model.labels),
+        prompt_template=model.prompt_template,
+    )

@@ -42,7 +42,7 @@ def test_originals_are_shown_to_operators_only() -> None:
     assert METHODS["/tidemill.cleaning.v1.CleaningService/ExplainRecord"] == frozenset({Role.OPERATE})
 
 
-async def routes() -> set[tuple[str, str]]:
+async def openapi_paths() -> dict[str, Any]:
     peers = Peers.open(GatewaySettings.model_validate({}))
     door: Any = create_app(
         peers,
@@ -52,16 +52,31 @@ async def routes() -> set[tuple[str, str]]:
         trace.get_tracer("t"),
         BodyBudget(HttpLimits()),
     )
-    found = set()
-    for path, operations in door._app.openapi()["paths"].items():
-        found |= {(method.upper(), path) for method in operations}
+    paths: dict[str, Any] = door._app.openapi()["paths"]
     await peers.close()
-    return found
+    return paths
 
 
 async def test_every_route_names_its_roles() -> None:
-    found = {route for route in await routes() if not route[1].startswith(_DOCUMENTS)}
-    assert found == set(ROUTES)
+    routes = {(method.upper(), path) for path, operations in (await openapi_paths()).items() for method in operations}
+    assert {route for route in routes if not route[1].startswith(_DOCUMENTS)} == set(ROUTES)
+
+
+async def test_what_the_openai_and_feedback_doors_return_is_described() -> None:
+    paths = await openapi_paths()
+    described = {
+        path: operation["responses"]["200"]["content"]["application/json"]["schema"].get("$ref", "").rpartition("/")[2]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if path.startswith("/v1/")
+    }
+    assert described == {
+        "/v1/chat/completions": "Completion",
+        "/v1/models": "ModelList",
+        "/v1/models/{model}": "ModelCard",
+        "/v1/feedback": "FeedbackAnswer",
+        "/v1/records": "RecordsAnswer",
+    }
 
 
 def holder(*roles: Role) -> ApiKey:
