@@ -102,7 +102,7 @@ class Target:
 
         Args:
             address: `--address`; the HTTP door is then taken to be on the same host, at its usual port.
-            tls: how its doors are trusted.
+            tls: TLS settings; None for plain text.
         """
         ports = {} if address else _local_ports()
         grpc_address = address or (f"127.0.0.1:{ports['gateway']}" if "gateway" in ports else USUAL_ADDRESS)
@@ -173,14 +173,14 @@ class Connection:
 def _tls_hint(target: Target, error: UnavailableError) -> str:
     """The reason of a failed TLS handshake; gRPC says little if one side uses plain text."""
     if target.tls is None:
-        return " in plain text (if its doors speak TLS, set TIDEMILL_CA to the certificate to trust)"
+        return " in plain text (if the gateway uses TLS, set TIDEMILL_CA to the certificate to trust)"
     return f" over TLS: {error.message}"
 
 
 @contextmanager
 def connect(address: str | None) -> Iterator[Connection]:
     """A connection for the length of the block."""
-    tls = ClientTls.find()  # before: what root may read, the mesh's user may not
+    tls = ClientTls.find()  # before `as_owner`: only root may be able to read these files
     as_owner()
     connection = Connection(Target.find(address, tls))
     try:

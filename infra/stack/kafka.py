@@ -16,7 +16,7 @@ from infra.stack.probes import ProbeError, kafka_broker
 # Identity of a mesh's cluster: any fixed 16 bytes in base64url; the port and the folder distinguish meshes.
 CLUSTER_ID = "dGlkZW1pbGxtZXNoMDAwMQ"
 
-# One partition count for Kafka's own topics: 50 each by default, of no use on one node and slow to start.
+# Partitions of Kafka's own topics: the default of 50 each is slow to start and useless on one node.
 _INTERNAL_PARTITIONS = 4
 
 _BROKER_JVM = ("-Xms384m", "-Xmx384m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExitOnOutOfMemoryError")

@@ -19,8 +19,8 @@ import re2
 from services.cleaning.engine.limits import MAX_TEXT_BYTES, Budget, TextRefusedError
 
 MEMORY_BYTES: Final = 1 << 20
-"""What one compiled pattern may take, its caches included."""
-# RE2 falls back to simulating the program, step by step and character by character, where its cache does not do.
+"""Memory of one compiled pattern, caches included."""
+# A program that is too large for its cache is simulated by RE2 character by character, which is slow.
 _MAX_INSTRUCTIONS: Final = 5000
 # Features that RE2 lacks: how they look in a pattern, and their names.
 _MISSING: Final = (
@@ -90,7 +90,7 @@ class LinearPattern:
         for match in self._compiled.finditer(data):
             start, stop = match.span()
             if start == stop:
-                # RE2's module finds some empty matches twice, and some inside a character, for it steps by bytes.
+                # RE2's module finds some empty matches twice, and some inside a character, because it steps by bytes.
                 if start == empty or (start < len(data) and data[start] & 0xC0 == 0x80):
                     continue
                 empty = start
@@ -136,7 +136,7 @@ def _explanation(pattern: str, error: Exception) -> str:
 
 
 def _template(replacement: str, groups: int, names: dict[str, int]) -> list[str | int]:
-    r"""Literal parts and numbers of groups; `\1` to `\99`, `\g<1>`, `\g<name>`, `\n`, `\t` and `\\` mean something."""
+    r"""Literal texts and numbers of groups of a replacement, in which `\1` to `\99`, `\g<name>` and escapes count."""
     parts: list[str | int] = []
     end = 0
     for found in _TEMPLATE.finditer(replacement):

@@ -76,7 +76,7 @@ def open_channel(
         default_deadline_s: deadline of unary calls that set none.
         bare: without interceptors, for a proxy that passes on deadline and trace context itself: they cost more
             than the rest of a call.
-        tls: certificate, key and authority, shown and asked for on every connection but a Unix socket's; read again
+        tls: certificate, key and authority for mutual TLS, on every connection except over a Unix socket; read again
             when they change.
 
     Raises:

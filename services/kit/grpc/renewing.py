@@ -20,15 +20,15 @@ from services.kit.tls import RELOAD_S, Certificates, TlsFiles, file_marks
 logger = logging.getLogger(__name__)
 
 _SETTLE_S = 30.0
-"""For calls that took the channel just before and pass through interceptors still."""
+"""Time for calls that took the channel just before and are still in interceptors."""
 _LAST_CALL_S = 24 * 3600.0
-"""For calls over a connection with earlier files, such as a watch that lasts for hours."""
+"""How long a call may still use a connection with earlier files, such as a watch that lasts for hours."""
 
 Open = Callable[[Certificates], grpc.aio.Channel]
 
 
 class RenewingChannel(grpc.aio.Channel):
-    """Stands for the channel with the newest files that fit together."""
+    """Delegates each call to the channel with the newest files that fit together."""
 
     def __init__(self, files: TlsFiles, open_one: Open) -> None:
         """Reads the files and opens the first channel.
@@ -43,7 +43,7 @@ class RenewingChannel(grpc.aio.Channel):
         self._channel = open_one(Certificates.read(files))
         self._closing: set[asyncio.Task[None]] = set()
         self.version = 0
-        """Counted up with each new channel."""
+        """Increases with each new channel."""
 
     def current(self) -> grpc.aio.Channel:
         """The channel for a call that begins now."""
@@ -75,31 +75,31 @@ class RenewingChannel(grpc.aio.Channel):
         await self._channel.close(grace)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """Of the present channel."""
+        """See `grpc.aio.Channel`; of the newest channel."""
         return self.current().get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Of the present channel."""
+        """See `grpc.aio.Channel`; of the newest channel."""
         await self.current().wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        """Waits until the present channel is connected."""
+        """Waits until the newest channel is connected."""
         await self.current().channel_ready()
 
     def unary_unary(self, *arguments: Any, **options: Any) -> Any:
-        """As `grpc.aio.Channel`; each call takes the present channel."""
+        """See `grpc.aio.Channel`; each call takes the newest channel."""
         return _Method(self, "unary_unary", arguments, options)
 
     def unary_stream(self, *arguments: Any, **options: Any) -> Any:
-        """As `grpc.aio.Channel`; each call takes the present channel."""
+        """See `grpc.aio.Channel`; each call takes the newest channel."""
         return _Method(self, "unary_stream", arguments, options)
 
     def stream_unary(self, *arguments: Any, **options: Any) -> Any:
-        """As `grpc.aio.Channel`; each call takes the present channel."""
+        """See `grpc.aio.Channel`; each call takes the newest channel."""
         return _Method(self, "stream_unary", arguments, options)
 
     def stream_stream(self, *arguments: Any, **options: Any) -> Any:
-        """As `grpc.aio.Channel`; each call takes the present channel."""
+        """See `grpc.aio.Channel`; each call takes the newest channel."""
         return _Method(self, "stream_stream", arguments, options)
 
     async def __aenter__(self) -> RenewingChannel:
@@ -110,7 +110,7 @@ class RenewingChannel(grpc.aio.Channel):
 
 
 async def _let_go(channel: grpc.aio.Channel) -> None:
-    """Closes a channel once its calls have ended; cancelled, at once."""
+    """Closes a channel once its calls have ended, or at once if it is cancelled."""
     try:
         await asyncio.sleep(_SETTLE_S)
         await channel.close(_LAST_CALL_S)
@@ -119,7 +119,7 @@ async def _let_go(channel: grpc.aio.Channel) -> None:
 
 
 class _Method:
-    """One method of a peer; made again for each new channel, at its first call."""
+    """One method of a peer; created again at the first call over each new channel."""
 
     def __init__(
         self, channel: RenewingChannel, kind: str, arguments: tuple[Any, ...], options: dict[str, Any]

@@ -46,7 +46,7 @@ class _Renewing(Generic[E]):
         self._exporter = make(_credentials(Certificates.read(files)))
 
     def get(self) -> E:
-        """For a batch that is sent now."""
+        """The exporter for the next batch; a new one if the files have changed."""
         with self._lock:
             if time.monotonic() - self._looked < RELOAD_S:
                 return self._exporter
@@ -65,7 +65,7 @@ class _Renewing(Generic[E]):
         return self._exporter
 
     def shutdown(self) -> None:
-        """Ends a batch under way, too."""
+        """Shuts the exporter down, which also ends a batch that is being sent."""
         self._exporter.shutdown()
 
 
@@ -107,8 +107,8 @@ def open_exporters(endpoint: str, files: TlsFiles | None) -> tuple[SpanExporter,
 
     Args:
         endpoint: `unix:/path`, `http://host:port`, or `https://host:port` for TLS.
-        files: what is shown and trusted over TLS. Without, OpenTelemetry's own variables say it
-            (`OTEL_EXPORTER_OTLP_CERTIFICATE` and the like), else the authorities of the machine.
+        files: certificates for TLS. Without them OpenTelemetry's own variables apply
+            (`OTEL_EXPORTER_OTLP_CERTIFICATE` and the like), else the machine's certificate authorities.
 
     Raises:
         FailedPreconditionError: the files cannot be used; names the file.

@@ -1,6 +1,6 @@
 """Levels of log lines.
 
-Five words and `trace`, as Python's logging and the mesh's own console lines have them. OTLP's severity numbers:
+The five levels of Python's logging, and `trace`. OTLP's severity numbers:
 https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
 """
 
@@ -13,7 +13,7 @@ _ALSO = {"warning": "warn", "critical": "fatal"}
 
 
 def level_of(number: int, text: str) -> str:
-    """The level of an OTLP severity, lower case; empty when it says nothing.
+    """The level of an OTLP severity, in lower case; empty if neither argument names one.
 
     Args:
         number: severity number, 0 for none.
@@ -26,5 +26,5 @@ def level_of(number: int, text: str) -> str:
 
 
 def search_words(level: str) -> list[str]:
-    """The words by which a level is found: some people say `warn`, some `warning`."""
+    """The words to search for: some senders write `warn`, some `warning`."""
     return [level, _ALSO[level]] if level in _ALSO else [level]

@@ -78,7 +78,7 @@ def _membership(scripts: tuple[str, ...]) -> NDArray[np.bool_]:
     for script in scripts:
         for first, last in _SCRIPTS[script]:
             table[first : last + 1] = True
-    # Ranges hold digits and signs too; only letters count on either side.
+    # The ranges contain digits and signs, too; only letters count, here and in the total.
     return np.logical_and(table, _letters())
 
 

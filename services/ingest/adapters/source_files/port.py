@@ -28,7 +28,7 @@ class ReadLimits:
     file_bytes: int = 8 * 1024**3
     import_bytes: int = 64 * 1024**3
     files: int = 200_000
-    # How many bytes a compressed file may contain per byte of its own, beyond `unpacked_bytes`: JSON logs reach 30,
+    # Largest ratio of a file's unpacked size to its compressed size, beyond `unpacked_bytes`: JSON logs reach 30,
     # compression bombs a thousand.
     unpacked_ratio: int = 200
     unpacked_bytes: int = 16 * 1024**2
