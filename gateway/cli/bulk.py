@@ -61,7 +61,7 @@ def run_bulk(source: Path, target: Path, ask: Ask, *, batch: int, at_once: int) 
     Raises:
         InvalidArgumentError: a file cannot be read or written, a line of the input is not valid, or the output was
             written for another input.
-        TidemillError: the mesh refused the key or the model, or was away too long.
+        TidemillError: the mesh refused the key or the model, or was unavailable for too long.
     """
     rows = read_rows(source)
     try:

@@ -100,7 +100,7 @@ class Authority:
         Args:
             name: of a machine or service; letters, digits, dots and hyphens.
             hosts: names and addresses by which others reach it; none for what only calls.
-            life: how long it holds, at most as long as the authority.
+            life: how long it is valid, at most as long as the authority.
 
         Raises:
             StackError: the name or a host is not valid.
@@ -126,7 +126,7 @@ class Authority:
             return [self._issue(each.name, each.hosts, each.end - each.begin) for each in due]
 
     def rotate(self) -> None:
-        """Makes a new authority beside the old one, and new certificates for this machine.
+        """Makes a new authority in addition to the old one, and new certificates for this machine.
 
         Raises:
             StackError: an earlier one was not retired yet.
@@ -151,7 +151,7 @@ class Authority:
 
     def _make(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
-        # A name of its own, so that two authorities of one mesh are never taken for each other.
+        # A different name for each, so that two authorities of one mesh are never confused.
         name = _named(f"Tidemill mesh {new_id()[-12:].lower()}")
         certificate = self._sign(_authority(name, name, key.public_key()), AUTHORITY_LIFE, key)
         _write(self._path("current.key"), _pem(key))
@@ -236,7 +236,7 @@ class Authority:
 
 
 def place(folder: Path) -> Path:
-    """Makes the authority and this machine's certificate where they are missing, renews what is due.
+    """Creates the authority and this machine's certificate if they are missing, and renews what is due.
 
     Returns:
         The folder of this machine's certificate.

@@ -1,5 +1,5 @@
 # ruff: noqa: PTH103, PTH109, PTH110, PTH112, PTH116, PTH120, PTH208 - system calls, on paths as strings
-"""Turns a process of root's into another user's, for good: it sees what it needs, and nothing else that only root sees.
+"""Gives up root for another user, irreversibly: of what only root sees, the process then sees only what it needs.
 
 Where a folder that the user may not enter lies above what it needs, such as /root above a Python that pyenv installed,
 this process gets a mount namespace of its own: an empty file system over the first such folder, with what is needed
@@ -42,11 +42,11 @@ class Needs:
     """Absolute paths of what the user's programs use. What does not exist is passed over."""
 
     read: Sequence[str] = ()
-    """Must be readable in the end."""
+    """Must be readable afterwards."""
     write: Sequence[str] = ()
     """Folders that must be writable in the end."""
     wish: Sequence[str] = ()
-    """Read where the user may: not being able to is found out by whoever needs it."""
+    """Readable if the user may: whoever needs it finds out if not."""
     names: dict[str, str] = field(default_factory=dict)
     """What a path is, for messages."""
 
@@ -55,7 +55,7 @@ def confine(uid: int, gid: int, needs: Needs) -> None:
     """Gives up root. Afterwards this process and all that it starts are the user's.
 
     Raises:
-        ImpossibleError: it cannot be; this process is then of no use any more, and must end.
+        ImpossibleError: it is impossible; this process cannot continue and must end.
     """
     if len(os.listdir("/proc/self/task")) != 1:
         raise AssertionError("only the first thread of a process can give up root for all of it")

@@ -1,4 +1,4 @@
-"""Ends the processes that a killed supervisor leaves behind: `python guard.py RUN`, with a pipe from the supervisor.
+"""Ends the processes that a killed supervisor left: `python guard.py RUN`, with a pipe from the supervisor.
 
 The kernel ends the supervisor's children with it (see `launch.py`), but not their children, such as a training run.
 When the pipe closes, for whatever reason, this process kills everything that carries the run's mark. It is started as

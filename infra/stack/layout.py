@@ -71,7 +71,7 @@ class Home:
 
     @property
     def bytecode(self) -> Path:
-        """What Python compiled for a mesh that may not write beside its modules."""
+        """What Python compiled for a mesh that may not write next to its modules."""
         return self.own() / "bytecode"
 
     @property

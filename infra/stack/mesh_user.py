@@ -49,7 +49,7 @@ def is_root() -> bool:
 def become_owner(layout: Layout) -> None:
     """Becomes the owner of the state folder, where this is root and the folder is another user's.
 
-    Before the first start there is no such user, and nothing that a service wrote.
+    Before the first start there is no such user, and no service has written anything.
 
     Raises:
         StackError: it is impossible.
@@ -72,7 +72,7 @@ def become_mesh_user(layout: Layout) -> None:
 
 
 def show(layout: Layout, folders: Iterable[Path]) -> None:
-    """Lets the mesh see folders from its next start on, as far as their modes let it, though those above are closed.
+    """Makes folders visible to the mesh from its next start on, as their modes allow, even if those above are closed.
 
     Nothing where this is not root. The note is root's too: a service must not be able to add to it.
 
@@ -170,7 +170,7 @@ def _become(layout: Layout, user: User, needs: confine.Needs) -> None:
 
 
 def _needs(layout: Layout, user: User, *, starts: bool = True) -> confine.Needs:
-    """What the mesh, or where nothing starts a command, uses."""
+    """What the mesh uses, or a command that starts nothing."""
     library = find_libpython()
     programs = {
         "Tidemill's code": import_roots(),
@@ -261,7 +261,7 @@ def _not_root(entry: pwd.struct_passwd) -> User:
 
 
 def _give_folders(layout: Layout, user: User) -> None:
-    """Makes the state folder, and what the mesh writes beside it, the user's; repairs what root wrote there since."""
+    """Gives the user the state folder and what the mesh writes outside it; repairs what root wrote there since."""
     state = layout.state.root
     if read_state(layout).running:
         if _owner(state) is None:
@@ -293,7 +293,7 @@ def _open_folder(folder: Path) -> None:
 
 
 def _refuse_foreign(folder: Path, user: User) -> None:
-    """Refuses a folder that a third user could exchange for another one, and one that holds the system."""
+    """Refuses a folder that a third user could replace, and one that contains the system."""
     for above in {*folder.parents, *folder.resolve().parents}:
         owner = _owner(above)
         if owner is not None and owner.uid != user.uid:

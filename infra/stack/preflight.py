@@ -195,7 +195,7 @@ def _existing(path: Path) -> Path:
 
 
 def _unwritable(layout: Layout) -> tuple[Path, ...]:
-    """Folders that should be this user's to write in; of the home that root fetches into, only what a mesh writes."""
+    """Folders that this user should be able to write to; of a home that root fetches into, only what a mesh writes."""
     return tuple(
         root
         for root, written in ((layout.home.root, layout.home.written()), (layout.state.root, [layout.state.root]))

@@ -111,8 +111,9 @@ def grpc_health(use: str) -> Probe:
 
 
 def tls_handshake(use: str) -> Probe:
-    """Ready when the door completes a TLS handshake. Its certificate is its clients' business, and it may ask for one
-    of theirs, so nothing is called.
+    """Ready when the door completes a TLS handshake.
+
+    Nothing is called: the door may ask for a client's certificate, and its own is checked by its clients.
     """
 
     def probe(addresses: Addresses) -> None:

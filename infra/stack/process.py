@@ -174,7 +174,7 @@ def rotate(log: Path, keep: int = 3) -> None:
 def trim(log: Path, limit: int) -> None:
     """Empties a log of more than `limit` bytes while its process writes on; its last eighth is kept as `x.log.1`.
 
-    A line that is written in the middle of this may be lost: that is what it costs not to fill the disk.
+    A line that is written meanwhile may be lost; otherwise the disk would fill.
     """
     with contextlib.suppress(OSError):
         if log.stat().st_size <= limit:

@@ -91,7 +91,7 @@ def place_backends(home: Home) -> Path:
 
 
 def shared_memory_prefix(layout: Layout) -> str:
-    """Begin of the names of this mesh's shared memory regions, so that what a killed server left can be removed."""
+    """Prefix of the names of this mesh's shared memory regions, so that what a killed server left can be removed."""
     return "tidemill_" + hashlib.sha256(str(layout.state.root).encode()).hexdigest()[:10] + "_"
 
 

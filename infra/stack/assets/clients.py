@@ -25,7 +25,7 @@ def fetch(asset: AssetFile, folder: Path, progress: Progress) -> Path:
     """Downloads `asset` into the empty `folder`.
 
     Raises:
-        AssetError: the client reached nothing or does not know the file.
+        AssetError: the client cannot reach a server, or does not know the file.
     """
     if isinstance(asset, MavenFile):
         return _fetch_maven(asset, folder, progress)

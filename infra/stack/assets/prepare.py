@@ -70,7 +70,7 @@ def prepare(home: Home, only: Iterable[str] | None = None, progress: Progress = 
         progress: called with each file's bytes, from several threads.
 
     Raises:
-        AssetError: a client reached nothing, or a file is not what it should be; files already there stay, so that
+        AssetError: no server can be reached, or a file is not what it should be; files already there stay, so that
             the next call continues from them.
     """
     wanted = None if only is None else set(only)

@@ -92,10 +92,10 @@ def take_in(asset: AssetFile, fetch: Callable[[Path], Path], target: Path) -> Pa
     Args:
         asset: what it must be.
         fetch: downloads into an empty folder and returns the file.
-        target: where it is to lie; the folder is created.
+        target: where to put it; its folder is created.
 
     Raises:
-        AssetError: what came differs from the table.
+        AssetError: what was fetched differs from the table.
     """
     if is_checked(target, asset.size, asset.sha256):
         return target

@@ -43,7 +43,7 @@ class Check:
 
 
 def examine(checks: Sequence[Check], *, repair: bool = False) -> list[Finding]:
-    """Runs all checks; one that fails itself is a finding, too.
+    """Runs all checks; one that fails is itself a finding.
 
     Args:
         checks: in their order.
