@@ -72,7 +72,7 @@ def _language(run: Path, scratch: Path, onnx: Path, repeats: int, variants: Sequ
     assert isinstance(task, GenerationTask)
     merged = run / "merged"
     tokenizer: Any = AutoTokenizer.from_pretrained(str(merged))
-    rows = read_rows(_snapshot(job, run), "holdout", task)
+    rows = read_rows(_snapshot(job, run), "holdout", [task.learnt])
     pairs = training_pairs(prompts_of(merged, task), tokenizer, task, rows)
     plain = Tokenizer.from_file(str(merged / "tokenizer.json"))
     intruder = plain.encode(" ".join(" ".join(row["text"] for row in rows).split()[:2000])).ids
@@ -185,7 +185,7 @@ def _encoders(run: Path, scratch: Path, onnx: Path, repeats: int) -> list[str]:
     task = job.spec.task
     assert isinstance(task, TextClassificationTask)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(run / "merged"))
-    train, holdout = (read_rows(_snapshot(job, run), part, task) for part in ("train", "holdout"))
+    train, holdout = (read_rows(_snapshot(job, run), part, [task.learnt]) for part in ("train", "holdout"))
     labels = sorted({row[task.label_field] for row in train})
 
     def tokens(rows: list[dict[str, str]], longest: int) -> list[list[int]]:

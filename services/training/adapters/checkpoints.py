@@ -9,6 +9,8 @@ from pathlib import Path
 from services.kit.ids import new_id
 from services.training.engine.loop import Checkpoint
 
+_ACCELERATOR = "accelerator.safetensors"
+
 
 class CheckpointFolder:
     """The checkpoints of one run; only the newest is kept."""
@@ -27,6 +29,8 @@ class CheckpointFolder:
             save_file(checkpoint.weights, partial / "weights.safetensors")
             save_file(checkpoint.optimizer, partial / "optimizer.safetensors")
             save_file({"random_state": checkpoint.random_state}, partial / "random.safetensors")
+            if checkpoint.accelerator:
+                save_file(checkpoint.accelerator, partial / _ACCELERATOR)
             (partial / "state.json").write_text(json.dumps({"step": checkpoint.step, "losses": checkpoint.losses}))
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
@@ -52,4 +56,5 @@ class CheckpointFolder:
             load_file(found[-1] / "optimizer.safetensors"),
             load_file(found[-1] / "random.safetensors")["random_state"],
             state["losses"],
+            load_file(found[-1] / _ACCELERATOR) if (found[-1] / _ACCELERATOR).is_file() else {},
         )

@@ -47,6 +47,8 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     random_state: Tensor
     losses: list[float] = field(default_factory=list)
+    accelerator: dict[str, Tensor] = field(default_factory=dict)
+    """On a GPU: its own random state, and the scale of fp16 losses with the steps since it last changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +119,18 @@ def train(
     # 2) Mixed precision: bf16 needs no loss scaling, fp16 does.
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(usable_precision(options.precision, device))
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
+    if resume is not None:
+        load_accelerator(device, scaler, resume.accelerator)
     batches = batch_order(objective.lengths, options.batch_size, options.seed, start=start * accumulate)
 
     def checkpoint(step: int) -> Checkpoint:
         return Checkpoint(
-            step, trainable_state(model), _optimizer_state(optimizer, named), torch.get_rng_state(), list(losses)
+            step,
+            trainable_state(model),
+            _optimizer_state(optimizer, named),
+            torch.get_rng_state(),
+            list(losses),
+            accelerator_state(device, scaler),
         )
 
     # 3) One optimizer step: `accumulate` batches, clip, update, report, and a checkpoint when one is due.
@@ -167,6 +176,31 @@ def train(
             raise Cancelled
     model.eval()
     return Outcome(losses, tokens_all, time.perf_counter() - began)
+
+
+def accelerator_state(device: torch.device, scaler: Any) -> dict[str, Tensor]:
+    """What only a GPU has: a run that resumes without it draws other numbers, and begins with another scale."""
+    import torch
+
+    found: dict[str, Tensor] = {}
+    if device.type == "cuda":
+        found["random_state"] = torch.cuda.get_rng_state(device)
+    if scaler.is_enabled():
+        state = scaler.state_dict()
+        found["scale"] = torch.tensor([state["scale"], state["_growth_tracker"]], dtype=torch.float64)
+    return found
+
+
+def load_accelerator(device: torch.device, scaler: Any, state: dict[str, Tensor]) -> None:
+    """Restores the result of `accelerator_state`."""
+    import torch
+
+    # A run may continue on another kind of device; then there is nothing to restore.
+    if device.type == "cuda" and "random_state" in state:
+        torch.cuda.set_rng_state(state["random_state"], device)
+    if scaler.is_enabled() and "scale" in state:
+        scale, tracker = state["scale"].tolist()
+        scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, named: list[tuple[str, Any]]) -> dict[str, Tensor]:

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job
 from services.training.domain.training_spec import Optimization, Precision, TextClassificationTask, TrainingSpec
-from services.training.engine.loop import Cancelled, train, usable_precision
+from services.training.engine.loop import (
+    Cancelled,
+    Checkpoint,
+    accelerator_state,
+    load_accelerator,
+    train,
+    usable_precision,
+)
 from services.training.engine.methods.lora import Lora
 from services.training.worker.phases import precision_warnings
 
@@ -92,3 +99,30 @@ def test_a_processor_computes_in_what_it_has(
     spec = TrainingSpec("m", "b", "d", "", "0" * 64, task, Lora(), Optimization(max_steps=2, precision=wanted))
     job = Job("runs/r", tmp_path, "", tmp_path, tmp_path, tmp_path, spec, 1, tmp_path, tmp_path)
     assert bool(precision_warnings(job, device)) is warned
+
+
+def test_a_checkpoint_keeps_the_state_of_a_gpu(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    random_state, own = torch.get_rng_state(), {"random_state": torch.arange(16, dtype=torch.uint8)}
+    own["scale"] = torch.tensor([2.0**14, 7.0], dtype=torch.float64)
+    folder.save(Checkpoint(3, {"w": torch.ones(2)}, {"w/step": torch.ones(1)}, random_state, [1.0], own))
+    found = folder.newest()
+    assert found is not None
+    assert found.accelerator.keys() == own.keys()
+    assert all(torch.equal(found.accelerator[name], value) for name, value in own.items())
+    folder.save(Checkpoint(4, {"w": torch.ones(2)}, {"w/step": torch.ones(1)}, random_state, [1.0]))
+    on_processor = folder.newest()
+    assert on_processor is not None
+    assert on_processor.accelerator == {}
+
+
+def test_the_scale_of_fp16_losses_is_restored() -> None:
+    def scaler(scale: float) -> torch.amp.GradScaler:
+        # On a processor, which has such a scaler too.
+        return torch.amp.GradScaler("cpu", init_scale=scale)
+
+    device = torch.device("cpu")
+    before, after = scaler(512.0), scaler(65536.0)
+    before.load_state_dict({**before.state_dict(), "_growth_tracker": 5})
+    load_accelerator(device, after, accelerator_state(device, before))
+    assert (after.get_scale(), after.state_dict()["_growth_tracker"]) == (512.0, 5)

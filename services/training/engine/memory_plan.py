@@ -1,0 +1,189 @@
+"""How much memory a training needs, from a model's shape: a plan before anything starts.
+
+The plan follows what `services.training.engine.loop` keeps, for transformers with gated feed-forward layers (Llama,
+Qwen, SmolLM). `docs/benchmarks.md` has its error against measured peaks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Strategy = Literal["single", "ddp", "fsdp"]
+STRATEGIES: tuple[Strategy, ...] = ("single", "ddp", "fsdp")
+_FLOAT, _HALF = 4, 2
+_MOMENTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A causal language model by its sizes; `key_width` is the width of all keys of a token, over all heads."""
+
+    layers: int
+    hidden: int
+    feed_forward: int
+    vocabulary: int
+    heads: int
+    key_width: int
+    tied: bool = False
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> Shape:
+        """The shape in a `config.json` in Hugging Face's layout.
+
+        Raises:
+            KeyError: it is not the configuration of such a model.
+        """
+        heads = int(config["num_attention_heads"])
+        width = int(config.get("head_dim") or config["hidden_size"] // heads)
+        return cls(
+            int(config["num_hidden_layers"]),
+            int(config["hidden_size"]),
+            int(config["intermediate_size"]),
+            int(config["vocab_size"]),
+            heads,
+            int(config.get("num_key_value_heads") or heads) * width,
+            bool(config.get("tie_word_embeddings", False)),
+        )
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of the linear layers of all blocks."""
+        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.key_width
+        return self.layers * (attention + 3 * self.hidden * self.feed_forward)
+
+    @property
+    def parameters(self) -> int:
+        """All weights."""
+        tables = (1 if self.tied else 2) * self.vocabulary * self.hidden
+        return self.linear_weights + tables + (2 * self.layers + 1) * self.hidden
+
+
+SHAPES: Mapping[str, Shape] = {
+    "7B": Shape(32, 4096, 11008, 32000, 32, 4096),
+    "70B": Shape(80, 8192, 28672, 32000, 64, 1024),
+    "123B": Shape(88, 12288, 28672, 32768, 96, 1024),
+    "405B": Shape(126, 16384, 53248, 128256, 128, 1024),
+}
+"""Published models of the sizes that people ask for: Llama 2 7B and 70B, Mistral Large 2, Llama 3.1 405B."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one device reads at once: `examples` texts of `tokens` tokens, `targets` of them learnt."""
+
+    examples: int
+    tokens: int
+    targets: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes of one device; `peak` is the greatest sum of what is there at the same time."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    peak: int
+
+
+def plan_memory(
+    shape: Shape,
+    batch: Batch,
+    *,
+    trainable: int,
+    half: bool = False,
+    strategy: Strategy = "single",
+    devices: int = 1,
+    eager_attention: bool = False,
+    checkpointing: bool = False,
+) -> MemoryPlan:
+    """The memory of one device.
+
+    Args:
+        shape: the model.
+        batch: what a device reads at once.
+        trainable: number of trained weights; all of them for full fine-tuning.
+        half: whether linear layers compute in 16 bits; weights stay in 32.
+        strategy: ddp holds a whole copy in each device, fsdp a share of weights, gradients and moments.
+        devices: their number.
+        eager_attention: whether the whole score matrix is kept, as for short texts on a processor.
+        checkpointing: whether only the input of each block is kept, and the rest computed again.
+    """
+    share = devices if strategy == "fsdp" else 1
+    weights = math.ceil(shape.parameters / share) * _FLOAT
+    extra = max(0, trainable - shape.parameters) * _FLOAT
+    moved = math.ceil(trainable / share) * _FLOAT
+    optimizer = _MOMENTS * moved
+    # fsdp has the 16-bit copies of one block at a time.
+    copied = shape.layers if share == 1 else 1
+    copied_head = shape.vocabulary * shape.hidden * _HALF if half and trainable >= shape.parameters else 0
+    activations = copied_head + _activations(
+        shape, batch, half=half, eager=eager_attention, copied=copied, checkpointing=checkpointing
+    )
+    # fsdp gathers one block at a time.
+    gathered = math.ceil(shape.linear_weights / max(1, shape.layers)) * _FLOAT if share > 1 else 0
+    # Gradients appear while activations go: the backward pass never has all of both.
+    reading = weights + optimizer + activations + gathered
+    # The optimizer takes the root of all second moments at once.
+    stepping = weights + optimizer + moved + moved
+    # ddp keeps its buckets beside the gradients.
+    buckets = moved if strategy == "ddp" and devices > 1 else 0
+    return MemoryPlan(
+        weights + extra, moved + buckets, optimizer, activations, max(reading, stepping) + buckets + extra
+    )
+
+
+def _activations(shape: Shape, batch: Batch, *, half: bool, eager: bool, copied: int, checkpointing: bool) -> int:
+    """What the forward pass keeps for the backward pass."""
+    tokens, narrow = batch.examples * batch.tokens, _HALF if half else _FLOAT
+    # Two norms, in 32 bits: input, normalised values, result; in mixed precision the result is also kept in 16.
+    norms = 2 * shape.hidden * (3 * _FLOAT + (_HALF if half else 0))
+    # Rotated queries and keys, values, what attention gives, and its copy for the next layer.
+    attention = (3 * shape.hidden + 2 * shape.key_width) * narrow
+    # Gate, its activation, the other projection, their product.
+    feed_forward = 4 * shape.feed_forward * narrow
+    scores = shape.heads * batch.tokens * (2 * _FLOAT) if eager else 0
+    block = tokens * (norms + attention + feed_forward + scores)
+    blocks = shape.layers * tokens * shape.hidden * _FLOAT + block if checkpointing else shape.layers * block
+    # Copies of the weights in 16 bits live as long as the pass that they are for.
+    copies = shape.linear_weights // shape.layers * copied * _HALF if half else 0
+    # Logits of the learnt positions: as computed, in 32 bits, as log-probabilities, and their gradient.
+    targets = batch.examples * batch.targets
+    logits = targets * shape.vocabulary * (3 * _FLOAT + (narrow if half else 0))
+    return blocks + copies + logits
+
+
+def devices_needed(
+    shape: Shape,
+    batch: Batch,
+    *,
+    trainable: int,
+    half: bool,
+    device_bytes: int,
+    checkpointing: bool = False,
+    most: int = 4096,
+) -> int | None:
+    """The least number of devices, a power of two, on which fsdp fits; None if not even `most` are enough.
+
+    One device where it fits alone.
+    """
+    count = 1
+    while count <= most:
+        strategy: Strategy = "single" if count == 1 else "fsdp"
+        plan = plan_memory(
+            shape,
+            batch,
+            trainable=trainable,
+            half=half,
+            strategy=strategy,
+            devices=count,
+            checkpointing=checkpointing,
+        )
+        if plan.peak <= device_bytes:
+            return count
+        count *= 2
+    return None
