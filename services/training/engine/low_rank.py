@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+class LowRank:
+    """How a method with options `r`, `alpha`, `dropout` and `target_modules` adapts a model and merges it again."""
+
+    __slots__ = ()
+
+    def adapt(self, model: nn.Module) -> nn.Module:
+        """See `Method.adapt`; without its adapters the model is what it was."""
+        method: Any = self
+        return add_adapters(
+            model,
+            r=method.r,
+            alpha=method.alpha,
+            dropout=method.dropout,
+            target_modules=method.target_modules,
+            use_dora=getattr(method, "use_dora", False),
+            use_rslora=getattr(method, "use_rslora", False),
+            method=method.kind,
+        )
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """See `Method.merge`."""
+        adapted: Any = model
+        merged: nn.Module = adapted.merge_and_unload()
+        return merged
 
 
 def add_adapters(

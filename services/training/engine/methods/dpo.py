@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from services.training.engine.low_rank import add_adapters
-
-if TYPE_CHECKING:
-    from torch import nn
+from services.training.engine.low_rank import LowRank
 
 
 @dataclass(frozen=True, slots=True)
-class Dpo:
+class Dpo(LowRank):
     """Learns from pairs: the task's target is the chosen answer, column `rejected_field` has the rejected one."""
 
     rejected_field: str = "rejected"
@@ -26,23 +23,6 @@ class Dpo:
 
     TASKS: ClassVar[tuple[str, ...]] = ("generation",)
     COLUMN: ClassVar[str] = "rejected_field"
-
-    def adapt(self, model: nn.Module) -> nn.Module:
-        """See `Method.adapt`; the reference is the model with its adapters disabled."""
-        return add_adapters(
-            model,
-            r=self.r,
-            alpha=self.alpha,
-            dropout=self.dropout,
-            target_modules=self.target_modules,
-            method=self.kind,
-        )
-
-    def merge(self, model: nn.Module) -> nn.Module:
-        """See `Method.merge`."""
-        adapted: Any = model
-        merged: nn.Module = adapted.merge_and_unload()
-        return merged
 
 
 METHOD = Dpo

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from services.training.engine.low_rank import add_adapters
-
-if TYPE_CHECKING:
-    from torch import nn
+from services.training.engine.low_rank import LowRank
 
 
 @dataclass(frozen=True, slots=True)
-class Kto:
+class Kto(LowRank):
     """Learns from ratings: column `rating_field` says whether the task's target was a good answer."""
 
     rating_field: str = "rating"
@@ -27,23 +24,6 @@ class Kto:
 
     TASKS: ClassVar[tuple[str, ...]] = ("generation",)
     COLUMN: ClassVar[str] = "rating_field"
-
-    def adapt(self, model: nn.Module) -> nn.Module:
-        """See `Method.adapt`; the reference is the model with its adapters disabled."""
-        return add_adapters(
-            model,
-            r=self.r,
-            alpha=self.alpha,
-            dropout=self.dropout,
-            target_modules=self.target_modules,
-            method=self.kind,
-        )
-
-    def merge(self, model: nn.Module) -> nn.Module:
-        """See `Method.merge`."""
-        adapted: Any = model
-        merged: nn.Module = adapted.merge_and_unload()
-        return merged
 
 
 METHOD = Kto
