@@ -16,7 +16,7 @@ _ORIGIN = re.compile(r"https?://[^/\s,?#]+")
 
 
 class GatewaySettings(ServiceSettings):
-    """Where the gateway listens, and whom it admits."""
+    """Where the gateway listens, and which callers it accepts."""
 
     http_bind: str = Field("127.0.0.1:8080", description="host:port of the HTTP server")
     auth: bool = Field(True, description="whether requests need an API key; switch it off behind another guard only")

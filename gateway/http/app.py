@@ -45,7 +45,7 @@ def create_app(
 
     Args:
         peers: the services behind the gateway.
-        ring: the valid API keys; None admits everyone.
+        ring: the valid API keys; None accepts every caller.
         limiter: the keys' limits, shared with the other door.
         metrics: of this process.
         tracer: makes the server spans.

@@ -23,7 +23,7 @@ async def body_of(request: Request) -> bytes | bytearray:
 
     Raises:
         InvalidArgumentError: it is larger than the gateway's limit, or not what its Content-Encoding says.
-        UnavailableError: the bodies under way leave no room for it.
+        UnavailableError: other requests' bodies use the memory that it needs.
     """
     lease: BodyLease = request.scope[LEASE_KEY]
     encoding = request.headers.get("content-encoding", "identity").strip().lower()

@@ -80,7 +80,7 @@ class Door:
     ) -> None:
         """Args:
         app: what answers.
-        ring: the valid keys; None admits everyone.
+        ring: the valid keys; None accepts every caller.
         limiter: the keys' limits, shared with the other door.
         metrics: of this process.
         tracer: makes the server spans.

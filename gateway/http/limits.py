@@ -98,7 +98,7 @@ class BodyLease:
 
         Raises:
             InvalidArgumentError: a single body must not be that large (BODY_TOO_LARGE).
-            UnavailableError: the bodies under way leave no room now.
+            UnavailableError: other requests' bodies use the memory that it needs.
         """
         if size > self.limit:
             raise InvalidArgumentError(f"The body is larger than {self.limit} bytes.", reason="BODY_TOO_LARGE")

@@ -87,7 +87,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_reading_timer()
         if self._writing is not None:
             self._writing.cancel()
-        # Requests that wait behind the present one must not begin.
+        # Requests that wait for the current one must not begin.
         self.pipeline.clear()
         super().connection_lost(exc)
 
@@ -144,7 +144,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer behind a chunked body: those are counted and dropped."""
+        """A header, or a trailer after a chunked body; trailers are counted and dropped."""
         self._fields += 1
         if self._fields > self._limits.headers:
             raise self._break(431, "too_many_headers", f"A request may have at most {self._limits.headers} headers.")
@@ -203,7 +203,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return _BrokenLimitError(431, "headers_too_large", f"The headers of a request may have at most {limit} bytes.")
 
     def _break(self, status: int, code: str, message: str) -> _BrokenLimitError:
-        # The parser raises an error of its own for it.
+        # The parser wraps it in another error.
         self._broken = _BrokenLimitError(status, code, message)
         return self._broken
 

@@ -71,7 +71,7 @@ def read_infer(body: bytes | bytearray, json_size: int | None, model: str, versi
     """Reads the body of an inference request.
 
     Args:
-        body: JSON, and behind it the binary tensors.
+        body: JSON, followed by the binary tensors.
         json_size: length of the JSON part (`Inference-Header-Content-Length`); the whole body when None.
         model: name from the path.
         version: from the path; empty for the serving one.

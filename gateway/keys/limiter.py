@@ -1,7 +1,7 @@
 """Enforces the limits of each key, within one process.
 
-A rate is a token bucket that holds one second's requests; refusals say when the next request is allowed. Other
-limits, such as tokens a day, belong into `_KeyUsage`, beside these.
+A rate is a token bucket that holds one second's requests; refusals say when the next request is allowed. Other limits,
+such as tokens a day, belong into `_KeyUsage`.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ class KeyStore:
     def ensure_local_key(self, state: Path) -> Path:
         """Ensures that this machine's user has a key: writes one to `<state>/api-key` (mode 0600) if needed.
 
-        A file that holds a revoked key stays as it is: revoking means revoked.
+        A file with a revoked key stays as it is: a revoked key must not come back.
         """
         path = state / KEY_FILE
         if path.is_file():

@@ -149,8 +149,8 @@ def stages_table(cycle: Cycle, width: int, spinner: RenderableType, now: float) 
 
     Args:
         cycle: the state to show.
-        width: columns that there are.
-        spinner: stands before a running stage.
+        width: width of the terminal, in columns.
+        spinner: shown before a running stage.
         now: seconds since the epoch.
     """
     table = Table.grid(padding=(0, 1), expand=True)

@@ -98,7 +98,7 @@ def status_table(stack: StackState, now: float, width: int) -> Table:
     Args:
         stack: with probed children.
         now: seconds since the epoch.
-        width: columns that there are.
+        width: width of the terminal, in columns.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
     table.add_column("part", style="bold")

@@ -1,1 +1,1 @@
-"""The database, the peers and the bus behind the ports."""
+"""Implements the ports: the database, the peers and the bus."""

@@ -1,4 +1,4 @@
-"""The other services behind the pipeline's ports, over gRPC."""
+"""Implements the pipeline's ports by calls to the other services, over gRPC."""
 
 from __future__ import annotations
 

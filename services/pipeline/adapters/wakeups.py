@@ -28,7 +28,7 @@ class EventWakeups:
                 del self._waiting[resource]
 
     def notify(self, resource: str) -> None:
-        """Wakes whoever waits for the resource."""
+        """Wakes the cycles that wait for the resource."""
         self._loop.call_soon_threadsafe(self._wake, resource)
 
     def _wake(self, resource: str) -> None:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _PROGRESS_EVERY_S = 0.25
 # How long a cancelled cycle waits to learn the name of the work that it was just ordering.
 _ORDER_PATIENCE_S = 10.0
-# A publication that is under way is let finish; one that waits for its peer is not.
+# A publication that has begun finishes; one that waits for its peer is cancelled.
 _NOT_CANCELLABLE = ("gate", "publish")
 
 # Cleaning's reason if the bus has deleted records before it had read them.
