@@ -94,7 +94,7 @@ class ImportRunner:
 
     def _pull(self, tracker: ImportTracker, pull: Pull, interrupt: Interrupt) -> None:
         spec = tracker.state.spec
-        self._patiently(lambda: self._unless_ended(self._pulled.begin(pull)))
+        self._with_retries(lambda: self._unless_ended(self._pulled.begin(pull)))
         survey = self._sources.survey(spec, interrupt)
         tracker.begin(survey.pieces)
         ledger = self._ledgers()
@@ -109,13 +109,13 @@ class ImportRunner:
         finally:
             ledger.close()
         done = self._synchronized(tracker, pull, digest, survey, again)
-        self._patiently(lambda: self._unless_ended(self._imports.succeed_import(done, pull)))
+        self._with_retries(lambda: self._unless_ended(self._imports.succeed_import(done, pull)))
 
     def _synchronized(self, tracker: ImportTracker, pull: Pull, digest: str, before: Survey, after: Survey) -> Import:
         """The import as succeeded, after withdrawing what is gone from the origin."""
         unchanged = before == after
         reason = tracker.not_synchronized(unchanged)
-        differences = self._patiently(lambda: self._pulled.differences(pull))
+        differences = self._with_retries(lambda: self._pulled.differences(pull))
         if reason:
             if differences.gone:
                 logger.warning(
@@ -133,11 +133,11 @@ class ImportRunner:
     def _withdraw(self, tracker: ImportTracker, pull: Pull, total: int) -> None:
         # Nothing is withdrawn for an import that has been cancelled.
         tracker.withdrew(0, total)
-        self._patiently(lambda: self._update(tracker.state, pull))
+        self._with_retries(lambda: self._update(tracker.state, pull))
         page: Sequence[str] = [""]
-        while page := self._patiently(partial(self._pulled.gone, pull, page[-1], _WITHDRAWN_AT_ONCE)):
+        while page := self._with_retries(partial(self._pulled.gone, pull, page[-1], _WITHDRAWN_AT_ONCE)):
             source = tracker.state.spec.source
-            self._patiently(partial(self._sink.withdraw, source, page, pull.import_name, pull.origin))
+            self._with_retries(partial(self._sink.withdraw, source, page, pull.import_name, pull.origin))
             tracker.withdrew(len(page), total)
             self._save(tracker, pull)
 
@@ -165,21 +165,21 @@ class ImportRunner:
                 tracker.capped = 0 < spec.max_records <= ledger.count
                 more = not tracker.capped
         if refused:
-            self._patiently(lambda: self._sink.refuse(refused, name))
+            self._with_retries(lambda: self._sink.refuse(refused, name))
         if fresh:
             noted = [item.record for item in fresh]
-            self._patiently(lambda: self._unless_ended(self._pulled.note(pull, noted)))
-            self._patiently(lambda: self._sink.accept(fresh, name, pull.origin))
+            self._with_retries(lambda: self._unless_ended(self._pulled.note(pull, noted)))
+            self._with_retries(lambda: self._sink.accept(fresh, name, pull.origin))
         tracker.add(taken, ledger.count, refused)
         return more
 
-    def _patiently(self, action: Callable[[], T]) -> T:
-        """Calls `do`, retrying while a dependency is unavailable; repeated publications are the same events."""
+    def _with_retries(self, action: Callable[[], T]) -> T:
+        """Calls `action`, retrying while a dependency is unavailable; repeated publications are the same events."""
         return call_with_retries(action, "an import", self._stop)
 
     def _save(self, tracker: ImportTracker, pull: Pull) -> None:
         if tracker.due():
-            self._patiently(lambda: self._update(tracker.state, pull))
+            self._with_retries(lambda: self._update(tracker.state, pull))
 
     def _update(self, changed: Import, pull: Pull) -> None:
         self._unless_ended(self._imports.update_import(changed, pull.generation))
@@ -191,7 +191,7 @@ class ImportRunner:
     def _fail(self, tracker: ImportTracker, pull: Pull, failure: Failure) -> None:
         logger.error("%s failed: %s", tracker.state.name, failure.message)
         try:
-            self._patiently(lambda: self._update(tracker.failed(failure), pull))
+            self._with_retries(lambda: self._update(tracker.failed(failure), pull))
         except _EndedMeanwhileError:
             logger.info("%s was cancelled before it failed", tracker.state.name)
         except StoppedError:

@@ -93,9 +93,9 @@ class CycleRunner:
             await self._run_stage(stage)
         if not self._cycle.state.final:
             await self._end(CycleState.SUCCEEDED)
-        await self._persistently(lambda: asyncio.to_thread(self._deps.announcer.cycle_ended, self._cycle))
+        await self._with_retries(lambda: asyncio.to_thread(self._deps.announcer.cycle_ended, self._cycle))
         for of_stage, resource in self._left:
-            await self._persistently(partial(self._stop, of_stage, resource))
+            await self._with_retries(partial(self._stop, of_stage, resource))
         self._cycle = replace(self._cycle, announced=True)
         await self._save()
 
@@ -179,7 +179,7 @@ class CycleRunner:
     async def _clean(self) -> None:
         spec = self._cycle.spec
         # Again: someone may have put another recipe under the name since the cycle was created.
-        await self._persistently(
+        await self._with_retries(
             lambda: self._deps.datasets.put(spec.dataset_name, dataset_spec(spec.dataset, spec.source_names)), "clean"
         )
         try:
@@ -258,7 +258,7 @@ class CycleRunner:
         assert version is not None
         precision = next(verdict.precision for verdict in self._cycle.verdicts if verdict.chosen)
         build = next(build for build in measured(report).builds if build.precision == precision)
-        published = await self._persistently(
+        published = await self._with_retries(
             lambda: self._deps.models.publish(
                 self._cycle.spec.model,
                 build.uri,
@@ -270,13 +270,13 @@ class CycleRunner:
             "publish",
         )
         self._cycle = replace(self._cycle, model_version=published.model_version)
-        await self._persistently(
+        await self._with_retries(
             lambda: self._deps.models.promote(self._cycle.run, self._request("promote")), "publish"
         )
         await self._summarize("publish", f"{published.model_version} ({precision})", published.reused)
 
     async def _start(self, stage: str, worker: Worker, order: Json, suffix: str) -> Work:
-        starting = asyncio.ensure_future(self._persistently(lambda: worker.start(order, self._request(suffix)), stage))
+        starting = asyncio.ensure_future(self._with_retries(lambda: worker.start(order, self._request(suffix)), stage))
         try:
             work = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -321,7 +321,7 @@ class CycleRunner:
             raise _StageFailedError(CycleState.FAILED, failure, message)
         return replace(latest, reused=work.reused or latest.reused)
 
-    async def _persistently(self, do: Callable[[], Awaitable[T]], stage: str = "") -> T:
+    async def _with_retries(self, do: Callable[[], Awaitable[T]], stage: str = "") -> T:
         """Calls `do` until it returns; while it belongs to a stage, a cancel ends the pause and the stage."""
 
         async def pause(seconds: float) -> None:
