@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ from services.training.worker.phases import (
 
 logger = logging.getLogger(__name__)
 _INPUT_SHOWN = 300
+# Share of the hold-out's prompts that a build answers word for word as the merged model does.
+_SAME = "same_answer_as_merged"
 
 
 def run(job: Job, should_stop: Callable[[], bool]) -> Report:
@@ -158,7 +160,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         variants=variants,
         figures={**figures, **agreement},
         tuned_loss=loss_per_token(tuned_losses),
-        warnings=precision_warnings(job, device),
+        warnings=(*precision_warnings(job, device), *parity_warnings(agreement)),
     )
 
 
@@ -174,6 +176,17 @@ def _tuned_tokenizer(job: Job, material: Material) -> tuple[Any, Path, list[int]
     )
     tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     return tokenizer, folder, virtual_ids(tokenizer, method.virtual_tokens)
+
+
+def parity_warnings(agreement: Mapping[str, float]) -> tuple[str, ...]:
+    """A warning if the fp32 build, whose weights are the merged model's, answers anything differently."""
+    share = agreement.get(f"{_SAME}_fp32", 1.0)
+    if share == 1.0:
+        return ()
+    return (
+        f"compression.variants: the fp32 build answers {1 - share:.1%} of the held-out prompts differently than the "
+        "merged model; compare their answers before you publish it.",
+    )
 
 
 def _build(
@@ -226,6 +239,10 @@ def _compress(
         }
 
     measured = kept(folder / "eval" / "variants.json", measure)
+    same = {
+        name: sum(a == b for a, b in zip(measured[name]["answers"], tuned_answers, strict=True)) / len(tuned_answers)
+        for name in folders
+    }
     variants = []
     for name, path in folders.items():
         digest, size = seal(
@@ -239,6 +256,7 @@ def _compress(
                 "prompt_template": task.prompt_template,
                 "max_input_tokens": task.max_input_tokens,
                 "max_new_tokens": task.max_target_tokens,
+                _SAME: same[name],
             },
         )
         item = measured[name]
@@ -257,11 +275,4 @@ def _compress(
             )
         )
     phase.end()
-    same = {
-        f"same_answer_as_merged_{name}": sum(
-            a == b for a, b in zip(measured[name]["answers"], tuned_answers, strict=True)
-        )
-        / len(tuned_answers)
-        for name in folders
-    }
-    return tuple(variants), same
+    return tuple(variants), {f"{_SAME}_{name}": share for name, share in same.items()}

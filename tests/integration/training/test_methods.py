@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from services.kit.storage.signing import MANIFEST
 from services.training.domain.training_spec import GenerationTask
 from services.training.engine.methods.dpo import Dpo
 from services.training.engine.methods.kto import Kto
 from services.training.engine.methods.lora import Lora
 from services.training.engine.methods.prompt_tuning import PromptTuning
 from services.training.engine.virtual_tokens import token_name
+from services.training.worker.generation import parity_warnings
 from tests.integration.training.bases import BAD, GOOD, make_writer, write_reviews, write_snapshot
 from tests.integration.training.jobs import work, writer_spec
 
@@ -28,14 +30,19 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tuned_prompts_are_in_the_build_and_answered_from(writer: Path, reviews: Path, tmp_path: Path) -> None:
-    report = work(tmp_path / "run", writer_spec(writer, reviews, PromptTuning(virtual_tokens=4)))
+    spec = writer_spec(writer, reviews, PromptTuning(virtual_tokens=4), variants=("fp32", "int8"))
+    report = work(tmp_path / "run", spec)
     build = tmp_path / "run" / "variants" / "fp32"
     assert (build / "chat_template.jinja").read_text().startswith("".join(token_name(i) for i in range(4)))
     config = json.loads((build / "config.json").read_text())
     assert config["virtual_token_ids"] == list(range(config["vocab_size"] - 4, config["vocab_size"]))
     assert report.figures["trainable_parameters"] == 4 * config["hidden_size"]
     assert report.figures["same_answer_as_merged_fp32"] == 1.0
-    (built,) = report.variants
+    assert report.warnings == ()
+    for variant in ("fp32", "int8"):
+        manifest = json.loads((build.with_name(variant) / MANIFEST).read_text())
+        assert manifest["same_answer_as_merged"] == report.figures[f"same_answer_as_merged_{variant}"]
+    built = report.variants[0]
     assert built.loss_increase is not None
     assert abs(built.loss_increase.value) < 0.01
     assert report.figures["final_loss"] < report.figures["first_loss"]
@@ -79,3 +86,9 @@ def test_preferences_are_learnt_and_served(writer: Path, tmp_path: Path, method:
     assert report.figures["preference_accuracy"] > 0.6
     assert report.figures["final_loss"] < report.figures["first_loss"]
     assert report.figures["same_answer_as_merged_fp32"] == 1.0
+
+
+def test_a_build_of_the_same_weights_that_answers_differently_is_reported() -> None:
+    (warning,) = parity_warnings({"same_answer_as_merged_fp32": 0.75, "same_answer_as_merged_int8": 0.5})
+    assert "25.0%" in warning
+    assert parity_warnings({"same_answer_as_merged_fp32": 1.0, "same_answer_as_merged_int8": 0.5}) == ()
