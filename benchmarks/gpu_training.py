@@ -106,7 +106,14 @@ def train_once(arguments: argparse.Namespace) -> dict[str, Any]:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     shape = Shape.of_config(shape_of(arguments.size))
     used = usable_precision(options.precision, device)
-    plan = plan_memory(shape, Batch(BATCH, sum(length) - 1, length[1]), trainable=trainable, half=used != "fp32")
+    plan = plan_memory(
+        shape,
+        Batch(BATCH, sum(length) - 1, length[1]),
+        trainable=trainable,
+        half=used != "fp32",
+        # In fp32 torch kept the score matrices of this model on a GPU (docs/benchmarks.md); in 16 bits it does not.
+        eager_attention=used == "fp32",
+    )
     return {
         "losses": outcome.losses,
         "used_precision": used,

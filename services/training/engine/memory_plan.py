@@ -110,7 +110,8 @@ def plan_memory(
         half: whether linear layers compute in 16 bits; weights stay in 32.
         strategy: ddp holds a whole copy in each device, fsdp a share of weights, gradients and moments.
         devices: their number.
-        eager_attention: whether the whole score matrix is kept, as for short texts on a processor.
+        eager_attention: whether the whole score matrix is kept, as for short texts on a processor, and in fp32 where
+            no fused kernel suits the model.
         checkpointing: whether only the input of each block is kept, and the rest computed again.
     """
     share = devices if strategy == "fsdp" else 1
