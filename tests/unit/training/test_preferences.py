@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from tidemill.training.v1 import run_pb2
 from transformers import AutoModelForCausalLM
 
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError
+from services.kit.grpc.validation import validate
 from services.training.domain.training_spec import Method, Optimization, TextClassificationTask, TrainingSpec
 from services.training.engine.loop import Cancelled, Checkpoint, train
 from services.training.engine.methods.dpo import Dpo
@@ -177,3 +179,24 @@ def test_preferences_are_for_writers(method: Method) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         TrainingSpec("m", "b", "d", "", "0" * 64, TextClassificationTask("label"), method, Optimization(max_steps=2))
     assert [violation.field for violation in refused.value.violations] == [f"spec.{method.kind}"]
+
+
+def test_the_contract_refuses_a_batch_of_one_rating_and_preferences_of_a_classifier() -> None:
+    spec = run_pb2.TrainingSpec(
+        base_model="b",
+        model_name="m",
+        generation=run_pb2.GenerationTask(
+            prompt_template="{text}", target_field="answer", max_input_tokens=32, max_target_tokens=8
+        ),
+        kto=run_pb2.KtoMethod(rating_field="rating", beta=0.1, desirable_weight=1, undesirable_weight=1, r=4, alpha=8),
+        optimization=run_pb2.Optimization(max_steps=2, batch_size=2, learning_rate=0.1),
+        compression=run_pb2.Compression(variants=["fp32"]),
+    )
+    validate(spec)
+    spec.optimization.batch_size = 1
+    with pytest.raises(InvalidArgumentError, match="kto needs 2 or more"):
+        validate(spec)
+    spec.optimization.batch_size = 2
+    spec.text_classification.label_field, spec.text_classification.max_input_tokens = "label", 32
+    with pytest.raises(InvalidArgumentError, match="dpo and kto are for generation only"):
+        validate(spec)
