@@ -11,6 +11,7 @@ from opentelemetry import trace
 
 from gateway.facade.auth import ApiKeyInterceptor
 from gateway.facade.proxy import FacadeHandler
+from gateway.facade.spans import SpanInterceptor
 from gateway.facade.table import public_services
 from gateway.http.app import create_app
 from gateway.http.limits import BodyBudget
@@ -20,11 +21,14 @@ from gateway.keys.ring import KeyRing
 from gateway.keys.store import KeyStore
 from gateway.metrics import Refusals
 from gateway.peers import Peers
+from gateway.plane import DataPlane
 from gateway.settings import GatewaySettings
 from services.kit.config import load_settings, state_dir
 from services.kit.runtime.service import Service, run_service
 from services.kit.telemetry.metrics import RequestMetrics
 from services.kit.tls import ServerTls
+from services.serving.entrypoints.answers import answer_handlers
+from services.serving.entrypoints.kserve import kserve_handlers
 
 logger = logging.getLogger(__name__)
 
@@ -65,31 +69,36 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     if not settings.auth:
         logger.warning("TIDEMILL_AUTH is off: anyone who can reach this gateway may use it")
     peers = Peers.open(settings)
+    plane = await DataPlane.open(settings, peers.channels["inference"], metrics.registry)
     tracer = trace.get_tracer("tidemill.gateway")
     services = public_services()
     limits = settings.http_limits
     limiter = KeyLimiter()
     refusals = Refusals(metrics.registry)
     app = create_app(
-        peers, ring if settings.auth else None, limiter, metrics, tracer, BodyBudget(limits), settings.origins
+        peers, plane, ring if settings.auth else None, limiter, metrics, tracer, BodyBudget(limits), settings.origins
     )
     tls = ServerTls(settings.tls_files) if settings.tls_files is not None else None
     http = HttpServer(app, settings.http_bind, limits, refusals.count, tls.context() if tls is not None else None)
     logger.info("gateway serves %s on port %d", "HTTPS" if tls is not None else "HTTP", http.port)
-    facade = FacadeHandler(services, peers.channels, tracer)
+    facade = FacadeHandler(services, peers.channels, {**answer_handlers(plane.answers), **kserve_handlers(plane.v2)})
 
     def register(server: object) -> list[str]:
         server.add_generic_rpc_handlers((facade,))  # type: ignore[attr-defined]
-        return [service.name for service in services]
+        return list(dict.fromkeys(service.name for service in services))
 
     return Service(
         register=register,
-        tasks=[http.serve, ring.run, *([tls.watch] if tls is not None else [])],
-        closers=[ring.write_uses, peers.close, store.close],
+        tasks=[http.serve, ring.run, *plane.tasks, *([tls.watch] if tls is not None else [])],
+        stopping=plane.stopping,
+        closers=[ring.write_uses, *plane.closers, peers.close, store.close],
         server_options=grpc_limits(settings),
         credentials=tls.grpc_credentials() if tls is not None else None,
         for_peers=False,
-        interceptors=[ApiKeyInterceptor(ring, limiter)] if settings.auth else [],
+        interceptors=[
+            *([ApiKeyInterceptor(ring, limiter)] if settings.auth else []),
+            SpanInterceptor(facade.paths, tracer),
+        ],
         default_deadline_s=_LAST_DEADLINE_S,
         traced=False,  # both doors make their own, leaner spans
     )

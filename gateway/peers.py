@@ -7,21 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 from opentelemetry import propagate
-from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
-from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.access import CALLER
 from services.kit.config import ServiceSettings
 from services.kit.grpc.client import open_channel
 
 if TYPE_CHECKING:
-    from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
     from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceAsyncStub
     from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceAsyncStub
 
@@ -33,11 +30,8 @@ class Peers:
     """Open channels by service, and the stubs that the HTTP doors use."""
 
     channels: Mapping[str, grpc.aio.Channel]
-    inference: InferenceServiceAsyncStub
     ingest: IngestServiceAsyncStub
     pipeline: PipelineServiceAsyncStub
-    v2: Any
-    """KServe V2's GRPCInferenceService, answered by the inference service."""
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Peers:
@@ -48,10 +42,8 @@ class Peers:
         }
         return cls(
             channels=channels,
-            inference=InferenceServiceStub(channels["inference"]),
             ingest=IngestServiceStub(channels["ingest"]),
             pipeline=PipelineServiceStub(channels["pipeline"]),
-            v2=GRPCInferenceServiceStub(channels["inference"]),
         )
 
     async def close(self) -> None:

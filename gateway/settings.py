@@ -18,6 +18,7 @@ _ORIGIN = re.compile(r"https?://[^/\s,?#]+")
 class GatewaySettings(ServiceSettings):
     """Where the gateway listens, and which callers it accepts."""
 
+    triton_grpc: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC")
     http_bind: str = Field("127.0.0.1:8080", description="host:port of the HTTP server")
     auth: bool = Field(True, description="whether requests need an API key; switch it off behind another guard only")
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest body of an HTTP request")

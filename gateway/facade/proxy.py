@@ -1,28 +1,22 @@
 """Passes calls on to the services as bytes: messages are neither read nor built here.
 
 The caller's deadline, metadata and cancellation reach the service; its status, details and trailing metadata reach
-the caller. Credentials are not passed on, only the key's id and tenant. Each call gets a server span that continues the
-caller's trace; it is made here and not by OpenTelemetry's interceptor, which would cost a fifth of the whole hop.
+the caller. Credentials are not passed on, only the key's id and tenant. Calls that are answered with a model are not
+passed on: the gateway answers them itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
-from opentelemetry import context as otel_context
-from opentelemetry import propagate
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
-from gateway.access import CALLER
-from gateway.facade.table import PublicService
+from gateway.facade.table import OWN, PublicService
 from gateway.peers import call_metadata
 from services.kit.errors import UnavailableError
-from services.kit.telemetry import schema
 
 # Headers of one hop, and those that only the gateway may set.
 _OURS = ("grpc-", "x-tidemill-")
@@ -32,30 +26,37 @@ _NOT_FORWARDED = frozenset(
 )
 # gRPC's core sends ASCII only, but takes UTF-8: it is passed on percent-encoded, as gRPC encodes messages of statuses.
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
-# Of a service's words, in a span.
-_MOST_DETAILS = 1000
 _STATUS_DETAILS = "grpc-status-details-bin"
-# As in OpenTelemetry's conventions for a server's span: the caller's mistakes are not errors of ours.
-_OUR_FAULT = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
 class FacadeHandler(grpc.GenericRpcHandler):
     """Finds the handler of a public method; everything else is UNIMPLEMENTED."""
 
     def __init__(
-        self, services: Iterable[PublicService], channels: Mapping[str, grpc.aio.Channel], tracer: Tracer
+        self,
+        services: Iterable[PublicService],
+        channels: Mapping[str, grpc.aio.Channel],
+        own: Mapping[str, Any],
     ) -> None:
         """Args:
         services: the table.
         channels: open channel by peer.
-        tracer: makes the server spans.
+        own: handlers of the methods that the gateway answers itself, by path.
         """
         self._handlers: dict[str, Any] = {}
         for service in services:
-            channel = channels[service.peer]
             for method in service.public_methods():
                 path = f"/{service.name}/{method.name}"
-                self._handlers[path] = _Forwarder(path, service.peer, tracer).handler(method, channel)
+                self._handlers[path] = (
+                    own[path]
+                    if service.peer == OWN
+                    else _Forwarder(path, service.peer).handler(method, channels[service.peer])
+                )
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Of all public methods."""
+        return frozenset(self._handlers)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The handler of one call, or None."""
@@ -65,12 +66,9 @@ class FacadeHandler(grpc.GenericRpcHandler):
 class _Forwarder:
     """Passes the calls of one method on."""
 
-    def __init__(self, path: str, peer: str, tracer: Tracer) -> None:
+    def __init__(self, path: str, peer: str) -> None:
         self._path = path
         self._peer = peer
-        self._tracer = tracer
-        service, _, method = path[1:].partition("/")
-        self._attributes = {schema.RPC_SYSTEM: "grpc", schema.RPC_SERVICE: service, schema.RPC_METHOD: method}
 
     def handler(self, method: MethodDescriptor, channel: grpc.aio.Channel) -> Any:
         """The handler that fits the method's kind."""
@@ -85,57 +83,35 @@ class _Forwarder:
 
     def _unary(self, call: Any) -> Any:
         async def forward(request: Any, context: Any) -> Any:
-            with self._span(context) as span:
-                upstream = call(request, timeout=context.time_remaining(), metadata=_forwarded_metadata(context))
-                try:
-                    response = await upstream
-                    await _pass_metadata(upstream, context)
-                    return response
-                except grpc.aio.AioRpcError as error:
-                    await self._relay(context, error, span)
-                finally:
-                    upstream.cancel()  # does nothing to a call that ended
+            upstream = call(request, timeout=context.time_remaining(), metadata=_forwarded_metadata(context))
+            try:
+                response = await upstream
+                await _pass_metadata(upstream, context)
+                return response
+            except grpc.aio.AioRpcError as error:
+                await self._relay(context, error)
+            finally:
+                upstream.cancel()  # does nothing to a call that ended
 
         return forward
 
     def _stream(self, call: Any) -> Any:
         async def forward(request: Any, context: Any) -> AsyncIterator[Any]:
-            with self._span(context) as span:
-                upstream = call(request, timeout=context.time_remaining(), metadata=_forwarded_metadata(context))
-                try:
-                    async for response in upstream:
-                        yield response
-                    await _pass_metadata(upstream, context)
-                except grpc.aio.AioRpcError as error:
-                    await self._relay(context, error, span)
-                finally:
-                    upstream.cancel()
+            upstream = call(request, timeout=context.time_remaining(), metadata=_forwarded_metadata(context))
+            try:
+                async for response in upstream:
+                    yield response
+                await _pass_metadata(upstream, context)
+            except grpc.aio.AioRpcError as error:
+                await self._relay(context, error)
+            finally:
+                upstream.cancel()
 
         return forward
 
-    @contextmanager
-    def _span(self, context: Any) -> Iterator[Span]:
-        carrier = {key: value for key, value in context.invocation_metadata() or () if key.startswith("trace")}
-        parent = propagate.extract(carrier) if carrier else otel_context.Context()
-        # An aborted call and a cancelled one end in an exception; _relay reports the status.
-        with self._tracer.start_as_current_span(
-            self._path,
-            context=parent,
-            kind=SpanKind.SERVER,
-            attributes=self._attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            if (caller := CALLER.get()) is not None:
-                span.set_attribute(schema.API_KEY, caller.key.key_id)
-            yield span
-
-    async def _relay(self, context: Any, error: grpc.aio.AioRpcError, span: Span) -> NoReturn:
+    async def _relay(self, context: Any, error: grpc.aio.AioRpcError) -> NoReturn:
         """Ends the caller's call as the service ended ours."""
         code, details = error.code(), error.details() or ""
-        span.set_attribute(schema.RPC_STATUS, code.value[0])
-        if code.name in _OUR_FAULT:
-            span.set_status(StatusCode.ERROR, details[:_MOST_DETAILS])
         trailing = tuple(error.trailing_metadata() or ())
         if code is grpc.StatusCode.UNAVAILABLE and not any(key == _STATUS_DETAILS for key, _ in trailing):
             raise UnavailableError(

@@ -1,7 +1,7 @@
 """The public methods of each service, and which peer serves them.
 
 What is not in the table does not exist at the gateway: starting runs and publishing builds are the pipeline's
-business inside the mesh, and Triton's repository belongs to the inference service.
+business inside the mesh, and so are routes; Triton's repository belongs to the inference service.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from tidemill.telemetry.v1 import telemetry_service_pb2
 from tidemill.training.v1 import training_service_pb2
 from tritonclient.grpc import service_pb2
 
+OWN = "gateway"
+"""Stands for a peer where the gateway answers itself, with a model in Triton."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublicService:
     """A service at the gateway."""
 
     peer: str
-    """Name of the peer, see `gateway.peers.PEERS`."""
+    """Name of the peer, see `gateway.peers.PEERS`; `OWN` for the gateway itself."""
     descriptor: ServiceDescriptor
     methods: frozenset[str] | None = None
     """Public methods; all when None."""
@@ -62,9 +65,6 @@ def public_services() -> tuple[PublicService, ...]:
             _service(inference_service_pb2, "InferenceService"),
             frozenset(
                 {
-                    "Predict",
-                    "Generate",
-                    "StreamGenerate",
                     "GetModel",
                     "ListModels",
                     "ListModelVersions",
@@ -73,10 +73,15 @@ def public_services() -> tuple[PublicService, ...]:
                 }
             ),
         ),
+        PublicService(
+            OWN,
+            _service(inference_service_pb2, "InferenceService"),
+            frozenset({"Predict", "Generate", "StreamGenerate"}),
+        ),
         PublicService("pipeline", _service(pipeline_service_pb2, "PipelineService")),
         PublicService("telemetry", _service(telemetry_service_pb2, "TelemetryService")),
         PublicService(
-            "inference",
+            OWN,
             _service(service_pb2, "GRPCInferenceService"),
             frozenset(
                 {

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from gateway.http.chat import chat_routes
 from gateway.http.door import App, Door, check_role
-from gateway.http.errors import CODE_KEY, ClientGone, error_response
+from gateway.http.errors import CODE_KEY, ClientGone, error_response, unexpected
 from gateway.http.health import PartsHealth, health_routes
 from gateway.http.intake import intake_routes
 from gateway.http.limits import BodyBudget
@@ -23,7 +23,8 @@ from gateway.http.v2 import v2_routes
 from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
 from gateway.peers import Peers
-from services.kit.errors import InternalError, InvalidArgumentError, NotFoundError, TidemillError
+from gateway.plane import DataPlane
+from services.kit.errors import InvalidArgumentError, NotFoundError, TidemillError
 from services.kit.telemetry.metrics import RequestMetrics
 
 _DESCRIPTION = (
@@ -34,6 +35,7 @@ _DESCRIPTION = (
 
 def create_app(
     peers: Peers,
+    plane: DataPlane,
     ring: KeyRing | None,
     limiter: KeyLimiter,
     metrics: RequestMetrics,
@@ -45,6 +47,7 @@ def create_app(
 
     Args:
         peers: the services behind the gateway.
+        plane: answers with models.
         ring: the valid API keys; None accepts every caller.
         limiter: the keys' limits, shared with the other door.
         metrics: of this process.
@@ -66,9 +69,9 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _unexpected)
-    app.include_router(chat_routes(peers))
+    app.include_router(chat_routes(plane))
     app.include_router(intake_routes(peers))
-    app.include_router(v2_routes(peers))
+    app.include_router(v2_routes(plane.v2))
     app.include_router(health_routes(PartsHealth(peers.channels), metrics))
     if ring is not None:
         _document_the_key(app)
@@ -108,12 +111,7 @@ def _failed(request: Request, error: Exception) -> Response:
 
 def _unexpected(request: Request, error: Exception) -> Response:
     """Handles unexpected errors; Starlette raises them again after this response, and the server logs them."""
-    failure = InternalError(
-        "The request failed unexpectedly; the gateway's log has the details.",
-        reason="UNEXPECTED",
-        metadata={"type": type(error).__name__},
-    )
-    return _failed(request, failure)
+    return _failed(request, unexpected(error))
 
 
 def _gone(request: Request, _error: Exception) -> Response:

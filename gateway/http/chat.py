@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
-import grpc
 from fastapi import APIRouter, Request
-from opentelemetry import trace
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from tidemill.inference.v1.inference_service_pb2 import GetModelRequest, ListModelsRequest
-from tidemill.inference.v1.model_pb2 import Model, Usage
+from tidemill.inference.v1.inference_service_pb2 import StreamGenerateResponse
 
 from gateway.http.bodies import ChatBody, described
 from gateway.http.calls import json_of, json_response, unless_gone, watch_disconnect
 from gateway.http.completions import Completion, ModelCard, ModelList
-from gateway.http.errors import CODE_KEY, openai_error
+from gateway.http.errors import CODE_KEY, openai_error, unexpected
 from gateway.http.openai import (
     ChatCall,
     ChunkWriter,
@@ -30,19 +28,18 @@ from gateway.http.openai import (
     model_not_found,
     read_chat,
 )
-from gateway.peers import Peers, call_metadata
+from gateway.plane import DataPlane
 from services.kit.errors import InternalError, InvalidArgumentError, NotFoundError, TidemillError
-from services.kit.grpc.errors import translate_rpc_errors
-from services.kit.telemetry import schema
+from services.kit.grpc.validation import validate
 
-_GENERATION_S = 600.0
-_LOOK_UP_S = 10.0
+logger = logging.getLogger(__name__)
+
 # Proxies close a connection on which nothing moves, the stricter ones after 30 s or a minute.
 _KEEP_ALIVE_S = 10.0
 _KEEP_ALIVE = b": waiting\n\n"
 
 
-def chat_routes(peers: Peers) -> APIRouter:
+def chat_routes(plane: DataPlane) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["OpenAI"])
 
@@ -53,10 +50,8 @@ def chat_routes(peers: Peers) -> APIRouter:
     )
     async def chat_completions(request: Request) -> Response:
         call = read_chat(await json_of(request))
-        trace.get_current_span().set_attribute(schema.GEN_AI_MODEL, call.model)
         try:
-            with translate_rpc_errors("inference"):
-                return await (_streamed if call.stream else _whole)(peers, request, call)
+            return await (_streamed if call.stream else _whole)(plane, request, call)
         except NotFoundError as error:
             raise model_not_found(call.model) from error
         except InvalidArgumentError as error:
@@ -64,88 +59,62 @@ def chat_routes(peers: Peers) -> APIRouter:
 
     @router.get("/v1/models", response_model=ModelList, summary="Lists the models that answer")
     async def list_models() -> Response:
-        models = [model_card(model) async for model in _serving(peers)]
+        models = [card for route in plane.table.routes() if (card := model_card(route)) is not None]
         return json_response(ModelList(data=models).model_dump())
 
     @router.get("/v1/models/{model}", response_model=ModelCard)
     async def get_model(model: str) -> Response:
         name = model_id(model)
-        try:
-            with translate_rpc_errors("inference"):
-                response = await peers.inference.GetModel(
-                    GetModelRequest(name=f"models/{name}"), timeout=_LOOK_UP_S, metadata=call_metadata()
-                )
-        except NotFoundError as error:
-            raise model_not_found(name) from error
-        if not response.model.HasField("serving"):
+        found = next((model_card(route) for route in plane.table.routes() if route.model == name), None)
+        if found is None:
             raise model_not_found(name)
-        return json_response(model_card(response.model).model_dump())
+        return json_response(found.model_dump())
 
     return router
 
 
-async def _serving(peers: Peers) -> AsyncIterator[Model]:
-    token = ""
-    while True:
-        with translate_rpc_errors("inference"):
-            page = await peers.inference.ListModels(
-                ListModelsRequest(page_size=1000, page_token=token), timeout=_LOOK_UP_S, metadata=call_metadata()
-            )
-        for model in page.models:
-            if model.HasField("serving"):
-                yield model
-        token = page.next_page_token
-        if not token:
-            return
-
-
-def _note(answer: str, model_version: str, usage: Usage) -> None:
-    trace.get_current_span().set_attributes(
-        {
-            schema.ANSWER: answer,
-            schema.MODEL_VERSION: model_version,
-            schema.GEN_AI_INPUT_TOKENS: usage.prompt_tokens,
-            schema.GEN_AI_OUTPUT_TOKENS: usage.completion_tokens,
-        }
-    )
-
-
-async def _whole(peers: Peers, request: Request, call: ChatCall) -> Response:
+async def _whole(plane: DataPlane, request: Request, call: ChatCall) -> Response:
+    asked = call.whole()
+    validate(asked)
     gone = watch_disconnect(request)
     try:
-        response = await unless_gone(
-            peers.inference.Generate(call.whole(), timeout=_GENERATION_S, metadata=call_metadata()), gone
-        )
+        response = await unless_gone(plane.answers.generate(asked), gone)
     finally:
         gone.cancel()
-    _note(response.answer, response.model_version, response.usage)
     return json_response(completion_of(response, call.model, int(time.time())).model_dump())
 
 
-async def _streamed(peers: Peers, request: Request, call: ChatCall) -> Response:
+async def _streamed(plane: DataPlane, request: Request, call: ChatCall) -> Response:
     """Waits for the first piece, so that errors in a request still determine the HTTP status.
 
     An answer that waits longer for its turn becomes a stream of comments; what goes wrong afterwards is an error event.
     """
-    upstream = peers.inference.StreamGenerate(call.streamed(), timeout=_GENERATION_S, metadata=call_metadata())
+    asked = call.streamed()
+    validate(asked)
     gone = watch_disconnect(request)
+    pieces = _Pieces(plane.answers.stream(asked), call.model)
     try:
-        pieces = _Pieces(upstream, call.model)
         await unless_gone(pieces.wait(), gone)
     except BaseException:
-        upstream.cancel()
         gone.cancel()
+        await pieces.close()
         raise
-    return _EventStream(upstream, pieces, gone, call)
+    return _EventStream(pieces, gone, call)
 
 
 class _Pieces:
     """The pieces of an answer, with an eye on the clock."""
 
-    def __init__(self, upstream: Any, model: str) -> None:
+    def __init__(self, upstream: AsyncGenerator[StreamGenerateResponse, None], model: str) -> None:
         self._upstream, self._model = upstream, model
-        self._reading: asyncio.Task[Any] = asyncio.ensure_future(upstream.read())
+        self._reading = self._read()
         self._is_first = True
+
+    def _read(self) -> asyncio.Task[StreamGenerateResponse | None]:
+        async def read() -> StreamGenerateResponse | None:
+            return await anext(self._upstream, None)
+
+        return asyncio.create_task(read())
 
     async def wait(self) -> bool:
         """Waits a while for the next piece; False if it has not arrived.
@@ -154,23 +123,29 @@ class _Pieces:
             InternalError: the answer ended before its first piece.
         """
         done, _ = await asyncio.wait({self._reading}, timeout=_KEEP_ALIVE_S)
-        if done and self._reading.result() is grpc.aio.EOF and self._is_first:
+        if done and self._reading.result() is None and self._is_first:
             raise InternalError(f"The model {self._model} gave no answer.", reason="EMPTY_ANSWER")
         return bool(done)
 
-    async def next(self, write: Any) -> Any:
-        """The next piece, or grpc.aio.EOF; until it arrives comments keep the connection open."""
+    async def next(self, write: Any) -> StreamGenerateResponse | None:
+        """The next piece, or None at the end; until it arrives comments keep the connection open."""
         while not await self.wait():
             await write(_KEEP_ALIVE)
         piece = self._reading.result()
-        if piece is not grpc.aio.EOF:
+        if piece is not None:
             self._is_first = False
-            self._reading = asyncio.ensure_future(self._upstream.read())
+            self._reading = self._read()
         return piece
 
-    def close(self) -> None:
-        """Ends the reading."""
+    def cancel(self) -> None:
+        """Makes a reader that waits raise CancelledError."""
         self._reading.cancel()
+
+    async def close(self) -> None:
+        """Ends the answer, in Triton too."""
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._upstream.aclose()
 
 
 class _EventStream(Response):
@@ -178,10 +153,9 @@ class _EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, upstream: Any, pieces: _Pieces, gone: asyncio.Task[None], call: ChatCall) -> None:
+    def __init__(self, pieces: _Pieces, gone: asyncio.Task[None], call: ChatCall) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._upstream = upstream
         self._pieces = pieces
         self._gone = gone
         self._call = call
@@ -192,12 +166,14 @@ class _EventStream(Response):
         async def write(data: bytes, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
-        # A local cancel makes the pending read raise CancelledError in this task.
-        self._gone.add_done_callback(lambda task: task.cancelled() or self._upstream.cancel())
+        def hung_up(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                self._pieces.cancel()
+
+        self._gone.add_done_callback(hung_up)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
-            with translate_rpc_errors("inference"):
-                await self._write_answer(write)
+            await self._write_answer(write)
             await write(ChunkWriter.DONE, more=False)
         except asyncio.CancelledError:
             if not self._gone.done():
@@ -206,19 +182,24 @@ class _EventStream(Response):
         except TidemillError as error:
             scope[CODE_KEY] = error.code
             await write(error_event(openai_error(error)), more=False)
+        except Exception as error:
+            logger.exception("an answer of %s failed unexpectedly", self._call.model)
+            failure = unexpected(error)
+            scope[CODE_KEY] = failure.code
+            await write(error_event(openai_error(failure)), more=False)
         finally:
             self._gone.cancel()
-            self._pieces.close()
-            self._upstream.cancel()
+            await self._pieces.close()
 
     async def _write_answer(self, write: Any) -> None:
         call = self._call
         first = await self._pieces.next(write)
+        assert first is not None  # an answer without a piece is an error
         chunks = ChunkWriter(first.answer, first.model_version, call.model, int(time.time()), call.include_usage)
         await write(chunks.role())
-        piece: Any = first
+        piece: StreamGenerateResponse | None = first
         last = first
-        while piece is not grpc.aio.EOF:
+        while piece is not None:
             if piece.text_delta:
                 await write(chunks.text(piece.text_delta))
             last = piece
@@ -228,4 +209,3 @@ class _EventStream(Response):
         await write(chunks.finish(last.finish_reason))
         if call.include_usage:
             await write(chunks.usage(last.usage))
-        _note(first.answer, first.model_version, last.usage)

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from services.kit.errors import TidemillError
+from services.kit.errors import InternalError, TidemillError
 
 # https://cloud.google.com/apis/design/errors, and nginx's 499 for a caller that went away.
 STATUS_OF_CODE = {
@@ -44,6 +44,15 @@ CODE_KEY = "tidemill.code"
 
 class ClientGone(Exception):  # noqa: N818 - not an error
     """The client disconnected before the response was ready."""
+
+
+def unexpected(error: Exception) -> InternalError:
+    """The error for a defect of ours, as callers see it."""
+    return InternalError(
+        "The request failed unexpectedly; the gateway's log has the details.",
+        reason="UNEXPECTED",
+        metadata={"type": type(error).__name__},
+    )
 
 
 def status_of(error: TidemillError) -> int:

@@ -18,7 +18,6 @@ from tidemill.inference.v1.model_pb2 import (
     FINISH_REASON_STOP,
     ChatMessage,
     Conversation,
-    Model,
     SamplingParams,
     Usage,
 )
@@ -26,6 +25,8 @@ from tidemill.inference.v1.model_pb2 import (
 from gateway.http import completions
 from gateway.http.bodies import ChatBody, read_body
 from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
+from services.serving.domain.names import version_name
+from services.serving.domain.route import Route
 
 _MODEL = re.compile(r"^[a-z0-9][a-z0-9-]{0,63}$")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -192,15 +193,17 @@ def error_event(body: dict[str, Any]) -> bytes:
     return _data(body)
 
 
-def model_card(model: Model) -> completions.ModelCard:
-    """A model that answers."""
-    serving = model.serving
+def model_card(route: Route) -> completions.ModelCard | None:
+    """A model that answers, with the version behind it; None if none does."""
+    serving = route.answering
+    if serving is None:
+        return None
     return completions.ModelCard(
-        id=model.name.removeprefix("models/"),
-        created=model.create_time.seconds,
-        version=serving.name,
-        task=serving.task,
+        id=route.model,
+        created=int(route.create_time.timestamp()),
+        version=version_name(route.model, serving.number),
+        task=serving.task.value,
         precision=serving.precision,
-        labels=list(model.labels),
-        prompt_template=model.prompt_template,
+        labels=list(serving.labels),
+        prompt_template=serving.prompt_template,
     )

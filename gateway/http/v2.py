@@ -1,4 +1,4 @@
-"""KServe V2 over HTTP, answered by the inference service's V2 over gRPC."""
+"""KServe V2 over HTTP, answered by Triton's V2 over gRPC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from gateway.http.bodies import InferBody, described
 from gateway.http.body import body_of
 from gateway.http.calls import json_response, unless_gone, watch_disconnect
 from gateway.http.v2_codec import message_json, read_infer, write_infer
-from gateway.peers import Peers, call_metadata
 from services.kit.errors import (
     FailedPreconditionError,
     InternalError,
@@ -22,6 +21,7 @@ from services.kit.errors import (
     TidemillError,
 )
 from services.kit.grpc.errors import translate_rpc_errors
+from services.serving.adapters.triton_v2 import TritonV2
 
 _INFER_S = 60.0
 _LOOK_UP_S = 10.0
@@ -32,22 +32,17 @@ _INFER_DOCS = described(InferBody, "Infers (JSON, or JSON and binary tensor data
 _EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 
 
-def v2_routes(peers: Peers) -> APIRouter:
+def v2_routes(triton: TritonV2) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["KServe V2"])
 
     async def ask(method: str, message: Any, timeout_s: float = _LOOK_UP_S) -> Any:
-        with translate_rpc_errors("inference"):
-            return await getattr(peers.v2, method)(message, timeout=timeout_s, metadata=call_metadata())
+        with translate_rpc_errors("Triton"):
+            return await triton.look_up(method, message, timeout_s)
 
-    async def ready(method: str, message: Any, unready: int) -> Response:
-        try:
-            answer = await ask(method, message, _PROBE_S)
-        except (InvalidArgumentError, NotFoundError):
-            return Response(status_code=unready)  # no such model, or a version that is not a number
-        except TidemillError:
-            return Response(status_code=503)
-        return Response(status_code=200 if answer.ready else unready)
+    async def answer(message: Any) -> Any:
+        with translate_rpc_errors("Triton"):
+            return await triton.infer(message, _INFER_S)
 
     @router.get("/v2")
     async def server_metadata() -> Response:
@@ -60,13 +55,19 @@ def v2_routes(peers: Peers) -> APIRouter:
 
     @router.get("/v2/health/ready")
     async def server_ready() -> Response:
-        return await ready("ServerReady", v2.ServerReadyRequest(), 503)
+        return Response(status_code=200 if await triton.is_ready(_PROBE_S) else 503)
 
     @router.get("/v2/models/{model}/versions/{version}/ready")
     @router.get("/v2/models/{model}/ready")
     async def model_ready(model: str, version: str = "") -> Response:
         # Not an error of ours: a 4xx, as the protocol requires.
-        return await ready("ModelReady", v2.ModelReadyRequest(name=model, version=version), 404)
+        try:
+            found = await ask("ModelReady", v2.ModelReadyRequest(name=model, version=version), _PROBE_S)
+        except (InvalidArgumentError, NotFoundError):
+            return Response(status_code=404)  # no such model, or a version that is not a number
+        except TidemillError:
+            return Response(status_code=503)
+        return Response(status_code=200 if found.ready else 404)
 
     @router.get("/v2/models/{model}/versions/{version}/config")
     @router.get("/v2/models/{model}/config")
@@ -101,7 +102,7 @@ def v2_routes(peers: Peers) -> APIRouter:
         call = read_infer(await body_of(request), _json_size(request), model, version)
         gone = watch_disconnect(request)
         try:
-            response = await unless_gone(ask("ModelInfer", call.request, _INFER_S), gone)
+            response = await unless_gone(answer(call.request), gone)
         except InternalError as error:
             if isinstance(error.__cause__, grpc.aio.AioRpcError) and error.__cause__.code() is _UNIMPLEMENTED:
                 raise FailedPreconditionError(

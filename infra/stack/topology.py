@@ -95,7 +95,7 @@ SERVICES = (
         "gateway",
         "gateway",
         frozenset({"kafka"}),
-        frozenset({"telemetry", "ingest", "cleaning", "training", "inference", "pipeline"}),
+        frozenset({"telemetry", "ingest", "cleaning", "training", "inference", "pipeline", "triton"}),
         doors=(7100, 8080),
     ),
 )

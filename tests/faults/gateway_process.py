@@ -56,6 +56,8 @@ def running_gateway(state: Path, settings: Mapping[str, str] | None = None) -> I
         "TIDEMILL_BIND": "127.0.0.1:0",
         "TIDEMILL_HTTP_BIND": "127.0.0.1:0",
         **{f"TIDEMILL_{name}_ADDRESS": "127.0.0.1:1" for name in ("INGEST", "INFERENCE", "PIPELINE")},
+        "TIDEMILL_KAFKA_BOOTSTRAP": "127.0.0.1:1",
+        "TIDEMILL_TRITON_GRPC": "127.0.0.1:1",
         **{f"TIDEMILL_{name}": value for name, value in (settings or {}).items()},
     }
     with log.open("wb") as file:

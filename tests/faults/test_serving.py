@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -28,7 +30,6 @@ from tests.integration.inference.conftest import BuildFolder, InferenceProcess
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
-PREDICT = pb.PredictRequest(model="models/classifier", texts=["good room"])
 
 
 class Served:
@@ -46,15 +47,19 @@ class Served:
 
     def predict(self) -> Any:
         """An answer, or the error."""
+        return self.ask("good room")
+
+    def ask(self, text: str) -> Any:
+        """As `predict`, of another text."""
         try:
-            return self.service.stub.Predict(PREDICT, timeout=60)
+            return self.service.stub.Predict(pb.PredictRequest(model="models/classifier", texts=[text]), timeout=60)
         except grpc.RpcError as error:
             return error
 
-    def label(self) -> str:
+    def label(self, text: str = "good room") -> str:
         """The first answer that comes."""
         answer = wait_until(
-            lambda: None if isinstance(found := self.predict(), grpc.RpcError) else found, patience_s=60
+            lambda: None if isinstance(found := self.ask(text), grpc.RpcError) else found, patience_s=60
         )
         return f"{answer.model_version.rpartition('/')[2]} {answer.predictions[0].label}"
 
@@ -148,6 +153,81 @@ def test_callers_of_a_frozen_triton_get_unavailable_long_before_their_deadline(s
                 assert error.code() is grpc.StatusCode.UNAVAILABLE, error.details()
                 assert _retry_info(error)
     assert served.label() == "2 negative"
+
+
+@contextmanager
+def _asked_all_the_time(served: Served) -> Iterator[list[Any]]:
+    """50 requests a second over HTTP and gRPC in turn; the list fills with their errors."""
+    ended = threading.Event()
+    failed: list[Any] = []
+    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["good room"]}]}
+
+    def ask(number: int, http: httpx.Client) -> None:
+        if number % 2:
+            answer = http.post("/v2/models/classifier/infer", json=body)
+            if answer.status_code != 200 or answer.json()["outputs"][0]["data"] != ["negative"]:
+                failed.append(answer.text)
+        elif isinstance(error := served.predict(), grpc.RpcError):
+            failed.append(error)
+
+    def load() -> None:
+        number = 0
+        with (
+            httpx.Client(base_url=f"http://127.0.0.1:{served.service.http}", timeout=60) as http,
+            ThreadPoolExecutor(16) as pool,
+        ):
+            while not ended.wait(0.02):
+                number += 1
+                asked.append(pool.submit(ask, number, http))
+
+    asked: list[Future[None]] = []
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        wait_until(lambda: len(asked) > 50)
+        yield failed
+        already = len(asked)
+        wait_until(lambda: len(asked) > already + 50)
+    finally:
+        ended.set()
+        thread.join()
+    for future in asked:
+        future.result()
+
+
+def test_callers_do_not_notice_that_the_control_plane_is_frozen_and_killed(served: Served) -> None:
+    assert served.label() == "2 negative"
+    with _asked_all_the_time(served) as failed:
+        assert served.service.process is not None
+        frozen = psutil.Process(served.service.process.pid)
+        frozen.suspend()
+        with _asked_all_the_time(served) as meanwhile:
+            pass
+        assert meanwhile == []
+        served.service.kill()
+        with _asked_all_the_time(served) as meanwhile:
+            pass
+        assert meanwhile == []
+        served.service.start()
+    assert failed == []
+
+
+def test_a_gateway_that_starts_while_the_control_plane_is_down_serves(served: Served) -> None:
+    assert served.label() == "2 negative"
+    served.service.kill()
+    try:
+        for _ in range(2):
+            served.service.stop_gateway()
+            served.service.start_gateway()
+            answer = served.predict()
+            assert not isinstance(answer, grpc.RpcError), answer
+            assert answer.model_version == "models/classifier/versions/2"
+        with pytest.raises(grpc.RpcError) as caught:
+            served.version(2)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    finally:
+        served.service.start()
+    assert served.label("a good text that no cache holds") == "2 negative"
 
 
 def test_callers_of_a_killed_model_process_get_unavailable_and_it_comes_back(served: Served) -> None:

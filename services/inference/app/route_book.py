@@ -26,7 +26,7 @@ class Routes:
 
 @dataclass(eq=False, slots=True)
 class Reader:
-    """A data plane: what notifies it of a change, and the revision that it has."""
+    """A data plane: what is called at a change, and the revision that it has."""
 
     changed: Callable[[], object]
     revision: int = -1

@@ -1,5 +1,8 @@
 # ruff: noqa: N802 - method names follow the contract
-"""InferenceService over gRPC: map in, one call, map out. What touches disk or database runs in threads."""
+"""InferenceService over gRPC: map in, one call, map out. What touches disk or database runs in threads.
+
+The calls that are answered with a model are the gateway's (docs/adr/0017).
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
+import grpc
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import inference_service_pb2_grpc as grpc_stubs
 
@@ -23,9 +27,12 @@ from services.kit.grpc.paging import NUMBER, number_of, read_page
 from services.kit.telemetry.context import current_traceparent
 from services.kit.threads import in_thread
 from services.serving.domain.names import model_of
-from services.serving.entrypoints.answers import Answers
 
 _CHANGES = 8
+_ELSEWHERE = (
+    "The inference service decides which versions answer, and answers nothing itself: call the gateway "
+    "(TIDEMILL_BIND of that process, port 7100 as a rule)."
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,8 +41,7 @@ T = TypeVar("T")
 class InferenceServicer(grpc_stubs.InferenceServiceServicer):
     """Implements `tidemill.inference.v1.InferenceService`."""
 
-    def __init__(self, answers: Answers, publishing: Publishing, book: RouteBook) -> None:
-        self._answers = answers
+    def __init__(self, publishing: Publishing, book: RouteBook) -> None:
         self._book = book
         self._publishing = publishing
         # Changes of a model wait for each other, for minutes at worst. In threads of their own they leave the event
@@ -43,20 +49,19 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         self._changes = ThreadPoolExecutor(_CHANGES, "publishing")
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
-        """Classifies texts."""
-        return await self._answers.predict(request)
+        """Is answered by the gateway."""
+        await _elsewhere(context)
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
-        """Generates an answer and returns it complete."""
-        return await self._answers.generate(request)
+        """Is answered by the gateway."""
+        await _elsewhere(context)
 
     async def StreamGenerate(
         self, request: pb.StreamGenerateRequest, context: Any
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
-        """Writes an answer, piece by piece."""
-        async with aclosing(self._answers.stream(request)) as pieces:
-            async for piece in pieces:
-                yield piece
+        """Is answered by the gateway."""
+        await _elsewhere(context)
+        yield  # type: ignore[unreachable]  # makes it a stream
 
     async def PublishModel(self, request: pb.PublishModelRequest, context: Any) -> pb.PublishModelResponse:
         """Publishes a build; completes even if the caller leaves."""
@@ -123,3 +128,8 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         """As `asyncio.to_thread`, in the threads of changes."""
         work = partial(contextvars.copy_context().run, do, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._changes, work)
+
+
+async def _elsewhere(context: Any) -> NoReturn:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, _ELSEWHERE)
+    raise AssertionError("unreachable: abort raises")

@@ -93,7 +93,18 @@ class KafkaEventPublisher:
     its producer id when it gives up on a batch, requests no other and never sends again.
     """
 
-    def __init__(self, bootstrap: Brokers | str, service: str, *, delivery_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, bootstrap: Brokers | str, service: str, *, delivery_timeout_s: float = 30.0, connect: bool = True
+    ) -> None:
+        """Args:
+        bootstrap: the brokers.
+        service: the service whose events they are.
+        delivery_timeout_s: seconds after which an event that no broker took is an error.
+        connect: whether to connect now and to fail if no broker responds; else the first event connects.
+
+        Raises:
+            UnavailableError: no broker responds.
+        """
         self._bootstrap = Brokers.of(bootstrap)
         self._service = service
         self._timeout_s = delivery_timeout_s
@@ -105,7 +116,8 @@ class KafkaEventPublisher:
         self._hangs = False
         self._next_try = 0.0
         self._producer: KafkaProducer | None = None
-        self._connected()
+        if connect:
+            self._connected()
 
     def _connected(self) -> KafkaProducer:
         spent, self._spent = self._spent, None

@@ -42,7 +42,7 @@ class DeathReports:
             self._changed.set()
 
     async def run(self) -> None:
-        """Sends what waits until it is cancelled. While the control plane is unavailable, it waits on."""
+        """Sends what waits until it is cancelled. What cannot be sent waits for the control plane."""
         while True:
             await self._changed.wait()
             self._changed.clear()

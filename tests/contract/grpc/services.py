@@ -203,8 +203,7 @@ class Services:
         engine = self.engine("inference")
         server = FakeServer(self.folder / "models")
         self.inference = InferenceHarness(self.folder, engine, server, FakeInferenceAnnouncer())
-        serving: Any = None
-        servicer = InferenceServicer(serving, self.inference.publishing(), self.inference.book)
+        servicer = InferenceServicer(self.inference.publishing(), self.inference.book)
         await self._serve(
             stack,
             "tidemill.inference.v1.InferenceService",

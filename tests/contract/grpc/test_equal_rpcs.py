@@ -182,7 +182,7 @@ def named(verb: str) -> set[str]:
 
 
 def test_the_walk_meets_every_resource_that_is_worked_on() -> None:
-    # Routes are not long work: they have no end.
+    # Routes have no end.
     nouns = {name.removeprefix("Watch") for name in named("Watch") - {"WatchRoutes"}}
     assert nouns == set(WORKS) == {name.removeprefix("Cancel") for name in named("Cancel")}
 

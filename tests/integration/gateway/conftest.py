@@ -17,12 +17,15 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from gateway import plane
 from gateway.__main__ import build
 from gateway.keys.store import KeyStore
 from gateway.settings import GatewaySettings
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
-from tests.integration.gateway.fake_peers import FakePeers
+from services.serving.app import serving
+from tests.integration.gateway.fake_peers import ANSWER, FakeBus, FakePeers
+from tests.waiting import wait_until
 
 T = TypeVar("T")
 
@@ -69,6 +72,8 @@ class _Running:
                 "cleaning_address": address,
                 "training_address": "127.0.0.1:1",  # no one there
                 "inference_address": address,
+                "triton_grpc": address,
+                "state": str(self.state),
                 "pipeline_address": address,
                 "telemetry_address": address,
             }
@@ -120,11 +125,17 @@ def mesh(exported: InMemorySpanExporter, tmp_path_factory: pytest.TempPathFactor
     running = _Running(state)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDEMILL_STATE", str(state))
+        patch.setattr(plane, "KafkaEventPublisher", FakeBus)
+        # Every answer has the id that tests know.
+        patch.setattr(serving, "new_id", lambda: ANSWER.removeprefix("answers/"))
         http, grpc_address = asyncio.run_coroutine_threadsafe(running.start(), loop).result(60)
-    store = KeyStore.open(f"sqlite:///{state / 'db' / 'gateway.sqlite'}")
-    yield Mesh(running.peers, loop, http, grpc_address, state, store)
-    store.close()
-    asyncio.run_coroutine_threadsafe(running.stop(), loop).result(60)
+        store = KeyStore.open(f"sqlite:///{state / 'db' / 'gateway.sqlite'}")
+        mesh = Mesh(running.peers, loop, http, grpc_address, state, store)
+        with httpx.Client(base_url=f"http://{mesh.http}", headers={"x-api-key": mesh.key}) as client:
+            wait_until(lambda: client.get("/v1/models").status_code == 200, "routes")
+        yield mesh
+        store.close()
+        asyncio.run_coroutine_threadsafe(running.stop(), loop).result(60)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
     loop.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 from tidemill.inference.v1 import inference_service_pb2 as inference_pb2
-from tidemill.inference.v1 import model_pb2
+from tidemill.inference.v1 import model_pb2, route_pb2
 from tidemill.inference.v1.inference_service_pb2_grpc import (
     InferenceServiceServicer,
     add_InferenceServiceServicer_to_server,
@@ -68,94 +69,109 @@ class ReceivedCalls:
         self.metadata.append(dict(context.invocation_metadata() or ()))
         self.remaining_s.append(context.time_remaining())
 
+    def note_asked(self, asked: Any, request: Any) -> None:
+        """Keeps what Triton was asked, with the trace that it was given."""
+        self.requests.append(asked)
+        self.metadata.append({name: value.string_param for name, value in request.parameters.items()})
+
+
+def routes() -> list[route_pb2.Route]:
+    """What inference sends to the gateway: a model that writes, two that classify, and one that does not answer."""
+    writer = route_pb2.RoutedVersion(
+        name=VERSION, task="generation", precision="int8", prompt_template="Write a headline.\n\n{text}"
+    )
+    headlines = route_pb2.Route(model="models/headlines", versions=[writer], serving=VERSION, generation=1)
+    headlines.create_time.FromSeconds(1_700_000_000)
+    found = [headlines, route_pb2.Route(model="models/unserved", versions=[writer])]
+    for name in ("reviews", "m"):
+        version = route_pb2.RoutedVersion(
+            name=f"models/{name}/versions/1", task="text_classification", labels=["positive", "negative"]
+        )
+        found.append(route_pb2.Route(model=f"models/{name}", versions=[version], serving=version.name, generation=1))
+    return found
+
 
 class FakeInference(InferenceServiceServicer):
-    """Answers for `headlines`; the text decides how: `wait` hangs, `queue` hangs before
-    the first piece, `fail` fails, `break` fails in the middle."""
+    """The control plane: it knows the models and which versions answer."""
 
     def __init__(self, seen: ReceivedCalls) -> None:
         self._seen = seen
 
-    def _check(self, name: str) -> None:
-        if name != "models/headlines":
-            raise NotFoundError(f"There is no model {name}.", reason="MODEL_NOT_FOUND")
-
-    @staticmethod
-    def _asked(request: Any) -> str:
-        if request.WhichOneof("input") == "text":
-            return str(request.text)
-        return str(request.conversation.messages[-1].content)
-
-    async def Generate(self, request: Any, context: Any) -> inference_pb2.GenerateResponse:  # noqa: N802
-        self._seen.note(request, context)
-        self._check(request.model)
-        if self._asked(request) == "fail":
-            raise RuntimeError("the runtime failed")
-        try:
-            if self._asked(request) == "wait":
-                await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            self._seen.cancelled.set()
-            raise
-        return inference_pb2.GenerateResponse(
-            answer=ANSWER,
-            text="".join(WORDS),
-            finish_reason=model_pb2.FINISH_REASON_STOP,
-            usage=model_pb2.Usage(prompt_tokens=7, completion_tokens=3),
-            model_version=VERSION,
-        )
-
-    async def StreamGenerate(  # noqa: N802
+    async def WatchRoutes(  # noqa: N802
         self, request: Any, context: Any
-    ) -> AsyncIterator[inference_pb2.StreamGenerateResponse]:
-        self._seen.note(request, context)
-        self._check(request.model)
-        asked = self._asked(request)
-        try:
-            if asked == "queue":
-                await asyncio.sleep(60)
-            for word in WORDS:
-                yield inference_pb2.StreamGenerateResponse(answer=ANSWER, text_delta=word, model_version=VERSION)
-                if asked == "break":
-                    raise RuntimeError("the runtime broke")
-                if asked == "wait":
-                    await asyncio.sleep(60)
-        except (asyncio.CancelledError, GeneratorExit):
-            self._seen.cancelled.set()
-            raise
-        yield inference_pb2.StreamGenerateResponse(
-            answer=ANSWER,
-            finish_reason=model_pb2.FINISH_REASON_LENGTH,
-            usage=model_pb2.Usage(prompt_tokens=7, completion_tokens=3),
-            model_version=VERSION,
-        )
-
-    async def Predict(self, request: Any, context: Any) -> inference_pb2.PredictResponse:  # noqa: N802
-        self._seen.note(request, context)
-        context.set_trailing_metadata((("x-cache", "hit"),))
-        return inference_pb2.PredictResponse(
-            predictions=[
-                inference_pb2.Prediction(
-                    answer=ANSWER, label="positive", score=0.9, scores={"positive": 0.9, "negative": 0.1}
-                )
-                for _ in request.texts
-            ],
-            model_version="models/reviews/versions/1",
-        )
+    ) -> AsyncIterator[inference_pb2.WatchRoutesResponse]:
+        # Models of Triton's own protocol need no route: `echo` and `writer` have none.
+        yield inference_pb2.WatchRoutesResponse(revision=1, snapshot=True, routes=routes())
+        await asyncio.sleep(3600)
 
     async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
-        unserved = model_pb2.Model(name="models/unserved")
-        if not request.page_token:
-            return inference_pb2.ListModelsResponse(models=[model()], next_page_token="2")
-        return inference_pb2.ListModelsResponse(models=[unserved])
+        self._seen.note(request, context)
+        context.set_trailing_metadata((("x-cache", "hit"),))
+        return inference_pb2.ListModelsResponse(models=[model()])
 
     async def GetModel(self, request: Any, context: Any) -> inference_pb2.GetModelResponse:  # noqa: N802
-        self._check(request.name)
+        if request.name == "models/fail":
+            raise RuntimeError("the service failed")
         return inference_pb2.GetModelResponse(model=model())
 
 
+def _asked(request: Any) -> Any:
+    """The call of the contract that a request to Triton was made of."""
+    tensors = {}
+    for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+        values: list[Any] = []
+        if tensor.datatype == "BYTES":
+            while raw:
+                size = int.from_bytes(raw[:4], "little")
+                values.append(raw[4 : 4 + size].decode())
+                raw = raw[4 + size :]
+        else:
+            form = {"FP32": "<f4", "INT32": "<i4", "INT64": "<i8"}[tensor.datatype]
+            values = [round(value, 6) for value in np.frombuffer(raw, form).tolist()]
+        tensors[tensor.name] = values
+    name = f"models/{request.model_name}"
+    if request.model_name in ("reviews", "m"):
+        return inference_pb2.PredictRequest(model=name, texts=tensors["text"])
+    asked = inference_pb2.GenerateRequest(model=name)
+    if "text" in tensors:
+        asked.text = tensors["text"][0]
+    else:
+        for message in json.loads(tensors["messages_json"][0]):
+            asked.conversation.messages.add(**message)
+    for option in ("max_tokens", "temperature", "top_p", "seed"):
+        if option in tensors:
+            setattr(asked.sampling, option, tensors[option][0])
+    asked.sampling.stop.extend(tensors.get("stop", ()))
+    return asked
+
+
+def _text(value: str) -> bytes:
+    return len(value.encode()).to_bytes(4, "little") + value.encode()
+
+
+def _piece(text: str, finish: str = "") -> Any:
+    response = v2.ModelInferResponse(model_name="headlines", model_version="3")
+    contents = {
+        "text_delta": _text(text),
+        "finish_reason": _text(finish),
+        "prompt_tokens": (7).to_bytes(4, "little"),
+        "completion_tokens": (3).to_bytes(4, "little"),
+    }
+    for name, raw in contents.items():
+        response.outputs.add(name=name)
+        response.raw_output_contents.append(raw)
+    return v2.ModelStreamInferResponse(infer_response=response)
+
+
 class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """A model `echo` that gives every input back as `OUT_<name>`."""
+    """Triton: `echo` gives every input back as `OUT_<name>`, `reviews` and `m` find all positive, `headlines` writes.
+
+    The text decides how it writes: `wait` hangs, `queue` hangs before the first piece, `fail` fails, `break` fails in
+    the middle.
+    """
+
+    def __init__(self, seen: ReceivedCalls) -> None:
+        self._seen = seen
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         return v2.ServerLiveResponse(live=True)
@@ -189,6 +205,8 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         if request.model_name == "writer":
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "a decoupled model")
+        if request.model_name in ("reviews", "m"):
+            return self._classify(request)
         if request.model_name != "echo":
             raise NotFoundError(f"There is no model {request.model_name}.")
         response = v2.ModelInferResponse(model_name="echo", model_version="1", id=request.id)
@@ -197,9 +215,46 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
             response.raw_output_contents.append(raw)
         return response
 
+    def _classify(self, request: Any) -> Any:
+        asked = _asked(request)
+        self._seen.note_asked(asked, request)
+        response = v2.ModelInferResponse(model_name=request.model_name, model_version="1")
+        response.outputs.add(name="scores", datatype="FP32", shape=[len(asked.texts), 2])
+        response.raw_output_contents.append(np.array([[0.9, 0.1]] * len(asked.texts), dtype="<f4").tobytes())
+        return response
+
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         async for request in requests:
-            yield v2.ModelStreamInferResponse(infer_response=await self.ModelInfer(request, context))
+            if request.model_name == "headlines":
+                async for piece in self._write(request):
+                    yield piece
+            else:
+                yield v2.ModelStreamInferResponse(infer_response=await self.ModelInfer(request, context))
+
+    async def _write(self, request: Any) -> AsyncIterator[Any]:
+        if not request.inputs:  # whether the model lives
+            yield v2.ModelStreamInferResponse(error_message="Give exactly one of `text` and `messages_json`.")
+            return
+        asked = _asked(request)
+        self._seen.note_asked(asked, request)
+        text = asked.text or asked.conversation.messages[-1].content
+        try:
+            if text == "queue":
+                await asyncio.sleep(60)
+            if text == "fail":
+                yield v2.ModelStreamInferResponse(error_message="the runtime failed")
+                return
+            for word in WORDS:
+                yield _piece(word)
+                if text == "break":
+                    yield v2.ModelStreamInferResponse(error_message="the runtime failed unexpectedly")
+                    return
+                if text == "wait":
+                    await asyncio.sleep(60)
+        except (asyncio.CancelledError, GeneratorExit):
+            self._seen.cancelled.set()
+            raise
+        yield _piece("", "stop" if asked.sampling.max_tokens else "length")
 
 
 class FakeIngest(IngestServiceServicer):
@@ -284,6 +339,23 @@ class FakeTelemetry(TelemetryServiceServicer):
         return telemetry_pb2.GetTraceResponse(spans=self.spans, logs=self.logs)
 
 
+class FakeBus:
+    """Takes the events of served answers; see `services.kit.bus.port.EventPublisher`."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.events: list[Any] = []
+
+    def publish(self, topic: object, events: Sequence[Any]) -> None:
+        """Keeps them."""
+        self.events += events
+
+    def finish(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class FakePeers:
     """All services in one server of this event loop."""
 
@@ -306,7 +378,7 @@ class FakePeers:
 
     def _register(self, server: grpc.aio.Server) -> Sequence[str]:
         add_InferenceServiceServicer_to_server(FakeInference(self.seen), server)  # type: ignore[abstract]
-        add_GRPCInferenceServiceServicer_to_server(FakeV2(), server)
+        add_GRPCInferenceServiceServicer_to_server(FakeV2(self.seen), server)
         add_IngestServiceServicer_to_server(FakeIngest(self.seen), server)  # type: ignore[abstract]
         add_PipelineServiceServicer_to_server(self.pipeline, server)
         add_TelemetryServiceServicer_to_server(self.telemetry, server)

@@ -15,7 +15,12 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
-from tidemill.inference.v1.inference_service_pb2 import GenerateRequest, PredictRequest, StreamGenerateRequest
+from tidemill.inference.v1.inference_service_pb2 import (
+    GenerateRequest,
+    ListModelsRequest,
+    PredictRequest,
+    StreamGenerateRequest,
+)
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.ingest.v1.ingest_service_pb2 import IngestRecordsRequest, StreamRecordsRequest
 from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
@@ -23,7 +28,7 @@ from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.training.v1.training_service_pb2 import CreateRunRequest, GetRunRequest
 from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 
-from gateway.facade.table import public_services
+from gateway.facade.table import OWN, public_services
 from tests.faults.http2 import DATA, HEADERS, PREFACE, SETTINGS, fields, frame
 from tests.integration.gateway.conftest import Mesh
 from tests.integration.gateway.fake_peers import ANSWER, WORDS
@@ -44,13 +49,14 @@ def test_unary_call_with_metadata_deadline_and_trailers(
     mesh: Mesh, channel: grpc.Channel, auth: tuple[tuple[str, str], ...]
 ) -> None:
     stub = InferenceServiceStub(channel)
-    response, call = stub.Predict.with_call(
-        PredictRequest(model="models/reviews", texts=["a", "b"]),
+    response, call = stub.ListModels.with_call(
+        ListModelsRequest(page_size=7),
         metadata=(*auth, ("x-request-id", "r-1"), ("x-blob-bin", b"\x00\x01")),
         timeout=20,
     )
-    assert [prediction.label for prediction in response.predictions] == ["positive", "positive"]
+    assert [model.name for model in response.models] == ["models/headlines"]
     seen = mesh.peers.seen
+    assert seen.requests[-1].page_size == 7
     assert seen.metadata[-1]["x-request-id"] == "r-1"
     assert seen.metadata[-1]["x-blob-bin"] == b"\x00\x01"
     assert "authorization" not in seen.metadata[-1]
@@ -58,6 +64,21 @@ def test_unary_call_with_metadata_deadline_and_trailers(
     assert remaining is not None
     assert remaining < 21  # the wire rounds up
     assert ("x-cache", "hit") in [(key, value) for key, value in call.trailing_metadata()]
+
+
+def test_what_is_answered_with_a_model_is_answered_here(
+    channel: grpc.Channel, auth: tuple[tuple[str, str], ...]
+) -> None:
+    request = PredictRequest(model="models/reviews", texts=["a", "b"])
+    response = InferenceServiceStub(channel).Predict(request, metadata=auth, timeout=20)
+    assert [prediction.label for prediction in response.predictions] == ["positive", "positive"]
+    assert response.model_version == "models/reviews/versions/1"
+    with pytest.raises(grpc.RpcError) as found:
+        InferenceServiceStub(channel).Generate(GenerateRequest(model="models/reviews", text="a"), metadata=auth)
+    status = rpc_status.from_call(found.value)  # type: ignore[arg-type]
+    info = error_details_pb2.ErrorInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    assert info.reason == "WRONG_TASK"
 
 
 def test_streams(channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:
@@ -180,7 +201,7 @@ def test_bytes_that_are_not_message_are_refused_through_the_gateway(
     mesh: Mesh, channel: grpc.Channel, auth: tuple[tuple[str, str], ...]
 ) -> None:
     for service in public_services():
-        if service.peer not in ("inference", "ingest", "pipeline", "telemetry"):  # the others are not played here
+        if service.peer not in (OWN, "inference", "ingest", "pipeline", "telemetry"):  # the others are not played here
             continue
         for method in service.public_methods():
             client, reply = ("stream" if s else "unary" for s in (method.client_streaming, method.server_streaming))
@@ -200,14 +221,14 @@ def test_metadata_of_any_text_is_passed_on(mesh: Mesh) -> None:
     sent = {
         ":method": b"POST",
         ":scheme": b"http",
-        ":path": b"/tidemill.inference.v1.InferenceService/Predict",
+        ":path": b"/tidemill.inference.v1.InferenceService/ListModels",
         ":authority": b"x",
         "te": b"trailers",
         "content-type": b"application/grpc",
         "x-api-key": mesh.key.encode(),
         "x-name": "Zoë 50% 看".encode(),
     }
-    request = PredictRequest(model="models/m", texts=["a"]).SerializeToString()
+    request = ListModelsRequest().SerializeToString()
     body = b"\0" + len(request).to_bytes(4, "big") + request
     before = len(mesh.peers.seen.metadata)
     host, _, port = mesh.grpc.partition(":")

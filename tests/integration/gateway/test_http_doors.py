@@ -280,6 +280,7 @@ def _start(state: Path, **settings: str) -> subprocess.Popen[str]:
             "TIDEMILL_DATABASE_URL": f"sqlite:///{state / 'gateway.sqlite'}",
             "TIDEMILL_BIND": "127.0.0.1:0",
             "TIDEMILL_HTTP_BIND": "127.0.0.1:0",
+            "TIDEMILL_KAFKA_BOOTSTRAP": "127.0.0.1:1",
             **settings,
         },
         stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from tidemill.inference.v1.inference_service_pb2 import PredictRequest
+from tidemill.inference.v1.inference_service_pb2 import ListModelsRequest, PredictRequest
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2 import CreateCycleRequest, ListCyclesRequest
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
@@ -69,15 +69,16 @@ def test_services_learn_key_and_tenant_and_no_one_else_can_learn_them(mesh: Mesh
     made, key = mesh.store.create("acme's", tenant="acme")
     claims = {"x-tidemill-tenant": "other", "x-tidemill-key": "other", "x-tidemill-more": "other"}
     metadata = (("x-api-key", key), *claims.items())
-    InferenceServiceStub(channel).Predict(_PREDICT, metadata=metadata)
+    InferenceServiceStub(channel).ListModels(ListModelsRequest(), metadata=metadata)
     seen = mesh.peers.seen.metadata
     told = {name: value for name, value in seen[-1].items() if name.startswith("x-tidemill-")}
     assert told == {"x-tidemill-tenant": "acme", "x-tidemill-key": made.key_id}
     headers = {"x-api-key": key, **claims}
-    assert httpx.post(f"http://{mesh.http}/v1/chat/completions", json=_CHAT, headers=headers).status_code == 200
+    records = {"records": [{"source": "s", "text": "t"}]}
+    assert httpx.post(f"http://{mesh.http}/v1/records", json=records, headers=headers).status_code == 200
     assert {n: v for n, v in seen[-1].items() if n.startswith("x-tidemill-")} == told
     # A key without a tenant takes over no one's.
-    InferenceServiceStub(channel).Predict(_PREDICT, metadata=(("x-api-key", mesh.key), *claims.items()))
+    InferenceServiceStub(channel).ListModels(ListModelsRequest(), metadata=(("x-api-key", mesh.key), *claims.items()))
     assert "x-tidemill-tenant" not in seen[-1]
 
 

@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.integration.gateway.conftest import Mesh
 
-TEXTS = np.array([["多好的酒店".encode(), b"bad \x00 one"]], dtype=np.object_)
+TEXTS = np.array([["多好的酒店".encode(), b"bad \x01 one"]], dtype=np.object_)
 FLOATS = np.array([[1.5, -2.25], [0.0, 3e38]], dtype=np.float32)
 
 

@@ -1,11 +1,10 @@
-"""The inference service as a process of its own, on a real Triton and Kafka, with a receiver of its spans."""
+"""Inference and the gateway as processes of their own, on a real Triton and Kafka, with a receiver of their spans."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,9 +26,11 @@ from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from services.kit.ids import new_id
 from tests.integration.inference.builds import finish_generator, make_classifier, make_generator
+from tests.service_process import free_port
 from tests.waiting import wait_until
 
 _ROOT = Path(__file__).parents[3]
+_RECONNECT = [("grpc.max_reconnect_backoff_ms", 500)]
 
 
 @dataclass(frozen=True)
@@ -75,49 +76,62 @@ class SpanReceiver(trace_service_pb2_grpc.TraceServiceServicer):
 
 @dataclass
 class InferenceProcess:
-    """`python -m services.inference` with a state that outlives a kill."""
+    """Both planes, with a state that outlives a kill: `services.inference`, and the gateway, which answers.
+
+    What kills or starts it is about inference; the gateway runs from the first start to the stop.
+    """
 
     stack: StackState
     folder: Path
     otlp: str
     artifacts: Path
+    control_port: int = 0
+    """Of inference."""
     port: int = 0
+    """Of the gateway's gRPC."""
+    http: int = 0
+    """Of the gateway's HTTP."""
     process: subprocess.Popen[bytes] | None = None
+    gateway: subprocess.Popen[bytes] | None = None
     channel: grpc.Channel = field(init=False)
+    """To the gateway."""
+    control_channel: grpc.Channel = field(init=False)
 
     def start(self) -> None:
-        """Starts it and waits until it serves."""
-        if not self.port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.port = probe.getsockname()[1]
-        log = self.folder / "inference.log"
-        environment = {
+        """Starts inference, and the gateway if it does not run, and waits until they serve."""
+        self.control_port = self.control_port or free_port()
+        self.start_control()
+        if self.gateway is None:
+            self.port, self.http = free_port(), free_port()
+            self.start_gateway()
+
+    def _environment(self, name: str, port: int) -> dict[str, str]:
+        return {
             **os.environ,
             "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'protos' / 'gen'}",
-            "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
+            "TIDEMILL_BIND": f"127.0.0.1:{port}",
             "TIDEMILL_KAFKA_BOOTSTRAP": self.stack.kafka_bootstrap,
-            "TIDEMILL_DATABASE_URL": f"sqlite:///{self.folder}/inference.sqlite",
-            "TIDEMILL_ARTIFACTS_URL": f"file://{self.artifacts}",
-            "TIDEMILL_TRUSTED_MODEL_KEYS": str(self.artifacts / "keys" / "trusted"),
+            "TIDEMILL_DATABASE_URL": f"sqlite:///{self.folder}/{name}.sqlite",
             "TIDEMILL_TRITON_GRPC": self.stack.triton_grpc,
-            "TIDEMILL_TRITON_REPOSITORY": str(self.stack.triton_repository),
-            "TIDEMILL_TRITON_STAGING": str(self.stack.triton_repository.with_name(f"staging-{self.folder.name}")),
             "TIDEMILL_OTLP_ENDPOINT": self.otlp,
-            "TIDEMILL_RECONCILE_PAUSE_S": "0.5",
             # Not the folder of this user's own mesh.
             "TIDEMILL_STATE": str(self.folder),
         }
-        with log.open("ab") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.inference"], env=environment, stdout=stream, stderr=stream
+
+    def _run(self, module: str, name: str, settings: dict[str, str], port: int) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as stream:
+            return subprocess.Popen(
+                [sys.executable, "-m", module],
+                env=self._environment(name, port) | settings,
+                stdout=stream,
+                stderr=stream,
             )
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}", [("grpc.max_reconnect_backoff_ms", 500)])
-        health: Any = health_pb2_grpc.HealthStub(self.channel)
+
+    def _wait(self, process: subprocess.Popen[bytes], channel: grpc.Channel, name: str) -> None:
+        health: Any = health_pb2_grpc.HealthStub(channel)
 
         def serves() -> bool:
-            assert self.process is not None
-            assert self.process.poll() is None, log.read_text()[-4000:]
+            assert process.poll() is None, (self.folder / f"{name}.log").read_text()[-4000:]
             try:
                 answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
             except grpc.RpcError:
@@ -126,25 +140,63 @@ class InferenceProcess:
 
         wait_until(serves, patience_s=180)
 
+    def start_control(self) -> None:
+        """Starts inference and waits until it serves."""
+        settings = {
+            "TIDEMILL_ARTIFACTS_URL": f"file://{self.artifacts}",
+            "TIDEMILL_TRUSTED_MODEL_KEYS": str(self.artifacts / "keys" / "trusted"),
+            "TIDEMILL_TRITON_REPOSITORY": str(self.stack.triton_repository),
+            "TIDEMILL_TRITON_STAGING": str(self.stack.triton_repository.with_name(f"staging-{self.folder.name}")),
+            "TIDEMILL_RECONCILE_PAUSE_S": "0.5",
+        }
+        self.process = self._run("services.inference", "inference", settings, self.control_port)
+        self.control_channel = grpc.insecure_channel(f"127.0.0.1:{self.control_port}", _RECONNECT)
+        self._wait(self.process, self.control_channel, "inference")
+
+    def start_gateway(self) -> None:
+        """Starts the gateway and waits until it serves."""
+        settings = {
+            "TIDEMILL_AUTH": "false",
+            "TIDEMILL_HTTP_BIND": f"127.0.0.1:{self.http}",
+            "TIDEMILL_INFERENCE_ADDRESS": f"127.0.0.1:{self.control_port}",
+        }
+        self.gateway = self._run("gateway", "gateway", settings, self.port)
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}", _RECONNECT)
+        self._wait(self.gateway, self.channel, "gateway")
+
     def kill(self) -> None:
-        """kill -9."""
+        """kill -9 of inference."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
-        self.channel.close()
+        self.control_channel.close()
 
-    def stop(self) -> int:
-        """Asks it to end; returns its exit status."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(60)
+    def stop_gateway(self) -> int:
+        """Asks the gateway to end; returns its exit status."""
+        assert self.gateway is not None
+        self.gateway.send_signal(signal.SIGTERM)
+        status = self.gateway.wait(60)
         self.channel.close()
         return status
 
+    def stop(self) -> int:
+        """Asks both to end; returns an exit status that is 0 if both are."""
+        assert self.process is not None
+        doors = self.stop_gateway()
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(60)
+        self.control_channel.close()
+        return doors or status
+
     @property
     def stub(self) -> Any:
-        """A client."""
+        """A client of the gateway."""
         return stubs.InferenceServiceStub(self.channel)
+
+    @property
+    def control(self) -> Any:
+        """A client of inference itself."""
+        return stubs.InferenceServiceStub(self.control_channel)
 
     def publish(self, model: str, build: BuildFolder, patience_s: float = 120) -> Any:
         """Publishes a build; retries so long while Triton is unavailable (2.51 crashes now and then)."""
@@ -159,7 +211,7 @@ class InferenceProcess:
         end = time.monotonic() + patience_s
         while True:
             try:
-                return self.stub.PublishModel(request, timeout=240)
+                return self.control.PublishModel(request, timeout=240)
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
                     raise

@@ -197,7 +197,7 @@ def test_one_trace_goes_from_the_caller_into_triton(
     def whole() -> Any:
         found = receiver.of(trace_id)
         inside = [span for service, span in found if service == "triton"]
-        ours = {span.span_id: span for service, span in found if service == "inference"}
+        ours = {span.span_id: span for service, span in found if service == "gateway"}
         return len(inside) == 2 and all(span.parent_span_id in ours for span in inside) and (inside, ours)
 
     inside, ours = wait_until(whole)

@@ -192,11 +192,11 @@ def test_a_build_that_is_not_what_was_promised_is_not_published(
         model=f"models/{model}", artifact_uri=f"file://{builds.positive.path}", digest="0" * 64
     )
     with pytest.raises(grpc.RpcError) as caught:
-        inference.stub.PublishModel(request, timeout=60)
+        inference.control.PublishModel(request, timeout=60)
     assert _reason(caught.value) == "DIGEST_MISMATCH"
     request.artifact_uri = f"file://{builds.positive.path}-nowhere"
     with pytest.raises(grpc.RpcError) as caught:
-        inference.stub.PublishModel(request, timeout=60)
+        inference.control.PublishModel(request, timeout=60)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     with pytest.raises(grpc.RpcError) as caught:
         _predict(inference, model, "good")

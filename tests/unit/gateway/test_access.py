@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from grpc_health.v1 import health_pb2
@@ -18,6 +19,7 @@ from gateway.http.limits import BodyBudget, HttpLimits
 from gateway.keys.key import ApiKey, Role
 from gateway.keys.limiter import KeyLimiter
 from gateway.peers import Peers
+from gateway.plane import DataPlane
 from gateway.settings import GatewaySettings
 from services.kit.errors import PermissionDeniedError
 from services.kit.telemetry.metrics import RequestMetrics
@@ -46,6 +48,7 @@ async def openapi_paths() -> dict[str, Any]:
     peers = Peers.open(GatewaySettings.model_validate({}))
     door: Any = create_app(
         peers,
+        cast(DataPlane, SimpleNamespace(v2=None)),
         None,
         KeyLimiter(),
         RequestMetrics("gateway"),

@@ -13,7 +13,6 @@ from services.inference.app.publishing import Publishing
 from services.inference.app.route_book import RouteBook
 from services.inference.domain.model import Model
 from services.inference.entrypoints.servicer import InferenceServicer
-from services.serving.entrypoints.answers import Answers
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -36,7 +35,7 @@ class SlowPublishing:
 
 async def test_changes_that_wait_for_each_other_delay_no_reader() -> None:
     publishing = SlowPublishing()
-    servicer: Any = InferenceServicer(cast(Answers, None), cast(Publishing, publishing), RouteBook())
+    servicer: Any = InferenceServicer(cast(Publishing, publishing), RouteBook())
     changes = [
         asyncio.create_task(servicer.UnpublishModel(pb.UnpublishModelRequest(model="models/m"), None))
         for _ in range(100)

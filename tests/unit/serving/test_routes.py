@@ -30,7 +30,6 @@ from services.serving.adapters.route_messages import route_from, route_to
 from services.serving.app.routing import RoutingTable
 from services.serving.domain.answer import Task
 from services.serving.domain.route import Route, RoutedVersion, Withdrawal
-from services.serving.entrypoints.answers import Answers
 from tests.waiting import eventually
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -70,7 +69,7 @@ class Control:
     async def running(self) -> AsyncIterator[None]:
         """It answers."""
         server = create_server(RequestMetrics("inference"), traced=False, stopping=self.stopping)
-        servicer = InferenceServicer(cast(Answers, None), cast(Publishing, self.failures), self.book)
+        servicer = InferenceServicer(cast(Publishing, self.failures), self.book)
         stubs.add_InferenceServiceServicer_to_server(servicer, server)
         server.add_insecure_port(self.address)
         await server.start()
@@ -172,7 +171,10 @@ async def test_the_last_known_routes_serve_on_without_the_control_plane(control:
         async with control.running():
             await eventually(lambda: number_of(table) == 2)
             assert _error(table, "gone") is NotFoundError
-    # A data plane that starts while it is unavailable.
+            # They are saved once they are used.
+            file = control.folder / "routes" / "routes.json"
+            await eventually(lambda: "versions/2" in file.read_text())
+    # A data plane that starts without it.
     async with control.watched() as (table, feed):
         assert (number_of(table), feed.connected) == (2, False)
         assert _error(table, "gone") is NotFoundError
@@ -204,7 +206,7 @@ async def test_a_change_is_known_once_every_reader_was_sent_it(control: Control)
     assert told.is_set()
     assert not book.wait_until_known(0.0)
     book.remove_reader(silent)
-    assert book.wait_until_known(0.0)
+    assert await asyncio.to_thread(book.wait_until_known, 30.0)
 
 
 async def test_watchers_end_when_the_service_stops(control: Control) -> None:
@@ -269,3 +271,17 @@ async def test_the_report_is_a_call_of_the_contract(control: Control) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.ReportModelFailure(pb.ReportModelFailureRequest(model="m"))
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_the_control_plane_answers_nothing_and_says_who_does(control: Control) -> None:
+    async with control.running(), grpc.aio.insecure_channel(control.address) as channel:
+        stub = control.stub(channel)
+        for call in (
+            stub.Predict(pb.PredictRequest(model="models/m", texts=["a"])),
+            stub.Generate(pb.GenerateRequest(model="models/m", text="a")),
+            stub.StreamGenerate(pb.StreamGenerateRequest(model="models/m", text="a")).read(),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert "call the gateway" in str(caught.value.details())

@@ -1,0 +1,71 @@
+"""The data plane: what the doors answer with, in one hop to Triton, by routes that inference sends.
+
+Without inference it serves on by the routes that it knew last; across a restart they lie in the folder of the state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from prometheus_client import CollectorRegistry, Gauge
+from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+
+from gateway.settings import GatewaySettings
+from services.kit.bus.kafka import KafkaEventPublisher
+from services.kit.clock import SystemClock
+from services.serving.adapters.answer_journal import AnswerJournal
+from services.serving.adapters.death_reports import DeathReports
+from services.serving.adapters.route_feed import RouteFeed
+from services.serving.adapters.route_file import RouteFile
+from services.serving.adapters.served_log import BackgroundServedLog
+from services.serving.adapters.triton_client import TritonClient, open_triton
+from services.serving.adapters.triton_guard import TritonGuard
+from services.serving.adapters.triton_liveness import Liveness
+from services.serving.adapters.triton_v2 import TritonV2
+from services.serving.app.routing import RoutingTable
+from services.serving.app.serving import Serving
+from services.serving.entrypoints.answers import Answers
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlane:
+    """The parts that the doors use, and what runs beside them."""
+
+    table: RoutingTable
+    answers: Answers
+    v2: TritonV2
+    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]]
+    stopping: Sequence[Callable[[], None]]
+    closers: Sequence[Callable[[], object]]
+
+    @classmethod
+    async def open(
+        cls, settings: GatewaySettings, inference: grpc.aio.Channel, registry: CollectorRegistry
+    ) -> DataPlane:
+        """Opens it inside the running event loop. Neither Triton nor inference nor the bus need answer yet."""
+        channel = open_triton(settings.triton_grpc)
+        table, stub = RoutingTable(), InferenceServiceStub(inference)
+        feed = RouteFeed(stub, table, RouteFile(settings.state / "gateway" / "routes.json"))
+        await feed.restore()
+        Gauge("routes_connected", "1 while changes of routes arrive from inference", registry=registry).set_function(
+            lambda: float(feed.connected)
+        )
+        deaths = DeathReports(stub, table)
+        liveness, guard = Liveness(channel, deaths), TritonGuard(channel, deaths)
+        publisher = KafkaEventPublisher(settings.brokers, "gateway", connect=False)
+        # Where inference kept it when it answered itself, so that an update loses no answer.
+        journal = await asyncio.to_thread(AnswerJournal, settings.state / "answers")
+        served = BackgroundServedLog(publisher, registry, journal)
+        serving = Serving(table, TritonClient(channel, liveness, guard), served, SystemClock())
+        return cls(
+            table=table,
+            answers=Answers(serving),
+            v2=TritonV2(channel, liveness, guard),
+            tasks=[feed.run, deaths.run],
+            stopping=[publisher.finish],
+            closers=[channel.close, served.close, publisher.close],
+        )
