@@ -280,7 +280,7 @@ def test_data_sets_are_listed_by_pages(cleaning: CleaningProcess) -> None:
 def test_killed_at_any_moment_it_loses_nothing_and_does_nothing_twice(
     cleaning: CleaningProcess, publisher: KafkaEventPublisher, kafka_bootstrap: str
 ) -> None:
-    count = 16_000
+    count = 10_000
     put(
         cleaning,
         "killed",

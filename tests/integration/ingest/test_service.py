@@ -283,7 +283,7 @@ def test_foreign_events_become_records_and_poison_is_set_aside(ingest: IngestPro
 def test_killed_in_the_middle_an_import_ends_as_if_it_had_not_been(
     ingest: IngestProcess, kafka_bootstrap: str, tmp_path: Path
 ) -> None:
-    count = 30_000
+    count = 15_000
     spec = lines(tmp_path / "killed.jsonl", count, "killed")
     begun = create(ingest, spec, "killed-1")
     deaths = 0
