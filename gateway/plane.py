@@ -55,7 +55,8 @@ class DataPlane:
             lambda: float(feed.connected)
         )
         deaths = DeathReports(stub, table)
-        liveness, guard = Liveness(channel, deaths), TritonGuard(channel, deaths)
+        liveness = Liveness(channel, deaths)
+        guard = TritonGuard(channel, liveness, deaths)
         publisher = KafkaEventPublisher(settings.brokers, "gateway", connect=False)
         # Where inference kept it when it answered itself, so that an update loses no answer.
         journal = await asyncio.to_thread(AnswerJournal, settings.state / "answers")
@@ -64,7 +65,7 @@ class DataPlane:
         return cls(
             table=table,
             answers=Answers(serving),
-            v2=TritonV2(channel, liveness, guard),
+            v2=TritonV2(channel, liveness, guard, table),
             tasks=[feed.run, deaths.run],
             stopping=[publisher.finish],
             closers=[channel.close, served.close, publisher.close],

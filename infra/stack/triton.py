@@ -1,4 +1,4 @@
-"""Triton Inference Server from the wheel `nvidia-pytriton`: Python backend, response cache, explicit model control.
+"""Triton Inference Server from the wheel `nvidia-pytriton`: Python backend, explicit model control.
 
 The wheel keeps its stubs apart by Python version and its backend folder without one, so a private backend folder is
 put together once a Python version, with a stub that knows the NumPy that is installed. Models are loaded by the
@@ -30,7 +30,6 @@ from infra.stack.probes import grpc_health, triton_alive
 from infra.stack.triton_stub import for_numpy_2
 
 PACKAGE = "nvidia-pytriton"
-_CACHE_BYTES = 64 * 1024 * 1024
 _STUB_START_S = 120
 # Triton knows ports only and appends one to the address, so that the name of its socket ends with it.
 _SOCKET_NUMBER = 1
@@ -162,7 +161,6 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         f"--backend-config=python,stub-timeout-seconds={_STUB_START_S}",
         f"--cache-directory={server / 'caches'}",
-        f"--cache-config=local,size={_CACHE_BYTES}",
         *("--allow-http=false", "--allow-metrics=false", *_listen(addresses["triton_grpc"])),
         f"--grpc-restricted-protocol={_REFUSED}:refused={secrets.token_hex(16)}",
         "--exit-timeout-secs=20",

@@ -87,7 +87,7 @@ class Served:
         for process in self.triton().children(recursive=True):
             # What has ended meanwhile, and what Triton has not waited for yet, is not a process any more.
             with suppress(psutil.NoSuchProcess):
-                if process.status() != psutil.STATUS_ZOMBIE and "python_backend_stub" in process.cmdline()[0]:
+                if process.status() != psutil.STATUS_ZOMBIE and "python_backend_stub" in "".join(process.cmdline()[:1]):
                     found.append(process)
         return found
 
@@ -225,6 +225,10 @@ def test_a_gateway_that_starts_while_the_control_plane_is_down_serves(served: Se
         with pytest.raises(grpc.RpcError) as caught:
             served.version(2)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        # A model's process dies, too: its death is reported as soon as there is a control plane again.
+        for process in served.model_processes():
+            process.kill()
+        assert isinstance(served.ask("a text that no cache holds"), grpc.RpcError)
     finally:
         served.service.start()
     assert served.label("a good text that no cache holds") == "2 negative"

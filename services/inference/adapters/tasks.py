@@ -54,7 +54,6 @@ def _classification(config: pb.ModelConfig, build: Build) -> None:
     config.max_batch_size = MAX_BATCH
     # Batches form from requests that wait while the instance is busy; no request waits for a batch to fill.
     config.dynamic_batching.max_queue_delay_microseconds = 0
-    config.response_cache.enable = True
     config.input.add(name="text", data_type=_STRING, dims=[1])
     config.output.add(name="label", data_type=_STRING, dims=[1])
     config.output.add(name="score", data_type=_FP32, dims=[1])

@@ -130,8 +130,7 @@ class TritonClient:
         request = pb.ModelInferRequest(model_name=model)
         add_texts(request, "text", texts, [len(texts), 1])
         add_trace(request)
-        # It asks for all outputs, though it needs but one: Triton's response cache knows an answer by its inputs alone,
-        # and who asks for other outputs of the same text would get this answer (see entrypoints.kserve).
+        request.outputs.add(name="scores")
         asked = self._liveness.asked(model)
         response = await guarded.answer(self._stub.ModelInfer(request, timeout=_PREDICT_S))
         contents = contents_of(response)
@@ -139,12 +138,6 @@ class TritonClient:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
             self._liveness.died(model, asked)
             raise _away(model, "its process died while it answered")
-        if "scores" not in contents:
-            raise InternalError(
-                f"Triton's cache holds an answer of models/{model} without its scores: someone asked Triton itself, "
-                "not a door of the mesh, for other outputs alone.",
-                reason="TRITON_ERROR",
-            )
         scores = np.frombuffer(contents["scores"], dtype="<f4").reshape(len(texts), -1)
         return scores.tolist(), int(response.model_version)
 

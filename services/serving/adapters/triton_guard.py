@@ -1,11 +1,13 @@
 """Fails requests to Triton at once while it does not answer, instead of letting each wait for its deadline.
 
-Three bounds, one for each way in which a server goes silent:
+Four bounds, one for each way in which a server goes silent:
 
 - Triton itself is frozen: while requests wait and nothing was heard for a while, it is asked whether it lives. If it
   does not say so, all that waits ends with UNAVAILABLE, and nothing is sent until it answers again.
 - One model is stuck: a circuit breaker (Nygard, Release It!). After a few requests in a row without an answer its
   callers get UNAVAILABLE at once; after a pause one request is let through as a probe.
+- A model's process has died: requests that it held would stay silent for ever. A model that has been silent for a
+  while is asked, and once its death is known, by that or by another request, what was sent to it before ends.
 - Callers come faster than a model answers: a limited number may wait, further ones get RESOURCE_EXHAUSTED.
 
 It lives in one event loop.
@@ -26,6 +28,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.kit.errors import ResourceExhaustedError, UnavailableError
+from services.serving.adapters.triton_liveness import Liveness
 from services.serving.app.ports import Deaths
 
 logger = logging.getLogger(__name__)
@@ -38,10 +41,12 @@ class Limits:
     """How long silence may last, and how much may wait.
 
     `silence_s` without any answer before Triton is asked whether it lives; each such question waits `probe_s`, and
-    `probes` of them in a row must fail. `waiting` requests of a model at once. `failures` in a row open a model's
-    breaker for `open_s`, twice as long each time until `longest_open_s`.
+    `probes` of them in a row must fail. A model that answered nothing for `model_silence_s` is asked whether its
+    process lives. `waiting` requests of a model at once. `failures` in a row open a model's breaker for `open_s`, twice
+    as long each time until `longest_open_s`.
     """
 
+    model_silence_s: float = 10.0
     silence_s: float = 2.0
     probe_s: float = 2.0
     probes: int = 2
@@ -60,7 +65,8 @@ class GuardedRequest:
         self.began = began
         self.generation = generation
         self.calls: set[Any] = set()
-        self.ended_by_guard = False
+        self.ended_because = ""
+        """Why the guard ended its calls, if it did."""
 
     async def answer(self, call: Any) -> Any:
         """Awaits a call."""
@@ -76,6 +82,12 @@ class GuardedRequest:
     def heard(self) -> None:
         """Triton answered something."""
         self._guard.heard(self.model)
+
+    def end(self, because: str) -> None:
+        """Ends its calls; its caller gets UNAVAILABLE with the reason."""
+        self.ended_because = because
+        for call in self.calls:
+            call.cancel()
 
 
 @dataclass(slots=True)
@@ -97,15 +109,22 @@ class _Breaker:
 class TritonGuard:
     """Admits requests."""
 
-    def __init__(self, channel: grpc.aio.Channel, deaths: Deaths, limits: Limits | None = None) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, liveness: Liveness, deaths: Deaths, limits: Limits | None = None
+    ) -> None:
         """Args:
         channel: to Triton.
+        liveness: asks models whether their processes live.
         deaths: takes note of models that did not even answer the probe.
         limits: see there.
         """
         self._stub = GRPCInferenceServiceStub(channel)
         self._limits = limits or Limits()
         self._deaths = deaths
+        self._liveness = liveness
+        self._asked: dict[str, float] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+        liveness.on_death(self._end_of_process)
         self._requests: set[GuardedRequest] = set()
         self._breakers: defaultdict[str, _Breaker] = defaultdict(_Breaker)
         self._last_heard = 0.0
@@ -134,8 +153,8 @@ class TritonGuard:
         try:
             yield request
         except asyncio.CancelledError:
-            if request.ended_by_guard:
-                raise _away(model, "Triton does not answer", self._limits.probe_s) from None
+            if request.ended_because:
+                raise _away(model, request.ended_because, self._limits.probe_s) from None
             # The caller gave up, as a rule because its deadline had passed.
             if _now() - request.began >= self._limits.silence_s and breaker.last_heard <= request.began:
                 self._failed(request, breaker)
@@ -203,6 +222,7 @@ class TritonGuard:
         while self._requests or self._frozen:
             await asyncio.sleep(self._limits.silence_s / 2)
             now = _now()
+            self._ask_silent_models(now)
             oldest = min((request.began for request in self._requests), default=now)
             if not self._frozen and now - max(self._last_heard, oldest) < self._limits.silence_s:
                 failed = 0
@@ -218,6 +238,23 @@ class TritonGuard:
             if failed >= self._limits.probes:
                 self._freeze()
 
+    def _ask_silent_models(self, now: float) -> None:
+        waiting: dict[str, float] = {}
+        for request in self._requests:
+            waiting[request.model] = min(request.began, waiting.get(request.model, now))
+        for model, began in waiting.items():
+            since = max(began, self._breakers[model].last_heard, self._asked.get(model, 0.0))
+            if now - since >= self._limits.model_silence_s:
+                self._asked[model] = now
+                task = asyncio.create_task(self._liveness.ask(model))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+
+    def _end_of_process(self, model: str, at: float) -> None:
+        for request in list(self._requests):
+            if request.model == model and request.began <= at:
+                request.end("its process died while it answered")
+
     async def _lives(self) -> bool:
         try:
             await self._stub.ServerLive(pb.ServerLiveRequest(), timeout=self._limits.probe_s)
@@ -230,9 +267,7 @@ class TritonGuard:
             self._frozen = True
             logger.error("Triton does not answer; %d waiting requests are refused", len(self._requests))
         for request in list(self._requests):
-            request.ended_by_guard = True
-            for call in request.calls:
-                call.cancel()
+            request.end("Triton does not answer")
 
 
 def _now() -> float:

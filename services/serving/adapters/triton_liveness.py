@@ -1,15 +1,15 @@
 """Notices that the process of a model in Triton has died.
 
 Triton 2.51 neither starts such a process again nor calls its model unready: later requests fail with a text after a
-second, and streams under way stay silent for ever. So that text counts as a death notice, and a stream that has been
-silent for a while has the model asked whether it still lives.
+second, and what was under way stays silent for ever. So that text counts as a death notice, and a stream or request
+that has been silent for a while has the model asked whether it still lives.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +63,11 @@ class Liveness:
         self._deaths = deaths
         self._silence_s = silence_s
         self._streams: set[WatchedStream] = set()
+        self._on_death: list[Callable[[str, float], object]] = []
+
+    def on_death(self, call: Callable[[str, float], object]) -> None:
+        """Calls `call` with a model whose process died and the time, of the event loop, before which it was asked."""
+        self._on_death.append(call)
 
     def asked(self, model: str) -> Asked:
         """A request to this model is sent now."""
@@ -78,11 +83,15 @@ class Liveness:
             if stream.model == model and stream.began <= asked.at:
                 stream.dead = True
                 stream.call.cancel()
+        for call in self._on_death:
+            call(model, asked.at)
         return True
 
     def died(self, model: str, asked: Asked) -> None:
         """Reports a model whose process died without a notice under a request sent at `asked`."""
         self._deaths.report(model, asked.generation)
+        for call in self._on_death:
+            call(model, asked.at)
 
     @asynccontextmanager
     async def watched(self, model: str, call: Any) -> AsyncIterator[WatchedStream]:
@@ -103,11 +112,11 @@ class Liveness:
             if silent_for < self._silence_s:
                 await asyncio.sleep(self._silence_s - silent_for)
                 continue
-            await self._ask(stream.model)
+            await self.ask(stream.model)
             await asyncio.sleep(self._silence_s)
 
-    async def _ask(self, model: str) -> None:
-        """Sends a request that a living model refuses at once, however busy it is."""
+    async def ask(self, model: str) -> None:
+        """Asks a model whether its process lives: sends what a living one refuses at once, however busy it is."""
         asked = self.asked(model)
         probe = once(pb.ModelInferRequest(model_name=model))
         message = ""

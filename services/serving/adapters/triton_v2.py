@@ -1,8 +1,4 @@
-"""Requests of KServe V2, passed on to Triton with the current trace; responses stay unchanged.
-
-Triton's response cache knows an answer by its inputs alone. A request for some of a model's outputs would leave an
-answer without the others to everyone who sends the same inputs, so all outputs are always requested from Triton.
-"""
+"""Requests of KServe V2, passed on to Triton with the current trace; responses stay unchanged."""
 
 from __future__ import annotations
 
@@ -19,27 +15,28 @@ from services.serving.adapters.texts import check_texts
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import add_trace
+from services.serving.app.routing import RoutingTable
 
 Metadata = Sequence[tuple[str, str | bytes]]
-
-_LOOK_UP_S = 60.0
 
 
 class TritonV2:
     """Asks Triton in its own protocol.
 
     Where Triton answers with an error, the methods raise `grpc.aio.AioRpcError` with its status and text, but
-    UnavailableError where it does not answer.
+    UnavailableError where it does not answer, or does not know a model that is published: then it has just started, and
+    loads it again.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, liveness: Liveness, guard: TritonGuard) -> None:
+    def __init__(self, channel: grpc.aio.Channel, liveness: Liveness, guard: TritonGuard, table: RoutingTable) -> None:
+        self._table = table
         self._stub = GRPCInferenceServiceStub(channel)
         self._liveness = liveness
         self._guard = guard
 
     async def look_up(self, method: str, request: Any, timeout_s: float) -> Any:
         """Calls a method that reads something, such as `ModelMetadata`."""
-        with _away():
+        with self._away(getattr(request, "name", ""), getattr(request, "version", "")):
             return await getattr(self._stub, method)(request, timeout=timeout_s)
 
     async def is_ready(self, timeout_s: float) -> bool:
@@ -55,16 +52,14 @@ class TritonV2:
         check_texts(request)
         add_trace(request)
         asked = self._liveness.asked(request.model_name)
-        with _away(), self._noticed(request.model_name, asked):
+        with self._away(request.model_name, request.model_version), self._noticed(request.model_name, asked):
             async with self._guard.request(request.model_name) as admitted:
-                wanted = await self._widen(request, timeout_s)
                 response = await admitted.answer(self._stub.ModelInfer(request, timeout=timeout_s))
-        if unknown := wanted - {output.name for output in response.outputs}:
-            raise InvalidArgumentError(
-                f"unexpected inference output '{min(unknown)}' for model '{request.model_name}'",
-                reason="UNKNOWN_OUTPUT",
-            )
-        return _narrowed(response, wanted)
+        if not response.outputs:
+            # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
+            self._liveness.died(request.model_name, asked)
+            raise _died(request.model_name)
+        return response
 
     async def stream(
         self, requests: AsyncIterator[Any], timeout_s: float | None, metadata: Metadata = ()
@@ -74,8 +69,6 @@ class TritonV2:
         if first is None:
             return
         model, asked = first.model_name, self._liveness.asked(first.model_name)
-        wanted: dict[str, set[str]] = {}
-        everything: set[str] = set()
         refused: list[InvalidArgumentError] = []
 
         async def traced() -> AsyncIterator[Any]:
@@ -88,14 +81,10 @@ class TritonV2:
                     refused.append(error)
                     return
                 add_trace(request)
-                if names := await self._widen(request, _LOOK_UP_S):
-                    wanted.setdefault(model, set()).update(names)
-                else:
-                    everything.add(model)
                 yield request
 
         try:
-            with _away():
+            with self._away(first.model_name, first.model_version):
                 async with self._guard.request(first.model_name) as admitted:
                     call = self._stub.ModelStreamInfer(traced(), timeout=timeout_s, metadata=tuple(metadata))
                     admitted.watch(call)
@@ -104,9 +93,6 @@ class TritonV2:
                             admitted.heard()
                             if response.error_message:
                                 self._liveness.tells_death(model, response.error_message, asked)
-                            answered = response.infer_response.model_name
-                            if answered not in everything:
-                                _narrowed(response.infer_response, wanted.get(answered, set()))
                             yield response
                         if refused:
                             raise refused[0]
@@ -114,29 +100,31 @@ class TritonV2:
                         if not call.done():
                             call.cancel()
         except grpc.aio.AioRpcError as error:
-            self._liveness.tells_death(model, error.details() or "", asked)
+            if self._liveness.tells_death(model, error.details() or "", asked):
+                raise _died(model) from error
             raise
+
+    @contextmanager
+    def _away(self, model: str, version: str) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            unknown = error.code() is grpc.StatusCode.NOT_FOUND and self._table.serves(model, version)
+            if error.code() is not grpc.StatusCode.UNAVAILABLE and not unknown:
+                raise
+            why = f"it loads models/{model} again" if unknown else error.details()
+            raise UnavailableError(
+                f"Triton does not answer: {why}", reason="TRITON_UNAVAILABLE", retry_after_s=1.0
+            ) from error
 
     @contextmanager
     def _noticed(self, model: str, asked: Asked) -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            self._liveness.tells_death(model, error.details() or "", asked)
+            if self._liveness.tells_death(model, error.details() or "", asked):
+                raise _died(model) from error
             raise
-
-    async def _widen(self, request: Any, limit_s: float) -> set[str]:
-        """Makes a request ask for all outputs; returns the names of those that its caller wants, none if all."""
-        wanted = {output.name for output in request.outputs}
-        if any(output.parameters for output in request.outputs):
-            # Such as `classification`, which Triton applies to this output when it writes the answer.
-            ask = pb.ModelMetadataRequest(name=request.model_name, version=request.model_version)
-            for tensor in (await self._stub.ModelMetadata(ask, timeout=limit_s)).outputs:
-                if tensor.name not in wanted:
-                    request.outputs.add(name=tensor.name)
-        else:
-            del request.outputs[:]
-        return wanted
 
 
 async def _after(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -146,22 +134,9 @@ async def _after(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield request
 
 
-def _narrowed(response: Any, wanted: set[str]) -> Any:
-    """The response with only those outputs; with all if none is named."""
-    for index in reversed(range(len(response.outputs) if wanted else 0)):
-        if response.outputs[index].name not in wanted:
-            del response.outputs[index]
-            del response.raw_output_contents[index]
-    return response
-
-
-@contextmanager
-def _away() -> Iterator[None]:
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:
-            raise
-        raise UnavailableError(
-            f"Triton does not answer: {error.details()}", reason="TRITON_UNAVAILABLE", retry_after_s=1.0
-        ) from error
+def _died(model: str) -> UnavailableError:
+    return UnavailableError(
+        f"Triton does not answer: the process of models/{model} died while it answered",
+        reason="TRITON_UNAVAILABLE",
+        retry_after_s=1.0,
+    )

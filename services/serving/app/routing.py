@@ -42,6 +42,12 @@ class RoutingTable:
         route = (self._routes or {}).get(model)
         return route.generation if route is not None else 0
 
+    def serves(self, model: str, version: str = "") -> bool:
+        """Whether a version of the model answers, and if one is named, whether it is that one."""
+        route = (self._routes or {}).get(model)
+        answering = route.answering if route is not None else None
+        return answering is not None and version in ("", str(answering.number))
+
     def labels(self, model: str, number: int) -> Sequence[str]:
         """Labels of a version that answers or is about to, in the order of its scores.
 

@@ -189,7 +189,7 @@ def test_one_trace_goes_from_the_caller_into_triton(
     inference.publish(model, builds.positive)
     receiver, _ = spans
     trace_id, root, metadata = _trace()
-    text = f"good room {trace_id.hex()}"  # not in the response cache
+    text = f"good room {trace_id.hex()}"
     inference.stub.Predict(pb.PredictRequest(model=f"models/{model}", texts=[text]), timeout=30, metadata=metadata)
     request = pb.GenerateRequest(model=f"models/{writer}", text="room", sampling=_sampling(max_tokens=4))
     inference.stub.Generate(request, timeout=30, metadata=metadata)
@@ -237,7 +237,7 @@ def test_tritons_own_client_classifies(inference: InferenceProcess, builds: Buil
 def test_who_asks_for_some_outputs_leaves_no_one_a_part_of_an_answer(
     inference: InferenceProcess, builds: Builds, model: str
 ) -> None:
-    """Triton's response cache knows an answer by its inputs alone."""
+    """A cache that knows an answer by its inputs alone would."""
     inference.publish(model, builds.positive)
     everything = {"label": [b"positive"], "score": [pytest.approx(0.8808, abs=1e-4)]}
 

@@ -552,8 +552,8 @@ def test_a_writer_streams_and_a_classifier_batches_and_caches(harness: Harness) 
         configs[model] = model_config_pb2.ModelConfig()
         text_format.Parse((harness.root / model / "config.pbtxt").read_text(), configs[model])
     assert configs["writer"].model_transaction_policy.decoupled
-    assert not configs["writer"].response_cache.enable
+    # Triton 2.51 keeps the empty answer of a process that died, and gives it to everyone who asks the same.
+    assert not any(config.response_cache.enable for config in configs.values())
     assert configs["classifier"].HasField("dynamic_batching")
-    assert configs["classifier"].response_cache.enable
     assert [warm.batch_size for warm in configs["classifier"].model_warmup] == [1, 8]
     assert list(configs["classifier"].output[2].dims) == [2]

@@ -90,8 +90,8 @@ async def _client(fake: FakeTriton, suspected: list[str], limits: Limits | None 
     channel = open_triton(f"127.0.0.1:{port}")
     try:
         reports = Reports(suspected)
-        guard = TritonGuard(channel, reports, limits)
-        yield TritonClient(channel, Liveness(channel, reports, silence_s=0.05), guard)
+        liveness = Liveness(channel, reports, silence_s=0.05)
+        yield TritonClient(channel, liveness, TritonGuard(channel, liveness, reports, limits))
     finally:
         await channel.close()
         await server.stop(None)

@@ -28,6 +28,8 @@ class SilentTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # trito
 
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
     stuck: bool = False
+    dead: bool = False
+    """The model's process has died: what it held stays silent, and what asks whether it lives gets Triton's notice."""
     asked: int = 0
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -37,7 +39,7 @@ class SilentTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # trito
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.asked += 1
-        if self.frozen.is_set() or self.stuck:
+        if self.frozen.is_set() or self.stuck or self.dead:
             await asyncio.sleep(3600)
         response = pb.ModelInferResponse(model_name=request.model_name, model_version="1")
         response.outputs.add(name="scores")
@@ -45,17 +47,26 @@ class SilentTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # trito
         return response
 
 
+class Dying(SilentTriton):
+    """Says of a dead process what Triton says."""
+
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        async for request in requests:
+            notice = f"Stub process '{request.model_name}_0_0' is not healthy." if self.dead else "no inputs"
+            yield pb.ModelStreamInferResponse(error_message=notice)
+
+
 @asynccontextmanager
 async def _triton(stuck: list[str], limits: Limits = QUICK) -> AsyncIterator[tuple[SilentTriton, TritonClient]]:
-    fake = SilentTriton()
+    fake = Dying()
     server = grpc.aio.server()
     add_GRPCInferenceServiceServicer_to_server(fake, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     channel = open_triton(f"127.0.0.1:{port}")
     try:
-        guard = TritonGuard(channel, Reports(stuck), limits)
-        yield fake, TritonClient(channel, Liveness(channel, Reports()), guard)
+        liveness = Liveness(channel, Reports())
+        yield fake, TritonClient(channel, liveness, TritonGuard(channel, liveness, Reports(stuck), limits))
     finally:
         await channel.close()
         await server.stop(None)
@@ -148,3 +159,23 @@ async def test_only_so_many_wait_for_one_model() -> None:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         assert await client.classify("m", ["x"]) == ([[1.0]], 1)
+
+
+async def test_a_request_that_a_dead_process_holds_ends_although_nothing_else_is_asked() -> None:
+    async with _triton([], Limits(model_silence_s=0.2, silence_s=0.2)) as (fake, client):
+        fake.dead = True
+        with pytest.raises(UnavailableError, match="its process died"):
+            async with asyncio.timeout(30):
+                await client.classify("m", ["x"])
+        fake.dead = False
+        assert await client.classify("m", ["x"]) == ([[1.0]], 1)
+
+
+async def test_a_slow_model_that_lives_is_waited_for() -> None:
+    async with _triton([], Limits(model_silence_s=0.05, silence_s=0.05)) as (fake, client):
+        fake.stuck = True
+        waiting = asyncio.create_task(client.classify("m", ["x"]))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
