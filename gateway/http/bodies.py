@@ -155,7 +155,7 @@ class ChatBody(Body):
     """Body of a chat completion, as OpenAI's clients send it.
 
     Source: https://platform.openai.com/docs/api-reference/chat. Without `temperature` the most probable tokens are
-    taken. `apply_prompt_template` is Tidemill's own.
+    taken. `apply_prompt_template` is Tidemill's own: False takes every conversation as it is.
     """
 
     model: str = Field(examples=["headlines"])
@@ -168,8 +168,10 @@ class ChatBody(Body):
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=-_INT64 - 1, le=_INT64)
     stop: Annotated[list[str], BeforeValidator(_stops)] = Field([], description="a text, or up to 8")
-    apply_prompt_template: bool = Field(
-        False, description="wraps the one user message into the prompt that the model was trained on"
+    apply_prompt_template: bool | None = Field(
+        None,
+        description="wraps the one user message into the prompt that the model was trained on; when left out, it is"
+        " wrapped if the model has such a prompt (see `/v1/models`) and the user's is the only message",
     )
 
     @model_validator(mode="before")

@@ -49,7 +49,7 @@ def chat_routes(plane: DataPlane) -> APIRouter:
         **described(ChatBody, "Writes an answer, whole or as server-sent events"),
     )
     async def chat_completions(request: Request) -> Response:
-        call = read_chat(await json_of(request))
+        call = read_chat(await json_of(request), plane.table.prompt_template)
         try:
             return await (_streamed if call.stream else _whole)(plane, request, call)
         except NotFoundError as error:

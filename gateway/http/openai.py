@@ -1,13 +1,15 @@
 """Maps OpenAI's chat API to the inference service's messages and back. It makes no calls.
 
 Source: https://platform.openai.com/docs/api-reference/chat. What the mesh does not do is refused by name rather than
-ignored; without `temperature` the most probable tokens are taken. One option is ours: `apply_prompt_template`
-wraps a single user message into the prompt that the model was trained on.
+ignored; without `temperature` the most probable tokens are taken. One option is ours: `apply_prompt_template`. A single
+user message is wrapped into the prompt that the model was trained on, so that a stock client gets what was trained; the
+option turns that off.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,16 +100,24 @@ def as_sent(error: InvalidArgumentError, call: ChatCall) -> InvalidArgumentError
     return InvalidArgumentError(message, reason=error.reason, metadata=error.metadata, violations=found)
 
 
-def read_chat(value: dict[str, Any]) -> ChatCall:
+def read_chat(value: dict[str, Any], template_of: Callable[[str], str]) -> ChatCall:
     """Reads the body of a chat completion.
+
+    Args:
+        value: the body.
+        template_of: the prompt that a model was trained on; empty if it has none, or if there is no such model.
 
     Raises:
         InvalidArgumentError: names the first parameter that is wrong, unknown or not offered.
         NotFoundError: the model's name is not valid.
     """
     body = read_body(ChatBody, value)
+    model, apply = model_id(body.model), body.apply_prompt_template
+    if apply is None:
+        is_single = len(body.messages) == 1 and body.messages[0].role == "user" and bool(body.messages[0].text)
+        apply = is_single and bool(template_of(model))
     return ChatCall(
-        model=model_id(body.model),
+        model=model,
         conversation=Conversation(
             messages=[ChatMessage(role=_ROLES[message.role], content=message.text) for message in body.messages]
         ),
@@ -120,7 +130,7 @@ def read_chat(value: dict[str, Any]) -> ChatCall:
         ),
         stream=body.stream,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
-        apply_prompt_template=body.apply_prompt_template,
+        apply_prompt_template=apply,
     )
 
 

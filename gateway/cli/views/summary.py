@@ -201,10 +201,7 @@ def next_steps(cycle: Cycle, target: Target, program: str, python: str) -> list[
         f"{method}(m.{method}Request(model='models/{model}', {field}), "
         f"metadata=[('authorization', 'Bearer ' + open('{target.key_file}').read().strip())]))\""
     )
-    body = (
-        f'{{"model":"{model}","stream":true,"apply_prompt_template":true,'
-        f'"messages":[{{"role":"user","content":"{text}"}}]}}'
-    )
+    body = f'{{"model":"{model}","stream":true,"messages":[{{"role":"user","content":"{text}"}}]}}'
     curl = (
         f'curl -N {target.http_url}/v1/chat/completions -H "Authorization: Bearer $(cat {target.key_file})" '
         f"-d '{body}'"
@@ -212,8 +209,7 @@ def next_steps(cycle: Cycle, target: Target, program: str, python: str) -> list[
     openai = (
         f"{python} -c \"import openai; c = openai.OpenAI(base_url='{target.http_url}/v1', "
         f"api_key=open('{target.key_file}').read().strip()); print(c.chat.completions.create(model='{model}', "
-        f"messages=[{{'role': 'user', 'content': '{text}'}}], "
-        "extra_body={'apply_prompt_template': True}).choices[0].message.content)\""
+        f"messages=[{{'role': 'user', 'content': '{text}'}}]).choices[0].message.content)\""
     )
     steps = [("on the command line", f'{program} {"predict" if classifies else "generate"} {model} "{text}"')]
     if not classifies:

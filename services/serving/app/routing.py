@@ -48,6 +48,12 @@ class RoutingTable:
         answering = route.answering if route is not None else None
         return answering is not None and version in ("", str(answering.number))
 
+    def prompt_template(self, model: str) -> str:
+        """The prompt that the version which answers was trained on; empty if it has none, or no version answers."""
+        route = (self._routes or {}).get(model)
+        answering = route.answering if route is not None else None
+        return answering.prompt_template if answering is not None else ""
+
     def labels(self, model: str, number: int) -> Sequence[str]:
         """Labels of a version that answers or is about to, in the order of its scores.
 

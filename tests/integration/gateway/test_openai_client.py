@@ -64,12 +64,12 @@ def test_streamed_answer_with_usage(client: openai.OpenAI) -> None:
 
 
 def test_prompt_template_is_the_models_own(mesh: Mesh, client: openai.OpenAI) -> None:
-    client.chat.completions.create(
-        model="headlines",
-        messages=ASK,
-        extra_body={"apply_prompt_template": True},
-    )
-    assert mesh.peers.seen.requests[-1].text == "An article."
+    """A stock client gets what was trained; whoever wants the bare conversation says so."""
+    for extra in ({"apply_prompt_template": True}, {}):
+        client.chat.completions.create(model="headlines", messages=ASK, extra_body=extra)
+        assert mesh.peers.seen.requests[-1].text == "An article."
+    client.chat.completions.create(model="headlines", messages=ASK, extra_body={"apply_prompt_template": False})
+    assert [turn.content for turn in mesh.peers.seen.requests[-1].conversation.messages] == ["An article."]
 
 
 def test_models(client: openai.OpenAI) -> None:

@@ -11,10 +11,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tidemill.inference.v1.model_pb2 import FINISH_REASON_LENGTH, Usage
 
-from gateway.http.openai import ChunkWriter, read_chat
+from gateway.http.openai import ChatCall, ChunkWriter
+from gateway.http.openai import read_chat as read_chat_of
 from services.kit.errors import InvalidArgumentError, NotFoundError
 
 ASK: dict[str, Any] = {"model": "headlines", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+def read_chat(value: dict[str, Any], template: str = "") -> ChatCall:
+    """Of a model with this prompt."""
+    return read_chat_of(value, lambda _: template)
+
+
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "template", "option", "applied"),
+    [
+        (TURNS[:1], "Sum up: {text}", None, True),
+        (TURNS[:1], "Sum up: {text}", False, False),
+        (TURNS[:1], "", None, False),
+        (TURNS, "Sum up: {text}", None, False),
+        ([{"role": "system", "content": "a"}], "Sum up: {text}", None, False),
+        ([{"role": "user", "content": ""}], "Sum up: {text}", None, False),
+    ],
+)
+def test_one_user_message_is_wrapped_into_the_prompt_of_the_training(
+    messages: list[Any], template: str, option: bool | None, applied: bool
+) -> None:
+    call = read_chat({"model": "m", "messages": messages, "apply_prompt_template": option}, template)
+    assert call.whole().HasField("text") == call.streamed().HasField("text") == applied
 
 
 def test_nothing_given_is_greedy_and_without_a_limit() -> None:
