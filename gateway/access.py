@@ -101,6 +101,7 @@ ROUTES: Mapping[tuple[str, str], Roles] = {
     ("POST", "/v1/chat/completions"): _ASK,
     ("GET", "/v1/models"): _LOOK,
     ("GET", "/v1/models/{model}"): _LOOK,
+    ("POST", "/v1/predict"): _ASK,
     ("POST", "/v1/feedback"): _JUDGE,
     ("POST", "/v1/records"): _SEND,
     ("GET", "/v2"): _LOOK,

@@ -19,6 +19,7 @@ from gateway.http.errors import CODE_KEY, ClientGone, error_response, unexpected
 from gateway.http.health import PartsHealth, health_routes
 from gateway.http.intake import intake_routes
 from gateway.http.limits import BodyBudget
+from gateway.http.predict import predict_routes
 from gateway.http.v2 import v2_routes
 from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
@@ -70,6 +71,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _unexpected)
     app.include_router(chat_routes(plane))
+    app.include_router(predict_routes(plane))
     app.include_router(intake_routes(peers))
     app.include_router(v2_routes(plane.v2))
     app.include_router(health_routes(PartsHealth(peers.channels), metrics))

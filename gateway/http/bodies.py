@@ -198,6 +198,13 @@ class ChatBody(Body):
         return self
 
 
+class PredictBody(Body):
+    """Texts for a classifier."""
+
+    model: str = Field(examples=["reviews"])
+    texts: list[Text] = Field(min_length=1, max_length=256, examples=[["房间很干净，服务也好"]])
+
+
 class FeedbackBody(Body):
     """A judgement of an answer."""
 
@@ -241,6 +248,22 @@ class InferBody(BaseModel):
     inputs: list[TensorBody]
     outputs: list[dict[str, Any]] = []
     parameters: dict[str, Any] = {}
+
+
+class PredictionAnswer(BaseModel):
+    """One classified text."""
+
+    answer: str = Field(description="id, for feedback")
+    label: str
+    score: float = Field(description="probability of the label")
+    scores: dict[str, float] = Field(description="probability of every label")
+
+
+class PredictAnswer(BaseModel):
+    """One prediction for each text, in order, and the version that made them."""
+
+    model_version: str
+    predictions: list[PredictionAnswer]
 
 
 class FeedbackAnswer(BaseModel):

@@ -32,6 +32,20 @@ def test_records(mesh: Mesh, http: httpx.Client) -> None:
     assert seen.request_id
 
 
+def test_texts_are_classified_in_a_line(http: httpx.Client) -> None:
+    found = http.post("/v1/predict", json={"model": "reviews", "texts": ["很好", "很差"]})
+    assert found.status_code == 200, found.text
+    answer = found.json()
+    assert answer["model_version"].startswith("models/reviews/versions/")
+    assert [item["label"] for item in answer["predictions"]] == ["positive", "positive"]
+    for item in answer["predictions"]:
+        assert item["answer"].startswith("answers/")
+        assert item["score"] == max(item["scores"].values())
+    for model, status, code in (("nothing", 404, "model_not_found"), ("headlines", 400, "wrong_task")):
+        refused = http.post("/v1/predict", json={"model": model, "texts": ["a"]})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+
+
 def test_feedback_by_the_completions_id(mesh: Mesh, http: httpx.Client) -> None:
     for answer in ("answers/01jtest", "01jtest"):
         body = {"answer": answer, "rating": -1, "correction": "Better"}
@@ -131,6 +145,10 @@ def test_compressed_bodies_are_read_on_every_route(http: httpx.Client, encoding:
         ("/v1/records", {"records": [{"source": "s", "text": 3}]}, "records[0].text"),
         ("/v1/records", {"records": [{"source": "s", "text": "t", "event_time": "noon"}]}, "records[0].event_time"),
         ("/v1/records", {"records": [{"source": "NOT OK", "text": "t"}]}, "records[0].source"),
+        ("/v1/predict", {"model": "reviews"}, "texts"),
+        ("/v1/predict", {"model": "reviews", "texts": ["a", ""]}, "texts[1]"),
+        ("/v1/predict", {"model": "reviews", "texts": ["a\0b"]}, "texts[0]"),
+        ("/v1/predict", {"model": "reviews", "texts": ["a"] * 257}, "texts"),
         ("/v1/feedback", {"answer": "answers/a"}, "rating"),
         ("/v1/feedback", {"answer": "answers/a", "rating": 2}, "rating"),
         ("/v1/feedback", {"answer": "answers/a b", "rating": 1}, "answer"),

@@ -1,0 +1,42 @@
+"""`/v1/predict`: classifications for people who write a request by hand."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+from tidemill.inference.v1.inference_service_pb2 import PredictRequest
+
+from gateway.http.bodies import PredictAnswer, PredictBody, PredictionAnswer, described, read_body
+from gateway.http.calls import json_of, json_response, unless_gone, watch_disconnect
+from gateway.http.openai import model_id, model_not_found
+from gateway.plane import DataPlane
+from services.kit.errors import NotFoundError
+from services.kit.grpc.validation import validate
+
+
+def predict_routes(plane: DataPlane) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["Predict"])
+
+    @router.post("/v1/predict", response_model=PredictAnswer, **described(PredictBody, "Classifies texts"))
+    async def predict(request: Request) -> Response:
+        body = read_body(PredictBody, await json_of(request))
+        asked = PredictRequest(model=f"models/{model_id(body.model)}", texts=body.texts)
+        validate(asked)
+        gone = watch_disconnect(request)
+        try:
+            found = await unless_gone(plane.answers.predict(asked), gone)
+        except NotFoundError as error:
+            raise model_not_found(body.model) from error
+        finally:
+            gone.cancel()
+        answer = PredictAnswer(
+            model_version=found.model_version,
+            predictions=[
+                PredictionAnswer(answer=item.answer, label=item.label, score=item.score, scores=dict(item.scores))
+                for item in found.predictions
+            ],
+        )
+        return json_response(answer.model_dump())
+
+    return router
