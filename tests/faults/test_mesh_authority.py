@@ -257,7 +257,7 @@ def test_a_host_that_is_no_host_is_refused(tmp_path: Path) -> None:
 
 def test_a_second_rotation_waits_for_the_end_of_the_first(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    with pytest.raises(StackError, match="nothing to retire"):
+    with pytest.raises(StackError, match="no previous authority to retire"):
         authority.retire()
     authority.rotate()
     with pytest.raises(StackError, match="still trusted"):

@@ -262,7 +262,7 @@ def test_a_folder_of_another_user_is_not_taken_for_the_meshs_own(tmp_path: Path)
 @pytest.mark.parametrize("folder", ["/etc", "/", "/usr/.."])
 def test_a_folder_of_the_system_is_never_given_away(tmp_path: Path, folder: str) -> None:
     before = Path(folder).stat().st_uid
-    with pytest.raises(StackError, match="holds more than a mesh"):
+    with pytest.raises(StackError, match="contains more than a mesh"):
         mesh_user.become_mesh_user(Layout.of(tmp_path / "home", Path(folder)))
     assert Path(folder).stat().st_uid == before
 
