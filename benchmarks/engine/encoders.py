@@ -36,4 +36,4 @@ class Encoder(ABC):
 
     def answers(self, texts: list[list[int]]) -> list[int]:
         """Index of the label of each text."""
-        return [int(self.logits(np.asarray([text], dtype=np.int64)).argmax()) for text in texts]
+        return [int(np.argmax(self.logits(np.asarray([text], dtype=np.int64)))) for text in texts]
