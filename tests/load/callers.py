@@ -97,6 +97,7 @@ class Caller:
         open_.callback(self._triton.close)
         self._bootstrap = stack.kafka_bootstrap
         self._producer: KafkaProducer | None = None
+        self._judged = ("", "")  # the newest feedback's mark and answer
         open_.callback(self._drop_producer)
 
     def doors(self) -> Mapping[str, Callable[[str], None]]:
@@ -205,8 +206,11 @@ class Caller:
     def _feedback(self, mark: str) -> None:
         if not self._answers:
             raise RefusedError("UNAVAILABLE", "no one has had an answer yet")
+        # What is sent again under the same id must be the same request, though newer answers have come meanwhile.
+        if self._judged[0] != mark:
+            self._judged = mark, self._answers[-1]
         request = pipeline_pb.RecordFeedbackRequest(
-            request_id=mark, answer=self._answers[-1], rating=0.5, author=mark, correction=f"better {mark}"
+            request_id=mark, answer=self._judged[1], rating=0.5, author=mark, correction=f"better {mark}"
         )
         self._books.feedback.sent(mark, request.correction)
         self._ask(PipelineServiceStub(self._channel).RecordFeedback, request)
