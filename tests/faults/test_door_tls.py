@@ -41,7 +41,15 @@ class Authority:
     @classmethod
     def make(cls, name: str) -> Authority:
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(name, name, key.public_key()).add_extension(x509.BasicConstraints(True, None), critical=True)
+        builder = (
+            _builder(name, name, key.public_key())
+            .add_extension(x509.BasicConstraints(True, None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.KeyUsage(False, False, False, False, False, True, True, False, False),
+                critical=True,
+            )
+        )
         return cls(key, builder.sign(key, hashes.SHA256()))
 
     @property
@@ -56,6 +64,8 @@ class Authority:
         certificate = (
             _builder(name, str(issuer), key.public_key())
             .add_extension(names, critical=False)
+            # Python 3.13 takes no certificate without it.
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA256())
         )
         folder.mkdir(exist_ok=True)
