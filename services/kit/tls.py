@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +45,10 @@ class Certificates:
     key: bytes
     client_ca: bytes | None
     expire_time: datetime
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """For a client's channel; `client_ca` are the authorities that it trusts."""
+        return grpc.ssl_channel_credentials(self.client_ca, self.key, self.chain)
 
     @classmethod
     def read(cls, files: TlsFiles) -> Certificates:
@@ -84,6 +89,43 @@ def _certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
 
 def _broken(path: Path, why: str) -> FailedPreconditionError:
     return FailedPreconditionError(f"{path} {why}.", reason="TLS_FILES", metadata={"path": str(path)})
+
+
+class ClientFiles:
+    """A client's files, read again when they change."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        """Args:
+        files: the client's certificate and key, and as `client_ca` the authorities that it trusts.
+        """
+        self._files = files
+        self._marks = file_marks(files)
+        self._looked = time.monotonic()
+
+    def read(self) -> Certificates:
+        """Their content now.
+
+        Raises:
+            FailedPreconditionError: they cannot be used; names the file.
+        """
+        return Certificates.read(self._files)
+
+    def changed(self) -> Certificates | None:
+        """New content, if the files have changed and fit together; looks at most every `RELOAD_S` seconds."""
+        if time.monotonic() - self._looked < RELOAD_S:
+            return None
+        self._looked = time.monotonic()
+        marks = file_marks(self._files)
+        if marks == self._marks:
+            return None
+        try:
+            read = self.read()
+        except FailedPreconditionError as error:  # such as a key whose certificate is still to come
+            logger.warning("the new TLS files cannot be used yet, keeping the old ones: %s", error.message)
+            return None
+        self._marks = marks
+        logger.info("new TLS certificate from %s", self._files.certificate)
+        return read
 
 
 class ServerTls:

@@ -58,8 +58,7 @@ def _channel(address: str, tls: tuple[Path, Path, Path] | None, **options: Any) 
 
 
 def _secure(address: str, options: dict[str, Any], files: Certificates) -> grpc.aio.Channel:
-    credentials = grpc.ssl_channel_credentials(files.client_ca, files.key, files.chain)
-    return grpc.aio.secure_channel(address, credentials, **options)
+    return grpc.aio.secure_channel(address, files.channel_credentials(), **options)
 
 
 def open_channel(

@@ -7,17 +7,12 @@ its last call has ended.
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 
-from services.kit.errors import FailedPreconditionError
-from services.kit.tls import RELOAD_S, Certificates, TlsFiles, file_marks
-
-logger = logging.getLogger(__name__)
+from services.kit.tls import Certificates, ClientFiles, TlsFiles
 
 _SETTLE_S = 30.0
 """Time for calls that took the channel just before and are still in interceptors."""
@@ -36,35 +31,23 @@ class RenewingChannel(grpc.aio.Channel):
         Raises:
             FailedPreconditionError: they cannot be used; names the file.
         """
-        self._files = files
+        self._files = ClientFiles(files)
         self._open = open_one
-        self._marks = file_marks(files)
-        self._looked = time.monotonic()
-        self._channel = open_one(Certificates.read(files))
+        self._channel = open_one(self._files.read())
         self._closing: set[asyncio.Task[None]] = set()
         self.version = 0
         """Increases with each new channel."""
 
     def current(self) -> grpc.aio.Channel:
         """The channel for a call that begins now."""
-        if time.monotonic() - self._looked < RELOAD_S:
+        read = self._files.changed()
+        if read is None:
             return self._channel
-        self._looked = time.monotonic()
-        marks = file_marks(self._files)
-        if marks == self._marks:
-            return self._channel
-        try:
-            read = Certificates.read(self._files)
-        except FailedPreconditionError as error:  # such as a key whose certificate is still to come
-            logger.warning("the new TLS files cannot be used yet, the old ones stay in use: %s", error.message)
-            return self._channel
-        self._marks = marks
         old, self._channel = self._channel, self._open(read)
         self.version += 1
         closing = asyncio.ensure_future(_let_go(old))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-        logger.info("calls take the new TLS certificate from %s", self._files.certificate)
         return self._channel
 
     async def close(self, grace: float | None = None) -> None:

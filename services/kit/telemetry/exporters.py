@@ -5,9 +5,7 @@ OpenTelemetry's exporters read their certificates once; ours take new files with
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -19,10 +17,7 @@ from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportRes
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from services.kit.errors import FailedPreconditionError
-from services.kit.tls import RELOAD_S, Certificates, TlsFiles, file_marks
-
-logger = logging.getLogger(__name__)
+from services.kit.tls import ClientFiles, TlsFiles
 
 # The exporter retries the current batch while the receiver, or the store behind it, restarts.
 _TIMEOUT_S = 60.0
@@ -39,38 +34,23 @@ class _Renewing(Generic[E]):
     """The exporter with the newest certificate files that fit together."""
 
     def __init__(self, files: TlsFiles, make: Callable[[grpc.ChannelCredentials], E]) -> None:
-        self._files, self._make = files, make
-        self._marks = file_marks(files)
-        self._looked = time.monotonic()
+        self._files, self._make = ClientFiles(files), make
         self._lock = threading.Lock()
-        self._exporter = make(_credentials(Certificates.read(files)))
+        self._exporter = make(self._files.read().channel_credentials())
 
     def get(self) -> E:
         """The exporter for the next batch; a new one if the files have changed."""
         with self._lock:
-            if time.monotonic() - self._looked < RELOAD_S:
+            read = self._files.changed()
+            if read is None:
                 return self._exporter
-            self._looked = time.monotonic()
-            marks = file_marks(self._files)
-            if marks == self._marks:
-                return self._exporter
-            try:
-                read = Certificates.read(self._files)
-            except FailedPreconditionError as error:  # such as a certificate whose key is still to come
-                logger.warning("the new TLS files cannot be used yet, keeping the old ones: %s", error.message)
-                return self._exporter
-            self._marks = marks
-            old, self._exporter = self._exporter, self._make(_credentials(read))
+            old, self._exporter = self._exporter, self._make(read.channel_credentials())
         old.shutdown()
         return self._exporter
 
     def shutdown(self) -> None:
         """Shuts the exporter down, which also ends a batch that is being sent."""
         self._exporter.shutdown()
-
-
-def _credentials(files: Certificates) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(files.client_ca, files.key, files.chain)
 
 
 class _PeerSpanExporter(SpanExporter):
@@ -113,14 +93,10 @@ def open_exporters(endpoint: str, files: TlsFiles | None) -> tuple[SpanExporter,
     Raises:
         FailedPreconditionError: the files cannot be used; names the file.
     """
-    if endpoint.startswith("https://"):
-        if files is not None:
-            return _PeerSpanExporter(endpoint, files), _PeerLogExporter(endpoint, files)
-        return (
-            OTLPSpanExporter(endpoint=endpoint, timeout=_TIMEOUT_S),
-            OTLPLogExporter(endpoint=endpoint, timeout=_TIMEOUT_S),
-        )
+    is_secure = endpoint.startswith("https://")
+    if is_secure and files is not None:
+        return _PeerSpanExporter(endpoint, files), _PeerLogExporter(endpoint, files)
     return (
-        OTLPSpanExporter(endpoint=endpoint, insecure=True, timeout=_TIMEOUT_S),
-        OTLPLogExporter(endpoint=endpoint, insecure=True, timeout=_TIMEOUT_S),
+        OTLPSpanExporter(endpoint=endpoint, insecure=not is_secure, timeout=_TIMEOUT_S),
+        OTLPLogExporter(endpoint=endpoint, insecure=not is_secure, timeout=_TIMEOUT_S),
     )

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from tidemill.inference.v1 import inference_service_pb2 as pb
 
+from services.kit.retrying import Backoff
 from services.serving.adapters.route_file import RouteFile
 from services.serving.adapters.route_messages import route_from
 from services.serving.app.routing import RoutingTable
@@ -37,13 +38,13 @@ class RouteFeed:
 
     async def run(self) -> None:
         """Watches until it is cancelled, again and again."""
-        pause = _FIRST_PAUSE_S
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while True:
             why = "the stream ended"
             try:
                 async for message in self._stub.WatchRoutes(pb.WatchRoutesRequest()):
                     self._take(message)
-                    pause = _FIRST_PAUSE_S
+                    backoff.reset()
                     await asyncio.to_thread(self._file.save, self._table.routes())
             except grpc.aio.AioRpcError as error:
                 why = error.details() or error.code().name
@@ -52,8 +53,7 @@ class RouteFeed:
             if self.connected:
                 logger.warning("the routes stay as they are until inference answers again: %s", why)
             self.connected = False
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            await asyncio.sleep(backoff.next_s())
 
     def _take(self, message: pb.WatchRoutesResponse) -> None:
         routes = [route_from(route) for route in message.routes]
