@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
 
 from tidemill_client import _requests as requests
-from tidemill_client._channel import Target
+from tidemill_client._connected import Connected
 from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
-from tidemill_client._protos.tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from tidemill_client._protos.tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
-from tidemill_client._retries import Attempts, Budget
 from tidemill_client.answers import Answer, Message, Piece, Predictions, Sampling
 from tidemill_client.errors import TidemillError
 
 
-class AsyncClient:
+class AsyncClient(Connected):
     """As `Client`, for an event loop; create it inside the loop, and use `async with` or `await close()`."""
 
-    def __init__(
-        self,
-        address: str = "127.0.0.1:7100",
-        *,
-        key: str | None = None,
-        timeout: float = 30.0,
-        tls: bool = False,
-        ca: str | os.PathLike[str] | None = None,
-        certificate: str | os.PathLike[str] | None = None,
-        client_key: str | os.PathLike[str] | None = None,
-    ) -> None:
-        """Arguments and errors as `Client`."""
-        self._target = Target(
-            address, os.environ.get("TIDEMILL_API_KEY") if key is None else key, ca, certificate, client_key, tls
-        )
-        self._timeout = timeout
-        self._budget = Budget()
-        self._channel = self._target.open(aio=True)
-        self._inference: Any = InferenceServiceStub(self._channel)
-        self._pipeline: Any = PipelineServiceStub(self._channel)
+    _AIO = True
 
     async def predict(
         self, model: str, texts: Sequence[str], *, user: str | None = None, timeout: float | None = None
@@ -99,7 +76,7 @@ class AsyncClient:
         await self.close()
 
     async def _call(self, method: Callable[..., Any], request: Any, user: str | None, timeout: float | None) -> Any:
-        attempts = Attempts(self._timeout if timeout is None else timeout, self._budget)
+        attempts = self._attempts(timeout)
         while True:
             try:
                 response = await method(request, timeout=attempts.left, metadata=self._target.metadata(user))
@@ -110,7 +87,7 @@ class AsyncClient:
                 return response
 
     async def _stream(self, request: Any, user: str | None, timeout: float | None) -> AsyncIterator[Piece]:
-        attempts = Attempts(self._timeout if timeout is None else timeout, self._budget)
+        attempts = self._attempts(timeout)
         while True:
             call = self._inference.StreamGenerate(request, timeout=attempts.left, metadata=self._target.metadata(user))
             begun = False

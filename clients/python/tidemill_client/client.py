@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -10,49 +9,16 @@ from typing import Any
 import grpc
 
 from tidemill_client import _requests as requests
-from tidemill_client._channel import Target
+from tidemill_client._connected import Connected
 from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
-from tidemill_client._protos.tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from tidemill_client._protos.tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
-from tidemill_client._retries import Attempts, Budget
 from tidemill_client.answers import Answer, Message, Piece, Predictions, Sampling
 from tidemill_client.errors import TidemillError
 
 
-class Client:
+class Client(Connected):
     """Calls a mesh; safe to share between threads. Use it in a `with` statement or call `close`."""
 
-    def __init__(
-        self,
-        address: str = "127.0.0.1:7100",
-        *,
-        key: str | None = None,
-        timeout: float = 30.0,
-        tls: bool = False,
-        ca: str | os.PathLike[str] | None = None,
-        certificate: str | os.PathLike[str] | None = None,
-        client_key: str | os.PathLike[str] | None = None,
-    ) -> None:
-        """Args:
-        address: `host:port` of the gateway's gRPC API.
-        key: API key; the variable TIDEMILL_API_KEY when None.
-        timeout: seconds for a whole call, retries included, unless the call names its own.
-        tls: whether the gateway is reached over TLS, trusted by the machine's authorities; `ca` implies it.
-        ca: PEM file of the authorities to trust.
-        certificate: PEM file of this client's certificate, where the gateway wants one.
-        client_key: PEM file of its key.
-
-        Raises:
-            OSError: a file cannot be read.
-        """
-        self._target = Target(
-            address, os.environ.get("TIDEMILL_API_KEY") if key is None else key, ca, certificate, client_key, tls
-        )
-        self._timeout = timeout
-        self._budget = Budget()
-        self._channel = self._target.open(aio=False)
-        self._inference: Any = InferenceServiceStub(self._channel)
-        self._pipeline: Any = PipelineServiceStub(self._channel)
+    _AIO = False
 
     def predict(
         self, model: str, texts: Sequence[str], *, user: str | None = None, timeout: float | None = None
@@ -146,7 +112,7 @@ class Client:
         self.close()
 
     def _call(self, method: Callable[..., Any], request: Any, user: str | None, timeout: float | None) -> Any:
-        attempts = Attempts(self._timeout if timeout is None else timeout, self._budget)
+        attempts = self._attempts(timeout)
         while True:
             try:
                 response = method(request, timeout=attempts.left, metadata=self._target.metadata(user))
@@ -157,7 +123,7 @@ class Client:
                 return response
 
     def _stream(self, request: Any, user: str | None, timeout: float | None) -> Iterator[Piece]:
-        attempts = Attempts(self._timeout if timeout is None else timeout, self._budget)
+        attempts = self._attempts(timeout)
         while True:
             call = self._inference.StreamGenerate(request, timeout=attempts.left, metadata=self._target.metadata(user))
             begun = False
