@@ -11,13 +11,10 @@ from tidemill.pipeline.v1.cycle_pb2 import Cycle
 from tidemill.pipeline.v1.pipeline_service_pb2 import WatchCycleRequest
 
 from gateway.cli.connection import Connection
+from gateway.cli.patience import Patience
 from gateway.cli.views.cycle import reporter
-from services.kit.errors import UnavailableError
 
-_PATIENCE_S = 120.0
 _PAUSE_S = 1.0
-# What a restart of the pipeline service or the gateway looks like from here.
-_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
 class Detached(Exception):  # noqa: N818 - not an error
@@ -49,25 +46,17 @@ def follow(connection: Connection, name: str, console: Console) -> Cycle:
 
 def _states(connection: Connection, name: str, note: Callable[[str], None]) -> Iterator[Cycle]:
     """Every state of the cycle, the last one final."""
-    lost_at: float | None = None
+    patience = Patience(f"tidemill follow {name}")
     while True:
         try:
             call = connection.pipeline.WatchCycle(WatchCycleRequest(name=name), metadata=connection.metadata)
             for response in call:
-                lost_at = None
+                patience.restored()
                 note("")
                 yield response.cycle
                 if response.cycle.state not in (Cycle.STATE_RUNNING, Cycle.STATE_UNSPECIFIED):
                     return
         except grpc.RpcError as error:
-            if error.code() not in _PASSING:
-                raise
-            lost_at = lost_at or time.monotonic()
-            if time.monotonic() - lost_at > _PATIENCE_S:
-                raise UnavailableError(
-                    f"The mesh has not answered for {_PATIENCE_S:.0f} s: {error.details()}. `tidemill status` shows "
-                    f"its parts; `tidemill follow {name}` continues watching.",
-                    reason="GATEWAY_UNAVAILABLE",
-                ) from error
+            patience.failed(error)
             note("The mesh does not answer; retrying …")
         time.sleep(_PAUSE_S)

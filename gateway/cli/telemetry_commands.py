@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
+import grpc
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
@@ -28,6 +29,7 @@ from gateway.cli.output import (
     stderr,
     stdout,
 )
+from gateway.cli.patience import Patience
 from gateway.cli.views.text import milliseconds, moment
 from gateway.cli.views.trace import in_order, log_line, trace_tree
 
@@ -84,22 +86,36 @@ def _follow(connection: Connection, query: str, shown: list[LogRecord], json_wan
     oldest = shown[0].time.ToNanoseconds() if shown and more else 0
     seen = {record.SerializeToString(deterministic=True): record.time.ToNanoseconds() for record in shown}
     newest = max(seen.values(), default=time.time_ns())
+    patience = Patience("tidemill logs --follow")
     while True:
         time.sleep(_POLL_S)
         start = Timestamp()
         start.FromNanoseconds(max(oldest, newest - _OVERLAP_S * 10**9))
-        request = SearchLogsRequest(query=query, page_size=_PAGE, start_time=start)
-        fresh = []
-        while True:
-            page = connection.telemetry.SearchLogs(request, metadata=connection.metadata, timeout=30)
-            fresh += [r for r in page.records if r.SerializeToString(deterministic=True) not in seen]
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
-                break
+        try:
+            found = _since(connection, query, start)
+        except grpc.RpcError as error:
+            if not patience.lost:
+                stderr().print("The mesh does not answer; retrying …", style="yellow")
+            patience.failed(error)
+            continue
+        patience.restored()
+        fresh = [record for record in found if record.SerializeToString(deterministic=True) not in seen]
         _show(in_order(fresh), json_wanted)
         seen |= {record.SerializeToString(deterministic=True): record.time.ToNanoseconds() for record in fresh}
         newest = max([newest, *seen.values()])
         seen = {key: at for key, at in seen.items() if at >= newest - 2 * _OVERLAP_S * 10**9}
+
+
+def _since(connection: Connection, query: str, start: Timestamp) -> list[LogRecord]:
+    """Every line from that time on."""
+    request = SearchLogsRequest(query=query, page_size=_PAGE, start_time=start)
+    found: list[LogRecord] = []
+    while True:
+        page = connection.telemetry.SearchLogs(request, metadata=connection.metadata, timeout=30)
+        found += page.records
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return found
 
 
 def trace(

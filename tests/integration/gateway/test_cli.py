@@ -238,7 +238,7 @@ def test_logs_and_trace(mesh: Mesh) -> None:
     assert json.loads(tidemill(mesh, "trace", "ab" * 16, "--json").stdout)["spans"][0]["name"] == "train"
 
 
-def test_following_logs_shows_each_line_once(mesh: Mesh) -> None:
+def test_following_logs_shows_each_line_once_though_the_mesh_was_away(mesh: Mesh) -> None:
     first, second = (LogRecord(level="info", service="ingest", message=word) for word in ("one", "two"))
     for record in (first, second):
         record.time.FromSeconds(int(time.time()))
@@ -255,13 +255,23 @@ def test_following_logs_shows_each_line_once(mesh: Mesh) -> None:
         preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["message"] == "one"
-    mesh.peers.telemetry.logs = [second, first, before]
-    assert json.loads(process.stdout.readline())["message"] == "two"
-    process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=30)
-    assert rest == ""
-    assert process.returncode == 0, errors
+    assert process.stderr is not None
+    try:
+        shown = process.stdout.readline() or process.communicate()
+        assert json.loads(str(shown))["message"] == "one", shown
+        mesh.peers.telemetry.away = True
+        assert "does not answer; retrying" in process.stderr.readline()
+        mesh.peers.telemetry.logs = [second, first, before]
+        mesh.peers.telemetry.away = False
+        shown = process.stdout.readline() or process.communicate()
+        assert json.loads(str(shown))["message"] == "two", shown
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=30)
+        assert rest == ""
+        assert process.returncode == 0, errors
+    finally:
+        mesh.peers.telemetry.away = False
+        process.kill()
 
 
 def test_keys(mesh: Mesh) -> None:

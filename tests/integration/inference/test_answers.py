@@ -129,24 +129,27 @@ def test_a_prompt_beyond_the_context_is_refused_and_a_long_text_is_cut(
 
 
 def test_a_caller_that_leaves_ends_the_generation(inference: InferenceProcess, writer: str, spans: Spans) -> None:
-    trace_id, _, metadata = _trace()
     limit = 230
     request = pb.StreamGenerateRequest(
         model=f"models/{writer}", conversation=_talk("hi"), sampling=_sampling(max_tokens=limit)
     )
-
-    def leave(number: int) -> None:
-        call = inference.stub.StreamGenerate(request, timeout=60, metadata=metadata)
-        next(call)
-        call.cancel()
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(leave, range(8)))
     receiver, _ = spans
-    ended = wait_for(lambda: _named(receiver, trace_id, "generate"), lambda found: len(found) == 8)
-    cancelled = [span for span in ended if span.status.message == "cancelled by the caller"]
-    assert cancelled
-    for span in cancelled:
+
+    def cancelled() -> list[Any]:
+        trace_id, _, metadata = _trace()
+
+        def leave(number: int) -> None:
+            call = inference.stub.StreamGenerate(request, timeout=60, metadata=metadata)
+            next(call)
+            call.cancel()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(leave, range(8)))
+        ended = wait_for(lambda: _named(receiver, trace_id, "generate"), lambda found: len(found) == 8)
+        return [span for span in ended if span.status.message == "cancelled by the caller"]
+
+    # The model is small: on a busy machine all eight may be complete before anyone hears that the callers have left.
+    for span in wait_for(cancelled, bool, "a generation that its caller cancelled"):
         assert _attributes(span)["gen_ai.usage.output_tokens"] < limit
 
 

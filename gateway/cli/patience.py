@@ -1,0 +1,55 @@
+"""How long a command that follows something bears a mesh that does not answer."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+
+from services.kit.errors import UnavailableError
+
+PATIENCE_S = 120.0
+# What a restart of a service or of the gateway, or a machine with too much to do, looks like from here.
+_PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
+
+
+class Patience:
+    """Tells an outage that may pass from an error that stays, and from an outage that lasts too long."""
+
+    def __init__(self, command: str) -> None:
+        """`command` continues what was followed, such as `tidemill follow NAME`."""
+        self._command = command
+        self._lost_at: float | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the last call failed."""
+        return self._lost_at is not None
+
+    def restored(self) -> None:
+        """The mesh answered."""
+        self._lost_at = None
+
+    def failed(self, error: grpc.RpcError) -> None:
+        """A call failed; returns if it is worth calling again.
+
+        Raises:
+            UnavailableError: the mesh has not answered for two minutes.
+            grpc.RpcError: the error, if calling again does not help.
+        """
+        if error.code() not in _PASSING:
+            raise error
+        now = time.monotonic()
+        self._lost_at = now if self._lost_at is None else self._lost_at
+        if now - self._lost_at > PATIENCE_S:
+            raise UnavailableError(
+                f"The mesh has not answered for {PATIENCE_S:.0f} s: {error.details()}. `tidemill status` shows its "
+                f"parts; `{self._command}` continues.",
+                reason="GATEWAY_UNAVAILABLE",
+            ) from error
