@@ -1,18 +1,12 @@
-"""Finds ports that no one listens on, and keeps two meshes of one user from choosing the same."""
+"""Finds ports that no one listens on, and keeps two meshes of one machine from choosing the same."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import random
 import socket
-import tempfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from infra.stack.errors import StackError
-from infra.stack.private import own_folder
 
 # Below the range from which Linux takes ports for outgoing connections, so that a child that restarts finds its own.
 _FREE_RANGE = range(20000, 32000)
@@ -32,11 +26,14 @@ def is_free(port: int) -> bool:
 
 
 class PortAllocator:
-    """Ports reserved by this process: a lock file each, released when the process ends."""
+    """Ports reserved by this process, for whichever user it runs.
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or Path(tempfile.gettempdir()) / f"tidemill-ports-{os.getuid()}"
-        self._held: dict[int, int] = {}
+    A reservation is a socket that is bound to a name in Linux's abstract namespace. It needs no folder that users
+    share, and the kernel releases it when the process ends, however it ends.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, socket.socket] = {}
 
     def assign(self, usual: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
         """Chooses a port for each use: the one it had before, else the usual one, else any free one.
@@ -58,23 +55,20 @@ class PortAllocator:
         raise StackError("No port between 20000 and 31999 is free on this machine: stop the processes that use them.")
 
     def _reserve(self, port: int) -> bool:
-        own_folder(self._folder)
-        handle = os.open(self._folder / str(port), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            reservation.bind(f"\0tidemill-port-{port}")
         except OSError:
-            os.close(handle)
+            reservation.close()
             return False
         if not is_free(port):
-            os.close(handle)
+            reservation.close()
             return False
-        self._held[port] = handle
+        self._held[port] = reservation
         return True
 
     def release(self) -> None:
         """Releases all ports."""
-        for port, handle in self._held.items():
-            with contextlib.suppress(OSError):
-                (self._folder / str(port)).unlink()
-            os.close(handle)
+        for reservation in self._held.values():
+            reservation.close()
         self._held.clear()

@@ -22,7 +22,7 @@ from infra.stack.child import User
 from infra.stack.errors import StackError
 from infra.stack.kafka_access import MESH, password_file
 from infra.stack.layout import Layout
-from infra.stack.ports import PortAllocator
+from infra.stack.private import own_folder
 from infra.stack.process import tagged
 from infra.stack.state import StackPhase, StackState
 from infra.stack.testing import REUSE, running_parts
@@ -249,14 +249,14 @@ def test_nothing_of_roots_goes_into_a_home_of_another_user(tmp_path: Path) -> No
 
 def test_a_folder_of_another_user_is_not_taken_for_the_meshs_own(tmp_path: Path) -> None:
     """In /tmp, whose names anyone may take first."""
-    ports = tmp_path / "ports"
-    ports.mkdir()
-    os.chown(ports, 64997, 64997)
+    theirs = tmp_path / "sockets"
+    theirs.mkdir()
+    os.chown(theirs, 64997, 64997)
     with pytest.raises(StackError, match="not a folder of this user"):
-        PortAllocator(ports).assign({"kafka": 1}, {})
+        own_folder(theirs)
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(StackError, match="not a folder of this user"):
-        PortAllocator(tmp_path / "link").assign({"kafka": 1}, {})
+        own_folder(tmp_path / "link")
 
 
 @pytest.mark.parametrize("folder", ["/etc", "/", "/usr/.."])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -29,32 +31,51 @@ def test_a_port_that_someone_listens_on_is_not_free(listening: int) -> None:
     assert not is_free(listening)
 
 
-def test_the_usual_port_is_taken_when_free(tmp_path: Path) -> None:
+def test_the_usual_port_is_taken_when_free() -> None:
     usual = free_port()
-    assert PortAllocator(tmp_path).assign({"kafka": usual}, {}) == {"kafka": usual}
+    assert PortAllocator().assign({"kafka": usual}, {}) == {"kafka": usual}
 
 
-def test_another_port_is_chosen_when_the_usual_is_taken(tmp_path: Path, listening: int) -> None:
-    chosen = PortAllocator(tmp_path).assign({"kafka": listening}, {})["kafka"]
+def test_another_port_is_chosen_when_the_usual_is_taken(listening: int) -> None:
+    chosen = PortAllocator().assign({"kafka": listening}, {})["kafka"]
     assert chosen != listening
     assert is_free(chosen)
 
 
-def test_the_former_port_is_preferred(tmp_path: Path) -> None:
+def test_the_former_port_is_preferred() -> None:
     usual, former = free_port(), free_port()
-    assert PortAllocator(tmp_path).assign({"kafka": usual}, {"kafka": former, "gone": 1})["kafka"] == former
+    assert PortAllocator().assign({"kafka": usual}, {"kafka": former, "gone": 1})["kafka"] == former
 
 
-def test_two_allocators_never_give_the_same_port_though_no_one_listens_yet(tmp_path: Path) -> None:
+def test_two_allocators_never_give_the_same_port_though_no_one_listens_yet() -> None:
     usual = free_port()
-    first, second = PortAllocator(tmp_path), PortAllocator(tmp_path)
+    first, second = PortAllocator(), PortAllocator()
     assert first.assign({"kafka": usual}, {})["kafka"] == usual
     assert second.assign({"kafka": usual}, {})["kafka"] != usual
     first.release()
-    assert PortAllocator(tmp_path).assign({"kafka": usual}, {})["kafka"] == usual
+    assert PortAllocator().assign({"kafka": usual}, {})["kafka"] == usual
 
 
-def test_two_uses_with_the_same_usual_port_get_two(tmp_path: Path) -> None:
+def test_two_uses_with_the_same_usual_port_get_two() -> None:
     usual = free_port()
-    chosen = PortAllocator(tmp_path).assign({"a": usual, "b": usual}, {})
+    chosen = PortAllocator().assign({"a": usual, "b": usual}, {})
     assert len(set(chosen.values())) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_meshes_of_two_users_never_get_the_same_port() -> None:
+    """Each sees only its own files; before, both took a port that neither listened on yet."""
+    ask = (
+        "import os; os.setgid(64997); os.setuid(64997)\n"
+        "from infra.stack.ports import PortAllocator\n"
+        "import sys; print(PortAllocator().assign({'kafka': int(sys.argv[1])}, {})['kafka'])"
+    )
+    usual = free_port()
+    mine = PortAllocator()
+    assert mine.assign({"kafka": usual}, {})["kafka"] == usual
+    # The modules are imported before the process becomes a user who may not read this folder.
+    program = f"from infra.stack import ports\n{ask}"
+    theirs = subprocess.run([sys.executable, "-c", program, str(usual)], capture_output=True, text=True, check=False)
+    assert theirs.returncode == 0, theirs.stderr
+    assert int(theirs.stdout) != usual
+    mine.release()
