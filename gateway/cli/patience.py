@@ -1,4 +1,4 @@
-"""How long a command that follows something bears a mesh that does not answer."""
+"""How long a command that follows something waits for a mesh that does not answer."""
 
 from __future__ import annotations
 

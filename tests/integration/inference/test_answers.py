@@ -148,7 +148,7 @@ def test_a_caller_that_leaves_ends_the_generation(inference: InferenceProcess, w
         ended = wait_for(lambda: _named(receiver, trace_id, "generate"), lambda found: len(found) == 8)
         return [span for span in ended if span.status.message == "cancelled by the caller"]
 
-    # The model is small: on a busy machine all eight may be complete before anyone hears that the callers have left.
+    # The model is small: on a busy machine all eight may be complete before the cancellation arrives.
     for span in wait_for(cancelled, bool, "a generation that its caller cancelled"):
         assert _attributes(span)["gen_ai.usage.output_tokens"] < limit
 
