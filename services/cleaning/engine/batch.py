@@ -7,15 +7,11 @@ record never depends on its neighbours (a test ensures that).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from services.cleaning.domain.record import Cleaned, Rejection
 from services.cleaning.engine.limits import TextRefusedError, too_large_records, too_large_texts
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from services.masking.code_points import CodePoints, code_points
 
 
 class Column:
@@ -32,26 +28,6 @@ class Column:
         if self._points is None:
             self._points = code_points(self.texts)
         return self._points
-
-
-@dataclass(frozen=True, slots=True)
-class CodePoints:
-    """All texts of a batch as one array: `codes` uint32 [total], `starts` int64 [n], `lengths` int64 [n]."""
-
-    codes: NDArray[np.uint32]
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-
-
-def code_points(texts: Sequence[str]) -> CodePoints:
-    """The code points of texts, end to end."""
-    import numpy as np
-
-    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-    starts = np.zeros(len(texts), dtype=np.int64)
-    np.cumsum(lengths[:-1], out=starts[1:])
-    return CodePoints(codes, starts, lengths)
 
 
 class Batch:

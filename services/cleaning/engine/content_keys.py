@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from services.cleaning.engine.batch import code_points
 from services.cleaning.engine.normal_form import all_folded, normal_form
+from services.masking.code_points import code_points
 
 if TYPE_CHECKING:
     import numpy as np

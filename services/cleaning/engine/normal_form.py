@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from services.cleaning.engine.batch import code_points
 from services.cleaning.engine.invisible import INVISIBLE, visible
+from services.masking.code_points import code_points
 
 if TYPE_CHECKING:
     import numpy as np

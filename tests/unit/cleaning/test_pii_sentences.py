@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.engine.batch import Column
-from services.cleaning.engine.operators.mask_pii import MaskPii, Span
-from services.cleaning.engine.pii_patterns import KINDS
+from services.cleaning.engine.operators.mask_pii import MaskPii
 from services.cleaning.engine.registry import default_registry
+from services.masking.personal_data import Span
+from services.masking.pii_patterns import KINDS
 
 MARKED = re.compile(r"\{([a-z_]+)\|([^{}]*)\}")
 
@@ -69,7 +70,7 @@ def figures(sentences: list[tuple[str, list[Span]]], kind: str) -> tuple[float, 
     errors = []
     for text, spans in sentences:
         expected = {span for span in spans if span.kind == kind}
-        found = {span for span in MASK.find(text) if span.kind == kind}
+        found = {span for span in MASK.data.find(text) if span.kind == kind}
         right += len(expected & found)
         missed += len(expected - found)
         wrong += len(found - expected)
@@ -96,5 +97,5 @@ def test_no_sentence_is_cleared_before_it_is_searched() -> None:
         masked = [MASK.map(text) for text in variant]
         assert list(MASK.map_column(Column(variant))) == masked
         assert [MASK.map_column(Column([text]))[0] for text in variant] == masked
-        cuts = [text[: span.end] for text in variant for span in MASK.find(text)]
+        cuts = [text[: span.end] for text in variant for span in MASK.data.find(text)]
         assert list(MASK.map_column(Column(cuts))) == [MASK.map(text) for text in cuts]

@@ -1,70 +1,16 @@
-"""Masking of personal data by pattern: fast, checked by check digits and by the words next to a number.
-
-It finds what has a shape (addresses, numbers, keys); names of persons and places have none and stay, except a
-patient's name that a report marks as one. One pass over a whole batch decides which texts are searched at all, because
-most text contains none of this.
-"""
+"""The operator that masks personal data; `services.masking` finds it, for captured answers as well."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Final
 
-import re2
 from pydantic import Field
 
-from services.cleaning.engine.batch import CodePoints, Column, code_points
+from services.cleaning.engine.batch import Column
 from services.cleaning.engine.operator import ALL_FIELDS, ParamsError, TextMap, TextMapParams
-from services.cleaning.engine.pii_gate import MEMORY_BYTES, Gate
-from services.cleaning.engine.pii_patterns import KINDS, PROVINCES, Kind, Rule, rules_of
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-_TOKENS: Final[dict[str, str]] = {
-    "credential": "[SECRET]",
-    "url": "[URL]",
-    "email": "[EMAIL]",
-    "medical_record": "[MEDICAL_ID]",
-    "passport": "[PASSPORT]",
-    "messenger": "[ACCOUNT]",
-    "birth_date": "[BIRTH_DATE]",
-    "id_card": "[ID]",
-    "bank_card": "[CARD]",
-    "plate": "[PLATE]",
-    "ip": "[IP]",
-    "phone": "[PHONE]",
-    "patient": "[PATIENT_INFO]",
-}
-_MAX_TOKEN_CHARS: Final = 64
-# Signs that are matched as their narrow forms, each in its place: full width, other hyphens and spaces.
-_NARROW: Final = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {
-    0x3000: " ", 0xA0: " ", 0x2010: "-", 0x2011: "-", 0x2012: "-", 0x2013: "-", 0x2212: "-", 0x3002: "。",
-}  # fmt: skip
-_WIDE: Final = re.compile("[\uff01-\uff5e\u3000\xa0\u2010-\u2013\u2212]")
-# This many digits within this many characters may be a personal number.
-_DIGITS: Final = 7
-_WINDOW: Final = 12
-_DIGIT, _WIDE_SIGN, _UPPER, _PROVINCE, _DOT = 1, 2, 3, 4, 5
-# What a rule may see around its digits or signs: words before them, the rest of a number behind them.
-_BEFORE: Final = 80
-_AFTER_DIGITS: Final = 64
-_WIDE_ALNUM: Final = re.compile("[\uff0e\uff10-\uff19\uff20-\uff3a\uff41-\uff5a]")
-_ANY_NUMBER: Final = re.compile(f"[0-9\uff01-\uff5e]|[{PROVINCES}][A-Z]")
-_NO_SIGN: Final = re.compile("[^!-~]")
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Where personal data is in a text, end excluded."""
-
-    start: int
-    end: int
-    kind: str
+from services.masking.personal_data import MASKED_KINDS, PersonalData, wrong_tokens
+from services.masking.pii_gate import MEMORY_BYTES
+from services.masking.pii_patterns import Kind
 
 
 class MaskPiiParams(TextMapParams):
@@ -72,7 +18,7 @@ class MaskPiiParams(TextMapParams):
 
     # What is masked in the text must not stand in an attribute that a model learns to write.
     fields: list[str] = Field(default=[ALL_FIELDS], min_length=1, max_length=64)
-    kinds: list[Kind] = Field(default=[kind for kind in KINDS if kind != "url"], min_length=1)
+    kinds: list[Kind] = Field(default=list(MASKED_KINDS), min_length=1)
     tokens: dict[str, str] = Field(default_factory=dict)
 
 
@@ -84,23 +30,9 @@ class MaskPii(TextMap[MaskPiiParams]):
 
     def __init__(self, params: MaskPiiParams) -> None:
         super().__init__(params)
-        for kind, token in params.tokens.items():
-            if kind not in _TOKENS:
-                raise ParamsError("tokens", f"contains {kind!r}, which is not one of {', '.join(_TOKENS)}")
-            if len(token) > _MAX_TOKEN_CHARS:
-                raise ParamsError("tokens", f"contains a token of {len(token)} characters, at most {_MAX_TOKEN_CHARS}")
-        self._tokens = {**_TOKENS, **params.tokens}
-        self._rules = rules_of(frozenset(params.kinds))
-        self._gate = _gate(self._rules)
-        # Each rule with the places that it looks at, if they are numbers, and the group that it masks.
-        self._searches = [(rule, _numbers_of(rule), "value" if rule.has_value else 0) for rule in self._rules]
-        self._rules_of_sign: dict[str, list[Rule]] = {}
-        for rule in self._rules:
-            for sign in rule.signs:
-                self._rules_of_sign.setdefault(sign, []).append(rule)
-        # All signs in one pass; Python's own engine would try them one after another at every place.
-        signs = sorted(self._rules_of_sign, key=len, reverse=True)
-        self._signs = re2.compile("|".join(re2.escape(sign) for sign in signs)) if signs else None
+        if wrong := wrong_tokens(params.tokens):
+            raise ParamsError("tokens", wrong)
+        self.data = PersonalData(params.kinds, params.tokens)
 
     @property
     def memory_bytes(self) -> int:
@@ -109,157 +41,8 @@ class MaskPii(TextMap[MaskPiiParams]):
 
     def map_column(self, column: Column) -> Sequence[str]:
         """Masks the texts that may contain personal data."""
-        return self.map_at(column, self._gate.open_to(column.texts))
+        return self.map_at(column, self.data.suspects(column.texts))
 
     def map(self, text: str) -> str:
         """The text with tokens."""
-        return self._masked(text, self.find(text))
-
-    def find(self, text: str) -> list[Span]:
-        """Personal data in order of its place; no two spans overlap."""
-        shadow = text.translate(_NARROW) if not text.isascii() and _WIDE.search(text) else text
-        places = Places.of(shadow)
-        signs = self._signs_in(shadow)
-        if not (signs or places.digits or places.dots or places.plates):
-            return []
-        numbers = {
-            "digits": _regions(shadow, places.digits, _AFTER_DIGITS),
-            "dots": _regions(shadow, places.dots, _AFTER_DIGITS),
-            "plates": _regions(shadow, places.plates, _AFTER_DIGITS),
-        }
-        found: list[Span] = []
-        taken = bytearray(len(text))
-        for rule, what, group in self._searches:
-            if not what and id(rule) not in signs:
-                continue
-            for start, end in numbers[what] if what else _regions(shadow, signs[id(rule)], rule.reach):
-                for match in rule.pattern.finditer(shadow, start, end):
-                    if rule.check is not None and not rule.check(match):
-                        continue
-                    first, last = match.span(group)
-                    if taken.find(1, first, last) < 0:
-                        taken[first:last] = b"\1" * (last - first)
-                        found.append(Span(first, last, rule.kind))
-        return sorted(found, key=lambda span: span.start)
-
-    def _signs_in(self, text: str) -> dict[int, list[int]]:
-        """By identity of a rule, where its signs stand."""
-        found: dict[int, list[int]] = {}
-        if self._signs is None:
-            return found
-        data = text.encode("utf-8", "surrogatepass")
-        chars, seen = 0, 0
-        for match in self._signs.finditer(data):
-            start = match.start()
-            chars += start - seen if len(data) == len(text) else len(data[seen:start].decode("utf-8", "surrogatepass"))
-            seen = start
-            for rule in self._rules_of_sign[match.group().decode()]:
-                found.setdefault(id(rule), []).append(chars)
-        return found
-
-    def _masked(self, text: str, spans: Sequence[Span]) -> str:
-        if not spans:
-            return text
-        pieces: list[str] = []
-        end = 0
-        for span in spans:
-            pieces += (text[end : span.start], self._tokens[span.kind])
-            end = span.end
-        pieces.append(text[end:])
-        return "".join(pieces)
-
-
-@cache
-def _gate(rules: tuple[Rule, ...]) -> Gate:
-    # Narrow punctuation moves no number; narrow digits and letters make some.
-    return Gate([rule.pattern for rule in rules], _NARROW, _WIDE_ALNUM.pattern[1:-1])
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where a text has digits close together, numbers with dots between them, and the start of a Chinese plate."""
-
-    digits: list[int] = field(default_factory=list)
-    dots: list[int] = field(default_factory=list)
-    plates: list[int] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, text: str) -> Places:
-        """The places of one text."""
-        if _ANY_NUMBER.search(text) is None:
-            return cls()
-        return _number_places(code_points([text])).get(0, cls())
-
-
-def _numbers_of(rule: Rule) -> str:
-    return "digits" if rule.digits else "dots" if rule.dots else "plates" if rule.plate else ""
-
-
-def _regions(text: str, places: Sequence[int], reach: int) -> list[tuple[int, int]]:
-    """Parts of a text around places, in order: from a little before each to its reach, not ending within a word."""
-    regions: list[tuple[int, int]] = []
-    for place in places:
-        start, end = max(0, place - _BEFORE), place + reach
-        if regions and start <= regions[-1][1]:
-            regions[-1] = (regions[-1][0], end)
-        else:
-            regions.append((start, end))
-    return [(start, _end_of_word(text, end)) for start, end in regions]
-
-
-def _end_of_word(text: str, place: int) -> int:
-    found = _NO_SIGN.search(text, place)
-    return found.start() if found else len(text)
-
-
-def _number_places(points: CodePoints) -> dict[int, Places]:
-    """The places of each text that has some, by its position; a sign of full width counts as digits."""
-    import numpy as np
-
-    size = len(points.codes)
-    if not size:
-        return {}
-    kinds = _table()[points.codes]
-    digit = kinds == _DIGIT
-    # A window may begin in a text and end in the next one; looking there once more costs little.
-    near = _at_least(digit, _WINDOW, _DIGITS) & digit
-    near |= kinds == _WIDE_SIGN
-    dot = np.zeros(size, dtype=bool)
-    dot[1:-1] = (kinds[1:-1] == _DOT) & digit[:-2] & digit[2:]
-    plate = np.zeros(size, dtype=bool)
-    plate[:-1] = (kinds[:-1] == _PROVINCE) & (kinds[1:] == _UPPER)
-    found: dict[int, Places] = {}
-    for name, mask in (("digits", near), ("dots", _at_least(dot, _WINDOW, 3) & dot), ("plates", plate)):
-        places = np.flatnonzero(mask)
-        owners = np.searchsorted(points.starts, places, side="right") - 1
-        for owner, place in zip(owners.tolist(), (places - points.starts[owners]).tolist(), strict=True):
-            getattr(found.setdefault(owner, Places()), name).append(place)
-    return found
-
-
-def _at_least(mask: NDArray[np.bool_], window: int, count: int) -> NDArray[np.bool_]:
-    """Whether at least `least` are true in the window that begins at each place."""
-    import numpy as np
-
-    running = np.empty(len(mask) + window, dtype=np.int32)
-    running[0] = 0
-    np.cumsum(mask, out=running[1 : len(mask) + 1])
-    running[len(mask) + 1 :] = running[len(mask)]
-    reached: NDArray[np.bool_] = running[window:] - running[: len(mask)] >= count
-    return reached
-
-
-@cache
-def _table() -> NDArray[np.uint8]:
-    """The class of a code point, 0 for none; uint8 [0x110000]."""
-    import numpy as np
-
-    table = np.zeros(0x110000, dtype=np.uint8)
-    table[0x30:0x3A] = _DIGIT
-    table[0x41:0x5B] = _UPPER
-    table[0x2E] = _DOT
-    table[[ord(char) for char in PROVINCES]] = _PROVINCE
-    # Punctuation of full width is everywhere in Chinese text; its digits, letters and signs of addresses are not.
-    for first, last in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A), (0xFF20, 0xFF20)):
-        table[first : last + 1] = _WIDE_SIGN
-    return table
+        return self.data.mask(text)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
-from services.cleaning.engine.batch import code_points
 from services.cleaning.engine.normal_form import all_folded
 from services.cleaning.engine.operator import Params, ParamsError, SetOperator, SetRecord
+from services.masking.code_points import code_points
 
 if TYPE_CHECKING:
     import numpy as np

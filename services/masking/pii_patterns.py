@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from services.cleaning.engine.pii_checks import (
+from services.masking.pii_checks import (
     digits_of,
     is_card_number,
     is_china_id,
