@@ -1,0 +1,1 @@
+"""What the serving plane costs: the gateway beside Triton asked directly."""

@@ -1,0 +1,152 @@
+"""What the gateway adds to a call, on this machine: `make bench-serving`.
+
+Every door of the gateway, with key check, limits, tracing and the log of answers on, beside the same request made to
+Triton directly (over gRPC, the only door that Triton has in a mesh). All in turn, several times; figures are medians of
+the repeats, and ratios are taken within a repeat. Given another checkout, its gateway is measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.engine.worker import Worker
+from benchmarks.report import table, write_section
+from benchmarks.serving import models
+from benchmarks.serving.mesh import Gateway, Plane, running_plane
+from benchmarks.serving.models import CLASSIFIER, TEXT, WRITER
+
+_INFER, _STREAM = "/inference.GRPCInferenceService/ModelInfer", "/inference.GRPCInferenceService/ModelStreamInfer"
+_PREDICT = "/tidemill.inference.v1.InferenceService/Predict"
+_CALLERS = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to ask, and what it is compared with."""
+
+    name: str
+    target: Mapping[str, Any]
+    beside: str
+    """Name of the row of the same request made directly; its own where it is that."""
+    rate: float
+    cpu_s: Callable[[], float]
+    """Processor seconds of who answers, gateway or Triton, so far."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--beside", type=Path, help="another checkout, whose gateway is measured as well")
+    parser.add_argument("--parts", nargs="+", choices=tuple(_PARTS), default=list(_PARTS))
+    parser.add_argument("--report", type=Path, default=Path("docs/benchmarks.md"))
+    options = parser.parse_args()
+    lines = machine.described(("grpcio", "uvicorn", "fastapi", "uvloop", "tritonclient"))
+    lines += [f"- {options.repeats} repeats of {options.seconds:g} s, everything in turn, medians", ""]
+    with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder, running_plane(Path(folder)) as plane:
+        for model, digest in models.make(plane.artifacts).items():
+            plane.publish(model, digest)
+        for part in options.parts:
+            # Each part is kept as soon as it is measured.
+            write_section(options.report, f"serving {part}", lines + _PARTS[part](plane, options))
+
+
+def _rows(label: str, gateway: Gateway) -> list[Row]:
+    http: dict[str, Any] = {"kind": "http", "address": gateway.http, "key": gateway.key}
+    rpc: dict[str, Any] = {"kind": "unary", "address": gateway.grpc, "key": gateway.key}
+    infer, predict = models.infer(CLASSIFIER, [TEXT]), models.predict(CLASSIFIER, [TEXT])
+    prediction, chat = models.predict_json(CLASSIFIER, [TEXT]), models.chat_json(WRITER, TEXT, 1)
+    v2 = f"/v2/models/{CLASSIFIER}/infer"
+    found = [
+        ("V2 over gRPC", {**rpc, "path": _INFER, "bodies": [infer]}, "classify", 200),
+        ("Predict over gRPC", {**rpc, "path": _PREDICT, "bodies": [predict]}, "classify", 200),
+        ("V2 over HTTP", {**http, "path": v2, "bodies": [models.infer_json([TEXT])]}, "classify", 200),
+        ("/v1/predict", {**http, "path": "/v1/predict", "bodies": [prediction]}, "classify", 200),
+        ("/v1/chat/completions", {**http, "path": "/v1/chat/completions", "bodies": [chat]}, "write", 100),
+    ]
+    return [Row(f"{label}{name}", target, beside, rate, gateway.cpu_s) for name, target, beside, rate in found]
+
+
+def _doors(plane: Plane, options: argparse.Namespace) -> list[str]:
+    triton: dict[str, Any] = {"address": plane.stack.triton_grpc}
+    infer, stream = models.infer(CLASSIFIER, [TEXT]), models.stream(WRITER, TEXT, 1)
+    classify = {**triton, "kind": "unary", "path": _INFER, "bodies": [infer]}
+    write = {**triton, "kind": "stream", "path": _STREAM, "bodies": [stream]}
+    with ExitStack() as stack:
+        rows = [
+            Row("classify", classify, "classify", 200, plane.triton_cpu_s),
+            Row("write", write, "write", 100, plane.triton_cpu_s),
+        ]
+        rows += _rows("", stack.enter_context(plane.gateway("now")))
+        if options.beside is not None:
+            rows += _rows("before: ", stack.enter_context(plane.gateway("before", code=options.beside.absolute())))
+        found = _measured(rows, options.repeats, options.seconds)
+    return _door_table(rows, found)
+
+
+def _measured(rows: Sequence[Row], repeats: int, seconds: float) -> dict[str, dict[str, list[float]]]:
+    callers = Worker("benchmarks.serving.callers", {}, paths=(), environment={})
+    found: dict[str, dict[str, list[float]]] = {row.name: defaultdict(list) for row in rows}
+    for repeat in range(repeats + 1):
+        for row in rows:
+            # The first round is for caches and compilers.
+            took = sorted(callers.call("at_rate", row.target, row.rate, seconds if repeat else 1.0))
+            before = row.cpu_s()
+            rate = callers.call("saturated", row.target, _CALLERS, seconds if repeat else 1.0)
+            cpu_ms = (row.cpu_s() - before) / (rate * seconds) * 1000
+            if repeat:
+                kept = found[row.name]
+                kept["p50"].append(took[len(took) // 2] * 1000)
+                kept["p99"].append(took[int(len(took) * 0.99)] * 1000)
+                kept["rate"].append(rate)
+                kept["cpu"].append(cpu_ms)
+    callers.close()
+    return found
+
+
+def _door_table(rows: Sequence[Row], found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+    lines = []
+    for row in rows:
+        own, other = found[row.name], found[row.beside]
+        is_direct = row.name == row.beside
+        name = f"Triton directly, {row.name}" if is_direct else row.name
+
+        def added(what: str, own: Any = own, other: Any = other) -> str:
+            return f"{statistics.median(a - b for a, b in zip(own[what], other[what], strict=True)):+.2f}"
+
+        lines.append(
+            [
+                name,
+                f"{row.rate:g}",
+                *(
+                    f"{statistics.median(own[what]):.2f}" + ("" if is_direct else f" ({added(what)})")
+                    for what in ("p50", "p99")
+                ),
+                f"{statistics.median(own['rate']):.0f}",
+                f"{statistics.median(own['cpu']):.2f}",
+            ]
+        )
+    head = ["request", "at a rate of", "p50 ms (added)", "p99 ms (added)", "most requests/s", "processor ms a request"]
+    return [
+        "At a rate, and then 16 callers at once. The processor time is that of the gateway, or of Triton where it is "
+        "asked directly. The classifier looks up words, the writer is a model of two layers that writes one token.",
+        "",
+        *table(head, lines),
+        "",
+    ]
+
+
+_PARTS: Mapping[str, Callable[[Plane, argparse.Namespace], list[str]]] = {"doors": _doors}
+
+
+if __name__ == "__main__":
+    main()
