@@ -32,7 +32,7 @@ from services.serving.entrypoints.kserve import kserve_handlers
 
 logger = logging.getLogger(__name__)
 
-# The services have deadlines of their own; this one only ends what they forgot.
+# The services set deadlines of their own; this one only ends calls that have none.
 _LAST_DEADLINE_S = 900.0
 
 
@@ -42,12 +42,12 @@ def grpc_limits(settings: GatewaySettings) -> tuple[tuple[str, int], ...]:
     A message is read only once its call has passed the key check, and then up to the kit's largest message.
     """
     return (
-        # Refused with RESOURCE_EXHAUSTED beyond the second; in between some calls are, so that clients notice in time.
+        # Above the second limit each call gets RESOURCE_EXHAUSTED, between the two some calls, so that clients notice.
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.absolute_max_metadata_size", 32 * 1024),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        # Connections without a call; one that is in use is asked to come again after an hour, its calls run on.
+        # Idle connections are closed; one in use is asked to reconnect after an hour, and its calls continue.
         ("grpc.max_connection_idle_ms", 15 * 60 * 1000),
         ("grpc.max_connection_age_ms", 60 * 60 * 1000),
         ("grpc.server_handshake_timeout_ms", 10_000),
@@ -100,7 +100,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
             SpanInterceptor(facade.paths, tracer),
         ],
         default_deadline_s=_LAST_DEADLINE_S,
-        traced=False,  # both doors make their own, leaner spans
+        traced=False,  # both doors create their own, cheaper spans
     )
 
 

@@ -1,6 +1,7 @@
 """The role that each call needs: one table for gRPC methods, one for HTTP routes.
 
-A key with one of the roles that are named may make the call; `admin` may make all. What no table names is refused.
+A key with one of the named roles may make the call; `admin` may make every call. A call that is in neither table is
+refused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _SEND = frozenset({Role.INGEST})
 _RUN = frozenset({Role.OPERATE})
 
 Roles = frozenset[Role] | None
-"""Roles, one of which is required; None if no key is required."""
+"""Roles of which a key needs one; None if no key is required."""
 
 _SERVICES: Mapping[str, Mapping[str, Roles]] = {
     "tidemill.ingest.v1.IngestService": {
@@ -96,7 +97,7 @@ ROUTES: Mapping[tuple[str, str], Roles] = {
     ("GET", "/healthz"): _OPEN,
     ("GET", "/v2/health/live"): _OPEN,
     ("GET", "/v2/health/ready"): _OPEN,
-    # Open to who has the token of metrics, and without one to this machine; the door asks others for a key.
+    # Open to whoever has the metrics token or, if none is set, calls from this machine; others need a key.
     ("GET", "/metrics"): _SEE,
     ("POST", "/v1/chat/completions"): _ASK,
     ("GET", "/v1/models"): _LOOK,
@@ -114,7 +115,7 @@ ROUTES: Mapping[tuple[str, str], Roles] = {
     ("POST", f"{_V2}/infer"): _ASK,
     ("POST", f"{_V2}/versions/{{version}}/infer"): _ASK,
 }
-"""By method and path template. The documents' own pages are open."""
+"""By method and path template. The pages of the API documentation need no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def demand(key: ApiKey, roles: Roles, what: str) -> None:
     wanted = f"the role {' or '.join(names)}" if names else "a role that is not in the tables"
     raise PermissionDeniedError(
         f"{what} needs {wanted}; the API key {key.key_id} has {', '.join(sorted(key.roles)) or 'none'}. "
-        "`tidemill keys create --role` makes a key with other roles.",
+        "`tidemill keys create --role` creates a key with other roles.",
         reason="ROLE_MISSING",
         metadata={"roles": ",".join(names), "api_key": key.key_id},
     )

@@ -1,6 +1,7 @@
 """Channels to the services behind the gateway, opened once and shared by every door.
 
-They are bare: the doors pass trace context and deadline on themselves, which keeps a hop well under a millisecond.
+They have no interceptors: the doors pass on trace context and deadline themselves, which keeps a hop well under a
+millisecond.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Peers:
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Peers:
-        """Opens the channels, inside the running event loop; nothing is dialled before the first call."""
+        """Opens the channels inside the running event loop; none connects before its first call."""
         channels = {
             name: open_channel(getattr(settings, f"{name}_address"), bare=True, tls=settings.peer_files)
             for name in PEERS
@@ -53,7 +54,7 @@ class Peers:
 
 
 def call_metadata() -> tuple[tuple[str, str], ...]:
-    """The present span (W3C trace context) and caller (`x-tidemill-key`, `x-tidemill-tenant`) as gRPC metadata."""
+    """The current span (W3C trace context) and caller (`x-tidemill-key`, `x-tidemill-tenant`) as gRPC metadata."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     caller = CALLER.get()

@@ -20,14 +20,16 @@ class GatewaySettings(ServiceSettings):
 
     triton_grpc: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC")
     http_bind: str = Field("127.0.0.1:8080", description="host:port of the HTTP server")
-    auth: bool = Field(True, description="whether requests need an API key; switch it off behind another guard only")
+    auth: bool = Field(
+        True, description="whether requests need an API key; switch it off only where something else checks callers"
+    )
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest body of an HTTP request")
     bodies_bytes: int = Field(
-        256 * 1024 * 1024, ge=1024, description="memory for all HTTP bodies under way; beyond it 503 with Retry-After"
+        256 * 1024 * 1024, ge=1024, description="memory for all current HTTP bodies; beyond it 503 with Retry-After"
     )
     header_timeout_s: float = Field(10.0, gt=0, description="time for the headers of an HTTP request to arrive")
     body_timeout_s: float = Field(
-        20.0, gt=0, description="longest pause of an HTTP body, which must then have come at 16 KiB/s"
+        20.0, gt=0, description="longest pause of an HTTP body, which must also arrive at 16 KiB/s on average"
     )
     max_connections: int = Field(2000, ge=1, description="open connections at each door")
     max_connections_per_client: int = Field(
@@ -38,7 +40,7 @@ class GatewaySettings(ServiceSettings):
     tls_cert: Path | None = Field(None, description="certificate chain (PEM) of both doors; plain text when unset")
     tls_key: Path | None = Field(None, description="private key (PEM) of the certificate")
     tls_client_ca: Path | None = Field(
-        None, description="authorities (PEM) of clients, which must then show a certificate of theirs"
+        None, description="authorities (PEM) that sign clients' certificates, which callers must then show"
     )
 
     cors_origins: str = Field(

@@ -1,1 +1,1 @@
-"""Everything around the services: the stack that runs them, and the files that others run them with."""
+"""Everything around the services: the stack that runs them on one machine, and files to run them elsewhere."""

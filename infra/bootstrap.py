@@ -63,7 +63,7 @@ def locked_uv():
         text = stream.read()
     found = re.search(r"^uv==.*?(?=^\S)", text, re.M | re.S)
     if not found:
-        fail("requirements.lock names no uv; run `make lock`.")
+        fail("requirements.lock has no entry for uv; run `make lock`.")
     return found.group(0)
 
 
@@ -100,7 +100,7 @@ def run(command, what, sentence):
         if child.returncode != 0:
             output.seek(0)
             sys.stderr.write(output.read().decode(errors="replace"))
-            fail(what + " failed; see above. Once the cause is gone, run the same again: what is done is kept.")
+            fail(what + " failed; see above. Fix the cause, then run the same command again: finished steps are kept.")
 
 
 def show(text):
@@ -141,5 +141,5 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.stderr.write("\ntidemill: interrupted; run the same again, what is done is kept.\n")
+        sys.stderr.write("\ntidemill: interrupted; run the same command again, finished steps are kept.\n")
         sys.exit(130)

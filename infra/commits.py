@@ -1,6 +1,6 @@
 """Checks the newest commits against CONTRIBUTING.md's rules: `python infra/commits.py`, a part of `make check`.
 
-Only commits after `BASE` are looked at: older subjects are longer, and history is not rewritten for it.
+Only commits after `BASE` are checked: older subjects are longer, and history is not rewritten for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Allows imports to read the folder of a pipeline that is run from this machine, and what `--allow` names."""
+"""Allows imports to read the folder of a pipeline file that is run from this machine, and what `--allow` names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def wanted_roots(file: PipelineFile, more: Sequence[str] = ()) -> list[str]:
-    """What imports of this file may read: its folder, and what the person names.
+    """What imports of this file may read: its folder, and the roots that the user names.
 
     A file directly in the home folder allows nothing, since keys and passwords are there, too.
 
@@ -28,7 +28,7 @@ def wanted_roots(file: PipelineFile, more: Sequence[str] = ()) -> list[str]:
     folder = file.path.resolve().parent
     roots = [] if _is_too_wide(folder) else [str(folder)]
     if data := os.environ.get("TIDEMILL_DATA"):
-        # `${TIDEMILL_DATA}` of a pipeline's file, as this person set it.
+        # `${TIDEMILL_DATA}` in a pipeline file, as this user set it.
         more = [*more, data]
     return [*roots, *(_named(root) for root in more)]
 
@@ -37,7 +37,7 @@ def allow(roots: Sequence[str], file: PipelineFile) -> None:
     """Lets the mesh of this machine read these from now on.
 
     Raises:
-        FailedPreconditionError: the mesh runs, and its user cannot read a folder in which a source of the file lies.
+        FailedPreconditionError: the mesh is running, and its user cannot read the folder of one of the file's sources.
     """
     add_roots(state_dir() / FILE_NAME, roots)
     uris = [uri for source in file.spec.sources if (uri := source_uri(source))]
@@ -53,7 +53,7 @@ def source_uri(source: SourceSpec) -> str:
 
 
 def _check_visible(folder: str) -> None:
-    """Looks at the folder as the running ingest service sees it, which may be another user's process."""
+    """Checks that the running ingest service, which may be another user's process, can read the folder."""
     try:
         from infra.stack.layout import Layout
         from infra.stack.state import read_state

@@ -28,7 +28,7 @@ from services.kit.grpc.errors import from_rpc_error
 from services.kit.retrying import Backoff
 
 _PATIENCE_S = 600.0
-"""How long a mesh may be away before the command ends; what was written stays."""
+"""Seconds that the mesh may be unavailable before the command ends; what was written stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,18 @@ class Row:
 
 
 Ask = Callable[[Sequence[Row]], Sequence[dict[str, Any]]]
-"""Asks the mesh about rows that go together; raises `grpc.RpcError` or returns an answer for each."""
+"""Sends some rows in one request; returns an answer for each row, or raises `grpc.RpcError`."""
 
 
 def run_bulk(source: Path, target: Path, ask: Ask, *, batch: int, at_once: int) -> None:
-    """Asks about every row of a file and writes the answers.
+    """Writes an answer for every row of a file.
 
     Args:
         source: the input.
         target: the output; continued if it exists.
-        ask: asks the mesh.
-        batch: rows that are asked about together.
-        at_once: requests under way at the same time.
+        ask: calls the model.
+        batch: rows per request.
+        at_once: number of concurrent requests.
 
     Raises:
         InvalidArgumentError: a file cannot be read or written, a line of the input is not valid, or the output was
@@ -111,7 +111,7 @@ def _row(source: Path, number: int, line: bytes) -> Row:
 
 
 class _continued:  # noqa: N801 - a context manager
-    """The output, behind its last whole line, and the lines that it has."""
+    """Opens the output after its last complete line; gives the file and the answers that it already has."""
 
     def __init__(self, target: Path) -> None:
         self._target = target
@@ -150,7 +150,7 @@ def _progress() -> Progress:
 
 
 def _answers(rows: Sequence[Row], ask: Ask, batch: int, at_once: int) -> Iterator[list[dict[str, Any]]]:
-    """Answers in the order of the rows, with so many requests under way."""
+    """Answers in the order of the rows, from `at_once` concurrent requests."""
     groups = (rows[at : at + batch] for at in range(0, len(rows), batch))
     stop = threading.Event()
     pending: deque[Future[list[dict[str, Any]]]] = deque()
@@ -185,7 +185,7 @@ def _ask(rows: Sequence[Row], ask: Ask, stop: threading.Event) -> list[dict[str,
 
 
 def _refused(rows: Sequence[Row], error: TidemillError, ask: Ask, stop: threading.Event) -> list[dict[str, Any]]:
-    """One text among many may be wrong: each is asked about alone, and only the wrong one has an error."""
+    """Sends each row of a refused request alone, so that only the invalid text gets the error."""
     if len(rows) == 1:
         return [rows[0].answered({"error": {"code": error.code, "reason": error.reason, "message": error.message}})]
     return [answer for row in rows for answer in _ask([row], ask, stop)]

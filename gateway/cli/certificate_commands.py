@@ -1,4 +1,4 @@
-"""`tidemill certs`: certificates for the mesh's services on other machines, of the mesh's own authority."""
+"""`tidemill certs`: the mesh's own certificate authority, for services on other machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from services.kit.config import home_dir, state_dir
 if TYPE_CHECKING:
     from infra.stack.certificates import Authority, Issued
 
-certs = typer.Typer(help="Certificates by which services on several machines know each other.", no_args_is_help=True)
+certs = typer.Typer(
+    help="Certificates by which services on several machines authenticate each other.", no_args_is_help=True
+)
 
 
 def _authority() -> Authority:
@@ -28,15 +30,15 @@ def _authority() -> Authority:
 
 @certs.command("issue")
 def issue(
-    name: Annotated[str, typer.Argument(help="Of a machine or a service, such as gpu1.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of a machine or a service, such as gpu1.", show_default=False)],
     host: Annotated[
         list[str] | None,
         typer.Option(help="Name or address by which others reach it; may be given several times.", show_default=False),
     ] = None,
-    days: Annotated[int, typer.Option(help="How long it holds.", min=1, max=825)] = 90,
+    days: Annotated[int, typer.Option(help="How long it is valid.", min=1, max=825)] = 90,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Issues a certificate into a folder to copy to its machine; again under the same name renews it."""
+    """Issues a certificate into a folder, to be copied to its machine; the same name again renews it."""
     from datetime import timedelta
 
     issued = _authority().issue(name, host or (), timedelta(days=days))
@@ -51,7 +53,7 @@ def issue(
 
 @certs.command("list")
 def show(json_wanted: JsonOption = False) -> None:
-    """Shows the authority and the certificates that lie on this machine."""
+    """Shows the authority and the certificates that are on this machine."""
     authority = _authority()
     issued, authorities = authority.issued, authority.authorities
     if json_wanted:
@@ -73,9 +75,9 @@ def show(json_wanted: JsonOption = False) -> None:
 
 @certs.command("renew")
 def renew(
-    every: Annotated[bool, typer.Option("--all", help="Also what is not due yet.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also those that are not due yet.")] = False,
 ) -> None:
-    """Renews what is due. A running mesh does this by itself; copy the folders of other machines there again."""
+    """Renews what is due, as a running mesh does by itself. Copy renewed folders to their machines again."""
     renewed = _authority().renew(all_of_them=every)
     for each in renewed:
         stdout().print(f"{each.folder}: until {each.end:%Y-%m-%d}", markup=False, soft_wrap=True)
@@ -85,7 +87,7 @@ def renew(
 
 @certs.command("rotate")
 def rotate() -> None:
-    """Makes a new authority; both are trusted until `tidemill certs retire`. Copy the folders to their machines."""
+    """Creates a new authority; both are trusted until `tidemill certs retire`. Copy the folders to their machines."""
     _authority().rotate()
     stdout().print("Created a new authority; machines that only know the old one keep working.")
 
@@ -94,7 +96,7 @@ def rotate() -> None:
 def retire() -> None:
     """Ends the trust in the previous authority: certificates that it signed are refused from now on."""
     _authority().retire()
-    stdout().print("Only the present authority is trusted here; copy the folders to the other machines again.")
+    stdout().print("Only the current authority is trusted here; copy the folders to the other machines again.")
 
 
 def _plain(issued: Issued) -> dict[str, object]:

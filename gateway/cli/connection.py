@@ -30,7 +30,7 @@ def _local_ports() -> Mapping[str, int]:
     try:
         from infra.stack.layout import Layout
         from infra.stack.state import read_state
-    except ModuleNotFoundError:  # the extra `cli` without `stack`: a mesh elsewhere, named by --address
+    except ModuleNotFoundError:  # the extra `cli` without `stack`: --address names a mesh elsewhere
         return {}
     return read_state(Layout.of(home_dir(), state_dir())).ports
 
@@ -40,7 +40,7 @@ class ClientTls:
     """TLS settings of the command line."""
 
     roots: bytes | None
-    """Certificates to trust, in PEM; None trusts the authorities that gRPC brings."""
+    """Certificates to trust, in PEM; None trusts the authorities that come with gRPC."""
     certificate: bytes | None = None
     key: bytes | None = None
     server_name: str = ""
@@ -49,7 +49,7 @@ class ClientTls:
     @classmethod
     def find(cls) -> ClientTls | None:
         """From `TIDEMILL_CA` (a file, or `system`), `TIDEMILL_CLIENT_CERT`, `TIDEMILL_CLIENT_KEY`,
-        `TIDEMILL_TLS_SERVER_NAME`; on the doors' own machine their certificate is enough.
+        `TIDEMILL_TLS_SERVER_NAME`; on the gateway's own machine, `TIDEMILL_TLS_CERT` is enough.
 
         Raises:
             InvalidArgumentError: a file cannot be read.
@@ -80,7 +80,7 @@ def _read(path: str | None) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The mesh that a command speaks to."""
+    """The mesh that a command calls."""
 
     address: str
     """host:port of the gateway's gRPC API."""
@@ -98,10 +98,10 @@ class Target:
 
     @classmethod
     def find(cls, address: str | None, tls: ClientTls | None = None) -> Target:
-        """The address that was given, else this machine's mesh; the key out of the environment, else its file.
+        """The given address, else this machine's mesh; the API key from the environment, else from this mesh's file.
 
         Args:
-            address: `--address`; the HTTP door is then taken to be on the same host, at its usual port.
+            address: `--address`; the HTTP API is then assumed on the same host, at its usual port.
             tls: TLS settings; None for plain text.
         """
         ports = {} if address else _local_ports()
@@ -150,7 +150,7 @@ class Connection:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raises what the mesh answered as our own errors."""
+        """Translates the mesh's errors into our own."""
         try:
             yield
         except grpc.RpcError as error:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from gateway.cli.pipeline_file import PipelineFile
 
-# Who does the work of a stage.
+# The service that does the work of a stage.
 _SERVICE_OF = {"collect": "ingest", "clean": "cleaning", "train": "training", "publish": "inference"}
 
 PipelinePath = Annotated[

@@ -50,7 +50,7 @@ OutOption = Annotated[
     ),
 ]
 _BATCH = 256
-# Requests of a file under way: enough that texts are batched, few enough that other callers are answered.
+# Texts per request, and concurrent requests, of a file: enough for batching, few enough to leave room for others.
 _BULK_BATCH, _AT_ONCE = 64, 4
 _RATINGS = {"good": 1.0, "bad": -1.0}
 
@@ -89,7 +89,7 @@ def predict(
         return
     if not texts:
         raise InvalidArgumentError("Give texts, - for standard input, or --in and --out.")
-    # Lines end with a line feed only: a text may hold the other characters that Python takes for ends of lines.
+    # Only a line feed ends a line: a text may contain the other characters at which Python's `splitlines` splits.
     lines = sys.stdin.read().removesuffix("\n").split("\n") if texts == ["-"] else texts
     asked = [line for line in lines if line.strip()]
     if not asked:
@@ -100,7 +100,7 @@ def predict(
         for at in range(0, len(asked), _BATCH):
             request = PredictRequest(model=_model(model), texts=asked[at : at + _BATCH])
             response.MergeFrom(connection.inference.Predict(request, metadata=connection.metadata, timeout=60))
-    # Row for row: a blank line has no answer, and keeps its place.
+    # A blank line has no answer, but keeps its place in the output.
     predictions = iter(response.predictions)
     rows = [(line, next(predictions) if line.strip() else None) for line in lines]
     if json_wanted:
@@ -140,9 +140,7 @@ def _predicted(connection: Connection, model: str, rows: Sequence[Row]) -> list[
 
 def generate(
     model: ModelName,
-    text: Annotated[
-        str | None, typer.Argument(help="Text to answer; - reads standard input.", show_default=False)
-    ] = None,
+    text: Annotated[str | None, typer.Argument(help="Input text; - reads standard input.", show_default=False)] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Reads the text from a file.")] = None,
     chat: Annotated[
         bool, typer.Option(help="Send the text as a chat message, without the model's prompt template.")
@@ -284,7 +282,7 @@ def _show_models(found: list[Model], json_wanted: bool) -> None:
     if found:
         print_whole(table)
     else:
-        stdout().print("No model is published yet; `tidemill run pipelines/headlines.yaml` makes one.")
+        stdout().print("No model is published yet; `tidemill run pipelines/headlines.yaml` creates one.")
 
 
 def _show_versions(found: list[ModelVersion], json_wanted: bool) -> None:

@@ -46,7 +46,7 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-# Without markup and emoji codes: texts, labels and messages are anyone's, and "[/b]" or ":smile:" in one is just text.
+# Without markup and emoji codes: in a caller's text, label or message, "[/b]" or ":smile:" is just text.
 
 
 def stdout(width: int | None = None) -> Console:
@@ -65,7 +65,7 @@ def stderr() -> Console:
 
 
 def as_json(message: Message) -> dict[str, Any]:
-    """A message with the contract's own names."""
+    """A message as JSON, with the field names of its proto."""
     return MessageToDict(message, preserving_proto_field_name=True)
 
 

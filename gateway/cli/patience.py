@@ -9,7 +9,7 @@ import grpc
 from services.kit.errors import UnavailableError
 
 PATIENCE_S = 120.0
-# What a restart of a service or of the gateway, or a machine with too much to do, looks like from here.
+# What a caller sees of a restart of a service or the gateway, or of an overloaded machine.
 _PASSING = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
@@ -20,10 +20,10 @@ _PASSING = (
 
 
 class Patience:
-    """Tells an outage that may pass from an error that stays, and from an outage that lasts too long."""
+    """Decides after each failed call whether to retry: after a transient error, for a limited time."""
 
     def __init__(self, command: str) -> None:
-        """`command` continues what was followed, such as `tidemill follow NAME`."""
+        """`command` is what the error message suggests for continuing, such as `tidemill follow NAME`."""
         self._command = command
         self._lost_at: float | None = None
 
@@ -33,15 +33,15 @@ class Patience:
         return self._lost_at is not None
 
     def restored(self) -> None:
-        """The mesh answered."""
+        """Call this when the mesh answered."""
         self._lost_at = None
 
     def failed(self, error: grpc.RpcError) -> None:
-        """A call failed; returns if it is worth calling again.
+        """Call this when a call failed; returns if a retry makes sense.
 
         Raises:
             UnavailableError: the mesh has not answered for two minutes.
-            grpc.RpcError: the error, if calling again does not help.
+            grpc.RpcError: the error itself, if a retry does not help.
         """
         if error.code() not in _PASSING:
             raise error

@@ -2,7 +2,7 @@
 
 Operators may be written `- exact_dedup` or `- length_filter: {min_chars: 200}`, values of an enum without the enum's
 name (`fastest`), sources relative to the file. `${NAME}` and `${NAME:-default}` are replaced from the environment;
-`TIDEMILL_DATA` is the fetched data where it is not set. Every error names its line and column.
+`TIDEMILL_DATA`, when unset, is the folder of the fetched example data. Every error names its line and column.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PipelineFile:
     places: Mapping[str, tuple[int, int]] = field(repr=False)
 
     def locate(self, error: InvalidArgumentError) -> InvalidArgumentError:
-        """A service's error about the spec, with lines of the file; the error itself if it names no field."""
+        """A service's error about the spec, with the lines of the file; unchanged if it names no field."""
         violations = [FieldViolation(v.field.removeprefix("spec."), v.description) for v in error.violations]
         if not violations:
             return error
@@ -229,7 +229,7 @@ class _Reader:
             self._refuse(node, name, str(error))
 
     def _plain(self, node: yaml.Node, name: str) -> Any:
-        """A value of no declared type, as JSON has it."""
+        """A value without a declared type, as JSON."""
         if isinstance(node, yaml.MappingNode):
             return {key: self._plain(value, value_name) for key, value, value_name in self._pairs(node, name, None)}
         if isinstance(node, yaml.SequenceNode):
@@ -243,7 +243,7 @@ class _Reader:
         if resolved is None:
             return None
         value = self._loader.construct_object(resolved)
-        # A date, which JSON does not have, stays the text that was written.
+        # JSON has no dates: a date stays the text of the file.
         return value if value is None or isinstance(value, str | int | float | bool) else resolved.value
 
     def _scalar(self, descriptor: FieldDescriptor, node: yaml.Node, name: str, give: Callable[[Any], None]) -> None:

@@ -23,8 +23,8 @@ def check_sources(file: PipelineFile) -> None:
     """Checks the sources against this machine's files.
 
     Raises:
-        InvalidArgumentError: names line and field of each source that is not there, and of each address that no
-            import reads.
+        InvalidArgumentError: names line and field of each source that does not exist, and of each address that
+            imports do not support.
     """
     found = []
     for number, source in enumerate(file.spec.sources):
@@ -52,7 +52,7 @@ def _wrong(uri: str, *, wants_folder: bool) -> str:
         return ""
     if wants_folder:
         return "" if path.is_dir() else f"the folder {path} does not exist; create it or correct the path."
-    # An absolute pattern: whatever its letters are, what Path.glob begins from cannot be one.
+    # Path.glob takes only relative patterns, so an absolute one is split at the file system's root.
     if path.is_file() or any(match.is_file() for match in Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
         return ""
     return f"{path} is not a file, and no file matches it; correct the path or the glob."

@@ -34,7 +34,7 @@ def check_machine() -> None:
 
 
 def show_to_mesh(roots: Iterable[str]) -> None:
-    """Lets a mesh that root starts see these folders, though folders above them may be closed to others."""
+    """If root starts the mesh, makes these folders reachable for its user, even below folders closed to others."""
     try:
         from infra.stack.layout import Layout
         from infra.stack.mesh_user import show
@@ -44,7 +44,7 @@ def show_to_mesh(roots: Iterable[str]) -> None:
 
 
 def as_owner() -> None:
-    """Goes on as the user that the mesh runs as, where root asks: its files are not root's to follow."""
+    """If root runs this command, continues as the mesh's user: root must not trust links and files of that user."""
     try:
         from infra.stack.layout import Layout
         from infra.stack.mesh_user import become_owner
@@ -62,13 +62,13 @@ def fetch(console: Console, names: Iterable[str]) -> None:
     layout = Layout.of(home_dir(), state_dir())
     if os.geteuid() == 0:
         refuse_home_of_others(layout)
-        os.umask(0o022)  # the mesh, which is another user, reads what root fetches
+        os.umask(0o022)  # the mesh runs as another user and reads what root fetches
     with download_bars(console) as bars:
         prepare(layout.home, tuple(names), bars)
 
 
 def start(console: Console, only: Iterable[str] | None = None) -> StackState:
-    """Starts the mesh and shows each part come up; where root asks, as the mesh's user."""
+    """Starts the mesh and shows the start of each part; if root runs this, as the mesh's user."""
     from infra.stack import client
     from infra.stack.layout import Layout
     from infra.stack.mesh_user import become_mesh_user

@@ -34,8 +34,8 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         roles = METHODS.get(details.method, frozenset())
         if handler is None or roles is None:
-            # What does not exist is UNIMPLEMENTED for everyone. A refusal is measured under the method's name, and
-            # strangers must not make up names of metrics.
+            # An unknown method is UNIMPLEMENTED for everyone. Refusals are counted by method, so refusing it here would
+            # let anyone create metrics with names of their choice.
             return handler
         given = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
         try:
@@ -46,7 +46,7 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
         return self._admitted(handler, key)
 
     def _admitted(self, handler: Any, key: ApiKey) -> Any:
-        """The handler, known to be called by the key's holder and counted against the key's limits."""
+        """The handler, with the caller's identity set and the call counted against the key's limits."""
 
         def unary(behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
             async def call(request: Any, context: Any) -> Any:
@@ -80,5 +80,5 @@ def _refusal(error: TidemillError) -> Any:
         raise error
         yield  # type: ignore[unreachable]  # makes it a stream
 
-    # On the wire a stream of none fits every kind of method, and no message need be read.
+    # On the wire an empty stream fits every kind of method, and no request message has to be read.
     return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,8 +1,8 @@
 """Passes calls on to the services as bytes: messages are neither read nor built here.
 
 The caller's deadline, metadata and cancellation reach the service; its status, details and trailing metadata reach
-the caller. Credentials are not passed on, only the key's id and tenant. Calls that are answered with a model are not
-passed on: the gateway answers them itself.
+the caller. Credentials are not passed on, only the key's id and tenant. Calls to a model are not passed on: the gateway
+answers them itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.facade.table import OWN, PublicService
 from gateway.peers import call_metadata
 from services.kit.errors import UnavailableError
 
-# Headers of one hop, and those that only the gateway may set.
+# Prefixes of headers of one hop, and of those that only the gateway may set.
 _OURS = ("grpc-", "x-tidemill-")
 # Credentials end here; the others belong to one hop.
 _NOT_FORWARDED = frozenset(
@@ -55,7 +55,7 @@ class FacadeHandler(grpc.GenericRpcHandler):
 
     @property
     def paths(self) -> frozenset[str]:
-        """Of all public methods."""
+        """Paths of all public methods."""
         return frozenset(self._handlers)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:

@@ -1,6 +1,6 @@
 """A server span for each call, which continues the caller's trace.
 
-It is made here and not by OpenTelemetry's interceptor, which would cost a fifth of a whole hop.
+OpenTelemetry's own interceptor would take a fifth of the time of a whole hop.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from services.kit.errors import TidemillError
 from services.kit.grpc.interceptors import Stream, rebuild
 from services.kit.telemetry import schema
 
-# Of a service's words, in a span.
+# Characters of a service's error message that a span keeps.
 _MOST_DETAILS = 1000
-# As in OpenTelemetry's conventions for a server's span: the caller's mistakes are not errors of ours.
+# By OpenTelemetry's conventions for server spans: the caller's mistakes are not errors of the server.
 _OUR_FAULT = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
 class SpanInterceptor(grpc.aio.ServerInterceptor):
-    """Makes the span of each call to a public method, inside the check of the key, outside of everything else."""
+    """Creates the span of each call to a public method. Runs inside the key check and outside everything else."""
 
     def __init__(self, paths: Collection[str], tracer: Tracer) -> None:
         """Args:
-        paths: of the methods, such as `/tidemill.ingest.v1.IngestService/IngestRecords`.
-        tracer: makes the spans.
+        paths: paths of the methods, such as `/tidemill.ingest.v1.IngestService/IngestRecords`.
+        tracer: creates the spans.
         """
         self._paths = frozenset(paths)
         self._tracer = tracer

@@ -1,7 +1,7 @@
 """The public methods of each service, and which peer serves them.
 
-What is not in the table does not exist at the gateway: starting runs and publishing builds are the pipeline's
-business inside the mesh, and so are routes; Triton's repository belongs to the inference service.
+A method that is not in the table does not exist at the gateway. Starting runs, publishing builds and routes are
+internal to the mesh, and so is Triton's repository.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tidemill.training.v1 import training_service_pb2
 from tritonclient.grpc import service_pb2
 
 OWN = "gateway"
-"""Stands for a peer where the gateway answers itself, with a model in Triton."""
+"""The gateway itself as the peer: it answers with a model in Triton."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicService:
-    """A service at the gateway."""
+    """A service with public methods."""
 
     peer: str
     """Name of the peer, see `gateway.peers.PEERS`; `OWN` for the gateway itself."""
@@ -38,7 +38,7 @@ class PublicService:
         return str(self.descriptor.full_name)
 
     def public_methods(self) -> Iterator[MethodDescriptor]:
-        """Descriptors of what may be called."""
+        """Descriptors of the public methods."""
         known = {method.name for method in self.descriptor.methods}
         if self.methods is not None and (unknown := self.methods - known):
             raise ValueError(f"{self.name} has no method {', '.join(sorted(unknown))}.")

@@ -52,8 +52,8 @@ def create_app(
         ring: the valid API keys; None accepts every caller.
         limiter: the keys' limits, shared with the other door.
         metrics: of this process.
-        tracer: makes the server spans.
-        bodies: the memory of all bodies under way.
+        tracer: creates the server spans.
+        bodies: the memory of all current bodies.
         origins: of web pages that may call, such as `https://app.example.com`; `*` for every page.
     """
     app = FastAPIOffline(
@@ -80,7 +80,7 @@ def create_app(
     door = Door(app, ring, limiter, metrics, tracer, bodies)
     if not origins:
         return door
-    # Outside of the key check: a browser sends no key with its question whether it may call.
+    # Outside the key check: a browser's preflight request carries no key.
     return CORSMiddleware(
         door,
         allow_origins=origins,

@@ -36,17 +36,17 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
     "store": (False,),
 }
-# They do not change the answer.
+# Options that do not change the answer.
 _WITHOUT_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier"})
 _MESSAGE_REFUSED = frozenset({"tool_calls", "function_call", "audio"})
-# `name` distinguishes speakers, and the rest comes back from an answer; none of them changes what is generated.
+# `name` distinguishes speakers, and clients send the others back from an earlier answer; none changes the generation.
 _MESSAGE_WITHOUT_EFFECT = frozenset({"name", "refusal", "annotations"})
 
 B = TypeVar("B", bound="Body")
 
 
 class Body(BaseModel):
-    """What a caller sends: nothing is converted, nothing unknown is ignored, `null` is as good as left out."""
+    """What a caller sends: values are not converted, unknown fields are refused, `null` counts as left out."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -63,7 +63,7 @@ def _not_offered(name: str) -> PydanticCustomError:
 
 
 def _without_nul(value: Any) -> Any:
-    # The runtimes' tokenizers treat it as the end of the text.
+    # The runtimes' tokenizers take NUL as the end of the text.
     if isinstance(value, str) and "\0" in value:
         raise PydanticCustomError("nul", "has a NUL character (U+0000); remove it")
     return value
@@ -103,7 +103,7 @@ class ChatMessageBody(Body):
     content: Content = Field(
         "",
         examples=["Write a headline for this article.\n\n..."],
-        description="only an assistant's may be left out",
+        description="may be left out for an assistant's message only",
         validate_default=False,
     )
 
@@ -115,7 +115,7 @@ class ChatMessageBody(Body):
         for name in _MESSAGE_REFUSED:
             if value.get(name):
                 raise _not_offered(name)
-        # What an assistant said by a tool call has no text; clients send such a message without its content.
+        # An assistant's message that is a tool call has no text, and clients send it without content.
         if value.get("content") is None and value.get("role") in ("system", "developer", "user"):
             raise PydanticCustomError("content", "must be a string or a list of text parts", {"at": "content"})
         return {name: value[name] for name in value.keys() - _MESSAGE_REFUSED - _MESSAGE_WITHOUT_EFFECT}
@@ -155,7 +155,7 @@ class ChatBody(Body):
     """Body of a chat completion, as OpenAI's clients send it.
 
     Source: https://platform.openai.com/docs/api-reference/chat. Without `temperature` the most probable tokens are
-    taken. `apply_prompt_template` is Tidemill's own: False takes every conversation as it is.
+    taken. `apply_prompt_template` is Tidemill's own: false leaves every conversation unchanged.
     """
 
     model: str = Field(examples=["headlines"])
@@ -163,15 +163,15 @@ class ChatBody(Body):
     stream: bool = False
     stream_options: StreamOptionsBody | None = None
     max_tokens: int | None = Field(None, ge=1, le=_MOST_TOKENS, description="as max_completion_tokens")
-    max_completion_tokens: int | None = Field(None, ge=1, le=_MOST_TOKENS, description="else the model's own limit")
+    max_completion_tokens: int | None = Field(None, ge=1, le=_MOST_TOKENS, description="default: the model's limit")
     temperature: float = Field(0.0, ge=0, le=2, description="0 takes the most probable token")
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=-_INT64 - 1, le=_INT64)
     stop: Annotated[list[str], BeforeValidator(_stops)] = Field([], description="a text, or up to 8")
     apply_prompt_template: bool | None = Field(
         None,
-        description="wraps the one user message into the prompt that the model was trained on; when left out, it is"
-        " wrapped if the model has such a prompt (see `/v1/models`) and the user's is the only message",
+        description="puts the one user message into the prompt that the model was trained on; when left out, that is"
+        " done if the model has such a prompt (see `/v1/models`) and the user's message is the only one",
     )
 
     @model_validator(mode="before")
@@ -228,7 +228,7 @@ class RecordsBody(Body):
     """A batch: all or nothing is accepted."""
 
     records: list[RecordBody] = Field(min_length=1, max_length=1000)
-    request_id: str = Field("", description="makes a repeat harmless")
+    request_id: str = Field("", description="a repeat with the same id is not stored again")
 
 
 class TensorBody(BaseModel):
@@ -335,7 +335,7 @@ def described(model: type[BaseModel], summary: str) -> dict[str, Any]:
 
 
 def _inline(value: Any, definitions: dict[str, Any]) -> Any:
-    """The schema with its definitions in place: the document has no common place for hand-made ones."""
+    """The schema with its definitions inlined, since the OpenAPI document has no place for those of our own schemas."""
     if isinstance(value, dict):
         if reference := value.get("$ref"):
             return _inline(definitions[str(reference).rpartition("/")[2]], definitions)

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from gateway.http.limits import BodyLease
 from services.kit.errors import InvalidArgumentError
 
-# Where the door leaves a request's lease in its ASGI scope.
+# Key of a request's lease in its ASGI scope, set by `Door`.
 LEASE_KEY = "tidemill.body"
 
-# Decompressed piece by piece, so that a bomb is found before it has gone off.
+# Bytes that are decompressed at a time, so that a decompression bomb is noticed before it fills the memory.
 _PIECE = 256 * 1024
 _WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 

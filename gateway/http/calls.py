@@ -1,4 +1,4 @@
-"""Shared by the HTTP routes: JSON bodies, and calls that end when the client disconnects."""
+"""What the HTTP routes share: JSON bodies, and calls that end when the client disconnects."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def watch_disconnect(request: Request) -> asyncio.Task[None]:
-    """A task that ends when the caller hangs up; the body must have been read. Cancel it in the end."""
+    """A task that ends when the caller hangs up. Start it after the body was read, and cancel it at the end."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -53,7 +53,7 @@ def watch_disconnect(request: Request) -> asyncio.Task[None]:
 
 
 async def unless_gone(work: Awaitable[T], gone: asyncio.Task[None]) -> T:
-    """The result of `work`, which is cancelled when the caller hangs up first.
+    """The result of `work`, which is cancelled if the caller hangs up first.
 
     Raises:
         ClientGone: the caller hung up.

@@ -34,7 +34,7 @@ from services.kit.grpc.validation import validate
 
 logger = logging.getLogger(__name__)
 
-# Proxies close a connection on which nothing moves, the stricter ones after 30 s or a minute.
+# Proxies close an idle connection, the strictest ones after 30 s.
 _KEEP_ALIVE_S = 10.0
 _KEEP_ALIVE = b": waiting\n\n"
 
@@ -87,7 +87,7 @@ async def _whole(plane: DataPlane, request: Request, call: ChatCall) -> Response
 async def _streamed(plane: DataPlane, request: Request, call: ChatCall) -> Response:
     """Waits for the first piece, so that errors in a request still determine the HTTP status.
 
-    An answer that waits longer for its turn becomes a stream of comments; what goes wrong afterwards is an error event.
+    If the first piece takes long, the stream begins with comments, and later errors become error events.
     """
     asked = call.streamed()
     validate(asked)
@@ -103,7 +103,7 @@ async def _streamed(plane: DataPlane, request: Request, call: ChatCall) -> Respo
 
 
 class _Pieces:
-    """The pieces of an answer, with an eye on the clock."""
+    """The pieces of an answer, with comments to keep the connection open while the next one takes long."""
 
     def __init__(self, upstream: AsyncGenerator[StreamGenerateResponse, None], model: str) -> None:
         self._upstream, self._model = upstream, model

@@ -1,4 +1,4 @@
-"""What the OpenAI doors return, declared once: OpenAPI describes these types, and the responses are made of them."""
+"""Responses of the OpenAI-compatible routes: one declaration for the OpenAPI document and for the responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Usage(BaseModel):
 
 
 class Message(BaseModel):
-    """The answer of an assistant."""
+    """The assistant's message."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -33,7 +33,7 @@ class Choice(BaseModel):
 
 
 class Completion(BaseModel):
-    """A complete answer. Its id is the answer's name, for feedback; its fingerprint is the model version."""
+    """A complete answer. `id` names the answer for feedback; `system_fingerprint` is the model version."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"

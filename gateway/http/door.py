@@ -35,13 +35,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Probes and documents: open, and neither traced nor measured, since probes would drown the figures of real requests.
+# Probes and documentation need no key and are neither traced nor measured: probes would distort the figures.
 _OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
-# Scripts and styles of the documents' page.
+# Scripts and styles of the documentation page.
 _OPEN_BELOW = "/static-offline-docs/"
-# Open to who has the token of metrics, and without one to this machine; for everyone else with a key.
+# Open to whoever has the metrics token or, if none is set, calls from this machine; others need a key.
 _METRICS = "/metrics"
-# Of a path in a span; a stranger may send one of 60 KB.
+# Characters of a path that a span keeps; a caller without a key may send 60 KB.
 _MOST_PATH = 512
 _MOST_REQUEST_ID = 128
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
@@ -79,12 +79,12 @@ class Door:
         bodies: BodyBudget,
     ) -> None:
         """Args:
-        app: what answers.
+        app: the application inside.
         ring: the valid keys; None accepts every caller.
         limiter: the keys' limits, shared with the other door.
         metrics: of this process.
-        tracer: makes the server spans.
-        bodies: the memory of all bodies under way.
+        tracer: creates the server spans.
+        bodies: the memory of all current bodies.
         """
         self._app = app
         self._bodies = bodies
@@ -102,7 +102,7 @@ class Door:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one connection's event, as ASGI says."""
+        """Serves one request, WebSocket or lifespan scope of ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -141,7 +141,7 @@ class Door:
                 span.set_attribute(schema.API_KEY, key.key_id)
                 leave = self._limiter.enter(key)
                 CALLER.set(Caller(key))  # each request has a task of its own
-            # Room for the body is found before it is read, and nothing of it is read without a key.
+            # Memory for the body is reserved before it is read; without a valid key it is not read.
             lease.hold(int(headers.get(b"content-length", 0)))
             await self._app(scope, receive, answer)
         except TidemillError as error:
@@ -162,7 +162,7 @@ class Door:
             span.set_attribute(schema.HTTP_ROUTE, route)
             span.set_attribute(schema.URL_PATH, path[:_MOST_PATH])
             span.set_attribute(schema.HTTP_STATUS, status)
-            if status >= 500 or (status == 200 and code not in ("OK", "CANCELLED")):  # or failed in its middle
+            if status >= 500 or (status == 200 and code not in ("OK", "CANCELLED")):  # or failed later
                 span.set_status(StatusCode.ERROR, code)
                 logger.error("%s ended with %s (HTTP %d)", endpoint, code, status)
             span.end()
@@ -171,7 +171,7 @@ class Door:
 
 
 def _relative(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    """The header; a redirect without scheme and host, which a proxy before this door may have changed."""
+    """The header; a redirect loses its scheme and host, which a proxy in front of the gateway may have changed."""
     name, value = header
     if name != b"location":
         return header
@@ -180,7 +180,7 @@ def _relative(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
 
 
 def _own_headers(span: trace.Span, request_id: str) -> list[tuple[bytes, bytes]]:
-    """What every response carries. A caller's id that could not be written to a log as it is counts as none."""
+    """The headers of every response. A caller's request id that is not safe to log is ignored."""
     known = request_id if request_id.isprintable() and request_id.isascii() else ""
     if known := known[:_MOST_REQUEST_ID]:
         span.set_attribute(schema.REQUEST_ID, known)

@@ -1,4 +1,4 @@
-"""The tree of errors over HTTP: status, and the body of the dialect that the path belongs to."""
+"""The tree of errors over HTTP: the status, and the body in the format of the API that the path belongs to."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ STATUS_OF_CODE = {
 }
 # Statuses that are more specific than the canonical codes.
 _STATUS_OF_REASON = {"BODY_TOO_LARGE": 413, "UNSUPPORTED_ENCODING": 415}
-# Errors that only HTTP has, such as a wrong method.
+# For errors that only HTTP has, such as a wrong method.
 _CODE_OF_STATUS = {
     value: key
     for key, value in STATUS_OF_CODE.items()
     if key not in ("FAILED_PRECONDITION", "ALREADY_EXISTS", "DATA_LOSS")
 }
 _TYPE = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-# Our messages' paths, as the caller of the OpenAI dialect named them.
+# Prefixes of our field paths that callers of OpenAI's API do not know.
 _PREFIXES = ("sampling.", "conversation.")
 
-# Where a door leaves the canonical code of a request's end, for the metrics.
+# Key of a request's final canonical code in its ASGI scope, for the metrics.
 CODE_KEY = "tidemill.code"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from services.kit.errors import InvalidArgumentError, UnavailableError
 
-# How long a caller waits before it may expect room for its body again: bodies are read and forgotten within seconds.
+# Callers may retry after this time: bodies are read and freed within seconds.
 _RETRY_S = 2.0
 
 
@@ -16,10 +16,10 @@ class HttpLimits:
     """Limits of the HTTP API; sizes in bytes, times in seconds."""
 
     header_bytes: int = 64 * 1024
-    """Of one request's line and headers, trailers included."""
+    """Size of one request's line and headers, trailers included."""
     headers: int = 100
     header_timeout_s: float = 10.0
-    """For a request's headers to be complete, and for the first byte of a new connection."""
+    """Time for a request's headers to be complete, and for the first byte of a new connection."""
     body_timeout_s: float = 20.0
     """A body may pause for this long; on average it must arrive at `body_bytes_per_s`."""
     body_bytes_per_s: int = 16 * 1024
@@ -27,13 +27,13 @@ class HttpLimits:
     """A response that the client does not read for this long is dropped with its connection."""
     connections: int = 2000
     connections_per_client: int = 500
-    """From one address; a reverse proxy counts as one client."""
+    """Open connections from one address; a reverse proxy counts as one client."""
     pipelined: int = 64
-    """Requests that wait on one connection behind the one being answered."""
+    """Requests that may wait on one connection behind the current one."""
     body_bytes: int = 64 * 1024 * 1024
-    """Of one body, after decompression too."""
+    """Size of one body, also after decompression."""
     bodies_bytes: int = 256 * 1024 * 1024
-    """Of all bodies under way."""
+    """Size of all current bodies together."""
 
 
 class ConnectionTable:
@@ -48,7 +48,7 @@ class ConnectionTable:
         """Counts a new connection.
 
         Returns:
-            Why it has no room, and is not counted; None if it has.
+            Why it is refused, in which case it is not counted; None if it is accepted.
         """
         if self._open >= self._limits.connections:
             return "The gateway has reached its limit of connections. Retry later."
@@ -82,7 +82,7 @@ class BodyBudget:
 
 
 class BodyLease:
-    """The share of one request's body in the budget; release it when the request has ended."""
+    """One request's share of the budget; call `give_back` when the request has ended."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
@@ -97,7 +97,7 @@ class BodyLease:
         """Reserves `size` bytes for the request.
 
         Raises:
-            InvalidArgumentError: a single body must not be that large (BODY_TOO_LARGE).
+            InvalidArgumentError: `size` is above the limit of a single body (BODY_TOO_LARGE).
             UnavailableError: other requests' bodies use the memory that it needs.
         """
         if size > self.limit:

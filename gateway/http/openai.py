@@ -1,9 +1,8 @@
 """Maps OpenAI's chat API to the inference service's messages and back. It makes no calls.
 
-Source: https://platform.openai.com/docs/api-reference/chat. What the mesh does not do is refused by name rather than
-ignored; without `temperature` the most probable tokens are taken. One option is ours: `apply_prompt_template`. A single
-user message is wrapped into the prompt that the model was trained on, so that a stock client gets what was trained; the
-option turns that off.
+Source: https://platform.openai.com/docs/api-reference/chat. Unsupported options are refused by name, not ignored.
+Without `temperature` the most probable tokens are taken. A single user message is put into the prompt that the model
+was trained on, so that a stock client gets what was trained; our own option `apply_prompt_template` turns that off.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _FINISH: dict[int, str] = {FINISH_REASON_STOP: "stop", FINISH_REASON_LENGTH: "le
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A request that was read."""
+    """A parsed request."""
 
     model: str
     """The id as callers write it, such as `headlines`."""
@@ -57,7 +56,7 @@ class ChatCall:
         return request
 
     def streamed(self) -> StreamGenerateRequest:
-        """Asks for the answer piece by piece."""
+        """The request for the answer in pieces."""
         request = StreamGenerateRequest(model=f"models/{self.model}", sampling=self.sampling)
         if self.apply_prompt_template:
             request.text = self.conversation.messages[0].content
@@ -95,7 +94,7 @@ def as_sent(error: InvalidArgumentError, call: ChatCall) -> InvalidArgumentError
         name = violation.field.removeprefix("conversation.").removeprefix("sampling.")
         found.append(FieldViolation(names.get(name, name), violation.description))
     text = "; ".join(f"`{item.field}`: {item.description}" for item in found)
-    # A service that says more than the rules of the contract says it in its message.
+    # For a broken rule of the contract the field's text is enough; a service's own check explains more in its message.
     message = text if error.reason == "INVALID_FIELD" and found else error.message
     return InvalidArgumentError(message, reason=error.reason, metadata=error.metadata, violations=found)
 

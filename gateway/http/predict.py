@@ -1,4 +1,4 @@
-"""`/v1/predict`: classifications for people who write a request by hand."""
+"""`/v1/predict`: classifies texts, with a body that is simpler to write by hand than KServe V2's."""
 
 from __future__ import annotations
 

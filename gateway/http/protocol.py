@@ -1,8 +1,8 @@
 """One HTTP connection: uvicorn's httptools protocol with additional limits.
 
-Headers are bounded in size, number and time, bodies in time, answers in the time that their caller leaves them
-unread, connections in number. What breaks a limit is answered where that is still possible; the rest of what its
-sender sends is then thrown away for a moment, so that the answer is read before the connection is reset.
+It limits the size, number and time of headers, the time of bodies, the time that a client leaves a response unread, and
+the number of connections. A request that breaks a limit gets an error response if that is still possible. Further input
+is then discarded for a moment, so that the client can read the response before the connection is reset.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.http.limits import ConnectionTable, HttpLimits
 
-# How long the rest of a refused request is read and thrown away before the connection is closed.
+# How long the rest of a refused request is read and discarded before the connection is closed.
 _LINGER_S = 2.0
 
 _IDLE, _HEAD, _BODY = range(3)
@@ -33,7 +33,7 @@ class _BrokenLimitError(Exception):
 
 
 def limited_protocol(limits: HttpLimits, refused: Callable[[str], None]) -> type[asyncio.Protocol]:
-    """Creates a connection for uvicorn.
+    """The protocol class for uvicorn, which creates one instance per connection.
 
     Args:
         limits: of every connection.
@@ -57,7 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._phase = _IDLE
         # Of the message being read: size and number of its headers, and the bytes of its body.
         self._head_bytes = self._fields = self._body_bytes = 0
-        # Bytes since the parser last came forward: an unfinished head, trailers or a chunk's extension.
+        # Bytes since the parser last made progress: an unfinished head, trailers or a chunk's extension.
         self._moved, self._stalled = False, 0
         self._body_began_at = self._body_moved_at = 0.0
         self._reading: asyncio.TimerHandle | None = None
@@ -100,7 +100,7 @@ class LimitedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # nothing is upgraded here; the request is answered unchanged
+            pass  # upgrades are not supported; the request is answered as an ordinary one
         except httptools.HttpParserError:
             self._refuse(self._broken or _BrokenLimitError(400, "invalid_request", "This is not valid HTTP."))
             return
@@ -153,12 +153,12 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The request's answer can begin."""
+        """The headers are complete: the application can start."""
         self._phase, self._moved = _BODY, True
         self._stop_reading_timer()
         self._body_began_at = self._body_moved_at = self.loop.time()
         super().on_headers_complete()
-        # The cycle closes its transport as soon as its answer is written; the rest of the request may be on its way.
+        # uvicorn's cycle closes its transport once the response is written, even if the request is still arriving.
         self.cycle.transport = self._closing  # type: ignore[assignment]
         if len(self.pipeline) > self._limits.pipelined:
             raise self._break(400, "too_many_pipelined", "Wait for answers before you send more requests.")
@@ -254,7 +254,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._writing = self.loop.call_later(self._limits.write_timeout_s, self._check_writing, left)
 
     def _refuse(self, why: _BrokenLimitError, *, linger: bool = True) -> None:
-        """Gives up the connection and its work; with an error response if that is the next one due."""
+        """Gives up the connection and its work, with an error response unless an earlier response is still due."""
         self._count_refusal(why.code)
         mine = not self._answering or (self._phase == _BODY and not self.pipeline and not self.cycle.response_started)
         self.pipeline.clear()
@@ -283,9 +283,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 class _Closing:
-    """A transport for uvicorn's cycles that closes only when the request was read or given up.
+    """A transport for uvicorn's cycles that closes only after the request was read completely or given up.
 
-    Of requests that wait behind each other the protocol knows the last one only: earlier ones may still answer.
+    Of several pipelined requests the protocol knows only the last one; earlier ones may still be writing responses.
     """
 
     def __init__(self, protocol: LimitedProtocol) -> None:

@@ -27,7 +27,7 @@ class _Server(uvicorn.Server):
         self._handshake_s = handshake_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, with a limit of our own to TLS handshakes: its is a minute, outside of every other limit."""
+        """Like uvicorn's, with a shorter limit for TLS handshakes: asyncio's is a minute, and no other applies yet."""
         config = self.config
 
         def connection() -> asyncio.Protocol:
@@ -71,7 +71,7 @@ class HttpServer:
         tls: of every connection; None for plain text.
 
         Raises:
-            FailedPreconditionError: the port is taken or the address is not this machine's.
+            FailedPreconditionError: the port is taken, or the address does not belong to this machine.
         """
         host, _, port = address.rpartition(":")
         self._socket = _listen(host.strip("[]") or "127.0.0.1", int(port), address)

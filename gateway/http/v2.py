@@ -60,7 +60,7 @@ def v2_routes(triton: TritonV2) -> APIRouter:
     @router.get("/v2/models/{model}/versions/{version}/ready")
     @router.get("/v2/models/{model}/ready")
     async def model_ready(model: str, version: str = "") -> Response:
-        # Not an error of ours: a 4xx, as the protocol requires.
+        # Not an error of the server: the protocol requires a 4xx for a model that is not ready.
         try:
             found = await ask("ModelReady", v2.ModelReadyRequest(name=model, version=version), _PROBE_S)
         except (InvalidArgumentError, NotFoundError):

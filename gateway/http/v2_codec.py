@@ -55,7 +55,7 @@ _SIZES = {**{name: dtype.itemsize for name, dtype in _DTYPES.items()}, "BF16": 2
 
 @dataclass(frozen=True, slots=True)
 class InferCall:
-    """A request that was read, and which outputs its caller wants as binary."""
+    """A parsed request, and which outputs its caller wants as binary data."""
 
     request: Any
     """`inference.ModelInferRequest`."""
@@ -297,9 +297,9 @@ def _raw_of_contents(output: Any) -> bytes:
 
 
 def message_json(message: Any) -> dict[str, Any]:
-    """A configuration or counters as Triton's own HTTP shows them: zeros too, and 64-bit numbers as numbers.
+    """A message as Triton's own HTTP API renders it: with zeros, and with 64-bit numbers as numbers.
 
-    protobuf's JSON form writes the latter as strings, which programs that count with them do not expect.
+    protobuf's JSON form writes the latter as strings, which clients of Triton do not expect.
     """
     shown: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:

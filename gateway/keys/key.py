@@ -1,6 +1,6 @@
 """API keys, `tm_<id>_<secret>`, of which only a digest is stored. Independent of database and transport.
 
-The secret has 256 bits of chance, so a plain sha256 is enough: there is nothing to guess that a slow hash would slow.
+The secret has 256 random bits, so a plain sha256 is enough: a slow hash only protects secrets that can be guessed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class KeyLimits:
 
     requests_per_s: float | None = None
     concurrent: int | None = None
-    """Requests under way at once, streams included."""
+    """Concurrent requests, streams included."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """Enforces the limits of each key, within one process.
 
-A rate is a token bucket that holds one second's requests; refusals say when the next request is allowed. Other limits,
-such as tokens a day, belong into `_KeyUsage`.
+A rate is a token bucket that holds one second's requests; refusals say when the next request is allowed.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ class KeyLimiter:
         """Counts a request that begins.
 
         Returns:
-            What must be called when it has ended.
+            A function to call when the request has ended.
 
         Raises:
-            ResourceExhaustedError: the key is at one of its limits; `retry_after_s` says when to come again.
+            ResourceExhaustedError: the key is at one of its limits; `retry_after_s` says when to retry.
         """
         limits = key.limits
         if limits.requests_per_s is None and limits.concurrent is None:
@@ -56,7 +55,7 @@ class KeyLimiter:
         if use is None:
             use = self._uses[key.key_id] = _KeyUsage(now)
         if limits.concurrent is not None and use.concurrent >= limits.concurrent:
-            # One of them ends, on average, after a share of what they last.
+            # Of n concurrent requests, one ends on average after a n-th of their mean duration.
             wait = max(0.05, use.mean_s / limits.concurrent)
             raise _exhausted("CONCURRENT_REQUESTS", f"{limits.concurrent} requests at once", wait)
         if limits.requests_per_s is not None:

@@ -41,9 +41,9 @@ class KeyRing:
     ) -> None:
         """Args:
         load: reads all keys; it may block, it is called in a thread.
-        note_uses: keeps when keys were last used; it may block, it is called in a thread every `USES_S`.
+        note_uses: stores when keys were last used; it may block, it is called in a thread every `USES_S`.
         refresh_s: how often the copy is read again.
-        least_pause_s: unknown ids cause at most one reading in this time, whoever sends them; they wait for it.
+        least_pause_s: unknown ids cause at most one read in this time; requests with such ids wait for it.
         """
         self._load = load
         self._note_uses = note_uses
@@ -80,7 +80,7 @@ class KeyRing:
         await step_forever(step, "reading the API keys", idle_s=self._refresh_s, survives_defects=True)
 
     async def write_uses(self) -> None:
-        """Writes when keys were last used since the last writing; also to be called at the end."""
+        """Stores the times of last use that are newer than the last call; also to be called at the end."""
         uses, self._uses = self._uses, {}
         if uses and self._note_uses is not None:
             await asyncio.to_thread(self._note_uses, uses)
@@ -93,7 +93,7 @@ class KeyRing:
 
         Raises:
             UnauthenticatedError: it is missing or not valid; the message says how to get one.
-            UnavailableError: it is not among the last known keys, and the keys cannot be read now.
+            UnavailableError: it is not among the last known keys, and the database cannot be read now.
         """
         if text is None:
             raise UnauthenticatedError(f"This request has no API key. {HOW_TO_GET_ONE}", reason="API_KEY_MISSING")

@@ -69,7 +69,7 @@ class KeyStore:
         """Creates a key.
 
         Returns:
-            The key as it is kept, and its text, which no one can read again.
+            The key as it is stored, and its text, which cannot be shown again.
         """
         key_id, text = generate_key()
         key = ApiKey(
@@ -87,7 +87,7 @@ class KeyStore:
         return key, text
 
     def list(self) -> Sequence[ApiKey]:
-        """All keys, oldest first, also those that are revoked or expired."""
+        """All keys, oldest first, including revoked and expired ones."""
         with self._reads.connect() as connection:
             rows = connection.execute(select(_keys).order_by(_keys.c.create_time, _keys.c.key_id)).all()
         return [_key(row) for row in rows]

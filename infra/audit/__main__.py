@@ -1,8 +1,8 @@
-"""`python -m infra.audit`: ends with 1 where requirements.lock has a version with a known hole that is not accepted.
+"""`python -m infra.audit`: exits with 1 if the lock has a version with a known vulnerability that is not accepted.
 
-It asks PyPI's database through pip-audit where that can be reached, and says so. Else it holds the lock against
-`advisories.toml`, a list with the date of its last review, and says that. A mirror that serves packages without the
-database would let everything pass: the database counts as reached only if it knows a hole that is known to be in it.
+It always compares the lock with `advisories.toml`, a list with the date of its last review, and asks PyPI's database
+through pip-audit if it can; the output says whether it could. A mirror that serves packages without the database would
+let everything pass, so the database counts as reachable only if it reports a vulnerability that is known to be in it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def read_advisories(text: str) -> tuple[Advisory, ...]:
 
 
 def read_date(text: str) -> date:
-    """When a person last looked through the list."""
-    found = tomllib.loads(text)["looked_through"]
+    """Date of the list's last review."""
+    found = tomllib.loads(text)["reviewed"]
     assert isinstance(found, date)
     return found
 
@@ -85,7 +85,7 @@ def why_unreachable(database: str = DATABASE) -> str | None:
 
 
 def from_pip_audit(report: Mapping[str, Any]) -> tuple[list[Advisory], list[str]]:
-    """What pip-audit's JSON says: the holes, and the packages that it could not ask about."""
+    """The vulnerabilities in pip-audit's JSON, and the packages that it could not look up."""
     holes, skipped = [], []
     for each in report["dependencies"]:
         if "skip_reason" in each:
@@ -107,12 +107,12 @@ def ask_database() -> tuple[list[Advisory], list[str]]:
 
 
 def report(locked: Mapping[str, str], holes: Iterable[Advisory], accepted: Mapping[str, str]) -> int:
-    """Prints the holes that the lock has; returns how many nothing makes safe.
+    """Prints the vulnerabilities of the lock; returns the number of those that are not accepted.
 
     Args:
         locked: version by name.
-        holes: what is known.
-        accepted: by id, why it is safe here.
+        holes: the known vulnerabilities.
+        accepted: why one is safe here, by its id.
     """
     left = 0
     for advisory, version in findings(locked, holes):
@@ -136,14 +136,14 @@ def main() -> int:
     why = why_unreachable()
     if why is not None:
         sys.stdout.write(
-            f"Held against infra/audit/advisories.toml, last looked through on {read_date(text)}. PyPI's database "
-            f"cannot be asked from here: {why}.\n"
+            f"Compared with infra/audit/advisories.toml, last reviewed on {read_date(text)}. PyPI's database cannot "
+            f"be asked from here: {why}.\n"
         )
         return 1 if left else 0
     holes, skipped = ask_database()
     left += report(locked, holes, accepted)
     words = f", but not about {', '.join(sorted(skipped))}" if skipped else ""
-    sys.stdout.write(f"PyPI's database was asked by pip-audit about {len(locked) - len(skipped)} packages{words}.\n")
+    sys.stdout.write(f"pip-audit asked PyPI's database about {len(locked) - len(skipped)} packages{words}.\n")
     return 1 if left else 0
 
 

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     layout = Layout.of(options.home, options.state)
     only = [name for name in options.only.split(",") if name] if options.only is not None else None
     try:
-        disk_reserve()  # a wrong value is refused now, not in the middle
+        disk_reserve()  # refuses a wrong value now, not while the mesh starts
         become_mesh_user(layout)
         if options.log:
             _write_to(layout.state.logs / "supervisor.log")

@@ -1,13 +1,13 @@
-"""The mesh's own authority: certificates by which its services know each other across machines.
+"""The mesh's own certificate authority, by which its services authenticate each other across machines.
 
-It lies in the state folder, made at the first start, and signs a certificate for each machine or service. A certificate
-is issued into a folder of three files, which is copied to its machine: `certificate.pem` (with what leads to the
-authority), `key.pem`, and `authority.pem`, the authorities to trust. Those on this machine are renewed here; whoever
-reads the files takes new ones without a restart.
+It is created in the state folder at the first start, and signs a certificate for each machine or service. A certificate
+is issued as a folder of three files, to be copied to its machine: `certificate.pem` (with the chain to the authority),
+`key.pem`, and `authority.pem` (the authorities to trust). Certificates of this machine are renewed here; processes read
+changed files again without a restart.
 
-The authority itself is replaced with an overlap. The old one signs the key of the new one, and that signature goes
-along with each new certificate, so that a machine which knows only the old authority believes it; `authority.pem` holds
-both until the old one is retired or ends.
+A new authority replaces an old one with an overlap. The old one cross-signs the key of the new one, and each new
+certificate carries that signature, so a machine that trusts only the old authority accepts it. `authority.pem` contains
+both until the old one is retired or expires.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ LOCAL = "this-machine"
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate that lies on this machine."""
+    """A certificate whose files are on this machine."""
 
     name: str
     folder: Path
@@ -62,7 +62,7 @@ class Issued:
     end: datetime
 
     def due(self, now: datetime) -> bool:
-        """Whether it must be renewed: a third of its life is left."""
+        """Whether it must be renewed: less than a third of its life is left."""
         return now >= self.end - (self.end - self.begin) / 3
 
 
@@ -70,11 +70,11 @@ class Authority:
     """The authority of one mesh, in a folder that only the mesh's user may enter."""
 
     def __init__(self, folder: Path, now: datetime | None = None) -> None:
-        """Opens it, or makes it where there is none.
+        """Opens the authority; creates it if it is missing.
 
         Args:
             folder: `State.peer_keys`.
-            now: instead of the clock, for tests.
+            now: replaces the clock in tests.
         """
         self._folder = folder
         self._now = now
@@ -85,12 +85,12 @@ class Authority:
 
     @property
     def issued(self) -> list[Issued]:
-        """Certificates that lie below the authority's folder, by name."""
+        """Certificates below the authority's folder, sorted by name."""
         return [_issued(file.parent) for file in sorted(self._path("issued").glob(f"*/{CERTIFICATE}"))]
 
     @property
     def authorities(self) -> list[x509.Certificate]:
-        """Those to trust, the one that signs first."""
+        """The trusted authorities; the one that signs comes first."""
         names = ("current.pem", "previous.pem")
         return [_read(self._path(name)) for name in names if self._path(name).is_file()]
 
@@ -99,7 +99,7 @@ class Authority:
 
         Args:
             name: of a machine or service; letters, digits, dots and hyphens.
-            hosts: names and addresses by which others reach it; none for what only calls.
+            hosts: names and addresses by which others reach it; empty for a client.
             life: how long it is valid, at most as long as the authority.
 
         Raises:
@@ -113,7 +113,7 @@ class Authority:
             return self._issue(name, hosts, life)
 
     def renew(self, *, all_of_them: bool = False) -> list[Issued]:
-        """Renews what is due, the authority included, on this machine; returns the new certificates."""
+        """Renews what is due on this machine, including the authority; returns the new certificates."""
         with self._lock():
             now = self._time()
             (current, *_) = self.authorities
@@ -126,7 +126,7 @@ class Authority:
             return [self._issue(each.name, each.hosts, each.end - each.begin) for each in due]
 
     def rotate(self) -> None:
-        """Makes a new authority in addition to the old one, and new certificates for this machine.
+        """Adds a new authority to the old one, and issues new certificates for this machine.
 
         Raises:
             StackError: an earlier one was not retired yet.
@@ -138,10 +138,10 @@ class Authority:
         self.renew(all_of_them=True)
 
     def retire(self) -> None:
-        """Ends the trust in the previous authority; what it signed is refused from now on.
+        """Ends the trust in the previous authority; certificates that it signed are refused from now on.
 
         Raises:
-            StackError: there is none.
+            StackError: there is no previous authority.
         """
         with self._lock():
             if len(self.authorities) < 2:
@@ -336,7 +336,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A reader sees the old or the new file; only its owner reads it."""
+    """Replaces a file atomically; only its owner can read it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -19,10 +19,10 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class PrivateNetwork:
-    """A network in which a program can only be reached through its guard, and reaches nothing."""
+    """A network in which a program can only be reached through its guard, and cannot reach anything."""
 
     port: int
-    """Of the machine's loopback, where the guard listens; the program listens on the same one of its own network."""
+    """The guard listens on this port of the machine's loopback, the program on the same port of its own network."""
     guard: tuple[str, ...]
     """The guard's command; the descriptor of the listening socket and the port are appended."""
     environment: Mapping[str, str]
@@ -37,7 +37,7 @@ class Program:
     environment: Mapping[str, str]
     folder: Path
     before: tuple[str, ...] | None = None
-    """Run to its end first, with the same environment and log; must succeed."""
+    """A command to run before the program, with the same environment and log; it must succeed."""
     network: PrivateNetwork | None = None
     leftovers: tuple[Path, str] | None = None
     """Folder and glob of files that the program leaves behind when it is killed."""

@@ -42,7 +42,7 @@ _POLL_S = 0.1
 _STOP_TIMEOUT_S = 120.0
 
 
-def _nobody(name: str, child: ChildState) -> None:
+def _silent(name: str, child: ChildState) -> None:
     """A progress that is not shown."""
 
 
@@ -50,7 +50,7 @@ def up(
     state: Path,
     home: Path,
     only: Iterable[str] | None = None,
-    on_progress: OnProgress = _nobody,
+    on_progress: OnProgress = _silent,
     timeout_s: float | None = None,
 ) -> StackState:
     """Starts the stack, unless it already runs, and waits until it is completely ready.
@@ -95,9 +95,9 @@ def _check_selection(found: StackState, wanted: set[str]) -> None:
 class _Daemon:
     """The supervisor as a child of this process, as long as it waits for the stack."""
 
-    def __init__(self, process: subprocess.Popen[bytes], words: IO[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
         self.process = process
-        self._words = words
+        self._output = output
 
     @classmethod
     def start(cls, layout: Layout, wanted: set[str]) -> _Daemon:
@@ -106,23 +106,23 @@ class _Daemon:
             private_folder(layout.state.root)
         only = [name for name in NAMES if name in wanted]
         command = [sys.executable, "-m", "infra.stack", "--log", "--state", str(layout.state.root)]
-        # Until it writes to its log, which is not root's to open.
-        words = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
+        # Its output until it opens its log itself: root must not open a file of the mesh's user.
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
         process = subprocess.Popen(
             [*command, "--home", str(layout.home.root), "--only", ",".join(only)],
             stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=words,
+            stdout=output,
+            stderr=output,
             env=_environment(),
             start_new_session=True,
             umask=UMASK,
         )
-        return cls(process, words)
+        return cls(process, output)
 
-    def last_words(self, log: Path) -> str:
-        """What it said before it ended."""
-        self._words.seek(0)
-        first = self._words.read().decode("utf-8", "replace").splitlines()
+    def last_output(self, log: Path) -> str:
+        """The end of its output, or of its log if it had opened that."""
+        self._output.seek(0)
+        first = self._output.read().decode("utf-8", "replace").splitlines()
         return "\n".join(f"  {line}" for line in [*first[-15:], *(processes.last_lines(log) if not first else [])])
 
 
@@ -132,7 +132,7 @@ def _environment() -> dict[str, str]:
 
 
 def _wait_ready(layout: Layout, daemon: _Daemon | None, on_progress: OnProgress, timeout_s: float) -> StackState:
-    told: dict[str, ChildState] = {}
+    reported: dict[str, ChildState] = {}
     end = time.monotonic() + timeout_s
     while True:
         code = None if daemon is None else daemon.process.poll()
@@ -141,8 +141,8 @@ def _wait_ready(layout: Layout, daemon: _Daemon | None, on_progress: OnProgress,
         stack = read_state(layout)
         if daemon is None or stack.pid == daemon.process.pid:
             for name, child in stack.children.items():
-                if told.get(name) != child:
-                    told[name] = child
+                if reported.get(name) != child:
+                    reported[name] = child
                     on_progress(name, child)
             if stack.phase is StackPhase.READY:
                 return stack
@@ -150,7 +150,7 @@ def _wait_ready(layout: Layout, daemon: _Daemon | None, on_progress: OnProgress,
                 raise StackError(stack.error)
         if code is not None or (daemon is None and not stack.running):
             log = layout.state.logs / "supervisor.log"
-            lines = daemon.last_words(log) if daemon is not None else ""
+            lines = daemon.last_output(log) if daemon is not None else ""
             raise StackError(f"The supervisor ended before the stack was ready. The end of {log}:\n{lines}")
         if time.monotonic() > end:
             raise StackError(
@@ -159,7 +159,7 @@ def _wait_ready(layout: Layout, daemon: _Daemon | None, on_progress: OnProgress,
         time.sleep(_POLL_S)
 
 
-def down(state: Path, home: Path, on_progress: OnProgress = _nobody) -> StackState:
+def down(state: Path, home: Path, on_progress: OnProgress = _silent) -> StackState:
     """Stops everything in order, including leftovers of a killed supervisor; does nothing if nothing runs."""
     layout = Layout.of(home, state)
     found = read_state(layout)
@@ -176,26 +176,26 @@ def down(state: Path, home: Path, on_progress: OnProgress = _nobody) -> StackSta
     return stopped
 
 
-def _wait_stopped(layout: Layout, found: StackState, timeout_s: float, on_progress: OnProgress = _nobody) -> None:
+def _wait_stopped(layout: Layout, found: StackState, timeout_s: float, on_progress: OnProgress = _silent) -> None:
     assert found.pid is not None
-    told = dict(found.children)
+    reported = dict(found.children)
 
-    def tell() -> None:
+    def report_changes() -> None:
         for name, child in read_state(layout).children.items():
-            if told.get(name) != child:
-                told[name] = child
+            if reported.get(name) != child:
+                reported[name] = child
                 on_progress(name, child)
 
     end = time.monotonic() + timeout_s
     while processes.is_alive(found.pid, found.pid_ticks):
-        tell()
+        report_changes()
         if time.monotonic() > end:
             psutil.Process(found.pid).kill()
             processes.wait_gone(found.pid, found.pid_ticks, 5.0)
             return
         time.sleep(_POLL_S)
     # The supervisor may write its last change and end between two reads.
-    tell()
+    report_changes()
 
 
 def status(state: Path, home: Path) -> StackState:

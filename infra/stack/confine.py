@@ -1,13 +1,13 @@
 # ruff: noqa: PTH103, PTH109, PTH110, PTH112, PTH116, PTH120, PTH208 - system calls, on paths as strings
-"""Gives up root for another user, irreversibly: of what only root sees, the process then sees only what it needs.
+"""Makes a process of root another user's, irreversibly, and keeps the files that it needs within reach.
 
-Where a folder that the user may not enter lies above what it needs, such as /root above a Python that pyenv installed,
-this process gets a mount namespace of its own: an empty file system over the first such folder, with what is needed
-bound into it, read-only unless the user is to write there. Then groups, user and group are given up, and
-`no_new_privs` keeps every program that is started later from getting them back, whatever its mode.
+What it needs may lie below a folder that the user cannot enter, such as a Python that pyenv installed below /root. Then
+the process gets a mount namespace of its own: an empty file system covers that folder, and what is needed is bound into
+it, read-only unless the user has to write there. After that the process gives up its groups, group and user, and
+`no_new_privs` keeps it and every program that it starts from getting them back.
 
-Standard library only. Also run as a file, `python confine.py UID GID`, with the folders as JSON on standard input: a
-trial that changes nothing and ends with 1 and a sentence where it is impossible.
+Standard library only. `python confine.py UID GID`, with the folders as JSON on standard input, is a trial: it changes
+nothing, and exits with 1 and a message if it is impossible.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ class ImpossibleError(Exception):
 
 @dataclass(frozen=True)
 class Needs:
-    """Absolute paths of what the user's programs use. What does not exist is passed over."""
+    """Absolute paths that the user's programs use. Missing ones are ignored."""
 
     read: Sequence[str] = ()
     """Must be readable afterwards."""
     write: Sequence[str] = ()
-    """Folders that must be writable in the end."""
+    """Folders that must be writable afterwards."""
     wish: Sequence[str] = ()
-    """Readable if the user may: whoever needs it finds out if not."""
+    """Made reachable, but not checked: the program that needs one of them reports if it cannot be read."""
     names: dict[str, str] = field(default_factory=dict)
     """What a path is, for messages."""
 
 
 def confine(uid: int, gid: int, needs: Needs) -> None:
-    """Gives up root. Afterwards this process and all that it starts are the user's.
+    """Gives up root. Afterwards this process and all that it starts belong to the user.
 
     Raises:
         ImpossibleError: it is impossible; this process cannot continue and must end.
@@ -80,7 +80,7 @@ def confine(uid: int, gid: int, needs: Needs) -> None:
 
 
 def _reveal(uid: int, gid: int, needs: Needs) -> None:
-    """Makes what is needed reachable where folders above it are closed to the user."""
+    """Makes what is needed reachable if a folder above it is closed to the user."""
     writable = set(needs.write)
     wanted = [path for path in dict.fromkeys((*needs.read, *needs.write, *needs.wish)) if os.path.exists(path)]
     with _effective(uid, gid):
@@ -137,7 +137,7 @@ def _effective(uid: int, gid: int) -> Iterator[None]:
 
 
 def _place(path: str, is_folder: bool) -> None:
-    """A place to bind to; it exists already where a folder above it was bound before."""
+    """Creates a mount point, unless the bind mount of a folder above it already brought it."""
     if os.path.exists(path):
         return
     before = os.umask(0o022)
@@ -150,7 +150,7 @@ def _place(path: str, is_folder: bool) -> None:
 
 
 def _flags(path: str) -> int:
-    """What the mount has already and a remount must not take away."""
+    """Flags of a mount that a remount must keep."""
     found = os.statvfs(path).f_flag
     return (found & _KEPT) | (_MS_RELATIME if found & _ST_RELATIME else 0)
 
@@ -166,7 +166,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _check(uid: int, needs: Needs) -> None:
-    """Raises ImpossibleError for the first thing that the user cannot use after all."""
+    """Raises ImpossibleError for the first path that the user still cannot use."""
     for path in needs.read:
         if os.path.lexists(path) and not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)):
             raise ImpossibleError(

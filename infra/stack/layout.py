@@ -56,7 +56,7 @@ class Home:
         return self.root / f"user-{user}" if shared else self.root
 
     def written(self, uid: int | None = None) -> list[Path]:
-        """Folders that a mesh writes to; the others are written by who fetches."""
+        """Folders that a mesh writes to; only downloads write to the others."""
         return [self.own(uid) / name for name in ("triton", "models", "bytecode")]
 
     @property
@@ -71,7 +71,7 @@ class Home:
 
     @property
     def bytecode(self) -> Path:
-        """What Python compiled for a mesh that may not write next to its modules."""
+        """Python's byte code, for a mesh that cannot write next to the modules."""
         return self.own() / "bytecode"
 
     @property
@@ -148,7 +148,7 @@ class State:
 
     @property
     def metrics_token(self) -> Path:
-        """What Prometheus must show to read the counters of this mesh's processes."""
+        """The token with which Prometheus reads the metrics of this mesh's processes."""
         return self.root / "metrics.token"
 
     @property

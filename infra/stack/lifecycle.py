@@ -61,7 +61,7 @@ class Timeouts:
     housekeeping_s: float = 1.0
     """Between two looks at the disk and at a state that could not be written."""
     chores_s: float = 3600.0
-    """Between two rounds of what has time, such as renewing certificates."""
+    """Between two rounds of background work that is not urgent, such as renewing certificates."""
 
 
 class ChildFailedError(StackError):
@@ -86,7 +86,7 @@ class ChildRunner:
         Args:
             spec: the child.
             log: where its output goes.
-            timeouts: how long to wait for what.
+            timeouts: the supervisor's.
             changed: called after each change of `state`; must not raise.
             failed: called when it cannot be started at all.
         """
@@ -112,7 +112,7 @@ class ChildRunner:
         Args:
             addresses: of all children.
             marks: added to the child's environment.
-            needs: set when what it needs is ready.
+            needs: one event for each child that it needs, set while that one is ready.
         """
         while True:
             self._exit_report = None
@@ -203,8 +203,8 @@ class ChildRunner:
     async def _while_alive(self, ended: asyncio.Task[int], addresses: Addresses) -> str | None:
         """Probes a child that is ready until it has ended; returns why it must be killed, if so.
 
-        Every probe for all of `liveness_s` must fail. They are counted as well: a machine that stood still lets time
-        pass without a probe.
+        Every probe during `liveness_s` must fail, and a minimum number of them: while a machine is suspended, time
+        passes without probes.
         """
         probe = self.spec.alive or self.spec.probe
         since, failures = 0.0, 0

@@ -1,8 +1,8 @@
-"""The user that a mesh runs as when root starts it: chosen, given the mesh's folders, and become.
+"""Chooses the user that a mesh runs as when root starts it, gives it the mesh's folders, and becomes that user.
 
-Nothing of a mesh runs as root, so a vulnerable service is not root. Root's command line becomes that user
-as well before it touches the state folder: what lies there is the services' to write, and root must not follow a link
-or believe a file that a service put there. Only fetching and installing stay root's.
+Nothing of a mesh runs as root, so a vulnerable service is not root. A command line of root also becomes that user
+before it touches the state folder: services write there, and root must not follow a link or trust a file that a service
+put there. Only downloading and installing are done as root.
 
 The user is the owner of the state folder. A folder that is root's, or that does not exist yet, is given to
 TIDEMILL_USER, else to the account `tidemill`, else to a user id that no account has.
@@ -31,23 +31,23 @@ from infra.stack.state import read_state
 from infra.stack.triton import shared_memory_prefix
 
 USER = "TIDEMILL_USER"
-"""Environment variable: name, uid or uid:gid that a mesh which root starts runs as, where its state is still root's."""
+"""Environment variable: the user (name, uid or uid:gid) of a mesh that root starts, if root owns its state so far."""
 
 _ACCOUNT = "tidemill"
 # Outside the ranges that systemd and distributions give out (systemd.io/UIDS-GIDS).
 _FREE_IDS = range(65520, 65532)
-# They name root's own folders, or what only root's programs may talk to.
+# Variables that name root's own folders and sockets.
 _ROOTS_OWN = ("XDG_", "SUDO_", "SSH_", "DBUS_", "MAIL", "TMPDIR")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def is_root() -> bool:
-    """Whether this process still is."""
+    """Whether this process runs as root."""
     return os.geteuid() == 0
 
 
 def become_owner(layout: Layout) -> None:
-    """Becomes the owner of the state folder, where this is root and the folder is another user's.
+    """Becomes the owner of the state folder, if this process is root and the owner is not.
 
     Before the first start there is no such user, and no service has written anything.
 
@@ -59,10 +59,10 @@ def become_owner(layout: Layout) -> None:
 
 
 def become_mesh_user(layout: Layout) -> None:
-    """Becomes the user that the mesh runs as, who owns the mesh's folders from now on. Nothing where this is not root.
+    """Gives the mesh's folders to the user that the mesh runs as, and becomes that user; does nothing unless root.
 
     Raises:
-        StackError: it is impossible, or a mesh that root owns runs there.
+        StackError: it is impossible, or a mesh that root owns is running.
     """
     if not is_root():
         return
@@ -72,9 +72,10 @@ def become_mesh_user(layout: Layout) -> None:
 
 
 def show(layout: Layout, folders: Iterable[Path]) -> None:
-    """Makes folders visible to the mesh from its next start on, as their modes allow, even if those above are closed.
+    """Notes folders that the mesh shall reach from its next start on, even below a folder that its user cannot enter.
 
-    Nothing where this is not root. The note is root's too: a service must not be able to add to it.
+    Does nothing unless this process is root. The file of the notes is root's: a service must not be able to add to it.
+    The modes of the folders themselves still apply.
 
     Raises:
         StackError: TIDEMILL_HOME is another user's.
@@ -91,7 +92,7 @@ def show(layout: Layout, folders: Iterable[Path]) -> None:
 
 
 def refuse_home_of_others(layout: Layout) -> None:
-    """Refuses to fetch as root into another user's folder, who could put a link there.
+    """Refuses to download as root into a folder of another user, who could put a link there.
 
     Raises:
         StackError: TIDEMILL_HOME is another user's.
@@ -116,7 +117,7 @@ def choose(layout: Layout) -> User:
         return owner
     with contextlib.suppress(KeyError):
         return _not_root(pwd.getpwnam(_ACCOUNT))
-    # The same for all meshes of root's that name no user: they share ports and converted models, as one user's do.
+    # All meshes of root for which no user is named get the same id: they share ports and converted models.
     taken = {entry.pw_uid for entry in pwd.getpwall()}
     for number in _FREE_IDS:
         if number not in taken:
@@ -125,7 +126,7 @@ def choose(layout: Layout) -> User:
 
 
 def obstacle(layout: Layout) -> str | None:
-    """Why a mesh cannot be started by this user, as a sentence; None when it can. Changes nothing."""
+    """Why this user cannot start a mesh, as a sentence; None if it can. Changes nothing."""
     if not is_root():
         return None
     try:
@@ -134,7 +135,7 @@ def obstacle(layout: Layout) -> str | None:
     except StackError as error:
         return error.message
     needs = _needs(layout, user)
-    # Not given to the user yet.
+    # The folders to write are given to the user only at the start, so the trial does not check them.
     trial = {"read": needs.read, "wish": [*needs.write, *needs.wish], "names": needs.names}
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(Path(confine.__file__)), str(user.uid), str(user.gid)],
@@ -165,12 +166,12 @@ def _become(layout: Layout, user: User, needs: confine.Needs) -> None:
     }
     if not (
         sys.dont_write_bytecode or os.access(sys.prefix, os.W_OK)
-    ):  # else each start would compile every module again
+    ):  # otherwise each start would compile every module again
         os.environ["PYTHONPYCACHEPREFIX"] = str(layout.home.bytecode)
 
 
 def _needs(layout: Layout, user: User, *, starts: bool = True) -> confine.Needs:
-    """What the mesh uses, or a command that starts nothing."""
+    """Paths that the mesh uses or, if `starts` is false, that a command uses which starts nothing."""
     library = find_libpython()
     programs = {
         "Tidemill's code": import_roots(),
@@ -179,13 +180,13 @@ def _needs(layout: Layout, user: User, *, starts: bool = True) -> confine.Needs:
         "TIDEMILL_HOME": [layout.home.root],
     }
     own = {"TIDEMILL_STATE": [layout.state.root], "a folder of TIDEMILL_HOME": layout.home.written(user.uid)}
-    told = dict(_environment())
+    named_paths = dict(_environment())
     shown = _notes(layout).get(str(layout.state.root), [])
     names = {
         path: what for what, paths in [*programs.items(), *own.items()] for each in paths for path in _spellings(each)
     }
-    names |= {path: name for name, paths in told.items() for path in paths}
-    variables = [path for paths in told.values() for each in paths for path in _spellings(each)]
+    names |= {path: name for name, paths in named_paths.items() for path in paths}
+    variables = [path for paths in named_paths.values() for each in paths for path in _spellings(each)]
     return confine.Needs(
         read=[path for paths in programs.values() for each in paths for path in _spellings(each)]
         + (variables if starts else []),
@@ -196,12 +197,12 @@ def _needs(layout: Layout, user: User, *, starts: bool = True) -> confine.Needs:
 
 
 def _spellings(path: Path | str) -> list[str]:
-    """A path as it is written and as it is without links: programs use both."""
+    """A path as written, and with its links resolved: programs use both."""
     return list(dict.fromkeys((str(path), str(Path(path).resolve()))))
 
 
 def _environment() -> Iterator[tuple[str, list[str]]]:
-    """Variables that name files or folders which are there, with these."""
+    """Environment variables that name existing files or folders, with their paths."""
     for name, value in os.environ.items():
         if not (name.startswith("TIDEMILL_") or name in _CERTIFICATES):
             continue
@@ -216,7 +217,7 @@ def _note_file(layout: Layout) -> Path:
 
 
 def _notes(layout: Layout) -> dict[str, list[str]]:
-    """Folders by state, as root noted them."""
+    """The folders that `show` noted, by state folder."""
     file = _note_file(layout)
     try:
         if file.lstat().st_uid != 0 or _owner(file.parent) is not None:
@@ -229,7 +230,7 @@ def _notes(layout: Layout) -> dict[str, list[str]]:
 
 
 def _owner(folder: Path) -> User | None:
-    """Who owns a folder; None where that is root, or where it does not exist."""
+    """The owner of a folder; None if that is root, or if the folder does not exist."""
     try:
         found = folder.stat()
     except OSError:
@@ -286,7 +287,7 @@ def _give_folders(layout: Layout, user: User) -> None:
 
 
 def _open_folder(folder: Path) -> None:
-    """A folder of root's that others may pass through, whatever root's umask is; one that exists is left as it is."""
+    """Creates a folder that others may pass through, whatever root's umask is; an existing one stays as it is."""
     if not folder.exists():
         folder.mkdir(parents=True)
         folder.chmod(0o755)
@@ -309,7 +310,7 @@ def _refuse_foreign(folder: Path, user: User) -> None:
 
 
 def _bring_back(layout: Layout) -> None:
-    """Moves the data of a node that an earlier release kept outside a state folder which was root's."""
+    """Moves Elasticsearch's data into the state folder; an earlier release kept it outside if root owned the state."""
     link = layout.state.elasticsearch
     if not link.is_symlink():
         return
@@ -322,11 +323,11 @@ def _bring_back(layout: Layout) -> None:
 
 
 def give(folder: Path, user: User) -> None:
-    """Makes a folder and all below it the user's.
+    """Gives a folder and all below it to the user.
 
-    The user, or who was it before, may be at work there: no link is followed, and each file is changed through the
-    descriptor by which it was looked at. A file with several names may belong to someone else; it is given only if
-    only root could have created the other names.
+    The new or the previous owner may change files there at the same time. So no link is followed, and each file is
+    changed through the descriptor with which it was inspected. A file with several hard links may be someone else's; it
+    is given only if no one but root could have created the other links.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -342,7 +343,7 @@ def _give(folder: int, user: User, *, trusted: bool) -> None:
     for name in names:
         try:
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-        except OSError:  # gone, or exchanged for something else meanwhile
+        except OSError:  # it was removed or replaced in the meantime
             continue
         try:
             found = os.fstat(descriptor)
@@ -361,7 +362,7 @@ def _give_one(descriptor: int, user: User) -> None:
 
 
 def _is_plain(look: Callable[..., os.stat_result]) -> bool:
-    """A folder or a regular file: opening another thing may do something."""
+    """Whether it is a folder or a regular file: opening anything else, such as a device, can have effects."""
     try:
         mode = look(follow_symlinks=False).st_mode
     except OSError:

@@ -14,7 +14,7 @@ UMASK = 0o077
 
 
 def place_secret(file: Path) -> str:
-    """The secret in a file of this user's alone; made, of 32 random bytes, where there is none."""
+    """The secret in a file that only this user can read; created from 32 random bytes if missing."""
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -26,7 +26,7 @@ def place_secret(file: Path) -> str:
 
 
 def own_folder(folder: Path) -> Path:
-    """As `private_folder`, below a folder in which others may write, who could put a link or a folder of theirs there.
+    """Like `private_folder`, below a folder in which other users may write and could put a link or their own folder.
 
     Raises:
         StackError: what is there is not a folder of this user.

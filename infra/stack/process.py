@@ -1,4 +1,4 @@
-"""Processes of this machine: start one tied to the supervisor, distinguish it from a later one, end what it left."""
+"""Starts processes that end with the supervisor, recognises them by id and start time, and ends what they left."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ async def spawn(
 def _network(network: PrivateNetwork | None) -> dict[str, str]:
     if network is None:
         return {}
-    told = {"port": network.port, "command": network.guard, "environment": dict(network.environment)}
-    return {NETWORK: json.dumps(told)}
+    settings = {"port": network.port, "command": network.guard, "environment": dict(network.environment)}
+    return {NETWORK: json.dumps(settings)}
 
 
 async def stop(process: asyncio.subprocess.Process, grace_s: float) -> bool:
@@ -160,7 +160,7 @@ def wait_gone(pid: int, ticks: int | None, timeout_s: float) -> bool:
 def rotate(log: Path, keep: int = 3) -> None:
     """Moves `x.log` to `x.log.1`, that to `x.log.2`, and so on; the oldest goes.
 
-    On a disk that takes no more it leaves them as they are: the log is appended to.
+    On a full disk the files stay as they are, and the log is appended to.
     """
     with contextlib.suppress(OSError):
         for number in range(keep - 1, 0, -1):
@@ -172,9 +172,9 @@ def rotate(log: Path, keep: int = 3) -> None:
 
 
 def trim(log: Path, limit: int) -> None:
-    """Empties a log of more than `limit` bytes while its process writes on; its last eighth is kept as `x.log.1`.
+    """Empties a log of more than `limit` bytes while its process keeps writing; its last eighth is kept as `x.log.1`.
 
-    A line that is written meanwhile may be lost; otherwise the disk would fill.
+    A line that is written at the same moment may be lost; without trimming, the log could fill the disk.
     """
     with contextlib.suppress(OSError):
         if log.stat().st_size <= limit:

@@ -1,8 +1,8 @@
 """Starts children in the order of their needs, keeps them running, stops them in reverse order.
 
-One supervisor a state folder (a lock holds it), one asyncio task a child (`lifecycle`). While the stack starts for the
-first time, a child that fails repeatedly or is not ready in time fails the start as a whole, and everything is stopped
-again.
+One supervisor per state folder (ensured by a lock), one asyncio task per child (`lifecycle`). While the stack starts
+for the first time, a child that fails repeatedly or is not ready in time fails the start as a whole, and everything is
+stopped again.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class Supervisor:
         timeouts: Timeouts | None = None,
         chores: Sequence[Callable[[], object]] = (),
     ) -> None:
-        """Makes it; `run` starts the children.
+        """Starts nothing yet; `run` starts the children.
 
         Args:
             layout: where files lie.
             specs: the children.
-            timeouts: how long to wait for what.
+            timeouts: how long to wait for children.
             chores: done about once an hour, in a thread; may fail.
         """
         self._layout = layout

@@ -47,9 +47,9 @@ class Service:
     uses: frozenset[str] = frozenset()
     metrics_port: int | None = None
     doors: tuple[int, int] | None = None
-    """Usual ports of gRPC and HTTP, where others than the mesh's own user call."""
+    """Usual ports of gRPC and HTTP, for a service that other users and machines may call."""
     single_threaded: bool = True
-    """Whether its numeric libraries get one thread: what computes for minutes gets the whole machine."""
+    """Whether its numeric libraries get one thread only; false for a service that computes for minutes."""
 
     @property
     def ports(self) -> dict[str, int]:
@@ -108,7 +108,7 @@ def specs(layout: Layout, only: Iterable[str] | None = None) -> list[ChildSpec]:
 
     Args:
         layout: where their files lie.
-        only: their names; all when None. What a child needs but is not named is not started.
+        only: their names; all when None. A child that one of these needs must be named, too.
 
     Raises:
         StackError: a name is unknown, or an environment variable is wrong.
@@ -141,7 +141,7 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
             "file of its own below TIDEMILL_STATE, or name a PostgreSQL database (postgresql://user@host/database)."
         )
     home, state = layout.home, layout.state
-    told = {
+    values = {
         "PYTHONPATH": service_path(),
         "PYTHONUNBUFFERED": "1",
         "TIDEMILL_HOME": str(home.root),
@@ -169,29 +169,29 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
         "TIDEMILL_HTTP_BIND": (f"{service.name}_http", ""),
         **{f"TIDEMILL_{peer.name.upper()}_ADDRESS": (peer.name, "") for peer in SERVICES},
     }
-    told |= {key: f"{scheme}{addresses[use]}" for key, (use, scheme) in uses.items() if use in addresses}
+    values |= {key: f"{scheme}{addresses[use]}" for key, (use, scheme) in uses.items() if use in addresses}
     if "elasticsearch" in addresses:
-        told |= {
+        values |= {
             "TIDEMILL_ELASTICSEARCH_USER": elasticsearch.CALLER,
             "TIDEMILL_ELASTICSEARCH_PASSWORD_FILE": str(state.elasticsearch_password),
         }
     if "kafka" in addresses:
-        told |= {
+        values |= {
             "TIDEMILL_KAFKA_USER": kafka_access.MESH,
             "TIDEMILL_KAFKA_PASSWORD_FILE": str(kafka_access.password_file(state, kafka_access.MESH)),
         }
     if not os.environ.get("TIDEMILL_PEER_CERT"):
         own = state.peer_keys / "issued" / certificates.LOCAL
         files = {"CERT": certificates.CERTIFICATE, "KEY": certificates.KEY, "CA": certificates.AUTHORITY}
-        told |= {f"TIDEMILL_PEER_{what}": str(own / name) for what, name in files.items()}
+        values |= {f"TIDEMILL_PEER_{what}": str(own / name) for what, name in files.items()}
     if service.doors is not None and (host := os.environ.get(DOORS_HOST)):
-        told |= {
+        values |= {
             "TIDEMILL_BIND": f"{host}:{addresses.ports[service.name]}",
             "TIDEMILL_HTTP_BIND": f"{host}:{addresses.ports[f'{service.name}_http']}",
         }
     if service.single_threaded:
-        told |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
-    return told
+        values |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+    return values
 
 
 def _child(layout: Layout, service: Service) -> ChildSpec:

@@ -1,8 +1,8 @@
 """Triton Inference Server from the wheel `nvidia-pytriton`: Python backend, explicit model control.
 
-The wheel keeps its stubs apart by Python version and its backend folder without one, so a private backend folder is
-put together once a Python version, with a stub that knows the NumPy that is installed. Models are loaded by the
-inference service; the repository starts empty.
+The wheel's backend folder has no stub; its stubs, one per Python version, lie elsewhere. So a private backend folder is
+put together once for each Python version, with a stub that works with the installed NumPy. The inference service loads
+the models; the repository starts empty.
 
 Whoever can call this server can run code as its user: a request to load a model may bring the model's files. It
 therefore listens on a Unix socket alone, with neither HTTP nor metrics.
@@ -33,10 +33,10 @@ PACKAGE = "nvidia-pytriton"
 _STUB_START_S = 120
 # Triton knows ports only and appends one to the address, so that the name of its socket ends with it.
 _SOCKET_NUMBER = 1
-# Interfaces that nothing here uses. Shared memory has public holes in this version (docs/security.md); traces and logs
-# are files that a caller may name. Triton cannot leave them out, but asks for a secret before it runs them: one that
-# no one keeps. That it stands in the command line, where every user can read it, opens nothing: the socket is closed
-# to others, and who may open it may stop the server as well.
+# Interfaces that nothing here uses. Shared memory has known vulnerabilities in this version (docs/security.md); traces
+# and logs write to files that the caller names. Triton cannot switch them off, but can ask their callers for a secret,
+# so they get a random one that is not kept. Every user can read it in the command line, but only the mesh's user can
+# open the socket, and that user may stop the server anyway.
 _REFUSED = "shared-memory,trace,logging"
 
 
@@ -95,11 +95,11 @@ def shared_memory_prefix(layout: Layout) -> str:
 
 
 def place_python(folder: Path) -> Path:
-    """Writes a virtual environment that is only a view of this one; returns its folder of programs.
+    """Writes a virtual environment with the packages of this one; returns its folder of programs.
 
-    The stub embeds Python in isolated mode: deaf to PYTHON* variables, it takes the environment of the `python3`
-    that comes first in PATH. This one has all packages of this environment and Tidemill's code, and leaves no
-    byte code in the model repository, where only what was published may lie.
+    The stub embeds Python in isolated mode: it ignores PYTHON* variables and uses the environment of the `python3` that
+    comes first in PATH. This one sees all packages of the running environment and Tidemill's code, and writes no byte
+    code into the model repository, which may contain only published files.
     """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     programs, packages = folder / "bin", folder / "lib" / f"python{version}" / "site-packages"

@@ -1,10 +1,9 @@
 """Lets Triton's Python stub run with NumPy 2.
 
-The stubs of nvidia-pytriton 0.7.0 were compiled against NumPy 1. Of what they read of NumPy's structures only one
-field lies elsewhere since NumPy 2: the item size in `PyArray_Descr`, byte 0x20 before and 0x28 now (both little-endian,
-so the 32 bits that the stub reads hold the size in both). They read it in five instructions; the displacement of each
-is one byte. A stub is known by its digest, and one that is not known is refused: nothing is searched for or guessed.
-`docs/adr/0006` says why.
+The stubs of nvidia-pytriton 0.7.0 were compiled against NumPy 1. Only one of the fields that they read moved in
+NumPy 2: the item size in `PyArray_Descr`, from byte 0x20 to 0x28. It also became wider, but is little-endian, so the 32
+bits that the stub reads still have the size. Five instructions read it, and the displacement in each is one byte. Stubs
+are recognised by their digest, and an unknown one is refused, not searched. `docs/adr/0006` says why.
 
 Source: NumPy 2.0 migration guide (C-API changes to the `PyArray_Descr` struct); pybind11's `array_descriptor_proxy`.
 """
@@ -45,14 +44,14 @@ ITEM_SIZE_READS: Mapping[str, tuple[int, ...]] = MappingProxyType(
         ),
     }
 )
-"""SHA-256 of a stub, and where in the file it names the place of the item size."""
+"""By a stub's SHA-256: offsets in the file of the bytes that say where the item size is."""
 
 
 def for_numpy_2(stub: bytes) -> bytes:
     """The stub, reading item sizes where NumPy 2 keeps them.
 
     Raises:
-        StackError: the stub is not one of those that were looked into.
+        StackError: the stub is not one of the known ones.
     """
     digest = hashlib.sha256(stub).hexdigest()
     places = ITEM_SIZE_READS.get(digest)

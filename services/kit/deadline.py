@@ -6,13 +6,13 @@ import time
 from contextvars import ContextVar
 
 _END: ContextVar[float | None] = ContextVar("tidemill_call_deadline", default=None)
-# Of the time that a call has, to answer it: many callers whose time ends together are not answered in an instant, least
-# of all on a busy machine.
+# The share of a call's time that is kept for sending its answer. When the deadlines of many callers end together, their
+# answers take a while, above all on a busy machine.
 _ANSWER_SHARE, _LEAST_ANSWER_S, _MOST_ANSWER_S = 0.1, 0.5, 3.0
 
 
 def work_deadline() -> float | None:
-    """When work for the current call has to end, so that its caller still gets an answer that says why.
+    """When work for the current call has to end so that there is time left to send its caller an error.
 
     Returns:
         A time on the monotonic clock, in seconds; None without a caller.

@@ -1,6 +1,6 @@
-"""How models are opened in OpenVINO: the one way for evaluation and for serving, so that one measures the other.
+"""Opens models in OpenVINO, for evaluation and for serving alike, so that what is measured is what serves.
 
-It goes with each published version into Triton; it therefore imports nothing of Tidemill's.
+It is copied into Triton with each published version, and therefore imports nothing of Tidemill's.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ LANGUAGE_MODEL, ENCODER = "openvino_model.xml", "openvino_model.xml"
 RUNTIME = "openvino"
 """What the manifest of a build names."""
 QUEUE_FULL = "requests wait already; ask again in"
-"""Part of the text of a refusal by a full queue: of an error in a stream Triton passes on little more than its text."""
+"""Part of a full queue's error message, which callers match: of an error in a stream Triton passes on only the text."""
 BLOCK = 32
-"""Tokens of a block of the cache of keys and values, on a processor."""
-# With these instructions 8-bit weights meet activations in 8 bits; without them OpenVINO 2026.4 builds a graph that
-# cannot be run ("could not create a primitive descriptor"), unless activations are left in fp32.
+"""Tokens per block of the key-value cache on a CPU."""
+# With these instructions OpenVINO multiplies 8-bit weights by 8-bit activations. Without them OpenVINO 2026.4 builds a
+# graph that cannot be run ("could not create a primitive descriptor"), unless activations are left in fp32.
 _VNNI = frozenset({"avx_vnni", "avx512_vnni"})
 _ISAS_WITHOUT_VNNI = frozenset({"SSE41", "AVX", "AVX2", "AVX512_CORE"})
-# Tokens that one step reads at most. A longer prompt is read in parts between which every running answer continues.
+# Most prompt tokens of one step. A longer prompt is read in parts, and running answers continue between the parts.
 _STEP_TOKENS = 64
 
 
@@ -47,9 +47,9 @@ def import_openvino() -> Any:
 
 
 def _options() -> dict[str, Any]:
-    # On a processor with bf16 OpenVINO would compute in that by itself: another quality than was measured elsewhere,
-    # and not faster for these models (docs/adr/0015).
-    # Weights are read, not mapped: what overwrites a mapped file changes, or ends, the model that serves.
+    # On a CPU with bf16 OpenVINO would use it by default. Quality would then differ from what another machine measured,
+    # and these models are not faster with it (docs/adr/0015).
+    # Weights are read, not mapped: whoever overwrote a mapped file would change or crash the running model.
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_MMAP": False}
     if not _has_vnni():
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
@@ -57,7 +57,7 @@ def _options() -> dict[str, Any]:
 
 
 def _has_vnni() -> bool:
-    """Whether this processor has VNNI, and ONEDNN_MAX_CPU_ISA leaves it to us."""
+    """Whether this CPU has VNNI and ONEDNN_MAX_CPU_ISA allows it."""
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISAS_WITHOUT_VNNI:
         return False
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -69,9 +69,9 @@ def open_language_model(folder: Path, *, cache_bytes: int, max_active: int, pref
 
     Args:
         folder: the build, with `config.json` in Hugging Face's layout.
-        cache_bytes: bound of the cache of keys and values; memory is taken as it fills.
-        max_active: so many answers are written side by side.
-        prefix_caching: keep what was read of prompts, for prompts that begin alike.
+        cache_bytes: limit of the key-value cache; memory is allocated as it fills.
+        max_active: number of answers that are generated side by side.
+        prefix_caching: keep the cache of earlier prompts for prompts with the same beginning.
 
     Returns:
         The `openvino_genai.ContinuousBatchingPipeline`, and how many tokens its cache holds.
@@ -96,7 +96,7 @@ def open_language_model(folder: Path, *, cache_bytes: int, max_active: int, pref
 
 
 def _block_bytes(config: dict[str, Any]) -> int:
-    """Bytes of a block: keys in 8 bits with scale and zero point for each channel, values for each token."""
+    """Bytes of a block: 8-bit keys with a scale and zero point per channel, 8-bit values with them per token."""
     heads = config.get("num_key_value_heads") or config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     of_head = (width * BLOCK + width * 8) + (width + 8) * BLOCK
@@ -119,7 +119,7 @@ def open_encoder(folder: Path, *, threads: int = 0) -> Any:
 
 @contextmanager
 def _readable(graph: str) -> Iterator[None]:
-    """Says in short which file could not be read: OpenVINO begins with where in its source it noticed."""
+    """Names the file that cannot be read; OpenVINO's own message begins with a position in its source code."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Plugins: what other installed packages bring by entry points."""
+"""Plugins: what other installed packages provide by entry points."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_plugin(group: str, name: str, field: str) -> object:
         field: of the request that holds the name, for the error.
 
     Raises:
-        InvalidArgumentError: no installed package brings it, two bring it, or it cannot be imported.
+        InvalidArgumentError: no installed package provides it, several provide it, or it cannot be imported.
     """
     found = [entry for entry in entry_points(group=group) if entry.name == name]
     if len(found) == 1:
@@ -35,12 +35,12 @@ def load_plugin(group: str, name: str, field: str) -> object:
             raise _refused(field, f"{name} cannot be loaded from {found[0].value}: {error}") from error
         return loaded
     if found:
-        raise _refused(field, f"several packages bring {name!r}: {', '.join(entry.value for entry in found)}")
+        raise _refused(field, f"several packages provide {name!r}: {', '.join(entry.value for entry in found)}")
     known = plugin_names(group)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise _refused(
-        field, f"no installed package brings {name!r} in {group}{hint} (installed: {', '.join(known) or 'none'})"
+        field, f"no installed package provides {name!r} in {group}{hint} (installed: {', '.join(known) or 'none'})"
     )
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Pieces done of how many (0: unknown), how many a second, and when that was so.
+    """Units done, of a total (0: unknown), units per second, and the time of this state.
 
-    `unit` names a piece; `remaining_s` is left where the operation knows it better than by its rate.
+    `unit` names one unit, such as `records`. `remaining_s` is set if the operation knows the time left better than its
+    rate does.
     """
 
     phase: str
@@ -30,10 +31,10 @@ class Progress:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Progress:
-        """The progress of a JSON form, also of an earlier release's.
+        """Reads the JSON form, also an earlier release's.
 
         Raises:
-            TypeError, ValueError: it is none.
+            TypeError, ValueError: it is not such a form.
         """
         known = {item.name: value[item.name] for item in fields(cls) if item.name in value}
         moment = known.get("update_time")

@@ -1,7 +1,7 @@
 """Builds the tokens of a prompt from a text or a conversation, for training, evaluation and serving alike.
 
-A model that is prompted in another form than it was trained on answers badly, and nothing fails. So this module is
-copied into Triton with each published version, and therefore imports nothing of Tidemill.
+A model whose prompts have another form than in training answers badly, and no error shows it. So this module is copied
+into Triton with each published version, and therefore imports nothing of Tidemill.
 
 Control tokens come from the chat template alone: what looks like one in a text stays text, so that no caller can end
 the user's turn and write the system's.

@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 
 class StoppedError(Exception):
-    """The process is stopping; the next one does what was retried."""
+    """The process stopped before the retried call succeeded; the next process repeats it."""
 
 
 class Backoff:
-    """The pauses of a loop that sees for itself what failed: they double until `reset`."""
+    """Pauses for a loop that does its own retries: they double until `reset`."""
 
     def __init__(self, first_s: float | None = None, longest_s: float | None = None) -> None:
         """Pauses in seconds; `FIRST_PAUSE_S` and `LONGEST_PAUSE_S` when None."""
@@ -66,11 +66,11 @@ def call_with_retries(
     """Calls `do` until it returns, and returns its result.
 
     Args:
-        do: doing it twice must be the same as once.
+        do: must be idempotent.
         what: names the waiting work in the log.
         stop: ends the retries when set.
-        should_retry: whether an error may pass.
-        patience_s: seconds after which an error is raised even if it may pass; no limit when None.
+        should_retry: whether an error is transient.
+        patience_s: seconds after which even a transient error is raised; no limit when None.
 
     Raises:
         StoppedError: `stop` was set before it succeeded.
@@ -102,12 +102,12 @@ async def call_with_retries_async(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     on_wait: Callable[[BaseException], Awaitable[None]] | None = None,
 ) -> T:
-    """The same on an event loop, until it is cancelled.
+    """`call_with_retries` on an event loop; retries until it is cancelled.
 
     Args:
-        do: doing it twice must be the same as once.
+        do: must be idempotent.
         what: names the waiting work in the log.
-        patience_s: seconds after which an error is raised even if it may pass; no limit when None.
+        patience_s: seconds after which even a transient error is raised; no limit when None.
         sleep: waits between two attempts; what it raises ends the retries.
         on_wait: called with the error before each pause.
 

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def in_thread(do: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The same as a coroutine that runs it in a thread."""
+    """Turns a blocking function into a coroutine function that runs it in a thread."""
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return asyncio.to_thread(do, *args, **kwargs)

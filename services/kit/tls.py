@@ -120,7 +120,7 @@ class ClientFiles:
             return None
         try:
             read = self.read()
-        except FailedPreconditionError as error:  # such as a key whose certificate is still to come
+        except FailedPreconditionError as error:  # for example a new key whose certificate is not there yet
             logger.warning("the new TLS files cannot be used yet, keeping the old ones: %s", error.message)
             return None
         self._marks = marks
@@ -198,7 +198,7 @@ class ServerTls:
 
 
 def file_marks(files: TlsFiles) -> tuple[object, ...]:
-    """What differs once a file has changed."""
+    """Values that change when one of the files changes."""
     marks: list[object] = []
     for path in (files.certificate, files.key, files.client_ca):
         try:

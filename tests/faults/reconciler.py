@@ -51,8 +51,8 @@ class Finding:
             "duplicate": self.duplicate,
             "altered": self.altered,
         }
-        told = [f"{len(ids)} {name} ({', '.join(ids[:5])}…)" for name, ids in wrong.items() if ids]
-        return f"{self.place}: {self.acknowledged} acknowledged, {', '.join(told) or 'all there once'}"
+        parts = [f"{len(ids)} {name} ({', '.join(ids[:5])}…)" for name, ids in wrong.items() if ids]
+        return f"{self.place}: {self.acknowledged} acknowledged, {', '.join(parts) or 'all there once'}"
 
 
 def compare(

@@ -122,8 +122,8 @@ def serial_of(file: Path) -> int:
 def test_the_first_start_makes_the_authority_and_this_machines_certificate(tmp_path: Path) -> None:
     layout = Layout.of(tmp_path / "home", tmp_path / "state")
     (spec,) = specs(layout, ["ingest"])
-    told = spec.prepare(Addresses({"ingest_metrics": 1}, {"ingest": tmp_path / "ingest"})).environment
-    files = [Path(told[f"TIDEMILL_PEER_{what}"]) for what in ("CERT", "KEY", "CA")]
+    variables = spec.prepare(Addresses({"ingest_metrics": 1}, {"ingest": tmp_path / "ingest"})).environment
+    files = [Path(variables[f"TIDEMILL_PEER_{what}"]) for what in ("CERT", "KEY", "CA")]
     assert [file.name for file in files] == [CERTIFICATE, KEY, AUTHORITY]
     for path in layout.state.peer_keys.rglob("*"):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
@@ -138,8 +138,8 @@ def test_the_first_start_makes_the_authority_and_this_machines_certificate(tmp_p
 def test_files_of_the_operator_are_left_to_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_PEER_CERT", "/etc/mesh/cert.pem")
     layout = Layout.of(tmp_path / "home", tmp_path / "state")
-    told = environment(layout, Addresses({}, {"ingest": tmp_path / "ingest"}), SERVICES[1])
-    assert "TIDEMILL_PEER_CERT" not in told
+    variables = environment(layout, Addresses({}, {"ingest": tmp_path / "ingest"}), SERVICES[1])
+    assert "TIDEMILL_PEER_CERT" not in variables
     assert not layout.state.peer_keys.exists()
 
 

@@ -139,8 +139,8 @@ def reconcile(mesh: StackState, key: str, books: Books) -> None:
 
     # No one sees the names of the answers whose callers were cut off.
     answers = books.answers.acknowledged
-    told = [answer for answer in served_answers(kafka) if answer[0] in answers]
-    findings.append(compare("tidemill.predictions", answers, told))
+    published = [answer for answer in served_answers(kafka) if answer[0] in answers]
+    findings.append(compare("tidemill.predictions", answers, published))
     assert [str(finding) for finding in findings if not finding.sound] == []
 
     version = _built(mesh, key, len(raw))

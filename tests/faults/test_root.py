@@ -149,16 +149,20 @@ def test_roots_command_line_is_that_user_before_it_touches_the_state(stack: Stac
         secret.chmod(0o600)
         os.chown(secret, owner.st_uid, owner.st_gid)
     assert tidemill(stack.state, "status", "--json").returncode == 0
-    created = tidemill(stack.state, "keys", "create", "somebody", "--json")
+    created = tidemill(stack.state, "keys", "create", "someone", "--json")
     assert created.returncode == 0, created.stderr
     assert [path for path in (stack.state / "db").iterdir() if path.stat().st_uid == 0] == []
 
 
 def tidemill(state: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    told = {key: value for key, value in os.environ.items() if not key.startswith("TIDEMILL_")}
-    told |= {"TIDEMILL_STATE": str(state), "TIDEMILL_HOME": str(home_dir())} | environment
+    env = {key: value for key, value in os.environ.items() if not key.startswith("TIDEMILL_")}
+    env |= {"TIDEMILL_STATE": str(state), "TIDEMILL_HOME": str(home_dir())} | environment
     return subprocess.run(
-        [sys.executable, "-m", "gateway.cli.main", *arguments], capture_output=True, text=True, env=told, check=False
+        [sys.executable, "-m", "gateway.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
     )
 
 
@@ -197,9 +201,9 @@ def test_where_it_is_impossible_a_sentence_says_what_to_do(tmp_path: Path) -> No
             "os.execv(sys.executable, [sys.executable, '-m', 'gateway.cli.main', 'up', '--only', 'triton'])",
         ]
     )
-    told = {**os.environ, "TIDEMILL_STATE": str(tmp_path / "state"), "TIDEMILL_HOME": str(tmp_path / "home")}
+    env = {**os.environ, "TIDEMILL_STATE": str(tmp_path / "state"), "TIDEMILL_HOME": str(tmp_path / "home")}
     tmp_path.chmod(0o700)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=told, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
     assert done.returncode != 0
     words = " ".join(done.stderr.split())
     assert "The mesh must not run as root" in words

@@ -1,1 +1,1 @@
-"""What the command line shows, made from messages of the contracts; no call is made here."""
+"""Renders messages of the services for the terminal; makes no calls."""

@@ -30,7 +30,7 @@ class CycleReporter(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends; what was shown last stays."""
+        """Ends; the last state stays visible."""
         ...
 
     def update(self, cycle: Cycle) -> None:
@@ -43,7 +43,7 @@ class CycleReporter(Protocol):
 
 
 def reporter(console: Console) -> CycleReporter:
-    """The right one for where the output goes."""
+    """The reporter for a terminal or for a pipe."""
     return LiveReporter(console) if console.is_terminal else PlainReporter(console)
 
 
@@ -56,7 +56,7 @@ def elapsed(stage: Stage, now: float) -> float | None:
 
 
 def figures(progress: Progress, *, brief: bool = False) -> list[str]:
-    """The parts of a progress to show: count, rate, figures, time left; `brief` omits the rate."""
+    """Count, rate, figures and time left of a progress, as texts; `brief` omits the rate."""
     parts: list[str] = []
     left = progress.remaining.ToNanoseconds() / 1e9 if progress.done < progress.total else 0.0
     unit = f" {progress.unit}" if progress.unit else ""
@@ -127,7 +127,7 @@ class LiveReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends; what was shown last stays."""
+        """Ends; the last state stays visible."""
         self._live.__exit__(kind, error, trace)
 
     def update(self, cycle: Cycle) -> None:
@@ -145,7 +145,7 @@ class LiveReporter:
 
 
 def stages_table(cycle: Cycle, width: int, spinner: RenderableType, now: float) -> Table:
-    """One line a stage.
+    """A table with one line per stage.
 
     Args:
         cycle: the state to show.
@@ -170,7 +170,7 @@ def stages_table(cycle: Cycle, width: int, spinner: RenderableType, now: float) 
 
 
 class PlainReporter:
-    """Prints a line when something begins or ends, and every ten seconds while it lasts."""
+    """Prints a line when a stage begins or ends, and every ten seconds in between."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

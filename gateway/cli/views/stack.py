@@ -56,12 +56,12 @@ class PartsReporter:
         return self
 
     def __exit__(self, *reason: object) -> None:
-        """Ends; what was shown last stays."""
+        """Ends; the last state stays visible."""
         if self._live:
             self._live.stop()
 
     def __call__(self, name: str, child: ChildState) -> None:
-        """One part changed."""
+        """Shows a part that changed."""
         self._parts[name] = child
         phase = child.phase.value
         if self._live is None and self._told.get(name) != phase and phase != "waiting":
@@ -139,7 +139,7 @@ def disk_words(disk: DiskSpace) -> Text | None:
 
 
 def loss_words(loss: NotedLoss) -> Text:
-    """What a person must know of lost messages."""
+    """A warning about lost messages."""
     return Text(f"{loss} {loss.remedy} Then `tidemill doctor --repair` clears this notice.", "yellow")
 
 
@@ -159,7 +159,7 @@ def ports_of(name: str, ports: Mapping[str, int]) -> str:
 
 @contextmanager
 def download_bars(console: Console) -> Iterator[DownloadBars]:
-    """Bars for downloads, one a name, for the length of the block."""
+    """Progress bars for downloads, shown during the block."""
     bars = DownloadBars(console)
     with bars:
         yield bars
@@ -192,7 +192,7 @@ class DownloadBars:
         self._progress.stop()
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        """`done` of `total` bytes are there."""
+        """Shows that `done` of `total` bytes have arrived."""
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total)
         self._progress.update(self._tasks[name], completed=done, total=total)

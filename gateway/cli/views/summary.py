@@ -32,8 +32,8 @@ def summary(cycle: Cycle, width: int) -> RenderableType:
     """The whole summary.
 
     Args:
-        cycle: a cycle, best an ended one; what it lacks is left out.
-        width: columns that there are; 80 and more.
+        cycle: a cycle, usually an ended one; sections without content are left out.
+        width: columns of the terminal, at least 80.
     """
     return Group(*_sections(cycle, width))
 
@@ -183,13 +183,13 @@ def _speed(variant: Variant) -> tuple[str, str]:
 
 
 def next_steps(cycle: Cycle, target: Target, program: str, python: str) -> list[tuple[str, str]]:
-    """What to try next: a few words and the command, which can be pasted as it is.
+    """What to try next: a description and a command that can be pasted.
 
     Args:
-        cycle: a cycle that published.
+        cycle: a cycle that published a build.
         target: the mesh.
-        program: how this command is started.
-        python: how a Python with the stubs is started.
+        program: the command `tidemill`, as the user can call it.
+        python: a Python that can import the stubs, as the user can call it.
     """
     model = cycle.spec.rollout.model.removeprefix("models/")
     classifies = cycle.spec.training.WhichOneof("task") == "text_classification"
@@ -213,7 +213,7 @@ def next_steps(cycle: Cycle, target: Target, program: str, python: str) -> list[
     )
     steps = [("on the command line", f'{program} {"predict" if classifies else "generate"} {model} "{text}"')]
     if not classifies:
-        steps += [("over HTTP, in OpenAI's dialect", curl), ("with the openai package", openai)]
+        steps += [("over HTTP, with OpenAI's API", curl), ("with the openai package", openai)]
     steps += [
         ("over gRPC, with the Python stubs", stub),
         ("rate an answer (its id is shown with it)", f"{program} feedback ANSWER good"),

@@ -38,12 +38,12 @@ def size(count: float) -> str:
 
 
 def rate(value: float) -> str:
-    """`1,130`, `8.4`, `0.31`: three digits that matter."""
+    """`1,130`, `8.4`, `0.31`: at least two significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def metric_name(name: str) -> str:
-    """The metric as papers write it."""
+    """The usual name of a metric, as in papers."""
     return _METRICS.get(name, name)
 
 

@@ -18,10 +18,10 @@ _COLORS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_
 
 
 def trace_tree(trace_id: str, spans: Sequence[Span], logs: Sequence[LogRecord]) -> RenderableType:
-    """The spans below their parents by start, each with its service, duration, errors and log lines.
+    """A tree of the spans, sorted by start, each with its service, duration, errors and log lines.
 
-    A span whose parent is not there, such as a caller that exports nothing, is a root. Times at the right are from the
-    first span's start.
+    A span whose parent is missing, for example of a caller that exports nothing, is a root. The times at the right
+    count from the start of the first span.
     """
     ids = {span.span_id for span in spans}
     children: dict[str, list[Span]] = defaultdict(list)
@@ -88,5 +88,5 @@ def log_line(record: LogRecord, *, with_time: bool = True) -> Text:
 
 
 def in_order(records: Iterable[LogRecord]) -> list[LogRecord]:
-    """Oldest first, as one reads."""
+    """Log lines, oldest first."""
     return sorted(records, key=lambda record: record.time.ToNanoseconds())

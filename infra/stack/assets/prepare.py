@@ -7,7 +7,7 @@
     data/bbc/<topic>/*.txt          UTF-8, first line is the headline
     data/reviews/reviews.jsonl      {"text": ..., "label": "positive" | "negative"}
 
-Models stay as they came: turning them into what torch loads is the training service's work.
+Models stay as they were downloaded: the training service converts them for torch.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def prepare(home: Home, only: Iterable[str] | None = None, progress: Progress = 
     """Fetches and unpacks missing files; keeps those that are unchanged.
 
     Args:
-        home: where to.
+        home: the home folder.
         only: names of parts; all when None.
         progress: called with each file's bytes, from several threads.
 
@@ -99,7 +99,7 @@ def _prepare_kafka(home: Home, progress: Progress) -> None:
             progress("kafka", done, total)
     expected = {jar.filename for jar in jars}
     for path in home.kafka_libs.glob("*.jar"):
-        if path.name not in expected:  # of another table: two versions of a jar on one class path conflict
+        if path.name not in expected:  # from an earlier table: two versions of a jar on one class path conflict
             path.unlink()
 
 

@@ -1,7 +1,7 @@
-"""Puts files into place: to a partial name first, checked by digest, then renamed; verified cheaply on reuse.
+"""Puts files into place: written under a partial name, checked by digest, then renamed; verified cheaply on reuse.
 
 Next to each checked file is a marker with the size, modification time and digest it had when it was checked. As
-long as these agree the file is taken as it is; else it is digested again. It knows no registry.
+long as these agree the file is used without reading it; otherwise it is digested again.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def take_in(asset: AssetFile, fetch: Callable[[Path], Path], target: Path) -> Pa
     """Returns `target`, fetching it first if it is missing or changed.
 
     Args:
-        asset: what it must be.
+        asset: its expected size and digest.
         fetch: downloads into an empty folder and returns the file.
         target: where to put it; its folder is created.
 
@@ -127,7 +127,7 @@ def scratch(target: Path) -> Iterator[Path]:
 
 
 def place_folder(target: Path, recipe: str, build: Callable[[Path], None]) -> Path:
-    """Returns the folder `target` that `build` fills, building it unless it is there by the same recipe.
+    """Returns the folder `target`, built by `build` unless it already was with the same recipe.
 
     Args:
         target: the folder; it appears whole or not at all.

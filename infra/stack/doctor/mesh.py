@@ -28,7 +28,7 @@ from services.kit.config import disk_reserve
 from services.kit.storage.disk import disk_space
 
 # NVIDIA's security bulletins of August and September 2025.
-_MENDED_IN = (2, 59)
+_FIXED_IN = (2, 59)
 # Only a started server reports its version (`server_version` in its log).
 _SERVER_OF_PACKAGE = {"0.7": "2.51.0"}
 _OPEN_HOLES = "CVE-2025-23310, CVE-2025-23311 (HTTP), CVE-2025-23319, CVE-2025-23320, CVE-2025-23334 (shared memory)"
@@ -208,7 +208,7 @@ def _triton(layout: Layout) -> Iterator[Finding]:
     except StackError as error:
         yield Finding("triton", Level.FAULT, error.message)
         return
-    if version and tuple(int(part) for part in version.split(".")[:2]) < _MENDED_IN:
+    if version and tuple(int(part) for part in version.split(".")[:2]) < _FIXED_IN:
         yield Finding(
             "triton",
             Level.NOTICE,

@@ -14,7 +14,7 @@ from services.cleaning.app.ports import Fate, Placement, RejectedRow, SnapshotCo
 from services.cleaning.domain.dataset import SnapshotSummary, dataset_id
 from services.cleaning.domain.record import RecordKey, Rejection
 from services.kit.errors import FailedPreconditionError
-from services.kit.storage.artifacts import ArtifactStore, answering, filesystem_of
+from services.kit.storage.artifacts import ArtifactStore, filesystem_of, translate_store_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,7 +104,7 @@ def _rows_of(uri: str, record: RecordKey, whole: bool) -> list[dict[str, Any]]:
     filesystem, path = filesystem_of(uri)
     source, record_id = record
     try:
-        with answering(uri):
+        with translate_store_errors(uri):
             table = pq.read_table(
                 path,
                 filesystem=filesystem,

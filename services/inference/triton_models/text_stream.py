@@ -57,17 +57,17 @@ class StopTexts:
         self._held += text
         found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            told, self._held = self._held[: min(found)], ""
-            return told, True
+            ready, self._held = self._held[: min(found)], ""
+            return ready, True
         keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        told = self._held[: len(self._held) - keep]
-        self._held = self._held[len(told) :]
-        return told, False
+        ready = self._held[: len(self._held) - keep]
+        self._held = self._held[len(ready) :]
+        return ready, False
 
     def flush(self) -> str:
         """The text that was held back, once no more text arrives."""
-        told, self._held = self._held, ""
-        return told
+        ready, self._held = self._held, ""
+        return ready
 
 
 def _overlap(text: str, stop: str) -> int:

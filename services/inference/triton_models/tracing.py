@@ -25,8 +25,8 @@ BATCH_COUNT = "tidemill.batch.size"
 
 def otlp_endpoint(config: dict[str, Any]) -> str:
     """Where spans go: the variable of Triton's process, else the parameter of the model's configuration, else none."""
-    told = config.get("parameters", {}).get(ENDPOINT_PARAMETER, {}).get("string_value", "")
-    return os.environ.get(ENDPOINT_VARIABLE) or str(told)
+    configured = config.get("parameters", {}).get(ENDPOINT_PARAMETER, {}).get("string_value", "")
+    return os.environ.get(ENDPOINT_VARIABLE) or str(configured)
 
 
 class ModelTracing:

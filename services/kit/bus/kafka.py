@@ -32,7 +32,7 @@ _LOOK_S = 0.5
 
 
 def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *, replication: int = -1) -> None:
-    """Creates missing topics with `copies` replicas each (-1: the brokers' default).
+    """Creates missing topics with `replication` replicas each (-1: the brokers' default).
 
     Existing topics get the table's settings, which may be newer. A longer retention is kept, whoever set it. If the
     broker does not allow this client to change settings, the differences are logged.

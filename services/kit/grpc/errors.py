@@ -66,7 +66,7 @@ def _bad_request(violations: Sequence[tree.FieldViolation]) -> error_details_pb2
 
 
 def _fitting(text: str, most: int) -> str:
-    """The text, cut to `limit` bytes of gRPC's percent encoding; invalid Unicode becomes `?`.
+    """The text, cut to `most` bytes of gRPC's percent encoding; invalid Unicode becomes `?`.
 
     A file name, for example, may contain bytes that are not UTF-8, which Python keeps as lone surrogates.
     """
@@ -129,6 +129,6 @@ def translate_rpc_errors(peer: str) -> Iterator[None]:
                 f"The {peer} service did not answer in time.", metadata={"peer": peer}
             )
         elif tree.is_retryable(translated):
-            # So that whoever waits can say for whom.
+            # So that a caller that waits can name the peer.
             translated.metadata.setdefault("peer", peer)
         raise translated from error

@@ -338,7 +338,7 @@ class DeadlineInterceptor(grpc.aio.ServerInterceptor):
                 async with scope:
                     return await behaviour(request, context)
             except TimeoutError as error:
-                if not scope.expired():  # a timeout of another clock, unknown to the caller
+                if not scope.expired():  # raised by the behaviour itself, not by `limit`
                     raise
                 raise DeadlineExceededError(
                     f"{details.method} did not finish within {limit:.1f} s.", metadata={"method": details.method}

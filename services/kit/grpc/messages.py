@@ -1,4 +1,4 @@
-"""What several contracts share, between messages and the kit's own types."""
+"""Converts the kit's own types into the messages that several contracts share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def failure_to(failure: Failure | None) -> failure_pb2.Failure | None:
 
 
 def progress_to(progress: Progress | None) -> failure_pb2.Progress | None:
-    """Progress as a message, with the time left where it is known or follows from total and rate."""
+    """Progress as a message; the time left is set if it is known or follows from total and rate."""
     if progress is None:
         return None
     message = failure_pb2.Progress(

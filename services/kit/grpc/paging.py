@@ -1,4 +1,4 @@
-"""Pages of lists, whose tokens are the name or the number of the last item."""
+"""Pages of List calls; a page token is the name or the number of the last item."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_SIZE = 50
 """Items of a page whose request names no size."""
 
 NUMBER = r"\d{1,9}"
-"""Tokens of lists that page by number."""
+"""Pattern of the tokens of lists that page by number."""
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ async def read_page(
         request: what is asked for.
         pattern: regular expression that a token of this list matches whole.
         read: returns at most that many items after a token, which is empty for the first page.
-        token_of: the token behind an item.
+        token_of: the token of the page that begins after an item.
 
     Raises:
         InvalidArgumentError: the token is not one of this list.
@@ -74,5 +74,5 @@ def checked_token(token: str, pattern: str) -> str:
 
 
 def number_of(token: str) -> int:
-    """The number that a checked token is; on the first page one above all."""
+    """The number in a checked token; for the first page, a number above all others."""
     return int(token) if token else NEWEST

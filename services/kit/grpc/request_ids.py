@@ -1,7 +1,7 @@
 """Requests with a `request_id`: a repeat is answered as the first one was, in every service alike.
 
-What the answer was outlives the process. A use case that creates something keeps the id with it as well, in one
-transaction: the process may be killed after it has made the resource and before its answer is kept here.
+Answers outlive the process. A use case that creates a resource also stores the id with it, in the same transaction: the
+process may be killed after the resource was created and before its answer is kept here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RequestLog(Protocol):
     """Where answers are kept. Thread-safe."""
 
     def find(self, request_id: str) -> AnsweredRequest | None:
-        """What the request with this id was, and its answer."""
+        """The earlier request with this id and its answer; None if there was none."""
         ...
 
     def keep(self, request_id: str, answered: AnsweredRequest) -> None:

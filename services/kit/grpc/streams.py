@@ -1,7 +1,7 @@
-"""Response streams are closed where they ran: in the task of their call, whatever becomes of the caller.
+"""Closes the generator of each response stream in the task of its call, also when the caller hangs up.
 
-gRPC drops the generator of a call whose caller hung up between two responses. Python would close it later, in a task
-of its own: spans and other context could not be left there, and at the end of the process it would be lost unfinished.
+gRPC drops the generator when its caller hangs up between two responses. Python would then close it later in another
+task, where its span cannot be ended, or never, if the process ends first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class StreamInterceptor(grpc.aio.ServerInterceptor):
 
 
 class OwnedStreamInterceptor(grpc.aio.ServerInterceptor):
-    """Has `StreamInterceptor` close what is inside an interceptor that does not. Directly inside that one."""
+    """Has `StreamInterceptor` close a stream, for an interceptor that does not close what it wraps.
+
+    Install it directly inside that interceptor.
+    """
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """Wraps the handler of one call."""

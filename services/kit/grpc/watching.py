@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def watch(read: Callable[[], Awaitable[T]], ended: Callable[[T], bool]) -> AsyncGenerator[T, None]:
-    """What `read` returns, each time that it has changed; ends with the first state for which `ended` is true."""
+    """Yields what `read` returns, now and after each change; ends with the first state for which `ended` is true."""
     sent: T | None = None
     while sent is None or not ended(sent):
         found = await read()

@@ -41,7 +41,7 @@ async def step_forever(
     wakeup: Wakeup | None = None,
     survives_defects: bool = False,
 ) -> None:
-    """Steps until it is cancelled. An outage is logged once, not at every attempt.
+    """Runs steps until it is cancelled. An outage is logged once, not at every attempt.
 
     Args:
         step: one step; the next one follows at once if it returns True.

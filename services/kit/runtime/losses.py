@@ -1,4 +1,4 @@
-"""What a service does where its consumer finds that the bus has deleted messages unread."""
+"""What a service does when its consumer finds that the bus has deleted unread messages."""
 
 from __future__ import annotations
 

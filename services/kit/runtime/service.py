@@ -92,24 +92,24 @@ def run_service(name: str, settings: ServiceSettings, build: Build, *, export_te
         telemetry = start_telemetry(name, endpoint, settings.log_level, settings.peer_files)
     except TidemillError as error:
         logger.error("%s cannot run: %s", name, error.message)
-        _leave_word(error)
+        _report_exit(error)
         sys.exit(1)
     try:
         asyncio.run(_serve(name, settings, build, telemetry))
     except TidemillError as error:
         logger.error("%s cannot run: %s", name, error.message)
-        _leave_word(error)
+        _report_exit(error)
         sys.exit(1)
     except Exception as error:
         # Also into the log, where people look for it, not only to where the process was started.
         logger.exception("%s failed unexpectedly", name)
-        _leave_word(error)
+        _report_exit(error)
         sys.exit(1)
     finally:
         telemetry.shutdown()
 
 
-def _leave_word(error: Exception) -> None:
+def _report_exit(error: Exception) -> None:
     """Reports to the supervisor why the process ends, and whether a restart can help."""
     path = os.environ.get(TERMINATION_LOG)
     if not path:
@@ -222,5 +222,5 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
     logger.info("%s ended", name)
     if failure is not None:
         if isinstance(failure, Exception):
-            _leave_word(failure)
+            _report_exit(failure)
         sys.exit(1)

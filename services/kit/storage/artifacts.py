@@ -97,7 +97,7 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def answering(uri: str) -> Iterator[None]:
+def translate_store_errors(uri: str) -> Iterator[None]:
     """Translates the errors of object stores: each driver has its own.
 
     Raises:
@@ -170,7 +170,7 @@ class ArtifactStore:
         if own is not None:
             return own.exists()
         filesystem, path = filesystem_of(uri)
-        with answering(uri):
+        with translate_store_errors(uri):
             return bool(filesystem.exists(path))
 
     def read_file(self, uri: str) -> bytes | None:
@@ -184,7 +184,7 @@ class ArtifactStore:
             if own is not None:
                 return own.read_bytes()
             filesystem, path = filesystem_of(uri)
-            with answering(uri):
+            with translate_store_errors(uri):
                 content: bytes = filesystem.cat_file(path)
                 return content
         except FileNotFoundError:
@@ -198,7 +198,7 @@ class ArtifactStore:
         """
         filesystem, path = filesystem_of(uri)
         size, digest = 0, hashlib.sha256()
-        with answering(uri):
+        with translate_store_errors(uri):
             try:
                 with filesystem.open(path, "rb") as stream:
                     while chunk := stream.read(1 << 20):
@@ -223,7 +223,7 @@ class ArtifactStore:
                 shutil.rmtree(aside)
             return
         filesystem, path = filesystem_of(uri)
-        with answering(uri), contextlib.suppress(FileNotFoundError):
+        with translate_store_errors(uri), contextlib.suppress(FileNotFoundError):
             filesystem.rm(path, recursive=True)
 
     def put_folder(self, source: Path, uri: str) -> None:
@@ -251,7 +251,7 @@ class ArtifactStore:
             return
         filesystem, path = filesystem_of(uri)
         files = sorted(p for p in source.rglob("*") if p.is_file())
-        with answering(uri):
+        with translate_store_errors(uri):
             for item in sorted(files, key=lambda p: p.name.startswith("manifest")):
                 filesystem.put_file(str(item), f"{path}/{item.relative_to(source).as_posix()}")
 
@@ -275,7 +275,7 @@ class ArtifactStore:
         partial = target.with_name(f"{target.name}.{new_id()}")
         filesystem, path = filesystem_of(uri)
         try:
-            with answering(uri):
+            with translate_store_errors(uri):
                 filesystem.get(path, str(partial), recursive=True)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

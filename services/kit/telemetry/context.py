@@ -10,14 +10,14 @@ from opentelemetry.context import Context
 
 
 def current_traceparent() -> str:
-    """The `traceparent` of the present trace; empty outside one."""
+    """The `traceparent` of the current trace; empty outside one."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return carrier.get("traceparent", "")
 
 
 def trace_context(traceparent: str) -> Context:
-    """The context of a trace; one without a trace where `traceparent` is empty."""
+    """The context of a trace; an empty one if `traceparent` is empty."""
     return propagate.extract({"traceparent": traceparent}, Context()) if traceparent else Context()
 
 

@@ -1,4 +1,4 @@
-"""The port from which Prometheus reads a process's counters, with a token before it."""
+"""The port from which Prometheus reads a process's metrics, protected by a token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class ScrapeToken:
-    """A token in a file, read at each question, so that a new one holds at once."""
+    """A token in a file, read again for each request, so that a new one takes effect at once."""
 
     def __init__(self, file: Path) -> None:
         """Reads it.
@@ -35,7 +35,7 @@ class ScrapeToken:
         """Whether a header `Authorization` carries it, as `Bearer TOKEN`."""
         try:
             expected = f"Bearer {self._read()}"
-        except FailedPreconditionError:  # until it is there again
+        except FailedPreconditionError:  # for example while the file is replaced
             return False
         return hmac.compare_digest(authorization.encode("utf-8", "replace"), expected.encode())
 
@@ -54,10 +54,10 @@ def _unusable(file: Path, why: str) -> FailedPreconditionError:
 
 
 def serve_metrics(address: str, registry: CollectorRegistry, token: ScrapeToken | None) -> None:
-    """Answers Prometheus at `host:port` from threads of its own; 401 without the token, where there is one.
+    """Serves metrics at `host:port` from threads of its own; 401 without the token, if one is set.
 
     Raises:
-        FailedPreconditionError: the port is taken or the address is not this machine's.
+        FailedPreconditionError: the port is taken, or the address does not belong to this machine.
     """
     host, _, port = address.rpartition(":")
     answer: Wsgi = make_wsgi_app(registry)
@@ -90,7 +90,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Handler(WSGIRequestHandler):
     timeout = _SILENT_S
-    """Seconds until a connection that says nothing is closed."""
+    """Seconds until a silent connection is closed."""
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keeps a scrape every few seconds out of the log."""

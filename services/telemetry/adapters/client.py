@@ -72,6 +72,6 @@ def elasticsearch_errors(*passing: int) -> Iterator[None]:
 
 def _reason(error: ApiError) -> str:
     """What it says, beyond the bare type of the exception."""
-    told = error.body.get("error") if isinstance(error.body, dict) else None
-    reason = told.get("reason") if isinstance(told, dict) else None
+    details = error.body.get("error") if isinstance(error.body, dict) else None
+    reason = details.get("reason") if isinstance(details, dict) else None
     return f"{error.error}: {reason}" if reason else error.error

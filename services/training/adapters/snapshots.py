@@ -17,7 +17,7 @@ from services.kit.errors import (
     NotFoundError,
 )
 from services.kit.ids import new_id
-from services.kit.storage.artifacts import ArtifactStore, answering, file_digest, filesystem_of, local_path
+from services.kit.storage.artifacts import ArtifactStore, file_digest, filesystem_of, local_path, translate_store_errors
 from services.kit.storage.signing import TrustedKeys
 from services.training.domain.training_spec import TrainingSpec
 
@@ -45,7 +45,7 @@ class StoredFolders:
     def check_dataset(self, spec: TrainingSpec) -> None:
         """See the port. Of a remote snapshot only the manifest and the files' sizes and footers are read."""
         uri = spec.dataset_uri
-        with nullcontext() if local_path(uri) is not None else answering(uri):
+        with nullcontext() if local_path(uri) is not None else translate_store_errors(uri):
             self._check(spec, *filesystem_of(uri))
 
     def _check(self, spec: TrainingSpec, filesystem: Any, path: str) -> None:

@@ -53,7 +53,7 @@ def _at_once(call: Callable[[int], T], count: int = 8) -> list[T]:
                 return call(number)
             except AbortedError:
                 continue
-        raise AssertionError("told to ask again for ever")
+        raise AssertionError("asked to retry without end")
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(persist, range(count)))

@@ -314,8 +314,8 @@ def test_killed_at_any_moment_it_loses_nothing_and_does_nothing_twice(
     seen: dict[str, set[bytes]] = {}
     clean = events_of(kafka_bootstrap, RECORDS_CLEAN, cleaning_events_pb2.RecordCleaned, source="killed")
     refused = events_of(kafka_bootstrap, RECORDS_REJECTED, cleaning_events_pb2.RecordRejected, source="killed")
-    told = [(h, m.record_id) for h, m in clean] + [(h, m.record_id) for h, m in refused]
-    for headers, record_id in told:
+    published = [(h, m.record_id) for h, m in clean] + [(h, m.record_id) for h, m in refused]
+    for headers, record_id in published:
         seen.setdefault(record_id, set()).add(headers["ce_id"])
     assert len(seen) == count
     assert all(len(ids) == 1 for ids in seen.values()), "a repeat after a kill is the same event"

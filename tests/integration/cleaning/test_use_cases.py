@@ -62,7 +62,7 @@ class RecordingAnnouncer:
     """Keeps what was announced; fails the next `failures` times, after it has kept them, as a crash would."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str, str]] = []
+        self.kept: list[tuple[str, str, str]] = []
         self.built: list[str] = []
         self.failures = 0
 
@@ -72,7 +72,7 @@ class RecordingAnnouncer:
             raise UnavailableError("the bus is unavailable")
 
     def verdicts(self, announcements: Sequence[Announcement]) -> None:
-        self.told += [(a.verdict.dataset, a.verdict.record_id, a.verdict.cleaned.text) for a in announcements]
+        self.kept += [(a.verdict.dataset, a.verdict.record_id, a.verdict.cleaned.text) for a in announcements]
         self._fail()
 
     def records_lost(self, lost: LostMessages, moment: datetime) -> None:
@@ -141,7 +141,7 @@ def test_a_redelivery_changes_and_announces_nothing(harness: Harness) -> None:
     batch = [arrival("a", " one "), arrival("b", "two"), arrival("c", "other source", source="mail")]
     harness.records.collect(batch)
     harness.records.collect(batch)
-    assert harness.announcer.told == [(NAME, "a", "one"), (NAME, "b", "two")]
+    assert harness.announcer.kept == [(NAME, "a", "one"), (NAME, "b", "two")]
     assert harness.store.import_counts(["imports/a"]) == {"imports/a": ImportCount(3)}
     assert {record_id for record_id, _ in harness.store.content_digests(["news"])} == {"a", "b"}
 
@@ -149,9 +149,9 @@ def test_a_redelivery_changes_and_announces_nothing(harness: Harness) -> None:
 def test_a_record_that_changed_is_announced_again(harness: Harness) -> None:
     harness.put("normalize_whitespace")
     harness.records.collect([arrival("a", "old"), arrival("a", "new")])
-    assert harness.announcer.told == [(NAME, "a", "new")]
+    assert harness.announcer.kept == [(NAME, "a", "new")]
     harness.records.collect([arrival("a", "newer")])
-    assert harness.announcer.told[1:] == [(NAME, "a", "newer")]
+    assert harness.announcer.kept[1:] == [(NAME, "a", "newer")]
     assert harness.records.record("a").record.text == "newer"
 
 
@@ -167,7 +167,7 @@ def test_equal_ids_of_two_sources_take_nothing_from_each_other(harness: Harness)
         assert snapshot is not None
         assert (snapshot.records_in, snapshot.train_count + snapshot.holdout_count) == (10, 10)
         assert harness.records.record("7", source).record.text == f"{source} 7"
-    assert len(harness.announcer.told) == 20
+    assert len(harness.announcer.kept) == 20
     with pytest.raises(InvalidArgumentError, match=r"\(mail, news\); name the source"):
         harness.records.record("7")
     with pytest.raises(NotFoundError, match="sources/web/records/7"):
@@ -209,7 +209,7 @@ def test_an_older_event_neither_replaces_nor_announces(harness: Harness) -> None
     harness.records.collect([Arrival(RawRecord("a", "news", "new", {}, event_time=2, arrival=1))])
     harness.records.collect([Arrival(RawRecord("a", "news", "old", {}, event_time=1, arrival=2))])
     harness.work()
-    assert harness.announcer.told == [(NAME, "a", "new")]
+    assert harness.announcer.kept == [(NAME, "a", "new")]
     assert [v.cleaned.text for _, v in harness.store.with_verdicts(NAME, ["news"]) if v] == ["new"]
 
 
@@ -250,17 +250,17 @@ def test_what_a_crash_kept_from_the_bus_is_announced_later(harness: Harness) -> 
         harness.records.collect([arrival("a", "one")])
     harness.restart()
     harness.work()
-    assert harness.announcer.told == [(NAME, "a", "one")] * 2
+    assert harness.announcer.kept == [(NAME, "a", "one")] * 2
     harness.work()
-    assert len(harness.announcer.told) == 2
+    assert len(harness.announcer.kept) == 2
 
 
 def test_records_from_before_a_data_set_belong_to_it(harness: Harness) -> None:
     harness.records.collect([arrival(f"r{n:04}", f"text {n}") for n in range(1200)])
-    assert harness.announcer.told == []
+    assert harness.announcer.kept == []
     harness.put("normalize_whitespace")
     harness.work()
-    assert len({record_id for _, record_id, _ in harness.announcer.told}) == 1200
+    assert len({record_id for _, record_id, _ in harness.announcer.kept}) == 1200
 
 
 def test_a_hold_out_that_training_has_nearly_seen_is_reported(
@@ -305,7 +305,7 @@ def test_a_recipe_put_back_before_anyone_looked_leaves_nothing_stale(harness: Ha
     harness.records.collect([arrival("a", "one")])
     harness.put("normalize_whitespace")
     harness.work()
-    assert [text for _, _, text in harness.announcer.told] == ["0ne", "one"]
+    assert [text for _, _, text in harness.announcer.kept] == ["0ne", "one"]
 
 
 def test_a_build_waits_for_the_awaited_and_reports_how_far_it_is(harness: Harness) -> None:
@@ -480,7 +480,7 @@ def test_a_recipe_of_another_release_stops_nothing_else(harness: Harness) -> Non
     harness.datasets.refresh_digests()
     harness.records.collect([arrival("b", "two")])
     harness.work()
-    assert [record_id for _, record_id, _ in harness.announcer.told] == ["a", "b"]
+    assert [record_id for _, record_id, _ in harness.announcer.kept] == ["a", "b"]
     name = harness.datasets.build_version("datasets/gone", [], "", "")[0].name
     harness.work()
     failure = harness.datasets.version(name).failure
