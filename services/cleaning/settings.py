@@ -16,5 +16,5 @@ class CleaningSettings(ServiceSettings):
     lost_patience_s: float = Field(
         30.0,
         gt=0,
-        description="the same limit for imports from before the bus was found to have deleted records unread",
+        description="the same limit for imports that began before the bus was found to have deleted unread records",
     )

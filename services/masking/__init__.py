@@ -1,1 +1,1 @@
-"""What masks personal data in texts, for cleaning, the data plane and the loop. Knows no service and does no I/O."""
+"""A library that masks personal data in texts, for cleaning and for captured answers. No I/O."""

@@ -21,7 +21,7 @@ class CodePoints:
 
 
 def code_points(texts: Sequence[str]) -> CodePoints:
-    """The code points of texts, end to end."""
+    """The code points of texts, concatenated."""
     import numpy as np
 
     codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

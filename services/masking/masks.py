@@ -1,4 +1,4 @@
-"""Masks by name, as a pipeline's file lists them under `capture.masks`."""
+"""Masks by name, as a pipeline file lists them under `capture.masks`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.masking.personal_data import MASKED_KINDS, PersonalData, wrong_tok
 from services.masking.pii_patterns import KINDS
 
 Mask = Callable[[str], str]
-"""Replaces what must not be kept of a text."""
+"""Replaces the parts of a text that must not be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +24,18 @@ class MaskSpec:
 
 
 DEFAULT_MASKS: Final = (MaskSpec("mask_pii"),)
-"""Of a capture that names none, and of corrections to answers whose model is not known."""
+"""The masks of a capture that names none, and of corrections to answers whose model is not known."""
 
 
 def mask_of(specs: Sequence[MaskSpec], place: str = "masks") -> Mask:
-    """All masks after one another; the defaults when none is named, so that nothing is ever kept unmasked.
+    """All masks in sequence; the default ones if none is named, so that no text is ever stored unmasked.
 
     Args:
         specs: the masks, in order.
-        place: where they stand in a request, for the message.
+        place: their path in the request, for the error.
 
     Raises:
-        InvalidArgumentError: a mask or a parameter is unknown or wrong; the violation names it.
+        InvalidArgumentError: a mask or a parameter is unknown or invalid; the violation names it.
     """
     masks = [_build(spec, f"{place}[{number}]") for number, spec in enumerate(specs or DEFAULT_MASKS)]
 

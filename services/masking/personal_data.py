@@ -1,8 +1,8 @@
-"""Masking of personal data by pattern: fast, checked by check digits and by the words next to a number.
+"""Masking of personal data by patterns, confirmed by check digits and by the words next to a number.
 
-It finds what has a shape (addresses, numbers, keys); names of persons and places have none and stay, except a
-patient's name that a report marks as one. One pass over many texts decides which of them are searched at all, because
-most text contains none of this.
+It finds data with a recognisable form (addresses, numbers, keys). Names of persons and places have none and stay,
+except a patient's name that a report marks as one. Most texts contain no personal data, so one fast pass over many
+texts decides which of them are searched.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TOKENS: Final[dict[str, str]] = {
 MASKED_KINDS: Final[tuple[Kind, ...]] = tuple(kind for kind in KINDS if kind != "url")
 """Kinds that are masked unless others are named."""
 _MAX_TOKEN_CHARS: Final = 64
-# Signs that are matched as their narrow forms, each in its place: full width, other hyphens and spaces.
+# Characters that are matched as another one of the same length: full width as narrow, other hyphens and spaces.
 _NARROW: Final = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {
     0x3000: " ", 0xA0: " ", 0x2010: "-", 0x2011: "-", 0x2012: "-", 0x2013: "-", 0x2212: "-", 0x3002: "。",
 }  # fmt: skip
@@ -50,7 +50,7 @@ _WIDE: Final = re.compile("[\uff01-\uff5e\u3000\xa0\u2010-\u2013\u2212]")
 _DIGITS: Final = 7
 _WINDOW: Final = 12
 _DIGIT, _WIDE_SIGN, _UPPER, _PROVINCE, _DOT = 1, 2, 3, 4, 5
-# What a rule may see around its digits or signs: words before them, the rest of a number behind them.
+# Characters around a rule's digits or signs that it may use: words before them, the rest of a number after them.
 _BEFORE: Final = 80
 _AFTER_DIGITS: Final = 64
 _WIDE_ALNUM: Final = re.compile("[\uff0e\uff10-\uff19\uff20-\uff3a\uff41-\uff5a]")
@@ -60,7 +60,7 @@ _NO_SIGN: Final = re.compile("[^!-~]")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where personal data is in a text, end excluded."""
+    """Position of personal data in a text; `end` is exclusive."""
 
     start: int
     end: int
@@ -85,22 +85,22 @@ class PersonalData:
 
         Args:
             kinds: what to mask.
-            tokens: replacements by kind other than the default `[EMAIL]`, `[PHONE]` and so on; see `check_tokens`.
+            tokens: replacements by kind other than the default `[EMAIL]`, `[PHONE]` and so on; see `wrong_tokens`.
         """
         self._tokens = {**_TOKENS, **(tokens or {})}
         self._rules = rules_of(frozenset(kinds))
         self._gate = _gate(self._rules)
-        # Each rule with the places that it looks at, if they are numbers, and the group that it masks.
+        # Each rule with the kind of numbers at which it is tried, if any, and the group that it masks.
         self._searches = [(rule, _numbers_of(rule), "value" if rule.has_value else 0) for rule in self._rules]
         self._rules_of_sign: dict[str, list[Rule]] = {}
         for rule in self._rules:
             for sign in rule.signs:
                 self._rules_of_sign.setdefault(sign, []).append(rule)
-        # All signs in one pass; Python's own engine would try them one after another at every place.
+        # All signs in one pass: Python's `re` would try them one after another at every position.
         signs = sorted(self._rules_of_sign, key=len, reverse=True)
         self._signs = re2.compile("|".join(re2.escape(sign) for sign in signs)) if signs else None
 
-    def suspects(self, texts: Sequence[str]) -> list[int]:
+    def candidates(self, texts: Sequence[str]) -> list[int]:
         """Positions of the texts that may contain personal data; the others need not be masked."""
         return self._gate.open_to(texts)
 
@@ -109,7 +109,7 @@ class PersonalData:
         return self._masked(text, self.find(text))
 
     def find(self, text: str) -> list[Span]:
-        """Personal data in order of its place; no two spans overlap."""
+        """Personal data in order of position, without overlaps."""
         shadow = text.translate(_NARROW) if not text.isascii() and _WIDE.search(text) else text
         places = Places.of(shadow)
         signs = self._signs_in(shadow)
@@ -136,7 +136,7 @@ class PersonalData:
         return sorted(found, key=lambda span: span.start)
 
     def _signs_in(self, text: str) -> dict[int, list[int]]:
-        """By identity of a rule, where its signs stand."""
+        """Positions of the signs of each rule, by `id` of the rule."""
         found: dict[int, list[int]] = {}
         if self._signs is None:
             return found
@@ -164,13 +164,13 @@ class PersonalData:
 
 @cache
 def _gate(rules: tuple[Rule, ...]) -> Gate:
-    # Narrow punctuation moves no number; narrow digits and letters make some.
+    # Making punctuation narrow creates no new numbers; making digits and letters narrow can.
     return Gate([rule.pattern for rule in rules], _NARROW, _WIDE_ALNUM.pattern[1:-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where a text has digits close together, numbers with dots between them, and the start of a Chinese plate."""
+    """Positions in a text of many digits close together, of numbers with dots, and of possible Chinese plates."""
 
     digits: list[int] = field(default_factory=list)
     dots: list[int] = field(default_factory=list)
@@ -189,7 +189,7 @@ def _numbers_of(rule: Rule) -> str:
 
 
 def _regions(text: str, places: Sequence[int], reach: int) -> list[tuple[int, int]]:
-    """Parts of a text around places, in order: from a little before each to its reach, not ending within a word."""
+    """Parts of a text around positions, in order: from a little before each to its reach, and to the end of a word."""
     regions: list[tuple[int, int]] = []
     for place in places:
         start, end = max(0, place - _BEFORE), place + reach
@@ -206,7 +206,7 @@ def _end_of_word(text: str, place: int) -> int:
 
 
 def _number_places(points: CodePoints) -> dict[int, Places]:
-    """The places of each text that has some, by its position; a sign of full width counts as digits."""
+    """The places of each text that has any, by position of the text; a full-width sign counts as digits."""
     import numpy as np
 
     size = len(points.codes)
@@ -214,7 +214,7 @@ def _number_places(points: CodePoints) -> dict[int, Places]:
         return {}
     kinds = _table()[points.codes]
     digit = kinds == _DIGIT
-    # A window may begin in a text and end in the next one; looking there once more costs little.
+    # A window may begin in one text and end in the next; searching that text needlessly costs little.
     near = _at_least(digit, _WINDOW, _DIGITS) & digit
     near |= kinds == _WIDE_SIGN
     dot = np.zeros(size, dtype=bool)
@@ -231,7 +231,7 @@ def _number_places(points: CodePoints) -> dict[int, Places]:
 
 
 def _at_least(mask: NDArray[np.bool_], window: int, count: int) -> NDArray[np.bool_]:
-    """Whether at least `least` are true in the window that begins at each place."""
+    """Whether at least `count` values are true in the window that begins at each position."""
     import numpy as np
 
     running = np.empty(len(mask) + window, dtype=np.int32)
@@ -252,7 +252,7 @@ def _table() -> NDArray[np.uint8]:
     table[0x41:0x5B] = _UPPER
     table[0x2E] = _DOT
     table[[ord(char) for char in PROVINCES]] = _PROVINCE
-    # Punctuation of full width is everywhere in Chinese text; its digits, letters and signs of addresses are not.
+    # Only full-width digits, letters and @: full-width punctuation is everywhere in Chinese text.
     for first, last in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A), (0xFF20, 0xFF20)):
         table[first : last + 1] = _WIDE_SIGN
     return table

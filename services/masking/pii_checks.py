@@ -1,4 +1,4 @@
-"""Check digits and shapes of numbers that identify people."""
+"""Check digits and forms of numbers that identify people."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ISSUERS: Final[tuple[tuple[int, int, tuple[int, ...]], ...]] = (
 
 
 def digits_of(text: str) -> str:
-    """The digits of a number that is written with signs between them."""
+    """The digits of a number, without the separators between them."""
     return "".join(char for char in text if char.isdigit())
 
 
@@ -47,7 +47,7 @@ def is_luhn(digits: str) -> bool:
 
 
 def is_card_number(digits: str) -> bool:
-    """Whether a payment card may have this number: its issuer, length and check digit, and more than one digit."""
+    """Whether it can be a payment card's number: by issuer, length, check digit, and not one digit repeated."""
     if not any(
         len(digits) in lengths and first <= int(digits[: len(str(first))]) <= last for first, last, lengths in _ISSUERS
     ):
@@ -56,7 +56,7 @@ def is_card_number(digits: str) -> bool:
 
 
 def is_china_id(number: str) -> bool:
-    """Whether it is a number of China's resident identity card: province, birthday, check digit (GB 11643)."""
+    """Whether it is the number of a Chinese resident identity card: province, birthday, check digit (GB 11643)."""
     number = number.replace(" ", "").upper()
     if int(number[:2]) not in _CHINA_PROVINCES or not is_date(number[6:10], number[10:12], number[12:14]):
         return False
@@ -65,7 +65,7 @@ def is_china_id(number: str) -> bool:
 
 
 def is_old_china_id(number: str) -> bool:
-    """Whether it is one of the 15 digits that were given until 1999, which have no check digit."""
+    """Whether it is a 15-digit number of an identity card issued until 1999, which has no check digit."""
     return int(number[:2]) in _CHINA_PROVINCES and is_date(f"19{number[6:8]}", number[8:10], number[10:12])
 
 
@@ -88,13 +88,13 @@ def is_hong_kong_id(number: str) -> bool:
 
 
 def is_social_security(number: str) -> bool:
-    """Whether the United States may have given this number, as 123-45-6789 or as nine digits."""
+    """Whether it can be a social security number of the United States, as 123-45-6789 or as nine digits."""
     digits = digits_of(number)
     return digits[:3] not in ("000", "666") and digits[0] != "9" and digits[3:5] != "00" and digits[5:] != "0000"
 
 
 def is_date(year: str, month: str, day: str) -> bool:
-    """Whether it is a valid date on which a living person may have been born."""
+    """Whether it is a valid date, and possible as a living person's birthday."""
     try:
         return 1890 <= date(int(year), int(month), int(day)).year <= 2100
     except ValueError:
@@ -102,7 +102,7 @@ def is_date(year: str, month: str, day: str) -> bool:
 
 
 def is_ipv6(address: str) -> bool:
-    """Whether it is an address; times of day and MAC addresses also have colons; `::1` and `a::b` identify no one."""
+    """Whether it is an address of someone: not a time of day or a MAC address, and not `::1` or `a::b`."""
     if sum(bool(group) for group in address.split(":")) < 3:
         return False
     try:

@@ -1,7 +1,7 @@
-"""One pass over many texts that skips those in which no pattern of personal data can match: nearly all.
+"""Finds, in one pass over many texts, the few in which a pattern of personal data can match.
 
-There are fifty patterns, and they use look-around, which RE2 does not have. Loosened, they become one expression of
-RE2, whose time is linear and which finds every text that one of them matches, and a few more. A test compares the two.
+There are fifty patterns, and they use look-around, which RE2 does not have. Without it they become one expression of
+RE2, whose time is linear. It finds every text that one of the patterns matches, and some more; a test compares the two.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MEMORY_BYTES: Final = 32 << 20
-"""What the compiled expression may take, its caches included."""
+"""Memory of the compiled expression, caches included."""
 _SEPARATOR: Final = "\n\0\n"
 _LOOKS: Final = ("(?=", "(?!", "(?<=", "(?<!")
 _UNICODE: Final = re.compile(r"\\u([0-9a-fA-F]{4})")
 _COUNT: Final = re.compile(r"\{(\d+),\d+\}\??")
 _CLASS: Final = re.compile(r"\[[^\]]*\]")
-# Longer runs need not be counted to the end to be found.
+# Repetitions above this are replaced by "or more": a longer run need not be counted exactly to be found.
 _MOST_COUNTED: Final = 8
 
 
@@ -35,9 +35,9 @@ class Gate:
         """Compiles the expression.
 
         Args:
-            patterns: what is searched for.
-            narrow: characters that are searched as others.
-            wide: inside of a character class; a text with one of these is searched anyhow.
+            patterns: the patterns.
+            narrow: characters that are matched as another one.
+            wide: inside of a character class; a text with one of these characters is always searched.
         """
         options = re2.Options()
         options.log_errors = False
@@ -48,10 +48,10 @@ class Gate:
         self._narrow = narrow
 
     def open_to(self, texts: Sequence[str]) -> list[int]:
-        """Positions of the texts that a pattern may match."""
+        """Positions of the texts in which a pattern may match."""
         together = _SEPARATOR.join(texts)
         if together.count("\0") != len(texts) - 1:
-            # A text has separators of its own.
+            # A text contains the separator itself, so positions in the joined text cannot be assigned.
             return [position for position, text in enumerate(texts) if self._may_match(text)]
         data = self._bytes(together)
         found: list[int] = []
@@ -89,10 +89,10 @@ def _table(narrow: tuple[tuple[int, str], ...]) -> NDArray[np.uint32]:
 
 
 def loosened(pattern: re.Pattern[str]) -> str:
-    """An expression of RE2 that matches in every text in which the pattern does, and in some more.
+    """An RE2 expression that matches in every text in which the pattern matches, and in some more.
 
-    What looks around goes, but where the pattern begins or ends with it: characters that are forbidden there stay so,
-    and what has to follow has to. Runs may be longer than the pattern's.
+    Look-around is removed, except at the beginning and end of the pattern: there, forbidden characters stay forbidden,
+    and what must follow must still follow. Repetitions may be longer than the pattern's.
     """
     source = pattern.pattern
     head, tail = "", ""
@@ -106,7 +106,7 @@ def loosened(pattern: re.Pattern[str]) -> str:
     if last.startswith("(?!") and (kind := _one_class(last, 3)):
         tail = f"(?:[^{kind}]|$)"
     elif last.startswith("(?="):
-        # A text ends with the separator, or with the end of them all.
+        # A text ends with the separator, or at the end of the joined texts.
         tail = f"(?:{last[3:-1]}|\\n)"
     loose = _UNICODE.sub(r"\\x{\1}", re.sub(r"\(\?P<\w+>", "(?:", "".join(pieces)))
     loose = _COUNT.sub(_without_end, loose)
@@ -125,17 +125,17 @@ def _first_look(source: str) -> str | None:
 
 
 def _one_class(look: str, start: int) -> str:
-    """The inside of the character class that a look begins with, if that is all of it or of its first alternative."""
+    """The inside of the character class of a look-around, if the class is all of it or of its first alternative."""
     match = _CLASS.match(look, start)
     if match is None or match.group().startswith("[^") or look[match.end() : match.end() + 1] not in (")", "|"):
         return ""
     inside = match.group()[1:-1]
-    # The separator must not be forbidden.
+    # A class with the separator cannot be forbidden, since it stands between two texts.
     return "" if "\\s" in inside or "\\n" in inside else inside
 
 
 def _pieces(source: str) -> Iterator[tuple[str, bool]]:
-    """Parts of a pattern in order, and whether each looks around."""
+    """Parts of a pattern in order, and whether each is a look-around."""
     start = place = 0
     while place < len(source):
         if source.startswith(_LOOKS, place):
@@ -151,13 +151,13 @@ def _pieces(source: str) -> Iterator[tuple[str, bool]]:
 
 
 def _after(source: str, place: int) -> int:
-    """Behind the escape, the character class or the character that begins here."""
+    """The position after the escape, character class or character that begins at `place`."""
     if source[place] == "\\":
         return place + 2
     if source[place] != "[":
         return place + 1
     place += 2 if source[place + 1] == "^" else 1
-    # A bracket that comes first is one of the characters.
+    # A `]` in first position is one of the characters.
     place += source[place] == "]"
     while source[place] != "]":
         place += 2 if source[place] == "\\" else 1

@@ -1,8 +1,8 @@
 # ruff: noqa: E501 - a pattern is easier to read on one line
-"""What personal data looks like, kind by kind; a shape that other things share needs a word next to it.
+"""Patterns of personal data, by kind. A form that other things have, too, needs a certain word next to it.
 
-All patterns run on text whose full-width signs were made narrow, place by place. A pattern's group `value`, where it
-has one, is what is masked; words around it stay.
+All patterns run on text whose full-width characters were replaced by narrow ones. If a pattern has a group `value`, only
+that is masked, and the words around it stay.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ Match = re.Match[str]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A pattern of a kind, and where to look for it: nowhere else does it match.
+    """A pattern of one kind, and the places where it is tried; it cannot match anywhere else.
 
-    `signs`: near one of these; `digits`: where seven digits stand close together; `dots`: at numbers with dots between
-    them; `plate`: where a Chinese plate begins. `check` says whether a match is one; `reach` is how far behind such a
-    place it may end.
+    `signs`: near one of these texts; `digits`: where seven digits are close together; `dots`: at numbers with dots
+    between them; `plate`: at the first character of a Chinese plate. `check` confirms a match; `reach` is the greatest
+    distance from such a place to the end of the match.
     """
 
     kind: Kind
@@ -62,12 +62,12 @@ class Rule:
 
     @property
     def has_value(self) -> bool:
-        """Whether a part of the match is masked, not all of it."""
+        """Whether only a part of the match is masked."""
         return "value" in self.pattern.groupindex
 
 
 _CASE: Final = re.IGNORECASE
-# What stands directly before a number that counts things and not people.
+# Words directly before a number that is not a person's, such as an order number.
 _OTHER_NUMBER: Final = re.compile(
     r"(?:订单|单号|编号|流水|运单|快递|货号|型号|批号|序列|款号|条码|条形码|商品|发票|合同|工单|时间戳|坐标|经度|纬度|版本|"
     r"isbn|issn|ean|upc|sku|imei|doi|gtin|order|invoice|tracking|serial|part|model|item|ticket|lot|batch|"
@@ -119,7 +119,7 @@ def _is_ipv4(match: Match) -> bool:
     if _VERSION_BEFORE.search(before) or _VERSION_AFTER.match(match.string, match.end()):
         return False
     octets = [int(octet) for octet in match["value"].split(".")]
-    # Four small numbers are a version, a section or a scale more often than an address.
+    # Four small numbers are more often a version, a section or a scale than an address.
     return max(octets) > 30 or octets[0] == 10 or _IP_BEFORE.search(before) is not None
 
 
@@ -128,7 +128,7 @@ def _is_phone(match: Match) -> bool:
 
 
 def _is_plain_phone(match: Match) -> bool:
-    # Up to thirteen of the number, six of an extension.
+    # Up to thirteen digits of the number and six of an extension.
     return 9 <= len(digits_of(match["value"])) <= 19 and _is_phone(match)
 
 
@@ -152,7 +152,7 @@ def _is_secret(match: Match) -> bool:
     value = match["value"]
     if _PLACEHOLDER.match(value):
         return False
-    # After `=` any word is one; after a colon or in a sentence, words are words.
+    # After `=` any word is a credential; after a colon or in a sentence, only one that is not letters alone.
     return "=" in match["sign"] or any(not char.isalpha() for char in value)
 
 
@@ -176,13 +176,13 @@ _UNSURE_SURNAMES: Final = frozenset("于曾何高方常白易安温向成单华�
 _NO_NAMES: Final = frozenset(
     ("马上", "任何", "周围", "康复", "夏季", "江南", "金额", "史上", "全部", "石膏", "余下", "钟情", "陈述", "陈诉")
 )
-# With two colons at least: with one it is a time of day.
+# With at least two colons: with one it is a time of day.
 _IPV6: Final = re.compile(
     r"(?<![0-9A-Za-z:.])(?P<value>[0-9A-Fa-f]{1,4}:(?:(?:[0-9A-Fa-f]{1,4}:){1,6}(?::?[0-9A-Fa-f]{1,4}){1,6}"
     r"|:[0-9A-Fa-f]{1,4}(?::?[0-9A-Fa-f]{1,4}){0,5}))(?![0-9A-Za-z:])"
 )
 PROVINCES: Final = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
-"""First signs of Chinese plates."""
+"""First characters of Chinese plates."""
 # fmt: off
 _RULES: Final[tuple[Rule, ...]] = (
     # --- credentials
@@ -250,5 +250,5 @@ _RULES: Final[tuple[Rule, ...]] = (
 
 
 def rules_of(kinds: frozenset[str]) -> tuple[Rule, ...]:
-    """The rules of some kinds, the stricter first: what one has found is not looked at by those behind it."""
+    """The rules of some kinds, the strictest first: later rules skip what an earlier one has found."""
     return tuple(rule for rule in _RULES if rule.kind in kinds)

@@ -1,1 +1,1 @@
-"""What implements the ports: database, snapshot folders, announcements on the bus."""
+"""Implementations of the ports: database, snapshot folders, announcements on the bus."""

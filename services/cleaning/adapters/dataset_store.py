@@ -55,7 +55,7 @@ class SqlDatasetStore:
         newest = select(func.max(table.c.number)).where(table.c.dataset == draft.dataset)
         try:
             with translate_database_errors(), self._engine.begin() as connection:
-                # Two callers that search before either has created the version would both create one.
+                # Otherwise two callers could both find no version, and both create one.
                 one_at_a_time(connection, f"versions of {draft.dataset}")
                 if request_id and (known := _repeated(connection, draft.dataset, request_id)):
                     return known
@@ -133,7 +133,7 @@ class SqlDatasetStore:
 
 
 def _repeated(connection: Connection, dataset: str, request_id: str) -> tuple[DatasetVersion, bool] | None:
-    """The version that a request was answered with, and whether another one had asked for it before."""
+    """The version that this request got before, and whether an earlier request had created it."""
     table = dataset_versions
     answered = select(version_requests.c.number).where(
         version_requests.c.dataset == dataset, version_requests.c.request_id == request_id
@@ -147,7 +147,7 @@ def _repeated(connection: Connection, dataset: str, request_id: str) -> tuple[Da
 
 
 def _same(connection: Connection, draft: DatasetVersion, content: str, *, coalesce: bool) -> DatasetVersion | None:
-    """The newest version that answers what a draft would, see `VersionStore.create_version`."""
+    """The newest version that can be returned instead of a draft, see `VersionStore.create_version`."""
     table = dataset_versions
     states = ([VersionState.READY] if content else []) + ([VersionState.BUILDING] if coalesce else [])
     query = (

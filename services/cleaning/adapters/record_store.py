@@ -33,9 +33,9 @@ from services.kit.storage.database import read_only, translate_database_errors
 
 _VERDICT_COLUMNS = [column.label(f"verdict_{column.name}") for column in verdicts.c]
 _KEY = tuple_(raw_records.c.source, raw_records.c.record_id)
-# Of an event time, an arrival and a digest each: the greater triple counts.
+# Of two contents of a record, the one with the greater triple of these columns counts.
 _RECENCY = ("event_time", "arrival", "content_digest")
-# Keys in one statement; each takes two of the parameters, of which SQLite allows 32,766.
+# Keys in one statement. Each takes two parameters, and SQLite allows 32,766.
 _KEYS_AT_ONCE = 1000
 
 
@@ -54,7 +54,7 @@ class SqlRecordStore:
                 newest[arrival.record.key] = arrival
         records = [arrival.record for arrival in arrivals]
         with translate_database_errors(), self._engine.begin() as connection:
-            # In order of their keys, so that two members never deadlock on each other's rows.
+            # Sorted by key, so that two members of the group never deadlock on each other's rows.
             _upsert_raw(connection, [raw_row(newest[key].record) for key in sorted(newest)])
             _upsert_claims(connection, records, withdrawals)
             _settle_withdrawn(connection, {*newest, *(item.key for item in withdrawals)})
@@ -89,7 +89,7 @@ class SqlRecordStore:
             .outerjoin(verdicts, fresh)
             .where(
                 tuple_(*after) < _KEY,
-                # Not the bare column: SQLite would look each source up from its beginning.
+                # Not the bare column: SQLite would use its index and read each source from the beginning.
                 (raw_records.c.source + "").in_(dataset.spec.sources),
                 raw_records.c.withdrawn == false(),
                 verdicts.c.record_id.is_(None),
@@ -102,7 +102,7 @@ class SqlRecordStore:
 
     def announcements(self, limit: int) -> Sequence[Announcement]:
         """See the port."""
-        # `= 0`, not `IS 0`: only then SQLite sees that the index of the unannounced answers it.
+        # `= 0`, not `IS 0`: only then does SQLite use the partial index of unannounced verdicts.
         query = select(verdicts).where(verdicts.c.announced == false()).order_by(verdicts.c.record_id).limit(limit)
         with translate_database_errors(), self._reads.connect() as connection:
             rows = connection.execute(query).mappings().all()
@@ -185,7 +185,7 @@ def _verdicts(connection: Connection, source: str, record_id: str) -> Sequence[V
 
 
 def _upsert_raw(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Inserts contents, or replaces those that are less recent; whether a record is withdrawn stays as it is."""
+    """Inserts contents, or replaces less recent ones; does not change whether a record is withdrawn."""
     if not rows:
         return
     statement = _insert(connection.dialect.name, raw_records)
@@ -201,7 +201,7 @@ def _upsert_raw(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
 
 def _upsert_claims(connection: Connection, records: Sequence[RawRecord], withdrawals: Sequence[Withdrawal]) -> None:
     latest: dict[tuple[RecordKey, str], tuple[int, bool]] = {}
-    # Records of releases that did not store their origin make no claim: nothing could withdraw it.
+    # A record without an origin, from an earlier release, gets no claim: nothing could ever withdraw it.
     said = [((r.key, r.origin), (r.arrival, True)) for r in records if r.origin or not r.import_name]
     said += [((w.key, w.origin), (w.arrival, False)) for w in withdrawals]
     for claim, word in said:
@@ -223,7 +223,7 @@ def _upsert_claims(connection: Connection, records: Sequence[RawRecord], withdra
 
 
 def _settle_withdrawn(connection: Connection, keys: Iterable[RecordKey]) -> None:
-    """A record is withdrawn when there are claims on it and none of them is held."""
+    """Updates which records are withdrawn: those that have claims, none of which is held."""
     claim = and_(record_claims.c.source == raw_records.c.source, record_claims.c.record_id == raw_records.c.record_id)
     withdrawn = and_(
         exists().where(claim).correlate(raw_records),
@@ -235,7 +235,7 @@ def _settle_withdrawn(connection: Connection, keys: Iterable[RecordKey]) -> None
 
 
 def _import_rows(records: Sequence[RawRecord], withdrawals: Sequence[Withdrawal]) -> list[dict[str, Any]]:
-    """What imports brought and withdrew; of one that did both, as it was pulled twice, the latest counts."""
+    """What imports brought and withdrew. If an import did both, because it ran twice, the latest counts."""
     latest: dict[tuple[str, str], tuple[int, bool]] = {}
     said = [((r.import_name, r.record_id), (r.arrival, False)) for r in records if r.import_name]
     said += [((w.import_name, w.record_id), (w.arrival, True)) for w in withdrawals]
@@ -248,7 +248,7 @@ def _import_rows(records: Sequence[RawRecord], withdrawals: Sequence[Withdrawal]
 
 
 def _present_digests(connection: Connection, keys: Iterable[RecordKey]) -> Mapping[RecordKey, str]:
-    """Content digests of those records that are there and not withdrawn."""
+    """Content digests of those records that exist and are not withdrawn."""
     found: dict[RecordKey, str] = {}
     columns = (raw_records.c.source, raw_records.c.record_id, raw_records.c.content_digest)
     for part in _parts(keys):
@@ -274,7 +274,7 @@ def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
 
 
 def upsert_statement(dialect: str, table: Table, changed_by: Sequence[str]) -> sqlite.Insert | postgresql.Insert:
-    """Inserts rows; one that is there is replaced only where a column of `changed_by` differs."""
+    """Inserts rows; an existing row is replaced only if a column of `changed_by` differs."""
     statement = _insert(dialect, table)
     keys = [column.name for column in table.primary_key.columns]
     upsert: sqlite.Insert | postgresql.Insert

@@ -39,7 +39,7 @@ def raw_row(record: RawRecord) -> dict[str, Any]:
 
 
 def raw_record(row: RowMapping) -> RawRecord:
-    """Record of a row of `raw_records`, where its origin is not kept."""
+    """Record of a row of `raw_records`, which does not have its origin."""
     return RawRecord(
         row["record_id"],
         row["source"],
@@ -52,7 +52,7 @@ def raw_record(row: RowMapping) -> RawRecord:
 
 
 def verdict_row(verdict: Verdict, traceparent: str) -> dict[str, Any]:
-    """Row of `verdicts`, still to be announced."""
+    """Row of `verdicts`, not announced yet."""
     rejection = verdict.cleaned.rejection
     return {
         "dataset": verdict.dataset,

@@ -32,9 +32,9 @@ class FolderSnapshots:
         self._store = store
 
     def find(self, dataset: str, digest: str) -> SnapshotSummary | None:
-        """See the port. The manifest is written last, so a folder that has one was whole once.
+        """See the port. The manifest is written last, so a folder with a manifest was once complete.
 
-        A snapshot whose files no longer match its manifest is discarded and written again.
+        A snapshot whose files no longer match its manifest is deleted, so that it is written again.
         """
         uri = self._uri(dataset, digest)
         text = self._store.read_file(f"{uri}/{MANIFEST}")
@@ -82,14 +82,14 @@ class FolderSnapshots:
         return _summary(uri, manifest)
 
     def fate(self, snapshot: SnapshotSummary, record: RecordKey) -> Fate:
-        """See the port. Rows are in order of their ids, so that few row groups are read."""
+        """See the port. Rows are sorted by id, so few row groups have to be read."""
         for placement in (Placement.TRAIN, Placement.HOLDOUT, Placement.REJECTED):
             rows = _rows_of(f"{snapshot.uri}/{placement.value}.parquet", record, placement is Placement.REJECTED)
             if not rows:
                 continue
             if placement is not Placement.REJECTED:
                 return Fate(placement)
-            # Snapshots of earlier releases do not name the operator.
+            # Snapshots of earlier releases have no column for the operator.
             row = rows[0]
             return Fate(placement, Rejection(row["reason"], row["detail"], row.get("operator") or ""))
         return Fate(Placement.ABSENT)
@@ -135,7 +135,7 @@ def _record_table(rows: Sequence[SnapshotRow], columns: Sequence[str]) -> pa.Tab
         "text": [row.text for row in rows],
     }
     for column in columns:
-        # An attribute may have the name of a column that every record has; the column wins.
+        # An attribute may have the name of one of the standard columns; the standard column wins.
         if column not in data:
             data[column] = [row.attributes.get(column) for row in rows]
     return pa.table(data, schema=pa.schema([(name, pa.string()) for name in data]))

@@ -26,12 +26,12 @@ raw_records = Table(
     Column("import_name", String(80), nullable=False),
     Column("event_time", BigInteger, nullable=False),
     Column("arrival", BigInteger, nullable=False),
-    # Follows from the claims; kept here so that what lists records need not look there.
+    # Follows from the claims; stored here so that queries on records need no join.
     Column("withdrawn", Boolean, nullable=False),
 )
 Index("ix_raw_records_id", raw_records.c.record_id)
 
-# What each origin last said of a record: that it holds it, or that it is gone. The empty origin stands for pushes.
+# The latest statement of each origin about a record: held, or gone. The empty origin stands for pushes.
 record_claims = Table(
     "record_claims",
     metadata,
@@ -41,7 +41,7 @@ record_claims = Table(
     Column("held", Boolean, nullable=False),
 )
 
-# An import has one source, so that the id is enough.
+# An import has one source, so the record's id identifies the record.
 import_records = Table(
     "import_records",
     metadata,
@@ -65,7 +65,7 @@ verdicts = Table(
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False),
 )
-# Few rows are unannounced at any time; the index holds those alone.
+# A partial index: few rows are unannounced at any time.
 Index(
     "ix_verdicts_unannounced",
     verdicts.c.record_id,
@@ -95,7 +95,7 @@ dataset_versions = Table(
     Column("recipe_digest", String(64), nullable=False),
     Column("create_time", UtcMicros, nullable=False),
     Column("update_time", UtcMicros, nullable=False),
-    # Awaited imports, progress, snapshot and failure: read and written whole, never searched.
+    # Awaited imports, progress, snapshot and failure: read and written as a whole, never queried.
     Column("body", JsonText, nullable=False),
     Column("reused", Boolean, nullable=False),
     Column("traceparent", String(64), nullable=False),
@@ -110,7 +110,7 @@ Index(
     postgresql_where=text("request_id <> ''"),
 )
 
-# Further requests that were answered with a version that was there already.
+# Requests that got a version which already existed.
 version_requests = Table(
     "version_requests",
     metadata,

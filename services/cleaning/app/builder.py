@@ -41,7 +41,7 @@ _CLEANED_AT_ONCE = 2000
 
 
 class _EndedMeanwhileError(Exception):
-    """The build was cancelled while it ran."""
+    """The version was cancelled while it was being built."""
 
 
 class Builder:
@@ -73,12 +73,12 @@ class Builder:
         self._losses = losses
         self._await_timeout_s = await_timeout_s
         self._lost_patience_s = lost_patience_s
-        # By version: the number of arrived records, the known losses, when either last changed, and where the
-        # measuring of the rate began.
+        # By version: number of arrived records, known losses, time of the last change of either, and time and number
+        # at which measuring the rate began.
         self._arrivals: dict[str, tuple[int, Losses | None, float, int, float]] = {}
-        # When data sets without a stale verdict were last put: looking for one reads all their records.
+        # Update time of each data set that had no stale verdict: looking for one reads all its records.
         self._fresh: dict[str, datetime] = {}
-        # When the rest were last put, and up to which record they are clean: each page would read all before it.
+        # For the others, the update time and the record up to which they are clean, where the next page begins.
         self._clean_to: dict[str, tuple[datetime, RecordKey]] = {}
 
     def step(self) -> bool:
@@ -109,7 +109,7 @@ class Builder:
         if last == after == NO_KEY:
             self._fresh[dataset.name] = dataset.update_time
             return False
-        # At the end it starts again from the beginning, for records that arrived meanwhile.
+        # After the last page it starts from the beginning again, for records that arrived in the meantime.
         self._clean_to[dataset.name] = (dataset.update_time, last)
         return True
 
@@ -142,7 +142,7 @@ class Builder:
             return True
         now, losses = self._clock.monotonic(), self._losses.losses()
         last, known, changed, first, began = self._arrivals.get(version.name, (-1, losses, now, done, now))
-        # A consumer finds a loss before it reads what is left: a loss that is new restarts the patience, too.
+        # A consumer notes a loss before it reads the remaining messages, so a new loss restarts the timeout, too.
         if done != last or losses != known:
             self._arrivals[version.name] = (done, losses, now, first, began)
             rate = (done - first) / (now - began) if now > began else 0.0
@@ -180,7 +180,7 @@ class Builder:
         if found is not None:
             return found, True
         rows = self._records.with_verdicts(version.dataset, spec.sources)
-        # The recipe may have changed since this version was requested: records that it did not clean are cleaned here.
+        # The recipe may have changed since the request: records whose verdict is of another recipe are cleaned here.
         fits = [v is not None and v.recipe_digest == recipe.digest for _, v in rows]
         judged: list[tuple[RawRecord, Cleaned]] = [
             (record, verdict.cleaned) for (record, verdict), fit in zip(rows, fits, strict=True) if fit and verdict
@@ -222,6 +222,6 @@ class Builder:
 
 
 def _is_older(import_name: str, moment: datetime) -> bool:
-    """Whether an import began before `time`; False if its name does not contain when it began."""
+    """Whether an import began before `moment`; False if its name does not contain its start time."""
     made = made_at_ms(import_name.partition("/")[2])
     return made is not None and made <= moment.timestamp() * 1000

@@ -73,7 +73,7 @@ class Datasets:
         return require_dataset(self._datasets, name)
 
     def list(self, after: str, limit: int) -> Sequence[Dataset]:
-        """Data sets by name, those after a name."""
+        """Data sets sorted by name, beginning after a name."""
         return self._datasets.datasets(after, limit)
 
     def build_version(
@@ -82,7 +82,7 @@ class Datasets:
         """Creates a version; the builder does the work.
 
         Returns:
-            The version, and whether it was there before: equal content is the version that exists.
+            The version, and whether it already existed: equal content gives the existing version.
         """
         known = require_dataset(self._datasets, dataset)
         now = self._clock.now()
@@ -100,7 +100,7 @@ class Datasets:
         return self._versions.create_version(draft, request_id, self._content(draft))
 
     def _content(self, draft: DatasetVersion) -> str:
-        """Digest of the snapshot that is there of what a version would be built to now; empty if there is none."""
+        """Digest of the snapshot that a build would give now, if that snapshot already exists; else empty."""
         if draft.awaited:
             counts = self._records.import_counts([item.name for item in draft.awaited])
             if any(item.arrived(counts.get(item.name)) < item.total for item in draft.awaited):
@@ -119,7 +119,7 @@ class Datasets:
         """The version of this name.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: it does not exist.
         """
         found = self._versions.version(*split_version_name(name))
         if found is None:

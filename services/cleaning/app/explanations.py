@@ -1,4 +1,4 @@
-"""Use case: what each data set made of one record, operator by operator."""
+"""Use case: explain what the recipe of each data set does to one record, operator by operator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAGE: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class DatasetExplanation:
-    """What a data set's present recipe makes of a record, and where its newest ready version has it."""
+    """What a data set's current recipe does to a record, and where its newest ready version has the record."""
 
     dataset: str
     recipe_digest: str
@@ -32,7 +32,7 @@ class DatasetExplanation:
 
 
 class Explanations:
-    """Explains records, from their originals."""
+    """Explains records by cleaning their original text again."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Explanations:
             try:
                 recipe = self._recipes.of(dataset.spec)
             except RecipeError as error:
-                # Put under another release; the other data sets are explained.
+                # The data set was stored by another release; the other data sets are still explained.
                 logger.error("%s has a recipe that cannot be applied: %s", dataset.name, error.message)
                 continue
             explanation = recipe.explain(record.text, record.attributes)

@@ -39,37 +39,38 @@ class CollectedRecord:
 
 
 class RecordStore(Protocol):
-    """Raw records and verdicts; every method is one transaction, and repeating it changes nothing.
+    """Raw records and verdicts. Every method is one transaction and idempotent.
 
-    Whatever the order in which arrivals and withdrawals come, the end is the same; see `domain.record`.
+    The result does not depend on the order in which arrivals and withdrawals come; see `domain.record`.
     """
 
     def collect(
         self, arrivals: Sequence[Arrival], withdrawals: Sequence[Withdrawal], verdicts: Sequence[Verdict]
     ) -> None:
-        """Keeps raw records, withdrawals, the imports they came by, and verdicts, see `save_verdicts`."""
+        """Stores raw records and withdrawals with the imports they came by, and verdicts, see `save_verdicts`."""
         ...
 
     def save_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Stores verdicts on current contents, to be announced if new; discards the rest."""
+        """Stores verdicts on current contents, with an announcement due if they are new; discards the others."""
         ...
 
     def stale(self, dataset: Dataset, after: RecordKey, limit: int) -> Sequence[RawRecord]:
-        """Records of the data set's sources whose verdict is missing or of another recipe or content, by key, those
-        after a key.
+        """Records of the data set's sources whose verdict is missing or belongs to another recipe or content.
+
+        Sorted by key, beginning after a key.
         """
         ...
 
     def announcements(self, limit: int) -> Sequence[Announcement]:
-        """Verdicts whose event is pending."""
+        """Verdicts whose event was not published yet."""
         ...
 
     def mark_announced(self, announcements: Sequence[Announcement]) -> None:
-        """Marks them as published, unless they changed meanwhile."""
+        """Marks them as published, unless they have changed since."""
         ...
 
     def import_counts(self, imports: Sequence[str]) -> Mapping[str, ImportCount]:
-        """What has arrived, by import; those of which nothing has are missing."""
+        """What has arrived, by import; imports of which nothing has arrived are left out."""
         ...
 
     def content_digests(self, sources: Sequence[str]) -> Sequence[tuple[str, str]]:
@@ -77,19 +78,20 @@ class RecordStore(Protocol):
         ...
 
     def with_verdicts(self, dataset: str, sources: Sequence[str]) -> Sequence[tuple[RawRecord, Verdict | None]]:
-        """Every raw record of the sources that is not withdrawn, with the data set's present verdict if it has one,
-        by key.
+        """Every raw record of the sources that is not withdrawn, with the data set's current verdict, if any.
+
+        Sorted by key.
         """
         ...
 
     def records(self, record_id: str, source: str, limit: int) -> Sequence[CollectedRecord]:
-        """Records with this id, of one source or of any (empty), by source."""
+        """Records with this id, of one source or (if empty) of any source, sorted by source."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Messages of the bus that were deleted before they were read: how many at most, and when that was last found."""
+    """Messages that the bus deleted unread: their maximum number, and when the last of them was found."""
 
     messages: int
     found_time: datetime
@@ -111,7 +113,7 @@ class DatasetStore(Protocol):
     """Data sets."""
 
     def put_dataset(self, dataset: Dataset) -> Dataset:
-        """Creates it, or replaces spec, digest and update time of the one with this name; returns what is kept."""
+        """Creates the data set, or replaces spec, digest and update time of the existing one. Returns it as stored."""
         ...
 
     def dataset(self, name: str) -> Dataset | None:
@@ -119,7 +121,7 @@ class DatasetStore(Protocol):
         ...
 
     def datasets(self, after: str, limit: int) -> Sequence[Dataset]:
-        """Data sets by name, those after a name."""
+        """Data sets sorted by name, beginning after a name."""
         ...
 
 
@@ -127,17 +129,17 @@ class VersionStore(Protocol):
     """Versions of data sets."""
 
     def create_version(self, draft: DatasetVersion, request_id: str, content: str = "") -> tuple[DatasetVersion, bool]:
-        """Gives the draft the next number and keeps it, unless there is a version that answers the same.
+        """Stores the draft under the next number, unless an existing version can be returned instead.
 
         Args:
             draft: the version to build.
-            request_id: a repeat is answered as the first was; empty if the caller gave none.
-            content: digest of the snapshot that it would be built to, where that is known.
+            request_id: a repeat gets the version of the first request; empty if the caller gave none.
+            content: digest of the snapshot that the build would give, if known.
 
         Returns:
-            The version, and whether it was there before: that of a repeat; the newest ready one with this content and
-            the draft's spec and recipe; or, where there is no request id, one that is being built of the same and
-            awaits the same imports.
+            The version, and whether it already existed. An existing version is returned if it was the answer to the
+            same request id; if it is the newest ready one with this content and the draft's spec and recipe; or,
+            without a request id, if it is being built from the same spec and recipe and awaits the same imports.
         """
         ...
 
@@ -154,11 +156,11 @@ class VersionStore(Protocol):
         ...
 
     def update_version(self, version: DatasetVersion) -> bool:
-        """Replaces the version if it is still being built; False if it has ended meanwhile."""
+        """Replaces the version if it is still being built; False if it has ended in the meantime."""
         ...
 
     def unannounced_versions(self) -> Sequence[DatasetVersion]:
-        """Ready versions whose event is pending."""
+        """Ready versions whose event was not published yet."""
         ...
 
     def mark_version_announced(self, version: DatasetVersion) -> None:
@@ -167,7 +169,7 @@ class VersionStore(Protocol):
 
 
 class Announcer(Protocol):
-    """Publishes facts to the other services; durable when a method returns. Equal facts get equal event ids."""
+    """Publishes events to the other services, durable when a method returns. A repeat has the same event id."""
 
     def verdicts(self, announcements: Sequence[Announcement]) -> None:
         """Publishes verdicts on records."""
@@ -178,7 +180,7 @@ class Announcer(Protocol):
         ...
 
     def records_lost(self, lost: LostMessages, moment: datetime) -> None:
-        """Publishes that the bus deleted raw records unread, found at a moment."""
+        """Publishes that the bus deleted raw records unread; `moment` is when that was found."""
         ...
 
 
@@ -205,7 +207,7 @@ class RejectedRow:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotContent:
-    """The content of a snapshot; rows are in order of their ids. The store adds the files' digests to the manifest."""
+    """The content of a snapshot, with rows sorted by id. The store adds the files' digests to the manifest."""
 
     dataset: str
     digest: str
@@ -237,11 +239,11 @@ class SnapshotStore(Protocol):
     """The store of snapshots, by data set and digest."""
 
     def find(self, dataset: str, digest: str) -> SnapshotSummary | None:
-        """The snapshot with this digest, if it is there whole; a damaged one is deleted."""
+        """The snapshot with this digest, if it exists and is complete; a damaged one is deleted."""
         ...
 
     def write(self, content: SnapshotContent) -> SnapshotSummary:
-        """Writes a snapshot, whole or not at all; one that is there stays."""
+        """Writes a snapshot completely or not at all; an existing one stays."""
         ...
 
     def fate(self, snapshot: SnapshotSummary, record: RecordKey) -> Fate:

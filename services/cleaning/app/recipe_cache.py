@@ -1,4 +1,4 @@
-"""A cache of compiled recipes. Compiling reads dictionaries, and no record should wait for that."""
+"""A cache of compiled recipes: compiling reads dictionaries, which takes too long to do for every record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Use cases on records: collect, clean again what is stale, publish verdicts, answer queries."""
+"""Use cases on records: collect them, clean stale ones again, publish verdicts, answer queries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.kit.ids import record_name
 logger = logging.getLogger(__name__)
 
 NO_KEY: Final[RecordKey] = ("", "")
-"""Before the key of every record."""
+"""A key that sorts before the key of every record."""
 
 _PAGE = 500
 _SOURCES_NAMED = 10
@@ -28,8 +28,8 @@ _SOURCES_NAMED = 10
 class Records:
     """Raw records in, verdicts out.
 
-    Nothing is lost because of the order: verdicts are stored together with the raw records, then published, then
-    marked as published; the offset of the bus moves last. A crash between any two of these repeats the rest.
+    Verdicts are stored together with the raw records, then published, then marked as published; the offset of the bus
+    moves last. After a crash between two of these steps, the remaining steps are repeated, so nothing is lost.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Records:
             newest[record.key] = record
         datasets = all_datasets(self._datasets)
         self._records.collect(arrivals, withdrawals, self._judge_all(datasets, newest.values()))
-        # A data set that was put while this batch was processed would never see it.
+        # A data set that was stored or changed during this batch has not seen its records yet.
         changed = [dataset for dataset in all_datasets(self._datasets) if dataset not in datasets]
         self._records.save_verdicts(self._judge_all(changed, newest.values()))
         self.announce()
@@ -58,7 +58,7 @@ class Records:
         """Cleans the next records after a key whose verdict a changed recipe made stale.
 
         Returns:
-            Key of the last of them; `NO_KEY` when there are none.
+            Key of the last cleaned record; `NO_KEY` if there was none.
         """
         verdicts = self._judge(dataset, self._records.stale(dataset, after, _PAGE))
         self._records.save_verdicts(verdicts)
@@ -83,7 +83,7 @@ class Records:
         """Applies the single-record operators of a data set, or the given ones, to one text.
 
         Returns:
-            The verdict; with the effects of the operators if it is to be explained.
+            The verdict, with the effects of the operators if `explain` is set.
         """
         if dataset:
             recipe = self._recipes.of(require_dataset(self._datasets, dataset).spec)
@@ -97,8 +97,8 @@ class Records:
         """A record and its verdicts.
 
         Raises:
-            NotFoundError: there is none with this id, of this source.
-            InvalidArgumentError: no source is given and several have one.
+            NotFoundError: the source, or any source if none is given, has no record with this id.
+            InvalidArgumentError: no source is given, and several have a record with this id.
         """
         found = self._records.records(record_id, source, _SOURCES_NAMED)
         if not found:
@@ -125,7 +125,7 @@ class Records:
         try:
             recipe = self._recipes.of(dataset.spec)
         except RecipeError as error:
-            # Put under another release; its records stay raw, the other data sets continue.
+            # The data set was stored by another release. Its records stay raw; the other data sets continue.
             logger.error("%s has a recipe that cannot be applied: %s", dataset.name, error.message)
             return []
         cleaned = recipe.clean_batch((record.text, record.attributes) for record in records)
@@ -147,7 +147,7 @@ def require_dataset(store: DatasetStore, name: str) -> Dataset:
     """The data set of this name.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: it does not exist.
     """
     found = store.dataset(name)
     if found is None:

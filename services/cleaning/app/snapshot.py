@@ -1,4 +1,4 @@
-"""What goes into a snapshot: the set operators' verdicts, the split, the contamination check, the manifest."""
+"""Composes a snapshot: the set operators' verdicts, the split, the contamination check, the manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.cleaning.engine.content_keys import content_keys
 from services.cleaning.engine.operator import SetRecord
 from services.kit.errors import FailedPreconditionError, InternalError
 
-# Id before source: data sets of one release after the other list their records, and keep of duplicates, the same.
+# Id before source, as in earlier releases: the order decides which of several duplicates is kept.
 _Key = tuple[str, str]
 
 
@@ -32,13 +32,13 @@ def compose_snapshot(
 
     Args:
         dataset: `datasets/{dataset}`.
-        spec: what it is made of.
-        recipe: the spec's recipe.
-        judged: every raw record that belongs to it, with what the single-record operators made of it.
+        spec: the data set's spec.
+        recipe: the spec's compiled recipe.
+        judged: every raw record of the data set, with the result of the single-record operators.
 
     Raises:
         FailedPreconditionError: an operator names an attribute that no record has.
-        InternalError: the same text stands on both sides of the split.
+        InternalError: the same text is on both sides of the split.
     """
     _check_fields(recipe, judged)
     digest = snapshot_digest(
@@ -98,7 +98,7 @@ def compose_snapshot(
 
 
 def _check_fields(recipe: CompiledRecipe, judged: Sequence[tuple[RawRecord, Cleaned]]) -> None:
-    """Refuses an operator on an attribute that no record has: a typing error that nothing else would reveal."""
+    """Refuses an operator on an attribute that no record has: a misspelt name would otherwise go unnoticed."""
     unseen = dict(recipe.fields)
     known: set[str] = set()
     for record, cleaned in judged:

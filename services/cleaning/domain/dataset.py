@@ -13,7 +13,7 @@ from services.kit.failure import Failure
 from services.kit.ids import content_digest, sha256_hex
 from services.kit.progress import Progress
 
-# Raised when the layout or the meaning of a snapshot changes: old digests then no longer answer.
+# Increase this when the layout or the meaning of snapshots changes: earlier snapshots are then no longer reused.
 SNAPSHOT_FORMAT = 1
 
 _DATASET = re.compile(r"datasets/([a-z0-9][a-z0-9-]{0,63})")
@@ -29,7 +29,7 @@ class HoldoutSpec:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """What a data set is made of; `required_attributes` become columns."""
+    """Sources, recipe and hold-out of a data set; `required_attributes` become columns."""
 
     sources: tuple[str, ...]
     operators: tuple[OperatorSpec, ...] = ()
@@ -39,7 +39,7 @@ class DatasetSpec:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A recipe over sources, of which versions are built; `name` is `datasets/{dataset}`."""
+    """A recipe over sources, from which versions are built; `name` is `datasets/{dataset}`."""
 
     name: str
     spec: DatasetSpec
@@ -64,7 +64,7 @@ class VersionState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ImportCount:
-    """How many distinct records of an import have arrived, and how many that it withdrew."""
+    """Number of distinct records of an import that have arrived, and number of its withdrawals."""
 
     records: int = 0
     withdrawn: int = 0
@@ -72,7 +72,7 @@ class ImportCount:
 
 @dataclass(frozen=True, slots=True)
 class AwaitedImport:
-    """An import whose distinct records and withdrawals must have arrived in these numbers.
+    """An import that a version waits for, with its numbers of distinct records and of withdrawals.
 
     `changed_count` is not awaited, only passed on to the version.
     """
@@ -96,7 +96,7 @@ class AwaitedImport:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSummary:
-    """What a snapshot holds: its address and its counts."""
+    """Address and counts of a snapshot."""
 
     digest: str
     uri: str
@@ -108,7 +108,7 @@ class SnapshotSummary:
 
 @dataclass(frozen=True, slots=True)
 class DatasetVersion:
-    """A content-addressed snapshot of a data set, or the work of building it."""
+    """A content-addressed snapshot of a data set, or the build that creates it."""
 
     dataset: str
     number: int
@@ -136,13 +136,13 @@ def version_name(dataset: str, number: int) -> str:
 
 
 def split_version_name(name: str) -> tuple[str, int]:
-    """`datasets/{dataset}` and the number of a version's name, which the contract has validated."""
+    """`datasets/{dataset}` and number from a version's name, which was validated before."""
     dataset, _, number = name.partition("/versions/")
     return dataset, int(number)
 
 
 def dataset_id(name: str) -> str:
-    """The part of `datasets/{dataset}` that names the folder and salts the split."""
+    """The id in `datasets/{dataset}`, which names the folder and salts the split."""
     match = _DATASET.fullmatch(name)
     if match is None:
         raise ValueError(f"{name!r} is not a data-set name")
@@ -150,13 +150,13 @@ def dataset_id(name: str) -> str:
 
 
 def snapshot_digest(dataset: str, spec: DatasetSpec, recipe_digest: str, records: Iterable[tuple[str, str]]) -> str:
-    """Address of the snapshot that this content gives, known before it is built.
+    """Digest of the snapshot that this content gives, known before it is built.
 
     Args:
         dataset: `datasets/{dataset}`; it salts the split.
-        spec: sources, hold-out and required attributes count; the recipe counts by its digest.
+        spec: its sources, hold-out and required attributes enter; the recipe enters by its digest.
         recipe_digest: sha256 of the canonical recipe.
-        records: id and content digest of every raw record that belongs to it; the latter covers the source.
+        records: id and content digest of every raw record of the data set; the content digest covers the source.
     """
     frame = content_digest(
         {

@@ -16,7 +16,7 @@ class RecipeError(InvalidArgumentError):
 
     @classmethod
     def at(cls, path: str, description: str) -> RecipeError:
-        """The error of one place, for example `operators[2].params.min_chars`."""
+        """The error for one field, for example `operators[2].params.min_chars`."""
         return cls(f"{path}: {description}", violations=[FieldViolation(path, description)])
 
 

@@ -1,8 +1,8 @@
-"""Records and what a recipe makes of them. Knows no operator.
+"""Records, and what a recipe makes of them.
 
-A record is identified by its source and its id within it. Messages about one record are merged in a way that
-no order of arrival changes: the content with the latest event time counts, of equal times the latest arrival; and of
-each origin (see `RawRecord.origin`), its latest statement whether it still has the record.
+A record is identified by its source and its id within it. Merging the messages about one record does not depend on
+their order: the content with the latest event time counts, and of equal times the latest arrival. Whether an origin
+(see `RawRecord.origin`) still has the record is decided by that origin's latest message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RecordKey = tuple[str, str]
 
 
 class _OfRecord:
-    """What is known of one record."""
+    """Something about one record."""
 
     __slots__ = ()
     record_id: str
@@ -53,19 +53,19 @@ class RawRecord(_OfRecord):
 
     @property
     def recency(self) -> tuple[int, int, str]:
-        """Of the same record's contents, the one with the greatest counts."""
+        """Sorting key: of several contents of a record, the one with the greatest key counts."""
         return self.event_time, self.arrival, self.content_digest
 
     @property
     def content_digest(self) -> str:
-        """sha256 over source, text and attributes: equal digests clean to equal records."""
+        """sha256 over source, text and attributes: records with equal digests are cleaned to equal results."""
         flat = [part for pair in sorted(self.attributes.items()) for part in pair]
         return sha256_hex(self.source, self.text, *flat)
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal(_OfRecord):
-    """An import found a record gone from the origin that it had been pulled from."""
+    """A record that an import no longer found at the origin that it had been pulled from."""
 
     record_id: str
     source: str
@@ -89,7 +89,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """What the single-record operators of a recipe made of one text; text is empty when it was rejected."""
+    """Result of a recipe's single-record operators for one record; `text` is empty if it was rejected."""
 
     text: str
     attributes: Mapping[str, str]
@@ -98,7 +98,7 @@ class Cleaned:
 
 @dataclass(frozen=True, slots=True)
 class Verdict(_OfRecord):
-    """What the recipe of one data set made of one record."""
+    """Result of a data set's recipe for one record."""
 
     record_id: str
     source: str

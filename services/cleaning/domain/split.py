@@ -1,7 +1,7 @@
 """The frozen hold-out: a record's side follows from its content alone, so it never changes between versions.
 
-Records beyond `max_records` go to neither side: moved to training, they would have to move back when records with a
-smaller hash leave, and a model would be judged on what it has seen.
+Records beyond `max_records` go to neither side. In the training set they would have to move back once records with a
+smaller hash are gone, and a model would be measured on records that it was trained on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Split(Generic[Key]):
 
 
 def position(salt: str, content_key: str) -> float:
-    """Where a content stands on [0, 1); below the fraction is the hold-out."""
+    """The position of a content in [0, 1); positions below the hold-out's share belong to the hold-out."""
     return int(sha256_hex(salt, content_key)[:16], 16) / _SPAN
 
 

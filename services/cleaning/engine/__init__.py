@@ -1,1 +1,1 @@
-"""Text work: operators, the registry that finds them, and the compiler that makes a recipe of them. No I/O."""
+"""Text work: operators, the registry that finds them, and the compiler of recipes. No I/O."""

@@ -1,7 +1,7 @@
-"""The unit that operators on single records work on: columns of texts and attributes, and who was dropped.
+"""The unit that operators on single records work on: columns of texts and attributes, and the dropped records.
 
-Operators get many records at once because the cost of a call is larger than the work on a short text; the result for a
-record never depends on its neighbours (a test ensures that).
+Operators get many records at once, because a call costs more than the work on a short text. The result for a record
+never depends on the others (a test ensures that).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Column:
         self._points: CodePoints | None = None
 
     def code_points(self) -> CodePoints:
-        """Code points of the texts, made once for all operators that look at them."""
+        """Code points of the texts, computed once for all operators that use them."""
         if self._points is None:
             self._points = code_points(self.texts)
         return self._points
 
 
 class Batch:
-    """Records that were not dropped yet, by column; a dropped record leaves the columns, and its reason is kept."""
+    """The remaining records, by column; a dropped record leaves the columns, and its rejection is kept."""
 
     def __init__(self, records: Iterable[tuple[str, Mapping[str, str]]]) -> None:
         pairs = list(records)
@@ -41,9 +41,9 @@ class Batch:
         self._given = [attributes for _, attributes in pairs]
         self._rejected: dict[int, tuple[Rejection, Mapping[str, str]]] = {}
         self._column: Column | None = None
-        # Whether an attribute was written since someone last looked; all of them are new at first.
+        # Set when an attribute is written, cleared by whoever checked the attributes; at first all are unchecked.
         self.attributes_changed = True
-        # Name of the operator at work, for the reasons of what it drops; empty before the first and after the last.
+        # Name of the current operator, for its rejections; empty before the first and after the last operator.
         self.operator = ""
 
     def column(self) -> Column:
@@ -65,7 +65,7 @@ class Batch:
             self.texts = list(new)
 
     def map_attributes(self, function: Callable[[Column], Sequence[str]], names: Collection[str] | None = None) -> None:
-        """Replaces the attributes of these names, or all of them; drops records of which one is refused."""
+        """Replaces the attributes of these names, or all; drops records with an attribute that the function refuses."""
         values = self._attribute_values(names)
         if not values:
             return
@@ -94,7 +94,7 @@ class Batch:
     def _attribute_values(self, names: Collection[str] | None) -> dict[str, int]:
         """Distinct values of these attributes, or of all, numbered from 0.
 
-        Attributes repeat (labels, topics, languages), and so each value is looked at once.
+        Attribute values repeat (labels, topics, languages), so each distinct value is processed once.
         """
         values: dict[str, int] = {}
         for attributes in self.attributes:
@@ -142,7 +142,7 @@ class Batch:
         self.reject(found)
 
     def drop_too_large(self) -> None:
-        """Drops what the operator at work made larger than a record may be."""
+        """Drops records that the current operator made larger than the limit."""
         operator = self.operator or "input"
         self.reject(too_large_texts(self.texts, operator))
         if self.attributes_changed:
@@ -153,7 +153,7 @@ class Batch:
         return Rejection(refused.reason, f"operator={self.operator} field={field} {refused.detail}")
 
     def reject(self, found: Mapping[int, Rejection]) -> None:
-        """Drops records by their present position."""
+        """Drops records by their current position."""
         if not found:
             return
         for position, rejection in found.items():

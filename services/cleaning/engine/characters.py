@@ -1,4 +1,4 @@
-"""What characters are, as tables over all code points: letters and digits, CJK, signs; and how words are counted."""
+"""Classes of characters (letters and digits, CJK, signs) as tables over all code points, and counting of words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CJK = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _C
 
 
 def count_words(text: str) -> int:
-    """Words between white space; in Chinese and Japanese every character is one."""
+    """Number of words between white space; every Chinese or Japanese character counts as a word."""
     if text.isascii():
         return len(text.split())
     spaced, characters = CJK.subn(" ", text)
@@ -43,7 +43,7 @@ def alnum_table() -> NDArray[np.bool_]:
 
 @cache
 def cjk_table() -> NDArray[np.bool_]:
-    """Whether a code point is a character that is a word of its own; bool [0x110000]."""
+    """Whether a code point counts as a word of its own; bool [0x110000]."""
     import numpy as np
 
     table = np.zeros(0x110000, dtype=bool)
@@ -62,7 +62,7 @@ def digit_table() -> NDArray[np.bool_]:
 
 @cache
 def sign_table() -> NDArray[np.bool_]:
-    """Whether a code point is a sign that means something by itself: emoji, symbols, `+`, `#`, `%`; bool [0x110000]."""
+    """Whether a code point is a sign with a meaning of its own: emoji, symbols, `+`, `#`, `%`; bool [0x110000]."""
     import numpy as np
 
     kinds = ("So", "Sm", "Sc")

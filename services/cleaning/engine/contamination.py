@@ -25,7 +25,7 @@ def measure_contamination(train: Sequence[str], holdout: Sequence[str]) -> Conta
     seen = set(content_keys(train))
     exact = sum(key in seen for key in content_keys(holdout))
     finder = NearDedup(NearDedupParams.model_validate({"threshold": NEAR_THRESHOLD}))
-    # Training texts come first, so a hold-out text is matched with one of them if there is any.
+    # Training texts come first, so that a hold-out text is matched with a training text if it resembles one.
     near = 0
     if holdout and train:
         near = sum(position >= len(train) > other for position, other, _ in finder.pairs([*train, *holdout]))

@@ -1,4 +1,4 @@
-"""Keys that equal texts share: one of the content, one of its words."""
+"""Keys for comparing texts: equal keys mean equal content, or equal words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MINUS = 0x2D
 
 
 def content_key(text: str) -> str:
-    """128-bit digest of the normal form, in hex; equal keys are equal texts."""
+    """128-bit digest of the normal form, in hex; equal texts have equal keys."""
     return _digest(normal_form(text))
 
 
@@ -46,7 +46,7 @@ def words_keys(texts: Sequence[str]) -> list[str]:
     keys: list[str] = []
     for start, length in zip(points.starts.tolist(), points.lengths.tolist(), strict=True):
         mine = words[running[start] : running[start + length]]
-        # A text of punctuation only is known by it, and by it alone.
+        # A text of punctuation only is compared by its punctuation.
         keys.append(
             xxhash.xxh3_128_hexdigest((mine if len(mine) else _without_space(codes[start : start + length])).tobytes())
         )

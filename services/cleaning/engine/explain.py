@@ -15,7 +15,7 @@ MAX_EDITS: Final = 1000
 """Edits of one explanation; further ones are counted."""
 MAX_EDIT_CHARS: Final = 256 * 1024
 """Characters of all edits of one explanation, before and after together."""
-# Comparing takes time that is quadratic in the pieces; more of them make one edit.
+# Comparing takes time quadratic in the number of pieces; a text with more pieces is shown as one edit.
 _MOST_LINES: Final = 2000
 _MOST_PIECES: Final = 600
 _PIECE: Final = re.compile(r"[^\W_]+(?<![\u3041-\u30ff\u3400-\u9fff])|\s+|.", re.DOTALL)
@@ -23,7 +23,7 @@ _PIECE: Final = re.compile(r"[^\W_]+(?<![\u3041-\u30ff\u3400-\u9fff])|\s+|.", re
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One replaced part of a field; `start` and `end` are characters of what the operator was given, end excluded."""
+    """One replaced part of a field; `start` and `end` (exclusive) are positions in the operator's input."""
 
     start: int
     end: int
@@ -43,9 +43,9 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What one operator did; `position` is its place among the operators that ran, from 0.
+    """What one operator did; `position` is its position among the operators that ran, from 0.
 
-    `omitted_edits` were left out, as they were too many or too long.
+    `omitted_edits` is the number of edits that were left out because there were too many or they were too long.
     """
 
     position: int
@@ -57,7 +57,7 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A verdict, and the effects of the operators that changed or dropped something, in the order in which they ran."""
+    """A verdict, and the effects of those operators that changed or dropped the record, in their order."""
 
     cleaned: Cleaned
     effects: Sequence[Effect]
@@ -103,9 +103,9 @@ class Explainer:
 
 
 def edits(before: str, after: str) -> Iterator[Edit]:
-    """The parts that differ, in order; applied from the last to the first they make one of the other.
+    """The parts that differ, in order; applied to `before` from last to first, they give `after`.
 
-    Words, and Chinese characters, stay whole. A part with very many pieces is one edit.
+    Words and Chinese characters are not split. A part with very many pieces is one edit.
     """
     start = _common(before, after)
     stop = _common(before[start:][::-1], after[start:][::-1])
@@ -137,7 +137,7 @@ def _by_pieces(before: str, after: str, place: int) -> Iterator[Edit]:
 
 
 def _differences(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[Sequence[str], Sequence[str], int]]:
-    """Replaced pieces, what stands for them, and how many characters are before them."""
+    """Replaced pieces, their replacement, and the number of characters before them."""
     place, seen = 0, 0
     for tag, first, last, new_first, new_last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         place += sum(map(len, old[seen:first]))
@@ -147,7 +147,7 @@ def _differences(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[Seque
 
 
 def _common(one: str, other: str) -> int:
-    """Length of what both begin with."""
+    """Length of the common prefix."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

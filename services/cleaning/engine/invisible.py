@@ -1,8 +1,8 @@
-"""Invisible characters: removed where they mean nothing, kept where a script or an emoji needs them.
+"""Invisible characters: removed unless a script or an emoji needs them.
 
 Soft hyphens, zero-width spaces, joiners, direction marks, tag characters and variation selectors split words, hide
-duplicates and carry hidden text. But Persian and Indic spelling needs joiners, emoji are joined by them, flags of
-regions are written with tags, and text that runs from right to left needs its marks (UTS #51, UAX #9, UTR #36).
+duplicates and carry hidden text. But Persian and Indic spelling and composed emoji need joiners, flags of regions are
+written with tags, and right-to-left text needs its marks (UTS #51, UAX #9, UTR #36).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DIRECTIONS: Final = "\u061c\u200e\u200f\u202a-\u202c\u2066-\u2069"
 _TAGS: Final = "\U000e0001\U000e0020-\U000e007f"
 _SELECTORS: Final = "\ufe00-\ufe0f\U000e0100-\U000e01ef"
 INVISIBLE: Final = f"{_NEVER}{_JOINERS}{_DIRECTIONS}{_TAGS}{_SELECTORS}"
-"""All of them, as the inside of a character class."""
+"""All invisible characters, as the inside of a character class."""
 
 _ANY: Final = re.compile(f"[{INVISIBLE}]")
 # A flag of a region: a black flag, its letters as tags, the end tag.
@@ -33,7 +33,7 @@ _JOINING: Final = re.compile(
     "[\u0620-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\u1a20-\u1aaf\u1b00-\u1c4f\ua800-\ua82f\ua840-\ua8df"
     "\ua980-\ua9ff\uaa60-\uaa7f\uabc0-\uabff\ufb50-\ufdff\ufe70-\ufefc\U00010a00-\U00010aff\U00011000-\U00011fff]"
 )
-# Written from right to left: there the marks are part of the text.
+# Right-to-left scripts, in which direction marks are part of the text.
 _RIGHT_TO_LEFT: Final = re.compile(
     "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
@@ -45,7 +45,7 @@ _HAN: Final = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
 
 def visible(text: str) -> str:
-    """The text without invisible characters that mean nothing where they stand."""
+    """The text without invisible characters that have no meaning at their place."""
     if text.isascii() or _ANY.search(text) is None:
         return text
     marks = _RIGHT_TO_LEFT.search(text) is not None
@@ -67,7 +67,7 @@ def _kept(match: re.Match[str], text: str, marks: bool) -> str:
         elif char == "\u200c":
             stays = bool(before and _JOINING.match(before))
         elif "\ufe00" <= char <= "\ufe0f":
-            # One selector for one picture or one ideograph; rows of them carry hidden bytes.
+            # One selector per picture or ideograph; sequences of selectors carry hidden bytes.
             stays = not kept and bool(before and (_PICTURE.match(before) or _HAN.match(before)))
         elif "\U000e0100" <= char <= "\U000e01ef":
             stays = not kept and bool(before and _HAN.match(before))
@@ -86,5 +86,5 @@ def _joins(last: str, before: str, after: str) -> bool:
     if before and _JOINING.match(before):
         return True
     pictures = bool(before and after and _PICTURE.match(before) and _PICTURE.match(after))
-    # Digits and # are pictures with a selector only.
+    # Digits and # count as pictures only with a selector.
     return pictures and last not in "#*0123456789" and after not in "#*0123456789"

@@ -1,6 +1,6 @@
 """Limits of recipes and records, so that no recipe and no text can bring a process down.
 
-A text is at most as large as ingest accepts, also after every operator; a record fits into a message of the bus.
+After every operator a text may be as large as ingest accepts, and a record must fit into a message of the bus.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Final
 from services.cleaning.domain.record import Rejection
 
 MAX_TEXT_BYTES: Final = 512 * 1024
-"""UTF-8 of a text, and of one attribute."""
+"""Largest text, and largest attribute, in bytes of UTF-8."""
 MAX_RECORD_BYTES: Final = 2 * 1024 * 1024
-"""UTF-8 of a text and all its attributes; a message of the bus holds 4 MiB."""
+"""Largest text with all its attributes, in bytes of UTF-8; a message of the bus holds 4 MiB."""
 MAX_OPERATORS: Final = 128
-"""Operators of a recipe; the contract says the same."""
+"""Operators of a recipe; the proto has the same limit."""
 MAX_PATTERNS: Final = 64
 """`regex_replace` operators of a recipe."""
 MAX_TERMS: Final = 100_000
 """Terms of all `term_map` operators of a recipe."""
 MAX_CPU_S: Final = 5.0
-"""Processor seconds of one operator on one text; 512 KiB take milliseconds as a rule."""
+"""CPU seconds of one operator on one text; 512 KiB usually take milliseconds."""
 
 TOO_LARGE_REASON: Final = "too_large"
 TOO_COSTLY_REASON: Final = "too_costly"
 
 
 class TextRefusedError(Exception):
-    """An operator cannot finish a text within its limits; the record is dropped for this reason."""
+    """An operator cannot process a text within the limits; the record is dropped for this reason."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -43,19 +43,19 @@ class TextRefusedError(Exception):
 
 
 class Budget:
-    """Processor time of the running thread on one text; begin one with each text."""
+    """Limits the current thread's CPU time for one text; create one for each text."""
 
     def __init__(self) -> None:
         self._wall = time.perf_counter()
         self._cpu = time.thread_time()
 
     def check(self) -> None:
-        """Checks the time; cheap if little has passed since the last check.
+        """Checks the time; cheap as long as little wall time has passed.
 
         Raises:
-            TextRefusedError: it is spent.
+            TextRefusedError: the time is used up.
         """
-        # Asking for the thread's own time costs ten times as much, and it never passes faster.
+        # Reading the thread's CPU time costs ten times as much, and it never passes faster than wall time.
         if time.perf_counter() - self._wall > MAX_CPU_S and time.thread_time() - self._cpu > MAX_CPU_S:
             raise TextRefusedError(TOO_COSTLY_REASON, f"cpu_s > {MAX_CPU_S:g}")
 
@@ -66,8 +66,8 @@ def utf8_size(text: str) -> int:
 
 
 def too_large_texts(texts: Sequence[str], operator: str) -> dict[int, Rejection]:
-    """Rejections, by position, of the texts that are larger than a text may be."""
-    # A character takes four bytes at most, so that the length clears nearly every batch.
+    """Rejections, by position, of the texts that are too large."""
+    # A character takes at most four bytes, so the number of characters is enough for nearly every batch.
     if not texts or max(map(len, texts)) * 4 <= MAX_TEXT_BYTES:
         return {}
     sizes = map(utf8_size, texts)
@@ -77,7 +77,7 @@ def too_large_texts(texts: Sequence[str], operator: str) -> dict[int, Rejection]
 def too_large_records(
     texts: Sequence[str], attributes: Sequence[Mapping[str, str]], operator: str
 ) -> dict[int, Rejection]:
-    """Rejections, by position, of the records with an attribute, or a sum of all, that is too large."""
+    """Rejections, by position, of the records of which an attribute, or the whole, is too large."""
     found: dict[int, Rejection] = {}
     for position, (text, own) in enumerate(zip(texts, attributes, strict=True)):
         if (len(text) + sum(map(len, own.values()))) * 4 <= MAX_TEXT_BYTES:

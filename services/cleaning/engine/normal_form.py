@@ -1,8 +1,8 @@
 """The normal form of texts: equal for texts that differ only in case, white space, compatible or invisible characters.
 
-Unicode's normalization looks at every character many times. For nearly all of them it is a table: one character for
-another, whatever its neighbours are. Many texts are looked up there at once; texts with any other character are
-normalised by Unicode, and a test compares the two ways.
+Unicode's normalization is slow, but for nearly all characters it replaces one character by another, independently of
+the neighbours. A table does that for many texts at once. Texts with any other character are normalised by Python's
+unicodedata, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# A code point that the table has no character for.
+# Marks a code point that the table cannot replace.
 _LONG_WAY: Final = 0xFFFFFFFF
 _CHARS_AT_ONCE: Final = 1 << 18
 _PARTS_OF_SYLLABLES: Final = (range(0x1100, 0x1200), range(0xA960, 0xA980), range(0xD7B0, 0xD800))
-# Looked up beside the basic plane: emoji and other pictures, the plane of rare ideographs without the compatible ones.
+# The table covers, besides the basic plane, emoji and other pictures and the plane of rare ideographs.
 _PICTURES: Final = range(0x1F000, 0x1FC00)
 _IDEOGRAPHS: Final = range(0x20000, 0x2F800)
 
@@ -35,7 +35,7 @@ def normal_form(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """The normal form with its white space."""
+    """The normal form, but with its white space kept."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", visible(text))
     return text.casefold()
@@ -64,7 +64,7 @@ def _fold(texts: list[str], positions: Sequence[int]) -> None:
     """Folds some of the texts, in place."""
     import numpy as np
 
-    # The ellipsis, which Chinese text is full of, is the one character for several that matters.
+    # The ellipsis becomes three characters, which the table cannot do, and is common in Chinese text.
     given = [texts[position].replace("\u2026", "...") for position in positions]
     points = code_points(given)
     mapped = _table()[points.codes]
@@ -79,18 +79,18 @@ def _fold(texts: list[str], positions: Sequence[int]) -> None:
 
 @cache
 def _table() -> NDArray[np.uint32]:
-    """What a code point always becomes, whatever its neighbours are, or `_LONG_WAY`; uint32 [0x110000]."""
+    """The replacement of each code point, or `_LONG_WAY` if it depends on neighbours; uint32 [0x110000]."""
     import numpy as np
 
     table = np.full(0x110000, _LONG_WAY, dtype=np.uint32)
     codes = [*range(0x10000), *_PICTURES]
-    # What may melt into the character before it, by combining or as the second of a pair.
+    # Characters that may combine with the one before them.
     seconds = {second for code in codes if (second := _second_of_pair(code))}
     parts = {code for syllables in _PARTS_OF_SYLLABLES for code in syllables}
     hidden = re.compile(f"[{INVISIBLE}]")
     for code in codes:
         char = chr(code)
-        # Surrogates and what is not assigned stay as they are in either way.
+        # Surrogates and unassigned code points stay unchanged.
         made = unicodedata.normalize("NFKC", char).casefold()
         if len(made) == 1 and not hidden.match(char):
             final = ord(unicodedata.normalize("NFKC", char))

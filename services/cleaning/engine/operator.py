@@ -1,4 +1,4 @@
-"""What an operator is. Two kinds: on single records, as they arrive; on the whole set, when a version is built."""
+"""Operators: on single records, as they arrive, or on the whole set, when a version is built."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from services.cleaning.engine.batch import Batch, Column
 from services.kit.ids import record_name
 
 FIELD_NAME = r"^[a-z][a-z0-9_]{0,63}$"
-"""What the name of a record's field looks like."""
+"""Pattern of the name of a record's field."""
 
 
 class Params(BaseModel):
-    """Parameters of an operator; a name that it does not know is an error, and so is a value of another type."""
+    """Parameters of an operator; an unknown name is an error, and so is a value of another type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -44,7 +44,7 @@ class FieldParams(Params):
 
     @property
     def parts(self) -> tuple[bool, Sequence[str] | None]:
-        """Whether the text is one of them, and the names of attributes; None stands for every attribute."""
+        """Whether the text is included, and the names of the attributes; None means every attribute."""
         if ALL_FIELDS in self.fields:
             return True, None
         return TEXT_FIELD in self.fields, tuple(name for name in self.fields if name != TEXT_FIELD)
@@ -57,7 +57,7 @@ class TextMapParams(FieldParams):
 class FilterParams(FieldParams):
     """`fields`: what it checks: names of attributes, `text` for the record's text, `*` for the whole record.
 
-    A record is dropped if one of them is rejected; an attribute that it does not have is passed over.
+    A record is dropped if one of them is rejected; an attribute that the record does not have is not checked.
     """
 
 
@@ -67,9 +67,9 @@ F = TypeVar("F", bound=FilterParams)
 
 
 class Operator(ABC, Generic[P]):
-    """An operator with its parameters; building one does all work that does not depend on a record.
+    """An operator with its parameters; the constructor does all work that does not depend on a record.
 
-    `version` is part of a recipe's digest: raise it when the same parameters give other results than before.
+    `version` is part of a recipe's digest: increase it when the same parameters give other results than before.
     """
 
     version: ClassVar[int] = 1
@@ -77,7 +77,7 @@ class Operator(ABC, Generic[P]):
 
     def __init__(self, params: P) -> None:
         self.params = params
-        # The name that a recipe calls it by; the registry knows it.
+        # Its name in recipes, set by the registry.
         self.name = ""
 
     @property
@@ -87,7 +87,7 @@ class Operator(ABC, Generic[P]):
 
     @property
     def memory_bytes(self) -> int:
-        """About how much memory it may use, if that depends on its parameters."""
+        """Approximate memory that it may use, if that depends on its parameters."""
         return 0
 
 
@@ -100,7 +100,7 @@ class RecordOperator(Operator[P]):
 
 
 class TextMap(RecordOperator[M]):
-    """Replaces a text, or attributes, each by a new text."""
+    """Replaces the text, or attributes, each by a new text."""
 
     params_type: ClassVar[type[Params]] = TextMapParams
 
@@ -109,19 +109,19 @@ class TextMap(RecordOperator[M]):
         """The new text.
 
         Raises:
-            TextRefusedError: the record is to be dropped.
+            TextRefusedError: the record must be dropped.
         """
 
     def map_column(self, column: Column) -> Sequence[str]:
-        """Replaces every text of a column; an operator that quickly knows which texts stay as they are overrides it.
+        """Replaces every text of a column. Override it if it is cheap to find the texts that do not change.
 
         Raises:
-            TextRefusedError: a record is to be dropped; each text is then mapped alone.
+            TextRefusedError: a record must be dropped; each text is then mapped alone.
         """
         return [self.map(text) for text in column.texts]
 
     def map_at(self, column: Column, positions: Sequence[int]) -> Sequence[str]:
-        """Replaces the texts of a column at these positions, for a `map_column` that left all others as they are."""
+        """Replaces the texts of a column at these positions; for a `map_column` that leaves all others unchanged."""
         if not positions:
             return column.texts
         texts = list(column.texts)
@@ -139,18 +139,18 @@ class TextMap(RecordOperator[M]):
 
 
 class Filter(RecordOperator[F]):
-    """Drops records by what it finds in their text, or in attributes."""
+    """Drops records because of their text or of attributes."""
 
     params_type: ClassVar[type[Params]] = FilterParams
 
     @property
     def columns(self) -> Sequence[str]:
-        """The attributes that it judges."""
+        """The attributes that it checks."""
         return self.params.parts[1] or ()
 
     @abstractmethod
     def judge(self, column: Column) -> Mapping[int, Rejection]:
-        """Which texts it rejects, by position; the detail has the figure and the limit, never the text."""
+        """Rejections by position; the detail has the measured value and the limit, never the text."""
 
     def apply(self, batch: Batch) -> None:
         """Drops records with a rejected field."""
@@ -163,7 +163,7 @@ class Filter(RecordOperator[F]):
 
 @dataclass(frozen=True, slots=True)
 class SetRecord:
-    """A cleaned record as set operators see it."""
+    """A cleaned record, as passed to set operators."""
 
     record_id: str
     text: str
@@ -172,7 +172,7 @@ class SetRecord:
 
     @property
     def name(self) -> str:
-        """Unique among all records, also those of other sources with the same id."""
+        """Unique name: records of several sources may have the same id."""
         return record_name(self.source, self.record_id) if self.source else self.record_id
 
 
@@ -181,11 +181,11 @@ class SetOperator(Operator[P]):
 
     @abstractmethod
     def judge(self, records: Sequence[SetRecord]) -> Mapping[int, Rejection]:
-        """Which records to drop, by position; `records` are in order of their ids, so the answer is always the same."""
+        """Records to drop, by position. `records` are sorted by id, so that the result is reproducible."""
 
 
 class ParamsError(ValueError):
-    """A value of a parameter that its type allows but the operator does not."""
+    """A parameter has a value of the right type that the operator does not accept."""
 
     def __init__(self, parameter: str, description: str) -> None:
         super().__init__(description)

@@ -4,8 +4,9 @@ RE2 differs from Python's `re` (https://github.com/google/re2/wiki/Syntax):
 
 - It has no look-ahead, look-behind, back-references, conditions, atomic groups, possessive quantifiers or comments,
   and counts repetitions up to 1000 only.
-- `\d`, `\w`, `\s` and `\b` know ASCII only: write `\p{N}`, `[\p{L}\p{N}_]`, `\p{Z}`, `\p{Han}` for more.
-- `$` without `multiline` is the end of the text, not also the place before a last line end; the end is `\z`, not `\Z`.
+- `\d`, `\w`, `\s` and `\b` cover ASCII only: write `\p{N}`, `[\p{L}\p{N}_]`, `\p{Z}`, `\p{Han}` for more.
+- `$` without `multiline` is only the end of the text, not also the position before a final line end; the end is `\z`,
+  not `\Z`.
 - A character by its code is `\x{4e00}`, not `\u4e00`.
 """
 
@@ -20,7 +21,7 @@ from services.cleaning.engine.limits import MAX_TEXT_BYTES, Budget, TextRefusedE
 
 MEMORY_BYTES: Final = 1 << 20
 """Memory of one compiled pattern, caches included."""
-# A program that is too large for its cache is simulated by RE2 character by character, which is slow.
+# RE2 simulates a program that is too large for its cache character by character, which is slow.
 _MAX_INSTRUCTIONS: Final = 5000
 # Features that RE2 lacks: how they look in a pattern, and their names.
 _MISSING: Final = (
@@ -44,11 +45,11 @@ class PatternError(ValueError):
 
 
 class ReplacementError(ValueError):
-    """A replacement that refers to a group that the pattern does not have, or is not well formed."""
+    """A replacement that is malformed, or refers to a group that the pattern does not have."""
 
 
 class LinearPattern:
-    """A pattern and what to write for its matches. Thread-safe."""
+    """A pattern with its replacement. Thread-safe."""
 
     def __init__(self, pattern: str, replacement: str, *, ignore_case: bool = False, multiline: bool = False) -> None:
         """Compiles both.
@@ -90,7 +91,7 @@ class LinearPattern:
         for match in self._compiled.finditer(data):
             start, stop = match.span()
             if start == stop:
-                # RE2's module finds some empty matches twice, and some inside a character, because it steps by bytes.
+                # The RE2 module steps by bytes, so it finds some empty matches twice, and some inside a character.
                 if start == empty or (start < len(data) and data[start] & 0xC0 == 0x80):
                     continue
                 empty = start
@@ -98,7 +99,8 @@ class LinearPattern:
             size += start - end + len(written)
             if size > MAX_TEXT_BYTES:
                 raise TextRefusedError.too_large(size)
-            # Each search is linear, but a search for each match need not be: `a*b|a` looks to the end each time.
+            # Each search is linear in the rest of the text, but all together may be quadratic: `a*b|a` reads to the
+            # end for each match.
             if budget is None:
                 budget = Budget()
             budget.check()
@@ -136,7 +138,7 @@ def _explanation(pattern: str, error: Exception) -> str:
 
 
 def _template(replacement: str, groups: int, names: dict[str, int]) -> list[str | int]:
-    r"""Literal texts and numbers of groups of a replacement, in which `\1` to `\99`, `\g<name>` and escapes count."""
+    r"""A replacement as literal texts and group numbers; it may have `\1` to `\99`, `\g<name>` and escapes."""
     parts: list[str | int] = []
     end = 0
     for found in _TEMPLATE.finditer(replacement):

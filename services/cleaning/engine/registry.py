@@ -22,14 +22,14 @@ def _known(what: str, given: str, known: list[str]) -> str:
 
 
 class Registry:
-    """Names of operators and where their classes are (`module:Class`)."""
+    """Names of operators, and the places of their classes (`module:Class`)."""
 
     def __init__(self) -> None:
         self._places: dict[str, str] = {}
 
     @property
     def names(self) -> list[str]:
-        """All names, in order."""
+        """All names, sorted."""
         return sorted(self._places)
 
     def register(self, name: str, place: str) -> None:
@@ -47,7 +47,7 @@ class Registry:
 
         Raises:
             KeyError: the operator is unknown.
-            ImportError, AttributeError, TypeError: its place holds no operator.
+            ImportError, AttributeError, TypeError: its place does not have an operator class.
         """
         module, _, kind = self._places[name].partition(":")
         found: object = getattr(importlib.import_module(module), kind)
@@ -59,7 +59,7 @@ class Registry:
         """The operator of a recipe's entry.
 
         Raises:
-            RecipeError: it names the position, the operator, the parameter and what was probably meant.
+            RecipeError: with the position, the operator, the parameter and what was probably meant.
         """
         path = f"operators[{position}]"
         if spec.name not in self._places:
@@ -87,11 +87,11 @@ class Registry:
 
 
 PLUGINS = "tidemill.operators"
-"""Group of the entry points by which other packages bring operators: name = "package.module:Class"."""
+"""Group of the entry points by which other packages provide operators: name = "package.module:Class"."""
 
 
 def default_registry() -> Registry:
-    """The operators that Tidemill brings, and those of installed packages.
+    """Tidemill's own operators, and those of installed packages.
 
     Raises:
         ValueError: two operators have the same name.
@@ -103,7 +103,7 @@ def default_registry() -> Registry:
 
 
 def own_registry() -> Registry:
-    """The operators that Tidemill brings: `exact_dedup` is `ExactDedup` in the module of its name."""
+    """Tidemill's own operators: `exact_dedup` is `ExactDedup` in the module of that name."""
     registry = Registry()
     for module in pkgutil.iter_modules(operators.__path__, f"{operators.__name__}."):
         name = module.name.rpartition(".")[2]

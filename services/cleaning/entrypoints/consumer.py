@@ -18,7 +18,7 @@ _WITHDRAWN = RecordWithdrawn.DESCRIPTOR.full_name
 
 
 class RawRecordHandler:
-    """Handles deliveries of `tidemill.records.raw`; what is not a valid record is refused and becomes a dead letter."""
+    """Handles deliveries of `tidemill.records.raw`; an invalid record is refused and becomes a dead letter."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -46,7 +46,7 @@ def _arrival(delivery: Delivery) -> Arrival:
         dict(record.attributes),
         message.import_name,
         event_time=record.event_time.ToMicroseconds() if record.HasField("event_time") else accepted,
-        # Older releases did not store the time of arrival.
+        # Earlier releases did not send the time of arrival.
         arrival=message.arrival or accepted,
         origin=message.origin,
     )

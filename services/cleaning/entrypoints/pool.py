@@ -18,7 +18,7 @@ _RETRY_AFTER_S = 1.0
 
 
 class WorkPool:
-    """A few threads with a short queue: costly requests neither exhaust the other threads nor pile up."""
+    """A few threads with a short queue, so that costly requests neither exhaust the other threads nor pile up."""
 
     def __init__(self, threads: int = 2, waiting: int = 64) -> None:
         self._threads = ThreadPoolExecutor(threads, "clean-text")
@@ -26,10 +26,10 @@ class WorkPool:
         self._present = 0
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """The function's result. If the caller disconnects, running work continues and waiting work is dropped.
+        """The function's result. If the caller disconnects, running work continues and waiting work is cancelled.
 
         Raises:
-            ResourceExhaustedError: too many are waiting.
+            ResourceExhaustedError: too many calls are waiting.
         """
         if self._present >= self._most:
             raise ResourceExhaustedError(
@@ -41,7 +41,7 @@ class WorkPool:
         future = self._threads.submit(context.run, partial(function, *args, **kwargs))
         self._present += 1
         loop = asyncio.get_running_loop()
-        # The callback runs in the worker's thread, the counter is the loop's.
+        # The callback runs in the worker's thread, but only the event loop changes the counter.
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended))
         return await asyncio.wrap_future(future)
 

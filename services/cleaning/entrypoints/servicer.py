@@ -67,7 +67,7 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         )
 
     async def PutDataset(self, request: pb.PutDatasetRequest, context: Any) -> pb.PutDatasetResponse:
-        """Creates or replaces a data set; putting the same twice is one, so `request_id` is not needed for it."""
+        """Creates or replaces a data set. It is idempotent anyway, so `request_id` is not used."""
         spec = mapping.spec_from(request.spec)
         dataset = await asyncio.to_thread(self._datasets.put, request.name, spec)
         return pb.PutDatasetResponse(dataset=mapping.dataset_to(dataset))

@@ -8,5 +8,5 @@ from services.kit.threads import in_thread
 
 
 async def run_builder(builder: Builder) -> None:
-    """Steps until it is cancelled."""
+    """Runs the builder's steps until it is cancelled."""
     await step_forever(in_thread(builder.step), "building")

@@ -24,7 +24,7 @@ class AlnumFilterParams(FilterParams):
 
 
 class AlnumFilter(Filter[AlnumFilterParams]):
-    """Drops texts with few letters and digits: tables of symbols, ASCII art, remains of markup."""
+    """Drops texts with few letters and digits, such as tables of symbols, ASCII art and remains of markup."""
 
     params_type = AlnumFilterParams
 

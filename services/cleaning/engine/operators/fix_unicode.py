@@ -1,8 +1,8 @@
 """Repair of mojibake, control and invisible characters, widths and quotes: ftfy's rules and rules for Chinese text.
 
-ftfy looks at every character many times. Most text holds only characters that none of its rules touches (or that
-two of them map one to one); a table of code points finds that out for a whole batch at once, and a test compares the
-two on generated text. Chinese, Japanese and Korean text keeps its punctuation, whose width belongs to the script.
+ftfy is slow. Most texts have only characters that none of its rules changes (or that two of them map one to one); a
+table of code points finds those texts for a whole batch at once, and a test compares the two on generated text.
+Chinese, Japanese and Korean text keeps its full-width punctuation, which belongs to the script.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Characters that ftfy's rules leave alone or map one to one, whatever their neighbours are. No control characters,
-# nothing of ftfy's mojibake categories that is "bad" next to another of these; currency signs are, next to curly
-# quotes, so that pair is excluded.
+# Characters that ftfy's rules keep or map one to one, independently of their neighbours: no control characters, and
+# none that ftfy's mojibake categories call "bad" next to another of these. Currency signs are bad next to curly quotes,
+# so that pair is excluded.
 _PLAIN: Final = "\t\n\x20-\x7e\u2013\u2014\u2026\u3001-\u3029\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff"
 _QUOTES: Final = "\u2018\u2019\u201c\u201d"
 _WIDE: Final = "\u3000\uff01-\uff5e"
@@ -39,7 +39,7 @@ _UNUSUAL_ASCII: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _CJK_RANGES: Final = "\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7a3"
 _CJK: Final = re.compile(f"[{_CJK_RANGES}]")
 _ENTITY: Final = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
-# Signs inside a number or a name that is written in full width: １２：３０, ３．１４, ａ＠ｂ．ｃｏｍ, １００％.
+# Full-width signs inside a number or a name: １２：３０, ３．１４, ａ＠ｂ．ｃｏｍ, １００％.
 _WIDE_SIGN: Final = re.compile(
     "(?<=[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a])[\uff03\uff06\uff0b\uff0d-\uff0f\uff1a\uff1d\uff20\uff3f]"
     "(?=[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a])"
@@ -55,15 +55,15 @@ _SIGNS: Final = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _CURLY: Final = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
 _HALF: Final = re.compile("[\uff61-\uffee]")
 
-# Bits of a code point; those of a text are all of its code points'.
+# Bits of a code point; a text has the bits of all its code points.
 _WORK, _WIDE_BIT, _QUOTE_BIT, _CURRENCY_BIT, _CJK_BIT = 1, 2, 4, 8, 16
 
 
 class FixUnicodeParams(TextMapParams):
     """`normalization`: Unicode normal form of the result; `straighten_quotes`: curly quotes become straight ones.
 
-    `width`: `letters` makes letters and digits of full width narrow and keeps the punctuation of Chinese, Japanese
-    and Korean text; `all` makes everything narrow; `keep` nothing.
+    `width`: `letters` makes full-width letters and digits narrow and keeps the punctuation of Chinese, Japanese and
+    Korean text; `all` makes everything narrow; `keep` makes nothing narrow.
     """
 
     normalization: Literal["NFC", "NFKC"] = "NFC"
@@ -90,14 +90,14 @@ class FixUnicode(TextMap[FixUnicodeParams]):
             fix_character_width=False,
             explain=False,
         )
-        # NFKC changes more than this list of characters allows for (the ellipsis, for one).
+        # NFKC also changes characters of this list, such as the ellipsis.
         self._fast = params.normalization == "NFC"
 
     def map_column(self, column: Column) -> Sequence[str]:
         """Repairs the texts whose code points may need it."""
         if not self._fast:
             return super().map_column(column)
-        return self.map_at(column, _suspects(column.code_points(), self.params))
+        return self.map_at(column, _may_need_repair(column.code_points(), self.params))
 
     def map(self, text: str) -> str:
         """The repaired text."""
@@ -130,7 +130,7 @@ class FixUnicode(TextMap[FixUnicodeParams]):
             else:
                 text = _WIDE_SIGN.sub(lambda match: chr(ord(match.group()) - 0xFEE0), text).translate(_LETTERS)
         if self.params.straighten_quotes:
-            # Chinese quotes are curly; there only an apostrophe is not.
+            # Chinese quotes are curly, so in Chinese text only apostrophes are straightened.
             text = _APOSTROPHE.sub("'", text) if cjk else ftfy.fixes.uncurl_quotes(text)
         return text
 
@@ -140,7 +140,7 @@ def _character(match: re.Match[str]) -> str:
     return match.group() if found in "<>&\"'" else found
 
 
-def _suspects(points: CodePoints, params: FixUnicodeParams) -> list[int]:
+def _may_need_repair(points: CodePoints, params: FixUnicodeParams) -> list[int]:
     """Positions of the texts that a repair may change."""
     import numpy as np
 
@@ -151,7 +151,7 @@ def _suspects(points: CodePoints, params: FixUnicodeParams) -> list[int]:
     bits = np.bitwise_or.reduceat(_table()[points.codes], starts)
     work = (bits & _WORK) > 0
     work |= (bits & (_QUOTE_BIT | _CURRENCY_BIT)) == (_QUOTE_BIT | _CURRENCY_BIT)
-    # Punctuation of full width stays in the text that it belongs to.
+    # Full-width punctuation stays in CJK text.
     narrow = (bits & _CJK_BIT) == 0 if params.width == "letters" else params.width == "all"
     work |= narrow & ((bits & _WIDE_BIT) > 0)
     if params.straighten_quotes:
@@ -162,8 +162,8 @@ def _suspects(points: CodePoints, params: FixUnicodeParams) -> list[int]:
             np.add.reduceat(table[points.codes], starts, dtype=np.int64)[chinese] for table in chinese_tables()
         )
         work[chinese[(han >= MIN_HAN) & (common < MAX_COMMON_BEFORE * han)]] = True
-    suspects: list[int] = held[work].tolist()
-    return suspects
+    candidates: list[int] = held[work].tolist()
+    return candidates
 
 
 @cache
@@ -188,6 +188,6 @@ def _table() -> NDArray[np.uint8]:
 
 
 def _ranges(inside: str) -> list[tuple[int, int]]:
-    """Ranges of code points of the inside of a character class."""
+    """The code-point ranges in the inside of a character class."""
     found = re.findall("(.)(?:-(.))?", inside, re.DOTALL)
     return [(ord(first), ord(last or first)) for first, last in found]

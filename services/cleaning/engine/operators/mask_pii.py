@@ -16,7 +16,7 @@ from services.masking.pii_patterns import Kind
 class MaskPiiParams(TextMapParams):
     """`kinds`: what to mask; `tokens`: replacements other than the default `[EMAIL]`, `[PHONE]` and so on."""
 
-    # What is masked in the text must not stand in an attribute that a model learns to write.
+    # All fields by default: what is masked in the text must not stay in an attribute that a model learns to write.
     fields: list[str] = Field(default=[ALL_FIELDS], min_length=1, max_length=64)
     kinds: list[Kind] = Field(default=list(MASKED_KINDS), min_length=1)
     tokens: dict[str, str] = Field(default_factory=dict)
@@ -41,7 +41,7 @@ class MaskPii(TextMap[MaskPiiParams]):
 
     def map_column(self, column: Column) -> Sequence[str]:
         """Masks the texts that may contain personal data."""
-        return self.map_at(column, self.data.suspects(column.texts))
+        return self.map_at(column, self.data.candidates(column.texts))
 
     def map(self, text: str) -> str:
         """The text with tokens."""

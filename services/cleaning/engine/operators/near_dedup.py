@@ -1,8 +1,8 @@
 """Near duplicates: MinHash finds candidates, the exact Jaccard similarity of their shingles decides.
 
-A shingle is some words in a row; Chinese and Japanese characters are words of their own, and more of them make a
-shingle. Case, punctuation and white space do not count; signs that mean something do: emoji, symbols, the plus and the
-hash of C++ and C#, the minus of a number.
+A shingle is a run of words. Each Chinese or Japanese character counts as a word, and a shingle has more of them. Case,
+punctuation and white space do not count; signs with a meaning do: emoji, symbols, the plus and the hash of C++ and C#,
+the minus of a number.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 _SEED = 1
 _MINUS, _TRUE_MINUS = 0x2D, 0x2212
 _BASE = 0x100000001B3
-# Of the arrays that are made on the way from texts to shingles, those of this many characters are held at a time.
+# Characters of texts that are turned into shingles at a time; it bounds the memory of the arrays in between.
 _CHARS_AT_ONCE = 1 << 18
 _ROWS_AT_ONCE = 4096
-# Texts of one template share bands with each other and are not duplicates: each is compared with at most this many,
-# those of the most shared bands, so that the cost stays linear in the number of texts.
+# Texts made from one template share bands without being duplicates. Each text is compared with at most this many
+# others, those with the most shared bands, so that the cost stays linear in the number of texts.
 _MOST_CANDIDATES = 32
 
 
 class NearDedupParams(Params):
     """`threshold`: Jaccard similarity of shingles from which two records are near duplicates.
 
-    `word_shingle` and `char_shingle`: words, or Chinese and Japanese characters, in a shingle. `permutations`:
-    length of a MinHash sketch; more find more of the pairs close to the threshold.
+    `word_shingle` and `char_shingle`: number of words, or of Chinese and Japanese characters, in a shingle.
+    `permutations`: length of a MinHash sketch; a longer one finds more of the pairs close to the threshold.
     """
 
     threshold: float = Field(0.8, ge=0.3, le=1)
@@ -68,7 +68,7 @@ class NearDedup(SetOperator[NearDedupParams]):
         return found
 
     def pairs(self, texts: Sequence[str]) -> Iterator[tuple[int, int, float]]:
-        """Near duplicates as (position, position of an earlier text that stays, similarity)."""
+        """Near duplicates as (position, position of an earlier text that is kept, similarity)."""
         import numpy as np
 
         if len(texts) < 2:
@@ -91,13 +91,13 @@ class NearDedup(SetOperator[NearDedupParams]):
                     break
             else:
                 for place in places:
-                    # The first of a band stay, for what comes later is most like them as often as like the last.
+                    # The first texts of a band are kept: later texts resemble them as often as the last ones.
                     if len(place) < _MOST_CANDIDATES:
                         place.append(position)
 
 
 def choose_bands(threshold: float, permutations: int) -> tuple[int, int]:
-    """Bands and rows of the index: the most rows with which a pair at the threshold is found 19 times of 20."""
+    """Bands and rows of the index: the most rows with which a pair at the threshold is found with 95 % probability."""
     best = (0, 0)
     for rows in range(1, permutations + 1):
         bands = permutations // rows
@@ -108,7 +108,7 @@ def choose_bands(threshold: float, permutations: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Shingles:
-    """Distinct shingles of texts, end to end: `hashes` uint64 [total] sorted within a text, `offsets` int64 [n+1]."""
+    """Distinct shingles of texts, concatenated: `hashes` uint64 [total] sorted within a text, `offsets` int64 [n+1]."""
 
     hashes: NDArray[np.uint64]
     offsets: NDArray[np.int64]
@@ -154,7 +154,7 @@ def _shingles_of(texts: Sequence[str], word_shingle: int, char_shingle: int) -> 
 
 
 def _rolled(words: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
-    """Hashes of `size` words in a row, uint64 [n - size + 1]; none of no words."""
+    """Hashes of each run of `size` words, uint64 [n - size + 1]; empty for fewer words."""
     import numpy as np
 
     count = len(words) - size + 1
@@ -169,7 +169,7 @@ def _rolled(words: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
 
 
 def _distinct(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The distinct ones in order; `np.unique` costs ten times as much on a short text."""
+    """The distinct hashes, sorted; `np.unique` takes ten times as long for a short text."""
     import numpy as np
 
     ordered = np.sort(hashes)
@@ -190,7 +190,7 @@ def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.i
     signs = sign_table()[codes]
     alnum = alnum_table()[codes] | signs
     if size := len(codes):
-        # A minus is one before a number, where no letter or digit stands before it.
+        # A hyphen is a minus if a number follows and no letter or digit comes before it.
         minus = np.zeros(size, dtype=bool)
         minus[:-1] = ((codes[:-1] == _MINUS) | (codes[:-1] == _TRUE_MINUS)) & digit_table()[codes[1:]]
         minus[1:] &= ~alnum[:-1]
@@ -199,7 +199,7 @@ def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.i
     first_of_text = np.zeros(len(codes), dtype=bool)
     first_of_text[points.starts[points.lengths > 0]] = True
     previous = np.concatenate(([False], (alnum & ~cjk & ~signs)[:-1]))
-    # A word starts at a CJK character or a sign, or where letters follow something else than letters.
+    # A word starts at a CJK character or a sign, and where letters follow something else.
     begins = alnum & (cjk | signs | ~previous | first_of_text)
     starts = np.flatnonzero(begins)
     if not len(starts):
@@ -227,7 +227,7 @@ def _sketches(shingles: Shingles, permutations: int) -> NDArray[np.uint32]:
 
     offsets = shingles.offsets
     sketches = np.empty((len(offsets) - 1, permutations), dtype=np.uint32)
-    # Its rows come as lists of Python's numbers, ten times as large: some at a time.
+    # The library returns lists of Python ints, which are ten times as large, so some rows are computed at a time.
     for start in range(0, len(sketches), _ROWS_AT_ONCE):
         mine = offsets[start : start + _ROWS_AT_ONCE + 1]
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(
@@ -238,13 +238,13 @@ def _sketches(shingles: Shingles, permutations: int) -> NDArray[np.uint32]:
 
 
 def _shared_bands(sketches: NDArray[np.uint32], bands: int, rows: int) -> NDArray[np.int64]:
-    """For each text and band a number that texts with this band in common share; -1 where no other has it."""
+    """For each text and band, a number that is equal for texts with an equal band; -1 if no other text has it."""
     import numpy as np
 
     groups = np.empty((len(sketches), bands), dtype=np.int64)
     for band in range(bands):
         hashes = np.zeros(len(sketches), dtype=np.uint64)
-        # Two bands of one hash would only make one candidate more, whose similarity decides.
+        # A hash collision of two bands only adds a candidate, whose similarity is then compared.
         for column in range(band * rows, (band + 1) * rows):
             hashes = (hashes ^ sketches[:, column]) * np.uint64(_BASE)
             hashes ^= hashes >> np.uint64(31)

@@ -22,7 +22,7 @@ class NormalizeWhitespace(TextMap[NormalizeWhitespaceParams]):
         """The text with uniform white space."""
         if not text.isascii():
             text = visible(text)
-        # Splitting and joining costs less than finding out whether there is anything to do.
+        # Splitting and joining costs less than checking whether there is anything to do.
         if not self.params.keep_lines:
             return " ".join(text.split())
         if "\r" in text:

@@ -20,7 +20,7 @@ class RegexReplaceParams(TextMapParams):
 class RegexReplace(TextMap[RegexReplaceParams]):
     r"""Replaces the matches of a regular expression, in time linear in the text.
 
-    RE2 has no look-around and no back-references, and its `\d`, `\w`, `\s` and `\b` are ASCII's; see
+    RE2 has no look-around and no back-references, and its `\d`, `\w`, `\s` and `\b` cover ASCII only; see
     `services.cleaning.engine.patterns` for all differences from Python's `re`.
     """
 

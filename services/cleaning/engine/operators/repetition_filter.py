@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# Gopher's limits: shares of parts, and of characters in parts, in the commonest n-gram, in repeated n-grams.
+# Gopher's limits: share of repeated parts, and share of characters in repeated parts, in the commonest n-gram and in
+# repeated n-grams.
 _MAX_REPEATED_PARTS = 0.3
 
 _MAX_REPEATED_PART_CHARS = 0.2
@@ -28,14 +29,15 @@ _MAX_TOP_NGRAM = {2: 0.2, 3: 0.18, 4: 0.16}
 
 _MAX_REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
-# Below this share of repeated pieces of characters no limit on words is reached but by very short words.
+# Below this share of repeated n-grams of characters, only texts of very short words can exceed a limit on words.
 _REPEATING = 0.12
 
 
 class RepetitionFilterParams(FilterParams):
-    """`ngram`: length of the pieces in characters; `max_ratio`: the limit for the share of its most common pieces.
+    """`ngram`: length of the n-grams in characters; `max_ratio`: the limit for the share of the commonest n-grams.
 
-    `words`: Gopher's limits on repeated lines, paragraphs and runs of words hold, too, in texts of `min_words` words.
+    `words`: whether Gopher's limits on repeated lines, paragraphs and runs of words apply, too, to texts of at least
+    `min_words` words.
     """
 
     ngram: int = Field(10, ge=2, le=64)
@@ -47,13 +49,13 @@ class RepetitionFilterParams(FilterParams):
 class RepetitionFilter(Filter[RepetitionFilterParams]):
     """Drops texts that repeat themselves.
 
-    The ratio is ROOTS's (Laurençon et al. 2022, "The BigScience ROOTS Corpus"): occurrences of the repeated
-    n-grams among the sqrt(distinct) commonest, over all occurrences. Counting every n-gram costs more than all
-    other operators together; but repeated ones occur twice at least, so they make up at most 2·(all - distinct) of
-    all, and a count of distinct ones by hash (never too high) clears nearly every text.
+    The ratio is that of ROOTS (Laurençon et al. 2022, "The BigScience ROOTS Corpus"): occurrences of the repeated
+    n-grams among the sqrt(distinct) commonest ones, divided by all occurrences. Counting every n-gram would cost more
+    than all other operators together. But repeated n-grams occur at least twice, so at most 2·(all - distinct)
+    occurrences are repeats, and counting the distinct ones by hash (never too many) is enough for nearly every text.
 
-    Words that repeat make pieces of characters repeat as well, so Gopher's limits (Rae et al. 2021, "Scaling Language
-    Models", table A1) are looked at only where the same count shows that some do.
+    Repeated words also repeat n-grams of characters, so Gopher's limits (Rae et al. 2021, "Scaling Language Models",
+    table A1) are checked only if the same count shows repeats.
     """
 
     version = 2
@@ -63,8 +65,8 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
         """Rejects with the reason `repetitive`."""
         limit = self.params.max_ratio
         found: dict[int, Rejection] = {}
-        suspects, repeating = self._suspects(column)
-        for position in suspects:
+        candidates, repeating = self._candidates(column)
+        for position in candidates:
             ratio = repetition_ratio(column.texts[position], self.params.ngram)
             if ratio > limit:
                 found[position] = Rejection("repetitive", f"repetition_ratio={ratio:.3f} > max_ratio={limit:g}")
@@ -73,7 +75,7 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
                 found[position] = Rejection("repetitive", detail)
         return found
 
-    def _suspects(self, column: Column) -> tuple[list[int], list[int]]:
+    def _candidates(self, column: Column) -> tuple[list[int], list[int]]:
         import numpy as np
 
         size = self.params.ngram
@@ -86,7 +88,7 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
         offsets = np.concatenate(([0], np.cumsum(totals)))
         places = np.repeat(points.starts, totals) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], totals)
         bits = max(10, int(offsets[-1]).bit_length() + 3)
-        # The record is part of the hash, so one table serves all; each bucket remembers who wrote last.
+        # The record is part of the hash, so one table serves all records; each bucket keeps the last writer.
         mixed = hashes[places] + owner.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(32)
         mixed *= np.uint64(0xD6E8FEB86659FD93)
@@ -96,11 +98,11 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
         table[buckets] = order
         running = np.concatenate(([0], np.cumsum(table[buckets] == order)))
         distinct = running[offsets[1:]] - running[offsets[:-1]]
-        suspects: list[int] = np.flatnonzero(2 * (totals - distinct) > self.params.max_ratio * totals).tolist()
+        candidates: list[int] = np.flatnonzero(2 * (totals - distinct) > self.params.max_ratio * totals).tolist()
         repeating: list[int] = np.flatnonzero(
             (totals - distinct > _REPEATING * totals) & (points.lengths >= 2 * self.params.min_words)
         ).tolist()
-        return suspects, repeating
+        return candidates, repeating
 
 
 def repeated_words(text: str, min_words: int) -> str:
@@ -130,13 +132,13 @@ def repeated_words(text: str, min_words: int) -> str:
         if share > limit:
             return f"duplicate_{words_in}grams={share:.3f} > {limit:g}"
         if share <= min(_MAX_REPEATED_NGRAMS.values()):
-            # What repeats in longer runs repeats in these, too.
+            # Longer runs repeat only if these do.
             break
     return ""
 
 
 def _repeated_chars(words: list[str], size: int) -> int:
-    """Characters of the words in n-grams that stood in the text before; no word counts twice."""
+    """Characters of words in n-grams that occurred earlier in the text; each word counts once."""
     seen: set[tuple[str, ...]] = set()
     total = end = 0
     for start in range(len(words) - size + 1):
@@ -149,7 +151,7 @@ def _repeated_chars(words: list[str], size: int) -> int:
 
 
 def repetition_ratio(text: str, size: int) -> float:
-    """Share of the commonest repeated n-grams of `size` characters; 0 for a text shorter than one."""
+    """Share of the commonest repeated n-grams of `size` characters; 0 for a shorter text."""
     counts = Counter(text[start : start + size] for start in range(len(text) - size + 1))
     if not counts:
         return 0.0

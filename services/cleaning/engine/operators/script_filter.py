@@ -40,7 +40,7 @@ class ScriptFilterParams(FilterParams):
 
 
 class ScriptFilter(Filter[ScriptFilterParams]):
-    """Drops texts in other scripts: a cheap filter for languages that differ in script."""
+    """Drops texts in other scripts: a cheap filter for languages with different scripts."""
 
     params_type = ScriptFilterParams
 
@@ -78,7 +78,7 @@ def _membership(scripts: tuple[str, ...]) -> NDArray[np.bool_]:
     for script in scripts:
         for first, last in _SCRIPTS[script]:
             table[first : last + 1] = True
-    # The ranges contain digits and signs, too; only letters count, here and in the total.
+    # The ranges also contain digits and signs; only letters count, here and in the total.
     return np.logical_and(table, _letters())
 
 

@@ -1,7 +1,7 @@
 """HTML to text.
 
-What is HTML is decided here, token by token, and only that goes to the parser: in plain text an angle bracket is an
-address, a comparison or a placeholder, and a parser, which forgives everything, would make tags of them.
+This module decides, token by token, what is HTML, and passes only that to the parser. In plain text an angle bracket
+belongs to an address, a comparison or a placeholder, and a lenient parser would turn those into tags.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _BLOCKS: Final = frozenset(
         "summary", "table", "tbody", "tfoot", "thead", "title", "tr", "ul",
     )
 )
-# Their content is not text of the page; without an end tag they would take the rest of it along.
+# Elements whose content is not text of the page; without an end tag they would remove the rest of the page.
 _SILENT: Final = ("head", "iframe", "noscript", "object", "script", "style", "svg", "template")
 # The parser reads their content as characters up to the end tag.
 _RAW: Final = frozenset(("iframe", "noembed", "noscript", "script", "style", "textarea", "title", "xmp", "svg",
                          "template", "object"))
 _VOID: Final = frozenset(("area", "base", "basefont", "bgsound", "br", "col", "embed", "hr", "img", "input", "isindex",
                           "keygen", "link", "meta", "param", "source", "track", "wbr"))
-# They mean something without attributes and without an end tag.
+# Elements that are common without attributes and without an end tag.
 _ALONE: Final = frozenset(("br", "hr", "p", "wbr"))
-# Elements whose end tag may be left out, and what stands around them then.
+# Elements whose end tag may be left out, and the elements that must then be around them.
 _INSIDE: Final = {
     "li": ("ul", "ol", "menu", "dir"), "dt": ("dl",), "dd": ("dl",), "td": ("table",), "th": ("table",),
     "tr": ("table",), "tbody": ("table",), "thead": ("table",), "tfoot": ("table",), "colgroup": ("table",),
     "option": ("select",), "optgroup": ("select",),
 }
-# The parser would forget the text behind these.
+# The parser would drop the text after these.
 _DROPPED: Final = frozenset(("frame", "frameset", "noframes", "plaintext"))
 _OTHERS: Final = (
     "a", "abbr", "acronym", "applet", "audio", "b", "bdi", "bdo", "big", "blink", "button", "canvas", "caption",
@@ -57,7 +57,7 @@ _FLAGS: Final = (
 # fmt: on
 _KNOWN: Final = frozenset((*_BLOCKS, *_SILENT, *_VOID, *_INSIDE, *_DROPPED, *_OTHERS))
 _CELLS: Final = frozenset(("td", "th"))
-# An attribute has a value, or it is one of those that have none: `a <b and c> d` has no tag.
+# An attribute needs a value, unless it is one of those without: so `a <b and c> d` has no tag.
 _ATTRIBUTES: Final = (
     r"(?:\s*+(?:[^\s\"'<>/=`]++\s*+=\s*+(?:\"[^\"<]*+\"|'[^'<]*+'|[^\s\"'<>`]++)"
     rf"|(?:{'|'.join(_FLAGS)})(?=[\s/>])|/))*+\s*+>"
@@ -71,7 +71,7 @@ _FLAGS_OF_RE: Final = re.IGNORECASE | re.DOTALL
 _STRICT: Final = re.compile(
     rf"<(?P<end>/)(?P<end_name>{_NAME})\s*+>|<(?P<name>{_NAME})(?P<rest>{_ATTRIBUTES})|{_OTHER_MARKUP}", _FLAGS_OF_RE
 )
-# In a document that calls itself HTML, a known name makes a tag, whatever its attributes look like.
+# In a document that declares itself HTML, a known name is enough for a tag, whatever its attributes are.
 _LENIENT: Final = re.compile(
     rf"<(?P<end>/)(?P<end_name>{_NAME})[^<>]*+>|<(?P<name>{_NAME})(?P<rest>{_ATTRIBUTES}|[^<>]*+>)|{_OTHER_MARKUP}",
     _FLAGS_OF_RE,
@@ -88,7 +88,7 @@ _ENTITY: Final = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Z
 _NO_ENTITY: Final = re.compile(r"&(?!(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});)")
 _LINE_ENDS: Final = re.compile(r"(?:[ \t\r\f\v]*\n)+")
 _RUN: Final = re.compile(r"\s+")
-# Void elements and those that need no end tag would look like depth.
+# Void elements and those that need no end tag do not count as depth.
 _FLAT: Final = frozenset((*_VOID, *_INSIDE, "p"))
 _DEEPEST: Final = 2000
 _LINES_A_BLOCK: Final = 4
@@ -98,9 +98,9 @@ _QUOTES: Final = "\"'`"
 class StripHtml(TextMap[TextMapParams]):
     """Keeps the text of HTML: blocks become lines, scripts and styles are removed, entities are decoded once.
 
-    HTML are tags of known elements with valid attributes, comments, the document type and CDATA sections. A start
-    tag without its end tag counts only where the element needs none. All other text stays to the letter: `a <b`,
-    `<john@example.com>`, `<your name>`. Text with few blocks or none keeps its lines.
+    Markup is: tags of known elements with valid attributes, comments, the document type and CDATA sections. A start tag
+    without its end tag counts only if the element needs none. All other text stays unchanged, such as `a <b`,
+    `<john@example.com>` and `<your name>`. Text with few blocks or none keeps its lines.
     """
 
     version = 2
@@ -117,9 +117,9 @@ class StripHtml(TextMap[TextMapParams]):
 
 
 def _markup_of(text: str) -> tuple[str, bool] | None:
-    """The text as HTML in which everything that is not markup is escaped; None if it has no markup.
+    """The text as HTML in which everything but the markup is escaped, and whether to keep its lines.
 
-    And whether its line ends are a writer's: few blocks in many lines are text with some markup in it.
+    None if it has no markup. Lines are kept if there are few blocks in many lines: a text with some markup in it.
     """
     document = _DOCUMENT.search(text) is not None
     ends = {name.lower() for name in _END_NAME.findall(text)}
@@ -143,13 +143,13 @@ def _markup_of(text: str) -> tuple[str, bool] | None:
 
 
 def _is_quoted(text: str, token: re.Match[str]) -> bool:
-    """Whether a token is spoken about: '<br>', "</p>", `<b>`."""
+    """Whether a token is in quotes, as in a text about HTML: '<br>', "</p>", `<b>`."""
     before = text[token.start() - 1 : token.start()]
     return before in _QUOTES and before != "" and text[token.end() : token.end() + 1] == before
 
 
 def _token(token: re.Match[str], document: bool, starts: set[str], ends: set[str]) -> str | None:
-    """What the parser gets for a token; None if it is not markup."""
+    """What is passed to the parser for a token; None if it is not markup."""
     if token["data"] is not None:
         return html.escape(token["data"], quote=False)
     name = (token["end_name"] or token["name"] or "").lower()
@@ -177,14 +177,14 @@ def _token(token: re.Match[str], document: bool, starts: set[str], ends: set[str
 
 
 def _escaped(text: str, document: bool) -> str:
-    # Entities without their semicolon are decoded in documents only; in text `&copy=2` is part of an address.
+    # Entities without a semicolon are decoded in documents only; in plain text `&copy=2` is part of an address.
     if not document and "&" in text:
         text = _NO_ENTITY.sub("&amp;", text)
     return text.replace("<", "&lt;")
 
 
 def _too_deep(markup: str) -> bool:
-    """Whether elements nest so deep that parsing them, which is quadratic in the depth, would take seconds."""
+    """Whether elements nest so deep that parsing, which is quadratic in the depth, would take seconds."""
     if markup.count("<") <= _DEEPEST:
         return False
     depth = deepest = 0
@@ -210,7 +210,7 @@ def _text_of(markup: str, keep_lines: bool) -> str:
         return ""
     pieces: list[tuple[bool, str]] = []
     blocks = False
-    # An own stack, because hostile nesting is deeper than the interpreter's.
+    # An explicit stack: hostile nesting is deeper than Python's recursion limit.
     stack: list[tuple[LexborNode | str, bool]] = [(root, False)]
     while stack:
         node, verbatim = stack.pop()
@@ -222,7 +222,7 @@ def _text_of(markup: str, keep_lines: bool) -> str:
             pieces.append((verbatim, node.text_content or ""))
             continue
         if tag in _BLOCKS:
-            # The parser adds these two to every text.
+            # The parser adds these two elements to every text.
             blocks = blocks or tag not in ("html", "body")
             pieces.append((True, "\n"))
             if tag != "br":

@@ -1,4 +1,4 @@
-"""Replaces the spellings of a term by one."""
+"""Replaces the spellings of a term by one spelling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.cleaning.engine.operator import ParamsError, TextMap, TextMapParam
 _MAX_TERM_CHARS: Final = 128
 _MAX_WRITTEN_CHARS: Final = 1024
 _MAX_CHARS: Final = 4_000_000
-# Few terms are tried one after another by the engine of regular expressions, which is faster up to about here.
+# Up to about this many terms, one regular expression that tries them in turn is faster than the look-up.
 _FEW: Final = 64
 _BYTES_PER_TERM: Final = 500
 
@@ -60,7 +60,7 @@ class TermMap(TextMap[TermMapParams]):
         lengths: dict[str, set[int]] = defaultdict(set)
         for term in self._written:
             lengths[term[0]].add(len(term))
-        # By first character, how long terms are, the longest first: one look-up for each, however many terms.
+        # Lengths of the terms by first character, longest first: the number of look-ups does not grow with the terms.
         self._lengths = {first: sorted(sizes, reverse=True) for first, sizes in lengths.items()}
         self._first = re.compile("[" + "".join(map(re.escape, self._lengths)) + "]")
         choice = "|".join(re.escape(term) for term in sorted(self._written, key=lambda term: (-len(term), term)))
@@ -71,11 +71,11 @@ class TermMap(TextMap[TermMapParams]):
 
     @property
     def memory_bytes(self) -> int:
-        """The table's."""
+        """Memory of the table."""
         return _BYTES_PER_TERM * len(self._written)
 
     def map(self, text: str) -> str:
-        """The text with unified terms."""
+        """The text with its terms replaced."""
         folded = self._fold(text)
         found = self._first.search(folded) if self._few is None else self._few.search(folded)
         if found is None:
@@ -103,7 +103,7 @@ class TermMap(TextMap[TermMapParams]):
         return "".join(pieces)
 
     def _end_of_term(self, folded: str, start: int) -> int:
-        """Where the longest term that begins there ends; `start` if none does."""
+        """End of the longest term that begins at `start`; `start` if none does."""
         whole = self.params.whole_words
         if whole and start and _is_word(folded[start - 1]):
             return start
@@ -121,7 +121,7 @@ def _is_word(char: str) -> bool:
 
 
 def _lower(text: str) -> str:
-    """Lower case, character by character: places in it are places in the text."""
+    """Lower case, character by character, so that positions stay the same."""
     lowered = text.lower()
     if len(lowered) == len(text):
         return lowered

@@ -1,7 +1,7 @@
-"""A record is identified by its source and its id; what pulled it and how recent it is; messages that were lost.
+"""Records are identified by source and id, with their origin and recency; a table of lost messages.
 
-Rows are carried over: nothing is known of their event times, so that whatever arrives is newer. Of records that were
-pulled it is not known from where, so that they stay until an import brings or withdraws them; pushed ones are held.
+Existing rows are kept. Their event times are unknown, so whatever arrives counts as newer. The origin of pulled records
+is unknown, too, so they stay until an import brings or withdraws them. Pushed records get a claim of their own.
 """
 
 import sqlalchemy as sa
@@ -71,7 +71,7 @@ def upgrade() -> None:
         "INSERT INTO record_claims (source, record_id, origin, arrival, held)"
         " SELECT source, record_id, '', 0, true FROM raw_records_0001 WHERE import_name = ''"
     )
-    # A record that another source has taken over, as ids were global then, leaves verdicts of nothing behind.
+    # Ids were global before: a record that another source took over left verdicts without a record.
     op.execute(
         "INSERT INTO verdicts (dataset, source, record_id, recipe_digest, content_digest, text, attributes, reason,"
         " detail, traceparent, announced) SELECT v.dataset, v.source, v.record_id, v.recipe_digest, v.content_digest,"

@@ -1,4 +1,4 @@
-"""Which operator dropped a record; of records that were dropped before it is not known."""
+"""Which operator dropped a record; unknown for records that were dropped earlier."""
 
 import sqlalchemy as sa
 from alembic import op
