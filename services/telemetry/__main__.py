@@ -45,7 +45,7 @@ async def build(settings: TelemetrySettings, metrics: RequestMetrics) -> Service
     try:
         await store.prepare()
     except UnavailableError as error:
-        # Better to let senders wait than to refuse them: the first bulk creates what is missing.
+        # Starting makes senders wait instead of being refused; the first bulk will create the missing templates.
         logger.warning("starts without Elasticsearch: %s", error.message)
     clock, retention = SystemClock(), Retention(settings.telemetry_retention_days)
     limits = Limits(
@@ -79,7 +79,7 @@ def main() -> None:
     async def start(metrics: RequestMetrics) -> Service:
         return await build(settings, metrics)
 
-    # It exports no telemetry itself: each of its lines would cause further ones.
+    # It exports no telemetry itself, because exporting a log line would cause further log lines.
     run_service("telemetry", settings, start, export_telemetry=False)
 
 

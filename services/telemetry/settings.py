@@ -21,9 +21,11 @@ class TelemetrySettings(ServiceSettings):
     telemetry_bulk_documents: int = Field(2000, gt=0, le=10_000, description="most documents of one bulk")
     telemetry_bulk_bytes: int = Field(5 * 1024 * 1024, gt=0, description="most bytes of one bulk")
     telemetry_bulk_wait_s: float = Field(
-        0.1, ge=0, le=5, description="how long the first document of a bulk waits for others"
+        0.1, ge=0, le=5, description="seconds that the first document of a bulk waits for others"
     )
-    telemetry_patience_s: float = Field(5.0, gt=0, description="how long a sender waits before it is asked to retry")
+    telemetry_patience_s: float = Field(
+        5.0, gt=0, description="seconds that a sender waits before it is asked to retry"
+    )
     telemetry_retention_days: int = Field(
         14, ge=1, le=3650, description="days that logs and traces are kept, today's included"
     )

@@ -1,1 +1,1 @@
-"""Training: fine-tunes, evaluates and compresses; produces measured candidates. It knows no serving."""
+"""Training: fine-tunes, evaluates and compresses models. The result of a run is its measured builds."""

@@ -14,19 +14,19 @@ class TrainingSettings(ServiceSettings):
     """The shared fields and those of training."""
 
     models_dir: Path = Field(Path("models"), description="where base models are prepared")
-    downloads_dir: Path = Field(Path("downloads"), description="where the files of base models lie")
+    downloads_dir: Path = Field(Path("downloads"), description="where the downloaded files of base models are")
     mlflow_uri: str = Field("sqlite:///mlflow.db", description="MLflow's tracking and registry store")
     training_threads: int = Field(
-        # Those that this process may use: in a container that has fewer than the machine, more starve each other.
+        # The cores that this process may use, which in a container can be fewer than the machine has.
         default_factory=lambda: len(os.sched_getaffinity(0)),
         ge=1,
         description="threads of a worker",
     )
     model_signing_key: Path = Field(
-        Path("keys/models/signing.pem"), description="private key that signs builds; made at the first start"
+        Path("keys/models/signing.pem"), description="private key that signs builds; created at the first start"
     )
     trusted_model_keys: Path = Field(
         Path("keys/models/trusted"), description="folder of the public keys whose builds are trusted"
     )
-    runs_dir: Path = Field(Path("runs"), description="where runs work whose results go to a remote artefact store")
+    runs_dir: Path = Field(Path("runs"), description="work folder of runs whose results go to a remote artefact store")
     snapshot_cache: Path = Field(Path("snapshots"), description="where remote snapshots are copied to")

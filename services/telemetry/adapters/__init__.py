@@ -1,1 +1,1 @@
-"""What implements the ports: Elasticsearch and Prometheus."""
+"""Implementations of the ports: Elasticsearch and Prometheus."""

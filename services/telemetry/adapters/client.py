@@ -1,4 +1,4 @@
-"""The client of Elasticsearch, and its failures as errors of ours."""
+"""The client of Elasticsearch, and the translation of its errors into ours."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def open_client(url: str, user: str | None = None, password_file: Path | None = 
     """A client; create it inside the running event loop and close it at the end.
 
     Args:
-        url: where Elasticsearch is; with name and password where no user is given.
+        url: URL of Elasticsearch; contains name and password if `user` is not given.
         user: the user name, if the server requires one.
         password_file: file with the user's password; None if the server requires none.
     """
-    # It would trace its calls: this is the process that traces are sent to. Read when a client is made.
+    # The client must not trace its calls, since this process receives the traces. It reads this when it is created.
     os.environ["OTEL_PYTHON_INSTRUMENTATION_ELASTICSEARCH_ENABLED"] = "false"
     return AsyncElasticsearch(
         url,
@@ -47,9 +47,8 @@ def _basic_auth(user: str | None, password_file: Path | None) -> tuple[str, str]
 def elasticsearch_errors(*passing: int) -> Iterator[None]:
     """Translates the client's errors to UnavailableError, except responses with the given status codes.
 
-    Also what Elasticsearch finds wrong with a call of ours: it is refused until someone changes something there (a
-    template of someone else's, an index that is closed), and what was sent here is better kept by its senders
-    meanwhile than lost with this process.
+    This includes calls that Elasticsearch refuses, for example because of another template or a closed index. A retry
+    only succeeds after someone has changed that, but until then senders keep their documents, so nothing is lost.
     """
     try:
         yield
@@ -71,7 +70,7 @@ def elasticsearch_errors(*passing: int) -> Iterator[None]:
 
 
 def _reason(error: ApiError) -> str:
-    """What it says, beyond the bare type of the exception."""
+    """The reason in the response, if there is one, after the type of the exception."""
     details = error.body.get("error") if isinstance(error.body, dict) else None
     reason = details.get("reason") if isinstance(details, dict) else None
     return f"{error.error}: {reason}" if reason else error.error

@@ -1,4 +1,4 @@
-"""What the intake does, for Prometheus."""
+"""Metrics of the intake, for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ class PrometheusObserver:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._documents = Counter(
             schema.TELEMETRY_DOCUMENTS,
-            "Log lines and spans by what became of them",
+            "Log lines and spans by outcome",
             ("signal", "fate"),
             registry=registry,
         )
-        self._queue = Gauge(schema.TELEMETRY_QUEUE_BYTES, "Bytes that wait for Elasticsearch", registry=registry)
+        self._queue = Gauge(
+            schema.TELEMETRY_QUEUE_BYTES, "Bytes waiting to be written to Elasticsearch", registry=registry
+        )
         self._bulk = Histogram(
             schema.TELEMETRY_BULK_LATENCY,
             "Seconds that Elasticsearch takes for a bulk",
@@ -30,9 +32,9 @@ class PrometheusObserver:
         self._documents.labels(signal, status).inc(count)
 
     def queued(self, size: int) -> None:
-        """Shows the queue."""
+        """Sets the size of the queue, in bytes."""
         self._queue.set(size)
 
     def bulk(self, seconds: float) -> None:
-        """Measures a bulk."""
+        """Records the duration of a bulk."""
         self._bulk.observe(seconds)

@@ -1,8 +1,8 @@
 """Mappings of the daily indices, as index templates.
 
-Names have dots and are leaves (`subobjects: false`), so that the short names of the query language (`service`,
-`trace`) can be aliases beside ECS's own (`service.name`). What senders make up goes into one `flattened` field each:
-whatever they send, the mapping does not grow.
+Dots in names do not nest (`subobjects: false`), so that the short names of the query language (`service`, `trace`) can
+be aliases of ECS's names (`service.name`). Attributes that ECS has no name for go into one `flattened` field, so the
+mapping does not grow, whatever senders send.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 from services.telemetry.domain.days import Signal
 
 VERSION = 3
-"""Counted up with each change; a template of a later version is left as it is."""
+"""Increase it with each change. An installed template with a higher version is not replaced."""
 
 CONTAINERS = {Signal.LOGS: "labels", Signal.TRACES: "attributes"}
-"""The field of everything that has no field of its own."""
+"""The field for all attributes without a field of their own."""
 
 TIE_BREAKERS = {Signal.LOGS: "event.id", Signal.TRACES: "span.id"}
-"""What orders events of the same nanosecond."""
+"""Second sorting key, for events of the same nanosecond."""
 
 WORD_FIELDS = {
     Signal.LOGS: ("message", "error.message", "error.type", "error.stack_trace"),
     Signal.TRACES: ("span.name.text", "service.name.text", "status.message", "error.message"),
 }
-"""Where words without a field's name are looked for."""
+"""Fields that are searched for words without a field name."""
 
 _KEYWORD = {"type": "keyword", "ignore_above": 1024}
 # The lower-case normalizer is built in: `level:ERROR` finds `error`.
@@ -68,7 +68,7 @@ _LOGS: dict[str, dict[str, Any]] = {
     "log.origin.file.line": {"type": "integer"},
     "log.origin.function": _KEYWORD,
     "message": _TEXT,
-    # By each word that people say for a level; `log.level` has the one.
+    # All words that people use for the level; `log.level` has only the canonical one.
     "level": _LEVEL,
     "logger": _alias("log.logger"),
     "span": _alias("span.id"),
@@ -98,7 +98,7 @@ FIELDS = {
     | _BUILT_IN
     for signal, properties in PROPERTIES.items()
 }
-"""Names that queries use as they are."""
+"""Field names that queries can use unchanged."""
 
 
 def template_name(signal: Signal) -> str:

@@ -16,12 +16,12 @@ from services.telemetry.domain.days import timestamp
 from services.telemetry.domain.query import qualify_fields
 
 _TIMEOUT_S = 20.0
-# Lucene's parser quotes the query first, and at length.
+# Lucene's parser begins its messages with the whole query.
 _SYNTAX = re.compile(r"Cannot parse '.*?': (?=[A-Z])", re.DOTALL)
 _PLACE = re.compile(r" at line \d+, column \d+\.?|\(in lexical state \d+\)")
 _ENDS = {
-    'Encountered "<EOF>"': "it ends where more should follow",
-    "Lexical error  Encountered: <EOF> after prefix": "nothing closes what begins with",
+    'Encountered "<EOF>"': "it ends too early",
+    "Lexical error  Encountered: <EOF> after prefix": "it does not close what begins with",
 }
 # Encountered " <OR> "OR ""
 _UNEXPECTED = re.compile(r'Encountered " .*? "(.*?) *""')
@@ -62,7 +62,7 @@ class ElasticsearchSearch:
         return SearchResult([Hit(hit["_source"], hit["sort"]) for hit in hits["hits"]], hits["total"]["value"])
 
 
-# A caller that traces its own work, and sends its spans elsewhere or nowhere, is the parent of the span at our door.
+# The span at the gateway may have a parent that is not stored here: a caller's own span.
 _ENTRIES: list[dict[str, Any]] = [
     {"bool": {"must_not": [{"exists": {"field": "parent.id"}}]}},
     {"bool": {"filter": [{"term": {"service.name": "gateway"}}, {"term": {"span.kind": "server"}}]}},
@@ -78,7 +78,7 @@ def _query(search: Search) -> dict[str, Any]:
                 "query_string": {
                     "query": qualify_fields(search.query, FIELDS[search.signal], CONTAINERS[search.signal]),
                     "fields": list(WORD_FIELDS[search.signal]),
-                    # Each further word narrows the search, and may match in another field.
+                    # All words must match, each in any of the fields.
                     "default_operator": "AND",
                     "type": "cross_fields",
                 }
@@ -96,7 +96,7 @@ def _query(search: Search) -> dict[str, Any]:
 
 
 def _complaint(body: Any) -> str:
-    """What Elasticsearch finds wrong, in one line: without places in a query that the caller did not write so."""
+    """Elasticsearch's error in one line, without positions, since the query was changed before it was sent."""
     reason = body["error"].get("failed_shards", [{}])[0].get("reason") or body["error"]
     text = str(reason.get("caused_by", reason).get("reason", "")) or "no reason was given"
     if not _SYNTAX.match(text):

@@ -1,4 +1,4 @@
-"""Writes documents to Elasticsearch by its bulk interface, and deletes the days that are over."""
+"""Writes documents to Elasticsearch by its bulk interface, and deletes expired indices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ElasticsearchStore:
         self._prepared = False
 
     async def prepare(self) -> None:
-        """Puts the index templates, unless later ones are there.
+        """Installs the index templates, unless newer versions are installed.
 
         Raises:
             UnavailableError: Elasticsearch does not answer, or refuses them.
@@ -51,17 +51,17 @@ class ElasticsearchStore:
         return int(answer["index_templates"][0]["index_template"].get("version", 0))
 
     async def write(self, documents: Sequence[Document]) -> list[Outcome]:
-        """One bulk of creations: a document that is there already stays as it is."""
+        """Writes one bulk of `create` actions: an existing document stays unchanged."""
         lines: list[bytes] = []
         for document in documents:
             lines.append(f'{{"create":{{"_index":"{document.index}","_id":"{document.id}"}}}}'.encode())
             lines.append(document.source)
         try:
-            # After an outage it may be another, empty Elasticsearch: an index without its mapping is of no use.
+            # After an outage it may be another, empty Elasticsearch, which must get the templates before any index.
             if not self._prepared:
                 await self.prepare()
             with elasticsearch_errors():
-                # Lines that are JSON already are sent as they are, which the client's types do not show.
+                # The client sends bytes of JSON unchanged, though its types do not allow them.
                 answer = await self._client.bulk(operations=lines, filter_path=_ANSWER)  # type: ignore[arg-type]
         except UnavailableError:
             self._prepared = False
@@ -69,7 +69,7 @@ class ElasticsearchStore:
         return [bulk_outcome(item["create"]) for item in answer["items"]]
 
     async def names(self) -> list[str]:
-        """Names of all indices of ours."""
+        """Names of all our indices."""
         with elasticsearch_errors():
             answer = await self._client.indices.get(
                 index=[signal.pattern for signal in Signal], filter_path="*.aliases"
@@ -83,7 +83,7 @@ class ElasticsearchStore:
 
 
 def bulk_outcome(item: dict[str, Any]) -> Outcome:
-    """What one item of a bulk's answer says."""
+    """The outcome in one item of a bulk's response."""
     status = item["status"]
     if status < 300:
         return _WRITTEN
@@ -92,5 +92,5 @@ def bulk_outcome(item: dict[str, Any]) -> Outcome:
     error = item["error"]
     cause = error.get("caused_by", {}).get("reason", "")
     reason = f"{error['type']}: {error['reason']}" + (f" ({cause})" if cause else "")
-    # 400 is the document's own fault; all else (an overload, a full disk, an index that is closed) is the store's.
+    # 400 means that the document is invalid; other errors (overload, full disk, closed index) are the store's.
     return Outcome(WriteStatus.REFUSED if status == 400 else WriteStatus.BUSY, reason)

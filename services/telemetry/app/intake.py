@@ -1,9 +1,9 @@
 """Takes documents from senders and writes them in bulks; a sender is answered when its documents are written.
 
-Nothing is acknowledged that is only in this process's memory, so a crash here or an outage of the store loses nothing
-that was confirmed to a sender: senders keep unconfirmed documents and send them again, and documents'
-identities make the repeat harmless. The queue is bounded in bytes; whoever finds it full, or waits in it for longer
-than its patience, is asked to retry.
+Documents are acknowledged only once they are written, so a crash of this process or an outage of the store loses
+nothing that was acknowledged. Senders keep unacknowledged documents and send them again; ids derived from the content
+make that harmless. The queue is bounded in bytes. A sender that finds it full, or waits in it for too long, is asked to
+retry.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOG_EVERY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the intake."""
+    """Limits of the intake."""
 
     queue_bytes: int
     bulk_documents: int
@@ -41,7 +41,7 @@ class Limits:
 
 @dataclass(slots=True, eq=False)
 class _PendingBatch:
-    """The documents of one request on their way."""
+    """The documents of one request while they are being written."""
 
     signal: Signal
     documents: Sequence[Document]
@@ -49,14 +49,14 @@ class _PendingBatch:
     arrived: float
     answer: asyncio.Future[Receipt]
     taken: int = 0
-    """So many were put into bulks."""
+    """Number of documents that were put into bulks."""
     open: int = 0
-    """So many have no outcome yet."""
+    """Number of documents without an outcome."""
     refused: int = 0
     reason: str = ""
 
     def settle(self, outcome: Outcome) -> None:
-        """Notes one document's outcome; the last one answers."""
+        """Notes one document's outcome; the last outcome completes the request."""
         self.open -= 1
         if outcome.status is WriteStatus.REFUSED:
             self.refused += 1
@@ -70,7 +70,7 @@ _Entry = tuple[_PendingBatch, Document]
 
 @dataclass(slots=True)
 class _Throttle:
-    """Lets one through in a while, so that an outage does not fill the log."""
+    """Allows one log line per interval, so that an outage does not fill the log."""
 
     clock: Clock
     last: float | None = field(default=None)
@@ -104,8 +104,8 @@ class Intake:
         """Waits until the documents are written.
 
         Raises:
-            UnavailableError: they are not, or not all: the queue is full, or the patience was not enough. The sender
-                shall send the same again.
+            UnavailableError: not all of them are written: the queue is full, or `patience_s` has passed. The sender
+                should send the same documents again.
         """
         if not documents:
             return Receipt()
@@ -182,7 +182,7 @@ class Intake:
         return bulk
 
     async def _write(self, bulk: list[_Entry]) -> None:
-        """Writes a bulk, again and again until each document has its outcome or no one waits for it."""
+        """Writes a bulk, with retries until each document has an outcome or its sender no longer waits."""
         backoff = Backoff(0.25, longest_s=2.0)
         # Senders that disconnected will retry with the same documents.
         while bulk := [entry for entry in bulk if not entry[0].answer.done()]:
@@ -200,14 +200,14 @@ class Intake:
                 if len(bulk) < tried:
                     backoff.reset()
                 if answered:
-                    # Perhaps only one day's index is busy, not the store: other documents do not wait for it.
+                    # Perhaps only one day's index is busy, so documents of other days are added to the retry.
                     bulk = self._next_bulk(bulk)
 
     def _settle(self, bulk: list[_Entry], outcomes: Sequence[Outcome]) -> list[_Entry]:
         """Gives each document its outcome.
 
         Returns:
-            Those that are to be tried again.
+            The documents to retry.
         """
         busy: list[_Entry] = []
         counts: Counter[tuple[Signal, WriteStatus]] = Counter()
@@ -234,7 +234,7 @@ class Intake:
             self._log_refused(reason)
 
     def _log_refused(self, reason: str) -> None:
-        """Once in a while; the metric counts all."""
+        """Logs at most one refusal per interval; the metric counts all of them."""
         if self._refused_log.passes():
             logger.warning("an event was refused: %s", reason)
 

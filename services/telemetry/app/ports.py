@@ -20,16 +20,16 @@ class DocumentStore(Protocol):
             One outcome for each, in order.
 
         Raises:
-            UnavailableError: the store took none, or does not say; the same may be given again.
+            UnavailableError: the store wrote none, or its answer is unknown; the same documents may be written again.
         """
         ...
 
 
 class DailyIndices(Protocol):
-    """The days that are there."""
+    """The stored indices, one per day and signal."""
 
     async def names(self) -> Sequence[str]:
-        """Names of all indices of ours.
+        """Names of all our indices.
 
         Raises:
             UnavailableError: the store does not answer.
@@ -47,11 +47,11 @@ class DailyIndices(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is looked for among the events of one signal."""
+    """A search among the events of one signal."""
 
     signal: Signal
     query: str = ""
-    """Lucene's syntax; everything when empty."""
+    """The query in Lucene's syntax; all events when empty."""
     trace_id: str = ""
     entries_only: bool = False
     """Only spans with which a trace begins or enters the mesh."""
@@ -65,7 +65,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One event found, in the Elastic Common Schema's terms with dots in its names."""
+    """One event that was found, with the dotted names of the Elastic Common Schema."""
 
     source: Mapping[str, Any]
     sort: Sequence[str]
@@ -73,7 +73,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The answer to a search."""
+    """The result of a search."""
 
     hits: Sequence[Hit] = field(default_factory=tuple)
     total: int = 0
@@ -96,13 +96,13 @@ class IntakeObserver(Protocol):
     """Observes the intake, for metrics."""
 
     def settled(self, signal: str, status: str, count: int) -> None:
-        """So many documents of a signal met this status."""
+        """`count` documents of a signal got this status."""
         ...
 
     def queued(self, size: int) -> None:
-        """So many bytes wait to be written."""
+        """`size` bytes are waiting to be written."""
         ...
 
     def bulk(self, seconds: float) -> None:
-        """One bulk took so long."""
+        """One bulk took `seconds`."""
         ...

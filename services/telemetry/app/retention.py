@@ -1,4 +1,4 @@
-"""Deletes expired days."""
+"""Deletes expired indices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sweeper:
-    """Keeps as many days as the retention says; touches no index that is not named like a day of ours."""
+    """Deletes the indices of expired days, and no other index."""
 
     def __init__(self, indices: DailyIndices, retention: Retention, clock: Clock) -> None:
         self._indices = indices
@@ -23,7 +23,7 @@ class Sweeper:
         """Deletes expired indices.
 
         Returns:
-            The names of what was deleted.
+            The names of the deleted indices.
 
         Raises:
             UnavailableError: the store does not answer.

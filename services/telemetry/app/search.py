@@ -14,7 +14,7 @@ from services.telemetry.domain.paging import decode_token, encode_token
 
 MOST_OF_A_TRACE = 10_000
 _MOST_OF_A_PAGE = 16 * 1024 * 1024
-"""Characters, which are up to four bytes each: an answer of gRPC is at most 64 MiB."""
+"""Characters of one page: a character takes up to four bytes, and a gRPC response at most 64 MiB."""
 Source = Mapping[str, Any]
 
 
@@ -29,7 +29,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The spans by start and the log lines by time."""
+    """The spans sorted by start, and the log lines sorted by time."""
 
     spans: Sequence[Source]
     logs: Sequence[Source]
@@ -52,7 +52,7 @@ class SearchService:
         return await self._page(search, token)
 
     async def traces(self, query: str, size: int, token: str) -> Page:
-        """Spans that match among those with which traces begin or enter the mesh, newest first.
+        """The matching spans among those with which a trace begins or enters the mesh, newest first.
 
         Raises:
             InvalidArgumentError: the query or the token is wrong.
@@ -60,10 +60,10 @@ class SearchService:
         return await self._page(Search(Signal.TRACES, query=query, entries_only=True, size=size), token)
 
     async def trace(self, trace_id: str) -> Trace:
-        """A trace with all that is known of it.
+        """The stored spans and log lines of a trace.
 
         Raises:
-            NotFoundError: nothing is known of it, or not yet.
+            NotFoundError: there are none, or none yet.
         """
         search = Search(Signal.TRACES, trace_id=trace_id, newest_first=False, size=MOST_OF_A_TRACE)
         spans, logs = await asyncio.gather(
@@ -73,8 +73,8 @@ class SearchService:
             raise not_found(
                 "trace",
                 trace_id,
-                "What a process just did arrives some seconds later: try again, unless the trace is older than the "
-                "days that are kept.",
+                "Spans and log lines arrive some seconds late: try again, unless the trace is older than the days that "
+                "are kept.",
             )
         return Trace(
             spans=[hit.source for hit in spans.hits],
@@ -93,7 +93,7 @@ class SearchService:
 
 
 def _fitting(hits: Sequence[Hit]) -> Sequence[Hit]:
-    """As many lines as a response may carry, at least one; the next page continues."""
+    """As many lines as fit into a response, but at least one; the next page continues after them."""
     size = 0
     for number, hit in enumerate(hits):
         size += len(repr(hit.source))

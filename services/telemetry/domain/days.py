@@ -1,4 +1,4 @@
-"""One index a day and signal, named by the event's own day in UTC, and how long a day is kept."""
+"""One index per day and signal, named by the event's own day in UTC, and the number of days that are kept."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _EPOCH = date(1970, 1, 1)
 
 
 class Signal(Enum):
-    """What kind of event."""
+    """The kind of an event."""
 
     LOGS = "logs"
     TRACES = "traces"
 
     @property
     def pattern(self) -> str:
-        """Matches all days' indices."""
+        """Index pattern that matches all days."""
         return f"{_PREFIX}-{self.value}-*"
 
     def index(self, time_ns: int) -> str:
@@ -36,7 +36,7 @@ def _index(signal: Signal, day: int) -> str:
 
 
 def day_of(index: str) -> date | None:
-    """The day of an index's name; None if the name is not one that `Signal.index` gives."""
+    """The day in an index's name; None if the name is not one of `Signal.index`."""
     found = _NAME.fullmatch(index)
     if not found:
         return None
@@ -70,19 +70,19 @@ def nanoseconds(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Days that are kept, today's included.
+    """The number of days that are kept, including today.
 
-    It also bounds what is taken: a clock that is wrong by years must not make an index for each of its days.
+    It also limits which events are accepted: a sender whose clock is wrong must not create an index for a distant day.
     """
 
     days: int
 
     def is_over(self, day: date, today: date) -> bool:
-        """Whether a day's index may go."""
+        """Whether a day's index may be deleted."""
         return day <= today - timedelta(days=self.days)
 
     def objection(self, time_ns: int, now_ns: int) -> str:
-        """Why an event of this time is not taken; empty when it is."""
+        """Why an event of this time is refused; empty if it is accepted."""
         today = now_ns // _DAY_NS
         day = time_ns // _DAY_NS
         if day <= today - self.days:

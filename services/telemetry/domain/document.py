@@ -10,25 +10,25 @@ from enum import Enum
 class Document:
     """One log line or span, ready to be written.
 
-    `id` is derived from the event, so that writing it again changes nothing.
+    `id` is derived from the event, so that writing the event again changes nothing.
     """
 
     index: str
     id: str
     source: bytes
-    """A JSON object in the Elastic Common Schema's terms, UTF-8, on one line."""
+    """A JSON object on one line, in UTF-8, with the names of the Elastic Common Schema."""
 
 
 class WriteStatus(Enum):
-    """What became of a document that the store was given."""
+    """The outcome of writing a document."""
 
     WRITTEN = "written"
     DUPLICATE = "duplicate"
-    """It was there already."""
+    """It already existed."""
     REFUSED = "refused"
-    """It never can be written."""
+    """It can never be written."""
     BUSY = "busy"
-    """It was not written now and may be later."""
+    """It was not written now; a retry may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of the documents of one request; all others are safely written."""
+    """The refused documents of one request; all others are written."""
 
     refused: int = 0
     reason: str = ""
-    """Of the first that was refused."""
+    """The reason for the first refusal."""

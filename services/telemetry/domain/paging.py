@@ -1,4 +1,4 @@
-"""Page tokens: where the next page begins, and of which search."""
+"""Page tokens: they contain where the next page begins and a digest of the search."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def encode_token(after: Sequence[str], search: Sequence[str]) -> str:
 
     Args:
         after: sort values of the last hit of this page.
-        search: what the search asks; the token is of use for this search only.
+        search: the parameters of the search; the token is only valid for an equal search.
     """
     text = json.dumps([_seal(after, search), *after], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode_token(token: str, search: Sequence[str]) -> tuple[str, ...]:
-    """The sort values.
+    """The sort values in a token.
 
     Raises:
         InvalidArgumentError: the token is not valid for this search.

@@ -1,7 +1,7 @@
 """Field names in queries of Lucene's syntax.
 
-Elasticsearch knows the short names (`service`) as aliases. What a sender made up (`http.route`) lies below one
-container, which a person need not know: a name that is not a field of ours is looked for there.
+Elasticsearch knows the short names (`service`) as aliases. Other attributes of senders (`http.route`) are stored in one
+container field. So that callers need not know it, field names that are not ours get the container as their prefix.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _SIGNS = frozenset("+-")
 def qualify_fields(query: str, known: Set[str], container: str) -> str:
     """Puts `container.` before each field name that is not known.
 
-    Quoted phrases, regular expressions, ranges and escaped characters are left as they are. A query that is wrong
-    stays wrong in the same way: who executes it says what is wrong.
+    Quoted phrases, regular expressions, ranges and escaped characters are not changed. An invalid query stays invalid
+    in the same way, and Elasticsearch reports the error.
 
     Args:
-        query: what the caller wrote.
-        known: names of fields as they are.
-        container: name of the field that holds everything else.
+        query: the caller's query.
+        known: field names that need no prefix.
+        container: name of the container field.
     """
     parts: list[str] = []
     at = 0

@@ -17,7 +17,7 @@ def level_of(number: int, text: str) -> str:
 
     Args:
         number: severity number, 0 for none.
-        text: the sender's own word, used where there is no number.
+        text: the sender's own word, used if there is no number.
     """
     if 1 <= number <= 24:
         return _BY_NUMBER[(number - 1) // 4]
@@ -26,5 +26,5 @@ def level_of(number: int, text: str) -> str:
 
 
 def search_words(level: str) -> list[str]:
-    """The words to search for: some senders write `warn`, some `warning`."""
+    """All words for a level: some senders write `warn`, others `warning`."""
     return [level, _ALSO[level]] if level in _ALSO else [level]

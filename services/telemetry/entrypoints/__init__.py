@@ -1,1 +1,1 @@
-"""Doors of the service: OTLP's receivers and the search, over gRPC."""
+"""Entry points of the service: OTLP's receivers and the search, over gRPC."""

@@ -17,8 +17,8 @@ Source = Mapping[str, Any]
 # Nanoseconds of Elasticsearch's `date_nanos`.
 _LAST_TIME = 2**63 - 1
 
-# What has a field of its own in LogRecord, or is of no use to a reader.
-_TOLD = frozenset(
+# Fields that have a field of their own in LogRecord, or that no reader needs.
+_NOT_ATTRIBUTES = frozenset(
     {"@timestamp", "log.level", "level", "service.name", "message", "log.logger", "trace.id", "span.id"}
     | {"error.stack_trace", "labels", "event.id", "agent.name", "agent.version", "ecs.version"}
 )
@@ -31,7 +31,7 @@ _EXCEPTION = {
 
 def log_to(source: Source) -> pb.LogRecord:
     """A log line."""
-    rest = {key: _text(value) for key, value in source.items() if key not in _TOLD}
+    rest = {key: _text(value) for key, value in source.items() if key not in _NOT_ATTRIBUTES}
     return pb.LogRecord(
         time=_time(source),
         level=source.get("log.level", ""),
@@ -68,7 +68,7 @@ def span_to(source: Source) -> pb.Span:
 
 
 def time_from(message: Timestamp) -> int:
-    """Nanoseconds since 1970, within what an event's time can be: from 1970 to 2262."""
+    """Nanoseconds since 1970, limited to the times that an event can have: 1970 to 2262."""
     return min(max(message.ToNanoseconds(), 0), _LAST_TIME)
 
 

@@ -16,12 +16,12 @@ from services.telemetry.domain.days import Retention, Signal
 from services.telemetry.domain.document import Receipt
 from services.telemetry.entrypoints.otlp_mapping import Mapped, logs_from, spans_from
 
-# Left of a sender's deadline for the answer to reach it.
+# The part of a sender's deadline that is left for the response.
 _MARGIN_S = 0.5
 
 
 class Receiver:
-    """Common part of both receivers: hands mapped documents to the intake."""
+    """Common part of both receivers: passes mapped documents to the intake."""
 
     def __init__(self, intake: Intake, retention: Retention, patience_s: float) -> None:
         self.retention = retention
@@ -29,11 +29,11 @@ class Receiver:
         self._patience_s = patience_s
 
     async def take(self, signal: Signal, mapped: Mapped, context: Any) -> Receipt:
-        """Waits until the documents are written; says how many of all were not."""
+        """Waits until the documents are written; returns how many were refused."""
         remaining = context.time_remaining()
         patience = self._patience_s if remaining is None else min(self._patience_s, max(remaining - _MARGIN_S, 0.0))
         receipt = await self._intake.take(signal, mapped.documents, patience)
-        # Only now: a request that is sent again must not count twice.
+        # Counted only now, because a request that failed is sent again and must not count twice.
         self._intake.note_unfit(signal, mapped.refused, mapped.reason)
         return Receipt(mapped.refused + receipt.refused, mapped.reason or receipt.reason)
 
@@ -47,7 +47,7 @@ class LogsReceiver(LogsServiceServicer):
     async def Export(
         self, request: logs_pb.ExportLogsServiceRequest, context: Any
     ) -> logs_pb.ExportLogsServiceResponse:
-        """Takes log records."""
+        """Receives log records."""
         mapped = logs_from(request, self._receiver.retention, time.time_ns())
         receipt = await self._receiver.take(Signal.LOGS, mapped, context)
         response = logs_pb.ExportLogsServiceResponse()
@@ -66,7 +66,7 @@ class TracesReceiver(TraceServiceServicer):
     async def Export(
         self, request: trace_pb.ExportTraceServiceRequest, context: Any
     ) -> trace_pb.ExportTraceServiceResponse:
-        """Takes spans."""
+        """Receives spans."""
         mapped = spans_from(request, self._receiver.retention, time.time_ns())
         receipt = await self._receiver.take(Signal.TRACES, mapped, context)
         response = trace_pb.ExportTraceServiceResponse()

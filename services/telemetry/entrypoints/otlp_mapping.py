@@ -1,6 +1,6 @@
-"""OTLP's log records and spans as documents in the Elastic Common Schema's terms.
+"""Maps OTLP's log records and spans to documents with the names of the Elastic Common Schema.
 
-Every line of the mesh passes here, so a resource and a scope are mapped once for all their records.
+Every log line of the mesh passes here, so a resource and a scope are mapped only once for all their records.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from services.telemetry.domain.document import Document
 from services.telemetry.domain.severity import level_of, search_words
 
 MOST_BYTES = 1024 * 1024
-"""Of one document; a larger one is refused."""
+"""Largest document; a larger one is refused."""
 
 _RESOURCE_FIELDS = {
     "service.name": "service.name",
@@ -67,7 +67,7 @@ class Mapped:
     reason: str = ""
 
     def refuse(self, reason: str) -> None:
-        """Notes an event that is not taken."""
+        """Notes a refused event."""
         self.refused += 1
         self.reason = self.reason or reason
 
@@ -83,7 +83,7 @@ def logs_from(request: ExportLogsServiceRequest, retention: Retention, now_ns: i
             for record in of_scope.log_records:
                 time_ns = record.time_unix_nano or record.observed_time_unix_nano or now_ns
                 if objection := retention.objection(time_ns, now_ns):
-                    mapped.refuse(f"a log record is not taken: {objection}")
+                    mapped.refuse(f"a log record is refused: {objection}")
                     continue
                 identity = _identity(origin, record, seen)
                 source = _log(base, of_scope.scope.name, record, time_ns) | {"event.id": identity}
@@ -92,7 +92,7 @@ def logs_from(request: ExportLogsServiceRequest, retention: Retention, now_ns: i
 
 
 def _identity(origin: bytes, record: LogRecord, seen: dict[str, int]) -> str:
-    """Equal for equal records of one origin; equal records of one request differ by their order."""
+    """The id of a record: equal records of one origin have equal ids, except several in one request."""
     content = record.SerializeToString(deterministic=True)
     identity = base64.urlsafe_b64encode(_digest(origin, content)).decode().rstrip("=")
     repeat = seen.get(identity, 0)
@@ -139,9 +139,9 @@ def spans_from(request: ExportTraceServiceRequest, retention: Retention, now_ns:
                     or not any(span.trace_id)
                     or not any(span.span_id)
                 ):
-                    mapped.refuse("a span is not taken: its trace id or span id is not valid")
+                    mapped.refuse("a span is refused: its trace id or span id is not valid")
                 elif objection := retention.objection(span.start_time_unix_nano, now_ns):
-                    mapped.refuse(f"a span is not taken: {objection}")
+                    mapped.refuse(f"a span is refused: {objection}")
                 else:
                     identity = f"{span.trace_id.hex()}-{span.span_id.hex()}"
                     source = _span(base, of_scope.scope.name, span)
@@ -187,7 +187,7 @@ def _span(base: Mapping[str, Any], scope: str, span: Span) -> dict[str, Any]:
 def _append(mapped: Mapped, signal: Signal, time_ns: int, identity: str, source: Mapping[str, Any]) -> None:
     text = orjson.dumps(source)
     if len(text) > MOST_BYTES:
-        mapped.refuse(f"an event of {len(text):,} bytes is not taken: at most {MOST_BYTES:,} are")
+        mapped.refuse(f"an event of {len(text):,} bytes is refused: the limit is {MOST_BYTES:,}")
         return
     mapped.documents.append(Document(signal.index(time_ns), identity, text))
 
@@ -204,7 +204,7 @@ def _resource(resource: Resource) -> dict[str, Any]:
 
 
 def _spread(source: dict[str, Any], container: str, pairs: Iterable[KeyValue], fields: Mapping[str, str]) -> None:
-    """Puts attributes where they belong: into their own field, or into the container."""
+    """Puts each attribute into its own field, if it has one, or into the container."""
     rest: dict[str, Value] = {}
     for pair in pairs:
         name = fields.get(pair.key)
@@ -225,7 +225,7 @@ def _values(pairs: Iterable[KeyValue]) -> dict[str, Value]:
 
 
 def _value(value: AnyValue) -> Value:
-    """As text; a list of simple values as a list, each of which can be found."""
+    """The value as text; a list of simple values stays a list, so that each can be found."""
     if value.HasField("array_value"):
         return [_text(each) for each in value.array_value.values]
     return _text(value)
@@ -247,7 +247,7 @@ def _text(value: AnyValue) -> str:
 
 
 def _plain(value: AnyValue) -> Any:
-    """As JSON has it; integers of 64 bits stay exact, bytes become base64."""
+    """The value as JSON; 64-bit integers stay exact, bytes become base64."""
     kind = value.WhichOneof("value")
     if kind == "array_value":
         return [_plain(each) for each in value.array_value.values]

@@ -54,7 +54,7 @@ class TelemetryServicer(TelemetryServiceServicer):
 
 
 def _fitting(convert: Callable[[Mapping[str, Any]], M], sources: Iterable[Mapping[str, Any]]) -> tuple[list[M], bool]:
-    """As many from the beginning as fit into an answer, and whether that is all."""
+    """As many items from the beginning as fit into a response, and whether these are all."""
     messages: list[M] = []
     size = 0
     for source in sources:

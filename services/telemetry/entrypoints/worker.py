@@ -1,4 +1,4 @@
-"""Deletes expired days beside the server."""
+"""Deletes expired indices, in a task beside the server."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Disk, models, runtimes, registry and transports behind training's ports."""
+"""Implementations of the ports: disk, base models, runtimes, model registry, bus."""

@@ -1,4 +1,4 @@
-"""Publishes the facts of training."""
+"""Publishes the service's events."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _MARKER = "tidemill-base.json"
 
 @dataclass(frozen=True, slots=True)
 class _Packaged:
-    """A model from a package: its tasks, its context in tokens, and how its file becomes a folder."""
+    """A model from a package: its task, its context in tokens, and how its file is converted to a folder."""
 
     task: Literal["generation", "text_classification"]
     context_length: int
@@ -54,10 +54,10 @@ class BaseModels:
         return sorted(self._packaged)
 
     def prepare(self, name: str) -> Path:
-        """The folder of a base model: a name from `names`, or an existing folder; converted first if need be.
+        """The folder of a base model, which is a name from `names` or an existing folder; converts it if needed.
 
         Raises:
-            NotFoundError: it is neither.
+            NotFoundError: it is neither a known name nor a model's folder.
             FailedPreconditionError: its package's file has not been fetched.
         """
         if name not in self._packaged:
@@ -90,7 +90,7 @@ class BaseModels:
         return target
 
     def find(self, name: str) -> BaseModel:
-        """See `services.training.app.ports.BaseModels`; needs no conversion, for known names carry pinned files."""
+        """See `services.training.app.ports.BaseModels`. Converts nothing: the files of known names are pinned."""
         if name in self._packaged:
             if not self._is_current(self._models / name):
                 self._source(name)
@@ -156,10 +156,10 @@ def _only(folder: Path, pattern: str) -> Path:
 
 @contextmanager
 def _remembering(module: str, *names: str) -> Iterator[None]:
-    """Within it the named functions of a module are called once for each argument.
+    """Caches the results of some functions of a module within the block.
 
-    transformers reads a GGUF file three times and asks for the same table of names once for each of its modules, which
-    is most of the time that a conversion takes.
+    transformers reads a GGUF file three times and computes the same table of names for each module of the model, which
+    takes most of the time of a conversion.
     """
     place = importlib.import_module(module)
     before = {name: getattr(place, name) for name in names}
@@ -180,7 +180,7 @@ def _convert_smollm2(source: Path, target: Path) -> None:
     with _remembering("gguf", "GGUFReader", "get_tensor_name_map"):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(source), gguf_file=file)
         model: Any = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=file, dtype=torch.float32)
-    # transformers still thinks of the model as quantized and would refuse to save it.
+    # transformers still considers the model quantized and would refuse to save it.
     model.hf_quantizer = None
     for name in ("is_quantized", "quantization_method"):
         if hasattr(model, name):
@@ -199,7 +199,7 @@ def _convert_bge(source: Path, target: Path) -> None:
 
     graph = onnx.load(str(_only(source, "*.onnx"))).graph
     initializers = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
-    # Linear weights are anonymous and stored transposed; the MatMul that uses one identifies it.
+    # Linear weights have no names and are stored transposed; each is identified by the MatMul that uses it.
     linear = {
         node.name.strip("/").removesuffix("/MatMul").replace("/", "."): initializers[node.input[1]].T
         for node in graph.node

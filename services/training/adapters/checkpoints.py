@@ -35,7 +35,7 @@ class CheckpointFolder:
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
         except BaseException:
-            # On a full disk the previous checkpoint is kept, and half of this one would keep the disk full.
+            # On a full disk the previous checkpoint stays, and the incomplete one must not keep the disk full.
             shutil.rmtree(partial, ignore_errors=True)
             raise
         for other in self._folder.iterdir():
@@ -43,7 +43,7 @@ class CheckpointFolder:
                 shutil.rmtree(other, ignore_errors=True)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint, None before the first."""
+        """The newest checkpoint; None before the first."""
         from safetensors.torch import load_file
 
         found = sorted(self._folder.glob("step-*")) if self._folder.is_dir() else []

@@ -20,7 +20,7 @@ def save_fp32(model: Any, target: Path, *, vocabulary: int) -> None:
 
     Args:
         model: a torch module that maps (input_ids, attention_mask) to logits.
-        target: folder to make.
+        target: folder to create.
         vocabulary: number of token ids.
     """
     target.mkdir(parents=True, exist_ok=True)
@@ -29,11 +29,11 @@ def save_fp32(model: Any, target: Path, *, vocabulary: int) -> None:
 
 
 def save_int8(source: Path, target: Path, texts: Sequence[list[int]]) -> None:
-    """Writes the build with weights and activations in 8 bits; their ranges come from texts that were trained on.
+    """Writes the build with 8-bit weights and activations, whose ranges are calibrated on training texts.
 
     Args:
         source: the fp32 build.
-        target: folder to make.
+        target: folder to create.
         texts: token ids; at most CALIBRATION_TEXTS of them are used.
     """
     import numpy as np
@@ -58,7 +58,7 @@ def save_int8(source: Path, target: Path, texts: Sequence[list[int]]) -> None:
 
 @dataclass(slots=True)
 class EncoderMeasurement:
-    """What one build answered: index of the label for each text, and seconds for each."""
+    """Answers of one build: index of the label of each text, and seconds for each."""
 
     answers: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -70,12 +70,12 @@ class EncoderMeasurement:
 
     @property
     def examples_per_second(self) -> float:
-        """Texts a second, one at a time."""
+        """Texts per second, one at a time."""
         return len(self.seconds) / sum(self.seconds)
 
 
 def measure(folders: dict[str, Path], texts: Sequence[list[int]]) -> dict[str, EncoderMeasurement]:
-    """Lets every build classify every text, one at a time, taking turns within each text."""
+    """Lets every build classify every text, one at a time. For each text the builds take turns."""
     import numpy as np
 
     requests = {name: open_encoder(folder, threads=1).create_infer_request() for name, folder in folders.items()}

@@ -1,4 +1,4 @@
-"""What the service and its worker process share: the job, and progress as lines of JSON."""
+"""What the service and its worker process share: the job, and the worker's progress, as JSON files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROGRESS_FILE = "progress.json"
 REPORT_FILE = "report.json"
 FAILURE_FILE = "failure.json"
 STOPPED_FILE = "stopped"
-# Exit codes of the worker besides 0: stopped on request, and failed with the reason in failure.json.
+# Exit codes of the worker besides 0: stopped on request; failed, with the reason in failure.json.
 EXIT_CANCELLED = 75
 EXIT_FAILED = 70
 # The disk is so full that not even failure.json could be written.
@@ -25,7 +25,7 @@ EXIT_DISK_FULL = 74
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that the worker needs; `folder` is the run's folder on this machine, `uri` the location of its results.
+    """The worker's input; `folder` is the run's folder on this machine, `uri` the location of its results.
 
     `signing_key` is the file of the private key, `trusted_keys` the folder of the public ones.
     """

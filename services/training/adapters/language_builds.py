@@ -19,12 +19,12 @@ from services.training.engine.metrics import TextLoss
 from services.training.engine.tasks import Pair
 
 _BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-# Room for one answer at a time, of any model that is trained here.
+# Enough for one answer at a time of any model that is trained here.
 _CACHE_BYTES = 512 * 2**20
 
 
 class LanguageBuilds:
-    """Makes the builds of one merged model, which is converted once for all of them."""
+    """Creates the builds of one merged model, which is converted once for all of them."""
 
     def __init__(self, merged: Path) -> None:
         """`merged` is a folder in Hugging Face's layout, fp32."""
@@ -41,8 +41,8 @@ class LanguageBuilds:
 
         options: dict[VariantName, dict[str, Any]] = {
             "int8": {"mode": nncf.CompressWeightsMode.INT8_ASYM},
-            # The columns of a small model are seldom a multiple of 128. A fifth of the weights, those that rounding
-            # hurts most, stays in 8 bits.
+            # The widths of a small model are seldom multiples of 128. The fifth of the weights that loses most by
+            # rounding stays in 8 bits.
             "int4": {
                 "mode": nncf.CompressWeightsMode.INT4_ASYM,
                 "group_size": 64,
@@ -64,9 +64,9 @@ class LanguageBuilds:
 
 @dataclass(slots=True)
 class LanguageMeasurement:
-    """What one build answered, and how fast: seconds to the first token, and tokens a second after it.
+    """Answers of one build and their speed: seconds to the first token, and tokens per second after it.
 
-    `losses` are of the reference answers.
+    `losses` are those of the reference answers.
     """
 
     answers: list[str] = field(default_factory=list)
@@ -81,7 +81,7 @@ class LanguageMeasurement:
 
     @property
     def time_to_first_token_ms(self) -> float:
-        """Median."""
+        """Median time to the first token."""
         return statistics.median(self.first_token_s) * 1000 if self.first_token_s else 0.0
 
 
@@ -95,15 +95,15 @@ def measure(
 ) -> dict[VariantName, LanguageMeasurement]:
     """Lets every build answer every prompt greedily, one request at a time, and measures its loss on the target.
 
-    The builds take turns within each prompt, so that whatever else the machine does hits all of them. Answers and
-    losses come from the engine that serves: its paged attention, its cache in 8 bits.
+    For each prompt the builds take turns, so that other load on the machine affects all of them. Answers and losses
+    come from the engine that also serves, with its paged attention and 8-bit cache.
 
     Args:
         folders: the builds.
         pairs: prompts and reference answers.
         max_new_tokens: longest answer.
         end: the token that ends an answer.
-        on_progress: takes the number of prompts that are done.
+        on_progress: called with the number of finished prompts.
     """
     from tokenizers import Tokenizer
 
@@ -126,14 +126,14 @@ def measure(
 
 
 class _Engine:
-    """A loaded build, asked one thing at a time."""
+    """A loaded build that answers one request at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._pipeline, _ = open_language_model(folder, cache_bytes=_CACHE_BYTES, max_active=1, prefix_caching=False)
         self._requests = 0
 
     def answer(self, prompt: Sequence[int], limit: int, end: int) -> tuple[list[int], float, float]:
-        """The tokens of a greedy answer, seconds to the first and for the others."""
+        """The tokens of a greedy answer, seconds to the first token, and seconds for the others."""
         began = time.perf_counter()
         handle = self._add(prompt, max_new_tokens=limit, stop_token_ids={end})
         tokens: list[int] = []
@@ -148,7 +148,7 @@ class _Engine:
         return tokens, first, time.perf_counter() - began - first
 
     def loss(self, pair: Pair) -> TextLoss:
-        """Loss of the reference: the engine gives the log probability of each token of a prompt when asked to echo."""
+        """Loss of the reference answer: with `echo` the engine returns the log probability of each prompt token."""
         length = len(pair.prompt)
         handle = self._add([*pair.prompt, *pair.target], max_new_tokens=1, echo=True, logprobs=1)
         while self._pipeline.has_non_finished_requests():

@@ -1,7 +1,7 @@
-"""From torch modules to OpenVINO models, without a file in between.
+"""Converts torch modules to OpenVINO models, without a file in between.
 
-A causal language model becomes what OpenVINO GenAI serves: its cache of keys and values is state of the model, not
-inputs and outputs (OpenVINO, "Stateful models and State API"). The engine turns that into paged attention itself.
+A causal language model is converted to the form that OpenVINO GenAI serves: its key-value cache is state of the model,
+not inputs and outputs (OpenVINO, "Stateful models and State API"). The engine turns that into paged attention.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def language_model(folder: Path) -> Any:
     """A causal language model in Hugging Face's layout as a stateful `openvino.Model` in fp32.
 
     Inputs: input_ids, attention_mask (past and present), position_ids, all int64 [batch, length], and beam_idx int32
-    [batch], which row of the state a row continues. Output: logits fp32 [batch, length, vocabulary].
+    [batch], the row of the state that each row continues. Output: logits fp32 [batch, length, vocabulary].
 
     Raises:
-        FailedPreconditionError: the model's attention is not one that the engine can page.
+        FailedPreconditionError: the engine cannot page the model's kind of attention.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -37,7 +37,8 @@ def language_model(folder: Path) -> Any:
         str(folder), dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
     ).eval()
     with torch.no_grad():
-        # Shapes of the cache, [batch, heads, length, width] each, from the model itself: keys and values may differ.
+        # Shapes of the cache, [batch, heads, length, width] each, taken from the model: those of keys and values may
+        # differ.
         states = _states(model(input_ids=torch.ones(2, 3, dtype=torch.long), use_cache=True).past_key_values, folder)
         present = torch.ones(2, 4, dtype=torch.long)
         example = (present, torch.ones(2, 7, dtype=torch.long), torch.arange(3, 7)[None].expand(2, 4), *states)
@@ -76,9 +77,9 @@ def _converted(ov: Any, module: Any, example: tuple[Any, ...]) -> Any:
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with warnings.catch_warnings():
-        # They say that torch.jit is old, and that lengths become constants: the masks are made of lengths that do not.
+        # The warnings are about torch.jit being deprecated, and about lengths that become constants; ours do not.
         warnings.simplefilter("ignore")
-        # The check computes everything twice; the build is compared with the module's own answers anyway.
+        # torch's own check computes everything twice; the build's answers are compared with the module's later anyway.
         decoder = TorchScriptPythonDecoder(module, example_input=example, trace_kwargs={"check_trace": False})
         return ov.convert_model(decoder, example_input=example)
 
@@ -97,7 +98,7 @@ def _states(cache: Any, folder: Path) -> list[Any]:
 
 
 def _stateless(model: Any) -> Any:
-    """The model as a module of tensors only: the cache is passed in and out as `past`, keys and values in turn."""
+    """The model as a module of tensors only: the cache goes in and out as `past`, alternating keys and values."""
     import torch
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -111,7 +112,7 @@ def _stateless(model: Any) -> Any:
         ) -> tuple[torch.Tensor, ...]:
             cache, make_layer = DynamicCache(), cast("Any", DynamicLayer)
             for at in range(0, len(past), 2):
-                # `cache.update` cannot be traced: it asks whether the layer is empty.
+                # `cache.update` cannot be traced: it branches on whether the layer is empty.
                 layer: Any = make_layer()
                 layer.keys, layer.values = past[at], past[at + 1]
                 layer.dtype, layer.device, layer.is_initialized = past[at].dtype, past[at].device, True
@@ -119,7 +120,7 @@ def _stateless(model: Any) -> Any:
             length, whole = input_ids.shape[1], attention_mask.shape[1]
             rows = torch.arange(length) + (whole - length)
             causal = torch.arange(whole)[None, :] <= rows[:, None]
-            # A mask of four dimensions is used unchanged; one made by transformers needs values while tracing.
+            # transformers uses a four-dimensional mask unchanged; its own needs values, which tracing does not have.
             mask = causal[None, None] & attention_mask[:, None, None, :].bool()
             answer = self.model(
                 input_ids=input_ids,
@@ -147,7 +148,7 @@ def _start_empty(model: Any, ops: Any) -> None:
 
 
 def encoder(model: Any, *, vocabulary: int) -> Any:
-    """A classifier as `openvino.Model`: input_ids, attention_mask int64 [batch, length] to logits fp32 [batch, labels].
+    """A classifier as `openvino.Model`: input_ids, attention_mask int64 [batch, length]; logits fp32 [batch, labels].
 
     Args:
         model: a torch module that maps the two inputs to logits.

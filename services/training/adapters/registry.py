@@ -33,7 +33,7 @@ class MlflowRegistry:
             # The first query creates the database if missing.
             self._client.search_registered_models(max_results=1)
         except Exception as error:
-            # Registration will report the error; this call only saves time.
+            # Registering a model will report the error; this call only saves time.
             logger.info("MLflow cannot be opened yet: %s", error)
 
     def register(self, run: Run) -> str:
@@ -47,7 +47,7 @@ class MlflowRegistry:
         with _translated(f"promote {model_version}"):
             client = self._client
             client.set_registered_model_alias(name, "champion", number)
-            # The champion is no longer a challenger; a newer model that is waiting stays the challenger.
+            # The champion is no longer a challenger, unless a newer model has become the challenger.
             aliases = client.get_registered_model(name).aliases
             if str(aliases.get("challenger")) == number:
                 client.delete_registered_model_alias(name, "challenger")
@@ -69,7 +69,7 @@ class MlflowRegistry:
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
         for version in client.search_model_versions(f"name = '{name}'"):
-            # Registered before a crash.
+            # It was registered before a crash.
             if version.tags.get(_RUN_TAG) == run.name:
                 return self._challenger(name, version.version)
         experiment = client.get_experiment_by_name(name)
@@ -98,7 +98,7 @@ class MlflowRegistry:
                 figures[f"{variant.precision}_loss_increase"] = variant.loss_increase.value
             figures[f"{variant.precision}_size_bytes"] = float(variant.size_bytes)
             figures[f"{variant.precision}_tokens_per_second"] = variant.tokens_per_second
-        # In one request: each separate one is a transaction, and there are fifty.
+        # One request for all fifty values: each separate request would be a transaction.
         now = int(time.time() * 1000)
         client.log_batch(
             tracked,
@@ -116,7 +116,7 @@ class MlflowRegistry:
 
 @contextmanager
 def _translated(doing: str) -> Iterator[None]:
-    # Beside its own exceptions MLflow lets those of its database, its migrations and its HTTP client through.
+    # MLflow raises its own exceptions, and also those of its database, its migrations and its HTTP client.
     try:
         yield
     except Exception as error:

@@ -69,7 +69,7 @@ class SqlRunStore:
     def unfinished(self) -> Sequence[Run]:
         """See the port."""
         where = or_(runs.c.state.in_(_UNFINISHED), runs.c.announced.is_(False))
-        # Running ones first, so that no second one starts.
+        # Running runs first, so that no second run starts.
         return self._read(select(runs).where(where).order_by(runs.c.state.desc(), runs.c.name))
 
     def update(self, run: Run) -> None:
@@ -136,7 +136,7 @@ def _run(row: Mapping[Any, Any]) -> Run:
 
 
 def _report(row: Mapping[Any, Any]) -> Report | None:
-    """The report in a row; a damaged one is as good as none, and must not hide the other runs."""
+    """The report in a row; None if it is missing or damaged, since one damaged report must not hide other runs."""
     try:
         return Report.from_json(json.loads(row["report"])) if row["report"] else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

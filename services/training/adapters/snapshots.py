@@ -29,7 +29,7 @@ class StoredFolders:
     """Implements `services.training.app.ports.Artifacts`."""
 
     def __init__(self, artifacts: ArtifactStore, trusted: TrustedKeys, cache: Path) -> None:
-        """`cache` is a folder for copies of remote builds, for as long as they are read."""
+        """`cache` is a folder for temporary copies of remote builds."""
         self._artifacts, self._trusted, self._cache = artifacts, trusted, cache
 
     def check_build(self, uri: str, digest: str) -> None:
@@ -43,7 +43,7 @@ class StoredFolders:
             shutil.rmtree(copies, ignore_errors=True)
 
     def check_dataset(self, spec: TrainingSpec) -> None:
-        """See the port. Of a remote snapshot only the manifest and the files' sizes and footers are read."""
+        """See the port. Of a remote snapshot, only the manifest and the files' sizes and footers are read."""
         uri = spec.dataset_uri
         with nullcontext() if local_path(uri) is not None else translate_store_errors(uri):
             self._check(spec, *filesystem_of(uri))
@@ -86,7 +86,7 @@ class StoredFolders:
 
 
 def check_files(folder: Path, uri: str) -> None:
-    """Holds the files of a snapshot against the sizes and digests in its manifest; reads all of them.
+    """Compares the files of a snapshot with the sizes and digests in its manifest; reads all files.
 
     Args:
         folder: the snapshot on this machine; one without a manifest is not checked.
@@ -115,12 +115,12 @@ def _manifest(content: bytes, uri: str) -> Mapping[str, Any]:
     except ValueError as error:
         raise _damaged(uri, _MANIFEST, str(error)) from error
     if not isinstance(manifest, dict):
-        raise _damaged(uri, _MANIFEST, "it holds no JSON object")
+        raise _damaged(uri, _MANIFEST, "it is not a JSON object")
     return manifest
 
 
 def _described(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The manifest's entry for a file; empty in snapshots that other tools made."""
+    """The manifest's entry for a file; empty for snapshots of other tools."""
     files = manifest.get("files")
     described = files.get(name) if isinstance(files, dict) else None
     return described if isinstance(described, dict) else {}
@@ -134,7 +134,7 @@ def _check_size(manifest: Mapping[str, Any], name: str, size: int, uri: str) -> 
 
 @contextmanager
 def _parquet_errors(uri: str, name: str) -> Iterator[None]:
-    """Says which part a reader of Parquet stumbled over."""
+    """Translates errors of the Parquet reader into errors that name the damaged part."""
     import pyarrow as pa
 
     try:
@@ -142,7 +142,7 @@ def _parquet_errors(uri: str, name: str) -> Iterator[None]:
     except (pa.ArrowException, EOFError, ValueError) as error:
         raise _damaged(uri, name, f"{type(error).__name__}: {error}") from error
     except OSError as error:
-        # Arrow's own errors of reading have no number; those of the system have one, and are not damage.
+        # Errors of the operating system have a number and do not mean damage; Arrow's own have none.
         if error.errno is not None:
             raise
         raise _damaged(uri, name, str(error)) from error
@@ -162,8 +162,8 @@ def read_rows(folder: Path, part: str, learnt: Sequence[tuple[str, str]]) -> lis
 
     Args:
         folder: the snapshot.
-        part: which part of it.
-        learnt: columns that must be there, each with the field of the spec that names it.
+        part: `train` or `holdout`.
+        learnt: required columns, each with the field of the spec that names it.
 
     Raises:
         InvalidArgumentError: the snapshot lacks one of the columns.
@@ -186,7 +186,7 @@ def _broken(where: str, part: str) -> FailedPreconditionError:
 
 
 def _check(part: str, rows: int, columns: Collection[str], learnt: Sequence[tuple[str, str]]) -> None:
-    # Emptiness first: a part without rows may well have no columns either.
+    # Checked first: a part without rows may also have no columns.
     if not rows:
         raise FailedPreconditionError(
             f"The {part} part of the data set is empty; collect more, loosen the recipe's filters or change the "

@@ -20,7 +20,7 @@ runs = Table(
     Column("digest", String(64), nullable=False, index=True),
     Column("uri", Text, nullable=False),
     Column("progress", JsonText, nullable=True),
-    # Not JsonText: a damaged one must not hide the other runs.
+    # Not JsonText, which would fail the whole query if one report is damaged.
     Column("report", Text, nullable=True),
     Column("failure", JsonText, nullable=True),
     Column("model_version", String(128), nullable=False),

@@ -1,4 +1,4 @@
-"""Worker processes: started in a session of their own, found again by the run's folder."""
+"""Starts worker processes, each in a session of its own, and finds them again by the run's folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerProcesses:
-    """Implements `services.training.app.ports.Workers`; what a worker found is read from its run's folder."""
+    """Implements `services.training.app.ports.Workers`; a worker's results are read from its run's folder."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class WorkerProcesses:
         threads: int,
         key: SigningKey,
     ) -> None:
-        """`runs_dir`: work folder of runs whose results go to a remote artefact store; other runs work in place."""
+        """`runs_dir` is the work folder of runs whose results go to a remote store; other runs work in place."""
         self._key = key
         self._artifacts, self._cache, self._runs_dir = artifacts, cache, runs_dir
         self._models, self._downloads, self._threads = models_dir, downloads_dir, threads
@@ -80,8 +80,8 @@ class WorkerProcesses:
             self._key.private,
             self._key.trusted,
         ).write()
-        # Spinning threads starve each other as soon as anything else needs a core: beside a busy mesh a
-        # training step of 2 threads took 10 s and more, with sleeping waits 1.8 s.
+        # Threads that spin while they wait starve each other as soon as something else needs a core: beside a busy
+        # mesh, a training step of 2 threads took 10 s and more; with passive waits it took 1.8 s.
         environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
         if run.traceparent:
             environment["TRACEPARENT"] = run.traceparent
@@ -99,7 +99,7 @@ class WorkerProcesses:
 
     def view(self, run: Run) -> WorkerView:
         """See the port."""
-        # Liveness first: a worker that ends in between has left its result already.
+        # Check this first: a worker that ends right afterwards has already written its result.
         alive = self._pid(run) is not None
         folder = self._folder(run)
         try:
@@ -109,7 +109,7 @@ class WorkerProcesses:
                 None if failure is None else Failure(**failure),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            # Files are written atomically, so it was damaged afterwards; another attempt would overwrite the evidence.
+            # Files are written atomically, so this one was damaged later. Another attempt would overwrite the evidence.
             message = f"What the worker left in {folder} cannot be read: {type(error).__name__}: {error}"
             result = (None, Failure("REPORT_UNREADABLE", message))
         if not alive and not any(result) and self._codes.get(run.name) == EXIT_DISK_FULL:
@@ -133,7 +133,7 @@ class WorkerProcesses:
         """See the port."""
         pid = self._pid(run)
         if pid is not None:
-            # Also here: a worker killed before its checkpoint is stored was asked to stop nevertheless.
+            # Noted here, too: the worker may be killed before it stores its checkpoint and notes that it was stopped.
             (self._folder(run) / STOPPED_FILE).touch()
             os.kill(pid, signal.SIGTERM)
 
@@ -154,7 +154,7 @@ class WorkerProcesses:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError):
             return None
-        # A number may be another process's by now; a worker names its job.
+        # The pid may belong to another process by now; a worker's command line names its job.
         return pid if str(folder / JOB_FILE).encode() in command else None
 
 
@@ -167,7 +167,7 @@ def _progress(folder: Path) -> Progress | None:
 
 
 def _last_lines(path: Path) -> list[str]:
-    """The last lines of a worker's log, of structured ones their message; empty if there is no log."""
+    """The last lines of a worker's log, only the message of structured lines; empty if there is no log."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
@@ -185,7 +185,11 @@ def _message(line: str) -> str:
 
 
 def _json(path: Path) -> Any:
-    """A JSON file's value; None if there is no file, an error where it holds no object."""
+    """The JSON object in a file; None if the file does not exist.
+
+    Raises:
+        ValueError, TypeError: the file does not contain a JSON object.
+    """
     if not path.is_file():
         return None
     value = json.loads(path.read_text())

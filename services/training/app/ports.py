@@ -14,7 +14,7 @@ from services.training.domain.training_spec import BaseModel, TrainingSpec
 
 
 class RunStore(Protocol):
-    """Keeps runs; each call is one transaction."""
+    """Stores runs; each call is one transaction."""
 
     def create(self, run: Run) -> Run:
         """Stores a new run; returns the existing one if its request id is known."""
@@ -25,31 +25,31 @@ class RunStore(Protocol):
         ...
 
     def page(self, before: str, limit: int) -> Sequence[Run]:
-        """Runs with names before the given one, newest first; all when it is empty."""
+        """Runs older than the one with the given name (all if it is empty), newest first."""
         ...
 
     def by_request(self, request_id: str) -> Run | None:
-        """The run of a request."""
+        """The run that a request id created."""
         ...
 
     def succeeded(self, digest: str) -> Run | None:
-        """The newest succeeded run with this outcome."""
+        """The newest succeeded run with this digest."""
         ...
 
     def under_way(self, digest: str) -> Run | None:
-        """The oldest queued or running run with this outcome that no one asked to cancel."""
+        """The oldest queued or running run with this digest that is not being cancelled."""
         ...
 
     def unfinished(self) -> Sequence[Run]:
-        """Queued and running runs, and ended ones whose event is pending; oldest first."""
+        """Queued and running runs, and ended ones whose event was not published yet; oldest first."""
         ...
 
     def update(self, run: Run) -> None:
-        """Replaces all of a run but its request to be cancelled."""
+        """Replaces a run, except for its request to be cancelled."""
         ...
 
     def request_cancel(self, name: str) -> None:
-        """Asks that a run be cancelled."""
+        """Stores the request to cancel a run."""
         ...
 
     def mark_announced(self, name: str) -> None:
@@ -59,10 +59,10 @@ class RunStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """The observed state of a run's worker; without report and failure it was killed or asked to stop.
+    """The observed state of a run's worker; if it ended without report and failure, it was killed or asked to stop.
 
-    `ending` says how a worker without a result ended, as a sentence, with the last lines that it wrote. `stopped`:
-    it ended after a request to stop, so that it was not a failed attempt.
+    `ending` explains how a worker without a result ended, with the last lines of its log. `stopped` means that it ended
+    after a request to stop, so it was not a failed attempt.
     """
 
     alive: bool
@@ -74,18 +74,18 @@ class WorkerView:
 
 
 class Workers(Protocol):
-    """Worker processes, one a run; they outlive the service and are found again."""
+    """Worker processes, one per run; they outlive the service and are found again."""
 
     def start(self, run: Run) -> None:
         """Starts the run's worker, which resumes from its last checkpoint."""
         ...
 
     def view(self, run: Run) -> WorkerView:
-        """What is seen of it."""
+        """The state of the run's worker."""
         ...
 
     def stop(self, run: Run) -> None:
-        """Tells it to store a checkpoint and end."""
+        """Asks the worker to store a checkpoint and exit."""
         ...
 
 
@@ -93,7 +93,7 @@ class Registry(Protocol):
     """The model registry."""
 
     def prepare(self) -> None:
-        """Announces a registration, so that it need not wait for the registry's start; returns at once."""
+        """Starts opening the registry in the background, because a registration will follow; returns at once."""
         ...
 
     def register(self, run: Run) -> str:
@@ -113,10 +113,10 @@ class Registry(Protocol):
 
 
 class Announcer(Protocol):
-    """Publishes facts to the other services."""
+    """Publishes events to the other services."""
 
     def ended(self, run: Run) -> None:
-        """Publishes that a run reached its final state; a repeat is the same event."""
+        """Publishes that a run reached its final state; a repeat has the same event id."""
         ...
 
 
@@ -124,26 +124,26 @@ class BaseModels(Protocol):
     """Resolves names of base models to weights."""
 
     def find(self, name: str) -> BaseModel:
-        """What is known of a base model.
+        """Describes a base model.
 
         Raises:
-            NotFoundError: neither a known name nor a model's folder.
-            FailedPreconditionError: a known name whose file has not been fetched.
-            InvalidArgumentError: a folder whose model is not to be loaded.
+            NotFoundError: it is neither a known name nor a model's folder.
+            FailedPreconditionError: the file of a known name has not been fetched.
+            InvalidArgumentError: the model in the folder cannot be loaded safely.
         """
         ...
 
 
 class Artifacts(Protocol):
-    """Folders that runs read and leave."""
+    """Folders that runs read and write."""
 
     def check_dataset(self, spec: TrainingSpec) -> None:
-        """Looks whether the spec's data set can be learnt from, without reading its rows.
+        """Checks that the spec's data set can be used for training, without reading its rows.
 
         Raises:
-            NotFoundError: it is not there.
-            InvalidArgumentError: it lacks the column that is to be learnt.
-            FailedPreconditionError: it is not the expected one, or one of its parts is missing or empty.
+            NotFoundError: it does not exist.
+            InvalidArgumentError: it lacks a column that is to be learnt.
+            FailedPreconditionError: it is another snapshot than expected, or one of its parts is missing or empty.
             DataLossError: one of its files is damaged.
         """
         ...
@@ -152,8 +152,8 @@ class Artifacts(Protocol):
         """Reads a build and verifies its signature and its digest.
 
         Raises:
-            NotFoundError: it is not there.
-            FailedPreconditionError: it is damaged, unsigned or another one.
+            NotFoundError: it does not exist.
+            FailedPreconditionError: it is damaged, unsigned or another build than expected.
             UnavailableError: the store does not answer.
         """
         ...

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Runs:
-    """Thread-safe."""
+    """Use cases on runs. Thread-safe."""
 
     def __init__(
         self,
@@ -34,15 +34,16 @@ class Runs:
         self._creating = threading.Lock()
 
     def create(self, spec: TrainingSpec, request_id: str, traceparent: str) -> Run:
-        """Queues a run; answers with the one of the same outcome that succeeded or is under way, or of the request.
+        """Queues a run, unless an existing one can be returned.
 
-        Who joins a run that is under way shares it: a cancellation ends it for all.
+        That is the run of the same request id, or one with the same digest that succeeded or is under way. All callers
+        of a run that is under way share it: a cancellation ends it for all of them.
 
-        What can be seen to be wrong now is refused now, not minutes later by the worker.
+        The spec is checked against its base model and data set here, not minutes later by the worker.
 
         Raises:
-            InvalidArgumentError: the base model or the data set does not go with the spec; it names the field. Or the
-                request id is another run's.
+            InvalidArgumentError: the base model or the data set does not fit the spec, with the field; or the request
+                id belongs to another run.
             NotFoundError, FailedPreconditionError: the base model or data set does not exist or cannot be used.
         """
         known = self._store.by_request(request_id) if request_id else None
@@ -75,7 +76,7 @@ class Runs:
             )
 
     def _has_good_builds(self, run: Run) -> bool:
-        """Whether the builds of a run are all there and as the run left them; if not, the run is of no use."""
+        """Whether all builds of a run exist and are undamaged; otherwise the run cannot be reused."""
         if run.report is None:
             return False
         for variant in run.report.variants:
@@ -90,7 +91,7 @@ class Runs:
         """The run.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: it does not exist.
         """
         run = self._store.get(name)
         if run is None:
@@ -102,7 +103,7 @@ class Runs:
         return self._store.page(before, limit)
 
     def cancel(self, name: str) -> Run:
-        """Asks a run to stop; one that ended stays as it is."""
+        """Asks a run to stop; an ended run stays unchanged."""
         if not self.get(name).state.final:
             self._store.request_cancel(name)
         return self.get(name)

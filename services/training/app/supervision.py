@@ -1,4 +1,4 @@
-"""Drives runs to their end: one worker at a time, found again after a restart, started again after a crash."""
+"""Executes runs: one worker at a time, found again after a restart of the service, restarted after a crash."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Supervision:
                     known = explained(error)
                     if known is not None and is_retryable(known):
                         raise known from error
-                    # One run's trouble is that run's end, never that of all others.
+                    # An unexpected error of one run must not stop the supervision of the others.
                     logger.exception("supervision of %s failed", run.name)
                     failure = Failure("SUPERVISION_FAILED", f"{type(error).__name__}: {error}")
                     self._end(replace(run, state=RunState.FAILED, failure=failure))
@@ -56,7 +56,7 @@ class Supervision:
     def pause(self) -> None:
         """Asks every worker to store a checkpoint and exit; the runs resume at the next start of the service.
 
-        What ends because the service does is not a failed attempt: the next start finds the worker stopped.
+        This does not count as a failed attempt: at the next start the worker is seen to have been stopped.
         """
         with self._lock:
             self._paused = True
@@ -65,7 +65,7 @@ class Supervision:
                     self._workers.stop(run)
 
     def _advance(self, run: Run, busy: bool) -> bool:
-        """Whether the run has the machine now."""
+        """Advances one run; returns whether it uses the machine now."""
         if run.state.final:
             self._tell(run)
             return False
@@ -81,7 +81,7 @@ class Supervision:
             message = f"The worker ended {run.attempts} times without a result; see its log in {run.uri}. {ending}"
             return self._end(replace(run, state=RunState.FAILED, failure=Failure("WORKER_CRASHED", message.strip())))
         started = replace(run, state=RunState.RUNNING, attempts=run.attempts + 1, update_time=self._clock.now())
-        # Stored first: after a crash in between, the worker is looked for and, not found, started.
+        # Stored before the worker starts: after a crash in between, the worker is missing and is started again.
         self._store.update(started)
         try:
             self._workers.start(started)
@@ -90,7 +90,7 @@ class Supervision:
             if known is None:
                 raise
             if is_retryable(known):
-                # Nothing ran, so that it was no attempt.
+                # The worker did not start, so this was not an attempt.
                 self._store.update(run)
                 raise known from error
             return self._end(replace(started, state=RunState.FAILED, failure=Failure.of(known, "The start of the run")))
@@ -120,7 +120,7 @@ class Supervision:
         return self._start(run, view.ending)
 
     def _register(self, run: Run) -> Run:
-        """Ends a run that has its report; a registry that refuses the model is only a warning."""
+        """Ends a run that has its report. If the registry refuses the model, the run only gets a warning."""
         refusals, again = self._refusals.get(run.name, (0, self._clock.now()))
         if self._clock.now() < again:
             return run
@@ -145,5 +145,5 @@ class Supervision:
 
     def _tell(self, run: Run) -> None:
         self._announcer.ended(run)
-        # Not the whole run: a promotion may have given it a version while the bus was slow.
+        # Not the whole run: a promotion may have added its model version while the bus was slow.
         self._store.mark_announced(run.name)

@@ -1,4 +1,4 @@
-"""What a run found: metrics with confidence intervals, examples, variants."""
+"""The report of a run: metrics with confidence intervals, examples, builds."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it; `base` is None if the untrained model has no answer (a fresh classification head).
+    """The results; `base` is None if the untrained model cannot answer (a fresh classification head).
 
-    `tuned_loss` is the merged model's `Variant.loss`. `warnings` say, for people, what was done differently than
-    asked.
+    `tuned_loss` is the loss of the merged model, as `Variant.loss`. `warnings` say, for people, what was done otherwise
+    than asked for.
     """
 
     tuned: Metric
@@ -85,7 +85,7 @@ class Report:
             examples=tuple(Example(**item) for item in value["examples"]),
             variants=tuple(_variant(item) for item in value["variants"]),
             figures={str(name): float(figure) for name, figure in value["figures"].items()},
-            # Reports of before there was a loss are still in the database.
+            # Reports of earlier releases in the database have no loss.
             tuned_loss=_metric(value.get("tuned_loss")),
             warnings=tuple(value.get("warnings", ())),
         )

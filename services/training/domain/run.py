@@ -23,16 +23,16 @@ class RunState(Enum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing follows."""
+        """Whether this is a final state."""
         return self not in (RunState.QUEUED, RunState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run; `digest` is the identity of its outcome, `attempts` how often its worker was started.
+    """A run; `digest` identifies its outcome, `attempts` is how often its worker was started.
 
-    `attempts` leaves out the starts that ended because the service itself was stopped. `warnings` say what a
-    succeeded run lacks or did differently from its spec, for people.
+    `attempts` does not count starts that ended because the service was stopped. `warnings` say, for people, what a
+    succeeded run lacks or did otherwise than its spec says.
     """
 
     name: str

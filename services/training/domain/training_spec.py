@@ -1,4 +1,4 @@
-"""A training spec: task, method, optimisation, evaluation, compression. Pure data, checked when it is made."""
+"""A training spec: task, method, optimisation, evaluation, compression. Pure data, validated when it is created."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ VARIANTS: tuple[VariantName, ...] = ("fp32", "int8", "int4")
 LATER: Mapping[str, bool] = {"later": True}
 """Metadata of an option that was added after runs were stored: `field(default=..., metadata=LATER)`.
 
-At its default it does not count for a run's identity, so that an equal run of before is still found.
+At its default it does not enter the run's digest, so that an equal run of an earlier release is still found.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationTask:
-    """Text from text: the answer in column `target_field` to `prompt_template` filled with a record's text."""
+    """Text from text: column `target_field` is the answer to `prompt_template` filled with a record's text."""
 
     prompt_template: str
     target_field: str
@@ -53,8 +53,8 @@ class TextClassificationTask:
 class Method(Protocol):
     """Which weights are trained: a frozen dataclass of options, see `services.training.engine.methods`.
 
-    A method that is not for every task names the kinds of those that it is for in a class variable `TASKS`. One that
-    reads a column of its own names the option with the column's name in a class variable `COLUMN`.
+    A method that is not for every task lists the kinds of its tasks in a class variable `TASKS`. A method that reads a
+    column of its own has a class variable `COLUMN`, the name of the option that contains the column's name.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -63,19 +63,19 @@ class Method(Protocol):
 
     @property
     def kind(self) -> str:
-        """Its name: that of its field in a spec's `method`."""
+        """Its name, which is also that of its field in a spec's `method`."""
         ...
 
     def adapt(self, model: Any) -> Any:
         """The torch module with the method's weights trainable and all others frozen.
 
         Raises:
-            InvalidArgumentError: the method does not go with the model's layers; it names the option.
+            InvalidArgumentError: the method does not fit the model's layers; names the option.
         """
         ...
 
     def merge(self, model: Any) -> Any:
-        """The plain torch module of an adapted and trained one."""
+        """The plain torch module of an adapted and trained model."""
         ...
 
 
@@ -103,10 +103,10 @@ class Optimization:
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """What is known of a base model before it is loaded; `context_length` in tokens, None if it has no limit.
+    """A base model before it is loaded; `context_length` in tokens, None if it has no limit.
 
-    `identity` is a digest that changes with the weights, `task` the kind of task that such a model can learn: None
-    where it is none of ours.
+    `identity` is a digest that changes with the weights. `task` is the kind of task that such a model can learn; None
+    if it can learn none.
     """
 
     name: str
@@ -155,13 +155,13 @@ class TrainingSpec:
 
     @property
     def learnt(self) -> list[tuple[str, str]]:
-        """The columns that are learnt, each with the field of the spec that names it."""
+        """The learnt columns, each with the field of the spec that names it."""
         option: str | None = getattr(self.method, "COLUMN", None)
         own = [(str(getattr(self.method, option)), f"spec.{self.method.kind}.{option}")] if option else []
         return [self.task.learnt, *own]
 
     def check_base(self, base: BaseModel) -> None:
-        """Holds the spec against its base model.
+        """Checks the spec against its base model.
 
         Raises:
             InvalidArgumentError: the model cannot learn the task, or not from texts of that length.
@@ -184,9 +184,9 @@ class TrainingSpec:
         _refuse(found)
 
     def digest(self, base_digest: str) -> str:
-        """Identity of the run's outcome: equal digests need no second run.
+        """Identifies the run's outcome: a run with an equal digest need not be repeated.
 
-        The data set counts by its content, not by its name.
+        The data set enters by its content, not by its name.
         """
         value = _identity(self)
         for name in ("dataset_name", "dataset_uri"):
@@ -201,7 +201,7 @@ class TrainingSpec:
     def from_json(
         cls, value: Mapping[str, Any], make_method: Callable[[str, Mapping[str, Any]], Method]
     ) -> TrainingSpec:
-        """The spec from its JSON form; `make_method` makes a method of its name and options."""
+        """The spec from its JSON form; `make_method` creates a method from its name and options."""
         task, method = dict(value["task"]), dict(value["method"])
         return cls(
             **{
@@ -222,7 +222,7 @@ _TASKS: Mapping[str, type[GenerationTask] | type[TextClassificationTask]] = {
 
 
 def _identity(value: Any) -> Any:
-    """The JSON form without the options that came later and are at their default."""
+    """The JSON form without options that were added later and have their default value."""
     if not is_dataclass(value):
         return value
     items = [(item, getattr(value, item.name)) for item in fields(value)]

@@ -1,4 +1,4 @@
-"""How the transformers of a model compute attention."""
+"""Selects how a model computes attention."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Order and grouping of training examples: deterministic in (seed, step), so that a resumed run sees the same."""
+"""Order and grouping of training examples: determined by (seed, step), so that a resumed run sees the same batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-# Examples of this many batches are sorted by length together: little padding, still a random order.
+# The examples of this many batches are sorted by length together: little padding, and still a random order.
 _GROUP_BATCHES = 16
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, seed: int, *, start: int = 0) -> Iterator[list[int]]:
     """Endless batches of example indices, grouped by length, from batch number `start` on.
 
-    Each pass over the data is shuffled again; a last incomplete batch of a pass is filled from its own beginning.
+    Each pass over the data is shuffled again; an incomplete last batch of a pass is filled from the pass's beginning.
 
     Raises:
         ValueError: there are no examples.

@@ -29,7 +29,7 @@ def greedy_answers(
     device: torch.device,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
-    """One answer per prompt, in the order of the prompts; only its first line."""
+    """The first line of one answer per prompt, in the order of the prompts."""
     import torch
 
     # By length, so that a batch has little padding.
@@ -41,7 +41,7 @@ def greedy_answers(
         for start in range(0, len(order), _BATCH):
             chosen = order[start : start + _BATCH]
             width = max(len(prompts[i]) for i in chosen)
-            # [batch, width], padded on the left: every answer continues at the same column.
+            # [batch, width], padded on the left, so that all answers continue at the same column.
             ids = torch.full((len(chosen), width), pad, dtype=torch.long)
             mask = torch.zeros((len(chosen), width), dtype=torch.long)
             for row, i in enumerate(chosen):
@@ -77,5 +77,5 @@ def reference_losses(
 
 
 def first_line(answer: str) -> str:
-    """The first line that is not blank: what a caller of a one-line task would use."""
+    """The first line that is not blank, which is what callers of a one-line task use."""
     return next((line.strip() for line in answer.splitlines() if line.strip()), "")

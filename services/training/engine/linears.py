@@ -1,7 +1,7 @@
-"""Linear layers of a model that only answers, computed by oneDNN.
+"""Computes the linear layers of a model by oneDNN, for inference only.
 
-PyTorch gives fp32 products to MKL, which on AMD processors keeps to AVX2: with AVX-512 oneDNN takes less than half the
-time for the same sums (SmolLM2-135M, 48 articles on 2 cores: 24 → 13 s of processor for the answers).
+PyTorch computes fp32 products by MKL, which uses only AVX2 on AMD CPUs. oneDNN with AVX-512 takes less than half the
+time for the same products (SmolLM2-135M, 48 articles on 2 cores: 13 instead of 24 CPU seconds for the answers).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def onednn_linears(model: nn.Module) -> Iterator[None]:
-    """Within it, fp32 linear layers on a processor with AVX-512 are oneDNN's; no gradient flows through them."""
+    """Within the block, a CPU with AVX-512 computes fp32 linear layers by oneDNN, without gradients."""
     import torch
 
     operator: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -31,7 +31,7 @@ def onednn_linears(model: nn.Module) -> Iterator[None]:
     changed = [
         module
         for module in model.modules()
-        # Not those of subclasses, which compute something else.
+        # Not subclasses, which compute something else.
         if type(module) is torch.nn.Linear
         and module.weight.device.type == "cpu"
         and module.weight.dtype is torch.float32

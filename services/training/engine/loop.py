@@ -23,12 +23,12 @@ _RATE_WINDOW = 8
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error
-    """Training was asked to stop; its state is in the last checkpoint."""
+    """Training was asked to stop; the last checkpoint has its state."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """How far training is; `loss` is the step's own, `tokens_per_second` and `remaining_s` over the last steps."""
+    """Progress of training; `loss` is the last step's, `tokens_per_second` and `remaining_s` cover several steps."""
 
     step: int
     total: int
@@ -40,7 +40,7 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything that a resume needs; all of it tensors and plain numbers, so that it is stored without pickle."""
+    """Everything that a resume needs, in tensors and plain numbers, so that it can be stored without pickle."""
 
     step: int
     weights: dict[str, Tensor]
@@ -48,12 +48,12 @@ class Checkpoint:
     random_state: Tensor
     losses: list[float] = field(default_factory=list)
     accelerator: dict[str, Tensor] = field(default_factory=dict)
-    """On a GPU: its own random state, and the scale of fp16 losses with the steps since it last changed."""
+    """On a GPU: its random state, and the scale of fp16 losses with the number of steps since the scale changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What training ended with."""
+    """The result of training."""
 
     losses: list[float]
     tokens: int
@@ -179,7 +179,7 @@ def train(
 
 
 def accelerator_state(device: torch.device, scaler: Any) -> dict[str, Tensor]:
-    """What only a GPU has: a run that resumes without it draws other numbers, and begins with another scale."""
+    """State that only a GPU has; without it a resumed run would draw other random numbers and use another scale."""
     import torch
 
     found: dict[str, Tensor] = {}
@@ -195,7 +195,7 @@ def load_accelerator(device: torch.device, scaler: Any, state: dict[str, Tensor]
     """Restores the result of `accelerator_state`."""
     import torch
 
-    # A run may continue on another kind of device; then there is nothing to restore.
+    # A run may resume on another kind of device; then there is nothing to restore.
     if device.type == "cuda" and "random_state" in state:
         torch.cuda.set_rng_state(state["random_state"], device)
     if scaler.is_enabled() and "scale" in state:
@@ -215,7 +215,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer, named: list[tuple[str, An
 def _load_optimizer(optimizer: torch.optim.Optimizer, named: list[tuple[str, Any]], state: dict[str, Tensor]) -> None:
     for parameter_name, parameter in named:
         prefix = f"{parameter_name}/"
-        # Files are loaded into main memory. Moments belong on the device of their parameter, the step count does not.
+        # Loaded files are in main memory. Moments move to the device of their parameter; the step count stays.
         optimizer.state[parameter] = {
             name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
             for name, value in ((key.removeprefix(prefix), v) for key, v in state.items() if key.startswith(prefix))

@@ -1,4 +1,4 @@
-"""Low-rank adapters on a model's linear layers, for every method that trains by them."""
+"""Low-rank adapters on a model's linear layers, for all methods that train them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class LowRank:
-    """How a method with options `r`, `alpha`, `dropout` and `target_modules` adapts a model and merges it again."""
+    """Adapts and merges a model, for methods with the options `r`, `alpha`, `dropout` and `target_modules`."""
 
     __slots__ = ()
 
     def adapt(self, model: nn.Module) -> nn.Module:
-        """See `Method.adapt`; without its adapters the model is what it was."""
+        """See `Method.adapt`; with its adapters disabled, the model computes what it did before."""
         method: Any = self
         return add_adapters(
             model,
@@ -48,26 +48,26 @@ def add_adapters(
     use_rslora: bool = False,
     method: str,
 ) -> nn.Module:
-    """The model with adapters, which alone are trainable; at first they change nothing.
+    """The model with adapters, which are its only trainable weights; at first they change no output.
 
     Args:
         model: a torch module.
         r: rank.
-        alpha: scale: the update is multiplied by alpha / r, or alpha / sqrt(r) with `use_rslora`.
-        dropout: on the adapters' input.
+        alpha: scale: the update is multiplied by alpha / r, or by alpha / sqrt(r) with `use_rslora`.
+        dropout: dropout on the adapters' input.
         target_modules: names of linear layers; every linear layer if empty.
-        use_dora: learn direction and magnitude of a weight apart (arXiv:2402.09353).
-        use_rslora: arXiv:2312.03732.
+        use_dora: learn direction and magnitude of a weight separately (arXiv:2402.09353).
+        use_rslora: rank-stabilised scale (arXiv:2312.03732).
         method: name of the method in a spec, for errors.
 
     Raises:
-        InvalidArgumentError: the model lacks the layers.
+        InvalidArgumentError: the model does not have these layers.
     """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=r,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # only its ratio to r counts
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft's type is int, but it only divides by r
         lora_dropout=dropout,
         target_modules=list(target_modules) or "all-linear",
         use_dora=use_dora,
@@ -77,7 +77,7 @@ def add_adapters(
     try:
         adapted: nn.Module = get_peft_model(model, config)
     except ValueError as error:
-        # peft's message names the modules that it did not find.
+        # peft's own message lists the missing modules.
         field = f"spec.{method}.target_modules"
         raise InvalidArgumentError(
             f"{field}: {error}", reason="METHOD_UNSUITABLE", violations=[FieldViolation(field, str(error))]

@@ -1,7 +1,7 @@
-"""How much memory a training needs, from a model's shape: a plan before anything starts.
+"""Estimates the memory that a training needs from the model's shape, before anything starts.
 
-The plan follows what `services.training.engine.loop` keeps, for transformers with gated feed-forward layers (Llama,
-Qwen, SmolLM). `docs/benchmarks.md` has its error against measured peaks.
+The estimate adds up what `services.training.engine.loop` keeps in memory, for transformers with gated feed-forward
+layers (Llama, Qwen, SmolLM). `docs/benchmarks.md` compares it with measured peaks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MOMENTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A causal language model by its sizes; `key_width` is the width of all keys of a token, over all heads."""
+    """Sizes of a causal language model; `key_width` is the width of a token's keys over all heads together."""
 
     layers: int
     hidden: int
@@ -67,12 +67,12 @@ SHAPES: Mapping[str, Shape] = {
     "123B": Shape(88, 12288, 28672, 32768, 96, 1024),
     "405B": Shape(126, 16384, 53248, 128256, 128, 1024),
 }
-"""Published models of the sizes that people ask for: Llama 2 7B and 70B, Mistral Large 2, Llama 3.1 405B."""
+"""Shapes of published models: Llama 2 7B and 70B, Mistral Large 2, Llama 3.1 405B."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one device reads at once: `examples` texts of `tokens` tokens, `targets` of them learnt."""
+    """One device's batch: `examples` texts of `tokens` tokens each, of which `targets` are learnt."""
 
     examples: int
     tokens: int
@@ -81,7 +81,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of one device; `peak` is the greatest sum of what is there at the same time."""
+    """Bytes on one device; `peak` is the maximum over time."""
 
     weights: int
     gradients: int
@@ -105,21 +105,21 @@ def plan_memory(
 
     Args:
         shape: the model.
-        batch: what a device reads at once.
+        batch: one device's batch.
         trainable: number of trained weights; all of them for full fine-tuning.
         half: whether linear layers compute in 16 bits; weights stay in 32.
-        strategy: ddp holds a whole copy in each device, fsdp a share of weights, gradients and moments.
-        devices: their number.
-        eager_attention: whether the whole score matrix is kept, as for short texts on a processor, and in fp32 where
-            no fused kernel suits the model.
-        checkpointing: whether only the input of each block is kept, and the rest computed again.
+        strategy: ddp keeps a whole copy on each device, fsdp a share of weights, gradients and moments.
+        devices: number of devices.
+        eager_attention: whether the whole score matrix is kept, as for short texts on a CPU, and in fp32 if no fused
+            kernel supports the model.
+        checkpointing: whether only the input of each block is kept and the rest is computed again.
     """
     share = devices if strategy == "fsdp" else 1
     weights = math.ceil(shape.parameters / share) * _FLOAT
     extra = max(0, trainable - shape.parameters) * _FLOAT
     moved = math.ceil(trainable / share) * _FLOAT
     optimizer = _MOMENTS * moved
-    # fsdp has the 16-bit copies of one block at a time.
+    # fsdp has 16-bit copies of one block at a time only.
     copied = shape.layers if share == 1 else 1
     copied_head = shape.vocabulary * shape.hidden * _HALF if half and trainable >= shape.parameters else 0
     activations = copied_head + _activations(
@@ -127,11 +127,11 @@ def plan_memory(
     )
     # fsdp gathers one block at a time.
     gathered = math.ceil(shape.linear_weights / max(1, shape.layers)) * _FLOAT if share > 1 else 0
-    # Gradients appear while activations go: the backward pass never has all of both.
+    # The backward pass frees activations while it creates gradients, so it never has all of both.
     reading = weights + optimizer + activations + gathered
-    # The optimizer takes the root of all second moments at once.
+    # The optimizer computes the square root of all second moments at once.
     stepping = weights + optimizer + moved + moved
-    # ddp keeps its buckets beside the gradients.
+    # ddp has buckets in addition to the gradients.
     buckets = moved if strategy == "ddp" and devices > 1 else 0
     return MemoryPlan(
         weights + extra, moved + buckets, optimizer, activations, max(reading, stepping) + buckets + extra
@@ -139,18 +139,18 @@ def plan_memory(
 
 
 def _activations(shape: Shape, batch: Batch, *, half: bool, eager: bool, copied: int, checkpointing: bool) -> int:
-    """What the forward pass keeps for the backward pass."""
+    """Bytes that the forward pass keeps for the backward pass."""
     tokens, narrow = batch.examples * batch.tokens, _HALF if half else _FLOAT
     # Two norms, in 32 bits: input, normalised values, result; in mixed precision the result is also kept in 16.
     norms = 2 * shape.hidden * (3 * _FLOAT + (_HALF if half else 0))
-    # Rotated queries and keys, values, what attention gives, and its copy for the next layer.
+    # Rotated queries and keys, values, the output of attention, and its copy for the next layer.
     attention = (3 * shape.hidden + 2 * shape.key_width) * narrow
     # Gate, its activation, the other projection, their product.
     feed_forward = 4 * shape.feed_forward * narrow
     scores = shape.heads * batch.tokens * (2 * _FLOAT) if eager else 0
     block = tokens * (norms + attention + feed_forward + scores)
     blocks = shape.layers * tokens * shape.hidden * _FLOAT + block if checkpointing else shape.layers * block
-    # Copies of the weights in 16 bits live as long as the pass that they are for.
+    # 16-bit copies of the weights exist for the duration of the pass.
     copies = shape.linear_weights // shape.layers * copied * _HALF if half else 0
     # Logits of the learnt positions: as computed, in 32 bits, as log-probabilities, and their gradient.
     targets = batch.examples * batch.targets
@@ -168,9 +168,9 @@ def devices_needed(
     checkpointing: bool = False,
     most: int = 4096,
 ) -> int | None:
-    """The least number of devices, a power of two, on which fsdp fits; None if not even `most` are enough.
+    """The smallest number of devices, a power of two, on which the training fits with fsdp; None if `most` is too few.
 
-    One device where it fits alone.
+    One device is used without fsdp.
     """
     count = 1
     while count <= most:

@@ -20,8 +20,8 @@ _WORDS = re.compile(rf"[{_IDEOGRAPHS}]|[^\W_{_IDEOGRAPHS}]+")
 def rouge_l(references: Sequence[str], answers: Sequence[str]) -> list[float]:
     """ROUGE-L F1 of each answer, 0 to 1, with stemming (Lin 2004; Google's rouge-score).
 
-    Its own words are of ASCII letters only, so that a Chinese answer would have none and score 0 whatever it says: here
-    a Han or kana character is a word, and so is a run of any other letters.
+    rouge-score's own words consist of ASCII letters only, so that every Chinese answer would score 0. Here each Han or
+    kana character is a word, and so is each run of other letters.
     """
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
@@ -76,7 +76,7 @@ def loss_per_token(losses: Sequence[TextLoss], *, seed: int = 0) -> Metric:
 
 
 def loss_increase(reference: Sequence[TextLoss], losses: Sequence[TextLoss], *, seed: int = 0) -> Metric:
-    """Relative increase of the loss over a reference model's, paired: both on the same answers."""
+    """Relative increase of the loss over a reference model's, paired by answer."""
     import numpy as np
 
     before = np.array([item.nats for item in reference], dtype=np.float64)

@@ -1,7 +1,7 @@
-"""Learning from what people preferred: the losses of DPO and KTO, and how a batch of examples becomes one.
+"""Learning from people's preferences: the losses of DPO and KTO, and the objectives that use them.
 
-Both compare the model with what it was before training. That reference is the same model without its adapters, so it
-takes no memory of its own; each example's reference is computed once.
+Both compare the model with its state before training. That reference is the same model with its adapters disabled, so
+it needs no memory of its own; each example's reference is computed once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _GOOD, _BAD = {"true"}, {"false"}
 
 @dataclass(frozen=True, slots=True)
 class Preferred:
-    """Two answers to one prompt: `chosen` was preferred to `rejected`; token ids."""
+    """Two answers to one prompt, as token ids: `chosen` was preferred to `rejected`."""
 
     prompt: list[int]
     chosen: list[int]
@@ -42,8 +42,8 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, *, beta: float, label_smoothing: 
 
     Args:
         chosen: log probability of each chosen answer, minus the reference's, [batch].
-        rejected: the same of the rejected ones, [batch].
-        beta: how dear it is to leave the reference.
+        rejected: the same for each rejected answer, [batch].
+        beta: how strongly the model is kept close to the reference.
         label_smoothing: share of preferences assumed to be wrong (Mitchell 2023), below 0.5.
     """
     from torch.nn import functional
@@ -61,9 +61,9 @@ def kto_loss(
     Args:
         ratios: log probability of each answer, minus the reference's, [batch].
         good: whether it was rated good, [batch].
-        mismatched: the same as `ratios` of answers to other prompts, whose mean estimates the divergence from the
-            reference; no gradient flows through it, [batch].
-        beta: how dear it is to leave the reference.
+        mismatched: like `ratios`, for answers to other prompts, [batch]. Its mean estimates the divergence from the
+            reference; no gradient flows through it.
+        beta: how strongly the model is kept close to the reference.
         desirable_weight: weight of good answers.
         undesirable_weight: weight of bad answers.
     """
@@ -85,12 +85,13 @@ class _Reference:
     def ratios(
         self, model: Any, keys: Sequence[object], pairs: Sequence[Pair], device: torch.device
     ) -> tuple[Tensor, int]:
-        """[pairs], and the number of tokens that were read; `keys` are the pairs' names."""
+        """The ratios, [pairs], and the number of tokens that were read; `keys` identify the pairs in the cache."""
         import torch
 
         unknown = [at for at, key in enumerate(keys) if key not in self._known]
         if unknown:
-            # Dropout is for what learns. Without it nothing is drawn, so a resumed run draws the same numbers.
+            # The reference is computed without dropout. So it draws no random numbers, and a resumed run, which may
+            # compute it again, draws the same ones for training.
             training = model.training
             model.eval()
             with torch.no_grad(), model.disable_adapter():
@@ -117,7 +118,7 @@ class PreferenceObjective:
         return dpo_loss(chosen, rejected, beta=self._beta, label_smoothing=self._smoothing), read
 
     def accuracy(self, model: nn.Module, device: torch.device) -> list[float]:
-        """For each example 1.0 if the chosen answer gained more over the reference than the rejected one, else 0.0."""
+        """For each example 1.0 if training favoured the chosen answer over the rejected one, else 0.0."""
         import torch
 
         with torch.no_grad():
@@ -133,7 +134,7 @@ class PreferenceObjective:
 
 
 class RatingObjective:
-    """KTO over rated answers; see `services.training.engine.tasks.Objective`. A batch needs two examples or more."""
+    """KTO over rated answers; see `services.training.engine.tasks.Objective`. A batch needs at least two examples."""
 
     def __init__(
         self,
@@ -165,7 +166,7 @@ class RatingObjective:
         return kto_loss(ratios, good, mismatched, beta=self._beta, **self._weights), read + more
 
     def accuracy(self, model: nn.Module, device: torch.device) -> list[float]:
-        """For each example 1.0 if a good answer became likelier than the reference has it, or a bad one less likely."""
+        """For each example 1.0 if training made a good answer likelier or a bad answer less likely, else 0.0."""
         import torch
 
         right = []
@@ -191,7 +192,7 @@ def is_good(rating: str, record: str, field: str) -> bool:
     """Whether a rating says that an answer was good: `true`, or a number above zero.
 
     Raises:
-        FailedPreconditionError: it is neither a number nor true or false; the message names the record.
+        FailedPreconditionError: it is neither a number nor true or false; names the record.
     """
     text = rating.strip().lower()
     if text in _GOOD | _BAD:
@@ -207,10 +208,10 @@ def is_good(rating: str, record: str, field: str) -> bool:
 
 
 def with_value(rows: Sequence[Mapping[str, str]], column: str, field: str) -> list[Mapping[str, str]]:
-    """The rows that have something in a column: not every record was judged.
+    """The rows with a value in a column: not every record was rated.
 
     Raises:
-        FailedPreconditionError: none has.
+        FailedPreconditionError: no row has one.
     """
     found = [row for row in rows if row[column].strip()]
     if not found:

@@ -18,8 +18,8 @@ def prompts_of(folder: Path, task: GenerationTask) -> Prompts:
     """The prompts of a base model's folder, as serving will build them.
 
     Raises:
-        InvalidArgumentError: the model's tokenizer or chat template cannot be used, or a record's text has no room
-            beside instruction and chat markers.
+        InvalidArgumentError: the model's tokenizer or chat template cannot be used, or instruction and chat markers
+            leave no room for a record's text.
     """
     from tokenizers import Tokenizer
 
@@ -49,7 +49,7 @@ def prompts_of(folder: Path, task: GenerationTask) -> Prompts:
 def training_pairs(
     prompts: Prompts, tokenizer: Any, task: GenerationTask, records: Sequence[Mapping[str, str]]
 ) -> list[Pair]:
-    """Prompt and target of each record; the target ends with the end-of-turn token, which no text contains."""
+    """Prompt and target of each record. The target ends with the end-of-turn token, which texts cannot contain."""
     return [
         Pair(
             prompts.of_text(record["text"]),

@@ -1,4 +1,4 @@
-"""What a task asks of a model: how a batch becomes a loss. The training loop knows nothing else about a task."""
+"""Objectives: how a batch of a task becomes a loss. The training loop knows nothing else about a task."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Pair:
 class CompletionObjective:
     """Cross entropy over the target tokens only.
 
-    The vocabulary projection is the largest single matrix of a small model (SmolLM2-135M: 28M of 135M weights), so
-    it is applied to the target positions only, not to the whole sequence as the usual full-logit loss does.
+    The vocabulary projection is the largest single matrix of a small model (SmolLM2-135M: 28M of 135M weights), so it
+    is applied to the target positions only, not to the whole sequence.
     """
 
     def __init__(self, pairs: Sequence[Pair], pad_token_id: int) -> None:
@@ -45,7 +45,7 @@ class CompletionObjective:
         self.lengths: Sequence[int] = [len(pair.prompt) + len(pair.target) for pair in pairs]
 
     def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
-        """See `Objective.loss`; `model` is a causal language model of transformers, bare or adapted."""
+        """See `Objective.loss`; `model` is a causal language model of transformers, with or without adapters."""
         from torch.nn import functional
 
         logits, targets, read = target_logits(model, [self._pairs[i] for i in indices], self._pad, device)
@@ -58,10 +58,10 @@ def target_logits(
     """Logits of the positions that predict the targets, fp32 [targets, vocabulary], the targets, and the tokens read.
 
     Args:
-        model: a causal language model of transformers, bare or adapted.
-        pairs: what is read, and what is predicted after it; targets follow each other in this order.
-        pad: id of a token that fills shorter rows.
-        device: the model's.
+        model: a causal language model of transformers, with or without adapters.
+        pairs: prompts and targets; the targets are concatenated in this order.
+        pad: id of the token that fills shorter rows.
+        device: the model's device.
     """
     import torch
 
@@ -92,7 +92,7 @@ def target_logits(
 
 
 class ClassificationObjective:
-    """Cross entropy over the labels of whole texts."""
+    """Cross entropy of the labels of texts."""
 
     def __init__(self, texts: Sequence[list[int]], labels: Sequence[int], pad_token_id: int) -> None:
         self._texts = texts
@@ -112,7 +112,7 @@ class ClassificationObjective:
 
 
 def pad_right(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, both [batch, longest], integers."""
+    """Token ids and mask, both integers [batch, longest]."""
     import torch
 
     width = max(map(len, rows))

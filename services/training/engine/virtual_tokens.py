@@ -1,9 +1,9 @@
 """Virtual tokens of prompt tuning as tokens of the vocabulary: learnt vectors that every prompt begins with.
 
-PEFT keeps such vectors beside the model and puts them before the embedded text; a runtime that is given tokens cannot
-do that, and the exported model would answer without them. Here each vector is the embedding of a new special token, and
-the chat template writes these tokens before a conversation. The computation is the same, and tokenizer, template and
-weights carry it through merging, export and serving as they carry everything else.
+PEFT keeps such vectors outside the model and puts them before the embedded text. A runtime that takes token ids cannot
+do that, so the exported model would answer without them. Here each vector is the embedding of a new special token, and
+the chat template writes these tokens before a conversation. The result is the same, and merging, export and serving
+need nothing special.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write_tokenizer(base: Path, target: Path, count: int) -> None:
         count: number of virtual tokens.
 
     Raises:
-        InvalidArgumentError: the model cannot be given them.
+        InvalidArgumentError: the model cannot get virtual tokens.
     """
     from tokenizers import AddedToken
     from transformers import AutoTokenizer
@@ -56,7 +56,7 @@ def write_tokenizer(base: Path, target: Path, count: int) -> None:
 
 
 def _plain_template(tokenizer: Any) -> str:
-    """What `services.kit.prompts` does without a chat template, as one: contents, and the tokenizer's own markers."""
+    """A chat template that does what `services.kit.prompts` does for a model without one."""
     text = "x"
     marked = tokenizer(text)["input_ids"]
     inner = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -66,16 +66,16 @@ def _plain_template(tokenizer: Any) -> str:
 
 
 def add_rows(model: Any, ids: Sequence[int], like: Sequence[int]) -> None:
-    """Gives a causal language model embeddings for virtual tokens, and notes their ids in its configuration.
+    """Adds embeddings for virtual tokens to a causal language model, and their ids to its configuration.
 
-    Its output layer gets rows for them, too. Each is the mean of all rows: by Jensen's inequality the logit of a mean
-    row is never the highest, and a virtual token is never likelier than 1 / vocabulary. So none is ever an answer,
-    whatever its embedding becomes. Tied embeddings are untied for that.
+    The output layer gets rows for them, too, each the mean of all rows. By Jensen's inequality the logit of a mean row
+    is never the highest, and a virtual token is never likelier than 1 / vocabulary. So the model never answers with
+    one, whatever its embedding becomes. Tied embeddings are untied for that.
 
     Args:
         model: a causal language model of transformers; changed in place.
         ids: token ids of the virtual tokens.
-        like: token ids whose embeddings they begin as, repeated as needed.
+        like: token ids whose embeddings initialise them, repeated as needed.
     """
     import torch
     from torch import nn

@@ -1,4 +1,4 @@
-"""The weights of a model that training moves: taken out for a checkpoint and put back."""
+"""Saves the trainable weights of a model for a checkpoint, and restores them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that training moves, by name, detached and contiguous."""
+    """The trainable weights by name, detached and contiguous."""
     return {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
 
 
@@ -17,7 +17,7 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Restores the result of `trainable_state`.
 
     Raises:
-        ValueError: the names differ: the checkpoint belongs to another training spec.
+        ValueError: the names differ, so the checkpoint belongs to another training spec.
     """
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if own.keys() != state.keys():

@@ -46,7 +46,7 @@ _PRECISION_MESSAGES = {
 
 
 def spec_from(spec: run_pb2.TrainingSpec) -> TrainingSpec:
-    """The training spec of a message; zeros become the defaults that the contract gives them."""
+    """The training spec of a message; zeros become the defaults that the proto documents."""
     o = spec.optimization
     return TrainingSpec(
         model_name=spec.model_name,
@@ -68,7 +68,7 @@ def spec_from(spec: run_pb2.TrainingSpec) -> TrainingSpec:
             seed=o.seed,
             checkpoint_every=o.checkpoint_every or 20,
         ),
-        # In one order, so that the order in a request does not make another run.
+        # In a fixed order, so that the order in the request does not change the run's digest.
         variants=tuple(name for name in VARIANTS if name in spec.compression.variants),
         max_eval_examples=spec.evaluation.max_examples,
     )
@@ -129,7 +129,7 @@ def _task_from(spec: run_pb2.TrainingSpec) -> GenerationTask | TextClassificatio
 
 
 def _method_from(spec: run_pb2.TrainingSpec) -> Method:
-    """The method of the same name, its options the fields of the message."""
+    """The method with the name of the field, its options taken from the message."""
     name = spec.WhichOneof("method") or ""
     options: dict[str, object] = {}
     if name == "plugin":

@@ -8,5 +8,5 @@ from services.training.app.supervision import Supervision
 
 
 async def run_supervision(supervision: Supervision) -> None:
-    """Steps until cancelled, whatever a step raises: an error of one run must not end the supervision of others."""
+    """Runs steps until cancelled, whatever they raise: an error of one run must not end the supervision of others."""
     await step_forever(in_thread(supervision.step), "supervision", survives_defects=True)

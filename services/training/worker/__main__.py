@@ -1,6 +1,6 @@
 """Composition root of the worker: `python -m services.training.worker --job RUN_FOLDER/job.json`.
 
-Ends with 0 and report.json, with EXIT_CANCELLED after SIGTERM (a checkpoint is stored), or with EXIT_FAILED and
+Exits with 0 and report.json, with EXIT_CANCELLED after SIGTERM (a checkpoint is stored), or with EXIT_FAILED and
 failure.json.
 """
 
@@ -41,11 +41,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True, help="job.json of the run")
     job = Job.read(parser.parse_args().job)
-    # Never contact a hub: all files are local, and a missing one is an error at once. Progress bars are for terminals.
+    # Never contact the Hugging Face hub: all files are local, and a missing one must fail at once. No progress bars.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
     settings = load_settings(ServiceSettings)
     telemetry = start_telemetry("training-worker", settings.otlp_endpoint, peer_files=settings.peer_files)
-    # They say which layers were compressed, and that ROUGE splits words in its usual way. What goes wrong they raise.
+    # Their messages are not needed (which layers were compressed, how ROUGE splits words); errors are exceptions.
     for name in ("nncf", "absl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     stop = threading.Event()
@@ -78,11 +78,11 @@ def _run(job: Job, stop: threading.Event) -> int:
         write_json(job.folder / REPORT_FILE, report.to_json())
     except Cancelled:
         logger.info("run %s was stopped; its checkpoint is stored", job.run)
-        # A restarted service is not the parent of this process and does not see its exit code.
+        # If the service was restarted, it is not the parent of this process and does not see its exit code.
         (job.folder / STOPPED_FILE).touch()
         return EXIT_CANCELLED
     except Exception as error:
-        # An exception would happen again; only a kill of this process is worth another attempt.
+        # An exception would occur again, so there is no other attempt, unlike after a kill of this process.
         known = explained(error)
         if known is None:
             logger.exception("run %s failed", job.run)

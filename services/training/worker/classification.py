@@ -1,4 +1,4 @@
-"""A run that teaches an encoder to label texts."""
+"""A run that trains an encoder to classify texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INPUT_SHOWN = 300
 
 
 def run(job: Job, should_stop: Callable[[], bool]) -> Report:
-    """Trains, evaluates, compresses; each result is kept in the run's folder."""
+    """Trains, evaluates and compresses; each result is stored in the run's folder."""
     import torch
     from safetensors.torch import load_model, save_model
     from transformers import AutoModel
@@ -50,7 +50,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     def tokens(rows: list[dict[str, str]]) -> list[list[int]]:
         encoded = tokenizer(
-            # What looks like a special token, such as [SEP], is text; serving reads it so, too.
+            # Text that looks like a special token, such as [SEP], is encoded as text, as serving does.
             [r["text"] for r in rows],
             truncation=True,
             max_length=task.max_input_tokens,
@@ -115,7 +115,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         variants=variants,
         figures={
             **figures,
-            # What one gets by always saying the commonest label.
+            # The accuracy of always answering with the commonest label.
             "majority_accuracy": max(references.count(label) for label in labels) / len(references),
         },
         warnings=phases.precision_warnings(job, device),
@@ -134,7 +134,7 @@ def _compress(
 ) -> tuple[Variant, ...]:
     spec, folder = job.spec, job.folder
     phase = Phase(job, "compress", len(spec.variants), "builds")
-    # int8 is made from fp32, which is therefore always built.
+    # int8 is derived from fp32, which is therefore always built.
     fp32 = kept_folder(folder / "variants" / "fp32", lambda path: _export(model, tokenizer, path))
     folders = {"fp32": fp32}
     if "int8" in spec.variants:

@@ -1,4 +1,4 @@
-"""A run that teaches a causal language model to write text from text."""
+"""A run that trains a causal language model to write text from text."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from services.training.worker.phases import (
 
 logger = logging.getLogger(__name__)
 _INPUT_SHOWN = 300
-# Share of the hold-out's prompts that a build answers word for word as the merged model does.
+# Share of the held-out prompts that a build answers word for word like the merged model.
 _SAME = "same_answer_as_merged"
 
 
 def run(job: Job, should_stop: Callable[[], bool]) -> Report:
-    """Trains, evaluates, compresses; each result is kept in the run's folder."""
+    """Trains, evaluates and compresses; each result is stored in the run's folder."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -135,12 +135,12 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     tuned_losses = [TextLoss(**item) for item in tuned["losses"]]
     check_stop(should_stop)
 
-    # Its half gigabyte is better used by the builders.
+    # Frees half a gigabyte before the builds are created.
     model = None
     variants, agreement = _compress(job, task, merged, held_pairs, references, tuned_answers, tuned_losses, should_stop)
     base_scores, tuned_scores = rouge_l(references, base_answers), rouge_l(references, tuned_answers)
     gains = [t - b for t, b in zip(tuned_scores, base_scores, strict=True)]
-    # Typical gains, from clear ones to small ones, instead of the best five.
+    # Examples with gains from large to small, not just the best five.
     order = sorted(range(len(gains)), key=lambda i: gains[i], reverse=True)
     shown = shown_examples(order)
     return Report(
@@ -165,7 +165,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
 
 def _tuned_tokenizer(job: Job, material: Material) -> tuple[Any, Path, list[int]]:
-    """The tokenizer that the tuned model has, its folder, and the virtual tokens in it, if the method learns some."""
+    """The tuned model's tokenizer, its folder, and the virtual tokens in it, if the method learns any."""
     from transformers import AutoTokenizer
 
     method = job.spec.method
@@ -192,7 +192,7 @@ def parity_warnings(agreement: Mapping[str, float]) -> tuple[str, ...]:
 def _build(
     variants: Sequence[VariantName], merged: Path, place: Path, phase: Phase, should_stop: Callable[[], bool]
 ) -> dict[VariantName, Path]:
-    """Makes the builds that are missing; the converted model, a second copy of all weights, is gone afterwards."""
+    """Creates the missing builds; the converted model, a second copy of all weights, is freed afterwards."""
     builds = language_builds.LanguageBuilds(merged)
     folders: dict[VariantName, Path] = {}
     for number, name in enumerate(variants, start=1):

@@ -1,4 +1,4 @@
-"""What a method asks a writer to learn from the rows of a data set."""
+"""Objectives of generation runs: what each method learns from the rows of a data set."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Rows = Sequence[Mapping[str, str]]
 
 
 def objective_of(spec: TrainingSpec, prompts: Prompts, tokenizer: Any, rows: Rows) -> Objective:
-    """The loss of a writer's run over its rows.
+    """The objective of a generation run over its rows.
 
     Raises:
-        FailedPreconditionError: the rows lack what the method learns from.
+        FailedPreconditionError: the rows lack the values that the method learns from.
     """
     judged = _judged(spec, prompts, tokenizer, rows)
     if judged is not None:
@@ -39,7 +39,7 @@ def objective_of(spec: TrainingSpec, prompts: Prompts, tokenizer: Any, rows: Row
 def agreement_with_people(
     spec: TrainingSpec, prompts: Prompts, tokenizer: Any, holdout: Rows, model: Any
 ) -> dict[str, float]:
-    """`preference_accuracy` on held-out judgements, and their number; nothing for methods that learn none."""
+    """`preference_accuracy` on held-out preferences, and their number; empty for methods without preferences."""
     method = spec.method
     if not isinstance(method, Dpo | Kto) or not any(row[getattr(method, method.COLUMN)].strip() for row in holdout):
         return {}

@@ -1,4 +1,4 @@
-"""What both tasks' workers share: progress of a phase, the training phase, results kept between restarts."""
+"""What the workers of both tasks share: progress of a phase, the training phase, results that survive restarts."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ _EXAMPLES = 5
 _CHECKPOINTS = "checkpoints"
 _MERGED, _VARIANTS = "merged", "variants"
 _STORE_PATIENCE_S = 900.0
-# Else peft asks a hub whether the vocabulary was changed, and writes all embeddings beside the few that were learnt.
+# Otherwise peft asks the hub whether the vocabulary was changed, and stores all embeddings besides the learnt ones.
 _ADAPTER_ONLY = {"save_embedding_layers": False}
-# Tokens. On a processor the backward pass of fused attention costs more than the whole score matrix of so short a text
-# (SmolLM2-135M, 4 x 130 tokens: a quarter of the step); the matrix grows with the square of the length.
+# Tokens. On a CPU, up to this length, the backward pass of fused attention takes longer than computing the whole score
+# matrix (SmolLM2-135M, 4 x 130 tokens: a quarter of the step). The matrix grows with the square of the length.
 _SHORT = 512
 
 
 class Phase:
-    """Progress of one phase, measured and written for the service to read; also its span."""
+    """Progress and span of one phase; the progress is written to a file that the service reads."""
 
     def __init__(self, job: Job, name: str, total: int = 0, unit: str = "") -> None:
         self._job, self._name, self._total, self._unit = job, name, total, unit
@@ -60,7 +60,7 @@ class Phase:
         self.advance(0)
 
     def advance(self, done: int, figures: Mapping[str, float] | None = None, remaining_s: float | None = None) -> None:
-        """Writes how far the phase is; calls in quick succession are thinned out."""
+        """Writes the phase's progress, at most a few times per second."""
         now = time.monotonic()
         if 0 < done < self._total and now - self._written < _WRITE_EVERY_S:
             return
@@ -76,7 +76,7 @@ class Phase:
         """Ends the phase.
 
         Returns:
-            Seconds that it took.
+            Duration in seconds.
         """
         self._span.end()
         seconds = time.monotonic() - self._began
@@ -86,7 +86,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The data of a run; rows contain a record's text and its required attributes."""
+    """Data and base model of a run; a row is a record's text with its required attributes."""
 
     device: torch.device
     base_folder: Path
@@ -127,7 +127,7 @@ def train_adapted(
     device: torch.device,
     should_stop: Callable[[], bool],
 ) -> None:
-    """Trains a model and stores its figures, and the adapter if the method put one on `adapted`, a part of it."""
+    """Trains a model and stores its figures, and the adapter if the method added one to `adapted`, a part of it."""
     figures = run_training(job, model, objective, device, should_stop)
     kept(job.folder / "eval" / "train.json", lambda: figures)
     if hasattr(adapted, "get_base_model"):
@@ -138,7 +138,7 @@ def checked_snapshot(job: Job) -> Path:
     """The folder of the data set, after verifying the digests of its files.
 
     Raises:
-        DataLossError: one is damaged.
+        DataLossError: one of its files is damaged.
     """
     uri = job.spec.dataset_uri
     try:
@@ -153,7 +153,7 @@ def checked_snapshot(job: Job) -> Path:
 
 
 def kept(path: Path, compute: Callable[[], Any]) -> Any:
-    """The JSON value in a file; computed and stored first if missing, so that a restart can reuse it."""
+    """The JSON value in a file; computed and stored first if missing, so that a restarted run reuses it."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, compute())
@@ -170,7 +170,7 @@ def kept_folder(path: Path, make: Callable[[Path], None]) -> Path:
             make(partial)
             partial.rename(path)
         except BaseException:
-            # Half a folder on a full disk would keep it full.
+            # An incomplete folder must not keep a full disk full.
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return path
@@ -188,7 +188,7 @@ def precision_warnings(job: Job, device: torch.device) -> tuple[str, ...]:
 def run_training(
     job: Job, model: nn.Module, objective: Objective, device: torch.device, should_stop: Callable[[], bool]
 ) -> dict[str, float]:
-    """The training phase, from its newest checkpoint on.
+    """The training phase, beginning at the newest checkpoint.
 
     Returns:
         Figures for the report.
@@ -245,7 +245,7 @@ def store(job: Job, report: Report, stop: threading.Event) -> Report:
     """Copies the model and its builds to the artefact store, if that is not this folder.
 
     Returns:
-        The report, with the builds' places in the store.
+        The report, with the builds' locations in the store.
 
     Raises:
         Cancelled: `stop` was set.
@@ -279,14 +279,14 @@ def store(job: Job, report: Report, stop: threading.Event) -> Report:
 
 
 def drop_stored(job: Job) -> None:
-    """Gives the room of copies back once the report names those of the artefact store."""
+    """Deletes local copies once the report names those in the artefact store."""
     if local_path(job.uri) is None:
         for name in (_MERGED, _VARIANTS):
             shutil.rmtree(job.folder / name, ignore_errors=True)
 
 
 def drop_checkpoints(job: Job) -> None:
-    """Gives their room back once the tuned model is stored: those of a full fine-tuning are three times its size."""
+    """Deletes the checkpoints once the tuned model is stored; those of full fine-tuning are three times its size."""
     shutil.rmtree(job.folder / _CHECKPOINTS, ignore_errors=True)
 
 
@@ -294,7 +294,7 @@ def seal(job: Job, folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int]
     """Adds `tidemill.json` to a finished build and signs all of it.
 
     Returns:
-        sha256 over the build's files without manifest and signature, and the size of all in bytes.
+        sha256 over the build's files without manifest and signature, and the size of all files in bytes.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
     digest = digest_folder(folder, without=[SIGNATURE])
@@ -304,15 +304,15 @@ def seal(job: Job, folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int]
 
 
 def shown_examples(order: Sequence[int]) -> list[int]:
-    """Five of the ordered example indices, evenly spread from first to last; all if there are fewer."""
+    """Five of the ordered example indices, evenly spread from first to last; all if there are at most five."""
     return [order[i * (len(order) - 1) // (_EXAMPLES - 1)] for i in range(min(_EXAMPLES, len(order)))]
 
 
 def check_stop(should_stop: Callable[[], bool]) -> None:
-    """Ends the run between phases if it was asked to stop.
+    """Ends the run between two phases if it was asked to stop.
 
     Raises:
-        Cancelled: it was.
+        Cancelled: it was asked to stop.
     """
     if should_stop():
         raise Cancelled

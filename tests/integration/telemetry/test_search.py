@@ -228,7 +228,7 @@ def test_traces_are_found_by_their_root(telemetry: TelemetryProcess, service_nam
     ("query", "word"),
     [
         ("level:(", "ends"),
-        ('"never closed', "nothing closes"),
+        ('"never closed', "does not close"),
         ("a AND OR b", "OR is not expected"),
         ("@timestamp:yesterday", "yesterday"),
         ("route:/a", "quotes"),

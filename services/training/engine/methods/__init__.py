@@ -1,7 +1,7 @@
-"""The fine-tuning methods, one module each: which weights are trained, and how they become a plain model again.
+"""The fine-tuning methods, one module each: which weights are trained, and how they are merged into a plain model.
 
-A module has the name of its field in `TrainingSpec.method`, and its `METHOD` is a frozen dataclass whose fields are
-those of the field's message. To add a method, add its message to the proto, its module here, and its test.
+A module has the name of its field in `TrainingSpec.method`. Its `METHOD` is a frozen dataclass with the same fields as
+the proto's message. To add a method, add its message to the proto, its module here, and its test.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.kit.plugins import load_plugin, plugin_names
 from services.training.domain.training_spec import Method
 
 PLUGINS = "tidemill.methods"
-"""Group of the entry points by which other packages bring methods: name = "package.module:Class"."""
+"""Group of the entry points by which other packages provide methods: name = "package.module:Class"."""
 
 
 def names() -> list[str]:
@@ -28,7 +28,7 @@ def names() -> list[str]:
 
 
 def method_type(name: str) -> type[Method]:
-    """The class of a method, of Tidemill's own or of an installed package.
+    """The class of a method, of Tidemill or of an installed package.
 
     Raises:
         InvalidArgumentError: the method is unknown, or its package cannot be used.
@@ -45,7 +45,7 @@ def method_type(name: str) -> type[Method]:
 
 
 def make_method(name: str, options: Mapping[str, object]) -> Method:
-    """A method with its options; lists, of JSON or of a message, become tuples.
+    """A method with its options; lists (from JSON or a message) become tuples.
 
     Raises:
         InvalidArgumentError: the method is unknown.
@@ -58,10 +58,10 @@ def make_method(name: str, options: Mapping[str, object]) -> Method:
 
 
 def make_plugin(name: str, options: Mapping[str, object]) -> Method:
-    """A method of another package, with its options in the types that its fields name.
+    """A method of another package, with its options converted to the types of its fields.
 
     Raises:
-        InvalidArgumentError: no package brings it, or it does not take the options.
+        InvalidArgumentError: no package provides it, or it does not accept the options.
     """
     found: Any = load_plugin(PLUGINS, name, "spec.plugin.name")
     if not is_dataclass(found) or name in names():
@@ -87,7 +87,7 @@ def make_plugin(name: str, options: Mapping[str, object]) -> Method:
 
 
 def stored_method(name: str, options: Mapping[str, object]) -> Method:
-    """A stored method; if its package is gone it can be read and shown, but not used for training."""
+    """A stored method; if its package is not installed any more, it can be shown but not trained with."""
     try:
         return make_method(name, options)
     except InvalidArgumentError as error:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PromptTuning:
-    """`virtual_tokens` vectors, which begin as the embeddings of `init_text`, or of the task's instruction if empty."""
+    """`virtual_tokens` vectors, initialised with the embeddings of `init_text`, or of the task's instruction."""
 
     virtual_tokens: int = 20
     init_text: str = ""
@@ -22,7 +22,7 @@ class PromptTuning:
     TASKS: ClassVar[tuple[str, ...]] = ("generation",)
 
     def adapt(self, model: nn.Module) -> nn.Module:
-        """See `Method.adapt`; a model that was not given rows for the tokens of its tokenizer gets them at its end."""
+        """See `Method.adapt`; adds rows for the virtual tokens to the model's embeddings if it has none yet."""
         from peft import TrainableTokensConfig, get_peft_model
 
         causal_lm: Any = model
