@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from gateway.http.chat import chat_routes
+from gateway.http.dispatch import Dispatch
 from gateway.http.door import App, Door, check_role
 from gateway.http.errors import CODE_KEY, ClientGone, error_response, unexpected
 from gateway.http.health import PartsHealth, health_routes
@@ -70,14 +71,19 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _unexpected)
-    app.include_router(chat_routes(plane))
-    app.include_router(predict_routes(plane))
-    app.include_router(intake_routes(peers))
-    app.include_router(v2_routes(plane.v2))
-    app.include_router(health_routes(PartsHealth(peers.channels), metrics))
+    routers = (
+        chat_routes(plane),
+        predict_routes(plane),
+        intake_routes(peers),
+        v2_routes(plane.v2),
+        health_routes(PartsHealth(peers.channels), metrics),
+    )
+    for router in routers:
+        app.include_router(router)
     if ring is not None:
         _document_the_key(app)
-    door = Door(app, ring, limiter, metrics, tracer, bodies)
+    routes = Dispatch(app, (route for router in routers for route in router.routes), _expected, _unexpected)
+    door = Door(routes, ring, limiter, metrics, tracer, bodies)
     if not origins:
         return door
     # Outside the key check: a browser's preflight request carries no key.
@@ -103,6 +109,13 @@ def _document_the_key(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _expected(request: Request, error: Exception) -> Response | None:
+    """The response to an error that endpoints raise; None for any other."""
+    if isinstance(error, TidemillError):
+        return _failed(request, error)
+    return _gone(request, error) if isinstance(error, ClientGone | ClientDisconnect) else None
 
 
 def _failed(request: Request, error: Exception) -> Response:

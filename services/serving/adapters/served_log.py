@@ -68,11 +68,14 @@ class BackgroundServedLog:
         with self._changed:
             if self._journal is not None:
                 self._journal.add(pending)
+            was_empty = not self._waiting
             self._waiting.extend(pending)
             lost = max(0, len(self._waiting) - self._capacity)
             for _ in range(lost):
                 self._waiting.popleft()
-            self._changed.notify()
+            # Not at every answer: the thread would wake up for each, only to see that its batch is not full yet.
+            if was_empty or len(self._waiting) >= _BATCH:
+                self._changed.notify()
         if lost:
             self._give_up(lost, f"the bus is unavailable and {self._capacity} are waiting already")
 

@@ -55,7 +55,7 @@ async def openapi_paths() -> dict[str, Any]:
         trace.get_tracer("t"),
         BodyBudget(HttpLimits()),
     )
-    paths: dict[str, Any] = door._app.openapi()["paths"]
+    paths: dict[str, Any] = door._app._app.openapi()["paths"]
     await peers.close()
     return paths
 
