@@ -10,7 +10,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults soak bench-engine bench-sequential bench-serving stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults soak bench-engine bench-sequential bench-serving bench-plan stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -87,6 +87,9 @@ bench-sequential: setup ## simulated experiments: false promotions and power, in
 
 bench-serving: setup ## what the gateway adds to a call to Triton, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.serving
+
+bench-plan: setup ## the memory plan beside what trainings take, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks.plan
 
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py

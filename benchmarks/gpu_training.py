@@ -22,6 +22,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from services.training.engine.allocation import ALLOCATOR
+
 REQUIRED = ("torch", "transformers", "peft", "numpy", "safetensors", "pydantic")
 STEPS, KILL_AT, CHECKPOINT_EVERY = 40, 25, 10
 EXAMPLES, PROMPT, TARGET, BATCH = 256, 192, 64, 16
@@ -73,8 +75,9 @@ def train_once(arguments: argparse.Namespace) -> dict[str, Any]:
     from services.training.adapters.checkpoints import CheckpointFolder
     from services.training.domain.training_spec import Optimization
     from services.training.engine.loop import train, usable_precision
-    from services.training.engine.memory_plan import Batch, Shape, plan_memory
+    from services.training.engine.memory_plan import Batch, plan_memory
     from services.training.engine.methods import make_method
+    from services.training.engine.model_shape import Shape
     from services.training.engine.tasks import CompletionObjective
 
     device = torch.device(arguments.device)
@@ -135,7 +138,7 @@ def child(folder: Path, **options: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, "-m", "benchmarks.gpu_training", "--child", "--folder", str(folder), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **ALLOCATOR})
     if done.returncode == -signal.SIGKILL:
         return {"killed": True}
     if done.returncode:

@@ -51,7 +51,12 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "ListDatasetVersions": _SEE,
         "WatchDatasetVersion": _SEE,
     },
-    "tidemill.training.v1.TrainingService": {"GetRun": _SEE, "ListRuns": _SEE, "WatchRun": _SEE},
+    "tidemill.training.v1.TrainingService": {
+        "GetRun": _SEE,
+        "ListRuns": _SEE,
+        "WatchRun": _SEE,
+        "PlanTraining": _SEE,
+    },
     "tidemill.inference.v1.InferenceService": {
         "Predict": _ASK,
         "Generate": _ASK,

@@ -14,6 +14,7 @@ from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceStub
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
+from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 
 from gateway.cli.stack_commands import as_owner
 from services.kit.config import home_dir, state_dir
@@ -135,6 +136,7 @@ class Connection:
         self.cleaning = CleaningServiceStub(self._channel)
         self.inference = InferenceServiceStub(self._channel)
         self.pipeline = PipelineServiceStub(self._channel)
+        self.training = TrainingServiceStub(self._channel)
         self.telemetry = TelemetryServiceStub(self._channel)
 
     @property

@@ -12,6 +12,7 @@ from gateway.cli.certificate_commands import certs
 from gateway.cli.doctor_command import doctor
 from gateway.cli.key_commands import keys
 from gateway.cli.output import EXIT_FAILED, stderr
+from gateway.cli.plan_command import plan
 from services.kit.errors import InvalidArgumentError, TidemillError
 
 EXIT_USAGE = 2
@@ -37,6 +38,7 @@ def create_cli() -> typer.Typer:
     cli.add_typer(certs, name="certs", rich_help_panel=mesh)
     cli.command(rich_help_panel=pipelines)(cycle_commands.quickstart)
     cli.command(rich_help_panel=pipelines)(cycle_commands.run)
+    cli.command(rich_help_panel=pipelines)(plan)
     cli.command("follow", rich_help_panel=pipelines)(cycle_commands.follow_cycle)
     cli.command(rich_help_panel=pipelines)(cycle_commands.cycles)
     cli.command(rich_help_panel=pipelines)(cycle_commands.cancel)

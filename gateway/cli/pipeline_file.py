@@ -23,6 +23,7 @@ from google.protobuf.message import Message
 from tidemill.cleaning.v1.dataset_pb2 import OperatorSpec
 from tidemill.ingest.v1.source_import_pb2 import SourceSpec
 from tidemill.pipeline.v1 import cycle_pb2
+from tidemill.training.v1 import run_pb2
 
 from services.kit.config import home_dir
 from services.kit.errors import FieldViolation, InvalidArgumentError
@@ -48,10 +49,21 @@ class PipelineFile:
 
     def locate(self, error: InvalidArgumentError) -> InvalidArgumentError:
         """A service's error about the spec, with the lines of the file; unchanged if it names no field."""
-        violations = [FieldViolation(v.field.removeprefix("spec."), v.description) for v in error.violations]
-        if not violations:
-            return error
-        return _error([(self.path, _place(self.places, v.field), v.field, v.description) for v in violations])
+        return _located(self.path, self.places, error)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeFile:
+    """What a file says of a training: a recipe, which is nothing else, or the `training` of a pipeline."""
+
+    path: Path
+    spec: run_pb2.TrainingSpec
+    places: Mapping[str, tuple[int, int]] = field(repr=False)
+    prefix: str = ""
+
+    def locate(self, error: InvalidArgumentError) -> InvalidArgumentError:
+        """See `PipelineFile.locate`."""
+        return _located(self.path, self.places, error, self.prefix)
 
 
 def load_pipeline(path: Path) -> PipelineFile:
@@ -60,6 +72,31 @@ def load_pipeline(path: Path) -> PipelineFile:
     Raises:
         InvalidArgumentError: names the file, and line, column and field of everything that is wrong.
     """
+    spec = cycle_pb2.PipelineSpec()
+    places = _load(path, spec)
+    return PipelineFile(path, spec, places)
+
+
+def load_recipe(path: Path) -> RecipeFile:
+    """The training of a file: of a pipeline if it names sources, else the whole file is a `training` section.
+
+    Raises:
+        InvalidArgumentError: names the file, and line, column and field of everything that is wrong.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        # Said by the reader, with line and column.
+        value = {"sources": []}
+    if not isinstance(value, dict) or "sources" in value or "training" in value:
+        file = load_pipeline(path)
+        return RecipeFile(path, file.spec.training, file.places, "training.")
+    spec = run_pb2.TrainingSpec()
+    return RecipeFile(path, spec, _load(path, spec))
+
+
+def _load(path: Path, spec: Message) -> Mapping[str, tuple[int, int]]:
+    """Reads a file into a message; returns the position of each field."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -71,12 +108,21 @@ def load_pipeline(path: Path) -> PipelineFile:
     except OSError as error:
         raise InvalidArgumentError(f"{path}: cannot be read: {error.strerror}.", reason="PIPELINE_FILE") from error
     reader = _Reader(path, text)
-    spec = reader.read()
+    reader.read(spec)
     try:
         validate(spec)
     except InvalidArgumentError as error:
-        raise PipelineFile(path, spec, reader.places).locate(error) from error
-    return PipelineFile(path, spec, reader.places)
+        raise _located(path, reader.places, error) from error
+    return reader.places
+
+
+def _located(
+    path: Path, places: Mapping[str, tuple[int, int]], error: InvalidArgumentError, prefix: str = ""
+) -> InvalidArgumentError:
+    found = [FieldViolation(prefix + v.field.removeprefix("spec."), v.description) for v in error.violations]
+    if not found:
+        return error
+    return _error([(path, _place(places, v.field), v.field, v.description) for v in found])
 
 
 _Wrong = tuple[Path, tuple[int, int] | None, str, str]
@@ -110,8 +156,8 @@ class _Reader:
         self._wrong: list[_Wrong] = []
         self.places: dict[str, tuple[int, int]] = {}
 
-    def read(self) -> cycle_pb2.PipelineSpec:
-        """The spec.
+    def read(self, spec: Message) -> None:
+        """Fills the spec.
 
         Raises:
             InvalidArgumentError: with everything that is wrong.
@@ -127,13 +173,11 @@ class _Reader:
             raise _error([(self._path, None, "", f"not valid YAML: {error}.")]) from error
         finally:
             self._loader.dispose()
-        spec = cycle_pb2.PipelineSpec()
         if node is None:
             raise _error([(self._path, None, "", "is empty; copy pipelines/headlines.yaml to begin.")])
         self._message(spec, node, "")
         if self._wrong:
             raise _error(self._wrong)
-        return spec
 
     def _refuse(self, node: yaml.Node, name: str, description: str) -> None:
         self._wrong.append((self._path, _mark(node), name, description))

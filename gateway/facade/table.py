@@ -58,7 +58,7 @@ def public_services() -> tuple[PublicService, ...]:
         PublicService(
             "training",
             _service(training_service_pb2, "TrainingService"),
-            frozenset({"GetRun", "ListRuns", "WatchRun"}),
+            frozenset({"GetRun", "ListRuns", "WatchRun", "PlanTraining"}),
         ),
         PublicService(
             "inference",

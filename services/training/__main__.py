@@ -21,6 +21,7 @@ from services.kit.storage.signing import SigningKey, TrustedKeys
 from services.kit.telemetry.metrics import RequestMetrics
 from services.training.adapters.announcer import BusAnnouncer
 from services.training.adapters.base_models import BaseModels
+from services.training.adapters.machine import LocalMachine
 from services.training.adapters.registry import MlflowRegistry
 from services.training.adapters.run_store import SqlRunStore
 from services.training.adapters.snapshots import StoredFolders
@@ -59,6 +60,7 @@ async def build(settings: TrainingSettings) -> Service:
         BaseModels(models_dir, downloads_dir),
         StoredFolders(artifacts, TrustedKeys(key.trusted), settings.snapshot_cache.absolute()),
         registry,
+        LocalMachine(settings.training_memory),
         clock,
         lambda run_id: artifacts.uri("runs", run_id),
     )

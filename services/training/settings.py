@@ -22,6 +22,9 @@ class TrainingSettings(ServiceSettings):
         ge=1,
         description="threads of a worker",
     )
+    training_memory: int = Field(
+        0, ge=0, description="bytes of memory that a run may take; those of the machine or its GPU when 0"
+    )
     model_signing_key: Path = Field(
         Path("keys/models/signing.pem"), description="private key that signs builds; created at the first start"
     )

@@ -11,7 +11,7 @@ import importlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,25 @@ logger = logging.getLogger(__name__)
 # Increased when a conversion changes, so that prepared folders are created again.
 _CONVERSION = 1
 _MARKER = "tidemill-base.json"
+_SMOLLM2: Mapping[str, Any] = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "tie_word_embeddings": True,
+}
+_BGE: Mapping[str, Any] = {
+    "vocab_size": 21128,
+    "hidden_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "intermediate_size": 2048,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "attention_probs_dropout_prob": 0.1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,8 @@ class _Packaged:
     task: Literal["generation", "text_classification"]
     context_length: int
     convert: Callable[[Path, Path], None]
+    config: Mapping[str, Any]
+    """Sizes, as in the `config.json` that the conversion writes."""
 
 
 class BaseModels:
@@ -45,8 +66,8 @@ class BaseModels:
         self._models = models_dir
         self._downloads = downloads_dir
         self._packaged = {
-            "smollm2-135m-instruct": _Packaged("generation", 8192, _convert_smollm2),
-            "bge-small-zh-v1.5": _Packaged("text_classification", 512, _convert_bge),
+            "smollm2-135m-instruct": _Packaged("generation", 8192, _convert_smollm2, _SMOLLM2),
+            "bge-small-zh-v1.5": _Packaged("text_classification", 512, _convert_bge, _BGE),
         }
 
     def names(self) -> list[str]:
@@ -99,6 +120,12 @@ class BaseModels:
         folder = self.prepare(name)
         return _described(name, folder, self.digest(folder))
 
+    def config(self, name: str) -> Mapping[str, Any]:
+        """See `services.training.app.ports.BaseModels`; of a folder `config.json` alone is read."""
+        if name in self._packaged:
+            return self._packaged[name].config
+        return _config_of(name, self.prepare(name))
+
     def digest(self, folder: Path) -> str:
         """sha256 over the model's files; read from the marker if `prepare` created the folder."""
         marker = folder / _MARKER
@@ -133,18 +160,25 @@ def _described(name: str, folder: Path, digest: str) -> BaseModel:
             reason="BASE_MODEL_NOT_SAFETENSORS",
             violations=[FieldViolation("spec.base_model", wrong)],
         )
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        architectures, limit = config.get("architectures") or [], config.get("max_position_embeddings")
-    except (ValueError, AttributeError) as error:
-        wrong = f"{name}/config.json cannot be read: {error}"
-        raise InvalidArgumentError(
-            f"spec.base_model: {wrong}", violations=[FieldViolation("spec.base_model", wrong)]
-        ) from error
+    config = _config_of(name, folder)
+    architectures, limit = config.get("architectures") or [], config.get("max_position_embeddings")
     if config.get("is_encoder_decoder"):
         return BaseModel(name, digest, None, limit)
     writes = any(item.endswith(("ForCausalLM", "LMHeadModel")) for item in architectures)
     return BaseModel(name, digest, "generation" if writes else "text_classification", limit)
+
+
+def _config_of(name: str, folder: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if not isinstance(config, dict):
+            raise TypeError("it holds no JSON object")
+    except (ValueError, TypeError) as error:
+        wrong = f"{name}/config.json cannot be read: {error}"
+        raise InvalidArgumentError(
+            f"spec.base_model: {wrong}", violations=[FieldViolation("spec.base_model", wrong)]
+        ) from error
+    return config
 
 
 def _only(folder: Path, pattern: str) -> Path:
@@ -214,16 +248,7 @@ def _convert_bge(source: Path, target: Path) -> None:
         mask_token="[MASK]",  # noqa: S106 - a vocabulary entry
         model_max_length=512,
     )
-    model = BertModel(
-        BertConfig(
-            vocab_size=21128,
-            hidden_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            intermediate_size=2048,
-            max_position_embeddings=512,
-        )
-    )
+    model = BertModel(BertConfig(**_BGE))
     state = model.state_dict()
     for name in state:
         if name.removesuffix(".weight") in linear and name.endswith(".weight"):

@@ -28,6 +28,7 @@ from services.training.adapters.job import (
 from services.training.app.ports import WorkerView
 from services.training.domain.report import Report
 from services.training.domain.run import Run
+from services.training.engine.allocation import ALLOCATOR
 
 _PID_FILE = "worker.pid"
 _LOG_FILE = "worker.log"
@@ -82,7 +83,7 @@ class WorkerProcesses:
         ).write()
         # Threads that spin while they wait starve each other as soon as something else needs a core: beside a busy
         # mesh, a training step of 2 threads took 10 s and more; with passive waits it took 1.8 s.
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **ALLOCATOR, **os.environ}
         if run.traceparent:
             environment["TRACEPARENT"] = run.traceparent
         with (folder / _LOG_FILE).open("ab") as log:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.kit.failure import Failure
 from services.kit.progress import Progress
+from services.training.domain.machine import Machine
 from services.training.domain.report import Report
 from services.training.domain.run import Run
 from services.training.domain.training_spec import BaseModel, TrainingSpec
@@ -131,6 +132,23 @@ class BaseModels(Protocol):
             FailedPreconditionError: the file of a known name has not been fetched.
             InvalidArgumentError: the model in the folder cannot be loaded safely.
         """
+        ...
+
+    def config(self, name: str) -> Mapping[str, Any]:
+        """A base model's `config.json`, by which its memory is planned; its weights need not be there.
+
+        Raises:
+            NotFoundError: neither a known name nor a folder with a configuration.
+            InvalidArgumentError: the configuration cannot be read.
+        """
+        ...
+
+
+class MachineView(Protocol):
+    """The machine that runs are trained on."""
+
+    def look(self) -> Machine:
+        """Its devices and their memory."""
         ...
 
 

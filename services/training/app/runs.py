@@ -8,11 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from services.kit.clock import Clock
-from services.kit.errors import FailedPreconditionError, NotFoundError, not_found, request_id_reused
+from services.kit.errors import (
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+    not_found,
+    request_id_reused,
+)
 from services.kit.ids import new_id
-from services.training.app.ports import Artifacts, BaseModels, Registry, RunStore
+from services.training.app.ports import Artifacts, BaseModels, MachineView, Registry, RunStore
+from services.training.domain.machine import Machine
 from services.training.domain.run import Run, RunState
 from services.training.domain.training_spec import TrainingSpec
+from services.training.engine.run_plan import RunPlan, plan_run
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +35,13 @@ class Runs:
         models: BaseModels,
         artifacts: Artifacts,
         registry: Registry,
+        machine: MachineView,
         clock: Clock,
         uri_of: Callable[[str], str],
     ) -> None:
         self._store, self._models, self._artifacts = store, models, artifacts
-        self._registry, self._clock, self._uri_of = registry, clock, uri_of
+        self._registry, self._machine = registry, machine
+        self._clock, self._uri_of = clock, uri_of
         self._creating = threading.Lock()
 
     def create(self, spec: TrainingSpec, request_id: str, traceparent: str) -> Run:
@@ -44,7 +55,8 @@ class Runs:
         Raises:
             InvalidArgumentError: the base model or the data set does not fit the spec, with the field; or the request
                 id belongs to another run.
-            NotFoundError, FailedPreconditionError: the base model or data set does not exist or cannot be used.
+            NotFoundError, FailedPreconditionError: the base model or data set does not exist or cannot be used,
+                or the machine has too little memory for the run.
         """
         known = self._store.by_request(request_id) if request_id else None
         if known is not None:
@@ -56,6 +68,7 @@ class Runs:
         if earlier is not None and self._has_good_builds(earlier):
             return replace(earlier, reused=True)
         self._artifacts.check_dataset(spec)
+        self._admit(spec)
         # Of two equal requests at the same time, the second one finds the first one's run.
         with self._creating:
             joined = self._store.under_way(digest)
@@ -74,6 +87,42 @@ class Runs:
                     traceparent=traceparent,
                 )
             )
+
+    def plan(self, spec: TrainingSpec, devices: int = 0, device_bytes: int = 0) -> RunPlan:
+        """The memory that a run needs, before anything is loaded.
+
+        Args:
+            spec: what is trained; its data set is not looked at.
+            devices: number of devices of another machine; this machine's when zero.
+            device_bytes: memory of each of them; this machine's when zero.
+
+        Raises:
+            NotFoundError: the base model does not exist.
+            InvalidArgumentError: the base model is not one that can be planned.
+        """
+        machine = self._machine.look()
+        if devices or device_bytes:
+            # On another machine a device is a GPU.
+            machine = Machine("cuda", device_bytes or machine.memory_bytes, devices or machine.devices, half=True)
+        return plan_run(spec, self._models.config(spec.base_model), machine)
+
+    def _admit(self, spec: TrainingSpec) -> None:
+        """Refuses a run that this machine has too little memory for: it would be killed in the middle of its work."""
+        try:
+            plan = self.plan(spec)
+        except InvalidArgumentError as error:
+            logger.warning("a run of %s is admitted without a memory plan: %s", spec.base_model, error.message)
+            return
+        if plan.single.fits:
+            return
+        needed, there = plan.single.total / 1e9, plan.machine.memory_bytes / 1e9
+        wrong = f"the run needs about {needed:.1f} GB of memory, and there are {there:.1f} GB: {plan.nearest}"
+        raise FailedPreconditionError(
+            f"spec.optimization.batch_size: {wrong}. `tidemill plan` shows what takes it.",
+            reason="MEMORY_TOO_SMALL",
+            metadata={"needed_bytes": str(plan.single.total), "memory_bytes": str(plan.machine.memory_bytes)},
+            violations=[FieldViolation("spec.optimization.batch_size", wrong)],
+        )
 
     def _has_good_builds(self, run: Run) -> bool:
         """Whether all builds of a run exist and are undamaged; otherwise the run cannot be reused."""

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+SHORT = 512
+"""Tokens. On a processor the backward pass of fused attention costs more than the whole score matrix of so short a text
+(SmolLM2-135M, 4 x 130 tokens: a quarter of the step); the matrix grows with the square of the length."""
+
 
 def plain_attention(model: nn.Module) -> None:
     """Lets every transformer in the model compute attention as plain matrix products."""

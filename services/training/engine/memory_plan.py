@@ -1,73 +1,21 @@
 """Estimates the memory that a training needs from the model's shape, before anything starts.
 
-The estimate adds up what `services.training.engine.loop` keeps in memory, for transformers with gated feed-forward
-layers (Llama, Qwen, SmolLM). `docs/benchmarks.md` compares it with measured peaks.
+The estimate adds up what `services.training.engine.loop` keeps in memory, for decoders of Llama's kind (Qwen, SmolLM)
+and encoders of BERT's. `docs/benchmarks.md` compares it with measured peaks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from services.training.engine.model_shape import Shape
 
 Strategy = Literal["single", "ddp", "fsdp"]
 STRATEGIES: tuple[Strategy, ...] = ("single", "ddp", "fsdp")
 _FLOAT, _HALF = 4, 2
 _MOMENTS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes of a causal language model; `key_width` is the width of a token's keys over all heads together."""
-
-    layers: int
-    hidden: int
-    feed_forward: int
-    vocabulary: int
-    heads: int
-    key_width: int
-    tied: bool = False
-
-    @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> Shape:
-        """The shape in a `config.json` in Hugging Face's layout.
-
-        Raises:
-            KeyError: it is not the configuration of such a model.
-        """
-        heads = int(config["num_attention_heads"])
-        width = int(config.get("head_dim") or config["hidden_size"] // heads)
-        return cls(
-            int(config["num_hidden_layers"]),
-            int(config["hidden_size"]),
-            int(config["intermediate_size"]),
-            int(config["vocab_size"]),
-            heads,
-            int(config.get("num_key_value_heads") or heads) * width,
-            bool(config.get("tie_word_embeddings", False)),
-        )
-
-    @property
-    def linear_weights(self) -> int:
-        """Weights of the linear layers of all blocks."""
-        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.key_width
-        return self.layers * (attention + 3 * self.hidden * self.feed_forward)
-
-    @property
-    def parameters(self) -> int:
-        """All weights."""
-        tables = (1 if self.tied else 2) * self.vocabulary * self.hidden
-        return self.linear_weights + tables + (2 * self.layers + 1) * self.hidden
-
-
-SHAPES: Mapping[str, Shape] = {
-    "7B": Shape(32, 4096, 11008, 32000, 32, 4096),
-    "70B": Shape(80, 8192, 28672, 32000, 64, 1024),
-    "123B": Shape(88, 12288, 28672, 32768, 96, 1024),
-    "405B": Shape(126, 16384, 53248, 128256, 128, 1024),
-}
-"""Shapes of published models: Llama 2 7B and 70B, Mistral Large 2, Llama 3.1 405B."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,21 +89,39 @@ def plan_memory(
 def _activations(shape: Shape, batch: Batch, *, half: bool, eager: bool, copied: int, checkpointing: bool) -> int:
     """Bytes that the forward pass keeps for the backward pass."""
     tokens, narrow = batch.examples * batch.tokens, _HALF if half else _FLOAT
-    # Two norms, in 32 bits: input, normalised values, result; in mixed precision the result is also kept in 16.
-    norms = 2 * shape.hidden * (3 * _FLOAT + (_HALF if half else 0))
-    # Rotated queries and keys, values, the output of attention, and its copy for the next layer.
-    attention = (3 * shape.hidden + 2 * shape.key_width) * narrow
-    # Gate, its activation, the other projection, their product.
-    feed_forward = 4 * shape.feed_forward * narrow
-    scores = shape.heads * batch.tokens * (2 * _FLOAT) if eager else 0
-    block = tokens * (norms + attention + feed_forward + scores)
+    per_token = _of_encoder(shape, batch, narrow, eager) if shape.encoder else _of_decoder(shape, batch, half, eager)
+    block = tokens * per_token
     blocks = shape.layers * tokens * shape.hidden * _FLOAT + block if checkpointing else shape.layers * block
     # 16-bit copies of the weights exist for the duration of the pass.
     copies = shape.linear_weights // shape.layers * copied * _HALF if half else 0
     # Logits of the learnt positions: as computed, in 32 bits, as log-probabilities, and their gradient.
-    targets = batch.examples * batch.targets
+    targets = 0 if shape.encoder else batch.examples * batch.targets
     logits = targets * shape.vocabulary * (3 * _FLOAT + (narrow if half else 0))
     return blocks + copies + logits
+
+
+def _of_decoder(shape: Shape, batch: Batch, half: bool, eager: bool) -> int:
+    """Bytes of a token in a block of Llama's kind."""
+    narrow = _HALF if half else _FLOAT
+    # Two norms, in 32 bits: input, normalised values, result; in mixed precision the result is also kept in 16.
+    norms = 2 * shape.hidden * (3 * _FLOAT + (_HALF if half else 0))
+    # Rotated queries and keys, values, what attention gives, and its copy for the next layer.
+    attention = (3 * shape.queries + 2 * shape.key_width) * narrow
+    # Gate, its activation, the other projection, their product.
+    feed_forward = 4 * shape.feed_forward * narrow
+    scores = shape.heads * batch.tokens * (2 * _FLOAT) if eager else 0
+    return norms + attention + feed_forward + scores
+
+
+def _of_encoder(shape: Shape, batch: Batch, narrow: int, eager: bool) -> int:
+    """Bytes of a token in a block of BERT's kind; the masks of dropout take a byte a value."""
+    mask = 1 if shape.dropout else 0
+    norms = 2 * shape.hidden * (2 * _FLOAT + mask)
+    attention = 4 * shape.hidden * narrow
+    feed_forward = 2 * shape.feed_forward * narrow
+    # Probabilities; behind dropout they are kept twice.
+    scores = shape.heads * batch.tokens * (2 * _FLOAT + mask) if eager else 0
+    return norms + attention + feed_forward + scores
 
 
 def devices_needed(

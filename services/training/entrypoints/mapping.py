@@ -7,6 +7,7 @@ from dataclasses import asdict
 from google.protobuf.json_format import MessageToDict
 from tidemill.common.v1 import failure_pb2
 from tidemill.training.v1 import run_pb2
+from tidemill.training.v1 import training_service_pb2 as pb
 
 from services.kit.errors import InvalidArgumentError
 from services.kit.grpc.messages import failure_to, progress_to, timestamp
@@ -22,6 +23,7 @@ from services.training.domain.training_spec import (
     TrainingSpec,
 )
 from services.training.engine.methods import make_method, make_plugin
+from services.training.engine.run_plan import RunPlan
 
 _STATES = {
     RunState.QUEUED: run_pb2.Run.STATE_QUEUED,
@@ -155,6 +157,33 @@ def run_to(run: Run) -> run_pb2.Run:
         model_version=run.model_version,
         uri=run.uri,
         warnings=run.warnings,
+    )
+
+
+def plan_to(plan: RunPlan) -> pb.PlanTrainingResponse:
+    """A memory plan as a message."""
+    return pb.PlanTrainingResponse(
+        parameters=plan.parameters,
+        trainable_parameters=plan.trainable,
+        device=plan.machine.kind,
+        device_bytes=plan.machine.memory_bytes,
+        strategies=[
+            pb.StrategyPlan(
+                strategy=each.strategy,
+                devices=each.devices,
+                weights_bytes=each.memory.weights,
+                gradients_bytes=each.memory.gradients,
+                optimizer_bytes=each.memory.optimizer,
+                activations_bytes=each.memory.activations,
+                peak_bytes=each.total,
+                fits=each.fits,
+            )
+            for each in plan.strategies
+        ],
+        sizes=[
+            pb.SizePlan(name=each.name, parameters=each.parameters, devices=each.devices or 0) for each in plan.sizes
+        ],
+        nearest=plan.nearest,
     )
 
 

@@ -55,3 +55,9 @@ class TrainingServicer(grpc_stubs.TrainingServiceServicer):
     async def PromoteRun(self, request: pb.PromoteRunRequest, context: Any) -> pb.PromoteRunResponse:
         """Moves the alias champion."""
         return pb.PromoteRunResponse(run=mapping.run_to(await asyncio.to_thread(self._runs.promote, request.name)))
+
+    async def PlanTraining(self, request: pb.PlanTrainingRequest, context: Any) -> pb.PlanTrainingResponse:
+        """Plans the memory of a run."""
+        spec = mapping.spec_from(request.spec)
+        plan = await asyncio.to_thread(self._runs.plan, spec, request.devices, request.device_bytes)
+        return mapping.plan_to(plan)

@@ -28,7 +28,7 @@ from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, write_json, write_progress
 from services.training.adapters.snapshots import check_files, read_rows
 from services.training.domain.report import Report
-from services.training.engine.attention import plain_attention
+from services.training.engine.attention import SHORT, plain_attention
 from services.training.engine.loop import Cancelled, StepProgress, train, usable_precision
 from services.training.engine.tasks import Objective
 
@@ -44,9 +44,6 @@ _MERGED, _VARIANTS = "merged", "variants"
 _STORE_PATIENCE_S = 900.0
 # Otherwise peft asks the hub whether the vocabulary was changed, and stores all embeddings besides the learnt ones.
 _ADAPTER_ONLY = {"save_embedding_layers": False}
-# Tokens. On a CPU, up to this length, the backward pass of fused attention takes longer than computing the whole score
-# matrix (SmolLM2-135M, 4 x 130 tokens: a quarter of the step). The matrix grows with the square of the length.
-_SHORT = 512
 
 
 class Phase:
@@ -201,7 +198,7 @@ def run_training(
     precision = usable_precision(job.spec.optimization.precision, device)
     for warning in precision_warnings(job, device):
         logger.warning("%s: %s", job.run, warning)
-    if device.type == "cpu" and max(objective.lengths) <= _SHORT:
+    if device.type == "cpu" and max(objective.lengths) <= SHORT:
         plain_attention(model)
     phase = Phase(job, "train", total, "steps")
     memory_before = _peak_memory()

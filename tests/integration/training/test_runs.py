@@ -239,3 +239,20 @@ def test_an_unknown_run_is_not_found(training: TrainingProcess) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         training.get("runs/none")
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_plan_needs_the_configuration_of_a_model_only(
+    training: TrainingProcess, inputs: RunInputs, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_bytes((inputs.language_model / "config.json").read_bytes())
+    spec = inputs.spec("generation", base_model=str(tmp_path))
+    spec.ClearField("dataset")
+    plan = training.stub.PlanTraining(pb.PlanTrainingRequest(spec=spec), timeout=60)
+    assert [each.strategy for each in plan.strategies] == ["single", "ddp", "fsdp"]
+    assert plan.strategies[0].fits
+    assert 0 < plan.trainable_parameters < plan.parameters
+    elsewhere = training.stub.PlanTraining(
+        pb.PlanTrainingRequest(spec=spec, devices=8, device_bytes=80 * 10**9), timeout=60
+    )
+    assert (elsewhere.device, elsewhere.strategies[2].devices) == ("cuda", 8)
+    assert {each.name: each.devices for each in elsewhere.sizes}["7B"] == 1

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from services.training.engine.memory_plan import SHAPES, Batch, Shape, devices_needed, plan_memory
+from services.training.engine.memory_plan import Batch, devices_needed, plan_memory
+from services.training.engine.model_shape import SHAPES, Shape
 
 _BATCH = Batch(1, 2048, 2048)
 _GIB = 2**30

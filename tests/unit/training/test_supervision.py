@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, update
@@ -27,6 +29,7 @@ from services.training.adapters.tables import runs as runs_table
 from services.training.app.ports import WorkerView
 from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
+from services.training.domain.machine import Machine
 from services.training.domain.report import Metric, Report, Variant
 from services.training.domain.run import Run, RunState
 from services.training.domain.training_spec import BaseModel, Optimization, TextClassificationTask, TrainingSpec
@@ -100,6 +103,19 @@ class FakeModels:
     def find(self, name: str) -> BaseModel:
         return BaseModel(name, name, "text_classification", 512)
 
+    def config(self, name: str) -> Mapping[str, Any]:
+        return {
+            "num_hidden_layers": 4, "hidden_size": 512, "intermediate_size": 2048, "vocab_size": 21128,
+            "num_attention_heads": 8, "type_vocab_size": 2, "max_position_embeddings": 512,
+        }  # fmt: skip
+
+
+class FakeMachine:
+    memory_bytes = 8 * 2**30
+
+    def look(self) -> Machine:
+        return Machine("cpu", self.memory_bytes)
+
 
 class FakeArtifacts:
     def __init__(self) -> None:
@@ -122,8 +138,15 @@ class Harness:
         self.store = SqlRunStore(engine)
         self.workers, self.registry, self.announcer = FakeWorkers(), FakeRegistry(), FakeAnnouncer()
         self.clock, self.artifacts = FakeClock(), FakeArtifacts()
+        self.machine = FakeMachine()
         self.runs = Runs(
-            self.store, FakeModels(), self.artifacts, self.registry, self.clock, lambda i: f"file:///runs/{i}"
+            self.store,
+            FakeModels(),
+            self.artifacts,
+            self.registry,
+            self.machine,
+            self.clock,
+            lambda i: f"file:///runs/{i}",
         )
         self.restart()
 
@@ -459,3 +482,26 @@ def test_trouble_with_one_run_ends_that_run_only(harness: Harness, monkeypatch: 
     assert failure is not None
     assert "RuntimeError: no such thing was foreseen" in failure.message
     assert harness.runs.get(second.name).state is RunState.RUNNING
+
+
+def test_a_run_that_the_machine_has_no_memory_for_is_refused_with_what_fits(harness: Harness) -> None:
+    harness.machine.memory_bytes = 1_900_000_000
+    large = replace(spec(), optimization=Optimization(max_steps=2, batch_size=64))
+    with pytest.raises(FailedPreconditionError) as refused:
+        harness.runs.create(large, "", "")
+    assert refused.value.reason == "MEMORY_TOO_SMALL"
+    assert refused.value.violations[0].field == "spec.optimization.batch_size"
+    named = re.search(r"batch_size (\d+) with gradient_accumulation (\d+)", refused.value.message)
+    assert named is not None, refused.value.message
+    batch, accumulation = int(named.group(1)), int(named.group(2))
+    assert batch * accumulation == 64
+    smaller = Optimization(max_steps=2, batch_size=batch, gradient_accumulation=accumulation)
+    assert harness.runs.create(replace(large, optimization=smaller), "", "").state is RunState.QUEUED
+    assert not harness.store.page("", 10)[0].reused
+    assert len(harness.store.page("", 10)) == 1, "what was refused left nothing"
+
+
+def test_a_machine_that_is_too_small_for_any_batch_says_so(harness: Harness) -> None:
+    harness.machine.memory_bytes = 10**9
+    with pytest.raises(FailedPreconditionError, match="choose a smaller base model or shorter texts"):
+        harness.runs.create(spec(), "", "")

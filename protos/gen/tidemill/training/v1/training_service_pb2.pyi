@@ -316,3 +316,165 @@ class PromoteRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromoteRunResponse: _TypeAlias = PromoteRunResponse  # noqa: Y015
+
+@_typing.final
+class PlanTrainingRequest(_message.Message):
+    """Request of PlanTraining."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    devices: _builtins.int
+    """Devices of another machine to plan for; those of the mesh's machine when zero."""
+    device_bytes: _builtins.int
+    """Memory of each of them in bytes; that of the mesh's machine when zero."""
+    @_builtins.property
+    def spec(self) -> _run_pb2.TrainingSpec:
+        """What is trained; its dataset is not needed. Of the base model a folder with a `config.json` is enough."""
+
+    def __init__(
+        self,
+        *,
+        spec: _run_pb2.TrainingSpec | None = ...,
+        devices: _builtins.int = ...,
+        device_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_bytes", b"device_bytes", "devices", b"devices", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanTrainingRequest: _TypeAlias = PlanTrainingRequest  # noqa: Y015
+
+@_typing.final
+class StrategyPlan(_message.Message):
+    """The memory of one device under a strategy, in bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    GRADIENTS_BYTES_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_BYTES_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    strategy: _builtins.str
+    """`single`, `ddp` or `fsdp`."""
+    devices: _builtins.int
+    """Devices that share the work."""
+    weights_bytes: _builtins.int
+    """Weights, in 32 bits."""
+    gradients_bytes: _builtins.int
+    """Gradients of the trained weights."""
+    optimizer_bytes: _builtins.int
+    """Moments of the optimizer."""
+    activations_bytes: _builtins.int
+    """What the forward pass keeps for the backward pass."""
+    peak_bytes: _builtins.int
+    """The greatest sum of what is there at the same time; on a processor with the libraries of the process."""
+    fits: _builtins.bool
+    """Whether that is at most the device's memory."""
+    def __init__(
+        self,
+        *,
+        strategy: _builtins.str = ...,
+        devices: _builtins.int = ...,
+        weights_bytes: _builtins.int = ...,
+        gradients_bytes: _builtins.int = ...,
+        optimizer_bytes: _builtins.int = ...,
+        activations_bytes: _builtins.int = ...,
+        peak_bytes: _builtins.int = ...,
+        fits: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations_bytes", b"activations_bytes", "devices", b"devices", "fits", b"fits", "gradients_bytes", b"gradients_bytes", "optimizer_bytes", b"optimizer_bytes", "peak_bytes", b"peak_bytes", "strategy", b"strategy", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StrategyPlan: _TypeAlias = StrategyPlan  # noqa: Y015
+
+@_typing.final
+class SizePlan(_message.Message):
+    """How many devices a published model of a size needs, with the spec's method and batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Such as `70B`."""
+    parameters: _builtins.int
+    """Weights of the model."""
+    devices: _builtins.int
+    """Devices, a power of two; zero where no number is enough, for one text's activations alone exceed a device."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        parameters: _builtins.int = ...,
+        devices: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "name", b"name", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SizePlan: _TypeAlias = SizePlan  # noqa: Y015
+
+@_typing.final
+class PlanTrainingResponse(_message.Message):
+    """Response of PlanTraining."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    TRAINABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    STRATEGIES_FIELD_NUMBER: _builtins.int
+    SIZES_FIELD_NUMBER: _builtins.int
+    NEAREST_FIELD_NUMBER: _builtins.int
+    parameters: _builtins.int
+    """Weights of the base model."""
+    trainable_parameters: _builtins.int
+    """Weights that the method trains."""
+    device: _builtins.str
+    """`cpu` or `cuda`."""
+    device_bytes: _builtins.int
+    """Memory of one device in bytes."""
+    nearest: _builtins.str
+    """Where the run does not fit on one device: what is nearest to it and fits, for a person to read."""
+    @_builtins.property
+    def strategies(self) -> _containers.RepeatedCompositeFieldContainer[Global___StrategyPlan]:
+        """single, ddp and fsdp."""
+
+    @_builtins.property
+    def sizes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SizePlan]:
+        """Llama 2 7B and 70B, Mistral Large 2 (123B), Llama 3.1 405B; fsdp in 16 bits, with blocks computed again."""
+
+    def __init__(
+        self,
+        *,
+        parameters: _builtins.int = ...,
+        trainable_parameters: _builtins.int = ...,
+        device: _builtins.str = ...,
+        device_bytes: _builtins.int = ...,
+        strategies: _abc.Iterable[Global___StrategyPlan] | None = ...,
+        sizes: _abc.Iterable[Global___SizePlan] | None = ...,
+        nearest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "device_bytes", b"device_bytes", "nearest", b"nearest", "parameters", b"parameters", "sizes", b"sizes", "strategies", b"strategies", "trainable_parameters", b"trainable_parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanTrainingResponse: _TypeAlias = PlanTrainingResponse  # noqa: Y015

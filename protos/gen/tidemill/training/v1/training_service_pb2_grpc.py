@@ -65,6 +65,11 @@ class TrainingServiceStub:
                 request_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PromoteRunRequest.SerializeToString,
                 response_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PromoteRunResponse.FromString,
                 _registered_method=True)
+        self.PlanTraining = channel.unary_unary(
+                '/tidemill.training.v1.TrainingService/PlanTraining',
+                request_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingRequest.SerializeToString,
+                response_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer:
@@ -113,6 +118,13 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanTraining(self, request, context):
+        """Plans the memory of a run from its spec and the base model's configuration; loads and stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +157,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.PromoteRun,
                     request_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PromoteRunRequest.FromString,
                     response_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PromoteRunResponse.SerializeToString,
+            ),
+            'PlanTraining': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanTraining,
+                    request_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingRequest.FromString,
+                    response_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +327,33 @@ class TrainingService:
             '/tidemill.training.v1.TrainingService/PromoteRun',
             tidemill_dot_training_dot_v1_dot_training__service__pb2.PromoteRunRequest.SerializeToString,
             tidemill_dot_training_dot_v1_dot_training__service__pb2.PromoteRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanTraining(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.training.v1.TrainingService/PlanTraining',
+            tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingRequest.SerializeToString,
+            tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingResponse.FromString,
             options,
             channel_credentials,
             insecure,

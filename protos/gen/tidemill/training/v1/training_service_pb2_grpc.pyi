@@ -45,6 +45,8 @@ class TrainingServiceStub:
     """Follows a run until it ends."""
     PromoteRun: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.PromoteRunRequest, _training_service_pb2.PromoteRunResponse]
     """Moves the alias `champion` of the registry to the model of a run."""
+    PlanTraining: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.PlanTrainingRequest, _training_service_pb2.PlanTrainingResponse]
+    """Plans the memory of a run from its spec and the base model's configuration; loads and stores nothing."""
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -63,6 +65,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Follows a run until it ends."""
     PromoteRun: _aio.UnaryUnaryMultiCallable[_training_service_pb2.PromoteRunRequest, _training_service_pb2.PromoteRunResponse]  # type: ignore[assignment]
     """Moves the alias `champion` of the registry to the model of a run."""
+    PlanTraining: _aio.UnaryUnaryMultiCallable[_training_service_pb2.PlanTrainingRequest, _training_service_pb2.PlanTrainingResponse]  # type: ignore[assignment]
+    """Plans the memory of a run from its spec and the base model's configuration; loads and stores nothing."""
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Turns a data-set version into a measured candidate."""
@@ -114,5 +118,13 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.PromoteRunResponse, _abc.Awaitable[_training_service_pb2.PromoteRunResponse]]:
         """Moves the alias `champion` of the registry to the model of a run."""
+
+    @_abc_1.abstractmethod
+    def PlanTraining(
+        self,
+        request: _training_service_pb2.PlanTrainingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.PlanTrainingResponse, _abc.Awaitable[_training_service_pb2.PlanTrainingResponse]]:
+        """Plans the memory of a run from its spec and the base model's configuration; loads and stores nothing."""
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,181 @@
+"""The memory of a run, from its spec and the configuration of its base model: what it needs, and what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from services.training.domain.machine import Machine
+from services.training.domain.training_spec import GenerationTask, TrainingSpec
+from services.training.engine.attention import SHORT
+from services.training.engine.memory_plan import (
+    STRATEGIES,
+    Batch,
+    MemoryPlan,
+    Strategy,
+    devices_needed,
+    plan_memory,
+)
+from services.training.engine.methods import make_method
+from services.training.engine.model_shape import SHAPES, Shape
+
+_PROCESS_BYTES = 900_000_000
+"""Main memory of a worker with its libraries loaded, before there is a model: 0.85 to 0.9 GB (docs/benchmarks.md)."""
+_FLOAT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyPlan:
+    """What one device holds under a strategy; `total` with the libraries, where the device is a processor."""
+
+    strategy: Strategy
+    devices: int
+    memory: MemoryPlan
+    total: int
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SizePlan:
+    """How many devices a published model of a size needs for this method and batch; None if no number is enough.
+
+    `parameters` of it. Blocks are computed again in the backward pass, and the computation is in 16 bits.
+    """
+
+    name: str
+    parameters: int
+    devices: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """The memory of a run; `nearest` says what would fit where the run does not, in a sentence."""
+
+    parameters: int
+    trainable: int
+    machine: Machine
+    strategies: tuple[StrategyPlan, ...]
+    sizes: tuple[SizePlan, ...]
+    nearest: str = ""
+
+    @property
+    def single(self) -> StrategyPlan:
+        """On one device, as runs are trained."""
+        return self.strategies[0]
+
+
+def plan_run(spec: TrainingSpec, config: Mapping[str, Any], machine: Machine) -> RunPlan:
+    """The plan.
+
+    Args:
+        spec: what is trained. Texts are taken to be as long as it allows.
+        config: the base model's `config.json`.
+        machine: whose memory counts.
+
+    Raises:
+        InvalidArgumentError: the configuration is not that of a model that can be planned.
+    """
+    shape = Shape.of_config(config)
+    trainable = trained_weights(spec, shape)
+    count = max(2, machine.devices)
+    strategies = tuple(_strategy(spec, shape, machine, each, 1 if each == "single" else count) for each in STRATEGIES)
+    sizes = tuple(
+        SizePlan(
+            name,
+            size.parameters,
+            devices_needed(
+                size,
+                _batch(spec),
+                trainable=trained_weights(spec, size),
+                half=True,
+                device_bytes=machine.memory_bytes,
+                checkpointing=True,
+            ),
+        )
+        for name, size in SHAPES.items()
+    )
+    nearest = "" if strategies[0].fits else _nearest(spec, shape, machine)
+    return RunPlan(shape.parameters, trainable, machine, strategies, sizes, nearest)
+
+
+def trained_weights(spec: TrainingSpec, shape: Shape) -> int:
+    """How many weights the method trains; of a method that Tidemill does not know, all of them."""
+    method: Any = spec.method
+    head: int = 0 if isinstance(spec.task, GenerationTask) else shape.hidden
+    match method.kind:
+        case "lora" | "dpo" | "kto":
+            rank = int(method.r)
+            each_output = 1 if getattr(method, "use_dora", False) else 0
+            return head + sum(
+                number * (rank * (layer.before + layer.after) + each_output * layer.after)
+                for layer, number in shape.adapted(method.target_modules)
+            )
+        case "prompt_tuning":
+            return int(method.virtual_tokens) * shape.hidden
+        case _:
+            return head + shape.parameters
+
+
+def _batch(spec: TrainingSpec) -> Batch:
+    task = spec.task
+    # Direct preference optimization reads the chosen and the rejected answer of each example.
+    examples = spec.optimization.batch_size * (2 if spec.method.kind == "dpo" else 1)
+    if isinstance(task, GenerationTask):
+        return Batch(examples, task.max_input_tokens + task.max_target_tokens - 1, task.max_target_tokens)
+    return Batch(examples, task.max_input_tokens, 0)
+
+
+def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Strategy, devices: int) -> StrategyPlan:
+    batch, wanted = _batch(spec), spec.optimization.precision
+    on_processor = machine.kind == "cpu"
+    half = wanted != "fp32" and machine.half and not (on_processor and wanted == "fp16")
+    plan = plan_memory(
+        shape,
+        batch,
+        trainable=trained_weights(spec, shape),
+        half=half,
+        strategy=strategy,
+        devices=devices,
+        eager_attention=batch.tokens <= SHORT if on_processor else not half,
+    )
+    if spec.method.kind == "prompt_tuning":
+        # Tied embeddings are parted; each pass makes a copy of them with the learnt rows, and a gradient of that size.
+        table = shape.vocabulary * shape.hidden * _FLOAT
+        parted = table if shape.tied else 0
+        plan = replace(
+            plan,
+            weights=plan.weights + parted,
+            activations=plan.activations + 2 * table,
+            peak=plan.peak + parted + 2 * table,
+        )
+    total = plan.peak + (_PROCESS_BYTES if on_processor else 0)
+    return StrategyPlan(strategy, devices, plan, total, total <= machine.memory_bytes)
+
+
+def _nearest(spec: TrainingSpec, shape: Shape, machine: Machine) -> str:
+    """The first of the gentler specs that fits, and what it changes; a sentence in every case."""
+    for other, change in _gentler(spec):
+        plan = _strategy(other, shape, machine, "single", 1)
+        if plan.fits:
+            return f"{change} needs {plan.total / 1e9:.1f} GB and fits"
+    return "no smaller batch and no adapters make it fit; choose a smaller base model or shorter texts"
+
+
+def _gentler(spec: TrainingSpec) -> Iterator[tuple[TrainingSpec, str]]:
+    """Specs that need less memory, those first that learn the most alike."""
+    lora: TrainingSpec | None = None
+    if spec.method.kind == "full":
+        lora = replace(spec, method=make_method("lora", {}))
+    for base, prefix in ((spec, ""), (lora, "lora with ")):
+        if base is None:
+            continue
+        if prefix:
+            yield base, "lora instead of full"
+        size, accumulation = base.optimization.batch_size, base.optimization.gradient_accumulation
+        least = 2 if base.method.kind == "kto" else 1
+        while size % 2 == 0 and size // 2 >= least:
+            size, accumulation = size // 2, accumulation * 2
+            changed = replace(base.optimization, batch_size=size, gradient_accumulation=accumulation)
+            words = f"optimization.batch_size {size} with gradient_accumulation {accumulation}"
+            yield replace(base, optimization=changed), f"{prefix}{words}"

@@ -1,0 +1,125 @@
+"""The plan of a run: what a method trains, what fits, and what would fit instead."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from services.kit.errors import InvalidArgumentError
+from services.training.domain.machine import Machine
+from services.training.domain.training_spec import (
+    GenerationTask,
+    Optimization,
+    TextClassificationTask,
+    TrainingSpec,
+)
+from services.training.engine.methods import make_method
+from services.training.engine.model_shape import Shape
+from services.training.engine.run_plan import plan_run, trained_weights
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
+}  # fmt: skip
+
+
+def _model(kind: str) -> Any:
+    """A model without weights: all of it is on the meta device."""
+    with torch.device("meta"):
+        match kind:
+            case "llama":
+                return LlamaForCausalLM(LlamaConfig(**_SIZES, num_key_value_heads=2, tie_word_embeddings=True))
+            case "wide heads":
+                return LlamaForCausalLM(LlamaConfig(**_SIZES, head_dim=32, tie_word_embeddings=False))
+            case "qwen":
+                return Qwen2ForCausalLM(Qwen2Config(**_SIZES, num_key_value_heads=2))
+            case _:
+                return BertModel(BertConfig(**_SIZES))
+
+
+def _config(model: Any) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    return config
+
+
+def _spec(method: str = "lora", batch: int = 8, **options: object) -> TrainingSpec:
+    return TrainingSpec(
+        "m", "base", "d", "", "0" * 64, GenerationTask("{text}", "answer", 128, 24), make_method(method, options),
+        Optimization(max_steps=2, batch_size=batch),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["llama", "wide heads", "bert"])
+def test_the_parameters_are_those_of_a_model_without_weights(kind: str) -> None:
+    model = _model(kind)
+    assert Shape.of_config(_config(model)).parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_what_only_some_families_have_is_little() -> None:
+    model = _model("qwen")
+    counted = sum(p.numel() for p in model.parameters())
+    assert Shape.of_config(_config(model)).parameters == pytest.approx(counted, rel=0.005)
+
+
+@pytest.mark.parametrize("kind", ["llama", "wide heads", "qwen", "bert"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"r": 4, "target_modules": ("q_proj", "v_proj", "query")},
+        {"use_dora": True},
+        {"target_modules": ("down_proj", "dense")},
+    ],
+)
+def test_adapters_are_counted_as_peft_makes_them(kind: str, options: dict[str, Any]) -> None:
+    model = _model(kind)
+    spec = _spec(**options)
+    shape = Shape.of_config(_config(model))
+    adapted = spec.method.adapt(model)
+    made = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert trained_weights(spec, shape) == made
+
+
+def test_a_classifier_trains_its_head_too() -> None:
+    shape = Shape.of_config(_config(_model("bert")))
+    classifier = replace(_spec(), task=TextClassificationTask("label"))
+    assert trained_weights(classifier, shape) > trained_weights(_spec(), shape)
+
+
+def test_a_run_that_does_not_fit_names_the_nearest_that_does() -> None:
+    config = _config(_model("llama")) | {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 22}
+    plan = plan_run(_spec("full", batch=16), config, Machine("cpu", 12 * 10**9))
+    assert not plan.single.fits
+    assert "lora" in plan.nearest, "the moments of all weights alone are too much, whatever the batch"
+    smaller = plan_run(_spec("lora", batch=16), config, Machine("cpu", 16 * 10**9))
+    assert smaller.single.total < plan.single.total
+    assert plan_run(_spec("lora", batch=1), config, Machine("cpu", 16 * 10**9)).single.fits
+
+
+def test_more_devices_are_needed_for_more_weights_and_fewer_for_adapters() -> None:
+    config, gpu = _config(_model("llama")), Machine("cuda", 80 * 10**9, 8, half=True)
+    full, lora = (plan_run(_spec(method, batch=1), config, gpu) for method in ("full", "lora"))
+    needed = [
+        (each.devices or 10**6, other.devices or 10**6) for each, other in zip(full.sizes, lora.sizes, strict=True)
+    ]
+    assert [name.name for name in full.sizes] == ["7B", "70B", "123B", "405B"]
+    assert needed[0][1] == 1, "7B with adapters fits one of 80 GB"
+    assert all(of_full >= of_lora for of_full, of_lora in needed)
+    assert [each.strategy for each in full.strategies] == ["single", "ddp", "fsdp"]
+    assert [each.devices for each in full.strategies] == [1, 8, 8]
+
+
+def test_a_preference_reads_two_answers_of_each_example() -> None:
+    config, machine = _config(_model("llama")), Machine("cpu", 16 * 10**9)
+    dpo = plan_run(_spec("dpo", rejected_field="other", batch=4), config, machine)
+    lora = plan_run(_spec("lora", batch=8), config, machine)
+    assert dpo.single.memory.activations == lora.single.memory.activations
+
+
+def test_a_model_of_another_kind_is_refused_with_the_field() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"spec\.base_model: its config.json does not describe"):
+        plan_run(_spec(), {"model_type": "mamba"}, Machine("cpu", 10**9))
