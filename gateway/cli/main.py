@@ -13,6 +13,7 @@ from gateway.cli.doctor_command import doctor
 from gateway.cli.key_commands import keys
 from gateway.cli.output import EXIT_FAILED, stderr
 from gateway.cli.plan_command import plan
+from gateway.cli.route_commands import route
 from services.kit.errors import InvalidArgumentError, TidemillError
 
 EXIT_USAGE = 2
@@ -43,6 +44,7 @@ def create_cli() -> typer.Typer:
     cli.command(rich_help_panel=pipelines)(cycle_commands.cycles)
     cli.command(rich_help_panel=pipelines)(cycle_commands.cancel)
     cli.command(rich_help_panel=use)(model_commands.models)
+    cli.add_typer(route, name="route", rich_help_panel=use)
     cli.command(rich_help_panel=use)(model_commands.predict)
     cli.command(rich_help_panel=use)(model_commands.generate)
     # A rating of -1 is not an option.

@@ -1,7 +1,7 @@
 """The public methods of each service, and which peer serves them.
 
-A method that is not in the table does not exist at the gateway. Starting runs, publishing builds and routes are
-internal to the mesh, and so is Triton's repository.
+A method that is not in the table does not exist at the gateway. Starting runs, publishing builds and watching
+routes are internal to the mesh, and so is Triton's repository.
 """
 
 from __future__ import annotations
@@ -68,6 +68,9 @@ def public_services() -> tuple[PublicService, ...]:
                     "GetModel",
                     "ListModels",
                     "ListModelVersions",
+                    "GetRoute",
+                    "ListRoutes",
+                    "SetRoute",
                     "RollBackModel",
                     "UnpublishModel",
                 }

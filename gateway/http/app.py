@@ -92,7 +92,10 @@ def create_app(
         allow_origins=origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
-        expose_headers=("x-request-id", "x-trace-id", "traceparent", "retry-after", "retry-after-ms"),
+        expose_headers=(
+            *("x-request-id", "x-trace-id", "traceparent", "retry-after", "retry-after-ms"),
+            *("x-model-version", "x-model-role"),
+        ),
         max_age=600,
     )
 

@@ -37,7 +37,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "store": (False,),
 }
 # Options that do not change the answer.
-_WITHOUT_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier"})
+_WITHOUT_EFFECT = frozenset({"metadata", "prompt_cache_key", "service_tier"})
 _MESSAGE_REFUSED = frozenset({"tool_calls", "function_call", "audio"})
 # `name` distinguishes speakers, and clients send the others back from an earlier answer; none changes the generation.
 _MESSAGE_WITHOUT_EFFECT = frozenset({"name", "refusal", "annotations"})
@@ -185,6 +185,9 @@ class ChatBody(Body):
                 raise _not_offered(name)
         return {name: value[name] for name in value if name not in _REFUSED and name not in _WITHOUT_EFFECT}
 
+    user: str = Field("", max_length=512, description="for whom the answer is: one user gets one version of the model")
+    safety_identifier: str = Field("", max_length=512, description="as user, OpenAI's newer name of it")
+
     @model_validator(mode="after")
     def _agree(self) -> ChatBody:
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
@@ -203,6 +206,7 @@ class PredictBody(Body):
 
     model: str = Field(examples=["reviews"])
     texts: list[Text] = Field(min_length=1, max_length=256, examples=[["房间很干净，服务也好"]])
+    user: str = Field("", max_length=512, description="for whom the answer is: one user gets one version of the model")
 
 
 class FeedbackBody(Body):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -13,6 +13,7 @@ from starlette.responses import Response
 from gateway.http.body import body_of
 from gateway.http.errors import ClientGone
 from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.serving.entrypoints.answers import ROLE, USER, VERSION
 
 T = TypeVar("T")
 
@@ -37,9 +38,19 @@ async def json_of(request: Request) -> dict[str, Any]:
     return value
 
 
-def json_response(value: Any, status: int = 200) -> Response:
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response."""
-    return Response(orjson.dumps(value), status, media_type="application/json")
+    return Response(orjson.dumps(value), status, headers, media_type="application/json")
+
+
+def user_of(request: Request, named: str = "") -> str:
+    """The user whom an answer is for: the one that the body names, else the header's; empty where there is neither."""
+    return named or request.headers.get(USER, "")
+
+
+def version_headers(version: str, role: str) -> dict[str, str]:
+    """Headers that say which version answered, and what it does in its route."""
+    return {VERSION: version, ROLE: role}
 
 
 def watch_disconnect(request: Request) -> asyncio.Task[None]:

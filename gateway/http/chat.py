@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from tidemill.inference.v1.inference_service_pb2 import StreamGenerateResponse
 
 from gateway.http.bodies import ChatBody, described
-from gateway.http.calls import json_of, json_response, unless_gone, watch_disconnect
+from gateway.http.calls import json_of, json_response, unless_gone, user_of, version_headers, watch_disconnect
 from gateway.http.completions import Completion, ModelCard, ModelList
 from gateway.http.errors import CODE_KEY, openai_error, unexpected
 from gateway.http.openai import (
@@ -24,9 +24,9 @@ from gateway.http.openai import (
     completion_of,
     error_event,
     model_card,
-    model_id,
     model_not_found,
     read_chat,
+    reference,
 )
 from gateway.plane import DataPlane
 from services.kit.errors import InternalError, InvalidArgumentError, NotFoundError, TidemillError
@@ -62,12 +62,13 @@ def chat_routes(plane: DataPlane) -> APIRouter:
         models = [card for route in plane.table.routes() if (card := model_card(route)) is not None]
         return json_response(ModelList(data=models).model_dump())
 
+    @router.get("/v1/models/{model}/versions/{version}", response_model=ModelCard)
     @router.get("/v1/models/{model}", response_model=ModelCard)
-    async def get_model(model: str) -> Response:
-        name = model_id(model)
-        found = next((model_card(route) for route in plane.table.routes() if route.model == name), None)
+    async def get_model(model: str, version: str = "") -> Response:
+        asked = reference(f"{model}/versions/{version}" if version else model)
+        found = next((model_card(route, asked) for route in plane.table.routes() if route.model == asked.model), None)
         if found is None:
-            raise model_not_found(name)
+            raise model_not_found(model)
         return json_response(found.model_dump())
 
     return router
@@ -78,10 +79,11 @@ async def _whole(plane: DataPlane, request: Request, call: ChatCall) -> Response
     validate(asked)
     gone = watch_disconnect(request)
     try:
-        response = await unless_gone(plane.answers.generate(asked), gone)
+        response = await unless_gone(plane.answers.generate(asked, user_of(request, call.user)), gone)
     finally:
         gone.cancel()
-    return json_response(completion_of(response, call.model, int(time.time())).model_dump())
+    completion = completion_of(response, call.model, int(time.time()))
+    return json_response(completion.model_dump(), headers=version_headers(response.model_version, response.role))
 
 
 async def _streamed(plane: DataPlane, request: Request, call: ChatCall) -> Response:
@@ -91,15 +93,18 @@ async def _streamed(plane: DataPlane, request: Request, call: ChatCall) -> Respo
     """
     asked = call.streamed()
     validate(asked)
+    choice = plane.answers.choose(asked, user_of(request, call.user))
     gone = watch_disconnect(request)
-    pieces = _Pieces(plane.answers.stream(asked), call.model)
+    pieces = _Pieces(plane.answers.stream(asked, choice), call.model)
     try:
         await unless_gone(pieces.wait(), gone)
     except BaseException:
         gone.cancel()
         await pieces.close()
         raise
-    return _EventStream(pieces, gone, call)
+    first = pieces.first
+    version, role = (first.model_version, first.role) if first else (choice.version.name, choice.version.role)
+    return _EventStream(pieces, gone, call, version_headers(version, role))
 
 
 class _Pieces:
@@ -127,6 +132,11 @@ class _Pieces:
             raise InternalError(f"The model {self._model} gave no answer.", reason="EMPTY_ANSWER")
         return bool(done)
 
+    @property
+    def first(self) -> StreamGenerateResponse | None:
+        """The first piece, if it has arrived and was not taken."""
+        return self._reading.result() if self._is_first and self._reading.done() else None
+
     async def next(self, write: Any) -> StreamGenerateResponse | None:
         """The next piece, or None at the end; until it arrives comments keep the connection open."""
         while not await self.wait():
@@ -153,8 +163,8 @@ class _EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: _Pieces, gone: asyncio.Task[None], call: ChatCall) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(self, pieces: _Pieces, gone: asyncio.Task[None], call: ChatCall, headers: Mapping[str, str]) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         self._pieces = pieces
         self._gone = gone

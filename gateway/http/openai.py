@@ -7,7 +7,6 @@ was trained on, so that a stock client gets what was trained; our own option `ap
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,10 +25,9 @@ from tidemill.inference.v1.model_pb2 import (
 from gateway.http import completions
 from gateway.http.bodies import ChatBody, read_body
 from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
-from services.serving.domain.names import version_name
+from services.serving.domain.names import ModelReference, parse_reference
 from services.serving.domain.route import Route
 
-_MODEL = re.compile(r"^[a-z0-9][a-z0-9-]{0,63}$")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _FINISH: dict[int, str] = {FINISH_REASON_STOP: "stop", FINISH_REASON_LENGTH: "length"}
 
@@ -39,7 +37,9 @@ class ChatCall:
     """A parsed request."""
 
     model: str
-    """The id as callers write it, such as `headlines`."""
+    """The id as callers write it, such as `headlines`, `headlines/versions/4` or `headlines/versions/champion`."""
+    user: str
+    """For whom the answer is; empty where the body names no one."""
     conversation: Conversation
     sampling: SamplingParams
     stream: bool
@@ -48,7 +48,7 @@ class ChatCall:
 
     def whole(self) -> GenerateRequest:
         """The request for the complete answer."""
-        request = GenerateRequest(model=f"models/{self.model}", sampling=self.sampling)
+        request = GenerateRequest(model=str(reference(self.model)), sampling=self.sampling)
         if self.apply_prompt_template:
             request.text = self.conversation.messages[0].content
         else:
@@ -57,7 +57,7 @@ class ChatCall:
 
     def streamed(self) -> StreamGenerateRequest:
         """The request for the answer in pieces."""
-        request = StreamGenerateRequest(model=f"models/{self.model}", sampling=self.sampling)
+        request = StreamGenerateRequest(model=str(reference(self.model)), sampling=self.sampling)
         if self.apply_prompt_template:
             request.text = self.conversation.messages[0].content
         else:
@@ -65,22 +65,23 @@ class ChatCall:
         return request
 
 
-def model_id(name: str) -> str:
-    """The id of a model without `models/`.
+def reference(name: str) -> ModelReference:
+    """The model, or version, that a caller names, with or without `models/`.
 
     Raises:
         NotFoundError: no model can have this name.
     """
-    short = name.removeprefix("models/")
-    if not _MODEL.match(short):
-        raise model_not_found(short)
-    return short
+    found = parse_reference(name)
+    if found is None:
+        raise model_not_found(name)
+    return found
 
 
 def model_not_found(name: str) -> NotFoundError:
     """The error for a model that does not answer."""
     return NotFoundError(
-        f"The model `{name[:64]}` does not exist or has no serving version; GET /v1/models lists those that serve.",
+        f"The model `{name.removeprefix('models/')[:128]}` does not exist or has no serving version; "
+        "GET /v1/models lists those that serve.",
         reason="MODEL_NOT_FOUND",
         violations=[FieldViolation("model", "no such model")],
     )
@@ -99,7 +100,7 @@ def as_sent(error: InvalidArgumentError, call: ChatCall) -> InvalidArgumentError
     return InvalidArgumentError(message, reason=error.reason, metadata=error.metadata, violations=found)
 
 
-def read_chat(value: dict[str, Any], template_of: Callable[[str], str]) -> ChatCall:
+def read_chat(value: dict[str, Any], template_of: Callable[[ModelReference], str]) -> ChatCall:
     """Reads the body of a chat completion.
 
     Args:
@@ -111,12 +112,13 @@ def read_chat(value: dict[str, Any], template_of: Callable[[str], str]) -> ChatC
         NotFoundError: the model's name is not valid.
     """
     body = read_body(ChatBody, value)
-    model, apply = model_id(body.model), body.apply_prompt_template
+    asked, apply = reference(body.model), body.apply_prompt_template
     if apply is None:
         is_single = len(body.messages) == 1 and body.messages[0].role == "user" and bool(body.messages[0].text)
-        apply = is_single and bool(template_of(model))
+        apply = is_single and bool(template_of(asked))
     return ChatCall(
-        model=model,
+        model=str(asked).removeprefix("models/"),
+        user=body.user or body.safety_identifier,
         conversation=Conversation(
             messages=[ChatMessage(role=_ROLES[message.role], content=message.text) for message in body.messages]
         ),
@@ -202,17 +204,17 @@ def error_event(body: dict[str, Any]) -> bytes:
     return _data(body)
 
 
-def model_card(route: Route) -> completions.ModelCard | None:
-    """A model that answers, with the version behind it; None if none does."""
-    serving = route.answering
-    if serving is None:
+def model_card(route: Route, asked: ModelReference | None = None) -> completions.ModelCard | None:
+    """A model that answers, with the version that serves, or with the one that was asked for; None if none does."""
+    version = route.named(asked.version) if asked is not None and asked.version else route.serving
+    if version is None:
         return None
     return completions.ModelCard(
-        id=route.model,
+        id=str(asked).removeprefix("models/") if asked is not None else route.model,
         created=int(route.create_time.timestamp()),
-        version=version_name(route.model, serving.number),
-        task=serving.task.value,
-        precision=serving.precision,
-        labels=list(serving.labels),
-        prompt_template=serving.prompt_template,
+        version=version.name,
+        task=version.task.value,
+        precision=version.precision,
+        labels=list(version.labels),
+        prompt_template=version.prompt_template,
     )

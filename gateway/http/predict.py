@@ -7,8 +7,8 @@ from starlette.responses import Response
 from tidemill.inference.v1.inference_service_pb2 import PredictRequest
 
 from gateway.http.bodies import PredictAnswer, PredictBody, PredictionAnswer, described, read_body
-from gateway.http.calls import json_of, json_response, unless_gone, watch_disconnect
-from gateway.http.openai import model_id, model_not_found
+from gateway.http.calls import json_of, json_response, unless_gone, user_of, version_headers, watch_disconnect
+from gateway.http.openai import model_not_found, reference
 from gateway.plane import DataPlane
 from services.kit.errors import NotFoundError
 from services.kit.grpc.validation import validate
@@ -21,11 +21,11 @@ def predict_routes(plane: DataPlane) -> APIRouter:
     @router.post("/v1/predict", response_model=PredictAnswer, **described(PredictBody, "Classifies texts"))
     async def predict(request: Request) -> Response:
         body = read_body(PredictBody, await json_of(request))
-        asked = PredictRequest(model=f"models/{model_id(body.model)}", texts=body.texts)
+        asked = PredictRequest(model=str(reference(body.model)), texts=body.texts)
         validate(asked)
         gone = watch_disconnect(request)
         try:
-            found = await unless_gone(plane.answers.predict(asked), gone)
+            found = await unless_gone(plane.answers.predict(asked, user_of(request, body.user)), gone)
         except NotFoundError as error:
             raise model_not_found(body.model) from error
         finally:
@@ -37,6 +37,6 @@ def predict_routes(plane: DataPlane) -> APIRouter:
                 for item in found.predictions
             ],
         )
-        return json_response(answer.model_dump())
+        return json_response(answer.model_dump(), headers=version_headers(found.model_version, found.role))
 
     return router

@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2 as v2
 
 from gateway.http.bodies import InferBody, described
 from gateway.http.body import body_of
-from gateway.http.calls import json_response, unless_gone, watch_disconnect
+from gateway.http.calls import json_response, unless_gone, user_of, version_headers, watch_disconnect
 from gateway.http.v2_codec import message_json, read_infer, write_infer
 from services.kit.errors import (
     FailedPreconditionError,
@@ -22,6 +22,7 @@ from services.kit.errors import (
 )
 from services.kit.grpc.errors import translate_rpc_errors
 from services.serving.adapters.triton_v2 import TritonV2
+from services.serving.domain.route import RoutedVersion
 
 _INFER_S = 60.0
 _LOOK_UP_S = 10.0
@@ -40,9 +41,9 @@ def v2_routes(triton: TritonV2) -> APIRouter:
         with translate_rpc_errors("Triton"):
             return await triton.look_up(method, message, timeout_s)
 
-    async def answer(message: Any) -> Any:
+    async def answer(message: Any, user: str) -> tuple[Any, RoutedVersion]:
         with translate_rpc_errors("Triton"):
-            return await triton.infer(message, _INFER_S)
+            return await triton.infer(message, _INFER_S, user)
 
     @router.get("/v2")
     async def server_metadata() -> Response:
@@ -102,7 +103,7 @@ def v2_routes(triton: TritonV2) -> APIRouter:
         call = read_infer(await body_of(request), _json_size(request), model, version)
         gone = watch_disconnect(request)
         try:
-            response = await unless_gone(answer(call.request), gone)
+            response, chosen = await unless_gone(answer(call.request, user_of(request)), gone)
         except InternalError as error:
             if isinstance(error.__cause__, grpc.aio.AioRpcError) and error.__cause__.code() is _UNIMPLEMENTED:
                 raise FailedPreconditionError(
@@ -113,9 +114,11 @@ def v2_routes(triton: TritonV2) -> APIRouter:
         finally:
             gone.cancel()
         content, json_size = write_infer(response, call)
+        headers = version_headers(chosen.name, chosen.role)
         if json_size is None:
-            return Response(content, media_type="application/json")
-        return Response(content, headers={_JSON_SIZE: str(json_size)}, media_type="application/octet-stream")
+            return Response(content, headers=headers, media_type="application/json")
+        headers[_JSON_SIZE] = str(json_size)
+        return Response(content, headers=headers, media_type="application/octet-stream")
 
     return router
 

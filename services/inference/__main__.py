@@ -53,7 +53,9 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     await asyncio.to_thread(repository.clear_staging)
     await asyncio.to_thread(builds.clear_cache)
     parts = ServingParts(SqlModelStore(engine), builds, repository, control, book, clock)
-    publishing = Publishing(parts, BusAnnouncer(publisher), restarts, keep_versions=settings.keep_versions)
+    publishing = Publishing(
+        parts, BusAnnouncer(publisher), restarts, keep_versions=settings.keep_versions, drain_s=settings.drain_s
+    )
     await asyncio.to_thread(publishing.fill_book)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:

@@ -29,6 +29,7 @@ class InferenceSettings(ServiceSettings):
     keep_versions: int = Field(
         3, ge=2, description="versions of a model whose files stay in the repository, the serving one among them"
     )
+    drain_s: float = Field(5.0, ge=0, description="seconds that a version stays loaded after it left its model's route")
     reconcile_pause_s: float = Field(2.0, gt=0, description="seconds between two looks at what Triton serves")
     otlp_endpoint_of_models: str | None = Field(
         None, description="OTLP/gRPC endpoint as Triton reaches it; the service's own when unset"

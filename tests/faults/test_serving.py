@@ -71,7 +71,7 @@ class Served:
 
     def file(self, number: int) -> Path:
         """What Triton reads of a version."""
-        return self.stack.triton_repository / "classifier" / str(number) / "build" / "openvino_model.bin"
+        return self.stack.triton_repository / f"classifier.{number}" / str(number) / "build" / "openvino_model.bin"
 
     def version(self, number: int) -> model_pb2.ModelVersion:
         """As the service reports it."""
@@ -273,7 +273,7 @@ def test_a_model_process_that_dies_is_started_by_the_service_alone(served: Serve
         for _ in range(3):
             # It refuses, or says OK with nothing in it.
             with suppress(triton.InferenceServerException):
-                assert direct.infer("classifier", [tensor], client_timeout=30).as_numpy("scores") is None
+                assert direct.infer("classifier.2", [tensor], client_timeout=30).as_numpy("scores") is None
     assert served.model_processes() == []
     served.service.start()
     assert served.label() == "2 negative"

@@ -106,13 +106,13 @@ def serving(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     repository = TritonRepository(scratch / "models", scratch / "staging", TrustedKeys(scratch / "trusted"), None)
     repository.place(version, build)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(scratch / "models" / "writer" / "1")
+        patch.syspath_prepend(scratch / "models" / "writer.1" / "1")
         patch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
         generation = importlib.import_module(f"{CODE_PACKAGE}.generation")
         assert Path(str(generation.__file__)).is_relative_to(scratch)
         # Prompts need no weights.
         patch.setattr(generation, "open_language_model", lambda folder, **_: (None, 1000))
-        yield generation.Runtime.load(scratch / "models" / "writer" / "1" / "build").prompts
+        yield generation.Runtime.load(scratch / "models" / "writer.1" / "1" / "build").prompts
         for name in [name for name in sys.modules if name.split(".")[0] == CODE_PACKAGE]:
             del sys.modules[name]
 

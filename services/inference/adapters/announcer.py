@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from tidemill.inference.v1 import inference_events_pb2 as events
+from tidemill.inference.v1 import route_pb2
 
 from services.inference.domain.model import ModelVersion
+from services.inference.domain.route import ModelRoute
 from services.kit.bus.port import EventPublisher, OutgoingEvent
 from services.kit.bus.topics import INFERENCE_EVENTS
+from services.kit.grpc.messages import timestamp
 from services.kit.ids import sha256_hex
 from services.kit.telemetry.context import continued_trace
+from services.serving.adapters.route_messages import ROLES
+from services.serving.domain.names import model_name
 
 
 class BusAnnouncer:
@@ -25,3 +30,19 @@ class BusAnnouncer:
         event_id = sha256_hex(version.name, version.lineage.digest, str(version.serve_time))
         with continued_trace(version.traceparent):
             self._publisher.publish(INFERENCE_EVENTS, [OutgoingEvent(version.model, message, event_id=event_id)])
+
+    def route_changed(self, route: ModelRoute, traceparent: str) -> None:
+        """See the port. Repeating it publishes the same event."""
+        message = events.RouteChanged(
+            model=model_name(route.model),
+            entries=[
+                route_pb2.RouteEntry(version=entry.number, role=ROLES[entry.role], weight=entry.weight)
+                for entry in route.entries
+            ],
+            aliases=route.aliases,
+            etag=route.etag,
+            change_time=timestamp(route.update_time) if route.update_time is not None else None,
+        )
+        event_id = sha256_hex("RouteChanged", route.model, route.etag)
+        with continued_trace(traceparent):
+            self._publisher.publish(INFERENCE_EVENTS, [OutgoingEvent(route.model, message, event_id=event_id)])

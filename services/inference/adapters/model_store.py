@@ -8,14 +8,19 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, Select, func, insert, select, update
+from sqlalchemy import Connection, Engine, RowMapping, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.inference.adapters.tables import done_requests, model_versions, models
+from services.inference.adapters.tables import done_requests, model_versions, models, route_changes
 from services.inference.domain.model import Build, Integrity, IntegrityState, Lineage, Model, ModelVersion, VersionState
+from services.inference.domain.route import ModelRoute, RouteEntry
 from services.kit.errors import AbortedError
 from services.kit.storage.database import read_only, translate_database_errors
 from services.serving.domain.answer import Task
+from services.serving.domain.route import Role
+
+# Columns that a change of a version leaves alone: what never changes, and a count that only grows.
+_FIXED = ("model", "number", "create_time", "generation")
 
 
 class SqlModelStore:
@@ -27,12 +32,12 @@ class SqlModelStore:
     def model(self, name: str) -> Model | None:
         """See the port."""
         with self._reading() as connection:
-            row = connection.execute(_with_serving().where(models.c.name == name)).mappings().one_or_none()
+            row = connection.execute(_whole().where(models.c.name == name)).mappings().one_or_none()
         return None if row is None else _model(row)
 
     def models(self, after: str, limit: int) -> Sequence[Model]:
         """See the port."""
-        query = _with_serving().where(models.c.name > after).order_by(models.c.name).limit(limit)
+        query = _whole().where(models.c.name > after).order_by(models.c.name).limit(limit)
         with self._reading() as connection:
             return [_model(row) for row in connection.execute(query).mappings().all()]
 
@@ -68,23 +73,39 @@ class SqlModelStore:
         with self._transaction() as connection:
             _update(connection, version)
 
-    def serve(self, version: ModelVersion, *, done_by: str = "") -> None:
+    def set_route(self, route: ModelRoute, now: datetime, *, traceparent: str = "", done_by: str = "") -> ModelRoute:
         """See the port."""
-        table, now = model_versions, version.update_time
-        others = (table.c.model == version.model) & (table.c.state == VersionState.SERVING.value)
+        table, model = model_versions, route.model
+        route = replace(route, revision=route.revision + 1, update_time=now)
+        serving = route.serving.number if route.serving is not None else None
+        of_model = table.c.model == model
         with self._transaction() as connection:
+            before = connection.execute(select(models.c.serving).where(models.c.name == model)).scalar_one()
+            # The primary key makes this fail where another process was quicker.
             connection.execute(
-                update(table)
-                .where(others & (table.c.number != version.number))
-                .values(state=VersionState.RETIRED.value, update_time=now)
+                insert(route_changes).values(
+                    model=model,
+                    revision=route.revision,
+                    content=_content(route),
+                    change_time=now,
+                    traceparent=traceparent,
+                    announced=False,
+                )
             )
-            _update(connection, version, announced=False)
-            if done_by:
-                done = {"model": version.model, "request_id": done_by, "number": version.number}
+            gone = of_model & (table.c.state == VersionState.SERVING.value) & table.c.number.not_in(route.numbers)
+            connection.execute(update(table).where(gone).values(state=VersionState.RETIRED.value, update_time=now))
+            come = of_model & (table.c.state != VersionState.SERVING.value) & table.c.number.in_(route.numbers)
+            values = {"state": VersionState.SERVING.value, "message": "", "update_time": now}
+            connection.execute(update(table).where(come).values(**values))
+            if serving is not None and serving != before:
+                took_over = of_model & (table.c.number == serving)
+                connection.execute(update(table).where(took_over).values(serve_time=now, announced=False))
+            if done_by and serving is not None:
+                done = {"model": model, "request_id": done_by, "number": serving}
                 connection.execute(insert(done_requests).values(**done))
-            connection.execute(
-                update(models).where(models.c.name == version.model).values(serving=version.number, update_time=now)
-            )
+            values = {"serving": serving, "revision": route.revision, "update_time": now}
+            connection.execute(update(models).where(models.c.name == model).values(**values))
+        return route
 
     def done_by(self, model: str, request_id: str) -> ModelVersion | None:
         """See the port."""
@@ -94,21 +115,43 @@ class SqlModelStore:
             number = connection.execute(query).scalar()
             return None if number is None else _version_or_none(connection, model, number)
 
-    def stop_serving(self, model: str, now: datetime) -> None:
+    def count_load(self, version: ModelVersion) -> ModelVersion:
         """See the port."""
-        table, moment = model_versions, now
-        serving = (table.c.model == model) & (table.c.state == VersionState.SERVING.value)
+        table = model_versions
+        same = (table.c.model == version.model) & (table.c.number == version.number)
+        with self._transaction() as connection:
+            connection.execute(update(table).where(same).values(generation=table.c.generation + 1))
+            counted = connection.execute(select(table.c.generation).where(same)).scalar_one()
+        return replace(version, generation=counted)
+
+    def routed(self, route: ModelRoute) -> Sequence[ModelVersion]:
+        """See the port."""
+        table = model_versions
+        query = select(table).where(table.c.model == route.model, table.c.number.in_(route.numbers))
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(table.c.number)).mappings().all()
+        return [_version(row) for row in rows]
+
+    def unannounced_routes(self) -> Sequence[tuple[ModelRoute, str]]:
+        """See the port."""
+        table = route_changes
+        query = select(table).where(table.c.announced.is_(False)).order_by(table.c.change_time, table.c.revision)
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [(_route(row), str(row["traceparent"])) for row in rows]
+
+    def mark_route_announced(self, route: ModelRoute) -> None:
+        """See the port. What came before the newest change is needed no more."""
+        table = route_changes
+        of_model = table.c.model == route.model
         with self._transaction() as connection:
             connection.execute(
-                update(table).where(serving).values(state=VersionState.RETIRED.value, update_time=moment)
+                update(table).where(of_model & (table.c.revision == route.revision)).values(announced=True)
             )
-            connection.execute(update(models).where(models.c.name == model).values(serving=None, update_time=moment))
-
-    def count_load(self, model: str) -> Model:
-        """See the port."""
-        with self._transaction() as connection:
-            connection.execute(update(models).where(models.c.name == model).values(generation=models.c.generation + 1))
-            return _model(connection.execute(_with_serving().where(models.c.name == model)).mappings().one())
+            newest = select(models.c.revision).where(models.c.name == route.model).scalar_subquery()
+            connection.execute(
+                delete(table).where(of_model & table.c.announced.is_(True) & (table.c.revision < newest))
+            )
 
     def unannounced(self) -> Sequence[ModelVersion]:
         """See the port."""
@@ -159,12 +202,13 @@ def _row(version: ModelVersion) -> dict[str, Any]:
         "integrity": version.integrity.state.value,
         "verify_time": version.integrity.verify_time,
         "integrity_message": version.integrity.message,
+        "generation": version.generation,
     }
 
 
 def _update(connection: Connection, version: ModelVersion, **further: Any) -> None:
     table = model_versions
-    values = {name: value for name, value in _row(version).items() if name not in ("model", "number", "create_time")}
+    values = {name: value for name, value in _row(version).items() if name not in _FIXED}
     same = (table.c.model == version.model) & (table.c.number == version.number)
     connection.execute(update(table).where(same).values(**values, **further))
 
@@ -195,17 +239,39 @@ def _version(row: RowMapping | Mapping[str, Any]) -> ModelVersion:
             row["verify_time"],
             row["integrity_message"],
         ),
+        generation=row["generation"],
     )
 
 
-def _with_serving() -> Select[Any]:
-    """Models, each with its serving version beside it under `version_…`."""
+def _content(route: ModelRoute) -> dict[str, Any]:
+    return {"entries": [asdict(entry) for entry in route.entries], "aliases": dict(route.aliases)}
+
+
+def _route(row: RowMapping | Mapping[str, Any]) -> ModelRoute:
+    entries = (
+        RouteEntry(
+            entry["number"],
+            Role(entry["role"]),
+            entry["weight"],
+            tuple((begin, end) for begin, end in entry["users"]),
+        )
+        for entry in row["content"]["entries"]
+    )
+    return ModelRoute(row["model"], row["revision"], tuple(entries), row["content"]["aliases"], row["change_time"])
+
+
+def _whole() -> Select[Any]:
+    """Models, each with its serving version beside it under `version_…`, and its route under `route_…`."""
     same = (model_versions.c.model == models.c.name) & (model_versions.c.number == models.c.serving)
-    beside = (column.label(f"version_{column.name}") for column in model_versions.c)
-    return select(models, *beside).outerjoin(model_versions, same)
+    newest = (route_changes.c.model == models.c.name) & (route_changes.c.revision == models.c.revision)
+    version = (column.label(f"version_{column.name}") for column in model_versions.c)
+    route = (column.label(f"route_{column.name}") for column in route_changes.c)
+    return select(models, *version, *route).outerjoin(model_versions, same).outerjoin(route_changes, newest)
 
 
 def _model(row: RowMapping) -> Model:
     version = {column.name: row[f"version_{column.name}"] for column in model_versions.c}
     serving = None if row["version_number"] is None else _version(version)
-    return Model(row["name"], row["create_time"], row["update_time"], serving, row["generation"])
+    change = {column.name: row[f"route_{column.name}"] for column in route_changes.c}
+    route = ModelRoute(row["name"]) if row["route_revision"] is None else _route(change)
+    return Model(row["name"], row["create_time"], row["update_time"], serving, route)

@@ -15,12 +15,32 @@ models = Table(
     "models",
     metadata,
     Column("name", String(64), primary_key=True),
-    # The version that answers; null when none does.
+    # The version that serves; null when none does.
     Column("serving", Integer, nullable=True),
-    # Counts the loads into Triton.
-    Column("generation", Integer, nullable=False, server_default="0"),
+    # The newest of its route's changes; 0 before the first one.
+    Column("revision", Integer, nullable=False, server_default="0"),
     Column("create_time", UtcMicros, nullable=False),
     Column("update_time", UtcMicros, nullable=False),
+)
+
+# What each change made of a route. The newest one of a model is its route; those before it are kept until their event
+# has been published.
+route_changes = Table(
+    "route_changes",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    # Entries and aliases: read and written whole, never searched.
+    Column("content", JsonText, nullable=False),
+    Column("change_time", UtcMicros, nullable=False),
+    Column("traceparent", String(64), nullable=False),
+    Column("announced", Boolean, nullable=False),
+)
+Index(
+    "ix_route_changes_unannounced",
+    route_changes.c.change_time,
+    sqlite_where=text("announced = 0"),
+    postgresql_where=text("announced = false"),
 )
 
 # Publications and roll-backs that were done, so that a late repeat of one does not undo what came after it. The table
@@ -56,6 +76,8 @@ model_versions = Table(
     Column("integrity", String(16), nullable=False, server_default=""),
     Column("verify_time", UtcMicros, nullable=True),
     Column("integrity_message", Text, nullable=False, server_default=""),
+    # Counts the loads into Triton.
+    Column("generation", Integer, nullable=False, server_default="0"),
 )
 # Few versions have a pending event at any time; the index contains only those.
 Index(

@@ -10,7 +10,7 @@ from services.inference.domain.model import ModelVersion
 
 
 def render_config(version: ModelVersion, otlp_endpoint: str | None, nonce: str) -> str:
-    """The text of `config.pbtxt` that makes only this version available.
+    """The text of the version's `config.pbtxt`.
 
     Args:
         version: the version.
@@ -18,7 +18,7 @@ def render_config(version: ModelVersion, otlp_endpoint: str | None, nonce: str) 
         nonce: makes the text another one: a load of an equal configuration leaves even a dead model as it is.
     """
     config = pb.ModelConfig(
-        name=version.model,
+        name=version.server_model,
         backend="python",
         version_policy=pb.ModelVersionPolicy(specific=pb.ModelVersionPolicy.Specific(versions=[version.number])),
         instance_group=[pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)],

@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.kit.errors import FailedPreconditionError, TidemillError, UnavailableError
+from services.serving.domain.names import parse_server_model, server_model, version_name
 
 _ASK_S = 10.0
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
@@ -31,21 +32,21 @@ class TritonControl:
         )
         self._stub = GRPCInferenceServiceStub(self._channel)
 
-    def load(self, model: str) -> None:
+    def load(self, model: str, number: int) -> None:
         """See the port."""
-        request = pb.RepositoryModelLoadRequest(model_name=model)
+        request = pb.RepositoryModelLoadRequest(model_name=server_model(model, number))
         try:
             self._stub.RepositoryModelLoad(request, timeout=self._load_timeout_s)
         except grpc.RpcError as error:
-            raise self._translate(error, f"load {model}") from error
+            raise self._translate(error, f"load {version_name(model, number)}") from error
 
-    def unload(self, model: str) -> None:
+    def unload(self, model: str, number: int) -> None:
         """See the port."""
-        request = pb.RepositoryModelUnloadRequest(model_name=model)
+        request = pb.RepositoryModelUnloadRequest(model_name=server_model(model, number))
         try:
             self._stub.RepositoryModelUnload(request, timeout=self._load_timeout_s)
         except grpc.RpcError as error:
-            raise self._translate(error, f"unload {model}") from error
+            raise self._translate(error, f"unload {version_name(model, number)}") from error
 
     def ready_versions(self) -> Mapping[str, frozenset[int]]:
         """See the port."""
@@ -55,8 +56,9 @@ class TritonControl:
             raise self._translate(error, "list its models") from error
         found: dict[str, set[int]] = defaultdict(set)
         for item in index.models:
-            if item.state == "READY" and item.version:
-                found[item.name].add(int(item.version))
+            version = parse_server_model(item.name)
+            if item.state == "READY" and version is not None:
+                found[version[0]].add(version[1])
         return {name: frozenset(versions) for name, versions in found.items()}
 
     def close(self) -> None:

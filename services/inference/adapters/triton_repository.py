@@ -1,4 +1,7 @@
-"""The model repository on disk: `<model>/config.pbtxt` and `<model>/<number>/`.
+"""The model repository on disk: `<model>.<number>/config.pbtxt` and `<model>.<number>/<number>/`.
+
+Each version is a Triton model of its own, so that versions of one model are loaded side by side, and loading one
+disturbs no other (docs/adr/0018).
 
 A version's folder is assembled outside the repository, where Triton does not look, and renamed into place. Its
 weights are copies, never hard links: what overwrites one of the two would else overwrite both. Where the file system
@@ -27,6 +30,7 @@ from services.kit.ids import new_id
 from services.kit.storage.artifacts import digest_files, file_digest, files_below
 from services.kit.storage.signing import DAMAGED, TrustedKeys
 from services.serving.domain.answer import Task
+from services.serving.domain.names import server_model
 
 MARKER = "tidemill-version.json"
 CODE_PACKAGE = "tidemill_model"
@@ -77,6 +81,7 @@ class TritonRepository:
             # Damaged, of another release, or of a repository whose database was lost.
             self._discard(target)
             self._rename(partial, target)
+            self._discard(self._root / version.model / str(version.number))
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -93,12 +98,15 @@ class TritonRepository:
 
     def good_build(self, version: ModelVersion) -> Path | None:
         """See the port."""
-        build = self._folder(version.model, version.number) / _BUILD
-        try:
-            self._verify_build(version, build)
-        except (FailedPreconditionError, OSError):
-            return None
-        return build
+        # Releases before routes of several versions kept all versions of a model in one folder.
+        earlier = self._root / version.model / str(version.number)
+        for folder in (self._folder(version.model, version.number), earlier):
+            try:
+                self._verify_build(version, folder / _BUILD)
+            except (FailedPreconditionError, OSError):
+                continue
+            return folder / _BUILD
+        return None
 
     def verify(self, version: ModelVersion) -> None:
         """See the port."""
@@ -142,7 +150,7 @@ class TritonRepository:
             self._configure(version)
 
     def _configure(self, version: ModelVersion) -> None:
-        folder = self._root / version.model
+        folder = self._root / version.server_model
         folder.mkdir(parents=True, exist_ok=True)
         # Python may leave byte code next to the code, and would run it unverified, so it is removed before a load.
         for left in list(self._folder(version.model, version.number).rglob(_PYCACHE)):
@@ -158,7 +166,8 @@ class TritonRepository:
     def remove(self, model: str, number: int) -> None:
         """See the port."""
         with self._disk_errors():
-            self._discard(self._folder(model, number))
+            self._discard(self._root / server_model(model, number))
+            self._discard(self._root / model / str(number))
 
     def clear_staging(self) -> None:
         """Removes leftovers of a killed process; call it once, at start."""
@@ -184,7 +193,7 @@ class TritonRepository:
             ) from error
 
     def _folder(self, model: str, number: int) -> Path:
-        return self._root / model / str(number)
+        return self._root / server_model(model, number) / str(number)
 
     def _new_staged(self, name: str) -> Path:
         partial = self._staging / f"{name}.{new_id()}"

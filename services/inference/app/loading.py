@@ -62,19 +62,19 @@ class Loader:
 
     def __init__(self, parts: ServingParts) -> None:
         self._store, self._builds, self._repository = parts.store, parts.builds, parts.repository
-        self._server, self._book, self._clock = parts.server, parts.book, parts.clock
+        self._server, self._clock = parts.server, parts.clock
         self._stamps: dict[tuple[str, int], object] = {}
         """Stamp of each version's files at its last good verification."""
 
     def load(self, version: ModelVersion, build: Path | None = None) -> ModelVersion:
-        """Loads a version whose files verify; the previous version serves until the new one answers.
+        """Loads a version whose files verify; other versions of its model are not touched.
 
         Args:
             version: the version.
             build: its verified build, where that has been fetched already.
 
         Returns:
-            The version, with the result of the verification.
+            The version, with the result of the verification and its new generation.
 
         Raises:
             FailedPreconditionError: neither the repository's copy nor the artefact verifies, or the server refuses it.
@@ -92,10 +92,9 @@ class Loader:
                 message = f"{refused.message} The artefact cannot replace it: {error.message}"
                 raise FailedPreconditionError(message, reason=refused.reason, metadata=refused.metadata) from error
         version = self._note(version, IntegrityState.VERIFIED)
-        self._book.expect(version)
         self._repository.configure(version)
-        self._server.load(version.model)
-        return version
+        self._server.load(version.model, version.number)
+        return self._store.count_load(version)
 
     def looks_unchanged(self, version: ModelVersion) -> bool:
         """Whether the files still look as at the last good verification; reads none of them."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.inference.domain.model import Build, Model, ModelVersion
+from services.inference.domain.route import ModelRoute
 
 
 class ModelStore(Protocol):
@@ -37,10 +38,18 @@ class ModelStore(Protocol):
         """Replaces a version's state, message and update time."""
         ...
 
-    def serve(self, version: ModelVersion, *, done_by: str = "") -> None:
-        """Makes the version the serving one and the one before it retired, and queues its event.
+    def routed(self, route: ModelRoute) -> Sequence[ModelVersion]:
+        """The versions in a route, by number."""
+        ...
 
-        `done_by` is the id of the request that wanted it, if it had one.
+    def set_route(self, route: ModelRoute, now: datetime, *, traceparent: str = "", done_by: str = "") -> ModelRoute:
+        """Replaces the route of a model by one that was made from it, and queues its event.
+
+        Versions in it become serving ones, those that are not retired; if another one serves, its event is queued, too.
+        `done_by` is the id of the request that wanted it, if it had one. Returns the route with its new revision.
+
+        Raises:
+            AbortedError: another process has changed the route meanwhile.
         """
         ...
 
@@ -48,12 +57,8 @@ class ModelStore(Protocol):
         """The version that this request made the serving one, if it was done."""
         ...
 
-    def stop_serving(self, model: str, now: datetime) -> None:
-        """Leaves the model without a serving version."""
-        ...
-
-    def count_load(self, model: str) -> Model:
-        """Counts a load of a model into the server; returns the model with its new generation."""
+    def count_load(self, version: ModelVersion) -> ModelVersion:
+        """Counts a load of a version into the server; returns it with its new generation."""
         ...
 
     def unannounced(self) -> Sequence[ModelVersion]:
@@ -62,6 +67,14 @@ class ModelStore(Protocol):
 
     def mark_announced(self, version: ModelVersion) -> None:
         """Marks its event as published."""
+        ...
+
+    def unannounced_routes(self) -> Sequence[tuple[ModelRoute, str]]:
+        """Changed routes whose event is pending, oldest first, each with the trace that changed it."""
+        ...
+
+    def mark_route_announced(self, route: ModelRoute) -> None:
+        """Marks the event of this change as published."""
         ...
 
 
@@ -120,7 +133,7 @@ class Repository(Protocol):
         ...
 
     def configure(self, version: ModelVersion) -> None:
-        """Makes the configuration name this version as the one to serve; read at the next load."""
+        """Writes the version's configuration, which is read at its next load."""
         ...
 
     def remove(self, model: str, number: int) -> None:
@@ -131,21 +144,21 @@ class Repository(Protocol):
 class ModelServer(Protocol):
     """Control of the server."""
 
-    def load(self, model: str) -> None:
-        """Loads what the configuration names and returns when it is ready; the previous version serves until then.
+    def load(self, model: str, number: int) -> None:
+        """Loads a version, again if it is loaded already, and returns when it is ready.
 
         Raises:
-            FailedPreconditionError: the server refused it, with its reason; the previous version keeps serving.
+            FailedPreconditionError: the server refused it, with its reason; what was loaded stays.
             UnavailableError: the server does not answer.
         """
         ...
 
-    def unload(self, model: str) -> None:
-        """Takes a model out of service, after its requests in flight."""
+    def unload(self, model: str, number: int) -> None:
+        """Unloads a version; its requests in flight are answered before."""
         ...
 
     def ready_versions(self) -> Mapping[str, frozenset[int]]:
-        """Versions that answer now, by model.
+        """Versions that are loaded, by model.
 
         Raises:
             UnavailableError: the server does not answer.
@@ -157,5 +170,9 @@ class Announcer(Protocol):
     """Publishes facts to the other services; durable when it returns."""
 
     def published(self, version: ModelVersion) -> None:
-        """Tells that a version answers requests from now on."""
+        """Tells that a version serves from now on."""
+        ...
+
+    def route_changed(self, route: ModelRoute, traceparent: str) -> None:
+        """Tells what a model's route is from now on."""
         ...

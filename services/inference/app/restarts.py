@@ -1,9 +1,9 @@
-"""Models whose process in the server seems to have died, whoever noticed it."""
+"""Versions whose process in the server seems to have died, whoever noticed it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class RestartQueue:
@@ -11,38 +11,44 @@ class RestartQueue:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._models: set[str] = set()
-        self._generations: dict[str, int] = {}
+        self._versions: set[tuple[str, int]] = set()
+        self._generations: dict[tuple[str, int], int] = {}
         self._wake: Callable[[], object] = lambda: None
 
     def on_add(self, wake: Callable[[], object]) -> None:
-        """Calls `wake` whenever a model is added."""
+        """Calls `wake` whenever a version is added."""
         self._wake = wake
 
-    def add(self, model: str, generation: int | None = None) -> bool:
-        """Asks for a model to be loaded again; returns whether it will be.
+    def add(self, model: str, number: int, generation: int | None = None) -> bool:
+        """Asks for a version to be loaded again; returns whether it will be.
 
         Args:
-            model: its name.
-            generation: of the model in the routes by which the request was sent that showed its process dead. A
+            model: its model.
+            number: its number.
+            generation: of the version in the routes by which the request was sent that showed its process dead. A
                 request from before the newest load may have met the process that was replaced, so it asks for nothing.
                 None for what needs no such proof.
         """
         with self._lock:
-            if generation is not None and generation < self._generations.get(model, 0):
+            if generation is not None and generation < self._generations.get((model, number), 0):
                 return False
-            self._models.add(model)
+            self._versions.add((model, number))
         self._wake()
         return True
 
-    def loaded(self, model: str, generation: int) -> None:
+    def put_back(self, model: str, numbers: Iterable[int]) -> None:
+        """Keeps versions that were taken for later; wakes no one."""
+        with self._lock:
+            self._versions.update((model, number) for number in numbers)
+
+    def loaded(self, model: str, number: int, generation: int) -> None:
         """Notes the generation of a load that is complete; what was queued before it is done."""
         with self._lock:
-            self._generations[model] = generation
-            self._models.discard(model)
+            self._generations[model, number] = generation
+            self._versions.discard((model, number))
 
-    def take(self) -> frozenset[str]:
-        """Removes and returns the queued models."""
+    def take(self) -> frozenset[tuple[str, int]]:
+        """Removes and returns the queued versions: model and number."""
         with self._lock:
-            found, self._models = frozenset(self._models), set()
+            found, self._versions = frozenset(self._versions), set()
         return found

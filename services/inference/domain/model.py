@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from services.inference.domain.route import ModelRoute
 from services.serving.domain.answer import Task
-from services.serving.domain.names import version_name
+from services.serving.domain.names import server_model, version_name
 
 
 class VersionState(StrEnum):
@@ -15,6 +16,7 @@ class VersionState(StrEnum):
 
     LOADING = "loading"
     SERVING = "serving"
+    """It is in its model's route: it answers requests, or gets copies, or waits to be named."""
     RETIRED = "retired"
     FAILED = "failed"
 
@@ -77,20 +79,26 @@ class ModelVersion:
     request_id: str = ""
     traceparent: str = ""
     integrity: Integrity = Integrity()
+    generation: int = 0
+    """How often it was loaded into the server."""
 
     @property
     def name(self) -> str:
         """Resource name."""
         return version_name(self.model, self.number)
 
+    @property
+    def server_model(self) -> str:
+        """Its name in the server."""
+        return server_model(self.model, self.number)
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model by the name that callers use, with the version that answers, if any."""
+    """A model by the name that callers use, with its route and the version that serves, if any."""
 
     name: str
     create_time: datetime
     update_time: datetime
     serving: ModelVersion | None = None
-    generation: int = 0
-    """How often it was loaded into the server."""
+    route: ModelRoute = field(default_factory=lambda: ModelRoute(""))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import model_pb2
 
 from services.inference.domain.model import Integrity, IntegrityState, Lineage, Model, ModelVersion, VersionState
+from services.inference.domain.route import RouteEntry
 from services.kit.grpc.messages import timestamp
+from services.serving.adapters.route_messages import role_from
 from services.serving.domain.names import model_name
 
 _STATES = {
@@ -61,6 +65,11 @@ def model_to(model: Model) -> model_pb2.Model:
         labels=serving.build.labels if serving else (),
         prompt_template=serving.build.prompt_template if serving else "",
     )
+
+
+def entries_from(request: pb.SetRouteRequest) -> Sequence[RouteEntry]:
+    """The versions of a route that is to be set."""
+    return [RouteEntry(entry.version, role_from(entry.role), entry.weight) for entry in request.entries]
 
 
 def lineage_from(request: pb.PublishModelRequest) -> Lineage:

@@ -26,6 +26,7 @@ from services.inference.entrypoints.route_stream import stream_routes
 from services.kit.grpc.paging import NUMBER, number_of, read_page
 from services.kit.telemetry.context import current_traceparent
 from services.kit.threads import in_thread
+from services.serving.adapters.route_messages import role_from, route_to
 from services.serving.domain.names import model_of
 
 _CHANGES = 8
@@ -71,19 +72,25 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
             mapping.lineage_from(request),
             request.request_id,
             current_traceparent(),
+            role=role_from(request.role),
+            weight=request.weight,
         )
         return pb.PublishModelResponse(model_version=mapping.version_to(version), reused=reused)
 
     async def RollBackModel(self, request: pb.RollBackModelRequest, context: Any) -> pb.RollBackModelResponse:
         """Lets an earlier version answer again."""
         version = await self._change(
-            self._publishing.roll_back, model_of(request.model), request.version, request.request_id
+            self._publishing.roll_back,
+            model_of(request.model),
+            request.version,
+            request.request_id,
+            current_traceparent(),
         )
         return pb.RollBackModelResponse(model_version=mapping.version_to(version))
 
     async def UnpublishModel(self, request: pb.UnpublishModelRequest, context: Any) -> pb.UnpublishModelResponse:
         """Takes a model out of service."""
-        model = await self._change(self._publishing.unpublish, model_of(request.model))
+        model = await self._change(self._publishing.unpublish, model_of(request.model), current_traceparent())
         return pb.UnpublishModelResponse(model=mapping.model_to(model))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
@@ -110,6 +117,29 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         versions = [mapping.version_to(version) for version in page.items]
         return pb.ListModelVersionsResponse(model_versions=versions, next_page_token=page.next_token)
 
+    async def GetRoute(self, request: pb.GetRouteRequest, context: Any) -> pb.GetRouteResponse:
+        """Reads a route."""
+        route = await asyncio.to_thread(self._publishing.route, model_of(request.model))
+        return pb.GetRouteResponse(route=route_to(route))
+
+    async def ListRoutes(self, request: pb.ListRoutesRequest, context: Any) -> pb.ListRoutesResponse:
+        """Lists routes; the page token is the last model."""
+        read = in_thread(self._publishing.routes)
+        page = await read_page(request, "[a-z0-9][a-z0-9-]{0,63}", read, lambda route: route.model)
+        return pb.ListRoutesResponse(routes=[route_to(r) for r in page.items], next_page_token=page.next_token)
+
+    async def SetRoute(self, request: pb.SetRouteRequest, context: Any) -> pb.SetRouteResponse:
+        """Replaces a route; completes even if the caller leaves."""
+        route = await self._change(
+            self._publishing.set_route,
+            model_of(request.model),
+            mapping.entries_from(request),
+            dict(request.aliases),
+            request.etag,
+            current_traceparent(),
+        )
+        return pb.SetRouteResponse(route=route_to(route))
+
     async def WatchRoutes(self, request: pb.WatchRoutesRequest, context: Any) -> AsyncIterator[pb.WatchRoutesResponse]:
         """Watches which versions answer."""
         async with aclosing(stream_routes(self._book)) as responses:
@@ -121,7 +151,7 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
     ) -> pb.ReportModelFailureResponse:
         """Takes a report that a model's process seems dead."""
         report = self._publishing.report_failure
-        accepted = await asyncio.to_thread(report, model_of(request.model), request.generation)
+        accepted = await asyncio.to_thread(report, model_of(request.model), request.generation, request.version)
         return pb.ReportModelFailureResponse(accepted=accepted)
 
     async def _change(self, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -34,13 +34,13 @@ class ModelTracing:
 
     def __init__(self, model: str, version: str, endpoint: str, log: Callable[[str], None]) -> None:
         """Args:
-        model: the model's name.
-        version: its version.
+        model: the version's name in Triton, such as `reviews.3`.
+        version: its number.
         endpoint: OTLP/gRPC endpoint; no spans when empty.
         log: takes one line for Triton's log.
         """
-        self._name = f"models/{model}/versions/{version}"
-        self._model = model
+        self._model = model.removesuffix(f".{version}")
+        self._name = f"models/{self._model}/versions/{version}"
         self._provider: Any = None
         if not endpoint:
             log(f"{self._name}: neither {ENDPOINT_VARIABLE} nor the configuration names an endpoint; no spans are sent")

@@ -1,4 +1,7 @@
-"""Reports models whose process in Triton seems to have died to the control plane, which loads them again."""
+"""Reports versions whose process in Triton seems to have died to the control plane, which loads them again.
+
+`model` is Triton's name of a version.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import grpc
 from tidemill.inference.v1 import inference_service_pb2 as pb
 
 from services.serving.app.routing import RoutingTable
-from services.serving.domain.names import model_name
+from services.serving.domain.names import model_name, parse_server_model, shown
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +22,7 @@ _REPORT_S = 5.0
 
 
 class DeathReports:
-    """Implements `services.serving.app.ports.Deaths`; lives in one event loop. At most one report a model waits."""
+    """Implements `services.serving.app.ports.Deaths`; lives in one event loop. At most one report a version waits."""
 
     def __init__(self, stub: Any, table: RoutingTable) -> None:
         """Args:
@@ -57,11 +60,14 @@ class DeathReports:
     async def _sent(self, model: str, generation: int) -> bool:
         if generation < self._table.generation(model):
             return True  # it was loaded again meanwhile
-        request = pb.ReportModelFailureRequest(model=model_name(model), generation=generation)
+        found = parse_server_model(model)
+        if found is None:
+            return True  # not a version of ours, so it is in no route either
+        request = pb.ReportModelFailureRequest(model=model_name(found[0]), version=found[1], generation=generation)
         try:
             await self._stub.ReportModelFailure(request, timeout=_REPORT_S)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 return False
-            logger.error("inference refused a report about %s: %s", model_name(model), error.details())
+            logger.error("inference refused a report about %s: %s", shown(model), error.details())
         return True

@@ -8,61 +8,88 @@ from tidemill.inference.v1 import route_pb2
 
 from services.kit.grpc.messages import timestamp
 from services.serving.domain.answer import Task
-from services.serving.domain.names import model_name, version_name
-from services.serving.domain.route import Route, RoutedVersion, Withdrawal
+from services.serving.domain.names import model_name
+from services.serving.domain.route import SLOTS, Role, Route, RoutedVersion, Withdrawal
+
+ROLES = {
+    Role.SERVING: route_pb2.VERSION_ROLE_SERVING,
+    Role.CANARY: route_pb2.VERSION_ROLE_CANARY,
+    Role.SHADOW: route_pb2.VERSION_ROLE_SHADOW,
+    Role.CANDIDATE: route_pb2.VERSION_ROLE_CANDIDATE,
+}
+_FROM: dict[int, Role] = {message: role for role, message in ROLES.items()}
 
 
 def route_to(route: Route) -> route_pb2.Route:
     """The message of a route."""
-    why = route.withdrawn
+    why, serving = route.withdrawn, route.serving
     return route_pb2.Route(
         model=model_name(route.model),
         create_time=timestamp(route.create_time),
-        versions=[_version_to(route.model, version) for version in route.versions],
-        serving=version_name(route.model, route.serving) if route.serving is not None else "",
+        versions=[_version_to(version) for version in route.versions],
+        serving=serving.name if serving is not None else "",
         withdrawn=route_pb2.Route.Withdrawal(message=why.message, reason=why.reason, metadata=why.metadata)
         if why is not None
         else None,
-        generation=route.generation,
+        generation=serving.generation if serving is not None else 0,
+        aliases=route.aliases,
+        etag=route.etag,
+        update_time=timestamp(route.update_time) if route.update_time is not None else None,
     )
 
 
 def route_from(message: route_pb2.Route) -> Route:
-    """The route in a message.
+    """The route in a message, also in one of a release whose routes had one version.
 
     Raises:
         ValueError: it names a task that this release does not know, or a number that is none.
     """
-    why = message.withdrawn
+    why, model = message.withdrawn, message.model.removeprefix("models/")
     return Route(
-        model=message.model.removeprefix("models/"),
+        model=model,
         create_time=message.create_time.ToDatetime(UTC),
-        versions=tuple(_version_from(version) for version in message.versions),
-        serving=_number(message.serving) if message.serving else None,
+        versions=tuple(
+            _version_from(model, version, message)
+            for version in message.versions
+            if version.role or version.name == message.serving
+        ),
+        aliases=dict(message.aliases),
         withdrawn=Withdrawal(why.message, why.reason, dict(why.metadata)) if message.HasField("withdrawn") else None,
-        generation=message.generation,
+        etag=message.etag,
+        update_time=message.update_time.ToDatetime(UTC) if message.HasField("update_time") else None,
     )
 
 
-def _version_to(model: str, version: RoutedVersion) -> route_pb2.RoutedVersion:
+def role_from(message: int) -> Role:
+    """The role; serving where none is set."""
+    return _FROM.get(message, Role.SERVING)
+
+
+def _version_to(version: RoutedVersion) -> route_pb2.RoutedVersion:
     return route_pb2.RoutedVersion(
-        name=version_name(model, version.number),
+        name=version.name,
         task=version.task.value,
         precision=version.precision,
         labels=version.labels,
         prompt_template=version.prompt_template,
+        role=ROLES[version.role],
+        weight=version.weight,
+        users=[route_pb2.HashRange(begin=begin, end=end) for begin, end in version.users],
+        generation=version.generation,
     )
 
 
-def _version_from(message: route_pb2.RoutedVersion) -> RoutedVersion:
+def _version_from(model: str, message: route_pb2.RoutedVersion, route: route_pb2.Route) -> RoutedVersion:
+    earlier = not message.role
     return RoutedVersion(
-        number=_number(message.name),
+        model=model,
+        number=int(message.name.rpartition("/")[2]),
         task=Task(message.task),
         precision=message.precision,
         labels=tuple(message.labels),
         prompt_template=message.prompt_template,
+        role=role_from(message.role),
+        weight=message.weight,
+        users=((0, SLOTS),) if earlier else tuple((each.begin, each.end) for each in message.users),
+        generation=route.generation if earlier else message.generation,
     )
-
-
-def _number(version: str) -> int:
-    return int(version.rpartition("/")[2])

@@ -156,6 +156,8 @@ def _event(waiting: PendingAnswer) -> OutgoingEvent:
         completion_tokens=served.completion_tokens,
         latency_ms=served.latency_ms,
         answer_time=timestamp(served.answer_time),
+        role=served.role,
+        shadowed_answer=served.shadowed_answer,
     )
     event_id = sha256_hex("PredictionServed", served.answer)
     return OutgoingEvent(served.answer, message, event_id=event_id, trace={"traceparent": waiting.traceparent})

@@ -1,8 +1,8 @@
 """Asks Triton for answers over gRPC, async.
 
-Requests do not name a version: Triton answers with the one that its configuration makes available and swaps it in one
-step, so no request falls between two versions; the response names the version. A generation has its own stream: closing
-it cancels the generation in Triton, and an error of one caller ends only that caller's stream.
+Each version is a Triton model of its own. One that left its route stays loaded for a while; a request that comes still
+later is answered with `NotLoadedError`, and may be sent to another version. A generation has its own stream: closing it
+cancels the generation in Triton, and an error of one caller ends only that caller's stream.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ from services.serving.adapters.triton_tensors import (
     once,
     piece_of,
 )
+from services.serving.app.ports import NotLoadedError
 from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
+from services.serving.domain.names import facts, shown
+from services.serving.domain.route import RoutedVersion
 
 # With it Triton ends a stream by a status, not by a text in a response.
 _REAL_STATUS = (("triton_grpc_error", "true"),)
@@ -76,19 +79,18 @@ class TritonClient:
         self._liveness = liveness
         self._guard = guard
 
-    async def classify(self, model: str, texts: Sequence[str]) -> tuple[Sequence[Sequence[float]], int]:
+    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """See the port. Many texts are several requests in parallel, which Triton batches as it sees fit."""
+        model = version.server_model
         chunks = [texts[at : at + MAX_BATCH] for at in range(0, len(texts), MAX_BATCH)]
         with self._errors(model):
             async with self._guard.request(model) as guarded:
                 answers = await asyncio.gather(*(self._classify(model, chunk, guarded) for chunk in chunks))
-        if len({number for _, number in answers}) > 1:
-            # A new version came up in between: one answer is of one version, so all is asked again.
-            return await self.classify(model, texts)
-        return [row for rows, _ in answers for row in rows], answers[0][1]
+        return [row for rows in answers for row in rows]
 
-    async def generate(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
+    async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
         """See the port."""
+        model = version.server_model
         request = pb.ModelInferRequest(model_name=model)
         add_prompt(request, prompt)
         add_sampling(request, sampling)
@@ -124,9 +126,7 @@ class TritonClient:
                 await anext(responses, None)
             yield piece
 
-    async def _classify(
-        self, model: str, texts: Sequence[str], guarded: GuardedRequest
-    ) -> tuple[Sequence[Sequence[float]], int]:
+    async def _classify(self, model: str, texts: Sequence[str], guarded: GuardedRequest) -> Sequence[Sequence[float]]:
         request = pb.ModelInferRequest(model_name=model)
         add_texts(request, "text", texts, [len(texts), 1])
         add_trace(request)
@@ -138,8 +138,8 @@ class TritonClient:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
             self._liveness.died(model, asked)
             raise _away(model, "its process died while it answered")
-        scores = np.frombuffer(contents["scores"], dtype="<f4").reshape(len(texts), -1)
-        return scores.tolist(), int(response.model_version)
+        scores: list[list[float]] = np.frombuffer(contents["scores"], dtype="<f4").reshape(len(texts), -1).tolist()
+        return scores
 
     @contextmanager
     def _errors(self, model: str) -> Iterator[Asked]:
@@ -151,40 +151,53 @@ class TritonClient:
             raise self._translated(error, model, asked) from error
 
     def _translated(self, error: grpc.aio.AioRpcError, model: str, asked: Asked) -> TidemillError:
-        code, details, metadata = error.code(), error.details() or "", {"model": f"models/{model}"}
+        code, details, metadata = error.code(), error.details() or "", facts(model)
         if code is grpc.StatusCode.INVALID_ARGUMENT and details.startswith(TOO_LONG):
             where = [FieldViolation("conversation.messages", details)]
             return InvalidArgumentError(details, reason="CONTEXT_LENGTH_EXCEEDED", metadata=metadata, violations=where)
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return InvalidArgumentError(details, reason="REFUSED_BY_MODEL", metadata=metadata)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineExceededError(f"models/{model} did not answer in time.", metadata=metadata)
+            return DeadlineExceededError(f"{shown(model)} did not answer in time.", metadata=metadata)
         if code is grpc.StatusCode.FAILED_PRECONDITION:
             return FailedPreconditionError(details, reason="REFUSED_BY_TRITON", metadata=metadata)
         if (full := _QUEUE_FULL.search(details)) is not None:
             # Not UNAVAILABLE, which channels ask again at once: that would only lengthen the queue.
             return ResourceExhaustedError(
-                f"models/{model} is busy: {details}",
+                f"{shown(model)} is busy: {details}",
                 reason="MODEL_BUSY",
                 metadata=metadata,
                 retry_after_s=float(full.group(1)),
             )
-        # NOT_FOUND is not the caller's fault: the model is published, so Triton is about to load it.
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED):
+        # Not the caller's fault: the version is in a route, or was, so Triton is about to load it, or it had to leave.
+        if code is grpc.StatusCode.NOT_FOUND or details.startswith(_NOT_LOADED):
+            return _not_loaded(model, details)
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return _away(model, details)
         return self._failure(model, details, asked)
 
     def _failure(self, model: str, message: str, asked: Asked) -> TidemillError:
         """An error that Triton reports only as text."""
-        if self._liveness.tells_death(model, message, asked) or message.startswith(_NOT_LOADED):
+        if message.startswith(_NOT_LOADED):
+            return _not_loaded(model, message)
+        if self._liveness.tells_death(model, message, asked):
             return _away(model, message)
-        return InternalError(f"Triton failed on models/{model}: {message}", reason="TRITON_ERROR")
+        return InternalError(f"Triton failed on {shown(model)}: {message}", reason="TRITON_ERROR")
 
 
 def _away(model: str, details: str) -> UnavailableError:
     return UnavailableError(
-        f"Triton does not answer for models/{model}: {details}",
+        f"Triton does not answer for {shown(model)}: {details}",
         reason="TRITON_UNAVAILABLE",
-        metadata={"model": f"models/{model}"},
+        metadata=facts(model),
+        retry_after_s=1.0,
+    )
+
+
+def _not_loaded(model: str, details: str) -> NotLoadedError:
+    return NotLoadedError(
+        f"Triton does not answer for {shown(model)}: {details}",
+        reason="TRITON_UNAVAILABLE",
+        metadata=facts(model),
         retry_after_s=1.0,
     )

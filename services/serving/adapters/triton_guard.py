@@ -30,6 +30,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from services.kit.errors import ResourceExhaustedError, UnavailableError
 from services.serving.adapters.triton_liveness import Liveness
 from services.serving.app.ports import Deaths
+from services.serving.domain.names import facts, shown
 
 logger = logging.getLogger(__name__)
 
@@ -185,16 +186,16 @@ class TritonGuard:
             breaker.trying = request
         if breaker.waiting >= self._limits.waiting:
             raise ResourceExhaustedError(
-                f"models/{model} is busy: {breaker.waiting} requests are waiting already.",
+                f"{shown(model)} is busy: {breaker.waiting} requests are waiting already.",
                 reason="MODEL_BUSY",
-                metadata={"model": f"models/{model}"},
+                metadata=facts(model),
                 retry_after_s=2.0,
             )
 
     def _answered(self, request: GuardedRequest, breaker: _Breaker) -> None:
         self.heard(request.model)
         if breaker.is_open:
-            logger.info("models/%s answers again", request.model)
+            logger.info("%s answers again", shown(request.model))
         breaker.failures, breaker.pause_s = 0, 0.0
 
     def _failed(self, request: GuardedRequest, breaker: _Breaker) -> None:
@@ -211,8 +212,8 @@ class TritonGuard:
             self._deaths.report(request.model, request.generation)
         else:
             logger.warning(
-                "models/%s gave no answer to %d requests in a row; its callers are refused until it does",
-                request.model,
+                "%s gave no answer to %d requests in a row; its callers are refused until it does",
+                shown(request.model),
                 breaker.failures,
             )
 
@@ -276,8 +277,8 @@ def _now() -> float:
 
 def _away(model: str, why: str, retry_after_s: float) -> UnavailableError:
     return UnavailableError(
-        f"models/{model} is not available: {why}. Retry later.",
+        f"{shown(model)} is not available: {why}. Retry later.",
         reason="TRITON_UNAVAILABLE",
-        metadata={"model": f"models/{model}"},
+        metadata=facts(model),
         retry_after_s=retry_after_s,
     )

@@ -20,6 +20,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.serving.adapters.triton_tensors import once
 from services.serving.app.ports import Deaths
+from services.serving.domain.names import shown
 
 logger = logging.getLogger(__name__)
 
@@ -126,4 +127,4 @@ class Liveness:
         except grpc.aio.AioRpcError as error:
             message = error.details() or ""
         if self.tells_death(model, message, asked):
-            logger.warning("the process of models/%s in Triton has died", model)
+            logger.warning("the process of %s in Triton has died", shown(model))

@@ -81,7 +81,6 @@ def piece_of(response: Any) -> Piece:
         finish_reason=FinishReason(_text(contents["finish_reason"])),
         prompt_tokens=struct.unpack("<i", contents["prompt_tokens"])[0],
         completion_tokens=struct.unpack("<i", contents["completion_tokens"])[0],
-        version=int(response.model_version),
     )
 
 

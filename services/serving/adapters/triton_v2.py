@@ -1,4 +1,8 @@
-"""Requests of KServe V2, passed on to Triton with the current trace; responses stay unchanged."""
+"""Requests of KServe V2, passed on to Triton with the current trace, under the names that callers know.
+
+A caller names a model, and a version by number or alias if it wants one; Triton knows each version as a model of its
+own. Names go one way in a request and the other way in its response and in Triton's texts; nothing else changes.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,27 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from services.kit.errors import InvalidArgumentError, UnavailableError
+from services.kit.errors import NotFoundError, TidemillError, UnavailableError
 from services.serving.adapters.texts import check_texts
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import add_trace
 from services.serving.app.routing import RoutingTable
+from services.serving.domain.names import ModelReference, parse_server_model, shown
+from services.serving.domain.route import RoutedVersion
 
 Metadata = Sequence[tuple[str, str | bytes]]
+_NOT_LOADED = "Request for unknown model"
+# How long a request whose version is gone waits for the route that says which one is there now.
+_CHANGE_S = 1.0
 
 
 class TritonV2:
     """Asks Triton in its own protocol.
 
     Where Triton answers with an error, the methods raise `grpc.aio.AioRpcError` with its status and text, but
-    UnavailableError where it does not answer, or does not know a model that is published: then it has just started, and
-    loads it again.
+    UnavailableError where it does not answer, or does not know a version that is in a route: then it has just started,
+    and loads it again. What no route knows is NotFoundError.
     """
 
     def __init__(self, channel: grpc.aio.Channel, liveness: Liveness, guard: TritonGuard, table: RoutingTable) -> None:
@@ -35,9 +44,48 @@ class TritonV2:
         self._guard = guard
 
     async def look_up(self, method: str, request: Any, timeout_s: float) -> Any:
-        """Calls a method that reads something, such as `ModelMetadata`."""
-        with self._away(getattr(request, "name", ""), getattr(request, "version", "")):
-            return await getattr(self._stub, method)(request, timeout=timeout_s)
+        """Calls a method that reads something, such as `ModelMetadata`; without a version, about the serving one."""
+        call = getattr(self._stub, method)
+        if method == "ModelStatistics":
+            return await self._statistics(request, timeout_s)
+        if method == "ServerMetadata":
+            with self._away():
+                return await call(request, timeout=timeout_s)
+        try:
+            version = self._table.find(ModelReference(request.name, request.version))
+        except NotFoundError:
+            if method == "ModelReady":
+                return pb.ModelReadyResponse(ready=False)
+            raise
+        with self._away(version):
+            response = await call(type(request)(name=version.server_model), timeout=timeout_s)
+        if method == "ModelMetadata":
+            response.name = version.model
+            del response.versions[:]
+            route = self._table.route(version.model)
+            numbers = [each.number for each in route.versions] if route is not None else [version.number]
+            response.versions.extend(str(number) for number in sorted(numbers))
+        elif method == "ModelConfig":
+            response.config.name = version.model
+        return response
+
+    async def _statistics(self, request: Any, timeout_s: float) -> Any:
+        """The counters of one version, of all that a route has, or of all routes."""
+        if request.name:
+            route = self._table.route(request.name)
+            first = self._table.find(ModelReference(request.name, request.version))
+            versions = (first,) if request.version or route is None else route.versions
+        else:
+            versions = tuple(version for route in self._table.routes() for version in route.versions)
+        found = pb.ModelStatisticsResponse()
+        for version in versions:
+            with self._away(version):
+                asked = pb.ModelStatisticsRequest(name=version.server_model)
+                response = await self._stub.ModelStatistics(asked, timeout=timeout_s)
+            for each in response.model_stats:
+                each.name = version.model
+            found.MergeFrom(response)
+        return found
 
     async def is_ready(self, timeout_s: float) -> bool:
         """Whether Triton accepts requests."""
@@ -47,45 +95,83 @@ class TritonV2:
             return False
         return bool(answer.ready)
 
-    async def infer(self, request: Any, timeout_s: float) -> Any:
-        """One answer."""
+    async def infer(self, request: Any, timeout_s: float, user: str = "") -> tuple[Any, RoutedVersion]:
+        """One answer, and the version that gave it.
+
+        Args:
+            request: `ModelInferRequest` as the caller wrote it; it is changed.
+            timeout_s: for Triton.
+            user: for whom it is; see `RoutingTable.choose`.
+        """
         check_texts(request)
         add_trace(request)
-        asked = self._liveness.asked(request.model_name)
-        with self._away(request.model_name, request.model_version), self._noticed(request.model_name, asked):
-            async with self._guard.request(request.model_name) as admitted:
+        asked = ModelReference(request.model_name, request.model_version)
+        version = self._table.choose(asked, user)
+        try:
+            return await self._infer(request, version, timeout_s), version
+        except _GoneError as error:
+            version = await self._another(asked, user, version, error)
+        return await self._infer(request, version, timeout_s), version
+
+    async def _infer(self, request: Any, version: RoutedVersion, timeout_s: float) -> Any:
+        request.model_name, request.model_version = version.server_model, ""
+        asked = self._liveness.asked(version.server_model)
+        with self._away(version), self._noticed(version.server_model, asked):
+            async with self._guard.request(version.server_model) as admitted:
                 response = await admitted.answer(self._stub.ModelInfer(request, timeout=timeout_s))
         if not response.outputs:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
-            self._liveness.died(request.model_name, asked)
-            raise _died(request.model_name)
+            self._liveness.died(version.server_model, asked)
+            raise _died(version.server_model)
+        response.model_name = version.model
         return response
 
+    async def _another(
+        self, asked: ModelReference, user: str, before: RoutedVersion, error: TidemillError
+    ) -> RoutedVersion:
+        """The version by the route as it is now, or in a moment.
+
+        Raises:
+            UnavailableError: it is the same.
+        """
+        again = self._table.choose(asked, user)
+        if again == before:
+            await self._table.changed(asked.model, _CHANGE_S)
+            again = self._table.choose(asked, user)
+        if (again.number, again.generation) == (before.number, before.generation):
+            raise error
+        return again
+
     async def stream(
-        self, requests: AsyncIterator[Any], timeout_s: float | None, metadata: Metadata = ()
+        self, requests: AsyncIterator[Any], timeout_s: float | None, metadata: Metadata = (), user: str = ""
     ) -> AsyncGenerator[Any, None]:
-        """Answers of a decoupled model."""
+        """Answers of a decoupled model. A stream whose version is not loaded ends with an error: its caller has the
+        requests.
+        """
         first = await anext(aiter(requests), None)
         if first is None:
             return
-        model, asked = first.model_name, self._liveness.asked(first.model_name)
-        refused: list[InvalidArgumentError] = []
+        version = self._choose(first, user)
+        model, asked = version.server_model, self._liveness.asked(version.server_model)
+        refused: list[TidemillError] = []
 
         async def traced() -> AsyncIterator[Any]:
             nonlocal model
             async for request in _after(first, requests):
-                model = request.model_name
                 try:
+                    chosen = version if request is first else self._choose(request, user)
                     check_texts(request)
-                except InvalidArgumentError as error:  # gRPC swallows what is raised here
+                except TidemillError as error:  # gRPC swallows what is raised here
                     refused.append(error)
                     return
+                model = chosen.server_model
+                request.model_name, request.model_version = model, ""
                 add_trace(request)
                 yield request
 
         try:
-            with self._away(first.model_name, first.model_version):
-                async with self._guard.request(first.model_name) as admitted:
+            with self._away(version):
+                async with self._guard.request(version.server_model) as admitted:
                     call = self._stub.ModelStreamInfer(traced(), timeout=timeout_s, metadata=tuple(metadata))
                     admitted.watch(call)
                     try:
@@ -93,7 +179,7 @@ class TritonV2:
                             admitted.heard()
                             if response.error_message:
                                 self._liveness.tells_death(model, response.error_message, asked)
-                            yield response
+                            yield _as_called(response, model)
                         if refused:
                             raise refused[0]
                     finally:
@@ -104,17 +190,36 @@ class TritonV2:
                 raise _died(model) from error
             raise
 
+    def _choose(self, request: Any, user: str) -> RoutedVersion:
+        return self._table.choose(ModelReference(request.model_name, request.model_version), user)
+
     @contextmanager
-    def _away(self, model: str, version: str) -> Iterator[None]:
+    def _away(self, version: RoutedVersion | None = None) -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            unknown = error.code() is grpc.StatusCode.NOT_FOUND and self._table.serves(model, version)
-            if error.code() is not grpc.StatusCode.UNAVAILABLE and not unknown:
+            details = error.details() or ""
+            gone = version is not None and (
+                error.code() is grpc.StatusCode.NOT_FOUND or details.startswith(_NOT_LOADED)
+            )
+            if version is not None and gone:
+                raise _GoneError(
+                    f"Triton does not answer: it loads {version.name} again, or has unloaded it.",
+                    reason="TRITON_UNAVAILABLE",
+                    retry_after_s=1.0,
+                ) from error
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise UnavailableError(
+                    f"Triton does not answer: {details}", reason="TRITON_UNAVAILABLE", retry_after_s=1.0
+                ) from error
+            if version is None or version.server_model not in details:
                 raise
-            why = f"it loads models/{model} again" if unknown else error.details()
-            raise UnavailableError(
-                f"Triton does not answer: {why}", reason="TRITON_UNAVAILABLE", retry_after_s=1.0
+            raise grpc.aio.AioRpcError(
+                error.code(),
+                error.initial_metadata(),
+                error.trailing_metadata(),
+                details.replace(version.server_model, version.model),
+                error.debug_error_string(),
             ) from error
 
     @contextmanager
@@ -127,6 +232,21 @@ class TritonV2:
             raise
 
 
+class _GoneError(UnavailableError):
+    """Triton does not have a version that a route has, or had a moment ago."""
+
+
+def _as_called(response: Any, model: str) -> Any:
+    """A response of a stream under the names that callers know."""
+    found = parse_server_model(response.infer_response.model_name)
+    if found is not None:
+        response.infer_response.model_name = found[0]
+    known = parse_server_model(model)
+    if response.error_message and known is not None:
+        response.error_message = response.error_message.replace(model, known[0])
+    return response
+
+
 async def _after(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """A request, and then those that follow it."""
     yield first
@@ -136,7 +256,7 @@ async def _after(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 def _died(model: str) -> UnavailableError:
     return UnavailableError(
-        f"Triton does not answer: the process of models/{model} died while it answered",
+        f"Triton does not answer: the process of {shown(model)} died while it answered",
         reason="TRITON_UNAVAILABLE",
         retry_after_s=1.0,
     )

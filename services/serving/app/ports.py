@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from services.kit.errors import UnavailableError
 from services.serving.domain.answer import Piece, Prompt, Sampling
+from services.serving.domain.route import RoutedVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,14 @@ class Served:
     score: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    role: str = ""
+    """Of the version in its route; a shadow's answer was not returned."""
+    shadowed_answer: str = ""
+    """Of a shadow: the answer that the caller got."""
+
+
+class NotLoadedError(UnavailableError):
+    """The server does not have this version (yet, or any more); nothing of the request was answered."""
 
 
 class ServedLog(Protocol):
@@ -34,10 +44,10 @@ class ServedLog(Protocol):
 
 
 class Deaths(Protocol):
-    """Takes note of models whose process in the server seems to have died."""
+    """Takes note of versions whose process in the server seems to have died; `model` is the server's name of one."""
 
     def generation(self, model: str) -> int:
-        """The generation of the model's process now, to be kept with each request."""
+        """The generation of the version's process now, to be kept with each request."""
         ...
 
     def report(self, model: str, generation: int) -> None:
@@ -46,12 +56,20 @@ class Deaths(Protocol):
 
 
 class InferenceServer(Protocol):
-    """Asks the server. The caller's cancellation and deadline reach it; errors are the kit's."""
+    """Asks one version in the server. The caller's cancellation and deadline reach it; errors are the kit's."""
 
-    async def classify(self, model: str, texts: Sequence[str]) -> tuple[Sequence[Sequence[float]], int]:
-        """Scores of every label for each text, in order, and the number of the version that answered."""
+    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """Scores of every label for each text, in order.
+
+        Raises:
+            NotLoadedError: the server does not have the version.
+        """
         ...
 
-    def generate(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
-        """Pieces of an answer, the last one with its finish reason."""
+    def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
+        """Pieces of an answer, the last one with its finish reason.
+
+        Raises:
+            NotLoadedError: the server does not have the version; before the first piece.
+        """
         ...

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Iterable, Mapping, Sequence
 
-from services.kit.errors import FailedPreconditionError, InternalError, NotFoundError, UnavailableError
+from services.kit.errors import FailedPreconditionError, NotFoundError, UnavailableError, not_found
 from services.serving.domain.answer import Task
-from services.serving.domain.names import model_name, version_name
-from services.serving.domain.route import Route, RoutedVersion
+from services.serving.domain.names import ModelReference, model_name, parse_server_model
+from services.serving.domain.route import SLOTS, Route, RoutedVersion, slot_of
 
 
 class RoutingTable:
-    """Routes by model. Changes replace whole routes, so a reader needs no lock."""
+    """Routes by model. Changes replace whole routes, so a reader needs no lock. It lives in one event loop."""
 
     def __init__(self) -> None:
         self._routes: Mapping[str, Route] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
 
     @property
     def known(self) -> bool:
@@ -24,10 +27,17 @@ class RoutingTable:
     def replace(self, routes: Iterable[Route]) -> None:
         """Takes a full snapshot in place of what was known."""
         self._routes = {route.model: route for route in routes}
+        self._wake()
 
     def change(self, routes: Iterable[Route]) -> None:
         """Takes changed routes."""
         self._routes = {**(self._routes or {}), **{route.model: route for route in routes}}
+        self._wake()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def routes(self) -> Sequence[Route]:
         """All routes, by model.
@@ -37,64 +47,90 @@ class RoutingTable:
         """
         return [route for _, route in sorted(self._all().items())]
 
-    def generation(self, model: str) -> int:
-        """The generation of the model's process in Triton; 0 if the model has no route."""
-        route = (self._routes or {}).get(model)
-        return route.generation if route is not None else 0
+    def route(self, model: str) -> Route | None:
+        """The route of a model, if it is known."""
+        return (self._routes or {}).get(model)
 
-    def serves(self, model: str, version: str = "") -> bool:
-        """Whether a version of the model answers, and if one is named, whether it is that one."""
-        route = (self._routes or {}).get(model)
-        answering = route.answering if route is not None else None
-        return answering is not None and version in ("", str(answering.number))
+    def generation(self, server_model: str) -> int:
+        """The generation of a version's process in Triton, by the name it has there; 0 if it is in no route."""
+        version = self.routed(server_model)
+        return version.generation if version is not None else 0
 
-    def prompt_template(self, model: str) -> str:
-        """The prompt that the version which answers was trained on; empty if it has none, or no version answers."""
-        route = (self._routes or {}).get(model)
-        answering = route.answering if route is not None else None
-        return answering.prompt_template if answering is not None else ""
+    def routed(self, server_model: str) -> RoutedVersion | None:
+        """The version that Triton knows by this name, if it is in a route."""
+        found = parse_server_model(server_model)
+        route = self.route(found[0]) if found is not None else None
+        return route.version(found[1]) if found is not None and route is not None else None
 
-    def labels(self, model: str, number: int) -> Sequence[str]:
-        """Labels of a version that answers or is about to, in the order of its scores.
+    def prompt_template(self, asked: ModelReference) -> str:
+        """The prompt that the version was trained on; empty if it has none, or no version answers.
 
-        Raises:
-            InternalError: the version is unknown.
+        Versions of one model may have been trained on different prompts. Where the route chooses, this is the serving
+        version's; whether a text is wrapped depends on it, and the version that answers wraps it into its own.
         """
-        route = self._all().get(model)
-        for version in route.versions if route is not None else ():
-            if version.number == number:
-                return version.labels
-        raise InternalError(f"{version_name(model, number)} answered, but was never published.", reason="NO_ROUTE")
+        route = self.route(asked.model)
+        if route is None:
+            return ""
+        version = route.named(asked.version) if asked.version else route.serving
+        return version.prompt_template if version is not None else ""
 
-    def require(self, model: str, task: Task) -> RoutedVersion:
-        """The version that answers.
+    def choose(self, asked: ModelReference, user: str = "", task: Task | None = None) -> RoutedVersion:
+        """The version that answers a call.
+
+        Args:
+            asked: the model, or one of its versions by number or alias.
+            user: for whom it is; one user gets the same version until the weights change. Random by weight when empty.
+            task: what it is to do; anything when None.
 
         Raises:
-            NotFoundError: no version of such a model is published.
+            NotFoundError: no version of such a model is published, or the one that was named is not loaded.
             FailedPreconditionError: the model does something else, or its version was withdrawn.
             UnavailableError: no routes have been received yet.
         """
-        route = self._all().get(model)
-        version = route.answering if route is not None else None
-        if version is None and route is not None and (why := route.withdrawn) is not None:
-            raise FailedPreconditionError(
-                f"{model_name(model)} is out of service: {why.message}",
-                reason=why.reason,
-                metadata={**why.metadata, "model": model_name(model)},
-            )
+        route = self._all().get(asked.model)
+        if route is not None and asked.version:
+            version = route.named(asked.version)
+        elif route is not None:
+            # Without a user by weight; the choice keeps no secret.
+            slot = slot_of(asked.model, user) if user else random.randrange(SLOTS)  # noqa: S311
+            version = route.at(slot)
+        else:
+            version = None
         if version is None:
-            raise NotFoundError(
-                f"No version of {model_name(model)} is published.",
-                reason="MODEL_NOT_FOUND",
-                metadata={"model": model_name(model)},
-            )
-        if version.task is not task:
+            raise _no_version(asked, route)
+        if task is not None and version.task is not task:
             raise FailedPreconditionError(
-                f"{model_name(model)} is a model for {version.task.value}, not for {task.value}.",
+                f"{model_name(asked.model)} is a model for {version.task.value}, not for {task.value}.",
                 reason="WRONG_TASK",
-                metadata={"model": model_name(model), "task": version.task.value},
+                metadata={"model": model_name(asked.model), "task": version.task.value},
             )
         return version
+
+    def find(self, asked: ModelReference) -> RoutedVersion:
+        """The version that is asked about: the one that was named, else the serving one. Errors as `choose`."""
+        route = self._all().get(asked.model)
+        version = None
+        if route is not None:
+            version = route.named(asked.version) if asked.version else route.serving
+        if version is None:
+            raise _no_version(asked, route)
+        return version
+
+    async def changed(self, model: str, timeout_s: float) -> bool:
+        """Waits until the route of a model is another one; False if that takes longer."""
+        before = self.route(model)
+        end = asyncio.get_running_loop().time() + timeout_s
+        while self.route(model) is before or self.route(model) == before:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                left = end - asyncio.get_running_loop().time()
+                await asyncio.wait_for(waiter, left)
+            except TimeoutError:
+                return False
+            finally:
+                self._waiters.discard(waiter)
+        return True
 
     def _all(self) -> Mapping[str, Route]:
         if self._routes is None:
@@ -104,3 +140,16 @@ class RoutingTable:
                 retry_after_s=1.0,
             )
         return self._routes
+
+
+def _no_version(asked: ModelReference, route: Route | None) -> NotFoundError | FailedPreconditionError:
+    name = model_name(asked.model)
+    if route is not None and (why := route.withdrawn) is not None:
+        return FailedPreconditionError(
+            f"{name} is out of service: {why.message}", reason=why.reason, metadata={**why.metadata, "model": name}
+        )
+    if route is not None and asked.version and route.versions:
+        loaded = ", ".join([*(str(each.number) for each in route.versions), "champion", *sorted(route.aliases)])
+        hint = f"The route of {name} has {loaded}; `tidemill route set` adds others."
+        return not_found("model_version", str(asked), hint)
+    return NotFoundError(f"No version of {name} is published.", reason="MODEL_NOT_FOUND", metadata={"model": name})

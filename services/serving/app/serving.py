@@ -9,10 +9,24 @@ from dataclasses import dataclass
 from services.kit.clock import Clock
 from services.kit.errors import InternalError
 from services.kit.ids import new_id
-from services.serving.app.ports import InferenceServer, Served, ServedLog
+from services.serving.app.ports import InferenceServer, NotLoadedError, Served, ServedLog
 from services.serving.app.routing import RoutingTable
 from services.serving.domain.answer import Classified, FinishReason, Piece, Prompt, Sampling, Task, classified
-from services.serving.domain.names import model_name, version_name
+from services.serving.domain.names import ModelReference, model_name
+from services.serving.domain.route import RoutedVersion
+
+# How long a request whose version is gone waits for the route that says which one is there now.
+_CHANGE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The version that is to answer a call."""
+
+    asked: ModelReference
+    user: str
+    """For whom the call is; empty where no one is named."""
+    version: RoutedVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +42,7 @@ class AnsweredPiece:
     """A piece of an answer with the answer's id and the version that writes it."""
 
     answer: str
-    model_version: str
+    version: RoutedVersion
     piece: Piece
 
 
@@ -41,58 +55,99 @@ class Serving:
         self._served = served
         self._clock = clock
 
-    async def predict(self, model: str, texts: Sequence[str]) -> tuple[Sequence[AnsweredPrediction], str]:
-        """Classifies texts; returns predictions in order and the name of the version that answered."""
+    def choose(self, asked: ModelReference, task: Task, user: str = "") -> Choice:
+        """The version that answers; errors as `RoutingTable.choose`."""
+        return Choice(asked, user, self._table.choose(asked, user, task))
+
+    async def predict(self, choice: Choice, texts: Sequence[str]) -> tuple[Sequence[AnsweredPrediction], RoutedVersion]:
+        """Classifies texts; returns predictions in order and the version that made all of them."""
         began = self._clock.monotonic()
-        self._table.require(model, Task.TEXT_CLASSIFICATION)
-        rows, number = await self._server.classify(model, texts)
-        labels = self._table.labels(model, number)
-        answers = [AnsweredPrediction(_answer_id(), classified(labels, row)) for row in rows]
-        name = version_name(model, number)
+        try:
+            rows = await self._server.classify(choice.version, texts)
+        except NotLoadedError as error:
+            choice = await self._another(choice, error)
+            rows = await self._server.classify(choice.version, texts)
+        version = choice.version
+        answers = [AnsweredPrediction(_answer_id(), classified(version.labels, row)) for row in rows]
         latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
         self._served.add(
             [
                 Served(
                     item.answer,
-                    name,
+                    version.name,
                     "predict",
                     latency_ms,
                     now,
                     label=item.classified.label,
                     score=item.classified.score,
+                    role=version.role,
                 )
                 for item in answers
             ]
         )
-        return answers, name
+        return answers, version
 
-    async def generate(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[AnsweredPiece]:
+    async def generate(self, choice: Choice, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[AnsweredPiece]:
         """Writes an answer, piece by piece; the last piece has a finish reason."""
         began = self._clock.monotonic()
-        self._table.require(model, Task.GENERATION)
         answer = _answer_id()
-        async with aclosing(self._server.generate(model, prompt, sampling)) as pieces:
-            async for piece in pieces:
-                name = version_name(model, piece.version)
+        async with aclosing(self._pieces(choice, prompt, sampling)) as pieces:
+            async for version, piece in pieces:
+                item = AnsweredPiece(answer, version, piece)
                 ended = piece.finish_reason is not FinishReason.NONE
                 if ended:
                     # Recorded before it is returned: feedback may follow at once.
-                    self._served.add([self._generated(answer, name, piece, began)])
-                yield AnsweredPiece(answer, name, piece)
+                    self._served.add([self._generated(item, began)])
+                yield item
                 if ended:
                     return
-        raise InternalError(f"The answer of {model_name(model)} ended without its last piece.", reason="CUT_OFF")
+        name = model_name(choice.asked.model)
+        raise InternalError(f"The answer of {name} ended without its last piece.", reason="CUT_OFF")
 
-    def _generated(self, answer: str, name: str, piece: Piece, began: float) -> Served:
+    async def _pieces(
+        self, choice: Choice, prompt: Prompt, sampling: Sampling
+    ) -> AsyncGenerator[tuple[RoutedVersion, Piece]]:
+        try:
+            async with aclosing(self._server.generate(choice.version, prompt, sampling)) as pieces:
+                async for piece in pieces:
+                    yield choice.version, piece
+            return
+        except NotLoadedError as error:
+            choice = await self._another(choice, error)
+        async with aclosing(self._server.generate(choice.version, prompt, sampling)) as pieces:
+            async for piece in pieces:
+                yield choice.version, piece
+
+    async def _another(self, choice: Choice, error: NotLoadedError) -> Choice:
+        """The choice by the route as it is now, or in a moment.
+
+        Raises:
+            NotLoadedError: the route says the same as before.
+        """
+        task = choice.version.task
+        again = self.choose(choice.asked, task, choice.user)
+        if _is_same(again, choice):
+            await self._table.changed(choice.asked.model, _CHANGE_S)
+            again = self.choose(choice.asked, task, choice.user)
+        if _is_same(again, choice):
+            raise error
+        return again
+
+    def _generated(self, item: AnsweredPiece, began: float) -> Served:
         return Served(
-            answer,
-            name,
+            item.answer,
+            item.version.name,
             "generate",
             (self._clock.monotonic() - began) * 1000,
             self._clock.now(),
-            prompt_tokens=piece.prompt_tokens,
-            completion_tokens=piece.completion_tokens,
+            prompt_tokens=item.piece.prompt_tokens,
+            completion_tokens=item.piece.completion_tokens,
+            role=item.version.role,
         )
+
+
+def _is_same(one: Choice, other: Choice) -> bool:
+    return (one.version.number, one.version.generation) == (other.version.number, other.version.generation)
 
 
 def _answer_id() -> str:

@@ -73,4 +73,3 @@ class Piece:
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
-    version: int

@@ -12,11 +12,18 @@ from tidemill.inference.v1 import inference_service_pb2 as pb
 
 from services.kit.errors import InternalError
 from services.kit.telemetry import schema
-from services.serving.app.serving import AnsweredPiece, Serving
-from services.serving.domain.names import model_of
+from services.serving.app.serving import AnsweredPiece, Choice, Serving
+from services.serving.domain.answer import Task
+from services.serving.domain.names import reference_of
 from services.serving.entrypoints import mapping
 
 SERVICE = "tidemill.inference.v1.InferenceService"
+
+
+USER = "x-user-id"
+"""Metadata, and header, with the user whom an answer is for: one user gets the answers of one version."""
+VERSION, ROLE = "x-model-version", "x-model-role"
+"""Trailing metadata, and headers, with the version that answered and its role."""
 
 
 class Answers:
@@ -25,41 +32,51 @@ class Answers:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
 
-    async def predict(self, request: pb.PredictRequest) -> pb.PredictResponse:
-        """Classifies texts."""
-        found, version = await self._serving.predict(model_of(request.model), list(request.texts))
-        trace.get_current_span().set_attribute(schema.MODEL_VERSION, version)
-        return pb.PredictResponse(predictions=[mapping.prediction_to(item) for item in found], model_version=version)
+    def choose(self, request: pb.PredictRequest | pb.GenerateRequest | pb.StreamGenerateRequest, user: str) -> Choice:
+        """The version that is to answer a request; `user` may be empty."""
+        task = Task.TEXT_CLASSIFICATION if isinstance(request, pb.PredictRequest) else Task.GENERATION
+        return self._serving.choose(reference_of(request.model), task, user)
 
-    async def generate(self, request: pb.GenerateRequest) -> pb.GenerateResponse:
+    async def predict(self, request: pb.PredictRequest, user: str = "") -> pb.PredictResponse:
+        """Classifies texts."""
+        found, version = await self._serving.predict(self.choose(request, user), list(request.texts))
+        trace.get_current_span().set_attribute(schema.MODEL_VERSION, version.name)
+        return pb.PredictResponse(
+            predictions=[mapping.prediction_to(item) for item in found], model_version=version.name, role=version.role
+        )
+
+    async def generate(self, request: pb.GenerateRequest, user: str = "") -> pb.GenerateResponse:
         """Writes an answer and returns it complete."""
         text: list[str] = []
         last: AnsweredPiece | None = None
-        async with aclosing(self._pieces(request)) as pieces:
+        async with aclosing(self._pieces(request, self.choose(request, user))) as pieces:
             async for last in pieces:
                 text.append(last.piece.text)
         if last is None:
             raise InternalError("The model gave no answer.", reason="EMPTY_ANSWER")
         return mapping.whole_to("".join(text), last)
 
-    async def stream(self, request: pb.StreamGenerateRequest) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
+    async def stream(
+        self, request: pb.StreamGenerateRequest, choice: Choice
+    ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
         """Writes an answer, piece by piece."""
-        async with aclosing(self._pieces(request)) as pieces:
+        async with aclosing(self._pieces(request, choice)) as pieces:
             async for piece in pieces:
                 yield mapping.piece_to(piece)
 
-    async def _pieces(self, request: pb.GenerateRequest | pb.StreamGenerateRequest) -> AsyncGenerator[AnsweredPiece]:
-        model = model_of(request.model)
+    async def _pieces(
+        self, request: pb.GenerateRequest | pb.StreamGenerateRequest, choice: Choice
+    ) -> AsyncGenerator[AnsweredPiece]:
         span = trace.get_current_span()
-        span.set_attribute(schema.GEN_AI_MODEL, model)
+        span.set_attribute(schema.GEN_AI_MODEL, choice.asked.model)
         sampling = mapping.sampling_from(request.sampling)
-        async with aclosing(self._serving.generate(model, mapping.prompt_from(request), sampling)) as pieces:
+        async with aclosing(self._serving.generate(choice, mapping.prompt_from(request), sampling)) as pieces:
             async for item in pieces:
                 if item.piece.finish_reason:
                     span.set_attributes(
                         {
                             schema.ANSWER: item.answer,
-                            schema.MODEL_VERSION: item.model_version,
+                            schema.MODEL_VERSION: item.version.name,
                             schema.GEN_AI_INPUT_TOKENS: item.piece.prompt_tokens,
                             schema.GEN_AI_OUTPUT_TOKENS: item.piece.completion_tokens,
                         }
@@ -67,21 +84,36 @@ class Answers:
                 yield item
 
 
+def user_of(context: Any) -> str:
+    """The user whom a call is for; empty where its metadata names none."""
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == USER), "")
+
+
+def note_version(context: Any, version: str, role: str) -> None:
+    """Says in the trailing metadata which version answered."""
+    context.set_trailing_metadata(((VERSION, version), (ROLE, role)))
+
+
 def answer_handlers(answers: Answers) -> Mapping[str, Any]:
     """GRPC handlers of the three methods, by path."""
 
     async def predict(request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
-        return await answers.predict(request)
+        response = await answers.predict(request, user_of(context))
+        note_version(context, response.model_version, response.role)
+        return response
 
     async def generate(request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
-        return await answers.generate(request)
+        response = await answers.generate(request, user_of(context))
+        note_version(context, response.model_version, response.role)
+        return response
 
     async def stream(
         request: pb.StreamGenerateRequest, context: Any
     ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
-        async with aclosing(answers.stream(request)) as pieces:
+        async with aclosing(answers.stream(request, answers.choose(request, user_of(context)))) as pieces:
             async for piece in pieces:
                 yield piece
+        note_version(context, piece.model_version, piece.role)
 
     return {
         f"/{SERVICE}/Predict": grpc.unary_unary_rpc_method_handler(

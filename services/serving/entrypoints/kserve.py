@@ -13,6 +13,9 @@ from typing import Any, NoReturn, Protocol
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
+from services.serving.domain.route import RoutedVersion
+from services.serving.entrypoints.answers import note_version, user_of
+
 SERVICE = "inference.GRPCInferenceService"
 _REAL_STATUS = "triton_grpc_error"
 _DEADLINE_S = 60.0
@@ -30,12 +33,16 @@ class V2(Protocol):
         """Whether Triton accepts requests."""
         ...
 
-    async def infer(self, request: Any, timeout_s: float) -> Any:
-        """One answer."""
+    async def infer(self, request: Any, timeout_s: float, user: str = "") -> tuple[Any, RoutedVersion]:
+        """One answer, and the version that gave it."""
         ...
 
     def stream(
-        self, requests: AsyncIterator[Any], timeout_s: float | None, metadata: Sequence[tuple[str, str | bytes]]
+        self,
+        requests: AsyncIterator[Any],
+        timeout_s: float | None,
+        metadata: Sequence[tuple[str, str | bytes]],
+        user: str = "",
     ) -> AsyncGenerator[Any, None]:
         """Answers of a decoupled model."""
         ...
@@ -90,7 +97,9 @@ class KServe:
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """One answer."""
         try:
-            return await self._v2.infer(request, _limit(context))
+            response, version = await self._v2.infer(request, _limit(context), user_of(context))
+            note_version(context, version.name, version.role)
+            return response
         except grpc.aio.AioRpcError as error:
             await _relay(error, context)
 
@@ -98,7 +107,9 @@ class KServe:
         """Answers of a decoupled model."""
         passed = [(key, value) for key, value in context.invocation_metadata() or () if key == _REAL_STATUS]
         try:
-            async with aclosing(self._v2.stream(requests, context.time_remaining(), passed)) as responses:
+            async with aclosing(
+                self._v2.stream(requests, context.time_remaining(), passed, user_of(context))
+            ) as responses:
                 async for response in responses:
                     yield response
         except grpc.aio.AioRpcError as error:

@@ -47,7 +47,8 @@ def piece_to(item: AnsweredPiece) -> pb.StreamGenerateResponse:
         text_delta=piece.text,
         finish_reason=_REASONS[piece.finish_reason],
         usage=_usage(item) if piece.finish_reason else None,
-        model_version=item.model_version,
+        model_version=item.version.name,
+        role=item.version.role,
     )
 
 
@@ -58,7 +59,8 @@ def whole_to(text: str, last: AnsweredPiece) -> pb.GenerateResponse:
         text=text,
         finish_reason=_REASONS[last.piece.finish_reason],
         usage=_usage(last),
-        model_version=last.model_version,
+        model_version=last.version.name,
+        role=last.version.role,
     )
 
 

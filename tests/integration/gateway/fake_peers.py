@@ -35,7 +35,7 @@ from tritonclient.grpc.service_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 
-from services.kit.errors import InvalidArgumentError, NotFoundError
+from services.kit.errors import NotFoundError
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
 
@@ -88,7 +88,17 @@ def routes() -> list[route_pb2.Route]:
             name=f"models/{name}/versions/1", task="text_classification", labels=["positive", "negative"]
         )
         found.append(route_pb2.Route(model=f"models/{name}", versions=[version], serving=version.name, generation=1))
+    for name in ("echo", "writer"):
+        version = route_pb2.RoutedVersion(name=f"models/{name}/versions/1", task="text_classification")
+        found.append(route_pb2.Route(model=f"models/{name}", versions=[version], serving=version.name, generation=1))
     return found
+
+
+def _plain(name: str) -> str:
+    """The model in what Triton calls a version, such as `echo.1`."""
+    model, dot, _ = name.rpartition(".")
+    assert dot, name
+    return model
 
 
 class FakeInference(InferenceServiceServicer):
@@ -100,7 +110,6 @@ class FakeInference(InferenceServiceServicer):
     async def WatchRoutes(  # noqa: N802
         self, request: Any, context: Any
     ) -> AsyncIterator[inference_pb2.WatchRoutesResponse]:
-        # Models of Triton's own protocol need no route: `echo` and `writer` have none.
         yield inference_pb2.WatchRoutesResponse(revision=1, snapshot=True, routes=routes())
         await asyncio.sleep(3600)
 
@@ -129,8 +138,8 @@ def _asked(request: Any) -> Any:
             form = {"FP32": "<f4", "INT32": "<i4", "INT64": "<i8"}[tensor.datatype]
             values = [round(value, 6) for value in np.frombuffer(raw, form).tolist()]
         tensors[tensor.name] = values
-    name = f"models/{request.model_name}"
-    if request.model_name in ("reviews", "m"):
+    name = f"models/{_plain(request.model_name)}"
+    if _plain(request.model_name) in ("reviews", "m"):
         return inference_pb2.PredictRequest(model=name, texts=tensors["text"])
     asked = inference_pb2.GenerateRequest(model=name)
     if "text" in tensors:
@@ -180,19 +189,16 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
         return v2.ServerReadyResponse(ready=True)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        if request.version and not request.version.isdigit():  # as Triton
-            raise InvalidArgumentError(f"failed to get model version from specified version string '{request.version}'")
-        return v2.ModelReadyResponse(ready=request.name == "echo")
+        return v2.ModelReadyResponse(ready=_plain(request.name) == "echo")
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
-        names = [request.name] if request.name else ["echo", "writer"]
-        return v2.ModelStatisticsResponse(model_stats=[v2.ModelStatistics(name=name) for name in names])
+        return v2.ModelStatisticsResponse(model_stats=[v2.ModelStatistics(name=request.name, version="1")])
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         return v2.ServerMetadataResponse(name="tidemill", version="1")
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        if request.name != "echo":
+        if _plain(request.name) != "echo":
             raise NotFoundError(f"There is no model {request.name}.")
         shape = v2.ModelMetadataResponse.TensorMetadata(name="TEXT", datatype="BYTES", shape=[-1])
         return v2.ModelMetadataResponse(name="echo", versions=["1"], platform="python", inputs=[shape], outputs=[shape])
@@ -203,11 +209,11 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
         return response
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        if request.model_name == "writer":
+        if _plain(request.model_name) == "writer":
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "a decoupled model")
-        if request.model_name in ("reviews", "m"):
+        if _plain(request.model_name) in ("reviews", "m"):
             return self._classify(request)
-        if request.model_name != "echo":
+        if _plain(request.model_name) != "echo":
             raise NotFoundError(f"There is no model {request.model_name}.")
         response = v2.ModelInferResponse(model_name="echo", model_version="1", id=request.id)
         for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
@@ -225,7 +231,7 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         async for request in requests:
-            if request.model_name == "headlines":
+            if _plain(request.model_name) == "headlines":
                 async for piece in self._write(request):
                     yield piece
             else:

@@ -111,7 +111,7 @@ def test_a_redirect_names_no_host_and_no_scheme(http: httpx.Client) -> None:
 
 def test_statistics_of_every_model_and_versions_that_are_none(http: httpx.Client) -> None:
     found = http.get("/v2/models/stats").json()
-    assert [model["name"] for model in found["model_stats"]] == ["echo", "writer"]
+    assert [model["name"] for model in found["model_stats"]] == ["echo", "headlines", "m", "reviews", "writer"]
     assert http.get("/v2/models/echo/versions/x/ready").status_code == 404
     assert http.get("/v2/models/echo/versions/1/ready").status_code == 200
 

@@ -73,7 +73,7 @@ def test_prompt_template_is_the_models_own(mesh: Mesh, client: openai.OpenAI) ->
 
 
 def test_models(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["headlines", "m", "reviews"]
+    assert [model.id for model in client.models.list()] == ["echo", "headlines", "m", "reviews", "writer"]
     assert client.models.retrieve("headlines").created == 1_700_000_000
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nothing")

@@ -71,7 +71,7 @@ def test_http_health_and_metadata(mesh: Mesh) -> None:
     numbers.set_data_from_numpy(FLOATS)
     with pytest.raises(InferenceServerException, match=r"\[400\] The model writer answers in a stream"):
         client.infer("writer", [numbers], headers=headers)
-    with pytest.raises(InferenceServerException, match="There is no model nothing"):
+    with pytest.raises(InferenceServerException, match="No version of models/nothing is published"):
         client.get_model_metadata("nothing", headers=headers)
     with pytest.raises(InferenceServerException, match="no API key"):
         client.get_model_metadata("echo")
@@ -88,7 +88,7 @@ def test_grpc(mesh: Mesh) -> None:
     assert client.is_model_ready("echo", headers=headers)
     result = client.infer("echo", [numbers], headers=headers)
     assert np.array_equal(result.as_numpy("OUT_X"), FLOATS)
-    with pytest.raises(InferenceServerException, match="There is no model nothing"):
+    with pytest.raises(InferenceServerException, match="No version of models/nothing is published"):
         client.infer("nothing", [numbers], headers=headers)
     with pytest.raises(InferenceServerException, match="no API key"):
         client.infer("echo", [numbers])

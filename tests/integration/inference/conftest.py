@@ -148,6 +148,7 @@ class InferenceProcess:
             "TIDEMILL_TRITON_REPOSITORY": str(self.stack.triton_repository),
             "TIDEMILL_TRITON_STAGING": str(self.stack.triton_repository.with_name(f"staging-{self.folder.name}")),
             "TIDEMILL_RECONCILE_PAUSE_S": "0.5",
+            "TIDEMILL_DRAIN_S": "1",
         }
         self.process = self._run("services.inference", "inference", settings, self.control_port)
         self.control_channel = grpc.insecure_channel(f"127.0.0.1:{self.control_port}", _RECONNECT)
@@ -263,7 +264,8 @@ def inference(
     yield process
     for model in process.stub.ListModels(pb.ListModelsRequest(page_size=1000), timeout=10).models:
         process.stub.UnpublishModel(pb.UnpublishModelRequest(model=model.name), timeout=60)
-        shutil.rmtree(stack.triton_repository / model.name.removeprefix("models/"), ignore_errors=True)
+        for folder in stack.triton_repository.glob(f"{model.name.removeprefix('models/')}.*"):
+            shutil.rmtree(folder, ignore_errors=True)
     assert process.stop() == 0
 
 

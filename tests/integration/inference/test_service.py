@@ -180,8 +180,8 @@ def test_a_refused_build_leaves_what_served(
     assert "openvino_model.xml" in (caught.value.details() or "")
     assert _predict(inference, model, "good").predictions[0].label == "positive"
     assert _versions(inference, model) == [("2", FAILED), ("1", SERVING)]
-    folder = stack.triton_repository / model
-    assert sorted(path.name for path in folder.iterdir()) == ["1", "config.pbtxt"]
+    assert sorted(path.name for path in (stack.triton_repository / f"{model}.1").iterdir()) == ["1", "config.pbtxt"]
+    assert not (stack.triton_repository / f"{model}.2").exists()
     assert inference.publish(model, builds.turned).model_version.name.endswith("/3")
 
 
@@ -223,9 +223,9 @@ def test_what_triton_forgot_is_loaded_again(
     inference.publish(model, builds.turned)
     with grpc.insecure_channel(stack.triton_grpc) as channel:
         triton = GRPCInferenceServiceStub(channel)
-        triton.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout=30)
-        shutil.rmtree(stack.triton_repository / model)
-        ready = service_pb2.ModelReadyRequest(name=model, version="2")
+        triton.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name=f"{model}.2"), timeout=30)
+        shutil.rmtree(stack.triton_repository / f"{model}.2")
+        ready = service_pb2.ModelReadyRequest(name=f"{model}.2")
         wait_until(lambda: triton.ModelReady(ready, timeout=5).ready)
     assert _predict(inference, model, "good").predictions[0].label == "negative"
 

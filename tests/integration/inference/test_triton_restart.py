@@ -72,7 +72,7 @@ def _processes(model: str) -> list[psutil.Process]:
     """The processes of a model in Triton, not the shell that started them."""
     found = psutil.process_iter(["name", "cmdline"])
     named = [p for p in found if "python_backend_stub" in " ".join((p.info["cmdline"] or [])[:1])]
-    return [p for p in named if any(f"/{model}/" in part for part in p.info["cmdline"])]
+    return [p for p in named if any(f"/{model}." in part for part in p.info["cmdline"])]
 
 
 def test_a_model_whose_process_dies_comes_back_and_leaves_no_caller_waiting(

@@ -77,6 +77,7 @@ async def test_what_the_openai_and_feedback_doors_return_is_described() -> None:
         "/v1/chat/completions": "Completion",
         "/v1/models": "ModelList",
         "/v1/models/{model}": "ModelCard",
+        "/v1/models/{model}/versions/{version}": "ModelCard",
         "/v1/predict": "PredictAnswer",
         "/v1/feedback": "FeedbackAnswer",
         "/v1/records": "RecordsAnswer",

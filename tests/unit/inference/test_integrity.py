@@ -19,7 +19,6 @@ from services.kit.errors import (
     TidemillError,
 )
 from services.kit.storage.signing import SIGNATURE, SigningKey
-from services.serving.domain.answer import Task
 from tests.unit.inference.test_publishing import Harness, ManualClock, harness
 
 __all__ = ["harness"]
@@ -45,7 +44,7 @@ def _truncate(file: Path) -> None:
 
 
 def _served_file(harness: Harness, number: int = 1) -> Path:
-    return harness.root / "m" / str(number) / "build" / "openvino_model.bin"
+    return harness.root / f"m.{number}" / str(number) / "build" / "openvino_model.bin"
 
 
 @pytest.mark.parametrize("harm", [_overwrite, _truncate, Path.unlink])
@@ -99,7 +98,7 @@ def test_the_version_before_serves_when_artefact_and_copy_are_damaged(
     publishing.reconcile()
     assert harness.states() == [(2, VersionState.FAILED), (1, VersionState.SERVING)]
     assert harness.server.ready == {"m": frozenset({1})}
-    assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+    assert harness.serving() == 1
     failed = _version(harness, 2)
     assert failed.integrity.state is IntegrityState.DAMAGED
     assert "openvino_model.bin is damaged: expected" in failed.integrity.message
@@ -119,7 +118,7 @@ def test_a_model_without_a_good_version_answers_nothing_says_why_and_comes_back_
     # What Triton still answers from may be mapped from the damaged file.
     assert harness.server.ready == {}
     with pytest.raises(FailedPreconditionError, match=r"openvino_model\.bin is damaged: expected") as caught:
-        harness.table.require("m", Task.TEXT_CLASSIFICATION)
+        harness.serving()
     assert caught.value.reason == "BUILD_DAMAGED"
     assert caught.value.metadata["file"] == "openvino_model.bin"
     assert caught.value.metadata["expected"] != caught.value.metadata["found"]
@@ -128,7 +127,7 @@ def test_a_model_without_a_good_version_answers_nothing_says_why_and_comes_back_
     clock.seconds += 600
     publishing.reconcile()
     assert harness.server.ready == {"m": frozenset({1})}
-    assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+    assert harness.serving() == 1
 
 
 def test_a_start_of_the_service_verifies_what_serves(harness: Harness) -> None:
@@ -148,7 +147,7 @@ def test_code_beside_the_build_is_verified_too(harness: Harness, name: str) -> N
     publishing.publish("m", harness.build("one"))
     # Even where the artefact is gone: the build inside the copy is good.
     shutil.rmtree(harness.folder / "builds" / "one")
-    file = harness.root / "m" / "1" / name
+    file = harness.root / "m.1" / "1" / name
     file.write_text("raise SystemExit")
     publishing.reconcile()
     assert harness.server.loads == ["m", "m"]
@@ -158,7 +157,7 @@ def test_code_beside_the_build_is_verified_too(harness: Harness, name: str) -> N
 def test_byte_code_of_no_one_is_gone_when_a_load_begins(harness: Harness) -> None:
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
-    cache = harness.root / "m" / "1" / "tidemill_model" / "__pycache__"
+    cache = harness.root / "m.1" / "1" / "tidemill_model" / "__pycache__"
     cache.mkdir()
     (cache / "classification.cpython-311.pyc").write_bytes(b"poison")
     publishing.reconcile()
@@ -173,8 +172,8 @@ def test_a_signed_build_of_another_version_is_not_loaded_in_its_place(harness: H
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     other = harness.build("two")
-    shutil.rmtree(harness.root / "m" / "1" / "build")
-    shutil.copytree(harness.folder / "builds" / "two", harness.root / "m" / "1" / "build")
+    shutil.rmtree(harness.root / "m.1" / "1" / "build")
+    shutil.copytree(harness.folder / "builds" / "two", harness.root / "m.1" / "1" / "build")
     publishing.reconcile()
     assert _served_file(harness).read_text() == "one openvino_model.bin"
     with pytest.raises(FailedPreconditionError) as caught:
@@ -211,7 +210,7 @@ def test_a_key_that_is_not_longer_trusted_takes_its_builds_out_of_service(harnes
     publishing.reconcile()
     assert harness.server.ready == {}
     with pytest.raises(FailedPreconditionError, match="not among the trusted keys"):
-        harness.table.require("m", Task.TEXT_CLASSIFICATION)
+        harness.serving()
 
 
 def test_a_roll_back_to_a_damaged_version_leaves_what_serves(harness: Harness) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +23,10 @@ from services.inference.app.publishing import Publishing
 from services.inference.app.restarts import RestartQueue
 from services.inference.app.route_book import RouteBook
 from services.inference.domain.model import Lineage, ModelVersion, VersionState
+from services.inference.domain.route import ModelRoute, RouteEntry
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import (
+    AbortedError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -35,6 +38,8 @@ from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.kit.storage.signing import SIGNATURE, SigningKey, TrustedKeys
 from services.serving.app.routing import RoutingTable
 from services.serving.domain.answer import Task
+from services.serving.domain.names import ModelReference
+from services.serving.domain.route import Role
 from tests.conftest import OpenDatabase
 
 
@@ -49,23 +54,26 @@ class FakeServer:
     away: bool = False
     asked: int = 0
 
-    def load(self, model: str) -> None:
-        """As Triton does: reads the configuration, and keeps what served where it fails."""
+    def load(self, model: str, number: int) -> None:
+        """As Triton does: reads the configuration, and keeps what was loaded where it fails."""
         self.asked += 1
         if self.away:
             raise UnavailableError("Triton is unavailable", reason="TRITON_UNAVAILABLE")
         if self.error is not None:
             raise self.error
         config = model_config_pb2.ModelConfig()
-        text_format.Parse((self.root / model / "config.pbtxt").read_text(), config)
-        versions = frozenset(config.version_policy.specific.versions)
-        assert all((self.root / model / str(number) / "model.py").is_file() for number in versions)
+        folder = self.root / f"{model}.{number}"
+        text_format.Parse((folder / "config.pbtxt").read_text(), config)
+        assert (config.name, list(config.version_policy.specific.versions)) == (folder.name, [number])
+        assert (folder / str(number) / "model.py").is_file()
         self.loads.append(model)
-        self.ready[model] = versions
+        self.ready[model] = self.ready.get(model, frozenset()) | {number}
 
-    def unload(self, model: str) -> None:
+    def unload(self, model: str, number: int) -> None:
         """At once."""
-        self.ready.pop(model, None)
+        left = self.ready.pop(model, frozenset()) - {number}
+        if left:
+            self.ready[model] = left
 
     def ready_versions(self) -> Mapping[str, frozenset[int]]:
         """What was loaded."""
@@ -79,10 +87,15 @@ class FakeAnnouncer:
     """Records its calls."""
 
     told: list[str] = field(default_factory=list)
+    routes: list[tuple[str, dict[int, int]]] = field(default_factory=list)
 
     def published(self, version: ModelVersion) -> None:
         """Notes it."""
         self.told.append(version.name)
+
+    def route_changed(self, route: ModelRoute, traceparent: str) -> None:
+        """Notes it."""
+        self.routes.append((route.etag, {entry.number: entry.weight for entry in route.entries}))
 
 
 @dataclass
@@ -117,6 +130,10 @@ class Harness:
         table.replace(self.book.read().by_model.values())
         return table
 
+    def serving(self, model: str = "m") -> int:
+        """The version that a data plane sends requests to."""
+        return self.table.choose(ModelReference(model), task=Task.TEXT_CLASSIFICATION).number
+
     @property
     def root(self) -> Path:
         """The repository."""
@@ -136,8 +153,8 @@ class Harness:
             book=self.book,
             clock=self.clock,
         )
-        keep_versions = changes.get("keep_versions", 2)
-        return Publishing(parts, self.announcer, self.restarts, keep_versions=keep_versions)
+        keep_versions, drain_s = changes.get("keep_versions", 2), changes.get("drain_s", 0)
+        return Publishing(parts, self.announcer, self.restarts, keep_versions=keep_versions, drain_s=drain_s)
 
     def build(self, name: str, **manifest: object) -> Lineage:
         """A build that looks like one."""
@@ -167,12 +184,12 @@ def test_the_same_build_is_published_once(harness: Harness) -> None:
     assert (version.number, version.state, reused) == (1, VersionState.SERVING, False)
     assert publishing.publish("m", build) == (version, True)
     assert harness.server.loads == ["m"]
-    assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+    assert harness.serving() == 1
 
 
 def test_a_version_is_a_folder_of_its_own_with_code_and_a_copy_of_its_weights(harness: Harness) -> None:
     harness.publishing().publish("m", harness.build("one"))
-    folder = harness.root / "m" / "1"
+    folder = harness.root / "m.1" / "1"
     assert sorted(path.name for path in folder.iterdir()) == [
         "build",
         "model.py",
@@ -213,9 +230,8 @@ def test_a_refused_build_is_kept_as_failed_and_its_number_is_not_used_again(harn
     with pytest.raises(FailedPreconditionError, match="no such operator"):
         publishing.publish("m", two)
     assert harness.states() == [(2, VersionState.FAILED), (1, VersionState.SERVING)]
-    assert not (harness.root / "m" / "2").exists()
-    assert "versions: 1" in (harness.root / "m" / "config.pbtxt").read_text()
-    assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+    assert not (harness.root / "m.2").exists()
+    assert harness.serving() == 1
     harness.server.error = None
     assert publishing.publish("m", two)[0].number == 3
 
@@ -229,7 +245,7 @@ def test_a_publication_that_was_cut_off_is_taken_up_under_its_number(harness: Ha
     assert harness.states() == [(2, VersionState.LOADING), (1, VersionState.SERVING)]
     harness.server.away = False
     # Triton loads the new version after the caller had given up: what is to serve is what the store says.
-    harness.server.ready["m"] = frozenset({2})
+    harness.server.ready["m"] = frozenset({1, 2})
     harness.publishing().reconcile()
     assert harness.server.ready["m"] == frozenset({1})
     version, reused = harness.publishing().publish("m", two)
@@ -241,25 +257,12 @@ def test_a_cut_off_publication_leaves_nothing_once_another_took_its_place(harnes
     harness.server.away = True
     with pytest.raises(UnavailableError):
         publishing.publish("m", one)
-    assert (harness.root / "m" / "1").is_dir()
+    assert (harness.root / "m.1" / "1").is_dir()
     harness.server.away = False
     publishing.publish("m", two)
     assert harness.states() == [(2, VersionState.SERVING), (1, VersionState.FAILED)]
-    assert not (harness.root / "m" / "1").exists()
+    assert not (harness.root / "m.1" / "1").exists()
     assert publishing.publish("m", one)[0].number == 3
-
-
-def test_what_triton_loaded_before_a_kill_is_understood_until_it_is_put_right(harness: Harness) -> None:
-    publishing, one, two = harness.publishing(), harness.build("one"), harness.build("two", labels=["c", "d"])
-    publishing.publish("m", one)
-    harness.server.away = True
-    with pytest.raises(UnavailableError):
-        publishing.publish("m", two)
-    # Killed here: Triton continues with the load, and the next start knows of it only from the store.
-    harness.book = RouteBook()
-    harness.publishing().fill_book()
-    assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
-    assert harness.table.labels("m", 2) == ("c", "d")
 
 
 def test_a_late_repeat_of_a_publication_does_not_undo_what_came_after_it(harness: Harness) -> None:
@@ -294,7 +297,6 @@ def test_a_copy_of_a_remote_build_goes_when_it_has_been_placed(harness: Harness)
         publishing.roll_back("m", 1)
     assert harness.states()[0] == (4, VersionState.SERVING)
     assert harness.server.ready == {"m": frozenset({4})}
-    assert "versions: 4" in (harness.root / "m" / "config.pbtxt").read_text()
 
 
 class ManualClock(SystemClock):
@@ -348,7 +350,7 @@ def test_a_full_disk_is_reported_and_the_publication_continues_when_there_is_roo
 def test_a_marker_that_was_cut_off_counts_as_no_version(harness: Harness) -> None:
     publishing = harness.publishing()
     version, _ = publishing.publish("m", harness.build("one"))
-    (harness.root / "m" / "1" / "tidemill-version.json").write_text("")
+    (harness.root / "m.1" / "1" / "tidemill-version.json").write_text("")
     harness.server.ready = {}
     publishing.reconcile()
     assert harness.server.ready == {"m": frozenset({1})}
@@ -382,9 +384,9 @@ def test_a_start_brings_back_what_served(harness: Harness) -> None:
     restarted.fill_book()
     restarted.reconcile()
     assert harness.server.ready == {"m": frozenset({1}), "foreign": frozenset({4})}
-    assert harness.table.require("m", Task.TEXT_CLASSIFICATION).number == 1
+    assert harness.serving() == 1
     with pytest.raises(NotFoundError):
-        harness.table.require("gone", Task.TEXT_CLASSIFICATION)
+        harness.serving("gone")
 
 
 def test_a_model_whose_process_died_is_loaded_again_once(harness: Harness) -> None:
@@ -392,7 +394,7 @@ def test_a_model_whose_process_died_is_loaded_again_once(harness: Harness) -> No
     publishing.publish("m", harness.build("one"))
     publishing.publish("other", harness.build("two"))
     harness.server.loads.clear()
-    harness.restarts.add("m")
+    harness.restarts.add("m", 1)
     harness.server.away = True
     with pytest.raises(UnavailableError):
         publishing.reconcile()
@@ -406,12 +408,12 @@ def test_requests_from_before_a_load_do_not_ask_for_another_one(harness: Harness
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     harness.server.loads.clear()
-    seen = harness.table.generation("m")
-    assert harness.restarts.add("m", seen)
+    seen = harness.table.generation("m.1")
+    assert harness.restarts.add("m", 1, seen)
     publishing.reconcile()
     # These waited for the process that was replaced, and end after the load that replaced it.
     for _ in range(3):
-        assert not harness.restarts.add("m", seen)
+        assert not harness.restarts.add("m", 1, seen)
         publishing.reconcile()
     assert harness.server.loads == ["m"]
     # Whoever reports it may not know that the service was started again meanwhile.
@@ -419,8 +421,8 @@ def test_requests_from_before_a_load_do_not_ask_for_another_one(harness: Harness
     publishing = harness.publishing()
     publishing.fill_book()
     publishing.reconcile()
-    assert not harness.restarts.add("m", seen)
-    assert harness.restarts.add("m", harness.table.generation("m"))
+    assert not harness.restarts.add("m", 1, seen)
+    assert harness.restarts.add("m", 1, harness.table.generation("m.1"))
     publishing.reconcile()
     assert harness.server.loads == ["m", "m"]
 
@@ -428,7 +430,7 @@ def test_requests_from_before_a_load_do_not_ask_for_another_one(harness: Harness
 def test_a_load_for_another_reason_does_what_a_report_asked_for(harness: Harness) -> None:
     publishing, one, two = harness.publishing(), harness.build("one"), harness.build("two")
     publishing.publish("m", one)
-    harness.restarts.add("m", harness.table.generation("m"))
+    harness.restarts.add("m", 1, harness.table.generation("m.1"))
     publishing.publish("m", two)
     harness.server.loads.clear()
     publishing.reconcile()
@@ -441,7 +443,7 @@ def test_one_model_that_cannot_be_loaded_does_not_delay_others(harness: Harness)
     publishing.publish("a", broken)
     publishing.publish("b", harness.build("two"))
     harness.server.ready = {}
-    for damaged in (harness.root / "a" / "1" / "build", harness.folder / "builds" / "one"):
+    for damaged in (harness.root / "a.1" / "1" / "build", harness.folder / "builds" / "one"):
         (damaged / "openvino_model.bin").unlink()
     publishing.reconcile()
     assert harness.server.ready == {"b": frozenset({1})}
@@ -464,10 +466,10 @@ def test_old_folders_go_but_a_roll_back_brings_them_again(harness: Harness) -> N
     publishing = harness.publishing(keep_versions=2)
     for name in ("one", "two", "three", "four"):
         publishing.publish("m", harness.build(name))
-    assert sorted(path.name for path in (harness.root / "m").iterdir()) == ["3", "4", "config.pbtxt"]
+    assert sorted(path.name for path in harness.root.iterdir()) == ["m.3", "m.4"]
     assert publishing.roll_back("m", 1).number == 1
     assert harness.server.ready == {"m": frozenset({1})}
-    assert (harness.root / "m" / "1" / "build" / "openvino_model.bin").is_file()
+    assert (harness.root / "m.1" / "1" / "build" / "openvino_model.bin").is_file()
 
 
 def test_roll_back_goes_to_the_version_before_and_never_to_one_that_failed(harness: Harness) -> None:
@@ -499,7 +501,7 @@ def test_a_repeated_roll_back_does_not_go_back_further(harness: Harness) -> None
 
 
 def test_a_folder_left_by_a_lost_history_is_replaced(harness: Harness) -> None:
-    stale = harness.root / "m" / "1"
+    stale = harness.root / "m.1" / "1"
     stale.mkdir(parents=True)
     (stale / "tidemill-version.json").write_text('{"digest": "of another mesh"}')
     harness.publishing().publish("m", harness.build("one"))
@@ -550,10 +552,169 @@ def test_a_writer_streams_and_a_classifier_batches_and_caches(harness: Harness) 
     configs = {}
     for model in ("writer", "classifier"):
         configs[model] = model_config_pb2.ModelConfig()
-        text_format.Parse((harness.root / model / "config.pbtxt").read_text(), configs[model])
+        text_format.Parse((harness.root / f"{model}.1" / "config.pbtxt").read_text(), configs[model])
     assert configs["writer"].model_transaction_policy.decoupled
     # Triton 2.51 keeps the empty answer of a process that died, and gives it to everyone who asks the same.
     assert not any(config.response_cache.enable for config in configs.values())
     assert configs["classifier"].HasField("dynamic_batching")
     assert [warm.batch_size for warm in configs["classifier"].model_warmup] == [1, 8]
     assert list(configs["classifier"].output[2].dims) == [2]
+
+
+def weights(harness: Harness, model: str = "m") -> dict[int, tuple[str, int]]:
+    """What the data planes have: role and weight by version."""
+    found = harness.table.route(model)
+    return {} if found is None else {each.number: (each.role.value, each.weight) for each in found.versions}
+
+
+def publish_three(harness: Harness, **changes: int) -> Publishing:
+    publishing = harness.publishing(**changes)
+    for name in ("one", "two", "three"):
+        publishing.publish("m", harness.build(name))
+    return publishing
+
+
+def test_a_route_loads_its_versions_side_by_side_and_outlives_a_restart(harness: Harness) -> None:
+    publishing = publish_three(harness)
+    entries = [RouteEntry(3, Role.SERVING, 70), RouteEntry(1, Role.CANARY, 30), RouteEntry(2, Role.CANDIDATE)]
+    now = publishing.set_route("m", entries, {"next": 2}, publishing.route("m").etag)
+    assert harness.server.ready == {"m": frozenset({1, 2, 3})}
+    assert harness.states() == [(number, VersionState.SERVING) for number in (3, 2, 1)]
+    expected = {3: ("serving", 70), 1: ("canary", 30), 2: ("candidate", 0)}
+    assert weights(harness) == expected
+    users = {f"u{n}": harness.table.choose(ModelReference("m"), f"u{n}").number for n in range(100)}
+    # Everything but the database is gone.
+    harness.book, harness.restarts, harness.server.ready = RouteBook(), RestartQueue(), {}
+    restarted = harness.publishing()
+    restarted.fill_book()
+    restarted.reconcile()
+    assert weights(harness) == expected
+    assert restarted.route("m").etag == now.etag
+    assert harness.server.ready == {"m": frozenset({1, 2, 3})}
+    assert {user: harness.table.choose(ModelReference("m"), user).number for user in users} == users
+    assert harness.table.choose(ModelReference("m", "next")).number == 2
+    assert harness.table.choose(ModelReference("m", "champion")).number == 3
+
+
+def test_who_knows_an_older_route_cannot_replace_a_newer_one(harness: Harness) -> None:
+    publishing = publish_three(harness)
+    etag = publishing.route("m").etag
+    publishing.roll_back("m")
+    with pytest.raises(AbortedError) as caught:
+        publishing.set_route("m", [RouteEntry(3, Role.SERVING, 1)], {}, etag)
+    assert caught.value.reason == "ROUTE_CHANGED"
+    assert harness.serving() == 2
+    publishing.set_route("m", [RouteEntry(3, Role.SERVING, 1)], {}, "*")
+    assert harness.serving() == 3
+
+
+def test_two_services_cannot_write_the_same_revision(harness: Harness) -> None:
+    publishing = publish_three(harness)
+    store = SqlModelStore(harness.engine)
+    found = store.model("m")
+    assert found is not None
+    publishing.roll_back("m")
+    with pytest.raises(AbortedError):
+        store.set_route(found.route.without(3), SystemClock().now())
+
+
+def test_a_route_whose_version_cannot_be_loaded_changes_nothing(harness: Harness) -> None:
+    publishing = publish_three(harness, keep_versions=2)
+    shutil.rmtree(harness.folder / "builds" / "one")
+    before, serving = publishing.route("m"), RouteEntry(3, Role.SERVING, 50)
+    with pytest.raises(NotFoundError) as caught:
+        publishing.set_route("m", [serving, RouteEntry(1, Role.CANARY, 50)], {}, "*")
+    assert [violation.field for violation in caught.value.violations] == ["entries[1].version"]
+    harness.server.error = FailedPreconditionError("no such operator", reason="TRITON_REFUSED")
+    with pytest.raises(FailedPreconditionError, match="no such operator"):
+        publishing.set_route("m", [serving, RouteEntry(2, Role.CANARY, 50)], {}, "*")
+    harness.server.error = None
+    with pytest.raises(NotFoundError, match="no model version 'models/m/versions/9'"):
+        publishing.set_route("m", [serving, RouteEntry(9, Role.CANARY, 50)], {}, "*")
+    assert publishing.route("m") == before
+    publishing.reconcile()
+    assert harness.server.ready == {"m": frozenset({3})}
+    assert harness.announcer.routes[-1] == (before.etag, {3: 100})
+
+
+def test_a_version_that_left_its_route_is_unloaded_after_its_time(harness: Harness) -> None:
+    harness.clock = clock = ManualClock()
+    publishing = harness.publishing(drain_s=5)
+    publishing.publish("m", harness.build("one"))
+    publishing.publish("m", harness.build("two"))
+    assert harness.server.ready == {"m": frozenset({1, 2})}
+    clock.seconds += 4
+    publishing.reconcile()
+    assert harness.server.ready == {"m": frozenset({1, 2})}
+    # Going back within its time needs no load, and begins it again for the other.
+    harness.server.loads.clear()
+    assert publishing.roll_back("m").number == 1
+    assert harness.server.loads == []
+    clock.seconds += 2
+    publishing.reconcile()
+    assert harness.server.ready == {"m": frozenset({1, 2})}
+    clock.seconds += 4
+    publishing.reconcile()
+    assert harness.server.ready == {"m": frozenset({1})}
+
+
+def test_a_build_is_published_beside_the_serving_one(harness: Harness) -> None:
+    publishing = harness.publishing()
+    with pytest.raises(FailedPreconditionError, match="no serving version"):
+        publishing.publish("m", harness.build("early"), role=Role.CANDIDATE)
+    publishing.publish("m", harness.build("one"))
+    two = harness.build("two")
+    canary, reused = publishing.publish("m", two, role=Role.CANARY, weight=25)
+    assert not reused
+    assert weights(harness) == {1: ("serving", 100), canary.number: ("canary", 25)}
+    assert publishing.publish("m", two, role=Role.CANARY, weight=25) == (canary, True)
+    with pytest.raises(InvalidArgumentError, match="weight of at least 1"):
+        publishing.publish("m", harness.build("three"), role=Role.CANARY)
+    # It never served, so nothing rolls back to it; its publication makes it serve.
+    with pytest.raises(FailedPreconditionError, match="no earlier version"):
+        publishing.roll_back("m")
+    publishing.publish("m", two)
+    assert weights(harness) == {canary.number: ("serving", 125)}
+    assert publishing.roll_back("m").number == 1
+
+
+def test_a_canary_whose_files_are_lost_leaves_the_route_and_its_users_go_to_the_others(harness: Harness) -> None:
+    publishing = publish_three(harness)
+    publishing.set_route("m", [RouteEntry(3, Role.SERVING, 50), RouteEntry(2, Role.CANARY, 50)], {}, "*")
+    for damaged in (harness.root / "m.2" / "2" / "build", harness.folder / "builds" / "two"):
+        (damaged / "openvino_model.bin").unlink()
+    publishing.reconcile()
+    assert weights(harness) == {3: ("serving", 50)}
+    assert harness.states()[1] == (2, VersionState.FAILED)
+    assert {harness.table.choose(ModelReference("m"), f"u{n}").number for n in range(50)} == {3}
+
+
+def test_each_change_of_a_route_is_reported_in_order_even_when_the_bus_was_unavailable(harness: Harness) -> None:
+    publishing = publish_three(harness)
+    publishing.set_route("m", [RouteEntry(3, Role.SERVING, 70), RouteEntry(1, Role.CANARY, 30)], {}, "*")
+    publishing.unpublish("m")
+    publishing.reconcile()
+    publishing.reconcile()
+    told = [("1", {1: 100}), ("2", {2: 100}), ("3", {3: 100}), ("4", {3: 70, 1: 30}), ("5", {})]
+    assert harness.announcer.routes == told
+
+
+def test_a_dead_version_is_loaded_alone(harness: Harness) -> None:
+    publishing = publish_three(harness)
+    publishing.set_route("m", [RouteEntry(3, Role.SERVING, 50), RouteEntry(2, Role.CANARY, 50)], {}, "*")
+    before = {number: harness.table.generation(f"m.{number}") for number in (2, 3)}
+    assert publishing.report_failure("m", before[2], 2)
+    publishing.reconcile()
+    assert {number: harness.table.generation(f"m.{number}") for number in (2, 3)} == {2: before[2] + 1, 3: before[3]}
+
+
+def test_a_folder_of_a_release_that_kept_all_versions_in_one_is_taken_over(harness: Harness) -> None:
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("one"))
+    (harness.root / "m").mkdir()
+    (harness.root / "m.1" / "1").rename(harness.root / "m" / "1")
+    shutil.rmtree(harness.folder / "builds" / "one")
+    harness.server.ready = {}
+    publishing.reconcile()
+    assert harness.server.ready == {"m": frozenset({1})}
+    assert not (harness.root / "m" / "1").exists()

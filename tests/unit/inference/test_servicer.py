@@ -23,7 +23,7 @@ class SlowPublishing:
     def __init__(self) -> None:
         self.go = threading.Event()
 
-    def unpublish(self, model: str) -> Model:
+    def unpublish(self, model: str, traceparent: str = "") -> Model:
         """Waits."""
         self.go.wait(60)
         return Model(model, NOW, NOW)

@@ -77,8 +77,8 @@ async def _door(fake: Streaming) -> AsyncIterator[Any]:
 def table_of(model: str) -> RoutingTable:
     """Routes of one published classifier."""
     table = RoutingTable()
-    version = RoutedVersion(1, Task.TEXT_CLASSIFICATION)
-    table.replace([Route(model, datetime(2026, 1, 1, tzinfo=UTC), (version,), serving=1)])
+    version = RoutedVersion(model, 1, Task.TEXT_CLASSIFICATION)
+    table.replace([Route(model, datetime(2026, 1, 1, tzinfo=UTC), (version,))])
     return table
 
 

@@ -15,10 +15,10 @@ import grpc
 import pytest
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import inference_service_pb2_grpc as stubs
+from tidemill.inference.v1 import route_pb2
 
 from services.inference.app.publishing import Publishing
 from services.inference.app.route_book import Reader, RouteBook
-from services.inference.domain.model import Build, Lineage, Model, ModelVersion, VersionState
 from services.inference.entrypoints.servicer import InferenceServicer
 from services.kit.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from services.kit.grpc.server import create_server
@@ -29,30 +29,32 @@ from services.serving.adapters.route_file import RouteFile
 from services.serving.adapters.route_messages import route_from, route_to
 from services.serving.app.routing import RoutingTable
 from services.serving.domain.answer import Task
-from services.serving.domain.route import Route, RoutedVersion, Withdrawal
+from services.serving.domain.names import ModelReference
+from services.serving.domain.route import SLOTS, Role, Route, RoutedVersion, Withdrawal
 from tests.waiting import eventually
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def version(number: int, model: str = "m") -> ModelVersion:
-    build = Build(Task.TEXT_CLASSIFICATION, "int8", labels=("a", f"b{number}"))
-    return ModelVersion(model, number, Lineage("file:///b", "d"), build, VersionState.SERVING, NOW, NOW)
-
-
-def model(generation: int, name: str = "m") -> Model:
-    return Model(name, NOW, NOW, generation=generation)
+def route(number: int, model: str = "m", generation: int = 1) -> Route:
+    """A route of one version."""
+    labels = ("a", f"b{number}")
+    users = ((0, SLOTS),)
+    only = RoutedVersion(
+        model, number, Task.TEXT_CLASSIFICATION, "int8", labels, "", Role.SERVING, 100, users, generation
+    )
+    return Route(model, NOW, (only,), etag=str(number))
 
 
 @dataclass
 class Failures:
     """Takes reports as publishing does."""
 
-    seen: list[tuple[str, int]] = field(default_factory=list)
+    seen: list[tuple[str, int, int]] = field(default_factory=list)
 
-    def report_failure(self, model: str, generation: int) -> bool:
+    def report_failure(self, model: str, generation: int, number: int) -> bool:
         """Notes it."""
-        self.seen.append((model, generation))
+        self.seen.append((model, number, generation))
         return True
 
 
@@ -111,44 +113,32 @@ def control(tmp_path: Path) -> Control:
 
 def number_of(table: RoutingTable, name: str = "m") -> int | None:
     try:
-        return table.require(name, Task.TEXT_CLASSIFICATION).number
+        return table.choose(ModelReference(name)).number
     except (UnavailableError, NotFoundError, FailedPreconditionError):
         return None
 
 
 async def test_all_routes_arrive_and_then_each_change(control: Control) -> None:
-    control.book.set(model(1), version(1))
+    control.book.set(route(1))
     async with control.running(), control.watched() as (table, feed):
         await eventually(lambda: number_of(table) == 1)
         assert feed.connected
-        control.book.expect(version(2))
-        await eventually(lambda: table.generation("m") == 1 and "b2" in _labels(table, 2))
-        assert number_of(table) == 1
-        control.book.set(model(2), version(2))
-        control.book.set(model(1, "other"), version(1, "other"))
+        control.book.set(route(2, generation=2))
+        control.book.set(route(1, "other"))
         await eventually(lambda: number_of(table) == 2 and number_of(table, "other") == 1)
-        assert table.generation("m") == 2
-        control.book.withdraw(
-            version(2), FailedPreconditionError("damaged", reason="BUILD_DAMAGED", metadata={"f": "x"})
-        )
+        assert (table.generation("m.2"), table.generation("m.1"), table.generation("m")) == (2, 0, 0)
+        control.book.set(Route("m", NOW, withdrawn=Withdrawal("damaged", "BUILD_DAMAGED", {"f": "x"})))
         await eventually(lambda: number_of(table) is None)
         with pytest.raises(FailedPreconditionError, match="models/m is out of service: damaged") as caught:
-            table.require("m", Task.TEXT_CLASSIFICATION)
+            table.choose(ModelReference("m"))
         assert (caught.value.reason, caught.value.metadata) == ("BUILD_DAMAGED", {"f": "x", "model": "models/m"})
-        control.book.remove("m")
+        control.book.set(Route("m", NOW))
         await eventually(lambda: _error(table, "m") is NotFoundError)
-        # Answers of a version may still be on their way.
-        assert list(table.labels("m", 2)) == ["a", "b2"]
-
-
-def _labels(table: RoutingTable, number: int) -> list[str]:
-    route = next(route for route in table.routes() if route.model == "m")
-    return [label for each in route.versions if each.number == number for label in each.labels]
 
 
 def _error(table: RoutingTable, name: str) -> type[Exception] | None:
     try:
-        table.require(name, Task.TEXT_CLASSIFICATION)
+        table.choose(ModelReference(name))
     except Exception as error:
         return type(error)
     return None
@@ -157,17 +147,17 @@ def _error(table: RoutingTable, name: str) -> type[Exception] | None:
 async def test_the_last_known_routes_serve_on_without_the_control_plane(control: Control) -> None:
     async with control.watched() as (table, feed):
         with pytest.raises(UnavailableError) as caught:
-            table.require("m", Task.TEXT_CLASSIFICATION)
+            table.choose(ModelReference("m"))
         assert caught.value.reason == "ROUTES_UNKNOWN"
-        control.book.set(model(1), version(1))
-        control.book.set(model(1, "gone"), version(1, "gone"))
+        control.book.set(route(1))
+        control.book.set(route(1, "gone"))
         async with control.running():
             await eventually(lambda: number_of(table) == 1)
         await eventually(lambda: not feed.connected)
         assert number_of(table) == 1
         # It comes back with other routes.
         control.book = RouteBook()
-        control.book.set(model(2), version(2))
+        control.book.set(route(2, generation=2))
         async with control.running():
             await eventually(lambda: number_of(table) == 2)
             assert _error(table, "gone") is NotFoundError
@@ -197,12 +187,12 @@ async def test_a_change_is_known_once_every_reader_was_sent_it(control: Control)
     async with control.running(), control.watched() as (_, feed):
         await eventually(lambda: feed.connected)
         for number in range(1, 20):
-            book.set(model(number), version(number))
+            book.set(route(number, generation=number))
             assert await asyncio.to_thread(book.wait_until_known, 30.0)
     # A reader that takes nothing is not waited for longer than asked.
     told = threading.Event()
     book.add(silent := Reader(told.set))
-    book.set(model(30), version(30))
+    book.set(route(30, generation=30))
     assert told.is_set()
     assert not book.wait_until_known(0.0)
     book.remove_reader(silent)
@@ -210,7 +200,7 @@ async def test_a_change_is_known_once_every_reader_was_sent_it(control: Control)
 
 
 async def test_watchers_end_when_the_service_stops(control: Control) -> None:
-    control.book.set(model(1), version(1))
+    control.book.set(route(1))
     async with control.running(), control.watched() as (table, feed):
         await eventually(lambda: number_of(table) == 1)
         control.stopping.set()
@@ -218,24 +208,25 @@ async def test_watchers_end_when_the_service_stops(control: Control) -> None:
         assert number_of(table) == 1
 
 
-def test_a_route_keeps_the_versions_that_matter() -> None:
-    book = RouteBook()
-    book.set(model(1), version(1))
-    for number in range(2, 100):
-        book.expect(version(number))
-    versions = [each.number for each in book.read().by_model["m"].versions]
-    assert (versions[0], versions[-1]) == (1, 99)
-    assert len(versions) < 20
-
-
 def test_what_goes_over_the_wire_comes_back() -> None:
+    task, users = Task.TEXT_CLASSIFICATION, ((0, 10), (20, SLOTS))
     versions = (
-        RoutedVersion(1, Task.GENERATION, "int4", (), "Write: {text}"),
-        RoutedVersion(3, Task.TEXT_CLASSIFICATION, "int8", ("a", "b")),
+        RoutedVersion("m", 3, task, "int8", ("a", "b"), "", Role.SERVING, 70, users, 4),
+        RoutedVersion("m", 4, task, "int4", ("a", "b"), "", Role.CANARY, 30, ((10, 20),), 1),
+        RoutedVersion("m", 5, Task.GENERATION, "int4", (), "Write: {text}", Role.SHADOW),
+        RoutedVersion("m", 6, task, "int4", (), "", Role.CANDIDATE),
     )
-    route = Route("m", NOW, versions, 3, None, 7)
-    for each in (route, replace(route, serving=None, withdrawn=Withdrawal("why", "REASON", {"k": "v"}))):
+    whole = Route("m", NOW, versions, {"stable": 3}, None, "7", NOW)
+    for each in (whole, replace(whole, versions=versions[1:], withdrawn=Withdrawal("why", "REASON", {"k": "v"}))):
         assert route_from(route_to(each)) == each
+
+
+def test_a_route_of_a_release_with_one_version_is_understood() -> None:
+    old = route_pb2.Route(model="models/m", serving="models/m/versions/2", generation=5)
+    for number in (1, 2):
+        old.versions.add(name=f"models/m/versions/{number}", task="text_classification", labels=["a"])
+    (only,) = route_from(old).versions
+    assert (only.number, only.role, only.users, only.generation) == (2, Role.SERVING, ((0, SLOTS),), 5)
 
 
 async def test_a_death_is_reported_once_the_control_plane_answers(control: Control) -> None:
@@ -243,24 +234,24 @@ async def test_a_death_is_reported_once_the_control_plane_answers(control: Contr
         control.address, [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
     ) as channel:
         table = RoutingTable()
-        table.replace([Route("m", NOW, generation=3), Route("n", NOW, generation=1)])
+        table.replace([route(7, generation=3), route(1, "n")])
         reports = DeathReports(control.stub(channel), table)
         running = asyncio.create_task(reports.run())
         try:
             for _ in range(5):
-                reports.report("m", 3)
-            reports.report("n", 1)
-            reports.report("m", 2)  # of the process before
+                reports.report("m.7", 3)
+            reports.report("n.1", 1)
+            reports.report("m.7", 2)  # of the process before
             await asyncio.sleep(0)
-            table.change([Route("n", NOW, generation=2)])  # it was loaded again meanwhile
+            table.change([route(1, "n", generation=2)])  # it was loaded again meanwhile
             async with control.running():
                 await eventually(lambda: bool(control.failures.seen))
-                reports.report("n", 2)
+                reports.report("n.1", 2)
                 await eventually(lambda: len(control.failures.seen) == 2)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-    assert control.failures.seen == [("m", 3), ("n", 2)]
+    assert control.failures.seen == [("m", 7, 3), ("n", 1, 2)]
 
 
 async def test_the_report_is_a_call_of_the_contract(control: Control) -> None:

@@ -28,9 +28,10 @@ from services.serving.adapters.triton_guard import Limits, TritonGuard
 from services.serving.adapters.triton_liveness import Liveness
 from services.serving.domain.answer import Message, Prompt, Sampling
 from tests.unit.serving.reports import Reports
+from tests.unit.serving.test_triton_guard import version
 from tests.waiting import eventually
 
-DEAD = "Stub process 'm_0_0' is not healthy."
+DEAD = "Stub process 'm.1_0_0' is not healthy."
 REFUSED = "Give exactly one of `text` and `messages_json`, with one element."
 
 
@@ -102,10 +103,10 @@ async def test_a_silent_stream_of_a_dead_model_ends() -> None:
     fake.probe_answer = DEAD
     async with _client(fake, suspected) as client:
         with pytest.raises(UnavailableError, match="died") as caught:
-            async for _ in client.generate("m", Prompt(text="x"), Sampling()):
+            async for _ in client.generate(version("m"), Prompt(text="x"), Sampling()):
                 pass
     assert caught.value.retry_after_s
-    assert suspected == ["m"]
+    assert suspected == ["m.1"]
 
 
 async def test_a_silent_stream_of_a_living_model_is_waited_for() -> None:
@@ -116,13 +117,13 @@ async def test_a_silent_stream_of_a_living_model_is_waited_for() -> None:
         assert not pieces.done()
         fake.speak.set()
         (piece,) = await pieces
-    assert (piece.text, piece.finish_reason, piece.version) == ("hi", "stop", 3)
+    assert (piece.text, piece.finish_reason) == ("hi", "stop")
     assert (piece.prompt_tokens, piece.completion_tokens) == (7, 1)
     assert suspected == []
 
 
 async def _all(client: TritonClient) -> list[Any]:
-    return [piece async for piece in client.generate("m", Prompt(text="x"), Sampling())]
+    return [piece async for piece in client.generate(version("m"), Prompt(text="x"), Sampling())]
 
 
 async def test_a_death_notice_ends_older_streams_of_the_same_model_only() -> None:
@@ -133,17 +134,17 @@ async def test_a_death_notice_ends_older_streams_of_the_same_model_only() -> Non
         other = asyncio.create_task(_of_other(client))
         await eventually(lambda: len(fake.requests) == 2)
         with pytest.raises(UnavailableError):
-            await client.classify("m", ["x"])
+            await client.classify(version("m"), ["x"])
         with pytest.raises(UnavailableError, match="died"):
             await mine
         assert not other.done()
         fake.speak.set()
         await other
-    assert suspected == ["m"]
+    assert suspected == ["m.1"]
 
 
 async def _of_other(client: TritonClient) -> list[Any]:
-    return [piece async for piece in client.generate("other", Prompt(text="x"), Sampling())]
+    return [piece async for piece in client.generate(version("other"), Prompt(text="x"), Sampling())]
 
 
 async def test_an_answer_with_nothing_in_it_is_of_a_process_that_died() -> None:
@@ -151,22 +152,22 @@ async def test_an_answer_with_nothing_in_it_is_of_a_process_that_died() -> None:
     fake.empty = True
     async with _client(fake, suspected) as client:
         with pytest.raises(UnavailableError, match="died while it answered") as caught:
-            await client.classify("m", ["x"])
+            await client.classify(version("m"), ["x"])
     assert caught.value.retry_after_s
-    assert suspected == ["m"]
+    assert suspected == ["m.1"]
 
 
 async def test_a_caller_that_leaves_ends_the_stream_in_triton() -> None:
     fake = FakeTriton()
     async with _client(fake, []) as client:
-        async with aclosing(client.generate("m", Prompt(text="x"), Sampling())) as pieces:
+        async with aclosing(client.generate(version("m"), Prompt(text="x"), Sampling())) as pieces:
             reading = asyncio.create_task(anext(pieces))
             await eventually(lambda: bool(fake.requests))
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reading
         await eventually(lambda: bool(fake.ended))
-    assert fake.ended == ["m"]
+    assert fake.ended == ["m.1"]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ async def test_what_triton_answers_becomes_an_error_of_ours(
     fake.failure = (code, details)
     async with _client(fake, suspected) as client:
         with pytest.raises(kind) as caught:
-            await client.classify("m", ["x"])
+            await client.classify(version("m"), ["x"])
     assert suspected == []
     assert (caught.value.reason == "CONTEXT_LENGTH_EXCEEDED") == details.startswith(TOO_LONG)
 
@@ -202,7 +203,7 @@ async def test_a_request_says_what_is_set_and_no_more() -> None:
     talk = Prompt(conversation=(Message("user", "房间"),))
     async with _client(fake, []) as client:
         for prompt, how in ((Prompt(text="x"), Sampling()), (talk, sampling)):
-            async for _ in client.generate("m", prompt, how):
+            async for _ in client.generate(version("m"), prompt, how):
                 pass
     plain, full = ([(i.name, i.datatype, list(i.shape)) for i in request.inputs] for request in fake.requests)
     assert plain == [("text", "BYTES", [1])]

@@ -17,7 +17,15 @@ from services.kit.errors import ResourceExhaustedError, UnavailableError
 from services.serving.adapters.triton_client import TritonClient, open_triton
 from services.serving.adapters.triton_guard import Limits, TritonGuard
 from services.serving.adapters.triton_liveness import Liveness
+from services.serving.domain.answer import Task
+from services.serving.domain.route import RoutedVersion
 from tests.unit.serving.reports import Reports
+
+
+def version(model: str) -> RoutedVersion:
+    """The first version of a model."""
+    return RoutedVersion(model, 1, Task.TEXT_CLASSIFICATION)
+
 
 QUICK = Limits(silence_s=0.1, probe_s=0.2, probes=2, waiting=4, failures=3, open_s=0.2, longest_open_s=0.4)
 
@@ -76,7 +84,7 @@ async def _first_answer(client: TritonClient, model: str = "m") -> Any:
     async with asyncio.timeout(30):
         while True:
             try:
-                return await client.classify(model, ["x"])
+                return await client.classify(version(model), ["x"])
             except UnavailableError:
                 await asyncio.sleep(0.02)
 
@@ -84,25 +92,27 @@ async def _first_answer(client: TritonClient, model: str = "m") -> Any:
 async def test_all_that_waits_for_a_frozen_triton_is_refused_and_so_is_what_comes_later() -> None:
     async with _triton([]) as (fake, client):
         fake.frozen.set()
-        waiting = await asyncio.gather(*(client.classify("m", ["x"]) for _ in range(3)), return_exceptions=True)
+        waiting = await asyncio.gather(
+            *(client.classify(version("m"), ["x"]) for _ in range(3)), return_exceptions=True
+        )
         for error in waiting:
             assert isinstance(error, UnavailableError)
             assert error.retry_after_s
         asked = fake.asked
         for model in ("m", "other"):
             with pytest.raises(UnavailableError, match="Triton does not answer"):
-                await client.classify(model, ["x"])
+                await client.classify(version(model), ["x"])
         # They were not even sent.
         assert fake.asked == asked
         fake.frozen.clear()
-        assert await _first_answer(client) == ([[1.0]], 1)
+        assert await _first_answer(client) == [[1.0]]
 
 
 async def _give_up(client: TritonClient) -> None:
     """As a caller whose deadline passes."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.15):
-            await client.classify("m", ["x"])
+            await client.classify(version("m"), ["x"])
 
 
 async def test_a_stuck_model_is_asked_by_one_caller_at_a_time_until_it_answers() -> None:
@@ -112,7 +122,7 @@ async def test_a_stuck_model_is_asked_by_one_caller_at_a_time_until_it_answers()
         for _ in range(3):
             await _give_up(client)
         with pytest.raises(UnavailableError, match="last 3 requests got no answer") as refused:
-            await client.classify("m", ["x"])
+            await client.classify(version("m"), ["x"])
         assert refused.value.retry_after_s
         assert fake.asked == 3
         assert stuck == []
@@ -121,17 +131,17 @@ async def test_a_stuck_model_is_asked_by_one_caller_at_a_time_until_it_answers()
             while not stuck:
                 try:
                     async with asyncio.timeout(0.15):
-                        await client.classify("m", ["x"])
+                        await client.classify(version("m"), ["x"])
                 except UnavailableError:
                     await asyncio.sleep(0.02)
                 except TimeoutError:
                     continue
-        assert stuck == ["m"]
+        assert stuck == ["m.1"]
         assert fake.asked == 4
         fake.stuck = False
-        assert await _first_answer(client) == ([[1.0]], 1)
+        assert await _first_answer(client) == [[1.0]]
         for _ in range(10):
-            await client.classify("m", ["x"])
+            await client.classify(version("m"), ["x"])
 
 
 async def test_a_caller_who_leaves_early_is_not_failure() -> None:
@@ -139,26 +149,26 @@ async def test_a_caller_who_leaves_early_is_not_failure() -> None:
         fake.stuck = True
         await _give_up(client)
         fake.stuck = False
-        assert await client.classify("m", ["x"]) == ([[1.0]], 1)
+        assert await client.classify(version("m"), ["x"]) == [[1.0]]
 
 
 async def test_only_so_many_wait_for_one_model() -> None:
     async with _triton([], Limits(silence_s=3600, waiting=4)) as (fake, client):
         fake.stuck = True
-        waiting = [asyncio.create_task(client.classify("m", ["x"])) for _ in range(4)]
+        waiting = [asyncio.create_task(client.classify(version("m"), ["x"])) for _ in range(4)]
         async with asyncio.timeout(30):
             while fake.asked < 4:  # noqa: ASYNC110 - the fake is asked from outside
                 await asyncio.sleep(0.01)
         with pytest.raises(ResourceExhaustedError, match="4 requests are waiting") as refused:
-            await client.classify("m", ["x"])
+            await client.classify(version("m"), ["x"])
         assert refused.value.retry_after_s
         fake.stuck = False
         # Another model has a queue of its own.
-        assert await client.classify("other", ["x"]) == ([[1.0]], 1)
+        assert await client.classify(version("other"), ["x"]) == [[1.0]]
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        assert await client.classify("m", ["x"]) == ([[1.0]], 1)
+        assert await client.classify(version("m"), ["x"]) == [[1.0]]
 
 
 async def test_a_request_that_a_dead_process_holds_ends_although_nothing_else_is_asked() -> None:
@@ -166,15 +176,15 @@ async def test_a_request_that_a_dead_process_holds_ends_although_nothing_else_is
         fake.dead = True
         with pytest.raises(UnavailableError, match="its process died"):
             async with asyncio.timeout(30):
-                await client.classify("m", ["x"])
+                await client.classify(version("m"), ["x"])
         fake.dead = False
-        assert await client.classify("m", ["x"]) == ([[1.0]], 1)
+        assert await client.classify(version("m"), ["x"]) == [[1.0]]
 
 
 async def test_a_slow_model_that_lives_is_waited_for() -> None:
     async with _triton([], Limits(model_silence_s=0.05, silence_s=0.05)) as (fake, client):
         fake.stuck = True
-        waiting = asyncio.create_task(client.classify("m", ["x"]))
+        waiting = asyncio.create_task(client.classify(version("m"), ["x"]))
         await asyncio.sleep(0.5)
         assert not waiting.done()
         waiting.cancel()

@@ -3,9 +3,12 @@
 isort:skip_file
 Facts that inference publishes."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from tidemill.inference.v1 import route_pb2 as _route_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -48,6 +51,70 @@ class ModelPublished(_message.Message):
 Global___ModelPublished: _TypeAlias = ModelPublished  # noqa: Y015
 
 @_typing.final
+class RouteChanged(_message.Message):
+    """Other versions of a model answer, or with other weights. Topic `tidemill.inference.events`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AliasesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}`."""
+    etag: _builtins.str
+    """`Route.etag` from now on."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_route_pb2.RouteEntry]:
+        """Its versions from now on; none when the model answers no more."""
+
+    @_builtins.property
+    def aliases(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Further names of versions."""
+
+    @_builtins.property
+    def change_time(self) -> _timestamp_pb2.Timestamp:
+        """When it changed."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        entries: _abc.Iterable[_route_pb2.RouteEntry] | None = ...,
+        aliases: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        etag: _builtins.str = ...,
+        change_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "change_time", b"change_time", "entries", b"entries", "etag", b"etag", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteChanged: _TypeAlias = RouteChanged  # noqa: Y015
+
+@_typing.final
 class PredictionServed(_message.Message):
     """A request was answered. Topic `tidemill.predictions`, key = answer id. It carries no text of the caller:
     what may be learnt from is joined by the caller's feedback.
@@ -64,6 +131,8 @@ class PredictionServed(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     ANSWER_TIME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SHADOWED_ANSWER_FIELD_NUMBER: _builtins.int
     answer: _builtins.str
     """`answers/{answer}`, as the caller received it."""
     model_version: _builtins.str
@@ -80,6 +149,10 @@ class PredictionServed(_message.Message):
     """Tokens written."""
     latency_ms: _builtins.float
     """Time from request to last answer."""
+    role: _builtins.str
+    """What the version does in its route: `serving`, `canary`, `shadow` or `candidate`. A shadow's answer was not returned."""
+    shadowed_answer: _builtins.str
+    """Of a shadow: the answer that the caller got to the same request."""
     @_builtins.property
     def answer_time(self) -> _timestamp_pb2.Timestamp:
         """When it was answered."""
@@ -96,10 +169,12 @@ class PredictionServed(_message.Message):
         completion_tokens: _builtins.int = ...,
         latency_ms: _builtins.float = ...,
         answer_time: _timestamp_pb2.Timestamp | None = ...,
+        role: _builtins.str = ...,
+        shadowed_answer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer_time", b"answer_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answer_time", b"answer_time", "completion_tokens", b"completion_tokens", "label", b"label", "latency_ms", b"latency_ms", "method", b"method", "model_version", b"model_version", "prompt_tokens", b"prompt_tokens", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answer_time", b"answer_time", "completion_tokens", b"completion_tokens", "label", b"label", "latency_ms", b"latency_ms", "method", b"method", "model_version", b"model_version", "prompt_tokens", b"prompt_tokens", "role", b"role", "score", b"score", "shadowed_answer", b"shadowed_answer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,6 +80,21 @@ class InferenceServiceStub:
                 request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsRequest.SerializeToString,
                 response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsResponse.FromString,
                 _registered_method=True)
+        self.GetRoute = channel.unary_unary(
+                '/tidemill.inference.v1.InferenceService/GetRoute',
+                request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.GetRouteRequest.SerializeToString,
+                response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.GetRouteResponse.FromString,
+                _registered_method=True)
+        self.ListRoutes = channel.unary_unary(
+                '/tidemill.inference.v1.InferenceService/ListRoutes',
+                request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListRoutesRequest.SerializeToString,
+                response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListRoutesResponse.FromString,
+                _registered_method=True)
+        self.SetRoute = channel.unary_unary(
+                '/tidemill.inference.v1.InferenceService/SetRoute',
+                request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteRequest.SerializeToString,
+                response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteResponse.FromString,
+                _registered_method=True)
         self.WatchRoutes = channel.unary_stream(
                 '/tidemill.inference.v1.InferenceService/WatchRoutes',
                 request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.WatchRoutesRequest.SerializeToString,
@@ -159,6 +174,28 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRoute(self, request, context):
+        """Reads the route of a model: which of its versions answer, and with what weight.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoutes(self, request, context):
+        """Lists the routes by model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetRoute(self, request, context):
+        """Replaces the route of a model, in one step: the call returns when each of its versions is loaded, or changes nothing.
+        A version that is no longer in it is unloaded once its requests have been answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRoutes(self, request, context):
         """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh.
         """
@@ -221,6 +258,21 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.ListModelVersions,
                     request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsRequest.FromString,
                     response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsResponse.SerializeToString,
+            ),
+            'GetRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRoute,
+                    request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.GetRouteRequest.FromString,
+                    response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.GetRouteResponse.SerializeToString,
+            ),
+            'ListRoutes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRoutes,
+                    request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListRoutesRequest.FromString,
+                    response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListRoutesResponse.SerializeToString,
+            ),
+            'SetRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRoute,
+                    request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteRequest.FromString,
+                    response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteResponse.SerializeToString,
             ),
             'WatchRoutes': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRoutes,
@@ -477,6 +529,87 @@ class InferenceService:
             '/tidemill.inference.v1.InferenceService/ListModelVersions',
             tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsRequest.SerializeToString,
             tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.inference.v1.InferenceService/GetRoute',
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.GetRouteRequest.SerializeToString,
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.GetRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRoutes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.inference.v1.InferenceService/ListRoutes',
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListRoutesRequest.SerializeToString,
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.ListRoutesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.inference.v1.InferenceService/SetRoute',
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteRequest.SerializeToString,
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,14 @@ class InferenceServiceStub:
     """Lists models by name."""
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelVersionsRequest, _inference_service_pb2.ListModelVersionsResponse]
     """Lists a model's versions, newest first."""
+    GetRoute: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetRouteRequest, _inference_service_pb2.GetRouteResponse]
+    """Reads the route of a model: which of its versions answer, and with what weight."""
+    ListRoutes: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListRoutesRequest, _inference_service_pb2.ListRoutesResponse]
+    """Lists the routes by model."""
+    SetRoute: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.SetRouteRequest, _inference_service_pb2.SetRouteResponse]
+    """Replaces the route of a model, in one step: the call returns when each of its versions is loaded, or changes nothing.
+    A version that is no longer in it is unloaded once its requests have been answered.
+    """
     WatchRoutes: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchRoutesRequest, _inference_service_pb2.WatchRoutesResponse]
     """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
     ReportModelFailure: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ReportModelFailureRequest, _inference_service_pb2.ReportModelFailureResponse]
@@ -81,6 +89,14 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Lists models by name."""
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelVersionsRequest, _inference_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
     """Lists a model's versions, newest first."""
+    GetRoute: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetRouteRequest, _inference_service_pb2.GetRouteResponse]  # type: ignore[assignment]
+    """Reads the route of a model: which of its versions answer, and with what weight."""
+    ListRoutes: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListRoutesRequest, _inference_service_pb2.ListRoutesResponse]  # type: ignore[assignment]
+    """Lists the routes by model."""
+    SetRoute: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.SetRouteRequest, _inference_service_pb2.SetRouteResponse]  # type: ignore[assignment]
+    """Replaces the route of a model, in one step: the call returns when each of its versions is loaded, or changes nothing.
+    A version that is no longer in it is unloaded once its requests have been answered.
+    """
     WatchRoutes: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchRoutesRequest, _inference_service_pb2.WatchRoutesResponse]  # type: ignore[assignment]
     """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
     ReportModelFailure: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ReportModelFailureRequest, _inference_service_pb2.ReportModelFailureResponse]  # type: ignore[assignment]
@@ -162,6 +178,32 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ListModelVersionsResponse, _abc.Awaitable[_inference_service_pb2.ListModelVersionsResponse]]:
         """Lists a model's versions, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetRoute(
+        self,
+        request: _inference_service_pb2.GetRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.GetRouteResponse, _abc.Awaitable[_inference_service_pb2.GetRouteResponse]]:
+        """Reads the route of a model: which of its versions answer, and with what weight."""
+
+    @_abc_1.abstractmethod
+    def ListRoutes(
+        self,
+        request: _inference_service_pb2.ListRoutesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.ListRoutesResponse, _abc.Awaitable[_inference_service_pb2.ListRoutesResponse]]:
+        """Lists the routes by model."""
+
+    @_abc_1.abstractmethod
+    def SetRoute(
+        self,
+        request: _inference_service_pb2.SetRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.SetRouteResponse, _abc.Awaitable[_inference_service_pb2.SetRouteResponse]]:
+        """Replaces the route of a model, in one step: the call returns when each of its versions is loaded, or changes nothing.
+        A version that is no longer in it is unloaded once its requests have been answered.
+        """
 
     @_abc_1.abstractmethod
     def WatchRoutes(

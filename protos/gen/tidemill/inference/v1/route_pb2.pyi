@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,9 +20,67 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _VersionRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VersionRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERSION_ROLE_UNSPECIFIED: _VersionRole.ValueType  # 0
+    """Not set; in a route of an earlier release the role follows from `Route.serving`."""
+    VERSION_ROLE_SERVING: _VersionRole.ValueType  # 1
+    """Answers its share of the calls, and those that name the alias `champion`. A route has one."""
+    VERSION_ROLE_CANARY: _VersionRole.ValueType  # 2
+    """Answers its share of the calls."""
+    VERSION_ROLE_SHADOW: _VersionRole.ValueType  # 3
+    """Gets a copy of the calls; its answers are logged and never returned."""
+    VERSION_ROLE_CANDIDATE: _VersionRole.ValueType  # 4
+    """Is loaded, and answers the calls that name it."""
+
+class VersionRole(_VersionRole, metaclass=_VersionRoleEnumTypeWrapper):
+    """What a version does in its model's route."""
+
+VERSION_ROLE_UNSPECIFIED: VersionRole.ValueType  # 0
+"""Not set; in a route of an earlier release the role follows from `Route.serving`."""
+VERSION_ROLE_SERVING: VersionRole.ValueType  # 1
+"""Answers its share of the calls, and those that name the alias `champion`. A route has one."""
+VERSION_ROLE_CANARY: VersionRole.ValueType  # 2
+"""Answers its share of the calls."""
+VERSION_ROLE_SHADOW: VersionRole.ValueType  # 3
+"""Gets a copy of the calls; its answers are logged and never returned."""
+VERSION_ROLE_CANDIDATE: VersionRole.ValueType  # 4
+"""Is loaded, and answers the calls that name it."""
+Global___VersionRole: _TypeAlias = VersionRole  # noqa: Y015
+
+@_typing.final
+class HashRange(_message.Message):
+    """A part of the hash range of users, which has 10,000 slots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    begin: _builtins.int
+    """First slot."""
+    end: _builtins.int
+    """The slot after the last one."""
+    def __init__(
+        self,
+        *,
+        begin: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "end", b"end"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HashRange: _TypeAlias = HashRange  # noqa: Y015
+
 @_typing.final
 class RoutedVersion(_message.Message):
-    """A version that answers, is about to, or did until a moment ago."""
+    """A version that is loaded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,6 +89,10 @@ class RoutedVersion(_message.Message):
     PRECISION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     PROMPT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}/versions/{number}`."""
     task: _builtins.str
@@ -38,9 +101,19 @@ class RoutedVersion(_message.Message):
     """`fp32`, `int8` or `int4`."""
     prompt_template: _builtins.str
     """User message that the model was trained on, with `{text}` for the record's text; generation only."""
+    role: Global___VersionRole.ValueType
+    """What it does."""
+    weight: _builtins.int
+    """Its share of the calls, relative to the other weights of the route."""
+    generation: _builtins.int
+    """Counts the loads of the version into Triton; a report that its process died names it."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels of a classifier, in the order of its scores."""
+
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___HashRange]:
+        """The slots of the hash range whose users it answers; they follow from the weights."""
 
     def __init__(
         self,
@@ -50,10 +123,14 @@ class RoutedVersion(_message.Message):
         precision: _builtins.str = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
         prompt_template: _builtins.str = ...,
+        role: Global___VersionRole.ValueType = ...,
+        weight: _builtins.int = ...,
+        users: _abc.Iterable[Global___HashRange] | None = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "name", b"name", "precision", b"precision", "prompt_template", b"prompt_template", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "labels", b"labels", "name", b"name", "precision", b"precision", "prompt_template", b"prompt_template", "role", b"role", "task", b"task", "users", b"users", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -61,7 +138,7 @@ Global___RoutedVersion: _TypeAlias = RoutedVersion  # noqa: Y015
 
 @_typing.final
 class Route(_message.Message):
-    """Which versions of a model answer, as the data planes need to know it."""
+    """Which versions of a model answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -115,29 +192,64 @@ class Route(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class AliasesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
     WITHDRAWN_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}`."""
     serving: _builtins.str
-    """`models/{model}/versions/{number}` of the one that answers; empty when none does."""
+    """`models/{model}/versions/{number}` of the one whose role is serving; empty when none does."""
     generation: _builtins.int
-    """Counts the loads of the model into Triton; a report that its process died names it."""
+    """As `RoutedVersion.generation` of the serving version."""
+    etag: _builtins.str
+    """Changes with each change of the route. SetRoute must name it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the model was first published."""
 
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedVersion]:
-        """Versions whose answers may arrive."""
+        """The versions that are loaded."""
 
     @_builtins.property
     def withdrawn(self) -> Global___Route.Withdrawal:
         """Set when the model is out of service."""
+
+    @_builtins.property
+    def aliases(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Further names of versions: `models/{model}/versions/{alias}` is the version of this number. `champion`, the serving
+        version, is not among them.
+        """
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
 
     def __init__(
         self,
@@ -148,11 +260,46 @@ class Route(_message.Message):
         serving: _builtins.str = ...,
         withdrawn: Global___Route.Withdrawal | None = ...,
         generation: _builtins.int = ...,
+        aliases: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        etag: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time", "withdrawn", b"withdrawn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "generation", b"generation", "model", b"model", "serving", b"serving", "versions", b"versions", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "create_time", b"create_time", "etag", b"etag", "generation", b"generation", "model", b"model", "serving", b"serving", "update_time", b"update_time", "versions", b"versions", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class RouteEntry(_message.Message):
+    """A version in a route that is to be set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Number of the version."""
+    role: Global___VersionRole.ValueType
+    """What it does; serving when unset."""
+    weight: _builtins.int
+    """Its share of the calls, relative to the other weights: at least 1 for a serving version or a canary, 0 for a shadow
+    or a candidate.
+    """
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        role: Global___VersionRole.ValueType = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["role", b"role", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteEntry: _TypeAlias = RouteEntry  # noqa: Y015
