@@ -68,7 +68,7 @@ class Mesh:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=1200,
             check=False,
         )
         if check:

@@ -262,9 +262,9 @@ def test_metadata_without_end_costs_no_memory(gateway: GatewayProcess) -> None:
         # HEADERS without END_HEADERS, then CONTINUATION without end: literal fields that are not indexed (RFC 7541).
         field = b"\x00\x04x-ab\x7f\x81\x07" + b"y" * 1024
         connection.sendall(frame(HEADERS, 0, 1, field))
-        flood(connection, frame(CONTINUATION, 0, 1, field * 15), 152 * MIB)  # gRPC's core may read and drop all of it
-    # What its core holds of a frame on the way, and what its allocator keeps of it: up to 43 MiB were seen.
-    assert gateway.resident() - before < 76 * MIB
+        flood(connection, frame(CONTINUATION, 0, 1, field * 15), 512 * MIB)  # gRPC's core may read and drop all of it
+    # What its core holds of frames on the way, and what its allocator keeps of them: 92 MiB on a busy machine.
+    assert gateway.resident() - before < 256 * MIB
 
 
 def test_large_metadata_is_refused(gateway: GatewayProcess) -> None:

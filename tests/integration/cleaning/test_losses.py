@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import CoordinatorNotAvailableError
 from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 from tidemill.cleaning.v1 import dataset_pb2
 from tidemill.cleaning.v1.cleaning_events_pb2 import RecordsLost
@@ -17,6 +18,7 @@ from services.kit.ids import new_id
 from tests.integration.cleaning.bus import raw_event
 from tests.integration.cleaning.conftest import CleaningProcess
 from tests.topics import read_all
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -39,7 +41,14 @@ def delete_unread(bootstrap: str, kept: int) -> int:
     consumer = KafkaConsumer(bootstrap_servers=bootstrap)
     places = [TopicPartition(RECORDS_RAW.name, number) for number in range(RECORDS_RAW.partitions)]
     ends: dict[Any, int] = consumer.end_offsets(places)
-    committed = admin.list_group_offsets({"tidemill-cleaning": None})["tidemill-cleaning"]
+
+    def offsets() -> Any:
+        try:
+            return admin.list_group_offsets({"tidemill-cleaning": None})["tidemill-cleaning"]
+        except CoordinatorNotAvailableError:  # a new broker makes the coordinators' topic when one is first asked for
+            return None
+
+    committed = wait_until(offsets, "the offsets of cleaning's group")
     until, deleted = {}, 0
 
     def read(place: TopicPartition) -> int:
