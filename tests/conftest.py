@@ -1,4 +1,4 @@
-"""For all tests: a database of a service, and how many examples Hypothesis tries."""
+"""Fixtures for all tests: service databases, and the number of Hypothesis examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.examples import register_profiles
 from tests.groups import GroupScheduling, arrange
 from tests.postgresql import PostgreSQL, running_postgresql
 
-# What tests share asserts as they do, and is to say as much.
+# Shared helpers contain assertions, which should be explained in failures like those of tests.
 pytest.register_assert_rewrite("tests.load", "tests.waiting", "tests.faults.reconciler")
 
 register_profiles()
@@ -38,7 +38,7 @@ def umask_as_before() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first."""
+    """Runs the longest groups first."""
     arrange(items)
 
 
@@ -49,7 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupSc
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`pytest --database postgresql tests/unit/pipeline` runs what is tested on SQLite on the other one."""
+    """Adds `--database`: `pytest --database postgresql tests/unit/pipeline` uses PostgreSQL instead of SQLite."""
     parser.addoption("--database", choices=("sqlite", "postgresql"), default="sqlite", help="of the stores under test")
 
 
@@ -75,7 +75,7 @@ def database_kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def open_service_database(request: pytest.FixtureRequest, database_kind: str, tmp_path: Path) -> Iterator[OpenDatabase]:
-    """Opens a service's database, brought to its newest schema; on PostgreSQL all tests share one, in their schemas."""
+    """Opens a service's database in its newest schema; on PostgreSQL all tests share one, with a schema each."""
     opened: list[Engine] = []
     url = request.getfixturevalue("postgresql").url() if database_kind == "postgresql" else ""
     mark = uuid.uuid4().hex[:12]

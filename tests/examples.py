@@ -1,20 +1,20 @@
-"""How many examples Hypothesis tries: a fifth by default, all of them with `--hypothesis-profile thorough`.
+"""Number of examples that Hypothesis tries: a fifth by default, all with `--hypothesis-profile thorough`.
 
-`make test` is for every change and tries few; `make faults` tries all. What is judged is what comes out, not how fast
-this machine is.
+`make test` runs for every change and tries few; `make faults` tries all. No profile has a deadline, since tests judge
+results, not the speed of this machine.
 """
 
 from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-# Name of a profile, and the share of the examples in percent: without a number of its own a test has a hundred.
+# By name of the profile: the percentage of a test's examples. A test without a number of its own has 100.
 _PROFILES = {"quick": 20, "thorough": 100}
 _FEWEST = 10
 
 
 def register_profiles() -> None:
-    """Makes the profiles known, and loads `quick`."""
+    """Registers the profiles and loads `quick`."""
     for name, percent in _PROFILES.items():
         settings.register_profile(
             name, deadline=None, max_examples=percent, suppress_health_check=[HealthCheck.too_slow]

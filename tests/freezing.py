@@ -1,4 +1,4 @@
-"""Freezes a process, as a machine that hangs does: it takes connections and answers nothing."""
+"""Freezes a process: it accepts connections and answers nothing, as on a machine that hangs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 
 @contextmanager
 def frozen(pid: int | None) -> Iterator[None]:
-    """Frozen for the length of the block; all of its threads stand still before the block begins."""
+    """Freezes a process during the block; all of its threads are stopped before the block begins."""
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:

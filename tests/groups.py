@@ -1,9 +1,9 @@
-"""Which tests go to one worker where several run side by side (`-n 2 --dist loadgroup`), and which begin first.
+"""Which tests run in the same worker (`-n 2 --dist loadgroup`), and which start first.
 
-Tests that share their parts stay together: the whole of e2e, a folder of the contract and integration tests, a file of
-the faults. Each worker takes the next group when it is free, so the longest begin first and the workers end together.
+Tests that share real parts stay together: all of e2e, each folder of contract and integration tests, each file of fault
+tests. A free worker takes the next group, so the longest groups start first and the workers end at about the same time.
 
-xdist's own groups do nothing beside pytest 9.2: it writes a group's name into a field that pytest no longer reads.
+xdist's own groups do not work with pytest 9.2: xdist writes the group's name into a field that pytest no longer reads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEPTH = {"e2e": 2, "contract": 3, "integration": 3, "faults": 3}
 
 
 def group(test: str) -> str:
-    """The group of a test, by its id; a unit test shares nothing and is one of its own."""
+    """The group of a test, by its id; a unit test shares nothing and is a group of its own."""
     parts = test.partition("::")[0].split("/")
     return "/".join(parts[: _DEPTH[parts[1]]]) if len(parts) > 1 and parts[1] in _DEPTH else test
 

@@ -1,4 +1,4 @@
-"""The whole mesh on its real parts, started once, and a newcomer's hands: the command line, files, clients."""
+"""The whole mesh on its real parts, started once, and the tools of a new user: command line, files, clients."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Mesh:
 
     @property
     def key(self) -> str:
-        """The API key that the gateway made at its first start."""
+        """The API key that the gateway created at its first start."""
         return (self.stack.state / "api-key").read_text().strip()
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What a gRPC call carries."""
+        """Metadata of a gRPC call."""
         return (("authorization", f"Bearer {self.key}"),)
 
     def channel(self) -> grpc.Channel:
@@ -107,7 +107,7 @@ class Mesh:
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """Every part and every service."""
     prepare(Home(home_dir()), EXAMPLES)
-    # Started by root the mesh is another user's, who does not see pytest's own folder.
+    # If root starts the mesh, it runs as another user, who cannot enter pytest's folder.
     with open_folder() as pipelines, open_folder() as plugins, pytest.MonkeyPatch.context() as patch:
         install_example(plugins)
         patch.setenv("TIDEMILL_PLUGINS", str(plugins))

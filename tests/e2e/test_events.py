@@ -1,4 +1,4 @@
-"""Teams that put events on Kafka: a foreign producer's CloudEvent shows up cleaned, in one trace."""
+"""Foreign producers on Kafka: their CloudEvent is cleaned, and all of it is one trace."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 from services.kit.config import home_dir
 from tests.e2e.conftest import Mesh
 
-# New at each run, so that nothing of an earlier one on a mesh that continues is reused or counted.
+# A new name for each run of the tests, so that on a reused mesh nothing of an earlier run is reused or counted.
 NAME = f"reviews-{uuid.uuid4().hex[:8]}"
 
 
@@ -59,10 +59,10 @@ def _trains(cycle: Cycle) -> bool:
 
 
 def test_every_service_is_killed_in_its_stage(mesh: Mesh) -> None:
-    # Rows of its own, so that nothing of another test's work is reused.
+    # Rows that no other test uses, so that no other test's work is reused.
     source = mesh.scratch / "reviews.jsonl"
     with (home_dir() / "data" / "reviews" / "reviews.jsonl").open(encoding="utf-8") as lines:
-        # The file is in order of its labels.
+        # The file is sorted by label.
         rows = [json.loads(line) for line in itertools.islice(lines, 0, None, 2)]
     for row in rows:
         row["text"] += "。"

@@ -1,4 +1,4 @@
-"""A small turn of `pipelines/headlines.yaml`, and the ways in which others ask its model."""
+"""A small cycle of `pipelines/headlines.yaml`, and the clients of its model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ARTICLE = "Shares in the bank rose sharply on Tuesday after it raised its foreca
 
 
 def _small(value: dict[str, Any]) -> None:
-    """Few steps and few examples; what it learns is not what is tested, so the gate asks for nothing."""
+    """Reduces steps and examples. The quality of the model is not tested, so the gate has no conditions."""
     value["name"] = MODEL
     value["training"]["model_name"] = MODEL
     value["training"]["optimization"] |= {"max_steps": 3, "batch_size": 2}
@@ -41,7 +41,7 @@ def cycle(mesh: Mesh) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def client(mesh: Mesh, cycle: dict[str, Any]) -> openai.OpenAI:
-    """The official client, as it comes."""
+    """The official client, unmodified."""
     return openai.OpenAI(base_url=f"http://{mesh.stack.address('gateway_http')}/v1", api_key=mesh.key, max_retries=0)
 
 

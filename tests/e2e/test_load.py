@@ -1,4 +1,4 @@
-"""A short spell of full load through every door; `tests/faults/test_load.py` has the long one."""
+"""Full load through every door for a short time; `tests/faults/test_load.py` is the long test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example plugin, installed into a folder that the mesh was given: its source is pulled, its operator cleans."""
+"""The example plugin in a folder of `TIDEMILL_PLUGINS`: its source is pulled and its operator cleans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pipelines/reviews.yaml` as a newcomer runs it: raw reviews in, a served classifier out, feedback back in."""
+"""`pipelines/reviews.yaml` as a new user runs it: from raw reviews to a served classifier and feedback."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class SmallDisk:
         self._ballast = folder / "ballast"
 
     def fill(self) -> None:
-        """Takes all of its space, to the last byte."""
+        """Uses all of its space, to the last byte."""
         with contextlib.suppress(OSError), self._ballast.open("ab", buffering=0) as file:
             while True:
                 file.write(_BLOCK)
@@ -38,7 +38,7 @@ class SmallDisk:
 
 
 class _RefusedWrites(SmallDisk):
-    """For users that may not mount: the state is refused as a full disk refuses it, and the ballast is a mark."""
+    """For users who may not mount: simulates a full disk by refusing writes of the state while a file exists."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(folder)
@@ -58,7 +58,7 @@ class _RefusedWrites(SmallDisk):
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]:
-    """A tmpfs mounted on `folder`, which is made; for a user that may not mount, refused writes of the state."""
+    """A tmpfs mounted on `folder`, which is created; for users who may not mount, refused writes of the state."""
     folder.mkdir(parents=True)
     mounted = os.geteuid() == 0 and not subprocess.call(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0755", "tidemill-test", str(folder)],
@@ -68,20 +68,20 @@ def small_disk(folder: Path, megabytes: int, monkeypatch: pytest.MonkeyPatch) ->
         yield SmallDisk(folder) if mounted else _RefusedWrites(folder, monkeypatch)
     finally:
         if mounted:
-            # Lazily: what a failed test left running may still hold it.
+            # Lazily, since processes that a failed test left may still use it.
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @dataclass(frozen=True, slots=True)
 class WatchedDisk:
-    """A folder on a disk that is `low` by its reserve while the ballast lies on it, as other processes see it, too."""
+    """A folder on a disk whose free space can be brought below the reserve, as all processes see it."""
 
     folder: Path
     reserve: int
     _ballast_bytes: int
 
     def make_low(self) -> None:
-        """Touches the reserve."""
+        """Brings the free space below the reserve."""
         with (self.folder / "ballast").open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, self._ballast_bytes)
 

@@ -1,4 +1,4 @@
-"""The gateway as a process of its own, with nothing behind it, for tests of what reaches it from outside."""
+"""The gateway as a process of its own without services behind it, for tests of what callers can send it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GatewayProcess:
 
     @property
     def key(self) -> str:
-        """The key that it wrote."""
+        """The API key that it wrote."""
         return (self.state / "api-key").read_text().strip()
 
     def connect(self) -> socket.socket:
@@ -46,7 +46,7 @@ class GatewayProcess:
 
 @contextmanager
 def running_gateway(state: Path, settings: Mapping[str, str] | None = None) -> Iterator[GatewayProcess]:
-    """Starts it with further `TIDEMILL_*` settings, without that prefix; ends it behind the block."""
+    """Starts it with further settings (`TIDEMILL_*`, named without that prefix); ends it after the block."""
     log = state / "gateway.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
     environment |= {

@@ -1,4 +1,4 @@
-"""As much of HTTP/2 (RFC 9113) as it takes to send what gRPC's own clients would not."""
+"""A minimal HTTP/2 client (RFC 9113), to send frames that gRPC's own clients would never send."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fields(given: Mapping[str, bytes]) -> bytes:
 
 
 def kinds(connection: socket.socket) -> list[int]:
-    """The kinds of the frames that arrive until the peer has been silent for the socket's time."""
+    """The kinds of the frames that arrive until the peer is silent for the socket's timeout."""
     data = b""
     try:
         while part := connection.recv(65536):

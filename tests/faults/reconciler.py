@@ -1,7 +1,7 @@
-"""Counts from outside, by id and digest: what was acknowledged against what the mesh holds.
+"""Compares what a mesh acknowledged with what it stores, by id and digest, from outside.
 
-It uses what any caller can use: the public doors and Kafka. It knows nothing of a service's inside, so that an error
-in a service cannot hide here as well.
+It uses only the public doors and Kafka, as any caller can, and no code of a service, so that it does not share a
+service's errors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def digest(content: bytes | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What does not add up in one place; ids, sorted."""
+    """The differences in one place; ids, sorted."""
 
     place: str
     acknowledged: int
@@ -41,7 +41,7 @@ class Finding:
 
     @property
     def sound(self) -> bool:
-        """Whether everything adds up."""
+        """Whether there are no differences."""
         return not (self.lost or self.phantom or self.duplicate or self.altered)
 
     def __str__(self) -> str:
@@ -61,13 +61,13 @@ def compare(
     found: Iterable[tuple[str, str]],
     uncertain: Mapping[str, str] | None = None,
 ) -> Finding:
-    """Holds what is found in a place against what was acknowledged.
+    """Compares what is found in a place with what was acknowledged.
 
     Args:
         place: named in the finding.
         acknowledged: digest by id of what the mesh accepted.
-        found: id and digest of each thing that is there.
-        uncertain: digest by id of what was sent and got no answer: it may be there, once, or not.
+        found: id and digest of everything that is stored.
+        uncertain: digest by id of what was sent without an answer; it may be stored once, or not at all.
     """
     uncertain = uncertain or {}
     there = list(found)
@@ -84,7 +84,7 @@ def compare(
 
 
 class Ledger:
-    """What a test sent: acknowledged, or sent without an answer. Threads share it; one line of JSON for each change."""
+    """What a test sent, and which of it was acknowledged. Thread-safe; a file gets a line of JSON for each change."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.acknowledged: dict[str, str] = {}
@@ -93,11 +93,11 @@ class Ledger:
         self._lock = threading.Lock()
 
     def sent(self, record: str, content: str) -> None:
-        """Before it is sent: from now on it may be there."""
+        """Call this before sending: from now on it may be stored."""
         self._note(self.uncertain, record, content, "sent")
 
     def accepted(self, record: str, content: str) -> None:
-        """After its acknowledgement: from now on it must be there."""
+        """Call this after the acknowledgement: from now on it must be stored."""
         self._note(self.acknowledged, record, content, "accepted")
 
     def _note(self, book: dict[str, str], record: str, content: str, what: str) -> None:
@@ -109,7 +109,7 @@ class Ledger:
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
-        """The ledger that a file holds."""
+        """Reads a ledger from its file."""
         ledger = cls()
         for line in path.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
@@ -119,7 +119,7 @@ class Ledger:
 
 
 def raw_records(bootstrap: str, source: str) -> list[tuple[str, str]]:
-    """Id and digest of each accepted record of a source that `tidemill.records.raw` holds."""
+    """Id and digest of each accepted record of a source on `tidemill.records.raw`."""
     from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested
 
     records = [event.record for event in _events(bootstrap, RECORDS_RAW, RecordIngested)]
@@ -127,7 +127,7 @@ def raw_records(bootstrap: str, source: str) -> list[tuple[str, str]]:
 
 
 def served_answers(bootstrap: str) -> list[tuple[str, str]]:
-    """Each answer on `tidemill.predictions`; its content is its name."""
+    """Name of each answer on `tidemill.predictions`, as id and as content."""
     from tidemill.inference.v1.inference_events_pb2 import PredictionServed
 
     return [(event.answer, digest(event.answer)) for event in _events(bootstrap, PREDICTIONS, PredictionServed)]
@@ -142,7 +142,7 @@ def recorded_feedback(bootstrap: str) -> list[tuple[str, str]]:
 
 
 def verdicts(bootstrap: str, dataset: str) -> tuple[set[str], set[str]]:
-    """Ids of the records that the topics call cleaned for a data set, and of those that they call rejected."""
+    """Ids of the records that were published as cleaned for a data set, and of those published as rejected."""
     from tidemill.cleaning.v1.cleaning_events_pb2 import RecordCleaned, RecordRejected
 
     def ids(topic: Topic, kind: Any) -> set[str]:
@@ -165,7 +165,7 @@ def snapshot_rows(folder: Path) -> dict[str, list[str]]:
 
 
 def _events(bootstrap: str, topic: Topic, kind: Any) -> list[Any]:
-    """The events of a topic. It may hold one twice: that is one event, by its CloudEvents type and id."""
+    """The events of a topic; messages with the same CloudEvents type and id are one event."""
     from tests.topics import read_all
 
     name = kind.DESCRIPTOR.full_name.encode()
@@ -174,7 +174,7 @@ def _events(bootstrap: str, topic: Topic, kind: Any) -> list[Any]:
 
 
 def main() -> int:
-    """`python -m tests.faults.reconciler LEDGER BOOTSTRAP SOURCE`: prints what does not add up; 1 where something."""
+    """`python -m tests.faults.reconciler LEDGER BOOTSTRAP SOURCE`: prints differences; returns 1 if there are any."""
     path, bootstrap, source = sys.argv[1:]
     ledger = Ledger.read(Path(path))
     finding = compare("tidemill.records.raw", ledger.acknowledged, raw_records(bootstrap, source), ledger.uncertain)

@@ -1,7 +1,7 @@
 """Another user of this machine, who tries to get in.
 
-Only root can become another user: run by root, a test makes the attempt; run by anyone else, it looks at what the
-kernel goes by, the owner and the mode of each folder on the way.
+Only root can become another user. So as root a test really makes the attempt; otherwise it checks the owner and the
+mode of each folder on the path, by which the kernel decides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STRANGER = 64999
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
-    """A folder that everyone may enter, so that what a test finds closed was closed by the mesh, not by pytest."""
+    """A folder that everyone may enter, so that what a test finds closed was closed by the mesh and not by pytest."""
     with tempfile.TemporaryDirectory(prefix="tidemill-open-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Files as they come: empty, in other encodings, endless, nested. What is wrong names file, line and field."""
+"""Bad files: empty, in other encodings, endless, nested. Errors name file, line and field."""
 
 from __future__ import annotations
 

@@ -87,12 +87,12 @@ def test_a_stop_is_not_held_up_by_a_broker_that_hangs(stack: StackState, ingest:
     with frozen(stack.children["kafka"].pid):
         caller = threading.Thread(target=wait)
         caller.start()
-        # The caller waits for Kafka when its messages lie in the producer, of which nothing is seen from outside; one
-        # that comes too late meets a service that has ended.
+        # That the caller's messages wait in the producer cannot be seen from outside. A caller that comes too late
+        # finds that the service has ended.
         caller.join(2)
         assert ingest.process is not None
         ingest.process.send_signal(signal.SIGTERM)
-        # The supervisor would kill it after 30 s. What is to be held is 10; a busy machine is given more.
+        # The supervisor would kill it after 30 s. It should take at most 10 s; a busy machine gets more time.
         assert ingest.process.wait(25) == 0
         caller.join(60)
         assert [reason_of(error) for error in answers] == ["BUS_AWAY"], "answered in order, not cut off"

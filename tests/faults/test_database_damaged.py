@@ -1,4 +1,4 @@
-"""Damaged databases and full disks: said with the part, the cause and the remedy, and not tried over and over."""
+"""Damaged databases and full disks are reported with part, cause and remedy, and not retried again and again."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_database_whose_disk_is_full_says_so(tmp_path: Path) -> None:
     with engine.connect() as connection:
         connection.execute(text("CREATE TABLE filling (a TEXT)"))
         pages = connection.execute(text("PRAGMA page_count")).scalar_one()
-        # What SQLite does then is what it does on a full disk.
+        # SQLite then behaves as on a full disk.
         connection.execute(text(f"PRAGMA max_page_count={pages + 2}"))
         with pytest.raises(ResourceExhaustedError, match="The disk is full while") as caught:
             connection.execute(text("INSERT INTO filling VALUES (:a)"), [{"a": "x" * 1000} for _ in range(400)])
@@ -114,7 +114,7 @@ async def test_a_start_that_cannot_succeed_fails_at_once_with_the_reason(tmp_pat
 
 
 async def test_what_only_a_person_can_fix_is_not_tried_over_and_over(tmp_path: Path) -> None:
-    # It runs well until the mark is there; then each start of it fails for good.
+    # It runs until the mark exists; then each of its starts fails for good.
     mark = tmp_path / "damaged"
     code = f"import os\nif os.path.exists({str(mark)!r}):\n    {_SAY} os._exit(1)\n{SERVER}"
     async with supervised(tmp_path, [child(tmp_path, "base", code), child(tmp_path, "other")]) as before:
@@ -124,7 +124,7 @@ async def test_what_only_a_person_can_fix_is_not_tried_over_and_over(tmp_path: P
         os.kill(pid, signal.SIGKILL)
         after = await until(tmp_path, lambda now: now.children["base"].restarts == 2)
         assert after.children["base"].last_error == "ended: The database x is damaged: restore it."
-        # Another part is started again many times meanwhile: this one is left alone.
+        # Meanwhile another child is restarted many times, but this one is not.
         for restarts in range(1, 6):
             other = read_state(layout_of(tmp_path)).children["other"].pid
             assert other is not None

@@ -126,7 +126,7 @@ def _accepted(stub: stubs.IngestServiceStub, text: str) -> str | None:
 
 
 def _refusal(stub: stubs.IngestServiceStub, sent: dict[str, str]) -> Any:
-    """The error of a push; None, with what was sent noted, where it was still accepted."""
+    """The error of a push; None if it was still accepted, with the record added to `sent`."""
     text = f"probe {len(sent)}"
     try:
         sent[text] = _push(stub, text)

@@ -1,4 +1,4 @@
-"""`tidemill doctor`: each thing that can be wrong is found, said with its remedy, and repaired where that is safe."""
+"""`tidemill doctor` finds each possible fault, reports it with its remedy, and repairs it if that is safe."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def look(layout: Layout, name: str, *, repair: bool = False) -> list[Finding]:
-    """What one check finds."""
+    """The findings of one check."""
     every: list[Check] = [*mesh.checks(layout), *stored.checks(layout)]
     return examine([check for check in every if check.name == name], repair=repair)
 
@@ -64,7 +64,7 @@ def one(layout: Layout, name: str, *, repair: bool = False) -> Finding:
 
 
 def note(layout: Layout, phase: StackPhase, *, alive: bool, **children: ChildState) -> None:
-    """Writes `stack.json` as a supervisor does that lives, or that was killed."""
+    """Writes `stack.json` as a running supervisor does, or as a killed one left it."""
     pid = os.getpid()
     write_state(
         layout.state.file,
@@ -114,8 +114,8 @@ def test_lost_messages_are_reported_with_their_count_until_they_are_cleared(layo
     assert look(layout, "losses") == []
 
 
-def test_an_elasticsearch_that_answers_everybody_is_told(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its second port is the machine's only where it has no network of its own."""
+def test_an_elasticsearch_that_answers_everyone_is_reported(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a second port on the machine only if it has no network of its own."""
     note(layout, StackPhase.READY, alive=True)
     assert look(layout, "walls") == []
     stack = read_state(layout)
@@ -176,7 +176,7 @@ def test_files_that_killed_processes_left_are_removed(layout: Layout) -> None:
     for path in (shared, partial):
         path.touch()
     with socket.socket(socket.AF_UNIX) as server:
-        # Bound by its short name: the path of a test may be longer than a socket's can be.
+        # Bound by its relative path: a test's full path may be too long for a socket.
         before = Path.cwd()
         os.chdir(sockets)
         try:
@@ -247,7 +247,7 @@ def test_the_holes_of_triton_are_reported_and_an_open_door_is_a_fault(layout: La
 
 
 def test_the_command_that_starts_triton_has_all_doors_shut(tmp_path: Path) -> None:
-    # The child's own command line, so that the check and what is started cannot drift apart.
+    # The command line of the real child, so that the check stays in step with it.
     layout = Layout.of(home_dir(), tmp_path)
     (spec,) = specs(layout, ["triton"])
     command = spec.prepare(Addresses({}, {"triton_grpc": layout.state.root / "sockets" / "triton:1"})).command

@@ -1,6 +1,6 @@
-"""Strangers and slow callers at the doors: what they send is bounded in size, time and number, and so is its memory.
+"""Hostile and slow callers at the doors: their requests are limited in size, time, number and memory.
 
-A real gateway process, raw sockets, and the process's resident memory.
+The tests use a real gateway process, raw sockets, and the process's resident memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MIB = 1024 * 1024
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     settings = {"HEADER_TIMEOUT_S": "1.5", "BODY_TIMEOUT_S": "1.5", "MAX_CONNECTIONS_PER_CLIENT": "200"}
     with running_gateway(tmp_path_factory.mktemp("state"), settings) as process:
-        # Memory that it keeps after working does not grow with a single request.
+        # Warms the process up: its memory grows with the first requests in any case.
         headers = {"x-api-key": process.key}
         with httpx.Client(base_url=f"http://127.0.0.1:{process.http}", headers=headers) as http:
             for _ in range(50):
@@ -43,7 +43,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 
 def status_of(answer: bytes) -> int:
-    """The status of the last answer in what a connection brought; 0 without one."""
+    """The status of the last response in the bytes of a connection; 0 if there is none."""
     found = [line.split()[1] for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
     return int(found[-1]) if found else 0
 
@@ -58,10 +58,10 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 
 def flood(connection: socket.socket, part: bytes, most: int) -> tuple[int, bytes]:
-    """Sends the same bytes again and again until the gateway closes, up to a limit.
+    """Sends the same bytes again and again, up to a limit, until the gateway closes the connection.
 
     Returns:
-        How many were taken, and what was answered.
+        Number of bytes that the gateway took, and its answer.
     """
     sent, answer = 0, b""
     try:
@@ -109,7 +109,7 @@ def test_what_has_no_end_is_cut_off_and_costs_no_memory(
     grown = gateway.resident() - before
     assert sent < 152 * MIB or b"connection: close" in answer.lower(), f"{name}: all of it was taken"
     assert grown < 32 * MIB, f"{name}: {grown / MIB:.0f} MiB more"
-    # The answer may be lost where the kernel resets what is still being sent.
+    # The answer may be lost if the kernel resets a connection that is still sending.
     assert not answer or not statuses or status_of(answer) in statuses, answer[:300]
 
 
@@ -217,7 +217,7 @@ def test_slow_bodies_share_a_budget(patient: GatewayProcess) -> None:
         for answer in answers:
             assert status_of(answer) == 503
             assert b"\r\nretry-after:" in answer.lower()
-    # Callers who left have given their share back.
+    # The share of callers who left is free again.
     headers = {"x-api-key": patient.key}
     while True:  # the test's own time limit ends it
         code = httpx.post(
@@ -226,7 +226,7 @@ def test_slow_bodies_share_a_budget(patient: GatewayProcess) -> None:
         if code != 503:
             break
         time.sleep(0.1)
-    assert code == 400  # it is read, and no JSON
+    assert code == 400  # the body is read, and it is not JSON
 
 
 def test_a_bomb_is_found_before_it_goes_off(patient: GatewayProcess) -> None:

@@ -1,4 +1,4 @@
-"""TLS at both doors of a real gateway process: certificates that change under it, and clients that must show theirs."""
+"""TLS at both doors of a real gateway process: certificates that change while it runs, and client certificates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.faults.gateway_process import GatewayProcess, running_gateway
 
 @dataclass(frozen=True)
 class Authority:
-    """An authority that a test made."""
+    """A certificate authority for tests."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
@@ -64,7 +64,7 @@ class Authority:
         certificate = (
             _builder(name, str(issuer), key.public_key())
             .add_extension(names, critical=False)
-            # Python 3.13 takes no certificate without it.
+            # Python 3.13 refuses certificates without it.
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA256())
         )
@@ -164,7 +164,7 @@ def test_the_command_line_reaches_a_door_with_tls(
         command = [sys.executable, "-m", "gateway.cli.main", "models", "--address", f"127.0.0.1:{gateway.grpc}"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
-    # The key was taken; there is no service behind this gateway.
+    # The API key was accepted; the error is about the missing service.
     assert "inference service does not answer" in listed(TIDEMILL_CA=str(roots)).stderr
     assert "set TIDEMILL_CA" in listed().stderr
     assert "cannot be read" in listed(TIDEMILL_CA=str(tmp_path / "nothing")).stderr
@@ -180,7 +180,7 @@ def test_certificates_change_under_running_clients(served: tuple[GatewayProcess,
         grpc.secure_channel(f"127.0.0.1:{gateway.grpc}", grpc.ssl_channel_credentials(both)) as channel,
     ):
         assert (http.get("/v1/models").status_code, health(channel)) == (401, 1)
-        # The certificate comes before its key: until both are there the old ones hold.
+        # The certificate is replaced before its key: until both are there, the old ones stay in use.
         certificate, key = second.issue("door", folder / "new")
         certificate.replace(folder / "door.pem")
         while "keeping the old ones" not in gateway.log.read_text():  # the test's own time limit ends it

@@ -1,4 +1,4 @@
-"""Elasticsearch holds the logs and has no security here: a stranger finds a guard, and no other way in."""
+"""Elasticsearch has the logs and no security of its own: other users can only reach its guard."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_stranger_is_refused(stack: StackState, method: str, path: str, auth: 
 
 
 def test_every_request_of_a_connection_is_asked(stack: StackState) -> None:
-    """The password of one request opens nothing to the next on the same connection."""
+    """The password of one request does not count for the next request on the same connection."""
     secret = ("tidemill", stack.layout.state.elasticsearch_password.read_text())
     with httpx.Client(base_url=f"http://{stack.address('elasticsearch')}", timeout=20, trust_env=False) as http:
         assert http.get("/_cluster/health", auth=secret).status_code == 200
@@ -64,7 +64,7 @@ def test_the_meshs_user_works_through_the_guard(stack: StackState) -> None:
 
 
 def test_the_node_has_no_port_on_this_machine_but_the_guards(stack: StackState) -> None:
-    """The node listens too, but in a network of its own, which /proc/PID/net shows."""
+    """The node listens only in a network of its own, as /proc/PID/net shows."""
     ours = {process.pid for process in tagged(stack.state)}
     listening = [each for each in psutil.net_connections("inet") if each.status == psutil.CONN_LISTEN]
     assert {each.laddr[1] for each in listening if each.pid in ours and each.laddr} == {stack.ports["elasticsearch"]}

@@ -1,4 +1,4 @@
-"""A caller who sends what froze cleaning once: the service answers everyone else meanwhile, and after a restart."""
+"""Patterns that once froze cleaning: the service keeps answering other callers, also after a restart."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_patterns_that_are_exponential_elsewhere_are_answered(cleaning: ServiceP
 
 @pytest.mark.slow
 def test_others_are_answered_while_costly_texts_are_cleaned(cleaning: ServiceProcess) -> None:
-    # Quadratic in RE2, too: each of these computes until its budget of processor time is spent.
+    # Quadratic in RE2, too: each of these runs until its budget of CPU time is used up.
     costly = pb.CleanTextRequest(text="a" * 500_000, operators=[replace("a*b|a", "c")])
     stub = stubs.CleaningServiceStub(cleaning.channel())
     calls = [stub.CleanText.future(costly, timeout=300) for _ in range(3)]
@@ -77,7 +77,7 @@ def test_more_costly_texts_than_can_wait_are_refused_with_a_retry(cleaning: Serv
     assert refused == {grpc.StatusCode.RESOURCE_EXHAUSTED}
     for call in calls:
         call.cancel()
-    # What waited is forgotten with its callers, so that the next one is not behind all of them.
+    # Waiting work is dropped with its callers, so the next request does not wait for it.
     answer = stub.CleanText(pb.CleanTextRequest(text="b", operators=[replace("a")]), timeout=120)
     assert answer.text == "b"
 

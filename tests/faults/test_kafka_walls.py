@@ -1,4 +1,4 @@
-"""Kafka asks everyone who they are: what a stranger, a foreign producer and a port thief can do on the real broker."""
+"""Kafka authenticates everyone: what other users, a foreign producer and an impostor can do with the real broker."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def producer(stack: StackState, **options: Any) -> KafkaProducer:
 
 
 def admitted(attempts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the attempts to be an administrator that succeed; all at once, for a client is long in giving up."""
+    """The attempts to connect as administrator that succeed; in parallel, since clients take long to give up."""
 
     def attempt(options: dict[str, Any]) -> bool:
         try:
@@ -129,7 +129,7 @@ def test_the_file_for_java_clients_names_the_producer(stack: StackState) -> None
 
 @pytest.mark.slow
 def test_a_storage_without_users_gets_them() -> None:
-    """As an earlier release left it: its records stay and the door is closed."""
+    """A storage of an earlier release keeps its records, and its broker now asks for a password."""
     with pytest.MonkeyPatch.context() as patch, open_folder() as folder:
         patch.delenv(REUSE, raising=False)
         with running_parts({"kafka"}, folder / "state") as first:

@@ -1,4 +1,4 @@
-"""Real parts frozen and out of disk while records come in: nothing acknowledged is lost, nothing is invented."""
+"""Real parts are frozen or run out of disk while records arrive: what was acknowledged is there, and nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RESTART_S = 300.0
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A short path: sockets lie below it."""
+    """A short path, since sockets are created below it."""
     with tempfile.TemporaryDirectory(prefix="tidemill-") as short:
         yield Path(short)
 
@@ -44,7 +44,7 @@ def all_ready(stack: StackState) -> bool:
 
 
 class Producer:
-    """Pushes records one after the other, each until it is acknowledged, as a careful backend does."""
+    """Pushes records one after the other and retries each until it is acknowledged, as a careful backend does."""
 
     def __init__(self, stack: StackState, name: str, ledger: Ledger) -> None:
         self._address = stack.address("ingest")
@@ -130,7 +130,7 @@ def test_a_full_disk_that_is_freed_loses_nothing(folder: Path, monkeypatch: pyte
             with Producer(stack, "a", ledger).running(), Producer(stack, "b", ledger).running():
                 wait_until(lambda: len(ledger.acknowledged) > 5, "records", _RESTART_S)
                 disk.fill()
-                # Its log file has a little room left at first; a broker that cannot write ends itself.
+                # Its log file still has some room at first; a broker that cannot write exits.
                 kafka = stack.children["kafka"].pid
                 wait_until(lambda: not Path(f"/proc/{kafka}").exists(), "the end of Kafka", _RESTART_S)
                 disk.free()

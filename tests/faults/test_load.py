@@ -1,4 +1,4 @@
-"""Minutes of full load through every door: every process lives on, none grows without end, none complains.
+"""Minutes of full load through every door: no process dies, grows without limit or logs errors.
 
 `TIDEMILL_LOAD_SECONDS` says how long; `tests/e2e/test_load.py` is the short one.
 """

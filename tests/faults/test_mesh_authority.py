@@ -1,4 +1,4 @@
-"""The mesh's own authority: made at the first start, renewed in time, replaced with an overlap, without a lost call."""
+"""The mesh's certificate authority is created, renewed and replaced without a failed call."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Files = tuple[Path, Path, Path]
 
 
 class Machine:
-    """Another machine, to which a certificate's folder is copied, and a service that runs there."""
+    """Another machine, to which certificate folders are copied, and a service that runs there."""
 
     def __init__(self, folder: Path, authority: Authority) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ def served(machine: Machine, tmp_path: Path) -> Iterator[Peers]:
 
 
 class Caller:
-    """Calls without a pause over one channel."""
+    """Makes calls without a pause over one channel."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._health: Any = health_pb2_grpc.HealthStub(channel)
@@ -83,7 +83,7 @@ class Caller:
             await asyncio.sleep(0.01)
 
     async def more(self, calls: int = 20) -> None:
-        """Waits until so many more have gone well."""
+        """Waits until `calls` more calls have succeeded."""
         before = self.good
         async with asyncio.timeout(60):
             while self.good < before + calls:
@@ -132,7 +132,7 @@ def test_the_first_start_makes_the_authority_and_this_machines_certificate(tmp_p
     assert {"localhost", "127.0.0.1"} <= set(local.hosts)
     before = serial_of(files[0])
     spec.prepare(Addresses({"ingest_metrics": 1}, {"ingest": tmp_path / "ingest"}))
-    assert serial_of(files[0]) == before  # the next start takes what is there
+    assert serial_of(files[0]) == before  # the next start uses the existing certificate
 
 
 def test_files_of_the_operator_are_left_to_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,14 +154,14 @@ async def test_a_certificate_of_the_authority_is_answered_and_a_foreign_one_refu
 
 
 async def test_certificates_are_renewed_in_use_without_a_failed_call(served: Peers, machine: Machine) -> None:
-    """Both sides take the new files: the old ones could expire now."""
+    """Both sides use the new files, so the old ones could expire now."""
     async with calling(served.port, machine.caller) as caller:
         await caller.more()
         machine.authority.renew(all_of_them=True)
         for name in ("server", "caller"):
             machine.copy(name)
         await shown(served.port, lambda: serial_of(machine.server[0]))
-        await asyncio.sleep(RELOAD_S)  # the caller looks at its files no more often
+        await asyncio.sleep(RELOAD_S)  # the caller does not check its files more often
         await caller.more()
         assert not caller.failed
 
@@ -188,12 +188,12 @@ async def test_an_expired_caller_is_refused_until_it_has_its_new_certificate(ser
 async def test_a_new_authority_takes_over_without_a_failed_call(
     served: Peers, machine: Machine, tmp_path: Path
 ) -> None:
-    """One machine after the other gets its new files; all combinations work until the old authority is retired."""
+    """Machines get their new files one after the other; all combinations work until the old authority is retired."""
     shutil.copytree(machine.caller[0].parent, tmp_path / "old")
     old = files_of(tmp_path / "old")
     async with calling(served.port, old) as behind, calling(served.port, machine.caller) as caller:
         machine.authority.rotate()
-        machine.copy("server")  # a new server, believed by callers that know the old authority only
+        machine.copy("server")  # a new server certificate, trusted by callers that only know the old authority
         await shown(served.port, lambda: serial_of(machine.server[0]))
         for each in (behind, caller):
             await each.more()
@@ -244,13 +244,13 @@ def test_the_authority_is_replaced_in_its_last_year_and_retired_at_its_end(tmp_p
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "A", "x" * 64, ".ssh"])
-def test_a_name_that_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(StackError, match="not a valid name"):
         Authority(tmp_path).issue(name, [])
     assert not (tmp_path / "issued").exists()
 
 
-def test_a_host_that_is_no_host_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_host_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="neither a host name nor an address"):
         Authority(tmp_path).issue("a", ["not a host"])
 

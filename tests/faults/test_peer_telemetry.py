@@ -1,4 +1,4 @@
-"""Spans and logs for a receiver on another machine: over TLS, with the certificates of the mesh, renewed or not."""
+"""Spans and logs reach a receiver on another machine over TLS, also after certificates were renewed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ for line in sys.stdin:
     telemetry.tracer_provider.force_flush(10_000)
     telemetry.logger_provider.force_flush(10_000)
 """
-# The same from the code that runs inside Triton, where the variables of the environment name the files.
+# The same for the code that runs inside Triton, where environment variables name the files.
 _MODEL = """
 import json, sys
 from services.inference.triton_models.tracing import ModelTracing, end_span
@@ -46,7 +46,7 @@ for line in sys.stdin:
 
 
 class Receiver:
-    """What has arrived over mutual TLS."""
+    """Receives spans and logs over mutual TLS."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,7 +59,7 @@ class Receiver:
         self.endpoint = ""
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """A certificate of the present authority and its key; replaces an earlier one of the name."""
+        """Issues a certificate of the current authority and its key; replaces an earlier one of this name."""
         (self.folder / name).mkdir(exist_ok=True)
         return self.authority.issue(name, self.folder / name)
 
@@ -95,7 +95,7 @@ async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
 
 
 class Sender:
-    """A process that sends what it is asked to."""
+    """A process that sends on request."""
 
     def __init__(self, code: str, *arguments: str | Path, files: Iterable[Path] = ()) -> None:
         names = ("TIDEMILL_PEER_CERT", "TIDEMILL_PEER_KEY", "TIDEMILL_PEER_CA")
@@ -107,7 +107,7 @@ class Sender:
         )
 
     def send(self, text: str) -> None:
-        """One span, named so, and where it is a service's process one log line."""
+        """Sends one span with this name and, from a service's process, one log line."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{text}\n")
         self._process.stdin.flush()
@@ -159,7 +159,7 @@ async def test_a_model_inside_triton_does_the_same(receiver: Receiver) -> None:
 
 
 def _change_authority(receiver: Receiver) -> None:
-    """From now on the receiver takes callers of another authority only, and is certified by it."""
+    """Gives the receiver a certificate of a new authority, whose callers it only accepts from now on."""
     receiver.authority = Authority.make("mesh")
     receiver.ca.write_bytes(receiver.authority.pem)
     receiver.issue("receiver")

@@ -1,4 +1,4 @@
-"""Services on several machines know each other by certificates of one authority, and let no one else in."""
+"""Services on several machines authenticate each other by certificates of one authority, and refuse everyone else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Peers:
         self.log = folder / "log"
 
     def issue(self, name: str, by: Authority | None = None) -> tuple[Path, Path]:
-        """A certificate and its key, in a folder of their own."""
+        """Issues a certificate and its key, in a folder of their own."""
         (self.folder / name).mkdir(exist_ok=True)
         return (by or self.authority).issue(name, self.folder / name)
 
@@ -56,7 +56,7 @@ class Peers:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The service for the length of the block."""
+        """Runs the service during the block."""
         process = self.start()
         try:
             end = time.monotonic() + 60
@@ -70,7 +70,7 @@ class Peers:
             process.wait()
 
     async def ask(self, tls: tuple[Path, Path, Path] | None) -> grpc.StatusCode:
-        """The status of a call as the caller of these files makes it; waits for a server that is still starting."""
+        """The status of a call with these files; waits for a server that is still starting."""
         channel = open_channel(f"127.0.0.1:{self.port}", tls=tls)
         health: Any = health_pb2_grpc.HealthStub(channel)
         try:
@@ -106,7 +106,7 @@ async def test_a_server_that_the_authority_does_not_know_is_not_believed(peers: 
 
 
 async def test_a_new_certificate_holds_without_a_restart(peers: Peers) -> None:
-    """The whole authority changes: its new callers are answered, its old ones no more."""
+    """The authority changes: callers with certificates of the new one are answered, those of the old one are not."""
     old = peers.issue("old")
     old_ca = peers.folder / "old-ca.pem"
     old_ca.write_bytes(peers.ca.read_bytes())

@@ -21,7 +21,7 @@ from tests.integration.training.bases import make_encoder, write_reviews
 
 
 class _Canary:
-    """Unpickled, it leaves a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace

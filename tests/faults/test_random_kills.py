@@ -1,4 +1,4 @@
-"""Any process of the mesh is killed or frozen at any moment while callers use every door: the sums add up afterwards.
+"""Processes of the mesh are killed or frozen at random while callers use every door: afterwards nothing is missing.
 
 `make faults SEEDS=1-20 MINUTES=10` chooses the seeds and how long each lasts; a failure names its seed.
 """
@@ -30,7 +30,7 @@ from infra.stack.testing import REUSE, running_parts
 from infra.stack.topology import NAMES
 from services.kit.ids import new_id
 from tests.faults.reconciler import compare, raw_records, recorded_feedback, served_answers, snapshot_rows, verdicts
-from tests.load.callers import AWAY, DATASET, SOURCE, Books, Load
+from tests.load.callers import AWAY, DATASET, SOURCE, Ledgers, Load
 from tests.load.session import prepare_mesh
 from tests.waiting import wait_until
 
@@ -59,7 +59,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[StackState]:
-    """All of it, below a short path, with little patience for what is frozen."""
+    """A whole mesh below a short path, which kills frozen processes soon."""
     monkeypatch.delenv(REUSE, raising=False)
     monkeypatch.setenv("TIDEMILL_LIVENESS_PARTS_S", "10")
     monkeypatch.setenv("TIDEMILL_LIVENESS_SERVICES_S", "10")
@@ -68,7 +68,7 @@ def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[StackState]:
 
 
 def strike(stack: StackState, chance: random.Random) -> str | None:
-    """Kills or freezes one process that is ready, and waits until it has ended; returns what was done."""
+    """Kills or freezes one ready process and waits until it has ended; returns a description."""
     name = chance.choice(sorted(NAMES))
     frozen = chance.random() < _FROZEN
     victim = read_state(stack.layout).children[name]
@@ -115,15 +115,15 @@ def test_whatever_is_killed_the_sums_add_up(seed: int, mesh: StackState, models:
     logger.info("seed %d: %s; answered %s", seed, dict(struck), load.answered())
     assert struck
     assert load.defects == {}
-    reconcile(mesh, key, load.books)
+    reconcile(mesh, key, load.ledgers)
 
 
-def reconcile(mesh: StackState, key: str, books: Books) -> None:
-    """What was promised on every path is there, once and unaltered, and nothing else."""
+def reconcile(mesh: StackState, key: str, ledgers: Ledgers) -> None:
+    """Checks for every path that what was acknowledged is stored once and unchanged, and nothing else is."""
     kafka = mesh.kafka_bootstrap
-    accepted = {**books.records.acknowledged, **books.inbound.acknowledged}
-    uncertain = {**books.records.uncertain, **books.inbound.uncertain}
-    assert all((books.records.acknowledged, books.inbound.acknowledged, books.answers.acknowledged))
+    accepted = {**ledgers.records.acknowledged, **ledgers.inbound.acknowledged}
+    uncertain = {**ledgers.records.uncertain, **ledgers.inbound.uncertain}
+    assert all((ledgers.records.acknowledged, ledgers.inbound.acknowledged, ledgers.answers.acknowledged))
     wait_until(
         lambda: accepted.keys() <= {record for record, _ in raw_records(kafka, SOURCE)}, "all records", _PATIENCE_S
     )
@@ -131,14 +131,16 @@ def reconcile(mesh: StackState, key: str, books: Books) -> None:
     findings = [compare("tidemill.records.raw", accepted, raw, uncertain)]
 
     wait_until(
-        lambda: books.feedback.acknowledged.keys() <= {mark for mark, _ in recorded_feedback(kafka)}, "all feedback"
+        lambda: ledgers.feedback.acknowledged.keys() <= {mark for mark, _ in recorded_feedback(kafka)}, "all feedback"
     )
     findings.append(
-        compare("tidemill.feedback", books.feedback.acknowledged, recorded_feedback(kafka), books.feedback.uncertain)
+        compare(
+            "tidemill.feedback", ledgers.feedback.acknowledged, recorded_feedback(kafka), ledgers.feedback.uncertain
+        )
     )
 
-    # No one sees the names of the answers whose callers were cut off.
-    answers = books.answers.acknowledged
+    # The names of answers whose callers were cut off are unknown.
+    answers = ledgers.answers.acknowledged
     published = [answer for answer in served_answers(kafka) if answer[0] in answers]
     findings.append(compare("tidemill.predictions", answers, published))
     assert [str(finding) for finding in findings if not finding.sound] == []
@@ -157,7 +159,7 @@ def reconcile(mesh: StackState, key: str, books: Books) -> None:
 
 
 def _built(mesh: StackState, key: str, records: int) -> DatasetVersion:
-    """The version that holds all records, once they have come through cleaning."""
+    """The data-set version with all records, once cleaning has processed them."""
     metadata = (("authorization", f"Bearer {key}"),)
     with grpc.insecure_channel(mesh.address("gateway")) as channel:
         stub = CleaningServiceStub(channel)

@@ -1,4 +1,4 @@
-"""The judge is judged: each way in which a sum can be wrong is found, and only that."""
+"""The reconciler itself: it finds each kind of difference, and reports nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Started by root, nothing of the mesh is root: every process is another user's, and sees nothing that only root may.
+"""Started by root, the mesh runs as another user: no process is root or can read what only root may.
 
 Only root can try; other users have no privileges to give up.
 """
@@ -40,7 +40,7 @@ _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
 @pytest.fixture(scope="module")
 def closed() -> Iterator[Path]:
-    """A folder of root's alone, in which the state folder lies, as below /root."""
+    """A folder that only root may enter, for the state folder, as below /root."""
     with tempfile.TemporaryDirectory(prefix="tidemill-root-", ignore_cleanup_errors=True) as name:
         (Path(name) / "secret").write_text("root's")
         yield Path(name)
@@ -58,7 +58,7 @@ def stack(closed: Path) -> Iterator[StackState]:
         os.link(state / "artifacts" / "runs" / "model.safetensors", state / "artifacts" / "copy")
         for name in ("loops", "hidden"):
             (closed / name).mkdir()
-        # A service writes this file; what root shows is noted where only root writes.
+        # A service could write this file; root keeps its notes where only root can write.
         (state / "source-roots.json").write_text(json.dumps({"roots": [str(closed / "hidden")]}))
         with shown(state, closed / "loops"), running_parts(PARTS, state) as running:
             yield running
@@ -134,7 +134,7 @@ def test_it_cannot_write_to_the_code_that_it_runs(stack: StackState) -> None:
 
 
 def test_roots_command_line_is_that_user_before_it_touches_the_state(stack: StackState) -> None:
-    """A service could put a link where root reads a password, or writes a file."""
+    """Otherwise a service could place a link where root reads a password or writes a file."""
     secret = password_file(Layout.of(stack.home, stack.state).state, MESH)
     text = secret.read_text()
     owner = stack.state.stat()
@@ -231,7 +231,7 @@ def test_giving_a_folder_follows_no_link_and_takes_no_file_of_others(tmp_path: P
     foreign.write_text("root's")
     state = tmp_path / "state"
     (state / "db").mkdir(parents=True)
-    os.chown(state, user.uid, user.gid)  # the user has been at work here
+    os.chown(state, user.uid, user.gid)  # the user has used this folder
     (state / "link").symlink_to(foreign)
     os.link(foreign, state / "name")
     (state / "db" / "written-by-root").write_text("x")
@@ -252,7 +252,7 @@ def test_nothing_of_roots_goes_into_a_home_of_another_user(tmp_path: Path) -> No
 
 
 def test_a_folder_of_another_user_is_not_taken_for_the_meshs_own(tmp_path: Path) -> None:
-    """In /tmp, whose names anyone may take first."""
+    """In /tmp anyone may create a folder of that name first."""
     theirs = tmp_path / "sockets"
     theirs.mkdir()
     os.chown(theirs, 64997, 64997)

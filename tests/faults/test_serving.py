@@ -1,4 +1,4 @@
-"""Served files are overwritten, Triton is frozen, a model's process is killed: no wrong answer, no endless wait."""
+"""Served files are overwritten, Triton is frozen, model processes are killed: no wrong answer and no endless wait."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ class Served:
         self.service.publish("classifier", self.turned)
 
     def predict(self) -> Any:
-        """An answer, or the error."""
+        """A prediction, or its error."""
         return self.ask("good room")
 
     def ask(self, text: str) -> Any:
-        """As `predict`, of another text."""
+        """Like `predict`, for a given text."""
         try:
             return self.service.stub.Predict(pb.PredictRequest(model="models/classifier", texts=[text]), timeout=60)
         except grpc.RpcError as error:
             return error
 
     def label(self, text: str = "good room") -> str:
-        """The first answer that comes."""
+        """The label of the first prediction that succeeds."""
         answer = wait_until(
             lambda: None if isinstance(found := self.ask(text), grpc.RpcError) else found, patience_s=60
         )
@@ -70,11 +70,11 @@ class Served:
         return psutil.Process(pid)
 
     def file(self, number: int) -> Path:
-        """What Triton reads of a version."""
+        """The file of a version that Triton reads."""
         return self.stack.triton_repository / f"classifier.{number}" / str(number) / "build" / "openvino_model.bin"
 
     def version(self, number: int) -> model_pb2.ModelVersion:
-        """As the service reports it."""
+        """The version as the service reports it."""
         found = self.service.stub.ListModelVersions(
             pb.ListModelVersionsRequest(model="models/classifier"), timeout=10
         ).model_versions
@@ -85,7 +85,7 @@ class Served:
         """The processes of the classifier in Triton, not the shells that started them."""
         found: list[psutil.Process] = []
         for process in self.triton().children(recursive=True):
-            # What has ended meanwhile, and what Triton has not waited for yet, is not a process any more.
+            # Skips processes that have ended since, and zombies that Triton has not reaped.
             with suppress(psutil.NoSuchProcess):
                 if process.status() != psutil.STATUS_ZOMBIE and "python_backend_stub" in "".join(process.cmdline()[:1]):
                     found.append(process)
@@ -96,7 +96,7 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("serving")
     with pytest.MonkeyPatch.context() as patch:
-        # A stack of its own: freezing another's Triton would disturb whoever uses it.
+        # A stack of its own: freezing a shared Triton would disturb other tests.
         patch.delenv(REUSE, raising=False)
         with running_parts({"kafka", "triton"}, folder / "stack") as stack:
             served = Served(stack, folder / "stack", folder)
@@ -105,7 +105,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def _overwrite(file: Path, content: bytes) -> None:
-    """In place, as an editor or a broken copy does: the inode stays."""
+    """Overwrites a file in place, as an editor or a broken copy does: the inode stays the same."""
     file.chmod(0o644)
     with file.open("r+b") as stream:
         stream.write(content)
@@ -120,7 +120,7 @@ def _retry_info(error: Any) -> bool:
 def test_a_served_file_that_is_overwritten_never_answers(served: Served) -> None:
     assert served.label() == "2 negative"
     artefact = (served.turned.path / "openvino_model.bin").read_bytes()
-    # A whole, loadable model: without digests Triton would serve it and say nothing.
+    # A complete, loadable model: without digests Triton would serve it silently.
     _overwrite(served.file(2), (served.positive.path / "openvino_model.bin").read_bytes())
     served.triton().kill()
     assert served.label() == "2 negative"
@@ -138,7 +138,7 @@ def _frozen(process: psutil.Process) -> Iterator[None]:
     try:
         yield
     finally:
-        # The supervisor may have replaced it meanwhile.
+        # The supervisor may have restarted it in the meantime.
         if process.is_running():
             process.resume()
 
@@ -146,7 +146,7 @@ def _frozen(process: psutil.Process) -> Iterator[None]:
 def test_callers_of_a_frozen_triton_get_unavailable_long_before_their_deadline(served: Served) -> None:
     assert served.label() == "2 negative"
     with _frozen(served.triton()), ThreadPoolExecutor(8) as pool:
-        # Those that were waiting when it froze, and those that come later.
+        # Requests that were waiting when it froze, and later ones.
         for _ in range(3):
             for error in pool.map(lambda _: served.predict(), range(8)):
                 assert isinstance(error, grpc.RpcError)
@@ -157,7 +157,7 @@ def test_callers_of_a_frozen_triton_get_unavailable_long_before_their_deadline(s
 
 @contextmanager
 def _asked_all_the_time(served: Served) -> Iterator[list[Any]]:
-    """50 requests a second over HTTP and gRPC in turn; the list fills with their errors."""
+    """Sends 50 requests per second, alternating HTTP and gRPC; the list collects their errors."""
     ended = threading.Event()
     failed: list[Any] = []
     body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["good room"]}]}
@@ -225,7 +225,7 @@ def test_a_gateway_that_starts_while_the_control_plane_is_down_serves(served: Se
         with pytest.raises(grpc.RpcError) as caught:
             served.version(2)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        # A model's process dies, too: its death is reported as soon as there is a control plane again.
+        # A model's process dies, too; its death is reported as soon as the control plane is back.
         for process in served.model_processes():
             process.kill()
         assert isinstance(served.ask("a text that no cache holds"), grpc.RpcError)
@@ -266,12 +266,12 @@ def test_a_model_process_that_dies_is_started_by_the_service_alone(served: Serve
     for process in dead:
         process.kill()
     wait_until(lambda: not served.model_processes())
-    # Asked directly, Triton neither answers nor starts the process again: nothing loads what was not verified.
+    # Called directly, Triton neither answers nor restarts the process: nothing unverified is loaded.
     tensor = triton.InferInput("text", [1, 1], "BYTES")
     with triton.InferenceServerClient(served.stack.triton_grpc) as direct:
         tensor.set_data_from_numpy(np.array([["a text that no cache holds"]], dtype=object))
         for _ in range(3):
-            # It refuses, or says OK with nothing in it.
+            # It refuses, or returns OK without outputs.
             with suppress(triton.InferenceServerException):
                 assert direct.infer("classifier.2", [tensor], client_timeout=30).as_numpy("scores") is None
     assert served.model_processes() == []
@@ -301,7 +301,7 @@ def test_the_version_before_serves_when_artefact_and_copy_are_damaged(served: Se
     status: Any = rpc_status.from_call(failed_call)
     assert any(detail.Unpack(info) for detail in status.details)
     assert (info.reason, info.metadata["file"]) == ("BUILD_DAMAGED", "openvino_model.bin")
-    # Mended, it is a new version.
+    # The repaired build becomes a new version.
     shutil.rmtree(served.turned.path)
     backup.rename(served.turned.path)
     assert served.service.publish("classifier", served.turned).model_version.name.endswith("/3")

@@ -1,4 +1,4 @@
-"""Sources that take a connection and never answer stop no one: not the other calls, not the other imports."""
+"""Sources that accept a connection and never answer do not block other calls or imports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AT_ONCE = 8
 
 
 class SilentServer:
-    """Takes connections; answers none, or the head of the first request of a path and nothing of its body later."""
+    """Accepts connections; answers nothing, or only the head of the first request of a path."""
 
     def __init__(self, *, with_head: bool) -> None:
         self._with_head = with_head
@@ -101,7 +101,7 @@ def test_looks_at_silent_sources_delay_no_one(ingest: ServiceProcess) -> None:
         done = stub.CreateImport(request(file_of(ingest, "before")), timeout=30).source_import
         calls = [stub.CreateImport.future(request(server.url(str(i))), timeout=500) for i in range(AT_ONCE)]
         wait_until(lambda: len(server.hanging) == AT_ONCE)
-        # Forty of each, as many as would fill the threads that all other calls share.
+        # Forty of each, enough to use up the threads that all other calls share.
         for number in range(40):
             stub.ListImports(pb.ListImportsRequest(), timeout=60)
             stub.GetImport(pb.GetImportRequest(name=done.name), timeout=60)
@@ -111,7 +111,7 @@ def test_looks_at_silent_sources_delay_no_one(ingest: ServiceProcess) -> None:
             stub.CreateImport(request(server.url("one-more")), timeout=60)
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert not any(call.done() for call in calls), "all of that was answered while the sources were silent"
-        # A caller who leaves ends the look, and another source gets its place.
+        # When a caller leaves, its check of the source ends, and another source gets its place.
         calls[0].cancel()
         wait_until(lambda: server.left == 1)
         wait_until(lambda: _accepted(stub, request(file_of(ingest, "after"))))
@@ -135,7 +135,7 @@ def _accepted(stub: stubs.IngestServiceStub, wanted: pb.CreateImportRequest) -> 
 def test_a_cancelled_import_stops_reading_and_the_next_one_begins(ingest: ServiceProcess) -> None:
     stub, server = stubs.IngestServiceStub(ingest.channel()), SilentServer(with_head=True)
     try:
-        # As many as are pulled side by side; the look needs no more than the head.
+        # As many as are pulled in parallel; checking a source only needs the head.
         names = [stub.CreateImport(request(server.url(f"b{i}")), timeout=60).source_import.name for i in range(2)]
         wait_until(lambda: len(server.hanging) == 2)
         waiting = stub.CreateImport(request(file_of(ingest, "waiting")), timeout=60).source_import.name

@@ -1,7 +1,7 @@
-"""Walls before sources: which addresses are read, what is refused before anything is opened, and what silence costs.
+"""Limits of what imports may read: addresses, files, archives, and sources that do not answer.
 
-The servers are real and listen on loopback. Where a test needs a public address, its look-up answers with one; nothing
-is ever sent there, for the walls are what is tested.
+The servers are real and listen on loopback. If a test needs a public address, its look-up returns one; nothing is ever
+sent there.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def server() -> Iterator[Server]:
 
 @contextmanager
 def silent_server() -> Iterator[tuple[int, list[socket.socket]]]:
-    """A port that takes connections and never answers."""
+    """A port that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
         held: list[socket.socket] = []
 
@@ -110,7 +110,7 @@ def spec(uri: str) -> SourceSpec:
 
 
 def addresses(*found: str) -> Callable[[str, int], Sequence[AddressInfo]]:
-    """A look-up that answers with these, one a call, the last one from then on."""
+    """A look-up that returns these addresses, one per call; the last one for all further calls."""
     left = list(found)
 
     def look_up(host: str, port: int) -> Sequence[AddressInfo]:
@@ -169,7 +169,7 @@ def test_an_address_of_another_form_is_refused_before_anything_is_sent(server: S
     | st.text(max_size=30)
 )
 def test_the_address_that_is_judged_is_the_one_that_is_asked(text: str) -> None:
-    """Two parsers that read an address differently would be a hole: ours, and the client's."""
+    """If our parser and the client's read an address differently, the check could be bypassed."""
     try:
         parsed = parse_uri(text)
     except UriRefusedError:
@@ -259,7 +259,7 @@ def test_a_link_exchanged_after_the_check_is_found_at_the_opening(tmp_path: Path
         list(sources.read(wanted, survey, Interrupt()))
     path.unlink()
     os.mkfifo(path)
-    # Opening the pipe would wait for ever.
+    # Opening the pipe would block for ever.
     with pytest.raises(InvalidArgumentError) as caught:
         list(sources.read(wanted, survey, Interrupt()))
     assert "not a regular file" in caught.value.message
@@ -324,7 +324,7 @@ def test_what_the_operator_names_is_allowed_and_no_more() -> None:
     assert rules.names("minio.internal", 9000)
     assert not rules.names("minio.internal", 80)
     assert rules.names("files.example.org", 443)
-    # A named host may be a private address, never the one that gives out the machine's credentials.
+    # A named host may have a private address, but never that of the cloud's metadata service.
     assert rules.permits("192.168.1.1", 9000, named=True)
     assert not rules.permits("169.254.169.254", 80, named=True)
     for wrong in ("http://x", "a b", "10.0.0.0/33", "host:0", "host:99999", "fd12::1", "[x]:1"):
@@ -342,7 +342,7 @@ def test_what_the_operator_names_is_allowed_and_no_more() -> None:
 def test_nothing_reaches_this_machine_however_it_is_spelt(server: Server, host: str) -> None:
     with pytest.raises(TidemillError) as caught:
         file_sources().survey(spec(server.url("/a.jsonl", host)), Interrupt())
-    # The client itself refuses numbers that are only nearly an address.
+    # The client itself refuses numbers that are almost an address.
     assert "TIDEMILL_SOURCE_HOSTS" in caught.value.message or "canonical" in caught.value.message
     assert server.asked == []
 
@@ -361,7 +361,7 @@ def test_a_named_host_is_read_without_proxy_or_password(
 
 
 def test_a_name_that_changes_its_address_gains_nothing(server: Server) -> None:
-    # Checked as public, connected to loopback: the answer of the second look-up is the one that counts.
+    # The first look-up returns a public address, the second loopback: the connection must not use the second.
     seen: list[str] = []
     rebinding = addresses("93.184.216.34", "127.0.0.1")
 
@@ -522,7 +522,7 @@ def test_a_bomb_is_defused(tmp_path: Path, suffix: str, pack: Callable[[bytes], 
     assert path.name in caught.value.message
     whole = tmp_path / f"whole.jsonl{suffix}"
     lines = b"".join(json.dumps({"text": f"text {number}"}).encode() + b"\n" for number in range(2_000))
-    # Two streams, one after the other, as logs are joined.
+    # Two concatenated streams, as in joined log files.
     whole.write_bytes(pack(lines) + pack(LINE))
     assert len(pull(file_sources(tmp_path), spec(str(whole)))) == 2_001
 
@@ -566,7 +566,7 @@ def test_the_list_of_allowed_folders_is_its_owners_alone(tmp_path: Path) -> None
 
 
 def test_an_opened_file_is_judged_by_where_it_really_lies(tmp_path: Path) -> None:
-    # Past every check of names, the descriptor itself is asked.
+    # Even if all checks of names pass, the opened descriptor is checked.
     (tmp_path / "open").mkdir()
     (tmp_path / "secret").write_bytes(LINE)
     (tmp_path / "open" / "a").symlink_to(tmp_path / "secret")
@@ -587,7 +587,7 @@ def test_the_s3_endpoint_is_the_operators(server: Server, monkeypatch: pytest.Mo
         seen.append(host)
         return addresses("127.0.0.1")(host, port)
 
-    # Without an endpoint of the operator's, a bucket's host that stands for loopback is refused as any other.
+    # Without a configured endpoint, a bucket's host that resolves to loopback is refused like any other.
     with pytest.raises(PermissionDeniedError):
         file_sources("s3://bucket", look_up=look_up).survey(spec("s3://bucket/a.jsonl"), Interrupt())
     assert seen

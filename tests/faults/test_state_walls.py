@@ -24,7 +24,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[StackState]:
-    """A service and its broker, in a folder that an earlier release left open to all."""
+    """A service and its broker, in a state folder that an earlier release left readable for everyone."""
     with pytest.MonkeyPatch.context() as patch, open_folder() as folder:
         patch.delenv(REUSE, raising=False)
         state = folder / "state"
@@ -76,7 +76,7 @@ def test_another_user_reads_no_file_of_the_state(stack: StackState) -> None:
 
 
 def test_what_the_mesh_wrote_is_closed_by_its_own_mode_as_well(stack: StackState) -> None:
-    """A folder that an operator opens later, or a copy of it, gives nothing away."""
+    """If an operator opens the folder later, or copies it, the files are still closed."""
     written = [path for path in stack.state.rglob("*") if not path.is_symlink() and "old.log" not in path.name]
     assert [path for path in written if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 

@@ -1,4 +1,4 @@
-"""The supervisor on a bad day: full disks, frozen children, defects of its own."""
+"""The supervisor with full disks, frozen children and bugs of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.stack.test_supervisor import assert_nothing_left, supervi
 from tests.integration.stack.tiny_stack import QUICK, SERVER, chain, child, layout_of
 from tests.waiting import eventually
 
-# As a broker does: it dies of the first write that the disk refuses. A ballast is the mark of a full disk.
+# Like a broker, it exits at the first write that fails. The file `ballast` simulates a full disk.
 WRITER = SERVER.replace(
     "server.serve_forever()",
     """

@@ -1,4 +1,4 @@
-"""Triton runs code for whoever can call it: the attacks that a stranger and a web page can try, on the real server."""
+"""Triton runs code for whoever can call it: attacks by other users and by web pages, on the real server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def stack() -> Iterator[StackState]:
 
 @pytest.fixture
 def client(stack: StackState) -> Iterator[Any]:
-    """The mesh's own user."""
+    """A client of the mesh's own user."""
     with triton.InferenceServerClient(stack.triton_grpc) as server:
         yield server
 
@@ -45,7 +45,7 @@ def socket_of(stack: StackState) -> Path:
 
 
 def mesh_user_of(stack: StackState) -> int:
-    """User id of Triton's process; not root's, whoever started the mesh."""
+    """User id of Triton's process, which is never root's."""
     pid = stack.children["triton"].pid
     assert pid is not None
     user = psutil.Process(pid).uids().real
@@ -69,7 +69,7 @@ def test_no_port_is_open(stack: StackState) -> None:
 
 
 def test_a_web_page_cannot_load_a_model(stack: StackState) -> None:
-    """The browser's request, sent to where Triton listens: there is no HTTP, even for who may open the socket."""
+    """A browser's request sent to Triton's socket: there is no HTTP, even for a user who may open the socket."""
     proof = stack.state / "proof-of-the-page"  # Triton may write here
     body = json.dumps(
         {
@@ -105,7 +105,7 @@ def test_another_user_cannot_reach_it(stack: StackState) -> None:
 
 
 def test_what_the_wall_keeps_out_would_run_code(client: Any, stack: StackState) -> None:
-    """Why the socket is closed: the same request by the mesh's own user is not refused."""
+    """The reason for closing the socket: the same request by the mesh's own user would run code."""
     proof = stack.state / "proof"
     client.load_model("evil", config=_CONFIG, files={"file:1/model.py": malicious(proof).encode()}, client_timeout=60)
     assert proof.read_text() == "code ran"

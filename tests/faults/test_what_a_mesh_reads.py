@@ -34,13 +34,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Of root's too the mesh reads, as another user, what others may read."""
+    """A folder that others may read: a mesh that root starts reads it as another user."""
     with open_folder() as made:
         yield made
 
 
 def run(stack: StackState, path: str) -> int:
-    """State that an import of this file ends in."""
+    """Final state of an import of this file."""
     with grpc.insecure_channel(stack.address("ingest")) as channel:
         stub = stubs.IngestServiceStub(channel)
         spec = SourceSpec(source="s", json_lines=JsonLinesSource(uri=path))
@@ -75,7 +75,7 @@ def test_a_folder_is_read_once_its_pipeline_was_run_here(
 
 
 def test_a_folder_that_the_meshs_user_cannot_read_is_named_at_once(stack: StackState, folder: Path) -> None:
-    """Not by an import that finds nothing: root, who asks here, could read it."""
+    """The command itself reports it: root, who runs it, could read the folder, but the import would find nothing."""
     closed = folder / "closed"
     closed.mkdir()
     (closed / "a.jsonl").write_text('{"text": "x"}\n')

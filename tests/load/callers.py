@@ -57,7 +57,7 @@ class RefusedError(Exception):
 
 
 @dataclass
-class Books:
+class Ledgers:
     """What was sent and what was promised, by path."""
 
     folder: Path
@@ -84,8 +84,8 @@ class Tally:
 class Caller:
     """One client with connections of its own; a method for each door."""
 
-    def __init__(self, stack: StackState, key: str, name: str, books: Books, answers: deque[str], open_: ExitStack):
-        self._name, self._books, self._answers = name, books, answers
+    def __init__(self, stack: StackState, key: str, name: str, ledgers: Ledgers, answers: deque[str], open_: ExitStack):
+        self._name, self._books, self._answers = name, ledgers, answers
         self._metadata = (("authorization", f"Bearer {key}"),)
         address = stack.address("gateway")
         self._channel = open_.enter_context(grpc.insecure_channel(address, _OPTIONS))
@@ -283,7 +283,7 @@ class Load:
     ) -> None:
         self._stack, self._key, self._excused, self._callers = stack, key, excused, callers
         self._run_id = f"{time.time_ns():x}"
-        self.books = Books(folder)
+        self.ledgers = Ledgers(folder)
         self.tallies: dict[str, Tally] = {}
         self._answers: deque[str] = deque(maxlen=100)
         self._stop = threading.Event()
@@ -294,7 +294,7 @@ class Load:
         threads: list[threading.Thread] = []
         with ExitStack() as open_:
             for number in range(self._callers):
-                caller = Caller(self._stack, self._key, f"{number}", self.books, self._answers, open_)
+                caller = Caller(self._stack, self._key, f"{number}", self.ledgers, self._answers, open_)
                 for door, call in caller.doors().items():
                     tally = self.tallies.setdefault(door, Tally())
                     mark = f"{self._run_id}-{door.replace(' ', '-')}-{number}"

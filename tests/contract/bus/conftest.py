@@ -26,7 +26,7 @@ class Member(Protocol):
 
 
 class Bus(Protocol):
-    """What the suite asks of a bus."""
+    """What the suite needs of a bus."""
 
     def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None: ...
     def put(self, topic: Topic, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None: ...
@@ -35,7 +35,7 @@ class Bus(Protocol):
 
 
 class KafkaBus:
-    """The real one."""
+    """The real Kafka."""
 
     def __init__(self, bootstrap: str, pid: int) -> None:
         self.bootstrap, self.pid = bootstrap, pid
@@ -76,7 +76,7 @@ class KafkaBus:
 
 @pytest.fixture(scope="package")
 def kafka_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBus]:
-    """Started when the first test on it runs."""
+    """The real Kafka, started when the first test needs it."""
     with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:
         pid = stack.children["kafka"].pid
         assert pid is not None

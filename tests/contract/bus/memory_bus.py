@@ -63,17 +63,17 @@ class MemoryBus:
         return MemoryConsumer(self, group, topic, handler)
 
     def join(self, member: MemoryConsumer) -> None:
-        """A member comes; partitions are dealt again at its next turn."""
+        """Adds a member; partitions are reassigned when a member next takes messages."""
         with self._lock:
             self._members[member.group].append(member)
 
     def leave(self, member: MemoryConsumer) -> None:
-        """A member goes."""
+        """Removes a member."""
         with self._lock:
             self._members[member.group].remove(member)
 
     def take(self, member: MemoryConsumer) -> list[Delivery]:
-        """What is new for a member."""
+        """The new messages for a member."""
         with self._lock:
             members = self._members[member.group]
             own = range(members.index(member), member.topic.partitions, len(members))
@@ -84,7 +84,7 @@ class MemoryBus:
             return batch
 
     def commit(self, group: str, batch: Sequence[Delivery]) -> None:
-        """Moves the group's offsets behind a batch."""
+        """Moves the group's offsets past a batch."""
         with self._lock:
             for item in batch:
                 key = (group, item.topic, item.partition)
@@ -92,7 +92,7 @@ class MemoryBus:
 
 
 class MemoryConsumer:
-    """As `KafkaEventConsumer`, on a `MemoryBus`."""
+    """Like `KafkaEventConsumer`, on a `MemoryBus`."""
 
     def __init__(self, bus: MemoryBus, group: str, topic: Topic, handler: EventHandler) -> None:
         self.group, self.topic = group, topic
@@ -107,11 +107,11 @@ class MemoryConsumer:
         self._thread.start()
 
     def wait_assigned(self, timeout_s: float) -> bool:
-        """It has its partitions at once."""
+        """Returns at once: the partitions are assigned immediately."""
         return True
 
     def stop(self, timeout_s: float = 20.0) -> None:
-        """Ends after the batch in hand."""
+        """Stops after the current batch."""
         self._stop.set()
         self._thread.join(timeout_s)
 

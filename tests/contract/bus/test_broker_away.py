@@ -39,7 +39,7 @@ def test_a_publisher_survives_a_broker_that_was_unavailable(kafka_bus: KafkaBus)
         except UnavailableError:
             assert time.monotonic() < deadline
     publisher.close()
-    # What it refused it may have sent all the same.
+    # A message whose publication failed may still have reached the broker.
     assert sorted(m.key or b"" for m in kafka_bus.messages(topic) if b"after" in m.value) == [b"a", b"b"]
 
 
@@ -74,7 +74,7 @@ def test_callers_with_little_time_do_not_keep_a_spent_producer(kafka_bus: KafkaB
 
     wait_until(lambda: hurried("before"), "a broker that answers")
     with frozen(kafka_bus.pid):
-        # Until the first message is given up by the producer, long after its caller has gone.
+        # Until the producer gives up on the first message, long after the caller got its error.
         end = time.monotonic() + 10
         while time.monotonic() < end:
             assert not hurried("meanwhile")

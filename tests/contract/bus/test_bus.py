@@ -27,7 +27,7 @@ def event(key: str, text: str) -> OutgoingEvent:
 
 
 class Handler:
-    """Keeps what it was given; `fail` may raise for a text."""
+    """Records the texts that it handled; `fail` may raise for a text."""
 
     def __init__(self, fail: Callable[[str], None] = lambda text: None) -> None:
         self._fail = fail
@@ -111,7 +111,7 @@ def test_poison_goes_to_the_dead_letters_as_it_came_and_stalls_no_one(bus: Bus, 
 def test_poison_larger_than_a_dead_letter_may_be_is_cut_and_stalls_no_one(
     bus: Bus, topic: Topic, consume: Consume
 ) -> None:
-    # Packed it is small, and so the broker takes it.
+    # It compresses well, so the broker accepts it.
     large = topic.name.encode() + b"x" * 6_000_000
     bus.put(topic, b"a", large, [("ce_type", b"foreign")])
     bus.publish(topic, [event("a", "2")])
@@ -139,7 +139,7 @@ def test_what_a_retry_may_fix_is_tried_until_it_works_in_order(bus: Bus, topic: 
     consume(handler)
     wait_until(lambda: handler.count >= 5)
     assert failures == 4
-    # A batch that failed halfway is done again, so an event may come twice; none comes after a later one is done.
+    # A batch that failed halfway is repeated, so an event may be handled twice, but never after a later event.
     assert list(dict.fromkeys(handler.texts["a"])) == ["0", "1", "2", "3", "4"]
     assert not [d for d in bus.messages(DEAD_LETTERS) if d.headers["dlq_topic"] == topic.name.encode()]
 
@@ -179,7 +179,7 @@ def test_what_was_not_done_when_a_consumer_ended_comes_to_the_next(bus: Bus, top
     member = consume(second)
     wait_until(lambda: second.count >= 3)
     assert second.texts == {"a": ["0", "1", "2"]}
-    # What was done is committed: the third gets what is new only.
+    # Handled messages are committed, so the third member only gets new ones.
     member.stop()
     bus.publish(topic, [event("a", "new")])
     third = Handler()

@@ -1,4 +1,4 @@
-"""What other people's producers put on the real Kafka: other codecs, broken headers, transactions that are aborted."""
+"""Messages of foreign producers on the real Kafka: other codecs, broken headers, aborted transactions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RecordingHandler:
 
 @contextmanager
 def consumed(bus: KafkaBus, topic: Topic) -> Iterator[RecordingHandler]:
-    """A handler at the topic's end."""
+    """A handler that consumes the topic."""
     handler = RecordingHandler()
     member = KafkaEventConsumer(bus.bootstrap, topic.name, [topic], handler, dead_letters=bus.publisher)
     member.start()
@@ -48,14 +48,14 @@ def consumed(bus: KafkaBus, topic: Topic) -> Iterator[RecordingHandler]:
 
 @pytest.fixture
 def topic(kafka_bus: KafkaBus) -> Topic:
-    """A topic of one partition, so that whatever stalls it stalls the test."""
+    """A topic with one partition, so that a stalled partition fails the test."""
     made = Topic(f"test.{uuid.uuid4().hex}", 1, 3_600_000, "any", "test events")
     kafka_bus.create(made)
     return made
 
 
 class Latin1Name(str):
-    """A header's name as a producer writes it that knows nothing of UTF-8."""
+    """The name of a header, encoded as Latin-1 instead of UTF-8."""
 
     __slots__ = ()
 
@@ -70,7 +70,7 @@ def test_what_a_producer_packs_otherwise_is_read(
         packed: bytes = pyarrow.compress(data, codec="zstd", asbytes=True)
         return packed
 
-    # The producer has a codec that no consumer of ours has.
+    # The producer uses a codec that our consumers cannot decompress.
     with monkeypatch.context() as patch:
         patch.setattr(kafka.codec, "has_zstd", lambda: True)
         _, attributes = KafkaProducer._COMPRESSORS["zstd"]
@@ -85,7 +85,7 @@ def test_what_a_producer_packs_otherwise_is_read(
 
 def test_what_no_client_can_read_becomes_a_dead_letter_and_stalls_no_one(kafka_bus: KafkaBus) -> None:
     topic = Topic(f"test.{uuid.uuid4().hex}", 1, 3_600_000, "any", "test events")
-    # Somebody else has made it, and not as our table says: its broker passes on whatever it gets.
+    # The topic was created by others, with other settings than ours: the broker does not recompress its messages.
     admin = KafkaAdminClient(bootstrap_servers=kafka_bus.bootstrap)
     admin.create_topics({topic.name: {"num_partitions": 1}})
     admin.close()

@@ -1,4 +1,4 @@
-"""A member of the real Kafka's group whose heartbeats stopped joins again."""
+"""A member of a group on the real Kafka rejoins when its heartbeats have stopped."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_membership_without_heartbeats_is_ended_and_begun_again(
     )
     member.start()
     assert member.wait_assigned(30)
-    # What the defect of kafka-python does.
+    # Simulates the bug of kafka-python.
     made[0]._coordinator._disable_heartbeat()
     deadline = time.monotonic() + 60
     while len(made) < 2:

@@ -1,4 +1,4 @@
-"""What the real Kafka deleted before a group had read it is noticed; what the group has not read is kept."""
+"""Messages that the real Kafka deleted unread are reported; messages that a group has not read are kept."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_topic_keeps_what_its_reader_has_not_read_however_old_it_is(
     place = TopicPartition(topic.name, 0)
     now = int(time.time() * 1000)
     assert delete_read(admin, reader, [topic], now) == 0
-    # Two hours later all of it is older than the topic's hour, and half of it was read.
+    # Two hours later all messages are older than the topic's retention of one hour, and half of them were read.
     assert delete_read(admin, reader, [topic], now + 2 * topic.retention_ms) == 10
     assert reader.beginning_offsets([place]) == {place: 10}
     reader.close()

@@ -62,5 +62,5 @@ def test_an_inbound_message_with_an_old_time_is_as_young_as_its_arrival(kafka_bu
     before = time.time() * 1000
     stored = producer.send(INBOUND.name, value=b"old", timestamp_ms=long_ago).get(30)
     producer.close()
-    # By this time retention goes.
+    # Retention is measured by this time.
     assert stored.timestamp >= before - 60_000

@@ -61,10 +61,10 @@ End = Callable[[str], None]
 
 
 class Events:
-    """Three spans and three log lines; of one trace nothing."""
+    """Three spans and three log lines; a search for one trace finds nothing."""
 
     async def find(self, search: Search) -> SearchResult:
-        """Those behind the last one, at most as many as are asked for."""
+        """The events after the last one of the page before, up to the requested number."""
         if search.trace_id:
             return SearchResult()
         begin = int(search.after[0]) + 1 if search.after else 0
@@ -81,7 +81,7 @@ class Events:
 
 @dataclass
 class Services:
-    """Channels by a service's full name, what the parts in memory have seen, and how resources come to their end."""
+    """Channels by a service's full name, the calls that the parts in memory have seen, and ways to end resources."""
 
     folder: Path
     open_database: OpenDatabase
@@ -94,7 +94,7 @@ class Services:
     _builds: dict[int, Any] = field(default_factory=dict)
 
     def engine(self, service: str) -> Engine:
-        """The service's database, one over all its starts."""
+        """The service's database, which survives its restarts."""
         if service not in self.engines:
             self.engines[service] = self.open_database(service)
         return self.engines[service]
@@ -114,7 +114,7 @@ class Services:
 
     @asynccontextmanager
     async def started(self) -> AsyncIterator[None]:
-        """All of them serve; the next start finds what this one kept."""
+        """All services serve during the block; their state is kept for the next start."""
         async with AsyncExitStack() as stack:
             for start in (self._ingest, self._cleaning, self._training, self._inference, self._pipeline):
                 await start(stack)

@@ -1,4 +1,4 @@
-"""Equal RPCs behave equally in every service (docs/adr/0014); the walk over the descriptors misses none."""
+"""Equal RPCs behave equally in every service (docs/adr/0014); the tests find them by the services' descriptors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Mesh:
         self.services = services
 
     def call(self, method: str, request: Message) -> Any:
-        """The call, to await or to iterate over."""
+        """Starts a call, to be awaited or iterated over."""
         found = METHODS[method]
         channel = self.services.channels[found.containing_service.full_name]
         kind = channel.unary_stream if found.server_streaming else channel.unary_unary
@@ -78,7 +78,7 @@ async def mesh(tmp_path: Path, open_service_database: OpenDatabase) -> AsyncIter
         yield Mesh(services)
 
 
-# What creates a resource: its request, of which every number gives another, and the resource in the response.
+# How to create each resource: the request, which differs by its number, and the resource's field in the response.
 
 
 def _source(mesh: Mesh, number: int) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def judge(number: int) -> pipeline.RecordFeedbackRequest:
 
 @dataclass(frozen=True)
 class Work:
-    """A resource that is worked on until it ends: how it is created, and the field that it is in responses."""
+    """A long-running resource: how it is created, and its field in responses."""
 
     create: str
     request: Callable[[Mesh, int], Any]
@@ -145,17 +145,17 @@ class Work:
     noun: str
 
     async def begin(self, mesh: Mesh, number: int) -> Any:
-        """A new one."""
+        """Creates a resource."""
         return getattr(await mesh.call(self.create, self.request(mesh, number)), self.field)
 
     async def again(self, mesh: Mesh, name: str) -> Any:
-        """As it is now."""
+        """Reads the resource."""
         method = f"Get{self.noun}"
         request: Any = message_factory.GetMessageClass(METHODS[method].input_type)
         return getattr(await mesh.call(method, request(name=name)), self.field)
 
     def end(self, mesh: Mesh, name: str) -> None:
-        """Lets it come to its end."""
+        """Lets the work end."""
         kind = "".join(f"_{c.lower()}" if c.isupper() else c for c in self.noun).lstrip("_")
         mesh.services.ends[kind](name)
 
@@ -172,17 +172,17 @@ WORKS = {
 
 
 async def prepare(mesh: Mesh) -> None:
-    """What the works need to begin."""
+    """Creates what the long-running resources depend on."""
     await mesh.call("PutDataset", put(0))
 
 
 def named(verb: str) -> set[str]:
-    """Methods of all services whose name begins so."""
+    """Methods of all services whose name begins with a verb."""
     return {name for name in METHODS if name.startswith(verb)}
 
 
 def test_the_walk_meets_every_resource_that_is_worked_on() -> None:
-    # Routes have no end.
+    # Routes are watched without an end.
     nouns = {name.removeprefix("Watch") for name in named("Watch") - {"WatchRoutes"}}
     assert nouns == set(WORKS) == {name.removeprefix("Cancel") for name in named("Cancel")}
 
@@ -290,7 +290,7 @@ LISTS: dict[str, Callable[[], Message]] = {
 
 
 async def _fill(mesh: Mesh) -> None:
-    """Three of everything that is listed."""
+    """Creates three of every resource that can be listed."""
     for number in range(3):
         await mesh.call("PutDataset", put(0, f"datasets/d{number}"))
         await mesh.call("RecordFeedback", judge(number))
@@ -334,7 +334,7 @@ async def test_lists_page_through_everything_once_and_check_size_and_token(mesh:
 
 
 async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
-    """Every unary method that takes a request id: two requests, both of which it can do one after the other."""
+    """For every unary method with a request id: two requests that both succeed, one after the other."""
     await prepare(mesh)
     found: dict[str, tuple[Any, Any]] = {}
     for number, work in enumerate(WORKS.values()):

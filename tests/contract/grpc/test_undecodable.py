@@ -1,4 +1,4 @@
-"""Neither a call nor a message: every method of every service answers it with a status that says so."""
+"""Bytes that are not a valid message: every method of every service refuses them with a clear status."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
 
-# Field number 0, which no message has; as text it is not UTF-8 either.
+# Field number 0, which is never valid; as text it is not UTF-8 either.
 JUNK = b"\xff\xff\xff\xff\x00"
 
 
 def modules() -> Iterator[tuple[Any, Any]]:
-    """The contracts' own services, and the one that is spoken beside them: messages and stubs."""
+    """Messages and stubs of our own services and of KServe V2."""
     for root in tidemill.__path__:
         for path in sorted(Path(root).rglob("*_service_pb2.py")):
             name = ".".join(("tidemill", *path.relative_to(root).with_suffix("").parts))
@@ -53,7 +53,7 @@ async def reads_all(requests: AsyncIterator[Any], _context: Any) -> AsyncIterato
 
 @asynccontextmanager
 async def server(traced: bool = False) -> AsyncIterator[grpc.aio.Channel]:
-    """Every service there is, with the kit's interceptors; no method does more than read what it is sent."""
+    """A server with all services and the kit's interceptors, whose methods only read their request."""
     made = create_server(RequestMetrics("test"), traced=traced)
     names = []
     for messages, stubs in modules():

@@ -16,7 +16,7 @@ SERVICES = ("ingest", "cleaning", "training", "inference", "pipeline", "gateway"
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_kind(request: pytest.FixtureRequest) -> str:
-    """Both, whatever the command line says."""
+    """Both databases, whatever `--database` says."""
     return str(request.param)
 
 

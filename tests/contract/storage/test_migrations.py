@@ -1,4 +1,4 @@
-"""Stores of earlier releases, with rows in them, are brought to the newest schema and lose nothing."""
+"""Databases of earlier releases are migrated to the newest schema without losing rows."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_records_of_a_store_whose_ids_were_global_keep_their_verdicts(open_at: O
                 "reason": "short",
                 "announced": False,
             },
-            # Of the record 1 of mail, which the one of news had taken the place of.
+            # A verdict on record 1 of mail, which record 1 of news had replaced.
             {**verdict, "dataset": "datasets/mail", "source": "mail", "text": "x", "reason": "", "announced": True},
         )
     engine = open_at("cleaning", "head")
@@ -87,7 +87,7 @@ def test_records_of_a_store_whose_ids_were_global_keep_their_verdicts(open_at: O
     assert one.verdicts == [Verdict("1", "news", "datasets/news", "0" * 64, kept.content_digest, cleaned)]
     assert [item.verdict for item in store.announcements(9)] == one.verdicts
     assert store.import_counts(["imports/a"]) == {"imports/a": ImportCount(1)}
-    # Whatever comes is newer than what is there, and takes nothing from another source.
+    # An arriving record is newer than the stored one, and does not replace a record of another source.
     store.collect([Arrival(RawRecord("1", "mail", "back", {}, "imports/b", 5, 5, "file"))], [], [])
     store.collect([Arrival(RawRecord("2", "mail", "newer", {}, "", 5, 6))], [], [])
     assert {(r.source, r.record_id): r.text for r, _ in store.with_verdicts("datasets/x", ["mail", "news"])} == {

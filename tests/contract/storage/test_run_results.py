@@ -1,4 +1,4 @@
-"""What a training run leaves is found where its report says, in place or in an artefact store."""
+"""The results of a training run are where its report says, in place or in an artefact store."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 def test_a_store_that_is_unavailable_when_a_run_ends_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, s3: str
 ) -> None:
-    # The store runs all the time, with its bucket in it; what comes back is the way to it.
+    # The store runs all the time and has its bucket; only the connection to it is missing at first.
     bucket, port = f"late-{uuid.uuid4().hex}", free_port()
     environment = {"ENDPOINT_URL": f"http://127.0.0.1:{port}", "MAX_ATTEMPTS": "1", "DEFAULT_REGION": "us-east-1"}
     for name, value in {**environment, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():

@@ -1,4 +1,4 @@
-"""What both databases must do alike, and where they differ by nature: odd characters, limits, callers at once."""
+"""Both databases behave alike with odd characters, at limits, and with concurrent callers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_odd_characters_survive_and_no_record_is_refused_for_them(
     kept = ODD.replace("\0", "\ufffd") if database_kind == "postgresql" else ODD
     assert (found.record.text, found.record.attributes["note"]) == (kept, ODD)
     assert (found.verdicts[0].cleaned.text, found.verdicts[0].cleaned.attributes["note"]) == (kept, ODD)
-    # The digest is of what came, so the same record again is not a change.
+    # The digest covers the text as it arrived, so the same record again is not a change.
     store.mark_announced(store.announcements(10))
     store.collect([Arrival(record)], [], [verdict])
     assert store.announcements(10) == []
@@ -93,7 +93,7 @@ def test_records_of_many_members_at_once_are_all_kept(open_service_database: Ope
     store = SqlRecordStore(open_service_database("cleaning"))
 
     def collect(member: int) -> None:
-        # Each brings half of what its neighbour brings, as after a rebalance in the middle of a batch.
+        # The batches of neighbours overlap by half, as after a rebalance in the middle of a batch.
         arrivals = [
             Arrival(RawRecord(f"r{n}", "news", f"text {n}", {}, "imports/a"))
             for n in range(member * 50, member * 50 + 100)
@@ -114,7 +114,7 @@ def test_a_long_read_holds_up_no_writer(open_service_database: OpenDatabase) -> 
     collect(1)
     with read_only(engine).connect() as connection:
         first = connection.execute(select(raw_records.c.record_id)).scalars().all()
-        # On SQLite it would wait for 30 s, and fail then.
+        # Without the fix, on SQLite, this would wait for 30 s and then fail.
         collect(2)
         assert first == ["r1"]
     assert {record_id for record_id, _ in store.content_digests(["news"])} == {"r1", "r2"}

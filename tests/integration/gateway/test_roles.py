@@ -71,12 +71,12 @@ def test_services_learn_key_and_tenant_and_no_one_else_can_learn_them(mesh: Mesh
     metadata = (("x-api-key", key), *claims.items())
     InferenceServiceStub(channel).ListModels(ListModelsRequest(), metadata=metadata)
     seen = mesh.peers.seen.metadata
-    told = {name: value for name, value in seen[-1].items() if name.startswith("x-tidemill-")}
-    assert told == {"x-tidemill-tenant": "acme", "x-tidemill-key": made.key_id}
+    sent = {name: value for name, value in seen[-1].items() if name.startswith("x-tidemill-")}
+    assert sent == {"x-tidemill-tenant": "acme", "x-tidemill-key": made.key_id}
     headers = {"x-api-key": key, **claims}
     records = {"records": [{"source": "s", "text": "t"}]}
     assert httpx.post(f"http://{mesh.http}/v1/records", json=records, headers=headers).status_code == 200
-    assert {n: v for n, v in seen[-1].items() if n.startswith("x-tidemill-")} == told
+    assert {n: v for n, v in seen[-1].items() if n.startswith("x-tidemill-")} == sent
     # A key without a tenant takes over no one's.
     InferenceServiceStub(channel).ListModels(ListModelsRequest(), metadata=(("x-api-key", mesh.key), *claims.items()))
     assert "x-tidemill-tenant" not in seen[-1]

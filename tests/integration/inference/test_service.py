@@ -92,8 +92,10 @@ def test_a_published_classifier_answers_and_is_reported_of(
     assert list(found.labels) == ["negative", "positive"]
     assert found.serving.digest == builds.positive.digest
 
-    told = _events(stack, "tidemill.inference.events", events.ModelPublished, lambda e: e.model_version == version.name)
-    assert [(e.digest, e.run) for e in told] == [(builds.positive.digest, "runs/test")]
+    published_events = _events(
+        stack, "tidemill.inference.events", events.ModelPublished, lambda e: e.model_version == version.name
+    )
+    assert [(e.digest, e.run) for e in published_events] == [(builds.positive.digest, "runs/test")]
     for prediction in answer.predictions:
         served = _events(
             stack, "tidemill.predictions", events.PredictionServed, lambda e, p=prediction: e.answer == p.answer

@@ -146,9 +146,9 @@ def test_a_folder_is_imported_and_found_again(ingest: IngestProcess, kafka_boots
     assert refused[b"NOT_DECODABLE"]["dlq_location"].endswith(b"/tech/bad.txt")
     assert b"bad.txt" in refused[b"NOT_DECODABLE"]["dlq_message"]
     deadline = time.monotonic() + 90
-    while not (told := messages_of(kafka_bootstrap, INGEST_EVENTS, ImportCompleted, begun.name)):
+    while not (completed_events := messages_of(kafka_bootstrap, INGEST_EVENTS, ImportCompleted, begun.name)):
         assert time.monotonic() < deadline
-    assert [(m.record_count, m.digest) for _, m in told] == [(8, done.digest)]
+    assert [(m.record_count, m.digest) for _, m in completed_events] == [(8, done.digest)]
 
     repeat = create(ingest, spec, "folder-1")
     assert (repeat.name, repeat.reused) == (begun.name, False)

@@ -63,11 +63,11 @@ def test_a_cycle_is_watched_to_its_end_and_reported_on_the_bus(
     stub: PipelineServiceStub, peers: Peers, kafka: str
 ) -> None:
     peers.trained.set()
-    created = create(stub, "told")
+    created = create(stub, "recorded")
     states = [answer.cycle for answer in stub.WatchCycle(pb.WatchCycleRequest(name=created.name), timeout=60)]
     ended = states[-1]
     assert ended.state == Cycle.STATE_SUCCEEDED
-    expected = spec("told")
+    expected = spec("recorded")
     expected.rollout.preference = Rollout.PREFERENCE_FASTEST
     assert ended.spec == expected
     assert ended.stages[0].reused
@@ -165,6 +165,6 @@ def test_feedback_is_taken_at_once_while_the_bus_hangs_and_is_reported_when_it_i
     finally:
         os.kill(broker, signal.SIGCONT)
     consumer = KafkaConsumer(FEEDBACK.name, bootstrap_servers=stack.kafka_bootstrap, auto_offset_reset="earliest")
-    told = (event.feedback for m in consumer if (event := FeedbackRecorded.FromString(m.value)).answer == answer)
-    assert {next(told) for _ in names} == set(names)
+    published = (event.feedback for m in consumer if (event := FeedbackRecorded.FromString(m.value)).answer == answer)
+    assert {next(published) for _ in names} == set(names)
     consumer.close()

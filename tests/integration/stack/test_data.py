@@ -23,9 +23,9 @@ def home() -> Home:
 
 
 def test_a_second_time_nothing_is_fetched(home: Home) -> None:
-    told: list[tuple[str, int, int]] = []
-    prepare(home, progress=lambda name, done, total: told.append((name, done, total)))
-    assert {name for name, _, _ in told} <= {"kafka"}, "Kafka's jars are counted, nothing is fetched"
+    progress_calls: list[tuple[str, int, int]] = []
+    prepare(home, progress=lambda name, done, total: progress_calls.append((name, done, total)))
+    assert {name for name, _, _ in progress_calls} <= {"kafka"}, "Kafka's jars are counted, nothing is fetched"
 
 
 def test_the_articles_are_text_with_a_headline(home: Home) -> None:

@@ -199,13 +199,13 @@ async def test_down_reports_on_every_part_that_stopped_also_between_two_looks(
     supervisor = start_process(tmp_path)
     await until(tmp_path, ready)
     monkeypatch.setattr("infra.stack.client._POLL_S", 3.0)
-    told: dict[str, ChildPhase] = {}
+    phases: dict[str, ChildPhase] = {}
 
     def note(name: str, now: ChildState) -> None:
-        told[name] = now.phase
+        phases[name] = now.phase
 
     await asyncio.to_thread(client.down, tmp_path, tmp_path / "home", note)
-    assert told == dict.fromkeys(("base", "middle", "top"), ChildPhase.STOPPED)
+    assert phases == dict.fromkeys(("base", "middle", "top"), ChildPhase.STOPPED)
     supervisor.wait()
 
 

@@ -196,7 +196,7 @@ def test_an_elasticsearch_that_comes_back_empty_gets_its_templates_again(
 def test_a_template_of_someone_else_in_the_way_is_reported_and_loses_nothing(
     stack: StackState, tmp_path: Path, service_name: str
 ) -> None:
-    ours, theirs = "/_index_template/tidemill-logs", "/_index_template/somebody-elses"
+    ours, theirs = "/_index_template/tidemill-logs", "/_index_template/someone-elses"
     body = _http(stack, "GET", ours)["index_templates"][0]["index_template"]
     _http(stack, "DELETE", ours)
     # Of the same priority for the same names.
@@ -207,8 +207,8 @@ def test_a_template_of_someone_else_in_the_way_is_reported_and_loses_nothing(
         with pytest.raises(grpc.RpcError) as caught:
             telemetry.logs.Export(_lines(1, service_name), timeout=30)
         assert _refusal(caught.value) == ("TELEMETRY_NOT_WRITTEN", True)
-        assert "somebody-elses" in str(caught.value.details())
-        assert "somebody-elses" in telemetry.log.read_text()
+        assert "someone-elses" in str(caught.value.details())
+        assert "someone-elses" in telemetry.log.read_text()
         _http(stack, "DELETE", theirs)
         lines = _lines(1, service_name)
 

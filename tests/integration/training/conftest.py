@@ -223,7 +223,7 @@ def stepped(run: run_pb2.Run, steps: int) -> bool:
     return run.progress.phase == "train" and run.progress.done >= steps
 
 
-def told(bootstrap: str, kind: type[M], run: str) -> list[tuple[str, M]]:
+def events_about(bootstrap: str, kind: type[M], run: str) -> list[tuple[str, M]]:
     """Event ids and messages of the events of a kind about a run."""
     consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, isolation_level="read_committed")
     try:

@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from tidemill.training.v1 import run_pb2
 from tidemill.training.v1 import training_events_pb2 as events
 
-from tests.integration.training.conftest import RunInputs, TrainingProcess, ended, log_messages, stepped, told
+from tests.integration.training.conftest import RunInputs, TrainingProcess, ended, events_about, log_messages, stepped
 
 
 def test_a_run_outlives_kills_of_its_worker_and_of_the_service(training: TrainingProcess, inputs: RunInputs) -> None:
@@ -33,8 +33,8 @@ def test_a_run_outlives_kills_of_its_worker_and_of_the_service(training: Trainin
     assert done.report.figures["steps"] == 900
     resumed = [line for line in log_messages(training.run_folder(run.name) / "worker.log") if "resumes from" in line]
     assert resumed, "no worker went on from a checkpoint"
-    assert {event_id for event_id, _ in told(training.bootstrap, events.RunSucceeded, run.name)} != set()
-    assert len({event_id for event_id, _ in told(training.bootstrap, events.RunSucceeded, run.name)}) == 1
+    assert {event_id for event_id, _ in events_about(training.bootstrap, events.RunSucceeded, run.name)} != set()
+    assert len({event_id for event_id, _ in events_about(training.bootstrap, events.RunSucceeded, run.name)}) == 1
     registry = MlflowClient(tracking_uri=training.mlflow_uri, registry_uri=training.mlflow_uri)
     versions = registry.search_model_versions("name = 'reviews'")
     assert [str(v.version) for v in versions if v.tags["tidemill.run"] == run.name] == [

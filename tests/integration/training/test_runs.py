@@ -18,7 +18,7 @@ from tidemill.training.v1 import training_service_pb2 as pb
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.signing import MANIFEST, SIGNATURE
 from tests.integration.training.bases import write_snapshot
-from tests.integration.training.conftest import RunInputs, TrainingProcess, ended, stepped, told
+from tests.integration.training.conftest import RunInputs, TrainingProcess, ended, events_about, stepped
 
 STATE = run_pb2.Run
 RUNS = [STATE.STATE_RUNNING, STATE.STATE_SUCCEEDED]
@@ -105,7 +105,7 @@ def test_every_weight_is_trained_where_asked_and_what_was_done_otherwise_is_repo
 
 
 def test_an_end_is_reported_once(training: TrainingProcess, writer: run_pb2.Run) -> None:
-    found = told(training.bootstrap, events.RunSucceeded, writer.name)
+    found = events_about(training.bootstrap, events.RunSucceeded, writer.name)
     assert [message.model_version for _, message in found] == [writer.model_version]
 
 
@@ -157,7 +157,7 @@ def test_a_cancelled_run_ends_and_is_reported(training: TrainingProcess, inputs:
     training.wait(run.name, lambda seen: stepped(seen, 1))
     training.stub.CancelRun(pb.CancelRunRequest(name=run.name), timeout=10)
     assert training.wait(run.name, ended).state == STATE.STATE_CANCELLED
-    assert len(told(training.bootstrap, events.RunCancelled, run.name)) == 1
+    assert len(events_about(training.bootstrap, events.RunCancelled, run.name)) == 1
     with pytest.raises(grpc.RpcError) as refused:
         training.stub.PromoteRun(pb.PromoteRunRequest(name=run.name), timeout=10)
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -173,7 +173,7 @@ def test_one_label_only_is_a_failure_that_names_the_field_and_is_reported(
     failed = training.wait(run.name, ended)
     assert (failed.state, failed.failure.reason) == (STATE.STATE_FAILED, "LABELS_MISSING")
     assert "spec.text_classification.label_field" in failed.failure.message
-    assert told(training.bootstrap, events.RunFailed, run.name)[0][1].failure.reason == "LABELS_MISSING"
+    assert events_about(training.bootstrap, events.RunFailed, run.name)[0][1].failure.reason == "LABELS_MISSING"
 
 
 def _refused(training: TrainingProcess, spec: run_pb2.TrainingSpec) -> tuple[grpc.StatusCode, str, list[str]]:

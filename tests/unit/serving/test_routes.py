@@ -170,7 +170,7 @@ async def test_the_last_known_routes_serve_on_without_the_control_plane(control:
         assert _error(table, "gone") is NotFoundError
 
 
-async def test_a_damaged_file_is_no_reason_not_to_start(control: Control, caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_starts_in_spite_of_a_damaged_file(control: Control, caplog: pytest.LogCaptureFixture) -> None:
     file = control.folder / "routes" / "routes.json"
     file.parent.mkdir()
     for damage in ('{"routes": [{"model": "models/m", "ver', "\0\1", '{"routes": [{"versions": [{"task": "?"}]}]}'):
@@ -190,10 +190,10 @@ async def test_a_change_is_known_once_every_reader_was_sent_it(control: Control)
             book.set(route(number, generation=number))
             assert await asyncio.to_thread(book.wait_until_known, 30.0)
     # A reader that takes nothing is not waited for longer than asked.
-    told = threading.Event()
-    book.add(silent := Reader(told.set))
+    reported = threading.Event()
+    book.add(silent := Reader(reported.set))
     book.set(route(30, generation=30))
-    assert told.is_set()
+    assert reported.is_set()
     assert not book.wait_until_known(0.0)
     book.remove_reader(silent)
     assert await asyncio.to_thread(book.wait_until_known, 30.0)

@@ -105,8 +105,8 @@ async def test_a_trace_of_log_lines_only_is_known() -> None:
     assert len((await SearchService(FakeEvents(logs=1)).trace("ab")).logs) == 1
 
 
-async def test_a_trace_that_no_one_knows_may_come_later() -> None:
-    with pytest.raises(NotFoundError, match="seconds later") as caught:
+async def test_a_trace_that_is_not_stored_says_that_it_may_come_later() -> None:
+    with pytest.raises(NotFoundError, match="seconds late") as caught:
         await SearchService(FakeEvents()).trace("ab")
     assert caught.value.reason == "TRACE_NOT_FOUND"
 
