@@ -27,10 +27,10 @@ from services.kit.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
     TidemillError,
-    UnavailableError,
 )
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.prompts import TOO_LONG
+from services.serving.adapters.triton_errors import DIED, not_loaded, triton_unavailable
 from services.serving.adapters.triton_guard import GuardedRequest, TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import (
@@ -43,7 +43,6 @@ from services.serving.adapters.triton_tensors import (
     once,
     piece_of,
 )
-from services.serving.app.ports import NotLoadedError
 from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
 from services.serving.domain.names import facts, shown
 from services.serving.domain.route import RoutedVersion
@@ -108,7 +107,7 @@ class TritonClient:
                                 yield piece
                         except asyncio.CancelledError:
                             if stream.dead:
-                                raise _away(model, "its process died while it wrote") from None
+                                raise triton_unavailable(model, DIED) from None
                             raise
                 finally:
                     # Ends the generation in Triton when the caller has gone.
@@ -137,7 +136,7 @@ class TritonClient:
         if not contents:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
             self._liveness.died(model, asked)
-            raise _away(model, "its process died while it answered")
+            raise triton_unavailable(model, DIED)
         scores: list[list[float]] = np.frombuffer(contents["scores"], dtype="<f4").reshape(len(texts), -1).tolist()
         return scores
 
@@ -171,33 +170,15 @@ class TritonClient:
             )
         # Not the caller's fault: the version is in a route, or was, so Triton is about to load it, or it had to leave.
         if code is grpc.StatusCode.NOT_FOUND or details.startswith(_NOT_LOADED):
-            return _not_loaded(model, details)
+            return not_loaded(model)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            return _away(model, details)
+            return triton_unavailable(model, details)
         return self._failure(model, details, asked)
 
     def _failure(self, model: str, message: str, asked: Asked) -> TidemillError:
         """An error that Triton reports only as text."""
         if message.startswith(_NOT_LOADED):
-            return _not_loaded(model, message)
-        if self._liveness.tells_death(model, message, asked):
-            return _away(model, message)
+            return not_loaded(model)
+        if self._liveness.notice_death(model, message, asked):
+            return triton_unavailable(model, message)
         return InternalError(f"Triton failed on {shown(model)}: {message}", reason="TRITON_ERROR")
-
-
-def _away(model: str, details: str) -> UnavailableError:
-    return UnavailableError(
-        f"Triton does not answer for {shown(model)}: {details}",
-        reason="TRITON_UNAVAILABLE",
-        metadata=facts(model),
-        retry_after_s=1.0,
-    )
-
-
-def _not_loaded(model: str, details: str) -> NotLoadedError:
-    return NotLoadedError(
-        f"Triton does not answer for {shown(model)}: {details}",
-        reason="TRITON_UNAVAILABLE",
-        metadata=facts(model),
-        retry_after_s=1.0,
-    )

@@ -27,7 +27,8 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from services.kit.errors import ResourceExhaustedError, UnavailableError
+from services.kit.errors import ResourceExhaustedError
+from services.serving.adapters.triton_errors import triton_unavailable
 from services.serving.adapters.triton_liveness import Liveness
 from services.serving.app.ports import Deaths
 from services.serving.domain.names import facts, shown
@@ -155,7 +156,7 @@ class TritonGuard:
             yield request
         except asyncio.CancelledError:
             if request.ended_because:
-                raise _away(model, request.ended_because, self._limits.probe_s) from None
+                raise triton_unavailable(model, request.ended_because, self._limits.probe_s) from None
             # The caller gave up, as a rule because its deadline had passed.
             if _now() - request.began >= self._limits.silence_s and breaker.last_heard <= request.began:
                 self._failed(request, breaker)
@@ -178,11 +179,11 @@ class TritonGuard:
     def _admit(self, request: GuardedRequest, breaker: _Breaker) -> None:
         model = request.model
         if self._frozen:
-            raise _away(model, "Triton does not answer", self._limits.probe_s)
+            raise triton_unavailable(model, "Triton does not answer", self._limits.probe_s)
         if breaker.is_open:
             left = breaker.open_until - request.began
             if left > 0 or breaker.trying is not None:
-                raise _away(model, f"its last {breaker.failures} requests got no answer", max(left, 1.0))
+                raise triton_unavailable(model, f"its last {breaker.failures} requests got no answer", max(left, 1.0))
             breaker.trying = request
         if breaker.waiting >= self._limits.waiting:
             raise ResourceExhaustedError(
@@ -273,12 +274,3 @@ class TritonGuard:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _away(model: str, why: str, retry_after_s: float) -> UnavailableError:
-    return UnavailableError(
-        f"{shown(model)} is not available: {why}. Retry later.",
-        reason="TRITON_UNAVAILABLE",
-        metadata=facts(model),
-        retry_after_s=retry_after_s,
-    )

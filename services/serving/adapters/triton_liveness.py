@@ -74,7 +74,7 @@ class Liveness:
         """A request to this model is sent now."""
         return Asked(asyncio.get_running_loop().time(), self._deaths.generation(model))
 
-    def tells_death(self, model: str, message: str, asked: Asked) -> bool:
+    def notice_death(self, model: str, message: str, asked: Asked) -> bool:
         """Whether Triton's text is a death notice; if so, ends the streams that had begun before it was `asked` for."""
         if not (message.startswith(_NOTICE[0]) and message.endswith(_NOTICE[1])):
             return False
@@ -126,5 +126,5 @@ class Liveness:
                 message = response.error_message or message
         except grpc.aio.AioRpcError as error:
             message = error.details() or ""
-        if self.tells_death(model, message, asked):
+        if self.notice_death(model, message, asked):
             logger.warning("the process of %s in Triton has died", shown(model))

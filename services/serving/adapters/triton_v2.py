@@ -14,13 +14,15 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from services.kit.errors import NotFoundError, TidemillError, UnavailableError
+from services.kit.errors import NotFoundError, TidemillError
 from services.serving.adapters.texts import check_texts
+from services.serving.adapters.triton_errors import DIED, not_loaded, triton_unavailable
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import add_trace
+from services.serving.app.ports import NotLoadedError
 from services.serving.app.routing import RoutingTable
-from services.serving.domain.names import ModelReference, parse_server_model, shown
+from services.serving.domain.names import ModelReference, parse_server_model
 from services.serving.domain.route import RoutedVersion
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -49,7 +51,7 @@ class TritonV2:
         if method == "ModelStatistics":
             return await self._statistics(request, timeout_s)
         if method == "ServerMetadata":
-            with self._away():
+            with self._translated():
                 return await call(request, timeout=timeout_s)
         try:
             version = self._table.find(ModelReference(request.name, request.version))
@@ -57,7 +59,7 @@ class TritonV2:
             if method == "ModelReady":
                 return pb.ModelReadyResponse(ready=False)
             raise
-        with self._away(version):
+        with self._translated(version):
             response = await call(type(request)(name=version.server_model), timeout=timeout_s)
         if method == "ModelMetadata":
             response.name = version.model
@@ -79,7 +81,7 @@ class TritonV2:
             versions = tuple(version for route in self._table.routes() for version in route.versions)
         found = pb.ModelStatisticsResponse()
         for version in versions:
-            with self._away(version):
+            with self._translated(version):
                 asked = pb.ModelStatisticsRequest(name=version.server_model)
                 response = await self._stub.ModelStatistics(asked, timeout=timeout_s)
             for each in response.model_stats:
@@ -109,20 +111,20 @@ class TritonV2:
         version = self._table.choose(asked, user)
         try:
             return await self._infer(request, version, timeout_s), version
-        except _GoneError as error:
+        except NotLoadedError as error:
             version = await self._another(asked, user, version, error)
         return await self._infer(request, version, timeout_s), version
 
     async def _infer(self, request: Any, version: RoutedVersion, timeout_s: float) -> Any:
         request.model_name, request.model_version = version.server_model, ""
         asked = self._liveness.asked(version.server_model)
-        with self._away(version), self._noticed(version.server_model, asked):
+        with self._translated(version), self._noticed(version.server_model, asked):
             async with self._guard.request(version.server_model) as admitted:
                 response = await admitted.answer(self._stub.ModelInfer(request, timeout=timeout_s))
         if not response.outputs:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
             self._liveness.died(version.server_model, asked)
-            raise _died(version.server_model)
+            raise triton_unavailable(version.server_model, DIED)
         response.model_name = version.model
         return response
 
@@ -170,7 +172,7 @@ class TritonV2:
                 yield request
 
         try:
-            with self._away(version):
+            with self._translated(version):
                 async with self._guard.request(version.server_model) as admitted:
                     call = self._stub.ModelStreamInfer(traced(), timeout=timeout_s, metadata=tuple(metadata))
                     admitted.watch(call)
@@ -178,7 +180,7 @@ class TritonV2:
                         async for response in call:
                             admitted.heard()
                             if response.error_message:
-                                self._liveness.tells_death(model, response.error_message, asked)
+                                self._liveness.notice_death(model, response.error_message, asked)
                             yield _as_called(response, model)
                         if refused:
                             raise refused[0]
@@ -186,15 +188,15 @@ class TritonV2:
                         if not call.done():
                             call.cancel()
         except grpc.aio.AioRpcError as error:
-            if self._liveness.tells_death(model, error.details() or "", asked):
-                raise _died(model) from error
+            if self._liveness.notice_death(model, error.details() or "", asked):
+                raise triton_unavailable(model, DIED) from error
             raise
 
     def _choose(self, request: Any, user: str) -> RoutedVersion:
         return self._table.choose(ModelReference(request.model_name, request.model_version), user)
 
     @contextmanager
-    def _away(self, version: RoutedVersion | None = None) -> Iterator[None]:
+    def _translated(self, version: RoutedVersion | None = None) -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:
@@ -203,15 +205,9 @@ class TritonV2:
                 error.code() is grpc.StatusCode.NOT_FOUND or details.startswith(_NOT_LOADED)
             )
             if version is not None and gone:
-                raise _GoneError(
-                    f"Triton does not answer: it loads {version.name} again, or has unloaded it.",
-                    reason="TRITON_UNAVAILABLE",
-                    retry_after_s=1.0,
-                ) from error
+                raise not_loaded(version.server_model) from error
             if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise UnavailableError(
-                    f"Triton does not answer: {details}", reason="TRITON_UNAVAILABLE", retry_after_s=1.0
-                ) from error
+                raise triton_unavailable(version.server_model if version is not None else "", details) from error
             if version is None or version.server_model not in details:
                 raise
             raise grpc.aio.AioRpcError(
@@ -227,13 +223,9 @@ class TritonV2:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            if self._liveness.tells_death(model, error.details() or "", asked):
-                raise _died(model) from error
+            if self._liveness.notice_death(model, error.details() or "", asked):
+                raise triton_unavailable(model, DIED) from error
             raise
-
-
-class _GoneError(UnavailableError):
-    """Triton does not have a version that a route has, or had a moment ago."""
 
 
 def _as_called(response: Any, model: str) -> Any:
@@ -252,11 +244,3 @@ async def _after(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[Any]:
     yield first
     async for request in others:
         yield request
-
-
-def _died(model: str) -> UnavailableError:
-    return UnavailableError(
-        f"Triton does not answer: the process of {shown(model)} died while it answered",
-        reason="TRITON_UNAVAILABLE",
-        retry_after_s=1.0,
-    )

@@ -1,0 +1,38 @@
+"""The error for a Triton, or a model in it, that does not answer."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from services.kit.errors import UnavailableError
+from services.serving.app.ports import NotLoadedError
+from services.serving.domain.names import facts, shown
+
+DIED = "its process died while it answered"
+
+E = TypeVar("E", bound=UnavailableError)
+
+
+def triton_unavailable(model: str, why: str, retry_after_s: float = 1.0) -> UnavailableError:
+    """The error for a request that Triton did not answer.
+
+    Args:
+        model: what Triton calls the requested version; empty if the request names none.
+        why: the cause, without a full stop.
+        retry_after_s: when a retry may succeed, in seconds.
+    """
+    return _error(UnavailableError, model, why, retry_after_s)
+
+
+def not_loaded(model: str) -> NotLoadedError:
+    """The error for a version that Triton does not have."""
+    return _error(NotLoadedError, model, "Triton is loading it, or has unloaded it", 1.0)
+
+
+def _error(kind: type[E], model: str, why: str, retry_after_s: float) -> E:
+    return kind(
+        f"{shown(model) if model else 'Triton'} is not available: {why.rstrip('. ')}. Retry later.",
+        reason="TRITON_UNAVAILABLE",
+        metadata=facts(model) if model else {},
+        retry_after_s=retry_after_s,
+    )
