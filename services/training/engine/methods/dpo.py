@@ -15,10 +15,6 @@ class Dpo(LowRank):
     rejected_field: str = "rejected"
     beta: float = 0.1
     label_smoothing: float = 0.0
-    r: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = ()
     kind: Literal["dpo"] = "dpo"
 
     TASKS: ClassVar[tuple[str, ...]] = ("generation",)

@@ -16,10 +16,6 @@ class Kto(LowRank):
     beta: float = 0.1
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
-    r: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = ()
     kind: Literal["kto"] = "kto"
 
     TASKS: ClassVar[tuple[str, ...]] = ("generation",)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from services.training.domain.training_spec import LATER
 from services.training.engine.low_rank import LowRank
@@ -11,15 +12,19 @@ from services.training.engine.low_rank import LowRank
 
 @dataclass(frozen=True, slots=True)
 class Lora(LowRank):
-    """Adapters of rank `r` on the layers `target_modules`, or on every linear layer if none is named."""
+    """`use_dora` learns direction and magnitude of a weight separately (arXiv:2402.09353).
 
-    r: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = ()
+    `use_rslora` divides `alpha` by sqrt(r) instead of r (arXiv:2312.03732).
+    """
+
     use_dora: bool = field(default=False, metadata=LATER)
     use_rslora: bool = field(default=False, metadata=LATER)
     kind: Literal["lora"] = "lora"
+
+    @property
+    def more_options(self) -> Mapping[str, Any]:
+        """See `LowRank.more_options`."""
+        return {"use_dora": self.use_dora, "use_rslora": self.use_rslora}
 
 
 METHOD = Lora
