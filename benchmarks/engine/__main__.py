@@ -21,7 +21,7 @@ from services.kit.config import home_dir, state_dir
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import JOB_FILE, REPORT_FILE, Job
 from services.training.adapters.snapshots import read_rows
-from services.training.domain.training_spec import VARIANTS, GenerationTask, TextClassificationTask, VariantName
+from services.training.domain.tasks import VARIANTS, GenerationTask, TextClassificationTask, VariantName
 from services.training.engine.prompts import prompts_of, training_pairs
 
 _ONNX = ("onnxruntime==1.32.*", "onnxruntime-genai==0.18.*", "onnx>=1.18", "onnx-ir", "onnxscript", "ml-dtypes")

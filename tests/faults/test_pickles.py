@@ -15,7 +15,8 @@ from services.kit.errors import InvalidArgumentError
 from services.kit.storage.signing import SigningKey
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import REPORT_FILE, Job
-from services.training.domain.training_spec import Optimization, TextClassificationTask, TrainingSpec
+from services.training.domain.tasks import TextClassificationTask
+from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.methods.full import Full
 from tests.integration.training.bases import make_encoder, write_reviews
 

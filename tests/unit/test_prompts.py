@@ -22,7 +22,7 @@ from services.kit.errors import InvalidArgumentError
 from services.kit.prompts import TOO_LONG, PromptError, Prompts, chat_of, chat_template
 from services.kit.storage.signing import TrustedKeys
 from services.serving.domain.answer import Task
-from services.training.domain.training_spec import GenerationTask
+from services.training.domain.tasks import GenerationTask
 from services.training.engine.prompts import prompts_of, training_pairs
 from tests.examples import examples
 

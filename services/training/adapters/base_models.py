@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
 from services.kit.ids import new_id, sha256_hex
 from services.kit.storage.artifacts import digest_folder
+from services.training.domain.tasks import Architecture
 from services.training.domain.training_spec import BaseModel
 
 logger = logging.getLogger(__name__)
@@ -50,9 +51,9 @@ _BGE: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class _Packaged:
-    """A model from a package: its task, its context in tokens, and how its file is converted to a folder."""
+    """A model from a package: its architecture, its context in tokens, and how its file is converted to a folder."""
 
-    task: Literal["generation", "text_classification"]
+    architecture: Architecture
     context_length: int
     convert: Callable[[Path, Path], None]
     config: Mapping[str, Any]
@@ -66,8 +67,8 @@ class BaseModels:
         self._models = models_dir
         self._downloads = downloads_dir
         self._packaged = {
-            "smollm2-135m-instruct": _Packaged("generation", 8192, _convert_smollm2, _SMOLLM2),
-            "bge-small-zh-v1.5": _Packaged("text_classification", 512, _convert_bge, _BGE),
+            "smollm2-135m-instruct": _Packaged("causal", 8192, _convert_smollm2, _SMOLLM2),
+            "bge-small-zh-v1.5": _Packaged("encoder", 512, _convert_bge, _BGE),
         }
 
     def names(self) -> list[str]:
@@ -116,7 +117,7 @@ class BaseModels:
             if not self._is_current(self._models / name):
                 self._source(name)
             known = self._packaged[name]
-            return BaseModel(name, sha256_hex(name, str(_CONVERSION)), known.task, known.context_length)
+            return BaseModel(name, sha256_hex(name, str(_CONVERSION)), known.architecture, known.context_length)
         folder = self.prepare(name)
         return _described(name, folder, self.digest(folder))
 
@@ -164,8 +165,8 @@ def _described(name: str, folder: Path, digest: str) -> BaseModel:
     architectures, limit = config.get("architectures") or [], config.get("max_position_embeddings")
     if config.get("is_encoder_decoder"):
         return BaseModel(name, digest, None, limit)
-    writes = any(item.endswith(("ForCausalLM", "LMHeadModel")) for item in architectures)
-    return BaseModel(name, digest, "generation" if writes else "text_classification", limit)
+    causal = any(item.endswith(("ForCausalLM", "LMHeadModel")) for item in architectures)
+    return BaseModel(name, digest, "causal" if causal else "encoder", limit)
 
 
 def _config_of(name: str, folder: Path) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from services.kit.engine import LANGUAGE_MODEL, import_openvino, open_language_model
 from services.training.adapters.openvino_export import language_model
-from services.training.domain.training_spec import VariantName
+from services.training.domain.tasks import VariantName
 from services.training.engine.generation import first_line
 from services.training.engine.metrics import TextLoss
 from services.training.engine.tasks import Pair

@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import content_digest
+from services.training.domain.tasks import TASKS, Architecture, Task, VariantName
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
-VariantName = Literal["fp32", "int8", "int4"]
-VARIANTS: tuple[VariantName, ...] = ("fp32", "int8", "int4")
 LATER: Mapping[str, bool] = {"later": True}
 """Metadata of an option that was added after runs were stored: `field(default=..., metadata=LATER)`.
 
 At its default it does not enter the run's digest, so that an equal run of an earlier release is still found.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationTask:
-    """Text from text: column `target_field` is the answer to `prompt_template` filled with a record's text."""
-
-    prompt_template: str
-    target_field: str
-    max_input_tokens: int = 256
-    max_target_tokens: int = 32
-    kind: Literal["generation"] = "generation"
-
-    @property
-    def learnt(self) -> tuple[str, str]:
-        """The column that is learnt, and the field of a spec that names it."""
-        return self.target_field, "spec.generation.target_field"
-
-
-@dataclass(frozen=True, slots=True)
-class TextClassificationTask:
-    """One label, in column `label_field`, from a text."""
-
-    label_field: str
-    max_input_tokens: int = 128
-    kind: Literal["text_classification"] = "text_classification"
-
-    @property
-    def learnt(self) -> tuple[str, str]:
-        """The column that is learnt, and the field of a spec that names it."""
-        return self.label_field, "spec.text_classification.label_field"
 
 
 class Method(Protocol):
@@ -105,14 +73,24 @@ class Optimization:
 class BaseModel:
     """A base model before it is loaded; `context_length` in tokens, None if it has no limit.
 
-    `identity` is a digest that changes with the weights. `task` is the kind of task that such a model can learn; None
-    if it can learn none.
+    `identity` is a digest that changes with the weights. `architecture` is None if it can learn no task.
     """
 
     name: str
     identity: str
-    task: Literal["generation", "text_classification"] | None
+    architecture: Architecture | None
     context_length: int | None = None
+
+
+_IS: Mapping[Architecture | None, str] = {
+    "causal": "is a causal language model",
+    "encoder": "is an encoder",
+    None: "is neither a causal language model nor an encoder",
+}
+_NEEDS: Mapping[Architecture, str] = {
+    "causal": "a causal model, for example smollm2-135m-instruct",
+    "encoder": "an encoder, for example bge-small-zh-v1.5",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +102,7 @@ class TrainingSpec:
     dataset_name: str
     dataset_uri: str
     dataset_digest: str
-    task: GenerationTask | TextClassificationTask
+    task: Task
     method: Method
     optimization: Optimization
     variants: tuple[VariantName, ...] = ("fp32",)
@@ -139,18 +117,15 @@ class TrainingSpec:
             found.append(FieldViolation("spec.optimization", "give exactly one of max_steps and epochs"))
         if not self.variants:
             found.append(FieldViolation("spec.compression.variants", "name at least one of fp32, int8, int4"))
-        if isinstance(self.task, TextClassificationTask) and "int4" in self.variants:
-            found.append(FieldViolation("spec.compression.variants", "int4 is for generation only"))
+        if unable := [name for name in self.variants if name not in self.task.VARIANTS]:
+            message = (
+                f"{self.task.kind} has no {' or '.join(unable)} build; choose from {', '.join(self.task.VARIANTS)}"
+            )
+            found.append(FieldViolation("spec.compression.variants", message))
         able: tuple[str, ...] | None = getattr(self.method, "TASKS", None)
         if able is not None and self.task.kind not in able:
             found.append(FieldViolation(f"spec.{self.method.kind}", f"is for {', '.join(able)} only"))
-        if isinstance(self.task, GenerationTask):
-            named = re.findall(r"\{\w+\}", self.task.prompt_template)
-            if "{text}" not in named:
-                found.append(FieldViolation("spec.generation.prompt_template", "it must contain {text}"))
-            if others := ", ".join(sorted({*named} - {"{text}"})):
-                message = f"contains {others}, which callers cannot fill in; only {{text}} is replaced"
-                found.append(FieldViolation("spec.generation.prompt_template", message))
+        found += self.task.violations()
         return found
 
     @property
@@ -166,21 +141,16 @@ class TrainingSpec:
         Raises:
             InvalidArgumentError: the model cannot learn the task, or not from texts of that length.
         """
-        task, limit, found = self.task, base.context_length, []
-        if base.task != task.kind:
-            able = {
-                "generation": "writes text; text_classification needs an encoder, for example bge-small-zh-v1.5",
-                "text_classification": "is an encoder; generation needs a causal model, for example "
-                "smollm2-135m-instruct",
-                None: "is neither a causal language model nor an encoder",
-            }[base.task]
-            found.append(FieldViolation("spec.base_model", f"{base.name} {able}"))
-        elif isinstance(task, GenerationTask) and limit and task.max_input_tokens + task.max_target_tokens > limit:
-            message = f"with max_target_tokens exceeds the {limit} tokens that {base.name} can read"
-            found.append(FieldViolation("spec.generation.max_input_tokens", message))
-        elif isinstance(task, TextClassificationTask) and limit and task.max_input_tokens > limit:
-            message = f"exceeds the {limit} tokens that {base.name} can read"
-            found.append(FieldViolation("spec.text_classification.max_input_tokens", message))
+        task, found = self.task, []
+        if base.architecture != task.ARCHITECTURE:
+            message = f"{base.name} {_IS[base.architecture]}; {task.kind} needs {_NEEDS[task.ARCHITECTURE]}"
+            found.append(FieldViolation("spec.base_model", message))
+        elif base.context_length and task.max_tokens > base.context_length:
+            answer = "" if task.max_tokens == task.max_input_tokens else " with the answer"
+            message = (
+                f"{task.max_tokens} tokens{answer} exceed the {base.context_length} tokens that {base.name} can read"
+            )
+            found.append(FieldViolation(f"spec.{task.kind}.max_input_tokens", message))
         _refuse(found)
 
     def digest(self, base_digest: str) -> str:
@@ -207,18 +177,12 @@ class TrainingSpec:
             **{
                 # Specs stored by 0.1 have it; it was never used.
                 **{name: item for name, item in value.items() if name != "metadata"},
-                "task": _TASKS[task["kind"]](**task),
+                "task": TASKS[task["kind"]](**task),
                 "method": make_method(method.pop("kind"), method),
                 "optimization": Optimization(**value["optimization"]),
                 "variants": tuple(value["variants"]),
             }
         )
-
-
-_TASKS: Mapping[str, type[GenerationTask] | type[TextClassificationTask]] = {
-    "generation": GenerationTask,
-    "text_classification": TextClassificationTask,
-}
 
 
 def _identity(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.prompts import PromptError, Prompts, chat_of
-from services.training.domain.training_spec import GenerationTask
+from services.training.domain.tasks import GenerationTask
 from services.training.engine.tasks import Pair
 
 _LEAST_TEXT = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from tidemill.common.v1 import failure_pb2
@@ -13,15 +14,8 @@ from services.kit.errors import InvalidArgumentError
 from services.kit.grpc.messages import failure_to, progress_to, timestamp
 from services.training.domain.report import Metric, Report
 from services.training.domain.run import Run, RunState
-from services.training.domain.training_spec import (
-    VARIANTS,
-    GenerationTask,
-    Method,
-    Optimization,
-    Precision,
-    TextClassificationTask,
-    TrainingSpec,
-)
+from services.training.domain.tasks import TASKS, VARIANTS, Task
+from services.training.domain.training_spec import Method, Optimization, Precision, TrainingSpec
 from services.training.engine.methods import make_method, make_plugin
 from services.training.engine.run_plan import RunPlan
 
@@ -78,7 +72,7 @@ def spec_from(spec: run_pb2.TrainingSpec) -> TrainingSpec:
 
 def spec_to(spec: TrainingSpec) -> run_pb2.TrainingSpec:
     """The message of a training spec."""
-    o, task = spec.optimization, spec.task
+    o = spec.optimization
     message = run_pb2.TrainingSpec(
         dataset=run_pb2.DatasetReference(name=spec.dataset_name, uri=spec.dataset_uri, digest=spec.dataset_digest),
         base_model=spec.base_model,
@@ -98,48 +92,41 @@ def spec_to(spec: TrainingSpec) -> run_pb2.TrainingSpec:
         compression=run_pb2.Compression(variants=spec.variants),
         model_name=spec.model_name,
     )
-    if isinstance(task, GenerationTask):
-        message.generation.prompt_template = task.prompt_template
-        message.generation.target_field = task.target_field
-        message.generation.max_input_tokens = task.max_input_tokens
-        message.generation.max_target_tokens = task.max_target_tokens
-    else:
-        message.text_classification.label_field = task.label_field
-        message.text_classification.max_input_tokens = task.max_input_tokens
+    _set(message, asdict(spec.task))
     options = asdict(spec.method)
-    kind = options.pop("kind")
-    if kind not in message.DESCRIPTOR.fields_by_name:
-        message.plugin.name = kind
+    if options["kind"] in message.DESCRIPTOR.fields_by_name:
+        _set(message, options)
+    else:
+        message.plugin.name = options.pop("kind")
         message.plugin.options.update({key: list(v) if isinstance(v, tuple) else v for key, v in options.items()})
-        return message
-    method = getattr(message, kind)
-    method.SetInParent()
-    method.MergeFrom(type(method)(**options))
     return message
 
 
-def _task_from(spec: run_pb2.TrainingSpec) -> GenerationTask | TextClassificationTask:
-    match spec.WhichOneof("task"):
-        case "generation":
-            g = spec.generation
-            return GenerationTask(g.prompt_template, g.target_field, g.max_input_tokens, g.max_target_tokens)
-        case "text_classification":
-            c = spec.text_classification
-            return TextClassificationTask(c.label_field, c.max_input_tokens)
-        case other:
-            raise InvalidArgumentError(f"spec.task: {other} is not a task of training.", reason="TASK_UNKNOWN")
+def _set(message: run_pb2.TrainingSpec, options: dict[str, Any]) -> None:
+    """Sets the field that is named by `kind` to a message with the other options."""
+    field = getattr(message, options.pop("kind"))
+    field.SetInParent()
+    field.MergeFrom(type(field)(**options))
+
+
+def _options(message: Any) -> dict[str, Any]:
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+
+
+def _task_from(spec: run_pb2.TrainingSpec) -> Task:
+    """The task with the name of the field."""
+    name = spec.WhichOneof("task") or ""
+    if name not in TASKS:
+        raise InvalidArgumentError(f"spec.task: {name or 'nothing'} is not a task of training.", reason="TASK_UNKNOWN")
+    return TASKS[name](**_options(getattr(spec, name)))
 
 
 def _method_from(spec: run_pb2.TrainingSpec) -> Method:
     """The method with the name of the field, its options taken from the message."""
     name = spec.WhichOneof("method") or ""
-    options: dict[str, object] = {}
     if name == "plugin":
         return make_plugin(spec.plugin.name, MessageToDict(spec.plugin.options))
-    if name:
-        message = getattr(spec, name)
-        options = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
-    return make_method(name, options)
+    return make_method(name, _options(getattr(spec, name)) if name else {})
 
 
 def run_to(run: Run) -> run_pb2.Run:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 
 from opentelemetry import context, propagate, trace
@@ -30,7 +31,6 @@ from services.training.adapters.job import (
     Job,
     write_json,
 )
-from services.training.domain.training_spec import GenerationTask
 from services.training.engine.loop import Cancelled
 
 logger = logging.getLogger("services.training.worker")
@@ -69,10 +69,7 @@ def _run(job: Job, stop: threading.Event) -> int:
     from services.training.worker.phases import drop_stored, store
 
     torch.set_num_threads(job.threads)
-    if isinstance(job.spec.task, GenerationTask):
-        from services.training.worker.generation import run
-    else:
-        from services.training.worker.classification import run
+    run = import_module(f"services.training.worker.{job.spec.task.kind}").run
     try:
         report = store(job, run(job, stop.is_set), stop)
         write_json(job.folder / REPORT_FILE, report.to_json())

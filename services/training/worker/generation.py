@@ -12,7 +12,7 @@ from services.kit.engine import RUNTIME
 from services.training.adapters import language_builds
 from services.training.adapters.job import Job
 from services.training.domain.report import Example, Report, Variant
-from services.training.domain.training_spec import GenerationTask, VariantName
+from services.training.domain.tasks import GenerationTask, VariantName
 from services.training.engine.generation import greedy_answers, reference_losses
 from services.training.engine.methods.prompt_tuning import PromptTuning
 from services.training.engine.metrics import (

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.kit.prompts import Prompts
-from services.training.domain.training_spec import GenerationTask, TrainingSpec
+from services.training.domain.tasks import GenerationTask
+from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.methods.dpo import Dpo
 from services.training.engine.methods.kto import Kto
 from services.training.engine.preferences import (

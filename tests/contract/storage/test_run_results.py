@@ -17,7 +17,8 @@ import s3fs
 from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.training.adapters.job import Job
 from services.training.domain.report import Metric, Report, Variant
-from services.training.domain.training_spec import Optimization, TextClassificationTask, TrainingSpec
+from services.training.domain.tasks import TextClassificationTask
+from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.methods.lora import Lora
 from services.training.worker.phases import drop_stored, store
 from tests.service_process import free_port

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from services.kit.storage.signing import SigningKey
 from services.training.adapters.job import Job
 from services.training.domain.report import Report
-from services.training.domain.training_spec import (
-    GenerationTask,
-    Method,
-    Optimization,
-    TrainingSpec,
-    VariantName,
-)
+from services.training.domain.tasks import GenerationTask, VariantName
+from services.training.domain.training_spec import Method, Optimization, TrainingSpec
 
 
 def writer_spec(model: Path, snapshot: Path, method: Method, **changes: Any) -> TrainingSpec:
@@ -41,9 +37,6 @@ def _builds(*names: VariantName) -> tuple[VariantName, ...]:
 
 def work(folder: Path, spec: TrainingSpec) -> Report:
     """Runs the worker of a spec to its end, in its folder."""
-    from services.training.worker.classification import run as run_classification
-    from services.training.worker.generation import run as run_generation
-
     key = SigningKey(folder / "keys" / "signing.pem", folder / "keys" / "trusted")
     key.ensure()
     job = Job(
@@ -58,5 +51,5 @@ def work(folder: Path, spec: TrainingSpec) -> Report:
         signing_key=folder / "keys" / "signing.pem",
         trusted_keys=folder / "keys" / "trusted",
     )
-    run = run_generation if isinstance(spec.task, GenerationTask) else run_classification
-    return run(job, lambda: False)
+    report: Report = import_module(f"services.training.worker.{spec.task.kind}").run(job, lambda: False)
+    return report

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.kit.storage.signing import MANIFEST
-from services.training.domain.training_spec import GenerationTask
+from services.training.domain.tasks import GenerationTask
 from services.training.engine.methods.dpo import Dpo
 from services.training.engine.methods.kto import Kto
 from services.training.engine.methods.lora import Lora

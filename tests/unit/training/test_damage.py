@@ -24,11 +24,12 @@ from services.kit.storage.signing import TrustedKeys
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import EXIT_DISK_FULL, EXIT_FAILED, FAILURE_FILE, Job
 from services.training.adapters.snapshots import StoredFolders, check_files, read_rows
-from services.training.domain.training_spec import Optimization, TextClassificationTask, TrainingSpec
+from services.training.domain.tasks import TextClassificationTask
+from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.loop import Checkpoint
 from services.training.engine.methods.full import Full
 from services.training.worker import __main__ as worker
-from services.training.worker import classification
+from services.training.worker import text_classification
 from services.training.worker.phases import kept_folder
 
 _TASK = TextClassificationTask("label")
@@ -173,7 +174,7 @@ def test_a_worker_leaves_the_reason_of_its_failure(
     def run(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(classification, "run", run)
+    monkeypatch.setattr(text_classification, "run", run)
     folder = tmp_path / "run"
     folder.mkdir()
     job = Job("runs/1", folder, folder.as_uri(), tmp_path, tmp_path, tmp_path, _spec(tmp_path), 1, tmp_path, tmp_path)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job
-from services.training.domain.training_spec import Optimization, Precision, TextClassificationTask, TrainingSpec
+from services.training.domain.tasks import TextClassificationTask
+from services.training.domain.training_spec import Optimization, Precision, TrainingSpec
 from services.training.engine.loop import (
     Cancelled,
     Checkpoint,

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError
 from services.kit.grpc.validation import validate
-from services.training.domain.training_spec import Method, Optimization, TextClassificationTask, TrainingSpec
+from services.training.domain.tasks import TextClassificationTask
+from services.training.domain.training_spec import Method, Optimization, TrainingSpec
 from services.training.engine.loop import Cancelled, Checkpoint, train
 from services.training.engine.methods.dpo import Dpo
 from services.training.engine.methods.kto import Kto

@@ -32,7 +32,8 @@ from services.training.app.supervision import Supervision
 from services.training.domain.machine import Machine
 from services.training.domain.report import Metric, Report, Variant
 from services.training.domain.run import Run, RunState
-from services.training.domain.training_spec import BaseModel, Optimization, TextClassificationTask, TrainingSpec
+from services.training.domain.tasks import TextClassificationTask
+from services.training.domain.training_spec import BaseModel, Optimization, TrainingSpec
 from services.training.engine.methods.lora import Lora
 from services.training.entrypoints.worker import run_supervision
 from tests.conftest import OpenDatabase
@@ -101,7 +102,7 @@ class FakeAnnouncer:
 
 class FakeModels:
     def find(self, name: str) -> BaseModel:
-        return BaseModel(name, name, "text_classification", 512)
+        return BaseModel(name, name, "encoder", 512)
 
     def config(self, name: str) -> Mapping[str, Any]:
         return {

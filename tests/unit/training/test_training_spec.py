@@ -16,19 +16,15 @@ from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import TrustedKeys
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.snapshots import StoredFolders
-from services.training.domain.training_spec import (
-    GenerationTask,
-    Optimization,
-    TextClassificationTask,
-    TrainingSpec,
-)
+from services.training.domain.tasks import GenerationTask, Task, TextClassificationTask
+from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.methods.lora import Lora
 
 _ROW = {"record_id": "r", "text": "the room was good", "label": "good", "headline": "good room"}
 _WRITER, _LABELLER = GenerationTask("Write.\n\n{text}", "headline", 96, 12), TextClassificationTask("label", 32)
 
 
-def spec(task: GenerationTask | TextClassificationTask, **changes: Any) -> TrainingSpec:
+def spec(task: Task, **changes: Any) -> TrainingSpec:
     made = TrainingSpec("m", "base", "datasets/d/versions/1", "", "0" * 64, task, Lora(), Optimization(max_steps=2))
     return replace(made, **changes)
 
@@ -88,7 +84,7 @@ def folder_of(tmp_path: Path, config: object, weights: str = "model.safetensors"
     ],
 )
 def test_a_base_model_that_cannot_learn_the_task_is_refused(
-    tmp_path: Path, config: object, task: GenerationTask | TextClassificationTask, field: str, said: str
+    tmp_path: Path, config: object, task: Task, field: str, said: str
 ) -> None:
     base = BaseModels(tmp_path, tmp_path).find(folder_of(tmp_path, config))
     with pytest.raises(InvalidArgumentError, match=said) as refused:

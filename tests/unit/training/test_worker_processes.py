@@ -18,7 +18,8 @@ from services.training.adapters.worker_processes import WorkerProcesses
 from services.training.app.ports import WorkerView
 from services.training.domain.report import Metric, Report, Variant
 from services.training.domain.run import Run
-from services.training.domain.training_spec import Optimization, TextClassificationTask, TrainingSpec
+from services.training.domain.tasks import TextClassificationTask
+from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.methods.lora import Lora
 
 _METRIC = Metric("accuracy", 0.8, 0.7, 0.9, 50)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from services.kit.errors import InvalidArgumentError
-from services.training.domain.training_spec import Optimization, TextClassificationTask, TrainingSpec
+from services.training.domain.tasks import TextClassificationTask
+from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.methods.lora import Lora
 
 

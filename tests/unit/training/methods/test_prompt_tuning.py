@@ -10,12 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.kit.errors import InvalidArgumentError
-from services.training.domain.training_spec import (
-    GenerationTask,
-    Optimization,
-    TextClassificationTask,
-    TrainingSpec,
-)
+from services.training.domain.tasks import GenerationTask, TextClassificationTask
+from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.methods.prompt_tuning import PromptTuning
 from services.training.engine.prompts import prompts_of
 from services.training.engine.virtual_tokens import add_rows, token_name, virtual_ids, write_tokenizer

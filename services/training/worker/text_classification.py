@@ -12,7 +12,7 @@ from services.kit.errors import FailedPreconditionError
 from services.training.adapters import encoder_builds
 from services.training.adapters.job import Job
 from services.training.domain.report import Example, Report, Variant
-from services.training.domain.training_spec import TextClassificationTask
+from services.training.domain.tasks import TextClassificationTask
 from services.training.engine.classifier import build_classifier
 from services.training.engine.metrics import correct, mean_with_interval
 from services.training.engine.tasks import ClassificationObjective, pad_right

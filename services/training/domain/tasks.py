@@ -1,0 +1,117 @@
+"""The tasks that a model can be trained for: one frozen dataclass each, and the table of them.
+
+A task's fields are those of its message, and its `kind` is the name of its field in `TrainingSpec.task` of the proto.
+The worker of a task is the module of that name in `services.training.worker`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from services.kit.errors import FieldViolation
+
+VariantName = Literal["fp32", "int8", "int4"]
+VARIANTS: tuple[VariantName, ...] = ("fp32", "int8", "int4")
+
+Architecture = Literal["causal", "encoder"]
+
+
+class Task(Protocol):
+    """What a model is trained to do."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    ARCHITECTURE: ClassVar[Architecture]
+    """The kind of base model that can learn it."""
+    VARIANTS: ClassVar[tuple[VariantName, ...]]
+    """The builds that it can have."""
+
+    @property
+    def kind(self) -> str:
+        """Its name, which is also that of its field in a spec's `task`."""
+        ...
+
+    @property
+    def max_input_tokens(self) -> int:
+        """Longest input; longer texts are cut."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input and answer together, which the base model must be able to read."""
+        ...
+
+    @property
+    def learnt(self) -> tuple[str, str]:
+        """The column that is learnt, and the field of a spec that names it."""
+        ...
+
+    def violations(self) -> list[FieldViolation]:
+        """What is wrong with its fields."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationTask:
+    """Text from text: column `target_field` is the answer to `prompt_template` filled with a record's text."""
+
+    ARCHITECTURE: ClassVar[Architecture] = "causal"
+    VARIANTS: ClassVar[tuple[VariantName, ...]] = VARIANTS
+
+    prompt_template: str
+    target_field: str
+    max_input_tokens: int = 256
+    max_target_tokens: int = 32
+    kind: Literal["generation"] = "generation"
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Task`."""
+        return self.max_input_tokens + self.max_target_tokens
+
+    @property
+    def learnt(self) -> tuple[str, str]:
+        """See `Task`."""
+        return self.target_field, "spec.generation.target_field"
+
+    def violations(self) -> list[FieldViolation]:
+        """See `Task`."""
+        field, found = "spec.generation.prompt_template", []
+        named = re.findall(r"\{\w+\}", self.prompt_template)
+        if "{text}" not in named:
+            found.append(FieldViolation(field, "it must contain {text}"))
+        if others := ", ".join(sorted({*named} - {"{text}"})):
+            message = f"contains {others}, which callers cannot fill in; only {{text}} is replaced"
+            found.append(FieldViolation(field, message))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class TextClassificationTask:
+    """One label, in column `label_field`, from a text."""
+
+    ARCHITECTURE: ClassVar[Architecture] = "encoder"
+    VARIANTS: ClassVar[tuple[VariantName, ...]] = ("fp32", "int8")
+
+    label_field: str
+    max_input_tokens: int = 128
+    kind: Literal["text_classification"] = "text_classification"
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Task`."""
+        return self.max_input_tokens
+
+    @property
+    def learnt(self) -> tuple[str, str]:
+        """See `Task`."""
+        return self.label_field, "spec.text_classification.label_field"
+
+    def violations(self) -> list[FieldViolation]:
+        """See `Task`."""
+        return []
+
+
+TASKS: Mapping[str, type[Task]] = {"generation": GenerationTask, "text_classification": TextClassificationTask}
