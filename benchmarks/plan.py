@@ -17,12 +17,8 @@ from typing import Any
 from benchmarks.machine import described
 from benchmarks.report import table, write_section
 from services.training.domain.machine import Machine
-from services.training.domain.training_spec import (
-    GenerationTask,
-    Optimization,
-    TextClassificationTask,
-    TrainingSpec,
-)
+from services.training.domain.tasks import GenerationTask, TextClassificationTask
+from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.allocation import ALLOCATOR
 from services.training.engine.methods import make_method
 from services.training.engine.run_plan import plan_run

@@ -173,7 +173,7 @@ def _config_of(name: str, folder: Path) -> Mapping[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
         if not isinstance(config, dict):
-            raise TypeError("it holds no JSON object")
+            raise TypeError("it is not a JSON object")
     except (ValueError, TypeError) as error:
         wrong = f"{name}/config.json cannot be read: {error}"
         raise InvalidArgumentError(

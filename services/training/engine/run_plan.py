@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from services.training.domain.machine import Machine
-from services.training.domain.training_spec import GenerationTask, TrainingSpec
+from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.attention import SHORT
 from services.training.engine.memory_plan import (
     STRATEGIES,
@@ -102,7 +102,7 @@ def plan_run(spec: TrainingSpec, config: Mapping[str, Any], machine: Machine) ->
 def trained_weights(spec: TrainingSpec, shape: Shape) -> int:
     """How many weights the method trains; of a method that Tidemill does not know, all of them."""
     method: Any = spec.method
-    head: int = 0 if isinstance(spec.task, GenerationTask) else shape.hidden
+    head: int = shape.hidden if spec.task.ARCHITECTURE == "encoder" else 0
     match method.kind:
         case "lora" | "dpo" | "kto":
             rank = int(method.r)
@@ -121,9 +121,9 @@ def _batch(spec: TrainingSpec) -> Batch:
     task = spec.task
     # Direct preference optimization reads the chosen and the rejected answer of each example.
     examples = spec.optimization.batch_size * (2 if spec.method.kind == "dpo" else 1)
-    if isinstance(task, GenerationTask):
-        return Batch(examples, task.max_input_tokens + task.max_target_tokens - 1, task.max_target_tokens)
-    return Batch(examples, task.max_input_tokens, 0)
+    targets = task.max_tokens - task.max_input_tokens
+    # The last target token is predicted, never read.
+    return Batch(examples, task.max_tokens - min(targets, 1), targets)
 
 
 def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Strategy, devices: int) -> StrategyPlan:

@@ -12,12 +12,8 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, Q
 
 from services.kit.errors import InvalidArgumentError
 from services.training.domain.machine import Machine
-from services.training.domain.training_spec import (
-    GenerationTask,
-    Optimization,
-    TextClassificationTask,
-    TrainingSpec,
-)
+from services.training.domain.tasks import GenerationTask, TextClassificationTask
+from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.methods import make_method
 from services.training.engine.model_shape import Shape
 from services.training.engine.run_plan import plan_run, trained_weights
