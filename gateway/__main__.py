@@ -19,11 +19,13 @@ from gateway.http.server import HttpServer
 from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
 from gateway.keys.store import KeyStore
+from gateway.keys.usage import UsageTable
 from gateway.metrics import Refusals
 from gateway.peers import Peers
 from gateway.plane import DataPlane
+from gateway.processes import ProcessMetrics
 from gateway.settings import GatewaySettings
-from services.kit.config import load_settings, state_dir
+from services.kit.config import UNIX, load_settings, state_dir
 from services.kit.runtime.service import Service, run_service
 from services.kit.telemetry.metrics import RequestMetrics
 from services.kit.tls import ServerTls
@@ -63,6 +65,19 @@ async def _open_keys(settings: GatewaySettings) -> tuple[KeyStore, KeyRing]:
     return store, ring
 
 
+def _usage(settings: GatewaySettings) -> UsageTable:
+    if settings.gateway_processes == 1:
+        return UsageTable()
+    return UsageTable(settings.state / "gateway" / "key-usage", settings.gateway_process, settings.gateway_processes)
+
+
+def _own_socket(settings: GatewaySettings) -> tuple[str, ...]:
+    """Where a probe reaches this process and no other of those that share its ports."""
+    if settings.gateway_sockets is None:
+        return ()
+    return (f"{UNIX}{settings.gateway_sockets / f'gateway-{settings.gateway_process}'}",)
+
+
 async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     """Creates the gateway inside the running event loop."""
     store, ring = await _open_keys(settings)
@@ -73,13 +88,27 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     tracer = trace.get_tracer("tidemill.gateway")
     services = public_services()
     limits = settings.http_limits
-    limiter = KeyLimiter()
+    several = settings.gateway_processes > 1
+    limiter = KeyLimiter(table=_usage(settings))
+    processes = ProcessMetrics(
+        metrics.registry, settings.gateway_sockets, settings.gateway_process, settings.gateway_processes
+    )
     refusals = Refusals(metrics.registry)
     app = create_app(
-        peers, plane, ring if settings.auth else None, limiter, metrics, tracer, BodyBudget(limits), settings.origins
+        peers,
+        plane,
+        ring if settings.auth else None,
+        limiter,
+        metrics,
+        tracer,
+        BodyBudget(limits),
+        processes,
+        settings.origins,
     )
     tls = ServerTls(settings.tls_files) if settings.tls_files is not None else None
-    http = HttpServer(app, settings.http_bind, limits, refusals.count, tls.context() if tls is not None else None)
+    http = HttpServer(
+        app, settings.http_bind, limits, refusals.count, tls.context() if tls is not None else None, shared=several
+    )
     logger.info("gateway serves %s on port %d", "HTTPS" if tls is not None else "HTTP", http.port)
     facade = FacadeHandler(services, peers.channels, {**answer_handlers(plane.answers), **kserve_handlers(plane.v2)})
 
@@ -89,10 +118,11 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
 
     return Service(
         register=register,
-        tasks=[http.serve, ring.run, *plane.tasks, *([tls.watch] if tls is not None else [])],
+        tasks=[http.serve, processes.serve, ring.run, *plane.tasks, *([tls.watch] if tls is not None else [])],
         stopping=plane.stopping,
         closers=[ring.write_uses, *plane.closers, peers.close, store.close],
-        server_options=grpc_limits(settings),
+        server_options=(*grpc_limits(settings), *((("grpc.so_reuseport", 1),) if several else ())),
+        also_on=_own_socket(settings),
         credentials=tls.grpc_credentials() if tls is not None else None,
         for_peers=False,
         interceptors=[

@@ -9,7 +9,8 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from gateway.http.limits import HttpLimits
-from services.kit.config import ServiceSettings
+from gateway.keys.usage import MOST_PROCESSES
+from services.kit.config import UNIX, ServiceSettings
 from services.kit.tls import TlsFiles
 
 _ORIGIN = re.compile(r"https?://[^/\s,?#]+")
@@ -34,6 +35,17 @@ class GatewaySettings(ServiceSettings):
     max_connections: int = Field(2000, ge=1, description="open connections at each door")
     max_connections_per_client: int = Field(
         500, ge=1, description="open HTTP connections of one address; raise it behind a reverse proxy"
+    )
+    gateway_processes: int = Field(
+        1,
+        ge=1,
+        le=MOST_PROCESSES,
+        description="gateway processes that share the ports; a mesh of one machine runs as many as it has processors, "
+        "4 at most, unless this is set",
+    )
+    gateway_process: int = Field(1, ge=1, description="which of them this one is; the mesh sets it")
+    gateway_sockets: Path | None = Field(
+        None, description="folder of the processes' own sockets, for probes and metrics; the mesh sets it"
     )
     max_streams_per_connection: int = Field(1000, ge=1, description="calls at once on one gRPC connection")
 
@@ -60,6 +72,16 @@ class GatewaySettings(ServiceSettings):
     def origins(self) -> tuple[str, ...]:
         """Origins of web pages that may call."""
         return tuple(origin for part in self.cors_origins.split(",") if (origin := part.strip()))
+
+    @model_validator(mode="after")
+    def _sharable(self) -> Self:
+        if self.gateway_process > self.gateway_processes:
+            raise ValueError("TIDEMILL_GATEWAY_PROCESS must not be larger than TIDEMILL_GATEWAY_PROCESSES")
+        if self.gateway_processes > 1 and (self.bind.startswith(UNIX) or self.bind.endswith(":0")):
+            raise ValueError("TIDEMILL_BIND must be host:port with a fixed port where several processes share it")
+        if self.gateway_processes > 1 and self.http_bind.endswith(":0"):
+            raise ValueError("TIDEMILL_HTTP_BIND must have a fixed port where several processes share it")
+        return self
 
     @model_validator(mode="after")
     def _whole_tls(self) -> Self:

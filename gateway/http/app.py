@@ -26,6 +26,7 @@ from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
 from gateway.peers import Peers
 from gateway.plane import DataPlane
+from gateway.processes import ProcessMetrics
 from services.kit.errors import InvalidArgumentError, NotFoundError, TidemillError
 from services.kit.telemetry.metrics import RequestMetrics
 
@@ -43,6 +44,7 @@ def create_app(
     metrics: RequestMetrics,
     tracer: Tracer,
     bodies: BodyBudget,
+    processes: ProcessMetrics,
     origins: Sequence[str] = (),
 ) -> App:
     """The ASGI application.
@@ -55,6 +57,7 @@ def create_app(
         metrics: of this process.
         tracer: creates the server spans.
         bodies: the memory of all current bodies.
+        processes: the metrics of all processes of this gateway.
         origins: of web pages that may call, such as `https://app.example.com`; `*` for every page.
     """
     app = FastAPIOffline(
@@ -76,7 +79,7 @@ def create_app(
         predict_routes(plane),
         intake_routes(peers),
         v2_routes(plane.v2),
-        health_routes(PartsHealth(peers.channels), metrics),
+        health_routes(PartsHealth(peers.channels), processes),
     )
     for router in routers:
         app.include_router(router)

@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 from fastapi import APIRouter, Request
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from gateway.http.calls import json_response
 from gateway.http.door import from_this_machine
-from services.kit.telemetry.metrics import RequestMetrics
+from gateway.processes import ProcessMetrics
 
 _PROBE_S = 1.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -49,7 +49,7 @@ class PartsHealth:
         return {"status": status, "latency_ms": round((time.perf_counter() - started) * 1000, 2)}
 
 
-def health_routes(health: PartsHealth, metrics: RequestMetrics) -> APIRouter:
+def health_routes(health: PartsHealth, processes: ProcessMetrics) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["Operation"])
 
@@ -65,6 +65,6 @@ def health_routes(health: PartsHealth, metrics: RequestMetrics) -> APIRouter:
 
     @router.get("/metrics", summary="Prometheus metrics")
     async def prometheus() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await processes.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -62,6 +62,8 @@ class HttpServer:
         limits: HttpLimits,
         refused: Callable[[str], None],
         tls: ssl.SSLContext | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
         """Args:
         app: the ASGI application.
@@ -69,12 +71,13 @@ class HttpServer:
         limits: of every connection.
         refused: called with the code of every request that broke a limit.
         tls: of every connection; None for plain text.
+        shared: whether other processes of this user listen on the port as well (SO_REUSEPORT).
 
         Raises:
             FailedPreconditionError: the port is taken, or the address does not belong to this machine.
         """
         host, _, port = address.rpartition(":")
-        self._socket = _listen(host.strip("[]") or "127.0.0.1", int(port), address)
+        self._socket = _listen(host.strip("[]") or "127.0.0.1", int(port), address, shared)
         self.port: int = self._socket.getsockname()[1]
         self._server = _Server(
             uvicorn.Config(
@@ -107,10 +110,12 @@ class HttpServer:
             raise
 
 
-def _listen(host: str, port: int, address: str) -> socket.socket:
+def _listen(host: str, port: int, address: str, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
         listener.listen(2048)

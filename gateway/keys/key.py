@@ -38,7 +38,7 @@ USUAL_ROLES = frozenset({Role.READ, Role.PREDICT, Role.INGEST})
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """Limits of a key per gateway process; None means no limit."""
+    """Limits of a key over all processes of a gateway; None means no limit."""
 
     requests_per_s: float | None = None
     concurrent: int | None = None

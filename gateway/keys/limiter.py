@@ -1,6 +1,7 @@
-"""Enforces the limits of each key, within one process.
+"""Enforces the limits of each key, over all processes of a gateway.
 
-A rate is a token bucket that holds one second's requests; refusals say when the next request is allowed.
+A rate is a token bucket that holds one second's requests; refusals say when the next request is allowed. Other limits,
+such as tokens a day, belong into `_KeyUsage`.
 """
 
 from __future__ import annotations
@@ -10,66 +11,57 @@ import time
 from collections.abc import Callable
 
 from gateway.keys.key import ApiKey
+from gateway.keys.usage import UsageTable
 from services.kit.errors import ResourceExhaustedError
 
 # Weight of the last request in the mean duration.
 _SMOOTHING = 0.2
 
 
-class _KeyUsage:
-    """Current usage of one key."""
-
-    __slots__ = ("concurrent", "filled_at", "mean_s", "tokens")
-
-    def __init__(self, now: float) -> None:
-        self.tokens = math.inf
-        self.filled_at = now
-        self.concurrent = 0
-        self.mean_s = 0.0
-
-
 class KeyLimiter:
     """The limits of all keys."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, table: UsageTable | None = None) -> None:
         """Args:
-        clock: seconds that only go forward.
+        clock: seconds that only go forward, the same in all processes.
+        table: what the keys use now; of this process alone when None.
         """
         self._clock = clock
-        self._uses: dict[str, _KeyUsage] = {}
+        self._table = table or UsageTable()
 
     def enter(self, key: ApiKey) -> Callable[[], None]:
         """Counts a request that begins.
 
         Returns:
-            A function to call when the request has ended.
+            What must be called when it has ended.
 
         Raises:
-            ResourceExhaustedError: the key is at one of its limits; `retry_after_s` says when to retry.
+            ResourceExhaustedError: the key is at one of its limits; `retry_after_s` says when to come again.
         """
         limits = key.limits
         if limits.requests_per_s is None and limits.concurrent is None:
             return _nothing
-        now = self._clock()
-        use = self._uses.get(key.key_id)
-        if use is None:
-            use = self._uses[key.key_id] = _KeyUsage(now)
-        if limits.concurrent is not None and use.concurrent >= limits.concurrent:
-            # Of n concurrent requests, one ends on average after a n-th of their mean duration.
-            wait = max(0.05, use.mean_s / limits.concurrent)
-            raise _exhausted("CONCURRENT_REQUESTS", f"{limits.concurrent} requests at once", wait)
-        if limits.requests_per_s is not None:
-            rate = limits.requests_per_s
-            use.tokens = min(max(1.0, rate), use.tokens + (now - use.filled_at) * rate)
-            use.filled_at = now
-            if use.tokens < 1.0:
-                raise _exhausted("REQUEST_RATE", f"{rate:g} requests per second", (1.0 - use.tokens) / rate)
-            use.tokens -= 1.0
-        use.concurrent += 1
+        now, key_id = self._clock(), key.key_id
+        with self._table.of(key_id) as use:
+            if limits.concurrent is not None and use.concurrent >= limits.concurrent:
+                # One of them ends, on average, after a share of what they last.
+                wait = max(0.05, use.mean_s / limits.concurrent)
+                raise _exhausted("CONCURRENT_REQUESTS", f"{limits.concurrent} requests at once", wait)
+            if limits.requests_per_s is not None:
+                rate, most = limits.requests_per_s, max(1.0, limits.requests_per_s)
+                # A clock that stands before the last request is that of a machine that was started again.
+                passed = now - use.filled_at if use.filled_at <= now else math.inf
+                tokens = min(most, use.tokens + passed * rate)
+                use.filled_at = now
+                use.tokens = tokens if tokens < 1.0 else tokens - 1.0
+                if tokens < 1.0:
+                    raise _exhausted("REQUEST_RATE", f"{rate:g} requests per second", (1.0 - tokens) / rate)
+            use.add_concurrent(1)
 
         def leave() -> None:
-            use.concurrent -= 1
-            use.mean_s += _SMOOTHING * (self._clock() - now - use.mean_s)
+            with self._table.of(key_id) as use:
+                use.add_concurrent(-1)
+                use.mean_s += _SMOOTHING * (self._clock() - now - use.mean_s)
 
         return leave
 

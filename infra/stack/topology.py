@@ -18,7 +18,7 @@ from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout, service_path
 from infra.stack.private import place_secret
-from infra.stack.probes import every, grpc_health, http_ok, tls_handshake
+from infra.stack.probes import Probe, every, grpc_health, http_ok, tls_handshake
 
 DOORS_HOST = "TIDEMILL_DOORS_HOST"
 """Environment variable: address that the gateway listens on instead of loopback, such as 0.0.0.0 in a container."""
@@ -29,6 +29,10 @@ STORES = ("TIDEMILL_DATABASE_URL", "TIDEMILL_ARTIFACTS_URL", "TIDEMILL_MLFLOW_UR
 LIVENESS_PARTS, LIVENESS_SERVICES = "TIDEMILL_LIVENESS_PARTS_S", "TIDEMILL_LIVENESS_SERVICES_S"
 """Environment variables: seconds that a part or a service that was ready may fail every probe before it is killed and
 started again; 30 and 60 when unset."""
+
+GATEWAY_PROCESSES = "TIDEMILL_GATEWAY_PROCESSES"
+"""Environment variable: gateway processes; as many as processors, 4 at most, when unset."""
+_USUAL_PROCESSES, _MOST_PROCESSES = 4, 64
 
 PARTS = ("kafka", "elasticsearch", "triton")
 
@@ -120,8 +124,9 @@ def specs(layout: Layout, only: Iterable[str] | None = None) -> list[ChildSpec]:
         dataclasses.replace(part, liveness_s=_seconds(LIVENESS_PARTS, part.liveness_s))
         for part in (kafka.child(layout), elasticsearch.child(layout), triton.child(layout))
     ]
-    children = [*parts, *(_child(layout, service) for service in SERVICES)]
-    return [child for child in children if child.name in wanted]
+    children = [*parts, *(_child(layout, service) for service in SERVICES if service.doors is None)]
+    gateways = [child for service in SERVICES if service.doors is not None for child in _doors(layout, service)]
+    return [child for child in (*children, *gateways) if child.name in wanted or child.name.partition("-")[0] in wanted]
 
 
 def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[str, str]:
@@ -195,24 +200,67 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
 
 
 def _child(layout: Layout, service: Service) -> ChildSpec:
-    probe = grpc_health(service.name)
-    if service.doors is not None:
-        door = f"{service.name}_http"
-        if os.environ.get("TIDEMILL_TLS_CERT"):
-            probe = every(tls_handshake(service.name), tls_handshake(door))
-        else:
-            probe = every(probe, http_ok(door, "/healthz"))
     return ChildSpec(
         name=service.name,
         ports=service.ports,
         sockets=service.sockets,
         prepare=partial(_prepare, layout, service),
-        probe=probe,
+        probe=grpc_health(service.name),
         needs=service.needs,
         uses=service.uses,
         stop_grace_s=30.0,
         liveness_s=_seconds(LIVENESS_SERVICES, 60.0),
     )
+
+
+def _doors(layout: Layout, service: Service) -> list[ChildSpec]:
+    """The processes of a service with doors: children of their own, which share its ports.
+
+    Each is probed on a socket of its own, for at the ports any of them may answer.
+    """
+    processes = gateway_processes()
+    return [
+        dataclasses.replace(
+            _child(layout, service),
+            name=service.name if number == 1 else f"{service.name}-{number}",
+            ports=service.ports if number == 1 else {},
+            sockets={f"{service.name}_process_{number}": f"{service.name}-{number}"},
+            prepare=partial(_prepare_door, layout, service, number, processes),
+            probe=_door_probe(service, number, processes),
+        )
+        for number in range(1, processes + 1)
+    ]
+
+
+def _door_probe(service: Service, number: int, processes: int) -> Probe:
+    probe, door = grpc_health(f"{service.name}_process_{number}"), f"{service.name}_http"
+    if processes > 1:
+        return probe
+    if os.environ.get("TIDEMILL_TLS_CERT"):
+        return every(probe, tls_handshake(service.name), tls_handshake(door))
+    return every(probe, http_ok(door, "/healthz"))
+
+
+def gateway_processes() -> int:
+    """How many gateway processes share the ports.
+
+    Raises:
+        StackError: the environment variable is wrong.
+    """
+    text = os.environ.get(GATEWAY_PROCESSES) or str(min(_USUAL_PROCESSES, len(os.sched_getaffinity(0))))
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= _MOST_PROCESSES:
+        raise StackError(f"{GATEWAY_PROCESSES} must be a number from 1 to {_MOST_PROCESSES}, not {text!r}.")
+    return int(text)
+
+
+def _prepare_door(layout: Layout, service: Service, number: int, processes: int, addresses: Addresses) -> Program:
+    program = _prepare(layout, service, addresses)
+    told = {
+        GATEWAY_PROCESSES: str(processes),
+        "TIDEMILL_GATEWAY_PROCESS": str(number),
+        "TIDEMILL_GATEWAY_SOCKETS": str(addresses.sockets[f"{service.name}_process_{number}"].parent),
+    }
+    return dataclasses.replace(program, environment={**program.environment, **told})
 
 
 def _seconds(variable: str, usual: float) -> float:

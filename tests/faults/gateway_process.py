@@ -47,7 +47,7 @@ class GatewayProcess:
 @contextmanager
 def running_gateway(state: Path, settings: Mapping[str, str] | None = None) -> Iterator[GatewayProcess]:
     """Starts it with further settings (`TIDEMILL_*`, named without that prefix); ends it after the block."""
-    log = state / "gateway.log"
+    log = state / f"gateway{(settings or {}).get('GATEWAY_PROCESS', '')}.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
     environment |= {
         "PYTHONPATH": python_path(),

@@ -148,7 +148,8 @@ def _health(child: ChildState) -> str:
 
 
 def ports_of(name: str, ports: Mapping[str, int]) -> str:
-    """The ports that callers of a part use, without those of its metrics."""
+    """The ports that callers of a part use, without those of its metrics. Processes `NAME-2` share those of `NAME`."""
+    name = name.partition("-")[0]
     found = [
         port
         for use, port in ports.items()

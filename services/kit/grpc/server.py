@@ -32,7 +32,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Clients may ping idle connections up to once a second; C-core's own limit is one ping in two hours.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-    # Otherwise a second process on the same port would silently take half of the calls.
+    # Otherwise a second process on the same port would silently take half of the calls. A gateway asks for that.
     ("grpc.so_reuseport", 0),
 )
 
@@ -65,7 +65,7 @@ def create_server(
     """A server without servicers.
 
     Outermost first: streams, trace, metrics, errors, `extra` (auth…), watches, deadline, validation, `requests`. Once
-    `stopping` is set, streams that watch something end. `options` of gRPC's core are added to those of every server.
+    `stopping` is set, streams that watch something end. `options` of gRPC's core replace those of every server.
     """
     trace: list[grpc.aio.ServerInterceptor] = []
     if traced:
@@ -83,7 +83,8 @@ def create_server(
             ValidationInterceptor(),
             *([requests] if requests is not None else []),
         ],
-        options=[*SERVER_OPTIONS, *options],
+        # Of an option that is given twice gRPC's core takes the first.
+        options=list({**dict(SERVER_OPTIONS), **dict(options)}.items()),
     )
 
 

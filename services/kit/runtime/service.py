@@ -70,6 +70,8 @@ class Service:
     traced: bool = True
     server_options: Sequence[tuple[str, int]] = ()
     credentials: grpc.ServerCredentials | None = None
+    also_on: Sequence[str] = ()
+    """Further addresses of the gRPC server, in plain text: `unix:/path` of sockets that only this user can open."""
     for_peers: bool = True
     """Whether its callers are services of the mesh, which show certificates if TLS between services is on."""
 
@@ -178,6 +180,8 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
         grpc_server = finish_server(server, service.register(server))
         peers = _peer_tls(settings) if service.for_peers else None
         port = bind(server, settings.bind, peers.grpc_credentials() if peers else service.credentials)
+        for address in service.also_on:
+            bind(server, address)
         if settings.metrics_bind:
             metrics.serve(settings.metrics_bind)
         # Until everything runs: the health service itself starts as SERVING.

@@ -59,11 +59,17 @@ class AnswerJournal:
         for path in sorted(self._folder.glob("*.jsonl")):
             if path == self._path:
                 continue
-            with path.open("rb") as file:
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                continue  # another process that started just now has taken it over
+            with file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue  # its process lives
+                if not os.fstat(file.fileno()).st_nlink:
+                    continue  # as above, between our opening it and our lock
                 left = self._read(file.read())
                 self._write(left)
                 path.unlink(missing_ok=True)

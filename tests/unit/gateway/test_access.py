@@ -11,6 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from opentelemetry import trace
+from prometheus_client import CollectorRegistry
 
 from gateway.access import METHODS, ROUTES, demand
 from gateway.facade.table import public_services
@@ -20,6 +21,7 @@ from gateway.keys.key import ApiKey, Role
 from gateway.keys.limiter import KeyLimiter
 from gateway.peers import Peers
 from gateway.plane import DataPlane
+from gateway.processes import ProcessMetrics
 from gateway.settings import GatewaySettings
 from services.kit.errors import PermissionDeniedError
 from services.kit.telemetry.metrics import RequestMetrics
@@ -54,6 +56,7 @@ async def openapi_paths() -> dict[str, Any]:
         RequestMetrics("gateway"),
         trace.get_tracer("t"),
         BodyBudget(HttpLimits()),
+        ProcessMetrics(CollectorRegistry(), None, 1, 1),
     )
     paths: dict[str, Any] = door._app._app.openapi()["paths"]
     await peers.close()

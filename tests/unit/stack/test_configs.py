@@ -52,10 +52,23 @@ def test_a_service_is_given_longer_to_answer_than_a_part_and_both_can_be_chosen(
 
 def test_the_gateway_stops_first_telemetry_after_all_services_parts_last() -> None:
     order = stop_order(specs(LAYOUT))
-    assert order[0] == ["gateway"]
+    assert {name.partition("-")[0] for name in order[0]} == {"gateway"}
     place = {name: number for number, group in enumerate(order) for name in group}
     assert all(place["telemetry"] > place[service.name] for service in SERVICES if service.name != "telemetry")
     assert all(place[part] > place["ingest"] for part in PARTS)
+
+
+def test_gateway_processes_share_the_ports_and_are_probed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_GATEWAY_PROCESSES", "3")
+    children = specs(LAYOUT, {"gateway"})
+    assert [child.name for child in children] == ["gateway", "gateway-2", "gateway-3"]
+    assert [sorted(child.ports) for child in children] == [["gateway", "gateway_http"], [], []]
+    assert [list(child.sockets.values()) for child in children] == [["gateway-1"], ["gateway-2"], ["gateway-3"]]
+    monkeypatch.setenv("TIDEMILL_GATEWAY_PROCESSES", "1")
+    assert [child.name for child in specs(LAYOUT, {"gateway"})] == ["gateway"]
+    monkeypatch.setenv("TIDEMILL_GATEWAY_PROCESSES", "0")
+    with pytest.raises(StackError, match="TIDEMILL_GATEWAY_PROCESSES must be a number from 1 to 64, not '0'"):
+        specs(LAYOUT)
 
 
 def test_a_circle_is_refused() -> None:

@@ -1,0 +1,143 @@
+"""What each key with limits uses now, in memory that all processes of a gateway share.
+
+One file, mapped into each process; a lock of the kernel, which a process that dies gives back, is held for the few
+microseconds of each change. Requests under way are counted for each process apart, so that those of a process that
+died are forgotten when the next one starts in its place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MOST_PROCESSES = 64
+_SLOTS = 4096
+# Id of the key, tokens left, when they were counted, mean seconds of a request; then the requests of each process.
+_HEAD = struct.Struct("<16sddd")
+_COUNT = struct.Struct("<I")
+_SIZE = _HEAD.size + MOST_PROCESSES * _COUNT.size
+
+
+class KeyUsage:
+    """A view of one key's usage, valid inside of the block that it was given to."""
+
+    __slots__ = ("_at", "_process", "_processes", "_table")
+
+    def __init__(self, table: mmap.mmap, at: int, process: int, processes: int) -> None:
+        self._table, self._at, self._process, self._processes = table, at, process, processes
+
+    def _number(self, index: int) -> float:
+        found: float = struct.unpack_from("<d", self._table, self._at + 16 + 8 * index)[0]
+        return found
+
+    def _set(self, index: int, value: float) -> None:
+        struct.pack_into("<d", self._table, self._at + 16 + 8 * index, value)
+
+    @property
+    def tokens(self) -> float:
+        """Requests that its rate allows at once, at `filled_at`."""
+        return self._number(0)
+
+    @tokens.setter
+    def tokens(self, value: float) -> None:
+        self._set(0, value)
+
+    @property
+    def filled_at(self) -> float:
+        """When the tokens were counted, in seconds of the clock; -inf at first."""
+        return self._number(1)
+
+    @filled_at.setter
+    def filled_at(self, value: float) -> None:
+        self._set(1, value)
+
+    @property
+    def mean_s(self) -> float:
+        """Mean seconds of its requests, the last ones weighing most."""
+        return self._number(2)
+
+    @mean_s.setter
+    def mean_s(self, value: float) -> None:
+        self._set(2, value)
+
+    @property
+    def concurrent(self) -> int:
+        """Requests under way in all processes."""
+        return sum(struct.unpack_from(f"<{self._processes}I", self._table, self._at + _HEAD.size))
+
+    def add_concurrent(self, count: int) -> None:
+        """Changes the number of this process's requests under way."""
+        at = self._at + _HEAD.size + _COUNT.size * self._process
+        _COUNT.pack_into(self._table, at, max(0, _COUNT.unpack_from(self._table, at)[0] + count))
+
+
+class UsageTable:
+    """The usage of at most 4,096 keys; beyond that, who has asked nothing for longest is forgotten."""
+
+    def __init__(self, file: Path | None = None, process: int = 1, processes: int = 1) -> None:
+        """Opens it, and forgets the requests of the process before in this one's place.
+
+        Args:
+            file: shared by the processes; None where there is one only.
+            process: the number of this one, from 1.
+            processes: how many there are.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        self._process, self._processes = process - 1, processes
+        self._offsets: dict[bytes, int] = {}
+        self._file: int | None = None
+        if file is None:
+            self._table = mmap.mmap(-1, _SLOTS * _SIZE)
+            return
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self._locked():
+            # Longer only: to shorten it would take the ground from under the others.
+            if os.fstat(self._file).st_size < _SLOTS * _SIZE:
+                os.ftruncate(self._file, _SLOTS * _SIZE)
+            self._table = mmap.mmap(self._file, _SLOTS * _SIZE)
+            for at in range(0, _SLOTS * _SIZE, _SIZE):
+                _COUNT.pack_into(self._table, at + _HEAD.size + _COUNT.size * self._process, 0)
+
+    @contextmanager
+    def of(self, key_id: str) -> Iterator[KeyUsage]:
+        """The usage of a key, which no other process changes meanwhile."""
+        name = key_id.encode()[:16].ljust(16, b"\0")
+        with self._locked():
+            at = self._offsets.get(name)
+            if at is None or self._table[at : at + 16] != name:  # another process may have given its place away
+                at = self._offsets[name] = self._place(name)
+            yield KeyUsage(self._table, at, self._process, self._processes)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self._file is None:
+            yield
+            return
+        fcntl.lockf(self._file, fcntl.LOCK_EX, 1)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1)
+
+    def _place(self, name: bytes) -> int:
+        oldest, since = 0, float("inf")
+        for at in range(0, _SLOTS * _SIZE, _SIZE):
+            known, _, filled_at, _ = _HEAD.unpack_from(self._table, at)
+            if known == name:
+                return at
+            if known == bytes(16):
+                oldest = at
+                break
+            if filled_at < since and not KeyUsage(self._table, at, self._process, self._processes).concurrent:
+                oldest, since = at, filled_at
+        self._table[oldest : oldest + _SIZE] = bytes(_SIZE)
+        _HEAD.pack_into(self._table, oldest, name, float("inf"), float("-inf"), 0.0)
+        return oldest
