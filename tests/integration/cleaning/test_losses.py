@@ -44,11 +44,11 @@ def delete_unread(bootstrap: str, kept: int) -> int:
 
     def offsets() -> Any:
         try:
-            return admin.list_group_offsets({"tidemill-cleaning": None})["tidemill-cleaning"]
+            return (admin.list_group_offsets({"tidemill-cleaning": None})["tidemill-cleaning"],)
         except CoordinatorNotAvailableError:  # a new broker makes the coordinators' topic when one is first asked for
             return None
 
-    committed = wait_until(offsets, "the offsets of cleaning's group")
+    (committed,) = wait_until(offsets, "the offsets of cleaning's group")
     until, deleted = {}, 0
 
     def read(place: TopicPartition) -> int:
