@@ -22,12 +22,14 @@ from services.serving.adapters.death_reports import DeathReports
 from services.serving.adapters.route_feed import RouteFeed
 from services.serving.adapters.route_file import RouteFile
 from services.serving.adapters.served_log import BackgroundServedLog
+from services.serving.adapters.shadow_counts import PrometheusShadowCounts
 from services.serving.adapters.triton_client import TritonClient, open_triton
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Liveness
 from services.serving.adapters.triton_v2 import TritonV2
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
+from services.serving.app.shadowing import Shadows
 from services.serving.entrypoints.answers import Answers
 
 
@@ -61,12 +63,14 @@ class DataPlane:
         # Where inference kept it when it answered itself, so that an update loses no answer.
         journal = await asyncio.to_thread(AnswerJournal, settings.state / "answers")
         served = BackgroundServedLog(publisher, registry, journal)
-        serving = Serving(table, TritonClient(channel, liveness, guard), served, SystemClock())
+        client, clock = TritonClient(channel, liveness, guard), SystemClock()
+        shadows = Shadows(table, client, served, PrometheusShadowCounts(registry), clock)
+        serving = Serving(table, client, served, shadows, clock)
         return cls(
             table=table,
             answers=Answers(serving),
-            v2=TritonV2(channel, liveness, guard, table),
+            v2=TritonV2(channel, liveness, guard, table, shadows),
             tasks=[feed.run, deaths.run],
             stopping=[publisher.finish],
-            closers=[channel.close, served.close, publisher.close],
+            closers=[shadows.close, channel.close, served.close, publisher.close],
         )

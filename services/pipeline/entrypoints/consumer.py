@@ -34,13 +34,14 @@ class PeerEventHandler:
 
     def handle(self, batch: Sequence[Delivery]) -> None:
         """Keeps answers and wakes the cycles that wait; idempotent."""
-        self._feedback.remember([_answer(delivery) for delivery in batch if delivery.topic == PREDICTIONS.name])
+        served = [decode(delivery, PredictionServed) for delivery in batch if delivery.topic == PREDICTIONS.name]
+        # No caller has the answer to a copy, so none can judge it.
+        self._feedback.remember([_answer(message) for message in served if not message.shadowed_answer])
         for delivery in batch:
             name_of = self._resource.get(delivery.event_type)
             if name_of is not None:
                 self._ended(name_of(delivery))
 
 
-def _answer(delivery: Delivery) -> Answer:
-    message = decode(delivery, PredictionServed)
+def _answer(message: PredictionServed) -> Answer:
     return Answer(message.answer, message.model_version, message.answer_time.ToDatetime(UTC))

@@ -14,7 +14,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from services.kit.errors import NotFoundError, TidemillError
+from services.kit.errors import FailedPreconditionError, NotFoundError, TidemillError
 from services.serving.adapters.texts import check_texts
 from services.serving.adapters.triton_errors import DIED, not_loaded, triton_unavailable
 from services.serving.adapters.triton_guard import TritonGuard
@@ -22,6 +22,7 @@ from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import add_trace
 from services.serving.app.ports import NotLoadedError
 from services.serving.app.routing import RoutingTable
+from services.serving.app.shadowing import Shadows
 from services.serving.domain.names import ModelReference, parse_server_model
 from services.serving.domain.route import RoutedVersion
 
@@ -39,7 +40,22 @@ class TritonV2:
     and loads it again. What no route knows is NotFoundError.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, liveness: Liveness, guard: TritonGuard, table: RoutingTable) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        liveness: Liveness,
+        guard: TritonGuard,
+        table: RoutingTable,
+        shadows: Shadows | None = None,
+    ) -> None:
+        """Args:
+        channel: to Triton.
+        liveness: of its models.
+        guard: admits requests.
+        table: the routes.
+        shadows: get copies of what `infer` answers; a stream's requests are not copied.
+        """
+        self._shadows = shadows
         self._table = table
         self._stub = GRPCInferenceServiceStub(channel)
         self._liveness = liveness
@@ -110,10 +126,21 @@ class TritonV2:
         asked = ModelReference(request.model_name, request.model_version)
         version = self._table.choose(asked, user)
         try:
-            return await self._infer(request, version, timeout_s), version
+            response = await self._infer(request, version, timeout_s)
         except NotLoadedError as error:
             version = await self._another(asked, user, version, error)
-        return await self._infer(request, version, timeout_s), version
+            response = await self._infer(request, version, timeout_s)
+        if self._shadows is not None:
+            self._shadows.passed(asked, lambda shadow: self._copy(request, shadow, timeout_s))
+        return response, version
+
+    async def _copy(self, request: Any, shadow: RoutedVersion, timeout_s: float) -> None:
+        copied = pb.ModelInferRequest()
+        copied.CopyFrom(request)
+        try:
+            await self._infer(copied, shadow, timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise FailedPreconditionError(error.details() or error.code().name) from error
 
     async def _infer(self, request: Any, version: RoutedVersion, timeout_s: float) -> Any:
         request.model_name, request.model_version = version.server_model, ""

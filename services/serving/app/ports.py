@@ -43,6 +43,14 @@ class ServedLog(Protocol):
         ...
 
 
+class ShadowCounts(Protocol):
+    """Counts copies of calls for shadow versions."""
+
+    def count(self, outcome: str) -> None:
+        """One was `answered`, `failed` or `dropped`."""
+        ...
+
+
 class Deaths(Protocol):
     """Takes note of versions whose process in the server seems to have died; `model` is the server's name of one."""
 

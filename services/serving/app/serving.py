@@ -11,6 +11,7 @@ from services.kit.errors import InternalError
 from services.kit.ids import new_id
 from services.serving.app.ports import InferenceServer, NotLoadedError, Served, ServedLog
 from services.serving.app.routing import RoutingTable
+from services.serving.app.shadowing import Shadows
 from services.serving.domain.answer import Classified, FinishReason, Piece, Prompt, Sampling, Task, classified
 from services.serving.domain.names import ModelReference, model_name
 from services.serving.domain.route import RoutedVersion
@@ -49,8 +50,11 @@ class AnsweredPiece:
 class Serving:
     """Predicts and generates; every answer has an id and is recorded for later feedback."""
 
-    def __init__(self, table: RoutingTable, server: InferenceServer, served: ServedLog, clock: Clock) -> None:
+    def __init__(
+        self, table: RoutingTable, server: InferenceServer, served: ServedLog, shadows: Shadows, clock: Clock
+    ) -> None:
         self._table = table
+        self._shadows = shadows
         self._server = server
         self._served = served
         self._clock = clock
@@ -85,6 +89,7 @@ class Serving:
                 for item in answers
             ]
         )
+        self._shadows.predicted(choice.asked, texts, [item.answer for item in answers])
         return answers, version
 
     async def generate(self, choice: Choice, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[AnsweredPiece]:
@@ -98,6 +103,7 @@ class Serving:
                 if ended:
                     # Recorded before it is returned: feedback may follow at once.
                     self._served.add([self._generated(item, began)])
+                    self._shadows.generated(choice.asked, prompt, sampling, answer)
                 yield item
                 if ended:
                     return

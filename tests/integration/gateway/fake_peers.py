@@ -75,6 +75,18 @@ class ReceivedCalls:
         self.metadata.append({name: value.string_param for name, value in request.parameters.items()})
 
 
+def canaries() -> route_pb2.Route:
+    """The route of `reviews` as `GetRoute` shows it: 3 serves, 4 is a canary, 5 a shadow, and `stable` is 3."""
+    found = route_pb2.Route(model="models/reviews", etag="7", aliases={"stable": 3})
+    for number, role, weight in (
+        (3, route_pb2.VERSION_ROLE_SERVING, 60),
+        (4, route_pb2.VERSION_ROLE_CANARY, 20),
+        (5, route_pb2.VERSION_ROLE_SHADOW, 0),
+    ):
+        found.versions.add(name=f"models/reviews/versions/{number}", role=role, weight=weight, precision="int8")
+    return found
+
+
 def routes() -> list[route_pb2.Route]:
     """What inference sends to the gateway: a model that writes, two that classify, and one that does not answer."""
     writer = route_pb2.RoutedVersion(
@@ -112,6 +124,18 @@ class FakeInference(InferenceServiceServicer):
     ) -> AsyncIterator[inference_pb2.WatchRoutesResponse]:
         yield inference_pb2.WatchRoutesResponse(revision=1, snapshot=True, routes=routes())
         await asyncio.sleep(3600)
+
+    async def GetRoute(self, request: Any, context: Any) -> inference_pb2.GetRouteResponse:  # noqa: N802
+        return inference_pb2.GetRouteResponse(route=canaries())
+
+    async def SetRoute(self, request: Any, context: Any) -> inference_pb2.SetRouteResponse:  # noqa: N802
+        self._seen.note(request, context)
+        versions = [
+            route_pb2.RoutedVersion(name=f"{request.model}/versions/{e.version}", role=e.role, weight=e.weight)
+            for e in request.entries
+        ]
+        route = route_pb2.Route(model=request.model, versions=versions, aliases=request.aliases, etag="8")
+        return inference_pb2.SetRouteResponse(route=route)
 
     async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
         self._seen.note(request, context)

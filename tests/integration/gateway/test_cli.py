@@ -13,9 +13,11 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from tidemill.inference.v1.route_pb2 import VersionRole
 from tidemill.pipeline.v1.cycle_pb2 import Cycle
 from tidemill.telemetry.v1.telemetry_service_pb2 import LogRecord, Span
 
@@ -56,6 +58,57 @@ def test_generate_from_standard_input_as_json(mesh: Mesh) -> None:
     pieces = [json.loads(line) for line in done.stdout.splitlines()]
     assert "".join(piece.get("text_delta", "") for piece in pieces) == "".join(WORDS)
     assert mesh.peers.seen.requests[-1].conversation.messages[0].content == "From a pipe."
+
+
+def entries_of(request: Any) -> list[tuple[int, str, int]]:
+    names = {role: name.removeprefix("VERSION_ROLE_").lower() for name, role in VersionRole.items()}
+    return [(entry.version, names[entry.role], entry.weight) for entry in request.entries]
+
+
+def test_a_route_is_shown_set_and_promoted(mesh: Mesh) -> None:
+    shown = tidemill(mesh, "route", "show", "reviews")
+    assert shown.returncode == 0, shown.stderr
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert rows[1] == ["version", "3", "serving", "75.0", "%", "60", "int8", "champion,", "stable"]
+    assert rows[2] == ["version", "4", "canary", "25.0", "%", "20", "int8"]
+    assert rows[3] == ["version", "5", "shadow", "int8"]
+
+    done = tidemill(
+        mesh, "route", "set", "reviews", "3=70", "4=30:canary", "6:shadow", "7:candidate", "--alias", "next=7"
+    )
+    assert done.returncode == 0, done.stderr
+    request = mesh.peers.seen.requests[-1]
+    expected = [(3, "serving", 70), (4, "canary", 30), (6, "shadow", 0), (7, "candidate", 0)]
+    assert (entries_of(request), dict(request.aliases), request.etag) == (expected, {"next": 7}, "7")
+
+    # Aliases stay as they are where none is given, and an etag that is given counts.
+    assert tidemill(mesh, "route", "set", "reviews", "3", "--etag", "5").returncode == 0
+    request = mesh.peers.seen.requests[-1]
+    assert (entries_of(request), dict(request.aliases), request.etag) == ([(3, "serving", 100)], {"stable": 3}, "5")
+
+    # The one before has an alias, so it stays as a candidate.
+    assert tidemill(mesh, "route", "promote", "reviews", "4").returncode == 0
+    request = mesh.peers.seen.requests[-1]
+    assert sorted(entries_of(request)) == [(3, "candidate", 0), (4, "serving", 80), (5, "shadow", 0)]
+    assert (dict(request.aliases), request.etag) == ({"stable": 3}, "7")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("set", "reviews", "3=x"), 2, "'3=x' is not a version of a route"),
+        (("set", "reviews", "3:king"), 2, "'3:king' is not a version of a route"),
+        (("set", "reviews", "3", "--alias", "3=next"), 2, "'3=next' is not an alias"),
+        (("promote", "reviews", "9"), 1, "Version 9 is not in the route of reviews, which has 3, 4, 5"),
+    ],
+)
+def test_what_is_no_route_is_said_before_anything_changes(
+    mesh: Mesh, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    asked = len(mesh.peers.seen.requests)
+    done = tidemill(mesh, "route", *arguments)
+    assert (done.returncode, message in " ".join(done.stderr.split())) == (status, True), done.stderr
+    assert len(mesh.peers.seen.requests) == asked
 
 
 def test_predict(mesh: Mesh) -> None:

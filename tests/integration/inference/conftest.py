@@ -85,6 +85,8 @@ class InferenceProcess:
     folder: Path
     otlp: str
     artifacts: Path
+    drain_s: float = 1.0
+    """How long a version stays loaded after it left its route."""
     control_port: int = 0
     """Of inference."""
     port: int = 0
@@ -148,7 +150,7 @@ class InferenceProcess:
             "TIDEMILL_TRITON_REPOSITORY": str(self.stack.triton_repository),
             "TIDEMILL_TRITON_STAGING": str(self.stack.triton_repository.with_name(f"staging-{self.folder.name}")),
             "TIDEMILL_RECONCILE_PAUSE_S": "0.5",
-            "TIDEMILL_DRAIN_S": "1",
+            "TIDEMILL_DRAIN_S": str(self.drain_s),
         }
         self.process = self._run("services.inference", "inference", settings, self.control_port)
         self.control_channel = grpc.insecure_channel(f"127.0.0.1:{self.control_port}", _RECONNECT)
@@ -171,6 +173,13 @@ class InferenceProcess:
         self.process.kill()
         self.process.wait()
         self.control_channel.close()
+
+    def kill_gateway(self) -> None:
+        """kill -9 of the gateway."""
+        assert self.gateway is not None
+        self.gateway.kill()
+        self.gateway.wait()
+        self.channel.close()
 
     def stop_gateway(self) -> int:
         """Asks the gateway to end; returns its exit status."""

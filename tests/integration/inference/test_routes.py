@@ -11,11 +11,14 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tidemill.inference.v1 import inference_events_pb2 as events
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import model_pb2, route_pb2
 
+from infra.stack.state import StackState
 from tests.integration.inference.conftest import Builds, InferenceProcess
-from tests.integration.inference.test_service import _reason as reason_of
+from tests.integration.inference.test_service import events_of, reason_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -214,3 +217,44 @@ def test_two_writers_cannot_overwrite_each_other_unseen(inference: InferenceProc
     assert reason_of(caught.value) == "ROUTE_CHANGED"
     assert [version.weight for version in route_of(inference, two).versions] == [50, 50]
     assert set_route(inference, two, (1, SERVING, 10), etag="*").serving == f"models/{two}/versions/1"
+
+
+def test_a_shadow_gets_copies_and_answers_no_one(
+    inference: InferenceProcess, builds: Builds, model: str, stack: StackState
+) -> None:
+    inference.publish(model, builds.positive)
+    inference.publish(model, builds.turned)
+    set_route(inference, model, (1, SERVING, 100), (2, SHADOW, 0))
+    answers = [ask(inference, model, user) for user in USERS[:10]]
+    assert {number_of(answer) for answer in answers} == {1}
+    mine = {answer.predictions[0].answer for answer in answers}
+    told = events_of(
+        stack,
+        "tidemill.predictions",
+        events.PredictionServed,
+        lambda event: event.model_version == f"models/{model}/versions/2",
+    )
+    assert {event.shadowed_answer for event in told} <= mine
+    assert {(event.role, event.label) for event in told} == {("shadow", "negative")}
+    assert not {event.answer for event in told} & mine
+    v2 = {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["good"]}]}
+    with httpx.Client(base_url=f"http://127.0.0.1:{inference.http}", timeout=30) as http:
+        assert http.post(f"/v2/models/{model}/infer", json=v2).json()["outputs"][0]["data"] == ["positive"]
+        # A copy for each, the V2 call's too.
+        wait_until(lambda: _copies(http.get("/metrics").text) >= 11)
+
+
+def _copies(metrics: str) -> float:
+    found = [line for line in metrics.splitlines() if line.startswith("shadow_calls_total{") and "answered" in line]
+    return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+
+def test_a_changed_route_is_on_the_bus(inference: InferenceProcess, two: str, stack: StackState) -> None:
+    etag = route_of(inference, two).etag
+    (told,) = events_of(
+        stack,
+        "tidemill.inference.events",
+        events.RouteChanged,
+        lambda event: event.model == f"models/{two}" and event.etag == etag,
+    )
+    assert [(entry.version, entry.role, entry.weight) for entry in told.entries] == [(1, SERVING, 70), (2, CANARY, 30)]

@@ -69,6 +69,16 @@ def test_an_answer_that_comes_again_and_late_completes_its_feedback(harness: Har
     assert [item.model_version for item in feedback_service.page("models/m", "", 10)] == ["models/m/versions/1"]
 
 
+def test_the_answer_to_a_copy_is_not_kept_for_feedback(harness: Harness) -> None:
+    handle, feedback_service = handler(harness, [])
+    for answer, shadowed in (("answers/a", ""), ("answers/b", "answers/a")):
+        served = PredictionServed(answer=answer, model_version="models/m/versions/1", shadowed_answer=shadowed)
+        served.answer_time.FromDatetime(_NOW)
+        handle.handle([delivery(served, PREDICTIONS)])
+        feedback_service.record(answer, 1, "", "", "", "")
+    assert [item.answer for item in feedback_service.page("models/m", "", 10)] == ["answers/a"]
+
+
 def test_a_poison_prediction_is_refused_for_good(harness: Harness) -> None:
     handle, _ = handler(harness, [])
     poison = delivery(PredictionServed(answer="answers/a"), PREDICTIONS)

@@ -150,9 +150,9 @@ class PredictionServed(_message.Message):
     latency_ms: _builtins.float
     """Time from request to last answer."""
     role: _builtins.str
-    """What the version does in its route: `serving`, `canary`, `shadow` or `candidate`. A shadow's answer was not returned."""
+    """What the version does in its route: `serving`, `canary`, `shadow` or `candidate`."""
     shadowed_answer: _builtins.str
-    """Of a shadow: the answer that the caller got to the same request."""
+    """Set where a shadow answered a copy of a request, and no one got its answer: the answer that the caller got."""
     @_builtins.property
     def answer_time(self) -> _timestamp_pb2.Timestamp:
         """When it was answered."""

@@ -1,0 +1,149 @@
+"""Copies of calls for the shadow versions of a route.
+
+A copy is sent once the caller's answer is complete, in a task of its own: the caller waits for nothing, and the shadow
+takes no processor from the answer that it copies. Only so many copies are under way at once; further ones are dropped
+and counted, for a shadow that is slower than the model would else collect them without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+
+from services.kit.clock import Clock
+from services.kit.errors import TidemillError
+from services.kit.ids import new_id
+from services.serving.app.ports import InferenceServer, Served, ServedLog, ShadowCounts
+from services.serving.app.routing import RoutingTable
+from services.serving.domain.answer import Prompt, Sampling, classified
+from services.serving.domain.names import ModelReference
+from services.serving.domain.route import Role, RoutedVersion
+
+logger = logging.getLogger(__name__)
+
+_MOST = 16
+
+
+class Shadows:
+    """Sends copies; lives in one event loop. Their answers go to the log of answers, with the answer they shadow."""
+
+    def __init__(
+        self,
+        table: RoutingTable,
+        server: InferenceServer,
+        served: ServedLog,
+        counts: ShadowCounts,
+        clock: Clock,
+        *,
+        most: int = _MOST,
+    ) -> None:
+        """Args:
+        table: the routes.
+        server: answers.
+        served: takes note of the answers.
+        counts: takes note of what became of each copy.
+        clock: measures the latency.
+        most: copies under way at once.
+        """
+        self._table, self._server, self._served = table, server, served
+        self._counts, self._clock, self._most = counts, clock, most
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    def predicted(self, asked: ModelReference, texts: Sequence[str], answers: Sequence[str]) -> None:
+        """Texts were classified for a caller; `answers` are the ids that it got, one for each text."""
+
+        async def copy(version: RoutedVersion) -> None:
+            began = self._clock.monotonic()
+            rows = await self._server.classify(version, texts)
+            latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
+            found = [classified(version.labels, row) for row in rows]
+            self._served.add(
+                [
+                    Served(
+                        _answer_id(),
+                        version.name,
+                        "predict",
+                        latency_ms,
+                        now,
+                        label=item.label,
+                        score=item.score,
+                        role=Role.SHADOW,
+                        shadowed_answer=answer,
+                    )
+                    for item, answer in zip(found, answers, strict=True)
+                ]
+            )
+
+        self._copy(asked, copy)
+
+    def generated(self, asked: ModelReference, prompt: Prompt, sampling: Sampling, answer: str) -> None:
+        """An answer was written for a caller, who got it under the id `answer`."""
+
+        async def copy(version: RoutedVersion) -> None:
+            began = self._clock.monotonic()
+            async with aclosing(self._server.generate(version, prompt, sampling)) as pieces:
+                async for piece in pieces:
+                    if not piece.finish_reason:
+                        continue
+                    self._served.add(
+                        [
+                            Served(
+                                _answer_id(),
+                                version.name,
+                                "generate",
+                                (self._clock.monotonic() - began) * 1000,
+                                self._clock.now(),
+                                prompt_tokens=piece.prompt_tokens,
+                                completion_tokens=piece.completion_tokens,
+                                role=Role.SHADOW,
+                                shadowed_answer=answer,
+                            )
+                        ]
+                    )
+                    return
+
+        self._copy(asked, copy)
+
+    def passed(self, asked: ModelReference, send: Callable[[RoutedVersion], Awaitable[object]]) -> None:
+        """A call of KServe V2 was answered; `send` sends it to another version. Such answers have no ids to log."""
+
+        async def copy(version: RoutedVersion) -> None:
+            await send(version)
+
+        self._copy(asked, copy)
+
+    def _copy(self, asked: ModelReference, copy: Callable[[RoutedVersion], Awaitable[None]]) -> None:
+        route = self._table.route(asked.model)
+        if route is None or asked.version:  # who names a version wants that one
+            return
+        for version in route.shadows:
+            if len(self._under_way) >= self._most:
+                self._counts.count("dropped")
+                continue
+            task = asyncio.create_task(self._answered(version, copy))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    async def _answered(self, version: RoutedVersion, copy: Callable[[RoutedVersion], Awaitable[None]]) -> None:
+        try:
+            await copy(version)
+        except TidemillError as error:
+            self._counts.count("failed")
+            logger.warning("%s did not answer a copy: %s", version.name, error.message)
+        except Exception:
+            self._counts.count("failed")
+            logger.exception("%s did not answer a copy", version.name)
+        else:
+            self._counts.count("answered")
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+
+def _answer_id() -> str:
+    return f"answers/{new_id()}"
