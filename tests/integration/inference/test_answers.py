@@ -156,13 +156,18 @@ def test_a_caller_that_leaves_ends_the_generation(inference: InferenceProcess, w
 def test_streams_continue_while_a_version_is_replaced(inference: InferenceProcess, builds: Builds, model: str) -> None:
     inference.publish(model, builds.writer)
     replaced = threading.Event()
+    ended: list[str] = []
 
     def ask(number: int) -> list[list[Any]]:
         sampling = _sampling(max_tokens=200, temperature=1.0, seed=number)
         answers: list[list[Any]] = []
         while not replaced.is_set():
             answers.append(_stream(inference, model, conversation=_talk("hi"), sampling=sampling))
+            ended.append(answers[-1][-1].model_version)
         return answers
+
+    def answers_come_from(version: str, since: int) -> bool:
+        return version in ended[since:]
 
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(ask, number) for number in range(4)]
