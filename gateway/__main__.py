@@ -84,7 +84,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     if not settings.auth:
         logger.warning("TIDEMILL_AUTH is off: anyone who can reach this gateway may use it")
     peers = Peers.open(settings)
-    plane = await DataPlane.open(settings, peers.channels["inference"], metrics.registry)
+    plane = await DataPlane.open(settings, peers.channels["inference"], peers.channels["pipeline"], metrics.registry)
     tracer = trace.get_tracer("tidemill.gateway")
     services = public_services()
     limits = settings.http_limits

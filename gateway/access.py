@@ -77,7 +77,11 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "ListCycles": _SEE,
         "WatchCycle": _SEE,
         "RecordFeedback": _JUDGE,
+        "BatchRecordFeedback": _JUDGE,
         "ListFeedback": _SEE,
+        # They show what people asked, masked.
+        "GetCapturedAnswer": _RUN,
+        "ListCapturedAnswers": _RUN,
     },
     "tidemill.telemetry.v1.TelemetryService": {"SearchLogs": _SEE, "GetTrace": _SEE, "SearchTraces": _SEE},
     "inference.GRPCInferenceService": {

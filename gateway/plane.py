@@ -13,11 +13,14 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry, Gauge
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
+from gateway.access import CALLER
 from gateway.settings import GatewaySettings
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.clock import SystemClock
 from services.serving.adapters.answer_journal import AnswerJournal
+from services.serving.adapters.capture_feed import CaptureFeed
 from services.serving.adapters.death_reports import DeathReports
 from services.serving.adapters.route_feed import RouteFeed
 from services.serving.adapters.route_file import RouteFile
@@ -27,6 +30,7 @@ from services.serving.adapters.triton_client import TritonClient, open_triton
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Liveness
 from services.serving.adapters.triton_v2 import TritonV2
+from services.serving.app.capture import CaptureRules
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
 from services.serving.app.shadowing import Shadows
@@ -46,7 +50,11 @@ class DataPlane:
 
     @classmethod
     async def open(
-        cls, settings: GatewaySettings, inference: grpc.aio.Channel, registry: CollectorRegistry
+        cls,
+        settings: GatewaySettings,
+        inference: grpc.aio.Channel,
+        pipeline: grpc.aio.Channel,
+        registry: CollectorRegistry,
     ) -> DataPlane:
         """Opens it inside the running event loop. Neither Triton nor inference nor the bus need answer yet."""
         channel = open_triton(settings.triton_grpc)
@@ -56,6 +64,9 @@ class DataPlane:
         Gauge("routes_connected", "1 while changes of routes arrive from inference", registry=registry).set_function(
             lambda: float(feed.connected)
         )
+        capture = CaptureRules()
+        captured = CaptureFeed(PipelineServiceStub(pipeline), capture, settings.state / "gateway" / "capture.json")
+        await captured.restore()
         deaths = DeathReports(stub, table)
         liveness = Liveness(channel, deaths)
         guard = TritonGuard(channel, liveness, deaths)
@@ -65,12 +76,17 @@ class DataPlane:
         served = BackgroundServedLog(publisher, registry, journal)
         client, clock = TritonClient(channel, liveness, guard), SystemClock()
         shadows = Shadows(table, client, served, PrometheusShadowCounts(registry), clock)
-        serving = Serving(table, client, served, shadows, clock)
+        serving = Serving(table, client, served, shadows, clock, capture)
         return cls(
             table=table,
-            answers=Answers(serving),
+            answers=Answers(serving, _tenant),
             v2=TritonV2(channel, liveness, guard, table, shadows),
-            tasks=[feed.run, deaths.run],
+            tasks=[feed.run, captured.run, deaths.run],
             stopping=[publisher.finish],
             closers=[shadows.close, channel.close, served.close, publisher.close],
         )
+
+
+def _tenant() -> str:
+    caller = CALLER.get()
+    return caller.key.tenant if caller is not None else ""

@@ -81,7 +81,24 @@ def public_services() -> tuple[PublicService, ...]:
             _service(inference_service_pb2, "InferenceService"),
             frozenset({"Predict", "Generate", "StreamGenerate"}),
         ),
-        PublicService("pipeline", _service(pipeline_service_pb2, "PipelineService")),
+        PublicService(
+            "pipeline",
+            _service(pipeline_service_pb2, "PipelineService"),
+            frozenset(
+                {
+                    "CreateCycle",
+                    "GetCycle",
+                    "ListCycles",
+                    "CancelCycle",
+                    "WatchCycle",
+                    "RecordFeedback",
+                    "BatchRecordFeedback",
+                    "ListFeedback",
+                    "GetCapturedAnswer",
+                    "ListCapturedAnswers",
+                }
+            ),
+        ),
         PublicService("telemetry", _service(telemetry_service_pb2, "TelemetryService")),
         PublicService(
             OWN,

@@ -34,7 +34,6 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": ("none",),
     "verbosity": (),
     "web_search_options": (),
-    "store": (False,),
 }
 # Options that do not change the answer.
 _WITHOUT_EFFECT = frozenset({"metadata", "prompt_cache_key", "service_tier"})
@@ -174,6 +173,10 @@ class ChatBody(Body):
         " done if the model has such a prompt (see `/v1/models`) and the user's message is the only one",
     )
 
+    store: bool | None = Field(
+        None, description="false: nothing of the texts is kept, also where the model's pipeline captures answers"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _offered(cls, value: Any) -> Any:
@@ -207,6 +210,7 @@ class PredictBody(Body):
     model: str = Field(examples=["reviews"])
     texts: list[Text] = Field(min_length=1, max_length=256, examples=[["房间很干净，服务也好"]])
     user: str = Field("", max_length=512, description="for whom the answer is: one user gets one version of the model")
+    store: bool | None = Field(None, description="false: nothing of the texts is kept")
 
 
 class FeedbackBody(Body):

@@ -45,10 +45,11 @@ class ChatCall:
     stream: bool
     include_usage: bool
     apply_prompt_template: bool
+    store: bool | None = None
 
     def whole(self) -> GenerateRequest:
         """The request for the complete answer."""
-        request = GenerateRequest(model=str(reference(self.model)), sampling=self.sampling)
+        request = GenerateRequest(model=str(reference(self.model)), sampling=self.sampling, store=self.store)
         if self.apply_prompt_template:
             request.text = self.conversation.messages[0].content
         else:
@@ -57,7 +58,7 @@ class ChatCall:
 
     def streamed(self) -> StreamGenerateRequest:
         """The request for the answer in pieces."""
-        request = StreamGenerateRequest(model=str(reference(self.model)), sampling=self.sampling)
+        request = StreamGenerateRequest(model=str(reference(self.model)), sampling=self.sampling, store=self.store)
         if self.apply_prompt_template:
             request.text = self.conversation.messages[0].content
         else:
@@ -132,6 +133,7 @@ def read_chat(value: dict[str, Any], template_of: Callable[[ModelReference], str
         stream=body.stream,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         apply_prompt_template=apply,
+        store=body.store,
     )
 
 

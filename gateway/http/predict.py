@@ -21,7 +21,7 @@ def predict_routes(plane: DataPlane) -> APIRouter:
     @router.post("/v1/predict", response_model=PredictAnswer, **described(PredictBody, "Classifies texts"))
     async def predict(request: Request) -> Response:
         body = read_body(PredictBody, await json_of(request))
-        asked = PredictRequest(model=str(reference(body.model)), texts=body.texts)
+        asked = PredictRequest(model=str(reference(body.model)), texts=body.texts, store=body.store)
         validate(asked)
         gone = watch_disconnect(request)
         try:

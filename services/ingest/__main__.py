@@ -101,7 +101,12 @@ def _sources(settings: IngestSettings, look_ups: Executor) -> AllSources:
     )
     files = FileSources(
         settings.compared_source_bytes,
-        SourceRoots(split_list(settings.source_roots), added, settings.data_dir),
+        # What the pipeline service writes of feedback lies in the artefact store, and in no other folder of it.
+        SourceRoots(
+            [*split_list(settings.source_roots), f"{settings.artifacts_url.rstrip('/')}/feedback"],
+            added,
+            settings.data_dir,
+        ),
         NetworkRules(split_list(settings.source_hosts)),
         look_ups,
         limits=limits,

@@ -19,15 +19,19 @@ from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.runtime.loops import Wakeup
 from services.kit.runtime.losses import loss_reporter
 from services.kit.runtime.service import Service, run_service
+from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
 from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
 from services.pipeline.adapters.announcer import BusAnnouncer
+from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
+from services.pipeline.adapters.lesson_files import StoredLessonFiles
 from services.pipeline.adapters.peers import DatasetVersions, Imports, Runs, ServedModels
 from services.pipeline.adapters.tracing import SpanTracing
 from services.pipeline.adapters.wakeups import EventWakeups
+from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycle_runner import CycleDependencies
 from services.pipeline.app.cycle_scheduler import CycleScheduler
 from services.pipeline.app.cycles import Cycles
@@ -46,6 +50,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="pipeline")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "pipeline")
     clock, announcer = SystemClock(), BusAnnouncer(publisher)
+    captures = Captures(SqlCaptureStore(engine), StoredLessonFiles(ArtifactStore(settings.artifacts_url)), clock)
     ingest, cleaning, training, inference = channels = [
         open_channel(address, tls=settings.peer_files)
         for address in (
@@ -64,6 +69,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         dataset_versions=datasets,
         runs=Runs(training),
         models=ServedModels(inference, training),
+        captures=captures,
         announcer=announcer,
         wakeups=wakeups,
         tracing=SpanTracing(),
@@ -72,19 +78,21 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     scheduler = CycleScheduler(dependencies)
     cycles = Cycles(dependencies.cycles, datasets, clock, started=scheduler.start, cancelled=scheduler.cancel)
     recorded = Wakeup(asyncio.get_running_loop())
-    feedback = FeedbackService(SqlFeedbackStore(engine), announcer, clock, settings.keep_answers_days, recorded.set)
+    feedback = FeedbackService(
+        SqlFeedbackStore(engine), captures, announcer, clock, settings.keep_answers_days, recorded.set
+    )
     consumer = KafkaEventConsumer(
         settings.brokers,
         "tidemill-pipeline",
         TOPICS,
-        PeerEventHandler(feedback, wakeups.notify),
+        PeerEventHandler(feedback, captures, wakeups.notify),
         dead_letters=publisher,
         on_lost=loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-pipeline"),
     )
     retention = RetentionGuard(settings.brokers, TOPICS)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        grpc_stubs.add_PipelineServiceServicer_to_server(PipelineServicer(cycles, feedback), server)
+        grpc_stubs.add_PipelineServiceServicer_to_server(PipelineServicer(cycles, feedback, captures), server)
         return ["tidemill.pipeline.v1.PipelineService"]
 
     return Service(

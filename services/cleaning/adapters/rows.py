@@ -93,6 +93,7 @@ def _spec_of(value: Mapping[str, Any]) -> DatasetSpec:
         tuple(OperatorSpec(item["name"], item["params"]) for item in value["operators"]),
         HoldoutSpec(**value["holdout"]),
         tuple(value["required_attributes"]),
+        tuple(value.get("feedback_sources", ())),
     )
 
 

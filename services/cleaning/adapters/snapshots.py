@@ -74,6 +74,8 @@ class FolderSnapshots:
                 "holdout.parquet": _record_table(content.holdout, content.columns),
                 "rejected.parquet": _rejected_table(content.rejected),
             }
+            if content.corrections is not None:
+                files["corrections.parquet"] = _record_table(content.corrections, content.columns)
             described = {name: _write(folder / name, table) for name, table in files.items()}
             manifest = {**content.manifest, "files": described}
             text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -83,7 +85,10 @@ class FolderSnapshots:
 
     def fate(self, snapshot: SnapshotSummary, record: RecordKey) -> Fate:
         """See the port. Rows are sorted by id, so few row groups have to be read."""
-        for placement in (Placement.TRAIN, Placement.HOLDOUT, Placement.REJECTED):
+        places = [Placement.TRAIN, Placement.HOLDOUT, Placement.REJECTED]
+        if snapshot.feedback:
+            places.append(Placement.HELD_BACK)
+        for placement in places:
             rows = _rows_of(f"{snapshot.uri}/{placement.value}.parquet", record, placement is Placement.REJECTED)
             if not rows:
                 continue
@@ -122,7 +127,13 @@ def _rows_of(uri: str, record: RecordKey, whole: bool) -> list[dict[str, Any]]:
 def _summary(uri: str, manifest: Mapping[str, Any]) -> SnapshotSummary:
     counts = manifest["counts"]
     return SnapshotSummary(
-        manifest["digest"], uri, counts["records_in"], counts["train"], counts["holdout"], counts["rejected_by_reason"]
+        manifest["digest"],
+        uri,
+        counts["records_in"],
+        counts["train"],
+        counts["holdout"],
+        counts["rejected_by_reason"],
+        counts.get("feedback", {}),
     )
 
 

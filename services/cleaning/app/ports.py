@@ -216,6 +216,8 @@ class SnapshotContent:
     holdout: Sequence[SnapshotRow]
     rejected: Sequence[RejectedRow]
     manifest: Mapping[str, Any]
+    corrections: Sequence[SnapshotRow] | None = None
+    """Feedback that is measured on, never learnt; None of a data set without feedback."""
 
 
 class Placement(Enum):
@@ -224,6 +226,7 @@ class Placement(Enum):
     TRAIN = "train"
     HOLDOUT = "holdout"
     REJECTED = "rejected"
+    HELD_BACK = "corrections"
     ABSENT = "absent"
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from services.cleaning.app.feedback import COLUMNS, card, counts, near_holdout, set_aside
 from services.cleaning.app.ports import RejectedRow, SnapshotContent, SnapshotRow
 from services.cleaning.domain.dataset import SNAPSHOT_FORMAT, DatasetSpec, dataset_id, snapshot_digest
 from services.cleaning.domain.record import Cleaned, RawRecord, Rejection
@@ -45,7 +47,14 @@ def compose_snapshot(
         dataset, spec, recipe.digest, ((record.record_id, record.content_digest) for record, _ in judged)
     )
     rejections: dict[_Key, Rejection] = {_key(r): c.rejection for r, c in judged if c.rejection is not None}
-    alive = {_key(r): SetRecord(r.record_id, c.text, c.attributes, r.source) for r, c in judged if c.rejection is None}
+    alive = {
+        _key(r): SetRecord(r.record_id, c.text, c.attributes, r.source, r.source in spec.feedback_sources)
+        for r, c in judged
+        if c.rejection is None
+    }
+    aside = set_aside(dataset, spec, alive)
+    rejections |= aside.rejections
+    alive = {key: record for key, record in alive.items() if key not in aside.rejections and key not in aside.held_back}
     dropped = recipe.judge_set(list(alive.values()))
     rejections |= {key: dropped[record.name] for key, record in alive.items() if record.name in dropped}
     kept = {key: record for key, record in alive.items() if key not in rejections}
@@ -53,6 +62,9 @@ def compose_snapshot(
     sides = split(dict(zip(kept, keys, strict=True)), spec.holdout, dataset_id(dataset))
     for key in sides.surplus:
         rejections[key] = Rejection(SURPLUS_REASON, f"max_records={spec.holdout.max_records}")
+    near = near_holdout({key: kept[key] for key in sides.train}, [kept[key].text for key in sides.holdout])
+    rejections |= near
+    sides = replace(sides, train=[key for key in sides.train if key not in near])
     contamination = measure_contamination(
         [kept[key].text for key in sides.train], [kept[key].text for key in sides.holdout]
     )
@@ -65,16 +77,22 @@ def compose_snapshot(
     def rows(keys: Sequence[_Key]) -> list[SnapshotRow]:
         return [SnapshotRow(*key, kept[key].text, kept[key].attributes) for key in keys]
 
+    learnt = [kept[key] for key in sides.train]
+    of_feedback = sum(source in spec.feedback_sources for _, source in rejections)
+
     rejected = [
         RejectedRow(*key, rejection.reason, rejection.detail, rejection.operator)
         for key, rejection in sorted(rejections.items())
     ]
+    columns = tuple(recipe.columns)
+    if spec.feedback_sources:
+        columns += tuple(name for name in COLUMNS if name not in columns)
     manifest: dict[str, Any] = {
         "format": SNAPSHOT_FORMAT,
         "dataset": dataset,
         "digest": digest,
         "recipe": {"digest": recipe.digest, "operators": list(recipe.canonical)},
-        "columns": list(recipe.columns),
+        "columns": list(columns),
         "holdout": {"fraction": spec.holdout.fraction, "max_records": spec.holdout.max_records},
         "sources": dict(sorted(Counter(record.source for record, _ in judged).items())),
         "counts": {
@@ -85,15 +103,25 @@ def compose_snapshot(
             "rejected": len(rejected),
             "rejected_by_reason": dict(sorted(Counter(row.reason for row in rejected).items())),
             "rejected_by_operator": dict(sorted(Counter(row.operator for row in rejected if row.operator).items())),
+            **({"feedback": counts(learnt, len(aside.held_back), of_feedback)} if spec.feedback_sources else {}),
         },
+        **({"feedback": card(learnt)} if spec.feedback_sources else {}),
         "contamination": {
             "exact_overlap": contamination.exact_overlap,
             "near_overlap": contamination.near_overlap,
             "near_threshold": contamination.near_threshold,
         },
     }
+    held_back = [SnapshotRow(*key, record.text, record.attributes) for key, record in sorted(aside.held_back.items())]
     return SnapshotContent(
-        dataset, digest, tuple(recipe.columns), rows(sides.train), rows(sides.holdout), rejected, manifest
+        dataset,
+        digest,
+        columns,
+        rows(sides.train),
+        rows(sides.holdout),
+        rejected,
+        manifest,
+        corrections=held_back if spec.feedback_sources else None,
     )
 
 

@@ -29,12 +29,16 @@ class HoldoutSpec:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """Sources, recipe and hold-out of a data set; `required_attributes` become columns."""
+    """Sources, recipe and hold-out of a data set; `required_attributes` become columns.
+
+    `feedback_sources` are some of the sources.
+    """
 
     sources: tuple[str, ...]
     operators: tuple[OperatorSpec, ...] = ()
     holdout: HoldoutSpec = field(default_factory=HoldoutSpec)
     required_attributes: tuple[str, ...] = ()
+    feedback_sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ class SnapshotSummary:
     train_count: int
     holdout_count: int
     rejected_by_reason: Mapping[str, int]
+    feedback: Mapping[str, int] = field(default_factory=dict)
+    """Records of feedback: `correction` and `accepted` for training, `people`, `held_back`, `rejected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +164,10 @@ def snapshot_digest(dataset: str, spec: DatasetSpec, recipe_digest: str, records
         recipe_digest: sha256 of the canonical recipe.
         records: id and content digest of every raw record of the data set; the content digest covers the source.
     """
+    feedback = {"feedback_sources": sorted(spec.feedback_sources)} if spec.feedback_sources else {}
     frame = content_digest(
         {
+            **feedback,
             "format": SNAPSHOT_FORMAT,
             "dataset": dataset,
             "recipe": recipe_digest,

@@ -85,7 +85,7 @@ class CompiledRecipe:
         Returns:
             Rejections by the records' names.
         """
-        alive = sorted(records, key=lambda record: (record.record_id, record.source))
+        alive = sorted(records, key=lambda record: (record.feedback, record.record_id, record.source))
         rejected: dict[str, Rejection] = {}
         for operator in self.set_operators:
             found = operator.judge(alive)

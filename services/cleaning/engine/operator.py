@@ -169,6 +169,8 @@ class SetRecord:
     text: str
     attributes: Mapping[str, str]
     source: str = ""
+    feedback: bool = False
+    """Whether it comes from feedback: of equal records it is the one that goes."""
 
     @property
     def name(self) -> str:

@@ -44,6 +44,7 @@ def spec_from(message: dataset_pb2.DatasetSpec) -> DatasetSpec:
         tuple(operator_from(item) for item in message.operators),
         HoldoutSpec(message.holdout.fraction, message.holdout.max_records),
         tuple(message.required_attributes),
+        tuple(message.feedback_sources),
     )
 
 
@@ -59,6 +60,7 @@ def spec_to(spec: DatasetSpec) -> dataset_pb2.DatasetSpec:
         operators=operators,
         holdout=dataset_pb2.HoldoutSpec(fraction=spec.holdout.fraction, max_records=spec.holdout.max_records),
         required_attributes=spec.required_attributes,
+        feedback_sources=spec.feedback_sources,
     )
 
 
@@ -95,6 +97,7 @@ def version_to(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
         message.train_count = snapshot.train_count
         message.holdout_count = snapshot.holdout_count
         message.rejected_by_reason.update(snapshot.rejected_by_reason)
+        message.feedback_counts.update(snapshot.feedback)
     return message
 
 
@@ -140,6 +143,7 @@ _PLACEMENTS = {
     Placement.TRAIN: service.DatasetExplanation.PLACEMENT_TRAIN,
     Placement.HOLDOUT: service.DatasetExplanation.PLACEMENT_HOLDOUT,
     Placement.REJECTED: service.DatasetExplanation.PLACEMENT_REJECTED,
+    Placement.HELD_BACK: service.DatasetExplanation.PLACEMENT_HELD_BACK,
     Placement.ABSENT: service.DatasetExplanation.PLACEMENT_ABSENT,
 }
 

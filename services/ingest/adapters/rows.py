@@ -15,14 +15,15 @@ from services.kit.progress import Progress
 
 
 def _spec_json(spec: SourceSpec) -> dict[str, Any]:
-    return {"source": spec.source, spec.kind.field: asdict(spec)["kind"], "max_records": spec.max_records}
+    flags = {"may_be_empty": True} if spec.may_be_empty else {}
+    return {"source": spec.source, spec.kind.field: asdict(spec)["kind"], "max_records": spec.max_records, **flags}
 
 
 def _spec_of(value: Mapping[str, Any]) -> SourceSpec:
-    (name,) = value.keys() - {"source", "max_records"}
+    (name,) = value.keys() - {"source", "max_records", "may_be_empty"}
     options = value[name]
     kind = PluginSource(**options) if name == PluginSource.field else make_format(name, options)
-    return SourceSpec(value["source"], kind, value["max_records"])
+    return SourceSpec(value["source"], kind, value["max_records"], value.get("may_be_empty", False))
 
 
 def import_row(item: Import) -> dict[str, Any]:

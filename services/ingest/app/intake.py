@@ -7,9 +7,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 from services.ingest.app.ports import Accepted, BatchStore, RecordSink
-from services.ingest.domain.record import RawRecord
+from services.ingest.domain.record import FEEDBACK_SOURCES, RawRecord
 from services.kit.clock import Clock
-from services.kit.errors import request_id_reused
+from services.kit.errors import FieldViolation, InvalidArgumentError, request_id_reused
 from services.kit.ids import sha256_hex
 
 
@@ -33,10 +33,11 @@ class Intake:
             Record names, in the order of the batch.
 
         Raises:
-            InvalidArgumentError: the request id was used for another batch.
+            InvalidArgumentError: the request id was used for another batch, or a source is that of feedback.
             UnavailableError: not all of it is durable; retry.
             ResourceExhaustedError: the disk is nearly full; retry later.
         """
+        _check_sources(records)
         identified = [record.identified() for record in records]
         record_ids = [record.record_id for record in identified]
         if not request_id:
@@ -52,9 +53,26 @@ class Intake:
         return record_ids
 
     def accept_traced(self, records: Sequence[Accepted]) -> None:
-        """Makes records durable, each with a trace of its own."""
+        """Makes records durable, each with a trace of its own.
+
+        Raises:
+            InvalidArgumentError: a source is that of feedback.
+        """
+        _check_sources([item.record for item in records])
         self._sink.accept([replace(item, record=item.record.identified()) for item in records])
 
     def forget_old(self) -> None:
         """Forgets requests whose retention has passed."""
         self._batches.forget_batches(self._clock.now() - self._retention)
+
+
+def _check_sources(records: Sequence[RawRecord]) -> None:
+    """Refuses records that pretend to be feedback: it comes from the pipeline service, by imports, alone."""
+    for number, record in enumerate(records):
+        if record.source.startswith(FEEDBACK_SOURCES):
+            what = f"must not begin with {FEEDBACK_SOURCES!r}: such sources hold feedback, which is given as feedback"
+            raise InvalidArgumentError(
+                f"records[{number}].source {what}.",
+                reason="RESERVED_SOURCE",
+                violations=[FieldViolation(f"records[{number}].source", what)],
+            )

@@ -102,7 +102,7 @@ class ImportRunner:
             pieces = self._sources.read(spec, survey, interrupt)
             while self._publish(tracker, pull, ledger, pieces):
                 self._save(tracker, pull)
-            if ledger.count == 0:
+            if ledger.count == 0 and (tracker.first_refusal is not None or not spec.may_be_empty):
                 raise nothing_accepted(tracker)
             again = self._sources.survey(spec, interrupt)
             digest = ledger.digest()

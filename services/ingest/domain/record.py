@@ -18,6 +18,8 @@ from services.kit.ids import record_id, record_name, sha256_hex
 MAX_TEXT_BYTES = 524_288
 MAX_ATTRIBUTES = 64
 MAX_ATTRIBUTE_BYTES = 16_384
+FEEDBACK_SOURCES = "answers."
+"""Beginning of the names of sources that hold feedback; no one may push records of such a source."""
 
 _SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _RECORD_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")

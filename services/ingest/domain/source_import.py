@@ -58,11 +58,12 @@ class PluginSource:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """What to pull; `max_records` 0 means all."""
+    """What to pull; `max_records` 0 means all. With `may_be_empty` a source without records is right, else an error."""
 
     source: str
     kind: SourceKind
     max_records: int = 0
+    may_be_empty: bool = False
 
     @property
     def origin(self) -> str:
@@ -81,7 +82,11 @@ class SourceSpec:
     @property
     def digest(self) -> str:
         """Equal for specs that pull the same place in the same way."""
-        return content_digest({"kind": type(self.kind).__name__, "spec": asdict(self)})
+        spec = asdict(self)
+        if not self.may_be_empty:
+            # As before there was the field: requests of an earlier release are recognised.
+            del spec["may_be_empty"]
+        return content_digest({"kind": type(self.kind).__name__, "spec": spec})
 
 
 def check_spec(spec: SourceSpec) -> None:

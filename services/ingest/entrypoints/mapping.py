@@ -53,13 +53,15 @@ def spec_from(message: source_import_pb2.SourceSpec) -> SourceSpec:
         kind = PluginSource(message.plugin.name, MessageToDict(message.plugin.config))
     else:
         kind = make_format(name, {field.name: value for field, value in getattr(message, name).ListFields()})
-    return SourceSpec(message.source, kind, message.max_records)
+    return SourceSpec(message.source, kind, message.max_records, message.may_be_empty)
 
 
 def spec_to(spec: SourceSpec) -> source_import_pb2.SourceSpec:
     """A source's spec as a message."""
     kind = {spec.kind.field: asdict(spec)["kind"]}
-    return source_import_pb2.SourceSpec(source=spec.source, max_records=spec.max_records, **kind)
+    return source_import_pb2.SourceSpec(
+        source=spec.source, max_records=spec.max_records, may_be_empty=spec.may_be_empty, **kind
+    )
 
 
 def import_to(item: Import, *, reused: bool = False) -> source_import_pb2.Import:

@@ -64,6 +64,9 @@ TRAINING_EVENTS: Final = Topic(
 )
 INFERENCE_EVENTS: Final = Topic("tidemill.inference.events", 1, 30 * _DAY_MS, "model", "ModelPublished, RouteChanged")
 PREDICTIONS: Final = Topic("tidemill.predictions", 6, 7 * _DAY_MS, "answer", "PredictionServed", ("tidemill-pipeline",))
+ANSWERS_CAPTURED: Final = Topic(
+    "tidemill.answers.captured", 6, 7 * _DAY_MS, "answer", "AnswerCaptured, masked", ("tidemill-pipeline",)
+)
 PIPELINE_EVENTS: Final = Topic("tidemill.pipeline.events", 1, 30 * _DAY_MS, "cycle", "CycleEnded")
 FEEDBACK: Final = Topic("tidemill.feedback", 3, 30 * _DAY_MS, "answer", "FeedbackRecorded")
 DEAD_LETTERS: Final = Topic("tidemill.dead-letters", 1, 30 * _DAY_MS, "the message's own", "refused messages")
@@ -78,6 +81,7 @@ TOPICS: Final = (
     TRAINING_EVENTS,
     INFERENCE_EVENTS,
     PREDICTIONS,
+    ANSWERS_CAPTURED,
     PIPELINE_EVENTS,
     FEEDBACK,
     DEAD_LETTERS,

@@ -39,6 +39,9 @@ class BusAnnouncer:
                 rating=item.rating,
                 correction=item.correction,
                 record_time=timestamp(item.create_time),
+                label=item.label,
+                episode=item.episode,
+                signal=item.signal.value,
             )
             with continued_trace(item.traceparent):
                 self._publisher.publish(FEEDBACK, [OutgoingEvent(item.answer, message, event_id=item.feedback_id)])

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Engine, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.kit.errors import AbortedError
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
+from services.pipeline.adapters.lessons import JOIN, learn
 from services.pipeline.adapters.rows import feedback_of, feedback_row
 from services.pipeline.adapters.tables import answers, feedback
 from services.pipeline.domain.feedback import Answer, Feedback
-
-# A judgement and its prediction may arrive at the same time: the later one must see the earlier.
-_JOIN = "feedback and answers"
 
 
 class SqlFeedbackStore:
@@ -24,21 +22,27 @@ class SqlFeedbackStore:
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)
 
-    def record(self, item: Feedback) -> Feedback:
+    def record(self, items: Sequence[Feedback]) -> Sequence[Feedback]:
         """See the port."""
-        repeat = select(feedback).where(feedback.c.request_id == item.request_id)
-        version = select(answers.c.model_version).where(answers.c.name == item.answer)
         try:
             with translate_database_errors(), self._engine.begin() as connection:
-                one_at_a_time(connection, _JOIN)
-                known = connection.execute(repeat).mappings().first() if item.request_id else None
-                if known is not None:
-                    return feedback_of(known)
-                row = {**feedback_row(item), "model_version": connection.execute(version).scalar() or ""}
-                connection.execute(insert(feedback).values({**row, "announced": False}))
-                return feedback_of(row)
+                one_at_a_time(connection, JOIN)
+                recorded = [self._record(connection, item) for item in items]
+                learn(connection, {item.answer for item in items})
+                return recorded
         except IntegrityError as error:
             raise AbortedError("The same feedback was recorded at the same time. Retry.") from error
+
+    @staticmethod
+    def _record(connection: Connection, item: Feedback) -> Feedback:
+        repeat = select(feedback).where(feedback.c.request_id == item.request_id)
+        known = connection.execute(repeat).mappings().first() if item.request_id else None
+        if known is not None:
+            return feedback_of(known)
+        version = select(answers.c.model_version).where(answers.c.name == item.answer)
+        row = {**feedback_row(item), "model_version": connection.execute(version).scalar() or ""}
+        connection.execute(insert(feedback).values({**row, "announced": False}))
+        return feedback_of(row)
 
     def page(self, model: str, before: str, limit: int) -> Sequence[Feedback]:
         """See the port."""
@@ -66,7 +70,7 @@ class SqlFeedbackStore:
         """See the port."""
         newest = {answer.name: answer for answer in given}
         with translate_database_errors(), self._engine.begin() as connection:
-            one_at_a_time(connection, _JOIN)
+            one_at_a_time(connection, JOIN)
             known = set(connection.execute(select(answers.c.name).where(answers.c.name.in_(list(newest)))).scalars())
             rows = [
                 {"name": a.name, "model_version": a.model_version, "answer_time": a.answer_time}
@@ -88,3 +92,9 @@ class SqlFeedbackStore:
         """See the port."""
         with translate_database_errors(), self._engine.begin() as connection:
             return connection.execute(delete(answers).where(answers.c.answer_time < before)).rowcount
+
+    def versions(self, names: Sequence[str]) -> Mapping[str, str]:
+        """See the port."""
+        query = select(answers.c.name, answers.c.model_version).where(answers.c.name.in_(list(names)))
+        with translate_database_errors(), self._reads.connect() as connection:
+            return {row.name: row.model_version for row in connection.execute(query)}

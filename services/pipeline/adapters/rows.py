@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from datetime import timedelta
 from typing import Any
 
 from services.kit.failure import Failure
 from services.kit.storage.columns import from_micros, to_micros
+from services.masking.masks import MaskSpec
+from services.pipeline.domain.capture import Capture, CapturedAnswer
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
-from services.pipeline.domain.feedback import Feedback
+from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference, Verdict
+from services.pipeline.domain.learning import FeedbackUse, Kind, Lesson
 
 
 def cycle_row(cycle: Cycle) -> dict[str, Any]:
@@ -19,6 +23,7 @@ def cycle_row(cycle: Cycle) -> dict[str, Any]:
     body = {
         "stages": [_stage_json(stage) for stage in cycle.stages],
         "imports": cycle.imports,
+        "lessons": cycle.lessons,
         "dataset_version": cycle.dataset_version,
         "run": cycle.run,
         "report": cycle.report,
@@ -55,12 +60,15 @@ def cycle_of(row: Mapping[Any, Any]) -> Cycle:
             gate=Gate(**spec["gate"]),
             model=spec["model"],
             preference=Preference(spec["preference"]),
+            capture=capture_of(spec["capture"]) if spec.get("capture") else None,
+            feedback=FeedbackUse(**spec["feedback"]) if spec.get("feedback") else None,
         ),
         create_time=row["create_time"],
         update_time=row["update_time"],
         state=CycleState(row["state"]),
         stages=tuple(_stage_of(item) for item in body["stages"]),
         imports=tuple(body["imports"]),
+        lessons=body.get("lessons"),
         dataset_version=body["dataset_version"],
         run=body["run"],
         report=body["report"],
@@ -101,9 +109,15 @@ def _stage_of(value: Mapping[str, Any]) -> Stage:
     )
 
 
+def capture_of(value: Mapping[str, Any]) -> Capture:
+    """What is kept, of its JSON form (`asdict`)."""
+    masks = tuple(MaskSpec(item["name"], item["params"]) for item in value["masks"])
+    return Capture(value["sample"], masks, value["keep_days"])
+
+
 def feedback_row(item: Feedback) -> dict[str, Any]:
     """All columns of `feedback` but `announced`."""
-    return {**asdict(item), "request_id": item.request_id or None, "create_time": item.create_time}
+    return {**asdict(item), "request_id": item.request_id or None, "signal": item.signal.value}
 
 
 def feedback_of(row: Mapping[Any, Any]) -> Feedback:
@@ -118,4 +132,31 @@ def feedback_of(row: Mapping[Any, Any]) -> Feedback:
         model_version=row["model_version"],
         request_id=row["request_id"] or "",
         traceparent=row["traceparent"],
+        label=row["label"],
+        comment=row["comment"],
+        episode=row["episode"],
+        signal=Signal(row["signal"]),
+        tenant=row["tenant"],
+        api_key=row["api_key"],
     )
+
+
+def captured_row(answer: CapturedAnswer, keep: timedelta) -> dict[str, Any]:
+    """Row of `captured_answers`."""
+    return {**asdict(answer), "model": answer.model, "expire_time": answer.answer_time + keep}
+
+
+def captured_of(row: Mapping[Any, Any]) -> CapturedAnswer:
+    """The captured answer of a row."""
+    return CapturedAnswer(**{field.name: row[field.name] for field in fields(CapturedAnswer)})
+
+
+def lesson_row(lesson: Lesson) -> dict[str, Any]:
+    """Row of `lessons`."""
+    return {**asdict(lesson), "kind": lesson.kind.value, "model": lesson.model}
+
+
+def lesson_of_row(row: Mapping[Any, Any]) -> Lesson:
+    """The lesson of a row."""
+    values = {field.name: row[field.name] for field in fields(Lesson)}
+    return Lesson(**{**values, "kind": Kind(row["kind"])})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, MetaData, String, Table
+from sqlalchemy import Boolean, Column, Float, Integer, MetaData, String, Table
 
 from services.kit.storage.columns import FreeText, JsonText, UtcMicros
 from services.kit.storage.requests import request_table
@@ -43,6 +43,12 @@ feedback = Table(
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False, index=True),
     Column("create_time", UtcMicros, nullable=False),
+    Column("label", String(256), nullable=False),
+    Column("comment", FreeText, nullable=False),
+    Column("episode", String(128), nullable=False),
+    Column("signal", String(16), nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("api_key", String(128), nullable=False),
 )
 
 answers = Table(
@@ -52,3 +58,54 @@ answers = Table(
     Column("model_version", String(160), nullable=False),
     Column("answer_time", UtcMicros, nullable=False, index=True),
 )
+
+capture_policies = Table(
+    "capture_policies",
+    metadata,
+    Column("model", String(80), primary_key=True),
+    Column("pipeline", String(64), nullable=False),
+    Column("capture", JsonText, nullable=False),
+    Column("update_time", UtcMicros, nullable=False),
+)
+
+captured_answers = Table(
+    "captured_answers",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("model", String(80), nullable=False, index=True),
+    Column("model_version", String(160), nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("prompt", FreeText, nullable=False),
+    Column("text", FreeText, nullable=False),
+    Column("answer_time", UtcMicros, nullable=False),
+    Column("conversation", Boolean, nullable=False),
+    Column("label", String(256), nullable=False),
+    Column("score", Float, nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("role", String(32), nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("latency_ms", Float, nullable=False),
+    Column("expire_time", UtcMicros, nullable=False, index=True),
+)
+
+# What feedback teaches. It stays when its answer expires: data sets are made from it.
+lessons = Table(
+    "lessons",
+    metadata,
+    Column("answer", String(80), primary_key=True),
+    Column("model", String(80), nullable=False, index=True),
+    Column("model_version", String(160), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("prompt", FreeText, nullable=False),
+    Column("given", FreeText, nullable=False),
+    Column("target", FreeText, nullable=False),
+    Column("classification", Boolean, nullable=False),
+    Column("person", String(32), nullable=False),
+    Column("api_key", String(128), nullable=False),
+    Column("feedback", String(80), nullable=False),
+    Column("time", UtcMicros, nullable=False),
+)
+
+# One row, made with the table: pseudonyms of this mesh differ from those of another.
+pseudonym_salt = Table("pseudonym_salt", metadata, Column("salt", String(64), primary_key=True))

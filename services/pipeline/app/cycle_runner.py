@@ -19,6 +19,7 @@ from services.kit.errors import TidemillError, UnavailableError, is_retryable
 from services.kit.failure import Failure
 from services.kit.retrying import Backoff, call_with_retries_async
 from services.kit.threads import in_thread
+from services.pipeline.app.capture import Captures
 from services.pipeline.app.ports import (
     Announcer,
     CycleStore,
@@ -29,7 +30,7 @@ from services.pipeline.app.ports import (
     Work,
     Worker,
 )
-from services.pipeline.domain.cycle import Cycle, CycleState, Json, Stage, StageState
+from services.pipeline.domain.cycle import Cycle, CycleState, Json, PipelineSpec, Stage, StageState
 from services.pipeline.domain.gate import judge, measured
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class CycleDependencies:
     dataset_versions: Worker
     runs: Worker
     models: Models
+    captures: Captures
     announcer: Announcer
     wakeups: Wakeups
     tracing: StageTracing
@@ -154,19 +156,25 @@ class CycleRunner:
             await asyncio.gather(work, cancelled, return_exceptions=True)
 
     async def _collect(self) -> None:
+        spec = self._cycle.spec
+        await self._with_retries(
+            lambda: asyncio.to_thread(self._deps.captures.put_policy, spec.model, spec.name, spec.capture), "collect"
+        )
         imports: list[Work] = []
-        for number, source in enumerate(self._cycle.spec.sources):
+        for number, source in enumerate(await self._sources()):
             work = await self._start("collect", self._deps.imports, {"spec": source}, f"import-{number}")
             imports.append(work)
         ended = [await self._follow("collect", self._deps.imports, work) for work in imports]
         self._cycle = replace(self._cycle, imports=tuple(work.body for work in ended))
         counts = [int(work.body.get("record_count", 0)) for work in ended]
         rejected = sum(int(work.body.get("rejected_count", 0)) for work in ended)
-        names = ", ".join(self._cycle.spec.source_names)
+        names = ", ".join(spec.source_names)
         # Records without ids may repeat silently in a source, so the summary counts the repeats.
         read = sum(int(work.body.get("progress", {}).get("done", 0)) for work in ended)
         repeats = read - rejected - sum(counts)
-        words = f"{sum(counts):,} records from {names}"
+        lessons = self._cycle.lessons or {}
+        counted = int(lessons.get("count", 0))
+        words = f"{sum(counts) - counted:,} records from {names}"
         words += f", {repeats:,} repeats" if repeats > 0 else ""
         words += f", {rejected:,} refused" if rejected else ""
         for name, word in (("changed_count", "changed"), ("withdrawn_count", "gone")):
@@ -174,14 +182,31 @@ class CycleRunner:
             words += f", {count:,} {word}" if count else ""
         kept = sorted({str(work.body["not_synchronized"]) for work in ended if work.body.get("not_synchronized")})
         words += f"; what is gone was kept ({', '.join(kept)})" if kept else ""
+        if counted:
+            words += f"; {lessons['correction']:,} corrections and {lessons['accepted']:,} accepted answers"
+            words += f" of {lessons['people']:,} people"
         await self._summarize("collect", words, all(w.reused for w in ended))
+
+    async def _sources(self) -> Sequence[Json]:
+        """What is imported: the pipeline's sources, and the file with what feedback teaches.
+
+        The file is written once a cycle: an import that is resumed must find what it began with.
+        """
+        spec = self._cycle.spec
+        if spec.feedback is None:
+            return spec.sources
+        if self._cycle.lessons is None:
+            write = partial(asyncio.to_thread, self._deps.captures.write_lessons, spec)
+            self._cycle = replace(self._cycle, lessons=await self._with_retries(write, "collect"))
+            await self._save()
+        assert self._cycle.lessons is not None
+        file = {"uri": self._cycle.lessons["uri"], "id_field": "record_id"}
+        return [*spec.sources, {"source": spec.feedback_source, "json_lines": file, "may_be_empty": True}]
 
     async def _clean(self) -> None:
         spec = self._cycle.spec
         # Again: someone may have put another recipe under the name since the cycle was created.
-        await self._with_retries(
-            lambda: self._deps.datasets.put(spec.dataset_name, dataset_spec(spec.dataset, spec.source_names)), "clean"
-        )
+        await self._with_retries(lambda: self._deps.datasets.put(spec.dataset_name, dataset_spec(spec)), "clean")
         try:
             ended = await self._build_dataset("dataset")
         except _StageFailedError as error:
@@ -205,7 +230,7 @@ class CycleRunner:
                 ),
                 "no training records" if not train else "nothing held out",
             )
-        summary = f"{train:,} for training, {holdout:,} held out, {rejected:,} rejected"
+        summary = f"{train:,} for training, {holdout:,} held out, {rejected:,} rejected{_of_feedback(version)}"
         await self._summarize("clean", summary, ended.reused)
 
     async def _build_dataset(self, suffix: str) -> Work:
@@ -219,10 +244,10 @@ class CycleRunner:
 
     async def _resend(self, lost: Failure) -> None:
         """Pulls those imports again that a failure names."""
-        imports = list(self._cycle.imports)
+        imports, sources = list(self._cycle.imports), await self._sources()
         for number, item in enumerate(imports):
             if item["name"] in lost.metadata:
-                order = {"spec": self._cycle.spec.sources[number], "resend": True}
+                order = {"spec": sources[number], "resend": True}
                 work = await self._start("clean", self._deps.imports, order, f"import-{number}-again")
                 imports[number] = (await self._follow("clean", self._deps.imports, work)).body
         self._cycle = replace(self._cycle, imports=tuple(imports))
@@ -415,6 +440,19 @@ class CycleRunner:
         return f"{self._cycle.cycle_id}-{what}"
 
 
-def dataset_spec(dataset: Json, sources: Sequence[str]) -> Json:
-    """The spec for cleaning: a pipeline's data set without its name, over the pipeline's sources."""
-    return {**{key: value for key, value in dataset.items() if key != "name"}, "sources": list(sources)}
+def dataset_spec(spec: PipelineSpec) -> Json:
+    """The spec for cleaning: a pipeline's data set without its name, over the pipeline's sources and its feedback."""
+    dataset = {key: value for key, value in spec.dataset.items() if key != "name"}
+    if spec.feedback is None:
+        return {**dataset, "sources": list(spec.source_names)}
+    sources = [*spec.source_names, spec.feedback_source]
+    return {**dataset, "sources": sources, "feedback_sources": [spec.feedback_source]}
+
+
+def _of_feedback(version: Json) -> str:
+    """What a data-set version holds of feedback, for the summary; empty without feedback."""
+    counts = {name: int(count) for name, count in version.get("feedback_counts", {}).items()}
+    if not counts:
+        return ""
+    words = f"; of these {counts.get('correction', 0):,} corrections, {counts.get('accepted', 0):,} accepted answers"
+    return f"{words} of {counts.get('people', 0):,} people; {counts.get('held_back', 0):,} held back to measure"

@@ -16,9 +16,11 @@ from services.kit.errors import (
     request_id_reused,
 )
 from services.kit.ids import new_id
+from services.masking.masks import mask_of
 from services.pipeline.app.cycle_runner import dataset_spec
 from services.pipeline.app.ports import CycleStore, Datasets
 from services.pipeline.domain.cycle import Cycle, PipelineSpec
+from services.pipeline.domain.learning import SOURCE_PREFIX
 
 
 class Cycles:
@@ -52,7 +54,7 @@ class Cycles:
         _check(spec)
         try:
             # At once, so that a wrong recipe is refused here and records are cleaned as they arrive.
-            await self._datasets.put(spec.dataset_name, dataset_spec(spec.dataset, spec.source_names))
+            await self._datasets.put(spec.dataset_name, dataset_spec(spec))
         except InvalidArgumentError as error:
             violations = [
                 FieldViolation(f"spec.dataset.{v.field.removeprefix('spec.')}", v.description) for v in error.violations
@@ -115,6 +117,8 @@ def _same(known: Cycle, spec: PipelineSpec) -> Cycle:
 
 
 def _check(spec: PipelineSpec) -> None:
+    if spec.capture is not None:
+        mask_of(spec.capture.masks, "spec.capture.masks")
     seen: set[str] = set()
     for number, source in enumerate(spec.sources):
         name = str(source["source"])
@@ -124,5 +128,11 @@ def _check(spec: PipelineSpec) -> None:
                 violations=[
                     FieldViolation(f"spec.sources[{number}].source", "must differ from the other sources' names")
                 ],
+            )
+        if name.startswith(SOURCE_PREFIX):
+            what = f"must not begin with {SOURCE_PREFIX!r}, which stands for feedback"
+            raise InvalidArgumentError(
+                f"spec.sources[{number}].source {what}.",
+                violations=[FieldViolation(f"spec.sources[{number}].source", what)],
             )
         seen.add(name)

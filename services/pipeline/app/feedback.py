@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from services.kit.clock import Clock
 from services.kit.errors import request_id_reused
 from services.kit.ids import new_id
+from services.pipeline.app.capture import Captures
 from services.pipeline.app.ports import Announcer, FeedbackStore
-from services.pipeline.domain.feedback import Answer, Feedback
+from services.pipeline.domain.feedback import Answer, Feedback, check_fits, check_texts
 
 logger = logging.getLogger(__name__)
 
@@ -23,37 +25,54 @@ class FeedbackService:
     def __init__(
         self,
         store: FeedbackStore,
+        captures: Captures,
         announcer: Announcer,
         clock: Clock,
         keep_answers_days: int,
         recorded: Callable[[], None],
     ) -> None:
-        self._store, self._announcer, self._clock, self._recorded = store, announcer, clock, recorded
+        self._store, self._captures = store, captures
+        self._announcer, self._clock, self._recorded = announcer, clock, recorded
         self._keep = timedelta(days=keep_answers_days)
 
-    def record(
-        self, answer: str, rating: float, correction: str, author: str, request_id: str, traceparent: str
-    ) -> Feedback:
-        """Stores a judgement. `publish_pending` publishes it, so no caller waits for an unavailable bus.
+    def record(self, drafts: Sequence[Feedback], place: str = "") -> Sequence[Feedback]:
+        """Stores judgements, all or none. `publish_pending` publishes them, so no caller waits for an unavailable bus.
+
+        Args:
+            drafts: without id and time; corrections and comments are masked before they are stored.
+            place: before the number of a judgement in messages; empty for a single one.
+
+        Returns:
+            What is stored, in order; for a repeated request id, what it stored first.
 
         Raises:
-            InvalidArgumentError: the request id was used for another judgement.
+            InvalidArgumentError: a judgement has control characters, does not fit its answer, or its request id was
+                used for another one.
+            PermissionDeniedError: an answer was given to another tenant.
         """
-        draft = Feedback(
-            new_id(),
-            answer,
-            rating,
-            correction,
-            author,
-            self._clock.now(),
-            request_id=request_id,
-            traceparent=traceparent,
-        )
-        kept = self._store.record(draft)
-        if (kept.answer, kept.rating, kept.correction, kept.author) != (answer, rating, correction, author):
-            raise request_id_reused(request_id, "judgement", feedback=kept.name)
+        places = [f"{place}[{number}]." if place else "" for number in range(len(drafts))]
+        captured = {answer.name: answer for answer in self._captures.answers([draft.answer for draft in drafts])}
+        for draft, where in zip(drafts, places, strict=True):
+            check_texts(draft, where)
+            if draft.answer in captured:
+                check_fits(draft, captured[draft.answer], where)
+        masked = self._masked(drafts)
+        now = self._clock.now()
+        recorded = self._store.record([replace(item, feedback_id=new_id(), create_time=now) for item in masked])
+        for item, kept in zip(masked, recorded, strict=True):
+            if kept.said != item.said:
+                raise request_id_reused(item.request_id, "judgement", feedback=kept.name)
         self._recorded()
-        return kept
+        return recorded
+
+    def _masked(self, drafts: Sequence[Feedback]) -> Sequence[Feedback]:
+        versions = self._store.versions([draft.answer for draft in drafts])
+        models = [versions.get(draft.answer, "").partition("/versions/")[0] for draft in drafts]
+        masks = self._captures.masks(models)
+        return [
+            replace(draft, correction=masks[model](draft.correction), comment=masks[model](draft.comment))
+            for draft, model in zip(drafts, models, strict=True)
+        ]
 
     def page(self, model: str, before: str, limit: int) -> Sequence[Feedback]:
         """Feedback on a model, on all when empty, older than the given id, newest first."""
@@ -75,3 +94,4 @@ class FeedbackService:
                 dropped,
                 self._keep.days,
             )
+        self._captures.expire()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from services.kit.failure import Failure
+from services.pipeline.domain.capture import Capture, CapturedAnswer, CapturePolicy
 from services.pipeline.domain.cycle import Cycle, Json
 from services.pipeline.domain.feedback import Answer, Feedback
+from services.pipeline.domain.learning import Lesson
 
 
 class CycleStore(Protocol):
@@ -56,8 +58,12 @@ class CycleStore(Protocol):
 class FeedbackStore(Protocol):
     """Keeps feedback and which model gave which answer; each call is one transaction."""
 
-    def record(self, feedback: Feedback) -> Feedback:
-        """Stores it with its answer's model version, if known; answers with the one of the same request."""
+    def record(self, items: Sequence[Feedback]) -> Sequence[Feedback]:
+        """Stores all or none, each with its answer's model version, if known; for a repeat, the one of its request."""
+        ...
+
+    def versions(self, names: Sequence[str]) -> Mapping[str, str]:
+        """The model versions that gave answers, as far as they are known."""
         ...
 
     def page(self, model: str, before: str, limit: int) -> Sequence[Feedback]:
@@ -78,6 +84,50 @@ class FeedbackStore(Protocol):
 
     def forget(self, before: datetime) -> int:
         """Drops answers given before a time; feedback stays. Returns how many."""
+        ...
+
+
+class CaptureStore(Protocol):
+    """Keeps captured answers and what feedback on them teaches; each call is one transaction."""
+
+    def put_policy(self, model: str, pipeline: str, capture: Capture | None, now: datetime) -> CapturePolicy | None:
+        """Sets what is kept of a model, or ends it (None), which only the pipeline that set it does.
+
+        Returns:
+            The rule before.
+        """
+        ...
+
+    def policies(self) -> Sequence[CapturePolicy]:
+        """The rules of all models whose answers are kept, by model."""
+        ...
+
+    def keep(self, answers: Sequence[CapturedAnswer]) -> int:
+        """Stores answers of models with a rule; a repeat changes nothing. Returns how many had no rule."""
+        ...
+
+    def answers(self, names: Sequence[str]) -> Sequence[CapturedAnswer]:
+        """Those of these answers that are there."""
+        ...
+
+    def page(self, model: str, before: str, limit: int) -> Sequence[CapturedAnswer]:
+        """Answers of a model (of all when empty) with ids before the given one, newest first."""
+        ...
+
+    def expire(self, now: datetime) -> int:
+        """Deletes answers that were kept long enough; returns how many."""
+        ...
+
+    def lessons(self, model: str) -> Sequence[Lesson]:
+        """What feedback on a model's answers teaches."""
+        ...
+
+
+class LessonFiles(Protocol):
+    """Where lessons are written for an import."""
+
+    def write(self, pipeline: str, lines: Iterable[Json]) -> str:
+        """Replaces the file of a pipeline as a whole; returns its address, which never changes."""
         ...
 
 

@@ -13,7 +13,9 @@ from enum import Enum
 from typing import Any
 
 from services.kit.failure import Failure
+from services.pipeline.domain.capture import Capture
 from services.pipeline.domain.gate import Gate, Preference, Verdict
+from services.pipeline.domain.learning import FeedbackUse, source_of
 
 Json = Mapping[str, Any]
 
@@ -61,6 +63,20 @@ class PipelineSpec:
     gate: Gate
     model: str
     preference: Preference
+    capture: Capture | None = None
+    feedback: FeedbackUse | None = None
+
+    @property
+    def target_field(self) -> str:
+        """The attribute that training learns to give: of a writer its text, of a classifier the label."""
+        generation = self.training.get("generation") or {}
+        classification = self.training.get("text_classification") or {}
+        return str(generation.get("target_field") or classification.get("label_field") or "")
+
+    @property
+    def feedback_source(self) -> str:
+        """Name of the source that holds the feedback on this pipeline's model."""
+        return source_of(self.name)
 
     @property
     def dataset_name(self) -> str:
@@ -99,6 +115,8 @@ class Cycle:
     state: CycleState = CycleState.RUNNING
     stages: tuple[Stage, ...] = tuple(Stage(name) for name in STAGES)
     imports: tuple[Json, ...] = ()
+    lessons: Json | None = None
+    """What was written down of feedback: `uri`, `count`, and the counts by kind; None before, or without feedback."""
     dataset_version: Json | None = None
     run: str = ""
     report: Json | None = None

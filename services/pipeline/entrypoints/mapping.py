@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
 from google.protobuf.json_format import MessageToDict, ParseDict
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 from tidemill.pipeline.v1 import cycle_pb2
-from tidemill.pipeline.v1.pipeline_service_pb2 import Feedback as FeedbackMessage
+from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.training.v1.run_pb2 import Report
 
 from services.kit.grpc.messages import failure_to, timestamp
+from services.masking.masks import MaskSpec
+from services.pipeline.domain.capture import DEFAULT_KEEP_DAYS, Capture, CapturedAnswer, CapturePolicy
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
-from services.pipeline.domain.feedback import Feedback
+from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference
+from services.pipeline.domain.learning import DEFAULT_CAP, FeedbackUse
 
 _STAGE_STATES = {
     StageState.PENDING: cycle_pb2.Stage.STATE_PENDING,
@@ -38,6 +45,33 @@ _PREFERENCE_MESSAGES = {
     Preference.SMALLEST: cycle_pb2.Rollout.PREFERENCE_SMALLEST,
     Preference.BEST_QUALITY: cycle_pb2.Rollout.PREFERENCE_BEST_QUALITY,
 }
+_SIGNALS: dict[int, Signal] = {
+    pb.FEEDBACK_SIGNAL_UNSPECIFIED: Signal.UNKNOWN,
+    pb.FEEDBACK_SIGNAL_ACCEPTED: Signal.ACCEPTED,
+    pb.FEEDBACK_SIGNAL_EDITED: Signal.EDITED,
+    pb.FEEDBACK_SIGNAL_RETRIED: Signal.RETRIED,
+}
+_SIGNAL_MESSAGES = {
+    Signal.UNKNOWN: pb.FEEDBACK_SIGNAL_UNSPECIFIED,
+    Signal.ACCEPTED: pb.FEEDBACK_SIGNAL_ACCEPTED,
+    Signal.EDITED: pb.FEEDBACK_SIGNAL_EDITED,
+    Signal.RETRIED: pb.FEEDBACK_SIGNAL_RETRIED,
+}
+_UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, as the gateway says in `x-tidemill-tenant` and `x-tidemill-key`; empty inside the mesh."""
+
+    tenant: str = ""
+    key: str = ""
+
+
+def caller_of(context: Any) -> Caller:
+    """The caller of a call."""
+    given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    return Caller(given.get("x-tidemill-tenant", ""), given.get("x-tidemill-key", ""))
 
 
 def spec_from(spec: cycle_pb2.PipelineSpec) -> PipelineSpec:
@@ -51,6 +85,8 @@ def spec_from(spec: cycle_pb2.PipelineSpec) -> PipelineSpec:
         gate=Gate(spec.gate.max_quality_loss, spec.gate.min_gain_over_base, spec.gate.min_quality),
         model=spec.rollout.model,
         preference=_PREFERENCES[spec.rollout.preference],
+        capture=capture_from(spec.capture) if spec.HasField("capture") else None,
+        feedback=_use_from(spec.feedback) if spec.HasField("feedback") else None,
     )
 
 
@@ -63,7 +99,83 @@ def spec_to(spec: PipelineSpec) -> cycle_pb2.PipelineSpec:
     message.gate.min_quality = spec.gate.min_quality
     message.rollout.model = spec.model
     message.rollout.preference = _PREFERENCE_MESSAGES[spec.preference]
+    if spec.capture is not None:
+        message.capture.CopyFrom(capture_to(spec.capture))
+    if (use := spec.feedback) is not None:
+        message.feedback.corrections.weight, message.feedback.accepted.weight = use.corrections, use.accepted
+        message.feedback.per_person_cap = use.per_person_cap
     return message
+
+
+def capture_from(message: cycle_pb2.Capture) -> Capture:
+    """What is kept of answers; what is empty has the default that the contract gives it."""
+    return Capture(
+        sample=message.sample if message.HasField("sample") else 1.0,
+        masks=tuple(MaskSpec(item.name, MessageToDict(item.params)) for item in message.masks),
+        keep_days=message.keep_days or DEFAULT_KEEP_DAYS,
+    )
+
+
+def capture_to(capture: Capture) -> cycle_pb2.Capture:
+    """What is kept of answers, as a message."""
+    message = cycle_pb2.Capture(sample=capture.sample, keep_days=capture.keep_days)
+    for mask in capture.masks:
+        item = message.masks.add(name=mask.name)
+        if mask.params:
+            item.params.update(dict(mask.params))
+    return message
+
+
+def policy_to(policy: CapturePolicy) -> pb.CapturePolicy:
+    """The rule of a model as a message."""
+    return pb.CapturePolicy(model=policy.model, capture=capture_to(policy.capture))
+
+
+def captured_to(answer: CapturedAnswer) -> pb.CapturedAnswer:
+    """A captured answer as a message."""
+    return pb.CapturedAnswer(
+        name=answer.name,
+        answer_time=timestamp(answer.answer_time),
+        model_version=answer.model_version,
+        role=answer.role,
+        tenant=answer.tenant,
+        prompt=answer.prompt,
+        conversation=answer.conversation,
+        text=answer.text,
+        label=answer.label,
+        score=answer.score,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        latency_ms=answer.latency_ms,
+    )
+
+
+def judgement_from(message: pb.RecordFeedbackRequest | pb.Judgement, caller: Caller, traceparent: str) -> Feedback:
+    """A judgement, still without id and time."""
+    return Feedback(
+        feedback_id="",
+        answer=message.answer,
+        rating=message.rating,
+        correction=message.correction,
+        author=message.author,
+        create_time=_UNDATED,
+        request_id=message.request_id,
+        traceparent=traceparent,
+        label=message.label,
+        comment=message.comment,
+        episode=message.episode,
+        signal=_SIGNALS[message.signal],
+        tenant=caller.tenant,
+        api_key=caller.key,
+    )
+
+
+def _use_from(message: cycle_pb2.FeedbackUse) -> FeedbackUse:
+    return FeedbackUse(
+        corrections=message.corrections.weight,
+        accepted=message.accepted.weight,
+        per_person_cap=message.per_person_cap or DEFAULT_CAP,
+    )
 
 
 def cycle_to(cycle: Cycle) -> cycle_pb2.Cycle:
@@ -97,9 +209,9 @@ def cycle_to(cycle: Cycle) -> cycle_pb2.Cycle:
     return message
 
 
-def feedback_to(feedback: Feedback) -> FeedbackMessage:
+def feedback_to(feedback: Feedback) -> pb.Feedback:
     """The contract's feedback."""
-    return FeedbackMessage(
+    return pb.Feedback(
         name=feedback.name,
         create_time=timestamp(feedback.create_time),
         answer=feedback.answer,
@@ -107,6 +219,10 @@ def feedback_to(feedback: Feedback) -> FeedbackMessage:
         correction=feedback.correction,
         author=feedback.author,
         model_version=feedback.model_version,
+        label=feedback.label,
+        comment=feedback.comment,
+        episode=feedback.episode,
+        signal=_SIGNAL_MESSAGES[feedback.signal],
     )
 
 

@@ -16,6 +16,7 @@ from services.kit.grpc.watching import watch
 from services.kit.ids import ID_PATTERN
 from services.kit.telemetry.context import current_traceparent
 from services.kit.threads import in_thread
+from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.entrypoints import mapping
@@ -24,8 +25,8 @@ from services.pipeline.entrypoints import mapping
 class PipelineServicer(grpc_stubs.PipelineServiceServicer):
     """Implements `tidemill.pipeline.v1.PipelineService`."""
 
-    def __init__(self, cycles: Cycles, feedback: FeedbackService) -> None:
-        self._cycles, self._feedback = cycles, feedback
+    def __init__(self, cycles: Cycles, feedback: FeedbackService, captures: Captures) -> None:
+        self._cycles, self._feedback, self._captures = cycles, feedback, captures
 
     async def CreateCycle(self, request: pb.CreateCycleRequest, context: Any) -> pb.CreateCycleResponse:
         """Starts a cycle."""
@@ -54,16 +55,41 @@ class PipelineServicer(grpc_stubs.PipelineServiceServicer):
 
     async def RecordFeedback(self, request: pb.RecordFeedbackRequest, context: Any) -> pb.RecordFeedbackResponse:
         """Records a judgement."""
-        kept = await asyncio.to_thread(
-            self._feedback.record,
-            request.answer,
-            request.rating,
-            request.correction,
-            request.author,
-            request.request_id,
-            current_traceparent(),
-        )
+        draft = mapping.judgement_from(request, mapping.caller_of(context), current_traceparent())
+        (kept,) = await asyncio.to_thread(self._feedback.record, [draft])
         return pb.RecordFeedbackResponse(feedback=mapping.feedback_to(kept))
+
+    async def BatchRecordFeedback(
+        self, request: pb.BatchRecordFeedbackRequest, context: Any
+    ) -> pb.BatchRecordFeedbackResponse:
+        """Records several judgements."""
+        caller, traceparent = mapping.caller_of(context), current_traceparent()
+        drafts = [mapping.judgement_from(item, caller, traceparent) for item in request.judgements]
+        kept = await asyncio.to_thread(self._feedback.record, drafts, "judgements")
+        return pb.BatchRecordFeedbackResponse(feedback=[mapping.feedback_to(item) for item in kept])
+
+    async def GetCapturedAnswer(
+        self, request: pb.GetCapturedAnswerRequest, context: Any
+    ) -> pb.GetCapturedAnswerResponse:
+        """Reads a captured answer."""
+        answer = await asyncio.to_thread(self._captures.get, request.name)
+        return pb.GetCapturedAnswerResponse(answer=mapping.captured_to(answer))
+
+    async def ListCapturedAnswers(
+        self, request: pb.ListCapturedAnswersRequest, context: Any
+    ) -> pb.ListCapturedAnswersResponse:
+        """Lists captured answers; the page token is the last id."""
+        read = in_thread(partial(self._captures.page, request.model))
+        page = await read_page(request, ID_PATTERN, read, lambda item: item.name.removeprefix("answers/"))
+        answers = [mapping.captured_to(item) for item in page.items]
+        return pb.ListCapturedAnswersResponse(answers=answers, next_page_token=page.next_token)
+
+    async def WatchCapture(
+        self, request: pb.WatchCaptureRequest, context: Any
+    ) -> AsyncIterator[pb.WatchCaptureResponse]:
+        """Sends the rules of capture now and at each change, without an end."""
+        async for policies in watch(in_thread(self._captures.policies), lambda _: False):
+            yield pb.WatchCaptureResponse(policies=[mapping.policy_to(policy) for policy in policies])
 
     async def ListFeedback(self, request: pb.ListFeedbackRequest, context: Any) -> pb.ListFeedbackResponse:
         """Lists feedback; the page token is the last id."""

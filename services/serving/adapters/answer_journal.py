@@ -11,12 +11,12 @@ import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
 from services.kit.ids import new_id
-from services.serving.app.ports import Served
+from services.serving.app.ports import Captured, Served
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,8 @@ class AnswerJournal:
             try:
                 entry = json.loads(line)
                 served = entry["served"] | {"answer_time": datetime.fromisoformat(entry["served"]["answer_time"])}
+                if captured := served.get("captured"):
+                    served["captured"] = Captured(**captured)
                 found.append(PendingAnswer(Served(**served), entry["traceparent"]))
             except (ValueError, KeyError, TypeError):
                 damaged += 1
@@ -154,4 +156,5 @@ def _line(item: PendingAnswer) -> bytes:
     served = item.served
     entry = {name: getattr(served, name) for name in _FIELDS}
     entry["answer_time"] = served.answer_time.isoformat()
+    entry["captured"] = asdict(served.captured) if served.captured is not None else None
     return json.dumps({"served": entry, "traceparent": item.traceparent}).encode() + b"\n"

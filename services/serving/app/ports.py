@@ -13,8 +13,23 @@ from services.serving.domain.route import RoutedVersion
 
 
 @dataclass(frozen=True, slots=True)
+class Captured:
+    """What was asked and answered, masked; `text` is empty for a classifier."""
+
+    prompt: str
+    conversation: bool = False
+    text: str = ""
+    tenant: str = ""
+
+    @property
+    def size(self) -> int:
+        """Characters, about the memory that it takes while it waits."""
+        return len(self.prompt) + len(self.text)
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
-    """That a request was answered."""
+    """That a request was answered; `captured` where the model's pipeline keeps answers."""
 
     answer: str
     model_version: str
@@ -29,6 +44,7 @@ class Served:
     """Of the version in its route; a shadow's answer was not returned."""
     shadowed_answer: str = ""
     """Of a shadow: the answer that the caller got."""
+    captured: Captured | None = None
 
 
 class NotLoadedError(UnavailableError):

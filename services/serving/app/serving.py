@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.kit.clock import Clock
 from services.kit.errors import InternalError
 from services.kit.ids import new_id
-from services.serving.app.ports import InferenceServer, NotLoadedError, Served, ServedLog
+from services.serving.app.capture import CaptureRules
+from services.serving.app.ports import Captured, InferenceServer, NotLoadedError, Served, ServedLog
 from services.serving.app.routing import RoutingTable
 from services.serving.app.shadowing import Shadows
 from services.serving.domain.answer import Classified, FinishReason, Piece, Prompt, Sampling, Task, classified
@@ -47,14 +48,32 @@ class AnsweredPiece:
     piece: Piece
 
 
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What a request says of being kept: whether its caller allows it, and the caller's tenant."""
+
+    store: bool = True
+    tenant: str = ""
+
+
+_KEEP = Keeping()
+
+
 class Serving:
     """Predicts and generates; every answer has an id and is recorded for later feedback."""
 
     def __init__(
-        self, table: RoutingTable, server: InferenceServer, served: ServedLog, shadows: Shadows, clock: Clock
+        self,
+        table: RoutingTable,
+        server: InferenceServer,
+        served: ServedLog,
+        shadows: Shadows,
+        clock: Clock,
+        capture: CaptureRules | None = None,
     ) -> None:
         self._table = table
         self._shadows = shadows
+        self._capture = capture or CaptureRules()
         self._server = server
         self._served = served
         self._clock = clock
@@ -63,7 +82,9 @@ class Serving:
         """The version that answers; errors as `RoutingTable.choose`."""
         return Choice(asked, user, self._table.choose(asked, user, task))
 
-    async def predict(self, choice: Choice, texts: Sequence[str]) -> tuple[Sequence[AnsweredPrediction], RoutedVersion]:
+    async def predict(
+        self, choice: Choice, texts: Sequence[str], keeping: Keeping = _KEEP
+    ) -> tuple[Sequence[AnsweredPrediction], RoutedVersion]:
         """Classifies texts; returns predictions in order and the version that made all of them."""
         began = self._clock.monotonic()
         try:
@@ -85,24 +106,30 @@ class Serving:
                     label=item.classified.label,
                     score=item.classified.score,
                     role=version.role,
+                    captured=await self._captured(choice, item.answer, Prompt(text=text), "", keeping),
                 )
-                for item in answers
+                for text, item in zip(texts, answers, strict=True)
             ]
         )
         self._shadows.predicted(choice.asked, texts, [item.answer for item in answers])
         return answers, version
 
-    async def generate(self, choice: Choice, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[AnsweredPiece]:
+    async def generate(
+        self, choice: Choice, prompt: Prompt, sampling: Sampling, keeping: Keeping = _KEEP
+    ) -> AsyncGenerator[AnsweredPiece]:
         """Writes an answer, piece by piece; the last piece has a finish reason."""
         began = self._clock.monotonic()
         answer = _answer_id()
+        text: list[str] = []
         async with aclosing(self._pieces(choice, prompt, sampling)) as pieces:
             async for version, piece in pieces:
                 item = AnsweredPiece(answer, version, piece)
+                text.append(piece.text)
                 ended = piece.finish_reason is not FinishReason.NONE
                 if ended:
                     # Recorded before it is returned: feedback may follow at once.
-                    self._served.add([self._generated(item, began)])
+                    captured = await self._captured(choice, answer, prompt, "".join(text), keeping)
+                    self._served.add([replace(self._generated(item, began), captured=captured)])
                     self._shadows.generated(choice.asked, prompt, sampling, answer)
                 yield item
                 if ended:
@@ -138,6 +165,12 @@ class Serving:
         if _is_same(again, choice):
             raise error
         return again
+
+    async def _captured(
+        self, choice: Choice, answer: str, prompt: Prompt, text: str, keeping: Keeping
+    ) -> Captured | None:
+        capture = self._capture.of(choice.asked.model, answer) if keeping.store else None
+        return await capture.of(prompt, text, keeping.tenant) if capture is not None else None
 
     def _generated(self, item: AnsweredPiece, began: float) -> Served:
         return Served(

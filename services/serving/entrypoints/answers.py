@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -12,7 +12,7 @@ from tidemill.inference.v1 import inference_service_pb2 as pb
 
 from services.kit.errors import InternalError
 from services.kit.telemetry import schema
-from services.serving.app.serving import AnsweredPiece, Choice, Serving
+from services.serving.app.serving import AnsweredPiece, Choice, Keeping, Serving
 from services.serving.domain.answer import Task
 from services.serving.domain.names import reference_of
 from services.serving.entrypoints import mapping
@@ -29,8 +29,9 @@ VERSION, ROLE = "x-model-version", "x-model-role"
 class Answers:
     """The calls, message in and message out; messages must be valid. The current span gets the answer's attributes."""
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+    def __init__(self, serving: Serving, tenant: Callable[[], str] = lambda: "") -> None:
+        """`tenant` is the present caller's; captured answers are kept with it."""
+        self._serving, self._tenant = serving, tenant
 
     def choose(self, request: pb.PredictRequest | pb.GenerateRequest | pb.StreamGenerateRequest, user: str) -> Choice:
         """The version that is to answer a request; `user` may be empty."""
@@ -39,7 +40,9 @@ class Answers:
 
     async def predict(self, request: pb.PredictRequest, user: str = "") -> pb.PredictResponse:
         """Classifies texts."""
-        found, version = await self._serving.predict(self.choose(request, user), list(request.texts))
+        found, version = await self._serving.predict(
+            self.choose(request, user), list(request.texts), self._keeping(request)
+        )
         trace.get_current_span().set_attribute(schema.MODEL_VERSION, version.name)
         return pb.PredictResponse(
             predictions=[mapping.prediction_to(item) for item in found], model_version=version.name, role=version.role
@@ -70,7 +73,8 @@ class Answers:
         span = trace.get_current_span()
         span.set_attribute(schema.GEN_AI_MODEL, choice.asked.model)
         sampling = mapping.sampling_from(request.sampling)
-        async with aclosing(self._serving.generate(choice, mapping.prompt_from(request), sampling)) as pieces:
+        shown, keeping = mapping.prompt_from(request), self._keeping(request)
+        async with aclosing(self._serving.generate(choice, shown, sampling, keeping)) as pieces:
             async for item in pieces:
                 if item.piece.finish_reason:
                     span.set_attributes(
@@ -82,6 +86,9 @@ class Answers:
                         }
                     )
                 yield item
+
+    def _keeping(self, request: pb.PredictRequest | pb.GenerateRequest | pb.StreamGenerateRequest) -> Keeping:
+        return Keeping(request.store if request.HasField("store") else True, self._tenant())
 
 
 def user_of(context: Any) -> str:

@@ -23,6 +23,9 @@ from services.training.domain.training_spec import TrainingSpec
 
 _PARTS = ("train", "holdout")
 _MANIFEST = "manifest.json"
+WEIGHT_COLUMN = "feedback_weight"
+"""Of records that come from feedback: how often they are learnt from."""
+_MOST_WEIGHT = 100
 
 
 class StoredFolders:
@@ -179,6 +182,26 @@ def read_rows(folder: Path, part: str, learnt: Sequence[tuple[str, str]]) -> lis
         table = pq.read_table(path)
     _check(part, table.num_rows, table.column_names, learnt)
     return [{name: str(value or "") for name, value in row.items()} for row in table.to_pylist()]
+
+
+def by_weight(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows as often as their `feedback_weight` says; once without one.
+
+    Raises:
+        DataLossError: a weight is not a number from 1 to 100.
+    """
+    found: list[dict[str, str]] = []
+    for row in rows:
+        weight = row.get(WEIGHT_COLUMN, "")
+        if weight and not (weight.isascii() and weight.isdecimal() and 1 <= int(weight) <= _MOST_WEIGHT):
+            cause = f"the record {row.get('record_id')} has the weight {weight!r}"
+            raise DataLossError(
+                f"{WEIGHT_COLUMN}: {cause}; it must be 1 to {_MOST_WEIGHT}. Build the data set again.",
+                reason="SNAPSHOT_DAMAGED",
+                metadata={"part": "train.parquet", "cause": cause},
+            )
+        found += [row] * (int(weight) if weight else 1)
+    return found
 
 
 def _broken(where: str, part: str) -> FailedPreconditionError:

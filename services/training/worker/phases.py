@@ -26,7 +26,7 @@ from services.kit.telemetry import schema
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, write_json, write_progress
-from services.training.adapters.snapshots import check_files, read_rows
+from services.training.adapters.snapshots import by_weight, check_files, read_rows
 from services.training.domain.report import Report
 from services.training.engine.attention import SHORT, plain_attention
 from services.training.engine.loop import Cancelled, StepProgress, train, usable_precision
@@ -111,7 +111,7 @@ def material_of(job: Job) -> Material:
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         base_folder=base_folder,
         tokenizer=tokenizer,
-        train=read_rows(snapshot, "train", spec.learnt),
+        train=by_weight(read_rows(snapshot, "train", spec.learnt)),
         holdout=holdout[: spec.max_eval_examples or len(holdout)],
     )
 

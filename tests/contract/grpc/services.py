@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,18 @@ from services.ingest.entrypoints.survey_pool import SurveyPool
 from services.kit.clock import SystemClock
 from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.grpc.server import bind, create_server
+from services.kit.ids import new_id
+from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import RequestMetrics
+from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
+from services.pipeline.adapters.lesson_files import StoredLessonFiles
+from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackService
+from services.pipeline.domain.capture import Capture, CapturedAnswer
 from services.pipeline.domain.cycle import CycleState
 from services.pipeline.entrypoints.servicer import PipelineServicer
 from services.telemetry.app.ports import Hit, Search, SearchResult
@@ -91,6 +98,7 @@ class Services:
     bus: Bus = field(default_factory=Bus)
     inference: InferenceHarness = field(init=False)
     training: TrainingHarness = field(init=False)
+    captures: Captures = field(init=False)
     _builds: dict[int, Any] = field(default_factory=dict)
 
     def engine(self, service: str) -> Engine:
@@ -98,6 +106,13 @@ class Services:
         if service not in self.engines:
             self.engines[service] = self.open_database(service)
         return self.engines[service]
+
+    def capture(self, count: int) -> None:
+        """So many answers are captured."""
+        self.captures.put_policy("models/m", "loop", Capture())
+        for _ in range(count):
+            name, now = f"answers/{new_id()}", datetime.now(UTC)
+            self.captures.keep([CapturedAnswer(name, "models/m/versions/1", "generate", "prompt", "text", now)])
 
     def lines(self, number: int) -> str:
         """A source's file."""
@@ -215,7 +230,9 @@ class Services:
         engine, clock = self.engine("pipeline"), SystemClock()
         store = SqlCycleStore(engine)
         cycles = Cycles(store, FakeDatasets(), clock, lambda _: None, lambda _: None)
-        feedback = FeedbackService(SqlFeedbackStore(engine), FakeAnnouncer(), clock, 1, lambda: None)
+        files = StoredLessonFiles(ArtifactStore((self.folder / "artifacts").as_uri()))
+        captures = self.captures = Captures(SqlCaptureStore(engine), files, clock)
+        feedback = FeedbackService(SqlFeedbackStore(engine), captures, FakeAnnouncer(), clock, 1, lambda: None)
 
         def end(name: str) -> None:
             cycle = store.get(name)
@@ -223,7 +240,7 @@ class Services:
             store.update(replace(cycle.ended(CycleState.SUCCEEDED, clock.now()), announced=True))
 
         self.ends["cycle"] = end
-        servicer = PipelineServicer(cycles, feedback)
+        servicer = PipelineServicer(cycles, feedback, captures)
         await self._serve(
             stack,
             "tidemill.pipeline.v1.PipelineService",

@@ -181,9 +181,12 @@ def named(verb: str) -> set[str]:
     return {name for name in METHODS if name.startswith(verb)}
 
 
+# Routes and rules of capture have no end.
+ENDLESS = {"WatchRoutes", "WatchCapture"}
+
+
 def test_the_walk_meets_every_resource_that_is_worked_on() -> None:
-    # Routes are watched without an end.
-    nouns = {name.removeprefix("Watch") for name in named("Watch") - {"WatchRoutes"}}
+    nouns = {name.removeprefix("Watch") for name in named("Watch") - ENDLESS}
     assert nouns == set(WORKS) == {name.removeprefix("Cancel") for name in named("Cancel")}
 
 
@@ -262,12 +265,13 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
             ("Cancel", pipeline.CancelCycleRequest),
         )
     },
+    "GetCapturedAnswer": (pipeline.GetCapturedAnswerRequest(name="answers/no"), "captured_answer", "answers/no"),
     "GetTrace": (telemetry.GetTraceRequest(trace_id="a" * 32), "trace", "a" * 32),
 }
 
 
 async def test_a_name_of_nothing_is_not_found_by_kind_and_name(mesh: Mesh) -> None:
-    assert (named("Get") | named("Watch") | named("Cancel")) - {"WatchRoutes"} <= set(ABSENT)
+    assert (named("Get") | named("Watch") | named("Cancel")) - ENDLESS <= set(ABSENT)
     for method, (request, kind, name) in ABSENT.items():
         code, info, _ = await mesh.refusal(method, request)
         assert (code, info.reason, dict(info.metadata)) == ("NOT_FOUND", f"{kind.upper()}_NOT_FOUND", {kind: name}), (
@@ -284,6 +288,7 @@ LISTS: dict[str, Callable[[], Message]] = {
     "ListModelVersions": lambda: inference.ListModelVersionsRequest(model="models/m"),
     "ListCycles": pipeline.ListCyclesRequest,
     "ListFeedback": pipeline.ListFeedbackRequest,
+    "ListCapturedAnswers": pipeline.ListCapturedAnswersRequest,
     "SearchLogs": telemetry.SearchLogsRequest,
     "SearchTraces": telemetry.SearchTracesRequest,
 }
@@ -291,6 +296,7 @@ LISTS: dict[str, Callable[[], Message]] = {
 
 async def _fill(mesh: Mesh) -> None:
     """Creates three of every resource that can be listed."""
+    mesh.services.capture(3)
     for number in range(3):
         await mesh.call("PutDataset", put(0, f"datasets/d{number}"))
         await mesh.call("RecordFeedback", judge(number))
@@ -367,6 +373,10 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
             inference.UnpublishModelRequest(model="models/m"),
         ),
         "RecordFeedback": (judge(1), judge(2)),
+        "BatchRecordFeedback": tuple(
+            pipeline.BatchRecordFeedbackRequest(judgements=[pipeline.Judgement(answer=f"answers/a{number}", rating=1)])
+            for number in (1, 2)
+        ),
     }
     return found
 

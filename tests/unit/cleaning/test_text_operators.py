@@ -251,6 +251,9 @@ def test_the_first_line_moves_to_a_field() -> None:
     moved = recipe.clean("\n Ad sales boost profit \n\nThe body.\nMore.", {"topic": "business"})
     assert moved.text == "The body.\nMore."
     assert moved.attributes == {"topic": "business", "headline": "Ad sales boost profit"}
+    # Feedback comes with the field and without the line.
+    kept = recipe.clean("The body.\nMore.", {"headline": "Corrected"})
+    assert (kept.text, kept.attributes["headline"]) == ("The body.\nMore.", "Corrected")
     refused = recipe.clean("one line only", {})
     assert refused.rejection is not None
     assert refused.rejection.reason == "no_first_line"

@@ -83,7 +83,6 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"presence_penalty": 0.1}, "presence_penalty"),
         ({"top_logprobs": 3}, "top_logprobs"),
-        ({"store": True}, "store"),
         ({"temprature": 1}, "temprature"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": True}, "temperature"),

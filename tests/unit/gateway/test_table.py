@@ -24,6 +24,7 @@ def test_the_table_is_whole() -> None:
         "tidemill.inference.v1.InferenceService/PublishModel",
         "tidemill.inference.v1.InferenceService/WatchRoutes",
         "tidemill.inference.v1.InferenceService/ReportModelFailure",
+        "tidemill.pipeline.v1.PipelineService/WatchCapture",
         "inference.GRPCInferenceService/RepositoryModelLoad",
         "inference.GRPCInferenceService/SystemSharedMemoryRegister",
     ],

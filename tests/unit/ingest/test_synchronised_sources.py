@@ -30,6 +30,7 @@ from services.ingest.domain.source_import import Differences, Import, ImportStat
 from services.ingest.engine.formats.json_lines import JsonLines
 from services.ingest.entrypoints.worker import ImportWorker
 from services.kit.clock import SystemClock
+from services.kit.errors import InvalidArgumentError
 from services.kit.ids import new_id
 from tests.conftest import OpenDatabase
 from tests.examples import examples
@@ -355,3 +356,35 @@ async def test_imports_of_one_origin_are_pulled_one_after_the_other(harness: Har
     task.cancel()
     with ThreadPoolExecutor(1) as pool:
         await asyncio.get_running_loop().run_in_executor(pool, worker.close)
+
+
+def test_a_source_that_may_be_empty_is_withdrawn_and_another_one_is_not(harness: Harness) -> None:
+    may_be = replace(harness.spec(), may_be_empty=True)
+    harness.write()
+    assert harness.pull(may_be).state is ImportState.SUCCEEDED
+    harness.write(("1", "one"), ("2", "two"))
+    harness.pull(may_be)
+    harness.write()
+    refused = harness.pull()
+    assert refused.failure is not None
+    assert refused.failure.reason == "EMPTY_SOURCE"
+    assert harness.bus.held == ["one", "two"]
+    done = harness.pull(may_be)
+    assert (done.state, done.record_count, done.differences.gone) == (ImportState.SUCCEEDED, 0, 2)
+    assert done.spec == may_be
+    assert harness.bus.held == []
+    # What is there but cannot be read is not an empty source.
+    harness.write("no JSON")
+    assert harness.pull(may_be).state is ImportState.FAILED
+
+
+def test_nobody_pushes_records_that_pretend_to_be_feedback(harness: Harness) -> None:
+    intake = Intake(harness.bus, harness.batches, SystemClock(), 60)
+    records = [RawRecord("s", "fine", {}), RawRecord("answers.reviews", "poison", {"label": "negative"})]
+    with pytest.raises(InvalidArgumentError) as caught:
+        intake.accept(records)
+    assert caught.value.reason == "RESERVED_SOURCE"
+    assert [violation.field for violation in caught.value.violations] == ["records[1].source"]
+    with pytest.raises(InvalidArgumentError):
+        intake.accept_traced([Accepted(record) for record in records])
+    assert harness.bus.texts == {}

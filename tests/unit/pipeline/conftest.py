@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from services.kit.clock import SystemClock
+from services.kit.storage.artifacts import ArtifactStore
+from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
+from services.pipeline.adapters.lesson_files import StoredLessonFiles
+from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycle_runner import CycleDependencies
 from services.pipeline.app.cycle_scheduler import CycleScheduler
 from services.pipeline.app.cycles import Cycles
@@ -31,6 +36,8 @@ class Harness:
 
     store: SqlCycleStore
     feedback: SqlFeedbackStore
+    captured: SqlCaptureStore
+    captures: Captures
     imports: FakeWorker
     datasets: FakeDatasets
     versions: FakeWorker
@@ -49,6 +56,7 @@ class Harness:
             dataset_versions=self.versions,
             runs=self.runs,
             models=self.models,
+            captures=self.captures,
             announcer=self.announcer,
             wakeups=ImpatientWakeups(),
             tracing=self.tracing,
@@ -62,10 +70,13 @@ class Harness:
 
 
 @pytest.fixture
-def harness(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch) -> Harness:
+def harness(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Harness:
     monkeypatch.setattr("services.kit.retrying.FIRST_PAUSE_S", 0.001)
     engine = open_service_database("pipeline")
+    captured = SqlCaptureStore(engine)
     return Harness(
+        captured=captured,
+        captures=Captures(captured, StoredLessonFiles(ArtifactStore(tmp_path.as_uri())), SystemClock()),
         store=SqlCycleStore(engine),
         feedback=SqlFeedbackStore(engine),
         imports=FakeWorker(

@@ -38,8 +38,10 @@ def delivery(message: Any, topic: Topic = TRAINING_EVENTS) -> Delivery:
 
 
 def handler(harness: Harness, ended: list[str]) -> tuple[PeerEventHandler, FeedbackService]:
-    feedback_service = FeedbackService(harness.feedback, harness.announcer, SystemClock(), 30, lambda: None)
-    return PeerEventHandler(feedback_service, ended.append), feedback_service
+    feedback_service = FeedbackService(
+        harness.feedback, harness.captures, harness.announcer, SystemClock(), 30, lambda: None
+    )
+    return PeerEventHandler(feedback_service, harness.captures, ended.append), feedback_service
 
 
 def test_ended_work_of_each_peer_wakes_who_waits_for_it(harness: Harness) -> None:
@@ -61,7 +63,7 @@ def test_ended_work_of_each_peer_wakes_who_waits_for_it(harness: Harness) -> Non
 
 def test_an_answer_that_comes_again_and_late_completes_its_feedback(harness: Harness) -> None:
     handle, feedback_service = handler(harness, [])
-    feedback_service.record("answers/a", 1, "", "", "", "")
+    feedback_service.record([Feedback("", "answers/a", 1, "", "", datetime.now(UTC))])
     served = PredictionServed(answer="answers/a", model_version="models/m/versions/1")
     served.answer_time.FromDatetime(_NOW)
     handle.handle([delivery(served, PREDICTIONS)] * 2)

@@ -9,7 +9,7 @@ from services.kit.clock import SystemClock
 from services.kit.errors import InvalidArgumentError, UnavailableError
 from services.kit.runtime.loops import Wakeup
 from services.pipeline.app.feedback import FeedbackService
-from services.pipeline.domain.feedback import Answer
+from services.pipeline.domain.feedback import Answer, Feedback
 from services.pipeline.entrypoints.worker import publish_pending_feedback
 from tests.unit.pipeline.conftest import Harness
 
@@ -18,8 +18,20 @@ NOW = datetime.now(UTC)
 
 def feedback_service(harness: Harness) -> FeedbackService:
     return FeedbackService(
-        harness.feedback, harness.announcer, SystemClock(), keep_answers_days=30, recorded=lambda: None
+        harness.feedback,
+        harness.captures,
+        harness.announcer,
+        SystemClock(),
+        keep_answers_days=30,
+        recorded=lambda: None,
     )
+
+
+def record(
+    service: FeedbackService, answer: str, rating: float, correction: str = "", author: str = "", request_id: str = ""
+) -> Feedback:
+    (kept,) = service.record([Feedback("", answer, rating, correction, author, NOW, request_id=request_id)])
+    return kept
 
 
 def answer(name: str, version: str = "models/headlines/versions/1", age_days: int = 0) -> Answer:
@@ -29,7 +41,7 @@ def answer(name: str, version: str = "models/headlines/versions/1", age_days: in
 def test_feedback_has_the_version_that_answered(harness: Harness) -> None:
     feedback = feedback_service(harness)
     feedback.remember([answer("a")])
-    kept = feedback.record("answers/a", -1, "Better", "me", "", "")
+    kept = record(feedback, "answers/a", -1, "Better", "me", "")
     assert kept.model_version == "models/headlines/versions/1"
     feedback.publish_pending()
     feedback.publish_pending()
@@ -38,7 +50,7 @@ def test_feedback_has_the_version_that_answered(harness: Harness) -> None:
 
 def test_feedback_that_comes_before_its_prediction_is_completed(harness: Harness) -> None:
     feedback = feedback_service(harness)
-    assert feedback.record("answers/a", 1, "", "", "", "").model_version == ""
+    assert record(feedback, "answers/a", 1, "", "", "").model_version == ""
     feedback.remember([answer("a"), answer("b")])
     assert [item.model_version for item in feedback.page("", "", 10)] == ["models/headlines/versions/1"]
 
@@ -48,13 +60,13 @@ def test_predictions_come_twice_without_harm(harness: Harness) -> None:
     feedback.remember([answer("a"), answer("a")])
     feedback.remember([answer("a"), answer("b")])
     feedback.remember([])
-    assert feedback.record("answers/b", 1, "", "", "", "").model_version
+    assert record(feedback, "answers/b", 1, "", "", "").model_version
 
 
 def test_a_repeated_request_records_once(harness: Harness) -> None:
     feedback = feedback_service(harness)
-    first = feedback.record("answers/a", 1, "", "", "r1", "")
-    assert feedback.record("answers/a", 1, "", "", "r1", "").name == first.name
+    first = record(feedback, "answers/a", 1, "", "", "r1")
+    assert record(feedback, "answers/a", 1, "", "", "r1").name == first.name
     assert len(feedback.page("", "", 10)) == 1
     feedback.publish_pending()
     assert len(harness.announcer.told) == 1
@@ -66,9 +78,9 @@ def test_a_repeated_request_records_once(harness: Harness) -> None:
 )
 def test_a_request_id_is_of_one_judgement_only(harness: Harness, other: tuple[str, float, str, str]) -> None:
     feedback = feedback_service(harness)
-    first = feedback.record("answers/a", 1, "", "", "r1", "")
+    first = record(feedback, "answers/a", 1, "", "", "r1")
     with pytest.raises(InvalidArgumentError) as caught:
-        feedback.record(*other, "r1", "")
+        record(feedback, *other, "r1")
     assert caught.value.reason == "REQUEST_ID_REUSED"
     assert caught.value.metadata == {"request_id": "r1", "feedback": first.name}
     assert len(feedback.page("", "", 10)) == 1
@@ -79,7 +91,7 @@ async def test_feedback_is_reported_as_soon_as_it_is_recorded_and_again_after_th
 ) -> None:
     monkeypatch.setattr("services.kit.retrying.FIRST_PAUSE_S", 0.01)
     signal = Wakeup(asyncio.get_running_loop())
-    feedback = FeedbackService(harness.feedback, harness.announcer, SystemClock(), 30, signal.set)
+    feedback = FeedbackService(harness.feedback, harness.captures, harness.announcer, SystemClock(), 30, signal.set)
     publishing = asyncio.create_task(publish_pending_feedback(feedback, signal))
 
     async def told(count: int) -> None:
@@ -88,10 +100,10 @@ async def test_feedback_is_reported_as_soon_as_it_is_recorded_and_again_after_th
                 await asyncio.sleep(0.01)
 
     try:
-        names = [feedback.record("answers/a", 1, "", "", "", "").name]
+        names = [record(feedback, "answers/a", 1, "", "", "").name]
         await told(1)
         harness.announcer.error = UnavailableError("away")
-        names.append(feedback.record("answers/b", 1, "", "", "", "").name)
+        names.append(record(feedback, "answers/b", 1, "", "", "").name)
         await asyncio.sleep(0.1)
         assert len(harness.announcer.told) == 1
         harness.announcer.error = None
@@ -105,7 +117,7 @@ async def test_feedback_is_reported_as_soon_as_it_is_recorded_and_again_after_th
 def test_pages_by_model_from_new_to_old(harness: Harness) -> None:
     feedback = feedback_service(harness)
     feedback.remember([answer("a"), answer("b", "models/headlines-2/versions/1"), answer("c")])
-    names = {key: feedback.record(f"answers/{key}", 1, "", "", "", "").name for key in "abc"}
+    names = {key: record(feedback, f"answers/{key}", 1, "", "", "").name for key in "abc"}
     found = feedback.page("models/headlines", "", 10)
     assert [item.name for item in found] == [names["c"], names["a"]]
     assert [item.name for item in feedback.page("models/headlines", found[0].feedback_id, 10)] == [names["a"]]
@@ -114,8 +126,8 @@ def test_pages_by_model_from_new_to_old(harness: Harness) -> None:
 def test_old_answers_are_forgotten_and_feedback_stays(harness: Harness) -> None:
     feedback = feedback_service(harness)
     feedback.remember([answer("old", age_days=31), answer("new", age_days=29)])
-    kept = feedback.record("answers/old", 1, "", "", "", "")
+    kept = record(feedback, "answers/old", 1, "", "", "")
     feedback.publish_pending()
-    assert feedback.record("answers/old", 1, "", "", "", "").model_version == ""
-    assert feedback.record("answers/new", 1, "", "", "", "").model_version
+    assert record(feedback, "answers/old", 1, "", "", "").model_version == ""
+    assert record(feedback, "answers/new", 1, "", "", "").model_version
     assert kept.name in {item.name for item in feedback.page("models/headlines", "", 10)}

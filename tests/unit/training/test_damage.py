@@ -23,7 +23,7 @@ from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import TrustedKeys
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import EXIT_DISK_FULL, EXIT_FAILED, FAILURE_FILE, Job
-from services.training.adapters.snapshots import StoredFolders, check_files, read_rows
+from services.training.adapters.snapshots import StoredFolders, by_weight, check_files, read_rows
 from services.training.domain.tasks import TextClassificationTask
 from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.loop import Checkpoint
@@ -189,3 +189,14 @@ def test_a_worker_leaves_the_reason_of_its_failure(
     # Not even the reason can be written: the exit code reports it.
     monkeypatch.setattr(worker, "write_json", full)
     assert worker._run(job, threading.Event()) == EXIT_DISK_FULL
+
+
+def test_feedback_is_learnt_as_often_as_it_weighs() -> None:
+    rows = [{"record_id": "1"}, {"record_id": "2", "feedback_weight": "3"}, {"record_id": "3", "feedback_weight": ""}]
+    assert [row["record_id"] for row in by_weight(rows)] == ["1", "2", "2", "2", "3"]
+
+
+@pytest.mark.parametrize("weight", ["0", "101", "-1", "many", "1.5"])
+def test_a_weight_that_cannot_be_is_damage(weight: str) -> None:
+    with pytest.raises(DataLossError, match="feedback_weight"):
+        by_weight([{"record_id": "1", "feedback_weight": weight}])

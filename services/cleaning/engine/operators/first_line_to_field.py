@@ -19,8 +19,12 @@ class FirstLineToFieldParams(Params):
 
 
 class FirstLineToField(RecordOperator[FirstLineToFieldParams]):
-    """Moves the first line that is not empty to an attribute, for example a headline."""
+    """Moves the first line that is not empty to an attribute, for example a headline.
 
+    A text whose attribute is there already stays as it is: feedback comes without that line.
+    """
+
+    version = 2
     params_type = FirstLineToFieldParams
 
     @property
@@ -33,6 +37,9 @@ class FirstLineToField(RecordOperator[FirstLineToFieldParams]):
         found: dict[int, Rejection] = {}
         texts: list[str] = []
         for position, text in enumerate(batch.texts):
+            if batch.attributes[position].get(self.params.field):
+                texts.append(text)
+                continue
             head, _, body = text.lstrip().partition("\n")
             body = body.strip()
             if not body:

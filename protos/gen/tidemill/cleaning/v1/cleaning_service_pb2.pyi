@@ -450,6 +450,8 @@ class DatasetExplanation(_message.Message):
         """Rejected."""
         PLACEMENT_ABSENT: DatasetExplanation._Placement.ValueType  # 4
         """Nowhere: the version is older than the record, or the record is withdrawn."""
+        PLACEMENT_HELD_BACK: DatasetExplanation._Placement.ValueType  # 5
+        """Feedback that is measured on, and never learnt."""
 
     class Placement(_Placement, metaclass=_PlacementEnumTypeWrapper):
         """Where a version has the record."""
@@ -464,6 +466,8 @@ class DatasetExplanation(_message.Message):
     """Rejected."""
     PLACEMENT_ABSENT: DatasetExplanation.Placement.ValueType  # 4
     """Nowhere: the version is older than the record, or the record is withdrawn."""
+    PLACEMENT_HELD_BACK: DatasetExplanation.Placement.ValueType  # 5
+    """Feedback that is measured on, and never learnt."""
 
     @_typing.final
     class AttributesEntry(_message.Message):

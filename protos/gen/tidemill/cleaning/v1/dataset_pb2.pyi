@@ -88,6 +88,7 @@ class DatasetSpec(_message.Message):
     OPERATORS_FIELD_NUMBER: _builtins.int
     HOLDOUT_FIELD_NUMBER: _builtins.int
     REQUIRED_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    FEEDBACK_SOURCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sources whose records belong to it, see tidemill.ingest.v1.Record.source."""
@@ -106,6 +107,12 @@ class DatasetSpec(_message.Message):
     def required_attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Attributes that every record must have after cleaning, for example `headline`; they become columns."""
 
+    @_builtins.property
+    def feedback_sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of `sources` that hold feedback. Their records never enter the hold-out: what falls on its side by the hash of
+        its content goes to `corrections.parquet`, which is never learnt, and the rest is for training.
+        """
+
     def __init__(
         self,
         *,
@@ -113,10 +120,11 @@ class DatasetSpec(_message.Message):
         operators: _abc.Iterable[Global___OperatorSpec] | None = ...,
         holdout: Global___HoldoutSpec | None = ...,
         required_attributes: _abc.Iterable[_builtins.str] | None = ...,
+        feedback_sources: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["holdout", b"holdout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holdout", b"holdout", "operators", b"operators", "required_attributes", b"required_attributes", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_sources", b"feedback_sources", "holdout", b"holdout", "operators", b"operators", "required_attributes", b"required_attributes", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,6 +231,26 @@ class DatasetVersion(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class FeedbackCountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
@@ -239,6 +267,7 @@ class DatasetVersion(_message.Message):
     REUSED_FIELD_NUMBER: _builtins.int
     WITHDRAWN_COUNT_FIELD_NUMBER: _builtins.int
     CHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    FEEDBACK_COUNTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`datasets/{dataset}/versions/{number}`."""
     state: Global___DatasetVersion.State.ValueType
@@ -283,6 +312,12 @@ class DatasetVersion(_message.Message):
     def failure(self) -> _failure_pb2.Failure:
         """Why it failed."""
 
+    @_builtins.property
+    def feedback_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Records of feedback by what became of them: `correction` and `accepted` are for training, `held_back` are on the
+        hold-out's side, `rejected` were dropped; `people` is how many gave those for training.
+        """
+
     def __init__(
         self,
         *,
@@ -302,10 +337,11 @@ class DatasetVersion(_message.Message):
         reused: _builtins.bool = ...,
         withdrawn_count: _builtins.int = ...,
         changed_count: _builtins.int = ...,
+        feedback_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "progress", b"progress", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "create_time", b"create_time", "digest", b"digest", "failure", b"failure", "holdout_count", b"holdout_count", "name", b"name", "progress", b"progress", "records_in", b"records_in", "rejected_by_reason", b"rejected_by_reason", "reused", b"reused", "spec", b"spec", "state", b"state", "train_count", b"train_count", "update_time", b"update_time", "uri", b"uri", "withdrawn_count", b"withdrawn_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "create_time", b"create_time", "digest", b"digest", "failure", b"failure", "feedback_counts", b"feedback_counts", "holdout_count", b"holdout_count", "name", b"name", "progress", b"progress", "records_in", b"records_in", "rejected_by_reason", b"rejected_by_reason", "reused", b"reused", "spec", b"spec", "state", b"state", "train_count", b"train_count", "update_time", b"update_time", "uri", b"uri", "withdrawn_count", b"withdrawn_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -179,3 +179,45 @@ class PredictionServed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictionServed: _TypeAlias = PredictionServed  # noqa: Y015
+
+@_typing.final
+class AnswerCaptured(_message.Message):
+    """A request was answered by a model whose pipeline captures answers: what was asked and answered, masked. Topic
+    `tidemill.answers.captured`, key = answer id.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVED_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    """What was asked, masked: the text, or the messages of a conversation, one after another."""
+    conversation: _builtins.bool
+    """Whether the prompt is a conversation."""
+    text: _builtins.str
+    """What was answered, masked; empty for a classifier."""
+    tenant: _builtins.str
+    """Tenant of the API key; empty without one."""
+    @_builtins.property
+    def served(self) -> Global___PredictionServed:
+        """What PredictionServed says of it."""
+
+    def __init__(
+        self,
+        *,
+        served: Global___PredictionServed | None = ...,
+        prompt: _builtins.str = ...,
+        conversation: _builtins.bool = ...,
+        text: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "prompt", b"prompt", "served", b"served", "tenant", b"tenant", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerCaptured: _TypeAlias = AnswerCaptured  # noqa: Y015

@@ -219,10 +219,13 @@ class SourceSpec(_message.Message):
     MAIL_FOLDER_FIELD_NUMBER: _builtins.int
     CSV_FILES_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
+    MAY_BE_EMPTY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Source name of its records, see Record.source."""
     max_records: _builtins.int
     """Maximum number of records, in the source's order; no limit when zero."""
+    may_be_empty: _builtins.bool
+    """Whether a source without records is right: what it had is withdrawn. Otherwise it fails the import."""
     @_builtins.property
     def text_folder(self) -> Global___TextFolderSource:
         """Folder of text files."""
@@ -253,10 +256,11 @@ class SourceSpec(_message.Message):
         mail_folder: Global___MailFolderSource | None = ...,
         csv_files: Global___CsvSource | None = ...,
         max_records: _builtins.int = ...,
+        may_be_empty: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "max_records", b"max_records", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

@@ -30,7 +30,7 @@ from tidemill.ingest.v1 import source_import_pb2 as tidemill_dot_ingest_dot_v1_d
 from tidemill.training.v1 import run_pb2 as tidemill_dot_training_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tidemill/pipeline/v1/cycle.proto\x12\x14tidemill.pipeline.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tidemill/cleaning/v1/dataset.proto\x1a tidemill/common/v1/failure.proto\x1a&tidemill/ingest/v1/source_import.proto\x1a\x1etidemill/training/v1/run.proto\"\x8a\x01\n\x04Gate\x12\x31\n\x10max_quality_loss\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12*\n\x12min_gain_over_base\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12#\n\x0bmin_quality\x18\x03 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\"\x81\x02\n\x07Rollout\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x46\n\npreference\x18\x02 \x01(\x0e\x32(.tidemill.pipeline.v1.Rollout.PreferenceB\x08\xbaH\x05\x82\x01\x02\x10\x01\"v\n\nPreference\x12\x1a\n\x16PREFERENCE_UNSPECIFIED\x10\x00\x12\x16\n\x12PREFERENCE_FASTEST\x10\x01\x12\x17\n\x13PREFERENCE_SMALLEST\x10\x02\x12\x1b\n\x17PREFERENCE_BEST_QUALITY\x10\x03\"\xe3\x02\n\x0cPipelineSpec\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,63}$\x12;\n\x07sources\x18\x02 \x03(\x0b\x32\x1e.tidemill.ingest.v1.SourceSpecB\n\xbaH\x07\x92\x01\x04\x08\x01\x10@\x12>\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32%.tidemill.pipeline.v1.PipelineDatasetB\x06\xbaH\x03\xc8\x01\x01\x12<\n\x08training\x18\x04 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01\x12\x30\n\x04gate\x18\x05 \x01(\x0b\x32\x1a.tidemill.pipeline.v1.GateB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x07rollout\x18\x06 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.RolloutB\x06\xbaH\x03\xc8\x01\x01\"\xe7\x01\n\x0fPipelineDataset\x12\x37\n\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\x12@\n\toperators\x18\x02 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x32\n\x07holdout\x18\x03 \x01(\x0b\x32!.tidemill.cleaning.v1.HoldoutSpec\x12%\n\x13required_attributes\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\"\x89\x03\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.tidemill.pipeline.v1.Stage.State\x12\x11\n\tresources\x18\x03 \x03(\t\x12.\n\x08progress\x18\x04 \x01(\x0b\x32\x1c.tidemill.common.v1.Progress\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reused\x18\x07 \x01(\x08\x12\x0f\n\x07summary\x18\x08 \x01(\t\"~\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x11\n\rSTATE_SKIPPED\x10\x05\"c\n\x0bGateVerdict\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x14\n\x0cquality_loss\x18\x03 \x01(\x01\x12\x0b\n\x03why\x18\x04 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x05 \x01(\x08\"\x95\x05\n\x05\x43ycle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x04spec\x18\x04 \x01(\x0b\x32\".tidemill.pipeline.v1.PipelineSpec\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32!.tidemill.pipeline.v1.Cycle.State\x12+\n\x06stages\x18\x06 \x03(\x0b\x32\x1b.tidemill.pipeline.v1.Stage\x12=\n\x0f\x64\x61taset_version\x18\x07 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\x12,\n\x06report\x18\x08 \x01(\x0b\x32\x1c.tidemill.training.v1.Report\x12\x33\n\x08verdicts\x18\t \x03(\x0b\x32!.tidemill.pipeline.v1.GateVerdict\x12\x15\n\rmodel_version\x18\n \x01(\t\x12,\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x1b.tidemill.common.v1.Failure\x12\x10\n\x08trace_id\x18\x0c \x01(\t\x12\x0e\n\x06reused\x18\r \x01(\x08\"\x81\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x13\n\x0fSTATE_CANCELLED\x10\x04\x12\x12\n\x0eSTATE_REJECTED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tidemill/pipeline/v1/cycle.proto\x12\x14tidemill.pipeline.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tidemill/cleaning/v1/dataset.proto\x1a tidemill/common/v1/failure.proto\x1a&tidemill/ingest/v1/source_import.proto\x1a\x1etidemill/training/v1/run.proto\"\x8a\x01\n\x04Gate\x12\x31\n\x10max_quality_loss\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12*\n\x12min_gain_over_base\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12#\n\x0bmin_quality\x18\x03 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\"\x81\x02\n\x07Rollout\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12\x46\n\npreference\x18\x02 \x01(\x0e\x32(.tidemill.pipeline.v1.Rollout.PreferenceB\x08\xbaH\x05\x82\x01\x02\x10\x01\"v\n\nPreference\x12\x1a\n\x16PREFERENCE_UNSPECIFIED\x10\x00\x12\x16\n\x12PREFERENCE_FASTEST\x10\x01\x12\x17\n\x13PREFERENCE_SMALLEST\x10\x02\x12\x1b\n\x17PREFERENCE_BEST_QUALITY\x10\x03\"\x9e\x01\n\x07\x43\x61pture\x12,\n\x06sample\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12;\n\x05masks\x18\x02 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\x08\xbaH\x05\x92\x01\x02\x10\x10\x12\x1d\n\tkeep_days\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc2\x1c(\x00\x42\t\n\x07_sample\"+\n\x0e\x46\x65\x65\x64\x62\x61\x63kWeight\x12\x19\n\x06weight\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\"\xa1\x01\n\x0b\x46\x65\x65\x64\x62\x61\x63kUse\x12\x39\n\x0b\x63orrections\x18\x01 \x01(\x0b\x32$.tidemill.pipeline.v1.FeedbackWeight\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32$.tidemill.pipeline.v1.FeedbackWeight\x12\x1f\n\x0eper_person_cap\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xe0\x04\n\x0cPipelineSpec\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,63}$\x12;\n\x07sources\x18\x02 \x03(\x0b\x32\x1e.tidemill.ingest.v1.SourceSpecB\n\xbaH\x07\x92\x01\x04\x08\x01\x10@\x12>\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32%.tidemill.pipeline.v1.PipelineDatasetB\x06\xbaH\x03\xc8\x01\x01\x12<\n\x08training\x18\x04 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01\x12\x30\n\x04gate\x18\x05 \x01(\x0b\x32\x1a.tidemill.pipeline.v1.GateB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x07rollout\x18\x06 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.RolloutB\x06\xbaH\x03\xc8\x01\x01\x12.\n\x07\x63\x61pture\x18\x07 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Capture\x12\x33\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x08 \x01(\x0b\x32!.tidemill.pipeline.v1.FeedbackUse:\x95\x01\xbaH\x91\x01\x1a\x8e\x01\n\x11pipeline.feedback\x12Ofeedback needs capture: what was asked must be known to learn from a correction\x1a(!has(this.feedback) || has(this.capture)\"\xe7\x01\n\x0fPipelineDataset\x12\x37\n\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$\x12@\n\toperators\x18\x02 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x32\n\x07holdout\x18\x03 \x01(\x0b\x32!.tidemill.cleaning.v1.HoldoutSpec\x12%\n\x13required_attributes\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\"\x89\x03\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.tidemill.pipeline.v1.Stage.State\x12\x11\n\tresources\x18\x03 \x03(\t\x12.\n\x08progress\x18\x04 \x01(\x0b\x32\x1c.tidemill.common.v1.Progress\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reused\x18\x07 \x01(\x08\x12\x0f\n\x07summary\x18\x08 \x01(\t\"~\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x11\n\rSTATE_SKIPPED\x10\x05\"c\n\x0bGateVerdict\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x14\n\x0cquality_loss\x18\x03 \x01(\x01\x12\x0b\n\x03why\x18\x04 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x05 \x01(\x08\"\x95\x05\n\x05\x43ycle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x04spec\x18\x04 \x01(\x0b\x32\".tidemill.pipeline.v1.PipelineSpec\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32!.tidemill.pipeline.v1.Cycle.State\x12+\n\x06stages\x18\x06 \x03(\x0b\x32\x1b.tidemill.pipeline.v1.Stage\x12=\n\x0f\x64\x61taset_version\x18\x07 \x01(\x0b\x32$.tidemill.cleaning.v1.DatasetVersion\x12,\n\x06report\x18\x08 \x01(\x0b\x32\x1c.tidemill.training.v1.Report\x12\x33\n\x08verdicts\x18\t \x03(\x0b\x32!.tidemill.pipeline.v1.GateVerdict\x12\x15\n\rmodel_version\x18\n \x01(\t\x12,\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x1b.tidemill.common.v1.Failure\x12\x10\n\x08trace_id\x18\x0c \x01(\t\x12\x0e\n\x06reused\x18\r \x01(\x08\"\x81\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x13\n\x0fSTATE_CANCELLED\x10\x04\x12\x12\n\x0eSTATE_REJECTED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +47,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLOUT'].fields_by_name['model']._serialized_options = b'\272H$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$'
   _globals['_ROLLOUT'].fields_by_name['preference']._loaded_options = None
   _globals['_ROLLOUT'].fields_by_name['preference']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_CAPTURE'].fields_by_name['sample']._loaded_options = None
+  _globals['_CAPTURE'].fields_by_name['sample']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000'
+  _globals['_CAPTURE'].fields_by_name['masks']._loaded_options = None
+  _globals['_CAPTURE'].fields_by_name['masks']._serialized_options = b'\272H\005\222\001\002\020\020'
+  _globals['_CAPTURE'].fields_by_name['keep_days']._loaded_options = None
+  _globals['_CAPTURE'].fields_by_name['keep_days']._serialized_options = b'\272H\007\032\005\030\302\034(\000'
+  _globals['_FEEDBACKWEIGHT'].fields_by_name['weight']._loaded_options = None
+  _globals['_FEEDBACKWEIGHT'].fields_by_name['weight']._serialized_options = b'\272H\006\032\004\030d(\000'
+  _globals['_FEEDBACKUSE'].fields_by_name['per_person_cap']._loaded_options = None
+  _globals['_FEEDBACKUSE'].fields_by_name['per_person_cap']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_PIPELINESPEC'].fields_by_name['name']._loaded_options = None
   _globals['_PIPELINESPEC'].fields_by_name['name']._serialized_options = b'\272H\035r\0332\031^[a-z0-9][a-z0-9-]{0,63}$'
   _globals['_PIPELINESPEC'].fields_by_name['sources']._loaded_options = None
@@ -59,6 +69,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PIPELINESPEC'].fields_by_name['gate']._serialized_options = b'\272H\003\310\001\001'
   _globals['_PIPELINESPEC'].fields_by_name['rollout']._loaded_options = None
   _globals['_PIPELINESPEC'].fields_by_name['rollout']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_PIPELINESPEC']._loaded_options = None
+  _globals['_PIPELINESPEC']._serialized_options = b'\272H\221\001\032\216\001\n\021pipeline.feedback\022Ofeedback needs capture: what was asked must be known to learn from a correction\032(!has(this.feedback) || has(this.capture)'
   _globals['_PIPELINEDATASET'].fields_by_name['name']._loaded_options = None
   _globals['_PIPELINEDATASET'].fields_by_name['name']._serialized_options = b'\272H&r$2\"^datasets/[a-z0-9][a-z0-9-]{0,63}$'
   _globals['_PIPELINEDATASET'].fields_by_name['operators']._loaded_options = None
@@ -71,18 +83,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLOUT']._serialized_end=661
   _globals['_ROLLOUT_PREFERENCE']._serialized_start=543
   _globals['_ROLLOUT_PREFERENCE']._serialized_end=661
-  _globals['_PIPELINESPEC']._serialized_start=664
-  _globals['_PIPELINESPEC']._serialized_end=1019
-  _globals['_PIPELINEDATASET']._serialized_start=1022
-  _globals['_PIPELINEDATASET']._serialized_end=1253
-  _globals['_STAGE']._serialized_start=1256
-  _globals['_STAGE']._serialized_end=1649
-  _globals['_STAGE_STATE']._serialized_start=1523
-  _globals['_STAGE_STATE']._serialized_end=1649
-  _globals['_GATEVERDICT']._serialized_start=1651
-  _globals['_GATEVERDICT']._serialized_end=1750
-  _globals['_CYCLE']._serialized_start=1753
-  _globals['_CYCLE']._serialized_end=2414
-  _globals['_CYCLE_STATE']._serialized_start=2285
-  _globals['_CYCLE_STATE']._serialized_end=2414
+  _globals['_CAPTURE']._serialized_start=664
+  _globals['_CAPTURE']._serialized_end=822
+  _globals['_FEEDBACKWEIGHT']._serialized_start=824
+  _globals['_FEEDBACKWEIGHT']._serialized_end=867
+  _globals['_FEEDBACKUSE']._serialized_start=870
+  _globals['_FEEDBACKUSE']._serialized_end=1031
+  _globals['_PIPELINESPEC']._serialized_start=1034
+  _globals['_PIPELINESPEC']._serialized_end=1642
+  _globals['_PIPELINEDATASET']._serialized_start=1645
+  _globals['_PIPELINEDATASET']._serialized_end=1876
+  _globals['_STAGE']._serialized_start=1879
+  _globals['_STAGE']._serialized_end=2272
+  _globals['_STAGE_STATE']._serialized_start=2146
+  _globals['_STAGE_STATE']._serialized_end=2272
+  _globals['_GATEVERDICT']._serialized_start=2274
+  _globals['_GATEVERDICT']._serialized_end=2373
+  _globals['_CYCLE']._serialized_start=2376
+  _globals['_CYCLE']._serialized_end=3037
+  _globals['_CYCLE_STATE']._serialized_start=2908
+  _globals['_CYCLE_STATE']._serialized_end=3037
 # @@protoc_insertion_point(module_scope)

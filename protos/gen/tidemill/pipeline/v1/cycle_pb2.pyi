@@ -110,6 +110,100 @@ class Rollout(_message.Message):
 Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
 
 @_typing.final
+class Capture(_message.Message):
+    """What is kept of the answers that the model gives. Without it no text of a caller is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
+    KEEP_DAYS_FIELD_NUMBER: _builtins.int
+    sample: _builtins.float
+    """Share of the answers that are kept, 0 to 1; all of them when left out. A caller may opt out of each
+    (`store: false`).
+    """
+    keep_days: _builtins.int
+    """Days that a captured answer is kept; 30 when zero. A correction in a data set stays there."""
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.OperatorSpec]:
+        """What is replaced in prompt and answer before they are written anywhere, in order; `mask_pii` when left out. A mask is
+        written like an operator, and `mask_pii` has the operator's `kinds` and `tokens`.
+        """
+
+    def __init__(
+        self,
+        *,
+        sample: _builtins.float | None = ...,
+        masks: _abc.Iterable[_dataset_pb2.OperatorSpec] | None = ...,
+        keep_days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "sample", b"sample"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "keep_days", b"keep_days", "masks", b"masks", "sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sample: _TypeAlias = _typing.Literal["sample"]  # noqa: Y015
+    _WhichOneofArgType__sample: _TypeAlias = _typing.Literal["_sample", b"_sample"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample) -> _WhichOneofReturnType__sample | None: ...
+
+Global___Capture: _TypeAlias = Capture  # noqa: Y015
+
+@_typing.final
+class FeedbackWeight(_message.Message):
+    """What one kind of feedback counts in training."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    weight: _builtins.int
+    """How often such a record is learnt from, where one from a source is once; not at all when zero."""
+    def __init__(
+        self,
+        *,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackWeight: _TypeAlias = FeedbackWeight  # noqa: Y015
+
+@_typing.final
+class FeedbackUse(_message.Message):
+    """How feedback on captured answers becomes training data. It never enters the hold-out, nor comes from it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    PER_PERSON_CAP_FIELD_NUMBER: _builtins.int
+    per_person_cap: _builtins.int
+    """Maximum number of records of one person, or of one API key where no author is named; 100 when zero. The newest count."""
+    @_builtins.property
+    def corrections(self) -> Global___FeedbackWeight:
+        """Answers that a person corrected: the prompt with the correction, or with the right label."""
+
+    @_builtins.property
+    def accepted(self) -> Global___FeedbackWeight:
+        """Answers that were accepted: the signal, or a rating of 0.5 and more without a correction."""
+
+    def __init__(
+        self,
+        *,
+        corrections: Global___FeedbackWeight | None = ...,
+        accepted: Global___FeedbackWeight | None = ...,
+        per_person_cap: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "corrections", b"corrections"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "corrections", b"corrections", "per_person_cap", b"per_person_cap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackUse: _TypeAlias = FeedbackUse  # noqa: Y015
+
+@_typing.final
 class PipelineSpec(_message.Message):
     """A whole pipeline, as in pipelines/*.yaml."""
 
@@ -121,6 +215,8 @@ class PipelineSpec(_message.Message):
     TRAINING_FIELD_NUMBER: _builtins.int
     GATE_FIELD_NUMBER: _builtins.int
     ROLLOUT_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the pipeline, for example `headlines`."""
     @_builtins.property
@@ -143,6 +239,14 @@ class PipelineSpec(_message.Message):
     def rollout(self) -> Global___Rollout:
         """How it is served."""
 
+    @_builtins.property
+    def capture(self) -> Global___Capture:
+        """What is kept of the model's answers; no text when left out."""
+
+    @_builtins.property
+    def feedback(self) -> Global___FeedbackUse:
+        """How feedback becomes training data; not at all when left out. It needs `capture`."""
+
     def __init__(
         self,
         *,
@@ -152,10 +256,12 @@ class PipelineSpec(_message.Message):
         training: _run_pb2.TrainingSpec | None = ...,
         gate: Global___Gate | None = ...,
         rollout: Global___Rollout | None = ...,
+        capture: Global___Capture | None = ...,
+        feedback: Global___FeedbackUse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "gate", b"gate", "rollout", b"rollout", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "dataset", b"dataset", "feedback", b"feedback", "gate", b"gate", "rollout", b"rollout", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "gate", b"gate", "name", b"name", "rollout", b"rollout", "sources", b"sources", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "dataset", b"dataset", "feedback", b"feedback", "gate", b"gate", "name", b"name", "rollout", b"rollout", "sources", b"sources", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

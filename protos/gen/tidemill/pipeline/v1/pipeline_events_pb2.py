@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tidemill/pipeline/v1/pipeline_events.proto\x12\x14tidemill.pipeline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"A\n\nCycleEnded\x12\r\n\x05\x63ycle\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"\x89\x01\n\x10\x46\x65\x65\x64\x62\x61\x63kRecorded\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x0e\n\x06rating\x18\x03 \x01(\x01\x12\x12\n\ncorrection\x18\x04 \x01(\t\x12/\n\x0brecord_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tidemill/pipeline/v1/pipeline_events.proto\x12\x14tidemill.pipeline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"A\n\nCycleEnded\x12\r\n\x05\x63ycle\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"\xb9\x01\n\x10\x46\x65\x65\x64\x62\x61\x63kRecorded\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x0e\n\x06rating\x18\x03 \x01(\x01\x12\x12\n\ncorrection\x18\x04 \x01(\t\x12/\n\x0brecord_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05label\x18\x06 \x01(\t\x12\x0f\n\x07\x65pisode\x18\x07 \x01(\t\x12\x0e\n\x06signal\x18\x08 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,5 +35,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CYCLEENDED']._serialized_start=101
   _globals['_CYCLEENDED']._serialized_end=166
   _globals['_FEEDBACKRECORDED']._serialized_start=169
-  _globals['_FEEDBACKRECORDED']._serialized_end=306
+  _globals['_FEEDBACKRECORDED']._serialized_end=354
 # @@protoc_insertion_point(module_scope)

@@ -58,6 +58,9 @@ class FeedbackRecorded(_message.Message):
     RATING_FIELD_NUMBER: _builtins.int
     CORRECTION_FIELD_NUMBER: _builtins.int
     RECORD_TIME_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    EPISODE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
     feedback: _builtins.str
     """`feedback/{feedback}`."""
     answer: _builtins.str
@@ -66,6 +69,12 @@ class FeedbackRecorded(_message.Message):
     """-1 to 1."""
     correction: _builtins.str
     """What the answer should have been; may be empty."""
+    label: _builtins.str
+    """The right label of a classifier's answer; may be empty."""
+    episode: _builtins.str
+    """What several answers of one session have in common; may be empty."""
+    signal: _builtins.str
+    """`accepted`, `edited` or `retried`; empty when not known."""
     @_builtins.property
     def record_time(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
@@ -78,10 +87,13 @@ class FeedbackRecorded(_message.Message):
         rating: _builtins.float = ...,
         correction: _builtins.str = ...,
         record_time: _timestamp_pb2.Timestamp | None = ...,
+        label: _builtins.str = ...,
+        episode: _builtins.str = ...,
+        signal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record_time", b"record_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "correction", b"correction", "feedback", b"feedback", "rating", b"rating", "record_time", b"record_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "correction", b"correction", "episode", b"episode", "feedback", b"feedback", "label", b"label", "rating", b"rating", "record_time", b"record_time", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tidemill.pipeline.v1 import cycle_pb2 as _cycle_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _FeedbackSignal:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeedbackSignalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeedbackSignal.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEEDBACK_SIGNAL_UNSPECIFIED: _FeedbackSignal.ValueType  # 0
+    """Not known."""
+    FEEDBACK_SIGNAL_ACCEPTED: _FeedbackSignal.ValueType  # 1
+    """It was used as it is."""
+    FEEDBACK_SIGNAL_EDITED: _FeedbackSignal.ValueType  # 2
+    """It was used after a change; the correction is the result, where it is known."""
+    FEEDBACK_SIGNAL_RETRIED: _FeedbackSignal.ValueType  # 3
+    """It was asked for once more."""
+
+class FeedbackSignal(_FeedbackSignal, metaclass=_FeedbackSignalEnumTypeWrapper):
+    """What a person did with an answer, as the product saw it."""
+
+FEEDBACK_SIGNAL_UNSPECIFIED: FeedbackSignal.ValueType  # 0
+"""Not known."""
+FEEDBACK_SIGNAL_ACCEPTED: FeedbackSignal.ValueType  # 1
+"""It was used as it is."""
+FEEDBACK_SIGNAL_EDITED: FeedbackSignal.ValueType  # 2
+"""It was used after a change; the correction is the result, where it is known."""
+FEEDBACK_SIGNAL_RETRIED: FeedbackSignal.ValueType  # 3
+"""It was asked for once more."""
+Global___FeedbackSignal: _TypeAlias = FeedbackSignal  # noqa: Y015
 
 @_typing.final
 class CreateCycleRequest(_message.Message):
@@ -287,6 +316,10 @@ class Feedback(_message.Message):
     CORRECTION_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    EPISODE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`feedback/{feedback}`."""
     answer: _builtins.str
@@ -299,6 +332,14 @@ class Feedback(_message.Message):
     """Who judged, in the caller's own terms; may be empty."""
     model_version: _builtins.str
     """`models/{model}/versions/{number}` that gave the answer; empty until its prediction is known."""
+    label: _builtins.str
+    """The right label of a classifier's answer; may be empty."""
+    comment: _builtins.str
+    """Free text; may be empty."""
+    episode: _builtins.str
+    """What several answers of one session have in common, in the caller's own terms; may be empty."""
+    signal: Global___FeedbackSignal.ValueType
+    """What the person did with the answer."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
@@ -313,14 +354,369 @@ class Feedback(_message.Message):
         correction: _builtins.str = ...,
         author: _builtins.str = ...,
         model_version: _builtins.str = ...,
+        label: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        episode: _builtins.str = ...,
+        signal: Global___FeedbackSignal.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "author", b"author", "correction", b"correction", "create_time", b"create_time", "model_version", b"model_version", "name", b"name", "rating", b"rating"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "author", b"author", "comment", b"comment", "correction", b"correction", "create_time", b"create_time", "episode", b"episode", "label", b"label", "model_version", b"model_version", "name", b"name", "rating", b"rating", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Feedback: _TypeAlias = Feedback  # noqa: Y015
+
+@_typing.final
+class Judgement(_message.Message):
+    """A judgement to record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    RATING_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    EPISODE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a repeat harmless: of judgements with the same one, the first counts."""
+    answer: _builtins.str
+    """`answers/{answer}`."""
+    rating: _builtins.float
+    """-1 (bad) to 1 (good)."""
+    correction: _builtins.str
+    """What the answer should have been; of a model that writes. At most 64 KiB. It is masked before it is stored."""
+    author: _builtins.str
+    """Who judged; may be empty."""
+    label: _builtins.str
+    """The right label; of a classifier."""
+    comment: _builtins.str
+    """Free text; it is masked before it is stored."""
+    episode: _builtins.str
+    """What several answers of one session have in common."""
+    signal: Global___FeedbackSignal.ValueType
+    """What the person did with the answer."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        rating: _builtins.float = ...,
+        correction: _builtins.str = ...,
+        author: _builtins.str = ...,
+        label: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        episode: _builtins.str = ...,
+        signal: Global___FeedbackSignal.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "author", b"author", "comment", b"comment", "correction", b"correction", "episode", b"episode", "label", b"label", "rating", b"rating", "request_id", b"request_id", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Judgement: _TypeAlias = Judgement  # noqa: Y015
+
+@_typing.final
+class BatchRecordFeedbackRequest(_message.Message):
+    """Request of BatchRecordFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    JUDGEMENTS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a repeat harmless."""
+    @_builtins.property
+    def judgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Judgement]:
+        """1 to 1000 judgements."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        judgements: _abc.Iterable[Global___Judgement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["judgements", b"judgements", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRecordFeedbackRequest: _TypeAlias = BatchRecordFeedbackRequest  # noqa: Y015
+
+@_typing.final
+class BatchRecordFeedbackResponse(_message.Message):
+    """Response of BatchRecordFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feedback]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        feedback: _abc.Iterable[Global___Feedback] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRecordFeedbackResponse: _TypeAlias = BatchRecordFeedbackResponse  # noqa: Y015
+
+@_typing.final
+class CapturedAnswer(_message.Message):
+    """An answer that was kept, masked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ANSWER_TIME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`answers/{answer}`."""
+    model_version: _builtins.str
+    """`models/{model}/versions/{number}` that gave it."""
+    role: _builtins.str
+    """Role of the version in the model's route: `serving` unless the route has several."""
+    tenant: _builtins.str
+    """Tenant of the API key; empty without one."""
+    prompt: _builtins.str
+    """What was asked: the text, or the messages of a conversation, one after another."""
+    conversation: _builtins.bool
+    """Whether the prompt is a conversation, which no record of a data set stands for."""
+    text: _builtins.str
+    """What was answered; empty for a classifier."""
+    label: _builtins.str
+    """Label of a classification."""
+    score: _builtins.float
+    """Score of the label, 0 to 1."""
+    prompt_tokens: _builtins.int
+    """Tokens read."""
+    completion_tokens: _builtins.int
+    """Tokens written."""
+    latency_ms: _builtins.float
+    """Time from request to last answer."""
+    @_builtins.property
+    def answer_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was given."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        answer_time: _timestamp_pb2.Timestamp | None = ...,
+        model_version: _builtins.str = ...,
+        role: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        conversation: _builtins.bool = ...,
+        text: _builtins.str = ...,
+        label: _builtins.str = ...,
+        score: _builtins.float = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        latency_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_time", b"answer_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time", b"answer_time", "completion_tokens", b"completion_tokens", "conversation", b"conversation", "label", b"label", "latency_ms", b"latency_ms", "model_version", b"model_version", "name", b"name", "prompt", b"prompt", "prompt_tokens", b"prompt_tokens", "role", b"role", "score", b"score", "tenant", b"tenant", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapturedAnswer: _TypeAlias = CapturedAnswer  # noqa: Y015
+
+@_typing.final
+class GetCapturedAnswerRequest(_message.Message):
+    """Request of GetCapturedAnswer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`answers/{answer}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCapturedAnswerRequest: _TypeAlias = GetCapturedAnswerRequest  # noqa: Y015
+
+@_typing.final
+class GetCapturedAnswerResponse(_message.Message):
+    """Response of GetCapturedAnswer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answer(self) -> Global___CapturedAnswer:
+        """The answer."""
+
+    def __init__(
+        self,
+        *,
+        answer: Global___CapturedAnswer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCapturedAnswerResponse: _TypeAlias = GetCapturedAnswerResponse  # noqa: Y015
+
+@_typing.final
+class ListCapturedAnswersRequest(_message.Message):
+    """Request of ListCapturedAnswers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}` to narrow to; all when empty."""
+    page_size: _builtins.int
+    """Maximum number of results; 50 when zero."""
+    page_token: _builtins.str
+    """From an earlier answer."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCapturedAnswersRequest: _TypeAlias = ListCapturedAnswersRequest  # noqa: Y015
+
+@_typing.final
+class ListCapturedAnswersResponse(_message.Message):
+    """Response of ListCapturedAnswers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty at the end."""
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CapturedAnswer]:
+        """The answers."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___CapturedAnswer] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCapturedAnswersResponse: _TypeAlias = ListCapturedAnswersResponse  # noqa: Y015
+
+@_typing.final
+class CapturePolicy(_message.Message):
+    """What is kept of a model's answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}`."""
+    @_builtins.property
+    def capture(self) -> _cycle_pb2.Capture:
+        """As the pipeline that serves the model says."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        capture: _cycle_pb2.Capture | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapturePolicy: _TypeAlias = CapturePolicy  # noqa: Y015
+
+@_typing.final
+class WatchCaptureRequest(_message.Message):
+    """Request of WatchCapture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCaptureRequest: _TypeAlias = WatchCaptureRequest  # noqa: Y015
+
+@_typing.final
+class WatchCaptureResponse(_message.Message):
+    """Response of WatchCapture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___CapturePolicy]:
+        """Of all models whose answers are kept."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[Global___CapturePolicy] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCaptureResponse: _TypeAlias = WatchCaptureResponse  # noqa: Y015
 
 @_typing.final
 class RecordFeedbackRequest(_message.Message):
@@ -333,6 +729,10 @@ class RecordFeedbackRequest(_message.Message):
     RATING_FIELD_NUMBER: _builtins.int
     CORRECTION_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    EPISODE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeat harmless."""
     answer: _builtins.str
@@ -343,6 +743,14 @@ class RecordFeedbackRequest(_message.Message):
     """What the answer should have been; may be empty; at most 64 KiB."""
     author: _builtins.str
     """Who judged; may be empty."""
+    label: _builtins.str
+    """The right label; of a classifier."""
+    comment: _builtins.str
+    """Free text; it is masked before it is stored."""
+    episode: _builtins.str
+    """What several answers of one session have in common."""
+    signal: Global___FeedbackSignal.ValueType
+    """What the person did with the answer."""
     def __init__(
         self,
         *,
@@ -351,10 +759,14 @@ class RecordFeedbackRequest(_message.Message):
         rating: _builtins.float = ...,
         correction: _builtins.str = ...,
         author: _builtins.str = ...,
+        label: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        episode: _builtins.str = ...,
+        signal: Global___FeedbackSignal.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "author", b"author", "correction", b"correction", "rating", b"rating", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "author", b"author", "comment", b"comment", "correction", b"correction", "episode", b"episode", "label", b"label", "rating", b"rating", "request_id", b"request_id", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

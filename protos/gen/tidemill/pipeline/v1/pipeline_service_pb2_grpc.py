@@ -65,10 +65,30 @@ class PipelineServiceStub:
                 request_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.RecordFeedbackRequest.SerializeToString,
                 response_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.RecordFeedbackResponse.FromString,
                 _registered_method=True)
+        self.BatchRecordFeedback = channel.unary_unary(
+                '/tidemill.pipeline.v1.PipelineService/BatchRecordFeedback',
+                request_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.BatchRecordFeedbackRequest.SerializeToString,
+                response_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.BatchRecordFeedbackResponse.FromString,
+                _registered_method=True)
         self.ListFeedback = channel.unary_unary(
                 '/tidemill.pipeline.v1.PipelineService/ListFeedback',
                 request_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListFeedbackRequest.SerializeToString,
                 response_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListFeedbackResponse.FromString,
+                _registered_method=True)
+        self.GetCapturedAnswer = channel.unary_unary(
+                '/tidemill.pipeline.v1.PipelineService/GetCapturedAnswer',
+                request_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.GetCapturedAnswerRequest.SerializeToString,
+                response_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.GetCapturedAnswerResponse.FromString,
+                _registered_method=True)
+        self.ListCapturedAnswers = channel.unary_unary(
+                '/tidemill.pipeline.v1.PipelineService/ListCapturedAnswers',
+                request_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListCapturedAnswersRequest.SerializeToString,
+                response_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListCapturedAnswersResponse.FromString,
+                _registered_method=True)
+        self.WatchCapture = channel.unary_stream(
+                '/tidemill.pipeline.v1.PipelineService/WatchCapture',
+                request_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.WatchCaptureRequest.SerializeToString,
+                response_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.WatchCaptureResponse.FromString,
                 _registered_method=True)
 
 
@@ -118,8 +138,37 @@ class PipelineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchRecordFeedback(self, request, context):
+        """Records judgements of several answers: all or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListFeedback(self, request, context):
         """Lists feedback, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCapturedAnswer(self, request, context):
+        """Reads a captured answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCapturedAnswers(self, request, context):
+        """Lists captured answers of a model, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchCapture(self, request, context):
+        """Watches which models' answers are captured: all policies first, and all of them again after each change. For data
+        planes, inside the mesh.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,10 +207,30 @@ def add_PipelineServiceServicer_to_server(servicer, server):
                     request_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.RecordFeedbackRequest.FromString,
                     response_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.RecordFeedbackResponse.SerializeToString,
             ),
+            'BatchRecordFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRecordFeedback,
+                    request_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.BatchRecordFeedbackRequest.FromString,
+                    response_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.BatchRecordFeedbackResponse.SerializeToString,
+            ),
             'ListFeedback': grpc.unary_unary_rpc_method_handler(
                     servicer.ListFeedback,
                     request_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListFeedbackRequest.FromString,
                     response_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListFeedbackResponse.SerializeToString,
+            ),
+            'GetCapturedAnswer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCapturedAnswer,
+                    request_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.GetCapturedAnswerRequest.FromString,
+                    response_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.GetCapturedAnswerResponse.SerializeToString,
+            ),
+            'ListCapturedAnswers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCapturedAnswers,
+                    request_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListCapturedAnswersRequest.FromString,
+                    response_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListCapturedAnswersResponse.SerializeToString,
+            ),
+            'WatchCapture': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchCapture,
+                    request_deserializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.WatchCaptureRequest.FromString,
+                    response_serializer=tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.WatchCaptureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -338,6 +407,33 @@ class PipelineService:
             _registered_method=True)
 
     @staticmethod
+    def BatchRecordFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.pipeline.v1.PipelineService/BatchRecordFeedback',
+            tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.BatchRecordFeedbackRequest.SerializeToString,
+            tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.BatchRecordFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListFeedback(request,
             target,
             options=(),
@@ -354,6 +450,87 @@ class PipelineService:
             '/tidemill.pipeline.v1.PipelineService/ListFeedback',
             tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListFeedbackRequest.SerializeToString,
             tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCapturedAnswer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.pipeline.v1.PipelineService/GetCapturedAnswer',
+            tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.GetCapturedAnswerRequest.SerializeToString,
+            tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.GetCapturedAnswerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCapturedAnswers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.pipeline.v1.PipelineService/ListCapturedAnswers',
+            tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListCapturedAnswersRequest.SerializeToString,
+            tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.ListCapturedAnswersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCapture(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tidemill.pipeline.v1.PipelineService/WatchCapture',
+            tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.WatchCaptureRequest.SerializeToString,
+            tidemill_dot_pipeline_dot_v1_dot_pipeline__service__pb2.WatchCaptureResponse.FromString,
             options,
             channel_credentials,
             insecure,

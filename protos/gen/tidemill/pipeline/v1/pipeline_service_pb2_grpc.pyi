@@ -45,8 +45,18 @@ class PipelineServiceStub:
     """Follows a cycle until it ends."""
     RecordFeedback: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.RecordFeedbackRequest, _pipeline_service_pb2.RecordFeedbackResponse]
     """Records a judgement of an answer."""
+    BatchRecordFeedback: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.BatchRecordFeedbackRequest, _pipeline_service_pb2.BatchRecordFeedbackResponse]
+    """Records judgements of several answers: all or none."""
     ListFeedback: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListFeedbackRequest, _pipeline_service_pb2.ListFeedbackResponse]
     """Lists feedback, newest first."""
+    GetCapturedAnswer: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.GetCapturedAnswerRequest, _pipeline_service_pb2.GetCapturedAnswerResponse]
+    """Reads a captured answer."""
+    ListCapturedAnswers: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListCapturedAnswersRequest, _pipeline_service_pb2.ListCapturedAnswersResponse]
+    """Lists captured answers of a model, newest first."""
+    WatchCapture: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchCaptureRequest, _pipeline_service_pb2.WatchCaptureResponse]
+    """Watches which models' answers are captured: all policies first, and all of them again after each change. For data
+    planes, inside the mesh.
+    """
 
 @_typing.type_check_only
 class PipelineServiceAsyncStub(PipelineServiceStub):
@@ -65,8 +75,18 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     """Follows a cycle until it ends."""
     RecordFeedback: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.RecordFeedbackRequest, _pipeline_service_pb2.RecordFeedbackResponse]  # type: ignore[assignment]
     """Records a judgement of an answer."""
+    BatchRecordFeedback: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.BatchRecordFeedbackRequest, _pipeline_service_pb2.BatchRecordFeedbackResponse]  # type: ignore[assignment]
+    """Records judgements of several answers: all or none."""
     ListFeedback: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListFeedbackRequest, _pipeline_service_pb2.ListFeedbackResponse]  # type: ignore[assignment]
     """Lists feedback, newest first."""
+    GetCapturedAnswer: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.GetCapturedAnswerRequest, _pipeline_service_pb2.GetCapturedAnswerResponse]  # type: ignore[assignment]
+    """Reads a captured answer."""
+    ListCapturedAnswers: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListCapturedAnswersRequest, _pipeline_service_pb2.ListCapturedAnswersResponse]  # type: ignore[assignment]
+    """Lists captured answers of a model, newest first."""
+    WatchCapture: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchCaptureRequest, _pipeline_service_pb2.WatchCaptureResponse]  # type: ignore[assignment]
+    """Watches which models' answers are captured: all policies first, and all of them again after each change. For data
+    planes, inside the mesh.
+    """
 
 class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns cycles: calls the other services by RPC, follows their events, survives a restart."""
@@ -120,11 +140,45 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         """Records a judgement of an answer."""
 
     @_abc_1.abstractmethod
+    def BatchRecordFeedback(
+        self,
+        request: _pipeline_service_pb2.BatchRecordFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_service_pb2.BatchRecordFeedbackResponse, _abc.Awaitable[_pipeline_service_pb2.BatchRecordFeedbackResponse]]:
+        """Records judgements of several answers: all or none."""
+
+    @_abc_1.abstractmethod
     def ListFeedback(
         self,
         request: _pipeline_service_pb2.ListFeedbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.ListFeedbackResponse, _abc.Awaitable[_pipeline_service_pb2.ListFeedbackResponse]]:
         """Lists feedback, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetCapturedAnswer(
+        self,
+        request: _pipeline_service_pb2.GetCapturedAnswerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_service_pb2.GetCapturedAnswerResponse, _abc.Awaitable[_pipeline_service_pb2.GetCapturedAnswerResponse]]:
+        """Reads a captured answer."""
+
+    @_abc_1.abstractmethod
+    def ListCapturedAnswers(
+        self,
+        request: _pipeline_service_pb2.ListCapturedAnswersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_service_pb2.ListCapturedAnswersResponse, _abc.Awaitable[_pipeline_service_pb2.ListCapturedAnswersResponse]]:
+        """Lists captured answers of a model, newest first."""
+
+    @_abc_1.abstractmethod
+    def WatchCapture(
+        self,
+        request: _pipeline_service_pb2.WatchCaptureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.WatchCaptureResponse], _abc.AsyncIterator[_pipeline_service_pb2.WatchCaptureResponse]]:
+        """Watches which models' answers are captured: all policies first, and all of them again after each change. For data
+        planes, inside the mesh.
+        """
 
 def add_PipelineServiceServicer_to_server(servicer: PipelineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
