@@ -77,7 +77,7 @@ def test_the_answer_to_a_copy_is_not_kept_for_feedback(harness: Harness) -> None
         served = PredictionServed(answer=answer, model_version="models/m/versions/1", shadowed_answer=shadowed)
         served.answer_time.FromDatetime(_NOW)
         handle.handle([delivery(served, PREDICTIONS)])
-        feedback_service.record(answer, 1, "", "", "", "")
+        feedback_service.record([Feedback("", answer, 1, "", "", datetime.now(UTC))])
     assert [item.answer for item in feedback_service.page("models/m", "", 10)] == ["answers/a"]
 
 
