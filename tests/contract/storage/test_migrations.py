@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.app.ports import Arrival
 from services.cleaning.domain.dataset import ImportCount
 from services.cleaning.domain.record import Cleaned, RawRecord, Rejection, Verdict
+from services.inference.adapters.model_store import SqlModelStore
+from services.inference.domain.route import RouteEntry
 from services.kit.storage.database import open_database
+from services.serving.domain.route import SLOTS, Role
 from tests.conftest import migrations
 
 OpenAt = Callable[[str, str], Engine]
@@ -117,3 +121,27 @@ def test_an_upgrade_that_is_broken_off_leaves_the_old_store(open_at: OpenAt) -> 
         assert connection.execute(text("SELECT record_id, import_name FROM raw_records")).all() == [("1", "")]
     (kept,) = SqlRecordStore(open_at("cleaning", "head")).records("1", "news", 9)
     assert kept.record.text == "one"
+
+
+def test_a_model_of_one_version_gets_a_route_with_it(open_at: OpenAt) -> None:
+    old = open_at("inference", "0004")
+    times = {"create_time": 1, "update_time": 2}
+    version = {"artifact_uri": "file:///b", "digest": "d", "run": "", "dataset_version": "", "message": ""}
+    version |= {"build": '{"task":"generation","precision":"int8","labels":[]}', "request_id": "", "traceparent": ""}
+    version |= {**times, "serve_time": 3, "announced": True}
+    with old.begin() as connection:
+        _fill(connection, "models", {"name": "m", "serving": 2, "generation": 7, **times})
+        _fill(connection, "models", {"name": "unserved", "serving": None, "generation": 3, **times})
+        for number, state in ((1, "retired"), (2, "serving")):
+            _fill(connection, "model_versions", {"model": "m", "number": number, "state": state, **version})
+    store = SqlModelStore(open_at("inference", "head"))
+    found = store.model("m")
+    assert found is not None
+    assert found.route.entries == (RouteEntry(2, Role.SERVING, 100, ((0, SLOTS),)),)
+    assert [(each.number, each.generation) for each in store.routed(found.route)] == [(2, 7)]
+    assert store.unannounced_routes() == []
+    changed = store.set_route(found.route.served_by(1), datetime(2026, 1, 1, tzinfo=UTC))
+    assert (changed.etag, changed.numbers) == ("2", {1})
+    unserved = store.model("unserved")
+    assert unserved is not None
+    assert (unserved.serving, unserved.route.entries) == (None, ())

@@ -120,7 +120,7 @@ class ModelVersion(_message.Message):
         STATE_LOADING: ModelVersion._State.ValueType  # 1
         """Being written or loaded."""
         STATE_SERVING: ModelVersion._State.ValueType  # 2
-        """Answers requests."""
+        """Is in its model's route: answers requests, gets copies of them, or waits to be named."""
         STATE_RETIRED: ModelVersion._State.ValueType  # 3
         """Kept on disk for a roll-back."""
         STATE_FAILED: ModelVersion._State.ValueType  # 4
@@ -134,7 +134,7 @@ class ModelVersion(_message.Message):
     STATE_LOADING: ModelVersion.State.ValueType  # 1
     """Being written or loaded."""
     STATE_SERVING: ModelVersion.State.ValueType  # 2
-    """Answers requests."""
+    """Is in its model's route: answers requests, gets copies of them, or waits to be named."""
     STATE_RETIRED: ModelVersion.State.ValueType  # 3
     """Kept on disk for a roll-back."""
     STATE_FAILED: ModelVersion.State.ValueType  # 4
