@@ -23,6 +23,7 @@ from benchmarks.report import table, write_section
 from benchmarks.serving import models
 from benchmarks.serving.mesh import Gateway, Plane, running_plane
 from benchmarks.serving.models import CLASSIFIER, TEXT, WRITER
+from services.serving.domain.names import server_model
 
 _INFER, _STREAM = "/inference.GRPCInferenceService/ModelInfer", "/inference.GRPCInferenceService/ModelStreamInfer"
 _PREDICT = "/tidemill.inference.v1.InferenceService/Predict"
@@ -78,7 +79,9 @@ def _rows(label: str, gateway: Gateway) -> list[Row]:
 
 def _doors(plane: Plane, options: argparse.Namespace) -> list[str]:
     triton: dict[str, Any] = {"address": plane.stack.triton_grpc}
-    infer, stream = models.infer(CLASSIFIER, [TEXT]), models.stream(WRITER, TEXT, 1)
+    # Each was published once, so its first version is what Triton has.
+    infer = models.infer(server_model(CLASSIFIER, 1), [TEXT])
+    stream = models.stream(server_model(WRITER, 1), TEXT, 1)
     classify = {**triton, "kind": "unary", "path": _INFER, "bodies": [infer]}
     write = {**triton, "kind": "stream", "path": _STREAM, "bodies": [stream]}
     with ExitStack() as stack:
