@@ -96,6 +96,13 @@ class ServiceSettings(BaseSettings):
         description="OTLP/gRPC endpoint: http://, https:// (shows the peer certificate) or unix:/path;"
         " nothing is sent when unset",
     )
+    traces_per_s: float = Field(
+        10.0,
+        ge=0,
+        description="traces a second that begin in one process and are sent, ten seconds' worth at once; inf sends all."
+        " Errors, slow requests and traces that callers sample are always sent",
+    )
+    slow_trace_s: float = Field(5.0, gt=0, description="seconds from which a request is slow, and always sent")
     log_level: LogLevel = Field("INFO", description="lowest level that is logged")
     state: Path = Field(default_factory=lambda: state_dir(), description="folder of the mesh, whose disk is watched")
     disk_reserve_bytes: int | None = Field(

@@ -25,6 +25,7 @@ from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.retrying import call_with_retries_async
 from services.kit.storage.disk import disk_space
 from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.telemetry.sampling import Sampling
 from services.kit.telemetry.scraping import ScrapeToken
 from services.kit.telemetry.setup import Telemetry, start_telemetry
 from services.kit.tls import ServerTls, TlsFiles
@@ -90,8 +91,9 @@ def run_service(name: str, settings: ServiceSettings, build: Build, *, export_te
         export_telemetry: False for the process that receives the telemetry of all others.
     """
     endpoint = settings.otlp_endpoint if export_telemetry else None
+    sampling = Sampling(settings.traces_per_s, settings.slow_trace_s)
     try:
-        telemetry = start_telemetry(name, endpoint, settings.log_level, settings.peer_files)
+        telemetry = start_telemetry(name, endpoint, settings.log_level, settings.peer_files, sampling)
     except TidemillError as error:
         logger.error("%s cannot run: %s", name, error.message)
         _report_exit(error)

@@ -30,6 +30,9 @@ API_KEY: Final = "tidemill.api_key"
 REQUEST_ID: Final = "tidemill.request_id"
 """The caller's own, `x-request-id`."""
 
+KEPT: Final = "tidemill.kept"
+"""Why a span is there although its trace was not sampled: `error` or `slow`. Other spans of the trace are missing."""
+
 RPC_SYSTEM: Final = "rpc.system"
 RPC_SERVICE: Final = "rpc.service"
 RPC_METHOD: Final = "rpc.method"

@@ -26,6 +26,7 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from services.kit.telemetry.exporters import open_exporters
+from services.kit.telemetry.sampling import KeepingProcessor, RateLimitedSampler, Sampling
 from services.kit.telemetry.schema import ECS_VERSION
 from services.kit.tls import TlsFiles
 
@@ -94,6 +95,7 @@ class _OtlpHandler(LoggingHandler):
 
 
 _QUEUE = 16_384
+_SAMPLING = Sampling()
 # How long the end of a process waits for a receiver that does not respond.
 _LAST_EXPORT_S = 5.0
 
@@ -125,6 +127,7 @@ def start_telemetry(
     otlp_endpoint: str | None,
     log_level: str = "INFO",
     peer_files: tuple[Path, Path, Path] | None = None,
+    sampling: Sampling = _SAMPLING,
 ) -> Telemetry:
     """Configures logging and tracing of this process; call it once, before anything else.
 
@@ -134,13 +137,16 @@ def start_telemetry(
         log_level: lowest level that is logged.
         peer_files: certificate, key and authority, for an endpoint with TLS; read again when they change.
 
+        sampling: which traces are exported.
+
     Raises:
         FailedPreconditionError: the files cannot be used; names the file. Logging to the console works by then.
     """
     resource = Resource.create(
         {"service.name": service_name, "service.namespace": "tidemill", "service.instance.id": str(os.getpid())}
     )
-    tracer_provider = TracerProvider(resource=resource, span_limits=_SPAN_LIMITS)
+    sampler = RateLimitedSampler(sampling.traces_per_s)
+    tracer_provider = TracerProvider(resource=resource, span_limits=_SPAN_LIMITS, sampler=sampler)
     logger_provider = LoggerProvider(resource=resource, log_record_limits=_LOG_LIMITS)
     root = logging.getLogger()
     root.handlers.clear()
@@ -161,7 +167,8 @@ def start_telemetry(
     if otlp_endpoint:
         spans, logs = open_exporters(otlp_endpoint, TlsFiles(*peer_files) if peer_files is not None else None)
         exporters = (spans, logs)
-        tracer_provider.add_span_processor(BatchSpanProcessor(spans, schedule_delay_millis=1000, max_queue_size=_QUEUE))
+        batches = BatchSpanProcessor(spans, schedule_delay_millis=1000, max_queue_size=_QUEUE)
+        tracer_provider.add_span_processor(KeepingProcessor(batches, sampling.slow_s))
         logger_provider.add_log_record_processor(
             BatchLogRecordProcessor(logs, schedule_delay_millis=1000, max_queue_size=_QUEUE)
         )

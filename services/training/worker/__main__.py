@@ -20,6 +20,7 @@ from opentelemetry import context, propagate, trace
 from services.kit.config import ServiceSettings, load_settings
 from services.kit.errors import FailedPreconditionError, explained
 from services.kit.telemetry import schema
+from services.kit.telemetry.sampling import Sampling
 from services.kit.telemetry.setup import start_telemetry
 from services.training.adapters.job import (
     EXIT_CANCELLED,
@@ -44,7 +45,10 @@ def main() -> None:
     # Never contact the Hugging Face hub: all files are local, and a missing one must fail at once. No progress bars.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
     settings = load_settings(ServiceSettings)
-    telemetry = start_telemetry("training-worker", settings.otlp_endpoint, peer_files=settings.peer_files)
+    sampling = Sampling(settings.traces_per_s, settings.slow_trace_s)
+    telemetry = start_telemetry(
+        "training-worker", settings.otlp_endpoint, peer_files=settings.peer_files, sampling=sampling
+    )
     # Their messages are not needed (which layers were compressed, how ROUGE splits words); errors are exceptions.
     for name in ("nncf", "absl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
