@@ -117,6 +117,7 @@ ROUTES: Mapping[tuple[str, str], Roles] = {
     ("GET", "/v1/models/{model}/versions/{version}"): _LOOK,
     ("POST", "/v1/predict"): _ASK,
     ("POST", "/v1/feedback"): _JUDGE,
+    ("POST", "/v1/feedback/batch"): _JUDGE,
     ("POST", "/v1/records"): _SEND,
     ("GET", "/v2"): _LOOK,
     ("GET", "/v2/models/stats"): _LOOK,

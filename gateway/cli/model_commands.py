@@ -308,6 +308,9 @@ def feedback(
     answer: Annotated[str, typer.Argument(help="Id of the answer.", show_default=False)],
     rating: Annotated[str, typer.Argument(help="good, bad, or a number from -1 to 1.", show_default=False)],
     correction: Annotated[str, typer.Option("--correction", "-c", help="What the answer should have been.")] = "",
+    label: Annotated[str, typer.Option("--label", "-l", help="The right label, of a classifier's answer.")] = "",
+    comment: Annotated[str, typer.Option(help="Free text.")] = "",
+    episode: Annotated[str, typer.Option(help="What several answers of one session have in common.")] = "",
     author: Annotated[str, typer.Option(help="Who judges.")] = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
@@ -327,6 +330,9 @@ def feedback(
             rating=value,
             correction=correction,
             author=author,
+            label=label,
+            comment=comment,
+            episode=episode,
         )
         recorded = connection.pipeline.RecordFeedback(request, metadata=connection.metadata, timeout=30).feedback
     if json_wanted:

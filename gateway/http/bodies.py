@@ -217,9 +217,32 @@ class FeedbackBody(Body):
     """A judgement of an answer."""
 
     answer: str = Field(examples=["answers/01j..."], description="id of the answer, as the completion's `id`")
-    rating: float = Field(ge=-1, le=1, description="-1 (bad) to 1 (good)")
-    correction: str = Field("", description="what the answer should have been")
+    rating: float | None = Field(None, ge=-1, le=1, description="-1 (bad) to 1 (good); needed if nothing else is said")
+    correction: str = Field("", description="what the answer should have been, of a model that writes")
+    label: str = Field("", description="the right label, of a classifier")
+    comment: str = ""
+    episode: str = Field("", description="what several answers of one session have in common")
+    signal: Literal["", "accepted", "edited", "retried"] = Field("", description="what the person did with the answer")
     author: str = ""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> FeedbackBody:
+        if self.rating is None and not (self.correction or self.label or self.comment or self.signal):
+            message = "is required unless there is a correction, label, comment or signal"
+            raise PydanticCustomError("nothing", message, {"at": "rating"})
+        return self
+
+
+class JudgementBody(FeedbackBody):
+    """A judgement of a batch."""
+
+    request_id: str = Field("", description="makes a repeat harmless")
+
+
+class FeedbackBatchBody(Body):
+    """Judgements of several answers: all or none are recorded."""
+
+    judgements: list[JudgementBody] = Field(min_length=1, max_length=1000)
 
 
 class RecordBody(Body):
@@ -280,10 +303,17 @@ class FeedbackAnswer(BaseModel):
     name: str
     answer: str
     rating: float
-    correction: str
+    correction: str = Field(description="masked, as it is stored")
     author: str
     model_version: str
+    label: str = ""
     warning: str | None = None
+
+
+class FeedbackBatchAnswer(BaseModel):
+    """Recorded judgements, in the order of the batch."""
+
+    feedback: list[FeedbackAnswer]
 
 
 class RecordsAnswer(BaseModel):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from google.protobuf.timestamp_pb2 import Timestamp
 from starlette.responses import Response
 from tidemill.ingest.v1.ingest_service_pb2 import IngestRecordsRequest
 from tidemill.ingest.v1.record_pb2 import Record
-from tidemill.pipeline.v1.pipeline_service_pb2 import RecordFeedbackRequest
+from tidemill.pipeline.v1.pipeline_service_pb2 import (
+    BatchRecordFeedbackRequest,
+    Feedback,
+    Judgement,
+    RecordFeedbackRequest,
+)
 
 from gateway.http.bodies import (
     FeedbackAnswer,
+    FeedbackBatchAnswer,
+    FeedbackBatchBody,
     FeedbackBody,
     RecordBody,
     RecordsAnswer,
@@ -24,6 +33,7 @@ from services.kit.grpc.errors import translate_rpc_errors
 from services.kit.ids import new_id
 
 _FEEDBACK_DOCS = described(FeedbackBody, "Records a judgement of an answer")
+_FEEDBACK_BATCH_DOCS = described(FeedbackBatchBody, "Records judgements of several answers, all or none")
 _RECORDS_DOCS = described(RecordsBody, "Accepts a batch of raw records; answers when it is durable")
 _TIMEOUT_S = 30.0
 UNKNOWN_ANSWER = (
@@ -39,27 +49,23 @@ def intake_routes(peers: Peers) -> APIRouter:
     @router.post("/v1/feedback", response_model=FeedbackAnswer, **_FEEDBACK_DOCS)
     async def feedback(request: Request) -> Response:
         body = read_body(FeedbackBody, await json_of(request))
-        call = RecordFeedbackRequest(
-            request_id=_request_id(request),
-            answer=body.answer if body.answer.startswith("answers/") else f"answers/{body.answer}",
-            rating=body.rating,
-            correction=body.correction,
-            author=body.author,
-        )
+        call = RecordFeedbackRequest(request_id=_request_id(request), **_judgement(body))
         with translate_rpc_errors("pipeline"):
             response = await peers.pipeline.RecordFeedback(call, timeout=_TIMEOUT_S, metadata=call_metadata())
-        recorded = response.feedback
-        answer = FeedbackAnswer(
-            name=recorded.name,
-            answer=recorded.answer,
-            rating=recorded.rating,
-            correction=recorded.correction,
-            author=recorded.author,
-            model_version=recorded.model_version,
-            # Answers become known by an event, which may arrive after a quick judgement.
-            warning=None if recorded.model_version else UNKNOWN_ANSWER,
-        )
+        answer = _recorded(response.feedback)
         return json_response(answer.model_dump(exclude_none=True), 202 if answer.warning else 200)
+
+    @router.post("/v1/feedback/batch", response_model=FeedbackBatchAnswer, **_FEEDBACK_BATCH_DOCS)
+    async def feedback_batch(request: Request) -> Response:
+        body = read_body(FeedbackBatchBody, await json_of(request))
+        call = BatchRecordFeedbackRequest(
+            request_id=_request_id(request),
+            judgements=[Judgement(request_id=item.request_id, **_judgement(item)) for item in body.judgements],
+        )
+        with translate_rpc_errors("pipeline"):
+            response = await peers.pipeline.BatchRecordFeedback(call, timeout=_TIMEOUT_S, metadata=call_metadata())
+        answer = FeedbackBatchAnswer(feedback=[_recorded(item) for item in response.feedback])
+        return json_response(answer.model_dump(exclude_none=True))
 
     @router.post("/v1/records", response_model=RecordsAnswer, **_RECORDS_DOCS)
     async def records(request: Request) -> Response:
@@ -73,6 +79,34 @@ def intake_routes(peers: Peers) -> APIRouter:
         return json_response(RecordsAnswer(record_ids=list(response.record_ids)).model_dump())
 
     return router
+
+
+def _judgement(body: FeedbackBody) -> dict[str, Any]:
+    """The fields that a single judgement and one of a batch have in common."""
+    return {
+        "answer": body.answer if body.answer.startswith("answers/") else f"answers/{body.answer}",
+        "rating": body.rating or 0.0,
+        "correction": body.correction,
+        "author": body.author,
+        "label": body.label,
+        "comment": body.comment,
+        "episode": body.episode,
+        "signal": f"FEEDBACK_SIGNAL_{body.signal.upper() or 'UNSPECIFIED'}",
+    }
+
+
+def _recorded(item: Feedback) -> FeedbackAnswer:
+    return FeedbackAnswer(
+        name=item.name,
+        answer=item.answer,
+        rating=item.rating,
+        correction=item.correction,
+        author=item.author,
+        model_version=item.model_version,
+        label=item.label,
+        # Answers become known by an event, which may arrive after a quick judgement.
+        warning=None if item.model_version else UNKNOWN_ANSWER,
+    )
 
 
 def _request_id(request: Request) -> str:

@@ -373,9 +373,9 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
             inference.UnpublishModelRequest(model="models/m"),
         ),
         "RecordFeedback": (judge(1), judge(2)),
-        "BatchRecordFeedback": tuple(
-            pipeline.BatchRecordFeedbackRequest(judgements=[pipeline.Judgement(answer=f"answers/a{number}", rating=1)])
-            for number in (1, 2)
+        "BatchRecordFeedback": (
+            pipeline.BatchRecordFeedbackRequest(judgements=[pipeline.Judgement(answer="answers/a1", rating=1)]),
+            pipeline.BatchRecordFeedbackRequest(judgements=[pipeline.Judgement(answer="answers/a2", rating=1)]),
         ),
     }
     return found

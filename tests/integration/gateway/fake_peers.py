@@ -347,6 +347,11 @@ class FakePipeline(PipelineServiceServicer):
             )
         )
 
+    async def BatchRecordFeedback(self, request: Any, context: Any) -> pipeline_pb2.BatchRecordFeedbackResponse:  # noqa: N802
+        self._seen.note(request, context)
+        feedback = [pipeline_pb2.Feedback(name="feedback/f1", answer=item.answer) for item in request.judgements]
+        return pipeline_pb2.BatchRecordFeedbackResponse(feedback=feedback)
+
 
 class FakeTelemetry(TelemetryServiceServicer):
     """Holds some lines, newest first, and one trace."""

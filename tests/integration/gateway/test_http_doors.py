@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tidemill.pipeline.v1.pipeline_service_pb2 import FEEDBACK_SIGNAL_EDITED
 
 from tests.integration.gateway.conftest import Mesh
 
@@ -54,6 +55,21 @@ def test_feedback_by_the_completions_id(mesh: Mesh, http: httpx.Client) -> None:
         seen = mesh.peers.seen.requests[-1]
         assert (seen.rating, seen.correction, seen.request_id) == (-1.0, "Better", "once")
         assert (found.status_code, "warning" in found.json()) == (200, False)
+
+
+def test_feedback_may_be_a_label_a_comment_or_what_the_person_did(mesh: Mesh, http: httpx.Client) -> None:
+    body = {"answer": "01jtest", "label": "negative", "comment": "ironic", "episode": "e1", "signal": "edited"}
+    assert http.post("/v1/feedback", json=body).status_code == 200
+    seen = mesh.peers.seen.requests[-1]
+    assert (seen.label, seen.comment, seen.episode, seen.rating) == ("negative", "ironic", "e1", 0.0)
+    assert seen.signal == FEEDBACK_SIGNAL_EDITED
+    judgements = [{"answer": "01jtest", "signal": "accepted", "request_id": "r1"}, {"answer": "b", "rating": 1}]
+    found = http.post("/v1/feedback/batch", json={"judgements": judgements})
+    assert [item["answer"] for item in found.json()["feedback"]] == ["answers/01jtest", "answers/b"]
+    batch = mesh.peers.seen.requests[-1].judgements
+    assert [(item.request_id, item.rating) for item in batch] == [("r1", 0.0), ("", 1.0)]
+    refused = http.post("/v1/feedback/batch", json={"judgements": [*judgements, {"answer": "c"}]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "judgements[2].rating")
 
 
 def test_feedback_on_an_answer_that_is_not_known_says_so(http: httpx.Client) -> None:
