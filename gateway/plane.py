@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
@@ -20,6 +20,7 @@ from gateway.settings import GatewaySettings
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.clock import SystemClock
 from services.serving.adapters.answer_journal import AnswerJournal
+from services.serving.adapters.answer_memory import AnswerMemory
 from services.serving.adapters.capture_feed import CaptureFeed
 from services.serving.adapters.death_reports import DeathReports
 from services.serving.adapters.route_feed import RouteFeed
@@ -30,7 +31,9 @@ from services.serving.adapters.triton_client import TritonClient, open_triton
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Liveness
 from services.serving.adapters.triton_v2 import TritonV2
+from services.serving.app.answer_cache import CachingServer
 from services.serving.app.capture import CaptureRules
+from services.serving.app.ports import InferenceServer
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
 from services.serving.app.shadowing import Shadows
@@ -76,7 +79,7 @@ class DataPlane:
         served = BackgroundServedLog(publisher, registry, journal)
         client, clock = TritonClient(channel, liveness, guard), SystemClock()
         shadows = Shadows(table, client, served, PrometheusShadowCounts(registry), clock)
-        serving = Serving(table, client, served, shadows, clock, capture)
+        serving = Serving(table, _cached(client, settings, registry), served, shadows, clock, capture)
         return cls(
             table=table,
             answers=Answers(serving, _tenant),
@@ -85,6 +88,18 @@ class DataPlane:
             stopping=[publisher.finish],
             closers=[shadows.close, channel.close, served.close, publisher.close],
         )
+
+
+def _cached(client: TritonClient, settings: GatewaySettings, registry: CollectorRegistry) -> InferenceServer:
+    """What answers callers: Triton, behind a cache where it is on. Shadows are always asked themselves."""
+    if not settings.answer_cache_bytes:
+        return client
+    memory = AnswerMemory(settings.answer_cache_bytes, settings.answer_cache_ttl_s)
+    asked = Counter("answer_cache_requests", "Questions to the cache of answers", ("result",), registry=registry)
+    Gauge("answer_cache_bytes", "Memory of the answers that are kept", registry=registry).set_function(
+        lambda: float(memory.size)
+    )
+    return CachingServer(client, memory, _tenant, lambda result: asked.labels(result).inc())
 
 
 def _tenant() -> str:

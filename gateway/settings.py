@@ -36,6 +36,12 @@ class GatewaySettings(ServiceSettings):
     max_connections_per_client: int = Field(
         500, ge=1, description="open HTTP connections of one address; raise it behind a reverse proxy"
     )
+    answer_cache_bytes: int = Field(
+        0,
+        ge=0,
+        description="memory of each gateway process for answers that are the same each time; none are kept at 0",
+    )
+    answer_cache_ttl_s: float = Field(3600.0, gt=0, description="seconds after which a kept answer is forgotten")
     gateway_processes: int = Field(
         1,
         ge=1,

@@ -90,6 +90,7 @@ def _doors(plane: Plane, options: argparse.Namespace) -> list[str]:
             Row("write", write, "write", 100, plane.triton_cpu_s),
         ]
         rows += _rows("", stack.enter_context(plane.gateway("now")))
+        rows += _rows("2 processes: ", stack.enter_context(plane.gateway("two", processes=2)))
         if options.beside is not None:
             rows += _rows("before: ", stack.enter_context(plane.gateway("before", code=options.beside.absolute())))
         found = _measured(rows, options.repeats, options.seconds)

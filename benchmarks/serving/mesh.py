@@ -81,7 +81,7 @@ class Plane:
             "TIDEMILL_TRITON_STAGING": str(self.stack.triton_repository.with_name("staging-bench")),
         }
         self.inference = self._run("services.inference", self.control, self.folder, settings, python_path())
-        _wait(self.inference, self.control)
+        _wait(self.inference, f"127.0.0.1:{self.control}")
 
     def publish(self, model: str, digest: str) -> None:
         """Publishes the build `model` among the artefacts, and waits until Triton serves it."""
@@ -108,7 +108,7 @@ class Plane:
 
     @contextmanager
     def gateway(
-        self, name: str, settings: Mapping[str, str] | None = None, code: Path | None = None, traced: bool = True
+        self, name: str, settings: Mapping[str, str] | None = None, code: Path | None = None, processes: int = 1
     ) -> Iterator[Gateway]:
         """Runs a gateway for the length of the block.
 
@@ -116,7 +116,7 @@ class Plane:
             name: of its folder.
             settings: further `TIDEMILL_*` variables.
             code: another checkout, whose gateway is started; this one when None.
-            traced: whether it sends its telemetry to a receiver, which forgets it.
+            processes: how many share its ports.
         """
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
@@ -127,20 +127,25 @@ class Plane:
             "TIDEMILL_HTTP_BIND": f"127.0.0.1:{http}",
             "TIDEMILL_INFERENCE_ADDRESS": f"127.0.0.1:{self.control}",
             "TIDEMILL_DATABASE_URL": database,
+            "TIDEMILL_GATEWAY_PROCESSES": str(processes),
+            "TIDEMILL_GATEWAY_SOCKETS": str(folder),
+            "TIDEMILL_OTLP_ENDPOINT": self.otlp,
             **(settings or {}),
         }
-        if traced:
-            given["TIDEMILL_OTLP_ENDPOINT"] = self.otlp
         path = python_path() if code is None else f"{code}{os.pathsep}{code / 'protos' / 'gen'}"
-        process = self._run("gateway", port, folder, given, path)
+        running: list[subprocess.Popen[bytes]] = []
         try:
-            _wait(process, port)
+            for number in range(1, processes + 1):
+                own = {**given, "TIDEMILL_GATEWAY_PROCESS": str(number)}
+                running.append(self._run("gateway", port, folder, own, path))
+                _wait(running[-1], f"127.0.0.1:{port}" if processes == 1 else f"unix:{folder / f'gateway-{number}'}")
             store = KeyStore.open(database)
             _, key = store.create("bench", limits=KeyLimits(requests_per_s=1e6, concurrent=10_000))
             store.close()
-            yield Gateway(f"127.0.0.1:{http}", f"127.0.0.1:{port}", key, [process])
+            yield Gateway(f"127.0.0.1:{http}", f"127.0.0.1:{port}", key, running)
         finally:
-            _end(process)
+            for process in running:
+                _end(process)
 
     def triton_cpu_s(self) -> float:
         """Processor seconds of Triton and its models so far."""
@@ -214,16 +219,16 @@ def _receiver() -> Iterator[str]:
         server.stop(None)
 
 
-def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+def _wait(process: subprocess.Popen[bytes], address: str) -> None:
     end = time.monotonic() + _PATIENCE_S
-    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.max_reconnect_backoff_ms", 500)]) as channel:
+    with grpc.insecure_channel(address, [("grpc.max_reconnect_backoff_ms", 500)]) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         while True:
             with contextlib.suppress(grpc.RpcError):
                 if health.Check(health_pb2.HealthCheckRequest(), timeout=2).status == _SERVING:
                     return
             if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"Port {port} does not answer; see the logs of the benchmark.")
+                raise SystemExit(f"{address} does not answer; see the logs of the benchmark.")
             time.sleep(0.1)
 
 

@@ -1,0 +1,199 @@
+"""An exact cache in front of a server: what has the same answer each time is asked once.
+
+Labels of a text always have, and generations whose most probable tokens are taken (temperature 0). Kept are whole
+answers only; an error is never kept and never shared. Who asks while the same question is under way waits for its
+answer (single flight), which continues as long as one caller waits. It lives in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any, Generic, Protocol, TypeVar
+
+from services.serving.app.ports import InferenceServer
+from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
+from services.serving.domain.route import RoutedVersion
+
+T = TypeVar("T")
+
+Scores = tuple[float, ...]
+
+
+class AnswerStore(Protocol):
+    """Keeps answers by key for a while, as many as fit. Values must not be changed."""
+
+    def get(self, key: bytes) -> Any | None:
+        """The value, or None."""
+        ...
+
+    def put(self, key: bytes, value: Any, size: int) -> None:
+        """Keeps a value of so many bytes."""
+        ...
+
+
+class CachingServer:
+    """Implements `services.serving.app.ports.InferenceServer`."""
+
+    def __init__(
+        self,
+        server: InferenceServer,
+        store: AnswerStore,
+        tenant: Callable[[], str],
+        count: Callable[[str], None],
+    ) -> None:
+        """Args:
+        server: is asked for what is not kept.
+        store: keeps answers.
+        tenant: of the present caller; no tenant gets an answer that another asked for.
+        count: called with `hit`, `miss` or `joined` for each question.
+        """
+        self._server = server
+        self._store = store
+        self._tenant = tenant
+        self._count = count
+        self._flights: dict[bytes, _Flight[Any]] = {}
+
+    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """See the port."""
+        keys = [self._key(version, "classify", text) for text in texts]
+        rows: dict[bytes, Scores] = {key: kept for key in keys if (kept := self._store.get(key)) is not None}
+        hits = len(rows)
+        joined = {key: flight for key in keys if key not in rows and (flight := self._flights.get(key)) is not None}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in rows and key not in joined}
+        for result, number in (("hit", hits), ("joined", len(joined)), ("miss", len(missing))):
+            for _ in range(number):
+                self._count(result)
+        if missing:
+            rows |= await self._fly(tuple(missing), self._classified(version, missing)).join()
+        for key, flight in joined.items():
+            # What failed for another, or was asked for with other texts, says nothing about this text.
+            with contextlib.suppress(Exception):
+                rows[key] = (await flight.join())[key]
+        if left := {key: text for key, text in zip(keys, texts, strict=True) if key not in rows}:
+            rows |= await self._classified(version, left)
+        return [rows[key] for key in keys]
+
+    async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
+        """See the port. A kept answer is one piece."""
+        if sampling.temperature:
+            async with aclosing(self._server.generate(version, prompt, sampling)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        key = self._key(version, "generate", json.dumps([asdict(prompt), asdict(sampling)], ensure_ascii=False))
+        if (kept := self._store.get(key)) is not None:
+            self._count("hit")
+            yield kept
+            return
+        flight = self._flights.get(key)
+        if flight is not None:
+            self._count("joined")
+            # As above: only a whole answer is shared, so nothing was returned yet that asking again would repeat.
+            with contextlib.suppress(Exception):
+                kept = await flight.join()
+            if kept is not None:
+                yield kept
+                return
+            async with aclosing(self._server.generate(version, prompt, sampling)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        self._count("miss")
+        arrived: asyncio.Queue[Piece | None] = asyncio.Queue()
+        flight = self._fly((key,), self._generated(version, prompt, sampling, key, arrived))
+        with flight.waited_for():
+            while (next_piece := await arrived.get()) is not None:
+                yield next_piece
+            await flight.task  # raises what ended it
+
+    async def _classified(self, version: RoutedVersion, texts: dict[bytes, str]) -> dict[bytes, Scores]:
+        found = await self._server.classify(version, list(texts.values()))
+        rows = {key: tuple(row) for key, row in zip(texts, found, strict=True)}
+        for key, row in rows.items():
+            self._store.put(key, row, 32 * len(row) + _OVERHEAD)
+        return rows
+
+    async def _generated(
+        self,
+        version: RoutedVersion,
+        prompt: Prompt,
+        sampling: Sampling,
+        key: bytes,
+        arrived: asyncio.Queue[Piece | None],
+    ) -> Piece | None:
+        """The whole answer as one piece; None if it ended without its last."""
+        texts: list[str] = []
+        try:
+            async with aclosing(self._server.generate(version, prompt, sampling)) as pieces:
+                async for piece in pieces:
+                    texts.append(piece.text)
+                    arrived.put_nowait(piece)
+                    if piece.finish_reason is not FinishReason.NONE:
+                        whole = Piece("".join(texts), piece.finish_reason, piece.prompt_tokens, piece.completion_tokens)
+                        self._store.put(key, whole, 4 * len(whole.text) + _OVERHEAD)
+                        return whole
+            return None
+        finally:
+            arrived.put_nowait(None)
+
+    def _fly(self, keys: tuple[bytes, ...], work: Coroutine[Any, Any, T]) -> _Flight[T]:
+        def forget() -> None:
+            for key in keys:
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+
+        def landed(task: asyncio.Future[T]) -> None:
+            forget()
+            if not task.cancelled():
+                task.exception()  # its caller may be gone
+
+        flight = _Flight(asyncio.ensure_future(work), forget)
+        for key in keys:
+            self._flights[key] = flight
+        flight.task.add_done_callback(landed)
+        return flight
+
+    def _key(self, version: RoutedVersion, what: str, text: str) -> bytes:
+        """With the generation, so that a version that was loaded again is asked again."""
+        parts = (self._tenant(), version.name, str(version.generation), "\t".join(version.labels), what, text)
+        digest = hashlib.sha256()
+        for part in parts:
+            data = part.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big") + data)
+        return digest.digest()
+
+
+# Of a key, a value's objects and their place in a dictionary, in bytes; about, and rather too much.
+_OVERHEAD = 400
+
+
+class _Flight(Generic[T]):
+    """A question under way: it continues while a caller waits for it, and no longer."""
+
+    def __init__(self, task: asyncio.Future[T], forget: Callable[[], None]) -> None:
+        self.task = task
+        self._forget = forget
+        self._waiting = 0
+
+    @contextlib.contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """Someone waits for the length of the block."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self.task.done():
+                self._forget()  # at once: who comes now must not join what is about to end
+                self.task.cancel()
+
+    async def join(self) -> T:
+        """Its result."""
+        with self.waited_for():
+            return await asyncio.shield(self.task)
