@@ -59,7 +59,7 @@ def make_model(size: str, dropout: float) -> Any:
 
 
 def make_pairs(size: str) -> Any:
-    """Texts that go on by a rule: each token is the one before plus a step that the first token tells."""
+    """Texts with a rule: each token is the one before plus a step that follows from the first token."""
     from services.training.engine.tasks import Pair
 
     limit = shape_of(size)["vocab_size"]

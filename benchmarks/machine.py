@@ -8,7 +8,7 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-_TOLD = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+_SHOWN_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
 def described(packages: tuple[str, ...]) -> list[str]:
@@ -20,7 +20,7 @@ def described(packages: tuple[str, ...]) -> list[str]:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     return [
         f"- {datetime.now(UTC):%Y-%m-%d}, {model}, {len(os.sched_getaffinity(0))} of its processors, {memory:.0f} GiB; "
-        f"{', '.join(name for name in _TOLD if name in flags)}",
+        f"{', '.join(name for name in _SHOWN_FLAGS if name in flags)}",
         f"- Linux {platform.release()}, Python {platform.python_version()}, {versions}",
         f"- load average at the start {os.getloadavg()[0]:.1f}: where it is above 0, others computed at the same time; "
         "read the ratios",

@@ -281,7 +281,7 @@ class InferBody(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-class PredictionAnswer(BaseModel):
+class PredictionBody(BaseModel):
     """One classified text."""
 
     answer: str = Field(description="id, for feedback")
@@ -290,14 +290,14 @@ class PredictionAnswer(BaseModel):
     scores: dict[str, float] = Field(description="probability of every label")
 
 
-class PredictAnswer(BaseModel):
+class PredictResponse(BaseModel):
     """One prediction for each text, in order, and the version that made them."""
 
     model_version: str
-    predictions: list[PredictionAnswer]
+    predictions: list[PredictionBody]
 
 
-class FeedbackAnswer(BaseModel):
+class FeedbackResponse(BaseModel):
     """A recorded judgement; with `warning` if its answer is not known yet."""
 
     name: str
@@ -310,13 +310,13 @@ class FeedbackAnswer(BaseModel):
     warning: str | None = None
 
 
-class FeedbackBatchAnswer(BaseModel):
+class FeedbackBatchResponse(BaseModel):
     """Recorded judgements, in the order of the batch."""
 
-    feedback: list[FeedbackAnswer]
+    feedback: list[FeedbackResponse]
 
 
-class RecordsAnswer(BaseModel):
+class RecordsResponse(BaseModel):
     """Identities, in the order of the batch."""
 
     record_ids: list[str]

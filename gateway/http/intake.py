@@ -17,13 +17,13 @@ from tidemill.pipeline.v1.pipeline_service_pb2 import (
 )
 
 from gateway.http.bodies import (
-    FeedbackAnswer,
-    FeedbackBatchAnswer,
     FeedbackBatchBody,
+    FeedbackBatchResponse,
     FeedbackBody,
+    FeedbackResponse,
     RecordBody,
-    RecordsAnswer,
     RecordsBody,
+    RecordsResponse,
     described,
     read_body,
 )
@@ -46,7 +46,7 @@ def intake_routes(peers: Peers) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["Loop"])
 
-    @router.post("/v1/feedback", response_model=FeedbackAnswer, **_FEEDBACK_DOCS)
+    @router.post("/v1/feedback", response_model=FeedbackResponse, **_FEEDBACK_DOCS)
     async def feedback(request: Request) -> Response:
         body = read_body(FeedbackBody, await json_of(request))
         call = RecordFeedbackRequest(request_id=_request_id(request), **_judgement(body))
@@ -55,7 +55,7 @@ def intake_routes(peers: Peers) -> APIRouter:
         answer = _recorded(response.feedback)
         return json_response(answer.model_dump(exclude_none=True), 202 if answer.warning else 200)
 
-    @router.post("/v1/feedback/batch", response_model=FeedbackBatchAnswer, **_FEEDBACK_BATCH_DOCS)
+    @router.post("/v1/feedback/batch", response_model=FeedbackBatchResponse, **_FEEDBACK_BATCH_DOCS)
     async def feedback_batch(request: Request) -> Response:
         body = read_body(FeedbackBatchBody, await json_of(request))
         call = BatchRecordFeedbackRequest(
@@ -64,10 +64,10 @@ def intake_routes(peers: Peers) -> APIRouter:
         )
         with translate_rpc_errors("pipeline"):
             response = await peers.pipeline.BatchRecordFeedback(call, timeout=_TIMEOUT_S, metadata=call_metadata())
-        answer = FeedbackBatchAnswer(feedback=[_recorded(item) for item in response.feedback])
+        answer = FeedbackBatchResponse(feedback=[_recorded(item) for item in response.feedback])
         return json_response(answer.model_dump(exclude_none=True))
 
-    @router.post("/v1/records", response_model=RecordsAnswer, **_RECORDS_DOCS)
+    @router.post("/v1/records", response_model=RecordsResponse, **_RECORDS_DOCS)
     async def records(request: Request) -> Response:
         body = read_body(RecordsBody, await json_of(request))
         call = IngestRecordsRequest(
@@ -76,7 +76,7 @@ def intake_routes(peers: Peers) -> APIRouter:
         )
         with translate_rpc_errors("ingest"):
             response = await peers.ingest.IngestRecords(call, timeout=_TIMEOUT_S, metadata=call_metadata())
-        return json_response(RecordsAnswer(record_ids=list(response.record_ids)).model_dump())
+        return json_response(RecordsResponse(record_ids=list(response.record_ids)).model_dump())
 
     return router
 
@@ -95,8 +95,8 @@ def _judgement(body: FeedbackBody) -> dict[str, Any]:
     }
 
 
-def _recorded(item: Feedback) -> FeedbackAnswer:
-    return FeedbackAnswer(
+def _recorded(item: Feedback) -> FeedbackResponse:
+    return FeedbackResponse(
         name=item.name,
         answer=item.answer,
         rating=item.rating,

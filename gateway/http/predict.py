@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from tidemill.inference.v1.inference_service_pb2 import PredictRequest
 
-from gateway.http.bodies import PredictAnswer, PredictBody, PredictionAnswer, described, read_body
+from gateway.http.bodies import PredictBody, PredictionBody, PredictResponse, described, read_body
 from gateway.http.calls import json_of, json_response, unless_gone, user_of, version_headers, watch_disconnect
 from gateway.http.openai import model_not_found, reference
 from gateway.plane import DataPlane
@@ -18,7 +18,7 @@ def predict_routes(plane: DataPlane) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["Predict"])
 
-    @router.post("/v1/predict", response_model=PredictAnswer, **described(PredictBody, "Classifies texts"))
+    @router.post("/v1/predict", response_model=PredictResponse, **described(PredictBody, "Classifies texts"))
     async def predict(request: Request) -> Response:
         body = read_body(PredictBody, await json_of(request))
         asked = PredictRequest(model=str(reference(body.model)), texts=body.texts, store=body.store)
@@ -30,10 +30,10 @@ def predict_routes(plane: DataPlane) -> APIRouter:
             raise model_not_found(body.model) from error
         finally:
             gone.cancel()
-        answer = PredictAnswer(
+        answer = PredictResponse(
             model_version=found.model_version,
             predictions=[
-                PredictionAnswer(answer=item.answer, label=item.label, score=item.score, scores=dict(item.scores))
+                PredictionBody(answer=item.answer, label=item.label, score=item.score, scores=dict(item.scores))
                 for item in found.predictions
             ],
         )

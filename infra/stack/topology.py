@@ -255,12 +255,12 @@ def gateway_processes() -> int:
 
 def _prepare_door(layout: Layout, service: Service, number: int, processes: int, addresses: Addresses) -> Program:
     program = _prepare(layout, service, addresses)
-    told = {
+    values = {
         GATEWAY_PROCESSES: str(processes),
         "TIDEMILL_GATEWAY_PROCESS": str(number),
         "TIDEMILL_GATEWAY_SOCKETS": str(addresses.sockets[f"{service.name}_process_{number}"].parent),
     }
-    return dataclasses.replace(program, environment={**program.environment, **told})
+    return dataclasses.replace(program, environment={**program.environment, **values})
 
 
 def _seconds(variable: str, usual: float) -> float:

@@ -1,4 +1,4 @@
-"""Keeps a private dialect out of the text that people read: strings, comments, documents and protos.
+"""Keeps a private dialect out of what people read: strings, comments, documents, protos, and names in code.
 
 Each pattern names the plain words to use instead. Decisions (docs/adr) and failed experiments (docs/LOG.md) are not
 rewritten, so they are not checked, and neither are the strings of tests, which are often data.
@@ -38,6 +38,9 @@ WORDS = {
     r"\bin vain\b": "without success",
 }
 
+# Parts of names in code. Not `tell`, which is a method of files.
+NAMES = re.compile(r"(?<![a-z])(told|tells|anew|somebody|everybody|suspects?|parcels?|bell)(?![a-z])", re.IGNORECASE)
+
 # One of these is in whatever a pattern finds: reading the tokens of every file would take seconds.
 HINTS = (
     *(
@@ -62,7 +65,8 @@ HINTS = (
 def prose(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines that people read: comments and strings of code, everything in documents."""
     text = path.read_text("utf-8")
-    if not any(hint in text for hint in HINTS) or not any(re.search(pattern, text) for pattern in WORDS):
+    lower = text.lower()
+    if not any(hint in lower for hint in HINTS) or not any(re.search(pattern, lower) for pattern in WORDS):
         return
     if path.suffix == ".py":
         data = path.is_relative_to(ROOT / "tests")
@@ -84,7 +88,19 @@ def found(path: Path) -> list[str]:
         f"{path}:{number}: {match[0]!r}; write {instead!r}: {line.strip()[:80]}"
         for number, line in prose(path)
         for pattern, instead in WORDS.items()
-        if (match := re.search(pattern, line))
+        if (match := re.search(pattern, line, re.IGNORECASE))
+    ]
+
+
+def odd_names(path: Path) -> list[str]:
+    """Names in code that use the dialect, with their line."""
+    text = path.read_text("utf-8")
+    if not NAMES.search(text):
+        return []
+    return [
+        f"{path}:{token.start[0]}: {token.string}"
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.NAME and NAMES.search(token.string)
     ]
 
 
@@ -104,12 +120,17 @@ def test_the_text_that_people_read_is_plain_english() -> None:
     assert [sentence for path in checked for sentence in found(path)] == []
 
 
+def test_names_in_code_are_plain_english() -> None:
+    assert [name for path in files() if path.suffix == ".py" for name in odd_names(path)] == []
+
+
 @pytest.mark.parametrize(
     ("text", "instead"),
     [
         ('"""The pipeline is told of it."""\n', "publish"),
         ("x = f'The value is no {kind}.'\n", "is not a"),
         ("# Read anew by whoever asks.\n", "again"),
+        ('"""Tells the pipeline."""\n', "publish"),
     ],
 )
 def test_the_dialect_is_found_with_the_words_to_use(tmp_path: Path, text: str, instead: str) -> None:
@@ -120,7 +141,13 @@ def test_the_dialect_is_found_with_the_words_to_use(tmp_path: Path, text: str, i
     assert instead in sentence
 
 
-def test_names_of_code_are_left_alone(tmp_path: Path) -> None:
+def test_plain_text_and_methods_of_files_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
-    path.write_text("file.tell()\nnobody = 'There is no model m; it is no longer served.'\n")
-    assert found(path) == []
+    path.write_text("file.tell()\nthreshold = 'There is no model m; it is no longer served.'\n")
+    assert found(path) + odd_names(path) == []
+
+
+def test_odd_names_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("_told_at = 1\nclass Bell: ...\n")
+    assert [name.rpartition(" ")[2] for name in odd_names(path)] == ["_told_at", "Bell"]

@@ -174,8 +174,8 @@ class PlainReporter:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told: dict[str, tuple[int, str]] = {}
-        self._told_at: dict[str, float] = {}
+        self._printed: dict[str, tuple[int, str]] = {}
+        self._printed_at: dict[str, float] = {}
         self._note = ""
 
     def __enter__(self) -> PlainReporter:
@@ -194,10 +194,10 @@ class PlainReporter:
             if stage.state in (Stage.STATE_UNSPECIFIED, Stage.STATE_PENDING):
                 continue
             key = (stage.state, stage.progress.phase if stage.state == Stage.STATE_RUNNING else "")
-            due = stage.state == Stage.STATE_RUNNING and now - self._told_at.get(stage.name, now) >= _PLAIN_EVERY_S
-            if self._told.get(stage.name) != key or due:
-                self._told[stage.name] = key
-                self._told_at[stage.name] = now
+            due = stage.state == Stage.STATE_RUNNING and now - self._printed_at.get(stage.name, now) >= _PLAIN_EVERY_S
+            if self._printed.get(stage.name) != key or due:
+                self._printed[stage.name] = key
+                self._printed_at[stage.name] = now
                 self._console.print(self._line(stage, now), soft_wrap=True, markup=False)
 
     def note(self, text: str) -> None:

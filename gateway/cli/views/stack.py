@@ -44,7 +44,7 @@ class PartsReporter:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._parts: dict[str, ChildState] = {}
-        self._told: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._since = time.time()
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(self, console=console, refresh_per_second=8) if console.is_terminal else None
@@ -64,11 +64,11 @@ class PartsReporter:
         """Shows a part that changed."""
         self._parts[name] = child
         phase = child.phase.value
-        if self._live is None and self._told.get(name) != phase and phase != "waiting":
+        if self._live is None and self._printed.get(name) != phase and phase != "waiting":
             took = f" after {duration(child.ready_at - self._since)}" if phase == "ready" and child.ready_at else ""
             why = f": {child.last_error}" if phase == "restarting" and child.last_error else ""
             self._console.print(f"[{name}] {phase}{took}{why}", soft_wrap=True, markup=False)
-        self._told[name] = phase
+        self._printed[name] = phase
 
     def __rich__(self) -> RenderableType:
         """The picture of this moment."""

@@ -170,9 +170,9 @@ class Announcer(Protocol):
     """Publishes facts to the other services; durable when it returns."""
 
     def published(self, version: ModelVersion) -> None:
-        """Tells that a version serves from now on."""
+        """Publishes that a version serves from now on."""
         ...
 
     def route_changed(self, route: ModelRoute, traceparent: str) -> None:
-        """Tells what a model's route is from now on."""
+        """Publishes a model's new route."""
         ...

@@ -20,9 +20,9 @@ class IncrementalDecoder:
         """
         self._decode = decode
         self._tokens: list[int] = []
-        # Tokens before `_start` are finished; those from there to `_told` have been sent and give context.
+        # Tokens before `_start` are finished; those from there to `_sent` have been sent and give context.
         self._start = 0
-        self._told = 0
+        self._sent = 0
 
     def push(self, token: int) -> str:
         """Text that is certain now; empty while a character is incomplete."""
@@ -30,17 +30,17 @@ class IncrementalDecoder:
         before, after = self._texts()
         if after.endswith(_INCOMPLETE):
             return ""
-        self._start, self._told = self._told, len(self._tokens)
+        self._start, self._sent = self._sent, len(self._tokens)
         return after[len(before) :]
 
     def flush(self) -> str:
         """What is left at the end, without a character that the limit of tokens cut in two."""
         before, after = self._texts()
-        self._start = self._told = len(self._tokens)
+        self._start = self._sent = len(self._tokens)
         return after[len(before) :].rstrip(_INCOMPLETE)
 
     def _texts(self) -> tuple[str, str]:
-        return self._decode(self._tokens[self._start : self._told]), self._decode(self._tokens[self._start :])
+        return self._decode(self._tokens[self._start : self._sent]), self._decode(self._tokens[self._start :])
 
 
 class StopTexts:

@@ -119,7 +119,7 @@ def test_anchors_and_merge_keys(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "sentence"),
     [
         ("batch_size: 4", "batchsize: 4", "17:33: training.optimization: unknown field 'batchsize'; did you mean 'batch_size'?"),
         ("fastest", "fastestt", "20:48: rollout.preference: 'fastestt' is not a valid value; did you mean 'fastest'?"),
@@ -138,9 +138,9 @@ def test_anchors_and_merge_keys(write: Write) -> None:
         ("gate:", "name: again\ngate:", "19:1: name: is given twice; the first is in line 1."),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_reported_at_its_place(write: Write, old: str, new: str, told: str) -> None:
+def test_what_is_wrong_is_reported_at_its_place(write: Write, old: str, new: str, sentence: str) -> None:
     assert old in GOOD
-    assert wrong(write(GOOD.replace(old, new, 1))) == [told]
+    assert wrong(write(GOOD.replace(old, new, 1))) == [sentence]
 
 
 def test_all_mistakes_are_reported_at_once(write: Write) -> None:
@@ -166,7 +166,7 @@ def test_the_contracts_rules_are_reported_at_their_place(write: Write, old: str,
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "sentence"),
     [
         ("", "is empty; copy pipelines/headlines.yaml to begin."),
         ("# nothing\n", "is empty; copy pipelines/headlines.yaml to begin."),
@@ -174,8 +174,8 @@ def test_the_contracts_rules_are_reported_at_their_place(write: Write, old: str,
         ("a: b: c\n", "1:5: not valid YAML: mapping values are not allowed here."),
     ],
 )
-def test_a_file_that_is_not_pipeline(write: Write, text: str, told: str) -> None:
-    assert wrong(write(text)) == [told]
+def test_a_file_that_is_not_pipeline(write: Write, text: str, sentence: str) -> None:
+    assert wrong(write(text)) == [sentence]
 
 
 def test_a_list_is_not_pipeline(write: Write) -> None:

@@ -145,7 +145,7 @@ def span(name: str, parent: str, start_ms: int, service: str, **more: object) ->
 def test_trace_is_a_tree_in_the_order_of_time() -> None:
     spans = [
         span("late", "root", 5, "inference", error=True, status_message="no model"),
-        span("root", "somebody-elses", 0, "gateway"),
+        span("root", "someone-elses", 0, "gateway"),
         span("early", "root", 1, "inference"),
         span("deep", "early", 2, "triton"),
     ]

@@ -81,10 +81,10 @@ async def test_what_the_openai_and_feedback_doors_return_is_described() -> None:
         "/v1/models": "ModelList",
         "/v1/models/{model}": "ModelCard",
         "/v1/models/{model}/versions/{version}": "ModelCard",
-        "/v1/predict": "PredictAnswer",
-        "/v1/feedback": "FeedbackAnswer",
-        "/v1/feedback/batch": "FeedbackBatchAnswer",
-        "/v1/records": "RecordsAnswer",
+        "/v1/predict": "PredictResponse",
+        "/v1/feedback": "FeedbackResponse",
+        "/v1/feedback/batch": "FeedbackBatchResponse",
+        "/v1/records": "RecordsResponse",
     }
 
 

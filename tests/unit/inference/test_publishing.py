@@ -86,12 +86,12 @@ class FakeServer:
 class FakeAnnouncer:
     """Records its calls."""
 
-    told: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     routes: list[tuple[str, dict[int, int]]] = field(default_factory=list)
 
     def published(self, version: ModelVersion) -> None:
         """Notes it."""
-        self.told.append(version.name)
+        self.names.append(version.name)
 
     def route_changed(self, route: ModelRoute, traceparent: str) -> None:
         """Notes it."""
@@ -363,7 +363,7 @@ def test_models_are_read_with_their_versions_in_one_query(harness: Harness) -> N
         publishing.publish(name, harness.build(name))
     publishing.unpublish("b")
     statements: list[str] = []
-    event.listen(harness.engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    event.listen(harness.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
     found = publishing.list("", 10)
     assert [(m.name, m.serving.name if m.serving else None) for m in found] == [
         ("a", "models/a/versions/1"),
@@ -452,14 +452,14 @@ def test_one_model_that_cannot_be_loaded_does_not_delay_others(harness: Harness)
 def test_a_publication_is_reported_once_even_when_the_bus_was_unavailable(harness: Harness) -> None:
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
-    assert harness.announcer.told == []
+    assert harness.announcer.names == []
     publishing.reconcile()
     publishing.reconcile()
-    assert harness.announcer.told == ["models/m/versions/1"]
+    assert harness.announcer.names == ["models/m/versions/1"]
     publishing.publish("m", harness.build("two"))
     publishing.roll_back("m")
     publishing.reconcile()
-    assert harness.announcer.told[1:] == ["models/m/versions/2", "models/m/versions/1"]
+    assert harness.announcer.names[1:] == ["models/m/versions/2", "models/m/versions/1"]
 
 
 def test_old_folders_go_but_a_roll_back_brings_them_again(harness: Harness) -> None:
@@ -695,8 +695,8 @@ def test_each_change_of_a_route_is_reported_in_order_even_when_the_bus_was_unava
     publishing.unpublish("m")
     publishing.reconcile()
     publishing.reconcile()
-    told = [("1", {1: 100}), ("2", {2: 100}), ("3", {3: 100}), ("4", {3: 70, 1: 30}), ("5", {})]
-    assert harness.announcer.routes == told
+    expected = [("1", {1: 100}), ("2", {2: 100}), ("3", {3: 100}), ("4", {3: 70, 1: 30}), ("5", {})]
+    assert harness.announcer.routes == expected
 
 
 def test_a_dead_version_is_loaded_alone(harness: Harness) -> None:

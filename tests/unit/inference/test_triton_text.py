@@ -47,21 +47,21 @@ def test_a_character_that_the_limit_cuts_in_two_is_left_out(cut: int) -> None:
 @given(st.lists(st.text(alphabet="ab", max_size=3), max_size=30), st.lists(st.text("ab", min_size=1), max_size=3))
 def test_an_answer_ends_before_the_first_stop_text(pieces: list[str], stops: list[str]) -> None:
     """However the text is cut into pieces, what is sent is the text before the first completed stop text."""
-    finder, told, ended = StopTexts(stops), "", False
+    finder, sent, ended = StopTexts(stops), "", False
     for piece in pieces:
         text, ended = finder.push(piece)
-        told += text
+        sent += text
         if ended:
             break
     if not ended:
-        told += finder.flush()
+        sent += finder.flush()
     whole = "".join(pieces)
-    assert whole.startswith(told)
-    assert not any(stop in told for stop in stops)
+    assert whole.startswith(sent)
+    assert not any(stop in sent for stop in stops)
     if ended:
-        assert any(whole[len(told) :].startswith(stop) for stop in stops)
+        assert any(whole[len(sent) :].startswith(stop) for stop in stops)
     else:
-        assert told == whole
+        assert sent == whole
 
 
 def test_what_may_be_a_stop_text_is_held_back_until_it_is_none() -> None:
@@ -170,14 +170,14 @@ def engine() -> _Engine:
 
 
 def _scheduler(
-    engine: _Engine, told: list[str], *, active: int = 2, waiting: int = 10, capacity: int = 100
+    engine: _Engine, errors: list[str], *, active: int = 2, waiting: int = 10, capacity: int = 100
 ) -> Scheduler:
-    return Scheduler(engine, capacity=capacity, max_active=active, max_waiting=waiting, on_error=told.append)
+    return Scheduler(engine, capacity=capacity, max_active=active, max_waiting=waiting, on_error=errors.append)
 
 
 def test_answers_grow_side_by_side_and_one_failure_ends_no_other(engine: _Engine) -> None:
-    told: list[str] = []
-    scheduler = _scheduler(engine, told)
+    errors: list[str] = []
+    scheduler = _scheduler(engine, errors)
     works = [_Work(engine, 3), _Work(engine, 1, breaks=True), _Work(engine, 2), _Work(engine, 5, stops_at=2)]
     for work in works:
         scheduler.submit(work)
@@ -189,7 +189,7 @@ def test_answers_grow_side_by_side_and_one_failure_ends_no_other(engine: _Engine
     # The engine would write on after a stop text.
     assert works[3].handle is not None
     assert works[3].handle.cancelled
-    assert not told
+    assert not errors
 
 
 def test_a_step_that_fails_ends_what_was_under_way_and_nothing_else(engine: _Engine) -> None:
@@ -270,5 +270,5 @@ def test_tritons_environment_wins_over_the_configuration(monkeypatch: pytest.Mon
     monkeypatch.delenv(tracing.ENDPOINT_VARIABLE, raising=False)
     assert tracing.otlp_endpoint(config) == "http://configured:4317"
     assert tracing.otlp_endpoint({}) == ""
-    monkeypatch.setenv(tracing.ENDPOINT_VARIABLE, "http://told:4317")
-    assert tracing.otlp_endpoint(config) == "http://told:4317"
+    monkeypatch.setenv(tracing.ENDPOINT_VARIABLE, "http://configured:4317")
+    assert tracing.otlp_endpoint(config) == "http://configured:4317"

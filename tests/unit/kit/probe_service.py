@@ -22,7 +22,7 @@ from services.kit.telemetry.metrics import RequestMetrics
 
 
 def say(word: str) -> None:
-    """Tells the test."""
+    """Prints a word for the test."""
     print(word, flush=True)  # noqa: T201 - what the test reads
 
 

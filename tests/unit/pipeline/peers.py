@@ -106,7 +106,7 @@ class FakeModels:
 class FakeAnnouncer:
     def __init__(self) -> None:
         self.ended: list[Cycle] = []
-        self.told: list[Feedback] = []
+        self.published: list[Feedback] = []
         self.error: TidemillError | None = None
 
     def cycle_ended(self, cycle: Cycle) -> None:
@@ -115,7 +115,7 @@ class FakeAnnouncer:
     def feedback(self, items: Any) -> None:
         if self.error is not None:
             raise self.error
-        self.told += items
+        self.published += items
 
 
 class RecordingTracing:

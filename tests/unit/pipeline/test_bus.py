@@ -132,14 +132,14 @@ def test_a_fact_published_again_is_the_same_event_in_the_trace_that_caused_it(ha
     for _ in range(2):
         announcer.cycle_ended(cycle)
         announcer.feedback([item])
-    told = publisher.events
-    assert [(topic, event.key) for topic, event, _ in told[:2]] == [
+    published = publisher.events
+    assert [(topic, event.key) for topic, event, _ in published[:2]] == [
         (PIPELINE_EVENTS, "pipelines/loop/cycles/c1"),
         (FEEDBACK, "answers/a"),
     ]
-    assert [event.event_id for _, event, _ in told[:2]] == [event.event_id for _, event, _ in told[2:]]
-    assert told[0][1].message == CycleEnded(cycle=cycle.name, state="STATE_REJECTED")
-    recorded = told[1][1].message
+    assert [event.event_id for _, event, _ in published[:2]] == [event.event_id for _, event, _ in published[2:]]
+    assert published[0][1].message == CycleEnded(cycle=cycle.name, state="STATE_REJECTED")
+    recorded = published[1][1].message
     assert isinstance(recorded, FeedbackRecorded)
     assert (recorded.feedback, recorded.rating, recorded.correction) == ("feedback/f1", -1.0, "Better")
-    assert {trace for _, _, trace in told} == {_TRACE}
+    assert {trace for _, _, trace in published} == {_TRACE}

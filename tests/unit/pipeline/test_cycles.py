@@ -151,7 +151,7 @@ async def test_an_ended_cycle_is_reported_after_a_restart_if_it_was_not(harness:
     harness.store.update(replace(cycle, announced=False))
     async with service(harness) as cycles:
         await ended(cycles, cycle.name)
-    assert [told.name for told in harness.announcer.ended] == [cycle.name, cycle.name]
+    assert [event.name for event in harness.announcer.ended] == [cycle.name, cycle.name]
 
 
 async def test_peers_that_are_unavailable_are_waited_for(harness: Harness) -> None:

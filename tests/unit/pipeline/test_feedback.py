@@ -45,7 +45,7 @@ def test_feedback_has_the_version_that_answered(harness: Harness) -> None:
     assert kept.model_version == "models/headlines/versions/1"
     feedback.publish_pending()
     feedback.publish_pending()
-    assert [item.name for item in harness.announcer.told] == [kept.name]
+    assert [item.name for item in harness.announcer.published] == [kept.name]
 
 
 def test_feedback_that_comes_before_its_prediction_is_completed(harness: Harness) -> None:
@@ -69,7 +69,7 @@ def test_a_repeated_request_records_once(harness: Harness) -> None:
     assert record(feedback, "answers/a", 1, "", "", "r1").name == first.name
     assert len(feedback.page("", "", 10)) == 1
     feedback.publish_pending()
-    assert len(harness.announcer.told) == 1
+    assert len(harness.announcer.published) == 1
 
 
 @pytest.mark.parametrize(
@@ -94,24 +94,24 @@ async def test_feedback_is_reported_as_soon_as_it_is_recorded_and_again_after_th
     feedback = FeedbackService(harness.feedback, harness.captures, harness.announcer, SystemClock(), 30, signal.set)
     publishing = asyncio.create_task(publish_pending_feedback(feedback, signal))
 
-    async def told(count: int) -> None:
+    async def published(count: int) -> None:
         async with asyncio.timeout(30):
-            while len(harness.announcer.told) < count:  # noqa: ASYNC110
+            while len(harness.announcer.published) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     try:
         names = [record(feedback, "answers/a", 1, "", "", "").name]
-        await told(1)
+        await published(1)
         harness.announcer.error = UnavailableError("away")
         names.append(record(feedback, "answers/b", 1, "", "", "").name)
         await asyncio.sleep(0.1)
-        assert len(harness.announcer.told) == 1
+        assert len(harness.announcer.published) == 1
         harness.announcer.error = None
-        await told(2)
+        await published(2)
     finally:
         publishing.cancel()
         await asyncio.gather(publishing, return_exceptions=True)
-    assert [item.name for item in harness.announcer.told] == names
+    assert [item.name for item in harness.announcer.published] == names
 
 
 def test_pages_by_model_from_new_to_old(harness: Harness) -> None:

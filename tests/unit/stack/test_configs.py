@@ -97,24 +97,24 @@ def test_topics_are_never_made_by_accident() -> None:
 
 def test_each_service_knows_its_parts_and_peers() -> None:
     by_name = {service.name: service for service in SERVICES}
-    told = environment(LAYOUT, ADDRESSES, by_name["inference"])
-    assert told["TIDEMILL_KAFKA_BOOTSTRAP"] == "127.0.0.1:9092"
-    assert told["TIDEMILL_OTLP_ENDPOINT"] == "unix:/s/sockets/telemetry"
-    assert told["TIDEMILL_TRITON_GRPC"] == "unix:/s/sockets/triton:1"
-    assert told["TIDEMILL_TRITON_REPOSITORY"] == "/s/triton/models"
-    assert told["TIDEMILL_DATABASE_URL"] == "sqlite:////s/db/inference.sqlite"
-    assert told["TIDEMILL_ARTIFACTS_URL"] == "file:///s/artifacts"
-    assert told["TIDEMILL_MODELS_DIR"] == "/h/models"
-    assert {f"TIDEMILL_{name.upper()}_ADDRESS" for name in by_name} <= told.keys()
-    assert "TIDEMILL_HTTP_BIND" not in told
+    values = environment(LAYOUT, ADDRESSES, by_name["inference"])
+    assert values["TIDEMILL_KAFKA_BOOTSTRAP"] == "127.0.0.1:9092"
+    assert values["TIDEMILL_OTLP_ENDPOINT"] == "unix:/s/sockets/telemetry"
+    assert values["TIDEMILL_TRITON_GRPC"] == "unix:/s/sockets/triton:1"
+    assert values["TIDEMILL_TRITON_REPOSITORY"] == "/s/triton/models"
+    assert values["TIDEMILL_DATABASE_URL"] == "sqlite:////s/db/inference.sqlite"
+    assert values["TIDEMILL_ARTIFACTS_URL"] == "file:///s/artifacts"
+    assert values["TIDEMILL_MODELS_DIR"] == "/h/models"
+    assert {f"TIDEMILL_{name.upper()}_ADDRESS" for name in by_name} <= values.keys()
+    assert "TIDEMILL_HTTP_BIND" not in values
     assert environment(LAYOUT, ADDRESSES, by_name["gateway"])["TIDEMILL_HTTP_BIND"] == "127.0.0.1:8080"
 
 
 def test_only_the_doors_listen_elsewhere_than_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_DOORS_HOST", "0.0.0.0")
     for service in SERVICES:
-        told = environment(LAYOUT, ADDRESSES, service)
-        binds = {told[key] for key in ("TIDEMILL_BIND", "TIDEMILL_HTTP_BIND") if key in told}
+        values = environment(LAYOUT, ADDRESSES, service)
+        binds = {values[key] for key in ("TIDEMILL_BIND", "TIDEMILL_HTTP_BIND") if key in values}
         assert {bind.partition(":")[0] for bind in binds} == {"0.0.0.0" if service.name == "gateway" else "unix"}
 
 
@@ -122,10 +122,10 @@ def test_an_operator_may_choose_other_stores(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TIDEMILL_DATABASE_URL", "postgresql://me@db/tidemill")
     monkeypatch.setenv("TIDEMILL_ARTIFACTS_URL", "s3://bucket/tidemill")
     for service in SERVICES:
-        told = environment(LAYOUT, ADDRESSES, service)
-        assert told["TIDEMILL_DATABASE_URL"] == "postgresql://me@db/tidemill"
-        assert told["TIDEMILL_ARTIFACTS_URL"] == "s3://bucket/tidemill"
-        assert told["TIDEMILL_MLFLOW_URI"] == "sqlite:////s/mlflow.db"
+        values = environment(LAYOUT, ADDRESSES, service)
+        assert values["TIDEMILL_DATABASE_URL"] == "postgresql://me@db/tidemill"
+        assert values["TIDEMILL_ARTIFACTS_URL"] == "s3://bucket/tidemill"
+        assert values["TIDEMILL_MLFLOW_URI"] == "sqlite:////s/mlflow.db"
 
 
 def test_one_sqlite_file_for_all_services_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +142,9 @@ def test_training_gets_all_processors() -> None:
 
 def test_what_does_not_run_is_not_reported() -> None:
     telemetry = next(service for service in SERVICES if service.name == "telemetry")
-    told = environment(LAYOUT, Addresses({"telemetry": 1, "elasticsearch": 2}, {}), telemetry)
-    assert told["TIDEMILL_ELASTICSEARCH_URL"] == "http://127.0.0.1:2"
-    assert "TIDEMILL_KAFKA_BOOTSTRAP" not in told
+    values = environment(LAYOUT, Addresses({"telemetry": 1, "elasticsearch": 2}, {}), telemetry)
+    assert values["TIDEMILL_ELASTICSEARCH_URL"] == "http://127.0.0.1:2"
+    assert "TIDEMILL_KAFKA_BOOTSTRAP" not in values
 
 
 def test_the_vector_module_and_the_logs_of_the_collector_go_the_rest_of_the_options_stays() -> None:

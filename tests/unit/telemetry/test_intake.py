@@ -33,8 +33,8 @@ class FakeStore:
         return [self._fate(document.id) for document in documents]
 
     def _fate(self, document: str) -> Outcome:
-        told = self.fates.get(document)
-        return told.pop(0) if told else Outcome(WriteStatus.WRITTEN)
+        outcomes = self.fates.get(document)
+        return outcomes.pop(0) if outcomes else Outcome(WriteStatus.WRITTEN)
 
 
 class FakeObserver:

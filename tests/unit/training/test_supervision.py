@@ -92,12 +92,12 @@ class FakeRegistry:
 
 class FakeAnnouncer:
     def __init__(self) -> None:
-        self.told: list[tuple[str, RunState]] = []
+        self.published: list[tuple[str, RunState]] = []
         self.meanwhile: Callable[[Run], object] = lambda run: None
 
     def ended(self, run: Run) -> None:
         self.meanwhile(run)
-        self.told.append((run.name, run.state))
+        self.published.append((run.name, run.state))
 
 
 class FakeModels:
@@ -198,7 +198,7 @@ def test_a_run_succeeds_is_registered_published_once_and_reused(harness: Harness
         harness.supervision.step()
     ended = harness.runs.get(run.name)
     assert (ended.state, ended.model_version) == (RunState.SUCCEEDED, "reviews/1")
-    assert harness.announcer.told == [(run.name, RunState.SUCCEEDED)]
+    assert harness.announcer.published == [(run.name, RunState.SUCCEEDED)]
     again = harness.runs.create(spec(), "other", "")
     assert again.name == run.name
     assert again.reused
@@ -383,7 +383,7 @@ def test_a_failure_of_the_worker_is_the_runs(harness: Harness) -> None:
     harness.workers.views[run.name] = WorkerView(False, None, None, Failure("COLUMN_MISSING", "no column"))
     harness.supervision.step()
     assert harness.runs.get(run.name).failure == Failure("COLUMN_MISSING", "no column")
-    assert harness.announcer.told == [(run.name, RunState.FAILED)]
+    assert harness.announcer.published == [(run.name, RunState.FAILED)]
 
 
 def test_a_crash_loop_ends_with_what_the_worker_said_last(harness: Harness) -> None:

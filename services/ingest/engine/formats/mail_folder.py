@@ -36,7 +36,7 @@ _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "asc
 _GUESSED_FROM_BYTES = 4096
 _HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
 _FEWEST_HIGH_BYTES = 4
-_TOLD_APART = frozenset(
+_RELIABLE_GUESSES = frozenset(
     (
         *("gb18030", "gb2312", "gbk", "big5", "cp950", "big5hkscs", "shift_jis", "cp932", "euc_jp", "iso2022_jp"),
         *("euc_kr", "cp949", "johab", "koi8_r", "cp1251", "utf_16", "utf_16_le", "utf_16_be"),
@@ -216,7 +216,7 @@ def _looks_like(data: bytes) -> str:
     if sum(map(len, runs)) < max(_FEWEST_HIGH_BYTES, 2 * len(runs)):
         return "cp1252"
     best = from_bytes(data).best()
-    return best.encoding if best is not None and best.encoding in _TOLD_APART else "cp1252"
+    return best.encoding if best is not None and best.encoding in _RELIABLE_GUESSES else "cp1252"
 
 
 def _codec(charset: str) -> str:
