@@ -44,7 +44,7 @@ unit: setup ## fast tests, no other process
 
 # What the services do with their databases, tested on SQLite among the unit tests.
 STORES := tests/unit/pipeline tests/unit/training/test_supervision.py tests/unit/inference/test_publishing.py \
-	tests/unit/ingest/test_runner.py tests/unit/gateway/test_keys.py tests/integration/cleaning/test_use_cases.py
+	tests/unit/ingest/test_runner.py tests/unit/gateway/test_keys.py tests/unit/cleaning/test_use_cases.py
 
 # Two workers, each with the parts of one group of tests at a time: tests/groups.py.
 SIDE_BY_SIDE := $(BIN)/pytest -n 2 --dist loadgroup --durations 15

@@ -15,11 +15,12 @@ import threading
 from importlib import import_module
 from pathlib import Path
 
-from opentelemetry import context, propagate, trace
+from opentelemetry import trace
 
 from services.kit.config import ServiceSettings, load_settings
 from services.kit.errors import FailedPreconditionError, explained
 from services.kit.telemetry import schema
+from services.kit.telemetry.context import continued_trace
 from services.kit.telemetry.sampling import Sampling
 from services.kit.telemetry.setup import start_telemetry
 from services.training.adapters.job import (
@@ -55,14 +56,14 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    # Continue the run's trace in this process.
-    carrier = {"traceparent": os.environ["TRACEPARENT"]} if "TRACEPARENT" in os.environ else {}
-    token = context.attach(propagate.extract(carrier))
+    tracer, traceparent = trace.get_tracer(__name__), os.environ.get("TRACEPARENT", "")
     try:
-        with trace.get_tracer(__name__).start_as_current_span("training run", attributes={schema.RUN: job.run}):
+        with (
+            continued_trace(traceparent),
+            tracer.start_as_current_span("training run", attributes={schema.RUN: job.run}),
+        ):
             code = _run(job, stop)
     finally:
-        context.detach(token)
         telemetry.shutdown()
     sys.exit(code)
 

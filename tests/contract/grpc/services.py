@@ -54,8 +54,8 @@ from services.telemetry.app.search import SearchService
 from services.telemetry.entrypoints.servicer import TelemetryServicer
 from services.training.entrypoints.servicer import TrainingServicer
 from tests.conftest import OpenDatabase
-from tests.integration.cleaning.test_use_cases import Harness as CleaningHarness
 from tests.sources import file_sources
+from tests.unit.cleaning.test_use_cases import Harness as CleaningHarness
 from tests.unit.inference.test_publishing import FakeAnnouncer as FakeInferenceAnnouncer
 from tests.unit.inference.test_publishing import FakeServer
 from tests.unit.inference.test_publishing import Harness as InferenceHarness

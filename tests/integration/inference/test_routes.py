@@ -228,15 +228,15 @@ def test_a_shadow_gets_copies_and_answers_no_one(
     answers = [ask(inference, model, user) for user in USERS[:10]]
     assert {number_of(answer) for answer in answers} == {1}
     mine = {answer.predictions[0].answer for answer in answers}
-    told = events_of(
+    events_found = events_of(
         stack,
         "tidemill.predictions",
         events.PredictionServed,
         lambda event: event.model_version == f"models/{model}/versions/2",
     )
-    assert {event.shadowed_answer for event in told} <= mine
-    assert {(event.role, event.label) for event in told} == {("shadow", "negative")}
-    assert not {event.answer for event in told} & mine
+    assert {event.shadowed_answer for event in events_found} <= mine
+    assert {(event.role, event.label) for event in events_found} == {("shadow", "negative")}
+    assert not {event.answer for event in events_found} & mine
     v2 = {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["good"]}]}
     with httpx.Client(base_url=f"http://127.0.0.1:{inference.http}", timeout=30) as http:
         assert http.post(f"/v2/models/{model}/infer", json=v2).json()["outputs"][0]["data"] == ["positive"]
@@ -251,10 +251,13 @@ def _copies(metrics: str) -> float:
 
 def test_a_changed_route_is_on_the_bus(inference: InferenceProcess, two: str, stack: StackState) -> None:
     etag = route_of(inference, two).etag
-    (told,) = events_of(
+    (events_found,) = events_of(
         stack,
         "tidemill.inference.events",
         events.RouteChanged,
         lambda event: event.model == f"models/{two}" and event.etag == etag,
     )
-    assert [(entry.version, entry.role, entry.weight) for entry in told.entries] == [(1, SERVING, 70), (2, CANARY, 30)]
+    assert [(entry.version, entry.role, entry.weight) for entry in events_found.entries] == [
+        (1, SERVING, 70),
+        (2, CANARY, 30),
+    ]
