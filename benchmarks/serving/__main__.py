@@ -8,6 +8,7 @@ the repeats, and ratios are taken within a repeat. Given another checkout, its g
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import tempfile
 from collections import defaultdict
@@ -22,12 +23,15 @@ from benchmarks.engine.worker import Worker
 from benchmarks.report import table, write_section
 from benchmarks.serving import models
 from benchmarks.serving.mesh import Gateway, Plane, running_plane
-from benchmarks.serving.models import CLASSIFIER, TEXT, WRITER
+from benchmarks.serving.models import CLASSIFIER, ENCODER, TEXT, WRITER
 from services.serving.domain.names import server_model
 
 _INFER, _STREAM = "/inference.GRPCInferenceService/ModelInfer", "/inference.GRPCInferenceService/ModelStreamInfer"
 _PREDICT = "/tidemill.inference.v1.InferenceService/Predict"
 _CALLERS = 16
+_PROMPTS, _ASKED = 10_000, 400
+# What the cache counts for two labels.
+_KEPT_BYTES = 464
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,62 @@ def _door_table(rows: Sequence[Row], found: Mapping[str, Mapping[str, Sequence[f
     ]
 
 
-_PARTS: Mapping[str, Callable[[Plane, argparse.Namespace], list[str]]] = {"doors": _doors}
+def _cache(plane: Plane, options: argparse.Namespace) -> list[str]:
+    """With a cache and without: only new texts, one text, and Zipf's law over many."""
+    room = int(0.3 * _PROMPTS * _KEPT_BYTES)
+    found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ("new", "one", "zipf")}
+    weights = [1 / rank for rank in range(1, _PROMPTS + 1)]
+    chance = random.Random(7)
+    callers = Worker("benchmarks.serving.callers", {}, paths=(), environment={})
+    with (
+        plane.gateway("without") as without,
+        plane.gateway("with", {"TIDEMILL_ANSWER_CACHE_BYTES": str(room)}) as cached,
+    ):
+
+        def rate(gateway: Gateway, numbers: Sequence[int]) -> float:
+            texts = [f"{number} {' '.join([TEXT] * 5)}" for number in numbers]
+            target = {
+                "kind": "http",
+                "address": gateway.http,
+                "key": gateway.key,
+                "path": "/v1/predict",
+                "bodies": [models.predict_json(ENCODER, [text]) for text in texts],
+            }
+            return float(callers.call("all_of", target, 8, len(numbers)))
+
+        # As a cache that has run for a while.
+        rate(cached, chance.choices(range(_PROMPTS), weights, k=_PROMPTS))
+        for repeat in range(options.repeats):
+            ranked = chance.choices(range(_PROMPTS), weights, k=_ASKED)
+            new = [_PROMPTS * (repeat + 2) + at for at in range(_ASKED)]
+            for name, numbers in (("zipf", ranked), ("one", [ranked[0]] * _ASKED), ("new", new)):
+                found[name]["without"].append(rate(without, numbers))
+                found[name]["with"].append(rate(cached, numbers))
+    callers.close()
+    lines = []
+    for name, words in (
+        ("one", "one text again and again"),
+        ("zipf", f"Zipf(1.0) over {_PROMPTS:,} texts, room for 30 % of them"),
+        ("new", "only new texts"),
+    ):
+        pairs = list(zip(found[name]["with"], found[name]["without"], strict=True))
+        ratio = statistics.median(a / b for a, b in pairs)
+        lines.append(
+            [words, *(f"{statistics.median(found[name][what]):.0f}" for what in ("without", "with")), f"{ratio:.2f}"]
+        )
+    return [
+        "`POST /v1/predict` with one text of about 32 tokens, an encoder of the size of the reviews example (fp32), 8 "
+        f"callers, {_ASKED} requests a measurement, one gateway process.",
+        "",
+        *table(["texts", "requests/s without", "with the cache", "ratio"], lines),
+        "",
+    ]
+
+
+_PARTS: Mapping[str, Callable[[Plane, argparse.Namespace], list[str]]] = {
+    "doors": _doors,
+    "cache": _cache,
+}
 
 
 if __name__ == "__main__":

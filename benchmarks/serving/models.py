@@ -11,9 +11,11 @@ from typing import Any
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tritonclient.grpc import service_pb2 as v2
 
+from services.training.adapters.encoder_builds import save_fp32
+from tests.integration.inference import builds
 from tests.integration.inference.builds import make_classifier, make_generator
 
-CLASSIFIER, WRITER = "bench-classifier", "bench-writer"
+CLASSIFIER, WRITER, ENCODER = "bench-classifier", "bench-writer", "bench-encoder"
 TEXT = "the room is good and lovely"
 
 
@@ -22,7 +24,37 @@ def make(artifacts: Path) -> dict[str, str]:
     return {
         CLASSIFIER: make_classifier(artifacts / CLASSIFIER),
         WRITER: make_generator(artifacts / WRITER, artifacts.parent / "scratch"),
+        ENCODER: make_encoder(artifacts / ENCODER),
     }
+
+
+def make_encoder(folder: Path) -> str:
+    """A classifier of the size of the reviews example (4 layers, width 512), with random weights, in fp32."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            shape = BertConfig(
+                vocab_size=len(builds.WORDS),
+                hidden_size=512,
+                num_hidden_layers=4,
+                num_attention_heads=8,
+                intermediate_size=2048,
+            )
+            self.encoder = BertModel(shape)
+            self.head = torch.nn.Linear(512, len(builds.LABELS))
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            found = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            scores: torch.Tensor = self.head(found[:, 0])
+            return scores
+
+    torch.manual_seed(7)
+    make_classifier(folder)  # for its tokenizer and manifest
+    save_fp32(Classifier().eval(), folder, vocabulary=len(builds.WORDS))
+    return builds.finish_classifier(folder)
 
 
 def infer(model: str, texts: Sequence[str]) -> bytes:

@@ -63,6 +63,11 @@ def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] 
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
+    return finish_classifier(folder, labels)
+
+
+def finish_classifier(folder: Path, labels: Sequence[str] = LABELS) -> str:
+    """Writes the manifest of a classifier; returns the digest."""
     return _finish(
         folder,
         {
