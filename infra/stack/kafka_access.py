@@ -1,6 +1,6 @@
 """Access control of a mesh's Kafka: three users, their passwords, and the permissions of foreign producers.
 
-`mesh` may do anything, `producer` may write to the inbound topic, `controller` is the broker itself at its controller.
+`mesh` may do anything, `producer` may write to the inbound topics, `controller` is the broker itself at its controller.
 Passwords are created at the first start, each in a file of Kafka's folder that only the mesh's user can read.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from infra.stack.addresses import HOST
 from infra.stack.layout import Layout, State
 from services.kit.bus.brokers import MECHANISM, Brokers
-from services.kit.bus.topics import INBOUND
+from services.kit.bus.topics import FEEDBACK_INBOUND, INBOUND
 
 MESH, PRODUCER, CONTROLLER = "mesh", "producer", "controller"
 _USERS = (MESH, PRODUCER, CONTROLLER)
@@ -84,7 +84,7 @@ def client_properties(password: str, port: int) -> str:
     """The properties file for a Java client of a foreign producer."""
     module = "org.apache.kafka.common.security.scram.ScramLoginModule required"
     return (
-        "# A producer of CloudEvents: it may write to tidemill.inbound and do nothing else.\n"
+        "# A producer of CloudEvents: it may write to tidemill.inbound and tidemill.feedback.inbound, nothing else.\n"
         f"bootstrap.servers={HOST}:{port}\n"
         "security.protocol=SASL_PLAINTEXT\n"
         f"sasl.mechanism={MECHANISM}\n"
@@ -115,6 +115,7 @@ def grant(layout: Layout, port: int) -> None:
         options["sasl_mechanism"] = "PLAIN"
     admin = KafkaAdminClient(**options, request_timeout_ms=3000, bootstrap_timeout_ms=3000)
     prefix = ResourcePattern(ResourceType.TRANSACTIONAL_ID, PRODUCER_TRANSACTIONS, ACLResourcePatternType.PREFIXED)
+    topics = [ResourcePattern(ResourceType.TOPIC, topic.name) for topic in (INBOUND, FEEDBACK_INBOUND)]
     try:
         if is_legacy(layout.state):
             passwords = place_passwords(layout.state)
@@ -127,7 +128,7 @@ def grant(layout: Layout, port: int) -> None:
         result = admin.create_acls(
             [
                 ACL(f"User:{PRODUCER}", "*", operation, ACLPermissionType.ALLOW, resource)
-                for resource in (ResourcePattern(ResourceType.TOPIC, INBOUND.name), prefix)
+                for resource in (*topics, prefix)
                 for operation in (ACLOperation.WRITE, ACLOperation.DESCRIBE)
             ]
         )

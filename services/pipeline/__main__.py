@@ -37,6 +37,7 @@ from services.pipeline.app.cycle_scheduler import CycleScheduler
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.entrypoints.consumer import TOPICS, PeerEventHandler
+from services.pipeline.entrypoints.feedback_inbound import FeedbackInbound
 from services.pipeline.entrypoints.servicer import PipelineServicer
 from services.pipeline.entrypoints.worker import publish_pending_feedback
 from services.pipeline.settings import PipelineSettings
@@ -85,7 +86,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         settings.brokers,
         "tidemill-pipeline",
         TOPICS,
-        PeerEventHandler(feedback, captures, wakeups.notify),
+        FeedbackInbound(feedback, PeerEventHandler(feedback, captures, wakeups.notify).handle),
         dead_letters=publisher,
         on_lost=loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-pipeline"),
     )

@@ -16,7 +16,7 @@ from infra.stack import client, kafka_access
 from infra.stack.state import StackState
 from infra.stack.testing import REUSE, running_parts
 from services.kit.bus.kafka import ensure_topics
-from services.kit.bus.topics import DEAD_LETTERS, INBOUND, RECORDS_RAW
+from services.kit.bus.topics import DEAD_LETTERS, FEEDBACK_INBOUND, INBOUND, RECORDS_RAW
 from tests.faults.strangers import open_folder, read_by_others
 
 pytestmark = pytest.mark.real
@@ -97,7 +97,7 @@ def test_a_foreign_producer_writes_nowhere_else(stack: StackState, topic: str) -
 
 def test_a_foreign_producer_reads_and_changes_nothing(stack: StackState) -> None:
     admin = KafkaAdminClient(**producer_options(stack), **_QUICK)
-    assert set(admin.list_topics()) <= {INBOUND.name}
+    assert set(admin.list_topics()) <= {INBOUND.name, FEEDBACK_INBOUND.name}
     with pytest.raises(KafkaError):
         admin.create_topics([NewTopic("stolen", 1, 1)])
     admin.close()

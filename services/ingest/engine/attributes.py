@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.ingest.domain.record import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, is_attribute_name
-from services.ingest.engine.json_text import NotANumber, repeated_names
 from services.kit.ids import sha256_hex
+from services.kit.json_text import NotANumber, repeated_names
 
 NOTES_ATTRIBUTE = "ingest_notes"
 

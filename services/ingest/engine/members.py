@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record, is_record_id
 from services.ingest.engine.attributes import Attributes
 from services.ingest.engine.file_format import FileFormat
-from services.ingest.engine.json_text import repeated_names
 from services.kit.ids import sha256_hex
+from services.kit.json_text import repeated_names
 
 # A line may contain much besides the text; this bounds the memory for it.
 MAX_LINE_BYTES = 4 * 1024 * 1024

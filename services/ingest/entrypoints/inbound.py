@@ -38,13 +38,13 @@ from services.ingest.app.intake import Intake
 from services.ingest.app.ports import Accepted
 from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record, is_source_name
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE, Attributes
-from services.ingest.engine.json_text import repeated_names
 from services.ingest.engine.members import fitted_id
-from services.ingest.entrypoints.foreign_event import ForeignEvent, read_event
 from services.ingest.entrypoints.mapping import record_from
+from services.kit.bus.foreign_event import ForeignEvent, read_event
 from services.kit.bus.port import Delivery
 from services.kit.errors import InvalidArgumentError
 from services.kit.ids import sha256_hex
+from services.kit.json_text import repeated_names
 
 logger = logging.getLogger(__name__)
 

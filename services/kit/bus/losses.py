@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from services.kit.bus.port import LostMessages
-from services.kit.bus.topics import INBOUND, PREDICTIONS, RECORDS_RAW
+from services.kit.bus.topics import ANSWERS_CAPTURED, FEEDBACK_INBOUND, INBOUND, PREDICTIONS, RECORDS_RAW
 
 FILE_NAME = "lost-messages.jsonl"
 
@@ -22,6 +22,8 @@ _REMEDIES = {
     RECORDS_RAW.name: "Run the pipelines again, which pulls their sources again, and have whoever pushed records or "
     "sent events in that time send them again.",
     INBOUND.name: "Have the producers of that time send their events again.",
+    FEEDBACK_INBOUND.name: "Have the producers of that time send their feedback again.",
+    ANSWERS_CAPTURED.name: "Nothing is learnt from feedback on these answers; nothing else is missing.",
     PREDICTIONS.name: "Feedback on these answers is not counted for any model version; nothing else is missing.",
 }
 

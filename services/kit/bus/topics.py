@@ -69,6 +69,14 @@ ANSWERS_CAPTURED: Final = Topic(
 )
 PIPELINE_EVENTS: Final = Topic("tidemill.pipeline.events", 1, 30 * _DAY_MS, "cycle", "CycleEnded")
 FEEDBACK: Final = Topic("tidemill.feedback", 3, 30 * _DAY_MS, "answer", "FeedbackRecorded")
+FEEDBACK_INBOUND: Final = Topic(
+    "tidemill.feedback.inbound",
+    3,
+    7 * _DAY_MS,
+    "any",
+    "feedback of other producers",
+    ("tidemill-pipeline",),
+)
 DEAD_LETTERS: Final = Topic("tidemill.dead-letters", 1, 30 * _DAY_MS, "the message's own", "refused messages")
 
 TOPICS: Final = (
@@ -84,5 +92,6 @@ TOPICS: Final = (
     ANSWERS_CAPTURED,
     PIPELINE_EVENTS,
     FEEDBACK,
+    FEEDBACK_INBOUND,
     DEAD_LETTERS,
 )

@@ -12,13 +12,20 @@ from tidemill.training.v1.training_events_pb2 import RunCancelled, RunFailed, Ru
 
 from services.kit.bus.cloudevents import decode
 from services.kit.bus.port import Delivery
-from services.kit.bus.topics import ANSWERS_CAPTURED, CLEANING_EVENTS, INGEST_EVENTS, PREDICTIONS, TRAINING_EVENTS
+from services.kit.bus.topics import (
+    ANSWERS_CAPTURED,
+    CLEANING_EVENTS,
+    FEEDBACK_INBOUND,
+    INGEST_EVENTS,
+    PREDICTIONS,
+    TRAINING_EVENTS,
+)
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.domain.capture import CapturedAnswer
 from services.pipeline.domain.feedback import Answer
 
-TOPICS = (INGEST_EVENTS, CLEANING_EVENTS, TRAINING_EVENTS, PREDICTIONS, ANSWERS_CAPTURED)
+TOPICS = (INGEST_EVENTS, CLEANING_EVENTS, TRAINING_EVENTS, PREDICTIONS, ANSWERS_CAPTURED, FEEDBACK_INBOUND)
 
 
 class PeerEventHandler:

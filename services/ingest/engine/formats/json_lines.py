@@ -8,8 +8,8 @@ from typing import Any
 
 from services.ingest.domain.record import RawRecord, RecordRefusedError
 from services.ingest.engine.file_format import BOM, ReadFile
-from services.ingest.engine.json_text import read_json
 from services.ingest.engine.members import MAX_LINE_BYTES, MemberFormat
+from services.kit.json_text import read_json
 
 
 @dataclass(frozen=True)

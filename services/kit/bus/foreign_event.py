@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.ingest.engine.json_text import read_json
 from services.kit.bus.port import Delivery
 from services.kit.errors import InvalidArgumentError
+from services.kit.json_text import read_json
 
 _STRUCTURED = "application/cloudevents"
 _JSON = "application/json"
