@@ -16,8 +16,10 @@ from services.inference.adapters.triton_control import TritonControl
 from services.inference.adapters.triton_repository import TritonRepository
 from services.inference.app.loading import ServingParts
 from services.inference.app.publishing import Publishing
+from services.inference.app.reconciling import Reconciler
 from services.inference.app.restarts import RestartQueue
 from services.inference.app.route_book import RouteBook
+from services.inference.app.versions import Versions
 from services.inference.entrypoints.servicer import InferenceServicer
 from services.inference.entrypoints.worker import run_reconciler
 from services.inference.settings import InferenceSettings
@@ -53,18 +55,18 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     await asyncio.to_thread(repository.clear_staging)
     await asyncio.to_thread(builds.clear_cache)
     parts = ServingParts(SqlModelStore(engine), builds, repository, control, book, clock)
-    publishing = Publishing(
-        parts, BusAnnouncer(publisher), restarts, keep_versions=settings.keep_versions, drain_s=settings.drain_s
-    )
-    await asyncio.to_thread(publishing.fill_book)
+    versions = Versions(parts, restarts, drain_s=settings.drain_s)
+    publishing = Publishing(versions, keep_versions=settings.keep_versions)
+    reconciler = Reconciler(versions, BusAnnouncer(publisher))
+    await asyncio.to_thread(reconciler.fill_book)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        grpc_stubs.add_InferenceServiceServicer_to_server(InferenceServicer(publishing, book), server)
+        grpc_stubs.add_InferenceServiceServicer_to_server(InferenceServicer(publishing, reconciler, book), server)
         return ["tidemill.inference.v1.InferenceService"]
 
     return Service(
         register=register,
-        tasks=[lambda: run_reconciler(publishing, restarts, settings.reconcile_pause_s)],
+        tasks=[lambda: run_reconciler(reconciler, restarts, settings.reconcile_pause_s)],
         stopping=[publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
         closers=[control.close, publisher.close, engine.dispose],

@@ -19,6 +19,7 @@ from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import inference_service_pb2_grpc as grpc_stubs
 
 from services.inference.app.publishing import Publishing
+from services.inference.app.reconciling import Reconciler
 from services.inference.app.route_book import RouteBook
 from services.inference.domain.model import ModelVersion
 from services.inference.entrypoints import mapping
@@ -42,8 +43,8 @@ T = TypeVar("T")
 class InferenceServicer(grpc_stubs.InferenceServiceServicer):
     """Implements `tidemill.inference.v1.InferenceService`."""
 
-    def __init__(self, publishing: Publishing, book: RouteBook) -> None:
-        self._book = book
+    def __init__(self, publishing: Publishing, reconciler: Reconciler, book: RouteBook) -> None:
+        self._book, self._reconciler = book, reconciler
         self._publishing = publishing
         # Changes of a model wait for each other, for minutes at worst. In threads of their own they leave the event
         # loop's threads to read-only calls.
@@ -150,7 +151,7 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         self, request: pb.ReportModelFailureRequest, context: Any
     ) -> pb.ReportModelFailureResponse:
         """Takes a report that a model's process seems dead."""
-        report = self._publishing.report_failure
+        report = self._reconciler.report_failure
         accepted = await asyncio.to_thread(report, model_of(request.model), request.generation, request.version)
         return pb.ReportModelFailureResponse(accepted=accepted)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from services.inference.app.publishing import Publishing
+from services.inference.app.reconciling import Reconciler
 from services.inference.app.restarts import RestartQueue
 from services.kit.runtime.loops import Wakeup, step_forever
 from services.kit.threads import in_thread
 
 
-async def run_reconciler(publishing: Publishing, restarts: RestartQueue, pause_s: float) -> None:
+async def run_reconciler(reconciler: Reconciler, restarts: RestartQueue, pause_s: float) -> None:
     """Reconciles every `pause_s` seconds and whenever a model is queued, whatever a step raises."""
     wakeup = Wakeup(asyncio.get_running_loop())
     restarts.on_add(wakeup.set)
-    reconcile = in_thread(publishing.reconcile)
+    reconcile = in_thread(reconciler.reconcile)
     await step_forever(reconcile, "reconciling models", idle_s=pause_s, wakeup=wakeup, survives_defects=True)

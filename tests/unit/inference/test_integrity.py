@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from services.inference.adapters.model_store import SqlModelStore
 from services.inference.app.route_book import RouteBook
 from services.inference.domain.model import IntegrityState, Lineage, ModelVersion, VersionState
 from services.kit.errors import (
@@ -25,7 +26,9 @@ __all__ = ["harness"]
 
 
 def _version(harness: Harness, number: int = 1) -> ModelVersion:
-    return next(v for v in harness.publishing().versions("m", 1 << 30, 100) if v.number == number)
+    found = SqlModelStore(harness.engine).version("m", number)
+    assert found is not None
+    return found
 
 
 def _overwrite(file: Path) -> None:
@@ -56,7 +59,7 @@ def test_a_damaged_copy_is_replaced_from_the_artefact_store_before_it_is_loaded(
     harm(_served_file(harness))
     # Triton restarts: nothing is loaded any more.
     harness.server.ready = {}
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({1})}
     assert _served_file(harness).read_text() == "one openvino_model.bin"
     assert "BUILD_DAMAGED" in caplog.text
@@ -67,10 +70,10 @@ def test_a_damaged_copy_is_replaced_from_the_artefact_store_before_it_is_loaded(
 def test_a_file_that_changes_while_its_version_serves_is_noticed_and_replaced(harness: Harness) -> None:
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.loads == ["m"]
     _overwrite(_served_file(harness))
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.loads == ["m", "m"]
     assert _served_file(harness).read_text() == "one openvino_model.bin"
 
@@ -79,10 +82,10 @@ def test_a_file_that_only_looks_changed_is_read_once_and_left_alone(harness: Har
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     _served_file(harness).touch()
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.loads == ["m"]
     version = _version(harness)
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert _version(harness).integrity == version.integrity
 
 
@@ -95,7 +98,7 @@ def test_the_version_before_serves_when_artefact_and_copy_are_damaged(
     for file in (_served_file(harness, 2), harness.folder / "builds" / "two" / "openvino_model.bin"):
         _truncate(file)
     harness.server.ready = {}
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.states() == [(2, VersionState.FAILED), (1, VersionState.SERVING)]
     assert harness.server.ready == {"m": frozenset({1})}
     assert harness.serving() == 1
@@ -114,7 +117,7 @@ def test_a_model_without_a_good_version_answers_nothing_says_why_and_comes_back_
     shutil.copytree(artefact, harness.folder / "backup")
     for file in (_served_file(harness), artefact / "openvino_model.bin"):
         _truncate(file)
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     # What Triton still answers from may be mapped from the damaged file.
     assert harness.server.ready == {}
     with pytest.raises(FailedPreconditionError, match=r"openvino_model\.bin is damaged: expected") as caught:
@@ -125,7 +128,7 @@ def test_a_model_without_a_good_version_answers_nothing_says_why_and_comes_back_
     shutil.rmtree(artefact)
     (harness.folder / "backup").rename(artefact)
     clock.seconds += 600
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({1})}
     assert harness.serving() == 1
 
@@ -134,9 +137,9 @@ def test_a_start_of_the_service_verifies_what_serves(harness: Harness) -> None:
     harness.publishing().publish("m", harness.build("one"))
     _overwrite(_served_file(harness))
     harness.book = RouteBook()
-    restarted = harness.publishing()
-    restarted.fill_book()
-    restarted.reconcile()
+    harness.restart()
+    harness.reconciler.fill_book()
+    harness.reconciler.reconcile()
     assert harness.server.loads == ["m", "m"]
     assert _served_file(harness).read_text() == "one openvino_model.bin"
 
@@ -149,7 +152,7 @@ def test_code_beside_the_build_is_verified_too(harness: Harness, name: str) -> N
     shutil.rmtree(harness.folder / "builds" / "one")
     file = harness.root / "m.1" / "1" / name
     file.write_text("raise SystemExit")
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.loads == ["m", "m"]
     assert not file.exists() or "raise SystemExit" not in file.read_text()
 
@@ -160,10 +163,10 @@ def test_byte_code_of_no_one_is_gone_when_a_load_begins(harness: Harness) -> Non
     cache = harness.root / "m.1" / "1" / "tidemill_model" / "__pycache__"
     cache.mkdir()
     (cache / "classification.cpython-311.pyc").write_bytes(b"poison")
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.loads == ["m"]
     harness.server.ready = {}
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.loads == ["m", "m"]
     assert not cache.exists()
 
@@ -174,7 +177,7 @@ def test_a_signed_build_of_another_version_is_not_loaded_in_its_place(harness: H
     other = harness.build("two")
     shutil.rmtree(harness.root / "m.1" / "1" / "build")
     shutil.copytree(harness.folder / "builds" / "two", harness.root / "m.1" / "1" / "build")
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert _served_file(harness).read_text() == "one openvino_model.bin"
     with pytest.raises(FailedPreconditionError) as caught:
         publishing.publish("m", replace(other, digest="0" * 64))
@@ -207,7 +210,7 @@ def test_a_key_that_is_not_longer_trusted_takes_its_builds_out_of_service(harnes
     publishing.publish("m", harness.build("one"))
     for key in harness.key.trusted.iterdir():
         key.unlink()
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {}
     with pytest.raises(FailedPreconditionError, match="not among the trusted keys"):
         harness.serving()
@@ -223,7 +226,7 @@ def test_a_roll_back_to_a_damaged_version_leaves_what_serves(harness: Harness) -
         publishing.roll_back("m")
     assert harness.states() == [(2, VersionState.SERVING), (1, VersionState.RETIRED)]
     assert _version(harness).integrity.state is IntegrityState.DAMAGED
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({2})}
 
 

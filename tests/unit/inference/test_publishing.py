@@ -20,8 +20,10 @@ from services.inference.adapters.model_store import SqlModelStore
 from services.inference.adapters.triton_repository import TritonRepository
 from services.inference.app.loading import ServingParts
 from services.inference.app.publishing import Publishing
+from services.inference.app.reconciling import Reconciler
 from services.inference.app.restarts import RestartQueue
 from services.inference.app.route_book import RouteBook
+from services.inference.app.versions import Versions
 from services.inference.domain.model import Lineage, ModelVersion, VersionState
 from services.inference.domain.route import ModelRoute, RouteEntry
 from services.kit.clock import Clock, SystemClock
@@ -110,6 +112,8 @@ class Harness:
     restarts: RestartQueue = field(default_factory=RestartQueue)
     clock: Clock = field(default_factory=SystemClock)
     artifacts: str = ""
+    reconciler: Reconciler = field(init=False)
+    """Of the newest `publishing`."""
 
     @property
     def key(self) -> SigningKey:
@@ -154,7 +158,13 @@ class Harness:
             clock=self.clock,
         )
         keep_versions, drain_s = changes.get("keep_versions", 2), changes.get("drain_s", 0)
-        return Publishing(parts, self.announcer, self.restarts, keep_versions=keep_versions, drain_s=drain_s)
+        versions = Versions(parts, self.restarts, drain_s=drain_s)
+        self.reconciler = Reconciler(versions, self.announcer)
+        return Publishing(versions, keep_versions=keep_versions)
+
+    def restart(self) -> None:
+        """Another process with its own memory takes over."""
+        self.publishing()
 
     def build(self, name: str, **manifest: object) -> Lineage:
         """A build that looks like one."""
@@ -246,7 +256,8 @@ def test_a_publication_that_was_cut_off_is_taken_up_under_its_number(harness: Ha
     harness.server.away = False
     # Triton loads the new version after the caller had given up: what is to serve is what the store says.
     harness.server.ready["m"] = frozenset({1, 2})
-    harness.publishing().reconcile()
+    harness.restart()
+    harness.reconciler.reconcile()
     assert harness.server.ready["m"] == frozenset({1})
     version, reused = harness.publishing().publish("m", two)
     assert (version.number, reused) == (2, False)
@@ -318,13 +329,13 @@ def test_a_model_that_cannot_be_loaded_is_tried_again_ever_more_seldom(
     harness.server.ready, harness.server.asked = {}, 0
     harness.server.error = FailedPreconditionError("out of memory", reason="TRITON_REFUSED")
     for _ in range(300):
-        publishing.reconcile()
+        harness.reconciler.reconcile()
         clock.seconds += 1
     assert 6 <= harness.server.asked <= 12
     assert len([r for r in caplog.records if "out of memory" in r.message]) == harness.server.asked
     harness.server.error = None
     clock.seconds += 60
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({1})}
 
 
@@ -352,7 +363,7 @@ def test_a_marker_that_was_cut_off_counts_as_no_version(harness: Harness) -> Non
     version, _ = publishing.publish("m", harness.build("one"))
     (harness.root / "m.1" / "1" / "tidemill-version.json").write_text("")
     harness.server.ready = {}
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({1})}
     assert harness.repository.holds(version)
 
@@ -380,9 +391,9 @@ def test_a_start_brings_back_what_served(harness: Harness) -> None:
     publishing.unpublish("gone")
     harness.server.ready = {"gone": frozenset({1}), "foreign": frozenset({4})}
     harness.book = RouteBook()
-    restarted = harness.publishing()
-    restarted.fill_book()
-    restarted.reconcile()
+    harness.restart()
+    harness.reconciler.fill_book()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({1}), "foreign": frozenset({4})}
     assert harness.serving() == 1
     with pytest.raises(NotFoundError):
@@ -397,10 +408,10 @@ def test_a_model_whose_process_died_is_loaded_again_once(harness: Harness) -> No
     harness.restarts.add("m", 1)
     harness.server.away = True
     with pytest.raises(UnavailableError):
-        publishing.reconcile()
+        harness.reconciler.reconcile()
     harness.server.away = False
-    publishing.reconcile()
-    publishing.reconcile()
+    harness.reconciler.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.loads == ["m"]
 
 
@@ -410,20 +421,20 @@ def test_requests_from_before_a_load_do_not_ask_for_another_one(harness: Harness
     harness.server.loads.clear()
     seen = harness.table.generation("m.1")
     assert harness.restarts.add("m", 1, seen)
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     # These waited for the process that was replaced, and end after the load that replaced it.
     for _ in range(3):
         assert not harness.restarts.add("m", 1, seen)
-        publishing.reconcile()
+        harness.reconciler.reconcile()
     assert harness.server.loads == ["m"]
     # Whoever reports it may not know that the service was started again meanwhile.
     harness.restarts, harness.book = RestartQueue(), RouteBook()
     publishing = harness.publishing()
-    publishing.fill_book()
-    publishing.reconcile()
+    harness.reconciler.fill_book()
+    harness.reconciler.reconcile()
     assert not harness.restarts.add("m", 1, seen)
     assert harness.restarts.add("m", 1, harness.table.generation("m.1"))
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.loads == ["m", "m"]
 
 
@@ -433,7 +444,7 @@ def test_a_load_for_another_reason_does_what_a_report_asked_for(harness: Harness
     harness.restarts.add("m", 1, harness.table.generation("m.1"))
     publishing.publish("m", two)
     harness.server.loads.clear()
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.loads == []
 
 
@@ -445,7 +456,7 @@ def test_one_model_that_cannot_be_loaded_does_not_delay_others(harness: Harness)
     harness.server.ready = {}
     for damaged in (harness.root / "a.1" / "1" / "build", harness.folder / "builds" / "one"):
         (damaged / "openvino_model.bin").unlink()
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"b": frozenset({1})}
 
 
@@ -453,12 +464,12 @@ def test_a_publication_is_reported_once_even_when_the_bus_was_unavailable(harnes
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     assert harness.announcer.names == []
-    publishing.reconcile()
-    publishing.reconcile()
+    harness.reconciler.reconcile()
+    harness.reconciler.reconcile()
     assert harness.announcer.names == ["models/m/versions/1"]
     publishing.publish("m", harness.build("two"))
     publishing.roll_back("m")
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.announcer.names[1:] == ["models/m/versions/2", "models/m/versions/1"]
 
 
@@ -586,8 +597,8 @@ def test_a_route_loads_its_versions_side_by_side_and_outlives_a_restart(harness:
     # Everything but the database is gone.
     harness.book, harness.restarts, harness.server.ready = RouteBook(), RestartQueue(), {}
     restarted = harness.publishing()
-    restarted.fill_book()
-    restarted.reconcile()
+    harness.reconciler.fill_book()
+    harness.reconciler.reconcile()
     assert weights(harness) == expected
     assert restarted.route("m").etag == now.etag
     assert harness.server.ready == {"m": frozenset({1, 2, 3})}
@@ -632,7 +643,7 @@ def test_a_route_whose_version_cannot_be_loaded_changes_nothing(harness: Harness
     with pytest.raises(NotFoundError, match="no model version 'models/m/versions/9'"):
         publishing.set_route("m", [serving, RouteEntry(9, Role.CANARY, 50)], {}, "*")
     assert publishing.route("m") == before
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({3})}
     assert harness.announcer.routes[-1] == (before.etag, {3: 100})
 
@@ -644,17 +655,17 @@ def test_a_version_that_left_its_route_is_unloaded_after_its_time(harness: Harne
     publishing.publish("m", harness.build("two"))
     assert harness.server.ready == {"m": frozenset({1, 2})}
     clock.seconds += 4
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({1, 2})}
     # Going back within its time needs no load, and begins it again for the other.
     harness.server.loads.clear()
     assert publishing.roll_back("m").number == 1
     assert harness.server.loads == []
     clock.seconds += 2
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({1, 2})}
     clock.seconds += 4
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({1})}
 
 
@@ -683,7 +694,7 @@ def test_a_canary_whose_files_are_lost_leaves_the_route_and_its_users_go_to_the_
     publishing.set_route("m", [RouteEntry(3, Role.SERVING, 50), RouteEntry(2, Role.CANARY, 50)], {}, "*")
     for damaged in (harness.root / "m.2" / "2" / "build", harness.folder / "builds" / "two"):
         (damaged / "openvino_model.bin").unlink()
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert weights(harness) == {3: ("serving", 50)}
     assert harness.states()[1] == (2, VersionState.FAILED)
     assert {harness.table.choose(ModelReference("m"), f"u{n}").number for n in range(50)} == {3}
@@ -693,8 +704,8 @@ def test_each_change_of_a_route_is_reported_in_order_even_when_the_bus_was_unava
     publishing = publish_three(harness)
     publishing.set_route("m", [RouteEntry(3, Role.SERVING, 70), RouteEntry(1, Role.CANARY, 30)], {}, "*")
     publishing.unpublish("m")
-    publishing.reconcile()
-    publishing.reconcile()
+    harness.reconciler.reconcile()
+    harness.reconciler.reconcile()
     expected = [("1", {1: 100}), ("2", {2: 100}), ("3", {3: 100}), ("4", {3: 70, 1: 30}), ("5", {})]
     assert harness.announcer.routes == expected
 
@@ -703,8 +714,8 @@ def test_a_dead_version_is_loaded_alone(harness: Harness) -> None:
     publishing = publish_three(harness)
     publishing.set_route("m", [RouteEntry(3, Role.SERVING, 50), RouteEntry(2, Role.CANARY, 50)], {}, "*")
     before = {number: harness.table.generation(f"m.{number}") for number in (2, 3)}
-    assert publishing.report_failure("m", before[2], 2)
-    publishing.reconcile()
+    assert harness.reconciler.report_failure("m", before[2], 2)
+    harness.reconciler.reconcile()
     assert {number: harness.table.generation(f"m.{number}") for number in (2, 3)} == {2: before[2] + 1, 3: before[3]}
 
 
@@ -715,6 +726,6 @@ def test_a_folder_of_a_release_that_kept_all_versions_in_one_is_taken_over(harne
     (harness.root / "m.1" / "1").rename(harness.root / "m" / "1")
     shutil.rmtree(harness.folder / "builds" / "one")
     harness.server.ready = {}
-    publishing.reconcile()
+    harness.reconciler.reconcile()
     assert harness.server.ready == {"m": frozenset({1})}
     assert not (harness.root / "m" / "1").exists()

@@ -10,6 +10,7 @@ from typing import Any, cast
 from tidemill.inference.v1 import inference_service_pb2 as pb
 
 from services.inference.app.publishing import Publishing
+from services.inference.app.reconciling import Reconciler
 from services.inference.app.route_book import RouteBook
 from services.inference.domain.model import Model
 from services.inference.entrypoints.servicer import InferenceServicer
@@ -35,7 +36,7 @@ class SlowPublishing:
 
 async def test_changes_that_wait_for_each_other_delay_no_reader() -> None:
     publishing = SlowPublishing()
-    servicer: Any = InferenceServicer(cast(Publishing, publishing), RouteBook())
+    servicer: Any = InferenceServicer(cast(Publishing, publishing), cast(Reconciler, None), RouteBook())
     changes = [
         asyncio.create_task(servicer.UnpublishModel(pb.UnpublishModelRequest(model="models/m"), None))
         for _ in range(100)

@@ -18,6 +18,7 @@ from tidemill.inference.v1 import inference_service_pb2_grpc as stubs
 from tidemill.inference.v1 import route_pb2
 
 from services.inference.app.publishing import Publishing
+from services.inference.app.reconciling import Reconciler
 from services.inference.app.route_book import Reader, RouteBook
 from services.inference.entrypoints.servicer import InferenceServicer
 from services.kit.errors import FailedPreconditionError, NotFoundError, UnavailableError
@@ -71,7 +72,7 @@ class Control:
     async def running(self) -> AsyncIterator[None]:
         """It answers."""
         server = create_server(RequestMetrics("inference"), traced=False, stopping=self.stopping)
-        servicer = InferenceServicer(cast(Publishing, self.failures), self.book)
+        servicer = InferenceServicer(cast(Publishing, None), cast(Reconciler, self.failures), self.book)
         stubs.add_InferenceServiceServicer_to_server(servicer, server)
         server.add_insecure_port(self.address)
         await server.start()
