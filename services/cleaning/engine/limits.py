@@ -22,7 +22,10 @@ MAX_PATTERNS: Final = 64
 MAX_TERMS: Final = 100_000
 """Terms of all `term_map` operators of a recipe."""
 MAX_CPU_S: Final = 5.0
-"""CPU seconds of one operator on one text; 512 KiB usually take milliseconds."""
+"""CPU seconds on one text of an operator whose cost a recipe decides; 512 KiB usually take milliseconds.
+
+The time of the other operators grows with the text and no faster, which a test ensures for each.
+"""
 
 TOO_LARGE_REASON: Final = "too_large"
 TOO_COSTLY_REASON: Final = "too_costly"

@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from services.cleaning.engine.invisible import INVISIBLE, visible
+from services.cleaning.engine.marks import bounded_marks
 from services.masking.code_points import code_points
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def normal_form(text: str) -> str:
 def folded(text: str) -> str:
     """The normal form, but with its white space kept."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", visible(text))
+        text = unicodedata.normalize("NFKC", bounded_marks(visible(text)))
     return text.casefold()
 
 

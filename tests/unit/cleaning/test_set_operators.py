@@ -79,6 +79,10 @@ def test_short_and_empty_texts_are_compared_whole() -> None:
     assert judge(records, "near_dedup") == {"b": "near_duplicate duplicate_of=a jaccard=1.000"}
 
 
+def test_texts_without_a_word_at_the_start_are_no_trouble() -> None:
+    assert judge([record("a", "-" * 600), record("b", "words after that")], "near_dedup") == {}
+
+
 def test_signs_that_mean_something_make_another_text() -> None:
     for one, other in [
         ("👍👍👍", "👎👎👎"),

@@ -171,6 +171,14 @@ def test_white_space_is_tidy_and_tidying_again_changes_nothing(text: str) -> Non
         ("<html><body>an unclosed <title>stays<script>too</body></html>", "an unclosed staystoo"),
         ("long\n\ntext of\nlines\nwith one<br>break\nin it", "long\n\ntext of\nlines\nwith one\nbreak\nin it"),
         ('<img src="a.png" alt="a > b">after', "after"),
+        ("<div data-reactroot>Hello</div>", "Hello"),
+        ('<div v-cloak class="x"><span ng-if>Hello</span></div>', "Hello"),
+        ("great hotel <br> nice staff <p> we will be back", "great hotel\nnice staff\nwe will be back"),
+        ("<p> The first paragraph. </p> <p> And the second. </p>", "The first paragraph.\nAnd the second."),
+        ("the <b>best</b> place, use <i>it</i>", "the best place, use it"),
+        ("  <b>bold</b> and &amp;\n", "  bold and &\n"),
+        ('<script>var x = "<!--";</script>seen <!-- y -->too', "seen too"),
+        ("<table>before<tr><td>1</td></tr></table>", "before\n1"),
     ],
 )
 def test_html_becomes_text(markup: str, text: str) -> None:
@@ -193,6 +201,11 @@ def test_html_becomes_text(markup: str, text: str) -> None:
         "</b> has no start",
         "a<b",
         "<plaintext> <frame>",
+        "while x<s and y</s>",
+        "use <p> and </p> around",
+        "<p> is a tag for a paragraph",
+        "the <br> tag, a <div> element, 用 <p> 标签",
+        "  a < b  ",
     ],
 )
 def test_plain_text_stays_to_the_letter(text: str) -> None:

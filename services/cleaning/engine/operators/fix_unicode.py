@@ -18,6 +18,7 @@ import ftfy
 
 from services.cleaning.engine.batch import Column
 from services.cleaning.engine.invisible import INVISIBLE, visible
+from services.cleaning.engine.marks import bounded_marks
 from services.cleaning.engine.mojibake import MAX_COMMON_BEFORE, MIN_HAN, chinese_tables, repair_encoding
 from services.cleaning.engine.operator import TextMap, TextMapParams
 from services.masking.code_points import CodePoints
@@ -84,7 +85,7 @@ class FixUnicode(TextMap[FixUnicodeParams]):
     def __init__(self, params: FixUnicodeParams) -> None:
         super().__init__(params)
         self._config = ftfy.TextFixerConfig(
-            normalization=params.normalization,
+            normalization=None,
             unescape_html=False,
             uncurl_quotes=False,
             fix_character_width=False,
@@ -105,15 +106,23 @@ class FixUnicode(TextMap[FixUnicodeParams]):
             text = _ENTITY.sub(_character, text)
         text = repair_encoding(text)
         if text.isascii():
+            text = text.replace("\r\n", "\n")
             return self._repair(text) if _UNUSUAL_ASCII.search(text) else text
         if not self._fast or _UNUSUAL.search(text) or _CURRENCY_BESIDE_QUOTE.search(text):
             text = self._repair(text)
         return self._narrow(text)
 
     def _repair(self, text: str) -> str:
-        repaired: str = ftfy.fix_text(text, self._config)
-        seen = visible(repaired)
-        return seen if seen is repaired else unicodedata.normalize(self.params.normalization, seen)
+        # Line by line, half of this pair would be a control character for ftfy.
+        text = text.replace("\r\n", "\n")
+        while True:
+            # Marks are bounded between ftfy and the normalization, since a repair can bring more of them.
+            repaired: str = bounded_marks(ftfy.fix_text(bounded_marks(text), self._config))
+            text = unicodedata.normalize(self.params.normalization, repaired)
+            if text == repaired:
+                break
+        seen = bounded_marks(visible(text))
+        return seen if seen is text else unicodedata.normalize(self.params.normalization, seen)
 
     def _narrow(self, text: str) -> str:
         """Widths and quotes."""

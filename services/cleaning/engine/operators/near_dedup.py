@@ -209,7 +209,8 @@ def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.i
     powers = np.ones(256, dtype=np.uint64)
     powers[1:] = np.uint64(_BASE)
     powers = np.multiply.accumulate(powers)
-    terms = codes.astype(np.uint64) * powers[np.minimum(place, 255)]
+    # What comes before the first word of all has a negative place, and belongs to none.
+    terms = codes.astype(np.uint64) * powers[np.clip(place, 0, 255)]
     terms[~alnum | (word_of < 0)] = 0
     hashes = np.add.reduceat(terms, starts)
     hashes ^= hashes >> np.uint64(31)
