@@ -186,7 +186,7 @@ PROVINCES: Final = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋
 # fmt: off
 _RULES: Final[tuple[Rule, ...]] = (
     # --- credentials
-    Rule("credential", re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----.{0,20000}?-----END [A-Z ]{0,30}PRIVATE KEY-----", re.DOTALL), ("PRIVATE KEY",), reach=25_000),
+    Rule("credential", re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[^-]|-(?!----BEGIN)){0,20000}?-----END [A-Z ]{0,30}PRIVATE KEY-----", re.DOTALL), ("PRIVATE KEY",), reach=25_000),
     Rule("credential", re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![A-Za-z0-9])"), ("AKIA", "ASIA", "ABIA", "ACCA")),
     Rule("credential", re.compile(r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{22,255}|glpat-[\w-]{20,64}|xox[abeoprs]-[A-Za-z0-9-]{10,200}|AIza[\w-]{35}|(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,128}|sk-(?:proj-|ant-|or-)?[\w-]{20,200}|hf_[A-Za-z0-9]{30,40}|npm_[A-Za-z0-9]{36}|pypi-[\w-]{50,250}|SG\.[\w-]{16,32}\.[\w-]{16,64})(?![A-Za-z0-9])", re.ASCII), ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "AIza", "_live_", "_test_", "sk-", "hf_", "npm_", "pypi-", "SG.")),
     Rule("credential", re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{4,}\.[\w-]{8,}", re.ASCII), ("eyJ",), reach=4000),
@@ -223,7 +223,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("id_card", re.compile(r"(?:national insurance|\bNINO|\bNI)[ ]*(?:no\.?|number)?[ ]*(?:is|was)?[ ]*[:#]?[ ]*(?P<value>[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D])(?![0-9A-Za-z])", _CASE), ("nsurance", "NI"), check=None),
     Rule("bank_card", re.compile(r"(?<![0-9A-Za-z.+-])(?P<value>[2-9][0-9]{3}(?:[ -]?[0-9]{4}){2,3}(?:[ -]?[0-9]{1,7})?|3[47][0-9]{2}[ -][0-9]{6}[ -][0-9]{5}|3[0-9]{3}[ -][0-9]{6}[ -][0-9]{4})(?![0-9A-Za-z@-]|\.[0-9])"), digits=True, check=_is_card),
     Rule("plate", re.compile(rf"(?P<value>[{PROVINCES}][A-HJ-NP-Z][·•.\- ]?(?:(?=[A-HJ-NP-Z0-9]*[0-9]{{2}})[A-HJ-NP-Z0-9]{{4}}[A-HJ-NP-Z0-9挂学警港澳领]|[DF][A-HJ-NP-Z0-9][0-9]{{4}}|[0-9]{{5}}[DF]))(?![0-9A-Za-z])"), plate=True),
-    Rule("plate", re.compile(r"(?i:licen[cs]e plates?|(?:number )?plates?|(?:vehicle )?registration|reg|车牌)[ ]*(?i:no\.?|number|num|号码?|#)?[ ]*(?i:is|was|是|为)?[ ]*[:：#]?[ ]*(?P<value>(?=[A-Z0-9 -]*[0-9])(?=[A-Z0-9 -]*[A-Z])[A-Z0-9]{1,4}[ -]?[A-Z0-9]{2,4}(?:[ -]?[A-Z0-9]{1,3})?)(?![0-9A-Za-z])"), ("plate", "Plate", "PLATE", "registration", "Registration", "REGISTRATION", "reg ", "Reg ", "reg:", "Reg:", "REG ", "REG:", "车牌")),
+    Rule("plate", re.compile(r"(?i:licen[cs]e plates?|(?:number )?plates?|(?:vehicle )?registration|reg|车牌)[ ]*(?i:no\.?|number|num|号码?|#)?[ ]*(?i:is|was|是|为)?[ ]*[:：#]?[ ]*(?P<value>(?=[A-Z0-9 -]{0,12}[0-9])(?=[A-Z0-9 -]{0,12}[A-Z])[A-Z0-9]{1,4}[ -]?[A-Z0-9]{2,4}(?:[ -]?[A-Z0-9]{1,3})?)(?![0-9A-Za-z])"), ("plate", "Plate", "PLATE", "registration", "Registration", "REGISTRATION", "reg ", "Reg ", "reg:", "Reg:", "REG ", "REG:", "车牌")),
     # --- where people are reached
     Rule("ip", re.compile(r"(?<![0-9A-Za-z.])(?P<value>(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]))(?![0-9A-Za-z]|\.[0-9])"), dots=True, check=_is_ipv4),
     Rule("ip", _IPV6, ("::",), check=lambda match: is_ipv6(match["value"])),
