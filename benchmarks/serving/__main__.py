@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +23,8 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.engine.worker import Worker
 from benchmarks.report import table, write_section
-from benchmarks.serving import models
-from benchmarks.serving.mesh import Gateway, Plane, running_plane
+from benchmarks.serving import litellm, models
+from benchmarks.serving.mesh import Gateway, Plane, free_port, running_plane
 from benchmarks.serving.models import CLASSIFIER, ENCODER, TEXT, WRITER
 from services.serving.domain.names import server_model
 
@@ -205,9 +207,68 @@ def _cache(plane: Plane, options: argparse.Namespace) -> list[str]:
     ]
 
 
+def _beside_litellm(plane: Plane, options: argparse.Namespace) -> list[str]:
+    """One chat completion through either proxy, in one process each, before a mock that answers at once."""
+    http, rpc = free_port(), free_port()
+    mock = subprocess.Popen([sys.executable, "-m", "benchmarks.serving.mocks", str(http), str(rpc)])
+    callers = Worker("benchmarks.serving.callers", {}, paths=(), environment={})
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    try:
+        with (
+            plane.gateway("mocked", {"TIDEMILL_TRITON_GRPC": f"127.0.0.1:{rpc}"}) as gateway,
+            litellm.running(plane.folder, http) as (proxy, _),
+        ):
+            chat = {"kind": "http", "path": "/v1/chat/completions"}
+            ours, theirs = ([models.chat_json(model, TEXT, 16)] for model in (WRITER, "mock"))
+            stream = {"kind": "stream", "path": _STREAM, "bodies": [models.stream(WRITER, TEXT, 16)]}
+            targets: dict[str, dict[str, Any]] = {
+                "the mock over HTTP": {**chat, "address": f"127.0.0.1:{http}", "key": "none", "bodies": theirs},
+                "the mock over gRPC": {**stream, "address": f"127.0.0.1:{rpc}"},
+                "LiteLLM": {**chat, "address": proxy, "key": litellm.KEY, "bodies": theirs},
+                "Tidemill": {**chat, "address": gateway.http, "key": gateway.key, "bodies": ours},
+            }
+            for repeat in range(options.repeats + 1):
+                for name, target in targets.items():
+                    took = sorted(callers.call("at_rate", target, 20, options.seconds))
+                    rate = callers.call("saturated", target, 8, options.seconds)
+                    if repeat:
+                        found[name]["p50"].append(took[len(took) // 2] * 1000)
+                        found[name]["rate"].append(rate)
+    finally:
+        callers.close()
+        mock.terminate()
+        mock.wait()
+    direct = {"LiteLLM": "the mock over HTTP", "Tidemill": "the mock over gRPC"}
+    added = {
+        name: [a - b for a, b in zip(found[name]["p50"], found[beside]["p50"], strict=True)]
+        for name, beside in direct.items()
+    }
+    lines = [
+        [
+            name,
+            f"{statistics.median(kept['p50']):.2f}"
+            + (f" ({statistics.median(added[name]):+.2f})" if name in added else ""),
+            f"{statistics.median(kept['rate']):.0f}",
+        ]
+        for name, kept in found.items()
+    ]
+    rates = statistics.median(a / b for a, b in zip(found["Tidemill"]["rate"], found["LiteLLM"]["rate"], strict=True))
+    share = statistics.median(a / b for a, b in zip(added["Tidemill"], added["LiteLLM"], strict=True))
+    return [
+        f"Beside {litellm.PACKAGE}, one process each: p50 of a chat completion at 20 requests/s, and the most "
+        "requests/s of 8 callers.",
+        "",
+        *table(["who answers", "p50 ms (added)", "most requests/s"], lines),
+        "",
+        f"Tidemill over LiteLLM: {rates:.1f} times the requests/s, {share:.2f} of the added p50.",
+        "",
+    ]
+
+
 _PARTS: Mapping[str, Callable[[Plane, argparse.Namespace], list[str]]] = {
     "doors": _doors,
     "cache": _cache,
+    "litellm": _beside_litellm,
 }
 
 

@@ -73,8 +73,8 @@ class SearchService:
             raise not_found(
                 "trace",
                 trace_id,
-                "Spans and log lines arrive some seconds late: try again, unless the trace is older than the days that "
-                "are kept.",
+                "Spans and log lines arrive some seconds late: try again, unless the trace was not sampled "
+                "(TIDEMILL_TRACES_PER_S; its traceparent ends with -00) or is older than the days that are kept.",
             )
         return Trace(
             spans=[hit.source for hit in spans.hits],
