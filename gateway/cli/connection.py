@@ -141,10 +141,11 @@ class Connection:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The key and the trace context."""
+        """The key, the trace context, and a user, so that one version answers all requests of a command."""
         trace = ("traceparent", f"00-{self.trace_id}-{secrets.token_hex(8)}-01")
+        common = (trace, ("x-user-id", self.trace_id))
         key = self.target.key
-        return (trace,) if key is None else (("authorization", f"Bearer {key}"), trace)
+        return common if key is None else (("authorization", f"Bearer {key}"), *common)
 
     def close(self) -> None:
         """Closes the channel."""

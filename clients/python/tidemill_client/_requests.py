@@ -85,6 +85,11 @@ def parts(texts: Sequence[str]) -> list[Sequence[str]]:
     return [texts[at : at + MOST_TEXTS] for at in range(0, len(texts), MOST_TEXTS)]
 
 
+def user_of(user: str | None, count: int) -> str | None:
+    """For whom `count` requests of one call are: for the same user, so that one version answers all of them."""
+    return uuid.uuid4().hex if user is None and count > 1 else user
+
+
 def _named(model: str) -> str:
     return model if model.startswith("models/") else f"models/{model}"
 

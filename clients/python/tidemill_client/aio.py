@@ -24,10 +24,9 @@ class AsyncClient(Connected):
         self, model: str, texts: Sequence[str], *, user: str | None = None, timeout: float | None = None
     ) -> Predictions:
         """As `Client.predict`; several requests go out at the same time."""
-        calls = (
-            self._call(self._inference.Predict, requests.predict(model, part), user, timeout)
-            for part in requests.parts(texts)
-        )
+        parts = requests.parts(texts)
+        user = requests.user_of(user, len(parts))
+        calls = (self._call(self._inference.Predict, requests.predict(model, part), user, timeout) for part in parts)
         return requests.predictions(await asyncio.gather(*calls))
 
     async def generate(

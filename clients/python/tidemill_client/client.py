@@ -34,9 +34,10 @@ class Client(Connected):
         Raises:
             TidemillError: the call failed.
         """
+        parts = requests.parts(texts)
+        user = requests.user_of(user, len(parts))
         return requests.predictions(
-            self._call(self._inference.Predict, requests.predict(model, part), user, timeout)
-            for part in requests.parts(texts)
+            self._call(self._inference.Predict, requests.predict(model, part), user, timeout) for part in parts
         )
 
     def generate(

@@ -143,7 +143,14 @@ def test_texts_are_classified_in_order_in_as_many_requests_as_it_takes(client: A
     assert found.model_version == "models/reviews/versions/2"
     assert mesh.requests[0].model == "models/reviews"
     assert mesh.metadata[0]["authorization"] == "Bearer tm_key"
-    assert mesh.metadata[0]["x-user-id"] == "u7"
+    assert {metadata["x-user-id"] for metadata in mesh.metadata} == {"u7"}
+    # One version answers all of them, whoever the user is.
+    mesh.metadata.clear()
+    client.predict("reviews", [str(number) for number in range(300)])
+    assert len(mesh.metadata) == 2
+    assert len({metadata["x-user-id"] for metadata in mesh.metadata}) == 1
+    client.predict("reviews", ["1"])
+    assert "x-user-id" not in mesh.metadata[-1]
 
 
 def test_an_answer_and_its_request(client: Any, mesh: Mesh, package: ModuleType) -> None:
