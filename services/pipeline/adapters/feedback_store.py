@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.kit.errors import AbortedError
+from services.kit.errors import AbortedError, request_id_reused
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.lessons import JOIN, learn
 from services.pipeline.adapters.rows import feedback_of, feedback_row
@@ -38,7 +38,11 @@ class SqlFeedbackStore:
         repeat = select(feedback).where(feedback.c.request_id == item.request_id)
         known = connection.execute(repeat).mappings().first() if item.request_id else None
         if known is not None:
-            return feedback_of(known)
+            kept = feedback_of(known)
+            if kept.said != item.said:
+                # In the transaction: nothing else of the batch may be stored.
+                raise request_id_reused(item.request_id, "judgement", feedback=kept.name)
+            return kept
         version = select(answers.c.model_version).where(answers.c.name == item.answer)
         row = {**feedback_row(item), "model_version": connection.execute(version).scalar() or ""}
         connection.execute(insert(feedback).values({**row, "announced": False}))

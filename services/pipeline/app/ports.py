@@ -59,7 +59,11 @@ class FeedbackStore(Protocol):
     """Keeps feedback and which model gave which answer; each call is one transaction."""
 
     def record(self, items: Sequence[Feedback]) -> Sequence[Feedback]:
-        """Stores all or none, each with its answer's model version, if known; for a repeat, the one of its request."""
+        """Stores all or none, each with its answer's model version, if known; for a repeat, the one of its request.
+
+        Raises:
+            InvalidArgumentError: a request id was used for another judgement.
+        """
         ...
 
     def versions(self, names: Sequence[str]) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.training.v1.run_pb2 import Report
 
 from services.kit.grpc.messages import failure_to, timestamp
+from services.kit.ids import sha256_hex
 from services.masking.masks import MaskSpec
 from services.pipeline.domain.capture import DEFAULT_KEEP_DAYS, Capture, CapturedAnswer, CapturePolicy
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
@@ -168,6 +170,23 @@ def judgement_from(message: pb.RecordFeedbackRequest | pb.Judgement, caller: Cal
         tenant=caller.tenant,
         api_key=caller.key,
     )
+
+
+def identified(request: pb.BatchRecordFeedbackRequest) -> Sequence[pb.Judgement]:
+    """The judgements of a batch; those without a request id get one from the batch's, if it has one.
+
+    A repeat after the service was killed, before it had stored its response, then records nothing twice.
+    """
+    if not request.request_id:
+        return list(request.judgements)
+    batch = sha256_hex("batch", request.request_id)[:48]
+    found = []
+    for number, item in enumerate(request.judgements):
+        own = pb.Judgement()
+        own.CopyFrom(item)
+        own.request_id = item.request_id or f"batch-{batch}-{number}"
+        found.append(own)
+    return found
 
 
 def _use_from(message: cycle_pb2.FeedbackUse) -> FeedbackUse:

@@ -64,7 +64,7 @@ class PipelineServicer(grpc_stubs.PipelineServiceServicer):
     ) -> pb.BatchRecordFeedbackResponse:
         """Records several judgements."""
         caller, traceparent = mapping.caller_of(context), current_traceparent()
-        drafts = [mapping.judgement_from(item, caller, traceparent) for item in request.judgements]
+        drafts = [mapping.judgement_from(item, caller, traceparent) for item in mapping.identified(request)]
         kept = await asyncio.to_thread(self._feedback.record, drafts, "judgements")
         return pb.BatchRecordFeedbackResponse(feedback=[mapping.feedback_to(item) for item in kept])
 

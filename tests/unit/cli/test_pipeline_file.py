@@ -205,3 +205,24 @@ def test_a_written_spec_comes_back(write: Write) -> None:
     again = write(yaml.safe_dump(MessageToDict(spec, preserving_proto_field_name=True)))
     assert load_pipeline(again).spec == spec
     assert isinstance(spec, PipelineSpec)
+
+
+LEARNS = """\
+capture: {sample: 0.5, masks: [mask_pii, {mask_pii: {kinds: [url]}}], keep_days: 7}
+feedback: {corrections: {weight: 3}, accepted: {weight: 1}, per_person_cap: 20}
+"""
+
+
+def test_capture_and_feedback(write: Write) -> None:
+    spec = load_pipeline(write(GOOD + LEARNS)).spec
+    assert (spec.capture.sample, spec.capture.keep_days) == (0.5, 7)
+    assert [mask.name for mask in spec.capture.masks] == ["mask_pii", "mask_pii"]
+    assert MessageToDict(spec.capture.masks[1].params) == {"kinds": ["url"]}
+    assert (spec.feedback.corrections.weight, spec.feedback.accepted.weight, spec.feedback.per_person_cap) == (3, 1, 20)
+    assert load_pipeline(write(GOOD + "capture: {}\n")).spec.HasField("capture")
+    assert not load_pipeline(write(GOOD)).spec.HasField("capture")
+
+
+def test_feedback_needs_capture(write: Write) -> None:
+    (sentence,) = wrong(write(GOOD + LEARNS.splitlines()[1] + "\n"))
+    assert "feedback needs capture" in sentence

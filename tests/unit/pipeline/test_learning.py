@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
+from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 
 from services.kit.clock import SystemClock
 from services.kit.errors import InvalidArgumentError, PermissionDeniedError
@@ -20,6 +21,7 @@ from services.pipeline.domain.capture import Capture, CapturedAnswer
 from services.pipeline.domain.cycle import CycleState
 from services.pipeline.domain.feedback import Answer, Feedback, Signal
 from services.pipeline.domain.learning import FeedbackUse, Kind, Lesson, chosen, source_of
+from services.pipeline.entrypoints.mapping import Caller, identified, judgement_from
 from tests.unit.pipeline.conftest import Harness
 
 NOW = datetime.now(UTC)
@@ -151,6 +153,25 @@ def test_a_batch_is_recorded_as_a_whole_or_not_at_all(harness: Harness) -> None:
     assert [violation.field for violation in caught.value.violations] == ["judgements[1].correction"]
     assert harness.feedback.page("", "", 10) == []
     assert len(service(harness).record(drafts[:1] * 3, "judgements")) == 3
+
+
+def test_a_batch_with_a_request_id_of_another_judgement_records_nothing(harness: Harness) -> None:
+    say(harness, "a", rating=1, request_id="r")
+    drafts = [Feedback("", "answers/b", 1, "", "", NOW), Feedback("", "answers/c", 1, "", "", NOW, request_id="r")]
+    with pytest.raises(InvalidArgumentError) as caught:
+        service(harness).record(drafts, "judgements")
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+    assert [item.answer for item in harness.feedback.page("", "", 10)] == ["answers/a"]
+
+
+def test_a_batch_that_is_repeated_after_a_kill_is_recorded_once(harness: Harness) -> None:
+    judgements = [pb.Judgement(answer=f"answers/{n}", rating=1) for n in range(2)]
+    request = pb.BatchRecordFeedbackRequest(request_id="x" * 128, judgements=judgements)
+    for _ in range(2):
+        service(harness).record([judgement_from(item, Caller(), "") for item in identified(request)], "judgements")
+    assert len(harness.feedback.page("", "", 10)) == 2
+    ids = [item.request_id for item in harness.feedback.page("", "", 10)]
+    assert all(len(given) <= 128 for given in ids)
 
 
 def test_only_the_tenant_of_an_answer_judges_it(harness: Harness) -> None:
