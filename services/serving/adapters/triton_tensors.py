@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from opentelemetry import propagate
 from tritonclient.grpc import service_pb2 as pb
 
+from services.kit.spans import Span
 from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
 
 TRACEPARENT = "traceparent"
@@ -82,6 +83,20 @@ def piece_of(response: Any) -> Piece:
         prompt_tokens=struct.unpack("<i", contents["prompt_tokens"])[0],
         completion_tokens=struct.unpack("<i", contents["completion_tokens"])[0],
     )
+
+
+def texts_of(raw: bytes) -> Iterator[str]:
+    """The elements of a BYTES tensor."""
+    at = 0
+    while at < len(raw):
+        (length,) = struct.unpack_from("<I", raw, at)
+        yield raw[at + 4 : at + 4 + length].decode()
+        at += 4 + length
+
+
+def spans_of_text(text: str) -> list[Span]:
+    """The spans that a model for token classification answers with."""
+    return [Span(**item) for item in json.loads(text)]
 
 
 def _text(raw: bytes) -> str:
