@@ -119,8 +119,6 @@ def predict(
             continue
         text = Text(" ".join(line.split()), no_wrap=True, overflow="ellipsis")
         table.add_row(prediction.label, f"{prediction.score:.3f}", text, prediction.answer)
-        for span in prediction.spans:
-            table.add_row(span.label, f"{span.score:.3f}", Text(line[span.start : span.end]))
     print_whole(table)
     stderr().print(f"{response.model_version} · trace {connection.trace_id}", style="bright_black", markup=False)
 
@@ -151,6 +149,9 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 always chooses the most probable token.", min=0, max=2)] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus.", min=0, max=1)] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default=False)] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="File with a JSON schema that the answer is valid against.", show_default=False)
+    ] = None,
     source: InOption = None,
     target: OutOption = None,
     address: AddressOption = None,
@@ -159,7 +160,10 @@ def generate(
     """Generates an answer and prints it as it arrives."""
     if top_p == 0:
         raise InvalidArgumentError("--top-p must be greater than 0; use --temperature 0 for the most probable token.")
-    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    schema = "" if json_schema is None else _text(None, json_schema)
+    sampling = SamplingParams(
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, json_schema=schema
+    )
     if files := _files(source, target, text is not None or file is not None):
         with connect(address) as connection:
             run_bulk(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
+import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Tag, ValidationError, model_validator
 from pydantic import Discriminator as PydanticDiscriminator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -16,17 +17,12 @@ _MOST_TOKENS = 131072
 
 # Options that the mesh does not offer, with the values that mean "not wanted".
 _REFUSED: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
     "top_logprobs": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "logit_bias": ({},),
     "modalities": (["text"],),
     "audio": (),
@@ -150,6 +146,40 @@ def _stops(value: Any) -> Any:
     return stops
 
 
+class NamedSchemaBody(Body):
+    """A JSON schema as OpenAI's clients send it."""
+
+    name: str = Field(max_length=64, description="without effect")
+    description: str = Field("", description="without effect")
+    schema_: dict[str, Any] = Field(alias="schema", description="JSON schema that the answer is valid against")
+    strict: bool = Field(True, description="the schema is followed either way")
+
+
+class ResponseFormatBody(Body):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchemaBody | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> ResponseFormatBody:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            message = "goes with `type: json_schema`, and with no other"
+            raise PydanticCustomError("format", message, {"at": "json_schema"})
+        return self
+
+    @property
+    def wanted_schema(self) -> str:
+        """The schema as JSON; empty if any text is an answer."""
+        match self.type, self.json_schema:
+            case "json_object", _:
+                return '{"type":"object"}'
+            case "json_schema", NamedSchemaBody() as named:
+                return orjson.dumps(named.schema_).decode()
+            case _:
+                return ""
+
+
 class ChatBody(Body):
     """Body of a chat completion, as OpenAI's clients send it.
 
@@ -167,6 +197,13 @@ class ChatBody(Body):
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=-_INT64 - 1, le=_INT64)
     stop: Annotated[list[str], BeforeValidator(_stops)] = Field([], description="a text, or up to 8")
+    n: int = Field(1, ge=1, le=8, description="answers to the same messages; more than one not as a stream")
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    top_k: int = Field(0, ge=0, le=100_000, description="of Tidemill: 0 chooses from all tokens")
+    repetition_penalty: float = Field(1.0, gt=0, le=10, description="of Tidemill")
+    logprobs: bool = Field(False, description="log probability of each token")
+    response_format: ResponseFormatBody | None = None
     apply_prompt_template: bool | None = Field(
         None,
         description="puts the one user message into the prompt that the model was trained on; when left out, that is"
@@ -199,6 +236,8 @@ class ChatBody(Body):
         if self.apply_prompt_template and (len(self.messages) != 1 or self.messages[0].role != "user"):
             message = "needs exactly one message, the user's"
             raise PydanticCustomError("template", message, {"at": "apply_prompt_template"})
+        if self.n > 1 and self.stream:
+            raise PydanticCustomError("stream", "must be 1 with `stream: true`", {"at": "n"})
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError("stream", "is for `stream: true` only", {"at": "stream_options"})
         return self
@@ -281,23 +320,13 @@ class InferBody(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-class SpanBody(BaseModel):
-    """A named part of a text."""
-
-    start: int = Field(description="its first character, counted in Unicode code points from zero")
-    end: int = Field(description="the character after its last")
-    label: str
-    score: float = Field(description="mean probability of its tokens")
-
-
 class PredictionBody(BaseModel):
-    """One classified text, or one whose named parts were found."""
+    """One classified text."""
 
     answer: str = Field(description="id, for feedback")
     label: str
     score: float = Field(description="probability of the label")
     scores: dict[str, float] = Field(description="probability of every label")
-    spans: list[SpanBody] = Field([], description="what a model of token classification found")
 
 
 class PredictResponse(BaseModel):

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from tidemill.inference.v1.inference_service_pb2 import StreamGenerateResponse
+from tidemill.inference.v1.inference_service_pb2 import GenerateRequest, GenerateResponse, StreamGenerateResponse
 
 from gateway.http.bodies import ChatBody, described
 from gateway.http.calls import json_of, json_response, unless_gone, user_of, version_headers, watch_disconnect
@@ -76,14 +76,26 @@ def chat_routes(plane: DataPlane) -> APIRouter:
 
 async def _whole(plane: DataPlane, request: Request, call: ChatCall) -> Response:
     asked = call.whole()
-    validate(asked)
+    validate(asked[0])
     gone = watch_disconnect(request)
     try:
-        response = await unless_gone(plane.answers.generate(asked, user_of(request, call.user)), gone)
+        responses = await unless_gone(_all(plane, asked, user_of(request, call.user)), gone)
     finally:
         gone.cancel()
-    completion = completion_of(response, call.model, int(time.time()))
-    return json_response(completion.model_dump(), headers=version_headers(response.model_version, response.role))
+    completion = completion_of(responses, call.model, int(time.time()), call.sampling.logprobs)
+    first = responses[0]
+    return json_response(completion.model_dump(), headers=version_headers(first.model_version, first.role))
+
+
+async def _all(plane: DataPlane, asked: list[GenerateRequest], user: str) -> list[GenerateResponse]:
+    """All answers, by one version. If one fails, the others end, too."""
+    choice = plane.answers.choose(asked[0], user)
+    try:
+        async with asyncio.TaskGroup() as group:
+            answers = [group.create_task(plane.answers.generate(item, choice=choice)) for item in asked]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [answer.result() for answer in answers]
 
 
 async def _streamed(plane: DataPlane, request: Request, call: ChatCall) -> Response:
@@ -210,8 +222,8 @@ class _EventStream(Response):
         piece: StreamGenerateResponse | None = first
         last = first
         while piece is not None:
-            if piece.text_delta:
-                await write(chunks.text(piece.text_delta))
+            if piece.text_delta or piece.logprobs:
+                await write(chunks.text(piece.text_delta, piece.logprobs))
             last = piece
             piece = await self._pieces.next(write)
         if not last.finish_reason:

@@ -23,17 +23,34 @@ class Message(BaseModel):
     refusal: None = None
 
 
-class Choice(BaseModel):
-    """The only choice of a completion."""
+class TokenLogprob(BaseModel):
+    """A token and the natural logarithm of its probability; `bytes` is null within a character of several tokens."""
 
-    index: Literal[0] = 0
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    top_logprobs: list[None] = []
+
+
+class ChoiceLogprobs(BaseModel):
+    """The tokens of a choice."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class Choice(BaseModel):
+    """An answer. `answer` is its name, for feedback."""
+
+    index: int
     message: Message
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None
     finish_reason: str
+    answer: str
 
 
 class Completion(BaseModel):
-    """A complete answer. `id` names the answer for feedback; `system_fingerprint` is the model version."""
+    """Complete answers. `id` names the first one for feedback; `system_fingerprint` is its model version."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"

@@ -7,7 +7,7 @@ was trained on, so that a stock client gets what was trained; our own option `ap
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from tidemill.inference.v1.model_pb2 import (
     ChatMessage,
     Conversation,
     SamplingParams,
+    TokenLogprob,
     Usage,
 )
 
@@ -46,9 +47,17 @@ class ChatCall:
     include_usage: bool
     apply_prompt_template: bool
     store: bool | None = None
+    answers: int = 1
 
-    def whole(self) -> GenerateRequest:
-        """The request for the complete answer."""
+    def whole(self) -> list[GenerateRequest]:
+        """The requests for the complete answers. Each has a seed of its own, so that they differ."""
+        requests = [self._whole() for _ in range(self.answers)]
+        if self.sampling.HasField("seed"):
+            for number, request in enumerate(requests):
+                request.sampling.seed = (self.sampling.seed + number) % 2**63
+        return requests
+
+    def _whole(self) -> GenerateRequest:
         request = GenerateRequest(model=str(reference(self.model)), sampling=self.sampling, store=self.store)
         if self.apply_prompt_template:
             request.text = self.conversation.messages[0].content
@@ -90,14 +99,16 @@ def model_not_found(name: str) -> NotFoundError:
 
 def as_sent(error: InvalidArgumentError, call: ChatCall) -> InvalidArgumentError:
     """The service's error for a request, with the field names that the caller sent."""
-    names = {"text": "messages[0].content"} if call.apply_prompt_template else {}
+    names = {"json_schema": "response_format"}
+    if call.apply_prompt_template:
+        names["text"] = "messages[0].content"
     found = []
     for violation in error.violations:
         name = violation.field.removeprefix("conversation.").removeprefix("sampling.")
         found.append(FieldViolation(names.get(name, name), violation.description))
     text = "; ".join(f"`{item.field}`: {item.description}" for item in found)
     # For a broken rule of the contract the field's text is enough; a service's own check explains more in its message.
-    message = text if error.reason == "INVALID_FIELD" and found else error.message
+    message = text if error.reason in ("INVALID_FIELD", "INVALID_SCHEMA") and found else error.message
     return InvalidArgumentError(message, reason=error.reason, metadata=error.metadata, violations=found)
 
 
@@ -129,35 +140,61 @@ def read_chat(value: dict[str, Any], template_of: Callable[[ModelReference], str
             top_p=body.top_p,
             seed=body.seed,
             stop=body.stop,
+            top_k=body.top_k,
+            frequency_penalty=body.frequency_penalty,
+            presence_penalty=body.presence_penalty,
+            repetition_penalty=body.repetition_penalty,
+            json_schema="" if body.response_format is None else body.response_format.wanted_schema,
+            logprobs=body.logprobs,
         ),
         stream=body.stream,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         apply_prompt_template=apply,
         store=body.store,
+        answers=body.n,
     )
 
 
-def usage_of(usage: Usage) -> completions.Usage:
-    """The token usage of a request."""
-    total = usage.prompt_tokens + usage.completion_tokens
-    return completions.Usage(
-        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, total_tokens=total
-    )
+def usage_of(*usages: Usage) -> completions.Usage:
+    """The token usage of a request with so many answers; the prompt counts once."""
+    prompt, completion = usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages)
+    return completions.Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
-def completion_of(response: GenerateResponse, model: str, created: int) -> completions.Completion:
-    """A complete answer."""
-    choice = completions.Choice(
-        message=completions.Message(content=response.text),
-        finish_reason=_FINISH.get(response.finish_reason, "stop"),
-    )
+def completion_of(
+    responses: Sequence[GenerateResponse], model: str, created: int, logprobs: bool
+) -> completions.Completion:
+    """Complete answers to one request; `logprobs`: with the log probabilities of their tokens."""
+    choices = [
+        completions.Choice(
+            index=number,
+            message=completions.Message(content=response.text),
+            logprobs=_logprobs(response.logprobs) if logprobs else None,
+            finish_reason=_FINISH.get(response.finish_reason, "stop"),
+            answer=response.answer,
+        )
+        for number, response in enumerate(responses)
+    ]
     return completions.Completion(
-        id=response.answer,
+        id=responses[0].answer,
         created=created,
         model=model,
-        system_fingerprint=response.model_version,
-        choices=[choice],
-        usage=usage_of(response.usage),
+        system_fingerprint=responses[0].model_version,
+        choices=choices,
+        usage=usage_of(*(response.usage for response in responses)),
+    )
+
+
+def _logprobs(tokens: Iterable[TokenLogprob]) -> completions.ChoiceLogprobs:
+    return completions.ChoiceLogprobs(
+        content=[
+            completions.TokenLogprob(
+                token=token.token,
+                logprob=token.logprob,
+                bytes=None if "\ufffd" in token.token else list(token.token.encode()),
+            )
+            for token in tokens
+        ]
     )
 
 
@@ -180,9 +217,9 @@ class ChunkWriter:
         """The first event."""
         return self._event({"role": "assistant", "content": ""}, None)
 
-    def text(self, delta: str) -> bytes:
-        """A piece of the answer."""
-        return self._event({"content": delta}, None)
+    def text(self, delta: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
+        """A piece of the answer, and its tokens if they were asked for."""
+        return self._event({"content": delta}, None, _logprobs(logprobs).model_dump() if logprobs else None)
 
     def finish(self, reason: int) -> bytes:
         """The end of the answer."""
@@ -192,8 +229,8 @@ class ChunkWriter:
         """The event that follows the answer if `include_usage` was set."""
         return _data({**self._head, "choices": [], "usage": usage_of(usage).model_dump()})
 
-    def _event(self, delta: dict[str, Any], finish_reason: str | None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _event(self, delta: dict[str, Any], finish_reason: str | None, logprobs: dict[str, Any] | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return _data({**self._head, "choices": [choice], **self._tail})
 
 

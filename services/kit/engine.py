@@ -15,6 +15,8 @@ from typing import Any
 
 LANGUAGE_MODEL, ENCODER = "openvino_model.xml", "openvino_model.xml"
 """Files of the graph; the weights lie beside them."""
+TOKENIZERS = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
+"""Graphs of a language model's tokenizer: the engine knows from them what its tokens spell, which a grammar needs."""
 RUNTIME = "openvino"
 """What the manifest of a build names."""
 QUEUE_FULL = "requests wait already; ask again in"

@@ -1,7 +1,7 @@
 """Calls a Tidemill mesh: predict, generate, stream, feedback; blocking and asyncio."""
 
 from tidemill_client.aio import AsyncClient
-from tidemill_client.answers import Answer, Message, Piece, Prediction, Predictions, Sampling
+from tidemill_client.answers import Answer, Message, Piece, Prediction, Predictions, Sampling, TokenLogprob
 from tidemill_client.client import Client
 from tidemill_client.errors import TidemillError, Violation
 
@@ -15,5 +15,6 @@ __all__ = [
     "Predictions",
     "Sampling",
     "TidemillError",
+    "TokenLogprob",
     "Violation",
 ]

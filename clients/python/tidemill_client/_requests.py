@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,8 +10,19 @@ from typing import Any
 from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
 from tidemill_client._protos.tidemill.inference.v1 import model_pb2
 from tidemill_client._protos.tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline
-from tidemill_client.answers import Answer, Message, Piece, Prediction, Predictions, Sampling
+from tidemill_client.answers import Answer, Message, Piece, Prediction, Predictions, Sampling, TokenLogprob
 
+_OPTIONS = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "top_k",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "logprobs",
+)
 MOST_TEXTS = 256
 """Texts of one request; longer lists are sent as several."""
 
@@ -36,10 +48,12 @@ def generate(
         role, content = (message.role, message.content) if isinstance(message, Message) else message
         request.conversation.messages.add(role=role, content=content)
     if sampling is not None:
-        for name in ("max_tokens", "temperature", "top_p", "seed"):
+        for name in _OPTIONS:
             if (value := getattr(sampling, name)) is not None:
                 setattr(request.sampling, name, value)
         request.sampling.stop.extend(sampling.stop)
+        if (schema := sampling.json_schema) is not None:
+            request.sampling.json_schema = schema if isinstance(schema, str) else json.dumps(schema)
     return request
 
 
@@ -66,6 +80,7 @@ def answer(response: Any) -> Answer:
         _reason(response.finish_reason),
         response.usage.prompt_tokens,
         response.usage.completion_tokens,
+        _logprobs(response),
     )
 
 
@@ -77,6 +92,7 @@ def piece(response: Any) -> Piece:
         _reason(response.finish_reason),
         response.usage.prompt_tokens,
         response.usage.completion_tokens,
+        _logprobs(response),
     )
 
 
@@ -92,6 +108,10 @@ def user_of(user: str | None, count: int) -> str | None:
 
 def _named(model: str) -> str:
     return model if model.startswith("models/") else f"models/{model}"
+
+
+def _logprobs(response: Any) -> tuple[TokenLogprob, ...]:
+    return tuple(TokenLogprob(item.token, item.logprob) for item in response.logprobs)
 
 
 def _reason(number: int) -> str:

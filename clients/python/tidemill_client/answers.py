@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,21 @@ class Sampling:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_k: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    json_schema: str | Mapping[str, Any] | None = None
+    """The answer is JSON that is valid against this schema."""
+    logprobs: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and the natural logarithm of its probability."""
+
+    token: str
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +75,8 @@ class Answer:
     """`stop`, or `length` where the limit of tokens cut it."""
     prompt_tokens: int
     completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Its tokens, if `Sampling.logprobs` was set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +89,4 @@ class Piece:
     finish_reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()

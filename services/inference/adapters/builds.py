@@ -76,11 +76,12 @@ class ArtifactBuilds:
                 f"A {task.value} build must have at least {support.least_labels} labels; this one has {len(labels)}."
             )
         missing = [name for name in support.files if not (folder / name).is_file()]
-        # The weights of the build's own graph, which OpenVINO reads as plain numbers.
+        # The weights of the build's own graphs, which OpenVINO reads as plain numbers.
+        known = {*support.files, *support.optional_files}
         pickles = sorted(
             name
             for path in folder.rglob("*")
-            if path.suffix.lower() in _PICKLED and (name := path.relative_to(folder).as_posix()) not in support.files
+            if path.suffix.lower() in _PICKLED and (name := path.relative_to(folder).as_posix()) not in known
         )
         if pickles:
             raise _unusable(

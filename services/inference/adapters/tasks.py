@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tritonclient.grpc import model_config_pb2 as pb
 
 from services.inference.domain.model import Build
-from services.kit.engine import ENCODER, LANGUAGE_MODEL, weights_of
+from services.kit.engine import ENCODER, LANGUAGE_MODEL, TOKENIZERS, weights_of
 from services.serving.adapters.triton_tensors import MAX_BATCH
 from services.serving.domain.answer import Task
 
@@ -25,6 +25,8 @@ class TaskSupport:
     """Module of `services.inference.triton_models` that runs them."""
     configure: Callable[[pb.ModelConfig, Build], None]
     """Adds inputs, outputs and batching to Triton's configuration."""
+    optional_files: tuple[str, ...] = ()
+    """Graphs, and the weights of graphs, that they may contain."""
     least_labels: int = 0
     """So many labels their manifest must name."""
 
@@ -39,15 +41,23 @@ def _generation(config: pb.ModelConfig, _: Build) -> None:
         ("top_p", _FP32, 1),
         ("seed", _INT64, 1),
         ("stop", _STRING, -1),
+        ("top_k", _INT32, 1),
+        ("frequency_penalty", _FP32, 1),
+        ("presence_penalty", _FP32, 1),
+        ("repetition_penalty", _FP32, 1),
+        ("json_schema", _STRING, 1),
+        ("logprobs", pb.TYPE_BOOL, 1),
     ):
         config.input.add(name=name, data_type=kind, dims=[size], optional=True)
-    for name, kind in (
-        ("text_delta", _STRING),
-        ("finish_reason", _STRING),
-        ("prompt_tokens", _INT32),
-        ("completion_tokens", _INT32),
+    for name, kind, size in (
+        ("text_delta", _STRING, 1),
+        ("finish_reason", _STRING, 1),
+        ("prompt_tokens", _INT32, 1),
+        ("completion_tokens", _INT32, 1),
+        ("tokens", _STRING, -1),
+        ("logprobs", _FP32, -1),
     ):
-        config.output.add(name=name, data_type=kind, dims=[1])
+        config.output.add(name=name, data_type=kind, dims=[size])
 
 
 def _classification(config: pb.ModelConfig, build: Build) -> None:
@@ -63,32 +73,17 @@ def _classification(config: pb.ModelConfig, build: Build) -> None:
         warm_up.inputs["text"].CopyFrom(pb.ModelWarmup.Input(data_type=_STRING, dims=[1], zero_data=True))
 
 
-def _token_classification(config: pb.ModelConfig, _: Build) -> None:
-    config.max_batch_size = MAX_BATCH
-    config.dynamic_batching.max_queue_delay_microseconds = 0
-    config.input.add(name="text", data_type=_STRING, dims=[1])
-    config.output.add(name="spans_json", data_type=_STRING, dims=[1])
-    for size in (1, 8):
-        warm_up = config.model_warmup.add(name=f"batch of {size}", batch_size=size)
-        warm_up.inputs["text"].CopyFrom(pb.ModelWarmup.Input(data_type=_STRING, dims=[1], zero_data=True))
-
-
 TASKS: Mapping[Task, TaskSupport] = {
     Task.GENERATION: TaskSupport(
         files=(LANGUAGE_MODEL, weights_of(LANGUAGE_MODEL), "config.json", "tokenizer.json", "tokenizer_config.json"),
         module="generation",
         configure=_generation,
+        optional_files=(*TOKENIZERS, *map(weights_of, TOKENIZERS)),
     ),
     Task.TEXT_CLASSIFICATION: TaskSupport(
         files=(ENCODER, weights_of(ENCODER), "tokenizer.json"),
         module="classification",
         configure=_classification,
         least_labels=2,
-    ),
-    Task.TOKEN_CLASSIFICATION: TaskSupport(
-        files=(ENCODER, weights_of(ENCODER), "tokenizer.json"),
-        module="token_classification",
-        configure=_token_classification,
-        least_labels=3,
     ),
 }

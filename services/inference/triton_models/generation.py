@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .engine import import_openvino, open_language_model
+from .engine import TOKENIZERS, import_openvino, open_language_model
+from .json_grammar import SchemaError, grammar_of
 from .prompts import PromptError, Prompts, chat_of
 from .runtimes import manifest_of
 from .scheduler import QueueFullError, Scheduler
@@ -42,6 +44,7 @@ class TritonPythonModel:
             max_active=_MAX_ACTIVE,
             max_waiting=_MAX_WAITING,
             on_error=log.log_error,
+            on_broken=lambda: _end_process(log.log_error),
         )
 
     def execute(self, requests: list[Any]) -> None:
@@ -64,7 +67,11 @@ class TritonPythonModel:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one request asks for. `seed` None is random; `max_tokens` 0 is the model's own limit."""
+    """What one request asks for.
+
+    `seed` None is random; `max_tokens` 0 is the model's own limit; `top_k` 0 is every token; `grammar` is empty for any
+    text.
+    """
 
     text: str | None
     messages_json: str | None
@@ -73,6 +80,12 @@ class Call:
     top_p: float
     seed: int | None
     stop: tuple[str, ...]
+    top_k: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    grammar: str = ""
+    logprobs: bool = False
 
     @classmethod
     def read(cls, request: Any) -> Call:
@@ -93,9 +106,19 @@ class Call:
             top_p=float(_number(request, "top_p") or 1.0),
             seed=None if seed is None else int(seed),
             stop=tuple(item for item in _texts(request, "stop") if item),
+            top_k=int(_number(request, "top_k") or 0),
+            frequency_penalty=float(_number(request, "frequency_penalty") or 0.0),
+            presence_penalty=float(_number(request, "presence_penalty") or 0.0),
+            repetition_penalty=float(_number(request, "repetition_penalty") or 1.0),
+            grammar=_grammar(request),
+            logprobs=bool(_number(request, "logprobs")),
         )
         if call.max_tokens < 0 or not 0 <= call.temperature <= 2 or not 0 < call.top_p <= 1:
             raise PromptError("Out of range: max_tokens >= 0, 0 <= temperature <= 2, 0 < top_p <= 1.")
+        if call.top_k < 0 or not 0 < call.repetition_penalty <= 10:
+            raise PromptError("Out of range: top_k >= 0, 0 < repetition_penalty <= 10.")
+        if max(abs(call.frequency_penalty), abs(call.presence_penalty)) > 2:
+            raise PromptError("Out of range: -2 <= frequency_penalty <= 2, -2 <= presence_penalty <= 2.")
         return call
 
 
@@ -107,6 +130,8 @@ class Runtime:
     capacity: int
     prompts: Prompts
     decode: Callable[[Sequence[int]], str]
+    token_text: Callable[[int], str]
+    follows_grammars: bool
     context_length: int
     max_new_tokens: int
     ends: frozenset[int]
@@ -142,6 +167,8 @@ class Runtime:
             capacity,
             prompts,
             lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True)),
+            lambda token: str(tokenizer.decode([token], skip_special_tokens=False)),
+            all((folder / name).is_file() for name in TOKENIZERS),
             context_length,
             max_new_tokens,
             _ends(folder, config),
@@ -158,8 +185,10 @@ class Runtime:
         """The tokens that are to be answered.
 
         Raises:
-            PromptError: they are none, or too many.
+            PromptError: they are none, or too many, or this build follows no JSON schema.
         """
+        if call.grammar and not self.follows_grammars:
+            raise PromptError("This version was built without what a JSON schema needs: train and publish it again.")
         if call.text is not None:
             return self.prompts.of_text(call.text)
         return self.prompts.of_messages(call.messages_json or "")
@@ -179,6 +208,13 @@ class Runtime:
             config.temperature, config.top_p = call.temperature, call.top_p
             # Without one of its own every request would have the same.
             config.rng_seed = (secrets.randbits(31) if call.seed is None else call.seed) % 2**31
+            if call.top_k:
+                config.top_k = call.top_k
+        config.frequency_penalty, config.presence_penalty = call.frequency_penalty, call.presence_penalty
+        config.repetition_penalty = call.repetition_penalty
+        config.logprobs = int(call.logprobs)
+        if call.grammar:
+            config.structured_output_config = openvino_genai.StructuredOutputConfig(grammar=call.grammar)
         tokens = import_openvino().Tensor(np.asarray([prompt], dtype=np.int64))
         return self.pipeline.add_request(number, tokens, config)
 
@@ -198,6 +234,9 @@ class GenerationJob:
         self._prompt = runtime.prompt(call)
         self._limit = runtime.limit(call, self._prompt)
         self._written = 0
+        # Tokens and their log probabilities that are not sent yet.
+        self._texts: list[str] = []
+        self._logprobs: list[float] = []
 
     @property
     def cost(self) -> int:
@@ -222,13 +261,16 @@ class GenerationJob:
         self._end(str(error))
         _send_error(self._sender, str(error), pb_utils.TritonError.INTERNAL)
 
-    def take(self, tokens: Sequence[int], ended: bool) -> bool:
+    def take(self, tokens: Sequence[int], logprobs: Sequence[float], ended: bool) -> bool:
         """See `Work`."""
         text = ""
-        for token in tokens:
+        for token, logprob in zip(tokens, logprobs, strict=True):
             if token in self._runtime.ends:
                 return self._finish(text + self._rest(), STOP)
             self._written += 1
+            if self._call.logprobs:
+                self._texts.append(self._runtime.token_text(token))
+                self._logprobs.append(logprob)
             if self._written == 1 and self._span is not None:
                 self._span.add_event("first token")
             piece, stopped = self._stops.push(self._decoder.push(token))
@@ -238,6 +280,8 @@ class GenerationJob:
         if self._written >= self._limit:
             rest, stopped = self._stops.push(self._decoder.flush())
             return self._finish(text + rest + ("" if stopped else self._stops.flush()), STOP if stopped else LENGTH)
+        if ended and self._call.grammar:
+            return self._finish(text + self._rest(), STOP)
         if ended:
             raise RuntimeError("the engine ended the answer without a reason")
         if text:
@@ -263,9 +307,18 @@ class GenerationJob:
             pb_utils.Tensor("finish_reason", np.array([reason.encode()], dtype=np.object_)),
             pb_utils.Tensor("prompt_tokens", np.array([len(self._prompt)], dtype=np.int32)),
             pb_utils.Tensor("completion_tokens", np.array([self._written], dtype=np.int32)),
+            pb_utils.Tensor("tokens", np.array([item.encode() for item in self._texts], dtype=np.object_)),
+            pb_utils.Tensor("logprobs", np.array(self._logprobs, dtype=np.float32)),
         ]
+        self._texts, self._logprobs = [], []
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if reason else 0
         self._sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=flags)
+
+
+def _end_process(log: Callable[[str], None]) -> None:
+    """A model whose process died is loaded again; an engine that fails at each step would not recover by itself."""
+    log("the engine fails at every step; its process ends and the model is loaded again")
+    os._exit(1)
 
 
 def _ends(folder: Path, config: dict[str, Any]) -> frozenset[int]:
@@ -284,6 +337,18 @@ def _texts(request: Any, name: str) -> list[str]:
         return [item.decode() if isinstance(item, bytes) else str(item) for item in tensor.as_numpy().reshape(-1)]
     except UnicodeDecodeError as error:
         raise PromptError(f"`{name}` is not UTF-8: {error}") from error
+
+
+def _grammar(request: Any) -> str:
+    schemas = _texts(request, "json_schema")
+    if not schemas:
+        return ""
+    if len(schemas) != 1:
+        raise PromptError("`json_schema` must be one text.")
+    try:
+        return grammar_of(schemas[0])
+    except SchemaError as error:
+        raise PromptError(f"`json_schema`: {error}") from error
 
 
 def _number(request: Any, name: str) -> float | int | None:

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from .engine import QUEUE_FULL
 
 _LOOK_FOR_CANCELLED_S = 0.1
+# So many steps in a row that fail are not the fault of one answer.
+_BROKEN_AFTER = 3
 # Weight of the newest answer in the mean time between two.
 _NEWEST = 0.2
 
@@ -33,8 +35,11 @@ class Work(Protocol):
         """Adds itself to the engine under a number of its own; returns the engine's handle."""
         ...
 
-    def take(self, tokens: Sequence[int], ended: bool) -> bool:
-        """Takes further tokens; `ended`: there will be no more. True when the answer is over, and its end was sent."""
+    def take(self, tokens: Sequence[int], logprobs: Sequence[float], ended: bool) -> bool:
+        """Takes further tokens, each with its log probability (0 if they were not asked for).
+
+        `ended`: there will be no more. True when the answer is over, and its end was sent.
+        """
         ...
 
     def is_cancelled(self) -> bool:
@@ -58,7 +63,14 @@ class Scheduler:
     """Works on at most `max_active` at once; others wait in order of their coming."""
 
     def __init__(
-        self, pipeline: Any, *, capacity: int, max_active: int, max_waiting: int, on_error: Callable[[str], None]
+        self,
+        pipeline: Any,
+        *,
+        capacity: int,
+        max_active: int,
+        max_waiting: int,
+        on_error: Callable[[str], None],
+        on_broken: Callable[[], None],
     ) -> None:
         """Args:
         pipeline: `openvino_genai.ContinuousBatchingPipeline`, for this object alone.
@@ -66,10 +78,12 @@ class Scheduler:
         max_active: answers that are written side by side.
         max_waiting: answers that wait beside them.
         on_error: receives what could not be sent to a caller.
+        on_broken: called when the engine fails step after step: what it is given no longer matters then.
         """
         self._pipeline, self._capacity = pipeline, capacity
         self._max_active, self._max_waiting = max_active, max_waiting
-        self._on_error = on_error
+        self._on_error, self._on_broken = on_error, on_broken
+        self._failures = 0
         self._waiting: deque[Work] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -120,7 +134,11 @@ class Scheduler:
                     handle.cancel()
                     self._fail(work, error)
                 active.clear()
+                self._failures += 1
+                if self._failures >= _BROKEN_AFTER:
+                    self._on_broken()
                 continue
+            self._failures = 0
             for handle in [handle for handle, work in active.items() if self._hand_on(handle, work)]:
                 del active[handle]
                 self._note_end()
@@ -159,15 +177,17 @@ class Scheduler:
         """Gives an answer its new tokens; True when it is over. One answer's failure must not end the others."""
         try:
             tokens: list[int] = []
+            logprobs: list[float] = []
             ended = False
             while handle.can_read():
                 for output in handle.read().values():
                     tokens += output.generated_ids
+                    logprobs += output.generated_log_probs
                     ended = ended or output.finish_reason.name != "NONE"
             ended = ended or handle.get_status().name != "RUNNING"
             if not tokens and not ended:
                 return False
-            over = work.take(tokens, ended)
+            over = work.take(tokens, logprobs, ended)
         except Exception as error:
             self._fail(work, error)
             over, ended = True, False

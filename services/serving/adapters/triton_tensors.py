@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from opentelemetry import propagate
 from tritonclient.grpc import service_pb2 as pb
+from tritonclient.utils import deserialize_bytes_tensor
 
-from services.kit.spans import Span
-from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
+from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Token
 
 TRACEPARENT = "traceparent"
 # Larger batches gain nothing on a CPU, and the first request of a batch waits for the last.
@@ -59,6 +59,15 @@ def add_sampling(request: Any, sampling: Sampling) -> None:
         _add_number(request, "seed", "INT64", "<q", sampling.seed)
     if sampling.stop:
         add_texts(request, "stop", sampling.stop, [len(sampling.stop)])
+    if sampling.top_k:
+        _add_number(request, "top_k", "INT32", "<i", sampling.top_k)
+    for name in ("frequency_penalty", "presence_penalty", "repetition_penalty"):
+        if value := getattr(sampling, name):
+            _add_number(request, name, "FP32", "<f", value)
+    if sampling.json_schema:
+        add_texts(request, "json_schema", [sampling.json_schema], [1])
+    if sampling.logprobs:
+        _add_number(request, "logprobs", "BOOL", "<?", True)
 
 
 def add_trace(request: Any) -> None:
@@ -82,21 +91,18 @@ def piece_of(response: Any) -> Piece:
         finish_reason=FinishReason(_text(contents["finish_reason"])),
         prompt_tokens=struct.unpack("<i", contents["prompt_tokens"])[0],
         completion_tokens=struct.unpack("<i", contents["completion_tokens"])[0],
+        tokens=_tokens_of(contents),
     )
 
 
-def texts_of(raw: bytes) -> Iterator[str]:
-    """The elements of a BYTES tensor."""
-    at = 0
-    while at < len(raw):
-        (length,) = struct.unpack_from("<I", raw, at)
-        yield raw[at + 4 : at + 4 + length].decode()
-        at += 4 + length
-
-
-def spans_of_text(text: str) -> list[Span]:
-    """The spans that a model for token classification answers with."""
-    return [Span(**item) for item in json.loads(text)]
+def _tokens_of(contents: dict[str, bytes]) -> tuple[Token, ...]:
+    raw = contents.get("logprobs", b"")
+    if not raw:
+        return ()
+    texts = deserialize_bytes_tensor(contents["tokens"])
+    return tuple(
+        Token(text.decode(), logprob) for text, (logprob,) in zip(texts, struct.iter_unpack("<f", raw), strict=True)
+    )
 
 
 def _text(raw: bytes) -> str:

@@ -13,12 +13,11 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from services.kit.spans import Span
 from services.serving.app.ports import InferenceServer
-from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
+from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Token
 from services.serving.domain.route import RoutedVersion
 
 T = TypeVar("T")
@@ -59,10 +58,6 @@ class CachingServer:
         self._tenant = tenant
         self._count = count
         self._flights: dict[bytes, _Flight[Any]] = {}
-
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
-        """See the port; spans are not kept."""
-        return await self._server.recognize(version, texts)
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """See the port."""
@@ -134,14 +129,16 @@ class CachingServer:
     ) -> Piece | None:
         """The whole answer as one piece; None if it ended without its last."""
         texts: list[str] = []
+        tokens: list[Token] = []
         try:
             async with aclosing(self._server.generate(version, prompt, sampling)) as pieces:
                 async for piece in pieces:
                     texts.append(piece.text)
+                    tokens += piece.tokens
                     arrived.put_nowait(piece)
                     if piece.finish_reason is not FinishReason.NONE:
-                        whole = Piece("".join(texts), piece.finish_reason, piece.prompt_tokens, piece.completion_tokens)
-                        self._store.put(key, whole, 4 * len(whole.text) + _OVERHEAD)
+                        whole = replace(piece, text="".join(texts), tokens=tuple(tokens))
+                        self._store.put(key, whole, 4 * len(whole.text) + _TOKEN * len(tokens) + _OVERHEAD)
                         return whole
             return None
         finally:
@@ -174,6 +171,8 @@ class CachingServer:
         return digest.digest()
 
 
+# Of a token with its log probability, in bytes.
+_TOKEN = 150
 # Of a key, a value's objects and their place in a dictionary, in bytes; about, and rather too much.
 _OVERHEAD = 400
 

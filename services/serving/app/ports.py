@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Protocol
 
 from services.kit.errors import UnavailableError
-from services.kit.spans import Span
 from services.serving.domain.answer import Piece, Prompt, Sampling
 from services.serving.domain.route import RoutedVersion
 
@@ -85,14 +84,6 @@ class InferenceServer(Protocol):
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """Scores of every label for each text, in order.
-
-        Raises:
-            NotLoadedError: the server does not have the version.
-        """
-        ...
-
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
-        """Spans of each text, in order.
 
         Raises:
             NotLoadedError: the server does not have the version.

@@ -74,13 +74,13 @@ class RoutingTable:
         version = route.named(asked.version) if asked.version else route.serving
         return version.prompt_template if version is not None else ""
 
-    def choose(self, asked: ModelReference, user: str = "", *tasks: Task) -> RoutedVersion:
+    def choose(self, asked: ModelReference, user: str = "", task: Task | None = None) -> RoutedVersion:
         """The version that answers a call.
 
         Args:
             asked: the model, or one of its versions by number or alias.
             user: for whom it is; one user gets the same version until the weights change. Random by weight when empty.
-            tasks: what it is to do, one of them; anything when there are none.
+            task: what it is to do; anything when None.
 
         Raises:
             NotFoundError: no version of such a model is published, or the one that was named is not loaded.
@@ -98,10 +98,9 @@ class RoutingTable:
             version = None
         if version is None:
             raise _no_version(asked, route)
-        if tasks and version.task not in tasks:
-            wanted = " or ".join(task.value for task in tasks)
+        if task is not None and version.task is not task:
             raise FailedPreconditionError(
-                f"{model_name(asked.model)} is a model for {version.task.value}, not for {wanted}.",
+                f"{model_name(asked.model)} is a model for {version.task.value}, not for {task.value}.",
                 reason="WRONG_TASK",
                 metadata={"model": model_name(asked.model), "task": version.task.value},
             )

@@ -11,10 +11,9 @@ from services.kit.errors import InternalError
 from services.kit.ids import new_id
 from services.serving.app.capture import CaptureRules
 from services.serving.app.ports import Captured, InferenceServer, NotLoadedError, Served, ServedLog
-from services.serving.app.predicting import predicted
 from services.serving.app.routing import RoutingTable
 from services.serving.app.shadowing import Shadows
-from services.serving.domain.answer import Classified, FinishReason, Piece, Prompt, Sampling, Task
+from services.serving.domain.answer import Classified, FinishReason, Piece, Prompt, Sampling, Task, classified
 from services.serving.domain.names import ModelReference, model_name
 from services.serving.domain.route import RoutedVersion
 
@@ -79,22 +78,22 @@ class Serving:
         self._served = served
         self._clock = clock
 
-    def choose(self, asked: ModelReference, *tasks: Task, user: str = "") -> Choice:
+    def choose(self, asked: ModelReference, task: Task, user: str = "") -> Choice:
         """The version that answers; errors as `RoutingTable.choose`."""
-        return Choice(asked, user, self._table.choose(asked, user, *tasks))
+        return Choice(asked, user, self._table.choose(asked, user, task))
 
     async def predict(
         self, choice: Choice, texts: Sequence[str], keeping: Keeping = _KEEP
     ) -> tuple[Sequence[AnsweredPrediction], RoutedVersion]:
-        """Classifies texts or finds their spans; returns predictions in order and the version that made all of them."""
+        """Classifies texts; returns predictions in order and the version that made all of them."""
         began = self._clock.monotonic()
         try:
-            results = await predicted(self._server, choice.version, texts)
+            rows = await self._server.classify(choice.version, texts)
         except NotLoadedError as error:
             choice = await self._another(choice, error)
-            results = await predicted(self._server, choice.version, texts)
+            rows = await self._server.classify(choice.version, texts)
         version = choice.version
-        answers = [AnsweredPrediction(_answer_id(), result) for result in results]
+        answers = [AnsweredPrediction(_answer_id(), classified(version.labels, row)) for row in rows]
         latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
         self._served.add(
             [
@@ -159,10 +158,10 @@ class Serving:
             NotLoadedError: the route says the same as before.
         """
         task = choice.version.task
-        again = self.choose(choice.asked, task, user=choice.user)
+        again = self.choose(choice.asked, task, choice.user)
         if _is_same(again, choice):
             await self._table.changed(choice.asked.model, _CHANGE_S)
-            again = self.choose(choice.asked, task, user=choice.user)
+            again = self.choose(choice.asked, task, choice.user)
         if _is_same(again, choice):
             raise error
         return again

@@ -16,9 +16,8 @@ from services.kit.clock import Clock
 from services.kit.errors import TidemillError
 from services.kit.ids import new_id
 from services.serving.app.ports import InferenceServer, Served, ServedLog, ShadowCounts
-from services.serving.app.predicting import predicted
 from services.serving.app.routing import RoutingTable
-from services.serving.domain.answer import Prompt, Sampling
+from services.serving.domain.answer import Prompt, Sampling, classified
 from services.serving.domain.names import ModelReference
 from services.serving.domain.route import Role, RoutedVersion
 
@@ -57,8 +56,9 @@ class Shadows:
 
         async def copy(version: RoutedVersion) -> None:
             began = self._clock.monotonic()
-            found = await predicted(self._server, version, texts)
+            rows = await self._server.classify(version, texts)
             latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
+            found = [classified(version.labels, row) for row in rows]
             self._served.add(
                 [
                     Served(

@@ -6,26 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from services.kit.spans import Span
-
 
 class Task(StrEnum):
     """What a model does."""
 
     GENERATION = "generation"
     TEXT_CLASSIFICATION = "text_classification"
-    TOKEN_CLASSIFICATION = "token_classification"  # noqa: S105 - a task
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen; zero and None mean the defaults: the model's limit, greedy, all tokens, random."""
+    """How tokens are chosen; zero, None and empty mean the defaults, such as the model's limit, greedy, random."""
 
     max_tokens: int = 0
     temperature: float = 0.0
     top_p: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_k: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 0.0
+    json_schema: str = ""
+    """The answer is valid against it."""
+    logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,6 @@ class Classified:
     label: str
     score: float
     scores: dict[str, float] = field(default_factory=dict)
-    spans: tuple[Span, ...] = ()
-    """What a model for token classification found, in the order of the text; such a model gives no label."""
 
 
 def classified(labels: Sequence[str], scores: Sequence[float]) -> Classified:
@@ -71,6 +73,14 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """A token of an answer and the natural logarithm of its probability."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A piece of an answer; the last one has a finish reason. Token counts are of the whole answer so far."""
 
@@ -78,3 +88,5 @@ class Piece:
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    tokens: tuple[Token, ...] = ()
+    """Those since the piece before, if log probabilities were asked for."""

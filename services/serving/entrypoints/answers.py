@@ -13,7 +13,7 @@ from tidemill.inference.v1 import inference_service_pb2 as pb
 from services.kit.errors import InternalError
 from services.kit.telemetry import schema
 from services.serving.app.serving import AnsweredPiece, Choice, Keeping, Serving
-from services.serving.domain.answer import Task
+from services.serving.domain.answer import Task, Token
 from services.serving.domain.names import reference_of
 from services.serving.entrypoints import mapping
 
@@ -22,7 +22,6 @@ SERVICE = "tidemill.inference.v1.InferenceService"
 
 USER = "x-user-id"
 """Metadata, and header, with the user whom an answer is for: one user gets the answers of one version."""
-_PREDICTING = (Task.TEXT_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
 VERSION, ROLE = "x-model-version", "x-model-role"
 """Trailing metadata, and headers, with the version that answered and its role."""
 
@@ -36,8 +35,8 @@ class Answers:
 
     def choose(self, request: pb.PredictRequest | pb.GenerateRequest | pb.StreamGenerateRequest, user: str) -> Choice:
         """The version that is to answer a request; `user` may be empty."""
-        tasks = _PREDICTING if isinstance(request, pb.PredictRequest) else (Task.GENERATION,)
-        return self._serving.choose(reference_of(request.model), *tasks, user=user)
+        task = Task.TEXT_CLASSIFICATION if isinstance(request, pb.PredictRequest) else Task.GENERATION
+        return self._serving.choose(reference_of(request.model), task, user)
 
     async def predict(self, request: pb.PredictRequest, user: str = "") -> pb.PredictResponse:
         """Classifies texts."""
@@ -49,16 +48,20 @@ class Answers:
             predictions=[mapping.prediction_to(item) for item in found], model_version=version.name, role=version.role
         )
 
-    async def generate(self, request: pb.GenerateRequest, user: str = "") -> pb.GenerateResponse:
-        """Writes an answer and returns it complete."""
+    async def generate(
+        self, request: pb.GenerateRequest, user: str = "", choice: Choice | None = None
+    ) -> pb.GenerateResponse:
+        """Writes an answer and returns it complete; a version is chosen by `user` unless `choice` is one."""
         text: list[str] = []
+        tokens: list[Token] = []
         last: AnsweredPiece | None = None
-        async with aclosing(self._pieces(request, self.choose(request, user))) as pieces:
+        async with aclosing(self._pieces(request, choice or self.choose(request, user))) as pieces:
             async for last in pieces:
                 text.append(last.piece.text)
+                tokens += last.piece.tokens
         if last is None:
             raise InternalError("The model gave no answer.", reason="EMPTY_ANSWER")
-        return mapping.whole_to("".join(text), last)
+        return mapping.whole_to("".join(text), tokens, last)
 
     async def stream(
         self, request: pb.StreamGenerateRequest, choice: Choice

@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from services.kit.engine import LANGUAGE_MODEL, import_openvino, open_language_model
-from services.training.adapters.openvino_export import language_model
+from services.kit.engine import LANGUAGE_MODEL, TOKENIZERS, import_openvino, open_language_model
+from services.training.adapters.openvino_export import language_model, tokenizers_of
 from services.training.domain.tasks import VariantName
 from services.training.engine.generation import first_line
 from services.training.engine.metrics import TextLoss
@@ -33,6 +33,10 @@ class LanguageBuilds:
     @cached_property
     def _converted(self) -> Any:
         return language_model(self._merged)
+
+    @cached_property
+    def _tokenizers(self) -> Any:
+        return tokenizers_of(self._merged)
 
     def build(self, target: Path, variant: VariantName) -> None:
         """Writes the folder of a variant."""
@@ -57,6 +61,8 @@ class LanguageBuilds:
         if variant in options:
             model = nncf.compress_weights(model.clone(), **options[variant])
         openvino.save_model(model, str(target / LANGUAGE_MODEL), compress_to_fp16=False)
+        for name, graph in zip(TOKENIZERS, self._tokenizers or (), strict=False):
+            openvino.save_model(graph, str(target / name), compress_to_fp16=False)
         for name in _BESIDE:
             if (self._merged / name).is_file():
                 shutil.copyfile(self._merged / name, target / name)

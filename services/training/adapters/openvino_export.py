@@ -6,12 +6,15 @@ not inputs and outputs (OpenVINO, "Stateful models and State API"). The engine t
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any, cast
 
 from services.kit.engine import import_openvino
 from services.kit.errors import FailedPreconditionError
+
+logger = logging.getLogger(__name__)
 
 _PARTS = ("key", "value")
 
@@ -71,6 +74,31 @@ def language_model(folder: Path) -> Any:
     apply_make_stateful_transformation(converted, dict(zip(names, later, strict=True)))
     _start_empty(converted, ops)
     return converted
+
+
+def tokenizers_of(folder: Path) -> tuple[Any, Any] | None:
+    """The tokenizer of a model in Hugging Face's layout as two `openvino.Model`, one for each direction.
+
+    Prompts and answers do not pass through them (`services.kit.prompts`); the engine learns from them what each token
+    spells, which it needs to hold an answer to a grammar.
+
+    Returns:
+        None if it is of a kind that cannot be converted: builds without it answer all but requests with a JSON schema.
+    """
+    from transformers import AutoTokenizer
+
+    import_openvino()
+    from openvino.exceptions import OVTypeError, UserInputError
+    from openvino_tokenizers import convert_tokenizer
+
+    load: Any = AutoTokenizer
+    tokenizer = load.from_pretrained(str(folder), trust_remote_code=False)
+    try:
+        forth, back = cast("Any", convert_tokenizer)(tokenizer, with_detokenizer=True)
+    except (OVTypeError, UserInputError) as error:
+        logger.warning("builds of this model will follow no JSON schema: its tokenizer cannot be converted: %s", error)
+        return None
+    return forth, back
 
 
 def _converted(ov: Any, module: Any, example: tuple[Any, ...]) -> Any:

@@ -141,13 +141,7 @@ def test_versions_of_a_model_made_at_once_get_a_number_each(open_service_databas
     draft = ModelVersion("m", 0, lineage, build, ServingState.LOADING, NOW, NOW)
     made = _at_once(lambda _: store.create_version(draft))
     assert _numbers(made) == list(range(1, 9))
-
-    def serve(number: int) -> None:
-        before = store.model("m")
-        assert before is not None
-        store.set_route(before.route.served_by(made[number].number), NOW)
-
-    _at_once(serve)
+    _at_once(lambda number: store.serve(made[number]))
     model = store.model("m")
     assert model is not None
     assert model.serving is not None
@@ -160,7 +154,7 @@ def test_feedback_that_comes_beside_its_prediction_finds_its_version(open_servic
     def take(member: int) -> None:
         if member % 2:
             for name in names:
-                store.record([Feedback(new_id(), name, 1.0, ODD, "", NOW, request_id=f"{name}-{member}")])
+                store.record(Feedback(new_id(), name, 1.0, ODD, "", NOW, request_id=f"{name}-{member}"))
         else:
             for name in names:
                 store.remember([Answer(name, "models/m/versions/1", NOW)])

@@ -42,6 +42,17 @@ from services.kit.telemetry.metrics import RequestMetrics
 ANSWER = "answers/01jtest"
 VERSION = "models/headlines/versions/3"
 WORDS = ("Rates ", "rise ", "again")
+_OPTIONS = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "top_k",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "logprobs",
+)
 
 
 def model() -> model_pb2.Model:
@@ -159,7 +170,7 @@ def _asked(request: Any) -> Any:
                 values.append(raw[4 : 4 + size].decode())
                 raw = raw[4 + size :]
         else:
-            form = {"FP32": "<f4", "INT32": "<i4", "INT64": "<i8"}[tensor.datatype]
+            form = {"FP32": "<f4", "INT32": "<i4", "INT64": "<i8", "BOOL": "?"}[tensor.datatype]
             values = [round(value, 6) for value in np.frombuffer(raw, form).tolist()]
         tensors[tensor.name] = values
     name = f"models/{_plain(request.model_name)}"
@@ -171,7 +182,7 @@ def _asked(request: Any) -> Any:
     else:
         for message in json.loads(tensors["messages_json"][0]):
             asked.conversation.messages.add(**message)
-    for option in ("max_tokens", "temperature", "top_p", "seed"):
+    for option in (*_OPTIONS, "json_schema"):
         if option in tensors:
             setattr(asked.sampling, option, tensors[option][0])
     asked.sampling.stop.extend(tensors.get("stop", ()))
@@ -182,7 +193,7 @@ def _text(value: str) -> bytes:
     return len(value.encode()).to_bytes(4, "little") + value.encode()
 
 
-def _piece(text: str, finish: str = "") -> Any:
+def _piece(text: str, finish: str = "", *, logprobs: bool = False) -> Any:
     response = v2.ModelInferResponse(model_name="headlines", model_version="3")
     contents = {
         "text_delta": _text(text),
@@ -190,6 +201,8 @@ def _piece(text: str, finish: str = "") -> Any:
         "prompt_tokens": (7).to_bytes(4, "little"),
         "completion_tokens": (3).to_bytes(4, "little"),
     }
+    if logprobs and text:
+        contents |= {"tokens": _text(text), "logprobs": np.float32(-0.5).tobytes()}
     for name, raw in contents.items():
         response.outputs.add(name=name)
         response.raw_output_contents.append(raw)
@@ -275,7 +288,7 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
                 yield v2.ModelStreamInferResponse(error_message="the runtime failed")
                 return
             for word in WORDS:
-                yield _piece(word)
+                yield _piece(word, logprobs=asked.sampling.logprobs)
                 if text == "break":
                     yield v2.ModelStreamInferResponse(error_message="the runtime failed unexpectedly")
                     return

@@ -45,6 +45,43 @@ def test_whole_answer(mesh: Mesh, client: openai.OpenAI) -> None:
     assert (request.sampling.seed, list(request.sampling.stop)) == (7, ["\n"])
 
 
+def test_several_answers_with_log_probabilities(mesh: Mesh, client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="headlines",
+        messages=ASK,
+        n=2,
+        logprobs=True,
+        presence_penalty=0.5,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string"}}},
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    for choice in answer.choices:
+        assert choice.logprobs is not None
+        assert choice.logprobs.content is not None
+        assert [token.token for token in choice.logprobs.content] == list(WORDS)
+        assert choice.logprobs.content[0].bytes == list(WORDS[0].encode())
+        assert choice.logprobs.content[0].logprob == -0.5
+    sampling = mesh.peers.seen.requests[-1].sampling
+    assert (sampling.json_schema, sampling.presence_penalty) == ('{"type":"string"}', 0.5)
+    streamed = client.chat.completions.create(model="headlines", messages=ASK, logprobs=True, stream=True)
+    tokens = [chunk.choices[0].logprobs for chunk in streamed if chunk.choices]
+    assert [found.content[0].token for found in tokens if found is not None and found.content] == list(WORDS)
+
+
+def test_a_schema_that_is_not_covered_is_refused_with_its_place(client: openai.OpenAI) -> None:
+    schema: dict[str, object] = {"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}}
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as found:
+            client.chat.completions.create(
+                model="headlines",
+                messages=ASK,
+                response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+                stream=stream,
+            )
+        assert found.value.param == "response_format"
+        assert "/properties/a/pattern: is not offered" in found.value.message
+
+
 def test_streamed_answer_with_usage(client: openai.OpenAI) -> None:
     chunks = list(
         client.chat.completions.create(
@@ -93,7 +130,7 @@ def test_unknown_model_is_reported_by_the_status_also_when_streaming(client: ope
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("n", 2), ("tools", [{"type": "function"}]), ("logprobs", True), ("temperature", 3), ("no_such_option", 1)],
+    [("n", 9), ("tools", [{"type": "function"}]), ("top_logprobs", 2), ("temperature", 3), ("no_such_option", 1)],
 )
 def test_what_is_not_offered_is_refused_by_name(client: openai.OpenAI, option: str, value: object) -> None:
     with pytest.raises(openai.BadRequestError) as found:

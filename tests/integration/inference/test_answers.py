@@ -334,3 +334,46 @@ def test_unavailable_triton_is_reported_with_a_time_to_retry(
         assert states == [model_pb2.ModelVersion.STATE_LOADING]
     finally:
         assert service.stop() == 0
+
+
+def test_an_answer_follows_a_schema_and_says_how_probable_its_tokens_are(
+    inference: InferenceProcess, writer: str
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 12}},
+        "required": ["n"],
+    }
+    sampling = _sampling(temperature=1.0, seed=3, json_schema=json.dumps(schema), logprobs=True, top_k=50)
+    pieces = _stream(inference, writer, conversation=_talk("hi"), sampling=sampling)
+    assert pieces[-1].finish_reason == STOP
+    assert 1 <= json.loads(_text(pieces))["n"] <= 12
+    tokens = [token for piece in pieces for token in piece.logprobs]
+    assert len(tokens) == pieces[-1].usage.completion_tokens
+    assert "".join(token.token for token in tokens) == _text(pieces)
+    assert all(token.logprob <= 0 for token in tokens)
+    whole = inference.stub.Generate(
+        pb.GenerateRequest(model=f"models/{writer}", conversation=_talk("hi"), sampling=sampling), timeout=60
+    )
+    assert (whole.text, len(whole.logprobs)) == (_text(pieces), len(tokens))
+
+
+def test_a_schema_that_no_engine_can_read_is_refused_and_breaks_nothing(
+    inference: InferenceProcess, writer: str
+) -> None:
+    """Given to the engine, it would break its pipeline for every later caller; KServe V2 asks the model itself."""
+    with pytest.raises(grpc.RpcError) as caught:
+        _stream(inference, writer, text="hi", sampling=_sampling(json_schema='{"type": "nonsense"}'))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "/type: must be one of object" in (caught.value.details() or "")
+    results: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with triton.InferenceServerClient(f"127.0.0.1:{inference.port}") as client:
+        client.start_stream(lambda result, error: results.put((result, error)))
+        inputs = [triton.InferInput(name, [1], "BYTES") for name in ("text", "json_schema")]
+        for item, value in zip(inputs, (b"hi", b'{"type": "nonsense"}'), strict=True):
+            item.set_data_from_numpy(np.array([value], dtype=np.object_))
+        client.async_stream_infer(writer, inputs)
+        _, error = results.get(timeout=60)
+        client.stop_stream()
+    assert "/type: must be one of object" in str(error)
+    assert _stream(inference, writer, conversation=_talk("hi"), sampling=_sampling(max_tokens=2))[-1].finish_reason

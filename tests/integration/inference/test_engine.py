@@ -39,7 +39,7 @@ class _Work:
         self.begun.set()
         return pipeline.add_request(number, import_openvino().Tensor(np.asarray([self.prompt], dtype=np.int64)), config)
 
-    def take(self, tokens: Sequence[int], ended: bool) -> bool:
+    def take(self, tokens: Sequence[int], logprobs: Sequence[float], ended: bool) -> bool:
         self.tokens += tokens
         self.on_take(len(self.tokens))
         if ended:
@@ -69,7 +69,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scheduler(build: Path) -> Iterator[Scheduler]:
     pipeline, capacity = open_language_model(build, cache_bytes=2**24, max_active=8, prefix_caching=True)
     failures: list[str] = []
-    scheduler = Scheduler(pipeline, capacity=capacity, max_active=8, max_waiting=8, on_error=failures.append)
+    scheduler = Scheduler(
+        pipeline, capacity=capacity, max_active=8, max_waiting=8, on_error=failures.append, on_broken=lambda: None
+    )
     yield scheduler
     scheduler.close()
     assert not failures
@@ -111,7 +113,9 @@ def test_more_than_the_cache_holds_is_answered_one_after_the_other(build: Path) 
     """With a cache that ran full the engine would not come back."""
     pipeline, capacity = open_language_model(build, cache_bytes=721_000, max_active=8, prefix_caching=True)
     assert capacity == 4096
-    scheduler = Scheduler(pipeline, capacity=capacity, max_active=8, max_waiting=8, on_error=lambda _: None)
+    scheduler = Scheduler(
+        pipeline, capacity=capacity, max_active=8, max_waiting=8, on_error=lambda _: None, on_broken=lambda: None
+    )
     works = [_Work([5 + number] * 1500, 600) for number in range(3)]
     for work in works:
         scheduler.submit(work)

@@ -175,7 +175,6 @@ def test_white_space_is_tidy_and_tidying_again_changes_nothing(text: str) -> Non
         ('<div v-cloak class="x"><span ng-if>Hello</span></div>', "Hello"),
         ("great hotel <br> nice staff <p> we will be back", "great hotel\nnice staff\nwe will be back"),
         ("<p> The first paragraph. </p> <p> And the second. </p>", "The first paragraph.\nAnd the second."),
-        ("<div>a </div><p>about the </p><p>meta tag </p>", "a\nabout the\nmeta tag"),
         ("the <b>best</b> place, use <i>it</i>", "the best place, use it"),
         ("  <b>bold</b> and &amp;\n", "  bold and &\n"),
         ('<script>var x = "<!--";</script>seen <!-- y -->too', "seen too"),

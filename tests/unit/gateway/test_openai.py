@@ -41,14 +41,14 @@ def test_one_user_message_is_wrapped_into_the_prompt_of_the_training(
     messages: list[Any], template: str, option: bool | None, applied: bool
 ) -> None:
     call = read_chat({"model": "m", "messages": messages, "apply_prompt_template": option}, template)
-    assert call.whole().HasField("text") == call.streamed().HasField("text") == applied
+    assert call.whole()[0].HasField("text") == call.streamed().HasField("text") == applied
 
 
 def test_nothing_given_is_greedy_and_without_a_limit() -> None:
     call = read_chat(ASK)
     assert (call.sampling.temperature, call.sampling.top_p, call.sampling.max_tokens) == (0.0, 1.0, 0)
     assert not call.sampling.HasField("seed")
-    assert call.whole().conversation.messages[0].content == "Hi"
+    assert call.whole()[0].conversation.messages[0].content == "Hi"
     assert call.streamed().model == "models/headlines"
 
 
@@ -78,10 +78,22 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
+        ({"n": 2, "stream": True}, "n"),
         ({"tools": [{}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"presence_penalty": 0.1}, "presence_penalty"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema",
+        ),
+        (
+            {"response_format": {"type": "text", "json_schema": {"name": "a", "schema": {}}}},
+            "response_format.json_schema",
+        ),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"top_k": -1}, "top_k"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"temprature": 1}, "temprature"),
         ({"temperature": "hot"}, "temperature"),
@@ -115,6 +127,23 @@ def test_what_is_wrong_is_named(wrong: dict[str, Any], param: str) -> None:
         read_chat(ASK | wrong)
     assert found.value.violations[0].field == param
     assert param.partition("[")[0] in found.value.message
+
+
+def test_the_form_of_an_answer_and_its_penalties_are_passed_on() -> None:
+    schema = {"type": "object", "properties": {"ü": {"type": "null"}}}
+    named = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
+    call = read_chat(ASK | {"response_format": named, "top_k": 4, "frequency_penalty": 1, "logprobs": True})
+    assert json.loads(call.sampling.json_schema) == schema
+    assert (call.sampling.top_k, call.sampling.frequency_penalty, call.sampling.logprobs) == (4, 1.0, True)
+    assert json.loads(read_chat(ASK | {"response_format": {"type": "json_object"}}).sampling.json_schema) == {
+        "type": "object"
+    }
+
+
+def test_several_answers_differ_by_their_seeds() -> None:
+    seeds = [request.sampling.seed for request in read_chat(ASK | {"n": 3, "seed": 7}).whole()]
+    assert seeds == [7, 8, 9]
+    assert not any(request.sampling.HasField("seed") for request in read_chat(ASK | {"n": 2}).whole())
 
 
 @pytest.mark.parametrize("model", ["GPT-4", "a b", "", "models/", "x" * 65, "../x"])

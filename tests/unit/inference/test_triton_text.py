@@ -100,7 +100,7 @@ class _Handle:
     def read(self) -> dict[int, Any]:
         reason = SimpleNamespace(name="LENGTH" if self.written == self.limit else "NONE")
         tokens, self.unread = self.unread, []
-        return {0: SimpleNamespace(generated_ids=tokens, finish_reason=reason)}
+        return {0: SimpleNamespace(generated_ids=tokens, generated_log_probs=[0.0] * len(tokens), finish_reason=reason)}
 
     def get_status(self) -> Any:
         return SimpleNamespace(name="FINISHED" if self.written == self.limit else "RUNNING")
@@ -117,6 +117,7 @@ class _Engine:
         self.most = 0
         self.go, self.begun = threading.Event(), threading.Event()
         self.error: Exception | None = None
+        self.fails = False
 
     def add(self, limit: int) -> _Handle:
         self.handles.append(_Handle(limit))
@@ -125,6 +126,8 @@ class _Engine:
     def step(self) -> None:
         self.begun.set()
         assert self.go.wait(10)
+        if self.fails:
+            raise RuntimeError("it is broken")
         if self.error is not None:
             error, self.error = self.error, None
             raise error
@@ -147,7 +150,7 @@ class _Work:
         self.handle = self.engine.add(self.limit)
         return self.handle
 
-    def take(self, tokens: Sequence[int], ended: bool) -> bool:
+    def take(self, tokens: Sequence[int], logprobs: Sequence[float], ended: bool) -> bool:
         if self.breaks:
             raise RuntimeError("broken")
         self.tokens += tokens
@@ -172,7 +175,14 @@ def engine() -> _Engine:
 def _scheduler(
     engine: _Engine, errors: list[str], *, active: int = 2, waiting: int = 10, capacity: int = 100
 ) -> Scheduler:
-    return Scheduler(engine, capacity=capacity, max_active=active, max_waiting=waiting, on_error=errors.append)
+    return Scheduler(
+        engine,
+        capacity=capacity,
+        max_active=active,
+        max_waiting=waiting,
+        on_error=errors.append,
+        on_broken=lambda: errors.append("broken"),
+    )
 
 
 def test_answers_grow_side_by_side_and_one_failure_ends_no_other(engine: _Engine) -> None:
@@ -202,6 +212,20 @@ def test_a_step_that_fails_ends_what_was_under_way_and_nothing_else(engine: _Eng
     scheduler.close()
     assert str(first.failure) == "out of memory"
     assert second.tokens == [1, 2]
+
+
+def test_an_engine_that_fails_step_after_step_is_given_up(engine: _Engine) -> None:
+    """One that cannot read a grammar fails for good; nothing but another process helps."""
+    errors: list[str] = []
+    scheduler = _scheduler(engine, errors, active=1)
+    engine.fails = True
+    works = [_Work(engine, 3) for _ in range(3)]
+    for work in works:
+        scheduler.submit(work)
+    engine.go.set()
+    scheduler.close()
+    assert all(str(work.failure) == "it is broken" for work in works)
+    assert errors == ["broken"]
 
 
 def test_an_answer_waits_until_the_cache_has_room_for_it(engine: _Engine) -> None:

@@ -11,10 +11,9 @@ from dataclasses import replace
 import pytest
 
 from services.kit.errors import InternalError
-from services.kit.spans import Span
 from services.serving.adapters.answer_memory import AnswerMemory
 from services.serving.app.answer_cache import CachingServer
-from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Task
+from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Task, Token
 from services.serving.domain.route import RoutedVersion
 from tests.waiting import eventually
 
@@ -32,10 +31,6 @@ class Server:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
-        """Not asked here."""
-        raise NotImplementedError
-
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         self.asked += texts
         await self.go.wait()
@@ -46,12 +41,12 @@ class Server:
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
         self.asked.append(prompt.text or "")
         try:
-            yield Piece("one ", FinishReason.NONE, 3, 1)
+            yield Piece("one ", FinishReason.NONE, 3, 1, (Token("one ", -0.5),) if sampling.logprobs else ())
             await self.go.wait()
             if self.fails:
                 raise InternalError("failed")
             if not self.cut:
-                yield Piece("two", FinishReason.STOP, 3, 2)
+                yield Piece("two", FinishReason.STOP, 3, 2, (Token("two", -1.5),) if sampling.logprobs else ())
         finally:
             self.ended += 1
 
@@ -74,6 +69,18 @@ async def test_each_text_is_asked_once_and_answered_in_order() -> None:
     assert await cache.caching.classify(VERSION, ["a", "bb", "a"]) == [(0.25, 1.0), (0.25, 2.0), (0.25, 1.0)]
     assert await cache.caching.classify(VERSION, ["ccc", "bb"]) == [(0.25, 3.0), (0.25, 2.0)]
     assert cache.server.asked == ["a", "bb", "ccc"]
+
+
+async def test_log_probabilities_and_schemas_are_kept_apart() -> None:
+    cache = Cache()
+    for sampling in (GREEDY, replace(GREEDY, logprobs=True), replace(GREEDY, json_schema='{"type":"null"}')):
+        for _ in range(2):
+            await cache.write("a", sampling)
+    assert cache.server.asked == ["a"] * 3
+    async with aclosing(cache.caching.generate(VERSION, Prompt(text="a"), replace(GREEDY, logprobs=True))) as pieces:
+        (kept,) = [piece async for piece in pieces]
+    assert (kept.text, kept.completion_tokens) == ("one two", 2)
+    assert [(token.text, token.logprob) for token in kept.tokens] == [("one ", -0.5), ("two", -1.5)]
 
 
 async def test_tenants_versions_and_loads_are_apart() -> None:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 import pytest
 
 from services.kit.clock import SystemClock
-from services.kit.spans import Span
 from services.serving.app.ports import NotLoadedError, Served
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
@@ -32,10 +31,6 @@ class Server:
         self.asked.append(version.number)
         if version.number not in self.loaded:
             raise NotLoadedError(f"{version.name} is not loaded")
-
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
-        """Not asked here."""
-        raise NotImplementedError
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """One row for each text."""

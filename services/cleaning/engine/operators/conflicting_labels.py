@@ -28,7 +28,7 @@ class ConflictingLabels(SetOperator[ConflictingLabelsParams]):
     Texts that differ only in punctuation, case, white space or invisible characters count as equal.
     """
 
-    version = 3
+    version = 2
     params_type = ConflictingLabelsParams
 
     @property

@@ -164,7 +164,7 @@ class ModelVersion(_message.Message):
     precision: _builtins.str
     """`fp32`, `int8` or `int4`."""
     task: _builtins.str
-    """`generation`, `text_classification` or `token_classification`."""
+    """`generation` or `text_classification`."""
     run: _builtins.str
     """The run that made it, `runs/{run}`; lineage."""
     dataset_version: _builtins.str
@@ -321,6 +321,12 @@ class SamplingParams(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most tokens to generate; the model's own limit when zero."""
     temperature: _builtins.float
@@ -329,6 +335,20 @@ class SamplingParams(_message.Message):
     """Nucleus (Holtzman et al. 2019, arXiv:1904.09751); 1 when zero."""
     seed: _builtins.int
     """Seed of the choice; random when unset."""
+    top_k: _builtins.int
+    """Only so many of the most probable tokens are chosen from; all when zero."""
+    frequency_penalty: _builtins.float
+    """Taken off the logit of a token for each time that the answer has it."""
+    presence_penalty: _builtins.float
+    """Taken off the logit of a token that the answer has."""
+    repetition_penalty: _builtins.float
+    """Divides the logits of tokens that prompt or answer have (Keskar et al. 2019, arXiv:1909.05858); 1 when zero."""
+    json_schema: _builtins.str
+    """A JSON schema that the answer is valid against, as JSON; any text when empty. An answer that `max_tokens` ends is
+    not complete JSON.
+    """
+    logprobs: _builtins.bool
+    """Returns the log probability of each token."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts that end the answer; they are not part of it."""
@@ -341,16 +361,48 @@ class SamplingParams(_message.Message):
         top_p: _builtins.float = ...,
         seed: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        top_k: _builtins.int = ...,
+        frequency_penalty: _builtins.float = ...,
+        presence_penalty: _builtins.float = ...,
+        repetition_penalty: _builtins.float = ...,
+        json_schema: _builtins.str = ...,
+        logprobs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "frequency_penalty", b"frequency_penalty", "json_schema", b"json_schema", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 
 Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
+
+@_typing.final
+class TokenLogprob(_message.Message):
+    """A token of an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Its text; several tokens may be needed for one character, and each has U+FFFD then."""
+    logprob: _builtins.float
+    """Natural logarithm of the probability that the model gave it, after temperature, penalties and grammar."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        logprob: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
