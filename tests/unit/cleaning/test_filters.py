@@ -12,7 +12,7 @@ from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.characters import count_words
 from services.cleaning.engine.compiler import compile_recipe
-from services.cleaning.engine.operators.repetition_filter import repetition_ratio
+from services.cleaning.engine.operators.repetition_filter import periods, repetition_ratio
 from services.cleaning.engine.registry import default_registry
 from tests.examples import examples
 from tests.recipes import parse_operators
@@ -73,7 +73,7 @@ def test_counting_by_hash_never_changes_a_verdict(batch: list[str], ngram: int, 
     verdicts = compile_recipe(REGISTRY, [spec]).clean_batch((text, {}) for text in batch)
     for text, found in zip(batch, verdicts, strict=True):
         repetitive = found.rejection is not None and found.rejection.reason == "repetitive"
-        assert repetitive == (repetition_ratio(text, ngram) > limit)
+        assert repetitive == (repetition_ratio(text, ngram) > limit or periods(text) > 5)
 
 
 def test_repetition_is_the_share_of_the_commonest_repeated_pieces() -> None:
@@ -98,19 +98,26 @@ def test_repetition_is_the_share_of_the_commonest_repeated_pieces() -> None:
             " ".join(["a b c d e f g h i j k l"] + [f"w{n}" for n in range(60)] + ["a b c d e f g h i j k l"] * 2),
             "duplicate_",
         ),
+        ("".join(f"第{number}次快来买吧！" for number in range(300)), "top_2gram="),
+        (" ".join(f"go go {number}" for number in range(200)), "top_2gram="),
+        ("buy now! " * 24, "periods=24"),
+        ("好评！" * 30, "periods=30"),
+        ("哈" * 12, "periods=12"),
     ],
 )
 def test_repeated_words_lines_and_runs_are_dropped(text: str, figure: str) -> None:
     found = verdict("repetition_filter", text)
     assert found is not None
     assert found.reason == "repetitive"
-    assert found.detail.startswith((figure, "repetition_ratio=", "duplicate_line_chars="))
+    assert found.detail.startswith((figure, "periods=", "repetition_ratio=", "duplicate_line_chars="))
 
 
 def test_writing_that_repeats_no_more_than_writing_does_stays() -> None:
     words = [f"word{number % 97}x{number % 31}" for number in range(600)]
     assert verdict("repetition_filter", " ".join(words)) is None
     assert verdict("repetition_filter", "再来一次！再来一次！") is None
+    assert verdict("repetition_filter", "哈哈哈哈，好评！好评！好评！好评！") is None
+    assert verdict("repetition_filter", "8888888") is None
 
 
 RECORDS = st.lists(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ from pydantic import Field
 
 from services.cleaning.domain.record import Rejection
 from services.cleaning.engine.batch import Column
-from services.cleaning.engine.characters import CJK
+from services.cleaning.engine.characters import CJK, cjk_table
 from services.cleaning.engine.operator import Filter, FilterParams
+from services.masking.code_points import CodePoints, code_points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +31,23 @@ _MAX_TOP_NGRAM = {2: 0.2, 3: 0.18, 4: 0.16}
 
 _MAX_REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
-# Below this share of repeated n-grams of characters, only texts of very short words can exceed a limit on words.
-_REPEATING = 0.12
+# A text is checked for repeated words if one of these shares of its n-grams of characters is reached: repeats among the
+# long ones, repeats among the short ones, the commonest short one. The last for Chinese follows from Gopher's limits
+# (eight characters that are 16 % of the text); ordinary texts of an alphabet repeat short ones more often.
+_REPEATING_LONG = 0.08
+_SHORT = 4
+_REPEATING_SHORT = 0.3
+_COMMONEST_SHORT, _COMMONEST_SHORT_CJK = 0.04, 0.02
+
+# A text that is nothing but a period of at most so many characters, at least so often, is spam at any length.
+_LONGEST_PERIOD = 32
+_MOST_PERIODS = 5
+_FEWEST_CHARS = 12
+_HEAD = 6
+
+
+# A Chinese or Japanese character, or what stands between such and white space.
+_WORD = re.compile(rf"{CJK.pattern}|[^\s{CJK.pattern[1:-1]}]+")
 
 
 class RepetitionFilterParams(FilterParams):
@@ -55,18 +72,25 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
     occurrences are repeats, and counting the distinct ones by hash (never too many) is enough for nearly every text.
 
     Repeated words also repeat n-grams of characters, so Gopher's limits (Rae et al. 2021, "Scaling Language Models",
-    table A1) are checked only if the same count shows repeats.
+    table A1) are checked only if such counts show repeats. A text that is one short piece repeated is dropped at any
+    length.
     """
 
-    version = 2
+    version = 3
     params_type = RepetitionFilterParams
 
     def judge(self, column: Column) -> Mapping[int, Rejection]:
         """Rejects with the reason `repetitive`."""
         limit = self.params.max_ratio
-        found: dict[int, Rejection] = {}
+        found = {
+            position: Rejection("repetitive", f"periods={count} > {_MOST_PERIODS}")
+            for position, text in enumerate(column.texts)
+            if (count := periods(text)) > _MOST_PERIODS
+        }
         candidates, repeating = self._candidates(column)
         for position in candidates:
+            if position in found:
+                continue
             ratio = repetition_ratio(column.texts[position], self.params.ngram)
             if ratio > limit:
                 found[position] = Rejection("repetitive", f"repetition_ratio={ratio:.3f} > max_ratio={limit:g}")
@@ -83,31 +107,72 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
         totals = np.maximum(points.lengths - size + 1, 0)
         if not totals.any():
             return [], []
-        hashes = _ngram_hashes(points.codes.astype(np.uint64), size)
-        owner = np.repeat(np.arange(len(totals)), totals)
-        offsets = np.concatenate(([0], np.cumsum(totals)))
-        places = np.repeat(points.starts, totals) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], totals)
-        bits = max(10, int(offsets[-1]).bit_length() + 3)
-        # The record is part of the hash, so one table serves all records; each bucket keeps the last writer.
-        mixed = hashes[places] + owner.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(32)
-        mixed *= np.uint64(0xD6E8FEB86659FD93)
-        buckets = mixed >> np.uint64(64 - bits)
-        order = np.arange(offsets[-1], dtype=np.int32)
-        table = np.empty(1 << bits, dtype=np.int32)
-        table[buckets] = order
-        running = np.concatenate(([0], np.cumsum(table[buckets] == order)))
-        distinct = running[offsets[1:]] - running[offsets[:-1]]
-        candidates: list[int] = np.flatnonzero(2 * (totals - distinct) > self.params.max_ratio * totals).tolist()
-        repeating: list[int] = np.flatnonzero(
-            (totals - distinct > _REPEATING * totals) & (points.lengths >= 2 * self.params.min_words)
-        ).tolist()
-        return candidates, repeating
+        totals, repeats, _ = _repeats(points, size)
+        candidates: list[int] = np.flatnonzero(2 * repeats > self.params.max_ratio * totals).tolist()
+        if not self.params.words:
+            return candidates, []
+        repeating = repeats > _REPEATING_LONG * totals
+        long = np.flatnonzero((points.lengths >= 2 * self.params.min_words) & ~repeating)
+        if len(long):
+            texts = [column.texts[position] for position in long.tolist()]
+            short = code_points(texts)
+            totals, repeats, commonest = _repeats(short, _SHORT)
+            running = np.concatenate(([0], np.cumsum(cjk_table()[short.codes])))
+            cjk = 2 * (running[short.starts + short.lengths] - running[short.starts]) > short.lengths
+            # Twice is not enough for any limit in texts of this length.
+            often = (commonest > 2) & (commonest > np.where(cjk, _COMMONEST_SHORT_CJK, _COMMONEST_SHORT) * totals)
+            repeating[long[often | (~cjk & (repeats > _REPEATING_SHORT * totals))]] = True
+        repeating &= points.lengths >= 2 * self.params.min_words
+        return candidates, np.flatnonzero(repeating).tolist()
+
+
+def _repeats(points: CodePoints, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """For each text, its n-grams of characters, how many of them repeat another, and how often the commonest occurs.
+
+    By hash, so the second and third may be too large, never too small.
+    """
+    import numpy as np
+
+    totals = np.maximum(points.lengths - size + 1, 0)
+    hashes = _ngram_hashes(points.codes.astype(np.uint64), size)
+    owner = np.repeat(np.arange(len(totals)), totals)
+    offsets = np.concatenate(([0], np.cumsum(totals)))
+    places = np.repeat(points.starts, totals) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], totals)
+    bits = max(10, int(offsets[-1]).bit_length() + 3)
+    # The record is part of the hash, so one table serves all records; each bucket keeps the last writer.
+    mixed = hashes[places] + owner.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(32)
+    mixed *= np.uint64(0xD6E8FEB86659FD93)
+    buckets = mixed >> np.uint64(64 - bits)
+    order = np.arange(offsets[-1], dtype=np.int32)
+    table = np.empty(1 << bits, dtype=np.int32)
+    table[buckets] = order
+    running = np.concatenate(([0], np.cumsum(table[buckets] == order)))
+    repeats = totals - (running[offsets[1:]] - running[offsets[:-1]])
+    commonest = np.zeros(len(totals), dtype=np.int64)
+    if size == _SHORT:
+        held = np.flatnonzero(totals)
+        counts = np.bincount(buckets.astype(np.int64), minlength=1 << bits)[buckets]
+        commonest[held] = np.maximum.reduceat(counts, offsets[:-1][held])
+    return totals, repeats, commonest
+
+
+def periods(text: str) -> int:
+    """How often a text repeats the short piece that it consists of; 0 for other texts."""
+    if text[:1].isspace() or text[-1:].isspace():
+        text = text.strip()
+    if len(text) < _FEWEST_CHARS:
+        return 0
+    head, period = text[:_HEAD], 0
+    while (period := text.find(head, period + 1, _LONGEST_PERIOD + _HEAD)) > 0:
+        if text.startswith(text[period : 2 * period + _HEAD]) and text[period:] == text[:-period]:
+            return -(-len(text) // period)
+    return 0
 
 
 def repeated_words(text: str, min_words: int) -> str:
     """Which of Gopher's limits a text exceeds, with figure and limit; empty if none, or if it has fewer words."""
-    words = [word for word in CJK.sub(r" \g<0> ", text.casefold()).split() if any(map(str.isalnum, word))]
+    words = [word for word in _WORD.findall(text.casefold()) if word.isalnum() or any(map(str.isalnum, word))]
     # A Chinese word has about two characters.
     scale = 2 if 2 * len(CJK.findall(text)) > len(words) else 1
     if len(words) < scale * min_words:
