@@ -39,7 +39,7 @@ _SHORT = 4
 _REPEATING_SHORT = 0.3
 _COMMONEST_SHORT, _COMMONEST_SHORT_CJK = 0.04, 0.02
 
-# A text that is nothing but a period of at most so many characters, at least so often, is spam at any length.
+# A text that repeats one short piece is spam at any length: the longest such piece, and how often it may stand.
 _LONGEST_PERIOD = 32
 _MOST_PERIODS = 5
 _FEWEST_CHARS = 12
