@@ -218,7 +218,8 @@ class Services:
         engine = self.engine("inference")
         server = FakeServer(self.folder / "models")
         self.inference = InferenceHarness(self.folder, engine, server, FakeInferenceAnnouncer())
-        servicer = InferenceServicer(self.inference.publishing(), self.inference.book)
+        publishing = self.inference.publishing()
+        servicer = InferenceServicer(publishing, self.inference.reconciler, self.inference.book)
         await self._serve(
             stack,
             "tidemill.inference.v1.InferenceService",

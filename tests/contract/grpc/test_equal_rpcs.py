@@ -131,6 +131,11 @@ def publish(mesh: Mesh, number: int) -> inference.PublishModelRequest:
     return inference.PublishModelRequest(model="models/m", artifact_uri=made.artifact_uri, digest=made.digest)
 
 
+def route(model: str, version: int) -> inference.SetRouteRequest:
+    entry = {"version": version, "role": "VERSION_ROLE_SERVING", "weight": 100}
+    return ParseDict({"model": model, "entries": [entry], "etag": "*"}, inference.SetRouteRequest())
+
+
 def judge(number: int) -> pipeline.RecordFeedbackRequest:
     return pipeline.RecordFeedbackRequest(answer=f"answers/a{number}", rating=1)
 
@@ -257,6 +262,8 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
     "ListModelVersions": (inference.ListModelVersionsRequest(model="models/no"), "model", "models/no"),
     "RollBackModel": (inference.RollBackModelRequest(model="models/no"), "model", "models/no"),
     "UnpublishModel": (inference.UnpublishModelRequest(model="models/no"), "model", "models/no"),
+    "GetRoute": (inference.GetRouteRequest(model="models/no"), "model", "models/no"),
+    "SetRoute": (route("models/no", 1), "model", "models/no"),
     **{
         f"{verb}Cycle": (request(name="pipelines/p/cycles/no"), "cycle", "pipelines/p/cycles/no")
         for verb, request in (
@@ -285,6 +292,7 @@ LISTS: dict[str, Callable[[], Message]] = {
     "ListDatasetVersions": lambda: cleaning.ListDatasetVersionsRequest(dataset="datasets/d"),
     "ListRuns": training.ListRunsRequest,
     "ListModels": inference.ListModelsRequest,
+    "ListRoutes": inference.ListRoutesRequest,
     "ListModelVersions": lambda: inference.ListModelVersionsRequest(model="models/m"),
     "ListCycles": pipeline.ListCyclesRequest,
     "ListFeedback": pipeline.ListFeedbackRequest,
@@ -352,10 +360,11 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
     runs = [await WORKS["Run"].begin(mesh, 50 + n) for n in range(2)]
     for run in runs:
         await asyncio.to_thread(WORKS["Run"].end, mesh, run.name)
-    one, two = publish(mesh, 1), publish(mesh, 2)
-    for request in (one, two):
-        request.model = "models/back"
-        await mesh.call("PublishModel", request)
+    for number in (1, 2):
+        for model in ("models/back", "models/set"):
+            request = publish(mesh, number)
+            request.model = model
+            await mesh.call("PublishModel", request)
     found |= {
         "IngestRecords": (
             ingest.IngestRecordsRequest(records=[Record(source="s", text="one")]),
@@ -372,6 +381,7 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
             inference.UnpublishModelRequest(model="models/back"),
             inference.UnpublishModelRequest(model="models/m"),
         ),
+        "SetRoute": (route("models/set", 1), route("models/set", 2)),
         "RecordFeedback": (judge(1), judge(2)),
         "BatchRecordFeedback": (
             pipeline.BatchRecordFeedbackRequest(judgements=[pipeline.Judgement(answer="answers/a1", rating=1)]),

@@ -126,7 +126,13 @@ def test_an_upgrade_that_is_broken_off_leaves_the_old_store(open_at: OpenAt) -> 
 def test_a_model_of_one_version_gets_a_route_with_it(open_at: OpenAt) -> None:
     old = open_at("inference", "0004")
     times = {"create_time": 1, "update_time": 2}
-    version = {"artifact_uri": "file:///b", "digest": "d", "run": "", "dataset_version": "", "message": ""}
+    version: dict[str, object] = {
+        "artifact_uri": "file:///b",
+        "digest": "d",
+        "run": "",
+        "dataset_version": "",
+        "message": "",
+    }
     version |= {"build": '{"task":"generation","precision":"int8","labels":[]}', "request_id": "", "traceparent": ""}
     version |= {**times, "serve_time": 3, "announced": True}
     with old.begin() as connection:
@@ -141,7 +147,7 @@ def test_a_model_of_one_version_gets_a_route_with_it(open_at: OpenAt) -> None:
     assert [(each.number, each.generation) for each in store.routed(found.route)] == [(2, 7)]
     assert store.unannounced_routes() == []
     changed = store.set_route(found.route.served_by(1), datetime(2026, 1, 1, tzinfo=UTC))
-    assert (changed.etag, changed.numbers) == ("2", {1})
+    assert (changed.etag, changed.numbers) == ("2", frozenset({1}))
     unserved = store.model("unserved")
     assert unserved is not None
     assert (unserved.serving, unserved.route.entries) == (None, ())
