@@ -39,10 +39,24 @@ _HZ: Final = re.compile(r"~\{((?:[\x21-\x77][\x21-\x7e]){1,512})~\}")
 _HZ_PLACES: Final = "\u3000-\u303f\u4e00-\u9fff\uff00-\uffef"
 _HZ_TEXT: Final = re.compile(f"[{_HZ_PLACES}0-9A-Za-z\u2014\u2018-\u201d\u2026\u00b7]+")
 
-# The bytes 0x80 to 0xBF, which follow 0xC3 (√) in UTF-8, as Mac Roman characters; without those that can follow a root
-# sign in a formula.
+# The bytes 0x80 to 0xBF, which follow 0xC3 (√) in UTF-8, as Mac Roman characters. Those that can follow a root sign in
+# a formula count only inside a word, and in the French word for "where".
 _MAC: Final = "ÄÅÇÉÑÖÜáàâäãåçéèêëíìîïñóòôöõúùûü†¢£§•¶ß®©™´¨ÆØ¥ªºæø"
-_MAC_UTF8: Final = re.compile(f"(?<=[A-Za-z])√[{_MAC}]|√[{_MAC}](?=[a-z])")
+_MAC_SIGNS: Final = "∂∞±≤≥µ∏π∫Ω"
+_MAC_UTF8: Final = re.compile(
+    f"(?<=[A-Za-z])√[{_MAC}]|√[{_MAC}](?=[A-Za-z])|√†(?!\\w)"
+    f"|(?<=[A-Za-z])√[{_MAC_SIGNS}](?=[A-Za-z]|√[{_MAC}])|(?<=\\b[oO])√π(?!\\w)"
+)
+
+# GB 2312 read as Latin-1: pairs of characters that hardly any language writes side by side.
+_GB_AS_LATIN: Final = re.compile("[\u00a1-\u00fe]{4,}")
+_POLITE: Final = frozenset("谢您请好")
+_CHINESE_ONLY: Final = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]+")
+# Nothing assigns these characters, but they come from the bytes of Big5.
+_PRIVATE: Final = re.compile("[\ue000-\uf8ff]")
+_BIG5_TEXT: Final = re.compile(
+    "[\u0020-\u007e\n\u2014\u2018-\u201d\u2026\u3000-\u303f\u4e00-\u9fff\ufe30-\ufe4f\uff00-\uffef]+"
+)
 
 
 def repair_encoding(text: str) -> str:
@@ -51,6 +65,10 @@ def repair_encoding(text: str) -> str:
         text = _HZ.sub(_from_hz, text)
     if "√" in text:
         text = _MAC_UTF8.sub(lambda match: match.group().encode("mac-roman").decode("utf-8"), text)
+    if not text.isascii():
+        text = _GB_AS_LATIN.sub(_from_gb, text)
+        if _PRIVATE.search(text):
+            text = "".join([_from_big5(line) if _PRIVATE.search(line) else line for line in text.splitlines(True)])
     if not text.isascii() and is_uncommon(text):
         lines = text.splitlines(keepends=True)
         text = "".join([_reread(line) if is_uncommon(line) else line for line in lines])
@@ -94,6 +112,32 @@ def _reread(line: str) -> str:
         if han >= MIN_HAN and common >= _MIN_COMMON_AFTER * han:
             return found
     return line
+
+
+def _from_gb(match: re.Match[str]) -> str:
+    try:
+        found = match.group().encode("latin-1").decode("gb2312")
+    except UnicodeError:
+        return match.group()
+    han = _HAN.findall(found)
+    common = sum(char in COMMON or char in _POLITE for char in han)
+    # A few characters can be so by chance, for example Cyrillic letters of UTF-8: then nearly all must be common.
+    least = _MIN_COMMON_AFTER if len(han) > MIN_HAN else 0.75
+    plausible = _CHINESE_ONLY.fullmatch(found) and len(han) >= 2 and common >= least * len(han)
+    return found if plausible else match.group()
+
+
+def _from_big5(line: str) -> str:
+    """A line with private characters, which are a sure sign that it was Big5 read as GB 18030."""
+    try:
+        found = line.encode("gb18030").decode("big5")
+    except UnicodeError:
+        return line
+    han = _HAN.findall(found)
+    # The common half of Big5.
+    level_one = sum("\xa4" <= char.encode("big5").decode("latin-1")[0] <= "\xc6" for char in han)
+    plausible = _BIG5_TEXT.fullmatch(found) and len(han) >= 2 and level_one >= 0.8 * len(han)
+    return found if plausible else line
 
 
 def _from_hz(match: re.Match[str]) -> str:

@@ -87,6 +87,13 @@ def test_a_look_at_code_points_clears_only_what_needs_no_repair(texts: list[str]
         ("pay\u00adment", "payment"),
         ("wei√ü, M√ºnchen, √úber, √2, 2√x", "weiß, München, Über, √2, 2√x"),
         ("~{VPND2bJT~} and {~}", "中文测试 and {~}"),
+        ("Ð»Ð»", "谢谢"),
+        ("ÎÒÃÇµÄ", "我们的"),
+        ("·þÎñÌ¬¶È²î", "服务态度差"),
+        ("Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "привет"),
+        ("gr√∂√üer, K√∂ln ist sch√∂n, gr√º√üe", "größer, Köln ist schön, grüße"),
+        ("GROSSE √úBUNG, √† bientôt, o√π", "GROSSE ÜBUNG, à bientôt, où"),
+        *((word.encode("big5").decode("gb18030"), word) for word in ("早餐一般", "謝謝大家", "我愛台灣")),
         ("這是一個測試，我們的產品很好".encode("big5").decode("gb18030"), "這是一個測試，我們的產品很好"),
         ("這家酒店的位置很好，房間很乾淨".encode("big5").decode("gb18030"), "這家酒店的位置很好，房間很乾淨"),
     ],
@@ -110,6 +117,8 @@ def test_unicode_repair_by_example(text: str, repaired: str) -> None:
         "饕餮魑魅魍魉，貔貅麒麟",
         "x√π + y√2 = √(ab)",
         "sed 's~{ab}~{cd}~'",
+        "！！！",
+        "Hello，World！",
     ],
 )
 def test_good_text_is_never_made_worse(text: str) -> None:

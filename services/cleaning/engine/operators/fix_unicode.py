@@ -46,6 +46,7 @@ _WIDE_SIGN: Final = re.compile(
     "(?=[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a])"
     "|(?<=[\uff10-\uff19])\uff0c(?=[\uff10-\uff19]{3})|(?<=[\uff10-\uff19])\uff05"
 )
+_WIDE_LETTER: Final = re.compile("[\uff21-\uff3a\uff41-\uff5a]")
 _APOSTROPHE: Final = re.compile("(?<=[A-Za-z])[\u2018\u2019](?=[A-Za-z])")
 _LETTERS: Final = {
     code: chr(code - 0xFEE0)
@@ -79,7 +80,7 @@ class FixUnicode(TextMap[FixUnicodeParams]):
     `&lt;b&gt;` would be a tag there.
     """
 
-    version = 2
+    version = 3
     params_type = FixUnicodeParams
 
     def __init__(self, params: FixUnicodeParams) -> None:
@@ -134,7 +135,8 @@ class FixUnicode(TextMap[FixUnicodeParams]):
             if _HALF.search(text):
                 halves = _HALF.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text)
                 text = unicodedata.normalize(self.params.normalization, halves)
-            if width == "all" or not cjk:
+            # Wide punctuation is Chinese, whatever is around it, unless the letters are wide, too.
+            if width == "all" or (not cjk and _WIDE_LETTER.search(text)):
                 text = text.translate(_SIGNS | {0x3000: " "})
             else:
                 text = _WIDE_SIGN.sub(lambda match: chr(ord(match.group()) - 0xFEE0), text).translate(_LETTERS)
@@ -160,9 +162,8 @@ def _may_need_repair(points: CodePoints, params: FixUnicodeParams) -> list[int]:
     bits = np.bitwise_or.reduceat(_table()[points.codes], starts)
     work = (bits & _WORK) > 0
     work |= (bits & (_QUOTE_BIT | _CURRENCY_BIT)) == (_QUOTE_BIT | _CURRENCY_BIT)
-    # Full-width punctuation stays in CJK text.
-    narrow = (bits & _CJK_BIT) == 0 if params.width == "letters" else params.width == "all"
-    work |= narrow & ((bits & _WIDE_BIT) > 0)
+    if params.width == "all":
+        work |= (bits & _WIDE_BIT) > 0
     if params.straighten_quotes:
         work |= (bits & _QUOTE_BIT) > 0
     chinese = np.flatnonzero((bits & _CJK_BIT) > 0)
