@@ -2,7 +2,9 @@
 # make test   sets up, checks and tests everything, on the same real parts
 # Another Python: make PYTHON=/path/to/python3.13 run
 
-PYTHON ?= $(shell for p in python3.12 python3.13 python3.11; do $$p -c "" 2>/dev/null && echo $$p && exit; done; echo python3)
+# The Python of .venv, so that `make down` after `make PYTHON=… run` needs no PYTHON; else the first of these.
+PYTHON ?= $(shell for p in "$$(sed -n 's/^executable = //p' .venv/pyvenv.cfg 2>/dev/null)" python3.12 python3.13 python3.11; do \
+	"$$p" -c "" 2>/dev/null && echo "$$p" && exit; done; echo python3)
 PIPELINE ?= pipelines/headlines.yaml
 BIN := .venv/bin
 
