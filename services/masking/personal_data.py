@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import re2
 
 from services.masking.code_points import CodePoints, code_points
+from services.masking.invisible import INVISIBLE
 from services.masking.pii_gate import Gate
 from services.masking.pii_patterns import KINDS, PROVINCES, Kind, Rule, rules_of
 
@@ -54,6 +55,7 @@ _DIGIT, _WIDE_SIGN, _UPPER, _PROVINCE, _DOT = 1, 2, 3, 4, 5
 _BEFORE: Final = 80
 _AFTER_DIGITS: Final = 64
 _WIDE_ALNUM: Final = re.compile("[\uff0e\uff10-\uff19\uff20-\uff3a\uff41-\uff5a]")
+_HIDDEN: Final = re.compile(f"[{INVISIBLE}]+")
 _ANY_NUMBER: Final = re.compile(f"[0-9\uff01-\uff5e]|[{PROVINCES}][A-Z]")
 _NO_SIGN: Final = re.compile("[^!-~]")
 
@@ -110,6 +112,22 @@ class PersonalData:
 
     def find(self, text: str) -> list[Span]:
         """Personal data in order of position, without overlaps."""
+        if not text.isascii() and _HIDDEN.search(text):
+            return self._find_hidden(text)
+        return self._find(text)
+
+    def _find_hidden(self, text: str) -> list[Span]:
+        """Personal data in a text with invisible characters, which are left out while it is searched."""
+        kept: list[int] = []
+        end = 0
+        for match in _HIDDEN.finditer(text):
+            kept += range(end, match.start())
+            end = match.end()
+        kept += range(end, len(text))
+        found = self._find("".join([text[place] for place in kept]))
+        return [Span(kept[span.start], kept[span.end - 1] + 1, span.kind) for span in found]
+
+    def _find(self, text: str) -> list[Span]:
         shadow = text.translate(_NARROW) if not text.isascii() and _WIDE.search(text) else text
         places = Places.of(shadow)
         signs = self._signs_in(shadow)
@@ -165,7 +183,8 @@ class PersonalData:
 @cache
 def _gate(rules: tuple[Rule, ...]) -> Gate:
     # Making punctuation narrow creates no new numbers; making digits and letters narrow can.
-    return Gate([rule.pattern for rule in rules], _NARROW, _WIDE_ALNUM.pattern[1:-1])
+    # What is invisible may stand inside of anything.
+    return Gate([rule.pattern for rule in rules], _NARROW, _WIDE_ALNUM.pattern[1:-1] + INVISIBLE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ _OTHER_NUMBER: Final = re.compile(
     r"(?:订单|单号|编号|流水|运单|快递|货号|型号|批号|序列|款号|条码|条形码|商品|发票|合同|工单|时间戳|坐标|经度|纬度|版本|"
     r"isbn|issn|ean|upc|sku|imei|doi|gtin|order|invoice|tracking|serial|part|model|item|ticket|lot|batch|"
     r"confirmation|version|commit|hash|timestamp|build|bug|issue|pmid|arxiv|catalog(?:ue)?|patent|case|"
-    r"latitude|longitude|lat|lon|lng|s/n|p/n|\bpo|\bref(?:erence)?|\bts|epoch|id|第)"
+    r"latitude|longitude|lat|lon|lng|s/n|p/n|\bpo|\bref(?:erence)?|\bts|epoch|id|bytes?|offset|size|第)"
     r"(?:[ \t]*(?:no\.?|nos\.?|number|numbers|num|code|id|#|号|码|为|是|is|was|[:：=#.]))*[ \t\"']*$",
     _CASE,
 )
@@ -132,12 +132,26 @@ def _is_plain_phone(match: Match) -> bool:
     return 9 <= len(digits_of(match["value"])) <= 19 and _is_phone(match)
 
 
+_IDS_HEADER: Final = re.compile(r"[> ]*(?:[\w-]*Message-ID|In-Reply-To|References)\s*:", _CASE)
+_ARTICLE_BEFORE: Final = re.compile(r"(?:\barticles?|\bmsgid|\bmessage)[ \t]*<$", _CASE)
+_MOST_HEADER_LINES: Final = 16
+
+
 def _is_message_id(match: Match) -> bool:
-    line = match.string.rfind("\n", max(0, match.start() - 200), match.start()) + 1
-    return (
-        re.match(r"[> ]*(?:Message-ID|In-Reply-To|References)\s*:", match.string[line : match.start()], _CASE)
-        is not None
-    )
+    """Whether it stands in a header of ids, or on a line that continues one, or after "In article"."""
+    text = match.string
+    if _ARTICLE_BEFORE.search(text[max(0, match.start() - 16) : match.start()]):
+        return True
+    end = match.start()
+    for _ in range(_MOST_HEADER_LINES):
+        line = text.rfind("\n", max(0, end - 400), end) + 1
+        if _IDS_HEADER.match(text, line, end):
+            return True
+        # A header continues on lines that begin with white space.
+        if line == 0 or text[line : line + 1] not in (" ", "\t"):
+            return False
+        end = line - 1
+    return False
 
 
 _PLACEHOLDER: Final = re.compile(
@@ -197,6 +211,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     # --- addresses of the net
     Rule("url", re.compile(r"(?:(?:https?|ftp)://|(?<![\w.@-])www\.(?=[\w-]+\.))[^\s<>\"'\u3000-\u303f\u3400-\u9fff\uff00-\uffef]+(?<![.,;:!?)\]])"), ("://", "www.")),
     Rule("email", re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+'-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9-])"), ("@",), check=lambda match: not _is_message_id(match)),
+    Rule("email", re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@[\u4e00-\u9fffA-Za-z0-9-]{1,20}\.(?:公司|中国|中國|网络|網絡|网址|在线|商城|网店|集团|香港|台湾|台灣)"), ("@",)),
     Rule("email", re.compile(r"(?<![\w.])[A-Za-z0-9][\w.+-]{0,63}[ ]?[\[(](?:at|AT)[\])][ ]?[A-Za-z0-9-]{1,63}(?:[ ]?(?:[\[(](?:dot|DOT)[\])]|\.)[ ]?[A-Za-z0-9-]{2,24}){1,4}", re.ASCII), ("(at)", "[at]", "(AT)", "[AT]")),
     # --- numbers with their word
     Rule("medical_record", re.compile(r"(?:病历|病案|住院|门诊|就诊卡?|挂号|检查|病人|患者|登记|医保卡?|社保卡?)(?:编号|号码|号|ID)[ ]*(?:是|为)?[ ]*[:：#]?[ ]*(?P<value>[A-Za-z]{0,4}-?[0-9][0-9A-Za-z-]{3,19})(?![0-9A-Za-z])"), ("病历", "病案", "住院", "门诊", "就诊", "挂号", "检查", "病人", "患者", "登记", "医保", "社保")),
@@ -204,15 +219,19 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("passport", re.compile(r"(?:护照|通行证|台胞证|回乡证)(?:号码|号|编号)?[ ]*(?:是|为)?[ ]*[:：]?[ ]*(?P<value>[A-Z]{0,2}[0-9]{7,10})(?![0-9A-Za-z])", _CASE), ("护照", "通行证", "台胞证", "回乡证")),
     Rule("passport", re.compile(r"\bpassports?[ ]*(?:no\.?|number|num|id|#)?[ ]*(?:is|was)?[ ]*[:#]?[ ]*\(?(?P<value>(?=(?:[A-Z]{0,2}[0-9]){4})[A-Z0-9]{6,10})(?![0-9A-Za-z])", _CASE), ("assport", "ASSPORT")),
     Rule("messenger", re.compile(r"(?:微信|薇信|威信|V信|wechat|weixin|(?<![A-Za-z])[WV]X)[ ]*(?P<label>号码?|id|账号|account)?(?P<sign>[ ]*(?:[:：]|是|为|is)[ ]*|[ ]*)(?P<value>[A-Za-z][-_A-Za-z0-9]{5,19})(?![-_A-Za-z0-9@])", _CASE), ("微信", "薇信", "威信", "V信", "v信", "echat", "eChat", "ECHAT", "eixin", "VX", "vx", "Vx", "WX", "wx"), check=lambda match: bool(match["label"] or match["sign"].strip(" is")) or any(not char.isalpha() for char in match["value"])),
+    Rule("messenger", re.compile(r"(?:微信|wechat|weixin)[ ]*(?:号码?|id|账号)?[ ]*[:：][ ]*(?P<value>[A-Za-z][-_A-Za-z0-9]{3,4})(?![-_A-Za-z0-9@.]|[ ]+[A-Za-z])", _CASE), ("微信", "echat", "eChat", "ECHAT", "eixin")),
+    Rule("messenger", re.compile(r"(?:(?<![A-Za-z0-9])[+加]?V|薇[❤♥信]?)[ ]*[:：][ ]*(?P<value>[A-Za-z][-_A-Za-z0-9]{5,19})(?![-_A-Za-z0-9@.(])", _CASE), ("v:", "V:", "v :", "V :", "薇"), check=lambda match: any(char.isdigit() for char in match["value"])),
     Rule("messenger", re.compile(r"(?:(?<![A-Za-z])QQ|扣扣|企鹅号|(?<=加)Q)[ ]*(?:号码?|群号?|账号|number|no\.?)?[ ]*(?:是|为|is)?[ ]*[:：]?[ ]*(?P<value>[1-9][0-9]{4,10})(?![0-9A-Za-z])", _CASE), ("QQ", "qq", "Qq", "扣扣", "企鹅号", "加Q", "加q")),
     Rule("birth_date", re.compile(
         r"(?:出生(?:日期|年月日?|时间|于)?|生日|生于|\bDOB|D\.O\.B\.?|date of birth|birth[ ]?date|birthday|\bborn)[ ]*(?:是|为|is|was|on|the)?[ ]*[:：]?[ ]*"
         r"(?P<value>(?:18|19|20)[0-9]{2}[-/. ]?(?:年[ ]?)?(?:1[0-2]|0?[1-9])(?:[-/.]|[ ](?=[0-9]))?(?:月(?:[ ](?=[0-9]))?)?(?:(?:[12][0-9]|3[01]|0?[1-9])日?)?(?![0-9])"
         r"|[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:(?:18|19|20)[0-9]{2}|[0-9]{2})(?![0-9])"
         r"|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?[ ][0-3]?[0-9](?:st|nd|rd|th)?,?[ ](?:18|19|20)[0-9]{2}"
+        r"|(?:1[0-2]|0?[1-9])月[ ]?(?:[12][0-9]|3[01]|0?[1-9])[日号]"
+        r"|[一二三四五六七八九〇零○]{4}年(?:[一二三四五六七八九十]{1,2}月(?:[一二三四五六七八九十]{1,3}[日号])?)?"
         r"|[0-3]?[0-9](?:st|nd|rd|th)?[ ](?:of[ ])?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?,?[ ](?:18|19|20)[0-9]{2})", _CASE),
         ("出生", "生日", "生于", "born", "Born", "of birth", "irthda", "irth date", "irthDate", "Birth", "DOB", "dob", "O.B", "BORN", "BIRTH")),
-    Rule("birth_date", re.compile(r"(?<![0-9])(?P<value>(?:18|19|20)[0-9]{2}(?:[ ]?年[ ]?(?:1[0-2]|0?[1-9])[ ]?月(?:[ ]?(?:[12][0-9]|3[01]|0?[1-9])[ ]?[日号])?|[-/.](?:1[0-2]|0?[1-9])[-/.](?:[12][0-9]|3[01]|0?[1-9])))(?=出生|生于|生人|生[,，。；;)）])"), ("出生", "生于", "生人", "月生", "日生", "号生", *(f"{digit}生" for digit in "0123456789"))),
+    Rule("birth_date", re.compile(r"(?<![0-9])(?P<value>(?:18|19|20)[0-9]{2}(?:[ ]?年[ ]?(?:1[0-2]|0?[1-9])[ ]?月(?:[ ]?(?:[12][0-9]|3[01]|0?[1-9])[ ]?[日号])?|[-/.](?:1[0-2]|0?[1-9])[-/.](?:[12][0-9]|3[01]|0?[1-9])))(?=出生|生于|生人|生(?:[,，。；;、)）\s]|$))"), ("出生", "生于", "生人", "月生", "日生", "号生", *(f"{digit}生" for digit in "0123456789"))),
     # --- identity
     Rule("id_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[1-9][0-9]{5} ?(?:18|19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:[0-2][0-9]|3[01]) ?[0-9]{3}[0-9Xx])(?![0-9A-Za-z])"), digits=True, check=lambda match: is_china_id(match["value"])),
     Rule("id_card", re.compile(r"(?:身份证|证件)[^0-9\n]{0,8}(?P<value>[1-9][0-9]{14})(?![0-9A-Za-z])"), ("身份证", "证件"), check=lambda match: is_old_china_id(match["value"])),
@@ -221,7 +240,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("id_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[A-Z][12][0-9]{8})(?![0-9A-Za-z])"), digits=True, check=lambda match: is_taiwan_id(match["value"]) and not _counts_things(match)),
     Rule("id_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[A-Z]{1,2}[0-9]{6}\([0-9A]\))"), digits=True, check=lambda match: is_hong_kong_id(match["value"])),
     Rule("id_card", re.compile(r"(?:national insurance|\bNINO|\bNI)[ ]*(?:no\.?|number)?[ ]*(?:is|was)?[ ]*[:#]?[ ]*(?P<value>[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D])(?![0-9A-Za-z])", _CASE), ("nsurance", "NI"), check=None),
-    Rule("bank_card", re.compile(r"(?<![0-9A-Za-z.+-])(?P<value>[2-9][0-9]{3}(?:[ -]?[0-9]{4}){2,3}(?:[ -]?[0-9]{1,7})?|3[47][0-9]{2}[ -][0-9]{6}[ -][0-9]{5}|3[0-9]{3}[ -][0-9]{6}[ -][0-9]{4})(?![0-9A-Za-z@-]|\.[0-9])"), digits=True, check=_is_card),
+    Rule("bank_card", re.compile(r"(?<![0-9A-Za-z.+$€£¥-])(?P<value>[2-9][0-9]{3}(?:[ -]?[0-9]{4}){2,3}(?:[ -]?[0-9]{1,7})?|3[47][0-9]{2}[ -][0-9]{6}[ -][0-9]{5}|3[0-9]{3}[ -][0-9]{6}[ -][0-9]{4})(?![0-9A-Za-z@-]|\.[0-9])"), digits=True, check=_is_card),
     Rule("plate", re.compile(rf"(?P<value>[{PROVINCES}][A-HJ-NP-Z][·•.\- ]?(?:(?=[A-HJ-NP-Z0-9]*[0-9]{{2}})[A-HJ-NP-Z0-9]{{4}}[A-HJ-NP-Z0-9挂学警港澳领]|[DF][A-HJ-NP-Z0-9][0-9]{{4}}|[0-9]{{5}}[DF]))(?![0-9A-Za-z])"), plate=True),
     Rule("plate", re.compile(r"(?i:licen[cs]e plates?|(?:number )?plates?|(?:vehicle )?registration|reg|车牌)[ ]*(?i:no\.?|number|num|号码?|#)?[ ]*(?i:is|was|是|为)?[ ]*[:：#]?[ ]*(?P<value>(?=[A-Z0-9 -]{0,12}[0-9])(?=[A-Z0-9 -]{0,12}[A-Z])[A-Z0-9]{1,4}[ -]?[A-Z0-9]{2,4}(?:[ -]?[A-Z0-9]{1,3})?)(?![0-9A-Za-z])"), ("plate", "Plate", "PLATE", "registration", "Registration", "REGISTRATION", "reg ", "Reg ", "reg:", "Reg:", "REG ", "REG:", "车牌")),
     # --- where people are reached
@@ -231,12 +250,12 @@ _RULES: Final[tuple[Rule, ...]] = (
     # With the code of a country
     Rule("phone", re.compile(r"(?<![0-9A-Za-z+])(?P<value>\+[1-9](?:[ ().-]{0,2}[0-9]){7,14}(?:[ ]?(?:[Xx]|[Ee]xt\.?)[ ]?[0-9]{1,6})?)(?![0-9A-Za-z])"), digits=True),
     # China: mobile, landline with its area, 400 and 800
-    Rule("phone", re.compile(r"(?<![0-9])(?<![0-9]\.)(?<![A-Za-z]-)(?:(?<![A-Za-z])|(?<=tel)|(?<=Tel)|(?<=TEL)|(?<=phone)|(?<=Phone)|(?<=mobile)|(?<=Mobile)|(?<=cell)|(?<=[VvWw][Xx]))(?P<value>(?:\(?(?:\+|00)?86\)?[ -]?)?1[3-9][0-9](?:[ -]?[0-9]{4}){2})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_phone),
+    Rule("phone", re.compile(r"(?<![0-9])(?<![0-9]\.)(?<![A-Za-z]-)(?:(?<![A-Za-z])|(?<=tel)|(?<=Tel)|(?<=TEL)|(?<=phone)|(?<=Phone)|(?<=mobile)|(?<=Mobile)|(?<=cell)|(?<=[VvWw][Xx]))(?P<value>(?:\(?(?:\+|00)?86\)?[ -]?)?1[3-9][0-9](?:[ .-]?[0-9]{4}){2})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_phone),
     Rule("phone", re.compile(r"(?<![0-9A-Za-z.+-])(?P<value>(?:(?:\+|00)86[ -]?)?\(?0?(?:10|2[0-57-9]|[3-9][0-9]{2})\)?[ -]?[2-9][0-9]{2,3}[ -]?[0-9]{4}(?:[ ]?(?:-|转|分机|ext\.?|x)[ ]?[0-9]{1,6})?)(?![0-9A-Za-z]|[.-][0-9])", _CASE), digits=True, check=lambda match: re.match(r"\(?0|\+", match["value"]) is not None and _is_plain_phone(match)),
     Rule("phone", re.compile(r"(?<![0-9A-Za-z.-])(?P<value>[48]00[ -]?[0-9]{3,4}[ -]?[0-9]{3,4})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=lambda match: len(digits_of(match["value"])) == 10 and _is_phone(match)),
-    Rule("phone", re.compile(r"(?:电话|座机|固话|热线|传真|来电|致电|拨打|联系方式|\btel|\bphone|\bfax|\bcall|\btext|\bdial)(?:号码?|[. ]?(?:no\.?|number)|\.)?[ ]*(?:是|为|is|me at|us at|me on|at|on)?[ ]*[:：]?[ ]*(?P<value>[2-9][0-9]{2,3}[- ]?[0-9]{4}|[2-9][0-9]{9}|0[1-9][0-9]{7,10})(?![0-9A-Za-z]|[.-][0-9])", _CASE), digits=True),
+    Rule("phone", re.compile(r"(?:电话|座机|固话|热线|传真|来电|致电|拨打|联系方式|\btel|\bphone|\bfax|\bcontact|\bcall|\btext|\bdial)(?:号码?|[. ]?(?:no\.?|number)|\.)?[ ]*(?:是|为|is|me at|us at|me on|at|on)?[ ]*[:：]?[ ]*(?P<value>[2-9][0-9]{2,3}[- ]?[0-9]{4}|[2-9][0-9]{9}|0[1-9][0-9]{7,10})(?![0-9A-Za-z]|[.-][0-9])", _CASE), digits=True),
     # North America; a word before it may be glued to it
-    Rule("phone", re.compile(r"(?<![0-9])(?<![0-9][.-])(?:(?<![0-9A-Za-z.])|(?<=[a-z]{3})|(?<=[a-z]{3}:)|(?<=[A-Za-z]\.))(?P<value>(?:(?:\+|00)?1[ .-])?(?:\([2-9][0-9]{2}\)[ -]?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}(?:[ ]?(?:[Xx]|[Ee]xt\.?|extension)[ ]?[0-9]{1,6})?)(?![0-9A-Za-z]|[-][0-9]|\.[0-9])"), digits=True, check=_is_phone),
+    Rule("phone", re.compile(r"(?<![0-9])(?<![0-9][.-])(?:(?<![0-9A-Za-z.])|(?<=[a-z]{2})|(?<=[A-Z]{4})|(?<=[a-z]{3}:)|(?<=[A-Za-z]\.))(?P<value>(?:(?:\+|00)?1[ .-])?(?:\([2-9][0-9]{2}\)[ -]?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}(?:[ ]?(?:[Xx]|[Ee]xt\.?|extension)[ ]?[0-9]{1,6})?)(?![0-9A-Za-z]|[-][0-9]|\.[0-9])"), digits=True, check=_is_phone),
     Rule("phone", re.compile(r"(?<![0-9A-Za-z])(?P<value>001[ -][2-9][0-9]{2}[ -][0-9]{3}[ -][0-9]{4})(?![0-9A-Za-z])"), digits=True),
     # Britain, France, Japan, Australia, Germany: a zero, the area, groups
     Rule("phone", re.compile(r"(?<![0-9A-Za-z.+/:-])(?P<value>\(?0[1-9][0-9]{1,4}\)?(?:[ -][0-9]{3,8}){1,3}|0[1-9](?:[ .][0-9]{2}){4}|0[1-9][ -][0-9]{4}[ -][0-9]{4}|0[789]0-?[0-9]{4}-?[0-9]{4}|\(0[2378]\)[ .]?[0-9]{4}[ .]?[0-9]{4}|07[0-9]{9}|07[0-9]{3} [0-9]{6})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_plain_phone),

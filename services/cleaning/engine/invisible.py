@@ -10,18 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# Always invisible, needed by no script: soft hyphen, combining grapheme joiner, Hangul fillers, Mongolian vowel
-# separator, zero-width space and no-break space, word joiner, invisible operators, overrides, deprecated formats,
-# annotations.
-_NEVER: Final = (
-    "\u00ad\u034f\u3164\uffa0\u180e\u200b\ufeff\u2060-\u2064\u202d\u202e\u206a-\u206f\ufff9-\ufffb\U0001d173-\U0001d17a"
-)
-_JOINERS: Final = "\u200c\u200d"
-_DIRECTIONS: Final = "\u061c\u200e\u200f\u202a-\u202c\u2066-\u2069"
-_TAGS: Final = "\U000e0001\U000e0020-\U000e007f"
-_SELECTORS: Final = "\ufe00-\ufe0f\U000e0100-\U000e01ef"
-INVISIBLE: Final = f"{_NEVER}{_JOINERS}{_DIRECTIONS}{_TAGS}{_SELECTORS}"
-"""All invisible characters, as the inside of a character class."""
+from services.masking.invisible import DIRECTIONS, INVISIBLE
 
 _ANY: Final = re.compile(f"[{INVISIBLE}]")
 # A flag of a region: a black flag, its letters as tags, the end tag.
@@ -78,7 +67,7 @@ def _kept(match: re.Match[str], text: str, marks: bool) -> str:
     return kept
 
 
-_DIRECTION: Final = re.compile(f"[{_DIRECTIONS}]")
+_DIRECTION: Final = re.compile(f"[{DIRECTIONS}]")
 
 
 def _joins(last: str, before: str, after: str) -> bool:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from services.cleaning.engine.invisible import INVISIBLE, visible
+from services.cleaning.engine.invisible import visible
 from services.cleaning.engine.marks import bounded_marks
 from services.masking.code_points import code_points
+from services.masking.invisible import INVISIBLE
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Final, Literal
 import ftfy
 
 from services.cleaning.engine.batch import Column
-from services.cleaning.engine.invisible import INVISIBLE, visible
+from services.cleaning.engine.invisible import visible
 from services.cleaning.engine.marks import bounded_marks
 from services.cleaning.engine.mojibake import MAX_COMMON_BEFORE, MIN_HAN, chinese_tables, repair_encoding
 from services.cleaning.engine.operator import TextMap, TextMapParams
 from services.masking.code_points import CodePoints
+from services.masking.invisible import INVISIBLE
 
 if TYPE_CHECKING:
     import numpy as np
