@@ -24,16 +24,23 @@ class _Object(dict[str, Any]):
 
 
 def read_json(text: bytes | str) -> Any:
-    """The value; numbers that are not finite become `NotANumber`.
+    """The value; numbers that are not finite become `NotANumber`, and integers of thousands of digits a text.
 
     Raises:
-        ValueError: it is not JSON, is nested too deep, or has a number of thousands of digits.
+        ValueError: it is not JSON, or is nested too deep.
         UnicodeDecodeError: it is not in an encoding of JSON.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode(json.detect_encoding(text))
-        return _READER.decode(text.removeprefix("\ufeff"))
+        text = text.removeprefix("\ufeff")
+        try:
+            return _READER.decode(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:
+            # An integer of more digits than Python converts.
+            return _READER_OF_LONG_INTEGERS.decode(text)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 
@@ -54,4 +61,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return marked
 
 
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
+
+
+_MOST_DIGITS = 1000
+_READER_OF_LONG_INTEGERS = json.JSONDecoder(object_pairs_hook=_object, parse_constant=NotANumber, parse_int=_integer)
 _READER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=NotANumber)

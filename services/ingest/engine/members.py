@@ -79,18 +79,17 @@ def _identity(value: Mapping[str, Any], field: str, attributes: Attributes) -> s
     if not field:
         return ""
     identity = value.get(field)
-    if isinstance(identity, int) and not isinstance(identity, bool):
-        return str(identity)
-    if not isinstance(identity, str) or not identity:
+    if isinstance(identity, bool) or not isinstance(identity, str | int | float) or identity == "":
         raise RecordRefusedError(
-            f"The field {field!r}, which holds the record id, is missing, or is neither text nor an integer.",
+            f"The field {field!r}, which holds the record id, is missing, or is neither text nor a number.",
             reason="MISSING_ID",
         )
     return fitted_id(identity, field, attributes)
 
 
-def fitted_id(identity: str, name: str, attributes: Attributes) -> str:
+def fitted_id(identity: str | float, name: str, attributes: Attributes) -> str:
     """A record id from the producer's identifier; one that is not valid is kept as an attribute instead."""
+    identity = str(identity)
     if is_record_id(identity):
         return identity
     attributes.add(name, identity)

@@ -172,10 +172,8 @@ def _protobuf_data(data: bytes, attributes: Attributes) -> _Data:
 
 
 def _identity(given: Any, attributes: Attributes) -> str:
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        given = str(given)
-    if isinstance(given, str):
-        return fitted_id(given, "record_id", attributes) if given else ""
+    if isinstance(given, str | int | float) and not isinstance(given, bool):
+        return fitted_id(given, "record_id", attributes) if given != "" else ""
     if given is not None:
         attributes.add("record_id", given)
         attributes.note("record_id: neither text nor a number; the event's identity is used instead")

@@ -71,7 +71,7 @@ def test_fields_become_text_attributes_and_identity() -> None:
         (b'{"text": "a", "text": "b"}', "FIELD_TWICE"),
         (b'{"text": NaN}', "TEXT_NOT_A_STRING"),
         (b"NaN", "NOT_AN_OBJECT"),
-        (b'{"n": ' + b"9" * 5000 + b"}", "INVALID_JSON"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "MISSING_TEXT"),
         (b"\xff\xfe{\x00}\x00", "NOT_DECODABLE"),
         (b"{}", "MISSING_TEXT"),
         (b'{"text": null}', "MISSING_TEXT"),
@@ -88,7 +88,22 @@ def test_a_line_that_gives_no_record_says_why(line: bytes, reason: str) -> None:
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("identity", [{}, {"id": ""}, {"id": 1.5}, {"id": True}, {"id": None}])
+@pytest.mark.parametrize(
+    ("identity", "record_id"),
+    [("7", "7"), ("7.0", "7.0"), ("9" * 400, "id_"), ("9" * 5000, "id_"), (f'"{"x" * 200}"', "id_")],
+)
+def test_an_identity_of_any_kind_and_length_becomes_a_record_id(identity: str, record_id: str) -> None:
+    record = record_of_line(JsonLines("/x", id_field="id"), f'{{"text": "t", "id": {identity}}}'.encode())
+    assert record.record_id.startswith(record_id)
+    assert (len(record.record_id) == 35) == (record_id == "id_")
+
+
+def test_a_number_of_thousands_of_digits_beside_the_text_is_kept_and_refuses_nothing() -> None:
+    record = record_of_line(JsonLines("/x"), b'{"text": "t", "side": ' + b"9" * 5000 + b"}")
+    assert record.attributes["side"].startswith("999")
+
+
+@pytest.mark.parametrize("identity", [{}, {"id": ""}, {"id": [1]}, {"id": True}, {"id": None}])
 def test_an_identity_that_is_asked_for_must_be_there(identity: dict[str, object]) -> None:
     with pytest.raises(RecordRefusedError) as caught:
         record_of_line(JsonLines("/x", id_field="id"), json.dumps({"text": "t", **identity}).encode())
