@@ -55,6 +55,14 @@ def is_card_number(digits: str) -> bool:
     return len(set(digits)) > 1 and is_luhn(digits)
 
 
+def is_iban(number: str) -> bool:
+    """Whether an international bank account number has a possible length and its check digits (ISO 13616)."""
+    bare = number.replace(" ", "")
+    if not 15 <= len(bare) <= 34:
+        return False
+    return int("".join(str(int(char, 36)) for char in bare[4:] + bare[:4])) % 97 == 1
+
+
 def is_china_id(number: str) -> bool:
     """Whether it is the number of a Chinese resident identity card: province, birthday, check digit (GB 11643)."""
     number = number.replace(" ", "").upper()
