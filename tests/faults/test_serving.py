@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ from tests.integration.inference.conftest import BuildFolder, InferenceProcess
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
+DEADLINE_S = 60.0
 
 
 class Served:
@@ -52,7 +54,9 @@ class Served:
     def ask(self, text: str) -> Any:
         """Like `predict`, for a given text."""
         try:
-            return self.service.stub.Predict(pb.PredictRequest(model="models/classifier", texts=[text]), timeout=60)
+            return self.service.stub.Predict(
+                pb.PredictRequest(model="models/classifier", texts=[text]), timeout=DEADLINE_S
+            )
         except grpc.RpcError as error:
             return error
 
@@ -148,10 +152,13 @@ def test_callers_of_a_frozen_triton_get_unavailable_long_before_their_deadline(s
     with _frozen(served.triton()), ThreadPoolExecutor(8) as pool:
         # Requests that were waiting when it froze, and later ones.
         for _ in range(3):
+            begun = time.monotonic()
             for error in pool.map(lambda _: served.predict(), range(8)):
                 assert isinstance(error, grpc.RpcError)
                 assert error.code() is grpc.StatusCode.UNAVAILABLE, error.details()
                 assert _retry_info(error)
+            # Not a speed: an answer near the deadline would be the fault itself.
+            assert time.monotonic() - begun < DEADLINE_S / 4
     assert served.label() == "2 negative"
 
 
