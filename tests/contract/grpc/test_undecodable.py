@@ -16,6 +16,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from services.kit.grpc.server import bind, create_server, finish_server
@@ -26,11 +28,13 @@ JUNK = b"\xff\xff\xff\xff\x00"
 
 
 def modules() -> Iterator[tuple[Any, Any]]:
-    """Messages and stubs of our own services and of KServe V2."""
+    """Messages and stubs of our own services, of OTLP, which telemetry serves, and of KServe V2."""
     for root in tidemill.__path__:
         for path in sorted(Path(root).rglob("*_service_pb2.py")):
             name = ".".join(("tidemill", *path.relative_to(root).with_suffix("").parts))
             yield importlib.import_module(name), importlib.import_module(f"{name}_grpc")
+    yield logs_service_pb2, logs_service_pb2_grpc
+    yield trace_service_pb2, trace_service_pb2_grpc
     yield service_pb2, service_pb2_grpc
 
 
