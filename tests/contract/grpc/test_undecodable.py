@@ -20,8 +20,9 @@ from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from services.kit.grpc.server import bind, create_server, finish_server
+from services.kit.grpc.server import create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
+from tests.grpc_servers import serving
 
 # Field number 0, which is never valid; as text it is not UTF-8 either.
 JUNK = b"\xff\xff\xff\xff\x00"
@@ -69,12 +70,10 @@ async def server(traced: bool = False) -> AsyncIterator[grpc.aio.Channel]:
             getattr(stubs, f"add_{name}Servicer_to_server")(servicer, made)
             names.append(service.full_name)
     finished = finish_server(made, names)
-    port = bind(made, "127.0.0.1:0")
-    await made.start()
-    await finished.set_serving(True)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel
-    await made.stop(None)
+    async with serving(made) as port:
+        await finished.set_serving(True)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
 
 
 async def send(channel: grpc.aio.Channel, path: str, method: MethodDescriptor, data: bytes) -> Any:

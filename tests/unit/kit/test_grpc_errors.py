@@ -24,8 +24,9 @@ from services.kit.errors import (
 )
 from services.kit.grpc.client import open_channel
 from services.kit.grpc.errors import translate_rpc_errors
-from services.kit.grpc.server import bind, create_server
+from services.kit.grpc.server import create_server
 from services.kit.telemetry.metrics import RequestMetrics
+from tests.grpc_servers import serving
 
 _NAME = "pipelines/a/cycles/b"
 
@@ -78,11 +79,8 @@ async def peer(servicer: Raising, default_deadline_s: float = 30.0, *, bare: boo
     """A stub of the servicer, through the kit's server and channel."""
     server = create_server(RequestMetrics("test"), default_deadline_s=default_deadline_s)
     stubs.add_PipelineServiceServicer_to_server(servicer, server)
-    port = bind(server, "127.0.0.1:0")
-    await server.start()
-    async with open_channel(f"127.0.0.1:{port}", bare=bare) as channel:
+    async with serving(server) as port, open_channel(f"127.0.0.1:{port}", bare=bare) as channel:
         yield PipelineServiceStub(channel)
-    await server.stop(None)
 
 
 async def _raised(stub: Any) -> TidemillError:

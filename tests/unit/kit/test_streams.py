@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as stubs
 
-from services.kit.grpc.server import bind, create_server
+from services.kit.grpc.server import create_server
 from services.kit.telemetry.metrics import RequestMetrics
+from tests.grpc_servers import serving
 from tests.waiting import eventually
 
 CALLERS = 50
@@ -49,17 +50,14 @@ async def test_a_stream_is_closed_in_its_own_task_when_its_caller_hangs_up(
     endless = Endless()  # type: ignore[abstract]
     server = create_server(RequestMetrics("test", CollectorRegistry()), traced=traced)
     stubs.add_PipelineServiceServicer_to_server(endless, server)
-    port = bind(server, "127.0.0.1:0")
-    await server.start()
     with caplog.at_level(logging.ERROR):
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with serving(server) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub: Any = stubs.PipelineServiceStub(channel)
             for _ in range(CALLERS):
                 call = stub.WatchCycle(pb.WatchCycleRequest(name="pipelines/a/cycles/b"))
                 await call.read()
                 call.cancel()
-        await eventually(lambda: len(endless.ended) == CALLERS, "the end of all streams")
-        gc.collect()
-        await server.stop(None)
+            await eventually(lambda: len(endless.ended) == CALLERS, "the end of all streams")
+            gc.collect()
     assert endless.ended == endless.began
     assert [record.getMessage() for record in caplog.records] == []
