@@ -327,6 +327,12 @@ class FakePipeline(PipelineServiceServicer):
         self.states: list[cycle_pb2.Cycle] = []
         self.pause_s = 0.0
 
+    async def WatchCapture(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> AsyncIterator[pipeline_pb2.WatchCaptureResponse]:
+        yield pipeline_pb2.WatchCaptureResponse()
+        await asyncio.sleep(3600)
+
     async def CreateCycle(self, request: Any, context: Any) -> pipeline_pb2.CreateCycleResponse:  # noqa: N802
         self._seen.note(request, context)
         return pipeline_pb2.CreateCycleResponse(cycle=self.states[0])

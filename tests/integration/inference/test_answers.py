@@ -8,6 +8,7 @@ import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc
@@ -173,7 +174,10 @@ def test_streams_continue_while_a_version_is_replaced(inference: InferenceProces
         asked = [pool.submit(ask, number) for number in range(4)]
         try:
             for build, number in ((builds.second_writer, 2), (builds.writer, 1), (builds.second_writer, 2)):
-                assert inference.publish(model, build).model_version.name.endswith(f"/{number}")
+                since = len(ended)
+                version = inference.publish(model, build).model_version.name
+                assert version.endswith(f"/{number}")
+                wait_for(partial(answers_come_from, version, since), bool, f"an answer of {version}")
         finally:
             replaced.set()
         answers = [pieces for future in asked for pieces in future.result()]
