@@ -155,12 +155,17 @@ def _found(text: str, document: bool) -> Iterator[Token]:
     """Everything that has the form of markup and is neither quoted nor spoken about."""
     pattern = _LENIENT if document else _STRICT
     finder = _Finder(text)
+    begun: set[str] = set()
     place = 0
     while (match := pattern.search(text, place)) is not None:
         place = match.end()
         token = _token(match, finder, document)
-        if token is None or (not document and _is_mentioned(text, token)):
+        # The end of an element that has begun is markup, whatever the words before it are.
+        ends = token is not None and token.kind == "end" and token.name in begun
+        if token is None or (not document and not ends and _is_mentioned(text, token)):
             continue
+        if token.kind == "start":
+            begun.add(token.name)
         place = token.end
         yield token
 

@@ -235,6 +235,11 @@ def test_text_without_a_known_tag_is_unchanged(text: str) -> None:
         assert cleaned("strip_html", f".{text}.") == f".{text}."
 
 
+@pytest.mark.parametrize("words", ["a ", "written by ", "the tag ", "用 ", "`"])
+def test_the_end_of_an_element_is_markup_after_any_word(words: str) -> None:
+    assert cleaned("strip_html", f"<div>{words}</div>") == words.strip()
+
+
 @examples(300)
 @given(st.text(st.sampled_from("<>/ab p!-=\"'&;#3\n中"), max_size=30))
 def test_no_text_between_tags_is_lost(text: str) -> None:
