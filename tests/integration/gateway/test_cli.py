@@ -237,22 +237,21 @@ def test_a_rejected_cycle_has_its_own_exit_code(mesh: Mesh) -> None:
     assert json.loads(done.stdout)["state"] == "STATE_REJECTED"
 
 
-def heed_interrupts() -> None:
-    """A shell that runs the tests in the background has SIGINT ignored, and programs inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A shell that runs the tests in the background has SIGINT ignored, and programs inherit that. Not by `preexec_fn`:
+# its Python between fork and exec ends now and then where gRPC has threads.
+HEEDING_INTERRUPTS = ("env", "--default-signal=INT")
 
 
 def test_interrupted_it_says_that_the_cycle_continues(mesh: Mesh) -> None:
     mesh.peers.pipeline.states = [running()]
     mesh.peers.pipeline.pause_s = 30.0
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway.cli.main", "follow", NAME],
+        [*HEEDING_INTERRUPTS, sys.executable, "-m", "gateway.cli.main", "follow", NAME],
         env=environment(mesh.state) | {"TIDEMILL_ADDRESS": mesh.grpc},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_interrupts,
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -299,13 +298,12 @@ def test_following_logs_shows_each_line_once_though_the_mesh_was_away(mesh: Mesh
     before.time.FromSeconds(first.time.seconds - 1)
     mesh.peers.telemetry.logs = [first, before]
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway.cli.main", "logs", "--follow", "--json", "-n", "1"],
+        [*HEEDING_INTERRUPTS, sys.executable, "-m", "gateway.cli.main", "logs", "--follow", "--json", "-n", "1"],
         env=environment(mesh.state) | {"TIDEMILL_ADDRESS": mesh.grpc},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
     assert process.stderr is not None

@@ -125,7 +125,7 @@ def test_any_attributes_do_not_grow_the_mapping(
 def test_a_short_outage_is_waited_out_and_a_longer_one_is_reported(
     stack: StackState, tmp_path: Path, service_name: str
 ) -> None:
-    with behind_proxy(stack, tmp_path, TIDEMILL_TELEMETRY_PATIENCE_S="1", TIDEMILL_TELEMETRY_QUEUE_BYTES="3000") as (
+    with behind_proxy(stack, tmp_path, TIDEMILL_TELEMETRY_PATIENCE_S="5", TIDEMILL_TELEMETRY_QUEUE_BYTES="3000") as (
         telemetry,
         proxy,
     ):
