@@ -30,7 +30,7 @@ from services.kit.errors import (
 )
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.prompts import TOO_LONG
-from services.serving.adapters.triton_errors import DIED, not_loaded, triton_unavailable
+from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, triton_unavailable
 from services.serving.adapters.triton_guard import GuardedRequest, TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import (
@@ -49,8 +49,6 @@ from services.serving.domain.route import RoutedVersion
 
 # With it Triton ends a stream by a status, not by a text in a response.
 _REAL_STATUS = (("triton_grpc_error", "true"),)
-# How Triton begins its text about a model that it has not loaded (yet).
-_NOT_LOADED = "Request for unknown model"
 # What the scheduler inside Triton says when its queue is full, and how long the caller is to wait.
 _QUEUE_FULL = re.compile(re.escape(QUEUE_FULL) + r" (\d+) s\.")
 _GENERATION_S = 600.0
@@ -169,7 +167,7 @@ class TritonClient:
                 retry_after_s=float(full.group(1)),
             )
         # Not the caller's fault: the version is in a route, or was, so Triton is about to load it, or it had to leave.
-        if code is grpc.StatusCode.NOT_FOUND or details.startswith(_NOT_LOADED):
+        if is_not_loaded(details, code):
             return not_loaded(model)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return triton_unavailable(model, details)
@@ -177,7 +175,7 @@ class TritonClient:
 
     def _failure(self, model: str, message: str, asked: Asked) -> TidemillError:
         """An error that Triton reports only as text."""
-        if message.startswith(_NOT_LOADED):
+        if is_not_loaded(message):
             return not_loaded(model)
         if self._liveness.notice_death(model, message, asked):
             return triton_unavailable(model, message)

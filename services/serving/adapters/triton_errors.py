@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import grpc
+
 from services.kit.errors import UnavailableError
 from services.serving.app.ports import NotLoadedError
 from services.serving.domain.names import facts, shown
 
+# How Triton begins its text about a model that it has not loaded (yet).
+_NOT_LOADED = "Request for unknown model"
 DIED = "its process died while it answered"
 
 E = TypeVar("E", bound=UnavailableError)
@@ -22,6 +26,11 @@ def triton_unavailable(model: str, why: str, retry_after_s: float = 1.0) -> Unav
         retry_after_s: when a retry may succeed, in seconds.
     """
     return _error(UnavailableError, model, why, retry_after_s)
+
+
+def is_not_loaded(details: str, code: grpc.StatusCode | None = None) -> bool:
+    """Whether Triton says that it does not have a version; `code` is None where it reports errors as text alone."""
+    return code is grpc.StatusCode.NOT_FOUND or details.startswith(_NOT_LOADED)
 
 
 def not_loaded(model: str) -> NotLoadedError:

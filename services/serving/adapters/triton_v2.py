@@ -16,7 +16,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.kit.errors import FailedPreconditionError, NotFoundError, TidemillError
 from services.serving.adapters.texts import check_texts
-from services.serving.adapters.triton_errors import DIED, not_loaded, triton_unavailable
+from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, triton_unavailable
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import add_trace
@@ -27,9 +27,6 @@ from services.serving.domain.names import ModelReference, parse_server_model
 from services.serving.domain.route import RoutedVersion
 
 Metadata = Sequence[tuple[str, str | bytes]]
-_NOT_LOADED = "Request for unknown model"
-# How long a request whose version is gone waits for the route that says which one is there now.
-_CHANGE_S = 1.0
 
 
 class TritonV2:
@@ -128,7 +125,10 @@ class TritonV2:
         try:
             response = await self._infer(request, version, timeout_s)
         except NotLoadedError as error:
-            version = await self._another(asked, user, version, error)
+            again = await self._table.choose_again(asked, version, user)
+            if again is None:
+                raise error
+            version = again
             response = await self._infer(request, version, timeout_s)
         if self._shadows is not None:
             self._shadows.passed(asked, lambda shadow: self._copy(request, shadow, timeout_s))
@@ -154,22 +154,6 @@ class TritonV2:
             raise triton_unavailable(version.server_model, DIED)
         response.model_name = version.model
         return response
-
-    async def _another(
-        self, asked: ModelReference, user: str, before: RoutedVersion, error: TidemillError
-    ) -> RoutedVersion:
-        """The version by the route as it is now, or in a moment.
-
-        Raises:
-            UnavailableError: it is the same.
-        """
-        again = self._table.choose(asked, user)
-        if again == before:
-            await self._table.changed(asked.model, _CHANGE_S)
-            again = self._table.choose(asked, user)
-        if (again.number, again.generation) == (before.number, before.generation):
-            raise error
-        return again
 
     async def stream(
         self, requests: AsyncIterator[Any], timeout_s: float | None, metadata: Metadata = (), user: str = ""
@@ -228,10 +212,7 @@ class TritonV2:
             yield
         except grpc.aio.AioRpcError as error:
             details = error.details() or ""
-            gone = version is not None and (
-                error.code() is grpc.StatusCode.NOT_FOUND or details.startswith(_NOT_LOADED)
-            )
-            if version is not None and gone:
+            if version is not None and is_not_loaded(details, error.code()):
                 raise not_loaded(version.server_model) from error
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise triton_unavailable(version.server_model if version is not None else "", details) from error

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Protocol
 
 from services.kit.errors import UnavailableError
-from services.serving.domain.answer import Piece, Prompt, Sampling
+from services.kit.ids import new_id
+from services.serving.domain.answer import Classified, Piece, Prompt, Sampling
 from services.serving.domain.route import RoutedVersion
 
 
@@ -45,6 +46,43 @@ class Served:
     shadowed_answer: str = ""
     """Of a shadow: the answer that the caller got."""
     captured: Captured | None = None
+
+    @classmethod
+    def of_prediction(
+        cls, answer: str, version: RoutedVersion, found: Classified, latency_ms: float, now: datetime
+    ) -> Served:
+        """A text that a version classified."""
+        return cls(
+            answer,
+            version.name,
+            "predict",
+            latency_ms,
+            now,
+            label=found.label,
+            score=found.score,
+            role=version.role,
+        )
+
+    @classmethod
+    def of_generation(
+        cls, answer: str, version: RoutedVersion, last: Piece, latency_ms: float, now: datetime
+    ) -> Served:
+        """An answer that a version wrote; `last` is its last piece."""
+        return cls(
+            answer,
+            version.name,
+            "generate",
+            latency_ms,
+            now,
+            prompt_tokens=last.prompt_tokens,
+            completion_tokens=last.completion_tokens,
+            role=version.role,
+        )
+
+
+def new_answer() -> str:
+    """Name of a new answer, `answers/{answer}`."""
+    return f"answers/{new_id()}"
 
 
 class NotLoadedError(UnavailableError):

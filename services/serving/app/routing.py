@@ -11,6 +11,9 @@ from services.serving.domain.answer import Task
 from services.serving.domain.names import ModelReference, model_name, parse_server_model
 from services.serving.domain.route import SLOTS, Route, RoutedVersion, slot_of
 
+# How long a request whose version is gone waits for the route that says which one is there now.
+_CHANGE_S = 1.0
+
 
 class RoutingTable:
     """Routes by model. Changes replace whole routes, so a reader needs no lock. It lives in one event loop."""
@@ -106,6 +109,26 @@ class RoutingTable:
             )
         return version
 
+    async def choose_again(
+        self, asked: ModelReference, before: RoutedVersion, user: str = "", task: Task | None = None
+    ) -> RoutedVersion | None:
+        """The version that answers a call whose version is gone: by the route as it is now, or within a second.
+
+        Args:
+            asked: as for `choose`, whose errors it has.
+            before: the version that is gone.
+            user: as for `choose`.
+            task: as for `choose`.
+
+        Returns:
+            None if the route says the same as before.
+        """
+        again = self.choose(asked, user, task)
+        if _is_same_load(again, before):
+            await self.changed(asked.model, _CHANGE_S)
+            again = self.choose(asked, user, task)
+        return None if _is_same_load(again, before) else again
+
     def find(self, asked: ModelReference) -> RoutedVersion:
         """The version that is asked about: the one that was named, else the serving one. Errors as `choose`."""
         route = self._all().get(asked.model)
@@ -153,3 +176,7 @@ def _no_version(asked: ModelReference, route: Route | None) -> NotFoundError | F
         hint = f"The route of {name} has {loaded}; `tidemill route set` adds others."
         return not_found("model_version", str(asked), hint)
     return NotFoundError(f"No version of {name} is published.", reason="MODEL_NOT_FOUND", metadata={"model": name})
+
+
+def _is_same_load(one: RoutedVersion, other: RoutedVersion) -> bool:
+    return (one.number, one.generation) == (other.number, other.generation)

@@ -8,17 +8,13 @@ from dataclasses import dataclass, replace
 
 from services.kit.clock import Clock
 from services.kit.errors import InternalError
-from services.kit.ids import new_id
 from services.serving.app.capture import CaptureRules
-from services.serving.app.ports import Captured, InferenceServer, NotLoadedError, Served, ServedLog
+from services.serving.app.ports import Captured, InferenceServer, NotLoadedError, Served, ServedLog, new_answer
 from services.serving.app.routing import RoutingTable
 from services.serving.app.shadowing import Shadows
 from services.serving.domain.answer import Classified, FinishReason, Piece, Prompt, Sampling, Task, classified
 from services.serving.domain.names import ModelReference, model_name
 from services.serving.domain.route import RoutedVersion
-
-# How long a request whose version is gone waits for the route that says which one is there now.
-_CHANGE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +89,12 @@ class Serving:
             choice = await self._another(choice, error)
             rows = await self._server.classify(choice.version, texts)
         version = choice.version
-        answers = [AnsweredPrediction(_answer_id(), classified(version.labels, row)) for row in rows]
+        answers = [AnsweredPrediction(new_answer(), classified(version.labels, row)) for row in rows]
         latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
         self._served.add(
             [
-                Served(
-                    item.answer,
-                    version.name,
-                    "predict",
-                    latency_ms,
-                    now,
-                    label=item.classified.label,
-                    score=item.classified.score,
-                    role=version.role,
+                replace(
+                    Served.of_prediction(item.answer, version, item.classified, latency_ms, now),
                     captured=await self._captured(choice, item.answer, Prompt(text=text), "", keeping),
                 )
                 for text, item in zip(texts, answers, strict=True)
@@ -119,7 +108,7 @@ class Serving:
     ) -> AsyncGenerator[AnsweredPiece]:
         """Writes an answer, piece by piece; the last piece has a finish reason."""
         began = self._clock.monotonic()
-        answer = _answer_id()
+        answer = new_answer()
         text: list[str] = []
         async with aclosing(self._pieces(choice, prompt, sampling)) as pieces:
             async for version, piece in pieces:
@@ -129,7 +118,9 @@ class Serving:
                 if ended:
                     # Recorded before it is returned: feedback may follow at once.
                     captured = await self._captured(choice, answer, prompt, "".join(text), keeping)
-                    self._served.add([replace(self._generated(item, began), captured=captured)])
+                    latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
+                    served = Served.of_generation(answer, version, piece, latency_ms, now)
+                    self._served.add([replace(served, captured=captured)])
                     self._shadows.generated(choice.asked, prompt, sampling, answer)
                 yield item
                 if ended:
@@ -157,37 +148,14 @@ class Serving:
         Raises:
             NotLoadedError: the route says the same as before.
         """
-        task = choice.version.task
-        again = self.choose(choice.asked, task, choice.user)
-        if _is_same(again, choice):
-            await self._table.changed(choice.asked.model, _CHANGE_S)
-            again = self.choose(choice.asked, task, choice.user)
-        if _is_same(again, choice):
+        version = choice.version
+        again = await self._table.choose_again(choice.asked, version, choice.user, version.task)
+        if again is None:
             raise error
-        return again
+        return replace(choice, version=again)
 
     async def _captured(
         self, choice: Choice, answer: str, prompt: Prompt, text: str, keeping: Keeping
     ) -> Captured | None:
         capture = self._capture.of(choice.asked.model, answer) if keeping.store else None
         return await capture.of(prompt, text, keeping.tenant) if capture is not None else None
-
-    def _generated(self, item: AnsweredPiece, began: float) -> Served:
-        return Served(
-            item.answer,
-            item.version.name,
-            "generate",
-            (self._clock.monotonic() - began) * 1000,
-            self._clock.now(),
-            prompt_tokens=item.piece.prompt_tokens,
-            completion_tokens=item.piece.completion_tokens,
-            role=item.version.role,
-        )
-
-
-def _is_same(one: Choice, other: Choice) -> bool:
-    return (one.version.number, one.version.generation) == (other.version.number, other.version.generation)
-
-
-def _answer_id() -> str:
-    return f"answers/{new_id()}"

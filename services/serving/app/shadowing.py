@@ -11,15 +11,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError
-from services.kit.ids import new_id
-from services.serving.app.ports import InferenceServer, Served, ServedLog, ShadowCounts
+from services.serving.app.ports import InferenceServer, Served, ServedLog, ShadowCounts, new_answer
 from services.serving.app.routing import RoutingTable
 from services.serving.domain.answer import Prompt, Sampling, classified
 from services.serving.domain.names import ModelReference
-from services.serving.domain.route import Role, RoutedVersion
+from services.serving.domain.route import RoutedVersion
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +61,7 @@ class Shadows:
             found = [classified(version.labels, row) for row in rows]
             self._served.add(
                 [
-                    Served(
-                        _answer_id(),
-                        version.name,
-                        "predict",
-                        latency_ms,
-                        now,
-                        label=item.label,
-                        score=item.score,
-                        role=Role.SHADOW,
-                        shadowed_answer=answer,
-                    )
+                    replace(Served.of_prediction(new_answer(), version, item, latency_ms, now), shadowed_answer=answer)
                     for item, answer in zip(found, answers, strict=True)
                 ]
             )
@@ -87,21 +77,9 @@ class Shadows:
                 async for piece in pieces:
                     if not piece.finish_reason:
                         continue
-                    self._served.add(
-                        [
-                            Served(
-                                _answer_id(),
-                                version.name,
-                                "generate",
-                                (self._clock.monotonic() - began) * 1000,
-                                self._clock.now(),
-                                prompt_tokens=piece.prompt_tokens,
-                                completion_tokens=piece.completion_tokens,
-                                role=Role.SHADOW,
-                                shadowed_answer=answer,
-                            )
-                        ]
-                    )
+                    latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
+                    served = Served.of_generation(new_answer(), version, piece, latency_ms, now)
+                    self._served.add([replace(served, shadowed_answer=answer)])
                     return
 
         self._copy(asked, copy)
@@ -143,7 +121,3 @@ class Shadows:
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
-
-
-def _answer_id() -> str:
-    return f"answers/{new_id()}"
