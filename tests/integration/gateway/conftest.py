@@ -127,7 +127,7 @@ def mesh(exported: InMemorySpanExporter, tmp_path_factory: pytest.TempPathFactor
         patch.setenv("TIDEMILL_STATE", str(state))
         patch.setattr(plane, "KafkaEventPublisher", FakeBus)
         # Every answer has the id that tests know.
-        patch.setattr(serving, "new_id", lambda: ANSWER.removeprefix("answers/"))
+        patch.setattr(serving, "new_answer", lambda: ANSWER)
         http, grpc_address = asyncio.run_coroutine_threadsafe(running.start(), loop).result(60)
         store = KeyStore.open(f"sqlite:///{state / 'db' / 'gateway.sqlite'}")
         mesh = Mesh(running.peers, loop, http, grpc_address, state, store)
