@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import peers
-from benchmarks.serving.mesh import free_port
+from benchmarks.serving.mesh import end_process, free_port
 
 # Not 1.107.0, which was compromised.
 PACKAGE = "litellm[proxy]==1.106.12"
@@ -51,12 +51,7 @@ def running(folder: Path, upstream: int) -> Iterator[tuple[str, subprocess.Popen
         _wait(process, port, folder / "litellm.log")
         yield f"127.0.0.1:{port}", process
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process)
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -145,7 +145,7 @@ class Plane:
             yield Gateway(f"127.0.0.1:{http}", f"127.0.0.1:{port}", key, running)
         finally:
             for process in running:
-                _end(process)
+                end_process(process)
 
     def triton_cpu_s(self) -> float:
         """Processor seconds of Triton and its models so far."""
@@ -183,7 +183,7 @@ def running_plane(folder: Path) -> Iterator[Plane]:
             yield plane
         finally:
             if plane.inference is not None:
-                _end(plane.inference)
+                end_process(plane.inference)
 
 
 def free_port() -> int:
@@ -235,7 +235,8 @@ def _wait(process: subprocess.Popen[bytes], address: str) -> None:
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process, by force if it does not end by itself."""
     process.terminate()
     try:
         process.wait(30)

@@ -34,6 +34,7 @@ from gateway.cli.output import (
     stderr,
     stdout,
 )
+from gateway.cli.pages import pages
 from gateway.cli.views.text import moment, rate, size
 from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from services.kit.ids import new_id
@@ -242,15 +243,8 @@ def models(
 
 
 def _models(connection: Connection) -> list[Model]:
-    found: list[Model] = []
-    token = ""
-    while True:
-        request = ListModelsRequest(page_size=1000, page_token=token)
-        page = connection.inference.ListModels(request, metadata=connection.metadata, timeout=30)
-        found.extend(page.models)
-        token = page.next_page_token
-        if not token:
-            return found
+    listed = pages(connection, connection.inference.ListModels, ListModelsRequest(page_size=1000))
+    return [item for page in listed for item in page.models]
 
 
 def _versions(connection: Connection, name: str) -> list[ModelVersion]:

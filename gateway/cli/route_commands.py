@@ -26,6 +26,7 @@ from tidemill.inference.v1.route_pb2 import (
 
 from gateway.cli.connection import Connection, connect
 from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_whole, stdout
+from gateway.cli.pages import pages
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from services.kit.ids import new_id
 
@@ -155,15 +156,8 @@ def _get(connection: Connection, model: str) -> Route:
 
 
 def _all(connection: Connection) -> list[Route]:
-    found: list[Route] = []
-    token = ""
-    while True:
-        request = ListRoutesRequest(page_size=1000, page_token=token)
-        page = connection.inference.ListRoutes(request, metadata=connection.metadata, timeout=30)
-        found.extend(page.routes)
-        token = page.next_page_token
-        if not token:
-            return found
+    listed = pages(connection, connection.inference.ListRoutes, ListRoutesRequest(page_size=1000))
+    return [item for page in listed for item in page.routes]
 
 
 def _set(

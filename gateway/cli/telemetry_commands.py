@@ -29,6 +29,7 @@ from gateway.cli.output import (
     stderr,
     stdout,
 )
+from gateway.cli.pages import pages
 from gateway.cli.patience import Patience
 from gateway.cli.views.text import milliseconds, moment
 from gateway.cli.views.trace import in_order, log_line, trace_tree
@@ -109,13 +110,7 @@ def _follow(connection: Connection, query: str, shown: list[LogRecord], json_wan
 def _since(connection: Connection, query: str, start: Timestamp) -> list[LogRecord]:
     """Every line from that time on."""
     request = SearchLogsRequest(query=query, page_size=_PAGE, start_time=start)
-    found: list[LogRecord] = []
-    while True:
-        page = connection.telemetry.SearchLogs(request, metadata=connection.metadata, timeout=30)
-        found += page.records
-        request.page_token = page.next_page_token
-        if not page.next_page_token:
-            return found
+    return [record for page in pages(connection, connection.telemetry.SearchLogs, request) for record in page.records]
 
 
 def trace(

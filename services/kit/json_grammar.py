@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 MAX_SCHEMA_BYTES = 64 * 1024
+# A program sends the same few schemas with all of its calls.
+_KEPT = 64
 _MAX_RULES = 4000
 _MAX_DEPTH = 64
 # A length of 1000 costs the engine 2.2 s of processor time (vocabulary of 49,000), and every answer waits meanwhile.
@@ -99,6 +102,7 @@ class SchemaError(ValueError):
         self.path = path
 
 
+@lru_cache(_KEPT)
 def grammar_of(schema: str) -> str:
     """The grammar of all JSON values that are valid against a schema and have its properties in their order.
 

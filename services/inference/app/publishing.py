@@ -32,7 +32,6 @@ from services.serving.domain.route import Role, Route
 logger = logging.getLogger(__name__)
 
 ANY_ETAG = "*"
-_LOADABLE = (VersionState.RETIRED, VersionState.SERVING)
 
 
 class Publishing:
@@ -256,7 +255,7 @@ class Publishing:
             violations = [FieldViolation(f"entries[{at}].version", f"there is no version {number}")]
             error = not_found("model_version", version_name(model, number), "`tidemill models` lists them.")
             raise NotFoundError(error.message, reason=error.reason, metadata=error.metadata, violations=violations)
-        if version.state not in _LOADABLE:
+        if not version.is_loadable:
             violations = [FieldViolation(f"entries[{at}].version", f"it is {version.state}")]
             raise FailedPreconditionError(
                 f"{version.name} cannot be in a route ({version.state}): {version.message or 'it was never loaded'}.",
@@ -277,15 +276,13 @@ class Publishing:
             target = self._versions.store.version(model, number)
             if target is None:
                 raise not_found("model_version", version_name(model, number))
-            if target.state not in _LOADABLE or target.serve_time is None:
+            if not target.has_served:
                 raise FailedPreconditionError(
                     f"{target.name} never served ({target.state.value}).", reason="VERSION_NEVER_SERVED"
                 )
             return target
         before = serving.number if serving else NEWEST
-        served = (
-            v for v in self._versions.every_version(model, before) if v.state in _LOADABLE and v.serve_time is not None
-        )
+        served = (v for v in self._versions.every_version(model, before) if v.has_served)
         found = next(served, None)
         if found is None:
             raise FailedPreconditionError(

@@ -13,14 +13,13 @@ from collections import defaultdict
 from services.inference.app.loading import is_lost
 from services.inference.app.ports import Announcer
 from services.inference.app.versions import Versions
-from services.inference.domain.model import ModelVersion, VersionState
+from services.inference.domain.model import ModelVersion
 from services.kit.errors import TidemillError, is_retryable
 from services.serving.domain.names import model_name, version_name
 
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
-_LOADABLE = (VersionState.RETIRED, VersionState.SERVING)
 
 
 class Reconciler:
@@ -118,7 +117,7 @@ class Reconciler:
         refused = self._versions.loader.refuse(serving, why)
         route = self._versions.get(serving.model).route
         for earlier in list(self._versions.every_version(serving.model, serving.number)):
-            if earlier.state not in _LOADABLE or earlier.serve_time is None:
+            if not earlier.has_served:
                 continue
             try:
                 loaded = self._versions.load(earlier)

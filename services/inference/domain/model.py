@@ -88,6 +88,16 @@ class ModelVersion:
         return version_name(self.model, self.number)
 
     @property
+    def is_loadable(self) -> bool:
+        """Whether it was loaded before, and may be again."""
+        return self.state in (VersionState.RETIRED, VersionState.SERVING)
+
+    @property
+    def has_served(self) -> bool:
+        """Whether it may serve again: it has before, and nothing is known against it."""
+        return self.is_loadable and self.serve_time is not None
+
+    @property
     def server_model(self) -> str:
         """Its name in the server."""
         return server_model(self.model, self.number)

@@ -42,17 +42,8 @@ from services.kit.telemetry.metrics import RequestMetrics
 ANSWER = "answers/01jtest"
 VERSION = "models/headlines/versions/3"
 WORDS = ("Rates ", "rise ", "again")
-_OPTIONS = (
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "seed",
-    "top_k",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "logprobs",
-)
+# The tensors of one value that have the name of the contract's field.
+_OPTIONS = {field.name for field in model_pb2.SamplingParams.DESCRIPTOR.fields} - {"stop"}
 
 
 def model() -> model_pb2.Model:
@@ -182,7 +173,7 @@ def _asked(request: Any) -> Any:
     else:
         for message in json.loads(tensors["messages_json"][0]):
             asked.conversation.messages.add(**message)
-    for option in (*_OPTIONS, "json_schema"):
+    for option in _OPTIONS:
         if option in tensors:
             setattr(asked.sampling, option, tensors[option][0])
     asked.sampling.stop.extend(tensors.get("stop", ()))
