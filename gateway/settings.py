@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from gateway.http.limits import HttpLimits
-from gateway.keys.usage import MOST_PROCESSES
+from gateway.keys.usage import MAX_PROCESSES
 from services.kit.config import UNIX, ServiceSettings
 from services.kit.tls import TlsFiles
 
@@ -45,7 +45,7 @@ class GatewaySettings(ServiceSettings):
     gateway_processes: int = Field(
         1,
         ge=1,
-        le=MOST_PROCESSES,
+        le=MAX_PROCESSES,
         description="gateway processes that share the ports; a mesh of one machine runs as many as it has processors, "
         "4 at most, unless this is set",
     )

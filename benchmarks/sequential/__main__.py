@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks import machine
 from benchmarks.report import table, write_section
 from services.pipeline.engine.group_sequential import boundaries
-from services.pipeline.engine.sequential import LEAST_UNITS, RateGuard, normal_mixture, ratio_mismatch
+from services.pipeline.engine.sequential import MIN_UNITS, RateGuard, normal_mixture, ratio_mismatch
 
 _ALPHA, _UNITS, _AT_ONCE = 0.05, 20_000, 100
 _FIXED = 4000
@@ -65,7 +65,7 @@ def _looks(rng: np.random.Generator, draw: Draw, share: float, effect: float, co
         spread = (np.cumsum(values**2 * arm, axis=1) - safe * mean**2) / (safe - 1)
         difference += sign * mean
         variance += np.maximum(spread, 0) / safe
-        enough &= units >= LEAST_UNITS
+        enough &= units >= MIN_UNITS
     return difference, np.where(enough, np.sqrt(variance), np.inf)
 
 

@@ -20,7 +20,7 @@ from services.kit.grpc.interceptors import Stream, rebuild
 from services.kit.telemetry import schema
 
 # Characters of a service's error message that a span keeps.
-_MOST_DETAILS = 1000
+_MAX_DETAILS = 1000
 # By OpenTelemetry's conventions for server spans: the caller's mistakes are not errors of the server.
 _OUR_FAULT = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
@@ -100,4 +100,4 @@ def _name(code: Any) -> str:
 def _note(span: Span, code: str, details: str) -> None:
     span.set_attribute(schema.RPC_STATUS, grpc.StatusCode[code].value[0])
     if code in _OUR_FAULT:
-        span.set_status(StatusCode.ERROR, details[:_MOST_DETAILS])
+        span.set_status(StatusCode.ERROR, details[:_MAX_DETAILS])

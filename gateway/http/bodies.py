@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from services.kit.errors import FieldViolation, InvalidArgumentError
 
 _INT64 = 2**63 - 1
-_MOST_TOKENS = 131072
+_MAX_TOKENS = 131072
 
 # Options that the mesh does not offer, with the values that mean "not wanted".
 _REFUSED: dict[str, tuple[Any, ...]] = {
@@ -191,8 +191,8 @@ class ChatBody(Body):
     messages: list[ChatMessageBody] = Field(min_length=1)
     stream: bool = False
     stream_options: StreamOptionsBody | None = None
-    max_tokens: int | None = Field(None, ge=1, le=_MOST_TOKENS, description="as max_completion_tokens")
-    max_completion_tokens: int | None = Field(None, ge=1, le=_MOST_TOKENS, description="default: the model's limit")
+    max_tokens: int | None = Field(None, ge=1, le=_MAX_TOKENS, description="as max_completion_tokens")
+    max_completion_tokens: int | None = Field(None, ge=1, le=_MAX_TOKENS, description="default: the model's limit")
     temperature: float = Field(0.0, ge=0, le=2, description="0 takes the most probable token")
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=-_INT64 - 1, le=_INT64)
@@ -320,7 +320,7 @@ class InferBody(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-class PredictionBody(BaseModel):
+class Prediction(BaseModel):
     """One classified text."""
 
     answer: str = Field(description="id, for feedback")
@@ -333,7 +333,7 @@ class PredictResponse(BaseModel):
     """One prediction for each text, in order, and the version that made them."""
 
     model_version: str
-    predictions: list[PredictionBody]
+    predictions: list[Prediction]
 
 
 class FeedbackResponse(BaseModel):

@@ -42,8 +42,8 @@ _OPEN_BELOW = "/static-offline-docs/"
 # Open to whoever has the metrics token or, if none is set, calls from this machine; others need a key.
 _METRICS = "/metrics"
 # Characters of a path that a span keeps; a caller without a key may send 60 KB.
-_MOST_PATH = 512
-_MOST_REQUEST_ID = 128
+_MAX_PATH = 512
+_MAX_REQUEST_ID = 128
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
@@ -160,7 +160,7 @@ class Door:
             span.update_name(endpoint)
             span.set_attribute(schema.HTTP_METHOD, scope["method"])
             span.set_attribute(schema.HTTP_ROUTE, route)
-            span.set_attribute(schema.URL_PATH, path[:_MOST_PATH])
+            span.set_attribute(schema.URL_PATH, path[:_MAX_PATH])
             span.set_attribute(schema.HTTP_STATUS, status)
             if status >= 500 or (status == 200 and code not in ("OK", "CANCELLED")):  # or failed later
                 span.set_status(StatusCode.ERROR, code)
@@ -182,7 +182,7 @@ def _relative(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
 def _own_headers(span: trace.Span, request_id: str) -> list[tuple[bytes, bytes]]:
     """The headers of every response. A caller's request id that is not safe to log is ignored."""
     known = request_id if request_id.isprintable() and request_id.isascii() else ""
-    if known := known[:_MOST_REQUEST_ID]:
+    if known := known[:_MAX_REQUEST_ID]:
         span.set_attribute(schema.REQUEST_ID, known)
     context = span.get_span_context()
     if not context.is_valid:

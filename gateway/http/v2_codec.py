@@ -49,7 +49,7 @@ _CONTENTS = {
     "BYTES": "bytes_contents",
 }
 # The limit of NumPy 1; without a limit the number of elements could be arbitrarily large.
-_MOST_DIMENSIONS = 32
+_MAX_DIMENSIONS = 32
 _SIZES = {**{name: dtype.itemsize for name, dtype in _DTYPES.items()}, "BF16": 2}
 
 
@@ -152,10 +152,10 @@ def _read_input(request: Any, tensor: Any, where: str, tail: memoryview) -> int:
         raise invalid(f"{where}.datatype", f"`{where}.datatype` must be one of {', '.join((*_SIZES, 'BYTES'))}.")
     if (
         not isinstance(shape, list)
-        or len(shape) > _MOST_DIMENSIONS
+        or len(shape) > _MAX_DIMENSIONS
         or not all(type(size) is int and 0 <= size < 2**31 for size in shape)
     ):
-        raise invalid(f"{where}.shape", f"`{where}.shape` must be a list of at most {_MOST_DIMENSIONS} sizes.")
+        raise invalid(f"{where}.shape", f"`{where}.shape` must be a list of at most {_MAX_DIMENSIONS} sizes.")
     options = dict(_object(entry.get("parameters"), f"{where}.parameters"))
     size = options.pop("binary_data_size", None)
     elements = prod(shape)

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MOST_PROCESSES = 64
+MAX_PROCESSES = 64
 _SLOTS = 4096
 # Id of the key, tokens left, when they were counted, mean seconds of a request; then the requests of each process.
 _HEAD = struct.Struct("<16sddd")
 _COUNT = struct.Struct("<I")
-_SIZE = _HEAD.size + MOST_PROCESSES * _COUNT.size
+_SIZE = _HEAD.size + MAX_PROCESSES * _COUNT.size
 
 
 class KeyUsage:

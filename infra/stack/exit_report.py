@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 
-_MOST_BYTES = 1 << 16
+_MAX_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class ExitReportFile:
     def read(self) -> ExitReport | None:
         """The report; None if the child wrote none, or none that can be read."""
         try:
-            value = json.loads(os.pread(self.descriptor, _MOST_BYTES, 0))
+            value = json.loads(os.pread(self.descriptor, _MAX_BYTES, 0))
             return ExitReport(str(value["reason"]), str(value["message"]), bool(value["permanent"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -32,7 +32,7 @@ started again; 30 and 60 when unset."""
 
 GATEWAY_PROCESSES = "TIDEMILL_GATEWAY_PROCESSES"
 """Environment variable: gateway processes; as many as processors, 4 at most, when unset."""
-_USUAL_PROCESSES, _MOST_PROCESSES = 4, 64
+_USUAL_PROCESSES, _MAX_PROCESSES = 4, 64
 
 PARTS = ("kafka", "elasticsearch", "triton")
 
@@ -248,8 +248,8 @@ def gateway_processes() -> int:
         StackError: the environment variable is wrong.
     """
     text = os.environ.get(GATEWAY_PROCESSES) or str(min(_USUAL_PROCESSES, len(os.sched_getaffinity(0))))
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= _MOST_PROCESSES:
-        raise StackError(f"{GATEWAY_PROCESSES} must be a number from 1 to {_MOST_PROCESSES}, not {text!r}.")
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= _MAX_PROCESSES:
+        raise StackError(f"{GATEWAY_PROCESSES} must be a number from 1 to {_MAX_PROCESSES}, not {text!r}.")
     return int(text)
 
 

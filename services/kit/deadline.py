@@ -8,7 +8,7 @@ from contextvars import ContextVar
 _END: ContextVar[float | None] = ContextVar("tidemill_call_deadline", default=None)
 # The share of a call's time that is kept for sending its answer. When the deadlines of many callers end together, their
 # answers take a while, above all on a busy machine.
-_ANSWER_SHARE, _LEAST_ANSWER_S, _MOST_ANSWER_S = 0.1, 0.5, 3.0
+_ANSWER_SHARE, _MIN_ANSWER_S, _MAX_ANSWER_S = 0.1, 0.5, 3.0
 
 
 def work_deadline() -> float | None:
@@ -22,5 +22,5 @@ def work_deadline() -> float | None:
 
 def set_call_deadline(limit_s: float) -> None:
     """Sets the deadline of the current call, in seconds from now."""
-    reserved = min(max(limit_s * _ANSWER_SHARE, _LEAST_ANSWER_S), _MOST_ANSWER_S)
+    reserved = min(max(limit_s * _ANSWER_SHARE, _MIN_ANSWER_S), _MAX_ANSWER_S)
     _END.set(time.monotonic() + limit_s - reserved)

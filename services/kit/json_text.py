@@ -62,9 +62,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int | str:
-    return int(digits) if len(digits) <= _MOST_DIGITS else digits
+    return int(digits) if len(digits) <= _MAX_DIGITS else digits
 
 
-_MOST_DIGITS = 1000
+_MAX_DIGITS = 1000
 _READER_OF_LONG_INTEGERS = json.JSONDecoder(object_pairs_hook=_object, parse_constant=NotANumber, parse_int=_integer)
 _READER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=NotANumber)

@@ -25,7 +25,7 @@ _UNICODE: Final = re.compile(r"\\u([0-9a-fA-F]{4})")
 _COUNT: Final = re.compile(r"\{(\d+),\d+\}\??")
 _CLASS: Final = re.compile(r"\[[^\]]*\]")
 # Repetitions above this are replaced by "or more": a longer run need not be counted exactly to be found.
-_MOST_COUNTED: Final = 8
+_MAX_COUNTED: Final = 8
 
 
 class Gate:
@@ -116,7 +116,7 @@ def loosened(pattern: re.Pattern[str]) -> str:
 
 def _without_end(match: re.Match[str]) -> str:
     least = int(match[1])
-    return "*" if least == 0 else "+" if least == 1 else f"{{{min(least, _MOST_COUNTED)},}}"
+    return "*" if least == 0 else "+" if least == 1 else f"{{{min(least, _MAX_COUNTED)},}}"
 
 
 def _first_look(source: str) -> str | None:

@@ -135,7 +135,7 @@ def _is_plain_phone(match: Match) -> bool:
 
 _IDS_HEADER: Final = re.compile(r"[> ]*(?:[\w-]*Message-ID|In-Reply-To|References)\s*:", _CASE)
 _ARTICLE_BEFORE: Final = re.compile(r"(?:\barticles?|\bmsgid|\bmessage)[ \t]*<$", _CASE)
-_MOST_HEADER_LINES: Final = 16
+_MAX_HEADER_LINES: Final = 16
 
 
 def _is_message_id(match: Match) -> bool:
@@ -144,7 +144,7 @@ def _is_message_id(match: Match) -> bool:
     if _ARTICLE_BEFORE.search(text[max(0, match.start() - 16) : match.start()]):
         return True
     end = match.start()
-    for _ in range(_MOST_HEADER_LINES):
+    for _ in range(_MAX_HEADER_LINES):
         line = text.rfind("\n", max(0, end - 400), end) + 1
         if _IDS_HEADER.match(text, line, end):
             return True

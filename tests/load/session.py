@@ -20,7 +20,7 @@ from tests.load.small_models import WRITER, publish_small_models
 from tests.load.watch import Logs, memory, processes
 from tests.waiting import wait_until
 
-_MOST_MEBIBYTES = 3072
+_MAX_MEBIBYTES = 3072
 _GROWTH_MEBIBYTES = 256
 
 
@@ -51,7 +51,7 @@ def full_load(stack: StackState, key: str, folder: Path, seconds: float) -> Load
     assert processes(stack) == before
     grown = {name: (halfway[name], now) for name, now in after.items() if now - halfway[name] > _GROWTH_MEBIBYTES}
     assert grown == {}
-    assert {name: now for name, now in after.items() if now > _MOST_MEBIBYTES} == {}
+    assert {name: now for name, now in after.items() if now > _MAX_MEBIBYTES} == {}
     assert logs.errors() == []
     return load
 

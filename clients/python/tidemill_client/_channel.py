@@ -9,10 +9,10 @@ from typing import Any
 
 import grpc
 
-_MOST_BYTES = 64 * 1024 * 1024
+_MAX_BYTES = 64 * 1024 * 1024
 _OPTIONS = (
-    ("grpc.max_receive_message_length", _MOST_BYTES),
-    ("grpc.max_send_message_length", _MOST_BYTES),
+    ("grpc.max_receive_message_length", _MAX_BYTES),
+    ("grpc.max_send_message_length", _MAX_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     # Retries are this package's own: gRPC's do not wait for the time that the mesh names.
     ("grpc.enable_retries", 0),

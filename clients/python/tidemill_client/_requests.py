@@ -23,7 +23,7 @@ _OPTIONS = (
     "repetition_penalty",
     "logprobs",
 )
-MOST_TEXTS = 256
+MAX_TEXTS = 256
 """Texts of one request; longer lists are sent as several."""
 
 
@@ -97,8 +97,8 @@ def piece(response: Any) -> Piece:
 
 
 def parts(texts: Sequence[str]) -> list[Sequence[str]]:
-    """The texts in requests of at most `MOST_TEXTS`."""
-    return [texts[at : at + MOST_TEXTS] for at in range(0, len(texts), MOST_TEXTS)]
+    """The texts in requests of at most `MAX_TEXTS`."""
+    return [texts[at : at + MAX_TEXTS] for at in range(0, len(texts), MAX_TEXTS)]
 
 
 def user_of(user: str | None, count: int) -> str | None:

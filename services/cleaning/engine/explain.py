@@ -16,8 +16,8 @@ MAX_EDITS: Final = 1000
 MAX_EDIT_CHARS: Final = 256 * 1024
 """Characters of all edits of one explanation, before and after together."""
 # Comparing takes time quadratic in the number of pieces; a text with more pieces is shown as one edit.
-_MOST_LINES: Final = 2000
-_MOST_PIECES: Final = 600
+_MAX_LINES: Final = 2000
+_MAX_PIECES: Final = 600
 _PIECE: Final = re.compile(r"[^\W_]+(?<![\u3041-\u30ff\u3400-\u9fff])|\s+|.", re.DOTALL)
 
 
@@ -114,7 +114,7 @@ def edits(before: str, after: str) -> Iterator[Edit]:
 
 def _by_lines(before: str, after: str, place: int) -> Iterator[Edit]:
     old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
-    if len(old) == len(new) == 1 or max(len(old), len(new)) > _MOST_LINES:
+    if len(old) == len(new) == 1 or max(len(old), len(new)) > _MAX_LINES:
         yield from _by_pieces(before, after, place)
         return
     for was, now, at in _differences(old, new):
@@ -128,7 +128,7 @@ def _by_lines(before: str, after: str, place: int) -> Iterator[Edit]:
 
 def _by_pieces(before: str, after: str, place: int) -> Iterator[Edit]:
     old, new = _PIECE.findall(before), _PIECE.findall(after)
-    if max(len(old), len(new)) > _MOST_PIECES:
+    if max(len(old), len(new)) > _MAX_PIECES:
         yield Edit(place, place + len(before), before, after)
         return
     for was, now, at in _differences(old, new):

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_MARKS: Final = 30
+MAX_MARKS: Final = 30
 """Marks on one character; no language uses more (Unicode's Stream-Safe Text Format, UAX #15)."""
 
 
 def bounded_marks(text: str) -> str:
-    """The text without the marks after the first `MOST_MARKS` on a character."""
-    if len(text) <= MOST_MARKS or text.isascii():
+    """The text without the marks after the first `MAX_MARKS` on a character."""
+    if len(text) <= MAX_MARKS or text.isascii():
         return text
     # Counting is much faster than the expression, and nearly every text has few marks.
-    if int(_table()[code_points([text]).codes].sum()) <= MOST_MARKS:
+    if int(_table()[code_points([text]).codes].sum()) <= MAX_MARKS:
         return text
     return _too_many().sub(r"\1", text)
 
@@ -30,7 +30,7 @@ def bounded_marks(text: str) -> str:
 @cache
 def _too_many() -> re.Pattern[str]:
     inside = "".join(map(chr, _table().nonzero()[0].tolist()))
-    return re.compile(f"([{inside}]{{{MOST_MARKS}}})[{inside}]+")
+    return re.compile(f"([{inside}]{{{MAX_MARKS}}})[{inside}]+")
 
 
 @cache

@@ -16,7 +16,7 @@ from services.serving.domain.route import SLOTS, Ranges, Role
 
 USUAL_WEIGHT = 100
 """Of a version that is published into a route without one."""
-MOST_ENTRIES = 8
+MAX_ENTRIES = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ _DEEPEST = 4
 # No encoding makes such a text longer than an attribute may be.
 _SHORT = MAX_ATTRIBUTE_BYTES // 4
 _LONGEST_NAME = 64
-_MOST_NOTES = 30
+_MAX_NOTES = 30
 _NOTE_CHARACTERS = 200
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _OTHER = re.compile(r"[^a-z0-9]+")
@@ -81,8 +81,8 @@ class Attributes:
             self.note(f"{len(left_out)} of {len(kept)} members left out, the limit is {MAX_ATTRIBUTES}: {listed}")
             kept = dict(list(kept.items())[:most])
         if self._notes:
-            more = len(self._notes) - _MOST_NOTES
-            notes = [*self._notes[:_MOST_NOTES], *([f"and {more} more notes"] if more > 0 else [])]
+            more = len(self._notes) - _MAX_NOTES
+            notes = [*self._notes[:_MAX_NOTES], *([f"and {more} more notes"] if more > 0 else [])]
             kept[_free(NOTES_ATTRIBUTE, set(kept))] = "\n".join(notes)
         return kept
 

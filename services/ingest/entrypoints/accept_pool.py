@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _RETRY_S = 1.0
 # Memory of a call in addition to its records.
-_LEAST_BYTES = 16 * 1024
+_MIN_BYTES = 16 * 1024
 
 
 class AcceptPool:
@@ -37,7 +37,7 @@ class AcceptPool:
         Raises:
             ResourceExhaustedError: too much is waiting already; a single batch is always accepted.
         """
-        cost = max(size, _LEAST_BYTES)
+        cost = max(size, _MIN_BYTES)
         with self._lock:
             if self._held and self._held + cost > self._most:
                 raise ResourceExhaustedError(

@@ -20,9 +20,9 @@ ERROR_DOMAIN = "tidemill"
 _DETAILS_KEY = "grpc-status-details-bin"
 # A status travels as trailing metadata, of which gRPC guarantees 8 KiB. A larger one arrives as "metadata size
 # exceeds limit", without what was wrong.
-_MOST_MESSAGE = 1000
-_MOST_FACT = 300
-_MOST_VIOLATIONS = 2000
+_MAX_MESSAGE = 1000
+_MAX_FACT = 300
+_MAX_VIOLATIONS = 2000
 
 
 def _subclasses(kind: type[tree.TidemillError]) -> Iterator[type[tree.TidemillError]]:
@@ -40,8 +40,8 @@ def to_status(error: tree.TidemillError) -> status_pb2.Status:
         packed.Pack(message)
         details.append(packed)
 
-    message = _fitting(error.message, _MOST_MESSAGE)
-    metadata = {_fitting(key, _MOST_FACT): _fitting(value, _MOST_FACT) for key, value in error.metadata.items()}
+    message = _fitting(error.message, _MAX_MESSAGE)
+    metadata = {_fitting(key, _MAX_FACT): _fitting(value, _MAX_FACT) for key, value in error.metadata.items()}
     add(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata))
     if error.violations:
         add(_bad_request(error.violations))
@@ -56,9 +56,9 @@ def _bad_request(violations: Sequence[tree.FieldViolation]) -> error_details_pb2
     """As many violations as fit, then the number of those left out."""
     bad, size = error_details_pb2.BadRequest(), 0
     for number, violation in enumerate(violations):
-        field, why = _fitting(violation.field, _MOST_FACT), _fitting(violation.description, _MOST_FACT)
+        field, why = _fitting(violation.field, _MAX_FACT), _fitting(violation.description, _MAX_FACT)
         size += len(field.encode()) + len(why.encode()) + 8
-        if size > _MOST_VIOLATIONS:
+        if size > _MAX_VIOLATIONS:
             bad.field_violations.add(description=f"and {len(violations) - number:,} more")
             break
         bad.field_violations.add(field=field, description=why)

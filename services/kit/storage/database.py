@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _READ_ONLY = "tidemill_read_only"
 # PostgreSQL's data_corrupted and index_corrupted, and disk_full.
 _DAMAGED_STATES, _DISK_FULL_STATE = ("XX001", "XX002"), "53100"
-_LEAST_FREE = 2**20
+_MIN_FREE = 2**20
 # Checking this much takes a quarter of a second; `tidemill doctor` checks larger files.
 _CHECKED_BYTES = 256 * 2**20
 
@@ -146,7 +146,7 @@ def _fault(engine: Engine, error: BaseException) -> TidemillError | None:
     if primary == sqlite3.SQLITE_FULL or state == _DISK_FULL_STATE:
         return disk_full(name)
     # A write-ahead log whose index cannot grow only reports an input/output error.
-    if primary == sqlite3.SQLITE_IOERR and disk_space(Path(name)).free < _LEAST_FREE:
+    if primary == sqlite3.SQLITE_IOERR and disk_space(Path(name)).free < _MIN_FREE:
         return disk_full(name)
     return None
 

@@ -31,16 +31,16 @@ from services.kit.telemetry.schema import ECS_VERSION
 from services.kit.tls import TlsFiles
 
 # Callers' input may end up in a span or a log line, so each is limited, in characters.
-MOST_ATTRIBUTE = 4096
-MOST_LOG_TEXT = 16_384
-_SPAN_LIMITS = SpanLimits(max_attributes=128, max_events=128, max_links=128, max_attribute_length=MOST_ATTRIBUTE)
-_LOG_LIMITS = LogRecordLimits(max_attributes=128, max_attribute_length=MOST_LOG_TEXT)
+MAX_ATTRIBUTE = 4096
+MAX_LOG_TEXT = 16_384
+_SPAN_LIMITS = SpanLimits(max_attributes=128, max_events=128, max_links=128, max_attribute_length=MAX_ATTRIBUTE)
+_LOG_LIMITS = LogRecordLimits(max_attributes=128, max_attribute_length=MAX_LOG_TEXT)
 
 # Libraries that log every poll at INFO.
 _CHATTY = ("kafka", "httpx", "httpcore", "alembic", "urllib3", "elastic_transport", "fsspec", "asyncio", "filelock")
 
 
-def bounded(text: str, most: int = MOST_LOG_TEXT) -> str:
+def bounded(text: str, most: int = MAX_LOG_TEXT) -> str:
     """The text, or its beginning and end: a message begins with what happened, a stack trace ends with it."""
     if len(text) <= most:
         return text

@@ -17,7 +17,7 @@ from services.pipeline.domain.learning import Kind, Lesson, chosen
 logger = logging.getLogger(__name__)
 
 # The most that ingest takes as an attribute, and as a text.
-_MOST_ATTRIBUTE, _MOST_TEXT = 16_384, 524_288
+_MAX_ATTRIBUTE, _MAX_TEXT = 16_384, 524_288
 
 
 class Captures:
@@ -101,7 +101,7 @@ def _record(lesson: Lesson, spec: PipelineSpec) -> dict[str, Any]:
     }
     if lesson.classification:
         record["feedback_label_field"] = spec.target_field
-    elif lesson.kind is Kind.CORRECTION and len(lesson.given.encode()) <= _MOST_ATTRIBUTE:
+    elif lesson.kind is Kind.CORRECTION and len(lesson.given.encode()) <= _MAX_ATTRIBUTE:
         # With the target a preference: corrected above given.
         record["rejected_answer"] = lesson.given
     return record
@@ -109,4 +109,4 @@ def _record(lesson: Lesson, spec: PipelineSpec) -> dict[str, Any]:
 
 def _fits(lesson: Lesson) -> bool:
     """Whether ingest takes it: a refused record would keep the import from withdrawing what is gone."""
-    return len(lesson.target.encode()) <= _MOST_ATTRIBUTE and len(lesson.prompt.encode()) <= _MOST_TEXT
+    return len(lesson.target.encode()) <= _MAX_ATTRIBUTE and len(lesson.prompt.encode()) <= _MAX_TEXT

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-LEAST_UNITS = 200
+MIN_UNITS = 200
 """Units in each arm before a difference of means is believed: the bound is asymptotic (see `MeanDifference`)."""
 
 
@@ -52,7 +52,7 @@ class MeanDifference:
     """Candidate's mean less the champion's, of a binary, count or continuous metric, at any time.
 
     An asymptotic confidence sequence: Robbins' normal mixture around the difference of means. It covers the true
-    difference at all times at once with probability 1 - alpha, as far as means of `LEAST_UNITS` are normal; below that
+    difference at all times at once with probability 1 - alpha, as far as means of `MIN_UNITS` are normal; below that
     it is infinitely wide.
     Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic
     confidence sequences", Annals of Statistics 52 (2024), theorem 2.2 and its one-sided form, proposition B.1.
@@ -82,7 +82,7 @@ class MeanDifference:
         return self.estimate + self._half(alpha, one_sided=True)
 
     def _half(self, alpha: float, *, one_sided: bool) -> float:
-        if min(self.champion.count, self.candidate.count) < LEAST_UNITS:
+        if min(self.champion.count, self.candidate.count) < MIN_UNITS:
             return math.inf
         error = math.sqrt(self.champion.variance / self.champion.count + self.candidate.variance / self.candidate.count)
         return error * normal_mixture(self.champion.count + self.candidate.count, alpha, self.tightest_at, one_sided)

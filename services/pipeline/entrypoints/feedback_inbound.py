@@ -25,7 +25,7 @@ from services.pipeline.entrypoints.mapping import Caller, judgement_from
 
 _SAID = ("rating", "correction", "label", "comment", "signal")
 _FIELDS = frozenset({"answer", "author", "episode", "tenant", *_SAID})
-_MOST_TENANT = 64
+_MAX_TENANT = 64
 
 
 class FeedbackInbound:
@@ -62,8 +62,8 @@ def draft_of(delivery: Delivery) -> Feedback:
     message.request_id = "evt-" + sha256_hex(event.source, event.event_id)
     validate(message)
     tenant = data.get("tenant", "")
-    if not isinstance(tenant, str) or len(tenant) > _MOST_TENANT:
-        raise InvalidArgumentError(f"`tenant` must be a text of at most {_MOST_TENANT} characters.")
+    if not isinstance(tenant, str) or len(tenant) > _MAX_TENANT:
+        raise InvalidArgumentError(f"`tenant` must be a text of at most {_MAX_TENANT} characters.")
     trace = delivery.headers.get("traceparent", b"").decode("ascii", "replace")[:64]
     return judgement_from(message, Caller(tenant, f"event:{event.source}"[:128]), trace)
 

@@ -12,8 +12,8 @@ from services.telemetry.app.ports import EventSearch, Hit, Search
 from services.telemetry.domain.days import Signal
 from services.telemetry.domain.paging import decode_token, encode_token
 
-MOST_OF_A_TRACE = 10_000
-_MOST_OF_A_PAGE = 16 * 1024 * 1024
+MAX_TRACE_DOCUMENTS = 10_000
+_MAX_PAGE_BYTES = 16 * 1024 * 1024
 """Characters of one page: a character takes up to four bytes, and a gRPC response at most 64 MiB."""
 Source = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ class SearchService:
         Raises:
             NotFoundError: there are none, or none yet.
         """
-        search = Search(Signal.TRACES, trace_id=trace_id, newest_first=False, size=MOST_OF_A_TRACE)
+        search = Search(Signal.TRACES, trace_id=trace_id, newest_first=False, size=MAX_TRACE_DOCUMENTS)
         spans, logs = await asyncio.gather(
             self._events.find(search), self._events.find(replace(search, signal=Signal.LOGS))
         )
@@ -97,6 +97,6 @@ def _fitting(hits: Sequence[Hit]) -> Sequence[Hit]:
     size = 0
     for number, hit in enumerate(hits):
         size += len(repr(hit.source))
-        if number and size > _MOST_OF_A_PAGE:
+        if number and size > _MAX_PAGE_BYTES:
             return hits[:number]
     return hits

@@ -24,7 +24,7 @@ from services.telemetry.domain.days import Retention, Signal, timestamp
 from services.telemetry.domain.document import Document
 from services.telemetry.domain.severity import level_of, search_words
 
-MOST_BYTES = 1024 * 1024
+MAX_BYTES = 1024 * 1024
 """Largest document; a larger one is refused."""
 
 _RESOURCE_FIELDS = {
@@ -186,8 +186,8 @@ def _span(base: Mapping[str, Any], scope: str, span: Span) -> dict[str, Any]:
 
 def _append(mapped: Mapped, signal: Signal, time_ns: int, identity: str, source: Mapping[str, Any]) -> None:
     text = orjson.dumps(source)
-    if len(text) > MOST_BYTES:
-        mapped.refuse(f"an event of {len(text):,} bytes is refused: the limit is {MOST_BYTES:,}")
+    if len(text) > MAX_BYTES:
+        mapped.refuse(f"an event of {len(text):,} bytes is refused: the limit is {MAX_BYTES:,}")
         return
     mapped.documents.append(Document(signal.index(time_ns), identity, text))
 

@@ -15,7 +15,7 @@ from services.telemetry.app.search import SearchService
 from services.telemetry.entrypoints import mapping
 
 # Bytes of spans, and of log lines, in one response: together well below gRPC's limit.
-_MOST_BYTES = 24 * 1024 * 1024
+_MAX_BYTES = 24 * 1024 * 1024
 
 M = TypeVar("M", bound=Message)
 
@@ -60,7 +60,7 @@ def _fitting(convert: Callable[[Mapping[str, Any]], M], sources: Iterable[Mappin
     for source in sources:
         message = convert(source)
         size += message.ByteSize()
-        if size > _MOST_BYTES:
+        if size > _MAX_BYTES:
             return messages, False
         messages.append(message)
     return messages, True

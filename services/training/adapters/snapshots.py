@@ -25,7 +25,7 @@ _PARTS = ("train", "holdout")
 _MANIFEST = "manifest.json"
 WEIGHT_COLUMN = "feedback_weight"
 """Of records that come from feedback: how often they are learnt from."""
-_MOST_WEIGHT = 100
+_MAX_WEIGHT = 100
 
 
 class StoredFolders:
@@ -193,10 +193,10 @@ def by_weight(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     for row in rows:
         weight = row.get(WEIGHT_COLUMN, "")
-        if weight and not (weight.isascii() and weight.isdecimal() and 1 <= int(weight) <= _MOST_WEIGHT):
+        if weight and not (weight.isascii() and weight.isdecimal() and 1 <= int(weight) <= _MAX_WEIGHT):
             cause = f"the record {row.get('record_id')} has the weight {weight!r}"
             raise DataLossError(
-                f"{WEIGHT_COLUMN}: {cause}; it must be 1 to {_MOST_WEIGHT}. Build the data set again.",
+                f"{WEIGHT_COLUMN}: {cause}; it must be 1 to {_MAX_WEIGHT}. Build the data set again.",
                 reason="SNAPSHOT_DAMAGED",
                 metadata={"part": "train.parquet", "cause": cause},
             )

@@ -11,7 +11,7 @@ from services.kit.prompts import PromptError, Prompts, chat_of
 from services.training.domain.tasks import GenerationTask
 from services.training.engine.tasks import Pair
 
-_LEAST_TEXT = 8
+_MIN_TEXT = 8
 
 
 def prompts_of(folder: Path, task: GenerationTask) -> Prompts:
@@ -37,10 +37,10 @@ def prompts_of(folder: Path, task: GenerationTask) -> Prompts:
         frame = prompts.frame_tokens
     except PromptError as error:
         raise _refused("spec.base_model", str(error), "CHAT_TEMPLATE_UNSUITABLE") from error
-    if task.max_input_tokens - frame < _LEAST_TEXT:
+    if task.max_input_tokens - frame < _MIN_TEXT:
         wrong = (
             f"{task.max_input_tokens} is too small: instruction and chat markers alone take {frame} tokens, and a "
-            f"record's text needs at least {_LEAST_TEXT}"
+            f"record's text needs at least {_MIN_TEXT}"
         )
         raise _refused("spec.generation.max_input_tokens", wrong, "PROMPT_TOO_SHORT")
     return prompts

@@ -20,7 +20,7 @@ REGISTRY = own_registry()
 # of a quadratic one 64 times. The largest is tried only where the others leave a doubt.
 SIZES: Final = (MAX_TEXT_BYTES // 256, MAX_TEXT_BYTES // 32, MAX_TEXT_BYTES)
 DOUBTFUL_GROWTH: Final = 14
-MOST_GROWTH: Final = 24
+MAX_GROWTH: Final = 24
 # Seconds below which the middle size does not matter: were it quadratic, the largest would take a second.
 NOISE: Final = 0.001
 
@@ -87,7 +87,7 @@ def grows_too_fast(operator: Operator[Any], before: str, unit: str) -> bool:
     longer = processor_time(middle)
     if longer <= NOISE or growth(small, middle, longer) <= DOUBTFUL_GROWTH:
         return False
-    return growth(middle, large, processor_time(large)) > MOST_GROWTH
+    return growth(middle, large, processor_time(large)) > MAX_GROWTH
 
 
 def growth(small: Callable[[], object], large: Callable[[], object], longer: float) -> float:

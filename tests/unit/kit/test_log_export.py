@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as pb
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc as stubs
 
 from infra.stack.layout import python_path
-from services.kit.telemetry.setup import MOST_ATTRIBUTE, MOST_LOG_TEXT
+from services.kit.telemetry.setup import MAX_ATTRIBUTE, MAX_LOG_TEXT
 
 _SCRIPT = r"""
 import logging, sys
@@ -104,8 +104,8 @@ def test_nothing_that_is_sent_or_logged_is_longer_than_its_bound(receiver: tuple
         check=False,
     )
     assert ended.returncode == 0, ended.stderr.decode()
-    assert int(ended.stdout) <= MOST_ATTRIBUTE
+    assert int(ended.stdout) <= MAX_ATTRIBUTE
     assert len(servicer.lines) == 3
-    assert all(len(text) < MOST_LOG_TEXT + 100 for text in (*servicer.lines, *servicer.attributes))
+    assert all(len(text) < MAX_LOG_TEXT + 100 for text in (*servicer.lines, *servicer.attributes))
     assert servicer.lines[0].endswith(" the end")
-    assert all(len(line) < 3 * MOST_LOG_TEXT for line in ended.stderr.splitlines())
+    assert all(len(line) < 3 * MAX_LOG_TEXT for line in ended.stderr.splitlines())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.pipeline.engine.group_sequential import boundaries, obrien_fleming, pocock
 from services.pipeline.engine.sequential import (
-    LEAST_UNITS,
+    MIN_UNITS,
     MeanDifference,
     RateGuard,
     Sample,
@@ -44,7 +44,7 @@ def arms(rates: Sequence[float], count: int) -> MeanDifference:
 
 
 def test_a_difference_shows_with_its_interval_once_there_are_enough_units() -> None:
-    few, many = arms((0.5, 0.9), LEAST_UNITS - 1), arms((0.5, 0.9), LEAST_UNITS)
+    few, many = arms((0.5, 0.9), MIN_UNITS - 1), arms((0.5, 0.9), MIN_UNITS)
     assert few.interval(0.05) == (-math.inf, math.inf)
     low, high = many.interval(0.05)
     assert 0.2 < low < many.estimate < high < 0.6
@@ -66,7 +66,7 @@ def test_equal_arms_that_are_looked_at_all_the_time_are_seldom_found_different(r
     for _ in range(200):
         values = rng.random((2, 4000)) < rate
         sums = values.cumsum(axis=1)
-        for count in range(LEAST_UNITS, 4001, 50):
+        for count in range(MIN_UNITS, 4001, 50):
             if arms((sums[:, count - 1] / count).tolist(), count).lower(0.05) > 0:
                 wrong += 1
                 break
@@ -76,7 +76,7 @@ def test_equal_arms_that_are_looked_at_all_the_time_are_seldom_found_different(r
 def test_a_better_arm_is_found() -> None:
     rng = np.random.default_rng(2)
     sums = (rng.random((2, 3000)) < np.array([[0.5], [0.6]])).cumsum(axis=1)
-    bounds = [arms((sums[:, count - 1] / count).tolist(), count).lower(0.05) for count in range(LEAST_UNITS, 3001, 100)]
+    bounds = [arms((sums[:, count - 1] / count).tolist(), count).lower(0.05) for count in range(MIN_UNITS, 3001, 100)]
     assert bounds[-1] > 0
 
 

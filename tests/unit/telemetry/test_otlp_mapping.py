@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from services.telemetry.domain.days import Retention
 from services.telemetry.entrypoints.mapping import log_to, span_to
-from services.telemetry.entrypoints.otlp_mapping import MOST_BYTES, Mapped, logs_from, spans_from
+from services.telemetry.entrypoints.otlp_mapping import MAX_BYTES, Mapped, logs_from, spans_from
 from tests.unit.telemetry.requests import any_value, logs, pairs, spans
 
 _NOW = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()) * 10**9
@@ -238,7 +238,7 @@ def test_events_out_of_time_are_refused(days: int) -> None:
 
 
 def test_a_line_that_is_too_large_is_refused() -> None:
-    mapped = _logs(_record("x" * MOST_BYTES), _record())
+    mapped = _logs(_record("x" * MAX_BYTES), _record())
     assert len(mapped.documents) == 1
     assert mapped.refused == 1
     assert "bytes" in mapped.reason

@@ -31,7 +31,7 @@ _CHARS_AT_ONCE = 1 << 18
 _ROWS_AT_ONCE = 4096
 # Texts made from one template share bands without being duplicates. Each text is compared with at most this many
 # others, those with the most shared bands, so that the cost stays linear in the number of texts.
-_MOST_CANDIDATES = 32
+_MAX_CANDIDATES = 32
 
 
 class NearDedupParams(Params):
@@ -83,7 +83,7 @@ class NearDedup(SetOperator[NearDedupParams]):
                 continue
             places = [stay[band, group] for band, group in enumerate(groups[position].tolist()) if group >= 0]
             shared = Counter(other for place in places for other in place)
-            closest = sorted(shared, key=lambda other: (-shared[other], other))[:_MOST_CANDIDATES]
+            closest = sorted(shared, key=lambda other: (-shared[other], other))[:_MAX_CANDIDATES]
             for other in sorted(closest):
                 similarity = _jaccard(mine, shingles.of(other))
                 if similarity >= self.params.threshold:
@@ -92,7 +92,7 @@ class NearDedup(SetOperator[NearDedupParams]):
             else:
                 for place in places:
                     # The first texts of a band are kept: later texts resemble them as often as the last ones.
-                    if len(place) < _MOST_CANDIDATES:
+                    if len(place) < _MAX_CANDIDATES:
                         place.append(position)
 
 

@@ -41,7 +41,7 @@ _COMMONEST_SHORT, _COMMONEST_SHORT_CJK = 0.04, 0.02
 
 # A text that repeats one short piece is spam at any length: the longest such piece, and how often it may stand.
 _LONGEST_PERIOD = 32
-_MOST_PERIODS = 5
+_MAX_PERIODS = 5
 _FEWEST_CHARS = 12
 _HEAD = 6
 
@@ -83,9 +83,9 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
         """Rejects with the reason `repetitive`."""
         limit = self.params.max_ratio
         found = {
-            position: Rejection("repetitive", f"periods={count} > {_MOST_PERIODS}")
+            position: Rejection("repetitive", f"periods={count} > {_MAX_PERIODS}")
             for position, text in enumerate(column.texts)
-            if (count := periods(text)) > _MOST_PERIODS
+            if (count := periods(text)) > _MAX_PERIODS
         }
         candidates, repeating = self._candidates(column)
         for position in candidates:

@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 _GZIP = ("gzip", "x-gzip")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MOST_REDIRECTS = 5
+_MAX_REDIRECTS = 5
 # At least this much must arrive within the timeout, so that a server that sends a byte a minute counts as silent.
-_LEAST_BYTES = 64 * 1024
+_MIN_BYTES = 64 * 1024
 
 
 class HttpFile:
@@ -111,7 +111,7 @@ class HttpFile:
     @asynccontextmanager
     async def _response(self, url: str) -> AsyncIterator[aiohttp.ClientResponse]:
         async with self._session() as session:
-            for _ in range(_MOST_REDIRECTS + 1):
+            for _ in range(_MAX_REDIRECTS + 1):
                 self._check(url)
                 async with session.get(url, allow_redirects=False) as response:
                     if response.status not in _REDIRECTS:
@@ -122,7 +122,7 @@ class HttpFile:
                 if url.startswith("https:") and not target.startswith("https:"):
                     raise forbidden(self._spec, f"{shown(url)} redirects from https to another protocol.")
                 url = target
-        raise OSError(f"{shown(self._url)} redirects more than {_MOST_REDIRECTS} times")
+        raise OSError(f"{shown(self._url)} redirects more than {_MAX_REDIRECTS} times")
 
     def _check(self, url: str) -> None:
         try:
@@ -167,7 +167,7 @@ class HttpFile:
 
 async def _fill(response: aiohttp.ClientResponse) -> bytes:
     parts, size = [], 0
-    while size < _LEAST_BYTES and (part := await response.content.read(CHUNK_BYTES)):
+    while size < _MIN_BYTES and (part := await response.content.read(CHUNK_BYTES)):
         parts.append(part)
         size += len(part)
     return b"".join(parts)
