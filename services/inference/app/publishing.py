@@ -14,7 +14,7 @@ from pathlib import Path
 from services.inference.app.loading import is_integrity_error
 from services.inference.app.versions import Versions
 from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState
-from services.inference.domain.route import ModelRoute, RouteEntry
+from services.inference.domain.route import MAX_ENTRIES, ModelRoute, RouteEntry
 from services.kit.errors import (
     AbortedError,
     FailedPreconditionError,
@@ -76,7 +76,7 @@ class Publishing:
             InvalidArgumentError, PermissionDeniedError: the build does not lie in the artefact store.
             FailedPreconditionError: it is damaged, not signed by a trusted key or another one than was meant, or the
                 server refused it; the previous version keeps serving. Or a further version is published into a route
-                without a serving one.
+                without a serving one, or into a full one.
         """
         with self._versions.locks[model]:
             known = self._versions.store.model(model)
@@ -229,11 +229,12 @@ class Publishing:
     ) -> ModelVersion:
         """Loads a version, and makes `joined` of it the route."""
         try:
+            route = _within_limit(joined(version.number))
             loaded = self._versions.loaded(version, build)
         except TidemillError as error:
             self._give_up(version, error)
             raise
-        version = self._versions.take_over(loaded, joined(version.number), request_id, traceparent)
+        version = self._versions.take_over(loaded, route, request_id, traceparent)
         self._versions.unload_left(version.model)
         self._prune(version)
         return version
@@ -326,6 +327,18 @@ def _joining(role: Role, weight: int, route: ModelRoute) -> Callable[[int], Mode
             f"{model_name(route.model)} has no serving version: publish one before a {role}.", reason="NOTHING_SERVES"
         )
     return lambda number: route.joined_by(number, role, weight)
+
+
+def _within_limit(route: ModelRoute) -> ModelRoute:
+    if len(route.entries) > MAX_ENTRIES:
+        model = model_name(route.model)
+        raise FailedPreconditionError(
+            f"The route of {model} is full: it can have {MAX_ENTRIES} versions. Take one out of it by "
+            "`tidemill route set`, then publish again.",
+            reason="ROUTE_FULL",
+            metadata={"model": model},
+        )
+    return route
 
 
 def _at_field(error: TidemillError, field: str) -> TidemillError:

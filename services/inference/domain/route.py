@@ -17,6 +17,7 @@ from services.serving.domain.route import SLOTS, Ranges, Role
 USUAL_WEIGHT = 100
 """Of a version that is published into a route without one."""
 MAX_ENTRIES = 8
+"""As the contract says: all of them are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)

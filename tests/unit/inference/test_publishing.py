@@ -25,7 +25,7 @@ from services.inference.app.restarts import RestartQueue
 from services.inference.app.route_book import RouteBook
 from services.inference.app.versions import Versions
 from services.inference.domain.model import Lineage, ModelVersion, VersionState
-from services.inference.domain.route import ModelRoute, RouteEntry
+from services.inference.domain.route import MAX_ENTRIES, ModelRoute, RouteEntry
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import (
     AbortedError,
@@ -687,6 +687,22 @@ def test_a_build_is_published_beside_the_serving_one(harness: Harness) -> None:
     publishing.publish("m", two)
     assert weights(harness) == {canary.number: ("serving", 125)}
     assert publishing.roll_back("m").number == 1
+
+
+def test_a_build_is_not_published_into_a_full_route(harness: Harness) -> None:
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("0"))
+    for number in range(1, MAX_ENTRIES):
+        publishing.publish("m", harness.build(str(number)), role=Role.CANDIDATE)
+    loads = list(harness.server.loads)
+    with pytest.raises(FailedPreconditionError, match="is full: it can have 8 versions") as caught:
+        publishing.publish("m", harness.build("one too many"), role=Role.CANDIDATE)
+    assert caught.value.reason == "ROUTE_FULL"
+    assert harness.server.loads == loads
+    assert harness.states()[0][1] is VersionState.FAILED
+    # A version that takes the serving one's place needs no further place.
+    publishing.publish("m", harness.build("next"))
+    assert len(publishing.get("m").route.entries) == MAX_ENTRIES
 
 
 def test_a_canary_whose_files_are_lost_leaves_the_route_and_its_users_go_to_the_others(harness: Harness) -> None:
