@@ -257,20 +257,18 @@ class StreamGenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """`models/{model}`, whose route chooses the version, or `models/{model}/versions/{version}` with the number or an
-    alias of a version in its route, such as `champion`.
-    """
+    """As in GenerateRequest."""
     text: _builtins.str
-    """A record's text, without NUL; the model's own prompt template is applied."""
+    """As in GenerateRequest."""
     store: _builtins.bool
-    """False: nothing of the prompt and the answer is kept, also where the model's pipeline captures answers."""
+    """As in GenerateRequest."""
     @_builtins.property
     def conversation(self) -> _model_pb2.Conversation:
-        """A conversation, as it is."""
+        """As in GenerateRequest."""
 
     @_builtins.property
     def sampling(self) -> _model_pb2.SamplingParams:
-        """How tokens are chosen."""
+        """As in GenerateRequest."""
 
     def __init__(
         self,

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from services.cleaning.adapters.migrations.verdicts import result_columns
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -30,14 +32,7 @@ def upgrade() -> None:
         sa.Column("dataset", sa.String(80), primary_key=True),
         sa.Column("record_id", sa.String(128), primary_key=True),
         sa.Column("source", sa.String(64), nullable=False),
-        sa.Column("recipe_digest", sa.String(64), nullable=False),
-        sa.Column("content_digest", sa.String(64), nullable=False),
-        sa.Column("text", sa.Text, nullable=False),
-        sa.Column("attributes", sa.Text, nullable=False),
-        sa.Column("reason", sa.String(64), nullable=False),
-        sa.Column("detail", sa.Text, nullable=False),
-        sa.Column("traceparent", sa.String(64), nullable=False),
-        sa.Column("announced", sa.Boolean, nullable=False),
+        *result_columns(),
     )
     op.create_index(
         "ix_verdicts_unannounced",

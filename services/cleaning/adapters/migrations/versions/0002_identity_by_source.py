@@ -7,6 +7,8 @@ is unknown, too, so they stay until an import brings or withdraws them. Pushed r
 import sqlalchemy as sa
 from alembic import op
 
+from services.cleaning.adapters.migrations.verdicts import result_columns
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -45,14 +47,7 @@ def upgrade() -> None:
         sa.Column("dataset", sa.String(80), primary_key=True),
         sa.Column("source", sa.String(64), primary_key=True),
         sa.Column("record_id", sa.String(128), primary_key=True),
-        sa.Column("recipe_digest", sa.String(64), nullable=False),
-        sa.Column("content_digest", sa.String(64), nullable=False),
-        sa.Column("text", sa.Text, nullable=False),
-        sa.Column("attributes", sa.Text, nullable=False),
-        sa.Column("reason", sa.String(64), nullable=False),
-        sa.Column("detail", sa.Text, nullable=False),
-        sa.Column("traceparent", sa.String(64), nullable=False),
-        sa.Column("announced", sa.Boolean, nullable=False),
+        *result_columns(),
     )
     op.create_index(
         "ix_verdicts_unannounced",
