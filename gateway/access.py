@@ -67,6 +67,7 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "GetRoute": _LOOK,
         "ListRoutes": _LOOK,
         "SetRoute": _RUN,
+        "PromoteVersion": _RUN,
         "RollBackModel": _RUN,
         "UnpublishModel": _RUN,
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +11,7 @@ from rich.table import Table
 from tidemill.inference.v1.inference_service_pb2 import (
     GetRouteRequest,
     ListRoutesRequest,
+    PromoteVersionRequest,
     RollBackModelRequest,
     SetRouteRequest,
 )
@@ -27,7 +28,7 @@ from tidemill.inference.v1.route_pb2 import (
 from gateway.cli.connection import Connection, connect
 from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_whole, stdout
 from gateway.cli.pages import pages
-from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import new_id
 
 _ROLES = {
@@ -45,6 +46,7 @@ _SET_S = 600
 
 route = typer.Typer(help="Which versions of a model answer, and with what share of its calls.", no_args_is_help=True)
 
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the audit trail.", show_default=False)]
 Model = Annotated[str, typer.Argument(help="Name of a model; `tidemill models` lists them.", show_default=False)]
 
 
@@ -82,6 +84,7 @@ def set_route(
         typer.Option("--alias", help="NAME=VERSION: a further name of a version; repeatable.", show_default=False),
     ] = None,
     etag: Annotated[str, typer.Option(help="Set it only if the route still has this etag.", show_default=False)] = "",
+    reason: ReasonOption = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
@@ -92,7 +95,15 @@ def set_route(
         before = _get(connection, model)
         # Aliases are kept unless others are given.
         kept = {name: number for name, number in before.aliases.items() if number in {e.version for e in entries}}
-        now = _set(connection, model, entries, aliases if alias is not None else kept, etag or before.etag)
+        request = SetRouteRequest(
+            request_id=new_id(),
+            model=_name(model),
+            entries=entries,
+            aliases=aliases if alias is not None else kept,
+            etag=etag or before.etag,
+            reason=reason,
+        )
+        now = connection.inference.SetRoute(request, metadata=connection.metadata, timeout=_SET_S).route
     _shown(now, json_wanted)
 
 
@@ -100,28 +111,14 @@ def set_route(
 def promote(
     model: Model,
     version: Annotated[int, typer.Argument(help="Number of a version of its route.", min=1, show_default=False)],
+    reason: ReasonOption = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
     """Makes a version the serving one; the one before leaves the route, its users go to the new one."""
     with connect(address) as connection:
-        before = _get(connection, model)
-        by_number = {_number(item): item for item in before.versions}
-        chosen = by_number.get(version)
-        if chosen is None:
-            raise FailedPreconditionError(
-                f"Version {version} is not in the route of {model}, which has {', '.join(map(str, by_number))}. "
-                f"`tidemill route set` puts it there; `tidemill route rollback` goes back to one that served."
-            )
-        weight = sum(item.weight for item in before.versions if item.role == VERSION_ROLE_SERVING or item is chosen)
-        entries = [RouteEntry(version=version, role=VERSION_ROLE_SERVING, weight=weight)]
-        pinned = set(before.aliases.values())
-        for number, item in by_number.items():
-            if item.role != VERSION_ROLE_SERVING and number != version:
-                entries.append(RouteEntry(version=number, role=item.role, weight=item.weight))
-            elif number != version and number in pinned:
-                entries.append(RouteEntry(version=number, role=VERSION_ROLE_CANDIDATE))
-        now = _set(connection, model, entries, dict(before.aliases), before.etag)
+        request = PromoteVersionRequest(request_id=new_id(), model=_name(model), version=version, reason=reason)
+        now = connection.inference.PromoteVersion(request, metadata=connection.metadata, timeout=_SET_S).route
     _shown(now, json_wanted)
 
 
@@ -131,12 +128,13 @@ def rollback(
     version: Annotated[
         int, typer.Argument(help="Version to return to; the one that served before when left out.", min=0)
     ] = 0,
+    reason: ReasonOption = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
     """Lets an earlier version serve again."""
     with connect(address) as connection:
-        request = RollBackModelRequest(request_id=new_id(), model=_name(model), version=version)
+        request = RollBackModelRequest(request_id=new_id(), model=_name(model), version=version, reason=reason)
         connection.inference.RollBackModel(request, metadata=connection.metadata, timeout=_SET_S)
         now = _get(connection, model)
     _shown(now, json_wanted)
@@ -158,13 +156,6 @@ def _get(connection: Connection, model: str) -> Route:
 def _all(connection: Connection) -> list[Route]:
     listed = pages(connection, connection.inference.ListRoutes, ListRoutesRequest(page_size=1000))
     return [item for page in listed for item in page.routes]
-
-
-def _set(
-    connection: Connection, model: str, entries: Sequence[RouteEntry], aliases: Mapping[str, int], etag: str
-) -> Route:
-    request = SetRouteRequest(request_id=new_id(), model=_name(model), entries=entries, aliases=aliases, etag=etag)
-    return connection.inference.SetRoute(request, metadata=connection.metadata, timeout=_SET_S).route
 
 
 def _entry(text: str) -> RouteEntry:

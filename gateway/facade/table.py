@@ -71,6 +71,7 @@ def public_services() -> tuple[PublicService, ...]:
                     "GetRoute",
                     "ListRoutes",
                     "SetRoute",
+                    "PromoteVersion",
                     "RollBackModel",
                     "UnpublishModel",
                 }

@@ -42,6 +42,9 @@ class BusAnnouncer:
             aliases=route.aliases,
             etag=route.etag,
             change_time=timestamp(route.update_time) if route.update_time is not None else None,
+            method=route.cause.method,
+            api_key=route.cause.api_key,
+            reason=route.cause.reason,
         )
         event_id = sha256_hex("RouteChanged", route.model, route.etag)
         with continued_trace(traceparent):

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.inference.adapters.tables import done_requests, model_versions, models, route_changes
 from services.inference.domain.model import Build, Integrity, IntegrityState, Lineage, Model, ModelVersion, VersionState
-from services.inference.domain.route import ModelRoute, RouteEntry
+from services.inference.domain.route import Cause, ModelRoute, RouteEntry
 from services.kit.errors import AbortedError
 from services.kit.storage.database import read_only, translate_database_errors
 from services.serving.domain.answer import Task
@@ -244,7 +244,11 @@ def _version(row: RowMapping | Mapping[str, Any]) -> ModelVersion:
 
 
 def _content(route: ModelRoute) -> dict[str, Any]:
-    return {"entries": [asdict(entry) for entry in route.entries], "aliases": dict(route.aliases)}
+    return {
+        "entries": [asdict(entry) for entry in route.entries],
+        "aliases": dict(route.aliases),
+        "cause": asdict(route.cause),
+    }
 
 
 def _route(row: RowMapping | Mapping[str, Any]) -> ModelRoute:
@@ -257,7 +261,15 @@ def _route(row: RowMapping | Mapping[str, Any]) -> ModelRoute:
         )
         for entry in row["content"]["entries"]
     )
-    return ModelRoute(row["model"], row["revision"], tuple(entries), row["content"]["aliases"], row["change_time"])
+    content = row["content"]
+    return ModelRoute(
+        row["model"],
+        row["revision"],
+        tuple(entries),
+        content["aliases"],
+        row["change_time"],
+        Cause(**content.get("cause", {})),
+    )
 
 
 def _whole() -> Select[Any]:

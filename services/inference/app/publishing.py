@@ -14,7 +14,7 @@ from pathlib import Path
 from services.inference.app.loading import is_integrity_error
 from services.inference.app.versions import Versions
 from services.inference.domain.model import Lineage, Model, ModelVersion, VersionState
-from services.inference.domain.route import MAX_ENTRIES, ModelRoute, RouteEntry
+from services.inference.domain.route import MAX_ENTRIES, UNKNOWN, Cause, ModelRoute, RouteEntry
 from services.kit.errors import (
     AbortedError,
     FailedPreconditionError,
@@ -57,6 +57,7 @@ class Publishing:
         *,
         role: Role = Role.SERVING,
         weight: int = 0,
+        cause: Cause = UNKNOWN,
     ) -> tuple[ModelVersion, bool]:
         """Publishes a build and returns when it is in its model's route. A repeat of a request that was done changes
         nothing.
@@ -68,6 +69,7 @@ class Publishing:
             traceparent: of the request.
             role: what it does in the route; a serving version takes the place of the one before.
             weight: of a canary.
+            cause: of the change of its route.
 
         Returns:
             The version, and whether this build had that role already.
@@ -95,7 +97,7 @@ class Publishing:
                 return version, True
             joined = _joining(role, weight, route)
             if version is not None and self._versions.repository.holds(version):
-                return self._bring_up(version, joined, request_id, traceparent), False
+                return self._bring_up(version, joined, cause, request_id, traceparent), False
             folder = self._fetch(model, lineage)
             try:
                 if version is None:
@@ -113,7 +115,7 @@ class Publishing:
                             traceparent=traceparent,
                         )
                     )
-                return self._bring_up(version, joined, request_id, traceparent, folder), False
+                return self._bring_up(version, joined, cause, request_id, traceparent, folder), False
             finally:
                 self._versions.builds.release(folder)
 
@@ -124,7 +126,9 @@ class Publishing:
             logger.error("refused a build for %s: %s: %s", model_name(model), error.reason, error.message)
             raise
 
-    def roll_back(self, model: str, number: int = 0, request_id: str = "", traceparent: str = "") -> ModelVersion:
+    def roll_back(
+        self, model: str, number: int = 0, request_id: str = "", traceparent: str = "", cause: Cause = UNKNOWN
+    ) -> ModelVersion:
         """Lets an earlier version answer again; the one before the serving one when `number` is zero.
 
         A repeat of a request that was done changes nothing and answers with the version it went back to.
@@ -141,22 +145,27 @@ class Publishing:
             target = self._rollback_target(model, number, serving)
             if serving is not None and target.number == serving.number and self._versions.is_up(serving):
                 return serving
-            return self._bring_up(
-                target, _joining(Role.SERVING, 0, self._versions.get(model).route), request_id, traceparent
-            )
+            joined = _joining(Role.SERVING, 0, self._versions.get(model).route)
+            return self._bring_up(target, joined, cause, request_id, traceparent)
 
-    def unpublish(self, model: str, traceparent: str = "") -> Model:
+    def unpublish(self, model: str, traceparent: str = "", cause: Cause = UNKNOWN) -> Model:
         """Takes a model out of service; its versions stay on disk."""
         with self._versions.locks[model]:
             known = self._versions.get(model)
             if known.route.entries:
                 # First the store and the routes: no new request is sent, and a crash in between is reconciled.
-                self._versions.routes.change(known.route.having((), {}), traceparent=traceparent)
+                self._versions.routes.change(known.route.having((), {}), cause, traceparent=traceparent)
                 self._versions.unload_left(model, at_once=True)
             return self._versions.get(model)
 
     def set_route(
-        self, model: str, entries: Sequence[RouteEntry], aliases: Mapping[str, int], etag: str, traceparent: str = ""
+        self,
+        model: str,
+        entries: Sequence[RouteEntry],
+        aliases: Mapping[str, int],
+        etag: str,
+        traceparent: str = "",
+        cause: Cause = UNKNOWN,
     ) -> Route:
         """Replaces a model's route and returns when all its versions are loaded; else nothing changes.
 
@@ -166,6 +175,7 @@ class Publishing:
             aliases: further names of these versions.
             etag: of the route that it replaces; `*` for any.
             traceparent: of the request.
+            cause: of the change.
 
         Raises:
             NotFoundError: there is no such model, or no such version; or the files of one are nowhere any more.
@@ -175,15 +185,9 @@ class Publishing:
         """
         with self._versions.locks[model]:
             before = self._versions.get(model).route
-            if etag not in (before.etag, ANY_ETAG):
-                raise AbortedError(
-                    f"The route of {model_name(model)} was changed meanwhile: its etag is {before.etag}, not {etag}. "
-                    "Read it with GetRoute and set it again.",
-                    reason="ROUTE_CHANGED",
-                    metadata={"model": model_name(model), "etag": before.etag},
-                )
+            _check_etag(before, etag)
             after = before.set_to(entries, aliases)
-            versions = [self._usable(model, entry.number, at) for at, entry in enumerate(entries)]
+            versions = [self._usable(model, each.number, f"entries[{at}].version") for at, each in enumerate(entries)]
             _check_tasks(versions)
             for at, version in enumerate(versions):
                 try:
@@ -192,10 +196,55 @@ class Publishing:
                     logger.error("the route of %s stays as it is: %s", model_name(model), error.message)
                     raise _at_field(error, f"entries[{at}].version") from error
             if not _is_same(before, after):
-                self._versions.routes.change(after, traceparent=traceparent)
+                self._versions.routes.change(after, cause, traceparent=traceparent)
                 logger.info("the route of %s is %s", model_name(model), _described(after))
             self._versions.put_off.pop(model, None)
             self._versions.unload_left(model)
+            return self.route(model)
+
+    def promote(
+        self,
+        model: str,
+        number: int,
+        etag: str = "",
+        request_id: str = "",
+        traceparent: str = "",
+        cause: Cause = UNKNOWN,
+    ) -> Route:
+        """Makes a version of a model's route the serving one; see `ModelRoute.served_by`. A repeat changes nothing.
+
+        Args:
+            model: its name.
+            number: of the version.
+            etag: of the route in which it is promoted; any when empty.
+            request_id: of the request.
+            traceparent: of the request.
+            cause: of the change.
+
+        Raises:
+            NotFoundError: there is no such model.
+            AbortedError: the route has another etag: it was changed meanwhile.
+            FailedPreconditionError: the version is not in the route, or it cannot be loaded.
+        """
+        with self._versions.locks[model]:
+            before = self._versions.get(model).route
+            entry = before.entry(number)
+            repeated = request_id and self._versions.store.done_by(model, request_id) is not None
+            if repeated or (entry is not None and entry.role is Role.SERVING):
+                return self.route(model)
+            _check_etag(before, etag or ANY_ETAG)
+            if entry is None:
+                numbers = ", ".join(str(each) for each in sorted(before.numbers)) or "no version"
+                why = f"version {number} is not in the route of {model_name(model)}, which has {numbers}"
+                raise FailedPreconditionError(
+                    f"{why[0].upper()}{why[1:]}. `tidemill route set` puts it there; `tidemill route rollback` goes "
+                    "back to one that served.",
+                    reason="NOT_IN_ROUTE",
+                    metadata={"model": model_name(model), "version": str(number)},
+                    violations=[FieldViolation("version", why)],
+                )
+            version = self._usable(model, number, "version")
+            self._bring_up(version, before.served_by, cause, request_id, traceparent)
             return self.route(model)
 
     def route(self, model: str) -> Route:
@@ -223,6 +272,7 @@ class Publishing:
         self,
         version: ModelVersion,
         joined: Callable[[int], ModelRoute],
+        cause: Cause,
         request_id: str,
         traceparent: str,
         build: Path | None = None,
@@ -234,7 +284,7 @@ class Publishing:
         except TidemillError as error:
             self._give_up(version, error)
             raise
-        version = self._versions.take_over(loaded, route, request_id, traceparent)
+        version = self._versions.take_over(loaded, route, cause, request_id, traceparent)
         self._versions.unload_left(version.model)
         self._prune(version)
         return version
@@ -249,15 +299,15 @@ class Publishing:
             self._versions.fail(version, error.message)
             self._versions.repository.remove(version.model, version.number)
 
-    def _usable(self, model: str, number: int, at: int) -> ModelVersion:
-        """A version that may be in a route; `at` is its place among the entries."""
+    def _usable(self, model: str, number: int, field: str) -> ModelVersion:
+        """A version that may be in a route; `field` of the request names it."""
         version = self._versions.store.version(model, number)
         if version is None:
-            violations = [FieldViolation(f"entries[{at}].version", f"there is no version {number}")]
+            violations = [FieldViolation(field, f"there is no version {number}")]
             error = not_found("model_version", version_name(model, number), "`tidemill models` lists them.")
             raise NotFoundError(error.message, reason=error.reason, metadata=error.metadata, violations=violations)
         if not version.is_loadable:
-            violations = [FieldViolation(f"entries[{at}].version", f"it is {version.state}")]
+            violations = [FieldViolation(field, f"it is {version.state}")]
             raise FailedPreconditionError(
                 f"{version.name} cannot be in a route ({version.state}): {version.message or 'it was never loaded'}.",
                 reason="VERSION_NEVER_SERVED",
@@ -310,6 +360,17 @@ class Publishing:
             if self._versions.repository.holds(version):
                 logger.info("removing the folder of %s", version.name)
                 self._versions.repository.remove(version.model, version.number)
+
+
+def _check_etag(route: ModelRoute, etag: str) -> None:
+    if etag in (route.etag, ANY_ETAG):
+        return
+    raise AbortedError(
+        f"The route of {model_name(route.model)} was changed meanwhile: its etag is {route.etag}, not {etag}. "
+        "Read it with GetRoute and set it again.",
+        reason="ROUTE_CHANGED",
+        metadata={"model": model_name(route.model), "etag": route.etag},
+    )
 
 
 def _joining(role: Role, weight: int, route: ModelRoute) -> Callable[[int], ModelRoute]:

@@ -14,6 +14,7 @@ from services.inference.app.loading import is_lost
 from services.inference.app.ports import Announcer
 from services.inference.app.versions import Versions
 from services.inference.domain.model import ModelVersion
+from services.inference.domain.route import Cause
 from services.kit.errors import TidemillError, is_retryable
 from services.serving.domain.names import model_name, version_name
 
@@ -127,7 +128,8 @@ class Reconciler:
                 logger.error("%s cannot replace %s: %s", earlier.name, serving.name, error.message)
                 continue
             message = f"{why.message} {earlier.name} serves in its place."
-            self._versions.take_over(loaded, route.served_by(earlier.number).without(serving.number))
+            changed = route.served_by(earlier.number).without(serving.number)
+            self._versions.take_over(loaded, changed, Cause(reason=message))
             self._versions.fail(refused, message)
             logger.error("%s is out of service: %s", serving.name, message)
             return
@@ -146,7 +148,8 @@ class Reconciler:
                 raise
             why = error
         refused = self._versions.loader.refuse(version, why)
-        self._versions.routes.change(self._versions.get(version.model).route.without(version.number))
+        changed = self._versions.get(version.model).route.without(version.number)
+        self._versions.routes.change(changed, Cause(reason=f"{version.name} left its route: {why.message}"))
         self._versions.fail(refused, f"{why.message} It left its route.")
         logger.error("%s left its route: %s", version.name, why.message)
 

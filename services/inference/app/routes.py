@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from services.inference.app.loading import ServingParts
 from services.inference.domain.model import Model, ModelVersion
-from services.inference.domain.route import ModelRoute
+from services.inference.domain.route import Cause, ModelRoute
 from services.kit.errors import TidemillError
 from services.serving.domain.names import model_name, version_name
 from services.serving.domain.route import Route, RoutedVersion, Withdrawal
@@ -40,18 +41,20 @@ class Routes:
         self._withdrawn: dict[str, TidemillError] = {}
         """Models whose serving version cannot be loaded, and why."""
 
-    def change(self, route: ModelRoute, *, traceparent: str = "", done_by: str = "") -> ModelRoute:
+    def change(self, route: ModelRoute, cause: Cause, *, traceparent: str = "", done_by: str = "") -> ModelRoute:
         """Makes this the route of its model: all its versions are loaded.
 
         Args:
             route: made from the stored one.
+            cause: of the change.
             traceparent: of what wanted it.
             done_by: id of the request that wanted it.
 
         Returns:
             The route with its new revision, when the data planes have been sent it, or after two seconds.
         """
-        route = self._store.set_route(route, self._clock.now(), traceparent=traceparent, done_by=done_by)
+        changed = replace(route, cause=cause)
+        route = self._store.set_route(changed, self._clock.now(), traceparent=traceparent, done_by=done_by)
         self._withdrawn.pop(route.model, None)
         self.show(route.model)
         self.wait_until_known(route.model)

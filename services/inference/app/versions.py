@@ -16,7 +16,7 @@ from services.inference.app.loading import Loader, ServingParts
 from services.inference.app.restarts import RestartQueue
 from services.inference.app.routes import Routes
 from services.inference.domain.model import Model, ModelVersion, VersionState
-from services.inference.domain.route import ModelRoute
+from services.inference.domain.route import Cause, ModelRoute
 from services.kit.errors import TidemillError, not_found
 from services.kit.ids import NEWEST
 from services.serving.domain.names import model_name
@@ -54,10 +54,10 @@ class Versions:
         return found
 
     def take_over(
-        self, version: ModelVersion, route: ModelRoute, request_id: str = "", traceparent: str = ""
+        self, version: ModelVersion, route: ModelRoute, cause: Cause, request_id: str = "", traceparent: str = ""
     ) -> ModelVersion:
         """Makes this the route of a version that has been loaded for it."""
-        self.routes.change(route, traceparent=traceparent, done_by=request_id)
+        self.routes.change(route, cause, traceparent=traceparent, done_by=request_id)
         self.put_off.pop(version.model, None)
         entry = route.entry(version.number)
         role = "is in no route" if entry is None else entry.role

@@ -31,6 +31,20 @@ class RouteEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """Who changed a route, by which call, and why."""
+
+    method: str = ""
+    """The RPC; empty where the service did so itself."""
+    api_key: str = ""
+    """Of the caller; empty for a call from inside the mesh."""
+    reason: str = ""
+
+
+UNKNOWN = Cause()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRoute:
     """All versions of a model that are to be loaded. One without entries is that of a model that answers nothing."""
 
@@ -40,6 +54,8 @@ class ModelRoute:
     entries: tuple[RouteEntry, ...] = ()
     aliases: Mapping[str, int] = field(default_factory=dict)
     update_time: datetime | None = None
+    cause: Cause = UNKNOWN
+    """Of the change that made it."""
 
     @property
     def etag(self) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from google.protobuf.message import Message
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import model_pb2
 
 from services.inference.domain.model import Integrity, IntegrityState, Lineage, Model, ModelVersion, VersionState
-from services.inference.domain.route import RouteEntry
+from services.inference.domain.route import Cause, RouteEntry
 from services.kit.grpc.messages import timestamp
 from services.serving.adapters.route_messages import role_from
 from services.serving.domain.names import model_name
@@ -70,6 +72,13 @@ def model_to(model: Model) -> model_pb2.Model:
 def entries_from(request: pb.SetRouteRequest) -> Sequence[RouteEntry]:
     """The versions of a route that is to be set."""
     return [RouteEntry(entry.version, role_from(entry.role), entry.weight) for entry in request.entries]
+
+
+def cause_of(request: Message, context: Any) -> Cause:
+    """Who wants a change of a route, as the gateway names the caller in `x-tidemill-key`, by which call, and why."""
+    given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    method = request.DESCRIPTOR.name.removesuffix("Request")
+    return Cause(method, given.get("x-tidemill-key", ""), getattr(request, "reason", ""))
 
 
 def lineage_from(request: pb.PublishModelRequest) -> Lineage:

@@ -75,6 +75,7 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
             current_traceparent(),
             role=role_from(request.role),
             weight=request.weight,
+            cause=mapping.cause_of(request, context),
         )
         return pb.PublishModelResponse(model_version=mapping.version_to(version), reused=reused)
 
@@ -86,12 +87,14 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
             request.version,
             request.request_id,
             current_traceparent(),
+            mapping.cause_of(request, context),
         )
         return pb.RollBackModelResponse(model_version=mapping.version_to(version))
 
     async def UnpublishModel(self, request: pb.UnpublishModelRequest, context: Any) -> pb.UnpublishModelResponse:
         """Takes a model out of service."""
-        model = await self._change(self._publishing.unpublish, model_of(request.model), current_traceparent())
+        cause = mapping.cause_of(request, context)
+        model = await self._change(self._publishing.unpublish, model_of(request.model), current_traceparent(), cause)
         return pb.UnpublishModelResponse(model=mapping.model_to(model))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
@@ -138,8 +141,22 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
             dict(request.aliases),
             request.etag,
             current_traceparent(),
+            mapping.cause_of(request, context),
         )
         return pb.SetRouteResponse(route=route_to(route))
+
+    async def PromoteVersion(self, request: pb.PromoteVersionRequest, context: Any) -> pb.PromoteVersionResponse:
+        """Makes a version of a route the serving one; completes even if the caller leaves."""
+        route = await self._change(
+            self._publishing.promote,
+            model_of(request.model),
+            request.version,
+            request.etag,
+            request.request_id,
+            current_traceparent(),
+            mapping.cause_of(request, context),
+        )
+        return pb.PromoteVersionResponse(route=route_to(route))
 
     async def WatchRoutes(self, request: pb.WatchRoutesRequest, context: Any) -> AsyncIterator[pb.WatchRoutesResponse]:
         """Watches which versions answer."""

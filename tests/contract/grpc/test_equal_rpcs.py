@@ -136,6 +136,10 @@ def route(model: str, version: int) -> inference.SetRouteRequest:
     return ParseDict({"model": model, "entries": [entry], "etag": "*"}, inference.SetRouteRequest())
 
 
+def promote(model: str) -> inference.PromoteVersionRequest:
+    return inference.PromoteVersionRequest(model=model, version=2)
+
+
 def judge(number: int) -> pipeline.RecordFeedbackRequest:
     return pipeline.RecordFeedbackRequest(answer=f"answers/a{number}", rating=1)
 
@@ -264,6 +268,7 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
     "UnpublishModel": (inference.UnpublishModelRequest(model="models/no"), "model", "models/no"),
     "GetRoute": (inference.GetRouteRequest(model="models/no"), "model", "models/no"),
     "SetRoute": (route("models/no", 1), "model", "models/no"),
+    "PromoteVersion": (inference.PromoteVersionRequest(model="models/no", version=1), "model", "models/no"),
     **{
         f"{verb}Cycle": (request(name="pipelines/p/cycles/no"), "cycle", "pipelines/p/cycles/no")
         for verb, request in (
@@ -373,6 +378,7 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
         "PutDataset": (put(1), put(2)),
         "PromoteRun": (training.PromoteRunRequest(name=runs[0].name), training.PromoteRunRequest(name=runs[1].name)),
         "PublishModel": (publish(mesh, 1), publish(mesh, 2)),
+        "PromoteVersion": (promote("models/set"), promote("models/back")),
         "RollBackModel": (
             inference.RollBackModelRequest(model="models/back", version=1),
             inference.RollBackModelRequest(model="models/back", version=2),

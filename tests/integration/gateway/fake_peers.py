@@ -139,6 +139,10 @@ class FakeInference(InferenceServiceServicer):
         route = route_pb2.Route(model=request.model, versions=versions, aliases=request.aliases, etag="8")
         return inference_pb2.SetRouteResponse(route=route)
 
+    async def PromoteVersion(self, request: Any, context: Any) -> inference_pb2.PromoteVersionResponse:  # noqa: N802
+        self._seen.note(request, context)
+        return inference_pb2.PromoteVersionResponse(route=canaries())
+
     async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
         self._seen.note(request, context)
         context.set_trailing_metadata((("x-cache", "hit"),))

@@ -25,7 +25,7 @@ from services.inference.app.restarts import RestartQueue
 from services.inference.app.route_book import RouteBook
 from services.inference.app.versions import Versions
 from services.inference.domain.model import Lineage, ModelVersion, VersionState
-from services.inference.domain.route import MAX_ENTRIES, ModelRoute, RouteEntry
+from services.inference.domain.route import MAX_ENTRIES, Cause, ModelRoute, RouteEntry
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import (
     AbortedError,
@@ -90,6 +90,7 @@ class FakeAnnouncer:
 
     names: list[str] = field(default_factory=list)
     routes: list[tuple[str, dict[int, int]]] = field(default_factory=list)
+    causes: list[Cause] = field(default_factory=list)
 
     def published(self, version: ModelVersion) -> None:
         """Notes it."""
@@ -98,6 +99,7 @@ class FakeAnnouncer:
     def route_changed(self, route: ModelRoute, traceparent: str) -> None:
         """Notes it."""
         self.routes.append((route.etag, {entry.number: entry.weight for entry in route.entries}))
+        self.causes.append(route.cause)
 
 
 @dataclass
@@ -617,6 +619,38 @@ def test_who_knows_an_older_route_cannot_replace_a_newer_one(harness: Harness) -
     assert harness.serving() == 2
     publishing.set_route("m", [RouteEntry(3, Role.SERVING, 1)], {}, "*")
     assert harness.serving() == 3
+
+
+def test_a_promoted_version_takes_weight_and_users_of_the_one_before(harness: Harness) -> None:
+    publishing = publish_three(harness)
+    entries = [RouteEntry(3, Role.SERVING, 60), RouteEntry(1, Role.CANARY, 20), RouteEntry(2, Role.CANARY, 20)]
+    publishing.set_route("m", entries, {"stable": 3}, "*")
+    users = {f"u{n}": harness.table.choose(ModelReference("m"), f"u{n}").number for n in range(200)}
+    cause = Cause("PromoteVersion", "key_1", "it is better")
+    promoted = publishing.promote("m", 1, request_id="p1", cause=cause)
+    assert weights(harness) == {1: ("serving", 80), 2: ("canary", 20), 3: ("candidate", 0)}
+    assert {u: harness.table.choose(ModelReference("m"), u).number for u in users} == {
+        user: 1 if number == 3 else number for user, number in users.items()
+    }
+    harness.reconciler.reconcile()
+    assert harness.announcer.causes[-1] == cause
+    # Neither a version that serves, nor a late repeat after something else was promoted, changes the route.
+    assert publishing.promote("m", 1).etag == promoted.etag
+    publishing.promote("m", 2)
+    assert publishing.promote("m", 1, request_id="p1").versions[0].number == 2
+
+
+def test_only_a_version_of_the_route_that_was_meant_is_promoted(harness: Harness) -> None:
+    publishing = publish_three(harness)
+    before = publishing.route("m")
+    with pytest.raises(FailedPreconditionError, match="not in the route of models/m, which has 3") as caught:
+        publishing.promote("m", 2)
+    assert caught.value.reason == "NOT_IN_ROUTE"
+    publishing.set_route("m", [RouteEntry(3, Role.SERVING, 60), RouteEntry(2, Role.CANARY, 20)], {}, "*")
+    with pytest.raises(AbortedError, match="was changed meanwhile"):
+        publishing.promote("m", 2, before.etag)
+    assert harness.serving() == 3
+    assert publishing.promote("m", 2, publishing.route("m").etag).versions[0].number == 2
 
 
 def test_two_services_cannot_write_the_same_revision(harness: Harness) -> None:

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tidemill.inference.v1 import route_pb2 as tidemill_dot_inference_dot_v1_dot_route__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tidemill/inference/v1/inference_events.proto\x12\x15tidemill.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!tidemill/inference/v1/route.proto\"D\n\x0eModelPublished\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\"\x83\x02\n\x0cRouteChanged\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x07\x65ntries\x18\x02 \x03(\x0b\x32!.tidemill.inference.v1.RouteEntry\x12\x41\n\x07\x61liases\x18\x03 \x03(\x0b\x32\x30.tidemill.inference.v1.RouteChanged.AliasesEntry\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12/\n\x0b\x63hange_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x85\x02\n\x10PredictionServed\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x01\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x07 \x01(\x05\x12\x12\n\nlatency_ms\x18\x08 \x01(\x01\x12/\n\x0b\x61nswer_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04role\x18\n \x01(\t\x12\x17\n\x0fshadowed_answer\x18\x0b \x01(\t\"\x8d\x01\n\x0e\x41nswerCaptured\x12\x37\n\x06served\x18\x01 \x01(\x0b\x32\'.tidemill.inference.v1.PredictionServed\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x14\n\x0c\x63onversation\x18\x03 \x01(\x08\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tidemill/inference/v1/inference_events.proto\x12\x15tidemill.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!tidemill/inference/v1/route.proto\"D\n\x0eModelPublished\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\"\xb4\x02\n\x0cRouteChanged\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x07\x65ntries\x18\x02 \x03(\x0b\x32!.tidemill.inference.v1.RouteEntry\x12\x41\n\x07\x61liases\x18\x03 \x03(\x0b\x32\x30.tidemill.inference.v1.RouteChanged.AliasesEntry\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12/\n\x0b\x63hange_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x85\x02\n\x10PredictionServed\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x01\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x07 \x01(\x05\x12\x12\n\nlatency_ms\x18\x08 \x01(\x01\x12/\n\x0b\x61nswer_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04role\x18\n \x01(\t\x12\x17\n\x0fshadowed_answer\x18\x0b \x01(\t\"\x8d\x01\n\x0e\x41nswerCaptured\x12\x37\n\x06served\x18\x01 \x01(\x0b\x32\'.tidemill.inference.v1.PredictionServed\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x14\n\x0c\x63onversation\x18\x03 \x01(\x08\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +38,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELPUBLISHED']._serialized_start=139
   _globals['_MODELPUBLISHED']._serialized_end=207
   _globals['_ROUTECHANGED']._serialized_start=210
-  _globals['_ROUTECHANGED']._serialized_end=469
-  _globals['_ROUTECHANGED_ALIASESENTRY']._serialized_start=423
-  _globals['_ROUTECHANGED_ALIASESENTRY']._serialized_end=469
-  _globals['_PREDICTIONSERVED']._serialized_start=472
-  _globals['_PREDICTIONSERVED']._serialized_end=733
-  _globals['_ANSWERCAPTURED']._serialized_start=736
-  _globals['_ANSWERCAPTURED']._serialized_end=877
+  _globals['_ROUTECHANGED']._serialized_end=518
+  _globals['_ROUTECHANGED_ALIASESENTRY']._serialized_start=472
+  _globals['_ROUTECHANGED_ALIASESENTRY']._serialized_end=518
+  _globals['_PREDICTIONSERVED']._serialized_start=521
+  _globals['_PREDICTIONSERVED']._serialized_end=782
+  _globals['_ANSWERCAPTURED']._serialized_start=785
+  _globals['_ANSWERCAPTURED']._serialized_end=926
 # @@protoc_insertion_point(module_scope)

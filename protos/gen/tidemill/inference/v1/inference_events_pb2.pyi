@@ -81,10 +81,19 @@ class RouteChanged(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}`."""
     etag: _builtins.str
     """`Route.etag` from now on."""
+    method: _builtins.str
+    """RPC that changed it, such as `SetRoute`; empty if the service did so itself."""
+    api_key: _builtins.str
+    """API key of the caller; empty for a call from inside the mesh."""
+    reason: _builtins.str
+    """Why; may be empty."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_route_pb2.RouteEntry]:
         """Its versions from now on; none when the model answers no more."""
@@ -105,10 +114,13 @@ class RouteChanged(_message.Message):
         aliases: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         etag: _builtins.str = ...,
         change_time: _timestamp_pb2.Timestamp | None = ...,
+        method: _builtins.str = ...,
+        api_key: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "change_time", b"change_time", "entries", b"entries", "etag", b"etag", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "api_key", b"api_key", "change_time", b"change_time", "entries", b"entries", "etag", b"etag", "method", b"method", "model", b"model", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

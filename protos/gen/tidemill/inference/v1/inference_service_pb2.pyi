@@ -431,22 +431,26 @@ class RollBackModelRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeat harmless."""
     model: _builtins.str
     """`models/{model}`."""
     version: _builtins.int
     """Version to return to; the one before the serving one when zero."""
+    reason: _builtins.str
+    """Why, for the audit trail; may be empty."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         model: _builtins.str = ...,
         version: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reason", b"reason", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -815,12 +819,15 @@ class SetRouteRequest(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeat harmless."""
     model: _builtins.str
     """`models/{model}`."""
     etag: _builtins.str
     """`Route.etag` of the route that this one replaces, so that no change is lost unseen; `*` replaces any."""
+    reason: _builtins.str
+    """Why, for the audit trail; may be empty."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_route_pb2.RouteEntry]:
         """The versions, one of which has the role serving."""
@@ -837,10 +844,11 @@ class SetRouteRequest(_message.Message):
         entries: _abc.Iterable[_route_pb2.RouteEntry] | None = ...,
         aliases: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         etag: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "entries", b"entries", "etag", b"etag", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "entries", b"entries", "etag", b"etag", "model", b"model", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -869,6 +877,68 @@ class SetRouteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetRouteResponse: _TypeAlias = SetRouteResponse  # noqa: Y015
+
+@_typing.final
+class PromoteVersionRequest(_message.Message):
+    """Request of PromoteVersion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a repeat harmless."""
+    model: _builtins.str
+    """`models/{model}`."""
+    version: _builtins.int
+    """Number of a version in the model's route."""
+    etag: _builtins.str
+    """`Route.etag` of the route in which it is promoted; any route when empty."""
+    reason: _builtins.str
+    """Why, for the audit trail; may be empty."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "model", b"model", "reason", b"reason", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteVersionRequest: _TypeAlias = PromoteVersionRequest  # noqa: Y015
+
+@_typing.final
+class PromoteVersionResponse(_message.Message):
+    """Response of PromoteVersion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def route(self) -> _route_pb2.Route:
+        """The route now."""
+
+    def __init__(
+        self,
+        *,
+        route: _route_pb2.Route | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteVersionResponse: _TypeAlias = PromoteVersionResponse  # noqa: Y015
 
 @_typing.final
 class WatchRoutesRequest(_message.Message):

@@ -95,6 +95,11 @@ class InferenceServiceStub:
                 request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteRequest.SerializeToString,
                 response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteResponse.FromString,
                 _registered_method=True)
+        self.PromoteVersion = channel.unary_unary(
+                '/tidemill.inference.v1.InferenceService/PromoteVersion',
+                request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionRequest.SerializeToString,
+                response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionResponse.FromString,
+                _registered_method=True)
         self.WatchRoutes = channel.unary_stream(
                 '/tidemill.inference.v1.InferenceService/WatchRoutes',
                 request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.WatchRoutesRequest.SerializeToString,
@@ -196,6 +201,14 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PromoteVersion(self, request, context):
+        """Makes a version of a model's route the serving one, in one step: it gets the weight and the users of the one before,
+        which leaves the route, or stays as a candidate where an alias names it. A version that serves already stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRoutes(self, request, context):
         """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh.
         """
@@ -273,6 +286,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.SetRoute,
                     request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteRequest.FromString,
                     response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteResponse.SerializeToString,
+            ),
+            'PromoteVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteVersion,
+                    request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionRequest.FromString,
+                    response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionResponse.SerializeToString,
             ),
             'WatchRoutes': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRoutes,
@@ -610,6 +628,33 @@ class InferenceService:
             '/tidemill.inference.v1.InferenceService/SetRoute',
             tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteRequest.SerializeToString,
             tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.inference.v1.InferenceService/PromoteVersion',
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionRequest.SerializeToString,
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,10 @@ class InferenceServiceStub:
     """Replaces the route of a model, in one step: the call returns when each of its versions is loaded, or changes nothing.
     A version that is no longer in it is unloaded once its requests have been answered.
     """
+    PromoteVersion: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.PromoteVersionRequest, _inference_service_pb2.PromoteVersionResponse]
+    """Makes a version of a model's route the serving one, in one step: it gets the weight and the users of the one before,
+    which leaves the route, or stays as a candidate where an alias names it. A version that serves already stays.
+    """
     WatchRoutes: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchRoutesRequest, _inference_service_pb2.WatchRoutesResponse]
     """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
     ReportModelFailure: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ReportModelFailureRequest, _inference_service_pb2.ReportModelFailureResponse]
@@ -96,6 +100,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     SetRoute: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.SetRouteRequest, _inference_service_pb2.SetRouteResponse]  # type: ignore[assignment]
     """Replaces the route of a model, in one step: the call returns when each of its versions is loaded, or changes nothing.
     A version that is no longer in it is unloaded once its requests have been answered.
+    """
+    PromoteVersion: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PromoteVersionRequest, _inference_service_pb2.PromoteVersionResponse]  # type: ignore[assignment]
+    """Makes a version of a model's route the serving one, in one step: it gets the weight and the users of the one before,
+    which leaves the route, or stays as a candidate where an alias names it. A version that serves already stays.
     """
     WatchRoutes: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchRoutesRequest, _inference_service_pb2.WatchRoutesResponse]  # type: ignore[assignment]
     """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
@@ -203,6 +211,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inference_service_pb2.SetRouteResponse, _abc.Awaitable[_inference_service_pb2.SetRouteResponse]]:
         """Replaces the route of a model, in one step: the call returns when each of its versions is loaded, or changes nothing.
         A version that is no longer in it is unloaded once its requests have been answered.
+        """
+
+    @_abc_1.abstractmethod
+    def PromoteVersion(
+        self,
+        request: _inference_service_pb2.PromoteVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.PromoteVersionResponse, _abc.Awaitable[_inference_service_pb2.PromoteVersionResponse]]:
+        """Makes a version of a model's route the serving one, in one step: it gets the weight and the users of the one before,
+        which leaves the route, or stays as a candidate where an alias names it. A version that serves already stays.
         """
 
     @_abc_1.abstractmethod
