@@ -33,14 +33,15 @@ def _digest(normal: str) -> str:
 
 
 def words_keys(texts: Sequence[str]) -> list[str]:
-    """Digests of the texts' letters, digits and signs: the same for texts that differ in punctuation only."""
+    """Digests of the texts' letters, numbers and signs: the same for texts that differ in punctuation only."""
     import numpy as np
 
-    from services.cleaning.engine.characters import alnum_table, sign_table
+    from services.cleaning.engine.characters import alnum_table, kept_between, meaning_signs
 
     points = code_points(all_folded(texts))
-    codes = points.codes
-    kept = alnum_table()[codes] | sign_table()[codes] | (codes == _MINUS)
+    minus, signs = meaning_signs(points)
+    codes = np.where(minus, np.uint32(_MINUS), points.codes)
+    kept = alnum_table()[codes] | signs | kept_between(points)
     running = np.concatenate(([0], np.cumsum(kept)))
     words = codes[kept]
     keys: list[str] = []

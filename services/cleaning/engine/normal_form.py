@@ -39,8 +39,19 @@ def normal_form(text: str) -> str:
 def folded(text: str) -> str:
     """The normal form, but with its white space kept."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", bounded_marks(visible(text)))
+        text = unicodedata.normalize("NFKC", bounded_marks(visible(text)).translate(_raised()))
     return text.casefold()
+
+
+@cache
+def _raised() -> dict[int, str]:
+    """Superscript and subscript digits and signs, with a mark before each: 10⁵ is not 105."""
+    found: dict[int, str] = {}
+    for code in (0xB2, 0xB3, 0xB9, *range(0x2070, 0x20A0)):
+        kind, _, plain = unicodedata.decomposition(chr(code)).partition(" ")
+        if kind in ("<super>", "<sub>") and not chr(int(plain, 16)).isalpha():
+            found[code] = ("^" if kind == "<super>" else "_") + chr(int(plain, 16))
+    return found
 
 
 def all_folded(texts: Sequence[str]) -> list[str]:
@@ -90,11 +101,12 @@ def _table() -> NDArray[np.uint32]:
     seconds = {second for code in codes if (second := _second_of_pair(code))}
     parts = {code for syllables in _PARTS_OF_SYLLABLES for code in syllables}
     hidden = re.compile(f"[{INVISIBLE}]")
+    raised = _raised()
     for code in codes:
         char = chr(code)
         # Surrogates and unassigned code points stay unchanged.
         made = unicodedata.normalize("NFKC", char).casefold()
-        if len(made) == 1 and not hidden.match(char):
+        if len(made) == 1 and not hidden.match(char) and code not in raised:
             final = ord(unicodedata.normalize("NFKC", char))
             melts = unicodedata.combining(chr(final)) or final in seconds or final in parts
             if not melts:

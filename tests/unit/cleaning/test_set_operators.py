@@ -55,6 +55,11 @@ def test_all_of_a_contradiction_go_and_agreeing_duplicates_do_not() -> None:
     }
 
 
+def test_powers_and_indices_are_no_digits_of_a_number() -> None:
+    for one, other in [("今天10⁵个", "今天105个"), ("2³", "23"), ("x₁0", "x10")]:
+        assert judge([record("a", one), record("b", other)], "exact_dedup") == {}
+
+
 def test_near_dedup_go_and_name_the_one_that_stays() -> None:
     words = article(1)
     edited = [*words[:60], "CHANGED", *words[61:]]
@@ -83,6 +88,20 @@ def test_texts_without_a_word_at_the_start_are_no_trouble() -> None:
     assert judge([record("a", "-" * 600), record("b", "words after that")], "near_dedup") == {}
 
 
+DIFFERENT = [
+    ("今天北京的最低气温-5度，请注意保暖", "今天北京的最低气温5度，请注意保暖"),
+    ("–5°", "5°"),
+    ("患者血压>140", "患者血压<140"),
+    ("blood pressure > 140", "blood pressure < 140"),
+    ("a==b", "a!=b"),
+    ("a <= b", "a >= b"),
+    ("大盘↑", "大盘↓"),
+    ("A→B", "A←B"),
+    ("nice :)", "nice :("),
+    ("住了一晚:-)", "住了一晚:-("),
+]
+
+
 def test_signs_that_mean_something_make_another_text() -> None:
     for one, other in [
         ("👍👍👍", "👎👎👎"),
@@ -91,6 +110,7 @@ def test_signs_that_mean_something_make_another_text() -> None:
         ("C", "C++"),
         ("100%", "100"),
         ("很好👍", "很好👎"),
+        *DIFFERENT,
     ]:
         assert judge([record("a", one), record("b", other)], "near_dedup") == {}
     assert list(judge([record("a", "re-use it, now"), record("b", "re use it now!")], "near_dedup")) == ["b"]
@@ -100,6 +120,17 @@ def test_signs_that_mean_something_make_another_text() -> None:
 def test_labels_contradict_each_other_whatever_the_punctuation() -> None:
     records = [record("a", "早餐一般。", "pos"), record("b", "早餐一般", "neg"), record("c", "早餐一般👍", "pos")]
     assert set(judge(records, "conflicting_labels")) == {"a", "b"}
+    for one, other in [
+        *DIFFERENT,
+        ("价格1.5元一斤", "价格15元一斤"),
+        ("10:30", "1030"),
+        ("3.14", "314"),
+        ("1/2", "12"),
+        ("2³", "23"),
+    ]:
+        assert judge([record("a", one, "x"), record("b", other, "y")], "conflicting_labels") == {}
+    for one, other in [("- 早餐一般", "早餐一般"), ("> quoted", "quoted"), ("Title\n=====", "Title"), ("–5°", "-5°")]:
+        assert len(judge([record("a", one, "x"), record("b", other, "y")], "conflicting_labels")) == 2
     assert judge([record("a", "？？", "x"), record("b", "！", "y")], "conflicting_labels") == {}
 
 

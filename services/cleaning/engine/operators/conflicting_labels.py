@@ -28,7 +28,7 @@ class ConflictingLabels(SetOperator[ConflictingLabelsParams]):
     Texts that differ only in punctuation, case, white space or invisible characters count as equal.
     """
 
-    version = 2
+    version = 3
     params_type = ConflictingLabelsParams
 
     @property

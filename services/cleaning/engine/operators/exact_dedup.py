@@ -16,7 +16,7 @@ from services.cleaning.engine.content_keys import content_keys
 class ExactDedup(SetOperator[Params]):
     """Keeps the first of the records whose texts differ only in case, white space or invisible characters."""
 
-    version = 2
+    version = 3
 
     def judge(self, records: Sequence[SetRecord]) -> Mapping[int, Rejection]:
         """Drops with the reason `exact_duplicate`; the detail names the record that stays."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEED = 1
-_MINUS, _TRUE_MINUS = 0x2D, 0x2212
+_MINUS = 0x2D
 _BASE = 0x100000001B3
 # Characters of texts that are turned into shingles at a time; it bounds the memory of the arrays in between.
 _CHARS_AT_ONCE = 1 << 18
@@ -50,7 +50,7 @@ class NearDedupParams(Params):
 class NearDedup(SetOperator[NearDedupParams]):
     """Keeps the first of records that are near duplicates; a record is only compared with records that are kept."""
 
-    version = 3
+    version = 4
     params_type = NearDedupParams
 
     def __init__(self, params: NearDedupParams) -> None:
@@ -182,20 +182,13 @@ def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.i
     """A hash for each word of all texts, lowest bit set for a CJK character, and the number of words of each text."""
     import numpy as np
 
-    from services.cleaning.engine.characters import alnum_table, cjk_table, digit_table, sign_table
+    from services.cleaning.engine.characters import alnum_table, cjk_table, meaning_signs
 
     points = code_points(texts)
-    codes = points.codes
+    minus, signs = meaning_signs(points)
+    codes = np.where(minus, np.uint32(_MINUS), points.codes)
     cjk = cjk_table()[codes]
-    signs = sign_table()[codes]
     alnum = alnum_table()[codes] | signs
-    if size := len(codes):
-        # A hyphen is a minus if a number follows and no letter or digit comes before it.
-        minus = np.zeros(size, dtype=bool)
-        minus[:-1] = ((codes[:-1] == _MINUS) | (codes[:-1] == _TRUE_MINUS)) & digit_table()[codes[1:]]
-        minus[1:] &= ~alnum[:-1]
-        alnum |= minus
-        signs |= minus
     first_of_text = np.zeros(len(codes), dtype=bool)
     first_of_text[points.starts[points.lengths > 0]] = True
     previous = np.concatenate(([False], (alnum & ~cjk & ~signs)[:-1]))
