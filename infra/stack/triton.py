@@ -1,5 +1,6 @@
-"""Triton Inference Server from the wheel `nvidia-pytriton`: Python backend, explicit model control.
+"""Triton Inference Server with its Python backend and explicit model control.
 
+It is the one that `TIDEMILL_TRITON_SERVER` names, as in the official image, else that of the wheel `nvidia-pytriton`.
 The wheel's backend folder has no stub; its stubs, one per Python version, lie elsewhere. So a private backend folder is
 put together once for each Python version, with a stub that works with the installed NumPy. The inference service loads
 the models; the repository starts empty.
@@ -29,11 +30,18 @@ from infra.stack.libpython import find_libpython, library_name
 from infra.stack.probes import grpc_health, triton_alive
 from infra.stack.triton_stub import for_numpy_2
 
+SERVER = "TIDEMILL_TRITON_SERVER"
+"""Environment variable: folder of an installed Triton (`/opt/tritonserver` in the official image), instead of the
+wheel's. Its Python backend must be built for the Python that runs the mesh, and work with its NumPy."""
 PACKAGE = "nvidia-pytriton"
+# Only a started server reports its version (`server_version` in its log); an installed one also has it in a file.
+_SERVER_OF_PACKAGE = {"0.7": "2.51.0"}
+_VERSION_FILE = "TRITON_VERSION"
+_STUB = "triton_python_backend_stub"
 _STUB_START_S = 120
 # Triton knows ports only and appends one to the address, so that the name of its socket ends with it.
 _SOCKET_NUMBER = 1
-# Interfaces that nothing here uses. Shared memory has known vulnerabilities in this version (docs/security.md); traces
+# Interfaces that nothing here uses. Shared memory has known vulnerabilities before 2.59 (docs/security.md); traces
 # and logs write to files that the caller names. Triton cannot switch them off, but can ask their callers for a secret,
 # so they get a random one that is not kept. Every user can read it in the command line, but only the mesh's user can
 # open the socket, and that user may stop the server anyway.
@@ -54,12 +62,29 @@ def child(layout: Layout) -> ChildSpec:
     )
 
 
-def server_folder() -> Path:
-    """The server's folder inside the installed wheel.
+def named_server() -> Path | None:
+    """The folder that the environment names, or None: the wheel's server is meant.
 
     Raises:
-        StackError: the wheel is not installed, or for another platform.
+        StackError: there is no server in the folder.
     """
+    text = os.environ.get(SERVER)
+    if not text:
+        return None
+    folder = Path(text)
+    if not (folder / "bin" / "tritonserver").is_file():
+        raise StackError(f"{SERVER} names {folder}, where there is no bin/tritonserver: correct it, or unset it.")
+    return folder
+
+
+def server_folder() -> Path:
+    """The server's folder: the one that the environment names, else the one inside the installed wheel.
+
+    Raises:
+        StackError: there is no server in the named folder, or the wheel is not installed.
+    """
+    if (named := named_server()) is not None:
+        return named
     try:
         distribution = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError as error:
@@ -67,11 +92,40 @@ def server_folder() -> Path:
     return Path(str(distribution.locate_file("pytriton/tritonserver")))
 
 
+def server_version() -> str:
+    """The server's version, such as `2.51.0`; empty if it is not known.
+
+    Raises:
+        StackError: there is no server.
+    """
+    named = named_server()
+    if named is None:
+        server_folder()
+        package = importlib.metadata.version(PACKAGE)
+        return _SERVER_OF_PACKAGE.get(".".join(package.split(".")[:2]), "")
+    try:
+        return (named / _VERSION_FILE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def place_backends(home: Home) -> Path:
-    """Puts the Python backend together with the stub of this Python; returns the backends folder."""
+    """Returns the backends folder; puts the wheel's together with the stub of this Python.
+
+    Raises:
+        StackError: the server has no Python backend for this Python.
+    """
     server = server_folder()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = server / "python_backend_stubs" / python / "triton_python_backend_stub"
+    if named_server() is not None:
+        stub = server / "backends" / "python" / _STUB
+        if not stub.is_file() or library_name().encode() not in stub.read_bytes():
+            raise StackError(
+                f"{stub} is not for Python {python}, which runs this mesh: make the environment with the Python that "
+                "Triton's Python backend was built for."
+            )
+        return server / "backends"
+    stub = server / "python_backend_stubs" / python / _STUB
     if not stub.is_file():
         raise StackError(f"{PACKAGE} has no stub for Python {python}: use Python 3.11, 3.12 or 3.13.")
     version = importlib.metadata.version(PACKAGE)
@@ -126,8 +180,8 @@ def environment(library: Path, programs: Path) -> dict[str, str]:
         programs: the folder that `place_python` returned.
     """
     # The stub looks for the wheel's libraries relative to where it lay in the wheel.
-    bundled = server_folder().parents[1] / "nvidia_pytriton.libs"
-    libraries = (str(library.parent), str(bundled), os.environ.get("LD_LIBRARY_PATH"))
+    bundled = "" if named_server() is not None else str(server_folder().parents[1] / "nvidia_pytriton.libs")
+    libraries = (str(library.parent), bundled, os.environ.get("LD_LIBRARY_PATH"))
     return {
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),

@@ -14,9 +14,13 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from infra.stack.doctor.mesh import doors_open
+from infra.stack.layout import Home
 from infra.stack.process import tagged
 from infra.stack.state import StackState
 from infra.stack.testing import REUSE, running_parts
+from infra.stack.triton import SERVER, place_backends, server_folder
+from services.kit.config import home_dir
 from tests.faults.strangers import STRANGER, connects, open_folder
 
 pytestmark = pytest.mark.real
@@ -38,6 +42,23 @@ def client(stack: StackState) -> Iterator[Any]:
     """A client of the mesh's own user."""
     with triton.InferenceServerClient(stack.triton_grpc) as server:
         yield server
+
+
+@pytest.fixture
+def installed_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package's server, laid out as in the official image and named by the environment."""
+    monkeypatch.delenv(REUSE, raising=False)
+    with open_folder() as folder:
+        server = folder / "tritonserver"
+        server.mkdir()
+        (server / "bin").symlink_to(server_folder() / "bin")
+        (server / "caches").symlink_to(server_folder() / "caches")
+        (server / "backends").symlink_to(place_backends(Home(home_dir())))
+        (server / "TRITON_VERSION").write_text("2.51.0\n")
+        # As the linker's configuration of the image does.
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(server_folder().parents[1] / "nvidia_pytriton.libs"))
+        monkeypatch.setenv(SERVER, str(server))
+        yield
 
 
 def socket_of(stack: StackState) -> Path:
@@ -127,3 +148,15 @@ def test_what_the_wall_keeps_out_would_run_code(client: Any, stack: StackState) 
 def test_shared_memory_traces_and_logs_are_refused_to_all(client: Any, call: Callable[[Any], object]) -> None:
     with pytest.raises(InferenceServerException, match="protocol is restricted"):
         call(client)
+
+
+def test_a_server_that_the_environment_names_runs_models_behind_the_same_walls(installed_server: None) -> None:
+    model = "import tidemill, openvino_genai, numpy\nclass TritonPythonModel: pass\n"  # packages of the mesh
+    with open_folder() as folder, running_parts({"triton"}, folder / "state") as stack:
+        pid = stack.children["triton"].pid
+        assert pid is not None
+        assert "/tritonserver/bin/tritonserver" in psutil.Process(pid).cmdline()[0]
+        assert doors_open(psutil.Process(pid).cmdline()) == []
+        with triton.InferenceServerClient(stack.triton_grpc) as server:
+            server.load_model("own", config=_CONFIG, files={"file:1/model.py": model.encode()}, client_timeout=120)
+            assert server.is_model_ready("own")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import importlib.metadata
 import os
 import shutil
 import stat
@@ -27,10 +26,10 @@ from services.kit.bus.losses import forget_losses, noted_losses
 from services.kit.config import disk_reserve
 from services.kit.storage.disk import disk_space
 
+IMAGE_VERSION = "2.73.0"
+"""Triton in the image that infra/compose builds on."""
 # NVIDIA's security bulletins of August and September 2025.
 _FIXED_IN = (2, 59)
-# Only a started server reports its version (`server_version` in its log).
-_SERVER_OF_PACKAGE = {"0.7": "2.51.0"}
 _OPEN_HOLES = "CVE-2025-23310, CVE-2025-23311 (HTTP), CVE-2025-23319, CVE-2025-23320, CVE-2025-23334 (shared memory)"
 
 
@@ -204,7 +203,7 @@ def _walls(layout: Layout) -> Iterator[Finding]:
 
 def _triton(layout: Layout) -> Iterator[Finding]:
     try:
-        version = triton_version()
+        version = triton.server_version()
     except StackError as error:
         yield Finding("triton", Level.FAULT, error.message)
         return
@@ -214,8 +213,8 @@ def _triton(layout: Layout) -> Iterator[Finding]:
             Level.NOTICE,
             f"Triton {version} has known vulnerabilities: {_OPEN_HOLES}. They are fixed in 2.59, for which there is no "
             "package yet.",
-            "Its HTTP and metrics ports are off and shared memory is refused, so they cannot be reached; the container "
-            "images have the newest server. See docs/security.md.",
+            f"Its HTTP and metrics ports are off and shared memory is refused, so they cannot be reached. The image of "
+            f"infra/compose has Triton {IMAGE_VERSION}. See docs/security.md.",
         )
     child = read_state(layout).children.get("triton")
     if child is None or child.pid is None or child.phase is ChildPhase.STOPPED:
@@ -228,17 +227,6 @@ def _triton(layout: Layout) -> Iterator[Finding]:
                 f"The running Triton has dangerous interfaces enabled: {', '.join(open_doors)}.",
                 "It was started by another version of Tidemill: `tidemill down`, then `tidemill up`.",
             )
-
-
-def triton_version() -> str:
-    """The version of the server in the installed package, such as `2.51.0`; empty if it is not known.
-
-    Raises:
-        StackError: the package is not installed.
-    """
-    triton.server_folder()
-    package = importlib.metadata.version(triton.PACKAGE)
-    return _SERVER_OF_PACKAGE.get(".".join(package.split(".")[:2]), "")
 
 
 def doors_open(command: list[str]) -> list[str]:
