@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from tidemill.common.v1.failure_pb2 import Metric
 from tidemill.pipeline.v1.cycle_pb2 import Cycle
-from tidemill.training.v1.run_pb2 import Report, Variant
+from tidemill.training.v1.run_pb2 import Comparison, Report, Variant
 
 from gateway.cli.connection import Target
 from gateway.cli.views.text import duration, interval, metric_name, rate, shorten, size
@@ -49,6 +49,8 @@ def _sections(cycle: Cycle, width: int) -> Iterator[RenderableType]:
         yield _block("Records", _records(cycle))
     if cycle.HasField("report"):
         yield _block("Quality", _quality(cycle.report))
+        if cycle.report.HasField("corrections"):
+            yield _block("Corrections", _learnt(cycle.report.corrections))
         if cycle.report.examples:
             yield _block("Before and after", _examples(cycle.report, width))
         if cycle.report.variants:
@@ -91,8 +93,8 @@ def _quality(report: Report) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for justify in ("left", "right", "left", "left"):
         table.add_column(justify=justify)
-    top = max(report.base.value, tuned.value, 1e-9)
-    for name, metric in (("base", report.base), ("tuned", tuned)):
+    top = max(report.base.value, report.champion.value, tuned.value, 1e-9)
+    for name, metric in (("base", report.base), ("champion", report.champion), ("tuned", tuned)):
         if metric.sample_size:
             table.add_row(name, Text(f"{metric.value:.3f}", "bold"), interval(metric), _bar(metric, top, name))
     lines.append(table)
@@ -110,7 +112,26 @@ def _quality(report: Report) -> RenderableType:
                 f"  {interval(difference, signed=True)}{certain}",
             )
         )
+    if report.HasField("over_champion"):
+        over = report.over_champion
+        words = f"over the champion {report.champion_run}  {over.value:+.3f}  {interval(over, signed=True)}"
+        lines.append(Text(words))
     return Group(*lines)
+
+
+def _learnt(found: Comparison) -> RenderableType:
+    """Whether the model learnt what people said."""
+    table = Table.grid(padding=(0, 2))
+    for justify in ("left", "right", "left"):
+        table.add_column(justify=justify)
+    for name, metric in (("base", found.base), ("champion", found.champion), ("tuned", found.tuned)):
+        if metric.sample_size:
+            table.add_row(name, Text(f"{metric.value:.3f}", "bold"), interval(metric))
+    for name, gain in (("over the champion", found.over_champion), ("over the base", found.over_base)):
+        if gain.sample_size:
+            table.add_row(name, Text(f"{gain.value:+.3f}", "bold"), interval(gain, signed=True))
+    count = found.tuned.sample_size
+    return Group(Text(f"{metric_name(found.tuned.name)} on {count:,} that were held back, 95 % interval"), table)
 
 
 def _bar(metric: Metric, top: float, name: str) -> Text:

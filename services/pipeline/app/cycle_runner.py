@@ -264,7 +264,10 @@ class CycleRunner:
         before = "" if found.base is None else f"{found.base:.3f} → "
         # Whoever reads the quality must also see what was done differently from the spec.
         warnings = "".join(f"; {warning.rstrip('.')}" for warning in ended.body.get("warnings", []))
-        await self._summarize("train", f"{found.metric} {before}{found.tuned:.3f}{warnings}", ended.reused)
+        champion = "" if found.champion is None else f" (champion {found.champion:.3f})"
+        learnt = "" if found.corrections is None else f"; {found.corrections}"
+        words = f"{found.metric} {before}{found.tuned:.3f}{champion}{learnt}{warnings}"
+        await self._summarize("train", words, ended.reused)
 
     async def _gate(self) -> None:
         report = self._cycle.report

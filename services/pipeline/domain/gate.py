@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+FEWEST_CORRECTIONS = 10
+"""Rules about held-back feedback count from so many records on."""
+
 # A loss of exactly the limit passes, despite rounding errors.
 _ROUNDING = 1e-9
 
@@ -22,13 +25,18 @@ class Preference(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Limits: relative loss of quality against the merged tuned model, its relative gain over the base model, and
-    the least value of its metric.
+    """Limits: relative loss of quality against the merged tuned model, its relative gain over the base model, the least
+    value of its metric, its relative loss to the champion, and its value and its gain on held-back feedback.
+
+    None demands nothing.
     """
 
     max_quality_loss: float
     min_gain_over_base: float = 0.0
     min_quality: float = 0.0
+    max_loss_to_champion: float | None = None
+    min_quality_on_corrections: float | None = None
+    min_gain_on_corrections: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +59,52 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class OnCorrections:
+    """The tuned model on held-back feedback; the gains are paired, None where the other model was not asked."""
+
+    count: int
+    tuned: Figure
+    over_champion: Figure | None = None
+    over_base: Figure | None = None
+
+    @property
+    def gain(self) -> tuple[Figure, str] | None:
+        """Over the champion, else over the base model, with its name; None if there is neither."""
+        if self.over_champion is not None:
+            return self.over_champion, "champion"
+        return None if self.over_base is None else (self.over_base, "base model")
+
+    def __str__(self) -> str:
+        words = f"{self.tuned} on {self.count:,} held-back corrections"
+        gain = self.gain
+        return words if gain is None else f"{words}, {gain[0].value:+.3f} over the {gain[1]}"
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """What the gate looks at; `base` is None if the untrained model has no answer. More of the metric is better."""
+    """What the gate looks at; `base` is None if the untrained model has no answer, `champion` if there is none, and
+    `corrections` if no feedback was held back. More of the metric is better.
+    """
 
     metric: str
     base: float | None
     tuned: float
     builds: tuple[Build, ...]
+    champion: float | None = None
+    over_champion: Figure | None = None
+    corrections: OnCorrections | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +126,26 @@ def measured(report: Mapping[str, Any]) -> Measured:
         base=float(base.get("value", 0.0)) if base else None,
         tuned=float(report["tuned"].get("value", 0.0)),
         builds=tuple(_build(item) for item in report.get("variants", ())),
+        champion=_value(report.get("champion")),
+        over_champion=_figure(report.get("over_champion")),
+        corrections=_on_corrections(report.get("corrections")),
     )
+
+
+def _on_corrections(found: Mapping[str, Any] | None) -> OnCorrections | None:
+    if not found:
+        return None
+    tuned = _figure(found["tuned"])
+    assert tuned is not None
+    count = int(found["tuned"].get("sample_size", 0))
+    return OnCorrections(count, tuned, _figure(found.get("over_champion")), _figure(found.get("over_base")))
+
+
+def _figure(metric: Mapping[str, Any] | None) -> Figure | None:
+    if not metric:
+        return None
+    low, high = (float(metric.get(name, 0.0)) for name in ("ci_low", "ci_high"))
+    return Figure(float(metric.get("value", 0.0)), low, high)
 
 
 def _build(item: Mapping[str, Any]) -> Build:
@@ -107,10 +173,15 @@ def judge(gate: Gate, preference: Preference, found: Measured) -> tuple[Verdict,
 
     A build's loss of quality is the relative increase of its cross entropy over the merged model's where that was
     measured: on a small hold-out it moves far less by chance than a metric of sampled answers. Else it is the
-    relative decrease of the metric. A tuned model that is too bad, or gained too little over its base, fails every
-    build of it.
+    relative decrease of the metric. A tuned model that is too bad, gained too little over its base, is worse than the
+    champion, or did not learn what people said, fails every build of it.
     """
-    too_little = _too_bad(gate, found) or _too_little_gain(gate, found)
+    too_little = (
+        _too_bad(gate, found)
+        or _too_little_gain(gate, found)
+        or _worse_than_champion(gate, found)
+        or _not_learnt(gate, found)
+    )
     verdicts = [_verdict(gate, found, build, too_little) for build in found.builds]
     passed = [build for build, verdict in zip(found.builds, verdicts, strict=True) if verdict.passed]
     if not passed:
@@ -144,6 +215,38 @@ def _too_little_gain(gate: Gate, found: Measured) -> str:
         f"The tuned model's {found.metric} {found.tuned:.3f} does not improve enough on the base model's "
         f"{found.base:.3f} (gain {gain}, wanted {gate.min_gain_over_base:+.0%})."
     )
+
+
+def _worse_than_champion(gate: Gate, found: Measured) -> str:
+    margin, champion, over = gate.max_loss_to_champion, found.champion, found.over_champion
+    if margin is None or champion is None or over is None:
+        return ""
+    least = -abs(champion) * margin
+    if over.value >= least - _ROUNDING:
+        return ""
+    return (
+        f"The tuned model's {found.metric} {found.tuned:.3f} is below the champion's {champion:.3f}: the difference is "
+        f"{over}, and the gate allows {least:.3f}."
+    )
+
+
+def _not_learnt(gate: Gate, found: Measured) -> str:
+    learnt = found.corrections
+    if learnt is None or learnt.count < FEWEST_CORRECTIONS:
+        return ""
+    least, wanted = gate.min_quality_on_corrections, gate.min_gain_on_corrections
+    if least is not None and learnt.tuned.value < least - _ROUNDING:
+        return (
+            f"The tuned model's {found.metric} on {learnt.count:,} held-back corrections is {learnt.tuned}, below "
+            f"{least:.3f}, the minimum of the gate."
+        )
+    gain = learnt.gain
+    if wanted is not None and gain is not None and gain[0].value < wanted - _ROUNDING:
+        return (
+            f"On {learnt.count:,} held-back corrections the tuned model's {found.metric} gains {gain[0]} over the "
+            f"{gain[1]}; the gate wants {wanted:+.3f}."
+        )
+    return ""
 
 
 def _verdict(gate: Gate, found: Measured, build: Build, too_little: str) -> Verdict:

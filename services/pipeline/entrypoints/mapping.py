@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,7 +84,7 @@ def spec_from(spec: cycle_pb2.PipelineSpec) -> PipelineSpec:
         sources=tuple(value["sources"]),
         dataset=value["dataset"],
         training=value["training"],
-        gate=Gate(spec.gate.max_quality_loss, spec.gate.min_gain_over_base, spec.gate.min_quality),
+        gate=gate_from(spec.gate),
         model=spec.rollout.model,
         preference=_PREFERENCES[spec.rollout.preference],
         capture=capture_from(spec.capture) if spec.HasField("capture") else None,
@@ -92,13 +92,27 @@ def spec_from(spec: cycle_pb2.PipelineSpec) -> PipelineSpec:
     )
 
 
+def gate_from(message: cycle_pb2.Gate) -> Gate:
+    """The rules of the gate; a demand that is left out is None."""
+    return Gate(
+        max_quality_loss=message.max_quality_loss,
+        min_gain_over_base=message.min_gain_over_base,
+        min_quality=message.min_quality,
+        max_loss_to_champion=message.max_loss_to_champion if message.HasField("max_loss_to_champion") else None,
+        min_quality_on_corrections=(
+            message.min_quality_on_corrections if message.HasField("min_quality_on_corrections") else None
+        ),
+        min_gain_on_corrections=message.min_gain_on_corrections
+        if message.HasField("min_gain_on_corrections")
+        else None,
+    )
+
+
 def spec_to(spec: PipelineSpec) -> cycle_pb2.PipelineSpec:
     """The contract's spec."""
     value = {"name": spec.name, "sources": list(spec.sources), "dataset": spec.dataset, "training": spec.training}
     message = ParseDict(value, cycle_pb2.PipelineSpec())
-    message.gate.max_quality_loss = spec.gate.max_quality_loss
-    message.gate.min_gain_over_base = spec.gate.min_gain_over_base
-    message.gate.min_quality = spec.gate.min_quality
+    message.gate.MergeFrom(cycle_pb2.Gate(**asdict(spec.gate)))
     message.rollout.model = spec.model
     message.rollout.preference = _PREFERENCE_MESSAGES[spec.preference]
     if spec.capture is not None:

@@ -24,10 +24,20 @@ EXIT_DISK_FULL = 74
 
 
 @dataclass(frozen=True, slots=True)
+class Champion:
+    """The model that a run's result is compared with: its run, where that stored it, and what it was trained for."""
+
+    run: str
+    uri: str
+    spec: TrainingSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """The worker's input; `folder` is the run's folder on this machine, `uri` the location of its results.
 
-    `signing_key` is the file of the private key, `trusted_keys` the folder of the public ones.
+    `signing_key` is the file of the private key, `trusted_keys` the folder of the public ones. `champion` is None while
+    no run of the model was promoted.
     """
 
     run: str
@@ -40,6 +50,7 @@ class Job:
     threads: int
     signing_key: Path
     trusted_keys: Path
+    champion: Champion | None = None
 
     def write(self) -> Path:
         """Stores the job in its folder."""
@@ -54,6 +65,8 @@ class Job:
             "threads": self.threads,
             "signing_key": str(self.signing_key),
             "trusted_keys": str(self.trusted_keys),
+            "champion": self.champion
+            and {"run": self.champion.run, "uri": self.champion.uri, "recipe": self.champion.spec.to_json()},
         }
         path = self.folder / JOB_FILE
         write_json(path, value)
@@ -63,6 +76,7 @@ class Job:
     def read(cls, path: Path) -> Job:
         """The job in a file."""
         value = json.loads(path.read_text())
+        champion = value.get("champion")
         return cls(
             run=value["run"],
             folder=Path(value["folder"]),
@@ -74,6 +88,8 @@ class Job:
             threads=value["threads"],
             signing_key=Path(value["signing_key"]),
             trusted_keys=Path(value["trusted_keys"]),
+            champion=champion
+            and Champion(champion["run"], champion["uri"], TrainingSpec.from_json(champion["recipe"], stored_method)),
         )
 
 

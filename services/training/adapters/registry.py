@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from services.kit.errors import UnavailableError
@@ -89,9 +90,18 @@ class MlflowRegistry:
             **spec.to_json()["optimization"],
         }
         figures = dict(report.figures)
-        for prefix, metric in (("base", report.base), ("tuned", report.tuned), ("difference", report.difference)):
+        for prefix, metric in (
+            ("base", report.base),
+            ("champion", report.champion),
+            ("tuned", report.tuned),
+            ("difference", report.difference),
+        ):
             if metric is not None:
                 figures[f"{prefix}_{metric.name}"] = metric.value
+        if report.corrections is not None:
+            for which, metric in asdict(report.corrections).items():
+                if metric is not None:
+                    figures[f"corrections_{which}"] = metric["value"]
         for variant in report.variants:
             figures[f"{variant.precision}_{variant.quality.name}"] = variant.quality.value
             if variant.loss_increase is not None:

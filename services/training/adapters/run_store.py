@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine, and_, insert, or_, select, update
@@ -82,6 +83,17 @@ class SqlRunStore:
         with translate_database_errors(), self._engine.begin() as connection:
             connection.execute(update(runs).where(runs.c.name == name).values(cancel_requested=True))
 
+    def mark_promoted(self, name: str, now: datetime) -> None:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(update(runs).where(runs.c.name == name).values(promote_time=now))
+
+    def champion(self, model_name: str) -> Run | None:
+        """See the port."""
+        where = and_(runs.c.model_name == model_name, runs.c.promote_time.is_not(None))
+        query = select(runs).where(where).order_by(runs.c.promote_time.desc(), runs.c.name.desc()).limit(1)
+        return next(iter(self._read(query)), None)
+
     def mark_announced(self, name: str) -> None:
         """See the port."""
         with translate_database_errors(), self._engine.begin() as connection:
@@ -95,6 +107,7 @@ class SqlRunStore:
 def _row(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
+        "model_name": run.spec.model_name,
         "state": run.state.value,
         "recipe": run.spec.to_json(),
         "digest": run.digest,

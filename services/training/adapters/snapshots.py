@@ -22,6 +22,7 @@ from services.kit.storage.signing import TrustedKeys
 from services.training.domain.training_spec import TrainingSpec
 
 _PARTS = ("train", "holdout")
+_CORRECTIONS = "corrections.parquet"
 _MANIFEST = "manifest.json"
 WEIGHT_COLUMN = "feedback_weight"
 """Of records that come from feedback: how often they are learnt from."""
@@ -101,8 +102,8 @@ def check_files(folder: Path, uri: str) -> None:
     if not (folder / _MANIFEST).is_file():
         return
     manifest = _manifest((folder / _MANIFEST).read_bytes(), uri)
-    for part in _PARTS:
-        name = f"{part}.parquet"
+    held_back = [_CORRECTIONS] if _described(manifest, _CORRECTIONS) else []
+    for name in (*(f"{part}.parquet" for part in _PARTS), *held_back):
         if not (folder / name).is_file():
             raise _damaged(uri, name, "it is missing")
         _check_size(manifest, name, (folder / name).stat().st_size, uri)
@@ -182,6 +183,27 @@ def read_rows(folder: Path, part: str, learnt: Sequence[tuple[str, str]]) -> lis
         table = pq.read_table(path)
     _check(part, table.num_rows, table.column_names, learnt)
     return [{name: str(value or "") for name, value in row.items()} for row in table.to_pylist()]
+
+
+def read_corrections(folder: Path, task_column: tuple[str, str]) -> list[dict[str, str]]:
+    """Rows of feedback that was held back to measure what was learnt, in the snapshot's order; empty without any.
+
+    Args:
+        folder: the snapshot.
+        task_column: the column that the task learns, with the field of the spec that names it.
+
+    Raises:
+        InvalidArgumentError: the snapshot lacks the column.
+        DataLossError: the file cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    path = folder / _CORRECTIONS
+    if not path.is_file():
+        return []
+    with _parquet_errors(str(folder), path.name):
+        rows = pq.read_metadata(path).num_rows
+    return read_rows(folder, "corrections", [task_column]) if rows else []
 
 
 def by_weight(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:

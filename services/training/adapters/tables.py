@@ -30,6 +30,9 @@ runs = Table(
     Column("cancel_requested", Boolean, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("announced", Boolean, nullable=False),
+    Column("model_name", String(64), nullable=False, server_default="", index=True),
+    # Of the runs of a model, the one that was promoted last is the champion.
+    Column("promote_time", UtcMicros, nullable=True),
     Column("warnings", JsonText, nullable=False, server_default="[]"),
     Column("create_time", UtcMicros, nullable=False),
     Column("update_time", UtcMicros, nullable=False),

@@ -22,6 +22,7 @@ from services.training.adapters.job import (
     JOB_FILE,
     REPORT_FILE,
     STOPPED_FILE,
+    Champion,
     Job,
     read_progress,
 )
@@ -60,7 +61,7 @@ class WorkerProcesses:
         # Exit codes of ended children, by run; negative is a signal.
         self._codes: dict[str, int] = {}
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Run, champion: Run | None = None) -> None:
         """See the port."""
         if self._pid(run) is not None:
             return
@@ -80,6 +81,7 @@ class WorkerProcesses:
             self._threads,
             self._key.private,
             self._key.trusted,
+            None if champion is None else Champion(champion.name, champion.uri, champion.spec),
         ).write()
         # Threads that spin while they wait starve each other as soon as something else needs a core: beside a busy
         # mesh, a training step of 2 threads took 10 s and more; with passive waits it took 1.8 s.

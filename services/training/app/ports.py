@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from services.kit.failure import Failure
@@ -57,6 +58,14 @@ class RunStore(Protocol):
         """Marks the event of a run's end as published; changes nothing else."""
         ...
 
+    def mark_promoted(self, name: str, now: datetime) -> None:
+        """Makes a run the champion of its model from now on; changes nothing else."""
+        ...
+
+    def champion(self, model_name: str) -> Run | None:
+        """The run of a model that was promoted last."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
@@ -77,8 +86,8 @@ class WorkerView:
 class Workers(Protocol):
     """Worker processes, one per run; they outlive the service and are found again."""
 
-    def start(self, run: Run) -> None:
-        """Starts the run's worker, which resumes from its last checkpoint."""
+    def start(self, run: Run, champion: Run | None = None) -> None:
+        """Starts the run's worker, which resumes from its last checkpoint and compares the result with the champion."""
         ...
 
     def view(self, run: Run) -> WorkerView:

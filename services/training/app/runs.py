@@ -177,6 +177,7 @@ class Runs:
             run = replace(run, model_version=self._registry.register(run), warnings=warnings)
             self._store.update(run)
         self._registry.promote(run.model_version)
+        self._store.mark_promoted(name, self._clock.now())
         return run
 
 

@@ -51,11 +51,23 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """The models on one set of examples; `over_base` and `over_champion` are tuned minus the other, paired."""
+
+    tuned: Metric
+    base: Metric | None = None
+    champion: Metric | None = None
+    over_base: Metric | None = None
+    over_champion: Metric | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The results; `base` is None if the untrained model cannot answer (a fresh classification head).
 
     `tuned_loss` is the loss of the merged model, as `Variant.loss`. `warnings` say, for people, what was done otherwise
-    than asked for.
+    than asked for. `champion` is that of the run `champion_run` on the hold-out, None if there was none. `corrections`
+    compares the models on held-back feedback, None if there was none.
     """
 
     tuned: Metric
@@ -66,6 +78,10 @@ class Report:
     figures: Mapping[str, float] = field(default_factory=dict)
     tuned_loss: Metric | None = None
     warnings: tuple[str, ...] = ()
+    champion: Metric | None = None
+    over_champion: Metric | None = None
+    champion_run: str = ""
+    corrections: Comparison | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON form, see `from_json`."""
@@ -88,6 +104,11 @@ class Report:
             # Reports of earlier releases in the database have no loss.
             tuned_loss=_metric(value.get("tuned_loss")),
             warnings=tuple(value.get("warnings", ())),
+            # Reports of earlier releases name no champion and no corrections.
+            champion=_metric(value.get("champion")),
+            over_champion=_metric(value.get("over_champion")),
+            champion_run=str(value.get("champion_run", "")),
+            corrections=_comparison(value.get("corrections")),
         )
 
 
@@ -101,6 +122,13 @@ def _required(value: Mapping[str, Any]) -> Metric:
 
 def _metric(value: Mapping[str, Any] | None) -> Metric | None:
     return _required(value) if value else None
+
+
+def _comparison(value: Mapping[str, Any] | None) -> Comparison | None:
+    if not value:
+        return None
+    others = {name: _metric(value.get(name)) for name in ("base", "champion", "over_base", "over_champion")}
+    return Comparison(tuned=_required(value["tuned"]), **others)
 
 
 def _variant(value: Mapping[str, Any]) -> Variant:

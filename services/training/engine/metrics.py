@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from services.training.domain.report import Metric
+from services.training.domain.report import Comparison, Metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +54,29 @@ def mean_with_interval(name: str, scores: Sequence[float], *, seed: int = 0) -> 
         raise ValueError(f"{name}: no scores to average")
     values: np.ndarray[Any, Any] = np.asarray(scores, dtype=np.float64)
     return _interval(name, float(values.mean()), values[_picks(len(values), seed)].mean(axis=1), len(values))
+
+
+def compared(
+    name: str, tuned: Sequence[float], base: Sequence[float] | None, champion: Sequence[float] | None
+) -> Comparison:
+    """The models by their scores on the same examples, with the paired differences.
+
+    Args:
+        name: of the metric; that of a difference ends with `_difference`.
+        tuned: one score an example.
+        base: likewise, in the same order; None if the base model has no answer.
+        champion: likewise; None if there is no champion.
+    """
+
+    def mean(scores: Sequence[float] | None) -> Metric | None:
+        return None if scores is None else mean_with_interval(name, scores)
+
+    def gain(others: Sequence[float] | None) -> Metric | None:
+        if others is None:
+            return None
+        return mean_with_interval(f"{name}_difference", [t - o for t, o in zip(tuned, others, strict=True)])
+
+    return Comparison(mean_with_interval(name, tuned), mean(base), mean(champion), gain(base), gain(champion))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from tidemill.training.v1 import training_service_pb2 as pb
 
 from services.kit.errors import InvalidArgumentError
 from services.kit.grpc.messages import failure_to, progress_to, timestamp
-from services.training.domain.report import Metric, Report
+from services.training.domain.report import Comparison, Metric, Report
 from services.training.domain.run import Run, RunState
 from services.training.domain.tasks import TASKS, VARIANTS, Task
 from services.training.domain.training_spec import Method, Optimization, Precision, TrainingSpec
@@ -186,6 +186,18 @@ def _metric_to(metric: Metric | None) -> failure_pb2.Metric | None:
     )
 
 
+def _comparison_to(found: Comparison | None) -> run_pb2.Comparison | None:
+    if found is None:
+        return None
+    return run_pb2.Comparison(
+        base=_metric_to(found.base),
+        champion=_metric_to(found.champion),
+        tuned=_metric_to(found.tuned),
+        over_base=_metric_to(found.over_base),
+        over_champion=_metric_to(found.over_champion),
+    )
+
+
 def _report_to(report: Report) -> run_pb2.Report:
     return run_pb2.Report(
         base=_metric_to(report.base),
@@ -219,4 +231,8 @@ def _report_to(report: Report) -> run_pb2.Report:
         ],
         figures=report.figures,
         tuned_loss=_metric_to(report.tuned_loss),
+        champion=_metric_to(report.champion),
+        over_champion=_metric_to(report.over_champion),
+        champion_run=report.champion_run,
+        corrections=_comparison_to(report.corrections),
     )

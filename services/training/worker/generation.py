@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from services.kit.engine import RUNTIME
 from services.training.adapters import language_builds
-from services.training.adapters.job import Job
+from services.training.adapters.job import Champion, Job
 from services.training.domain.report import Example, Report, Variant
 from services.training.domain.tasks import GenerationTask, VariantName
 from services.training.engine.generation import greedy_answers, reference_losses
 from services.training.engine.methods.prompt_tuning import PromptTuning
 from services.training.engine.metrics import (
     TextLoss,
+    compared,
     loss_increase,
     loss_per_token,
     mean_with_interval,
@@ -25,6 +26,7 @@ from services.training.engine.metrics import (
 from services.training.engine.prompts import prompts_of, training_pairs
 from services.training.engine.tasks import Pair
 from services.training.engine.virtual_tokens import add_rows, virtual_ids, write_tokenizer
+from services.training.worker.champion import Rows, champion_answers
 from services.training.worker.objectives import agreement_with_people, objective_of
 from services.training.worker.phases import (
     Material,
@@ -57,11 +59,12 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     phase = Phase(job, "prepare")
     material = material_of(job)
-    device, holdout = material.device, material.holdout
-    base_prompts = [
-        pair.prompt
-        for pair in training_pairs(prompts_of(material.base_folder, task), material.tokenizer, task, holdout)
-    ]
+    device, holdout, corrections = material.device, material.holdout, material.corrections
+    base_builder = prompts_of(material.base_folder, task)
+
+    def base_prompts(rows: Sequence[dict[str, str]]) -> list[list[int]]:
+        return [pair.prompt for pair in training_pairs(base_builder, material.tokenizer, task, rows)]
+
     # From here on the tokenizer and chat template are those of the tuned model.
     tokenizer, tokenizer_folder, virtual = _tuned_tokenizer(job, material)
     builder = prompts_of(tokenizer_folder, task)
@@ -77,7 +80,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     phase.end()
     check_stop(should_stop)
 
-    def answers(which: str, prompts: Sequence[list[int]]) -> list[str]:
+    def answers(which: str, prompts: Sequence[list[int]], asked: Any = None, words: Any = None) -> list[str]:
         phase = Phase(job, "evaluate", len(prompts), f"{which} answers")
 
         def on_progress(done: int) -> None:
@@ -85,8 +88,8 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             check_stop(should_stop)
 
         found = greedy_answers(
-            model,
-            tokenizer,
+            asked or model,
+            words or tokenizer,
             prompts,
             max_new_tokens=task.max_target_tokens,
             device=device,
@@ -95,7 +98,11 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         phase.end()
         return found
 
-    base_answers = kept(folder / "eval" / "base.json", lambda: answers("base", base_prompts))
+    base_answers = kept(folder / "eval" / "base.json", lambda: answers("base", base_prompts(holdout)))
+    base_corrected = kept(
+        folder / "eval" / "base_corrections.json",
+        lambda: answers("base", base_prompts(corrections)) if corrections else [],
+    )
     check_stop(should_stop)
 
     merged = folder / "merged"
@@ -117,7 +124,8 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         kept_folder(merged, save)
     drop_checkpoints(job)
     figures = {**kept(folder / "eval" / "train.json", dict), **kept(folder / "eval" / "preferences.json", dict)}
-    if not (folder / "eval" / "tuned.json").is_file():
+    corrected_file = folder / "eval" / "tuned_corrections.json"
+    if not ((folder / "eval" / "tuned.json").is_file() and corrected_file.is_file()):
         model = load(merged)
     tuned = kept(
         folder / "eval" / "tuned.json",
@@ -131,22 +139,46 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             ],
         },
     )
+    corrected_pairs = training_pairs(builder, tokenizer, task, corrections) if corrections else []
+    tuned_corrected = kept(
+        corrected_file,
+        lambda: answers("tuned", [pair.prompt for pair in corrected_pairs]) if corrections else [],
+    )
     tuned_answers = tuned["answers"]
     tuned_losses = [TextLoss(**item) for item in tuned["losses"]]
     check_stop(should_stop)
 
-    # Frees half a gigabyte before the builds are created.
+    # Frees half a gigabyte before the champion is loaded, and the builds are created.
     model = None
+
+    def by_champion(champion: Champion, path: Path, rows: Rows) -> list[str]:
+        from transformers import AutoTokenizer
+
+        own, words = champion.spec.task, AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+        assert isinstance(own, GenerationTask)
+        # With its own template, and what is asked for now as the wanted answer, which its prompts do not depend on.
+        wanted = replace(own, target_field=task.target_field)
+        prompts = [pair.prompt for pair in training_pairs(prompts_of(path, own), words, wanted, rows)]
+        return answers("champion's", prompts, load(path), words)
+
+    champion = champion_answers(job, holdout, corrections, by_champion)
     variants, agreement = _compress(job, task, merged, held_pairs, references, tuned_answers, tuned_losses, should_stop)
     base_scores, tuned_scores = rouge_l(references, base_answers), rouge_l(references, tuned_answers)
+    wanted = [row[task.target_field] for row in corrections]
+    found = compared(
+        "rouge_l",
+        tuned_scores,
+        base_scores,
+        None if champion.holdout is None else rouge_l(references, champion.holdout),
+    )
     gains = [t - b for t, b in zip(tuned_scores, base_scores, strict=True)]
     # Examples with gains from large to small, not just the best five.
     order = sorted(range(len(gains)), key=lambda i: gains[i], reverse=True)
     shown = shown_examples(order)
     return Report(
-        tuned=mean_with_interval("rouge_l", tuned_scores),
-        base=mean_with_interval("rouge_l", base_scores),
-        difference=mean_with_interval("rouge_l_difference", gains),
+        tuned=found.tuned,
+        base=found.base,
+        difference=found.over_base,
         examples=tuple(
             Example(
                 holdout[i]["record_id"],
@@ -160,7 +192,18 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         variants=variants,
         figures={**figures, **agreement},
         tuned_loss=loss_per_token(tuned_losses),
-        warnings=(*precision_warnings(job, device), *parity_warnings(agreement)),
+        warnings=(*precision_warnings(job, device), *parity_warnings(agreement), *champion.warnings),
+        champion=found.champion,
+        over_champion=found.over_champion,
+        champion_run=champion.run,
+        corrections=compared(
+            "rouge_l",
+            rouge_l(wanted, tuned_corrected),
+            rouge_l(wanted, base_corrected),
+            None if champion.corrections is None else rouge_l(wanted, champion.corrections),
+        )
+        if corrections
+        else None,
     )
 
 

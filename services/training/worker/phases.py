@@ -26,7 +26,7 @@ from services.kit.telemetry import schema
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, write_json, write_progress
-from services.training.adapters.snapshots import by_weight, check_files, read_rows
+from services.training.adapters.snapshots import by_weight, check_files, read_corrections, read_rows
 from services.training.domain.report import Report
 from services.training.engine.attention import SHORT, plain_attention
 from services.training.engine.loop import Cancelled, StepProgress, train, usable_precision
@@ -83,13 +83,17 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Data and base model of a run; a row is a record's text with its required attributes."""
+    """Data and base model of a run; a row is a record's text with its required attributes.
+
+    `corrections` is feedback that was held back; it is measured on and never learnt.
+    """
 
     device: torch.device
     base_folder: Path
     tokenizer: Any
     train: list[dict[str, str]]
     holdout: list[dict[str, str]]
+    corrections: list[dict[str, str]]
 
 
 def material_of(job: Job) -> Material:
@@ -107,12 +111,14 @@ def material_of(job: Job) -> Material:
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(spec.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
     holdout = read_rows(snapshot, "holdout", spec.learnt)
+    corrections = read_corrections(snapshot, spec.task.learnt)
     return Material(
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         base_folder=base_folder,
         tokenizer=tokenizer,
         train=by_weight(read_rows(snapshot, "train", spec.learnt)),
         holdout=holdout[: spec.max_eval_examples or len(holdout)],
+        corrections=corrections[: spec.max_eval_examples or len(corrections)],
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -74,6 +75,48 @@ def test_where_cross_entropy_was_measured_it_decides() -> None:
     assert verdicts[1].chosen
     assert verdicts[2].why.startswith("cross entropy 3.600 is 20.0% above the tuned model's")
     assert next(v for v in judge(Gate(0.05), Preference.BEST_QUALITY, measured(value)) if v.chosen).precision == "fp32"
+
+
+def _figure(value: float, count: int = 40) -> dict[str, Any]:
+    return {"name": "rouge_l", "value": value, "ci_low": value - 0.05, "ci_high": value + 0.05, "sample_size": count}
+
+
+def test_no_build_of_a_model_that_is_worse_than_the_champion_passes() -> None:
+    value = {**report(fp32=0.2), "champion": _figure(0.21), "over_champion": _figure(-0.01)}
+    passes, fails = Gate(0.05, max_loss_to_champion=0.05), Gate(0.05, max_loss_to_champion=0.04)
+    assert judge(passes, Preference.FASTEST, measured(value))[0].passed
+    (verdict,) = judge(fails, Preference.FASTEST, measured(value))
+    assert not verdict.passed
+    assert "below the champion's 0.210: the difference is -0.010 [-0.060, 0.040]" in verdict.why
+    # Without a champion there is nothing to be worse than.
+    assert judge(fails, Preference.FASTEST, measured(report(fp32=0.2)))[0].passed
+
+
+@pytest.mark.parametrize(
+    ("gate", "why"),
+    [
+        (
+            Gate(0.05, min_quality_on_corrections=0.5),
+            "held-back corrections is 0.400 [0.350, 0.450], below 0.500",
+        ),
+        (
+            Gate(0.05, min_gain_on_corrections=0.1),
+            "gains 0.050 [0.000, 0.100] over the champion; the gate wants +0.100",
+        ),
+    ],
+)
+def test_no_build_of_a_model_that_did_not_learn_what_people_said_passes(gate: Gate, why: str) -> None:
+    found = {"tuned": _figure(0.4, 12), "over_base": _figure(0.3, 12), "over_champion": _figure(0.05, 12)}
+    (verdict,) = judge(gate, Preference.FASTEST, measured({**report(fp32=0.2), "corrections": found}))
+    assert not verdict.passed
+    assert why in verdict.why
+    # While there is no champion, the base model counts.
+    del found["over_champion"]
+    (verdict,) = judge(gate, Preference.FASTEST, measured({**report(fp32=0.2), "corrections": found}))
+    assert verdict.passed == (gate.min_gain_on_corrections is not None)
+    # Too few say nothing.
+    few = {"tuned": _figure(0.0, 9), "over_champion": _figure(-0.5, 9)}
+    assert judge(gate, Preference.FASTEST, measured({**report(fp32=0.2), "corrections": few}))[0].passed
 
 
 # As reports carry them: a metric may be zero, negative or, where training diverged, not a number.

@@ -23,7 +23,7 @@ from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import TrustedKeys
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import EXIT_DISK_FULL, EXIT_FAILED, FAILURE_FILE, Job
-from services.training.adapters.snapshots import StoredFolders, by_weight, check_files, read_rows
+from services.training.adapters.snapshots import StoredFolders, by_weight, check_files, read_corrections, read_rows
 from services.training.domain.tasks import TextClassificationTask
 from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.loop import Checkpoint
@@ -103,6 +103,22 @@ def test_a_damaged_snapshot_is_refused_when_a_run_is_created_and_when_it_is_read
         assert caught.value.metadata["part"] == part
         assert caught.value.metadata["cause"]
         assert "Restore the file from a backup" in caught.value.message
+
+
+def test_damage_to_held_back_feedback_is_found_by_its_digest(snapshot: Path) -> None:
+    assert read_corrections(snapshot, _TASK.learnt) == []
+    file = snapshot / "corrections.parquet"
+    rows = [{"record_id": "c", "text": "text", "label": "1"}]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    manifest = json.loads((snapshot / "manifest.json").read_text())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    manifest["files"][file.name] = {"rows": 1, "bytes": file.stat().st_size, "sha256": digest}
+    (snapshot / "manifest.json").write_text(json.dumps(manifest))
+    check_files(snapshot, snapshot.as_uri())
+    assert read_corrections(snapshot, _TASK.learnt) == rows
+    file.unlink()
+    with pytest.raises(DataLossError, match=r"corrections\.parquet"):
+        check_files(snapshot, snapshot.as_uri())
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\x00" * 200 + b"PAR1", b"no parquet at all"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from services.training.engine.metrics import rouge_l
+from services.training.engine.metrics import compared, rouge_l
 
 
 def test_an_english_answer_scores_as_by_googles_package() -> None:
@@ -31,3 +31,15 @@ def test_an_english_answer_scores_as_by_googles_package() -> None:
 )
 def test_an_answer_in_another_script_is_read_too(reference: str, answer: str, score: float) -> None:
     assert rouge_l([reference], [answer]) == [pytest.approx(score)]
+
+
+def test_models_are_compared_by_pairs() -> None:
+    found = compared("accuracy", [1.0, 1.0, 0.0, 1.0], None, [0.0, 1.0, 0.0, 1.0])
+    assert found.champion is not None
+    assert found.over_champion is not None
+    assert (found.tuned.value, found.champion.value, found.over_champion.value) == (0.75, 0.5, 0.25)
+    assert found.over_champion.name == "accuracy_difference"
+    # No pair got worse, so the difference cannot be negative, though the two intervals overlap.
+    assert found.over_champion.ci_low == 0.0
+    assert found.champion.ci_high > found.tuned.ci_low
+    assert (found.base, found.over_base) == (None, None)

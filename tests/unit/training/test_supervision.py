@@ -45,11 +45,13 @@ _ALIVE = WorkerView(True, Progress("train", 3, 10), None, None)
 class FakeWorkers:
     def __init__(self) -> None:
         self.started: list[str] = []
+        self.champions: list[str] = []
         self.stopped: list[str] = []
         self.views: dict[str, WorkerView] = {}
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Run, champion: Run | None = None) -> None:
         self.started.append(run.name)
+        self.champions.append(champion.name if champion else "")
         self.views[run.name] = _ALIVE
 
     def view(self, run: Run) -> WorkerView:
@@ -206,6 +208,24 @@ def test_a_run_succeeds_is_registered_published_once_and_reused(harness: Harness
     assert harness.registry.champion == "reviews/1"
 
 
+def test_a_run_is_compared_with_the_one_of_its_model_that_was_promoted_last(harness: Harness) -> None:
+    def ended(seed: int) -> str:
+        name = harness.runs.create(spec(seed), "", "").name
+        harness.supervision.step()
+        harness.workers.views[name] = finished()
+        harness.supervision.step()
+        return name
+
+    first, second = ended(1), ended(2)
+    for name in (first, second, first):
+        harness.clock.time += timedelta(seconds=1)
+        harness.runs.promote(name)
+    ended(3)
+    # None yet, none yet, and the one that was promoted again.
+    assert harness.workers.champions == ["", "", first]
+    assert harness.store.champion("another") is None
+
+
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
 def test_a_run_whose_builds_are_gone_or_damaged_is_done_again(
     harness: Harness, harm: str, caplog: pytest.LogCaptureFixture
@@ -294,10 +314,10 @@ def test_a_start_that_a_part_unavailable_or_a_full_disk_holds_up_is_not_an_attem
     errors: list[Exception] = [UnavailableError("the artefact store is unavailable"), full] * 4
     start = harness.workers.start
 
-    def held_up(run: Run) -> None:
+    def held_up(run: Run, champion: Run | None = None) -> None:
         if errors:
             raise errors.pop()
-        start(run)
+        start(run, champion)
 
     monkeypatch.setattr(harness.workers, "start", held_up)
     for _ in range(8):

@@ -33,6 +33,9 @@ class Gate(_message.Message):
     MAX_QUALITY_LOSS_FIELD_NUMBER: _builtins.int
     MIN_GAIN_OVER_BASE_FIELD_NUMBER: _builtins.int
     MIN_QUALITY_FIELD_NUMBER: _builtins.int
+    MAX_LOSS_TO_CHAMPION_FIELD_NUMBER: _builtins.int
+    MIN_QUALITY_ON_CORRECTIONS_FIELD_NUMBER: _builtins.int
+    MIN_GAIN_ON_CORRECTIONS_FIELD_NUMBER: _builtins.int
     max_quality_loss: _builtins.float
     """Largest relative loss of quality against the merged tuned model, 0 to 1; for example 0.05. It is the increase of
     the cross entropy on the hold-out where training measures it (generation), else the decrease of the metric.
@@ -41,18 +44,44 @@ class Gate(_message.Message):
     """Least relative gain of the tuned model over the base model, for example 0.2; no demand when zero."""
     min_quality: _builtins.float
     """Least value of the tuned model's metric, for example 0.8 for an accuracy; no demand when zero."""
+    max_loss_to_champion: _builtins.float
+    """Largest relative loss of the tuned model's metric against the champion's on the hold-out, for example 0.02; no demand
+    when left out, or while there is no champion.
+    """
+    min_quality_on_corrections: _builtins.float
+    """Least value of the tuned model's metric on held-back feedback; no demand when left out. Like the next one it counts
+    from 10 held-back records on, since fewer say nothing.
+    """
+    min_gain_on_corrections: _builtins.float
+    """Least gain on held-back feedback over the champion, or over the base model while there is no champion, in the metric's
+    unit, for example 0.1 for ten points of accuracy; no demand when left out.
+    """
     def __init__(
         self,
         *,
         max_quality_loss: _builtins.float = ...,
         min_gain_over_base: _builtins.float = ...,
         min_quality: _builtins.float = ...,
+        max_loss_to_champion: _builtins.float | None = ...,
+        min_quality_on_corrections: _builtins.float | None = ...,
+        min_gain_on_corrections: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_loss_to_champion", b"_max_loss_to_champion", "_min_gain_on_corrections", b"_min_gain_on_corrections", "_min_quality_on_corrections", b"_min_quality_on_corrections", "max_loss_to_champion", b"max_loss_to_champion", "min_gain_on_corrections", b"min_gain_on_corrections", "min_quality_on_corrections", b"min_quality_on_corrections"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_quality_loss", b"max_quality_loss", "min_gain_over_base", b"min_gain_over_base", "min_quality", b"min_quality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_loss_to_champion", b"_max_loss_to_champion", "_min_gain_on_corrections", b"_min_gain_on_corrections", "_min_quality_on_corrections", b"_min_quality_on_corrections", "max_loss_to_champion", b"max_loss_to_champion", "max_quality_loss", b"max_quality_loss", "min_gain_on_corrections", b"min_gain_on_corrections", "min_gain_over_base", b"min_gain_over_base", "min_quality", b"min_quality", "min_quality_on_corrections", b"min_quality_on_corrections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_loss_to_champion: _TypeAlias = _typing.Literal["max_loss_to_champion"]  # noqa: Y015
+    _WhichOneofArgType__max_loss_to_champion: _TypeAlias = _typing.Literal["_max_loss_to_champion", b"_max_loss_to_champion"]  # noqa: Y015
+    _WhichOneofReturnType__min_gain_on_corrections: _TypeAlias = _typing.Literal["min_gain_on_corrections"]  # noqa: Y015
+    _WhichOneofArgType__min_gain_on_corrections: _TypeAlias = _typing.Literal["_min_gain_on_corrections", b"_min_gain_on_corrections"]  # noqa: Y015
+    _WhichOneofReturnType__min_quality_on_corrections: _TypeAlias = _typing.Literal["min_quality_on_corrections"]  # noqa: Y015
+    _WhichOneofArgType__min_quality_on_corrections: _TypeAlias = _typing.Literal["_min_quality_on_corrections", b"_min_quality_on_corrections"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_loss_to_champion) -> _WhichOneofReturnType__max_loss_to_champion | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_gain_on_corrections) -> _WhichOneofReturnType__min_gain_on_corrections | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_quality_on_corrections) -> _WhichOneofReturnType__min_quality_on_corrections | None: ...
 
 Global___Gate: _TypeAlias = Gate  # noqa: Y015
 

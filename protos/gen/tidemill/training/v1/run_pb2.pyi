@@ -686,6 +686,54 @@ class Variant(_message.Message):
 Global___Variant: _TypeAlias = Variant  # noqa: Y015
 
 @_typing.final
+class Comparison(_message.Message):
+    """The models on one set of examples; the differences are paired by example."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: _builtins.int
+    CHAMPION_FIELD_NUMBER: _builtins.int
+    TUNED_FIELD_NUMBER: _builtins.int
+    OVER_BASE_FIELD_NUMBER: _builtins.int
+    OVER_CHAMPION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def base(self) -> _failure_pb2.Metric:
+        """The untrained base model; unset where the task has no untrained answer."""
+
+    @_builtins.property
+    def champion(self) -> _failure_pb2.Metric:
+        """The model that was the champion when the run began; unset where there was none."""
+
+    @_builtins.property
+    def tuned(self) -> _failure_pb2.Metric:
+        """The merged tuned model."""
+
+    @_builtins.property
+    def over_base(self) -> _failure_pb2.Metric:
+        """Tuned minus base."""
+
+    @_builtins.property
+    def over_champion(self) -> _failure_pb2.Metric:
+        """Tuned minus champion."""
+
+    def __init__(
+        self,
+        *,
+        base: _failure_pb2.Metric | None = ...,
+        champion: _failure_pb2.Metric | None = ...,
+        tuned: _failure_pb2.Metric | None = ...,
+        over_base: _failure_pb2.Metric | None = ...,
+        over_champion: _failure_pb2.Metric | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "champion", b"champion", "over_base", b"over_base", "over_champion", b"over_champion", "tuned", b"tuned"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "champion", b"champion", "over_base", b"over_base", "over_champion", b"over_champion", "tuned", b"tuned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
+@_typing.final
 class Report(_message.Message):
     """What a run found."""
 
@@ -718,6 +766,12 @@ class Report(_message.Message):
     VARIANTS_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
     TUNED_LOSS_FIELD_NUMBER: _builtins.int
+    CHAMPION_FIELD_NUMBER: _builtins.int
+    OVER_CHAMPION_FIELD_NUMBER: _builtins.int
+    CHAMPION_RUN_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    champion_run: _builtins.str
+    """`runs/{run}` of that champion; empty where there was none."""
     @_builtins.property
     def base(self) -> _failure_pb2.Metric:
         """The untrained base model on the hold-out; unset where the task has no untrained answer."""
@@ -748,6 +802,20 @@ class Report(_message.Message):
     def tuned_loss(self) -> _failure_pb2.Metric:
         """Generation: cross entropy per token of the hold-out's reference answers by the merged tuned model, in nats."""
 
+    @_builtins.property
+    def champion(self) -> _failure_pb2.Metric:
+        """The model that was the champion when the run began, on the hold-out; unset where there was none."""
+
+    @_builtins.property
+    def over_champion(self) -> _failure_pb2.Metric:
+        """Tuned minus champion, paired."""
+
+    @_builtins.property
+    def corrections(self) -> Global___Comparison:
+        """All of them on feedback that was held back (corrections.parquet): whether the model learnt what people said. Unset
+        where none was. People correct wrong answers, so the version that gave them does badly here by selection.
+        """
+
     def __init__(
         self,
         *,
@@ -758,10 +826,14 @@ class Report(_message.Message):
         variants: _abc.Iterable[Global___Variant] | None = ...,
         figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         tuned_loss: _failure_pb2.Metric | None = ...,
+        champion: _failure_pb2.Metric | None = ...,
+        over_champion: _failure_pb2.Metric | None = ...,
+        champion_run: _builtins.str = ...,
+        corrections: Global___Comparison | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "difference", b"difference", "tuned", b"tuned", "tuned_loss", b"tuned_loss"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "champion", b"champion", "corrections", b"corrections", "difference", b"difference", "over_champion", b"over_champion", "tuned", b"tuned", "tuned_loss", b"tuned_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "difference", b"difference", "examples", b"examples", "figures", b"figures", "tuned", b"tuned", "tuned_loss", b"tuned_loss", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "champion", b"champion", "champion_run", b"champion_run", "corrections", b"corrections", "difference", b"difference", "examples", b"examples", "figures", b"figures", "over_champion", b"over_champion", "tuned", b"tuned", "tuned_loss", b"tuned_loss", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,69 @@
+"""Runs that are compared with the champion, on the hold-out and on held-back corrections."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tidemill.training.v1 import run_pb2
+from tidemill.training.v1 import training_service_pb2 as pb
+
+from tests.integration.training.conftest import RunInputs, TrainingProcess, ended
+
+STATE = run_pb2.Run
+HELD_BACK = 5
+
+
+@pytest.fixture
+def corrected(inputs: RunInputs, tmp_path: Path) -> run_pb2.DatasetReference:
+    """The same data set, with feedback that was held back."""
+    folder = shutil.copytree(inputs.reviews, tmp_path / "corrected")
+    rows = pq.read_table(folder / "holdout.parquet").slice(0, HELD_BACK).to_pylist()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "corrections.parquet")
+    return run_pb2.DatasetReference(name="datasets/corrected/versions/1", uri=folder.as_uri(), digest="3" * 64)
+
+
+@pytest.mark.parametrize("task", ["generation", "text_classification"])
+def test_base_champion_and_candidate_are_measured_on_what_was_held_back_too(
+    training: TrainingProcess, inputs: RunInputs, corrected: run_pb2.DatasetReference, task: str
+) -> None:
+    steps = 4 if task == "generation" else 30
+    spec = inputs.spec(task, steps=steps, model_name=f"compared-{task.replace('_', '-')}")
+    del spec.compression.variants[1:]
+    first = training.wait(training.create(spec).name, ended)
+    assert first.state == STATE.STATE_SUCCEEDED, first.failure
+    # Nothing was promoted, and nothing was held back.
+    assert not first.report.HasField("champion")
+    assert not first.report.HasField("corrections")
+    training.stub.PromoteRun(pb.PromoteRunRequest(name=first.name), timeout=60)
+
+    spec.dataset.CopyFrom(corrected)
+    # The same training, so that champion and candidate are the same model and answer alike.
+    second = training.wait(training.create(spec).name, ended)
+    assert second.state == STATE.STATE_SUCCEEDED, second.failure
+    report = second.report
+    assert not second.warnings
+    assert report.champion_run == first.name
+    assert report.champion.value == report.tuned.value == first.report.tuned.value
+    assert (report.over_champion.value, report.over_champion.ci_low, report.over_champion.sample_size) == (0, 0, 12)
+    found = report.corrections
+    assert {found.tuned.sample_size, found.champion.sample_size, found.over_champion.sample_size} == {HELD_BACK}
+    assert found.champion.value == found.tuned.value
+    # An untrained classifier has no answer.
+    assert found.HasField("base") == found.HasField("over_base") == (task == "generation")
+    if task == "generation":
+        assert found.over_base.value == pytest.approx(found.tuned.value - found.base.value)
+
+    # A champion that is gone is a warning, and everything else is measured.
+    shutil.rmtree(training.run_folder(first.name) / "merged")
+    spec.optimization.seed = 5
+    third = training.wait(training.create(spec).name, ended)
+    assert third.state == STATE.STATE_SUCCEEDED, third.failure
+    assert len(third.warnings) == 1
+    assert first.name in third.warnings[0]
+    assert not third.report.HasField("champion")
+    assert not third.report.corrections.HasField("champion")
+    assert third.report.corrections.tuned.sample_size == HELD_BACK
