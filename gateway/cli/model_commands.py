@@ -120,6 +120,8 @@ def predict(
             continue
         text = Text(" ".join(line.split()), no_wrap=True, overflow="ellipsis")
         table.add_row(prediction.label, f"{prediction.score:.3f}", text, prediction.answer)
+        for span in prediction.spans:
+            table.add_row(span.label, f"{span.score:.3f}", Text(line[span.start : span.end]))
     print_whole(table)
     stderr().print(f"{response.model_version} · trace {connection.trace_id}", style="bright_black", markup=False)
 

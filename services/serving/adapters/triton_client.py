@@ -30,6 +30,7 @@ from services.kit.errors import (
 )
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.prompts import TOO_LONG
+from services.kit.spans import Span
 from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, triton_unavailable
 from services.serving.adapters.triton_guard import GuardedRequest, TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
@@ -42,6 +43,8 @@ from services.serving.adapters.triton_tensors import (
     contents_of,
     once,
     piece_of,
+    spans_of_text,
+    texts_of,
 )
 from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
 from services.serving.domain.names import facts, shown
@@ -77,13 +80,25 @@ class TritonClient:
         self._guard = guard
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        """See the port. Many texts are several requests in parallel, which Triton batches as it sees fit."""
-        model = version.server_model
+        """See the port."""
+        parts = await self._ask(version.server_model, texts, "scores")
+        return [row for raw, count in parts for row in np.frombuffer(raw, dtype="<f4").reshape(count, -1).tolist()]
+
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+        """See the port."""
+        parts = await self._ask(version.server_model, texts, "spans_json")
+        return [spans_of_text(text) for raw, _ in parts for text in texts_of(raw)]
+
+    async def _ask(self, model: str, texts: Sequence[str], output: str) -> list[tuple[bytes, int]]:
+        """An output as Triton sends it, in parts, each with its number of texts.
+
+        Many texts are several requests in parallel, which Triton batches as it sees fit.
+        """
         chunks = [texts[at : at + MAX_BATCH] for at in range(0, len(texts), MAX_BATCH)]
         with self._errors(model):
             async with self._guard.request(model) as guarded:
-                answers = await asyncio.gather(*(self._classify(model, chunk, guarded) for chunk in chunks))
-        return [row for rows in answers for row in rows]
+                answers = await asyncio.gather(*(self._ask_once(model, chunk, output, guarded) for chunk in chunks))
+        return [(raw, len(chunk)) for raw, chunk in zip(answers, chunks, strict=True)]
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
         """See the port."""
@@ -123,11 +138,11 @@ class TritonClient:
                 await anext(responses, None)
             yield piece
 
-    async def _classify(self, model: str, texts: Sequence[str], guarded: GuardedRequest) -> Sequence[Sequence[float]]:
+    async def _ask_once(self, model: str, texts: Sequence[str], output: str, guarded: GuardedRequest) -> bytes:
         request = pb.ModelInferRequest(model_name=model)
         add_texts(request, "text", texts, [len(texts), 1])
         add_trace(request)
-        request.outputs.add(name="scores")
+        request.outputs.add(name=output)
         asked = self._liveness.asked(model)
         response = await guarded.answer(self._stub.ModelInfer(request, timeout=_PREDICT_S))
         contents = contents_of(response)
@@ -135,8 +150,7 @@ class TritonClient:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
             self._liveness.died(model, asked)
             raise triton_unavailable(model, DIED)
-        scores: list[list[float]] = np.frombuffer(contents["scores"], dtype="<f4").reshape(len(texts), -1).tolist()
-        return scores
+        return contents[output]
 
     @contextmanager
     def _errors(self, model: str) -> Iterator[Asked]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from opentelemetry import propagate
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import deserialize_bytes_tensor
 
+from services.kit.spans import Span
 from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Token
 
 TRACEPARENT = "traceparent"
@@ -103,6 +104,20 @@ def _tokens_of(contents: dict[str, bytes]) -> tuple[Token, ...]:
     return tuple(
         Token(text.decode(), logprob) for text, (logprob,) in zip(texts, struct.iter_unpack("<f", raw), strict=True)
     )
+
+
+def texts_of(raw: bytes) -> Iterator[str]:
+    """The elements of a BYTES tensor."""
+    at = 0
+    while at < len(raw):
+        (length,) = struct.unpack_from("<I", raw, at)
+        yield raw[at + 4 : at + 4 + length].decode()
+        at += 4 + length
+
+
+def spans_of_text(text: str) -> list[Span]:
+    """The spans that a model for token classification answers with."""
+    return [Span(**item) for item in json.loads(text)]
 
 
 def _text(raw: bytes) -> str:

@@ -16,6 +16,7 @@ from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from services.kit.spans import Span
 from services.serving.app.ports import InferenceServer
 from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Token
 from services.serving.domain.route import RoutedVersion
@@ -58,6 +59,10 @@ class CachingServer:
         self._tenant = tenant
         self._count = count
         self._flights: dict[bytes, _Flight[Any]] = {}
+
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+        """See the port; spans are not kept."""
+        return await self._server.recognize(version, texts)
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """See the port."""

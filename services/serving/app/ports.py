@@ -9,6 +9,7 @@ from typing import Protocol
 
 from services.kit.errors import UnavailableError
 from services.kit.ids import new_id
+from services.kit.spans import Span
 from services.serving.domain.answer import Classified, Piece, Prompt, Sampling
 from services.serving.domain.route import RoutedVersion
 
@@ -122,6 +123,14 @@ class InferenceServer(Protocol):
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """Scores of every label for each text, in order.
+
+        Raises:
+            NotLoadedError: the server does not have the version.
+        """
+        ...
+
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+        """Spans of each text, in order.
 
         Raises:
             NotLoadedError: the server does not have the version.

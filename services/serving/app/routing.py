@@ -77,13 +77,13 @@ class RoutingTable:
         version = route.named(asked.version) if asked.version else route.serving
         return version.prompt_template if version is not None else ""
 
-    def choose(self, asked: ModelReference, user: str = "", task: Task | None = None) -> RoutedVersion:
+    def choose(self, asked: ModelReference, user: str = "", *tasks: Task) -> RoutedVersion:
         """The version that answers a call.
 
         Args:
             asked: the model, or one of its versions by number or alias.
             user: for whom it is; one user gets the same version until the weights change. Random by weight when empty.
-            task: what it is to do; anything when None.
+            tasks: what it is to do, one of them; anything when there are none.
 
         Raises:
             NotFoundError: no version of such a model is published, or the one that was named is not loaded.
@@ -101,16 +101,17 @@ class RoutingTable:
             version = None
         if version is None:
             raise _no_version(asked, route)
-        if task is not None and version.task is not task:
+        if tasks and version.task not in tasks:
+            wanted = " or ".join(task.value for task in tasks)
             raise FailedPreconditionError(
-                f"{model_name(asked.model)} is a model for {version.task.value}, not for {task.value}.",
+                f"{model_name(asked.model)} is a model for {version.task.value}, not for {wanted}.",
                 reason="WRONG_TASK",
                 metadata={"model": model_name(asked.model), "task": version.task.value},
             )
         return version
 
     async def choose_again(
-        self, asked: ModelReference, before: RoutedVersion, user: str = "", task: Task | None = None
+        self, asked: ModelReference, before: RoutedVersion, user: str = "", *tasks: Task
     ) -> RoutedVersion | None:
         """The version that answers a call whose version is gone: by the route as it is now, or within a second.
 
@@ -118,15 +119,15 @@ class RoutingTable:
             asked: as for `choose`, whose errors it has.
             before: the version that is gone.
             user: as for `choose`.
-            task: as for `choose`.
+            tasks: as for `choose`.
 
         Returns:
             None if the route says the same as before.
         """
-        again = self.choose(asked, user, task)
+        again = self.choose(asked, user, *tasks)
         if _is_same_load(again, before):
             await self.changed(asked.model, _CHANGE_S)
-            again = self.choose(asked, user, task)
+            again = self.choose(asked, user, *tasks)
         return None if _is_same_load(again, before) else again
 
     def find(self, asked: ModelReference) -> RoutedVersion:

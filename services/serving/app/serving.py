@@ -10,9 +10,10 @@ from services.kit.clock import Clock
 from services.kit.errors import InternalError
 from services.serving.app.capture import CaptureRules
 from services.serving.app.ports import Captured, InferenceServer, NotLoadedError, Served, ServedLog, new_answer
+from services.serving.app.predicting import predicted
 from services.serving.app.routing import RoutingTable
 from services.serving.app.shadowing import Shadows
-from services.serving.domain.answer import Classified, FinishReason, Piece, Prompt, Sampling, Task, classified
+from services.serving.domain.answer import Classified, FinishReason, Piece, Prompt, Sampling, Task
 from services.serving.domain.names import ModelReference, model_name
 from services.serving.domain.route import RoutedVersion
 
@@ -74,22 +75,22 @@ class Serving:
         self._served = served
         self._clock = clock
 
-    def choose(self, asked: ModelReference, task: Task, user: str = "") -> Choice:
+    def choose(self, asked: ModelReference, *tasks: Task, user: str = "") -> Choice:
         """The version that answers; errors as `RoutingTable.choose`."""
-        return Choice(asked, user, self._table.choose(asked, user, task))
+        return Choice(asked, user, self._table.choose(asked, user, *tasks))
 
     async def predict(
         self, choice: Choice, texts: Sequence[str], keeping: Keeping = _KEEP
     ) -> tuple[Sequence[AnsweredPrediction], RoutedVersion]:
-        """Classifies texts; returns predictions in order and the version that made all of them."""
+        """Classifies texts or finds their spans; returns predictions in order and the version that made all of them."""
         began = self._clock.monotonic()
         try:
-            rows = await self._server.classify(choice.version, texts)
+            results = await predicted(self._server, choice.version, texts)
         except NotLoadedError as error:
             choice = await self._another(choice, error)
-            rows = await self._server.classify(choice.version, texts)
+            results = await predicted(self._server, choice.version, texts)
         version = choice.version
-        answers = [AnsweredPrediction(new_answer(), classified(version.labels, row)) for row in rows]
+        answers = [AnsweredPrediction(new_answer(), result) for result in results]
         latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
         self._served.add(
             [

@@ -16,8 +16,9 @@ from dataclasses import replace
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError
 from services.serving.app.ports import InferenceServer, Served, ServedLog, ShadowCounts, new_answer
+from services.serving.app.predicting import predicted
 from services.serving.app.routing import RoutingTable
-from services.serving.domain.answer import Prompt, Sampling, classified
+from services.serving.domain.answer import Prompt, Sampling
 from services.serving.domain.names import ModelReference
 from services.serving.domain.route import RoutedVersion
 
@@ -56,9 +57,8 @@ class Shadows:
 
         async def copy(version: RoutedVersion) -> None:
             began = self._clock.monotonic()
-            rows = await self._server.classify(version, texts)
+            found = await predicted(self._server, version, texts)
             latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
-            found = [classified(version.labels, row) for row in rows]
             self._served.add(
                 [
                     replace(Served.of_prediction(new_answer(), version, item, latency_ms, now), shadowed_answer=answer)

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from services.kit.spans import Span
+
 
 class Task(StrEnum):
     """What a model does."""
 
     GENERATION = "generation"
     TEXT_CLASSIFICATION = "text_classification"
+    TOKEN_CLASSIFICATION = "token_classification"  # noqa: S105 - a task
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class Classified:
     label: str
     score: float
     scores: dict[str, float] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
+    """What a model for token classification found, in the order of the text; such a model gives no label."""
 
 
 def classified(labels: Sequence[str], scores: Sequence[float]) -> Classified:

@@ -22,6 +22,7 @@ SERVICE = "tidemill.inference.v1.InferenceService"
 
 USER = "x-user-id"
 """Metadata, and header, with the user whom an answer is for: one user gets the answers of one version."""
+_PREDICTING = (Task.TEXT_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
 VERSION, ROLE = "x-model-version", "x-model-role"
 """Trailing metadata, and headers, with the version that answered and its role."""
 
@@ -35,8 +36,8 @@ class Answers:
 
     def choose(self, request: pb.PredictRequest | pb.GenerateRequest | pb.StreamGenerateRequest, user: str) -> Choice:
         """The version that is to answer a request; `user` may be empty."""
-        task = Task.TEXT_CLASSIFICATION if isinstance(request, pb.PredictRequest) else Task.GENERATION
-        return self._serving.choose(reference_of(request.model), task, user)
+        tasks = _PREDICTING if isinstance(request, pb.PredictRequest) else (Task.GENERATION,)
+        return self._serving.choose(reference_of(request.model), *tasks, user=user)
 
     async def predict(self, request: pb.PredictRequest, user: str = "") -> pb.PredictResponse:
         """Classifies texts."""

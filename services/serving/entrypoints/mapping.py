@@ -63,7 +63,13 @@ def _checked_schema(schema: str) -> str:
 def prediction_to(item: AnsweredPrediction) -> pb.Prediction:
     """The message of a classified text."""
     found = item.classified
-    return pb.Prediction(answer=item.answer, label=found.label, score=found.score, scores=found.scores)
+    return pb.Prediction(
+        answer=item.answer,
+        label=found.label,
+        score=found.score,
+        scores=found.scores,
+        spans=[pb.Span(start=s.start, end=s.end, label=s.label, score=s.score) for s in found.spans],
+    )
 
 
 def piece_to(item: AnsweredPiece) -> pb.StreamGenerateResponse:

@@ -60,7 +60,7 @@ def save_int8(source: Path, target: Path, texts: Sequence[list[int]]) -> None:
 class EncoderMeasurement:
     """Answers of one build: index of the label of each text, and seconds for each."""
 
-    answers: list[int] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -81,10 +81,10 @@ def measure(folders: dict[str, Path], texts: Sequence[list[int]]) -> dict[str, E
     requests = {name: open_encoder(folder, threads=1).create_infer_request() for name, folder in folders.items()}
     found = {name: EncoderMeasurement() for name in folders}
 
-    def classify(request: Any, text: list[int]) -> int:
+    def classify(request: Any, text: list[int]) -> Any:
         ids = np.asarray([text], dtype=np.int64)
         logits = request.infer({"input_ids": ids, "attention_mask": np.ones_like(ids)})["logits"]
-        return int(logits[0].argmax())
+        return logits[0].argmax(axis=-1).tolist()
 
     for request in requests.values():
         for text in texts[:5]:

@@ -114,4 +114,34 @@ class TextClassificationTask:
         return []
 
 
-TASKS: Mapping[str, type[Task]] = {"generation": GenerationTask, "text_classification": TextClassificationTask}
+@dataclass(frozen=True, slots=True)
+class TokenClassificationTask:
+    """Named parts of a text, in column `spans_field` as JSON."""
+
+    ARCHITECTURE: ClassVar[Architecture] = "encoder"
+    VARIANTS: ClassVar[tuple[VariantName, ...]] = ("fp32", "int8")
+
+    spans_field: str
+    max_input_tokens: int = 128
+    kind: Literal["token_classification"] = "token_classification"
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Task`."""
+        return self.max_input_tokens
+
+    @property
+    def learnt(self) -> tuple[str, str]:
+        """See `Task`."""
+        return self.spans_field, "spec.token_classification.spans_field"
+
+    def violations(self) -> list[FieldViolation]:
+        """See `Task`."""
+        return []
+
+
+TASKS: Mapping[str, type[Task]] = {
+    "generation": GenerationTask,
+    "text_classification": TextClassificationTask,
+    "token_classification": TokenClassificationTask,
+}

@@ -1,4 +1,4 @@
-"""An encoder with a classification head over its first token."""
+"""An encoder with a classification head over its first token, or over each token."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def build_classifier(encoder: nn.Module, hidden_size: int, labels: int, *, seed: int) -> nn.Module:
-    """A module that maps (input_ids, attention_mask), both [batch, length], to logits [batch, labels]."""
+def build_classifier(
+    encoder: nn.Module, hidden_size: int, labels: int, *, seed: int, each_token: bool = False
+) -> nn.Module:
+    """A module that maps (input_ids, attention_mask), both [batch, length], to logits [batch, labels].
+
+    With `each_token` to logits [batch, length, labels].
+    """
     import torch
     from torch import Tensor, nn
 
@@ -28,6 +33,9 @@ def build_classifier(encoder: nn.Module, hidden_size: int, labels: int, *, seed:
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
             module: Any = self.encoder
             hidden = module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            if each_token:
+                tagged: Tensor = self.head(hidden)  # [batch, length, hidden] -> [batch, length, labels]
+                return tagged
             logits: Tensor = self.head(hidden[:, 0])  # [batch, length, hidden] -> [batch, labels]
             return logits
 

@@ -48,6 +48,7 @@ def plan_memory(
     devices: int = 1,
     eager_attention: bool = False,
     checkpointing: bool = False,
+    frozen_blocks: bool = False,
 ) -> MemoryPlan:
     """The memory of one device.
 
@@ -61,6 +62,7 @@ def plan_memory(
         eager_attention: whether the whole score matrix is kept, as for short texts on a CPU, and in fp32 if no fused
             kernel supports the model.
         checkpointing: whether only the input of each block is kept and the rest is computed again.
+        frozen_blocks: whether no weight of the blocks is trained, so that no layer keeps its input for one.
     """
     share = devices if strategy == "fsdp" else 1
     weights = math.ceil(shape.parameters / share) * _FLOAT
@@ -71,7 +73,7 @@ def plan_memory(
     copied = shape.layers if share == 1 else 1
     copied_head = shape.vocabulary * shape.hidden * _HALF if half and trainable >= shape.parameters else 0
     activations = copied_head + _activations(
-        shape, batch, half=half, eager=eager_attention, copied=copied, checkpointing=checkpointing
+        shape, batch, half=half, eager=eager_attention, copied=copied, checkpointing=checkpointing, frozen=frozen_blocks
     )
     # fsdp gathers one block at a time.
     gathered = math.ceil(shape.linear_weights / max(1, shape.layers)) * _FLOAT if share > 1 else 0
@@ -86,12 +88,19 @@ def plan_memory(
     )
 
 
-def _activations(shape: Shape, batch: Batch, *, half: bool, eager: bool, copied: int, checkpointing: bool) -> int:
+def _activations(
+    shape: Shape, batch: Batch, *, half: bool, eager: bool, copied: int, checkpointing: bool, frozen: bool
+) -> int:
     """Bytes that the forward pass keeps for the backward pass."""
     tokens, narrow = batch.examples * batch.tokens, _HALF if half else _FLOAT
-    per_token = _of_encoder(shape, batch, narrow, eager) if shape.encoder else _of_decoder(shape, batch, half, eager)
+    per_token = (
+        _of_encoder(shape, batch, narrow, eager) if shape.encoder else _of_decoder(shape, batch, half, eager, frozen)
+    )
     block = tokens * per_token
     blocks = shape.layers * tokens * shape.hidden * _FLOAT + block if checkpointing else shape.layers * block
+    if shape.encoder:
+        # Sum of the embeddings, their norm, and its noise.
+        blocks += tokens * shape.hidden * 3 * _FLOAT
     # 16-bit copies of the weights exist for the duration of the pass.
     copies = shape.linear_weights // shape.layers * copied * _HALF if half else 0
     # Logits of the learnt positions: as computed, in 32 bits, as log-probabilities, and their gradient.
@@ -100,7 +109,7 @@ def _activations(shape: Shape, batch: Batch, *, half: bool, eager: bool, copied:
     return blocks + copies + logits
 
 
-def _of_decoder(shape: Shape, batch: Batch, half: bool, eager: bool) -> int:
+def _of_decoder(shape: Shape, batch: Batch, half: bool, eager: bool, frozen: bool) -> int:
     """Bytes of a token in a block of Llama's kind."""
     narrow = _HALF if half else _FLOAT
     # Two norms, in 32 bits: input, normalised values, result; in mixed precision the result is also kept in 16.
@@ -110,12 +119,17 @@ def _of_decoder(shape: Shape, batch: Batch, half: bool, eager: bool) -> int:
     # Gate, its activation, the other projection, their product.
     feed_forward = 4 * shape.feed_forward * narrow
     scores = shape.heads * batch.tokens * (2 * _FLOAT) if eager else 0
+    if frozen:
+        # Of the norms the input; queries, keys and values; all of the gate but the product.
+        norms = 2 * shape.hidden * _FLOAT
+        attention = (2 * shape.queries + 2 * shape.key_width) * narrow
+        feed_forward = 3 * shape.feed_forward * narrow
     return norms + attention + feed_forward + scores
 
 
 def _of_encoder(shape: Shape, batch: Batch, narrow: int, eager: bool) -> int:
-    """Bytes of a token in a block of BERT's kind; the masks of dropout take a byte a value."""
-    mask = 1 if shape.dropout else 0
+    """Bytes of a token in a block of BERT's kind; the noise of dropout is in 32 bits, as on a processor."""
+    mask = _FLOAT if shape.dropout else 0
     norms = 2 * shape.hidden * (2 * _FLOAT + mask)
     attention = 4 * shape.hidden * narrow
     feed_forward = 2 * shape.feed_forward * narrow

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from services.kit.spans import Span
 from services.training.domain.report import Comparison, Metric
 
 if TYPE_CHECKING:
@@ -107,6 +108,38 @@ def loss_increase(reference: Sequence[TextLoss], losses: Sequence[TextLoss], *, 
     picks = _picks(len(before), seed)
     resampled = after[picks].sum(axis=1) / before[picks].sum(axis=1) - 1
     return _interval("loss_increase", float(after.sum() / before.sum() - 1), resampled, len(before))
+
+
+@dataclass(frozen=True, slots=True)
+class SpanCounts:
+    """Spans of one text: those found that are right in place and label, all found, and all that there are."""
+
+    right: int
+    found: int
+    wanted: int
+
+
+def span_counts(wanted: Sequence[Span], found: Sequence[Span]) -> SpanCounts:
+    """Compares whole spans, as CoNLL's evaluation and seqeval do: a part that is right counts for nothing."""
+    places = {(span.start, span.end, span.label) for span in wanted}
+    return SpanCounts(sum((s.start, s.end, s.label) in places for s in found), len(found), len(wanted))
+
+
+def span_metrics(counts: Sequence[SpanCounts], *, seed: int = 0) -> dict[str, Metric]:
+    """`entity_precision`, `entity_recall` and `entity_f1` over all spans, with bootstrap intervals over texts."""
+    import numpy as np
+
+    table = np.array([(each.right, each.found, each.wanted) for each in counts], dtype=np.float64)
+    right, found, wanted = table[_picks(len(counts), seed)].sum(axis=1).T
+    r, f, w = table.sum(axis=0)
+    parts = {"precision": (r, f, right, found), "recall": (r, w, right, wanted)}
+    parts["f1"] = (2 * r, f + w, 2 * right, found + wanted)
+    return {
+        f"entity_{name}": _interval(
+            f"entity_{name}", float(over / max(under, 1)), overs / np.maximum(unders, 1), len(counts)
+        )
+        for name, (over, under, overs, unders) in parts.items()
+    }
 
 
 def _picks(count: int, seed: int) -> np.ndarray[Any, Any]:

@@ -138,16 +138,17 @@ def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Stra
         strategy=strategy,
         devices=devices,
         eager_attention=batch.tokens <= SHORT if on_processor else not half,
+        frozen_blocks=spec.method.kind == "prompt_tuning",
     )
     if spec.method.kind == "prompt_tuning":
-        # Tied embeddings are parted; each pass makes a copy of them with the learnt rows, and a gradient of that size.
+        # Tied embeddings are parted; each pass makes a copy of them with the learnt rows.
         table = shape.vocabulary * shape.hidden * _FLOAT
         parted = table if shape.tied else 0
         plan = replace(
             plan,
             weights=plan.weights + parted,
-            activations=plan.activations + 2 * table,
-            peak=plan.peak + parted + 2 * table,
+            activations=plan.activations + table,
+            peak=plan.peak + parted + table,
         )
     total = plan.peak + (_PROCESS_BYTES if on_processor else 0)
     return StrategyPlan(strategy, devices, plan, total, total <= machine.memory_bytes)

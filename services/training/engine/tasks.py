@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+NO_TAG = -100
+"""Number of the tag of tokens that have none."""
+
+
 class Objective(Protocol):
     """Loss of a task over prepared examples."""
 
@@ -109,6 +113,27 @@ class ClassificationObjective:
         logits = model(ids.to(device), mask.to(device))
         labels = torch.tensor([self._labels[i] for i in indices], device=device)
         return functional.cross_entropy(logits.float(), labels), int(mask.sum())
+
+
+class TokenObjective:
+    """Cross entropy over the tags of the tokens; tokens without a tag are not learnt."""
+
+    def __init__(self, texts: Sequence[list[int]], tags: Sequence[list[int]], pad_token_id: int) -> None:
+        """`tags`: the number of each token's tag, `NO_TAG` where it has none."""
+        self._texts = texts
+        self._tags = tags
+        self._pad = pad_token_id
+        self.lengths: Sequence[int] = [len(text) for text in texts]
+
+    def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+        """See `Objective.loss`; `model` maps (input_ids, attention_mask) to logits [batch, length, tags]."""
+        from torch.nn import functional
+
+        ids, mask = pad_right([self._texts[i] for i in indices], self._pad)
+        tags, _ = pad_right([self._tags[i] for i in indices], NO_TAG)
+        logits = model(ids.to(device), mask.to(device))
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), tags.to(device).flatten(), ignore_index=NO_TAG)
+        return loss, int(mask.sum())
 
 
 def pad_right(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,15 @@ def test_the_reviews_have_text_and_a_label(home: Home) -> None:
     assert all(review["text"].strip() == review["text"] != "" for review in reviews)
 
 
+def test_the_entities_are_names_in_their_texts(home: Home) -> None:
+    with (home.data / "entities" / "entities.jsonl").open(encoding="utf-8") as file:
+        texts = [json.loads(line) for line in file]
+    spans = [(row["text"], span) for row in texts for span in json.loads(row["spans"])]
+    assert len(texts) == 19484
+    assert Counter(span["label"] for _, span in spans) == {"LOC": 27890, "PER": 20093, "ORG": 3573}
+    assert sum(text[span["start"] : span["end"]] == "江泽民" for text, span in spans) > 500
+
+
 def test_the_models_are_there_as_they_came(home: Home) -> None:
     def head(path: Path) -> bytes:
         with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,26 @@ def write_reviews(folder: Path) -> Path:
                 "headline": f"{word} hotel",
             }
         )
+    return write_snapshot(folder, rows[24:], rows[:24])
+
+
+def write_marked(folder: Path) -> Path:
+    """A snapshot whose spans are the good and bad words of its texts."""
+    rows = []
+    for number in range(128):
+        words = [_NEUTRAL[(number * 3 + at) % 8] for at in range(6)]
+        marked = {1 + number % 5: (*GOOD, *BAD)[number % 8]}
+        if number % 3 == 0:
+            marked[0] = (*BAD, *GOOD)[number // 3 % 8]
+        words = [marked.get(at, word) for at, word in enumerate(words)]
+        starts = [sum(len(word) + 1 for word in words[:at]) for at in range(len(words))]
+        spans = [
+            {"start": start, "end": start + len(word), "label": "GOOD" if word in GOOD else "BAD"}
+            for start, word in zip(starts, words, strict=True)
+            if word in GOOD + BAD
+        ]
+        text = " ".join(words)
+        rows.append({"record_id": f"rec_{number:03}", "source": "test", "text": text, "spans": json.dumps(spans)})
     return write_snapshot(folder, rows[24:], rows[:24])
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from services.kit.storage.signing import SigningKey
 from services.training.adapters.job import Job
 from services.training.domain.report import Report
-from services.training.domain.tasks import GenerationTask, VariantName
+from services.training.domain.tasks import GenerationTask, TokenClassificationTask, VariantName
 from services.training.domain.training_spec import Method, Optimization, TrainingSpec
+from services.training.engine.methods.full import Full
 
 
 def writer_spec(model: Path, snapshot: Path, method: Method, **changes: Any) -> TrainingSpec:
@@ -29,6 +30,21 @@ def writer_spec(model: Path, snapshot: Path, method: Method, **changes: Any) -> 
         max_eval_examples=8,
     )
     return replace(spec, **changes)
+
+
+def marker_spec(model: Path, snapshot: Path) -> TrainingSpec:
+    """A small run that finds the marked words of `write_marked`."""
+    return TrainingSpec(
+        model_name="marker",
+        base_model=str(model),
+        dataset_name="datasets/marked/versions/1",
+        dataset_uri=snapshot.as_uri(),
+        dataset_digest="0" * 64,
+        task=TokenClassificationTask("spans", 32),
+        method=Full(),
+        optimization=Optimization(max_steps=40, batch_size=16, learning_rate=0.01, checkpoint_every=20),
+        variants=_builds("fp32", "int8"),
+    )
 
 
 def _builds(*names: VariantName) -> tuple[VariantName, ...]:

@@ -17,6 +17,7 @@ from services.cleaning.engine.batch import Batch
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.content_keys import content_key
 from services.cleaning.engine.invisible import visible
+from services.cleaning.engine.mojibake import repair_encoding
 from services.cleaning.engine.registry import default_registry
 from tests.examples import examples
 
@@ -52,6 +53,7 @@ def _entity(match: re.Match[str]) -> str:
 @examples(3000)
 @given(st.text(st.one_of(st.sampled_from(TRICKY), st.characters(exclude_categories=["Cs"])), max_size=24))
 def test_unicode_repair_gives_what_ftfy_gives(text: str) -> None:
+    assume(repair_encoding(text) == text)  # we repair more than ftfy does: test_unicode_repair_by_example
     narrow = cleaned("fix_unicode", text, width="all", straighten_quotes=False)
     assert narrow == expected(text, quotes=False)
     assert cleaned("fix_unicode", text, width="keep", straighten_quotes=False) == expected(
@@ -184,6 +186,7 @@ def test_white_space_is_tidy_and_tidying_again_changes_nothing(text: str) -> Non
         ('<div v-cloak class="x"><span ng-if>Hello</span></div>', "Hello"),
         ("great hotel <br> nice staff <p> we will be back", "great hotel\nnice staff\nwe will be back"),
         ("<p> The first paragraph. </p> <p> And the second. </p>", "The first paragraph.\nAnd the second."),
+        ("<div>a </div><p>about the </p><p>meta tag </p>", "a\nabout the\nmeta tag"),
         ("the <b>best</b> place, use <i>it</i>", "the best place, use it"),
         ("  <b>bold</b> and &amp;\n", "  bold and &\n"),
         ('<script>var x = "<!--";</script>seen <!-- y -->too', "seen too"),

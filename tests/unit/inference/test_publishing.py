@@ -138,7 +138,7 @@ class Harness:
 
     def serving(self, model: str = "m") -> int:
         """The version that a data plane sends requests to."""
-        return self.table.choose(ModelReference(model), task=Task.TEXT_CLASSIFICATION).number
+        return self.table.choose(ModelReference(model), "", Task.TEXT_CLASSIFICATION).number
 
     @property
     def root(self) -> Path:

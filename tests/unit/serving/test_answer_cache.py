@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from services.kit.errors import InternalError
+from services.kit.spans import Span
 from services.serving.adapters.answer_memory import AnswerMemory
 from services.serving.app.answer_cache import CachingServer
 from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Task, Token
@@ -30,6 +31,10 @@ class Server:
         self.fails = self.cut = False
         self.go = asyncio.Event()
         self.go.set()
+
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+        """Not asked here."""
+        raise NotImplementedError
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         self.asked += texts

@@ -17,6 +17,7 @@ from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import ANSWERS_CAPTURED, PREDICTIONS, Topic
 from services.kit.clock import SystemClock
 from services.kit.errors import UnavailableError
+from services.kit.spans import Span
 from services.masking.masks import mask_of
 from services.serving.adapters.answer_journal import AnswerJournal
 from services.serving.adapters.capture_feed import CaptureFeed
@@ -37,6 +38,10 @@ MAIL = "jane@example.org"
 
 class Server:
     """Classifies and writes the same to all."""
+
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+        """Not asked here."""
+        raise NotImplementedError
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         return [[0.9, 0.1]] * len(texts)

@@ -11,6 +11,7 @@ import pytest
 
 from services.kit.clock import SystemClock
 from services.kit.errors import UnavailableError
+from services.kit.spans import Span
 from services.serving.app.ports import Served
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
@@ -43,6 +44,11 @@ class Server:
         """One row for each text."""
         await self._wait(version)
         return [[0.9, 0.1] if version.number == 1 else [0.2, 0.8] for _ in texts]
+
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+        """One span for each text."""
+        await self._wait(version)
+        return [[Span(0, 1, "PER")] for _ in texts]
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
         """Two pieces."""

@@ -57,6 +57,40 @@ class PredictRequest(_message.Message):
 Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
 
 @_typing.final
+class Span(_message.Message):
+    """A named part of a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Its first character, counted in Unicode code points from zero."""
+    end: _builtins.int
+    """The character after its last."""
+    label: _builtins.str
+    """What it is, such as `PER`."""
+    score: _builtins.float
+    """Mean probability of its tokens."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        label: _builtins.str = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "label", b"label", "score", b"score", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Span: _TypeAlias = Span  # noqa: Y015
+
+@_typing.final
 class Prediction(_message.Message):
     """One classified text."""
 
@@ -86,15 +120,20 @@ class Prediction(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
     answer: _builtins.str
     """`answers/{answer}`: feedback names it."""
     label: _builtins.str
-    """The most probable label."""
+    """The most probable label; empty for a model of token classification."""
     score: _builtins.float
     """Its probability."""
     @_builtins.property
     def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Probability of every label."""
+
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
+        """What a model of token classification found, in the order of the text."""
 
     def __init__(
         self,
@@ -103,10 +142,11 @@ class Prediction(_message.Message):
         label: _builtins.str = ...,
         score: _builtins.float = ...,
         scores: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        spans: _abc.Iterable[Global___Span] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "label", b"label", "score", b"score", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "label", b"label", "score", b"score", "scores", b"scores", "spans", b"spans"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -164,7 +164,7 @@ class ModelVersion(_message.Message):
     precision: _builtins.str
     """`fp32`, `int8` or `int4`."""
     task: _builtins.str
-    """`generation` or `text_classification`."""
+    """`generation`, `text_classification` or `token_classification`."""
     run: _builtins.str
     """The run that made it, `runs/{run}`; lineage."""
     dataset_version: _builtins.str

@@ -96,7 +96,7 @@ class RoutedVersion(_message.Message):
     name: _builtins.str
     """`models/{model}/versions/{number}`."""
     task: _builtins.str
-    """`generation` or `text_classification`."""
+    """`generation`, `text_classification` or `token_classification`."""
     precision: _builtins.str
     """`fp32`, `int8` or `int4`."""
     prompt_template: _builtins.str

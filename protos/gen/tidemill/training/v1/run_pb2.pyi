@@ -147,6 +147,34 @@ class TextClassificationTask(_message.Message):
 Global___TextClassificationTask: _TypeAlias = TextClassificationTask  # noqa: Y015
 
 @_typing.final
+class TokenClassificationTask(_message.Message):
+    """Finding named parts of a text, such as people and places, with an encoder: a tag for each token, by BIO."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPANS_FIELD_FIELD_NUMBER: _builtins.int
+    MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    spans_field: _builtins.str
+    """Column with the parts: a JSON list of objects with `start`, `end` (characters, the end not included) and `label`.
+    Operators that change a text shift its characters: leave them out of the data set's recipe.
+    """
+    max_input_tokens: _builtins.int
+    """Longest text in tokens; longer texts are cut, and parts beyond count as not found."""
+    def __init__(
+        self,
+        *,
+        spans_field: _builtins.str = ...,
+        max_input_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_input_tokens", b"max_input_tokens", "spans_field", b"spans_field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenClassificationTask: _TypeAlias = TokenClassificationTask  # noqa: Y015
+
+@_typing.final
 class LoraMethod(_message.Message):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
 
@@ -484,6 +512,7 @@ class TrainingSpec(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     TEXT_CLASSIFICATION_FIELD_NUMBER: _builtins.int
+    TOKEN_CLASSIFICATION_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
     PLUGIN_FIELD_NUMBER: _builtins.int
@@ -509,6 +538,10 @@ class TrainingSpec(_message.Message):
     @_builtins.property
     def text_classification(self) -> Global___TextClassificationTask:
         """Label from text."""
+
+    @_builtins.property
+    def token_classification(self) -> Global___TokenClassificationTask:
+        """Named parts of a text."""
 
     @_builtins.property
     def lora(self) -> Global___LoraMethod:
@@ -553,6 +586,7 @@ class TrainingSpec(_message.Message):
         base_model: _builtins.str = ...,
         generation: Global___GenerationTask | None = ...,
         text_classification: Global___TextClassificationTask | None = ...,
+        token_classification: Global___TokenClassificationTask | None = ...,
         lora: Global___LoraMethod | None = ...,
         full: Global___FullMethod | None = ...,
         plugin: Global___PluginMethod | None = ...,
@@ -564,13 +598,13 @@ class TrainingSpec(_message.Message):
         compression: Global___Compression | None = ...,
         model_name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification", "token_classification", b"token_classification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification", "token_classification", b"token_classification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["lora", "full", "plugin", "prompt_tuning", "dpo", "kto"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["generation", "text_classification"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["generation", "text_classification", "token_classification"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
