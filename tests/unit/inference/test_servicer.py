@@ -13,6 +13,7 @@ from services.inference.app.publishing import Publishing
 from services.inference.app.reconciling import Reconciler
 from services.inference.app.route_book import RouteBook
 from services.inference.domain.model import Model
+from services.inference.domain.route import Cause
 from services.inference.entrypoints.servicer import InferenceServicer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -24,7 +25,7 @@ class SlowPublishing:
     def __init__(self) -> None:
         self.go = threading.Event()
 
-    def unpublish(self, model: str, traceparent: str = "") -> Model:
+    def unpublish(self, model: str, traceparent: str, cause: Cause) -> Model:
         """Waits."""
         self.go.wait(60)
         return Model(model, NOW, NOW)
@@ -34,11 +35,19 @@ class SlowPublishing:
         return Model(model, NOW, NOW)
 
 
+class Call:
+    """A call without metadata."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+
 async def test_changes_that_wait_for_each_other_delay_no_reader() -> None:
     publishing = SlowPublishing()
     servicer: Any = InferenceServicer(cast(Publishing, publishing), cast(Reconciler, None), RouteBook())
     changes = [
-        asyncio.create_task(servicer.UnpublishModel(pb.UnpublishModelRequest(model="models/m"), None))
+        asyncio.create_task(servicer.UnpublishModel(pb.UnpublishModelRequest(model="models/m"), Call()))
         for _ in range(100)
     ]
     try:
