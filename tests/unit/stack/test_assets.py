@@ -21,8 +21,9 @@ from tests.waiting import wait_until
 
 def test_the_table_is_sound() -> None:
     files = [file for part in parts() for file in part.files]
-    names = [file.filename for file in files]
-    assert len(names) == len(set(names)) > 40
+    names = {file.filename for file in files}
+    # Two parts may be made of one file.
+    assert len(names) == len(set(files)) > 40
     for file in files:
         assert re.fullmatch(r"[0-9a-f]{64}", file.sha256)
         assert file.size > 0
