@@ -59,6 +59,7 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
     },
     "tidemill.inference.v1.InferenceService": {
         "Predict": _ASK,
+        "Embed": _ASK,
         "Generate": _ASK,
         "StreamGenerate": _ASK,
         "GetModel": _LOOK,
@@ -117,6 +118,7 @@ ROUTES: Mapping[tuple[str, str], Roles] = {
     ("GET", "/v1/models/{model}"): _LOOK,
     ("GET", "/v1/models/{model}/versions/{version}"): _LOOK,
     ("POST", "/v1/predict"): _ASK,
+    ("POST", "/v1/embeddings"): _ASK,
     ("POST", "/v1/feedback"): _JUDGE,
     ("POST", "/v1/feedback/batch"): _JUDGE,
     ("POST", "/v1/records"): _SEND,

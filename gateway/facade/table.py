@@ -80,7 +80,7 @@ def public_services() -> tuple[PublicService, ...]:
         PublicService(
             OWN,
             _service(inference_service_pb2, "InferenceService"),
-            frozenset({"Predict", "Generate", "StreamGenerate"}),
+            frozenset({"Predict", "Embed", "Generate", "StreamGenerate"}),
         ),
         PublicService(
             "pipeline",

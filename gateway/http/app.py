@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from gateway.http.chat import chat_routes
 from gateway.http.dispatch import Dispatch
 from gateway.http.door import App, Door, check_role
+from gateway.http.embeddings import embedding_routes
 from gateway.http.errors import CODE_KEY, ClientGone, error_response, unexpected
 from gateway.http.health import PartsHealth, health_routes
 from gateway.http.intake import intake_routes
@@ -31,7 +32,7 @@ from services.kit.errors import InvalidArgumentError, NotFoundError, TidemillErr
 from services.kit.telemetry.metrics import RequestMetrics
 
 _DESCRIPTION = (
-    "HTTP API of a Tidemill mesh: OpenAI-compatible chat, KServe V2, records and feedback. "
+    "HTTP API of a Tidemill mesh: OpenAI-compatible chat and embeddings, KServe V2, records and feedback. "
     "Every request except health checks needs an API key as `Authorization: Bearer <key>`."
 )
 
@@ -77,6 +78,7 @@ def create_app(
     routers = (
         chat_routes(plane),
         predict_routes(plane),
+        embedding_routes(plane),
         intake_routes(peers),
         v2_routes(plane.v2),
         health_routes(PartsHealth(peers.channels), processes),

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 
+_TRUNCATE = "false: a text that is longer than the model reads is refused; otherwise it is cut at its end"
 _INT64 = 2**63 - 1
 _MAX_TOKENS = 131072
 
@@ -135,6 +136,14 @@ class StreamOptionsBody(Body):
         return value
 
 
+def _texts(value: Any) -> Any:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not 0 < len(texts) <= 2048 or not all(isinstance(t, str) and t for t in texts):
+        message = "must be a text, or 1 to 2048 texts, none of them empty; send texts, not tokens of another model"
+        raise PydanticCustomError("texts", message)
+    return texts
+
+
 def _stops(value: Any) -> Any:
     stops = [value] if isinstance(value, str) else value
     if (
@@ -250,6 +259,25 @@ class PredictBody(Body):
     texts: list[Text] = Field(min_length=1, max_length=256, examples=[["房间很干净，服务也好"]])
     user: str = Field("", max_length=512, description="for whom the answer is: one user gets one version of the model")
     store: bool | None = Field(None, description="false: nothing of the texts is kept")
+    truncate: bool | None = Field(None, description=_TRUNCATE)
+
+
+class EmbeddingsBody(Body):
+    """Texts for an encoder, as OpenAI's clients send them. `truncate` is Tidemill's own.
+
+    Source: https://platform.openai.com/docs/api-reference/embeddings.
+    """
+
+    model: str = Field(examples=["reviews"])
+    input: Annotated[list[Text], BeforeValidator(_texts)] = Field(
+        description="a text, or up to 2048", examples=[["房间很干净，服务也好"]]
+    )
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="base64: 32-bit little-endian floats, which clients decode faster than numbers"
+    )
+    dimensions: int = Field(0, ge=0, description="only the first so many, normalised again; all when left out")
+    user: str = Field("", max_length=512, description="without effect: one version answers all users")
+    truncate: bool | None = Field(None, description=_TRUNCATE)
 
 
 class FeedbackBody(Body):
@@ -329,7 +357,15 @@ class Span(BaseModel):
     score: float = Field(description="mean probability of its tokens")
 
 
-class Prediction(BaseModel):
+class ReadText(BaseModel):
+    """A text that a model read."""
+
+    prompt_tokens: int = Field(description="tokens that the model read")
+    truncated: bool = Field(description="whether its end was cut off, for the model reads no more")
+    truncated_tokens: int = Field(description="tokens that were cut off")
+
+
+class Prediction(ReadText):
     """One classified text, or one whose named parts were found."""
 
     answer: str = Field(description="id, for feedback")

@@ -61,6 +61,31 @@ class Completion(BaseModel):
     usage: Usage
 
 
+class EmbeddingsUsage(BaseModel):
+    """The token usage of embeddings."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingItem(BaseModel):
+    """A text's embedding: numbers, or 32-bit little-endian floats in base64. `truncated`: its end was cut off."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+    truncated: bool
+
+
+class Embeddings(BaseModel):
+    """One embedding for each text, in order. `model` names the version: only its own embeddings are comparable."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingItem]
+    model: str
+    usage: EmbeddingsUsage
+
+
 class ModelCard(BaseModel):
     """A model that answers, with its serving version."""
 
@@ -72,6 +97,7 @@ class ModelCard(BaseModel):
     task: str
     precision: str
     labels: list[str]
+    embedding_size: int
     prompt_template: str
 
 

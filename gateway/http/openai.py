@@ -255,5 +255,6 @@ def model_card(route: Route, asked: ModelReference | None = None) -> completions
         task=version.task.value,
         precision=version.precision,
         labels=list(version.labels),
+        embedding_size=version.embedding_size,
         prompt_template=version.prompt_template,
     )

@@ -21,7 +21,9 @@ def predict_routes(plane: DataPlane) -> APIRouter:
     @router.post("/v1/predict", response_model=PredictResponse, **described(PredictBody, "Classifies texts"))
     async def predict(request: Request) -> Response:
         body = read_body(PredictBody, await json_of(request))
-        asked = PredictRequest(model=str(reference(body.model)), texts=body.texts, store=body.store)
+        asked = PredictRequest(
+            model=str(reference(body.model)), texts=body.texts, store=body.store, truncate=body.truncate
+        )
         validate(asked)
         gone = watch_disconnect(request)
         try:
@@ -39,6 +41,9 @@ def predict_routes(plane: DataPlane) -> APIRouter:
                     score=item.score,
                     scores=dict(item.scores),
                     spans=[Span(start=s.start, end=s.end, label=s.label, score=s.score) for s in item.spans],
+                    prompt_tokens=item.prompt_tokens,
+                    truncated=bool(item.truncated_tokens),
+                    truncated_tokens=item.truncated_tokens,
                 )
                 for item in found.predictions
             ],

@@ -17,6 +17,8 @@ LANGUAGE_MODEL, ENCODER = "openvino_model.xml", "openvino_model.xml"
 """Files of the graph; the weights lie beside them."""
 TOKENIZERS = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
 """Graphs of a language model's tokenizer: the engine knows from them what its tokens spell, which a grammar needs."""
+LOGITS, EMBEDDING = "logits", "embedding"
+"""Outputs of an encoder's graph. Builds from before embeddings have the first only."""
 RUNTIME = "openvino"
 """What the manifest of a build names."""
 QUEUE_FULL = "requests wait already; ask again in"

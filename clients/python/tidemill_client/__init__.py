@@ -1,7 +1,17 @@
-"""Calls a Tidemill mesh: predict, generate, stream, feedback; blocking and asyncio."""
+"""Calls a Tidemill mesh: predict, embed, generate, stream, feedback; blocking and asyncio."""
 
 from tidemill_client.aio import AsyncClient
-from tidemill_client.answers import Answer, Message, Piece, Prediction, Predictions, Sampling, TokenLogprob
+from tidemill_client.answers import (
+    Answer,
+    Embedding,
+    Embeddings,
+    Message,
+    Piece,
+    Prediction,
+    Predictions,
+    Sampling,
+    TokenLogprob,
+)
 from tidemill_client.client import Client
 from tidemill_client.errors import TidemillError, Violation
 
@@ -9,6 +19,8 @@ __all__ = [
     "Answer",
     "AsyncClient",
     "Client",
+    "Embedding",
+    "Embeddings",
     "Message",
     "Piece",
     "Prediction",

@@ -10,7 +10,17 @@ from typing import Any
 from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
 from tidemill_client._protos.tidemill.inference.v1 import model_pb2
 from tidemill_client._protos.tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline
-from tidemill_client.answers import Answer, Message, Piece, Prediction, Predictions, Sampling, TokenLogprob
+from tidemill_client.answers import (
+    Answer,
+    Embedding,
+    Embeddings,
+    Message,
+    Piece,
+    Prediction,
+    Predictions,
+    Sampling,
+    TokenLogprob,
+)
 
 _OPTIONS = (
     "max_tokens",
@@ -27,8 +37,12 @@ MAX_TEXTS = 256
 """Texts of one request; longer lists are sent as several."""
 
 
-def predict(model: str, texts: Sequence[str]) -> Any:
-    return inference.PredictRequest(model=_named(model), texts=texts)
+def predict(model: str, texts: Sequence[str], truncate: bool) -> Any:
+    return inference.PredictRequest(model=_named(model), texts=texts, truncate=truncate)
+
+
+def embed(model: str, texts: Sequence[str], dimensions: int | None, truncate: bool) -> Any:
+    return inference.EmbedRequest(model=_named(model), texts=texts, dimensions=dimensions, truncate=truncate)
 
 
 def generate(
@@ -68,7 +82,20 @@ def predictions(responses: Iterable[Any]) -> Predictions:
     found = Predictions()
     for response in responses:
         found.model_version = response.model_version
-        found += [Prediction(item.answer, item.label, item.score, dict(item.scores)) for item in response.predictions]
+        found += [
+            Prediction(
+                item.answer, item.label, item.score, dict(item.scores), item.prompt_tokens, item.truncated_tokens
+            )
+            for item in response.predictions
+        ]
+    return found
+
+
+def embeddings(response: Any) -> Embeddings:
+    found = Embeddings(
+        Embedding(list(item.values), item.prompt_tokens, item.truncated_tokens) for item in response.embeddings
+    )
+    found.model_version = response.model_version
     return found
 
 

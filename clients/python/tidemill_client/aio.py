@@ -11,7 +11,7 @@ import grpc
 from tidemill_client import _requests as requests
 from tidemill_client._connected import Connected
 from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
-from tidemill_client.answers import Answer, Message, Piece, Predictions, Sampling
+from tidemill_client.answers import Answer, Embeddings, Message, Piece, Predictions, Sampling
 from tidemill_client.errors import TidemillError
 
 
@@ -21,13 +21,35 @@ class AsyncClient(Connected):
     _AIO = True
 
     async def predict(
-        self, model: str, texts: Sequence[str], *, user: str | None = None, timeout: float | None = None
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        user: str | None = None,
+        truncate: bool = True,
+        timeout: float | None = None,
     ) -> Predictions:
         """As `Client.predict`; several requests go out at the same time."""
         parts = requests.parts(texts)
         user = requests.user_of(user, len(parts))
-        calls = (self._call(self._inference.Predict, requests.predict(model, part), user, timeout) for part in parts)
+        calls = (
+            self._call(self._inference.Predict, requests.predict(model, part, truncate), user, timeout)
+            for part in parts
+        )
         return requests.predictions(await asyncio.gather(*calls))
+
+    async def embed(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        truncate: bool = True,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """As `Client.embed`."""
+        request = requests.embed(model, texts, dimensions, truncate)
+        return requests.embeddings(await self._call(self._inference.Embed, request, None, timeout))
 
     async def generate(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +53,31 @@ class Prediction:
     """Probability of the label."""
     scores: Mapping[str, float]
     """Probability of every label."""
+    prompt_tokens: int = 0
+    truncated_tokens: int = 0
+    """Tokens at the text's end that were cut off, for the model reads no more."""
 
 
 class Predictions(list[Prediction]):
     """One prediction for each text, in order, and the version that made them."""
+
+    model_version: str
+    """`models/{model}/versions/{number}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One embedded text."""
+
+    values: Sequence[float]
+    """Of length 1, so that the inner product of two of them is their cosine."""
+    prompt_tokens: int
+    truncated_tokens: int
+    """Tokens at the text's end that were cut off, for the model reads no more."""
+
+
+class Embeddings(list[Embedding]):
+    """One embedding for each text, in order, and the version that made them: only its own can be compared."""
 
     model_version: str
     """`models/{model}/versions/{number}`."""

@@ -11,7 +11,7 @@ import grpc
 from tidemill_client import _requests as requests
 from tidemill_client._connected import Connected
 from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
-from tidemill_client.answers import Answer, Message, Piece, Predictions, Sampling
+from tidemill_client.answers import Answer, Embeddings, Message, Piece, Predictions, Sampling
 from tidemill_client.errors import TidemillError
 
 
@@ -21,7 +21,13 @@ class Client(Connected):
     _AIO = False
 
     def predict(
-        self, model: str, texts: Sequence[str], *, user: str | None = None, timeout: float | None = None
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        user: str | None = None,
+        truncate: bool = True,
+        timeout: float | None = None,
     ) -> Predictions:
         """Classifies texts. More than 256 go out as several requests, each with the timeout.
 
@@ -29,6 +35,7 @@ class Client(Connected):
             model: its name.
             texts: at most 64 KiB each.
             user: whose request it is: the same user meets the same version of the model.
+            truncate: whether a text that is longer than the model reads is cut at its end; else it is refused.
             timeout: seconds, for this call.
 
         Raises:
@@ -37,8 +44,33 @@ class Client(Connected):
         parts = requests.parts(texts)
         user = requests.user_of(user, len(parts))
         return requests.predictions(
-            self._call(self._inference.Predict, requests.predict(model, part), user, timeout) for part in parts
+            self._call(self._inference.Predict, requests.predict(model, part, truncate), user, timeout)
+            for part in parts
         )
+
+    def embed(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        truncate: bool = True,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """Turns texts into vectors, by the encoder of a classifier.
+
+        Args:
+            model: its name; without `/versions/...` the serving version answers.
+            texts: at most 2048 of at most 64 KiB each.
+            dimensions: only the first so many, normalised again.
+            truncate: whether a text that is longer than the model reads is cut at its end; else it is refused.
+            timeout: seconds, for this call.
+
+        Raises:
+            TidemillError: the call failed.
+        """
+        request = requests.embed(model, texts, dimensions, truncate)
+        return requests.embeddings(self._call(self._inference.Embed, request, None, timeout))
 
     def generate(
         self,

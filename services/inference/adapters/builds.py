@@ -59,6 +59,7 @@ class ArtifactBuilds:
                 base_model=str(manifest.get("base_model") or ""),
                 labels=labels,
                 prompt_template=str(manifest.get("prompt_template") or ""),
+                embedding_size=int(manifest.get("embedding_size") or 0),
                 size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             )
         except FileNotFoundError as error:

@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from services.inference.domain.model import Build
 from services.kit.engine import ENCODER, LANGUAGE_MODEL, TOKENIZERS, weights_of
-from services.serving.adapters.triton_tensors import MAX_BATCH
+from services.serving.adapters.triton_tensors import MAX_BATCH, TOKEN_COUNTS
 from services.serving.domain.answer import Task
 
 _STRING, _INT32, _INT64, _FP32 = pb.TYPE_STRING, pb.TYPE_INT32, pb.TYPE_INT64, pb.TYPE_FP32
@@ -61,23 +61,26 @@ def _generation(config: pb.ModelConfig, _: Build) -> None:
 
 
 def _classification(config: pb.ModelConfig, build: Build) -> None:
+    config.output.add(name="label", data_type=_STRING, dims=[1])
+    config.output.add(name="score", data_type=_FP32, dims=[1])
+    config.output.add(name="scores", data_type=_FP32, dims=[len(build.labels)])
+    _encoder(config, build)
+
+
+def _token_classification(config: pb.ModelConfig, build: Build) -> None:
+    config.output.add(name="spans_json", data_type=_STRING, dims=[1])
+    _encoder(config, build)
+
+
+def _encoder(config: pb.ModelConfig, build: Build) -> None:
     config.max_batch_size = MAX_BATCH
     # Batches form from requests that wait while the instance is busy; no request waits for a batch to fill.
     config.dynamic_batching.max_queue_delay_microseconds = 0
     config.input.add(name="text", data_type=_STRING, dims=[1])
-    config.output.add(name="label", data_type=_STRING, dims=[1])
-    config.output.add(name="score", data_type=_FP32, dims=[1])
-    config.output.add(name="scores", data_type=_FP32, dims=[len(build.labels)])
-    for size in (1, 8):
-        warm_up = config.model_warmup.add(name=f"batch of {size}", batch_size=size)
-        warm_up.inputs["text"].CopyFrom(pb.ModelWarmup.Input(data_type=_STRING, dims=[1], zero_data=True))
-
-
-def _token_classification(config: pb.ModelConfig, _: Build) -> None:
-    config.max_batch_size = MAX_BATCH
-    config.dynamic_batching.max_queue_delay_microseconds = 0
-    config.input.add(name="text", data_type=_STRING, dims=[1])
-    config.output.add(name="spans_json", data_type=_STRING, dims=[1])
+    for name in TOKEN_COUNTS:
+        config.output.add(name=name, data_type=_INT32, dims=[1])
+    if build.embedding_size:
+        config.output.add(name="embedding", data_type=_FP32, dims=[build.embedding_size])
     for size in (1, 8):
         warm_up = config.model_warmup.add(name=f"batch of {size}", batch_size=size)
         warm_up.inputs["text"].CopyFrom(pb.ModelWarmup.Input(data_type=_STRING, dims=[1], zero_data=True))

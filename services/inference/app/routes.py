@@ -124,6 +124,7 @@ def routed(model: Model, versions: Sequence[ModelVersion], withdrawn: TidemillEr
                 precision=version.build.precision,
                 labels=version.build.labels,
                 prompt_template=version.build.prompt_template,
+                embedding_size=version.build.embedding_size,
                 role=entry.role,
                 weight=entry.weight,
                 users=entry.users,

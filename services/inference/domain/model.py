@@ -30,6 +30,8 @@ class Build:
     base_model: str = ""
     labels: tuple[str, ...] = ()
     prompt_template: str = ""
+    embedding_size: int = 0
+    """Width of its embeddings; 0 if it gives none."""
     size_bytes: int = 0
 
 

@@ -54,6 +54,10 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
         """Is answered by the gateway."""
         await _elsewhere(context)
 
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        """Is answered by the gateway."""
+        await _elsewhere(context)
+
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         """Is answered by the gateway."""
         await _elsewhere(context)

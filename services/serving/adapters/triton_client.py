@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
@@ -30,23 +29,25 @@ from services.kit.errors import (
 )
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.prompts import TOO_LONG
-from services.kit.spans import Span
 from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, triton_unavailable
 from services.serving.adapters.triton_guard import GuardedRequest, TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import (
     MAX_BATCH,
+    TOKEN_COUNTS,
     add_prompt,
     add_sampling,
     add_texts,
     add_trace,
     contents_of,
+    float_rows,
     once,
     piece_of,
     spans_of_text,
     texts_of,
+    token_counts,
 )
-from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
+from services.serving.domain.answer import Embedded, FinishReason, Piece, Prompt, Recognized, Sampling, Scored
 from services.serving.domain.names import facts, shown
 from services.serving.domain.route import RoutedVersion
 
@@ -56,6 +57,10 @@ _REAL_STATUS = (("triton_grpc_error", "true"),)
 _QUEUE_FULL = re.compile(re.escape(QUEUE_FULL) + r" (\d+) s\.")
 _GENERATION_S = 600.0
 _PREDICT_S = 60.0
+# Batches of one call that wait in Triton: enough to keep it busy, and few enough that others come in between.
+_CHUNKS_AT_ONCE = 8
+
+T = TypeVar("T")
 
 
 def open_triton(address: str) -> grpc.aio.Channel:
@@ -79,26 +84,39 @@ class TritonClient:
         self._liveness = liveness
         self._guard = guard
 
-    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
         """See the port."""
-        parts = await self._ask(version.server_model, texts, "scores")
-        return [row for raw, count in parts for row in np.frombuffer(raw, dtype="<f4").reshape(count, -1).tolist()]
+        rows = await self._read(version, texts, "scores", float_rows)
+        return [Scored(read, left, tuple(scores)) for scores, read, left in rows]
 
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
         """See the port."""
-        parts = await self._ask(version.server_model, texts, "spans_json")
-        return [spans_of_text(text) for raw, _ in parts for text in texts_of(raw)]
+        rows = await self._read(version, texts, "spans_json", texts_of)
+        return [Recognized(read, left, spans_of_text(spans)) for spans, read, left in rows]
 
-    async def _ask(self, model: str, texts: Sequence[str], output: str) -> list[tuple[bytes, int]]:
-        """An output as Triton sends it, in parts, each with its number of texts.
+    async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
+        """See the port."""
+        rows = await self._read(version, texts, "embedding", float_rows)
+        return [Embedded(read, left, values) for values, read, left in rows]
 
-        Many texts are several requests in parallel, which Triton batches as it sees fit.
+    async def _read(
+        self, version: RoutedVersion, texts: Sequence[str], output: str, rows_of: Callable[[bytes, int], Iterable[T]]
+    ) -> list[tuple[T, int, int]]:
+        """Each text's row of an output, with the tokens that were read of the text and those that were left out.
+
+        Many texts are several requests, some at a time, which Triton batches as it sees fit.
         """
+        model = version.server_model
         chunks = [texts[at : at + MAX_BATCH] for at in range(0, len(texts), MAX_BATCH)]
+        turns = asyncio.Semaphore(_CHUNKS_AT_ONCE)
         with self._errors(model):
             async with self._guard.request(model) as guarded:
-                answers = await asyncio.gather(*(self._ask_once(model, chunk, output, guarded) for chunk in chunks))
-        return [(raw, len(chunk)) for raw, chunk in zip(answers, chunks, strict=True)]
+                parts = await asyncio.gather(*(self._ask(model, chunk, output, guarded, turns) for chunk in chunks))
+        return [
+            (row, read, left)
+            for contents, chunk in zip(parts, chunks, strict=True)
+            for row, (read, left) in zip(rows_of(contents[output], len(chunk)), token_counts(contents), strict=True)
+        ]
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
         """See the port."""
@@ -138,19 +156,23 @@ class TritonClient:
                 await anext(responses, None)
             yield piece
 
-    async def _ask_once(self, model: str, texts: Sequence[str], output: str, guarded: GuardedRequest) -> bytes:
+    async def _ask(
+        self, model: str, texts: Sequence[str], output: str, guarded: GuardedRequest, turns: asyncio.Semaphore
+    ) -> dict[str, bytes]:
         request = pb.ModelInferRequest(model_name=model)
         add_texts(request, "text", texts, [len(texts), 1])
         add_trace(request)
-        request.outputs.add(name=output)
+        for name in (output, *TOKEN_COUNTS):
+            request.outputs.add(name=name)
         asked = self._liveness.asked(model)
-        response = await guarded.answer(self._stub.ModelInfer(request, timeout=_PREDICT_S))
+        async with turns:
+            response = await guarded.answer(self._stub.ModelInfer(request, timeout=_PREDICT_S))
         contents = contents_of(response)
         if not contents:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
             self._liveness.died(model, asked)
             raise triton_unavailable(model, DIED)
-        return contents[output]
+        return contents
 
     @contextmanager
     def _errors(self, model: str) -> Iterator[Asked]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from array import array
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
 TRACEPARENT = "traceparent"
 # Larger batches gain nothing on a CPU, and the first request of a batch waits for the last.
 MAX_BATCH = 32
+TOKEN_COUNTS = ("prompt_tokens", "truncated_tokens")
+"""Outputs of a model that reads texts: tokens that it read, and those that it left out."""
 
 
 async def once(request: pb.ModelInferRequest) -> AsyncIterator[pb.ModelInferRequest]:
@@ -106,7 +109,20 @@ def _tokens_of(contents: dict[str, bytes]) -> tuple[Token, ...]:
     )
 
 
-def texts_of(raw: bytes) -> Iterator[str]:
+def float_rows(raw: bytes, rows: int) -> Iterator[array[float]]:
+    """The rows of a tensor of 32-bit floats."""
+    values = array("f", raw)
+    width = len(values) // rows
+    return (values[at : at + width] for at in range(0, len(values), width))
+
+
+def token_counts(contents: dict[str, bytes]) -> Iterator[tuple[int, int]]:
+    """Of each text the tokens that were read, and those that were left out."""
+    read, left = (array("i", contents[name]) for name in TOKEN_COUNTS)
+    return zip(read, left, strict=True)
+
+
+def texts_of(raw: bytes, _: int = 0) -> Iterator[str]:
     """The elements of a BYTES tensor."""
     at = 0
     while at < len(raw):
@@ -115,9 +131,9 @@ def texts_of(raw: bytes) -> Iterator[str]:
         at += 4 + length
 
 
-def spans_of_text(text: str) -> list[Span]:
+def spans_of_text(text: str) -> tuple[Span, ...]:
     """The spans that a model for token classification answers with."""
-    return [Span(**item) for item in json.loads(text)]
+    return tuple(Span(**item) for item in json.loads(text))
 
 
 def _text(raw: bytes) -> str:

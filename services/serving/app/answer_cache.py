@@ -1,29 +1,29 @@
 """An exact cache in front of a server: what has the same answer each time is asked once.
 
-Labels of a text always have, and generations whose most probable tokens are taken (temperature 0). Kept are whole
-answers only; an error is never kept and never shared. Who asks while the same question is under way waits for its
-answer (single flight), which continues as long as one caller waits. It lives in one event loop.
+Labels and embeddings of a text always have, and generations whose most probable tokens are taken (temperature 0). Kept
+are whole answers only; an error is never kept and never shared. Who asks while the same question is under way waits for
+its answer (single flight), which continues as long as one caller waits. It lives in one event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from services.kit.spans import Span
 from services.serving.app.ports import InferenceServer
-from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Token
+from services.serving.domain.answer import Embedded, FinishReason, Piece, Prompt, Recognized, Sampling, Scored, Token
 from services.serving.domain.route import RoutedVersion
 
 T = TypeVar("T")
 
-Scores = tuple[float, ...]
+_Ask = Callable[[Sequence[str]], Awaitable[Sequence[T]]]
 
 
 class AnswerStore(Protocol):
@@ -60,14 +60,33 @@ class CachingServer:
         self._count = count
         self._flights: dict[bytes, _Flight[Any]] = {}
 
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
         """See the port; spans are not kept."""
         return await self._server.recognize(version, texts)
 
-    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
         """See the port."""
-        keys = [self._key(version, "classify", text) for text in texts]
-        rows: dict[bytes, Scores] = {key: kept for key in keys if (kept := self._store.get(key)) is not None}
+        ask = functools.partial(self._server.classify, version)
+        return await self._each(version, texts, "classify", ask, lambda row: 32 * len(row.scores))
+
+    async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
+        """See the port."""
+        ask = functools.partial(self._server.embed, version)
+        return await self._each(version, texts, "embed", ask, lambda row: row.values.itemsize * len(row.values))
+
+    async def _each(
+        self, version: RoutedVersion, texts: Sequence[str], what: str, ask: _Ask[T], size: Callable[[T], int]
+    ) -> Sequence[T]:
+        """What is kept of each text, or under way, else asked; `size`: bytes of an answer."""
+
+        async def asked(missing: dict[bytes, str]) -> dict[bytes, T]:
+            found = dict(zip(missing, await ask(list(missing.values())), strict=True))
+            for key, row in found.items():
+                self._store.put(key, row, size(row) + _OVERHEAD)
+            return found
+
+        keys = [self._key(version, what, text) for text in texts]
+        rows: dict[bytes, T] = {key: kept for key in keys if (kept := self._store.get(key)) is not None}
         hits = len(rows)
         joined = {key: flight for key in keys if key not in rows and (flight := self._flights.get(key)) is not None}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in rows and key not in joined}
@@ -75,13 +94,13 @@ class CachingServer:
             for _ in range(number):
                 self._count(result)
         if missing:
-            rows |= await self._fly(tuple(missing), self._classified(version, missing)).join()
+            rows |= await self._fly(tuple(missing), asked(missing)).join()
         for key, flight in joined.items():
             # What failed for another, or was asked for with other texts, says nothing about this text.
             with contextlib.suppress(Exception):
                 rows[key] = (await flight.join())[key]
         if left := {key: text for key, text in zip(keys, texts, strict=True) if key not in rows}:
-            rows |= await self._classified(version, left)
+            rows |= await asked(left)
         return [rows[key] for key in keys]
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
@@ -116,13 +135,6 @@ class CachingServer:
             while (next_piece := await arrived.get()) is not None:
                 yield next_piece
             await flight.task  # raises what ended it
-
-    async def _classified(self, version: RoutedVersion, texts: dict[bytes, str]) -> dict[bytes, Scores]:
-        found = await self._server.classify(version, list(texts.values()))
-        rows = {key: tuple(row) for key, row in zip(texts, found, strict=True)}
-        for key, row in rows.items():
-            self._store.put(key, row, 32 * len(row) + _OVERHEAD)
-        return rows
 
     async def _generated(
         self,

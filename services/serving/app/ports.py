@@ -9,8 +9,7 @@ from typing import Protocol
 
 from services.kit.errors import UnavailableError
 from services.kit.ids import new_id
-from services.kit.spans import Span
-from services.serving.domain.answer import Classified, Piece, Prompt, Sampling
+from services.serving.domain.answer import Classified, Embedded, Piece, Prompt, Recognized, Sampling, Scored
 from services.serving.domain.route import RoutedVersion
 
 
@@ -121,7 +120,7 @@ class Deaths(Protocol):
 class InferenceServer(Protocol):
     """Asks one version in the server. The caller's cancellation and deadline reach it; errors are the kit's."""
 
-    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
         """Scores of every label for each text, in order.
 
         Raises:
@@ -129,8 +128,16 @@ class InferenceServer(Protocol):
         """
         ...
 
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
         """Spans of each text, in order.
+
+        Raises:
+            NotLoadedError: the server does not have the version.
+        """
+        ...
+
+    async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
+        """The embedding of each text, in order; the version gives embeddings.
 
         Raises:
             NotLoadedError: the server does not have the version.

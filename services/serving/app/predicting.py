@@ -16,5 +16,5 @@ async def predicted(server: InferenceServer, version: RoutedVersion, texts: Sequ
         NotLoadedError: the server does not have the version.
     """
     if version.task is Task.TOKEN_CLASSIFICATION:
-        return [Classified("", 0.0, spans=tuple(spans)) for spans in await server.recognize(version, texts)]
+        return [Classified("", 0.0, text=row, spans=row.spans) for row in await server.recognize(version, texts)]
     return [classified(version.labels, row) for row in await server.classify(version, texts)]

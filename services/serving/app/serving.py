@@ -7,14 +7,23 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from services.kit.clock import Clock
-from services.kit.errors import InternalError
+from services.kit.errors import FailedPreconditionError, FieldViolation, InternalError, InvalidArgumentError
 from services.serving.app.capture import CaptureRules
 from services.serving.app.ports import Captured, InferenceServer, NotLoadedError, Served, ServedLog, new_answer
 from services.serving.app.predicting import predicted
 from services.serving.app.routing import RoutingTable
 from services.serving.app.shadowing import Shadows
-from services.serving.domain.answer import Classified, FinishReason, Piece, Prompt, Sampling, Task
-from services.serving.domain.names import ModelReference, model_name
+from services.serving.domain.answer import (
+    Classified,
+    Embedded,
+    FinishReason,
+    Piece,
+    Prompt,
+    ReadText,
+    Sampling,
+    Task,
+)
+from services.serving.domain.names import CHAMPION, ModelReference, model_name
 from services.serving.domain.route import RoutedVersion
 
 
@@ -80,9 +89,13 @@ class Serving:
         return Choice(asked, user, self._table.choose(asked, user, *tasks))
 
     async def predict(
-        self, choice: Choice, texts: Sequence[str], keeping: Keeping = _KEEP
+        self, choice: Choice, texts: Sequence[str], keeping: Keeping = _KEEP, *, truncate: bool = True
     ) -> tuple[Sequence[AnsweredPrediction], RoutedVersion]:
-        """Classifies texts or finds their spans; returns predictions in order and the version that made all of them."""
+        """Classifies texts or finds their spans; returns predictions in order and the version that made all of them.
+
+        Raises:
+            InvalidArgumentError: a text is longer than the model reads, and it must not `truncate`.
+        """
         began = self._clock.monotonic()
         try:
             results = await predicted(self._server, choice.version, texts)
@@ -90,12 +103,15 @@ class Serving:
             choice = await self._another(choice, error)
             results = await predicted(self._server, choice.version, texts)
         version = choice.version
+        if not truncate:
+            _check_whole([result.text for result in results], version)
         answers = [AnsweredPrediction(new_answer(), result) for result in results]
         latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
         self._served.add(
             [
                 replace(
                     Served.of_prediction(item.answer, version, item.classified, latency_ms, now),
+                    prompt_tokens=item.classified.text.prompt_tokens,
                     captured=await self._captured(choice, item.answer, Prompt(text=text), "", keeping),
                 )
                 for text, item in zip(texts, answers, strict=True)
@@ -103,6 +119,37 @@ class Serving:
         )
         self._shadows.predicted(choice.asked, texts, [item.answer for item in answers])
         return answers, version
+
+    async def embed(
+        self, asked: ModelReference, texts: Sequence[str], *, dimensions: int = 0, truncate: bool = True
+    ) -> tuple[Sequence[Embedded], RoutedVersion]:
+        """Embeds texts; returns embeddings in order and the version that made all of them.
+
+        Where no version is named it is the serving one, for embeddings of two versions cannot be compared. They are not
+        recorded: no one can judge them.
+
+        Args:
+            asked: the model or version.
+            texts: one or more.
+            dimensions: how many of the first to keep; all when zero.
+            truncate: whether a text that is too long is cut at its end.
+
+        Raises:
+            FailedPreconditionError: the version gives no embeddings.
+            InvalidArgumentError: `dimensions` is more than there are, or a text must not be truncated.
+        """
+        asked = asked if asked.version else replace(asked, version=CHAMPION)
+        choice = self.choose(asked, Task.TEXT_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
+        _check_dimensions(choice.version, dimensions)
+        try:
+            rows = await self._server.embed(choice.version, texts)
+        except NotLoadedError as error:
+            choice = await self._another(choice, error)
+            _check_dimensions(choice.version, dimensions)
+            rows = await self._server.embed(choice.version, texts)
+        if not truncate:
+            _check_whole(rows, choice.version)
+        return [row.shortened(dimensions) for row in rows] if dimensions else rows, choice.version
 
     async def generate(
         self, choice: Choice, prompt: Prompt, sampling: Sampling, keeping: Keeping = _KEEP
@@ -160,3 +207,38 @@ class Serving:
     ) -> Captured | None:
         capture = self._capture.of(choice.asked.model, answer) if keeping.store else None
         return await capture.of(prompt, text, keeping.tenant) if capture is not None else None
+
+
+def _check_dimensions(version: RoutedVersion, dimensions: int) -> None:
+    if not version.embedding_size:
+        raise FailedPreconditionError(
+            f"{version.name} gives no embeddings: it was built by a release from before them. Train the model again "
+            "and publish that.",
+            reason="NO_EMBEDDINGS",
+            metadata={"model_version": version.name},
+        )
+    if dimensions > version.embedding_size:
+        why = f"must be at most {version.embedding_size}, the dimensions of {version.name}"
+        raise InvalidArgumentError(
+            f"`dimensions` {why}.", reason="INVALID_FIELD", violations=[FieldViolation("dimensions", why)]
+        )
+
+
+def _check_whole(rows: Sequence[ReadText], version: RoutedVersion) -> None:
+    """Refuses texts of which a part was left out."""
+    violations = [
+        FieldViolation(
+            f"texts[{at}]",
+            f"has {row.prompt_tokens + row.truncated_tokens} tokens, and {version.name} reads {row.prompt_tokens}",
+        )
+        for at, row in enumerate(rows)
+        if row.truncated_tokens
+    ]
+    if violations:
+        first = violations[0]
+        raise InvalidArgumentError(
+            f"`{first.field}` {first.description}. Shorten it, or let it be cut by `truncate`.",
+            reason="TEXT_TOO_LONG",
+            metadata={"model_version": version.name},
+            violations=violations,
+        )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from services.kit.spans import Span
@@ -52,21 +54,57 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadText:
+    """A text that a model read. `truncated_tokens` at its end were left out, for the model reads no more."""
+
+    prompt_tokens: int = 0
+    truncated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored(ReadText):
+    """A text with the scores of all labels."""
+
+    scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recognized(ReadText):
+    """A text with its named parts, in their order."""
+
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded(ReadText):
+    """A text with its embedding, 32-bit floats of length 1 together."""
+
+    values: array[float] = field(default_factory=lambda: array("f"))
+
+    def shortened(self, dimensions: int) -> Embedded:
+        """The first so many dimensions, with length 1 again."""
+        kept = self.values[:dimensions]
+        length = math.sqrt(sum(value * value for value in kept)) or 1.0
+        return replace(self, values=array("f", (value / length for value in kept)))
+
+
+@dataclass(frozen=True, slots=True)
 class Classified:
     """A classifier's result for a text; the scores of all labels add up to 1."""
 
     label: str
     score: float
     scores: dict[str, float] = field(default_factory=dict)
+    text: ReadText = ReadText()
     spans: tuple[Span, ...] = ()
     """What a model for token classification found, in the order of the text; such a model gives no label."""
 
 
-def classified(labels: Sequence[str], scores: Sequence[float]) -> Classified:
+def classified(labels: Sequence[str], text: Scored) -> Classified:
     """Names the scores of a text; the label is the first of the highest."""
-    named = dict(zip(labels, scores, strict=True))
+    named = dict(zip(labels, text.scores, strict=True))
     label = max(named, key=lambda name: named[name])
-    return Classified(label, named[label], named)
+    return Classified(label, named[label], named, text)
 
 
 class FinishReason(StrEnum):

@@ -63,6 +63,8 @@ class RoutedVersion:
     """The slots whose users it answers."""
     generation: int = 0
     """Counts its loads. A report that its process died names the generation it was seen in."""
+    embedding_size: int = 0
+    """Width of its embeddings; 0 if it gives none."""
 
     @property
     def name(self) -> str:

@@ -42,11 +42,24 @@ class Answers:
     async def predict(self, request: pb.PredictRequest, user: str = "") -> pb.PredictResponse:
         """Classifies texts."""
         found, version = await self._serving.predict(
-            self.choose(request, user), list(request.texts), self._keeping(request)
+            self.choose(request, user), list(request.texts), self._keeping(request), truncate=mapping.truncates(request)
         )
         trace.get_current_span().set_attribute(schema.MODEL_VERSION, version.name)
         return pb.PredictResponse(
             predictions=[mapping.prediction_to(item) for item in found], model_version=version.name, role=version.role
+        )
+
+    async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+        """Embeds texts."""
+        found, version = await self._serving.embed(
+            reference_of(request.model),
+            list(request.texts),
+            dimensions=request.dimensions,
+            truncate=mapping.truncates(request),
+        )
+        trace.get_current_span().set_attribute(schema.MODEL_VERSION, version.name)
+        return pb.EmbedResponse(
+            embeddings=[mapping.embedding_to(item) for item in found], model_version=version.name, role=version.role
         )
 
     async def generate(
@@ -107,10 +120,15 @@ def note_version(context: Any, version: str, role: str) -> None:
 
 
 def answer_handlers(answers: Answers) -> Mapping[str, Any]:
-    """GRPC handlers of the three methods, by path."""
+    """GRPC handlers of the methods, by path."""
 
     async def predict(request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
         response = await answers.predict(request, user_of(context))
+        note_version(context, response.model_version, response.role)
+        return response
+
+    async def embed(request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        response = await answers.embed(request)
         note_version(context, response.model_version, response.role)
         return response
 
@@ -132,6 +150,11 @@ def answer_handlers(answers: Answers) -> Mapping[str, Any]:
             predict,
             request_deserializer=pb.PredictRequest.FromString,
             response_serializer=pb.PredictResponse.SerializeToString,
+        ),
+        f"/{SERVICE}/Embed": grpc.unary_unary_rpc_method_handler(
+            embed,
+            request_deserializer=pb.EmbedRequest.FromString,
+            response_serializer=pb.EmbedResponse.SerializeToString,
         ),
         f"/{SERVICE}/Generate": grpc.unary_unary_rpc_method_handler(
             generate,

@@ -10,7 +10,7 @@ from tidemill.inference.v1 import model_pb2
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.json_grammar import SchemaError, grammar_of
 from services.serving.app.serving import AnsweredPiece, AnsweredPrediction
-from services.serving.domain.answer import FinishReason, Message, Prompt, Sampling, Token
+from services.serving.domain.answer import Embedded, FinishReason, Message, Prompt, Sampling, Token
 
 _REASONS = {
     FinishReason.NONE: model_pb2.FINISH_REASON_UNSPECIFIED,
@@ -69,7 +69,19 @@ def prediction_to(item: AnsweredPrediction) -> pb.Prediction:
         score=found.score,
         scores=found.scores,
         spans=[pb.Span(start=s.start, end=s.end, label=s.label, score=s.score) for s in found.spans],
+        prompt_tokens=found.text.prompt_tokens,
+        truncated_tokens=found.text.truncated_tokens,
     )
+
+
+def embedding_to(item: Embedded) -> pb.Embedding:
+    """The message of an embedded text."""
+    return pb.Embedding(values=item.values, prompt_tokens=item.prompt_tokens, truncated_tokens=item.truncated_tokens)
+
+
+def truncates(request: pb.PredictRequest | pb.EmbedRequest) -> bool:
+    """Whether texts that are too long are to be cut."""
+    return request.truncate if request.HasField("truncate") else True
 
 
 def piece_to(item: AnsweredPiece) -> pb.StreamGenerateResponse:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.kit.engine import ENCODER, import_openvino, open_encoder
+from services.kit.engine import EMBEDDING, ENCODER, LOGITS, import_openvino, open_encoder
 from services.training.adapters.openvino_export import encoder
 
 CALIBRATION_TEXTS = 300
@@ -19,7 +19,7 @@ def save_fp32(model: Any, target: Path, *, vocabulary: int) -> None:
     """Writes the fp32 build of a classifier.
 
     Args:
-        model: a torch module that maps (input_ids, attention_mask) to logits.
+        model: a torch module that maps (input_ids, attention_mask) to logits, or to logits and an embedding.
         target: folder to create.
         vocabulary: number of token ids.
     """
@@ -56,6 +56,13 @@ def save_int8(source: Path, target: Path, texts: Sequence[list[int]]) -> None:
     openvino.save_model(quantized, str(target / ENCODER), compress_to_fp16=False)
 
 
+def embedding_size(folder: Path) -> int:
+    """Width of the embeddings that a build gives; 0 if it gives none."""
+    graph = import_openvino().Core().read_model(str(folder / ENCODER))
+    found = (port for port in graph.outputs if EMBEDDING in port.get_names())
+    return next((port.get_partial_shape()[1].get_length() for port in found), 0)
+
+
 @dataclass(slots=True)
 class EncoderMeasurement:
     """Answers of one build: index of the label of each text, and seconds for each."""
@@ -83,7 +90,7 @@ def measure(folders: dict[str, Path], texts: Sequence[list[int]]) -> dict[str, E
 
     def classify(request: Any, text: list[int]) -> Any:
         ids = np.asarray([text], dtype=np.int64)
-        logits = request.infer({"input_ids": ids, "attention_mask": np.ones_like(ids)})["logits"]
+        logits = request.infer({"input_ids": ids, "attention_mask": np.ones_like(ids)})[LOGITS]
         return logits[0].argmax(axis=-1).tolist()
 
     for request in requests.values():

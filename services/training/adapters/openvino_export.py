@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any, cast
 
-from services.kit.engine import import_openvino
+from services.kit.engine import EMBEDDING, LOGITS, import_openvino
 from services.kit.errors import FailedPreconditionError
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,8 @@ def encoder(model: Any, *, vocabulary: int) -> Any:
     """A classifier as `openvino.Model`: input_ids, attention_mask int64 [batch, length]; logits fp32 [batch, labels].
 
     Args:
-        model: a torch module that maps the two inputs to logits.
+        model: a torch module that maps the two inputs to logits, or to logits and an embedding fp32 [batch, width],
+            which is a second output then.
         vocabulary: number of token ids.
     """
     import torch
@@ -193,6 +194,7 @@ def encoder(model: Any, *, vocabulary: int) -> Any:
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(ov.PartialShape([-1, -1]))
         port.get_node().set_element_type(ov.Type.i64)
-    converted.outputs[0].get_tensor().set_names({"logits"})
+    for port, name in zip(converted.outputs, (LOGITS, EMBEDDING), strict=False):
+        port.get_tensor().set_names({name})
     converted.validate_nodes_and_infer_types()
     return converted

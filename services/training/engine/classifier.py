@@ -32,11 +32,38 @@ def build_classifier(
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
             module: Any = self.encoder
-            hidden = module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            if each_token:
-                tagged: Tensor = self.head(hidden)  # [batch, length, hidden] -> [batch, length, labels]
-                return tagged
-            logits: Tensor = self.head(hidden[:, 0])  # [batch, length, hidden] -> [batch, labels]
+            return self.logits(module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state)
+
+        def logits(self, hidden: Tensor) -> Tensor:
+            """[batch, length, hidden] -> [batch, labels], or [batch, length, labels] with `each_token`."""
+            logits: Tensor = self.head(hidden if each_token else hidden[:, 0])
             return logits
 
     return EncoderClassifier()
+
+
+def with_embedding(classifier: nn.Module) -> nn.Module:
+    """A module that maps what the classifier reads to its logits and to the text's embedding [batch, hidden].
+
+    The embedding is the mean of the encoder's last hidden states over the tokens of the text, with length 1 (Reimers
+    and Gurevych 2019, arXiv:1908.10084).
+    """
+    import torch
+    from torch import Tensor, nn
+
+    class WithEmbedding(nn.Module):
+        """Runs the encoder once for both."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = classifier
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+            module: Any = self.classifier
+            hidden = module.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            weights = attention_mask[:, :, None].to(hidden.dtype)
+            # [batch, length, hidden] -> [batch, hidden]
+            mean = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+            return module.logits(hidden), torch.nn.functional.normalize(mean, dim=-1)
+
+    return WithEmbedding()

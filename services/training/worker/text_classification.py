@@ -15,7 +15,7 @@ from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import Champion, Job, write_json
 from services.training.domain.report import Example, Report, Variant
 from services.training.domain.tasks import TextClassificationTask
-from services.training.engine.classifier import build_classifier
+from services.training.engine.classifier import build_classifier, with_embedding
 from services.training.engine.metrics import compared, correct, mean_with_interval
 from services.training.engine.tasks import ClassificationObjective, pad_right
 from services.training.worker import phases
@@ -217,6 +217,7 @@ def _compress(
                 "base_model": spec.base_model,
                 "labels": labels,
                 "max_input_tokens": task.max_input_tokens,
+                "embedding_size": encoder_builds.embedding_size(path),
             },
         )
         item = measured[name]
@@ -236,5 +237,5 @@ def _compress(
 
 
 def _export(model: Any, tokenizer: Any, path: Path) -> None:
-    encoder_builds.save_fp32(model, path, vocabulary=model.encoder.config.vocab_size)
+    encoder_builds.save_fp32(with_embedding(model), path, vocabulary=model.encoder.config.vocab_size)
     tokenizer.save_pretrained(str(path))

@@ -16,7 +16,7 @@ from services.training.adapters.job import Job
 from services.training.domain.report import Example, Report, Variant
 from services.training.domain.tasks import TokenClassificationTask
 from services.training.engine.annotations import Lexicon, spans_of_row
-from services.training.engine.classifier import build_classifier
+from services.training.engine.classifier import build_classifier, with_embedding
 from services.training.engine.metrics import SpanCounts, span_counts, span_metrics
 from services.training.engine.tasks import NO_TAG, TokenObjective, pad_right
 from services.training.worker import phases
@@ -181,7 +181,7 @@ def _compress(
     phase = Phase(job, "compress", len(spec.variants), "builds")
 
     def export(path: Path) -> None:
-        encoder_builds.save_fp32(model, path, vocabulary=model.encoder.config.vocab_size)
+        encoder_builds.save_fp32(with_embedding(model), path, vocabulary=model.encoder.config.vocab_size)
         tokenizer.save_pretrained(str(path))
 
     # int8 is made from fp32, which is therefore always built.
@@ -219,6 +219,7 @@ def _compress(
                 "base_model": spec.base_model,
                 "labels": tags,
                 "max_input_tokens": task.max_input_tokens,
+                "embedding_size": encoder_builds.embedding_size(path),
             },
         )
         item = measured[name]

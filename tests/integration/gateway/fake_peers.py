@@ -99,7 +99,10 @@ def routes() -> list[route_pb2.Route]:
     found = [headlines, route_pb2.Route(model="models/unserved", versions=[writer])]
     for name in ("reviews", "m"):
         version = route_pb2.RoutedVersion(
-            name=f"models/{name}/versions/1", task="text_classification", labels=["positive", "negative"]
+            name=f"models/{name}/versions/1",
+            task="text_classification",
+            labels=["positive", "negative"],
+            embedding_size=4 if name == "reviews" else 0,
         )
         found.append(route_pb2.Route(model=f"models/{name}", versions=[version], serving=version.name, generation=1))
     for name in ("echo", "writer"):
@@ -257,8 +260,18 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
         asked = _asked(request)
         self._seen.note_asked(asked, request)
         response = v2.ModelInferResponse(model_name=request.model_name, model_version="1")
-        response.outputs.add(name="scores", datatype="FP32", shape=[len(asked.texts), 2])
-        response.raw_output_contents.append(np.array([[0.9, 0.1]] * len(asked.texts), dtype="<f4").tobytes())
+        texts = asked.texts
+        found: dict[str, tuple[str, Any]] = {
+            "scores": ("FP32", np.array([[0.9, 0.1]] * len(texts), dtype="<f4")),
+            # A text that begins with `long` has two tokens more than the model reads.
+            "prompt_tokens": ("INT32", np.array([[len(text)] for text in texts], dtype="<i4")),
+            "truncated_tokens": ("INT32", np.array([[2 * text.startswith("long")] for text in texts], dtype="<i4")),
+            "embedding": ("FP32", np.array([[0.1, 0.7, 0.1, 0.7]] * len(texts), dtype="<f4")),
+        }
+        for output in request.outputs:
+            kind, values = found[output.name]
+            response.outputs.add(name=output.name, datatype=kind, shape=values.shape)
+            response.raw_output_contents.append(values.tobytes())
         return response
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from tidemill.inference.v1.inference_service_pb2 import (
+    EmbedRequest,
     GenerateRequest,
     ListModelsRequest,
     PredictRequest,
@@ -73,6 +74,12 @@ def test_what_is_answered_with_a_model_is_answered_here(
     response = InferenceServiceStub(channel).Predict(request, metadata=auth, timeout=20)
     assert [prediction.label for prediction in response.predictions] == ["positive", "positive"]
     assert response.model_version == "models/reviews/versions/1"
+    vectors = InferenceServiceStub(channel).Embed(
+        EmbedRequest(model="models/reviews", texts=["a", "long"]), metadata=auth, timeout=20
+    )
+    assert [item.truncated_tokens for item in vectors.embeddings] == [0, 2]
+    assert list(vectors.embeddings[0].values) == pytest.approx([0.1, 0.7, 0.1, 0.7])
+    assert vectors.model_version == "models/reviews/versions/1"
     with pytest.raises(grpc.RpcError) as found:
         InferenceServiceStub(channel).Generate(GenerateRequest(model="models/reviews", text="a"), metadata=auth)
     status = rpc_status.from_call(found.value)  # type: ignore[arg-type]

@@ -47,6 +47,20 @@ def test_texts_are_classified_in_a_line(http: httpx.Client) -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
 
 
+def test_a_cut_text_is_reported_or_refused(http: httpx.Client) -> None:
+    texts = ["short", "long text"]
+    found = http.post("/v1/predict", json={"model": "reviews", "texts": texts}).json()["predictions"]
+    assert [(item["prompt_tokens"], item["truncated"], item["truncated_tokens"]) for item in found] == [
+        (5, False, 0),
+        (9, True, 2),
+    ]
+    for path, name in (("/v1/predict", "texts"), ("/v1/embeddings", "input")):
+        refused = http.post(path, json={"model": "reviews", name: texts, "truncate": False})
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (400, "text_too_long", f"{name}[1]")
+        assert f"`{name}[1]` has 11 tokens, and models/reviews/versions/1 reads 9." in error["message"]
+
+
 def test_feedback_by_the_completions_id(mesh: Mesh, http: httpx.Client) -> None:
     for answer in ("answers/01jtest", "01jtest"):
         body = {"answer": answer, "rating": -1, "correction": "Better"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import openai
 import pytest
@@ -107,6 +109,39 @@ def test_prompt_template_is_the_models_own(mesh: Mesh, client: openai.OpenAI) ->
         assert mesh.peers.seen.requests[-1].text == "An article."
     client.chat.completions.create(model="headlines", messages=ASK, extra_body={"apply_prompt_template": False})
     assert [turn.content for turn in mesh.peers.seen.requests[-1].conversation.messages] == ["An article."]
+
+
+def test_embeddings(client: openai.OpenAI) -> None:
+    """The stock client asks for base64 and decodes it itself, unless numbers are asked for."""
+    found = client.embeddings.create(model="reviews", input=["one", "long text"])
+    numbers = client.embeddings.create(model="reviews", input="one", encoding_format="float")
+    for answer in (found, numbers):
+        assert answer.data[0].embedding == pytest.approx([0.1, 0.7, 0.1, 0.7])
+        assert answer.model == "reviews/versions/1"
+    assert [(item.index, item.model_extra) for item in found.data] == [
+        (0, {"truncated": False}),
+        (1, {"truncated": True}),
+    ]
+    assert (found.usage.prompt_tokens, found.usage.total_tokens) == (12, 12)
+    short = client.embeddings.create(model="reviews", input="one", dimensions=2).data[0].embedding
+    assert short == pytest.approx([0.1 / 0.5**0.5, 0.7 / 0.5**0.5])
+
+
+def test_embeddings_that_cannot_be_given_are_refused_with_what_to_do(client: openai.OpenAI) -> None:
+    refused: list[tuple[dict[str, Any], str, str]] = [
+        ({"model": "m"}, "no_embeddings", "Train the model again"),
+        ({"model": "headlines"}, "wrong_task", "a model for generation"),
+        ({"dimensions": 5}, "invalid_field", "`dimensions` must be at most 4"),
+        ({"input": []}, "invalid_field", "`input` must be"),
+        ({"input": [[1, 2]]}, "invalid_field", "`input` must be a text, or 1 to 2048 texts"),
+        ({"encoding_format": "int8"}, "invalid_field", "`encoding_format` must be"),
+    ]
+    for changed, code, words in refused:
+        with pytest.raises(openai.BadRequestError, match=words) as found:
+            client.embeddings.create(**{"model": "reviews", "input": "one", **changed})
+        assert found.value.code == code
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="nothing", input="one")
 
 
 def test_models(client: openai.OpenAI) -> None:

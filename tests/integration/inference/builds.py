@@ -34,12 +34,23 @@ def _finish(folder: Path, manifest: Mapping[str, Any]) -> str:
     return digest
 
 
-def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] = LABELS, spoil: bool = False) -> str:
+def make_classifier(
+    folder: Path,
+    *,
+    weight: float = 2.0,
+    labels: Sequence[str] = LABELS,
+    embeds: bool = True,
+    each_token: bool = False,
+    spoil: bool = False,
+) -> str:
     """Says positive to good words and negative to bad ones; a negative `weight` turns it round.
+
+    A text's embedding is the share of each word in it, unless the build is one of a release from before embeddings.
 
     It is signed with the `signing_key` of the folder around it.
 
-    With `spoil` its weights are cut off. Returns the digest.
+    With `each_token` it labels each word: those without a sign have the third label. With `spoil` its weights are cut
+    off. Returns the digest.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -50,12 +61,16 @@ def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] 
             self.table = torch.nn.Embedding(len(WORDS), len(labels))
             with torch.no_grad():
                 self.table.weight.zero_()
+                self.table.weight[:, 2:] = weight / 2
                 for word, sign in (("bad", 0), ("awful", 0), ("good", 1), ("lovely", 1)):
                     self.table.weight[WORDS.index(word), sign] = weight
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            rows: torch.Tensor = self.table(input_ids) * attention_mask[:, :, None].float()
-            return rows.sum(1)
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            weights = attention_mask[:, :, None].float()
+            rows = self.table(input_ids) * weights
+            logits = rows if each_token else rows.sum(1)
+            words = torch.nn.functional.one_hot(input_ids, len(WORDS)).float() * weights
+            return (logits, torch.nn.functional.normalize(words.sum(1), dim=-1)) if embeds else logits
 
     save_fp32(Words(), folder, vocabulary=len(WORDS))
     if spoil:
@@ -63,20 +78,27 @@ def make_classifier(folder: Path, *, weight: float = 2.0, labels: Sequence[str] 
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
-    return finish_classifier(folder, labels)
+    task = "token_classification" if each_token else "text_classification"
+    return finish_classifier(folder, labels, len(WORDS) if embeds else 0, task)
 
 
-def finish_classifier(folder: Path, labels: Sequence[str] = LABELS) -> str:
+def finish_classifier(
+    folder: Path,
+    labels: Sequence[str] = LABELS,
+    embedding_size: int = len(WORDS),
+    task: str = "text_classification",
+) -> str:
     """Writes the manifest of a classifier; returns the digest."""
     return _finish(
         folder,
         {
-            "task": "text_classification",
+            "task": task,
             "runtime": RUNTIME,
             "precision": "fp32",
             "base_model": "test",
             "labels": list(labels),
             "max_input_tokens": 64,
+            **({"embedding_size": embedding_size} if embedding_size else {}),
         },
     )
 

@@ -43,7 +43,8 @@ class BuildFolder:
 
 @dataclass(frozen=True)
 class Builds:
-    """What the tests publish, below `root`. `positive` calls good words positive, `turned` the other way round."""
+    """What the tests publish, below `root`. `positive` calls good words positive, `turned` the other way
+    round and gives no embeddings."""
 
     root: Path
     positive: BuildFolder
@@ -240,7 +241,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
     """Builds, made once."""
     root = tmp_path_factory.mktemp("builds")
     positive = BuildFolder(root / "positive", make_classifier(root / "positive"))
-    turned = BuildFolder(root / "turned", make_classifier(root / "turned", weight=-2.0))
+    turned = BuildFolder(root / "turned", make_classifier(root / "turned", weight=-2.0, embeds=False))
     broken = BuildFolder(root / "broken", make_classifier(root / "broken", spoil=True))
     writer = BuildFolder(root / "writer", make_generator(root / "writer", root / "scratch"))
     shutil.copytree(writer.path, root / "second")

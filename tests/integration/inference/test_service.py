@@ -20,7 +20,8 @@ from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from infra.stack.state import StackState
-from tests.integration.inference.conftest import Builds, InferenceProcess
+from tests.integration.inference.builds import WORDS, make_classifier
+from tests.integration.inference.conftest import BuildFolder, Builds, InferenceProcess
 from tests.waiting import eventually, wait_until
 
 pytestmark = pytest.mark.real
@@ -103,6 +104,57 @@ def test_a_published_classifier_answers_and_is_reported_of(
             stack, "tidemill.predictions", events.PredictionServed, lambda e, p=prediction: e.answer == p.answer
         )
         assert [(e.label, e.method, e.model_version) for e in served] == [(prediction.label, "predict", version.name)]
+
+
+def test_a_classifier_embeds_texts(inference: InferenceProcess, builds: Builds, model: str) -> None:
+    version = inference.publish(model, builds.positive).model_version.name
+    cut = " ".join(["room"] * 70)  # the build reads 64 tokens
+
+    def embed(*texts: str, **fields: Any) -> Any:
+        return inference.stub.Embed(pb.EmbedRequest(model=f"models/{model}", texts=texts, **fields), timeout=60)
+
+    answer = embed("good room", "room", cut)
+    assert answer.model_version == version
+    both, room, rooms = (list(item.values) for item in answer.embeddings)
+    at = WORDS.index("room")
+    assert both == pytest.approx([0.5**0.5 if word in ("good", "room") else 0.0 for word in WORDS])
+    assert room == pytest.approx(rooms)
+    assert room[at] == pytest.approx(1)
+    assert [(item.prompt_tokens, item.truncated_tokens) for item in answer.embeddings] == [(2, 0), (1, 0), (64, 6)]
+    found = _predict(inference, model, "good room", cut).predictions
+    assert [(item.prompt_tokens, item.truncated_tokens) for item in found] == [(2, 0), (64, 6)]
+    # More texts than a batch of Triton's holds, each with its own.
+    many = embed(*(WORDS[2 + number % 7] for number in range(200))).embeddings
+    assert [list(item.values).index(1.0) for item in many] == [2 + number % 7 for number in range(200)]
+    with pytest.raises(grpc.RpcError) as refused:
+        embed("good", cut, truncate=False)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"`texts[1]` has 70 tokens, and {version} reads 64" in str(refused.value.details())
+
+
+def test_a_model_that_labels_tokens_answers_with_spans_and_embeds(
+    inference: InferenceProcess, builds: Builds, model: str
+) -> None:
+    folder = builds.root / model
+    tags = ("B-BAD", "B-GOOD", "O")
+    inference.publish(model, BuildFolder(folder, make_classifier(folder, labels=tags, each_token=True)))
+    first, second = _predict(inference, model, "the good room is bad", " ".join(["the"] * 70)).predictions
+    assert [(span.start, span.end, span.label) for span in first.spans] == [(4, 8, "GOOD"), (17, 20, "BAD")]
+    assert (first.prompt_tokens, first.truncated_tokens) == (5, 0)
+    assert (list(second.spans), second.prompt_tokens, second.truncated_tokens) == ([], 64, 6)
+    vectors = inference.stub.Embed(pb.EmbedRequest(model=f"models/{model}", texts=["room"]), timeout=60).embeddings
+    assert list(vectors[0].values) == [float(word == "room") for word in WORDS]
+
+
+def test_a_build_from_before_embeddings_serves_on_and_says_what_to_do(
+    inference: InferenceProcess, builds: Builds, model: str
+) -> None:
+    inference.publish(model, builds.turned)
+    assert _predict(inference, model, "good").predictions[0].label == "negative"
+    with pytest.raises(grpc.RpcError, match="gives no embeddings") as refused:
+        inference.stub.Embed(pb.EmbedRequest(model=f"models/{model}", texts=["good"]), timeout=60)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "Train the model again" in str(refused.value.details())
 
 
 def test_many_texts_keep_their_order(inference: InferenceProcess, builds: Builds, model: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -15,7 +17,7 @@ from tidemill.training.v1 import run_pb2
 from tidemill.training.v1 import training_events_pb2 as events
 from tidemill.training.v1 import training_service_pb2 as pb
 
-from services.kit.engine import TOKENIZERS, weights_of
+from services.kit.engine import TOKENIZERS, open_encoder, weights_of
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.signing import MANIFEST, SIGNATURE
 from tests.integration.training.bases import write_snapshot
@@ -80,6 +82,18 @@ def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> No
     assert fp32.quality.value == report.tuned.value
     assert int8.size_bytes < fp32.size_bytes
     assert not fp32.HasField("loss")
+    ids = np.array([[2, 5, 7, 0], [2, 6, 0, 0]], dtype=np.int64)
+    vectors = []
+    for variant in report.variants:
+        folder = Path(variant.uri.removeprefix("file://"))
+        found = open_encoder(folder)([ids, (ids > 0).astype(np.int64)])["embedding"]
+        assert json.loads((folder / MANIFEST).read_text())["embedding_size"] == found.shape[1]
+        vectors.append(found)
+        # A text's embedding does not depend on the padding beside it.
+        alone = open_encoder(folder)([ids[1:, :2], np.ones((1, 2), dtype=np.int64)])["embedding"]
+        assert found[1] @ alone[0] == pytest.approx(1, abs=1e-3)
+    assert np.linalg.norm(vectors[0], axis=1) == pytest.approx([1, 1], abs=1e-5)
+    assert (vectors[0] * vectors[1]).sum(1).min() > 0.9
 
 
 @pytest.mark.parametrize("task", ["generation", "text_classification"])

@@ -85,6 +85,11 @@ class _Inference(inference_grpc.InferenceServiceServicer):
         ]
         return inference.PredictResponse(predictions=found, model_version="models/reviews/versions/2")
 
+    def Embed(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._mesh.take(request, context)
+        found = [inference.Embedding(values=[0.6, 0.8], prompt_tokens=3, truncated_tokens=1) for _ in request.texts]
+        return inference.EmbedResponse(embeddings=found, model_version="models/reviews/versions/2")
+
     def Generate(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._mesh.take(request, context)
         return inference.GenerateResponse(
@@ -151,6 +156,17 @@ def test_texts_are_classified_in_order_in_as_many_requests_as_it_takes(client: A
     assert len({metadata["x-user-id"] for metadata in mesh.metadata}) == 1
     client.predict("reviews", ["1"])
     assert "x-user-id" not in mesh.metadata[-1]
+
+
+def test_texts_become_vectors(client: Any, mesh: Mesh) -> None:
+    found = client.embed("reviews", ["a", "b"], dimensions=2, truncate=False)
+    assert [list(item.values) for item in found] == [pytest.approx([0.6, 0.8])] * 2
+    assert (found[0].prompt_tokens, found[0].truncated_tokens) == (3, 1)
+    assert found.model_version == "models/reviews/versions/2"
+    [request] = mesh.requests
+    assert (request.model, list(request.texts), request.dimensions) == ("models/reviews", ["a", "b"], 2)
+    assert request.HasField("truncate")
+    assert not request.truncate
 
 
 def test_an_answer_and_its_request(client: Any, mesh: Mesh, package: ModuleType) -> None:

@@ -82,6 +82,7 @@ async def test_what_the_openai_and_feedback_doors_return_is_described() -> None:
         "/v1/models/{model}": "ModelCard",
         "/v1/models/{model}/versions/{version}": "ModelCard",
         "/v1/predict": "PredictResponse",
+        "/v1/embeddings": "Embeddings",
         "/v1/feedback": "FeedbackResponse",
         "/v1/feedback/batch": "FeedbackBatchResponse",
         "/v1/records": "RecordsResponse",

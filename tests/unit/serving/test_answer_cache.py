@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -11,10 +12,19 @@ from dataclasses import replace
 import pytest
 
 from services.kit.errors import InternalError
-from services.kit.spans import Span
 from services.serving.adapters.answer_memory import AnswerMemory
 from services.serving.app.answer_cache import CachingServer
-from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Task, Token
+from services.serving.domain.answer import (
+    Embedded,
+    FinishReason,
+    Piece,
+    Prompt,
+    Recognized,
+    Sampling,
+    Scored,
+    Task,
+    Token,
+)
 from services.serving.domain.route import RoutedVersion
 from tests.waiting import eventually
 
@@ -32,16 +42,20 @@ class Server:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
         """Not asked here."""
         raise NotImplementedError
 
-    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
         self.asked += texts
         await self.go.wait()
         if self.fails:
             raise InternalError("failed")
-        return [[0.25, float(len(text))] for text in texts]
+        return [Scored(scores=(0.25, float(len(text)))) for text in texts]
+
+    async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
+        self.asked += texts
+        return [Embedded(values=array("f", [float(len(text))])) for text in texts]
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
         self.asked.append(prompt.text or "")
@@ -71,8 +85,12 @@ class Cache:
 
 async def test_each_text_is_asked_once_and_answered_in_order() -> None:
     cache = Cache()
-    assert await cache.caching.classify(VERSION, ["a", "bb", "a"]) == [(0.25, 1.0), (0.25, 2.0), (0.25, 1.0)]
-    assert await cache.caching.classify(VERSION, ["ccc", "bb"]) == [(0.25, 3.0), (0.25, 2.0)]
+
+    async def scores(*texts: str) -> list[tuple[float, ...]]:
+        return [row.scores for row in await cache.caching.classify(VERSION, texts)]
+
+    assert await scores("a", "bb", "a") == [(0.25, 1.0), (0.25, 2.0), (0.25, 1.0)]
+    assert await scores("ccc", "bb") == [(0.25, 3.0), (0.25, 2.0)]
     assert cache.server.asked == ["a", "bb", "ccc"]
 
 
@@ -107,7 +125,7 @@ async def test_what_is_asked_at_once_is_asked_once() -> None:
     writing = [asyncio.create_task(cache.write("x")) for _ in range(5)]
     await eventually(lambda: sum(cache.counts.values()) == 10)
     cache.server.go.set()
-    assert await asyncio.gather(*asking) == [[(0.25, 1.0)]] * 5
+    assert [[row.scores for row in rows] for rows in await asyncio.gather(*asking)] == [[(0.25, 1.0)]] * 5
     assert await asyncio.gather(*writing) == ["one two"] * 5
     assert cache.server.asked == ["a", "x"]
     assert cache.counts == {"miss": 2, "joined": 8}

@@ -17,7 +17,6 @@ from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import ANSWERS_CAPTURED, PREDICTIONS, Topic
 from services.kit.clock import SystemClock
 from services.kit.errors import UnavailableError
-from services.kit.spans import Span
 from services.masking.masks import mask_of
 from services.serving.adapters.answer_journal import AnswerJournal
 from services.serving.adapters.capture_feed import CaptureFeed
@@ -28,7 +27,17 @@ from services.serving.app.ports import Served
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Keeping, Serving
 from services.serving.app.shadowing import Shadows
-from services.serving.domain.answer import FinishReason, Message, Piece, Prompt, Sampling, Task
+from services.serving.domain.answer import (
+    Embedded,
+    FinishReason,
+    Message,
+    Piece,
+    Prompt,
+    Recognized,
+    Sampling,
+    Scored,
+    Task,
+)
 from services.serving.domain.names import ModelReference
 from services.serving.domain.route import SLOTS, Route, RoutedVersion
 
@@ -39,12 +48,16 @@ MAIL = "jane@example.org"
 class Server:
     """Classifies and writes the same to all."""
 
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
         """Not asked here."""
         raise NotImplementedError
 
-    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        return [[0.9, 0.1]] * len(texts)
+    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
+        return [Scored(scores=(0.9, 0.1))] * len(texts)
+
+    async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
+        """Not asked here."""
+        raise NotImplementedError
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
         # The address is cut in two: pieces must be masked together.

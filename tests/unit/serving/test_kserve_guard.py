@@ -90,7 +90,7 @@ async def _requests(*ids: str) -> AsyncIterator[Any]:
 async def test_answers_come_through_one_by_one_and_as_a_stream() -> None:
     async with _door(Streaming()) as stub:
         answer = await stub.ModelInfer(pb.ModelInferRequest(model_name="m"), timeout=30)
-        assert [output.name for output in answer.outputs] == ["scores"]
+        assert answer.outputs[0].name == "scores"
         stream = stub.ModelStreamInfer(_requests("a", "b", "c"), timeout=30)
         assert [piece.infer_response.id async for piece in stream] == ["a", "b", "c"]
         assert [piece async for piece in stub.ModelStreamInfer(_requests(), timeout=30)] == []

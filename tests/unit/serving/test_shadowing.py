@@ -16,7 +16,7 @@ from services.serving.app.ports import Served
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
 from services.serving.app.shadowing import Shadows
-from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Task
+from services.serving.domain.answer import Embedded, FinishReason, Piece, Prompt, Recognized, Sampling, Scored, Task
 from services.serving.domain.names import ModelReference
 from services.serving.domain.route import SLOTS, Role, Route, RoutedVersion
 from tests.waiting import eventually
@@ -40,15 +40,19 @@ class Server:
                 raise self.error
             await self.go.wait()
 
-    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
         """One row for each text."""
         await self._wait(version)
-        return [[0.9, 0.1] if version.number == 1 else [0.2, 0.8] for _ in texts]
+        return [Scored(scores=(0.9, 0.1) if version.number == 1 else (0.2, 0.8)) for _ in texts]
 
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+    async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
+        """Not asked here."""
+        raise NotImplementedError
+
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
         """One span for each text."""
         await self._wait(version)
-        return [[Span(0, 1, "PER")] for _ in texts]
+        return [Recognized(spans=(Span(0, 1, "PER"),)) for _ in texts]
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
         """Two pieces."""

@@ -17,7 +17,7 @@ from services.kit.errors import ResourceExhaustedError, UnavailableError
 from services.serving.adapters.triton_client import TritonClient, open_triton
 from services.serving.adapters.triton_guard import Limits, TritonGuard
 from services.serving.adapters.triton_liveness import Liveness
-from services.serving.domain.answer import Task
+from services.serving.domain.answer import Scored, Task
 from services.serving.domain.route import RoutedVersion
 from tests.unit.serving.reports import Reports
 
@@ -50,8 +50,10 @@ class SilentTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # trito
         if self.frozen.is_set() or self.stuck or self.dead:
             await asyncio.sleep(3600)
         response = pb.ModelInferResponse(model_name=request.model_name, model_version="1")
-        response.outputs.add(name="scores")
-        response.raw_output_contents.append(b"\x00\x00\x80\x3f")
+        outputs = {"scores": b"\x00\x00\x80\x3f", "prompt_tokens": b"\x03\0\0\0", "truncated_tokens": bytes(4)}
+        for name, raw in outputs.items():
+            response.outputs.add(name=name)
+            response.raw_output_contents.append(raw)
         return response
 
 
@@ -105,7 +107,7 @@ async def test_all_that_waits_for_a_frozen_triton_is_refused_and_so_is_what_come
         # They were not even sent.
         assert fake.asked == asked
         fake.frozen.clear()
-        assert await _first_answer(client) == [[1.0]]
+        assert await _first_answer(client) == [Scored(3, 0, (1.0,))]
 
 
 async def _give_up(client: TritonClient) -> None:
@@ -139,7 +141,7 @@ async def test_a_stuck_model_is_asked_by_one_caller_at_a_time_until_it_answers()
         assert stuck == ["m.1"]
         assert fake.asked == 4
         fake.stuck = False
-        assert await _first_answer(client) == [[1.0]]
+        assert await _first_answer(client) == [Scored(3, 0, (1.0,))]
         for _ in range(10):
             await client.classify(version("m"), ["x"])
 
@@ -149,7 +151,7 @@ async def test_a_caller_who_leaves_early_is_not_failure() -> None:
         fake.stuck = True
         await _give_up(client)
         fake.stuck = False
-        assert await client.classify(version("m"), ["x"]) == [[1.0]]
+        assert await client.classify(version("m"), ["x"]) == [Scored(3, 0, (1.0,))]
 
 
 async def test_only_so_many_wait_for_one_model() -> None:
@@ -164,11 +166,11 @@ async def test_only_so_many_wait_for_one_model() -> None:
         assert refused.value.retry_after_s
         fake.stuck = False
         # Another model has a queue of its own.
-        assert await client.classify(version("other"), ["x"]) == [[1.0]]
+        assert await client.classify(version("other"), ["x"]) == [Scored(3, 0, (1.0,))]
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        assert await client.classify(version("m"), ["x"]) == [[1.0]]
+        assert await client.classify(version("m"), ["x"]) == [Scored(3, 0, (1.0,))]
 
 
 async def test_a_request_that_a_dead_process_holds_ends_although_nothing_else_is_asked() -> None:
@@ -178,7 +180,7 @@ async def test_a_request_that_a_dead_process_holds_ends_although_nothing_else_is
             async with asyncio.timeout(30):
                 await client.classify(version("m"), ["x"])
         fake.dead = False
-        assert await client.classify(version("m"), ["x"]) == [[1.0]]
+        assert await client.classify(version("m"), ["x"]) == [Scored(3, 0, (1.0,))]
 
 
 async def test_a_slow_model_that_lives_is_waited_for() -> None:

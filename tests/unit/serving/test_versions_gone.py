@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,12 +11,11 @@ from datetime import UTC, datetime
 import pytest
 
 from services.kit.clock import SystemClock
-from services.kit.spans import Span
 from services.serving.app.ports import NotLoadedError, Served
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
 from services.serving.app.shadowing import Shadows
-from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Task
+from services.serving.domain.answer import Embedded, FinishReason, Piece, Prompt, Recognized, Sampling, Scored, Task
 from services.serving.domain.names import ModelReference
 from services.serving.domain.route import SLOTS, Route, RoutedVersion
 from tests.waiting import eventually
@@ -33,15 +33,20 @@ class Server:
         if version.number not in self.loaded:
             raise NotLoadedError(f"{version.name} is not loaded")
 
-    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[Span]]:
+    async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
         """No span in any text."""
         self._check(version)
-        return [[] for _ in texts]
+        return [Recognized() for _ in texts]
 
-    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+    async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
         """One row for each text."""
         self._check(version)
-        return [[1.0] for _ in texts]
+        return [Scored(scores=(1.0,)) for _ in texts]
+
+    async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
+        """One row for each text."""
+        self._check(version)
+        return [Embedded(values=array("f", [3.0, 4.0])) for _ in texts]
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
         """One piece."""

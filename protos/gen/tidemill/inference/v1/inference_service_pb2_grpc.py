@@ -40,6 +40,11 @@ class InferenceServiceStub:
                 request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PredictRequest.SerializeToString,
                 response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/tidemill.inference.v1.InferenceService/Embed',
+                request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_unary(
                 '/tidemill.inference.v1.InferenceService/Generate',
                 request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.GenerateRequest.SerializeToString,
@@ -118,6 +123,14 @@ class InferenceServiceServicer:
 
     def Predict(self, request, context):
         """Classifies texts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Turns texts into vectors, by the encoder of a classifier. Vectors of two versions cannot be compared: without a
+        version the serving one answers, never a canary.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,6 +245,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PredictRequest.FromString,
                     response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PredictResponse.SerializeToString,
             ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.FromString,
+                    response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.SerializeToString,
+            ),
             'Generate': grpc.unary_unary_rpc_method_handler(
                     servicer.Generate,
                     request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.GenerateRequest.FromString,
@@ -331,6 +349,33 @@ class InferenceService:
             '/tidemill.inference.v1.InferenceService/Predict',
             tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PredictRequest.SerializeToString,
             tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.inference.v1.InferenceService/Embed',
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.SerializeToString,
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,
