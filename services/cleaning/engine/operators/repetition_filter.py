@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import filterfalse
+from operator import mul
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -30,6 +32,8 @@ _MAX_REPEATED_PART_CHARS = 0.2
 _MAX_TOP_NGRAM = {2: 0.2, 3: 0.18, 4: 0.16}
 
 _MAX_REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+# Longer runs of words repeat only if these do.
+_FEW_REPEATED = min(_MAX_REPEATED_NGRAMS.values())
 
 # A text is checked for repeated words if one of these shares of its n-grams of characters is reached: repeats among the
 # long ones, repeats among the short ones, the commonest short one. The last for Chinese follows from Gopher's limits
@@ -45,6 +49,9 @@ _MAX_PERIODS = 5
 _FEWEST_CHARS = 12
 _HEAD = 6
 
+
+# Characters of the texts whose n-grams are counted together.
+_TOGETHER = 1 << 16
 
 # A Chinese or Japanese character, or what stands between such and white space.
 _WORD = re.compile(rf"{CJK.pattern}|[^\s{CJK.pattern[1:-1]}]+")
@@ -129,32 +136,63 @@ class RepetitionFilter(Filter[RepetitionFilterParams]):
 def _repeats(points: CodePoints, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """For each text, its n-grams of characters, how many of them repeat another, and how often the commonest occurs.
 
-    By hash, so the second and third may be too large, never too small.
+    N-grams are equal if their hashes of 64 bits are.
     """
     import numpy as np
 
     totals = np.maximum(points.lengths - size + 1, 0)
-    hashes = _ngram_hashes(points.codes.astype(np.uint64), size)
-    owner = np.repeat(np.arange(len(totals)), totals)
+    repeats, commonest = np.zeros_like(totals), np.zeros_like(totals)
+    # Texts together whose tables fit into a processor's cache.
+    ends = points.starts + points.lengths
+    first = 0
+    while first < len(totals):
+        last = max(first + 1, int(np.searchsorted(ends, points.starts[first] + _TOGETHER, side="right")))
+        part = slice(first, last)
+        codes = points.codes[points.starts[first] : ends[last - 1]]
+        repeats[part], commonest[part] = _repeats_of(codes, points.lengths[part], totals[part], size)
+        first = last
+    return totals, repeats, commonest
+
+
+def _repeats_of(
+    codes: NDArray[np.uint32], lengths: NDArray[np.int64], totals: NDArray[np.int64], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The second and third figure of `_repeats`, of texts that follow one another."""
+    import numpy as np
+
     offsets = np.concatenate(([0], np.cumsum(totals)))
-    places = np.repeat(points.starts, totals) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], totals)
-    bits = max(10, int(offsets[-1]).bit_length() + 3)
-    # The record is part of the hash, so one table serves all records; each bucket keeps the last writer.
-    mixed = hashes[places] + owner.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    if not offsets[-1]:
+        return totals, totals
+    hashes = _ngram_hashes(codes.astype(np.uint64), size)
+    # The text is part of the hash, so one table serves all texts.
+    hashes += np.repeat(np.arange(len(totals), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15), lengths)[: len(hashes)]
+    # Without those that reach into the next text.
+    within = np.ones(len(hashes) + size, dtype=bool)
+    ends = np.cumsum(lengths)
+    for back in range(1, size):
+        within[np.maximum(ends - back, 0)[lengths >= back]] = False
+    mixed = hashes[within[: len(hashes)]]
     mixed ^= mixed >> np.uint64(32)
     mixed *= np.uint64(0xD6E8FEB86659FD93)
-    buckets = mixed >> np.uint64(64 - bits)
-    order = np.arange(offsets[-1], dtype=np.int32)
-    table = np.empty(1 << bits, dtype=np.int32)
-    table[buckets] = order
-    running = np.concatenate(([0], np.cumsum(table[buckets] == order)))
-    repeats = totals - (running[offsets[1:]] - running[offsets[:-1]])
-    commonest = np.zeros(len(totals), dtype=np.int64)
-    if size == _SHORT:
-        held = np.flatnonzero(totals)
-        counts = np.bincount(buckets.astype(np.int64), minlength=1 << bits)[buckets]
-        commonest[held] = np.maximum.reduceat(counts, offsets[:-1][held])
-    return totals, repeats, commonest
+    order = np.arange(len(mixed), dtype=np.int32)
+    counts = np.zeros(len(mixed), dtype=np.int64)
+    while len(mixed):
+        bits = max(10, len(mixed).bit_length() + 1)
+        buckets = (mixed >> np.uint64(64 - bits)).astype(np.int64)
+        # Each bucket keeps the last writer; equal n-grams meet in one, and what only shares its bucket tries another.
+        table = np.empty(1 << bits, dtype=np.int32)
+        places = np.arange(len(mixed), dtype=np.int32)
+        table[buckets] = places
+        held = table[buckets]
+        equal = mixed[held] == mixed
+        counts += np.bincount(order[held[equal]], minlength=len(counts))
+        order, mixed = order[~equal], mixed[~equal] * np.uint64(0xD6E8FEB86659FD93)
+    repeats, commonest = totals.copy(), np.zeros_like(totals)
+    some = np.flatnonzero(totals)
+    begins = offsets[:-1][some]
+    repeats[some] -= np.add.reduceat(counts > 0, begins, dtype=np.int64)
+    commonest[some] = np.maximum.reduceat(counts, begins)
+    return repeats, commonest
 
 
 def periods(text: str) -> int:
@@ -172,13 +210,21 @@ def periods(text: str) -> int:
 
 def repeated_words(text: str, min_words: int) -> str:
     """Which of Gopher's limits a text exceeds, with figure and limit; empty if none, or if it has fewer words."""
-    words = [word for word in _WORD.findall(text.casefold()) if word.isalnum() or any(map(str.isalnum, word))]
+    folded = text.casefold()
+    # White space is the same to both.
+    spaced = folded.isascii() or CJK.search(folded) is None
+    words = folded.split() if spaced else _WORD.findall(folded)
+    counts = Counter(words)
+    if signs := {word for word in filterfalse(str.isalnum, counts) if not any(map(str.isalnum, word))}:
+        words = [word for word in words if word not in signs]
     # A Chinese word has about two characters.
-    scale = 2 if 2 * len(CJK.findall(text)) > len(words) else 1
+    scale = 1 if spaced or 2 * len(CJK.findall(text)) <= len(words) else 2
     if len(words) < scale * min_words:
         return ""
     for name, separator in (("line", "\n"), ("paragraph", "\n\n")):
         parts = [part for part in map(str.strip, text.split(separator)) if part]
+        if len(set(parts)) == len(parts):
+            continue
         again = [part for part, count in Counter(parts).items() for _ in range(count - 1)]
         if len(again) > _MAX_REPEATED_PARTS * len(parts):
             return f"duplicate_{name}s={len(again) / len(parts):.3f} > {_MAX_REPEATED_PARTS:g}"
@@ -186,20 +232,36 @@ def repeated_words(text: str, min_words: int) -> str:
         if share > _MAX_REPEATED_PART_CHARS:
             return f"duplicate_{name}_chars={share:.3f} > {_MAX_REPEATED_PART_CHARS:g}"
     chars = sum(map(len, words))
+    # No n-gram occurs more often than the rarest of its words, so its characters are at most those of the most frequent
+    # word, by length and count, as often as it has words.
+    heaviest = max(map(mul, counts.values(), map(len, counts)))
     for words_in, limit in _MAX_TOP_NGRAM.items():
         size = scale * words_in
-        gram, count = Counter(zip(*(words[start:] for start in range(size)), strict=False)).most_common(1)[0]
+        if len(words) < size or size * heaviest <= limit * chars:
+            continue
+        gram, count = Counter(_ngrams(words, size)).most_common(1)[0]
         share = count * sum(map(len, gram)) / chars
         if count > 1 and share > limit:
             return f"top_{words_in}gram={share:.3f} > {limit:g}"
     for words_in, limit in _MAX_REPEATED_NGRAMS.items():
+        if _most_repeated_chars(words, scale * words_in) <= _FEW_REPEATED * chars:
+            break
         share = _repeated_chars(words, scale * words_in) / chars
         if share > limit:
             return f"duplicate_{words_in}grams={share:.3f} > {limit:g}"
-        if share <= min(_MAX_REPEATED_NGRAMS.values()):
-            # Longer runs repeat only if these do.
+        if share <= _FEW_REPEATED:
             break
     return ""
+
+
+def _ngrams(words: list[str], size: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(size)), strict=False)
+
+
+def _most_repeated_chars(words: list[str], size: int) -> int:
+    """At least as much as `_repeated_chars`, at a fraction of its cost."""
+    count = max(len(words) - size + 1, 0)
+    return (count - len(set(_ngrams(words, size)))) * size * max(map(len, words))
 
 
 def _repeated_chars(words: list[str], size: int) -> int:
