@@ -10,6 +10,7 @@ import uvloop
 from opentelemetry import trace
 
 from gateway.facade.auth import ApiKeyInterceptor
+from gateway.facade.messages import MessageBudget, MessageInterceptor
 from gateway.facade.proxy import FacadeHandler
 from gateway.facade.spans import SpanInterceptor
 from gateway.facade.table import public_services
@@ -53,6 +54,10 @@ def grpc_limits(settings: GatewaySettings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_connection_idle_ms", 15 * 60 * 1000),
         ("grpc.max_connection_age_ms", 60 * 60 * 1000),
         ("grpc.server_handshake_timeout_ms", 10_000),
+        # What a call may send before its message is read. By itself gRPC's core raises it on a fast connection without
+        # a limit; while a message is read, the window is as large as the message.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 64 * 1024),
     )
 
 
@@ -127,6 +132,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
         for_peers=False,
         interceptors=[
             *([ApiKeyInterceptor(ring, limiter)] if settings.auth else []),
+            MessageInterceptor(MessageBudget(settings.message_limits)),
             SpanInterceptor(facade.paths, tracer),
         ],
         default_deadline_s=_LAST_DEADLINE_S,

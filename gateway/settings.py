@@ -8,9 +8,11 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from gateway.facade.messages import MessageLimits
 from gateway.http.limits import HttpLimits
 from gateway.keys.usage import MAX_PROCESSES
 from services.kit.config import UNIX, ServiceSettings
+from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.tls import TlsFiles
 
 _ORIGIN = re.compile(r"https?://[^/\s,?#]+")
@@ -54,6 +56,16 @@ class GatewaySettings(ServiceSettings):
         None, description="folder of the processes' own sockets, for probes and metrics; the mesh sets it"
     )
     max_streams_per_connection: int = Field(1000, ge=1, description="calls at once on one gRPC connection")
+    messages_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1024,
+        description="memory for gRPC messages that are being read, and as much for those of calls that are being "
+        "answered; beyond it RESOURCE_EXHAUSTED with RetryInfo",
+    )
+    message_timeout_s: float = Field(60.0, gt=0, description="time for the message of a gRPC call to arrive")
+    max_request_streams: int = Field(
+        256, ge=1, description="gRPC calls with a stream of requests at once, half of them of one key"
+    )
 
     tls_cert: Path | None = Field(None, description="certificate chain (PEM) of both doors; plain text when unset")
     tls_key: Path | None = Field(None, description="private key (PEM) of the certificate")
@@ -103,6 +115,16 @@ class GatewaySettings(ServiceSettings):
         if self.tls_cert is None or self.tls_key is None:
             return None
         return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+    @property
+    def message_limits(self) -> MessageLimits:
+        """Limits of the messages of gRPC clients."""
+        return MessageLimits(
+            bytes_read=self.messages_bytes,
+            largest=MAX_MESSAGE_BYTES,
+            arrival_s=self.message_timeout_s,
+            streams=self.max_request_streams,
+        )
 
     @property
     def http_limits(self) -> HttpLimits:

@@ -11,14 +11,17 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from tests.faults.gateway_process import GatewayProcess, running_gateway
-from tests.faults.http2 import CONTINUATION, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, frame, kinds
+from tests.faults.http2 import CONTINUATION, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, UnfinishedMessages, frame, kinds
 
 MIB = 1024 * 1024
 
@@ -284,6 +287,49 @@ def test_messages_without_a_key_are_not_read(gateway: GatewayProcess) -> None:
         for one in pending:
             assert one.code() is grpc.StatusCode.UNAUTHENTICATED
     assert gateway.resident() - before < 64 * MIB
+
+
+@pytest.mark.parametrize("method", ["tidemill.ingest.v1.IngestService/IngestRecords", "grpc.health.v1.Health/Check"])
+def test_messages_that_are_never_finished_share_a_budget(patient: GatewayProcess, method: str) -> None:
+    before = patient.resident()
+    with contextlib.closing(UnfinishedMessages(patient.grpc, f"/{method}", patient.key)) as slow:
+        for _ in range(24):
+            slow.call(60 * 1_000_000)
+        taken = slow.send_all(silence_s=6)
+        grown = patient.resident() - before
+        assert taken < 24 * 60 * 1_000_000 / 3, f"{taken / MIB:.0f} MiB were taken"
+        assert grown < 500 * MIB, f"{grown / MIB:.0f} MiB more"
+        # Others are answered meanwhile, and those who were refused know when to retry.
+        assert len(slow.ended) >= 20
+        with grpc.insecure_channel(f"127.0.0.1:{patient.grpc}") as channel:
+            health: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+            if "ingest" in method:
+                health(b"", timeout=20)
+            call: Any = channel.unary_unary("/tidemill.ingest.v1.IngestService/IngestRecords")
+            with pytest.raises(grpc.RpcError) as found:
+                call(b"", metadata=(("x-api-key", patient.key),), timeout=20)
+            expected = grpc.StatusCode.RESOURCE_EXHAUSTED if "ingest" in method else grpc.StatusCode.UNAVAILABLE
+            assert found.value.code() is expected
+            if "ingest" in method:
+                failed: Any = found.value
+                status = rpc_status.from_call(failed)
+                info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+                assert status is not None
+                assert status.details[0].Unpack(info)
+                assert status.details[1].Unpack(retry)
+                assert info.reason == "MESSAGES_UNDER_WAY"
+                assert retry.retry_delay.seconds > 0
+    assert "Traceback" not in patient.log.read_text()
+
+
+def test_streams_of_requests_are_bounded_in_number(tmp_path: Path) -> None:
+    with running_gateway(tmp_path, {"MAX_REQUEST_STREAMS": "8"}) as gateway:
+        path = "/tidemill.ingest.v1.IngestService/StreamRecords"
+        with contextlib.closing(UnfinishedMessages(gateway.grpc, path, gateway.key)) as slow:
+            for _ in range(10):
+                slow.call(1_000_000)
+            slow.send_all(silence_s=2)
+            assert len(slow.ended) == 6  # half of the streams are one key's
 
 
 def test_connections_that_never_speak_are_closed(gateway: GatewayProcess) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
 from services.kit.errors import FailedPreconditionError
@@ -91,10 +92,28 @@ def create_server(
 def finish_server(server: grpc.aio.Server, services: Sequence[str]) -> GrpcServer:
     """Adds health and reflection once the servicers named by `services` (full proto names) are added."""
     servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    unread: Any = _ReadByHandlers(server)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, unread)
     names = [*services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-    reflection.enable_server_reflection(names, server, pool=descriptor_pool.Default())
+    about = reflection.aio.ReflectionServicer(names, pool=descriptor_pool.Default())
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(about, unread)  # type: ignore[no-untyped-call]
     return GrpcServer(server, servicer, tuple(services))
+
+
+class _ReadByHandlers:
+    """A server that reads no message of a call before its interceptors have run.
+
+    Of a method that is registered by name gRPC's core reads the message first, also if the caller is then refused.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """Does nothing: the generic handlers have the same methods."""
 
 
 def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
