@@ -39,6 +39,7 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
     },
     "tidemill.cleaning.v1.CleaningService": {
         "CleanText": frozenset({Role.READ, Role.INGEST, Role.OPERATE}),
+        "CountRecords": _SEE,
         "GetRecord": _SEE,
         # It shows originals, personal data included.
         "ExplainRecord": _RUN,
@@ -84,6 +85,13 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         # They show what people asked, masked.
         "GetCapturedAnswer": _RUN,
         "ListCapturedAnswers": _RUN,
+    },
+    "tidemill.pipeline.v1.TriggerService": {
+        "PutTrigger": _RUN,
+        "GetTrigger": _SEE,
+        "ListTriggers": _SEE,
+        "PauseTrigger": _RUN,
+        "ResumeTrigger": _RUN,
     },
     "tidemill.telemetry.v1.TelemetryService": {"SearchLogs": _SEE, "GetTrace": _SEE, "SearchTraces": _SEE},
     "inference.GRPCInferenceService": {

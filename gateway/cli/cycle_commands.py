@@ -69,7 +69,8 @@ def _load(path: Path) -> PipelineFile:
 
 
 def _exit_code(cycle: Cycle) -> int:
-    return {Cycle.STATE_SUCCEEDED: 0, Cycle.STATE_REJECTED: EXIT_REJECTED}.get(cycle.state, EXIT_FAILED)
+    codes = {Cycle.STATE_SUCCEEDED: 0, Cycle.STATE_UNCHANGED: 0, Cycle.STATE_REJECTED: EXIT_REJECTED}
+    return codes.get(cycle.state, EXIT_FAILED)
 
 
 def _start(connection: Connection, file: PipelineFile, console: Console) -> Cycle:

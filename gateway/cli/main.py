@@ -14,6 +14,7 @@ from gateway.cli.key_commands import keys
 from gateway.cli.output import EXIT_FAILED, stderr
 from gateway.cli.plan_command import plan
 from gateway.cli.route_commands import route
+from gateway.cli.trigger_commands import triggers, why
 from services.kit.errors import InvalidArgumentError, TidemillError
 
 EXIT_USAGE = 2
@@ -43,6 +44,8 @@ def create_cli() -> typer.Typer:
     cli.command("follow", rich_help_panel=pipelines)(cycle_commands.follow_cycle)
     cli.command(rich_help_panel=pipelines)(cycle_commands.cycles)
     cli.command(rich_help_panel=pipelines)(cycle_commands.cancel)
+    cli.command(rich_help_panel=pipelines)(why)
+    cli.add_typer(triggers, name="triggers", rich_help_panel=pipelines)
     cli.command(rich_help_panel=use)(model_commands.models)
     cli.add_typer(route, name="route", rich_help_panel=use)
     cli.command(rich_help_panel=use)(model_commands.predict)

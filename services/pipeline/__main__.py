@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
+from tidemill.pipeline.v1 import trigger_service_pb2_grpc as trigger_stubs
 
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
@@ -30,16 +31,20 @@ from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
 from services.pipeline.adapters.peers import DatasetVersions, Imports, Runs, ServedModels
 from services.pipeline.adapters.tracing import SpanTracing
+from services.pipeline.adapters.trigger_store import SqlTriggerStore
 from services.pipeline.adapters.wakeups import EventWakeups
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycle_runner import CycleDependencies
 from services.pipeline.app.cycle_scheduler import CycleScheduler
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackService
+from services.pipeline.app.triggers import PipelineTriggers
+from services.pipeline.domain.cycle import Cycle, PipelineSpec
 from services.pipeline.entrypoints.consumer import TOPICS, PeerEventHandler
 from services.pipeline.entrypoints.feedback_inbound import FeedbackInbound
 from services.pipeline.entrypoints.servicer import PipelineServicer
-from services.pipeline.entrypoints.worker import publish_pending_feedback
+from services.pipeline.entrypoints.trigger_servicer import TriggerServicer
+from services.pipeline.entrypoints.worker import publish_pending_feedback, start_triggered_cycles
 from services.pipeline.settings import PipelineSettings
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
@@ -62,7 +67,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         )
     ]
     wakeups = EventWakeups(asyncio.get_running_loop())
-    datasets = DatasetVersions(cleaning)
+    datasets, tracing = DatasetVersions(cleaning), SpanTracing()
     dependencies = CycleDependencies(
         cycles=SqlCycleStore(engine),
         imports=Imports(ingest),
@@ -73,11 +78,32 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         captures=captures,
         announcer=announcer,
         wakeups=wakeups,
-        tracing=SpanTracing(),
+        tracing=tracing,
         clock=clock,
     )
     scheduler = CycleScheduler(dependencies)
-    cycles = Cycles(dependencies.cycles, datasets, clock, started=scheduler.start, cancelled=scheduler.cancel)
+    trigger_store = SqlTriggerStore(engine)
+    cycles = Cycles(
+        dependencies.cycles,
+        datasets,
+        clock,
+        started=scheduler.start,
+        cancelled=scheduler.cancel,
+        register=lambda spec: trigger_store.put(spec, clock.now()),
+    )
+
+    async def start_triggered(spec: PipelineSpec, request_id: str, reasons: tuple[str, ...]) -> Cycle:
+        with tracing.triggered() as traceparent:
+            return await cycles.create(spec, request_id, traceparent, reasons)
+
+    triggers = PipelineTriggers(
+        trigger_store,
+        dependencies.cycles,
+        captures,
+        datasets,
+        start_triggered,
+        clock,
+    )
     recorded = Wakeup(asyncio.get_running_loop())
     feedback = FeedbackService(
         SqlFeedbackStore(engine), captures, announcer, clock, settings.keep_answers_days, recorded.set
@@ -94,12 +120,17 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_PipelineServiceServicer_to_server(PipelineServicer(cycles, feedback, captures), server)
-        return ["tidemill.pipeline.v1.PipelineService"]
+        trigger_stubs.add_TriggerServiceServicer_to_server(TriggerServicer(triggers), server)
+        return ["tidemill.pipeline.v1.PipelineService", "tidemill.pipeline.v1.TriggerService"]
 
     return Service(
         register=register,
         consumers=[consumer, retention],
-        tasks=[scheduler.run, lambda: publish_pending_feedback(feedback, recorded)],
+        tasks=[
+            scheduler.run,
+            lambda: publish_pending_feedback(feedback, recorded),
+            lambda: start_triggered_cycles(triggers),
+        ],
         stopping=[publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
         closers=[*(channel.close for channel in channels), publisher.close, engine.dispose],

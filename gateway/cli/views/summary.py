@@ -22,6 +22,7 @@ _BAR = 24
 _TITLES = {
     Cycle.STATE_SUCCEEDED: ("green", "published"),
     Cycle.STATE_REJECTED: ("yellow", "no build passed the gate; the previous version keeps serving"),
+    Cycle.STATE_UNCHANGED: ("cyan", "nothing new to learn since the last cycle"),
     Cycle.STATE_FAILED: ("red", "failed"),
     Cycle.STATE_CANCELLED: ("yellow", "cancelled"),
     Cycle.STATE_RUNNING: ("cyan", "still at work"),
@@ -43,6 +44,8 @@ def _sections(cycle: Cycle, width: int) -> Iterator[RenderableType]:
     seconds = (cycle.update_time.ToNanoseconds() - cycle.create_time.ToNanoseconds()) / 1e9
     yield Text()
     yield Rule(Text.assemble((cycle.spec.name, "bold"), " · ", (word, color), f" · {duration(seconds)}"), style=color)
+    if cycle.reasons:
+        yield _block("Started by its triggers", Text(" ".join(cycle.reasons)))
     if cycle.HasField("failure"):
         yield _block("Failure", Text(cycle.failure.message, "red"))
     if cycle.HasField("dataset_version"):

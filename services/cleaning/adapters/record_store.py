@@ -137,6 +137,15 @@ class SqlRecordStore:
         with translate_database_errors(), self._reads.connect() as connection:
             return {row[0]: ImportCount(row[1] - row[2], row[2]) for row in connection.execute(query)}
 
+    def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
+        """See the port."""
+        theirs = raw_records.c.source.in_(list(sources))
+        newest = select(func.max(raw_records.c.arrival)).where(theirs)
+        arrived = (theirs, raw_records.c.arrival > after, raw_records.c.withdrawn == false())
+        with translate_database_errors(), self._reads.connect() as connection:
+            count = connection.execute(select(func.count()).select_from(raw_records).where(*arrived)).scalar_one()
+            return count, connection.execute(newest).scalar() or 0
+
     def content_digests(self, sources: Sequence[str]) -> Sequence[tuple[str, str]]:
         """See the port."""
         query = select(raw_records.c.record_id, raw_records.c.content_digest).where(

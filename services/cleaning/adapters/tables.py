@@ -30,6 +30,7 @@ raw_records = Table(
     Column("withdrawn", Boolean, nullable=False),
 )
 Index("ix_raw_records_id", raw_records.c.record_id)
+Index("ix_raw_records_arrival", raw_records.c.source, raw_records.c.arrival)
 
 # The latest statement of each origin about a record: held, or gone. The empty origin stands for pushes.
 record_claims = Table(

@@ -73,6 +73,10 @@ class RecordStore(Protocol):
         """What has arrived, by import; imports of which nothing has arrived are left out."""
         ...
 
+    def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
+        """Records of the sources that are not withdrawn and arrived after a moment, and when the newest of all did."""
+        ...
+
     def content_digests(self, sources: Sequence[str]) -> Sequence[tuple[str, str]]:
         """Id and content digest of every raw record of the sources that is not withdrawn."""
         ...

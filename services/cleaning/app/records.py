@@ -71,6 +71,10 @@ class Records:
                 self._announcer.verdicts(pending)
                 self._records.mark_announced(pending)
 
+    def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
+        """Records of sources that arrived after a moment (microseconds), and when the newest of all of them did."""
+        return self._records.count(sources, after)
+
     def clean_text(
         self,
         text: str,

@@ -41,6 +41,11 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         )
         return mapping.explanation_to(explanation)
 
+    async def CountRecords(self, request: pb.CountRecordsRequest, context: Any) -> pb.CountRecordsResponse:
+        """Counts records."""
+        count, newest = await asyncio.to_thread(self._records.count, list(request.sources), request.after)
+        return pb.CountRecordsResponse(count=count, newest_arrival=newest)
+
     async def GetRecord(self, request: pb.GetRecordRequest, context: Any) -> pb.GetRecordResponse:
         """Returns a record and its verdicts."""
         found = await asyncio.to_thread(self._records.record, request.record_id, request.source)

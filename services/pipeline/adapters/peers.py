@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -94,7 +94,7 @@ class Imports:
 
 
 class DatasetVersions:
-    """Implements `Worker` and `Datasets` of `services.pipeline.app.ports` with cleaning's data sets."""
+    """Implements `Worker` and `Datasets` of `services.pipeline.app.ports`, and `RecordCounts`, with cleaning."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub: Any = CleaningServiceStub(channel)
@@ -104,6 +104,13 @@ class DatasetVersions:
         order = {"request_id": new_id(), "name": name, "spec": spec}
         with translate_rpc_errors("cleaning"):
             await self._stub.PutDataset(ParseDict(order, cleaning_pb.PutDatasetRequest()))
+
+    async def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
+        """See the port."""
+        request = cleaning_pb.CountRecordsRequest(sources=sources, after=after)
+        with translate_rpc_errors("cleaning"):
+            response = await self._stub.CountRecords(request)
+        return response.count, response.newest_arrival
 
     async def start(self, order: Json, request_id: str) -> Work:
         """See the port; the order is a BuildDatasetVersionRequest."""

@@ -15,11 +15,11 @@ from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stag
 from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference, Verdict
 from services.pipeline.domain.learning import FeedbackUse, Kind, Lesson
+from services.pipeline.domain.triggers import QuietHours, Triggers
 
 
 def cycle_row(cycle: Cycle) -> dict[str, Any]:
     """All columns of `cycles` but `cancel_requested`."""
-    spec = cycle.spec
     body = {
         "stages": [_stage_json(stage) for stage in cycle.stages],
         "imports": cycle.imports,
@@ -30,13 +30,14 @@ def cycle_row(cycle: Cycle) -> dict[str, Any]:
         "verdicts": [asdict(verdict) for verdict in cycle.verdicts],
         "model_version": cycle.model_version,
         "failure": asdict(cycle.failure) if cycle.failure else None,
+        "reasons": cycle.reasons,
     }
     return {
         "cycle_id": cycle.cycle_id,
         "pipeline": cycle.pipeline,
         "at_work": None if cycle.state.final else cycle.pipeline,
         "state": cycle.state.value,
-        "spec": {**asdict(spec), "preference": spec.preference.value},
+        "spec": spec_row(cycle.spec),
         "body": body,
         "request_id": cycle.request_id or None,
         "traceparent": cycle.traceparent,
@@ -48,21 +49,11 @@ def cycle_row(cycle: Cycle) -> dict[str, Any]:
 
 def cycle_of(row: Mapping[Any, Any]) -> Cycle:
     """The cycle of a row."""
-    spec, body = row["spec"], row["body"]
+    body = row["body"]
     return Cycle(
         pipeline=row["pipeline"],
         cycle_id=row["cycle_id"],
-        spec=PipelineSpec(
-            name=spec["name"],
-            sources=tuple(spec["sources"]),
-            dataset=spec["dataset"],
-            training=spec["training"],
-            gate=Gate(**spec["gate"]),
-            model=spec["model"],
-            preference=Preference(spec["preference"]),
-            capture=capture_of(spec["capture"]) if spec.get("capture") else None,
-            feedback=FeedbackUse(**spec["feedback"]) if spec.get("feedback") else None,
-        ),
+        spec=spec_of(row["spec"]),
         create_time=row["create_time"],
         update_time=row["update_time"],
         state=CycleState(row["state"]),
@@ -75,11 +66,37 @@ def cycle_of(row: Mapping[Any, Any]) -> Cycle:
         verdicts=tuple(Verdict(**item) for item in body["verdicts"]),
         model_version=body["model_version"],
         failure=Failure(**body["failure"]) if body["failure"] else None,
+        reasons=tuple(body.get("reasons", ())),
         traceparent=row["traceparent"],
         request_id=row["request_id"] or "",
         cancel_requested=row["cancel_requested"],
         announced=row["announced"],
     )
+
+
+def spec_row(spec: PipelineSpec) -> dict[str, Any]:
+    """JSON form of a spec, see `spec_of`."""
+    return {**asdict(spec), "preference": spec.preference.value}
+
+
+def spec_of(value: Mapping[str, Any]) -> PipelineSpec:
+    """The spec of its JSON form; what earlier releases did not store is left out."""
+    return PipelineSpec(
+        name=value["name"],
+        sources=tuple(value["sources"]),
+        dataset=value["dataset"],
+        training=value["training"],
+        gate=Gate(**value["gate"]),
+        model=value["model"],
+        preference=Preference(value["preference"]),
+        capture=capture_of(value["capture"]) if value.get("capture") else None,
+        feedback=FeedbackUse(**value["feedback"]) if value.get("feedback") else None,
+        triggers=_triggers_of(value["triggers"]) if value.get("triggers") else None,
+    )
+
+
+def _triggers_of(value: Mapping[str, Any]) -> Triggers:
+    return Triggers(**{**value, "quiet_hours": tuple(QuietHours(**item) for item in value["quiet_hours"])})
 
 
 def _stage_json(stage: Stage) -> dict[str, Any]:

@@ -107,5 +107,30 @@ lessons = Table(
     Column("time", UtcMicros, nullable=False),
 )
 
+triggers = Table(
+    "triggers",
+    metadata,
+    Column("pipeline", String(64), primary_key=True),
+    Column("spec", JsonText, nullable=False),
+    Column("scheduled_until", UtcMicros, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("pause_reason", FreeText, nullable=False),
+    Column("met_since", UtcMicros, nullable=True),
+    Column("cursors", JsonText, nullable=False),
+)
+
+# An order to start a cycle; `cycle` is empty until it is known to exist.
+trigger_firings = Table(
+    "trigger_firings",
+    metadata,
+    Column("request_id", String(128), primary_key=True),
+    Column("pipeline", String(64), nullable=False, index=True),
+    Column("fire_time", UtcMicros, nullable=False),
+    Column("reasons", JsonText, nullable=False),
+    Column("spec", JsonText, nullable=False),
+    Column("cycle", String(160), nullable=False, index=True),
+    Column("error", FreeText, nullable=False),
+)
+
 # One row, made with the table: pseudonyms of this mesh differ from those of another.
 pseudonym_salt = Table("pseudonym_salt", metadata, Column("salt", String(64), primary_key=True))

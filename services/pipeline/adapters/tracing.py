@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 
 from services.kit.telemetry import schema
-from services.kit.telemetry.context import trace_context
+from services.kit.telemetry.context import current_traceparent, trace_context
 from services.pipeline.domain.cycle import Cycle
 
 
@@ -25,3 +26,9 @@ class SpanTracing:
         attributes = {schema.CYCLE: cycle.name, schema.STAGE: stage}
         with self._tracer.start_as_current_span(f"stage {stage}", context=parent, attributes=attributes):
             yield
+
+    @contextmanager
+    def triggered(self) -> Iterator[str]:
+        """A new trace around the start of a cycle by triggers; gives its traceparent."""
+        with self._tracer.start_as_current_span("trigger", context=Context()):
+            yield current_traceparent()

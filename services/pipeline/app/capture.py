@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from services.kit.clock import Clock
@@ -69,6 +70,13 @@ class Captures:
         """Deletes what was kept long enough."""
         if expired := self._store.expire(self._clock.now()):
             logger.info("%d captured answers were kept as long as their pipelines say, and are deleted", expired)
+
+    def count_corrections(self, spec: PipelineSpec, since: datetime | None) -> int:
+        """The corrections after a moment that a data set of a pipeline would take; all of them when None."""
+        if spec.feedback is None:
+            return 0
+        lessons = chosen([lesson for lesson in self._store.lessons(spec.model) if _fits(lesson)], spec.feedback)
+        return sum(lesson.kind is Kind.CORRECTION and (since is None or lesson.time > since) for lesson in lessons)
 
     def write_lessons(self, spec: PipelineSpec) -> Json:
         """Writes what feedback teaches a pipeline's model as JSON lines, a record each.

@@ -36,6 +36,7 @@ from services.pipeline.domain.gate import judge, measured
 logger = logging.getLogger(__name__)
 
 _PROGRESS_EVERY_S = 0.25
+_CYCLES_READ = 50
 # How long a cancelled cycle waits to learn the name of the work that it was just ordering.
 _ORDER_PATIENCE_S = 10.0
 # A publication that has begun finishes; one that waits for its peer is cancelled.
@@ -125,6 +126,8 @@ class CycleRunner:
                         progress=None,
                     )
                     await self._change(done)
+                    if stage.name == "clean" and await self._unchanged():
+                        await self._end(CycleState.UNCHANGED)
                 else:
                     await self._stop_work(stage.name)
                     await self._end(CycleState.CANCELLED)
@@ -232,6 +235,20 @@ class CycleRunner:
             )
         summary = f"{train:,} for training, {holdout:,} held out, {rejected:,} rejected{_of_feedback(version)}"
         await self._summarize("clean", summary, ended.reused)
+
+    async def _unchanged(self) -> bool:
+        """Whether triggers started the cycle, and an earlier one of an equal pipeline learnt from the same data set."""
+        version = self._cycle.dataset_version
+        if not self._cycle.reasons or version is None:
+            return False
+        page = partial(self._deps.cycles.page, self._cycle.pipeline, self._cycle.cycle_id, _CYCLES_READ)
+        earlier = await self._with_retries(in_thread(page), "clean")
+        learnt = (CycleState.SUCCEEDED, CycleState.REJECTED)
+        last = next((cycle for cycle in earlier if cycle.state in learnt and cycle.dataset_version is not None), None)
+        if last is None or last.dataset_version is None:
+            return False
+        same = replace(last.spec, triggers=None) == replace(self._cycle.spec, triggers=None)
+        return same and last.dataset_version.get("digest") == version.get("digest")
 
     async def _build_dataset(self, suffix: str) -> Work:
         awaited = [

@@ -19,6 +19,7 @@ from services.kit.ids import new_id
 from services.masking.masks import mask_of
 from services.pipeline.app.cycle_runner import dataset_spec
 from services.pipeline.app.ports import CycleStore, Datasets
+from services.pipeline.app.triggers import check_triggers
 from services.pipeline.domain.cycle import Cycle, PipelineSpec
 from services.pipeline.domain.learning import SOURCE_PREFIX
 
@@ -33,12 +34,22 @@ class Cycles:
         clock: Clock,
         started: Callable[[str], None],
         cancelled: Callable[[str], None],
+        register: Callable[[PipelineSpec], object],
     ) -> None:
+        """`register` sets the pipeline's triggers, or ends them where it has none; it blocks."""
         self._store, self._datasets, self._clock = store, datasets, clock
-        self._started, self._cancelled = started, cancelled
+        self._started, self._cancelled, self._register = started, cancelled, register
 
-    async def create(self, spec: PipelineSpec, request_id: str, traceparent: str) -> Cycle:
+    async def create(
+        self, spec: PipelineSpec, request_id: str, traceparent: str, reasons: tuple[str, ...] = ()
+    ) -> Cycle:
         """Starts a cycle; answers with the one of the same request, or with the equal one that is at work.
+
+        Args:
+            spec: what it runs.
+            request_id: a repeat gets the first one's cycle.
+            traceparent: its trace.
+            reasons: why triggers start it; empty if a person does, whose spec also sets the pipeline's triggers.
 
         Raises:
             InvalidArgumentError: cleaning cannot apply the recipe, two sources share a name, or the request id was used
@@ -62,8 +73,12 @@ class Cycles:
             raise InvalidArgumentError(
                 error.message, reason=error.reason, metadata=error.metadata, violations=violations
             ) from error
+        if not reasons:
+            await asyncio.to_thread(self._register, spec)
         now = self._clock.now()
-        draft = Cycle(spec.name, new_id(), spec, now, now, request_id=request_id, traceparent=traceparent)
+        draft = Cycle(
+            spec.name, new_id(), spec, now, now, request_id=request_id, traceparent=traceparent, reasons=reasons
+        )
         try:
             cycle = await asyncio.to_thread(self._store.create, draft)
         except AlreadyExistsError:
@@ -119,6 +134,7 @@ def _same(known: Cycle, spec: PipelineSpec) -> Cycle:
 def _check(spec: PipelineSpec) -> None:
     if spec.capture is not None:
         mask_of(spec.capture.masks, "spec.capture.masks")
+    check_triggers(spec)
     seen: set[str] = set()
     for number, source in enumerate(spec.sources):
         name = str(source["source"])

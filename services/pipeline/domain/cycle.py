@@ -16,6 +16,7 @@ from services.kit.failure import Failure
 from services.pipeline.domain.capture import Capture
 from services.pipeline.domain.gate import Gate, Preference, Verdict
 from services.pipeline.domain.learning import FeedbackUse, source_of
+from services.pipeline.domain.triggers import Triggers
 
 Json = Mapping[str, Any]
 
@@ -38,13 +39,14 @@ class StageState(Enum):
 
 
 class CycleState(Enum):
-    """State of a cycle; REJECTED means that no build passed the gate."""
+    """State of a cycle; REJECTED means that no build passed the gate, UNCHANGED that there was nothing new to learn."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
     REJECTED = "rejected"
+    UNCHANGED = "unchanged"
 
     @property
     def final(self) -> bool:
@@ -65,6 +67,7 @@ class PipelineSpec:
     preference: Preference
     capture: Capture | None = None
     feedback: FeedbackUse | None = None
+    triggers: Triggers | None = None
 
     @property
     def target_field(self) -> str:
@@ -105,7 +108,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """A cycle; `traceparent` is its W3C trace."""
+    """A cycle; `traceparent` is its W3C trace, `reasons` say why triggers started it (empty: a person did)."""
 
     pipeline: str
     cycle_id: str
@@ -128,6 +131,7 @@ class Cycle:
     reused: bool = False
     cancel_requested: bool = False
     announced: bool = False
+    reasons: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

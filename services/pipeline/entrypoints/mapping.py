@@ -21,6 +21,7 @@ from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stag
 from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference
 from services.pipeline.domain.learning import DEFAULT_CAP, FeedbackUse
+from services.pipeline.entrypoints.trigger_mapping import triggers_from, triggers_to
 
 _STAGE_STATES = {
     StageState.PENDING: cycle_pb2.Stage.STATE_PENDING,
@@ -35,6 +36,7 @@ _CYCLE_STATES = {
     CycleState.FAILED: cycle_pb2.Cycle.STATE_FAILED,
     CycleState.CANCELLED: cycle_pb2.Cycle.STATE_CANCELLED,
     CycleState.REJECTED: cycle_pb2.Cycle.STATE_REJECTED,
+    CycleState.UNCHANGED: cycle_pb2.Cycle.STATE_UNCHANGED,
 }
 _PREFERENCES: dict[int, Preference] = {
     cycle_pb2.Rollout.PREFERENCE_UNSPECIFIED: Preference.FASTEST,
@@ -89,6 +91,7 @@ def spec_from(spec: cycle_pb2.PipelineSpec) -> PipelineSpec:
         preference=_PREFERENCES[spec.rollout.preference],
         capture=capture_from(spec.capture) if spec.HasField("capture") else None,
         feedback=_use_from(spec.feedback) if spec.HasField("feedback") else None,
+        triggers=triggers_from(spec.triggers) if spec.HasField("triggers") else None,
     )
 
 
@@ -120,6 +123,8 @@ def spec_to(spec: PipelineSpec) -> cycle_pb2.PipelineSpec:
     if (use := spec.feedback) is not None:
         message.feedback.corrections.weight, message.feedback.accepted.weight = use.corrections, use.accepted
         message.feedback.per_person_cap = use.per_person_cap
+    if spec.triggers is not None:
+        message.triggers.CopyFrom(triggers_to(spec.triggers))
     return message
 
 
@@ -234,6 +239,7 @@ def cycle_to(cycle: Cycle) -> cycle_pb2.Cycle:
         trace_id=_trace_id(cycle.traceparent),
         failure=failure_to(cycle.failure),
         reused=cycle.reused,
+        reasons=cycle.reasons,
     )
     if cycle.dataset_version is not None:
         message.dataset_version.CopyFrom(ParseDict(dict(cycle.dataset_version), DatasetVersion()))

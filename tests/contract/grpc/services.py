@@ -16,6 +16,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
 from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as pipeline_grpc
+from tidemill.pipeline.v1 import trigger_service_pb2_grpc as trigger_grpc
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
 from tidemill.training.v1 import training_service_pb2_grpc as training_grpc
 
@@ -43,12 +44,15 @@ from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
+from services.pipeline.adapters.trigger_store import SqlTriggerStore
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackService
+from services.pipeline.app.triggers import PipelineTriggers
 from services.pipeline.domain.capture import Capture, CapturedAnswer
-from services.pipeline.domain.cycle import CycleState
+from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
 from services.pipeline.entrypoints.servicer import PipelineServicer
+from services.pipeline.entrypoints.trigger_servicer import TriggerServicer
 from services.telemetry.app.ports import Hit, Search, SearchResult
 from services.telemetry.app.search import SearchService
 from services.telemetry.entrypoints.servicer import TelemetryServicer
@@ -60,7 +64,7 @@ from tests.unit.inference.test_publishing import FakeAnnouncer as FakeInferenceA
 from tests.unit.inference.test_publishing import FakeServer
 from tests.unit.inference.test_publishing import Harness as InferenceHarness
 from tests.unit.ingest.test_runner import Bus
-from tests.unit.pipeline.peers import FakeAnnouncer, FakeDatasets
+from tests.unit.pipeline.peers import FakeAnnouncer, FakeDatasets, FakeRecordCounts
 from tests.unit.training.test_supervision import Harness as TrainingHarness
 from tests.unit.training.test_supervision import finished
 
@@ -230,7 +234,15 @@ class Services:
     async def _pipeline(self, stack: AsyncExitStack) -> None:
         engine, clock = self.engine("pipeline"), SystemClock()
         store = SqlCycleStore(engine)
-        cycles = Cycles(store, FakeDatasets(), clock, lambda _: None, lambda _: None)
+        trigger_store = SqlTriggerStore(engine)
+        cycles = Cycles(
+            store,
+            FakeDatasets(),
+            clock,
+            lambda _: None,
+            lambda _: None,
+            lambda spec: trigger_store.put(spec, clock.now()),
+        )
         files = StoredLessonFiles(ArtifactStore((self.folder / "artifacts").as_uri()))
         captures = self.captures = Captures(SqlCaptureStore(engine), files, clock)
         feedback = FeedbackService(SqlFeedbackStore(engine), captures, FakeAnnouncer(), clock, 1, lambda: None)
@@ -246,5 +258,16 @@ class Services:
             stack,
             "tidemill.pipeline.v1.PipelineService",
             lambda server: pipeline_grpc.add_PipelineServiceServicer_to_server(servicer, server),
+            engine,
+        )
+
+        async def start(spec: PipelineSpec, request_id: str, reasons: tuple[str, ...]) -> Cycle:
+            return await cycles.create(spec, request_id, "", reasons)
+
+        triggers = TriggerServicer(PipelineTriggers(trigger_store, store, captures, FakeRecordCounts(), start, clock))
+        await self._serve(
+            stack,
+            "tidemill.pipeline.v1.TriggerService",
+            lambda server: trigger_grpc.add_TriggerServiceServicer_to_server(triggers, server),
             engine,
         )

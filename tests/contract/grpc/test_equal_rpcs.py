@@ -21,6 +21,7 @@ from tidemill.inference.v1 import inference_service_pb2 as inference
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest
 from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline
+from tidemill.pipeline.v1 import trigger_service_pb2 as trigger
 from tidemill.telemetry.v1 import telemetry_service_pb2 as telemetry
 from tidemill.training.v1 import training_service_pb2 as training
 
@@ -28,7 +29,7 @@ from services.kit.ids import new_id
 from tests.conftest import OpenDatabase
 from tests.contract.grpc.services import Services
 
-MODULES = (ingest, cleaning, training, inference, pipeline, telemetry)
+MODULES = (ingest, cleaning, training, inference, pipeline, trigger, telemetry)
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
     for module in MODULES
@@ -120,6 +121,13 @@ def create_cycle(mesh: Mesh, number: int) -> Message:
         "rollout": {"model": f"models/m{number}"},
     }
     return ParseDict({"spec": spec}, pipeline.CreateCycleRequest())
+
+
+def put_trigger(mesh: Mesh, number: int) -> trigger.PutTriggerRequest:
+    request = trigger.PutTriggerRequest()
+    request.spec.CopyFrom(create_cycle(mesh, number).spec)  # type: ignore[attr-defined]
+    request.spec.triggers.new_records = 10 + number
+    return request
 
 
 def put(number: int, name: str = "datasets/d") -> cleaning.PutDatasetRequest:
@@ -278,6 +286,9 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
         )
     },
     "GetCapturedAnswer": (pipeline.GetCapturedAnswerRequest(name="answers/no"), "captured_answer", "answers/no"),
+    "GetTrigger": (trigger.GetTriggerRequest(pipeline="pipelines/no"), "trigger", "pipelines/no"),
+    "PauseTrigger": (trigger.PauseTriggerRequest(pipeline="pipelines/no"), "trigger", "pipelines/no"),
+    "ResumeTrigger": (trigger.ResumeTriggerRequest(pipeline="pipelines/no"), "trigger", "pipelines/no"),
     "GetTrace": (telemetry.GetTraceRequest(trace_id="a" * 32), "trace", "a" * 32),
 }
 
@@ -302,6 +313,7 @@ LISTS: dict[str, Callable[[], Message]] = {
     "ListCycles": pipeline.ListCyclesRequest,
     "ListFeedback": pipeline.ListFeedbackRequest,
     "ListCapturedAnswers": pipeline.ListCapturedAnswersRequest,
+    "ListTriggers": trigger.ListTriggersRequest,
     "SearchLogs": telemetry.SearchLogsRequest,
     "SearchTraces": telemetry.SearchTracesRequest,
 }
@@ -313,6 +325,7 @@ async def _fill(mesh: Mesh) -> None:
     for number in range(3):
         await mesh.call("PutDataset", put(0, f"datasets/d{number}"))
         await mesh.call("RecordFeedback", judge(number))
+        await mesh.call("PutTrigger", put_trigger(mesh, 60 + number))
         for model in ("models/m", f"models/m{number}"):
             request = publish(mesh, number)
             request.model = model
@@ -388,6 +401,15 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
             inference.UnpublishModelRequest(model="models/m"),
         ),
         "SetRoute": (route("models/set", 1), route("models/set", 2)),
+        "PutTrigger": (put_trigger(mesh, 60), put_trigger(mesh, 61)),
+        "PauseTrigger": (
+            trigger.PauseTriggerRequest(pipeline="pipelines/loop60"),
+            trigger.PauseTriggerRequest(pipeline="pipelines/loop61"),
+        ),
+        "ResumeTrigger": (
+            trigger.ResumeTriggerRequest(pipeline="pipelines/loop60"),
+            trigger.ResumeTriggerRequest(pipeline="pipelines/loop61"),
+        ),
         "RecordFeedback": (judge(1), judge(2)),
         "BatchRecordFeedback": (
             pipeline.BatchRecordFeedbackRequest(judgements=[pipeline.Judgement(answer="answers/a1", rating=1)]),

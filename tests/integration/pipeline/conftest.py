@@ -40,10 +40,14 @@ class Peers(
     training_grpc.TrainingServiceServicer,
     inference_grpc.InferenceServiceServicer,
 ):
-    """Ingest, cleaning, training and inference on one port; a run ends when `trained` is set."""
+    """Ingest, cleaning, training and inference on one port; a run ends when `trained` is set.
+
+    Cleaning has `newest_arrival` records, one of each moment up to that.
+    """
 
     trained: threading.Event = field(default_factory=threading.Event)
     requests: dict[str, list[Any]] = field(default_factory=dict)
+    newest_arrival: int = 0
 
     def _seen(self, request: Any) -> None:
         self.requests.setdefault(type(request).__name__, []).append(request)
@@ -52,6 +56,11 @@ class Peers(
         self._seen(request)
         done = Import(name="imports/i1", state=Import.STATE_SUCCEEDED, record_count=3, reused=True)
         return ingest_pb.CreateImportResponse(source_import=done)
+
+    def CountRecords(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen(request)
+        new = self.newest_arrival - request.after
+        return cleaning_pb.CountRecordsResponse(count=max(0, new), newest_arrival=self.newest_arrival)
 
     def PutDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._seen(request)

@@ -12,7 +12,9 @@ from sqlalchemy import Engine, event, text
 
 from services.cleaning.__main__ import MIGRATIONS
 from services.cleaning.adapters.record_store import SqlRecordStore
+from services.cleaning.app.ports import Arrival
 from services.cleaning.domain.dataset import Dataset, DatasetSpec
+from services.cleaning.domain.record import RawRecord, Withdrawal
 from services.kit.storage.database import open_database
 
 
@@ -49,3 +51,21 @@ def test_looking_for_the_next_stale_records_begins_behind_the_last(engine: Engin
     plan = plan_of(engine, lambda store: store.stale(dataset, ("one", "rec_7"), 500))
     assert any("raw_records" in step and "(source,record_id)>(?,?)" in step for step in plan), plan
     assert not any("ORDER BY" in step for step in plan), plan
+
+
+def test_records_are_counted_by_their_arrival_and_without_reading_them(engine: Engine) -> None:
+    plan = plan_of(engine, lambda store: store.count(["one", "two"], 7))
+    assert any("ix_raw_records_arrival" in step for step in plan), plan
+    store = SqlRecordStore(engine)
+    assert store.count(["one"], 0) == (0, 0)
+
+    def record(number: int, arrival: int, source: str = "one", **other: Any) -> Arrival:
+        return Arrival(RawRecord(f"r{number}", source, f"text {arrival}", {}, arrival=arrival, **other))
+
+    store.collect([record(1, 5), record(2, 6, origin="o", import_name="imports/i"), record(3, 9, "two")], [], [])
+    assert store.count(["one"], 0) == (2, 6)
+    assert store.count(["one", "two"], 5) == (2, 9)
+    # One that changed is new, one that was withdrawn is gone.
+    store.collect([record(1, 7)], [Withdrawal("r2", "one", "imports/j", "o", 8)], [])
+    assert store.count(["one"], 6) == (1, 7)
+    assert store.count(["one"], 0) == (1, 7)

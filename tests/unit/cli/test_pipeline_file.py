@@ -227,3 +227,33 @@ def test_capture_and_feedback(write: Write) -> None:
 def test_feedback_needs_capture(write: Write) -> None:
     (sentence,) = wrong(write(GOOD + LEARNS.splitlines()[1] + "\n"))
     assert "feedback needs capture" in sentence
+
+
+TRIGGERS = """\
+triggers:
+  new_records: 500
+  schedule: 0 3 * * MON
+  time_zone: Europe/Berlin
+  max_cycles_per_day: 0
+  quiet_hours: [{start: "22:00", end: "06:00"}]
+"""
+
+
+def test_triggers(write: Write) -> None:
+    found = load_pipeline(write(GOOD + TRIGGERS)).spec.triggers
+    assert (found.new_records, found.schedule, found.time_zone) == (500, "0 3 * * MON", "Europe/Berlin")
+    assert (found.HasField("debounce_minutes"), found.max_cycles_per_day) == (False, 0)
+    assert found.HasField("max_cycles_per_day")
+    assert (found.quiet_hours[0].start, found.quiet_hours[0].end) == ("22:00", "06:00")
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ("{}", "give at least one of new_records, corrections and schedule"),
+        ("{corrections: 5}", "triggers.corrections needs feedback"),
+        ("{new_records: 1, quiet_hours: [{start: '24:00', end: '06:00'}]}", "triggers.quiet_hours[0].start"),
+    ],
+)
+def test_triggers_that_could_never_start_a_cycle_are_refused(write: Write, rules: str, said: str) -> None:
+    assert said in " ".join(wrong(write(f"{GOOD}triggers: {rules}\n")))

@@ -11,6 +11,7 @@ from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
+from services.pipeline.adapters.trigger_store import SqlTriggerStore
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycle_runner import CycleDependencies
 from services.pipeline.app.cycle_scheduler import CycleScheduler
@@ -37,6 +38,7 @@ class Harness:
     store: SqlCycleStore
     feedback: SqlFeedbackStore
     captured: SqlCaptureStore
+    triggers: SqlTriggerStore
     captures: Captures
     imports: FakeWorker
     datasets: FakeDatasets
@@ -65,8 +67,15 @@ class Harness:
 
     def scheduler(self) -> tuple[CycleScheduler, Cycles]:
         """A fresh process of the service."""
-        scheduler = CycleScheduler(self.dependencies())
-        return scheduler, Cycles(self.store, self.datasets, SystemClock(), scheduler.start, scheduler.cancel)
+        scheduler, clock = CycleScheduler(self.dependencies()), SystemClock()
+        return scheduler, Cycles(
+            self.store,
+            self.datasets,
+            clock,
+            scheduler.start,
+            scheduler.cancel,
+            lambda spec: self.triggers.put(spec, clock.now()),
+        )
 
 
 @pytest.fixture
@@ -76,6 +85,7 @@ def harness(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
     captured = SqlCaptureStore(engine)
     return Harness(
         captured=captured,
+        triggers=SqlTriggerStore(engine),
         captures=Captures(captured, StoredLessonFiles(ArtifactStore(tmp_path.as_uri())), SystemClock()),
         store=SqlCycleStore(engine),
         feedback=SqlFeedbackStore(engine),

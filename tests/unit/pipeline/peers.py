@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from services.kit.errors import TidemillError
+from services.kit.errors import TidemillError, UnavailableError
 from services.kit.failure import Failure
 from services.pipeline.app.ports import Published, Work
 from services.pipeline.domain.cycle import Cycle, Json
@@ -116,6 +116,19 @@ class FakeAnnouncer:
         if self.error is not None:
             raise self.error
         self.published += items
+
+
+class FakeRecordCounts:
+    """The arrivals of a source's records, as a test sets them; `away` for a cleaning that does not answer."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[int] = []
+        self.away = False
+
+    async def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
+        if self.away:
+            raise UnavailableError("cleaning is unavailable.")
+        return sum(arrival > after for arrival in self.arrivals), max(self.arrivals, default=0)
 
 
 class RecordingTracing:

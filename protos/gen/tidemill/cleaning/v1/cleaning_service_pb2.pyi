@@ -263,6 +263,60 @@ class CleanTextResponse(_message.Message):
 Global___CleanTextResponse: _TypeAlias = CleanTextResponse  # noqa: Y015
 
 @_typing.final
+class CountRecordsRequest(_message.Message):
+    """Request of CountRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCES_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    after: _builtins.int
+    """A `newest_arrival` of an earlier answer; all records are counted when zero."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of sources."""
+
+    def __init__(
+        self,
+        *,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountRecordsRequest: _TypeAlias = CountRecordsRequest  # noqa: Y015
+
+@_typing.final
+class CountRecordsResponse(_message.Message):
+    """Response of CountRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    NEWEST_ARRIVAL_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Records that are there, of which the newest content arrived after it."""
+    newest_arrival: _builtins.int
+    """When the newest record of the sources arrived, in microseconds since 1970 by the clock of ingest; zero without any."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        newest_arrival: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "newest_arrival", b"newest_arrival"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountRecordsResponse: _TypeAlias = CountRecordsResponse  # noqa: Y015
+
+@_typing.final
 class GetRecordRequest(_message.Message):
     """Request of GetRecord."""
 

@@ -50,6 +50,11 @@ class CleaningServiceStub:
                 request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordRequest.SerializeToString,
                 response_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordResponse.FromString,
                 _registered_method=True)
+        self.CountRecords = channel.unary_unary(
+                '/tidemill.cleaning.v1.CleaningService/CountRecords',
+                request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsRequest.SerializeToString,
+                response_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsResponse.FromString,
+                _registered_method=True)
         self.PutDataset = channel.unary_unary(
                 '/tidemill.cleaning.v1.CleaningService/PutDataset',
                 request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.PutDatasetRequest.SerializeToString,
@@ -112,6 +117,13 @@ class CleaningServiceServicer:
 
     def ExplainRecord(self, request, context):
         """Shows, operator by operator, what each data set made of one record, from its original.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountRecords(self, request, context):
+        """Counts the records of sources that arrived after a moment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,6 +202,11 @@ def add_CleaningServiceServicer_to_server(servicer, server):
                     servicer.ExplainRecord,
                     request_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordRequest.FromString,
                     response_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordResponse.SerializeToString,
+            ),
+            'CountRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountRecords,
+                    request_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsRequest.FromString,
+                    response_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsResponse.SerializeToString,
             ),
             'PutDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.PutDataset,
@@ -314,6 +331,33 @@ class CleaningService:
             '/tidemill.cleaning.v1.CleaningService/ExplainRecord',
             tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordRequest.SerializeToString,
             tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ExplainRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.cleaning.v1.CleaningService/CountRecords',
+            tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsRequest.SerializeToString,
+            tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class CleaningServiceStub:
     """Says what became of one record in every data set that it belongs to."""
     ExplainRecord: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.ExplainRecordRequest, _cleaning_service_pb2.ExplainRecordResponse]
     """Shows, operator by operator, what each data set made of one record, from its original."""
+    CountRecords: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.CountRecordsRequest, _cleaning_service_pb2.CountRecordsResponse]
+    """Counts the records of sources that arrived after a moment."""
     PutDataset: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.PutDatasetRequest, _cleaning_service_pb2.PutDatasetResponse]
     """Creates a data set or replaces its spec; records already collected are cleaned again if the recipe changed."""
     GetDataset: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetRequest, _cleaning_service_pb2.GetDatasetResponse]
@@ -67,6 +69,8 @@ class CleaningServiceAsyncStub(CleaningServiceStub):
     """Says what became of one record in every data set that it belongs to."""
     ExplainRecord: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.ExplainRecordRequest, _cleaning_service_pb2.ExplainRecordResponse]  # type: ignore[assignment]
     """Shows, operator by operator, what each data set made of one record, from its original."""
+    CountRecords: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.CountRecordsRequest, _cleaning_service_pb2.CountRecordsResponse]  # type: ignore[assignment]
+    """Counts the records of sources that arrived after a moment."""
     PutDataset: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.PutDatasetRequest, _cleaning_service_pb2.PutDatasetResponse]  # type: ignore[assignment]
     """Creates a data set or replaces its spec; records already collected are cleaned again if the recipe changed."""
     GetDataset: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetRequest, _cleaning_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
@@ -110,6 +114,14 @@ class CleaningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cleaning_service_pb2.ExplainRecordResponse, _abc.Awaitable[_cleaning_service_pb2.ExplainRecordResponse]]:
         """Shows, operator by operator, what each data set made of one record, from its original."""
+
+    @_abc_1.abstractmethod
+    def CountRecords(
+        self,
+        request: _cleaning_service_pb2.CountRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cleaning_service_pb2.CountRecordsResponse, _abc.Awaitable[_cleaning_service_pb2.CountRecordsResponse]]:
+        """Counts the records of sources that arrived after a moment."""
 
     @_abc_1.abstractmethod
     def PutDataset(

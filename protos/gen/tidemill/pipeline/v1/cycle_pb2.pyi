@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tidemill.cleaning.v1 import dataset_pb2 as _dataset_pb2
 from tidemill.common.v1 import failure_pb2 as _failure_pb2
 from tidemill.ingest.v1 import source_import_pb2 as _source_import_pb2
+from tidemill.pipeline.v1 import trigger_pb2 as _trigger_pb2
 from tidemill.training.v1 import run_pb2 as _run_pb2
 import builtins as _builtins
 import sys
@@ -246,6 +247,7 @@ class PipelineSpec(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     CAPTURE_FIELD_NUMBER: _builtins.int
     FEEDBACK_FIELD_NUMBER: _builtins.int
+    TRIGGERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the pipeline, for example `headlines`."""
     @_builtins.property
@@ -276,6 +278,10 @@ class PipelineSpec(_message.Message):
     def feedback(self) -> Global___FeedbackUse:
         """How feedback becomes training data; not at all when left out. It needs `capture`."""
 
+    @_builtins.property
+    def triggers(self) -> _trigger_pb2.Triggers:
+        """What starts its cycles; only a person does when left out."""
+
     def __init__(
         self,
         *,
@@ -287,10 +293,11 @@ class PipelineSpec(_message.Message):
         rollout: Global___Rollout | None = ...,
         capture: Global___Capture | None = ...,
         feedback: Global___FeedbackUse | None = ...,
+        triggers: _trigger_pb2.Triggers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "dataset", b"dataset", "feedback", b"feedback", "gate", b"gate", "rollout", b"rollout", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "dataset", b"dataset", "feedback", b"feedback", "gate", b"gate", "rollout", b"rollout", "training", b"training", "triggers", b"triggers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "dataset", b"dataset", "feedback", b"feedback", "gate", b"gate", "name", b"name", "rollout", b"rollout", "sources", b"sources", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "dataset", b"dataset", "feedback", b"feedback", "gate", b"gate", "name", b"name", "rollout", b"rollout", "sources", b"sources", "training", b"training", "triggers", b"triggers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,6 +498,8 @@ class Cycle(_message.Message):
         """It was cancelled."""
         STATE_REJECTED: Cycle._State.ValueType  # 5
         """No build passed the gate: the previous version keeps serving."""
+        STATE_UNCHANGED: Cycle._State.ValueType  # 6
+        """Its data set was that of an earlier cycle of an equal pipeline, and a trigger had started it: nothing was trained."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """State of the work."""
@@ -507,6 +516,8 @@ class Cycle(_message.Message):
     """It was cancelled."""
     STATE_REJECTED: Cycle.State.ValueType  # 5
     """No build passed the gate: the previous version keeps serving."""
+    STATE_UNCHANGED: Cycle.State.ValueType  # 6
+    """Its data set was that of an earlier cycle of an equal pipeline, and a trigger had started it: nothing was trained."""
 
     NAME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -521,6 +532,7 @@ class Cycle(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     REUSED_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`pipelines/{pipeline}/cycles/{cycle}`."""
     state: Global___Cycle.State.ValueType
@@ -563,6 +575,10 @@ class Cycle(_message.Message):
     def failure(self) -> _failure_pb2.Failure:
         """Why it failed."""
 
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why it was started, one sentence for each condition of its triggers that was met; empty when a person started it."""
+
     def __init__(
         self,
         *,
@@ -579,10 +595,11 @@ class Cycle(_message.Message):
         failure: _failure_pb2.Failure | None = ...,
         trace_id: _builtins.str = ...,
         reused: _builtins.bool = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_version", b"dataset_version", "failure", b"failure", "report", b"report", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_version", b"dataset_version", "failure", b"failure", "model_version", b"model_version", "name", b"name", "report", b"report", "reused", b"reused", "spec", b"spec", "stages", b"stages", "state", b"state", "trace_id", b"trace_id", "update_time", b"update_time", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_version", b"dataset_version", "failure", b"failure", "model_version", b"model_version", "name", b"name", "reasons", b"reasons", "report", b"report", "reused", b"reused", "spec", b"spec", "stages", b"stages", "state", b"state", "trace_id", b"trace_id", "update_time", b"update_time", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

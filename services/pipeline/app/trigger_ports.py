@@ -1,0 +1,114 @@
+"""What the triggers need from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from services.pipeline.domain.cycle import Cycle, PipelineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """The triggers of a pipeline, as stored.
+
+    `scheduled_until` is up to when the schedule has been answered. `cursors` are, by the name of a cycle, the arrival
+    of the newest record when its data set was built. `met_since` is when a count was first found at its threshold.
+    """
+
+    spec: PipelineSpec
+    scheduled_until: datetime
+    paused: bool = False
+    pause_reason: str = ""
+    met_since: datetime | None = None
+    cursors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name."""
+        return self.spec.name
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """A cycle that triggers started; `cycle` is empty until it is known to exist, or where `error` says why it cannot.
+
+    `request_id` makes the order to start it idempotent: a repeat after a crash is the same cycle.
+    """
+
+    pipeline: str
+    request_id: str
+    fire_time: datetime
+    reasons: tuple[str, ...]
+    spec: PipelineSpec
+    cycle: str = ""
+    error: str = ""
+
+
+class TriggerStore(Protocol):
+    """Keeps triggers and what they started; each call is one transaction."""
+
+    def put(self, spec: PipelineSpec, now: datetime) -> Trigger | None:
+        """Sets the triggers of a pipeline; without triggers in the spec they end. A pause stays.
+
+        A new or changed schedule counts from now on.
+        """
+        ...
+
+    def get(self, pipeline: str) -> Trigger | None:
+        """The triggers of a pipeline."""
+        ...
+
+    def page(self, after: str, limit: int) -> Sequence[Trigger]:
+        """Triggers by the name of the pipeline, beginning after one."""
+        ...
+
+    def pause(self, pipeline: str, paused: bool, reason: str) -> None:
+        """Pauses or resumes; nothing where there are no triggers."""
+        ...
+
+    def note(self, pipeline: str, met_since: datetime | None, cursors: Mapping[str, int]) -> None:
+        """Keeps what an evaluation has found."""
+        ...
+
+    def fire(self, firing: Firing, scheduled_until: datetime) -> bool:
+        """Stores the order to start a cycle, and what it answers; False if the triggers have ended or are paused."""
+        ...
+
+    def pending(self) -> Sequence[Firing]:
+        """Orders whose cycle is not known yet, oldest first."""
+        ...
+
+    def started(self, request_id: str, cycle: str) -> None:
+        """Keeps which cycle an order started."""
+        ...
+
+    def refused(self, request_id: str, error: str) -> None:
+        """Keeps why an order can never be carried out."""
+        ...
+
+    def firings(self, pipeline: str, limit: int) -> Sequence[Firing]:
+        """What was started of a pipeline, newest first."""
+        ...
+
+
+class RecordCounts(Protocol):
+    """The records that cleaning has."""
+
+    async def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
+        """Records of sources that arrived after a moment, and when the newest of them all did.
+
+        Raises:
+            UnavailableError: cleaning does not answer.
+        """
+        ...
+
+
+class StartCycle(Protocol):
+    """Starts a cycle."""
+
+    async def __call__(self, spec: PipelineSpec, request_id: str, reasons: tuple[str, ...]) -> Cycle:
+        """The cycle, or the one that the same request started; errors are those of `Cycles.create`."""
+        ...

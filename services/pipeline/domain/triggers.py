@@ -1,0 +1,183 @@
+"""When a pipeline starts a cycle by itself: what demands one, and what holds it back. The caller brings the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta, tzinfo
+
+DEFAULT_DEBOUNCE_MINUTES = 10.0
+DEFAULT_CYCLES_PER_DAY = 4
+DAY = timedelta(hours=24)
+"""Budgets are over the last 24 hours, so that no midnight doubles them."""
+PAUSE_AFTER_STOP = timedelta(hours=1)
+"""What made a cycle fail would make the next one fail, too, and who cancelled one wants no other at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """Hours of a day, `HH:MM`; `end` is excluded, and before `start` where they go over midnight."""
+
+    start: str
+    end: str
+
+    def contains(self, moment: time) -> bool:
+        """Whether a time of day is in them; equal ends are a whole day."""
+        start, end = time.fromisoformat(self.start), time.fromisoformat(self.end)
+        if start < end:
+            return start <= moment < end
+        return moment >= start or moment < end
+
+
+@dataclass(frozen=True, slots=True)
+class Triggers:
+    """Conditions, of which any is enough (0 and empty are none), and what holds cycles back."""
+
+    new_records: int = 0
+    corrections: int = 0
+    schedule: str = ""
+    time_zone: str = "UTC"
+    debounce_minutes: float = DEFAULT_DEBOUNCE_MINUTES
+    max_cycles_per_day: int = DEFAULT_CYCLES_PER_DAY
+    max_train_minutes: float = 0.0
+    quiet_hours: tuple[QuietHours, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known at one moment.
+
+    `new_records` is None while cleaning does not answer. `missed` is the last scheduled time that no cycle has answered
+    yet, None if there is none. `met_since` is when a count was first found at its threshold. `fired` are the times of
+    the cycles that were started by triggers in the last 24 hours, `train_minutes` those of training in them.
+    `stopped` is the last attempt if it failed or was cancelled: what happened, and when.
+    """
+
+    now: datetime
+    new_records: int | None = 0
+    corrections: int = 0
+    missed: datetime | None = None
+    next_schedule: datetime | None = None
+    met_since: datetime | None = None
+    fired: Sequence[datetime] = ()
+    train_minutes: float = 0.0
+    running: str = ""
+    stopped: tuple[str, datetime] | None = None
+    paused: bool = False
+    pause_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition now; count and threshold are 0 for a schedule."""
+
+    condition: str
+    met: bool
+    why: str
+    count: int = 0
+    threshold: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the facts come to: a cycle starts if a condition is met and nothing holds it back."""
+
+    checks: tuple[Check, ...]
+    holds: tuple[str, ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why a cycle would start: the conditions that are met."""
+        return tuple(check.why for check in self.checks if check.met)
+
+    @property
+    def counted(self) -> bool:
+        """Whether a count is at its threshold."""
+        return any(check.met and check.threshold for check in self.checks)
+
+    @property
+    def fires(self) -> bool:
+        """Whether a cycle starts now."""
+        return bool(self.reasons) and not self.holds
+
+    @property
+    def summary(self) -> str:
+        """One sentence for a person."""
+        if self.fires:
+            return f"A cycle starts now: {' '.join(self.reasons)}"
+        if self.reasons:
+            return f"A cycle is due ({' '.join(self.reasons)}), but: {' '.join(self.holds)}"
+        return f"Nothing is due: {' '.join(check.why for check in self.checks)}"
+
+
+def decide(triggers: Triggers, facts: Facts, zone: tzinfo) -> Decision:
+    """Decides whether a cycle starts at one moment.
+
+    Args:
+        triggers: the rules.
+        facts: what is known.
+        zone: the rules' time zone.
+    """
+    checks = tuple(_checks(triggers, facts, zone))
+    counted = any(check.met and check.threshold for check in checks)
+    scheduled = any(check.met and not check.threshold for check in checks)
+    return Decision(checks, tuple(_holds(triggers, facts, zone, debounced=counted and not scheduled)))
+
+
+def _checks(triggers: Triggers, facts: Facts, zone: tzinfo) -> Sequence[Check]:
+    found = []
+    if triggers.new_records:
+        if facts.new_records is None:
+            found.append(Check("new_records", False, "New records are not known: cleaning does not answer."))
+        else:
+            found.append(_count("new_records", "new records", facts.new_records, triggers.new_records))
+    if triggers.corrections:
+        found.append(_count("corrections", "corrections", facts.corrections, triggers.corrections))
+    if triggers.schedule:
+        if facts.missed is not None:
+            why = f"The schedule {triggers.schedule} was due at {_words(facts.missed, zone)}."
+        elif facts.next_schedule is not None:
+            why = f"The schedule {triggers.schedule} is due at {_words(facts.next_schedule, zone)}."
+        else:
+            why = f"The schedule {triggers.schedule} is never due."
+        found.append(Check("schedule", facts.missed is not None, why))
+    return found
+
+
+def _count(condition: str, noun: str, count: int, threshold: int) -> Check:
+    why = f"{count:,} of {threshold:,} {noun} since the last cycle."
+    return Check(condition, count >= threshold, why, count, threshold)
+
+
+def _holds(triggers: Triggers, facts: Facts, zone: tzinfo, *, debounced: bool) -> Sequence[str]:
+    found = []
+    if facts.paused:
+        found.append(f"It is paused{f': {facts.pause_reason}' if facts.pause_reason else ''}.")
+    if facts.running:
+        found.append(f"{facts.running} is at work.")
+    if facts.stopped is not None:
+        what, ended = facts.stopped
+        again = ended + PAUSE_AFTER_STOP
+        if facts.now < again:
+            found.append(f"{what.rstrip('.')}; none is started before {_words(again, zone)}.")
+    if debounced:
+        until = (facts.met_since or facts.now) + timedelta(minutes=triggers.debounce_minutes)
+        if facts.now < until:
+            found.append(f"It waits for more until {_words(until, zone)} (debounce).")
+    recent = sorted(moment for moment in facts.fired if moment > facts.now - DAY)
+    limit = triggers.max_cycles_per_day
+    if len(recent) >= limit:
+        until_words = f"; the next is possible at {_words(recent[-limit] + DAY, zone)}" if limit else ""
+        found.append(f"{len(recent):,} cycles of {limit:,} were started in 24 hours (budget){until_words}.")
+    if triggers.max_train_minutes and facts.train_minutes >= triggers.max_train_minutes:
+        used, of = facts.train_minutes, triggers.max_train_minutes
+        found.append(f"{used:,.1f} of {of:,.1f} minutes of training were used in 24 hours (budget).")
+    local = facts.now.astimezone(zone).time()
+    for hours in triggers.quiet_hours:
+        if hours.contains(local):
+            found.append(f"Quiet hours until {hours.end} ({triggers.time_zone}).")
+    return found
+
+
+def _words(moment: datetime, zone: tzinfo) -> str:
+    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M %Z}"

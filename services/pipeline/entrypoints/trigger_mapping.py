@@ -1,0 +1,75 @@
+"""Messages about triggers to domain objects and back."""
+
+from __future__ import annotations
+
+from tidemill.pipeline.v1 import trigger_pb2 as pb
+
+from services.kit.grpc.messages import timestamp
+from services.pipeline.app.triggers import TriggerView
+from services.pipeline.domain.triggers import (
+    DEFAULT_CYCLES_PER_DAY,
+    DEFAULT_DEBOUNCE_MINUTES,
+    QuietHours,
+    Triggers,
+)
+
+
+def triggers_from(message: pb.Triggers) -> Triggers:
+    """The rules; what is left out has the default that the contract gives it."""
+    return Triggers(
+        new_records=message.new_records,
+        corrections=message.corrections,
+        schedule=message.schedule,
+        time_zone=message.time_zone or "UTC",
+        debounce_minutes=(
+            message.debounce_minutes if message.HasField("debounce_minutes") else DEFAULT_DEBOUNCE_MINUTES
+        ),
+        max_cycles_per_day=(
+            message.max_cycles_per_day if message.HasField("max_cycles_per_day") else DEFAULT_CYCLES_PER_DAY
+        ),
+        max_train_minutes=message.max_train_minutes,
+        quiet_hours=tuple(QuietHours(item.start, item.end) for item in message.quiet_hours),
+    )
+
+
+def triggers_to(triggers: Triggers) -> pb.Triggers:
+    """The rules as a message."""
+    return pb.Triggers(
+        new_records=triggers.new_records,
+        corrections=triggers.corrections,
+        schedule=triggers.schedule,
+        time_zone=triggers.time_zone,
+        debounce_minutes=triggers.debounce_minutes,
+        max_cycles_per_day=triggers.max_cycles_per_day,
+        max_train_minutes=triggers.max_train_minutes,
+        quiet_hours=[pb.QuietHours(start=item.start, end=item.end) for item in triggers.quiet_hours],
+    )
+
+
+def trigger_to(view: TriggerView) -> pb.Trigger:
+    """The triggers of a pipeline with what they come to now."""
+    trigger, decision = view.trigger, view.decision
+    message = pb.Trigger(
+        pipeline=f"pipelines/{trigger.pipeline}",
+        paused=trigger.paused,
+        pause_reason=trigger.pause_reason,
+        checks=[
+            pb.TriggerCheck(
+                condition=check.condition, met=check.met, count=check.count, threshold=check.threshold, why=check.why
+            )
+            for check in decision.checks
+        ],
+        holds=decision.holds,
+        summary=decision.summary,
+        firings=[
+            pb.TriggerFiring(
+                fire_time=timestamp(item.fire_time), reasons=item.reasons, cycle=item.cycle, error=item.error
+            )
+            for item in view.firings
+        ],
+    )
+    if trigger.spec.triggers is not None:
+        message.triggers.CopyFrom(triggers_to(trigger.spec.triggers))
+    if view.next_schedule is not None:
+        message.next_schedule_time.CopyFrom(timestamp(view.next_schedule))
+    return message
