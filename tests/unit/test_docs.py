@@ -162,3 +162,32 @@ def test_the_file_tree_names_files_that_exist() -> None:
             assert list(ROOT.glob(pattern.rstrip("/"))) or list(ROOT.glob(f"{pattern}.py")), pattern
             checked += 1
     assert checked > 30
+
+
+def places(tree: str) -> Iterator[str]:
+    """The paths in a tree of files, each a pattern: an indented line is below the last one that is not."""
+    above = ""
+    for line in tree.splitlines():
+        names = re.split(r"  +", line.strip())[0]
+        if not line.startswith(" "):
+            above = names if names.endswith("/") else ""
+        for name in re.sub("<[^>]*>", "*", names).split(", "):
+            yield (above if line.startswith(" ") else "") + name
+
+
+def test_the_tree_of_files_names_what_there_is() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text().partition("## Files\n\n```\n")[2].partition("```")[0]
+    named = list(places(tree))
+    assert len(named) > 60
+    assert [name for name in named if not any(ROOT.glob(name)) and not any(ROOT.glob(f"{name}.py"))] == []
+    packages = {path.parent for top in ("services", "gateway", "infra") for path in (ROOT / top).glob("*/__init__.py")}
+    rooms = {str(path.relative_to(ROOT)) for path in packages}
+    assert {room for room in rooms if not any(name.startswith(room) for name in named)} == set()
+
+
+def test_calls_and_events_in_the_pictures_are_those_of_the_contract() -> None:
+    pictures = re.findall(r"```mermaid\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL)
+    named = {word for picture in pictures for word in re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", picture)}
+    contract = "".join(path.read_text() for path in (ROOT / "protos" / "tidemill").rglob("*.proto"))
+    assert {"RecordIngested", "RecordFeedback"} <= named
+    assert {word for word in named if not re.search(rf"\b{word}\b", contract)} <= {"CloudEvents"}
