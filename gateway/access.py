@@ -93,6 +93,17 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "PauseTrigger": _RUN,
         "ResumeTrigger": _RUN,
     },
+    "tidemill.pipeline.v1.RolloutService": {
+        "GetRollout": _SEE,
+        "ListRollouts": _SEE,
+        "WatchRollout": _SEE,
+        "ListAuditEntries": _SEE,
+        "ApproveRollout": _RUN,
+        "RollBackRollout": _RUN,
+        "FreezeRollout": _RUN,
+        "ResumeRollout": _RUN,
+        "ForceRollout": _RUN,
+    },
     "tidemill.telemetry.v1.TelemetryService": {"SearchLogs": _SEE, "GetTrace": _SEE, "SearchTraces": _SEE},
     "inference.GRPCInferenceService": {
         "ServerLive": _OPEN,

@@ -16,6 +16,7 @@ from docs.generate.protos import (
     comments,
     is_oneof_required,
     is_required,
+    oneofs,
     rules_of,
     short_values,
 )
@@ -48,10 +49,9 @@ def pipeline_page() -> str:
     lines = [HEAD]
     for path, message in _sections(PipelineSpec.DESCRIPTOR, ""):
         lines += ["## " + (f"`{path}`" if path else "The file"), "", comments()[message.full_name], ""]
-        if message.oneofs:
-            for oneof in message.oneofs:
-                one = "exactly one" if is_oneof_required(message, oneof.name) else "at most one"
-                lines += [f"Give {one} of {', '.join(f'`{field.name}`' for field in oneof.fields)}.", ""]
+        for oneof in oneofs(message):
+            one = "exactly one" if is_oneof_required(message, oneof.name) else "at most one"
+            lines += [f"Give {one} of {', '.join(f'`{field.name}`' for field in oneof.fields)}.", ""]
         lines += table(
             ("field", "type", "default", "meaning"),
             (
@@ -147,7 +147,7 @@ def _message(message: Descriptor, registry: Registry) -> dict[str, Any]:
     if required := [field.name for field in fields if is_required(field)]:
         schema["required"] = required
     choices = []
-    for oneof in message.oneofs:
+    for oneof in oneofs(message):
         options: list[dict[str, Any]] = [{"required": [field.name]} for field in oneof.fields]
         none = [] if is_oneof_required(message, oneof.name) else [{"not": {"anyOf": list(options)}}]
         choices.append({"oneOf": options + none})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from buf.validate import validate_pb2
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, OneofDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
@@ -70,6 +70,11 @@ def _values(scope: str, enums: list[EnumDescriptorProto], path: _Path) -> dict[_
 def rules_of(field: FieldDescriptor) -> Any:
     """Rules of a field for protovalidate (`buf.validate.FieldRules`)."""
     return field.GetOptions().Extensions[validate_pb2.field]
+
+
+def oneofs(message: Descriptor) -> list[OneofDescriptor]:
+    """The choices of a message; the compiler makes one of its own of each `optional` field."""
+    return [oneof for oneof in message.oneofs if [f"_{field.name}" for field in oneof.fields] != [oneof.name]]
 
 
 def is_oneof_required(message: Descriptor, oneof: str) -> bool:

@@ -13,6 +13,7 @@ from gateway.cli.doctor_command import doctor
 from gateway.cli.key_commands import keys
 from gateway.cli.output import EXIT_FAILED, stderr
 from gateway.cli.plan_command import plan
+from gateway.cli.rollout_commands import audit, rollout
 from gateway.cli.route_commands import route
 from gateway.cli.trigger_commands import triggers, why
 from services.kit.errors import InvalidArgumentError, TidemillError
@@ -48,10 +49,12 @@ def create_cli() -> typer.Typer:
     cli.add_typer(triggers, name="triggers", rich_help_panel=pipelines)
     cli.command(rich_help_panel=use)(model_commands.models)
     cli.add_typer(route, name="route", rich_help_panel=use)
+    cli.add_typer(rollout, name="rollout", rich_help_panel=use)
     cli.command(rich_help_panel=use)(model_commands.predict)
     cli.command(rich_help_panel=use)(model_commands.generate)
     # A rating of -1 is not an option.
     cli.command(rich_help_panel=use, context_settings={"ignore_unknown_options": True})(model_commands.feedback)
+    cli.command(rich_help_panel=look)(audit)
     cli.command(rich_help_panel=look)(telemetry_commands.logs)
     cli.command(rich_help_panel=look)(telemetry_commands.trace)
     cli.command(rich_help_panel=look)(telemetry_commands.traces)

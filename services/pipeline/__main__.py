@@ -8,11 +8,13 @@ from pathlib import Path
 
 import grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
+from tidemill.pipeline.v1 import rollout_service_pb2_grpc as rollout_stubs
 from tidemill.pipeline.v1 import trigger_service_pb2_grpc as trigger_stubs
 
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.bus.retention import RetentionGuard
+from services.kit.bus.topics import INFERENCE_EVENTS
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
 from services.kit.grpc.client import open_channel
@@ -29,7 +31,11 @@ from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
+from services.pipeline.adapters.notifiers import LogNotifier, MailNotifier, Notifiers, WebhookNotifier
 from services.pipeline.adapters.peers import DatasetVersions, Imports, Runs, ServedModels
+from services.pipeline.adapters.rollout_metrics import SqlRolloutMetrics
+from services.pipeline.adapters.rollout_routing import InferenceRouting
+from services.pipeline.adapters.rollout_store import SqlAuditStore, SqlRolloutStore
 from services.pipeline.adapters.tracing import SpanTracing
 from services.pipeline.adapters.trigger_store import SqlTriggerStore
 from services.pipeline.adapters.wakeups import EventWakeups
@@ -38,13 +44,24 @@ from services.pipeline.app.cycle_runner import CycleDependencies
 from services.pipeline.app.cycle_scheduler import CycleScheduler
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackService
+from services.pipeline.app.notices import Notices
+from services.pipeline.app.rollout_ports import Notifier
+from services.pipeline.app.rollout_runner import RolloutParts, RolloutRunner
+from services.pipeline.app.rollouts import Rollouts
 from services.pipeline.app.triggers import PipelineTriggers
 from services.pipeline.domain.cycle import Cycle, PipelineSpec
 from services.pipeline.entrypoints.consumer import TOPICS, PeerEventHandler
 from services.pipeline.entrypoints.feedback_inbound import FeedbackInbound
+from services.pipeline.entrypoints.rollout_events import RolloutEvents
+from services.pipeline.entrypoints.rollout_servicer import RolloutServicer
 from services.pipeline.entrypoints.servicer import PipelineServicer
 from services.pipeline.entrypoints.trigger_servicer import TriggerServicer
-from services.pipeline.entrypoints.worker import publish_pending_feedback, start_triggered_cycles
+from services.pipeline.entrypoints.worker import (
+    publish_pending_feedback,
+    run_rollouts,
+    send_notices,
+    start_triggered_cycles,
+)
 from services.pipeline.settings import PipelineSettings
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
@@ -56,6 +73,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="pipeline")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "pipeline")
     clock, announcer = SystemClock(), BusAnnouncer(publisher)
+    loop = asyncio.get_running_loop()
     captures = Captures(SqlCaptureStore(engine), StoredLessonFiles(ArtifactStore(settings.artifacts_url)), clock)
     ingest, cleaning, training, inference = channels = [
         open_channel(address, tls=settings.peer_files)
@@ -66,7 +84,13 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
             settings.inference_address,
         )
     ]
-    wakeups = EventWakeups(asyncio.get_running_loop())
+    wakeups, models = EventWakeups(loop), ServedModels(inference, training)
+    metrics_of_rollouts, audit, decided = SqlRolloutMetrics(engine), SqlAuditStore(engine), Wakeup(loop)
+    parts = RolloutParts(
+        SqlRolloutStore(engine, clock), metrics_of_rollouts, InferenceRouting(inference), models, clock
+    )
+    rollouts, runner = Rollouts(parts, audit, decided.set), RolloutRunner(parts)
+    notices = Notices(audit, notifiers_of(settings), clock)
     datasets, tracing = DatasetVersions(cleaning), SpanTracing()
     dependencies = CycleDependencies(
         cycles=SqlCycleStore(engine),
@@ -74,7 +98,8 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         datasets=datasets,
         dataset_versions=datasets,
         runs=Runs(training),
-        models=ServedModels(inference, training),
+        models=models,
+        rollouts=rollouts,
         captures=captures,
         announcer=announcer,
         wakeups=wakeups,
@@ -104,15 +129,16 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         start_triggered,
         clock,
     )
-    recorded = Wakeup(asyncio.get_running_loop())
+    recorded = Wakeup(loop)
     feedback = FeedbackService(
         SqlFeedbackStore(engine), captures, announcer, clock, settings.keep_answers_days, recorded.set
     )
+    others = FeedbackInbound(feedback, PeerEventHandler(feedback, captures, wakeups.notify).handle)
     consumer = KafkaEventConsumer(
         settings.brokers,
         "tidemill-pipeline",
-        TOPICS,
-        FeedbackInbound(feedback, PeerEventHandler(feedback, captures, wakeups.notify).handle),
+        (*TOPICS, INFERENCE_EVENTS),
+        RolloutEvents(metrics_of_rollouts, audit, others.handle),
         dead_letters=publisher,
         on_lost=loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-pipeline"),
     )
@@ -121,7 +147,8 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_PipelineServiceServicer_to_server(PipelineServicer(cycles, feedback, captures), server)
         trigger_stubs.add_TriggerServiceServicer_to_server(TriggerServicer(triggers), server)
-        return ["tidemill.pipeline.v1.PipelineService", "tidemill.pipeline.v1.TriggerService"]
+        rollout_stubs.add_RolloutServiceServicer_to_server(RolloutServicer(rollouts), server)
+        return [f"tidemill.pipeline.v1.{name}Service" for name in ("Pipeline", "Trigger", "Rollout")]
 
     return Service(
         register=register,
@@ -130,11 +157,25 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
             scheduler.run,
             lambda: publish_pending_feedback(feedback, recorded),
             lambda: start_triggered_cycles(triggers),
+            lambda: run_rollouts(runner, decided),
+            lambda: send_notices(notices),
         ],
         stopping=[publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
         closers=[*(channel.close for channel in channels), publisher.close, engine.dispose],
     )
+
+
+def notifiers_of(settings: PipelineSettings) -> Notifiers:
+    """Whom decisions about roll-outs are sent to."""
+    found: list[Notifier] = []
+    if settings.notify_webhook is not None:
+        found.append(WebhookNotifier(settings.notify_webhook))
+    if settings.notify_smtp is not None:
+        receivers = [each.strip() for each in settings.notify_to.split(",")]
+        user, password = settings.notify_smtp_user, settings.notify_smtp_password_file
+        found.append(MailNotifier(settings.notify_smtp, settings.notify_from, receivers, user, password))
+    return Notifiers([*found, LogNotifier()])
 
 
 def main() -> None:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Self
 
-from services.kit.config import ServiceSettings
+from pydantic import Field, model_validator
+
+from services.kit.config import Endpoint, PortAddress, ServiceSettings
 
 
 class PipelineSettings(ServiceSettings):
     """The shared fields and those of the pipeline."""
 
     keep_answers_days: int = Field(30, ge=1, description="days that an answer can be matched with feedback")
+    notify_webhook: Endpoint | None = Field(
+        None, description="URL that gets each decision about a roll-out as JSON, by POST; none when unset"
+    )
+    notify_smtp: PortAddress | None = Field(
+        None, description="host:port of the mail server that sends each decision about a roll-out; none when unset"
+    )
+    notify_smtp_user: str | None = Field(None, description="user at the mail server; none when unset")
+    notify_smtp_password_file: Path | None = Field(None, description="file with the user's password")
+    notify_from: str = Field("tidemill@localhost", description="sender of these mails")
+    notify_to: str = Field("", description="their receivers, comma-separated")
+
+    @model_validator(mode="after")
+    def _someone_gets_mail(self) -> Self:
+        if (self.notify_smtp is None) is not (not self.notify_to):
+            raise ValueError("set TIDEMILL_NOTIFY_SMTP and TIDEMILL_NOTIFY_TO together")
+        return self

@@ -67,7 +67,8 @@ class Publishing:
             lineage: the build.
             request_id: of the request.
             traceparent: of the request.
-            role: what it does in the route; a serving version takes the place of the one before.
+            role: what it does in the route; a serving version takes the place of the one before. What is in the route
+                already does not become a candidate.
             weight: of a canary.
             cause: of the change of its route.
 
@@ -91,7 +92,7 @@ class Publishing:
             if (
                 version is not None
                 and entry is not None
-                and entry.role in (role, Role.SERVING)
+                and (entry.role in (role, Role.SERVING) or role is Role.CANDIDATE)
                 and self._versions.is_up(version)
             ):
                 return version, True

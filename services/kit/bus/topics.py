@@ -63,7 +63,9 @@ TRAINING_EVENTS: Final = Topic(
     "tidemill.training.events", 1, 30 * _DAY_MS, "run", "RunSucceeded, RunFailed, RunCancelled"
 )
 INFERENCE_EVENTS: Final = Topic("tidemill.inference.events", 1, 30 * _DAY_MS, "model", "ModelPublished, RouteChanged")
-PREDICTIONS: Final = Topic("tidemill.predictions", 6, 7 * _DAY_MS, "answer", "PredictionServed", ("tidemill-pipeline",))
+PREDICTIONS: Final = Topic(
+    "tidemill.predictions", 6, 7 * _DAY_MS, "answer", "PredictionServed, PredictionFailed", ("tidemill-pipeline",)
+)
 ANSWERS_CAPTURED: Final = Topic(
     "tidemill.answers.captured", 6, 7 * _DAY_MS, "answer", "AnswerCaptured, masked", ("tidemill-pipeline",)
 )

@@ -12,6 +12,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2 as cleaning_pb
 from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceStub
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 from tidemill.inference.v1 import inference_service_pb2 as inference_pb
+from tidemill.inference.v1 import route_pb2
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest_pb
 from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
@@ -20,6 +21,7 @@ from tidemill.training.v1 import training_service_pb2 as training_pb
 from tidemill.training.v1.run_pb2 import Run
 from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 
+from services.kit.errors import NotFoundError
 from services.kit.failure import Failure
 from services.kit.grpc.errors import translate_rpc_errors
 from services.kit.ids import new_id
@@ -163,7 +165,7 @@ class ServedModels:
         self._training: Any = TrainingServiceStub(training)
 
     async def publish(
-        self, model: str, uri: str, digest: str, run: str, dataset_version: str, request_id: str
+        self, model: str, uri: str, digest: str, run: str, dataset_version: str, request_id: str, *, beside: bool
     ) -> Published:
         """See the port."""
         request = inference_pb.PublishModelRequest(
@@ -173,10 +175,20 @@ class ServedModels:
             digest=digest,
             run=run,
             dataset_version=dataset_version,
+            role=route_pb2.VERSION_ROLE_CANDIDATE if beside else route_pb2.VERSION_ROLE_UNSPECIFIED,
         )
         with translate_rpc_errors("inference"):
             response = await self._inference.PublishModel(request, timeout=_PUBLISH_DEADLINE_S)
         return Published(response.model_version.name, response.reused)
+
+    async def serving(self, model: str) -> str:
+        """See the port."""
+        try:
+            with translate_rpc_errors("inference"):
+                response = await self._inference.GetRoute(inference_pb.GetRouteRequest(model=model))
+        except NotFoundError:
+            return ""
+        return str(response.route.serving)
 
     async def promote(self, run: str, request_id: str) -> None:
         """See the port."""

@@ -10,6 +10,7 @@ from typing import Any
 from services.kit.failure import Failure
 from services.kit.storage.columns import from_micros, to_micros
 from services.masking.masks import MaskSpec
+from services.pipeline.adapters.rollout_rows import plan_json, plan_of
 from services.pipeline.domain.capture import Capture, CapturedAnswer
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
 from services.pipeline.domain.feedback import Feedback, Signal
@@ -76,7 +77,8 @@ def cycle_of(row: Mapping[Any, Any]) -> Cycle:
 
 def spec_row(spec: PipelineSpec) -> dict[str, Any]:
     """JSON form of a spec, see `spec_of`."""
-    return {**asdict(spec), "preference": spec.preference.value}
+    plan = plan_json(spec.plan) if spec.plan is not None else None
+    return {**asdict(spec), "preference": spec.preference.value, "plan": plan}
 
 
 def spec_of(value: Mapping[str, Any]) -> PipelineSpec:
@@ -91,6 +93,7 @@ def spec_of(value: Mapping[str, Any]) -> PipelineSpec:
         preference=Preference(value["preference"]),
         capture=capture_of(value["capture"]) if value.get("capture") else None,
         feedback=FeedbackUse(**value["feedback"]) if value.get("feedback") else None,
+        plan=plan_of(value["plan"]) if value.get("plan") else None,
         triggers=_triggers_of(value["triggers"]) if value.get("triggers") else None,
     )
 

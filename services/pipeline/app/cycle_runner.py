@@ -25,6 +25,8 @@ from services.pipeline.app.ports import (
     CycleStore,
     Datasets,
     Models,
+    Published,
+    RolloutStarter,
     StageTracing,
     Wakeups,
     Work,
@@ -60,6 +62,7 @@ class CycleDependencies:
     dataset_versions: Worker
     runs: Worker
     models: Models
+    rollouts: RolloutStarter
     captures: Captures
     announcer: Announcer
     wakeups: Wakeups
@@ -303,22 +306,46 @@ class CycleRunner:
         assert version is not None
         precision = next(verdict.precision for verdict in self._cycle.verdicts if verdict.chosen)
         build = next(build for build in measured(report).builds if build.precision == precision)
+        spec = self._cycle.spec
+        # The first version of a model has none beside which it could be introduced.
+        beside = spec.plan is not None and bool(await self._serving())
         published = await self._with_retries(
             lambda: self._deps.models.publish(
-                self._cycle.spec.model,
+                spec.model,
                 build.uri,
                 build.digest,
                 self._cycle.run,
                 str(version["name"]),
-                self._request("publish"),
+                self._request("publish-beside" if beside else "publish"),
+                beside=beside,
             ),
             "publish",
         )
         self._cycle = replace(self._cycle, model_version=published.model_version)
+        if beside and await self._serving() != published.model_version:
+            await self._roll_out(published, precision)
+            return
         await self._with_retries(
             lambda: self._deps.models.promote(self._cycle.run, self._request("promote")), "publish"
         )
         await self._summarize("publish", f"{published.model_version} ({precision})", published.reused)
+
+    async def _serving(self) -> str:
+        serving = partial(self._deps.models.serving, self._cycle.spec.model)
+        return await self._with_retries(serving, "publish")
+
+    async def _roll_out(self, published: Published, precision: str) -> None:
+        """The cycle ends here: a roll-out takes days, and the next cycle may begin meanwhile."""
+        cycle, plan = self._cycle, self._cycle.spec.plan
+        assert plan is not None
+        begin = partial(
+            self._deps.rollouts.begin, cycle.name, cycle.spec.model, published.model_version, cycle.run, plan
+        )
+        rollout = await self._with_retries(begin, "publish")
+        shown = self._stage("publish")
+        await self._change(replace(shown, resources=(*shown.resources, rollout)))
+        words = f"{published.model_version} ({precision}), introduced by {rollout}"
+        await self._summarize("publish", words, published.reused)
 
     async def _start(self, stage: str, worker: Worker, order: Json, suffix: str) -> Work:
         starting = asyncio.ensure_future(self._with_retries(lambda: worker.start(order, self._request(suffix)), stage))

@@ -13,6 +13,7 @@ from services.pipeline.domain.capture import Capture, CapturedAnswer, CapturePol
 from services.pipeline.domain.cycle import Cycle, Json
 from services.pipeline.domain.feedback import Answer, Feedback
 from services.pipeline.domain.learning import Lesson
+from services.pipeline.domain.rollout_plan import RolloutPlan
 
 
 class CycleStore(Protocol):
@@ -187,13 +188,28 @@ class Models(Protocol):
     """The served models of inference and the registry of training."""
 
     async def publish(
-        self, model: str, uri: str, digest: str, run: str, dataset_version: str, request_id: str
+        self, model: str, uri: str, digest: str, run: str, dataset_version: str, request_id: str, *, beside: bool
     ) -> Published:
-        """Publishes a build; returns when it answers requests."""
+        """Publishes a build; returns when it answers requests, or `beside` the serving version those that name it."""
+        ...
+
+    async def serving(self, model: str) -> str:
+        """The version that serves; empty if none does."""
         ...
 
     async def promote(self, run: str, request_id: str) -> None:
         """Makes the run's model the champion of the registry."""
+        ...
+
+
+class RolloutStarter(Protocol):
+    """Brings new versions to their users."""
+
+    async def begin(self, cycle: str, model: str, candidate: str, run: str, plan: RolloutPlan) -> str:
+        """Starts the roll-out of a cycle's version, which is in the model's route; returns its name.
+
+        A repeat changes nothing.
+        """
         ...
 
 

@@ -16,6 +16,7 @@ from services.kit.failure import Failure
 from services.pipeline.domain.capture import Capture
 from services.pipeline.domain.gate import Gate, Preference, Verdict
 from services.pipeline.domain.learning import FeedbackUse, source_of
+from services.pipeline.domain.rollout_plan import RolloutPlan
 from services.pipeline.domain.triggers import Triggers
 
 Json = Mapping[str, Any]
@@ -67,6 +68,8 @@ class PipelineSpec:
     preference: Preference
     capture: Capture | None = None
     feedback: FeedbackUse | None = None
+    plan: RolloutPlan | None = None
+    """How a new version is brought to its users; at once when None."""
     triggers: Triggers | None = None
 
     @property

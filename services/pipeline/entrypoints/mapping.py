@@ -21,6 +21,7 @@ from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stag
 from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference
 from services.pipeline.domain.learning import DEFAULT_CAP, FeedbackUse
+from services.pipeline.entrypoints.rollout_mapping import fill_plan, plan_from
 from services.pipeline.entrypoints.trigger_mapping import triggers_from, triggers_to
 
 _STAGE_STATES = {
@@ -91,6 +92,7 @@ def spec_from(spec: cycle_pb2.PipelineSpec) -> PipelineSpec:
         preference=_PREFERENCES[spec.rollout.preference],
         capture=capture_from(spec.capture) if spec.HasField("capture") else None,
         feedback=_use_from(spec.feedback) if spec.HasField("feedback") else None,
+        plan=plan_from(spec.rollout),
         triggers=triggers_from(spec.triggers) if spec.HasField("triggers") else None,
     )
 
@@ -118,6 +120,8 @@ def spec_to(spec: PipelineSpec) -> cycle_pb2.PipelineSpec:
     message.gate.MergeFrom(cycle_pb2.Gate(**asdict(spec.gate)))
     message.rollout.model = spec.model
     message.rollout.preference = _PREFERENCE_MESSAGES[spec.preference]
+    if spec.plan is not None:
+        fill_plan(spec.plan, message.rollout)
     if spec.capture is not None:
         message.capture.CopyFrom(capture_to(spec.capture))
     if (use := spec.feedback) is not None:

@@ -183,9 +183,9 @@ def _size(item: PendingAnswer) -> int:
 
 def _event(waiting: PendingAnswer) -> OutgoingEvent:
     served = waiting.served
-    event_id = sha256_hex("PredictionServed", served.answer)
-    trace = {"traceparent": waiting.traceparent}
-    return OutgoingEvent(served.answer, _message(served), event_id=event_id, trace=trace)
+    message = _failure(served) if served.code else _message(served)
+    event_id = sha256_hex(message.DESCRIPTOR.name, served.answer)
+    return OutgoingEvent(served.answer, message, event_id=event_id, trace={"traceparent": waiting.traceparent})
 
 
 def _captured_event(waiting: PendingAnswer) -> OutgoingEvent | None:
@@ -216,4 +216,22 @@ def _message(served: Served) -> events.PredictionServed:
         answer_time=timestamp(served.answer_time),
         role=served.role,
         shadowed_answer=served.shadowed_answer,
+        route_etag=served.route_etag,
+        user_slot=served.user_slot,
+    )
+
+
+def _failure(served: Served) -> events.PredictionFailed:
+    return events.PredictionFailed(
+        answer=served.answer,
+        model_version=served.model_version,
+        method=served.method,
+        code=served.code,
+        reason=served.reason,
+        latency_ms=served.latency_ms,
+        fail_time=timestamp(served.answer_time),
+        role=served.role,
+        shadowed_answer=served.shadowed_answer,
+        route_etag=served.route_etag,
+        user_slot=served.user_slot,
     )

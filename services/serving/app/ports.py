@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from services.kit.errors import UnavailableError
+from services.kit.errors import InvalidArgumentError, TidemillError, UnavailableError
 from services.kit.ids import new_id
 from services.serving.domain.answer import Classified, Embedded, Piece, Prompt, Recognized, Sampling, Scored
 from services.serving.domain.route import RoutedVersion
@@ -30,7 +30,7 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """That a request was answered; `captured` where the model's pipeline keeps answers."""
+    """That a request was answered, or failed; `captured` where the model's pipeline keeps answers."""
 
     answer: str
     model_version: str
@@ -46,6 +46,30 @@ class Served:
     shadowed_answer: str = ""
     """Of a shadow: the answer that the caller got."""
     captured: Captured | None = None
+    route_etag: str = ""
+    """Of the route that chose the version; empty where the caller named it."""
+    user_slot: int = 0
+    """Slot of the user in the route's hash range, from 1 on; 0 for a call without a user."""
+    code: str = ""
+    """Status code of the error, if the version did not answer; then no caller received the answer's name."""
+    reason: str = ""
+    """Of the error."""
+
+    @classmethod
+    def of_failure(
+        cls, version: RoutedVersion, method: str, error: TidemillError, latency_ms: float, now: datetime
+    ) -> Served:
+        """A call that a version did not answer, `predict` or `generate`."""
+        return cls(
+            new_answer(),
+            version.name,
+            method,
+            latency_ms,
+            now,
+            role=version.role,
+            code=error.code,
+            reason=error.reason,
+        )
 
     @classmethod
     def of_prediction(
@@ -83,6 +107,11 @@ class Served:
 def new_answer() -> str:
     """Name of a new answer, `answers/{answer}`."""
     return f"answers/{new_id()}"
+
+
+def is_fault_of_version(error: BaseException) -> bool:
+    """Whether an error says something about the version that was asked, and not about what it was asked."""
+    return isinstance(error, TidemillError) and not isinstance(error, InvalidArgumentError)
 
 
 class NotLoadedError(UnavailableError):

@@ -7,9 +7,23 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from services.kit.clock import Clock
-from services.kit.errors import FailedPreconditionError, FieldViolation, InternalError, InvalidArgumentError
+from services.kit.errors import (
+    FailedPreconditionError,
+    FieldViolation,
+    InternalError,
+    InvalidArgumentError,
+    TidemillError,
+)
 from services.serving.app.capture import CaptureRules
-from services.serving.app.ports import Captured, InferenceServer, NotLoadedError, Served, ServedLog, new_answer
+from services.serving.app.ports import (
+    Captured,
+    InferenceServer,
+    NotLoadedError,
+    Served,
+    ServedLog,
+    is_fault_of_version,
+    new_answer,
+)
 from services.serving.app.predicting import predicted
 from services.serving.app.routing import RoutingTable
 from services.serving.app.shadowing import Shadows
@@ -24,7 +38,7 @@ from services.serving.domain.answer import (
     Task,
 )
 from services.serving.domain.names import CHAMPION, ModelReference, model_name
-from services.serving.domain.route import RoutedVersion
+from services.serving.domain.route import RoutedVersion, slot_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,13 @@ class Choice:
     user: str
     """For whom the call is; empty where no one is named."""
     version: RoutedVersion
+    route_etag: str = ""
+    """Of the route that chose it; empty where the caller named it."""
+
+    @property
+    def user_slot(self) -> int:
+        """Slot of the user in the hash range, from 1 on; 0 without a user."""
+        return slot_of(self.asked.model, self.user) + 1 if self.user else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +107,11 @@ class Serving:
 
     def choose(self, asked: ModelReference, *tasks: Task, user: str = "") -> Choice:
         """The version that answers; errors as `RoutingTable.choose`."""
-        return Choice(asked, user, self._table.choose(asked, user, *tasks))
+        return self._chosen(asked, user, self._table.choose(asked, user, *tasks))
+
+    def _chosen(self, asked: ModelReference, user: str, version: RoutedVersion) -> Choice:
+        route = None if asked.version else self._table.route(asked.model)
+        return Choice(asked, user, version, route.etag if route is not None else "")
 
     async def predict(
         self, choice: Choice, texts: Sequence[str], keeping: Keeping = _KEEP, *, truncate: bool = True
@@ -98,10 +123,14 @@ class Serving:
         """
         began = self._clock.monotonic()
         try:
-            results = await predicted(self._server, choice.version, texts)
-        except NotLoadedError as error:
-            choice = await self._another(choice, error)
-            results = await predicted(self._server, choice.version, texts)
+            try:
+                results = await predicted(self._server, choice.version, texts)
+            except NotLoadedError as error:
+                choice = await self._another(choice, error)
+                results = await predicted(self._server, choice.version, texts)
+        except TidemillError as error:
+            self._failed(choice, "predict", error, began)
+            raise
         version = choice.version
         if not truncate:
             _check_whole([result.text for result in results], version)
@@ -112,6 +141,8 @@ class Serving:
                 replace(
                     Served.of_prediction(item.answer, version, item.classified, latency_ms, now),
                     prompt_tokens=item.classified.text.prompt_tokens,
+                    route_etag=choice.route_etag,
+                    user_slot=choice.user_slot,
                     captured=await self._captured(choice, item.answer, Prompt(text=text), "", keeping),
                 )
                 for text, item in zip(texts, answers, strict=True)
@@ -156,6 +187,17 @@ class Serving:
     ) -> AsyncGenerator[AnsweredPiece]:
         """Writes an answer, piece by piece; the last piece has a finish reason."""
         began = self._clock.monotonic()
+        try:
+            async with aclosing(self._written(choice, prompt, sampling, keeping, began)) as items:
+                async for item in items:
+                    yield item
+        except TidemillError as error:
+            self._failed(choice, "generate", error, began)
+            raise
+
+    async def _written(
+        self, choice: Choice, prompt: Prompt, sampling: Sampling, keeping: Keeping, began: float
+    ) -> AsyncGenerator[AnsweredPiece]:
         answer = new_answer()
         text: list[str] = []
         async with aclosing(self._pieces(choice, prompt, sampling)) as pieces:
@@ -168,7 +210,8 @@ class Serving:
                     captured = await self._captured(choice, answer, prompt, "".join(text), keeping)
                     latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
                     served = Served.of_generation(answer, version, piece, latency_ms, now)
-                    self._served.add([replace(served, captured=captured)])
+                    by_route = replace(served, route_etag=choice.route_etag, user_slot=choice.user_slot)
+                    self._served.add([replace(by_route, captured=captured)])
                     self._shadows.generated(choice.asked, prompt, sampling, answer)
                 yield item
                 if ended:
@@ -200,7 +243,15 @@ class Serving:
         again = await self._table.choose_again(choice.asked, version, choice.user, version.task)
         if again is None:
             raise error
-        return replace(choice, version=again)
+        return self._chosen(choice.asked, choice.user, again)
+
+    def _failed(self, choice: Choice, method: str, error: TidemillError, began: float) -> None:
+        """Notes that a version did not answer, unless the request was at fault."""
+        if not is_fault_of_version(error):
+            return
+        latency_ms = (self._clock.monotonic() - began) * 1000
+        served = Served.of_failure(choice.version, method, error, latency_ms, self._clock.now())
+        self._served.add([replace(served, route_etag=choice.route_etag, user_slot=choice.user_slot)])
 
     async def _captured(
         self, choice: Choice, answer: str, prompt: Prompt, text: str, keeping: Keeping

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
 from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as pipeline_grpc
+from tidemill.pipeline.v1 import rollout_service_pb2_grpc as rollout_grpc
 from tidemill.pipeline.v1 import trigger_service_pb2_grpc as trigger_grpc
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
 from tidemill.training.v1 import training_service_pb2_grpc as training_grpc
@@ -51,6 +53,7 @@ from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.app.triggers import PipelineTriggers
 from services.pipeline.domain.capture import Capture, CapturedAnswer
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
+from services.pipeline.entrypoints.rollout_servicer import RolloutServicer
 from services.pipeline.entrypoints.servicer import PipelineServicer
 from services.pipeline.entrypoints.trigger_servicer import TriggerServicer
 from services.telemetry.app.ports import Hit, Search, SearchResult
@@ -65,6 +68,7 @@ from tests.unit.inference.test_publishing import FakeServer
 from tests.unit.inference.test_publishing import Harness as InferenceHarness
 from tests.unit.ingest.test_runner import Bus
 from tests.unit.pipeline.peers import FakeAnnouncer, FakeDatasets, FakeRecordCounts
+from tests.unit.pipeline.rollout_world import World
 from tests.unit.training.test_supervision import Harness as TrainingHarness
 from tests.unit.training.test_supervision import finished
 
@@ -254,20 +258,16 @@ class Services:
 
         self.ends["cycle"] = end
         servicer = PipelineServicer(cycles, feedback, captures)
-        await self._serve(
-            stack,
-            "tidemill.pipeline.v1.PipelineService",
-            lambda server: pipeline_grpc.add_PipelineServiceServicer_to_server(servicer, server),
-            engine,
-        )
 
         async def start(spec: PipelineSpec, request_id: str, reasons: tuple[str, ...]) -> Cycle:
             return await cycles.create(spec, request_id, "", reasons)
 
         triggers = TriggerServicer(PipelineTriggers(trigger_store, store, captures, FakeRecordCounts(), start, clock))
-        await self._serve(
-            stack,
-            "tidemill.pipeline.v1.TriggerService",
-            lambda server: trigger_grpc.add_TriggerServiceServicer_to_server(triggers, server),
-            engine,
-        )
+        self.rollouts = World(engine)
+        rollouts = RolloutServicer(self.rollouts.rollouts())
+        for name, register in (
+            ("Pipeline", partial(pipeline_grpc.add_PipelineServiceServicer_to_server, servicer)),
+            ("Trigger", partial(trigger_grpc.add_TriggerServiceServicer_to_server, triggers)),
+            ("Rollout", partial(rollout_grpc.add_RolloutServiceServicer_to_server, rollouts)),
+        ):
+            await self._serve(stack, f"tidemill.pipeline.v1.{name}Service", register, engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tidemill.inference.v1 import inference_service_pb2 as inference
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest
 from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline
+from tidemill.pipeline.v1 import rollout_service_pb2 as rollout
 from tidemill.pipeline.v1 import trigger_service_pb2 as trigger
 from tidemill.telemetry.v1 import telemetry_service_pb2 as telemetry
 from tidemill.training.v1 import training_service_pb2 as training
@@ -29,7 +30,7 @@ from services.kit.ids import new_id
 from tests.conftest import OpenDatabase
 from tests.contract.grpc.services import Services
 
-MODULES = (ingest, cleaning, training, inference, pipeline, trigger, telemetry)
+MODULES = (ingest, cleaning, training, inference, pipeline, rollout, trigger, telemetry)
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
     for module in MODULES
@@ -202,8 +203,12 @@ def named(verb: str) -> set[str]:
 ENDLESS = {"WatchRoutes", "WatchCapture"}
 
 
+# Cycles begin them, and they end by RPCs of their own.
+BEGUN_BY_CYCLES = {"WatchRollout"}
+
+
 def test_the_walk_meets_every_resource_that_is_worked_on() -> None:
-    nouns = {name.removeprefix("Watch") for name in named("Watch") - ENDLESS}
+    nouns = {name.removeprefix("Watch") for name in named("Watch") - ENDLESS - BEGUN_BY_CYCLES}
     assert nouns == set(WORKS) == {name.removeprefix("Cancel") for name in named("Cancel")}
 
 
@@ -285,6 +290,18 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
             ("Cancel", pipeline.CancelCycleRequest),
         )
     },
+    **{
+        f"{verb}Rollout": (request(name="rollouts/no"), "rollout", "rollouts/no")
+        for verb, request in (
+            ("Get", rollout.GetRolloutRequest),
+            ("Watch", rollout.WatchRolloutRequest),
+            ("Approve", rollout.ApproveRolloutRequest),
+            ("RollBack", rollout.RollBackRolloutRequest),
+            ("Freeze", rollout.FreezeRolloutRequest),
+            ("Resume", rollout.ResumeRolloutRequest),
+            ("Force", rollout.ForceRolloutRequest),
+        )
+    },
     "GetCapturedAnswer": (pipeline.GetCapturedAnswerRequest(name="answers/no"), "captured_answer", "answers/no"),
     "GetTrigger": (trigger.GetTriggerRequest(pipeline="pipelines/no"), "trigger", "pipelines/no"),
     "PauseTrigger": (trigger.PauseTriggerRequest(pipeline="pipelines/no"), "trigger", "pipelines/no"),
@@ -314,6 +331,8 @@ LISTS: dict[str, Callable[[], Message]] = {
     "ListFeedback": pipeline.ListFeedbackRequest,
     "ListCapturedAnswers": pipeline.ListCapturedAnswersRequest,
     "ListTriggers": trigger.ListTriggersRequest,
+    "ListRollouts": rollout.ListRolloutsRequest,
+    "ListAuditEntries": rollout.ListAuditEntriesRequest,
     "SearchLogs": telemetry.SearchLogsRequest,
     "SearchTraces": telemetry.SearchTracesRequest,
 }
@@ -322,6 +341,8 @@ LISTS: dict[str, Callable[[], Message]] = {
 async def _fill(mesh: Mesh) -> None:
     """Creates three of every resource that can be listed."""
     mesh.services.capture(3)
+    for number in range(3):
+        await begin_rollout(mesh, number)
     for number in range(3):
         await mesh.call("PutDataset", put(0, f"datasets/d{number}"))
         await mesh.call("RecordFeedback", judge(number))
@@ -363,6 +384,36 @@ async def test_lists_page_through_everything_once_and_check_size_and_token(mesh:
             wrong.page_size = size
             code, info, fields = await mesh.refusal(method, wrong)
             assert (code, info.reason, fields) == ("INVALID_ARGUMENT", "INVALID_FIELD", ["page_size"]), method
+
+
+async def begin_rollout(mesh: Mesh, number: int) -> str:
+    """A roll-out that waits for its turn; returns its name."""
+    cycle = f"pipelines/reviews/cycles/{number:026x}"
+    return await mesh.services.rollouts.begin(candidate=number, cycle=cycle)
+
+
+async def _overruling(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
+    """For every RPC that overrules a roll-out two requests, each for one of its own."""
+    found = {}
+    for number, (method, request) in enumerate(
+        {
+            "ApproveRollout": rollout.ApproveRolloutRequest,
+            "RollBackRollout": rollout.RollBackRolloutRequest,
+            "FreezeRollout": rollout.FreezeRolloutRequest,
+            "ResumeRollout": rollout.ResumeRolloutRequest,
+            "ForceRollout": rollout.ForceRolloutRequest,
+        }.items()
+    ):
+        names = [await begin_rollout(mesh, 100 + 2 * number + n) for n in range(2)]
+        if method == "ApproveRollout":
+            store = mesh.services.rollouts.store
+            for name in names:
+                begun = mesh.services.rollouts.read(name).begun("models/reviews/versions/1")
+                proposed = begun.proposed("It did well.")
+                # One of a model is at work at a time.
+                store.update(replace(proposed, model=f"models/m{name[-1]}"))
+        found[method] = (request(name=names[0]), request(name=names[1]))
+    return found
 
 
 async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
@@ -410,6 +461,7 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
             trigger.ResumeTriggerRequest(pipeline="pipelines/loop60"),
             trigger.ResumeTriggerRequest(pipeline="pipelines/loop61"),
         ),
+        **await _overruling(mesh),
         "RecordFeedback": (judge(1), judge(2)),
         "BatchRecordFeedback": (
             pipeline.BatchRecordFeedbackRequest(judgements=[pipeline.Judgement(answer="answers/a1", rating=1)]),

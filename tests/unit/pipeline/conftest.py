@@ -24,6 +24,7 @@ from tests.unit.pipeline.peers import (
     FakeAnnouncer,
     FakeDatasets,
     FakeModels,
+    FakeRollouts,
     FakeWorker,
     ImpatientWakeups,
     RecordingTracing,
@@ -45,6 +46,7 @@ class Harness:
     versions: FakeWorker
     runs: FakeWorker
     models: FakeModels
+    rollouts: FakeRollouts
     announcer: FakeAnnouncer
     tracing: RecordingTracing
     spec: PipelineSpec
@@ -58,6 +60,7 @@ class Harness:
             dataset_versions=self.versions,
             runs=self.runs,
             models=self.models,
+            rollouts=self.rollouts,
             captures=self.captures,
             announcer=self.announcer,
             wakeups=ImpatientWakeups(),
@@ -116,6 +119,7 @@ def harness(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
             {"report": report(fp32=0.2, int8=0.198, int4=0.1), "warnings": ["precision: fp32, this cpu has no bf16."]},
         ),
         models=FakeModels(),
+        rollouts=FakeRollouts(),
         announcer=FakeAnnouncer(),
         tracing=RecordingTracing(),
         spec=PipelineSpec(

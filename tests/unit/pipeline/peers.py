@@ -12,6 +12,7 @@ from services.kit.failure import Failure
 from services.pipeline.app.ports import Published, Work
 from services.pipeline.domain.cycle import Cycle, Json
 from services.pipeline.domain.feedback import Feedback
+from services.pipeline.domain.rollout_plan import RolloutPlan
 
 DIGEST = "d" * 64
 
@@ -88,19 +89,38 @@ class FakeDatasets:
 class FakeModels:
     def __init__(self) -> None:
         self.published: dict[str, str] = {}
+        self.beside: list[str] = []
+        self.serves = ""
         self.promoted: list[str] = []
         self.errors: list[TidemillError] = []
 
     async def publish(
-        self, model: str, uri: str, digest: str, run: str, dataset_version: str, request_id: str
+        self, model: str, uri: str, digest: str, run: str, dataset_version: str, request_id: str, *, beside: bool
     ) -> Published:
         if self.errors:
             raise self.errors.pop(0)
         self.published.setdefault(request_id, uri)
-        return Published(f"{model}/versions/{len(self.published)}", False)
+        name = f"{model}/versions/{len(self.published)}"
+        if beside:
+            self.beside.append(name)
+        else:
+            self.serves = name
+        return Published(name, False)
+
+    async def serving(self, model: str) -> str:
+        return self.serves
 
     async def promote(self, run: str, request_id: str) -> None:
         self.promoted.append(run)
+
+
+class FakeRollouts:
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, str, str]] = []
+
+    async def begin(self, cycle: str, model: str, candidate: str, run: str, plan: RolloutPlan) -> str:
+        self.begun.append((cycle, candidate, run))
+        return f"rollouts/{cycle.rpartition('/')[2]}"
 
 
 class FakeAnnouncer:

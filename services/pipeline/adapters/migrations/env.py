@@ -1,6 +1,6 @@
 """Alembic environment of the pipeline service."""
 
 from services.kit.storage.alembic_env import run_migrations
-from services.pipeline.adapters.tables import metadata
+from services.pipeline.adapters import rollout_tables
 
-run_migrations(metadata)
+run_migrations(rollout_tables.rollouts.metadata)

@@ -145,6 +145,8 @@ class PredictionServed(_message.Message):
     ANSWER_TIME_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     SHADOWED_ANSWER_FIELD_NUMBER: _builtins.int
+    ROUTE_ETAG_FIELD_NUMBER: _builtins.int
+    USER_SLOT_FIELD_NUMBER: _builtins.int
     answer: _builtins.str
     """`answers/{answer}`, as the caller received it."""
     model_version: _builtins.str
@@ -165,6 +167,10 @@ class PredictionServed(_message.Message):
     """What the version does in its route: `serving`, `canary`, `shadow` or `candidate`."""
     shadowed_answer: _builtins.str
     """Set where a shadow answered a copy of a request, and no one got its answer: the answer that the caller got."""
+    route_etag: _builtins.str
+    """`Route.etag` of the route that chose the version; empty where the caller named it."""
+    user_slot: _builtins.int
+    """Slot of the user in the route's hash range, from 1 on; 0 for a call without a user. Many users share a slot."""
     @_builtins.property
     def answer_time(self) -> _timestamp_pb2.Timestamp:
         """When it was answered."""
@@ -183,14 +189,80 @@ class PredictionServed(_message.Message):
         answer_time: _timestamp_pb2.Timestamp | None = ...,
         role: _builtins.str = ...,
         shadowed_answer: _builtins.str = ...,
+        route_etag: _builtins.str = ...,
+        user_slot: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer_time", b"answer_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answer_time", b"answer_time", "completion_tokens", b"completion_tokens", "label", b"label", "latency_ms", b"latency_ms", "method", b"method", "model_version", b"model_version", "prompt_tokens", b"prompt_tokens", "role", b"role", "score", b"score", "shadowed_answer", b"shadowed_answer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answer_time", b"answer_time", "completion_tokens", b"completion_tokens", "label", b"label", "latency_ms", b"latency_ms", "method", b"method", "model_version", b"model_version", "prompt_tokens", b"prompt_tokens", "role", b"role", "route_etag", b"route_etag", "score", b"score", "shadowed_answer", b"shadowed_answer", "user_slot", b"user_slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictionServed: _TypeAlias = PredictionServed  # noqa: Y015
+
+@_typing.final
+class PredictionFailed(_message.Message):
+    """A version did not answer a request, by no fault of the caller. Topic `tidemill.predictions`, key = answer id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    FAIL_TIME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SHADOWED_ANSWER_FIELD_NUMBER: _builtins.int
+    ROUTE_ETAG_FIELD_NUMBER: _builtins.int
+    USER_SLOT_FIELD_NUMBER: _builtins.int
+    answer: _builtins.str
+    """`answers/{answer}`, which no caller received."""
+    model_version: _builtins.str
+    """`models/{model}/versions/{number}`."""
+    method: _builtins.str
+    """`predict` or `generate`."""
+    code: _builtins.str
+    """Status code of the error, such as `INTERNAL`."""
+    reason: _builtins.str
+    """Its reason, such as `QUEUE_FULL`."""
+    latency_ms: _builtins.float
+    """Time from request to error."""
+    role: _builtins.str
+    """As in PredictionServed."""
+    shadowed_answer: _builtins.str
+    """As in PredictionServed."""
+    route_etag: _builtins.str
+    """As in PredictionServed."""
+    user_slot: _builtins.int
+    """As in PredictionServed."""
+    @_builtins.property
+    def fail_time(self) -> _timestamp_pb2.Timestamp:
+        """When it failed."""
+
+    def __init__(
+        self,
+        *,
+        answer: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        method: _builtins.str = ...,
+        code: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        latency_ms: _builtins.float = ...,
+        fail_time: _timestamp_pb2.Timestamp | None = ...,
+        role: _builtins.str = ...,
+        shadowed_answer: _builtins.str = ...,
+        route_etag: _builtins.str = ...,
+        user_slot: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fail_time", b"fail_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "code", b"code", "fail_time", b"fail_time", "latency_ms", b"latency_ms", "method", b"method", "model_version", b"model_version", "reason", b"reason", "role", b"role", "route_etag", b"route_etag", "shadowed_answer", b"shadowed_answer", "user_slot", b"user_slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictionFailed: _TypeAlias = PredictionFailed  # noqa: Y015
 
 @_typing.final
 class AnswerCaptured(_message.Message):

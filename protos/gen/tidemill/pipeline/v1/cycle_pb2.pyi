@@ -121,23 +121,258 @@ class Rollout(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     PREFERENCE_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
+    AB_FIELD_NUMBER: _builtins.int
+    GUARD_RAILS_FIELD_NUMBER: _builtins.int
+    APPROVE_FIRST_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name under which it is served, `models/{model}`."""
     preference: Global___Rollout.Preference.ValueType
     """Which of the builds that pass is published."""
+    approve_first: _builtins.bool
+    """Each step and the promotion wait for `tidemill rollout approve`. Rolling back never waits."""
+    @_builtins.property
+    def shadow(self) -> Global___RolloutStage:
+        """First step: the new version answers copies of the calls, and no caller gets its answers."""
+
+    @_builtins.property
+    def canary(self) -> Global___Canary:
+        """Then it answers a growing share of the users."""
+
+    @_builtins.property
+    def ab(self) -> Global___AbTest:
+        """Then it is compared with the serving version. Without shadow, canary and ab the new version serves at once."""
+
+    @_builtins.property
+    def guard_rails(self) -> Global___GuardRails:
+        """What rolls it back at any step."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         preference: Global___Rollout.Preference.ValueType = ...,
+        shadow: Global___RolloutStage | None = ...,
+        canary: Global___Canary | None = ...,
+        ab: Global___AbTest | None = ...,
+        guard_rails: Global___GuardRails | None = ...,
+        approve_first: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ab", b"ab", "canary", b"canary", "guard_rails", b"guard_rails", "shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "preference", b"preference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ab", b"ab", "approve_first", b"approve_first", "canary", b"canary", "guard_rails", b"guard_rails", "model", b"model", "preference", b"preference", "shadow", b"shadow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
+
+@_typing.final
+class RolloutStage(_message.Message):
+    """When a step of a roll-out has seen enough, and when it has waited too long."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_MINUTES_FIELD_NUMBER: _builtins.int
+    MIN_ANSWERS_FIELD_NUMBER: _builtins.int
+    MAX_MINUTES_FIELD_NUMBER: _builtins.int
+    min_minutes: _builtins.float
+    """Minutes that the step lasts at least; 10 when left out."""
+    min_answers: _builtins.int
+    """Answers that the new version gives in it at least; 200 when left out."""
+    max_minutes: _builtins.float
+    """Minutes after which a step that has not seen enough rolls back; 10080, a week, when left out."""
+    def __init__(
+        self,
+        *,
+        min_minutes: _builtins.float | None = ...,
+        min_answers: _builtins.int | None = ...,
+        max_minutes: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_minutes", b"_max_minutes", "_min_answers", b"_min_answers", "_min_minutes", b"_min_minutes", "max_minutes", b"max_minutes", "min_answers", b"min_answers", "min_minutes", b"min_minutes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_minutes", b"_max_minutes", "_min_answers", b"_min_answers", "_min_minutes", b"_min_minutes", "max_minutes", b"max_minutes", "min_answers", b"min_answers", "min_minutes", b"min_minutes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_minutes: _TypeAlias = _typing.Literal["max_minutes"]  # noqa: Y015
+    _WhichOneofArgType__max_minutes: _TypeAlias = _typing.Literal["_max_minutes", b"_max_minutes"]  # noqa: Y015
+    _WhichOneofReturnType__min_answers: _TypeAlias = _typing.Literal["min_answers"]  # noqa: Y015
+    _WhichOneofArgType__min_answers: _TypeAlias = _typing.Literal["_min_answers", b"_min_answers"]  # noqa: Y015
+    _WhichOneofReturnType__min_minutes: _TypeAlias = _typing.Literal["min_minutes"]  # noqa: Y015
+    _WhichOneofArgType__min_minutes: _TypeAlias = _typing.Literal["_min_minutes", b"_min_minutes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_minutes) -> _WhichOneofReturnType__max_minutes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_answers) -> _WhichOneofReturnType__min_answers | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_minutes) -> _WhichOneofReturnType__min_minutes | None: ...
+
+Global___RolloutStage: _TypeAlias = RolloutStage  # noqa: Y015
+
+@_typing.final
+class CanaryStep(_message.Message):
+    """A share of the users for the new version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    share: _builtins.float
+    """Above 0, below 1."""
+    @_builtins.property
+    def until(self) -> Global___RolloutStage:
+        """How long."""
+
+    def __init__(
+        self,
+        *,
+        share: _builtins.float = ...,
+        until: Global___RolloutStage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["share", b"share", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CanaryStep: _TypeAlias = CanaryStep  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    """Growing shares of the users for the new version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___CanaryStep]:
+        """In order; 1 %, 5 % and 25 % when empty."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___CanaryStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015
+
+@_typing.final
+class AbTest(_message.Message):
+    """The comparison that decides whether the new version is promoted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Metric:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[AbTest._Metric.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        METRIC_UNSPECIFIED: AbTest._Metric.ValueType  # 0
+        """Not set: accepted."""
+        METRIC_ACCEPTED: AbTest._Metric.ValueType  # 1
+        """Share of the judged answers that were accepted: by signal, rating or label."""
+        METRIC_RATING: AbTest._Metric.ValueType  # 2
+        """Rating of the judged answers, -1 to 1."""
+        METRIC_LATENCY: AbTest._Metric.ValueType  # 3
+        """Milliseconds until an answer was complete; less is better."""
+
+    class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
+        """What is compared, as a mean of each user's mean."""
+
+    METRIC_UNSPECIFIED: AbTest.Metric.ValueType  # 0
+    """Not set: accepted."""
+    METRIC_ACCEPTED: AbTest.Metric.ValueType  # 1
+    """Share of the judged answers that were accepted: by signal, rating or label."""
+    METRIC_RATING: AbTest.Metric.ValueType  # 2
+    """Rating of the judged answers, -1 to 1."""
+    METRIC_LATENCY: AbTest.Metric.ValueType  # 3
+    """Milliseconds until an answer was complete; less is better."""
+
+    SHARE_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    share: _builtins.float
+    """Share of the users for the new version; 0.5 when zero."""
+    metric: Global___AbTest.Metric.ValueType
+    """What is compared."""
+    margin: _builtins.float
+    """By how much the new version may be worse, in the metric's unit; it must be better when zero."""
+    alpha: _builtins.float
+    """Chance of promoting a version that is not better, over the whole test and however often it is looked at; 0.05 when
+    zero.
+    """
+    @_builtins.property
+    def until(self) -> Global___RolloutStage:
+        """How long. The statistic decides in between; a test that is undecided at the end rolls back."""
+
+    def __init__(
+        self,
+        *,
+        share: _builtins.float = ...,
+        metric: Global___AbTest.Metric.ValueType = ...,
+        margin: _builtins.float = ...,
+        alpha: _builtins.float = ...,
+        until: Global___RolloutStage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "margin", b"margin", "metric", b"metric", "share", b"share", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbTest: _TypeAlias = AbTest  # noqa: Y015
+
+@_typing.final
+class GuardRails(_message.Message):
+    """Limits that roll a new version back within seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_ERROR_RATE_FIELD_NUMBER: _builtins.int
+    MAX_REFUSAL_RATE_FIELD_NUMBER: _builtins.int
+    MAX_LATENCY_RATIO_FIELD_NUMBER: _builtins.int
+    MAX_LATENCY_MS_FIELD_NUMBER: _builtins.int
+    max_error_rate: _builtins.float
+    """Largest share of its calls that fail; 0.05 when left out, no limit when 0 or 1."""
+    max_refusal_rate: _builtins.float
+    """Largest share of its calls that it refuses because too many wait, or answers with nothing; 0.05 when left out."""
+    max_latency_ratio: _builtins.float
+    """Largest 99th percentile of its latency, as a multiple of the serving version's; 2 when left out, no limit when 0."""
+    max_latency_ms: _builtins.float
+    """Largest 99th percentile of its latency in milliseconds; no such limit when zero."""
+    def __init__(
+        self,
+        *,
+        max_error_rate: _builtins.float | None = ...,
+        max_refusal_rate: _builtins.float | None = ...,
+        max_latency_ratio: _builtins.float | None = ...,
+        max_latency_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate", "_max_latency_ratio", b"_max_latency_ratio", "_max_refusal_rate", b"_max_refusal_rate", "max_error_rate", b"max_error_rate", "max_latency_ratio", b"max_latency_ratio", "max_refusal_rate", b"max_refusal_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate", "_max_latency_ratio", b"_max_latency_ratio", "_max_refusal_rate", b"_max_refusal_rate", "max_error_rate", b"max_error_rate", "max_latency_ms", b"max_latency_ms", "max_latency_ratio", b"max_latency_ratio", "max_refusal_rate", b"max_refusal_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_error_rate: _TypeAlias = _typing.Literal["max_error_rate"]  # noqa: Y015
+    _WhichOneofArgType__max_error_rate: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate"]  # noqa: Y015
+    _WhichOneofReturnType__max_latency_ratio: _TypeAlias = _typing.Literal["max_latency_ratio"]  # noqa: Y015
+    _WhichOneofArgType__max_latency_ratio: _TypeAlias = _typing.Literal["_max_latency_ratio", b"_max_latency_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__max_refusal_rate: _TypeAlias = _typing.Literal["max_refusal_rate"]  # noqa: Y015
+    _WhichOneofArgType__max_refusal_rate: _TypeAlias = _typing.Literal["_max_refusal_rate", b"_max_refusal_rate"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error_rate) -> _WhichOneofReturnType__max_error_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_latency_ratio) -> _WhichOneofReturnType__max_latency_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_refusal_rate) -> _WhichOneofReturnType__max_refusal_rate | None: ...
+
+Global___GuardRails: _TypeAlias = GuardRails  # noqa: Y015
 
 @_typing.final
 class Capture(_message.Message):

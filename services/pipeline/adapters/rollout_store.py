@@ -1,0 +1,124 @@
+"""Roll-outs and the audit trail in the service's database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from services.kit.clock import Clock
+from services.kit.errors import AbortedError
+from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
+from services.pipeline.adapters.rollout_rows import entry_of_row, entry_row, rollout_of, rollout_row
+from services.pipeline.adapters.rollout_tables import audit_entries, rollouts, unsent_entries
+from services.pipeline.domain.audit import AuditEntry
+from services.pipeline.domain.rollout import Rollout, RolloutState
+
+_FINAL = [state.value for state in RolloutState if state.final]
+
+
+class SqlRolloutStore:
+    """Implements `RolloutStore` of `services.pipeline.app.rollout_ports`. Thread-safe."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine, self._clock, self._reads = engine, clock, read_only(engine)
+
+    def create(self, rollout: Rollout, entry: AuditEntry) -> Rollout:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            one_at_a_time(connection, "rollouts")
+            same = select(rollouts).where(rollouts.c.rollout_id == rollout.rollout_id)
+            known = connection.execute(same).mappings().first()
+            if known is not None:
+                return rollout_of(known)
+            connection.execute(insert(rollouts).values(rollout_row(rollout)))
+            add(connection, [entry])
+        return rollout
+
+    def get(self, name: str) -> Rollout | None:
+        """See the port."""
+        found = self._read(select(rollouts).where(rollouts.c.rollout_id == name.removeprefix("rollouts/")))
+        return found[0] if found else None
+
+    def page(self, model: str, before: str, limit: int) -> Sequence[Rollout]:
+        """See the port."""
+        query = select(rollouts).order_by(rollouts.c.rollout_id.desc()).limit(limit)
+        if model:
+            query = query.where(rollouts.c.model == model)
+        return self._read(query.where(rollouts.c.rollout_id < before) if before else query)
+
+    def unfinished(self) -> Sequence[Rollout]:
+        """See the port."""
+        where = or_(rollouts.c.state.not_in(_FINAL), rollouts.c.applied.is_(False))
+        return self._read(select(rollouts).where(where).order_by(rollouts.c.rollout_id))
+
+    def update(self, rollout: Rollout, entry: AuditEntry | None = None) -> Rollout:
+        """See the port."""
+        changed = replace(rollout, revision=rollout.revision + 1, update_time=self._clock.now())
+        same = (rollouts.c.rollout_id == rollout.rollout_id) & (rollouts.c.revision == rollout.revision)
+        try:
+            with translate_database_errors(), self._engine.begin() as connection:
+                found = connection.execute(update(rollouts).where(same).values(rollout_row(changed)))
+                if found.rowcount != 1:
+                    raise AbortedError(
+                        f"{rollout.name} was changed meanwhile. Read it again.", reason="ROLLOUT_CHANGED"
+                    )
+                if entry is not None:
+                    add(connection, [entry])
+        except IntegrityError as error:
+            raise AbortedError(f"Another roll-out of {rollout.model} is at work.", reason="ROLLOUT_AT_WORK") from error
+        return changed
+
+    def _read(self, query: Any) -> list[Rollout]:
+        with translate_database_errors(), self._reads.connect() as connection:
+            return [rollout_of(row) for row in connection.execute(query).mappings()]
+
+
+class SqlAuditStore:
+    """Implements `AuditStore` of `services.pipeline.app.rollout_ports`. Thread-safe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._reads = engine, read_only(engine)
+
+    def append(self, entries: Sequence[AuditEntry]) -> None:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            one_at_a_time(connection, "audit entries")
+            ids = [entry.entry_id for entry in entries]
+            query = select(audit_entries.c.entry_id).where(audit_entries.c.entry_id.in_(ids))
+            known = set(connection.execute(query).scalars())
+            add(connection, [entry for entry in entries if entry.entry_id not in known])
+
+    def page(self, resource: str, before: str, limit: int) -> Sequence[AuditEntry]:
+        """See the port."""
+        query = select(audit_entries).order_by(audit_entries.c.entry_id.desc()).limit(limit)
+        if resource:
+            query = query.where(audit_entries.c.resource == resource)
+        return self._read(query.where(audit_entries.c.entry_id < before) if before else query)
+
+    def unsent(self, limit: int) -> Sequence[AuditEntry]:
+        """See the port."""
+        query = select(audit_entries).join(unsent_entries, audit_entries.c.entry_id == unsent_entries.c.entry_id)
+        return self._read(query.order_by(audit_entries.c.entry_id).limit(limit))
+
+    def mark_sent(self, entry_ids: Sequence[str]) -> None:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(delete(unsent_entries).where(unsent_entries.c.entry_id.in_(list(entry_ids))))
+
+    def _read(self, query: Any) -> list[AuditEntry]:
+        with translate_database_errors(), self._reads.connect() as connection:
+            return [entry_of_row(row) for row in connection.execute(query).mappings()]
+
+
+def add(connection: Connection, entries: Sequence[AuditEntry]) -> None:
+    """Adds entries to the trail, and to what people are to be notified of."""
+    if entries:
+        connection.execute(insert(audit_entries), [entry_row(entry) for entry in entries])
+    # What happens to routes is in the trail, and part of what a roll-out reports anyway.
+    unsent = [{"entry_id": entry.entry_id} for entry in entries if entry.action.startswith("rollout.")]
+    if unsent:
+        connection.execute(insert(unsent_entries), unsent)

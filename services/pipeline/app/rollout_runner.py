@@ -1,0 +1,188 @@
+"""Runs roll-outs: looks at each that is at work, decides by its figures, and carries decisions out.
+
+A decision is stored with its audit entry before the route is changed. A process that is killed in between finds the
+decision, and changes the route; one that is killed after the change finds the route as it should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.kit.clock import Clock
+from services.kit.errors import AbortedError, TidemillError, is_retryable
+from services.kit.ids import new_id
+from services.pipeline.app.rollout_ports import Registry, RolloutMetrics, RolloutStore, Routing
+from services.pipeline.app.rollout_routes import number_of, set_for, what_changed
+from services.pipeline.domain.audit import MESH, AuditEntry
+from services.pipeline.domain.rollout import Rollout, RolloutState
+from services.pipeline.engine.rollout_decision import Decision, Turn, decide, guard
+
+logger = logging.getLogger(__name__)
+
+_REST = 10
+"""A look that joins calls with feedback is followed by a pause of so many times its own length."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutParts:
+    """What runner and use cases share."""
+
+    store: RolloutStore
+    metrics: RolloutMetrics
+    routing: Routing
+    registry: Registry
+    clock: Clock
+
+
+class RolloutRunner:
+    """Belongs to one event loop; `step` looks at all roll-outs once."""
+
+    def __init__(self, parts: RolloutParts) -> None:
+        self._parts = parts
+        self._not_before: dict[str, float] = {}
+        self._waiting: dict[str, str] = {}
+
+    async def step(self) -> bool:
+        """Looks at every roll-out that has not ended; returns whether one of them has changed."""
+        found = await asyncio.to_thread(self._parts.store.unfinished)
+        by_model: dict[str, list[Rollout]] = defaultdict(list)
+        for rollout in found:
+            by_model[rollout.model].append(rollout)
+        return any(await asyncio.gather(*(self._turn(each) for each in by_model.values())))
+
+    async def _turn(self, rollouts: Sequence[Rollout]) -> bool:
+        """One look at a model's roll-outs; an error concerns only these."""
+        model = rollouts[0].model
+        try:
+            changed = await self._look_at(rollouts)
+        except AbortedError:
+            return True  # a person was faster; what they did is looked at next
+        except TidemillError as error:
+            if self._waiting.get(model) != error.reason:
+                logger.warning("the roll-out of %s waits: %s", model, error.message)
+            self._waiting[model] = error.reason
+            return False
+        except Exception:
+            logger.exception("the roll-out of %s failed; it is tried again", model)
+            return False
+        self._waiting.pop(model, None)
+        return changed
+
+    async def _look_at(self, rollouts: Sequence[Rollout]) -> bool:
+        pending = [each for each in rollouts if each.state is RolloutState.PENDING]
+        for older in pending[:-1]:
+            why = f"{pending[-1].candidate} was made before {older.candidate} had its turn."
+            await self._end(older, RolloutState.ROLLED_BACK, Decision(Turn.ROLL_BACK, why))
+        if ended := [each for each in rollouts if each.state.final]:
+            return all([await carry_out(each, self._parts) for each in ended])
+        if at_work := [each for each in rollouts if each.state is not RolloutState.PENDING]:
+            return await self._look(at_work[0])
+        await self._begin(pending[-1])
+        return True
+
+    async def _begin(self, rollout: Rollout) -> None:
+        found = await self._parts.routing.route(rollout.model)
+        if not found.serving or found.serving == number_of(rollout.candidate):
+            why = f"No other version of {rollout.model} serves, so {rollout.candidate} serves at once."
+            await self._end(rollout, RolloutState.PROMOTED, Decision(Turn.ADVANCE, why))
+            return
+        begun = rollout.begun(f"{rollout.model}/versions/{found.serving}")
+        await self._store(begun, "rollout.begin", {"step": begun.planned.kind.value})
+
+    async def _look(self, rollout: Rollout) -> bool:
+        if not rollout.applied:
+            return await carry_out(rollout, self._parts)
+        found = await self._parts.routing.route(rollout.model)
+        why = what_changed(rollout, found)
+        if why and found.serving == number_of(rollout.candidate):
+            await self._end(rollout, RolloutState.PROMOTED, Decision(Turn.ADVANCE, why))
+            return True
+        if why and (found.serving != number_of(rollout.champion) or number_of(rollout.candidate) not in found.versions):
+            await self._end(rollout, RolloutState.ROLLED_BACK, Decision(Turn.ROLL_BACK, why))
+            return True
+        if why and not rollout.frozen:
+            await self._store(rollout.held(f"{why} `tidemill rollout resume` sets them as planned."), "rollout.freeze")
+            return True
+        if not why and found.etag not in rollout.record.etags:
+            rollout = await self._store(rollout.routed(found.etag, self._parts.clock.now()))
+        decision = await self._decision(rollout)
+        return await self._follow(rollout, decision)
+
+    async def _decision(self, rollout: Rollout) -> Decision:
+        alarm = guard(rollout, await asyncio.to_thread(self._parts.metrics.calls, rollout))
+        held = rollout.frozen or rollout.state is RolloutState.AWAITING_APPROVAL
+        began = self._parts.clock.monotonic()
+        if alarm.turn is not Turn.STAY or held or began < self._not_before.get(rollout.name, 0.0):
+            return alarm
+        figures = await asyncio.to_thread(self._parts.metrics.figures, rollout)
+        ended = self._parts.clock.monotonic()
+        self._not_before[rollout.name] = ended + _REST * (ended - began)
+        return decide(rollout, figures, self._parts.clock.now())
+
+    async def _follow(self, rollout: Rollout, decision: Decision) -> bool:
+        if decision.turn is Turn.STAY:
+            return False
+        now = self._parts.clock.now()
+        if decision.turn is Turn.ROLL_BACK:
+            await self._end(rollout, RolloutState.ROLLED_BACK, decision)
+        elif rollout.plan.approve_first:
+            await self._store(rollout.proposed(decision.reason), "rollout.propose", decision.facts)
+        elif rollout.is_last_step:
+            await self._end(rollout, RolloutState.PROMOTED, decision)
+        else:
+            await self._store(rollout.stepped(decision.reason, now), "rollout.step", decision.facts)
+        return True
+
+    async def _end(self, rollout: Rollout, state: RolloutState, decision: Decision) -> None:
+        ended = rollout.ended(state, decision.reason, self._parts.clock.now())
+        action = "rollout.promote" if state is RolloutState.PROMOTED else "rollout.rollback"
+        await self._store(ended, action, decision.facts)
+        self._not_before.pop(rollout.name, None)
+
+    async def _store(self, rollout: Rollout, action: str = "", facts: Mapping[str, str] | None = None) -> Rollout:
+        entry = entry_of(rollout, MESH, action, self._parts.clock, facts) if action else None
+        if entry is not None:
+            logger.info("%s: %s: %s", rollout.name, action, entry.reason)
+        return await asyncio.to_thread(self._parts.store.update, rollout, entry)
+
+
+async def carry_out(rollout: Rollout, parts: RolloutParts) -> bool:
+    """Brings the route to what a stored decision asks for, and stores that it is; a repeat changes nothing.
+
+    A route that inference refuses for good ends the roll-out: its version was deleted, or cannot be loaded.
+    """
+    try:
+        etag = await set_for(rollout, parts.routing)
+        if rollout.state is RolloutState.PROMOTED and rollout.run:
+            await parts.registry.promote(rollout.run, f"{rollout.rollout_id}-promote")
+    except TidemillError as error:
+        if is_retryable(error) or isinstance(error, AbortedError):
+            raise
+        if rollout.state.final:
+            logger.error("the route of %s stays as it is: %s", rollout.model, error.message)
+            etag = ""
+        else:
+            why = f"The route could not be set: {error.message}"
+            ended = rollout.ended(RolloutState.ROLLED_BACK, why, parts.clock.now())
+            await asyncio.to_thread(parts.store.update, ended, entry_of(ended, MESH, "rollout.rollback", parts.clock))
+            return True
+    if rollout.state.final:
+        # Before it counts as carried out: a process that is killed in between does it again.
+        await asyncio.to_thread(parts.metrics.forget, rollout)
+    await asyncio.to_thread(parts.store.update, rollout.routed(etag, parts.clock.now()))
+    return True
+
+
+def entry_of(
+    rollout: Rollout, actor: str, action: str, clock: Clock, facts: Mapping[str, str] | None = None, reason: str = ""
+) -> AuditEntry:
+    """The audit entry of what made a roll-out what it is."""
+    known = {"model": rollout.model, "candidate": rollout.candidate, "champion": rollout.champion}
+    known |= {"state": rollout.state.value, "step": str(rollout.step)}
+    return AuditEntry(
+        new_id(), clock.now(), actor, action, rollout.name, reason or rollout.reason, {**known, **(facts or {})}
+    )

@@ -1,0 +1,421 @@
+"""A new version on its way to all users: decisions, what overrules them, and what a kill leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, update
+from sqlalchemy.exc import DatabaseError
+
+from services.inference.domain.route import RouteEntry
+from services.kit.errors import AbortedError, FailedPreconditionError, NotFoundError
+from services.pipeline.adapters.rollout_tables import audit_entries, rollout_calls
+from services.pipeline.app.rollout_ports import Outcome
+from services.pipeline.app.rollouts import Overrule
+from services.pipeline.domain.rollout import Rollout, RolloutState
+from services.pipeline.domain.rollout_plan import GuardRails, PlannedStep, RolloutPlan, StepKind
+from services.serving.domain.route import Role
+from tests.conftest import OpenDatabase
+from tests.unit.pipeline.rollout_world import CYCLE, MODEL, PLAN, SHORT, World
+
+ANNA = Overrule("key:anna", "I saw something.")
+COMPARED = RolloutPlan((PlannedStep(StepKind.AB, 0.5, SHORT),))
+BETTER, WORSE = {1: 0.5, 2: 0.9}, {1: 0.9, 2: 0.5}
+
+
+@pytest.fixture
+def world(open_service_database: OpenDatabase) -> World:
+    return World(open_service_database("pipeline"))
+
+
+def weights(world: World) -> dict[int, tuple[str, int]]:
+    return {entry.number: (entry.role.value, entry.weight) for entry in world.now_entries()}
+
+
+async def walk(world: World, likes: dict[int, float] | None, users: int = 700, steps: int = 3) -> None:
+    """Lets users ask in each step until its time is over."""
+    for _ in range(steps):
+        await world.settle()
+        world.ask(users, likes)
+        world.clock.forward(6)
+        await world.settle()
+
+
+async def test_a_better_version_goes_through_every_step_and_is_promoted(world: World) -> None:
+    name = await world.begin()
+    await world.settle()
+    assert weights(world) == {1: ("serving", 100), 2: ("shadow", 0)}
+    world.ask(30)
+    await world.settle()
+    assert world.read(name).step == 0  # enough answers, but not enough time
+    world.clock.forward(6)
+    await world.settle()
+    assert weights(world) == {1: ("serving", 8000), 2: ("canary", 2000)}
+    canary = {slot for slot in range(10_000) if world.version_of(slot) == 2}
+    world.ask(150, BETTER)
+    world.clock.forward(6)
+    await world.settle()
+    assert weights(world) == {1: ("serving", 5000), 2: ("canary", 5000)}
+    # Who had the new version keeps it.
+    assert canary <= {slot for slot in range(10_000) if world.version_of(slot) == 2}
+    world.ask(1500, BETTER)
+    await world.settle()
+    assert world.read(name).state is RolloutState.RUNNING
+    world.clock.forward(6)
+    await world.settle()
+    rollout = world.read(name)
+    assert (rollout.state, rollout.applied) == (RolloutState.PROMOTED, True)
+    assert weights(world) == {2: ("serving", 10_000)}
+    assert world.registry.promoted == ["runs/r"]
+    assert [action for action, _ in world.trail()] == [
+        "rollout.create",
+        "rollout.begin",
+        "rollout.step",
+        "rollout.step",
+        "rollout.promote",
+    ]
+    why = world.trail()[-1][1]
+    assert why.startswith(f"{MODEL}/versions/2 is better than {MODEL}/versions/1: share of accepted answers 0.8")
+    assert all(record.reason and record.end_time for record in rollout.records)
+    # Single calls are dropped with the end, the counts stay.
+    with world.engine.connect() as connection:
+        assert connection.execute(rollout_calls.select()).all() == []
+    assert world.metrics.calls(rollout).candidate.step.calls > 500
+
+
+async def test_a_worse_version_is_rolled_back_with_its_figures_as_the_reason(world: World) -> None:
+    name = await world.begin()
+    await walk(world, WORSE, users=2500)
+    rollout = world.read(name)
+    assert rollout.state is RolloutState.ROLLED_BACK
+    assert weights(world) == {1: ("serving", 8000)}
+    assert f"{MODEL}/versions/2 is worse than {MODEL}/versions/1" in rollout.reason
+    entry = world.audit.page(name, "", 1)[0]
+    assert (entry.actor, entry.action, entry.facts["metric"]) == ("mesh", "rollout.rollback", "accepted")
+    assert float(entry.facts["upper"]) < 0
+    assert world.registry.promoted == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why"),
+    [(Outcome.FAILED, "failed; the guard-rail max_error_rate"), (Outcome.REFUSED, "the guard-rail max_refusal_rate")],
+)
+async def test_a_failing_version_is_rolled_back_out_of_the_shadow(world: World, outcome: Outcome, why: str) -> None:
+    name = await world.begin()
+    await world.settle()
+    world.ask(10, outcome=lambda version: outcome if version == 2 else Outcome.ANSWERED)
+    await world.settle()
+    rollout = world.read(name)
+    assert rollout.state is RolloutState.ROLLED_BACK
+    assert why in rollout.reason
+    assert weights(world) == {1: ("serving", 100)}
+
+
+async def test_a_failing_serving_version_does_not_end_the_rollout(world: World) -> None:
+    name = await world.begin()
+    await world.settle()
+    world.ask(50, outcome=lambda version: Outcome.FAILED if version == 1 else Outcome.ANSWERED)
+    await world.settle()
+    assert world.read(name).state is RolloutState.RUNNING
+
+
+async def test_a_slow_version_is_rolled_back_by_the_serving_ones_latency(world: World) -> None:
+    name = await world.begin()
+    await world.settle()
+    world.metrics.count([world.call(1) for _ in range(300)])
+    world.metrics.count([world.call(2, shadow=True, latency_ms=45.0) for _ in range(50)])
+    await world.settle()
+    assert world.read(name).state is RolloutState.RUNNING  # within twice the time, or the least limit
+    world.metrics.count([world.call(2, shadow=True, latency_ms=400.0) for _ in range(20)])
+    await world.settle()
+    rollout = world.read(name)
+    assert rollout.state is RolloutState.ROLLED_BACK
+    assert "20 of 70 answers" in rollout.reason
+    assert "max_latency_ratio" in rollout.reason
+
+
+async def test_users_who_are_not_divided_as_planned_end_the_comparison(world: World) -> None:
+    name = await world.begin(COMPARED)
+    await world.settle()
+    # Three of four users of the new version never arrive.
+    calls = [world.call(2, slot + 1) for slot in range(300)] + [world.call(1, slot + 1) for slot in range(5000, 6200)]
+    world.metrics.count(calls)
+    await world.settle()
+    assert world.read(name).state is RolloutState.ROLLED_BACK
+    assert "300 of 1,500 users" in world.read(name).reason
+    assert "sample ratio mismatch" in world.read(name).reason
+
+
+async def test_an_undecided_comparison_and_a_step_without_calls_roll_back(world: World) -> None:
+    name = await world.begin(COMPARED)
+    await world.settle()
+    world.ask(500, {1: 0.7, 2: 0.7})
+    world.clock.forward(601)
+    await world.settle()
+    assert "the comparison is undecided" in world.read(name).reason
+    world.routing.change(world.routing.now.joined_by(3, Role.CANDIDATE, 0), "published")
+    second = await world.begin(candidate=3, cycle=CYCLE[:-1] + "2")
+    await world.settle()
+    world.clock.forward(601)
+    await world.settle()
+    assert "3 gave 0 answers to copies of calls in the time allowed, not 20" in world.read(second).reason
+
+
+async def test_not_worse_by_the_margin_is_enough_where_the_plan_says_so(world: World) -> None:
+    plan = replace(COMPARED, comparison=replace(COMPARED.comparison, margin=0.3))
+    name = await world.begin(plan)
+    await walk(world, {1: 0.8, 2: 0.8}, users=2500, steps=1)
+    rollout = world.read(name)
+    assert rollout.state is RolloutState.PROMOTED
+    assert "advantage is" in rollout.reason
+
+
+async def test_the_first_version_of_a_model_and_one_that_serves_need_no_rollout(world: World) -> None:
+    world.routing.change(world.routing.now.served_by(2), "by hand")
+    name = await world.begin()
+    await world.settle()
+    assert world.read(name).state is RolloutState.PROMOTED
+    assert weights(world) == {2: ("serving", 100)}
+
+
+async def test_of_several_waiting_versions_the_newest_has_its_turn(world: World) -> None:
+    for number in (3, 4):
+        world.routing.change(world.routing.now.joined_by(number, Role.CANDIDATE, 0), "published")
+    names = [await world.begin(candidate=number, cycle=f"{CYCLE[:-1]}{number}") for number in (2, 3, 4)]
+    # A version that is being introduced is not introduced twice.
+    assert await world.begin(candidate=4, cycle=f"{CYCLE[:-1]}9") == names[2]
+    runner_up = world.rollouts()
+    await world.settle()
+    states = [world.read(name).state for name in names]
+    assert states == [RolloutState.ROLLED_BACK, RolloutState.ROLLED_BACK, RolloutState.RUNNING]
+    assert set(weights(world)) == {1, 4}
+    assert (await runner_up.page(MODEL, "", 10))[0].name == names[2]
+
+
+async def test_a_person_approves_each_step_first_where_the_plan_says_so(world: World) -> None:
+    name = await world.begin(replace(PLAN, approve_first=True))
+    rollouts = world.rollouts()
+    with pytest.raises(FailedPreconditionError, match="proposes no step"):
+        await rollouts.approve(name, ANNA)
+    for step in range(3):
+        await world.settle()
+        world.ask(2000, BETTER)
+        world.clock.forward(6)
+        await world.settle()
+        assert (world.read(name).state, world.read(name).step) == (RolloutState.AWAITING_APPROVAL, step)
+        await rollouts.approve(name, ANNA)
+    await world.settle()
+    assert world.read(name).state is RolloutState.PROMOTED
+    actors = [entry.actor for entry in world.audit.page(name, "", 100) if entry.action == "rollout.approve"]
+    assert actors == ["key:anna"] * 3
+
+
+async def test_a_version_that_fails_while_it_waits_for_approval_is_rolled_back(world: World) -> None:
+    name = await world.begin(replace(PLAN, approve_first=True))
+    await world.settle()
+    world.ask(30)
+    world.clock.forward(6)
+    await world.settle()
+    assert world.read(name).state is RolloutState.AWAITING_APPROVAL
+    world.ask(30, outcome=lambda version: Outcome.FAILED if version == 2 else Outcome.ANSWERED)
+    await world.settle()
+    assert world.read(name).state is RolloutState.ROLLED_BACK
+
+
+async def test_a_person_rolls_back_freezes_resumes_and_forces(world: World) -> None:
+    name, rollouts = await world.begin(), world.rollouts()
+    await world.settle()
+    frozen = await rollouts.freeze(name, ANNA)
+    assert (frozen.frozen, await rollouts.freeze(name, ANNA)) == (True, frozen)
+    world.ask(500, BETTER)
+    world.clock.forward(60)
+    await world.settle()
+    assert world.read(name).step == 0
+    await rollouts.resume(name, ANNA)
+    await world.settle()
+    assert world.read(name).step == 1
+    back = await rollouts.roll_back(name, ANNA)
+    # The route is so when the call returns, before any look of the runner.
+    assert (back.state, back.applied, back.reason) == (RolloutState.ROLLED_BACK, True, "I saw something.")
+    assert weights(world) == {1: ("serving", 8000)}
+    assert await rollouts.roll_back(name, ANNA) == back
+    with pytest.raises(FailedPreconditionError, match="was rolled back"):
+        await rollouts.force(name, ANNA)
+    world.routing.change(world.routing.now.joined_by(3, Role.CANDIDATE, 0), "published")
+    second = await world.begin(candidate=3, cycle=CYCLE[:-1] + "2")
+    await world.settle()
+    assert (await rollouts.force(second, ANNA)).state is RolloutState.PROMOTED
+    assert weights(world) == {3: ("serving", 8000)}
+    with pytest.raises(FailedPreconditionError, match="tidemill route rollback reviews"):
+        await rollouts.roll_back(second, ANNA)
+    by_anna = [entry.action for entry in reversed(world.audit.page("", "", 100)) if entry.actor == "key:anna"]
+    assert by_anna == ["rollout.freeze", "rollout.resume", "rollout.rollback", "rollout.force"]
+    with pytest.raises(NotFoundError):
+        await rollouts.freeze("rollouts/no", ANNA)
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "why"),
+    [
+        (lambda route: route.served_by(2), RolloutState.PROMOTED, "made the serving version by someone else"),
+        (lambda route: route.without(2), RolloutState.ROLLED_BACK, "left the route"),
+        (lambda route: route.having((), {}), RolloutState.ROLLED_BACK, "no version serves"),
+        (lambda route: route.served_by(7), RolloutState.ROLLED_BACK, "version 7 serves"),
+    ],
+)
+async def test_what_someone_else_did_to_the_route_ends_the_rollout(
+    world: World, change: Callable[[Any], Any], state: RolloutState, why: str
+) -> None:
+    name = await world.begin(COMPARED)
+    await world.settle()
+    world.routing.change(change(world.routing.now), "by hand")
+    await world.settle()
+    assert world.read(name).state is state
+    assert why in world.read(name).reason
+    serving = world.routing.now.serving
+    await world.settle()
+    assert world.routing.now.serving == serving
+
+
+async def test_weights_that_someone_else_set_hold_the_rollout_until_it_is_resumed(world: World) -> None:
+    name = await world.begin(COMPARED)
+    await world.settle()
+    entries = [RouteEntry(1, Role.SERVING, 90), RouteEntry(2, Role.CANARY, 10)]
+    world.routing.change(world.routing.now.set_to(entries, {}), "by hand")
+    await world.settle()
+    assert (world.read(name).frozen, weights(world)[2]) == (True, ("canary", 10))
+    await world.rollouts().resume(name, ANNA)
+    await world.settle()
+    assert (world.read(name).frozen, weights(world)[2]) == (False, ("canary", 5000))
+
+
+async def test_an_alias_that_someone_sets_changes_nothing_in_the_rollout(world: World) -> None:
+    name = await world.begin(COMPARED)
+    await world.settle()
+    world.routing.change(world.routing.now.set_to(world.now_entries(), {"stable": 1}), "by hand")
+    await world.settle()
+    world.ask(1500, BETTER)
+    world.clock.forward(6)
+    await world.settle()
+    assert world.read(name).state is RolloutState.PROMOTED
+
+
+async def test_a_route_that_is_refused_for_good_ends_the_rollout(world: World) -> None:
+    name = await world.begin()
+
+    async def refused(*_: Any) -> str:
+        raise FailedPreconditionError("version 2 is damaged")
+
+    world.routing.set_route = refused  # type: ignore[method-assign,assignment]
+    await world.settle()
+    assert world.read(name).state is RolloutState.ROLLED_BACK
+    assert "The route could not be set: version 2 is damaged" in world.read(name).reason
+
+
+class _KilledError(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize(("likes", "end"), [(BETTER, RolloutState.PROMOTED), (WORSE, RolloutState.ROLLED_BACK)])
+async def test_a_kill_at_any_write_is_gone_on_from_and_decides_nothing_twice(
+    open_service_database: OpenDatabase, likes: dict[int, float], end: RolloutState
+) -> None:
+    plan = replace(PLAN, guard_rails=GuardRails(max_latency_ratio=0))
+    engine = open_service_database("pipeline")
+    whole = World(engine)
+    writes = Killing(whole, None)
+    await whole.begin(plan, cycle=f"pipelines/reviews/cycles/{'a' * 26}")
+    await walk(whole, likes)
+    assert writes.seen > 8
+    expected = whole.trail()
+    for kill_at in range(writes.seen):
+        for written in (False, True):
+            world = World(engine)
+            world.random.seed(7)
+            killing = Killing(world, (kill_at, written))
+            name = await world.begin(plan, cycle=f"pipelines/reviews/cycles/{kill_at:025x}{int(written)}")
+            for _ in range(3):
+                for again in range(2):
+                    try:
+                        await world.settle()
+                        if not again:
+                            world.ask(700, likes)
+                            world.clock.forward(6)
+                    except _KilledError:
+                        await world.settle()
+                        if not again:
+                            world.ask(700, likes)
+                            world.clock.forward(6)
+            await world.settle()
+            rollout = world.read(name)
+            assert (rollout.state, rollout.applied) == (end, True), (kill_at, written)
+            assert killing.seen > kill_at
+            trail = [entry.action for entry in reversed(world.audit.page(name, "", 100))]
+            assert trail == [action for action, _ in expected], (kill_at, written)
+            assert len(world.routing.changes) == len(whole.routing.changes)
+            serving = world.routing.now.serving
+            assert serving is not None
+            assert serving.number == (2 if end is RolloutState.PROMOTED else 1)
+
+
+class Killing:
+    """Ends the process at one of the writes of a roll-out or of its route: before it, or right after."""
+
+    def __init__(self, world: World, at: tuple[int, bool] | None) -> None:
+        self.seen, self._at = 0, at
+        store, routing = world.store, world.routing
+        update, set_route, promote = store.update, routing.set_route, routing.promote
+
+        def updating(*arguments: Any) -> Rollout:
+            self._before()
+            found = update(*arguments)
+            self._after()
+            return found
+
+        async def setting(*arguments: Any) -> str:
+            self._before()
+            etag = await set_route(*arguments)
+            self._after()
+            return etag
+
+        async def promoting(*arguments: Any) -> str:
+            self._before()
+            etag = await promote(*arguments)
+            self._after()
+            return etag
+
+        store.update = updating  # type: ignore[method-assign,assignment]
+        routing.set_route, routing.promote = setting, promoting  # type: ignore[method-assign,assignment]
+
+    def _before(self) -> None:
+        if self._at == (self.seen, False):
+            self.seen += 1
+            raise _KilledError
+
+    def _after(self) -> None:
+        self.seen += 1
+        if self._at == (self.seen - 1, True):
+            raise _KilledError
+
+
+async def test_a_person_and_the_mesh_do_not_decide_at_the_same_time(world: World) -> None:
+    name = await world.begin()
+    await world.settle()
+    before = world.read(name)
+    await world.rollouts().freeze(name, ANNA)
+    with pytest.raises(AbortedError):
+        world.store.update(before.stepped("too late", world.clock.now()))
+    await asyncio.gather(*(world.rollouts().roll_back(name, ANNA) for _ in range(5)))
+    assert [action for action, _ in world.trail()].count("rollout.rollback") == 1
+
+
+async def test_the_audit_trail_cannot_be_changed(world: World) -> None:
+    await world.begin()
+    for change in (update(audit_entries).values(reason="nothing happened"), delete(audit_entries)):
+        with pytest.raises(DatabaseError, match="the audit trail is never changed"), world.engine.begin() as connection:
+            connection.execute(change)
+    assert [action for action, _ in world.trail()] == ["rollout.create"]
