@@ -60,7 +60,7 @@ class DataPlane:
         registry: CollectorRegistry,
     ) -> DataPlane:
         """Opens it inside the running event loop. Neither Triton nor inference nor the bus need answer yet."""
-        channel = open_triton(settings.triton_grpc)
+        channel = open_triton(settings.triton_grpc, settings.peer_files)
         table, stub = RoutingTable(), InferenceServiceStub(inference)
         feed = RouteFeed(stub, table, RouteFile(settings.state / "gateway" / "routes.json"))
         await feed.restore()

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -64,6 +65,14 @@ class Issued:
     def due(self, now: datetime) -> bool:
         """Whether it must be renewed: less than a third of its life is left."""
         return now >= self.end - (self.end - self.begin) / 3
+
+
+class PeerFiles(NamedTuple):
+    """Files for mutual TLS."""
+
+    certificate: Path
+    key: Path
+    authority: Path
 
 
 class Authority:
@@ -250,6 +259,19 @@ def place(folder: Path) -> Path:
     for renewed in authority.renew():
         logger.info("the certificate %s is renewed, until %s", renewed.name, renewed.end.isoformat())
     return folder / "issued" / LOCAL
+
+
+def shown(folder: Path) -> PeerFiles:
+    """The files that the services of this machine show: those that the environment names, else the mesh's own.
+
+    Args:
+        folder: `State.peer_keys`.
+    """
+    own = folder / "issued" / LOCAL
+    names = {"CERT": CERTIFICATE, "KEY": KEY, "CA": AUTHORITY}
+    given = {what: os.environ.get(f"TIDEMILL_PEER_{what}") for what in names}
+    named = given if given["CERT"] else dict.fromkeys(names)
+    return PeerFiles(*(Path(named[what] or own / name) for what, name in names.items()))
 
 
 def this_machine() -> list[str]:

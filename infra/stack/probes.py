@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from infra.stack.addresses import HOST, Addresses
+from infra.stack.certificates import PeerFiles
 from infra.stack.kafka_access import brokers, is_legacy
 from infra.stack.layout import Layout
 
@@ -87,14 +88,14 @@ def kafka_broker(layout: Layout, use: str) -> Probe:
     return probe
 
 
-def grpc_health(use: str) -> Probe:
-    """Ready when grpc.health.v1 says SERVING for the server as a whole."""
+def grpc_health(use: str, tls: PeerFiles | None = None) -> Probe:
+    """Ready when grpc.health.v1 says SERVING for the server as a whole; `tls` are files to show to it."""
 
     def probe(addresses: Addresses) -> None:
         import grpc
         from grpc_health.v1 import health_pb2
 
-        with _channel(addresses[use]) as channel:
+        with _channel(addresses[use], tls) as channel:
             try:
                 check = channel.unary_unary(
                     "/grpc.health.v1.Health/Check",
@@ -129,13 +130,13 @@ def tls_handshake(use: str) -> Probe:
     return probe
 
 
-def triton_alive(use: str) -> Probe:
-    """Whether Triton answers at all, whatever the state of its models."""
+def triton_alive(use: str, tls: PeerFiles | None = None) -> Probe:
+    """Whether Triton answers at all, whatever the state of its models; `tls` are files to show to it."""
 
     def probe(addresses: Addresses) -> None:
         import grpc
 
-        with _channel(addresses[use]) as channel:
+        with _channel(addresses[use], tls) as channel:
             # Both messages are empty or one field long: the client library is not needed for them.
             ask: Callable[..., bytes] = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
             try:
@@ -148,10 +149,17 @@ def triton_alive(use: str) -> Probe:
     return probe
 
 
-def _channel(address: str) -> grpc.Channel:
+def _channel(address: str, tls: PeerFiles | None) -> grpc.Channel:
     import grpc
 
-    return grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
+    options = [("grpc.enable_http_proxy", 0)]
+    if tls is None:
+        return grpc.insecure_channel(address, options)
+    try:
+        chain, key, authority = (path.read_bytes() for path in tls)
+    except OSError as error:
+        raise ProbeError(f"the certificate cannot be read: {error}") from error
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority, key, chain), options)
 
 
 def every(*probes: Probe) -> Probe:

@@ -186,9 +186,8 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
             "TIDEMILL_KAFKA_PASSWORD_FILE": str(kafka_access.password_file(state, kafka_access.MESH)),
         }
     if not os.environ.get("TIDEMILL_PEER_CERT"):
-        own = state.peer_keys / "issued" / certificates.LOCAL
-        files = {"CERT": certificates.CERTIFICATE, "KEY": certificates.KEY, "CA": certificates.AUTHORITY}
-        values |= {f"TIDEMILL_PEER_{what}": str(own / name) for what, name in files.items()}
+        files = zip(("CERT", "KEY", "CA"), certificates.shown(state.peer_keys), strict=True)
+        values |= {f"TIDEMILL_PEER_{what}": str(path) for what, path in files}
     if service.doors is not None and (host := os.environ.get(DOORS_HOST)):
         values |= {
             "TIDEMILL_BIND": f"{host}:{addresses.ports[service.name]}",

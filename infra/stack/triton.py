@@ -6,7 +6,7 @@ put together once for each Python version, with a stub that works with the insta
 the models; the repository starts empty.
 
 Whoever can call this server can run code as its user: a request to load a model may bring the model's files. It
-therefore listens on a Unix socket alone, with neither HTTP nor metrics.
+therefore listens on a Unix socket, or on a port with mutual TLS, with neither HTTP nor metrics.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sysconfig
 from functools import partial
 from pathlib import Path
 
+from infra.stack import certificates
 from infra.stack.addresses import Addresses
 from infra.stack.assets.store import one_at_a_time, place_folder
 from infra.stack.child import ChildSpec, Program
@@ -33,6 +34,9 @@ from infra.stack.triton_stub import for_numpy_2
 SERVER = "TIDEMILL_TRITON_SERVER"
 """Environment variable: folder of an installed Triton (`/opt/tritonserver` in the official image), instead of the
 wheel's. Its Python backend must be built for the Python that runs the mesh, and work with its NumPy."""
+HOST = "TIDEMILL_TRITON_HOST"
+"""Environment variable: address that Triton's gRPC listens on instead of its socket, such as 0.0.0.0, for gateways on
+other machines. Callers must show a certificate of the mesh."""
 PACKAGE = "nvidia-pytriton"
 # Only a started server reports its version (`server_version` in its log); an installed one also has it in a file.
 _SERVER_OF_PACKAGE = {"0.7": "2.51.0"}
@@ -41,6 +45,7 @@ _STUB = "triton_python_backend_stub"
 _STUB_START_S = 120
 # Triton knows ports only and appends one to the address, so that the name of its socket ends with it.
 _SOCKET_NUMBER = 1
+_PORT = 8001
 # Interfaces that nothing here uses. Shared memory has known vulnerabilities before 2.59 (docs/security.md); traces
 # and logs write to files that the caller names. Triton cannot switch them off, but can ask their callers for a secret,
 # so they get a random one that is not kept. Every user can read it in the command line, but only the mesh's user can
@@ -50,14 +55,16 @@ _REFUSED = "shared-memory,trace,logging"
 
 def child(layout: Layout) -> ChildSpec:
     """The server as a child of the supervisor."""
+    on_port = bool(os.environ.get(HOST))
+    tls = certificates.shown(layout.state.peer_keys) if on_port else None
     return ChildSpec(
         name="triton",
-        ports={},
-        sockets={"triton_grpc": f"triton:{_SOCKET_NUMBER}"},
+        ports={"triton_grpc": _PORT} if on_port else {},
+        sockets={} if on_port else {"triton_grpc": f"triton:{_SOCKET_NUMBER}"},
         prepare=partial(_prepare, layout),
-        probe=grpc_health("triton_grpc"),
+        probe=grpc_health("triton_grpc", tls),
         # A model that cannot be loaded makes the server unready, and no restart fixes that.
-        alive=triton_alive("triton_grpc"),
+        alive=triton_alive("triton_grpc", tls),
         stop_grace_s=30.0,
     )
 
@@ -190,10 +197,23 @@ def environment(library: Path, programs: Path) -> dict[str, str]:
     }
 
 
-def _listen(address: str) -> tuple[str, str]:
-    """The options that make Triton listen on `unix:/path:number`."""
+def _listen(layout: Layout, address: str) -> tuple[str, ...]:
+    """The options that make Triton listen on `unix:/path:number`, or on a port with mutual TLS."""
     path, _, number = address.rpartition(":")
-    return f"--grpc-address={path}", f"--grpc-port={number}"
+    host = os.environ.get(HOST)
+    if not host:
+        return f"--grpc-address={path}", f"--grpc-port={number}"
+    if not os.environ.get("TIDEMILL_PEER_CERT"):
+        certificates.place(layout.state.peer_keys)
+    files = certificates.shown(layout.state.peer_keys)
+    return (
+        f"--grpc-address={host}",
+        f"--grpc-port={number}",
+        *("--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true"),
+        f"--grpc-server-cert={files.certificate}",
+        f"--grpc-server-key={files.key}",
+        f"--grpc-root-cert={files.authority}",
+    )
 
 
 def _prepare(layout: Layout, addresses: Addresses) -> Program:
@@ -215,7 +235,7 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         f"--backend-config=python,stub-timeout-seconds={_STUB_START_S}",
         f"--cache-directory={server / 'caches'}",
-        *("--allow-http=false", "--allow-metrics=false", *_listen(addresses["triton_grpc"])),
+        *("--allow-http=false", "--allow-metrics=false", *_listen(layout, addresses["triton_grpc"])),
         f"--grpc-restricted-protocol={_REFUSED}:refused={secrets.token_hex(16)}",
         "--exit-timeout-secs=20",
         "--log-format=ISO8601",

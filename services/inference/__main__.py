@@ -43,7 +43,7 @@ async def build(settings: InferenceSettings, metrics: RequestMetrics) -> Service
     engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="inference")
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "inference")
     clock, book, restarts = SystemClock(), RouteBook(), RestartQueue()
-    control = TritonControl(settings.triton_grpc, load_timeout_s=settings.load_timeout_s)
+    control = TritonControl(settings.triton_grpc, load_timeout_s=settings.load_timeout_s, tls=settings.peer_files)
     trusted = TrustedKeys(settings.trusted_model_keys.absolute())
     repository = TritonRepository(
         settings.triton_repository.absolute(),

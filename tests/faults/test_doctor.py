@@ -242,7 +242,7 @@ def test_the_holes_of_triton_are_reported_and_an_open_door_is_a_fault(layout: La
         "shared-memory",
         "trace",
         "logging",
-        "gRPC on a port",
+        "gRPC on a port without TLS",
     ]
 
 

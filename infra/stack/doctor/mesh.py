@@ -239,8 +239,8 @@ def doors_open(command: list[str]) -> list[str]:
     ]
     restricted = values.get("--grpc-restricted-protocol", "").split(":")[0].split(",")
     found += [name for name in ("shared-memory", "trace", "logging") if name not in restricted]
-    if not values.get("--grpc-address", "").startswith("unix:"):
-        found.append("gRPC on a port")
+    if not values.get("--grpc-address", "").startswith("unix:") and values.get("--grpc-use-ssl-mutual") != "true":
+        found.append("gRPC on a port without TLS")
     return found
 
 

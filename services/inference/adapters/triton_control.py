@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.kit.errors import FailedPreconditionError, TidemillError, UnavailableError
+from services.kit.tls import Certificates, ClientFiles, TlsFiles
 from services.serving.domain.names import parse_server_model, server_model, version_name
 
 _ASK_S = 10.0
@@ -20,23 +23,27 @@ _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.St
 class TritonControl:
     """Implements `services.inference.app.ports.ModelServer`. Thread-safe; close it at the end."""
 
-    def __init__(self, address: str, *, load_timeout_s: float) -> None:
+    def __init__(self, address: str, *, load_timeout_s: float, tls: tuple[Path, Path, Path] | None = None) -> None:
         """Args:
-        address: host:port of Triton's gRPC.
+        address: `host:port` or `unix:/path` of Triton's gRPC.
         load_timeout_s: longest load; a model that cannot start its process would else hang for ever.
+        tls: certificate, key and authority for mutual TLS, on every connection but a Unix socket's; read again when
+            they change.
+
+        Raises:
+            FailedPreconditionError: the files cannot be used; names the file.
         """
         self._address = address
         self._load_timeout_s = load_timeout_s
-        self._channel = grpc.insecure_channel(
-            address, options=[("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000)]
-        )
-        self._stub = GRPCInferenceServiceStub(self._channel)
+        self._files = None if tls is None or address.startswith("unix:") else ClientFiles(TlsFiles(*tls))
+        self._lock = threading.Lock()
+        self._channels = [_connect(address, None if self._files is None else self._files.read())]
 
     def load(self, model: str, number: int) -> None:
         """See the port."""
         request = pb.RepositoryModelLoadRequest(model_name=server_model(model, number))
         try:
-            self._stub.RepositoryModelLoad(request, timeout=self._load_timeout_s)
+            self._stub().RepositoryModelLoad(request, timeout=self._load_timeout_s)
         except grpc.RpcError as error:
             raise self._translate(error, f"load {version_name(model, number)}") from error
 
@@ -44,14 +51,14 @@ class TritonControl:
         """See the port."""
         request = pb.RepositoryModelUnloadRequest(model_name=server_model(model, number))
         try:
-            self._stub.RepositoryModelUnload(request, timeout=self._load_timeout_s)
+            self._stub().RepositoryModelUnload(request, timeout=self._load_timeout_s)
         except grpc.RpcError as error:
             raise self._translate(error, f"unload {version_name(model, number)}") from error
 
     def ready_versions(self) -> Mapping[str, frozenset[int]]:
         """See the port."""
         try:
-            index = self._stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=_ASK_S)
+            index = self._stub().RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=_ASK_S)
         except grpc.RpcError as error:
             raise self._translate(error, "list its models") from error
         found: dict[str, set[int]] = defaultdict(set)
@@ -62,8 +69,16 @@ class TritonControl:
         return {name: frozenset(versions) for name, versions in found.items()}
 
     def close(self) -> None:
-        """Closes the connection."""
-        self._channel.close()
+        """Closes the connections."""
+        for channel in self._channels:
+            channel.close()
+
+    def _stub(self) -> GRPCInferenceServiceStub:
+        """Of the newest connection. An earlier one stays open, for a load on it may take minutes."""
+        with self._lock:
+            if self._files is not None and (read := self._files.changed()) is not None:
+                self._channels.append(_connect(self._address, read))
+            return GRPCInferenceServiceStub(self._channels[-1])
 
     def _translate(self, error: Any, doing: str) -> TidemillError:
         details = error.details() or ""
@@ -74,3 +89,10 @@ class TritonControl:
         return FailedPreconditionError(
             f"Triton refused to {doing}: {details}", reason="TRITON_REFUSED", metadata={"triton": details[:1000]}
         )
+
+
+def _connect(address: str, files: Certificates | None) -> grpc.Channel:
+    options = [("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000)]
+    if files is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, files.channel_credentials(), options=options)

@@ -51,8 +51,9 @@ class _DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):
         return await continuation(details, request)
 
 
-def _channel(address: str, tls: tuple[Path, Path, Path] | None, **options: Any) -> grpc.aio.Channel:
-    if tls is None:
+def connect(address: str, tls: tuple[Path, Path, Path] | None, **options: Any) -> grpc.aio.Channel:
+    """A channel without the settings of `open_channel`: over mutual TLS, on every connection but a Unix socket's."""
+    if tls is None or address.startswith("unix:"):
         return grpc.aio.insecure_channel(address, **options)
     return RenewingChannel(TlsFiles(*tls), partial(_secure, address, options))
 
@@ -81,9 +82,9 @@ def open_channel(
     Raises:
         FailedPreconditionError: the files cannot be used; names the file.
     """
-    return _channel(
+    return connect(
         address,
-        None if address.startswith("unix:") else tls,
+        tls,
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

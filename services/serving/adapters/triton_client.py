@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -27,6 +28,7 @@ from services.kit.errors import (
     ResourceExhaustedError,
     TidemillError,
 )
+from services.kit.grpc.client import connect
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.prompts import TOO_LONG
 from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, triton_unavailable
@@ -63,10 +65,19 @@ _CHUNKS_AT_ONCE = 8
 T = TypeVar("T")
 
 
-def open_triton(address: str) -> grpc.aio.Channel:
-    """A channel to Triton; create it inside the running event loop and close it at the end."""
-    return grpc.aio.insecure_channel(
+def open_triton(address: str, tls: tuple[Path, Path, Path] | None = None) -> grpc.aio.Channel:
+    """A channel to Triton; create it inside the running event loop and close it at the end.
+
+    Args:
+        address: `host:port` or `unix:/path`.
+        tls: certificate, key and authority for mutual TLS, on every connection but a Unix socket's.
+
+    Raises:
+        FailedPreconditionError: the files cannot be used; names the file.
+    """
+    return connect(
         address,
+        tls,
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
