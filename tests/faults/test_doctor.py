@@ -126,6 +126,25 @@ def test_an_elasticsearch_that_answers_everyone_is_reported(layout: Layout, monk
     shown = CliRunner().invoke(create_cli(), ["status", "--json"])
     assert "answers every user of this machine" in json.loads(shown.stdout)["warnings"][0]
     assert "answers every user of this machine" in CliRunner().invoke(create_cli(), ["status"]).stdout
+    assert "docs/security.md says how" in one(layout, "walls").remedy
+    document = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    assert "answers every user of that machine" in document
+    assert "kernel.unprivileged_userns_clone" in document
+
+
+def test_a_node_that_the_kernel_gives_no_network_is_started_openly_and_says_so(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for allowed, uses in ((True, {"elasticsearch"}), (False, {"elasticsearch", OPEN_ELASTICSEARCH})):
+        monkeypatch.setattr("infra.stack.elasticsearch.can_isolate", lambda allowed=allowed: allowed)
+        (spec,) = specs(layout, ["elasticsearch"])
+        assert set(spec.ports) == uses
+        monkeypatch.setattr(type(layout.home), "require", lambda _, part: part)
+        monkeypatch.setattr("infra.stack.elasticsearch._configure", lambda folder, *_: folder)
+        layout.state.elasticsearch.mkdir(parents=True, exist_ok=True)
+        program = spec.prepare(Addresses(dict.fromkeys(uses, 9200), {}))
+        assert (program.network is not None) == allowed
+        assert ("answers every user of this machine" in caplog.text) == (not allowed)
 
 
 def test_a_state_that_names_a_killed_supervisor_is_corrected(layout: Layout) -> None:
