@@ -1,6 +1,7 @@
 """The data plane: what the doors answer with, in one hop to Triton, by routes that inference sends.
 
-Without inference it serves on by the routes that it knew last; across a restart they lie in the folder of the state.
+While inference is unavailable it keeps serving by the last routes that it knew; they are in the state folder, for a
+restart.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class DataPlane:
         liveness = Liveness(channel, deaths)
         guard = TritonGuard(channel, liveness, deaths)
         publisher = KafkaEventPublisher(settings.brokers, "gateway", connect=False)
-        # Where inference kept it when it answered itself, so that an update loses no answer.
+        # The folder in which inference kept it in releases where inference answered: an update loses no answer.
         journal = await asyncio.to_thread(AnswerJournal, settings.state / "answers")
         served = BackgroundServedLog(publisher, registry, journal)
         client, clock = TritonClient(channel, liveness, guard), SystemClock()

@@ -17,7 +17,7 @@ _BUSY = "while True: pass"
 
 @contextmanager
 def busy(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Keeps so many cores busy."""
+    """Keeps as many cores busy as there are `processes`."""
     started = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(processes)]
     try:
         yield started

@@ -28,7 +28,7 @@ class Subject:
         return self._runner.run(_at_rate(target, rate, seconds))
 
     def saturated(self, target: dict[str, Any], callers: int, seconds: float) -> float:
-        """Requests a second of so many callers, each of which asks again once it is answered."""
+        """Requests a second of `callers` callers, each of which asks again once it is answered."""
         return self._runner.run(_saturated(target, callers, seconds))
 
     def all_of(self, target: dict[str, Any], callers: int, requests: int) -> float:

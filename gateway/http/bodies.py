@@ -275,7 +275,7 @@ class EmbeddingsBody(Body):
     encoding_format: Literal["float", "base64"] = Field(
         "float", description="base64: 32-bit little-endian floats, which clients decode faster than numbers"
     )
-    dimensions: int = Field(0, ge=0, description="only the first so many, normalised again; all when left out")
+    dimensions: int = Field(0, ge=0, description="how many of the first to keep, normalised again; all when left out")
     user: str = Field("", max_length=512, description="without effect: one version answers all users")
     truncate: bool | None = Field(None, description=_TRUNCATE)
 

@@ -1,7 +1,7 @@
 """Calls the endpoints of known routes itself; the framework's layers around an endpoint would cost it twice its time.
 
 Our endpoints read their bodies themselves and depend on nothing but the check of the role. FastAPI has the same routes
-for its OpenAPI document, and gets every request that is none of theirs: unknown paths and methods, documents.
+for its OpenAPI document, and gets all other requests: unknown paths and methods, documents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.responses import Response
 from gateway.http.door import App, Message, Receive, Scope, Send, check_role
 
 OnError = Callable[[Request, Exception], Response | None]
-"""The response to an error; None for one that no one expected, which the framework then handles."""
+"""The response to an error; None for an unexpected one, which the framework then handles."""
 
 
 @dataclass(frozen=True, slots=True)

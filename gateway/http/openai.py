@@ -156,7 +156,7 @@ def read_chat(value: dict[str, Any], template_of: Callable[[ModelReference], str
 
 
 def usage_of(*usages: Usage) -> completions.Usage:
-    """The token usage of a request with so many answers; the prompt counts once."""
+    """The token usage of a request with these answers; the prompt counts once."""
     prompt, completion = usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages)
     return completions.Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 

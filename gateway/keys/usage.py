@@ -1,7 +1,7 @@
 """What each key with limits uses now, in memory that all processes of a gateway share.
 
-One file, mapped into each process; a lock of the kernel, which a process that dies gives back, is held for the few
-microseconds of each change. Requests under way are counted for each process apart, so that those of a process that
+One file, mapped into each process. Each change holds a kernel lock for a few microseconds; the lock of a process that
+dies is released. Requests under way are counted for each process apart, so that those of a process that
 died are forgotten when the next one starts in its place.
 """
 
@@ -77,7 +77,7 @@ class KeyUsage:
 
 
 class UsageTable:
-    """The usage of at most 4,096 keys; beyond that, who has asked nothing for longest is forgotten."""
+    """The usage of at most 4,096 keys; beyond that, the key that was used longest ago is forgotten."""
 
     def __init__(self, file: Path | None = None, process: int = 1, processes: int = 1) -> None:
         """Opens it, and forgets the requests of the process before in this one's place.
@@ -99,7 +99,7 @@ class UsageTable:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with self._locked():
-            # Longer only: to shorten it would take the ground from under the others.
+            # Only ever made longer: the other processes have all of it mapped.
             if os.fstat(self._file).st_size < _SLOTS * _SIZE:
                 os.ftruncate(self._file, _SLOTS * _SIZE)
             self._table = mmap.mmap(self._file, _SLOTS * _SIZE)
@@ -112,7 +112,9 @@ class UsageTable:
         name = key_id.encode()[:16].ljust(16, b"\0")
         with self._locked():
             at = self._offsets.get(name)
-            if at is None or self._table[at : at + 16] != name:  # another process may have given its place away
+            if (
+                at is None or self._table[at : at + 16] != name
+            ):  # another process may have given its place to another key
                 at = self._offsets[name] = self._place(name)
             yield KeyUsage(self._table, at, self._process, self._processes)
 

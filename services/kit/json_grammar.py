@@ -2,7 +2,7 @@
 
 The engine (OpenVINO GenAI with XGrammar) reads schemas itself, but one that it cannot read breaks its pipeline for
 good, and it lets a model write white space without end. A grammar made here is always one that the engine can read, and
-bounded in size; what a schema asks for and it cannot express is refused by name. Notation: XGrammar's EBNF, https://xgrammar.mlc.ai/docs.
+bounded in size; what a schema asks for and a grammar cannot express is refused by name. Notation: XGrammar's EBNF, https://xgrammar.mlc.ai/docs.
 
 It goes with each published version into Triton; it therefore imports nothing of Tidemill's.
 """
@@ -95,7 +95,7 @@ _USES = {
 
 
 class SchemaError(ValueError):
-    """A schema that is not valid or not covered. `path` is a JSON pointer into it."""
+    """A schema that is not valid, or asks for more than is covered. `path` is a JSON pointer into it."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(f"{path or 'the schema'}: {message}")
@@ -167,7 +167,7 @@ class _Compiler:
         return name
 
     def _rule(self, body: str, path: str) -> str:
-        """A rule of that body. Equal ones are one: the engine takes up to seconds for a rule with a bounded length."""
+        """A rule with this body. Equal ones are one: the engine takes up to seconds for one with a bounded length."""
         name = self._names.get(body)
         if name is None:
             name = self._names[body] = self._reserve(path, "r")
@@ -348,8 +348,8 @@ class _Compiler:
         if total > _MAX_LENGTHS:
             raise SchemaError(
                 f"{path}/{most if high is not None else least}",
-                f"brings the different lengths in the schema to {total} together, of {_MAX_LENGTHS}; leave it out, or "
-                "use one length several times.",
+                f"brings the sum of the different lengths in the schema to {total}; the limit is {_MAX_LENGTHS}. Leave "
+                "it out, or use one length several times.",
             )
         return low, high
 

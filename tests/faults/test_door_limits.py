@@ -60,7 +60,7 @@ def read_to_end(connection: socket.socket) -> bytes:
     return answer
 
 
-def flood(connection: socket.socket, part: bytes, most: int) -> tuple[int, bytes]:
+def flood(connection: socket.socket, part: bytes, limit: int) -> tuple[int, bytes]:
     """Sends the same bytes again and again, up to a limit, until the gateway closes the connection.
 
     Returns:
@@ -68,7 +68,7 @@ def flood(connection: socket.socket, part: bytes, most: int) -> tuple[int, bytes
     """
     sent, answer = 0, b""
     try:
-        while sent < most:
+        while sent < limit:
             readable, writable, _ = select.select([connection], [connection], [], 10)
             if readable:
                 received = connection.recv(65536)

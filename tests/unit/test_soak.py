@@ -1,4 +1,4 @@
-"""The soak: it runs a command so many times beside busy processes, stops at a failure, and leaves none of them."""
+"""The soak: it runs a command several times beside busy processes, stops at a failure, and leaves none of them."""
 
 from __future__ import annotations
 

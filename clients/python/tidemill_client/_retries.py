@@ -19,19 +19,19 @@ class Budget:
     (the rule of gRPC's own throttling, gRFC A6).
     """
 
-    def __init__(self, most: float = 20.0) -> None:
+    def __init__(self, limit: float = 20.0) -> None:
         self._lock = threading.Lock()
-        self._most = self._left = most
+        self._limit = self._left = limit
 
     def succeeded(self) -> None:
         """A call went well."""
         with self._lock:
-            self._left = min(self._most, self._left + 0.1)
+            self._left = min(self._limit, self._left + 0.1)
 
     def take(self) -> bool:
         """Whether one more retry is allowed; takes it from the budget."""
         with self._lock:
-            if self._left <= self._most / 2:
+            if self._left <= self._limit / 2:
                 return False
             self._left -= 1
             return True

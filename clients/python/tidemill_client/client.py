@@ -62,7 +62,7 @@ class Client(Connected):
         Args:
             model: its name; without `/versions/...` the serving version answers.
             texts: at most 2048 of at most 64 KiB each.
-            dimensions: only the first so many, normalised again.
+            dimensions: how many of the first to keep, normalised again.
             truncate: whether a text that is longer than the model reads is cut at its end; else it is refused.
             timeout: seconds, for this call.
 

@@ -25,7 +25,7 @@ _TITLES = {
     Cycle.STATE_UNCHANGED: ("cyan", "nothing new to learn since the last cycle"),
     Cycle.STATE_FAILED: ("red", "failed"),
     Cycle.STATE_CANCELLED: ("yellow", "cancelled"),
-    Cycle.STATE_RUNNING: ("cyan", "still at work"),
+    Cycle.STATE_RUNNING: ("cyan", "still running"),
 }
 
 

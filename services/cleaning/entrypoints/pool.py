@@ -22,7 +22,7 @@ class WorkPool:
 
     def __init__(self, threads: int = 2, waiting: int = 64) -> None:
         self._threads = ThreadPoolExecutor(threads, "clean-text")
-        self._most = threads + waiting
+        self._limit = threads + waiting
         self._present = 0
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -31,7 +31,7 @@ class WorkPool:
         Raises:
             ResourceExhaustedError: too many calls are waiting.
         """
-        if self._present >= self._most:
+        if self._present >= self._limit:
             raise ResourceExhaustedError(
                 f"{self._present} texts are being cleaned or waiting. Retry later.",
                 reason="CLEANING_BUSY",

@@ -72,9 +72,9 @@ class ArtifactBuilds:
                 f"The build was made for {manifest.get('runtime')!r}, and models are served by {RUNTIME}: train the "
                 "model again, and publish that."
             )
-        if len(labels) < support.least_labels:
+        if len(labels) < support.min_labels:
             raise _unusable(
-                f"A {task.value} build must have at least {support.least_labels} labels; this one has {len(labels)}."
+                f"A {task.value} build must have at least {support.min_labels} labels; this one has {len(labels)}."
             )
         missing = [name for name in support.files if not (folder / name).is_file()]
         # The weights of the build's own graphs, which OpenVINO reads as plain numbers.

@@ -27,8 +27,8 @@ class TaskSupport:
     """Adds inputs, outputs and batching to Triton's configuration."""
     optional_files: tuple[str, ...] = ()
     """Graphs, and the weights of graphs, that they may contain."""
-    least_labels: int = 0
-    """So many labels their manifest must name."""
+    min_labels: int = 0
+    """How many labels their manifest must name at least."""
 
 
 def _generation(config: pb.ModelConfig, _: Build) -> None:
@@ -97,12 +97,12 @@ TASKS: Mapping[Task, TaskSupport] = {
         files=(ENCODER, weights_of(ENCODER), "tokenizer.json"),
         module="classification",
         configure=_classification,
-        least_labels=2,
+        min_labels=2,
     ),
     Task.TOKEN_CLASSIFICATION: TaskSupport(
         files=(ENCODER, weights_of(ENCODER), "tokenizer.json"),
         module="token_classification",
         configure=_token_classification,
-        least_labels=3,
+        min_labels=3,
     ),
 }

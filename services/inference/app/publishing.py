@@ -76,8 +76,8 @@ class Publishing:
             The version, and whether this build had that role already.
 
         Raises:
-            InvalidArgumentError, PermissionDeniedError: the build does not lie in the artefact store.
-            FailedPreconditionError: it is damaged, not signed by a trusted key or another one than was meant, or the
+            InvalidArgumentError, PermissionDeniedError: the build is not in the artefact store.
+            FailedPreconditionError: it is damaged, not signed by a trusted key, not the one with this digest, or the
                 server refused it; the previous version keeps serving. Or a further version is published into a route
                 without a serving one, or into a full one.
         """
@@ -179,9 +179,9 @@ class Publishing:
             cause: of the change.
 
         Raises:
-            NotFoundError: there is no such model, or no such version; or the files of one are nowhere any more.
+            NotFoundError: there is no such model, or no such version; or the files of one no longer exist.
             AbortedError: the route has another etag: it was changed meanwhile.
-            InvalidArgumentError: they make no route.
+            InvalidArgumentError: they are not a valid route.
             FailedPreconditionError: a version failed, is damaged, or does something else than the others.
         """
         with self._versions.locks[model]:

@@ -45,7 +45,7 @@ class RouteBook:
             self._readers.add(reader)
 
     def remove_reader(self, reader: Reader) -> None:
-        """Ends that."""
+        """Stops calling a reader."""
         with self._known:
             self._readers.discard(reader)
             self._known.notify_all()

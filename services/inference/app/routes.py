@@ -47,8 +47,8 @@ class Routes:
         Args:
             route: made from the stored one.
             cause: of the change.
-            traceparent: of what wanted it.
-            done_by: id of the request that wanted it.
+            traceparent: of the request that causes it.
+            done_by: id of that request.
 
         Returns:
             The route with its new revision, when the data planes have been sent it, or after two seconds.
@@ -89,12 +89,12 @@ class Routes:
             logger.warning("a data plane has not taken the new route of %s after %.0f s", model_name(model), _KNOWN_S)
 
     def unload_left(self, route: ModelRoute, ready: frozenset[int], *, at_once: bool = False) -> None:
-        """Unloads what is loaded and in no route, once its time is over.
+        """Unloads what is loaded and in no route, after `drain_s`.
 
         Args:
             route: the model's.
             ready: versions that are loaded.
-            at_once: without that time: no version serves, so that no data plane sends anything.
+            at_once: do not wait, for no version serves and no data plane sends anything.
         """
         now = self._clock.monotonic()
         for number in sorted(ready - route.numbers):

@@ -85,7 +85,7 @@ class Versions:
         return loaded
 
     def fail(self, version: ModelVersion, message: str) -> None:
-        """Keeps that a version cannot be served, and why."""
+        """Records that a version cannot be served, and why."""
         now = self.clock.now()
         self.store.update_version(replace(version, state=VersionState.FAILED, message=message, update_time=now))
 

@@ -119,10 +119,10 @@ class ModelRoute:
         return self.having(entry for entry in self.entries if entry.number != number)
 
     def set_to(self, entries: Sequence[RouteEntry], aliases: Mapping[str, int]) -> ModelRoute:
-        """The route with these versions in place of its own; who can keep a version keeps it.
+        """The route with these versions in place of its own; users keep their version where they can.
 
         Raises:
-            InvalidArgumentError: they make no route; names each field that is wrong.
+            InvalidArgumentError: they are not a valid route; names each field that is wrong.
         """
         _check(entries, aliases)
         known = {entry.number: entry.users for entry in self.entries}

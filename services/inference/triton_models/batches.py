@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-# A batch may be larger by padding than its tokens by so much; below it splitting costs more than it saves.
+# A batch may be this much larger than its tokens by padding; below that splitting costs more than it saves.
 _WASTE = 1.25
 
 

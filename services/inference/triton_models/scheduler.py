@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from .engine import QUEUE_FULL
 
 _LOOK_FOR_CANCELLED_S = 0.1
-# So many steps in a row that fail are not the fault of one answer.
+# This many failed steps in a row are not the fault of one answer.
 _BROKEN_AFTER = 3
 # Weight of the newest answer in the mean time between two.
 _NEWEST = 0.2
@@ -56,7 +56,7 @@ class Work(Protocol):
 
 
 class QueueFullError(Exception):
-    """So many wait already that another would not be answered in time."""
+    """The queue is so long that another request would not be answered in time."""
 
 
 class Scheduler:

@@ -223,8 +223,8 @@ def _head(content: bytes | OSError) -> Iterator[Iterable[bytes]]:
 class _Budget:
     """The bytes that one import may still read."""
 
-    def __init__(self, most: int) -> None:
-        self._most = self._left = most
+    def __init__(self, limit: int) -> None:
+        self._limit = self._left = limit
 
     def of(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """The chunks, each taken from the budget; see `take`."""
@@ -242,12 +242,12 @@ class _Budget:
         if self._left < 0:
             raise BadContentError(
                 "SOURCE_TOO_LARGE",
-                f"the source contains more than {self._most} bytes; import it in parts, or raise "
+                f"the source contains more than {self._limit} bytes; import it in parts, or raise "
                 "TIDEMILL_SOURCE_IMPORT_BYTES",
             )
 
 
-def _digest_file(place: FilePlace, path: str, most: int) -> tuple[str, int, int]:
+def _digest_file(place: FilePlace, path: str, limit: int) -> tuple[str, int, int]:
     """sha256 of a file, its number of lines and of bytes; stops reading when it is too large to compare."""
     content, lines, last, size = hashlib.sha256(), 0, b"", 0
     try:
@@ -257,7 +257,7 @@ def _digest_file(place: FilePlace, path: str, most: int) -> tuple[str, int, int]
                 lines += chunk.count(b"\n")
                 last = chunk[-1:]
                 size += len(chunk)
-                if size > most:
+                if size > limit:
                     break
     except BadContentError as error:
         raise _unreadable(place.location(path), 0, error) from error

@@ -25,9 +25,9 @@ class AcceptPool:
     caller has left. Create it once, `close` it at the end.
     """
 
-    def __init__(self, at_once: int, most_bytes: int) -> None:
+    def __init__(self, at_once: int, max_bytes: int) -> None:
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="accept")
-        self._most = most_bytes
+        self._limit = max_bytes
         self._lock = threading.Lock()
         self._held = 0
 
@@ -39,9 +39,9 @@ class AcceptPool:
         """
         cost = max(size, _MIN_BYTES)
         with self._lock:
-            if self._held and self._held + cost > self._most:
+            if self._held and self._held + cost > self._limit:
                 raise ResourceExhaustedError(
-                    f"{self._held} bytes of records are waiting for Kafka, the limit is {self._most}. Retry later.",
+                    f"{self._held} bytes of records are waiting for Kafka, the limit is {self._limit}. Retry later.",
                     reason="INGEST_BUSY",
                     retry_after_s=_RETRY_S,
                 )

@@ -130,11 +130,11 @@ def _size(headers: Sequence[tuple[str, bytes]]) -> int:
     return sum(len(name.encode()) + len(text) + 10 for name, text in headers)
 
 
-def _first(headers: Sequence[tuple[str, bytes]], most: int) -> list[tuple[str, bytes]]:
+def _first(headers: Sequence[tuple[str, bytes]], limit: int) -> list[tuple[str, bytes]]:
     kept: list[tuple[str, bytes]] = []
     for header in headers:
-        most -= _size([header])
-        if most >= 0:
+        limit -= _size([header])
+        if limit >= 0:
             kept.append(header)
     return kept
 

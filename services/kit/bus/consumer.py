@@ -165,7 +165,7 @@ class KafkaEventConsumer:
         # The batch that kafka-python last failed to decode, once for each attempt.
         self._unreadable: list[_Unreadable] = []
         self._tracer = trace.get_tracer(__name__)
-        # Whether the handler is at work: a stop waits for a handler, but not for a broker that hangs.
+        # Whether the handler is running: a stop waits for a handler, but not for a broker that hangs.
         self._handling = False
         self._thread = threading.Thread(target=self._run, name=f"consumer-{group}", daemon=True)
 

@@ -65,13 +65,13 @@ def _bad_request(violations: Sequence[tree.FieldViolation]) -> error_details_pb2
     return bad
 
 
-def _fitting(text: str, most: int) -> str:
-    """The text, cut to `most` bytes of gRPC's percent encoding; invalid Unicode becomes `?`.
+def _fitting(text: str, limit: int) -> str:
+    """The text, cut to `limit` bytes of gRPC's percent encoding; invalid Unicode becomes `?`.
 
     A file name, for example, may contain bytes that are not UTF-8, which Python keeps as lone surrogates.
     """
     text = text.encode("utf-8", "replace").decode()
-    room = most
+    room = limit
     for at, character in enumerate(text):
         room -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
         if room < 0:

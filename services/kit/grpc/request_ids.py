@@ -73,7 +73,7 @@ class RequestIdInterceptor(grpc.aio.ServerInterceptor):
             if not request_id:
                 return await behaviour(request, context)
             digest = sha256_hex(details.method, request.SerializeToString(deterministic=True))
-            # A repeat that comes while the first is at work waits for its answer.
+            # A repeat that comes while the first is running waits for its answer.
             async with self._locks.setdefault(request_id, asyncio.Lock()):
                 known = await asyncio.to_thread(self._log.find, request_id)
                 if known is None:

@@ -43,9 +43,9 @@ class RateLimitedSampler(Sampler):
         clock: seconds that only go forward.
         """
         self._rate = traces_per_s
-        self._most = max(1.0, traces_per_s * _BURST_S) if traces_per_s else 0.0
+        self._limit = max(1.0, traces_per_s * _BURST_S) if traces_per_s else 0.0
         self._clock = clock
-        self._tokens, self._filled_at = self._most, clock()
+        self._tokens, self._filled_at = self._limit, clock()
         self._lock = threading.Lock()
 
     def should_sample(
@@ -69,11 +69,11 @@ class RateLimitedSampler(Sampler):
         return f"RateLimitedSampler({self._rate:g}/s)"
 
     def _take(self) -> bool:
-        if self._most == float("inf"):
+        if self._limit == float("inf"):
             return True
         with self._lock:
             now = self._clock()
-            self._tokens = min(self._most, self._tokens + (now - self._filled_at) * self._rate)
+            self._tokens = min(self._limit, self._tokens + (now - self._filled_at) * self._rate)
             self._filled_at = now
             if self._tokens < 1.0:
                 return False

@@ -40,11 +40,11 @@ _LOG_LIMITS = LogRecordLimits(max_attributes=128, max_attribute_length=MAX_LOG_T
 _CHATTY = ("kafka", "httpx", "httpcore", "alembic", "urllib3", "elastic_transport", "fsspec", "asyncio", "filelock")
 
 
-def bounded(text: str, most: int = MAX_LOG_TEXT) -> str:
+def bounded(text: str, limit: int = MAX_LOG_TEXT) -> str:
     """The text, or its beginning and end: a message begins with what happened, a stack trace ends with it."""
-    if len(text) <= most:
+    if len(text) <= limit:
         return text
-    half = most // 2
+    half = limit // 2
     return f"{text[:half]}… ({len(text) - 2 * half:,} characters left out) …{text[-half:]}"
 
 

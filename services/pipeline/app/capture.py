@@ -1,4 +1,4 @@
-"""What is kept of answers: the rules, the answers, and what feedback on them becomes for a data set."""
+"""Captured answers: the rules, the answers, and the records that feedback on them becomes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Captures:
         return {model: mask_of(rules.get(model, ())) for model in set(models)}
 
     def keep(self, answers: Sequence[CapturedAnswer]) -> None:
-        """Keeps answers that a data plane has captured; one that it captured by a rule that has ended is not kept."""
+        """Stores answers that a data plane has captured, but none of a model whose rule has ended."""
         if answers and (refused := self._store.keep(answers)):
             logger.info("%d captured answers are not kept: their pipelines capture no more", refused)
 
@@ -55,11 +55,15 @@ class Captures:
         """A captured answer.
 
         Raises:
-            NotFoundError: it was not captured, or its days are over.
+            NotFoundError: it was not captured, or is older than `keep_days`.
         """
         found = self._store.answers([name])
         if not found:
-            raise not_found("captured_answer", name, "Its pipeline must have `capture`, and it is kept some days only.")
+            raise not_found(
+                "captured_answer",
+                name,
+                "Answers are captured while their pipeline has `capture`, and deleted after its `keep_days`.",
+            )
         return found[0]
 
     def page(self, model: str, before: str, limit: int) -> Sequence[CapturedAnswer]:
@@ -67,9 +71,9 @@ class Captures:
         return self._store.page(model, before, limit)
 
     def expire(self) -> None:
-        """Deletes what was kept long enough."""
+        """Deletes answers that are older than their pipelines keep them."""
         if expired := self._store.expire(self._clock.now()):
-            logger.info("%d captured answers were kept as long as their pipelines say, and are deleted", expired)
+            logger.info("deleted %d captured answers that are older than their pipelines keep them", expired)
 
     def count_corrections(self, spec: PipelineSpec, since: datetime | None) -> int:
         """The corrections after a moment that a data set of a pipeline would take; all of them when None."""

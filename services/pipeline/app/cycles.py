@@ -43,7 +43,7 @@ class Cycles:
     async def create(
         self, spec: PipelineSpec, request_id: str, traceparent: str, reasons: tuple[str, ...] = ()
     ) -> Cycle:
-        """Starts a cycle; answers with the one of the same request, or with the equal one that is at work.
+        """Starts a cycle; answers with the one of the same request, or with the equal one that is running.
 
         Args:
             spec: what it runs.

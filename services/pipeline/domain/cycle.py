@@ -122,7 +122,7 @@ class Cycle:
     stages: tuple[Stage, ...] = tuple(Stage(name) for name in STAGES)
     imports: tuple[Json, ...] = ()
     lessons: Json | None = None
-    """What was written down of feedback: `uri`, `count`, and the counts by kind; None before, or without feedback."""
+    """What was exported of feedback: `uri`, `count`, and the counts by kind; None before, or without feedback."""
     dataset_version: Json | None = None
     run: str = ""
     report: Json | None = None

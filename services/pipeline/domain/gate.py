@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 FEWEST_CORRECTIONS = 10
-"""Rules about held-back feedback count from so many records on."""
+"""Rules about held-back feedback apply from this many records on."""
 
 # A loss of exactly the limit passes, despite rounding errors.
 _ROUNDING = 1e-9

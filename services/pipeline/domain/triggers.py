@@ -154,7 +154,7 @@ def _holds(triggers: Triggers, facts: Facts, zone: tzinfo, *, debounced: bool) -
     if facts.paused:
         found.append(f"It is paused{f': {facts.pause_reason}' if facts.pause_reason else ''}.")
     if facts.running:
-        found.append(f"{facts.running} is at work.")
+        found.append(f"{facts.running} is running.")
     if facts.stopped is not None:
         what, ended = facts.stopped
         again = ended + PAUSE_AFTER_STOP

@@ -77,7 +77,7 @@ class AnswerJournal:
         return found
 
     def add(self, answers: Sequence[PendingAnswer]) -> None:
-        """Writes them down; where that is impossible they wait in memory only, which the log says once."""
+        """Writes them down; if that fails, they wait in memory only, and the log says so once."""
         try:
             self._write(answers)
         except OSError as error:

@@ -1,6 +1,6 @@
-"""Keeps the rules of capture equal to what the pipeline service says, and without it as they were.
+"""Keeps the rules of capture up to date with the pipeline service; while that is unavailable, they stay as they are.
 
-Across a restart they lie in a file. Where neither is known, nothing of a text is kept.
+The last rules are in a file, for a restart. Without any, nothing of a text is kept.
 """
 
 from __future__ import annotations

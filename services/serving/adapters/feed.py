@@ -1,4 +1,4 @@
-"""Keeps a data plane equal to what a control plane says, and without it as it was."""
+"""Keeps a data plane up to date with a control plane; while that is unavailable, nothing changes."""
 
 from __future__ import annotations
 

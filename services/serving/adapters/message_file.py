@@ -24,7 +24,7 @@ class MessageFile(Generic[M]):
         self._failing = False
 
     def load(self) -> M | None:
-        """What was saved last; None where there is nothing, or nothing that can be read."""
+        """What was saved last; None if there is nothing, or it cannot be read."""
         try:
             return json_format.Parse(self.path.read_text(encoding="utf-8"), self._kind())
         except FileNotFoundError:
@@ -34,7 +34,7 @@ class MessageFile(Generic[M]):
             return None
 
     def save(self, message: M) -> None:
-        """Replaces it. Where that is impossible this process serves on, and the log says so once."""
+        """Replaces it. If that fails, this process keeps serving, and the log says so once."""
         partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Keeps the table of routes equal to what the control plane says, and without it as it was."""
+"""Keeps the table of routes up to date with the control plane; while that is unavailable, nothing changes."""
 
 from __future__ import annotations
 

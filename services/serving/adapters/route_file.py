@@ -1,4 +1,4 @@
-"""The routes that a data plane knew last, in a file, so that it serves on after a restart without the control plane."""
+"""The last routes that a data plane knew, in a file, so that it can serve after a restart without the control plane."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RouteFile:
         self._file = MessageFile(path, pb.WatchRoutesResponse)
 
     def load(self) -> Sequence[Route] | None:
-        """The routes that were saved last; None where there are none, or none that can be read."""
+        """The routes that were saved last; None if there are none, or they cannot be read."""
         message = self._file.load()
         try:
             return None if message is None else [route_from(route) for route in message.routes]

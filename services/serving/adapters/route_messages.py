@@ -42,7 +42,7 @@ def route_from(message: route_pb2.Route) -> Route:
     """The route in a message, also in one of a release whose routes had one version.
 
     Raises:
-        ValueError: it names a task that this release does not know, or a number that is none.
+        ValueError: it names a task that this release does not know, or a number of a version that is not valid.
     """
     why, model = message.withdrawn, message.model.removeprefix("models/")
     return Route(

@@ -33,8 +33,8 @@ class BackgroundServedLog:
     """Implements `services.serving.app.ports.ServedLog` with a thread that publishes `PredictionServed`.
 
     Answers never wait for the broker. While the bus is unavailable, up to `capacity` events wait in memory; beyond
-    that the oldest are dropped, counted in `prediction_events_dropped` and logged. What waits stands in the journal as
-    well, so that a process that was killed, or that ended while the bus was unavailable, leaves it to the next one.
+    that the oldest are dropped, counted in `prediction_events_dropped` and logged. What waits is in the
+    journal as well: the next process publishes what one that was killed, or ended while the bus was unavailable, left.
     """
 
     def __init__(

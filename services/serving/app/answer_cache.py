@@ -1,8 +1,8 @@
 """An exact cache in front of a server: what has the same answer each time is asked once.
 
-Labels and embeddings of a text always have, and generations whose most probable tokens are taken (temperature 0). Kept
-are whole answers only; an error is never kept and never shared. Who asks while the same question is under way waits for
-its answer (single flight), which continues as long as one caller waits. It lives in one event loop.
+These are labels and embeddings of a text, and generations whose most probable tokens are taken (temperature 0). Only
+whole answers are kept; an error is never kept or shared. A caller who asks while the same question is being answered
+waits for that answer (single flight); it continues as long as one caller waits. It lives in one event loop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AnswerStore(Protocol):
         ...
 
     def put(self, key: bytes, value: Any, size: int) -> None:
-        """Keeps a value of so many bytes."""
+        """Keeps a value; `size` is its bytes."""
         ...
 
 
@@ -77,7 +77,7 @@ class CachingServer:
     async def _each(
         self, version: RoutedVersion, texts: Sequence[str], what: str, ask: _Ask[T], size: Callable[[T], int]
     ) -> Sequence[T]:
-        """What is kept of each text, or under way, else asked; `size`: bytes of an answer."""
+        """The answer for each text: kept, being answered, or asked for now; `size`: bytes of an answer."""
 
         async def asked(missing: dict[bytes, str]) -> dict[bytes, T]:
             found = dict(zip(missing, await ask(list(missing.values())), strict=True))
@@ -190,12 +190,12 @@ class CachingServer:
 
 # Of a token with its log probability, in bytes.
 _TOKEN = 150
-# Of a key, a value's objects and their place in a dictionary, in bytes; about, and rather too much.
+# Of a key, a value's objects and their place in a dictionary, in bytes; an estimate, rather too high.
 _OVERHEAD = 400
 
 
 class _Flight(Generic[T]):
-    """A question under way: it continues while a caller waits for it, and no longer."""
+    """A question that is being answered; it is cancelled when no caller waits for it any more."""
 
     def __init__(self, task: asyncio.Future[T], forget: Callable[[], None]) -> None:
         self.task = task
@@ -211,7 +211,7 @@ class _Flight(Generic[T]):
         finally:
             self._waiting -= 1
             if not self._waiting and not self.task.done():
-                self._forget()  # at once: who comes now must not join what is about to end
+                self._forget()  # at once: a caller who comes now must not join what is about to end
                 self.task.cancel()
 
     async def join(self) -> T:

@@ -263,7 +263,7 @@ class Serving:
 def _check_dimensions(version: RoutedVersion, dimensions: int) -> None:
     if not version.embedding_size:
         raise FailedPreconditionError(
-            f"{version.name} gives no embeddings: it was built by a release from before them. Train the model again "
+            f"{version.name} gives no embeddings: it was built by an earlier release. Train the model again "
             "and publish that.",
             reason="NO_EMBEDDINGS",
             metadata={"model_version": version.name},

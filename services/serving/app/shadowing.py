@@ -1,8 +1,8 @@
 """Copies of calls for the shadow versions of a route.
 
 A copy is sent once the caller's answer is complete, in a task of its own: the caller waits for nothing, and the shadow
-takes no processor from the answer that it copies. Only so many copies are under way at once; further ones are dropped
-and counted, for a shadow that is slower than the model would else collect them without end.
+takes no processor time from the answer that it copies. The number of copies at once is limited, and further ones are
+dropped and counted: a shadow that is slower than the model would otherwise collect them without end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from services.serving.domain.route import RoutedVersion
 
 logger = logging.getLogger(__name__)
 
-_MOST = 16
+_MAX_COPIES = 16
 
 Copy = Callable[[RoutedVersion, str], Awaitable[None]]
 """Sends a copy to a version, chosen by the route of this etag."""
@@ -41,7 +41,7 @@ class Shadows:
         counts: ShadowCounts,
         clock: Clock,
         *,
-        most: int = _MOST,
+        limit: int = _MAX_COPIES,
     ) -> None:
         """Args:
         table: the routes.
@@ -49,10 +49,10 @@ class Shadows:
         served: takes note of the answers.
         counts: takes note of what became of each copy.
         clock: measures the latency.
-        most: copies under way at once.
+        limit: maximum number of copies at once.
         """
         self._table, self._server, self._served = table, server, served
-        self._counts, self._clock, self._most = counts, clock, most
+        self._counts, self._clock, self._limit = counts, clock, limit
         self._under_way: set[asyncio.Task[None]] = set()
 
     def predicted(self, asked: ModelReference, texts: Sequence[str], answers: Sequence[str]) -> None:
@@ -117,10 +117,10 @@ class Shadows:
 
     def _copy(self, asked: ModelReference, copy: Copy) -> None:
         route = self._table.route(asked.model)
-        if route is None or asked.version:  # who names a version wants that one
+        if route is None or asked.version:  # a caller who names a version wants that one
             return
         for version in route.shadows:
-            if len(self._under_way) >= self._most:
+            if len(self._under_way) >= self._limit:
                 self._counts.count("dropped")
                 continue
             task = asyncio.create_task(self._answered(version, route.etag, copy))
@@ -140,7 +140,7 @@ class Shadows:
             self._counts.count("answered")
 
     async def close(self) -> None:
-        """Ends what is under way."""
+        """Cancels copies that are still being answered."""
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)

@@ -82,7 +82,7 @@ class Embedded(ReadText):
     values: array[float] = field(default_factory=lambda: array("f"))
 
     def shortened(self, dimensions: int) -> Embedded:
-        """The first so many dimensions, with length 1 again."""
+        """The first `dimensions` of it, with length 1 again."""
         kept = self.values[:dimensions]
         length = math.sqrt(sum(value * value for value in kept)) or 1.0
         return replace(self, values=array("f", (value / length for value in kept)))

@@ -1,4 +1,4 @@
-"""Named parts of texts as a data set has them: JSON in a column, and a baseline that only remembers them."""
+"""Named parts of texts as a data set has them: JSON in a column, and a baseline that only remembers spans."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _is_span(item: object) -> bool:
 
 
 class Lexicon:
-    """Finds what was a span in the texts it has seen, the longest first: what a model must do better than."""
+    """Finds the spans that it has seen in training texts, the longest first: the baseline that a model must beat."""
 
     def __init__(self, texts: Iterable[tuple[str, Sequence[Span]]]) -> None:
         seen: dict[str, Counter[str]] = {}

@@ -146,14 +146,14 @@ def devices_needed(
     half: bool,
     device_bytes: int,
     checkpointing: bool = False,
-    most: int = 4096,
+    limit: int = 4096,
 ) -> int | None:
-    """The smallest number of devices, a power of two, on which the training fits with fsdp; None if `most` is too few.
+    """The smallest number of devices, a power of two, on which the training fits with fsdp; None if `limit` is too few.
 
     One device is used without fsdp.
     """
     count = 1
-    while count <= most:
+    while count <= limit:
         strategy: Strategy = "single" if count == 1 else "fsdp"
         plan = plan_memory(
             shape,

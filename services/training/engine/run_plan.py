@@ -50,7 +50,7 @@ class SizePlan:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """The memory of a run; `nearest` says what would fit where the run does not, in a sentence."""
+    """The memory of a run; `nearest` is a sentence that says what would fit if the run does not."""
 
     parameters: int
     trainable: int
@@ -164,7 +164,7 @@ def _nearest(spec: TrainingSpec, shape: Shape, machine: Machine) -> str:
 
 
 def _gentler(spec: TrainingSpec) -> Iterator[tuple[TrainingSpec, str]]:
-    """Specs that need less memory, those first that learn the most alike."""
+    """Specs that need less memory, those first that change the training least."""
     lora: TrainingSpec | None = None
     if spec.method.kind == "full":
         lora = replace(spec, method=make_method("lora", {}))

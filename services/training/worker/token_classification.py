@@ -129,7 +129,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         figures={
             **figures,
             **{name: tuned[name].value for name in ("entity_precision", "entity_recall")},
-            # What one gets by remembering every span of the training texts.
+            # What remembering every span of the training texts would reach.
             "lexicon_entity_f1": remembered["entity_f1"].value,
             "holdout_entities": float(sum(len(text.spans) for text in holdout)),
         },

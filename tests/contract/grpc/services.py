@@ -116,7 +116,7 @@ class Services:
         return self.engines[service]
 
     def capture(self, count: int) -> None:
-        """So many answers are captured."""
+        """Captures `count` answers."""
         self.captures.put_policy("models/m", "loop", Capture())
         for _ in range(count):
             name, now = f"answers/{new_id()}", datetime.now(UTC)

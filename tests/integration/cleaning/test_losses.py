@@ -36,7 +36,7 @@ def build(cleaning: CleaningProcess, import_name: str, count: int) -> Version:
 
 
 def delete_unread(bootstrap: str, kept: int) -> int:
-    """Deletes raw records until so many are left that cleaning has not read; returns how many went."""
+    """Deletes raw records until `kept` remain that cleaning has not read; returns how many went."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     consumer = KafkaConsumer(bootstrap_servers=bootstrap)
     places = [TopicPartition(RECORDS_RAW.name, number) for number in range(RECORDS_RAW.partitions)]

@@ -23,7 +23,7 @@ ASK = {"model": "headlines", "messages": [{"role": "user", "content": "Hi"}]}
 
 
 def of_trace(exported: InMemorySpanExporter, trace_id: str, count: int = 1) -> list[ReadableSpan]:
-    """The spans of a trace, as soon as there are so many: a span may end after its answer was read."""
+    """The spans of a trace, as soon as there are `count`: a span may end after its answer was read."""
     while True:
         found = [s for s in exported.get_finished_spans() if s.context and f"{s.context.trace_id:032x}" == trace_id]
         if len(found) >= count:

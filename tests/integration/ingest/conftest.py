@@ -67,7 +67,7 @@ def ingest(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def frozen_kafka(stack: StackState, ingest: IngestProcess) -> Iterator[None]:
-    """Kafka takes connections and answers nothing until the test ends; the next test finds both at work again."""
+    """Kafka takes connections and answers nothing until the test ends; the next test finds both answering again."""
     with frozen(stack.children["kafka"].pid):
         yield
     wait_until(lambda: _accepts(ingest), "ingest that accepts records again")

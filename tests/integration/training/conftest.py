@@ -219,7 +219,7 @@ def ended(run: run_pb2.Run) -> bool:
 
 
 def stepped(run: run_pb2.Run, steps: int) -> bool:
-    """Whether training has done so many steps, or more."""
+    """Whether training has done `steps` steps, or more."""
     return run.progress.phase == "train" and run.progress.done >= steps
 
 

@@ -29,7 +29,7 @@ def test_a_run_outlives_kills_of_its_worker_and_of_the_service(training: Trainin
     training.start()
     done = training.wait(run.name, ended)
     assert done.state == run_pb2.Run.STATE_SUCCEEDED, done.failure
-    # What so tiny a model learns in so many steps differs from run to run, killed or not: sums of two threads do.
+    # What so tiny a model learns in these steps differs from run to run, killed or not: sums of two threads do.
     assert done.report.figures["steps"] == 900
     resumed = [line for line in log_messages(training.run_folder(run.name) / "worker.log") if "resumes from" in line]
     assert resumed, "no worker went on from a checkpoint"

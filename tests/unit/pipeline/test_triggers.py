@@ -118,7 +118,7 @@ async def test_enough_new_records_start_one_cycle_that_says_why(world: World) ->
         await world.triggers.step()
     (cycle,) = world.cycles
     assert cycle.reasons == ("3 of 3 new records since the last cycle.",)
-    assert await world.hold() == f"{cycle.name} is at work."
+    assert await world.hold() == f"{cycle.name} is running."
     world.end()
     for _ in range(3):
         await world.triggers.step()
@@ -317,7 +317,7 @@ async def test_an_order_waits_while_a_peer_is_away_and_is_carried_out_once(world
     for _ in range(3):
         await world.triggers.step()
         assert world.cycles == []
-    assert await world.hold() == "A cycle that was ordered is at work."
+    assert await world.hold() == "A cycle that was ordered is running."
     await world.triggers.step()
     await world.triggers.step()
     assert len(world.cycles) == 1

@@ -81,14 +81,14 @@ class Log:
         return [each for each in self.served if each.role == role]
 
 
-def parts(task: Task, most: int = 4) -> tuple[Server, Log, Serving, Shadows]:
+def parts(task: Task, limit: int = 4) -> tuple[Server, Log, Serving, Shadows]:
     table, server, log, clock = RoutingTable(), Server(), Log(), SystemClock()
     versions = (
         RoutedVersion("m", 1, task, labels=("a", "b"), users=((0, SLOTS),)),
         RoutedVersion("m", 2, task, labels=("a", "b"), role=Role.SHADOW),
     )
     table.replace([Route("m", NOW, versions)])
-    shadows = Shadows(table, server, log, log, clock, most=most)
+    shadows = Shadows(table, server, log, log, clock, limit=limit)
     return server, log, Serving(table, server, log, shadows, clock), shadows
 
 
@@ -123,7 +123,7 @@ async def test_a_writer_is_copied_once_its_answer_is_complete() -> None:
 
 
 async def test_so_many_copies_are_under_way_and_no_more() -> None:
-    server, log, serving, shadows = parts(Task.TEXT_CLASSIFICATION, most=4)
+    server, log, serving, shadows = parts(Task.TEXT_CLASSIFICATION, limit=4)
     for _ in range(10):
         await serving.predict(serving.choose(M, Task.TEXT_CLASSIFICATION), ["x"])
     await eventually(lambda: server.asked.count(2) == 4)

@@ -79,7 +79,7 @@ async def running(harness: Harness) -> AsyncIterator[Harness]:
 
 
 async def _tried(store: FakeStore, times: int) -> None:
-    """Waits until the store was given something so many times more."""
+    """Waits until the store was given something `times` times more."""
     for _ in range(times):
         await store.tries.acquire()
 

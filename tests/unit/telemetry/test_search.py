@@ -14,7 +14,7 @@ from services.telemetry.domain.days import Retention, Signal
 
 
 class FakeEvents:
-    """So many events for each signal, numbered by their sort value."""
+    """As many events of each signal as `counts` says, numbered by their sort value."""
 
     def __init__(self, **counts: int) -> None:
         self.counts = counts

@@ -216,7 +216,7 @@ class EmbedRequest(_message.Message):
     of a version in its route.
     """
     dimensions: _builtins.int
-    """Only the first so many dimensions, normalised again; all when zero."""
+    """How many of the first dimensions to keep, normalised again; all when zero."""
     truncate: _builtins.bool
     """False: a text that is longer than the model reads is refused; otherwise it is cut at its end."""
     @_builtins.property

@@ -336,7 +336,7 @@ class SamplingParams(_message.Message):
     seed: _builtins.int
     """Seed of the choice; random when unset."""
     top_k: _builtins.int
-    """Only so many of the most probable tokens are chosen from; all when zero."""
+    """How many of the most probable tokens to choose from; all when zero."""
     frequency_penalty: _builtins.float
     """Taken off the logit of a token for each time that the answer has it."""
     presence_penalty: _builtins.float

@@ -595,7 +595,7 @@ class Stage(_message.Message):
         STATE_PENDING: Stage._State.ValueType  # 1
         """It has not started yet."""
         STATE_RUNNING: Stage._State.ValueType  # 2
-        """At work."""
+        """Running."""
         STATE_SUCCEEDED: Stage._State.ValueType  # 3
         """Done."""
         STATE_FAILED: Stage._State.ValueType  # 4
@@ -611,7 +611,7 @@ class Stage(_message.Message):
     STATE_PENDING: Stage.State.ValueType  # 1
     """It has not started yet."""
     STATE_RUNNING: Stage.State.ValueType  # 2
-    """At work."""
+    """Running."""
     STATE_SUCCEEDED: Stage.State.ValueType  # 3
     """Done."""
     STATE_FAILED: Stage.State.ValueType  # 4
@@ -724,7 +724,7 @@ class Cycle(_message.Message):
         STATE_UNSPECIFIED: Cycle._State.ValueType  # 0
         """Not set."""
         STATE_RUNNING: Cycle._State.ValueType  # 1
-        """At work; see stages."""
+        """Running; see stages."""
         STATE_SUCCEEDED: Cycle._State.ValueType  # 2
         """A build was published."""
         STATE_FAILED: Cycle._State.ValueType  # 3
@@ -742,7 +742,7 @@ class Cycle(_message.Message):
     STATE_UNSPECIFIED: Cycle.State.ValueType  # 0
     """Not set."""
     STATE_RUNNING: Cycle.State.ValueType  # 1
-    """At work; see stages."""
+    """Running; see stages."""
     STATE_SUCCEEDED: Cycle.State.ValueType  # 2
     """A build was published."""
     STATE_FAILED: Cycle.State.ValueType  # 3

@@ -60,11 +60,11 @@ class Triggers(_message.Message):
     MAX_TRAIN_MINUTES_FIELD_NUMBER: _builtins.int
     QUIET_HOURS_FIELD_NUMBER: _builtins.int
     new_records: _builtins.int
-    """Fires at so many records of the pipeline's sources that have arrived since the last cycle; not by records when zero.
+    """Fires at this many records of the pipeline's sources that have arrived since the last cycle; not by records when zero.
     A source that is pulled is read by cycles only, so give it a schedule.
     """
     corrections: _builtins.int
-    """Fires at so many corrections since the last cycle, counted as a data set would take them (per_person_cap); not by
+    """Fires at this many corrections since the last cycle, counted as a data set would take them (per_person_cap); not by
     corrections when zero. It needs `feedback`.
     """
     schedule: _builtins.str

@@ -890,7 +890,7 @@ class Run(_message.Message):
         STATE_QUEUED: Run._State.ValueType  # 1
         """Waiting to start."""
         STATE_RUNNING: Run._State.ValueType  # 2
-        """At work; see progress.phase: prepare, train, evaluate or compress."""
+        """Running; see progress.phase: prepare, train, evaluate or compress."""
         STATE_SUCCEEDED: Run._State.ValueType  # 3
         """Its report is complete."""
         STATE_FAILED: Run._State.ValueType  # 4
@@ -906,7 +906,7 @@ class Run(_message.Message):
     STATE_QUEUED: Run.State.ValueType  # 1
     """Waiting to start."""
     STATE_RUNNING: Run.State.ValueType  # 2
-    """At work; see progress.phase: prepare, train, evaluate or compress."""
+    """Running; see progress.phase: prepare, train, evaluate or compress."""
     STATE_SUCCEEDED: Run.State.ValueType  # 3
     """Its report is complete."""
     STATE_FAILED: Run.State.ValueType  # 4
