@@ -24,7 +24,7 @@ from services.pipeline.engine.rollout_decision import Decision, Turn, decide, gu
 logger = logging.getLogger(__name__)
 
 _REST = 10
-"""A look that joins calls with feedback is followed by a pause of so many times its own length."""
+"""A look that joins calls with feedback is followed by a pause of this many times its own length."""
 
 
 @dataclass(frozen=True, slots=True)

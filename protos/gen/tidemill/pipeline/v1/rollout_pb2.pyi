@@ -167,7 +167,7 @@ class ModelRollout(_message.Message):
         STATE_PROMOTED: ModelRollout._State.ValueType  # 4
         """The new version serves."""
         STATE_ROLLED_BACK: ModelRollout._State.ValueType  # 5
-        """The version before serves on; see reason."""
+        """The version before keeps serving; see reason."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """State of the roll-out."""
@@ -183,7 +183,7 @@ class ModelRollout(_message.Message):
     STATE_PROMOTED: ModelRollout.State.ValueType  # 4
     """The new version serves."""
     STATE_ROLLED_BACK: ModelRollout.State.ValueType  # 5
-    """The version before serves on; see reason."""
+    """The version before keeps serving; see reason."""
 
     NAME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
