@@ -185,7 +185,7 @@ class Runtime:
         """The tokens that are to be answered.
 
         Raises:
-            PromptError: they are none, or too many, or this build follows no JSON schema.
+            PromptError: there are none, or too many, or this build cannot follow a JSON schema.
         """
         if call.grammar and not self.follows_grammars:
             raise PromptError("This version was built without what a JSON schema needs: train and publish it again.")
@@ -194,7 +194,7 @@ class Runtime:
         return self.prompts.of_messages(call.messages_json or "")
 
     def limit(self, call: Call, prompt: Sequence[int]) -> int:
-        """The most tokens of an answer."""
+        """Maximum number of tokens of an answer."""
         return min(call.max_tokens or self.max_new_tokens, self.context_length - len(prompt))
 
     def add(self, number: int, prompt: Sequence[int], limit: int, call: Call) -> Any:
@@ -220,7 +220,7 @@ class Runtime:
 
 
 class GenerationJob:
-    """One answer in the making, sent piece by piece."""
+    """One answer while it is written, sent piece by piece."""
 
     def __init__(self, runtime: Runtime, call: Call, sender: Any, span: Any) -> None:
         """Reads the prompt.

@@ -1,4 +1,4 @@
-"""Feeds OpenVINO's continuous batching: admits answers, steps the engine, hands on what it wrote. One thread.
+"""Feeds OpenVINO's continuous batching: admits answers, steps the engine, passes on what it wrote. One thread.
 
 The engine writes one token of every admitted answer in a step, and reads a bounded part of new prompts. An answer is
 admitted when the cache of keys and values has room for the longest that it may become: with a cache that runs full the
@@ -24,11 +24,11 @@ _NEWEST = 0.2
 
 
 class Work(Protocol):
-    """An answer in the making; called from the scheduler's thread only."""
+    """An answer while it is written; called from the scheduler's thread only."""
 
     @property
     def cost(self) -> int:
-        """Most tokens of prompt and answer together."""
+        """Maximum number of tokens of prompt and answer together."""
         ...
 
     def start(self, pipeline: Any, number: int) -> Any:
@@ -60,7 +60,7 @@ class QueueFullError(Exception):
 
 
 class Scheduler:
-    """Works on at most `max_active` at once; others wait in order of their coming."""
+    """Works on at most `max_active` at once; others wait in the order in which they came."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class Scheduler:
             self._fail(work, error)
             over, ended = True, False
         if over and not ended:
-            # A stop text, or an error: the engine would write on.
+            # A stop text, or an error: the engine would continue to write.
             handle.cancel()
         return over
 

@@ -1,7 +1,7 @@
 """What feedback teaches: one record at most for each captured answer, and which of them a data set takes.
 
 A correction wins over acceptance, and of several corrections the last one counts. Conversations teach nothing yet: a
-record is one text, and a prompt of several messages is none.
+record is one text, and a prompt of several messages is not one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackUse:
-    """How lessons count in a data set: weights 0 to 100 by kind, and the most of one person."""
+    """How lessons count in a data set: weights 0 to 100 by kind, and the maximum number from one person."""
 
     corrections: int = 1
     accepted: int = 0
@@ -112,7 +112,7 @@ def chosen(lessons: Iterable[Lesson], use: FeedbackUse, quarantined: Collection[
 
     Args:
         lessons: all of a model.
-        use: weights and cap; what weighs nothing does not count against the cap.
+        use: weights and cap; lessons of weight 0 do not count against the cap.
         quarantined: pseudonyms and API keys of which nothing is learnt.
     """
     taken: Counter[str] = Counter()

@@ -1,8 +1,8 @@
 """Records the feedback that other producers publish to `tidemill.feedback.inbound` as CloudEvents of any type.
 
 The data is a JSON object with the fields of `POST /v1/feedback`: `answer`, and what is said of it. The event's source
-and id stand for the request id, so that an event that arrives twice is one judgement. Who may write to the topic is
-trusted to name the `tenant` whose answer it is. What is not valid becomes a dead letter.
+and id stand for the request id, so that an event that arrives twice is one judgement. Whoever may write to the topic
+is trusted to name the `tenant` whose answer it is. An event that is not valid becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -82,6 +82,6 @@ def _data_of(event: ForeignEvent) -> Mapping[str, Any]:
         )
     if not any(data.get(name) not in (None, "") for name in _SAID):
         raise InvalidArgumentError(
-            f"Nothing is said of the answer; give one of {', '.join(_SAID)}.", reason="NO_FEEDBACK"
+            f"The event does not judge the answer; give one of {', '.join(_SAID)}.", reason="NO_FEEDBACK"
         )
     return data
