@@ -16,7 +16,7 @@ def duration(text: str, option: str) -> timedelta:
     """Reads `30s`, `15m`, `2h` or `1d`.
 
     Raises:
-        InvalidArgumentError: it is not such a text, or longer than a hundred years; names the option.
+        InvalidArgumentError: it is not a duration, or longer than a hundred years; names the option.
     """
     found = _PATTERN.fullmatch(text)
     span = timedelta(seconds=float(found.group(1)) * _UNITS[found.group(2)]) if found else None

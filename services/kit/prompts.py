@@ -85,7 +85,7 @@ class Prompts:
         """Tokens for a conversation: a JSON list of objects with `role` and `content`. It is never cut.
 
         Raises:
-            PromptError: it is not such a list, or exceeds the model's context.
+            PromptError: it is not a list of messages, or exceeds the model's context.
         """
         try:
             messages = json.loads(messages_json)

@@ -159,7 +159,7 @@ def test_a_service_leaves_the_reason_of_its_end(tmp_path: Path) -> None:
     assert "/state/db/probe.sqlite" in said["message"]
 
 
-def test_a_full_disk_is_not_reason_to_put_a_message_aside() -> None:
+def test_a_full_disk_puts_no_message_aside() -> None:
     from tests.unit.kit.test_delivery_processor import BATCH, Harness
 
     tries: list[int] = []

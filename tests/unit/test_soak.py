@@ -10,7 +10,9 @@ import pytest
 from tests.soak import busy, soak
 
 
-def test_it_runs_so_many_times_and_says_how_long_each_took(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_it_runs_as_often_as_asked_and_says_how_long_each_run_took(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     file = tmp_path / "runs"
     command = [sys.executable, "-c", f"open({str(file)!r}, 'a').write('x')"]
     assert soak(command, times=3, processes=1) == 0

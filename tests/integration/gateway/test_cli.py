@@ -99,7 +99,7 @@ def test_a_route_is_shown_set_and_promoted(mesh: Mesh) -> None:
         (("set", "reviews", "3", "--alias", "3=next"), 2, "'3=next' is not an alias"),
     ],
 )
-def test_what_is_no_route_is_said_before_anything_changes(
+def test_an_invalid_route_is_refused_before_anything_changes(
     mesh: Mesh, arguments: tuple[str, ...], status: int, message: str
 ) -> None:
     asked = len(mesh.peers.seen.requests)
@@ -287,7 +287,7 @@ def test_logs_and_trace(mesh: Mesh) -> None:
     assert json.loads(tidemill(mesh, "trace", "ab" * 16, "--json").stdout)["spans"][0]["name"] == "train"
 
 
-def test_following_logs_shows_each_line_once_though_the_mesh_was_away(mesh: Mesh) -> None:
+def test_following_logs_shows_each_line_once_after_an_outage_of_the_mesh(mesh: Mesh) -> None:
     first, second = (LogRecord(level="info", service="ingest", message=word) for word in ("one", "two"))
     for record in (first, second):
         record.time.FromSeconds(int(time.time()))

@@ -173,7 +173,7 @@ def test_strangers_make_up_no_names_of_metrics(mesh: Mesh, channel: grpc.Channel
     assert "MadeUp" not in text
 
 
-def test_a_new_key_holds_at_once_and_a_revoked_one_soon_no_more(mesh: Mesh, channel: grpc.Channel) -> None:
+def test_a_new_key_is_valid_at_once_and_a_revoked_one_soon_refused(mesh: Mesh, channel: grpc.Channel) -> None:
     key, text = mesh.store.create("visitor")
     request, metadata = PredictRequest(model="models/m", texts=["a"]), (("x-api-key", text),)
     stub = InferenceServiceStub(channel)

@@ -51,7 +51,7 @@ def hang_up_rpc(mesh: Mesh, stub: Any, number: int) -> None:
     call.cancel()
 
 
-def test_nothing_is_left_of_callers_who_hung_up(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
+def test_callers_who_hang_up_leave_nothing_behind(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
     async def tasks() -> int:
         return len(asyncio.all_tasks())
 

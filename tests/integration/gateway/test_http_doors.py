@@ -108,7 +108,9 @@ def test_head_is_get_without_its_body(http: httpx.Client, path: str) -> None:
         ("OPTIONS", "/v1/records", "POST"),
     ],
 )
-def test_a_wrong_method_is_reported_the_right_ones(http: httpx.Client, method: str, path: str, allowed: str) -> None:
+def test_a_wrong_method_is_refused_and_the_right_ones_named(
+    http: httpx.Client, method: str, path: str, allowed: str
+) -> None:
     answer = http.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
@@ -139,7 +141,7 @@ def test_a_redirect_names_no_host_and_no_scheme(http: httpx.Client) -> None:
     assert (answer.status_code, answer.headers["location"]) == (307, "/v1/models?a=b")
 
 
-def test_statistics_of_every_model_and_versions_that_are_none(http: httpx.Client) -> None:
+def test_statistics_of_every_model_and_refusal_of_versions_that_do_not_exist(http: httpx.Client) -> None:
     found = http.get("/v2/models/stats").json()
     assert [model["name"] for model in found["model_stats"]] == ["echo", "headlines", "m", "reviews", "writer"]
     assert http.get("/v2/models/echo/versions/x/ready").status_code == 404
@@ -203,7 +205,7 @@ def test_bad_input_is_named(http: httpx.Client, path: str, body: Any, param: str
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff\xfe", b'"x"'])
-def test_what_is_not_json_object_is_refused(http: httpx.Client, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(http: httpx.Client, body: bytes) -> None:
     for path in ("/v1/chat/completions", "/v1/records", "/v1/feedback", "/v2/models/echo/infer"):
         assert http.post(path, content=body).status_code == 400
 
@@ -237,7 +239,7 @@ def test_tensors_nested_deeper_than_python_goes_are_refused(http: httpx.Client) 
     assert answer.status_code == 400, answer.text
 
 
-def test_a_caller_that_leaves_while_it_sends_is_not_fault_of_ours(mesh: Mesh, http: httpx.Client) -> None:
+def test_a_caller_that_leaves_while_it_sends_does_not_count_as_our_fault(mesh: Mesh, http: httpx.Client) -> None:
     endpoint = "POST /v1/records"
     host, _, port = mesh.http.partition(":")
     with socket.create_connection((host, int(port))) as connection:
@@ -283,7 +285,7 @@ def test_health_needs_no_key_and_reports_on_every_part(mesh: Mesh) -> None:
     assert body["parts"]["training"]["status"] == "unavailable"
 
 
-def test_a_model_that_is_not_ready_is_not_failure_of_ours(mesh: Mesh, http: httpx.Client) -> None:
+def test_a_model_that_is_not_ready_does_not_count_as_our_failure(mesh: Mesh, http: httpx.Client) -> None:
     assert http.get("/v2/models/nothing/ready").status_code == 404
     text = httpx.get(f"http://{mesh.http}/metrics").text
     assert 'request_errors_total{endpoint="GET /v2/models/{model}/ready"' not in text

@@ -247,7 +247,7 @@ def test_tritons_own_client_classifies(inference: InferenceProcess, builds: Buil
             assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
-def test_who_asks_for_some_outputs_leaves_no_one_a_part_of_an_answer(
+def test_a_request_for_some_outputs_gives_no_other_caller_part_of_an_answer(
     inference: InferenceProcess, builds: Builds, model: str
 ) -> None:
     """A cache that knows an answer by its inputs alone would."""

@@ -96,7 +96,7 @@ def test_a_running_answer_continues_while_a_long_prompt_is_read(scheduler: Sched
     assert len(meanwhile) > _LONG // 64 // 2
 
 
-def test_who_leaves_while_the_prompt_is_read_frees_the_engine(scheduler: Scheduler) -> None:
+def test_a_caller_who_leaves_while_the_prompt_is_read_frees_the_engine(scheduler: Scheduler) -> None:
     gone = _Work([5 + at % 200 for at in range(_LONG)], 1000)
     scheduler.submit(gone)
     assert gone.begun.wait(60)

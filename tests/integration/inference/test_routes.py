@@ -178,7 +178,7 @@ def test_both_versions_of_a_writer_are_asked_over_the_openai_door(
         ([], {}, "entries"),
     ],
 )
-def test_a_route_that_is_none_is_refused_with_its_field(
+def test_an_invalid_route_is_refused_with_its_field(
     inference: InferenceProcess,
     builds: Builds,
     model: str,

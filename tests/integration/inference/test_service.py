@@ -146,7 +146,7 @@ def test_a_model_that_labels_tokens_answers_with_spans_and_embeds(
     assert list(vectors[0].values) == [float(word == "room") for word in WORDS]
 
 
-def test_a_build_from_before_embeddings_serves_on_and_says_what_to_do(
+def test_a_build_from_before_embeddings_keeps_serving_and_says_what_to_do(
     inference: InferenceProcess, builds: Builds, model: str
 ) -> None:
     inference.publish(model, builds.turned)

@@ -67,7 +67,7 @@ def _refusal(error: grpc.RpcError) -> tuple[str, bool]:
     return reason, retries
 
 
-def test_the_same_sent_again_changes_nothing(telemetry: TelemetryProcess, service_name: str) -> None:
+def test_a_repeated_request_changes_nothing(telemetry: TelemetryProcess, service_name: str) -> None:
     lines = _lines(20, service_name)
     span = Span(trace_id=uuid.uuid4().bytes, span_id=b"8 bytes!", name="once", start_time_unix_nano=time.time_ns())
     before = telemetry.metric('telemetry_documents_total{fate="duplicate",signal="logs"}')

@@ -235,7 +235,7 @@ def test_traces_are_found_by_their_root(telemetry: TelemetryProcess, service_nam
         ("a )", ") is not expected"),
     ],
 )
-def test_a_wrong_query_is_reported_what_is_wrong(
+def test_a_wrong_query_is_refused_with_what_is_wrong(
     telemetry: TelemetryProcess, service_name: str, query: str, word: str
 ) -> None:
     telemetry.logs.Export(logs([_record("x", time.time_ns())], service_name=service_name), timeout=30)

@@ -96,7 +96,7 @@ ACROSS_WORDS = [
 
 
 @pytest.mark.parametrize("pair", ACROSS_WORDS)
-def test_a_phrase_is_none_where_two_words_meet(pair: str) -> None:
+def test_a_phrase_across_two_words_is_not_converted(pair: str) -> None:
     simplified, _, traditional = pair.partition("=")
     assert converted(simplified, "s2t") == traditional
     assert converted(traditional, "t2s") == simplified

@@ -55,7 +55,7 @@ def test_all_of_a_contradiction_go_and_agreeing_duplicates_do_not() -> None:
     }
 
 
-def test_powers_and_indices_are_no_digits_of_a_number() -> None:
+def test_powers_and_indices_are_not_digits_of_a_number() -> None:
     for one, other in [("今天10⁵个", "今天105个"), ("2³", "23"), ("x₁0", "x10")]:
         assert judge([record("a", one), record("b", other)], "exact_dedup") == {}
 
@@ -84,7 +84,7 @@ def test_short_and_empty_texts_are_compared_whole() -> None:
     assert judge(records, "near_dedup") == {"b": "near_duplicate duplicate_of=a jaccard=1.000"}
 
 
-def test_texts_without_a_word_at_the_start_are_no_trouble() -> None:
+def test_texts_without_a_word_at_the_start_are_compared() -> None:
     assert judge([record("a", "-" * 600), record("b", "words after that")], "near_dedup") == {}
 
 

@@ -150,7 +150,7 @@ def test_a_written_snapshot_is_found_and_holds_what_was_composed(tmp_path: Path)
     assert manifest["sources"] == {"news": 30}
 
 
-def test_an_object_store_gets_the_manifest_last_and_half_a_folder_is_none() -> None:
+def test_an_object_store_gets_the_manifest_last_and_half_a_folder_is_not_a_version() -> None:
     import fsspec
 
     memory = fsspec.filesystem("memory")

@@ -175,11 +175,11 @@ def test_the_contracts_rules_are_reported_at_their_place(write: Write, old: str,
         ("a: b: c\n", "1:5: not valid YAML: mapping values are not allowed here."),
     ],
 )
-def test_a_file_that_is_not_pipeline(write: Write, text: str, sentence: str) -> None:
+def test_a_file_that_is_not_a_pipeline(write: Write, text: str, sentence: str) -> None:
     assert wrong(write(text)) == [sentence]
 
 
-def test_a_list_is_not_pipeline(write: Write) -> None:
+def test_a_list_is_not_a_pipeline(write: Write) -> None:
     assert wrong(write("- a\n"))[0].startswith("1:1: expected a mapping with name, sources, dataset")
 
 

@@ -42,7 +42,7 @@ def test_amounts_of_memory(text: str, count: int) -> None:
     assert plan_command._bytes(text) == count
 
 
-def test_an_amount_that_is_none_is_refused() -> None:
+def test_an_invalid_amount_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="--memory: 'much' is not an amount"):
         plan_command._bytes("much")
 

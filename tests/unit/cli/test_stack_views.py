@@ -49,7 +49,7 @@ def test_ports_are_those_of_callers() -> None:
     assert ports_of("nothing", PORTS) == ""
 
 
-def test_a_start_is_reported_in_lines_where_there_is_not_terminal() -> None:
+def test_without_a_terminal_a_start_is_reported_in_lines() -> None:
     console = Console(width=100, force_terminal=False)
     waiting = ChildState(ChildPhase.WAITING)
     with console.capture() as capture, PartsReporter(console) as report:
@@ -63,7 +63,7 @@ def test_a_start_is_reported_in_lines_where_there_is_not_terminal() -> None:
     assert "it crashed" in lines[1]
 
 
-def test_downloads_are_reported_once_where_there_is_not_terminal() -> None:
+def test_without_a_terminal_downloads_are_reported_once() -> None:
     console = Console(width=100, force_terminal=False)
     with console.capture() as capture, DownloadBars(console) as bars:
         bars("kafka", 10, 100)

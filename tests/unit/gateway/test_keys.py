@@ -49,7 +49,7 @@ def test_a_key_has_256_bits_and_is_kept_as_a_digest() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "tm_", "tm_0_0", "sk-123", "tm_" + "g" * 12 + "_" + "0" * 64, "tm_ééé_é"])
-def test_what_is_not_key_has_no_id(text: str) -> None:
+def test_a_text_that_is_not_a_key_has_no_id(text: str) -> None:
     assert id_of(text) is None
 
 

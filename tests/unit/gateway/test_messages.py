@@ -73,7 +73,7 @@ async def test_who_waits_too_long_is_asked_to_retry_and_leaves_no_trace() -> Non
     assert (await read(budget, second, "b")).size == 1
 
 
-async def test_so_many_may_wait_and_no_more() -> None:
+async def test_the_number_that_may_wait_is_limited() -> None:
     budget = MessageBudget(MessageLimits(bytes_read=100, largest=100, wait_s=30, waiting=1))
     tasks = [read(budget, Message(), "a") for _ in range(2)]
     await settle()

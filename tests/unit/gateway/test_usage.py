@@ -33,7 +33,7 @@ def test_a_process_that_starts_again_forgets_its_own_requests_only(tmp_path: Pat
         assert use.concurrent == 1
 
 
-def test_the_key_that_was_away_longest_gives_its_place_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_unused_for_longest_loses_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "_SLOTS", 3)
     one, two = (UsageTable(tmp_path / "usage", number, 2) for number in (1, 2))
     for at, name in enumerate(("busy", "old", "new")):

@@ -205,7 +205,7 @@ def test_a_damaged_an_unsigned_and_a_foreign_build_are_refused_by_name(harness: 
     assert _publish_error(harness, foreign).reason == "BUILD_UNTRUSTED"
 
 
-def test_a_key_that_is_not_longer_trusted_takes_its_builds_out_of_service(harness: Harness) -> None:
+def test_a_key_that_is_no_longer_trusted_takes_its_builds_out_of_service(harness: Harness) -> None:
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))
     for key in harness.key.trusted.iterdir():

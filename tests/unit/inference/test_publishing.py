@@ -322,7 +322,7 @@ class ManualClock(SystemClock):
         return self.seconds
 
 
-def test_a_model_that_cannot_be_loaded_is_tried_again_ever_more_seldom(
+def test_a_model_that_cannot_be_loaded_is_retried_after_growing_pauses(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness.clock = clock = ManualClock()
@@ -609,7 +609,7 @@ def test_a_route_loads_its_versions_side_by_side_and_outlives_a_restart(harness:
     assert harness.table.choose(ModelReference("m", "champion")).number == 3
 
 
-def test_who_knows_an_older_route_cannot_replace_a_newer_one(harness: Harness) -> None:
+def test_an_older_etag_cannot_replace_a_newer_route(harness: Harness) -> None:
     publishing = publish_three(harness)
     etag = publishing.route("m").etag
     publishing.roll_back("m")

@@ -118,7 +118,7 @@ def test_a_version_that_leaves_gives_its_users_to_the_others() -> None:
         ([RouteEntry(1, SERVING, 1)], {"stable": 2}, "aliases[stable]"),
     ],
 )
-def test_what_is_no_route_names_its_field(entries: list[RouteEntry], aliases: dict[str, int], field: str) -> None:
+def test_an_invalid_route_names_its_field(entries: list[RouteEntry], aliases: dict[str, int], field: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         ModelRoute("m").set_to(entries, aliases)
     assert [violation.field for violation in caught.value.violations] == [field]

@@ -64,7 +64,7 @@ def test_an_answer_ends_before_the_first_stop_text(pieces: list[str], stops: lis
         assert sent == whole
 
 
-def test_what_may_be_a_stop_text_is_held_back_until_it_is_none() -> None:
+def test_a_possible_stop_text_is_held_back_until_it_cannot_become_one() -> None:
     finder = StopTexts(["END"])
     assert finder.push("the E") == ("the ", False)
     assert finder.push("N") == ("", False)
@@ -239,7 +239,7 @@ def test_an_answer_waits_until_the_cache_has_room_for_it(engine: _Engine) -> Non
     assert engine.most == 2
 
 
-def test_who_has_gone_is_dropped_whether_it_waits_or_runs(engine: _Engine) -> None:
+def test_an_answer_without_a_caller_is_dropped_whether_it_waits_or_runs(engine: _Engine) -> None:
     scheduler = _scheduler(engine, [], active=1)
     runs, waits = _Work(engine, 10**9), _Work(engine, 10**9)
     scheduler.submit(runs)
@@ -280,7 +280,7 @@ def test_span_attributes_have_the_meshs_names() -> None:
     assert schema.GEN_AI_OUTPUT_TOKENS == tracing.GEN_AI_OUTPUT_TOKENS
 
 
-def test_without_an_endpoint_it_is_said_once_and_nothing_is_traced() -> None:
+def test_without_an_endpoint_the_log_says_so_once_and_nothing_is_traced() -> None:
     lines: list[str] = []
     tracer = tracing.ModelTracing("m", "1", "", lines.append)
     assert tracer.start("execute", '{"traceparent": "00-' + "1" * 32 + "-" + "1" * 16 + '-01"}') is None

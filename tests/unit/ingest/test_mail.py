@@ -125,7 +125,7 @@ def test_a_wrong_charset_is_noted_and_the_text_is_kept() -> None:
     assert "read as cp1252" in found.attributes["ingest_notes"]
 
 
-def test_a_date_that_is_none_is_noted() -> None:
+def test_an_invalid_date_is_noted() -> None:
     found = record(b"Date: yesterday\n\ntext")
     assert found.event_time is None
     assert found.attributes["date"] == "yesterday"

@@ -106,7 +106,7 @@ def test_what_is_wrong_is_named_by_its_field(
 
 
 @pytest.mark.parametrize("place", ["no_such_module:Source", "json:NoSuchSource", "json:JSONDecoder"])
-def test_a_source_that_cannot_be_loaded_is_said(
+def test_a_source_that_cannot_be_loaded_is_refused_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: AllSources, place: str
 ) -> None:
     entry_point(tmp_path, monkeypatch, GROUP, f"broken = {place}")

@@ -290,7 +290,7 @@ def test_what_was_imported_before_records_were_lost_is_pulled_again(harness: Har
     assert harness.create(harness.spec()) == (harness.kept(again), True)
 
 
-def test_whatever_becomes_of_a_source_and_of_its_imports_the_last_one_counts(harness: Harness) -> None:
+def test_the_last_import_of_a_source_counts_whatever_happened_before(harness: Harness) -> None:
     contents = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("xyz"), min_size=1)
 
     @examples(40)
@@ -378,7 +378,7 @@ def test_a_source_that_may_be_empty_is_withdrawn_and_another_one_is_not(harness:
     assert harness.pull(may_be).state is ImportState.FAILED
 
 
-def test_nobody_pushes_records_that_pretend_to_be_feedback(harness: Harness) -> None:
+def test_no_caller_pushes_records_that_pretend_to_be_feedback(harness: Harness) -> None:
     intake = Intake(harness.bus, harness.batches, SystemClock(), 60)
     records = [RawRecord("s", "fine", {}), RawRecord("answers.reviews", "poison", {"label": "negative"})]
     with pytest.raises(InvalidArgumentError) as caught:

@@ -33,7 +33,7 @@ def test_an_event_continues_its_own_trace_else_the_current_one() -> None:
     assert headers["ce_subject"] == b"k"
 
 
-def test_a_dead_letter_keeps_its_headers_and_says_where_it_stood() -> None:
+def test_a_dead_letter_keeps_its_headers_and_says_where_it_was() -> None:
     delivery = Delivery("topic", 3, 17, b"k", b"v", {"ce_id": b"1", "traceparent": OWN.encode()})
     letter = dead_letter(delivery, InvalidArgumentError("why", reason="REASON"), "ingest")
     assert (letter.key, letter.value) == (b"k", b"v")

@@ -22,7 +22,7 @@ def served(token: ScrapeToken | None) -> str:
     return f"http://127.0.0.1:{port}/metrics"
 
 
-def test_a_new_token_holds_at_once_and_the_old_one_no_more(tmp_path: Path) -> None:
+def test_a_new_token_is_valid_at_once_and_the_old_one_refused(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("first\n")
     url = served(ScrapeToken(file))
@@ -36,12 +36,12 @@ def test_a_new_token_holds_at_once_and_the_old_one_no_more(tmp_path: Path) -> No
         assert httpx.get(url, headers={"Authorization": f"Bearer {word}".strip()}).status_code == 401
 
 
-def test_without_a_token_who_reaches_the_port_may_read() -> None:
+def test_without_a_token_anyone_who_reaches_the_port_may_read() -> None:
     assert 'endpoint="Call"' in httpx.get(served(None)).text
 
 
 @pytest.mark.parametrize("content", [None, "", " \n"])
-def test_a_token_that_is_none_is_refused_at_the_start(tmp_path: Path, content: str | None) -> None:
+def test_an_invalid_token_is_refused_at_the_start(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "token").write_text(content)
     with pytest.raises(FailedPreconditionError, match="TIDEMILL_METRICS_TOKEN_FILE"):

@@ -44,7 +44,7 @@ def handler(harness: Harness, ended: list[str]) -> tuple[PeerEventHandler, Feedb
     return PeerEventHandler(feedback_service, harness.captures, ended.append), feedback_service
 
 
-def test_ended_work_of_each_peer_wakes_who_waits_for_it(harness: Harness) -> None:
+def test_ended_work_of_each_peer_wakes_the_cycle_that_waits_for_it(harness: Harness) -> None:
     ended: list[str] = []
     handle, _ = handler(harness, ended)
     handle.handle(
@@ -92,7 +92,7 @@ def test_a_poison_prediction_is_refused_for_good(harness: Harness) -> None:
             handle.handle([broken])
 
 
-async def test_an_event_of_another_thread_wakes_all_who_wait_for_it_and_no_one_else() -> None:
+async def test_an_event_of_another_thread_wakes_all_its_waiters_and_no_others() -> None:
     wakeups = EventWakeups(asyncio.get_running_loop())
     woken: list[str] = []
 

@@ -88,7 +88,7 @@ class _KilledError(BaseException):
     """The process ends here."""
 
 
-async def test_a_kill_at_any_step_is_gone_on_from_and_does_nothing_twice(
+async def test_a_cycle_resumes_after_a_kill_at_any_step_and_does_nothing_twice(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.pipeline.app.cycle_runner._PROGRESS_EVERY_S", 0.0)
@@ -205,7 +205,7 @@ async def test_records_that_are_lost_again_fail_the_cycle_with_what_to_do(harnes
     assert len(harness.imports.orders) == len(harness.versions.orders) == 2
 
 
-async def test_an_error_of_a_peer_that_no_retry_mends_fails_the_cycle(harness: Harness) -> None:
+async def test_a_peers_error_that_is_not_retryable_fails_the_cycle(harness: Harness) -> None:
     harness.versions.errors = [InvalidArgumentError("No such operator.", reason="RECIPE", metadata={"operator": "x"})]
     async with service(harness) as cycles:
         cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
@@ -353,7 +353,7 @@ async def test_a_cycle_that_waits_for_its_publisher_can_be_cancelled(harness: Ha
         assert (await ended(cycles, name)).state is CycleState.CANCELLED
 
 
-async def test_a_loop_is_at_work_once_and_an_equal_wish_joins_it(harness: Harness) -> None:
+async def test_a_pipeline_has_one_cycle_at_a_time_and_an_equal_request_joins_it(harness: Harness) -> None:
     harness.imports.release.clear()
     async with service(harness) as cycles:
         first = await cycles.create(harness.spec, "", "")

@@ -189,13 +189,13 @@ def test_a_gain_is_reached_also_where_the_product_rounds_up() -> None:
     assert judge(Gate(0.05, 0.1), Preference.FASTEST, measured(report(base=0.1, tuned=0.11, fp32=0.11)))[0].passed
 
 
-def test_a_training_that_went_astray_is_reported_and_publishes_nothing() -> None:
+def test_a_training_that_diverged_is_reported_and_publishes_nothing() -> None:
     verdicts = judge(Gate(1.0), Preference.FASTEST, measured(report(tuned=math.nan, fp32=0.2)))
     assert not verdicts[0].passed
     assert "could not be measured" in verdicts[0].why
 
 
-def test_a_build_without_its_quality_is_not_taken_for_a_good_one() -> None:
+def test_a_build_without_a_measured_quality_does_not_pass() -> None:
     value = report(fp32=0.2, int8=0.2)
     del value["variants"][1]["quality"]
     verdicts = judge(Gate(1.0), Preference.FASTEST, measured(value))

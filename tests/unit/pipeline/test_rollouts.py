@@ -321,7 +321,7 @@ class _KilledError(BaseException):
 
 
 @pytest.mark.parametrize(("likes", "end"), [(BETTER, RolloutState.PROMOTED), (WORSE, RolloutState.ROLLED_BACK)])
-async def test_a_kill_at_any_write_is_gone_on_from_and_decides_nothing_twice(
+async def test_a_rollout_resumes_after_a_kill_at_any_write_and_decides_nothing_twice(
     open_service_database: OpenDatabase, likes: dict[int, float], end: RolloutState
 ) -> None:
     plan = replace(PLAN, guard_rails=GuardRails(max_latency_ratio=0))

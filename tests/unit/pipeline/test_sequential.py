@@ -60,7 +60,7 @@ def test_the_bound_is_narrowest_where_it_is_asked_to_be_and_wider_than_that_of_o
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.05])
-def test_equal_arms_that_are_looked_at_all_the_time_are_seldom_found_different(rate: float) -> None:
+def test_equal_arms_are_rarely_found_different_however_often_one_looks(rate: float) -> None:
     rng = np.random.default_rng(1)
     wrong = 0
     for _ in range(200):

@@ -254,7 +254,7 @@ async def test_quiet_hours_and_a_pause_hold_cycles_back(world: World) -> None:
 
 
 @pytest.mark.parametrize(("state", "words"), [(CycleState.FAILED, "failed"), (CycleState.CANCELLED, "was cancelled")])
-async def test_after_a_failure_or_a_cancellation_the_next_waits_and_counts_go_on(
+async def test_after_a_failure_or_a_cancellation_the_next_waits_and_counting_continues(
     world: World, state: CycleState, words: str
 ) -> None:
     await world.put(new_records=1)
@@ -310,7 +310,7 @@ async def test_a_kill_at_any_step_starts_one_cycle(
     assert len(world.cycles) == 1
 
 
-async def test_an_order_waits_while_a_peer_is_away_and_is_carried_out_once(world: World) -> None:
+async def test_an_order_waits_while_a_peer_is_unavailable_and_is_carried_out_once(world: World) -> None:
     await world.put(new_records=1)
     world.records.arrivals = [1]
     world.errors = [UnavailableError("cleaning is unavailable.")] * 3
@@ -334,7 +334,7 @@ async def test_an_order_that_cannot_be_carried_out_says_why_and_is_not_repeated_
     assert "it runs with another spec; none is started before" in await world.hold()
 
 
-async def test_counts_are_unknown_while_cleaning_is_away_and_other_conditions_go_on(world: World) -> None:
+async def test_without_cleaning_counts_are_unknown_and_other_conditions_still_apply(world: World) -> None:
     await world.put(new_records=1, schedule="*/5 * * * *")
     world.records.arrivals, world.records.away = [1], True
     world.clock.time += HOUR

@@ -171,7 +171,7 @@ async def test_a_kept_answer_has_the_whole_text_and_its_counts() -> None:
         assert [piece async for piece in pieces] == [Piece("one two", FinishReason.STOP, 3, 2)]
 
 
-async def test_who_hangs_up_ends_the_question_only_if_no_one_else_waits() -> None:
+async def test_a_caller_who_hangs_up_ends_the_question_only_if_no_other_waits() -> None:
     cache = Cache()
     cache.server.go.clear()
     first = asyncio.create_task(cache.write("x"))

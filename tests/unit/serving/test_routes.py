@@ -145,7 +145,7 @@ def _error(table: RoutingTable, name: str) -> type[Exception] | None:
     return None
 
 
-async def test_the_last_known_routes_serve_on_without_the_control_plane(control: Control) -> None:
+async def test_the_last_known_routes_keep_serving_without_the_control_plane(control: Control) -> None:
     async with control.watched() as (table, feed):
         with pytest.raises(UnavailableError) as caught:
             table.choose(ModelReference("m"))

@@ -122,7 +122,7 @@ async def test_a_writer_is_copied_once_its_answer_is_complete() -> None:
     assert (shadowed.shadowed_answer, shadowed.completion_tokens) == (pieces[0].answer, 2)
 
 
-async def test_so_many_copies_are_under_way_and_no_more() -> None:
+async def test_the_number_of_copies_at_once_is_limited() -> None:
     server, log, serving, shadows = parts(Task.TEXT_CLASSIFICATION, limit=4)
     for _ in range(10):
         await serving.predict(serving.choose(M, Task.TEXT_CLASSIFICATION), ["x"])
@@ -145,7 +145,7 @@ async def test_a_shadow_that_fails_is_counted_and_no_one_else_notices(error: Exc
     await eventually(lambda: log.outcomes == ["failed"])
 
 
-async def test_who_names_a_version_gets_it_alone_a_shadow_too() -> None:
+async def test_a_caller_who_names_a_version_gets_that_one_even_a_shadow() -> None:
     server, log, serving, _ = parts(Task.TEXT_CLASSIFICATION)
     server.go.set()
     _, version = await serving.predict(serving.choose(ModelReference("m", "2"), Task.TEXT_CLASSIFICATION), ["x"])

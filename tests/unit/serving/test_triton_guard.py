@@ -146,7 +146,7 @@ async def test_a_stuck_model_is_asked_by_one_caller_at_a_time_until_it_answers()
             await client.classify(version("m"), ["x"])
 
 
-async def test_a_caller_who_leaves_early_is_not_failure() -> None:
+async def test_a_caller_who_leaves_early_does_not_count_as_a_failure() -> None:
     async with _triton([], Limits(silence_s=3600, waiting=4, failures=1)) as (fake, client):
         fake.stuck = True
         await _give_up(client)
@@ -154,7 +154,7 @@ async def test_a_caller_who_leaves_early_is_not_failure() -> None:
         assert await client.classify(version("m"), ["x"]) == [Scored(3, 0, (1.0,))]
 
 
-async def test_only_so_many_wait_for_one_model() -> None:
+async def test_a_limited_number_of_requests_waits_for_one_model() -> None:
     async with _triton([], Limits(silence_s=3600, waiting=4)) as (fake, client):
         fake.stuck = True
         waiting = [asyncio.create_task(client.classify(version("m"), ["x"])) for _ in range(4)]

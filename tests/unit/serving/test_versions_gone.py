@@ -85,7 +85,7 @@ async def ask(serving: Serving, task: Task, asked: str = "") -> int:
 
 
 @pytest.mark.parametrize("task", list(Task))
-async def test_a_route_that_comes_in_a_moment_is_waited_for(task: Task) -> None:
+async def test_a_route_that_arrives_soon_is_waited_for(task: Task) -> None:
     table, server, serving = parts(task)
     server.loaded = {2}
     answer = asyncio.create_task(ask(serving, task))
@@ -106,7 +106,7 @@ async def test_a_version_that_was_loaded_again_is_asked_again(task: Task) -> Non
 
 
 @pytest.mark.parametrize("task", list(Task))
-async def test_who_named_the_version_gets_no_other(task: Task) -> None:
+async def test_a_caller_who_named_the_version_gets_no_other(task: Task) -> None:
     _, server, serving = parts(task)
     with pytest.raises(NotLoadedError):
         await ask(serving, task, "1")
@@ -114,7 +114,7 @@ async def test_who_named_the_version_gets_no_other(task: Task) -> None:
 
 
 @pytest.mark.parametrize("task", list(Task))
-async def test_a_route_that_stays_is_no_reason_to_ask_twice(task: Task) -> None:
+async def test_an_unchanged_route_is_not_asked_twice(task: Task) -> None:
     _, server, serving = parts(task)
     with pytest.raises(NotLoadedError):
         await ask(serving, task)

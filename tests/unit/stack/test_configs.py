@@ -147,7 +147,7 @@ def test_what_does_not_run_is_not_reported() -> None:
     assert "TIDEMILL_KAFKA_BOOTSTRAP" not in values
 
 
-def test_the_vector_module_and_the_logs_of_the_collector_go_the_rest_of_the_options_stays() -> None:
+def test_the_vector_module_and_collector_logs_are_removed_and_other_options_stay() -> None:
     shipped = "-XX:+UseG1GC\n20-:--add-modules=jdk.incubator.vector\n-Xlog:gc*:file=logs/gc.log\n# a comment\n"
     options = elasticsearch.jvm_options(shipped)
     assert "vector" not in options

@@ -67,7 +67,7 @@ def test_another_platform_is_sent_to_the_containers_and_given_no_other_reason(sy
     assert "infra/compose" in sentence
 
 
-def test_a_mesh_that_runs_is_not_reported_that_its_own_memory_is_missing() -> None:
+def test_a_running_meshs_own_memory_is_not_reported_as_missing() -> None:
     assert problems(dataclasses.replace(GOOD, memory_gib=2.0, running=True)) == []
 
 

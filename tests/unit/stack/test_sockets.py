@@ -53,7 +53,7 @@ def test_a_long_state_folder_has_its_sockets_elsewhere(tmp_path: Path, monkeypat
     assert place_sockets(state) == folder
 
 
-def test_without_a_run_time_folder_they_lie_in_the_users_own_below_tmp(
+def test_without_a_run_time_folder_sockets_are_in_the_users_own_below_tmp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)

@@ -76,7 +76,7 @@ def test_timestamps_have_nine_digits() -> None:
     assert timestamp(_NOW + 5) == "2026-11-24T12:00:00.000000005Z"
 
 
-def test_retention_keeps_so_many_days_with_today() -> None:
+def test_retention_keeps_this_many_days_with_today() -> None:
     retention, today = Retention(2), date(2026, 11, 24)
     assert not retention.is_over(date(2026, 11, 24), today)
     assert not retention.is_over(date(2026, 11, 23), today)

@@ -167,7 +167,7 @@ async def test_documents_of_an_index_that_stays_busy_delay_no_others() -> None:
         assert await stuck == Receipt()
 
 
-async def test_what_makes_the_store_busy_is_reported_to_who_does_not_wait() -> None:
+async def test_a_busy_store_is_reported_to_a_sender_who_does_not_wait() -> None:
     async with running(Harness()) as harness:
         harness.store.fates = {"a": [Outcome(WriteStatus.BUSY, "disk full")] * 100}
         with pytest.raises(UnavailableError, match="disk full"):

@@ -122,7 +122,7 @@ def test_damage_to_held_back_feedback_is_found_by_its_digest(snapshot: Path) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\x00" * 200 + b"PAR1", b"no parquet at all"])
-def test_a_file_that_is_not_parquet_is_said_so_where_no_manifest_reports(
+def test_a_file_that_is_not_parquet_is_named_where_no_manifest_reports_it(
     snapshot: Path, tmp_path: Path, content: bytes
 ) -> None:
     (snapshot / "manifest.json").unlink()

@@ -58,7 +58,7 @@ def test_a_damaged_report_is_a_failure_with_a_reason(
     assert view.failure.reason == "REPORT_UNREADABLE"
 
 
-def test_damaged_progress_is_none(run: Run, workers: WorkerProcesses, tmp_path: Path) -> None:
+def test_damaged_progress_counts_as_none(run: Run, workers: WorkerProcesses, tmp_path: Path) -> None:
     (tmp_path / "run" / "progress.json").write_text("[")
     assert workers.view(run) == WorkerView(False, None, None, None)
 

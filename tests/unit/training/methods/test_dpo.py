@@ -25,5 +25,5 @@ def test_the_model_without_its_adapters_is_the_reference_and_merging_keeps_them(
         assert torch.allclose(method.merge(adapted)(input_ids=ids).logits, tuned, atol=1e-4)
 
 
-def test_the_column_that_it_reads_is_checked_with_the_task_s() -> None:
+def test_the_column_that_it_reads_is_checked_with_that_of_the_task() -> None:
     assert Dpo.COLUMN in Dpo.__dataclass_fields__

@@ -67,7 +67,7 @@ def test_what_is_wrong_is_named_by_its_field(options: dict[str, Any], name: str,
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
-def test_a_run_whose_method_is_not_longer_installed_is_still_read(
+def test_a_run_whose_method_is_no_longer_installed_is_still_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, example_installed(tmp_path, patch):
