@@ -76,6 +76,11 @@ def _usage(settings: GatewaySettings) -> UsageTable:
     return UsageTable(settings.state / "gateway" / "key-usage", settings.gateway_process, settings.gateway_processes)
 
 
+def _message_interceptor(settings: GatewaySettings) -> MessageInterceptor:
+    budget = MessageBudget(settings.message_limits)
+    return MessageInterceptor(budget, MessageBudget(settings.stranger_limits) if settings.auth else budget)
+
+
 def _own_socket(settings: GatewaySettings) -> tuple[str, ...]:
     """Where a probe reaches this process and no other of those that share its ports."""
     if settings.gateway_sockets is None:
@@ -132,7 +137,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
         for_peers=False,
         interceptors=[
             *([ApiKeyInterceptor(ring, limiter)] if settings.auth else []),
-            MessageInterceptor(MessageBudget(settings.message_limits)),
+            _message_interceptor(settings),
             SpanInterceptor(facade.paths, tracer),
         ],
         default_deadline_s=_LAST_DEADLINE_S,

@@ -127,6 +127,11 @@ class GatewaySettings(ServiceSettings):
         )
 
     @property
+    def stranger_limits(self) -> MessageLimits:
+        """Limits of the messages of gRPC clients that need no key, such as health checks."""
+        return MessageLimits(bytes_read=2 * MAX_MESSAGE_BYTES, largest=MAX_MESSAGE_BYTES, arrival_s=2.0, streams=2)
+
+    @property
     def http_limits(self) -> HttpLimits:
         """Limits for HTTP clients."""
         return HttpLimits(

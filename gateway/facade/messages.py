@@ -196,8 +196,15 @@ class _Requests:
 class MessageInterceptor(grpc.aio.ServerInterceptor):
     """Reads each call's messages within the budget. Runs inside the key check and the kit's ErrorInterceptor."""
 
-    def __init__(self, budget: MessageBudget) -> None:
-        self._budget = budget
+    def __init__(self, budget: MessageBudget, strangers: MessageBudget) -> None:
+        """Args:
+        budget: of callers with a key.
+        strangers: of callers of open methods, by address, so that they take nothing from the others; the same one
+            where no keys are required.
+        """
+        self._budget, self._strangers = budget, strangers
+        # The mesh's own user at a Unix socket, whose probes must be answered whatever the others do.
+        self._own = MessageBudget(MessageLimits(bytes_read=1 << 50, streams=1 << 30))
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -221,18 +228,17 @@ class MessageInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(wrap(behaviour, handler.request_streaming), **shape)
 
     def _unary(self, behaviour: Any, streaming: bool) -> Callable[[Any, Any], Awaitable[Any]]:
-        budget = self._budget
-
         async def call(requests: AsyncIterator[_Sized], context: Any) -> Any:
+            budget, caller = self._share(context)
             if streaming:
-                stream = _Requests(budget, requests, _caller())
+                stream = _Requests(budget, requests, caller)
                 try:
                     return await behaviour(stream, context)
                 except BaseException as error:
                     raise stream.refusal or error from error.__cause__
                 finally:
                     stream.close()
-            message = await budget.read(requests, _caller())
+            message = await budget.read(requests, caller)
             try:
                 return await behaviour(message.content, context)
             finally:
@@ -241,14 +247,13 @@ class MessageInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _stream(self, behaviour: Any, streaming: bool) -> Callable[[Any, Any], AsyncGenerator[Any, None]]:
-        budget = self._budget
-
         async def call(requests: AsyncIterator[_Sized], context: Any) -> AsyncGenerator[Any, None]:
+            budget, caller = self._share(context)
             if streaming:
-                stream = _Requests(budget, requests, _caller())
+                stream = _Requests(budget, requests, caller)
                 given, done = stream, stream.close
             else:
-                message = await budget.read(requests, _caller())
+                message = await budget.read(requests, caller)
                 given, done = message.content, lambda: budget.release(message.size)
             try:
                 async with aclosing(behaviour(given, context)) as responses:
@@ -259,8 +264,12 @@ class MessageInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-
-def _caller() -> str:
-    """Who shares a part of the budget: a key; all callers without one together."""
-    caller = CALLER.get()
-    return "" if caller is None else caller.key.key_id
+    def _share(self, context: Any) -> tuple[MessageBudget, str]:
+        """The budget of a call, and who is given a part of it."""
+        caller = CALLER.get()
+        if caller is not None:
+            return self._budget, caller.key.key_id
+        peer: str = context.peer()
+        if peer.startswith("unix:"):
+            return self._own, ""
+        return self._strangers, peer.rpartition(":")[0]

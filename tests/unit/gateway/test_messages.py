@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
 
 from gateway.facade.messages import MessageBudget, MessageInterceptor, MessageLimits
@@ -28,6 +29,16 @@ class Message:
         self.asked = True
         await self.sent.wait()
         yield self
+
+
+class Peer:
+    """The context of a call without a key."""
+
+    def __init__(self, address: str = "ipv4:192.0.2.1:5000") -> None:
+        self._address = address
+
+    def peer(self) -> str:
+        return self._address
 
 
 def read(budget: MessageBudget, message: Message, caller: str) -> asyncio.Task[Any]:
@@ -144,4 +155,63 @@ async def test_an_unknown_method_stays_unknown() -> None:
     async def unknown(_: Any) -> None:
         return None
 
-    assert await MessageInterceptor(MessageBudget(LIMITS)).intercept_service(unknown, object()) is None  # type: ignore[arg-type]
+    reader: Any = MessageInterceptor(MessageBudget(LIMITS), MessageBudget(LIMITS))
+    assert await reader.intercept_service(unknown, object()) is None
+
+
+async def test_why_a_message_of_a_stream_was_refused_reaches_the_caller() -> None:
+    budget = MessageBudget(LIMITS)
+    budget.hold(350)
+
+    async def forward(requests: AsyncIterator[bytes], _: Any) -> None:
+        # As a client of gRPC does, which cancels its call when its requests fail.
+        try:
+            async for _request in requests:
+                pass
+        except ResourceExhaustedError:
+            raise asyncio.CancelledError from None
+
+    async def found(_: Any) -> Any:
+        return grpc.stream_unary_rpc_method_handler(forward)
+
+    async def sent(handler: Any, *sizes: int) -> AsyncIterator[Any]:
+        for size in sizes:
+            yield handler.request_deserializer(b"x" * size)
+
+    handler: Any = await MessageInterceptor(MessageBudget(LIMITS), budget).intercept_service(found, object())  # type: ignore[arg-type]
+    with pytest.raises(ResourceExhaustedError, match="no memory left for this message"):
+        await handler.stream_unary(sent(handler, 40, 60), Peer())
+    # Only the newest message of a stream counts, and nothing of one that has ended.
+    await handler.stream_unary(sent(handler, 50, 50, 50), Peer())
+    budget.hold(50)
+
+
+async def test_strangers_take_nothing_from_keys_and_no_one_takes_the_probes_turn() -> None:
+    keys, strangers = MessageBudget(LIMITS), MessageBudget(MessageLimits(bytes_read=200, largest=100, wait_s=0.05))
+    asked: list[str] = []
+
+    async def answer(_: bytes, context: Any) -> None:
+        asked.append(context.peer())
+
+    async def found(_: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    handler: Any = await MessageInterceptor(keys, strangers).intercept_service(found, object())  # type: ignore[arg-type]
+
+    async def never() -> AsyncIterator[Any]:
+        await asyncio.Event().wait()
+        yield
+
+    async def one() -> AsyncIterator[Any]:
+        yield handler.request_deserializer(b"x")
+
+    hold_up = [asyncio.ensure_future(handler.stream_unary(never(), Peer(f"ipv4:192.0.2.{n}:1"))) for n in (1, 1, 2)]
+    await settle()
+    with pytest.raises(ResourceExhaustedError):
+        await handler.stream_unary(one(), Peer("ipv4:192.0.2.3:1"))
+    await handler.stream_unary(one(), Peer("unix:/state/sockets/gateway-1"))
+    assert asked == ["unix:/state/sockets/gateway-1"]
+    assert (await keys.read(one(), "a")).size == 1
+    for task in hold_up:
+        task.cancel()
+    await asyncio.gather(*hold_up, return_exceptions=True)
