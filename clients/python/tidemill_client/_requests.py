@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
 from tidemill_client._protos.tidemill.inference.v1 import model_pb2
@@ -14,13 +14,17 @@ from tidemill_client.answers import (
     Answer,
     Embedding,
     Embeddings,
+    Judgement,
     Message,
     Piece,
     Prediction,
     Predictions,
     Sampling,
+    Span,
     TokenLogprob,
 )
+
+T = TypeVar("T")
 
 _OPTIONS = (
     "max_tokens",
@@ -33,8 +37,11 @@ _OPTIONS = (
     "repetition_penalty",
     "logprobs",
 )
+_JUDGED = ("answer", "rating", "label", "correction", "comment", "episode", "author")
 MAX_TEXTS = 256
 """Texts of one request; longer lists are sent as several."""
+MAX_JUDGEMENTS = 1000
+"""The same for judgements."""
 
 
 def predict(model: str, texts: Sequence[str], truncate: bool) -> Any:
@@ -71,11 +78,23 @@ def generate(
     return request
 
 
-def feedback(answer: str, rating: float, correction: str, author: str) -> Any:
+def feedback(judgement: Judgement) -> Any:
+    return _filled(pipeline.RecordFeedbackRequest(), judgement)
+
+
+def feedback_batch(judgements: Sequence[Judgement]) -> Any:
+    found = [_filled(pipeline.Judgement(), judgement) for judgement in judgements]
+    return pipeline.BatchRecordFeedbackRequest(request_id=uuid.uuid4().hex, judgements=found)
+
+
+def _filled(message: Any, judgement: Judgement) -> Any:
     # The id makes a repeated attempt harmless.
-    return pipeline.RecordFeedbackRequest(
-        request_id=uuid.uuid4().hex, answer=answer, rating=rating, correction=correction, author=author
-    )
+    message.request_id = uuid.uuid4().hex
+    for name in _JUDGED:
+        setattr(message, name, getattr(judgement, name))
+    if judgement.signal:
+        message.signal = f"FEEDBACK_SIGNAL_{judgement.signal.upper()}"
+    return message
 
 
 def predictions(responses: Iterable[Any]) -> Predictions:
@@ -84,7 +103,13 @@ def predictions(responses: Iterable[Any]) -> Predictions:
         found.model_version = response.model_version
         found += [
             Prediction(
-                item.answer, item.label, item.score, dict(item.scores), item.prompt_tokens, item.truncated_tokens
+                item.answer,
+                item.label,
+                item.score,
+                dict(item.scores),
+                item.prompt_tokens,
+                item.truncated_tokens,
+                [Span(span.start, span.end, span.label, span.score) for span in item.spans],
             )
             for item in response.predictions
         ]
@@ -123,9 +148,9 @@ def piece(response: Any) -> Piece:
     )
 
 
-def parts(texts: Sequence[str]) -> list[Sequence[str]]:
-    """The texts in requests of at most `MAX_TEXTS`."""
-    return [texts[at : at + MAX_TEXTS] for at in range(0, len(texts), MAX_TEXTS)]
+def parts(items: Sequence[T], size: int = MAX_TEXTS) -> list[Sequence[T]]:
+    """Texts, or other items, in requests of at most `size`."""
+    return [items[at : at + size] for at in range(0, len(items), size)]
 
 
 def user_of(user: str | None, count: int) -> str | None:

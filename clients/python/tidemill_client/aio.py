@@ -11,7 +11,7 @@ import grpc
 from tidemill_client import _requests as requests
 from tidemill_client._connected import Connected
 from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
-from tidemill_client.answers import Answer, Embeddings, Message, Piece, Predictions, Sampling
+from tidemill_client.answers import Answer, Embeddings, Judgement, Message, Piece, Predictions, Sampling, Signal
 from tidemill_client.errors import TidemillError
 
 
@@ -80,11 +80,26 @@ class AsyncClient(Connected):
         return self._stream(request, user, timeout)
 
     async def feedback(
-        self, answer: str, *, rating: float, correction: str = "", author: str = "", timeout: float | None = None
+        self,
+        answer: str,
+        *,
+        rating: float = 0.0,
+        label: str = "",
+        correction: str = "",
+        signal: Signal = "",
+        comment: str = "",
+        episode: str = "",
+        author: str = "",
+        timeout: float | None = None,
     ) -> None:
         """As `Client.feedback`."""
-        request = requests.feedback(answer, rating, correction, author)
-        await self._call(self._pipeline.RecordFeedback, request, None, timeout)
+        judgement = Judgement(answer, rating, label, correction, signal, comment, episode, author)
+        await self._call(self._pipeline.RecordFeedback, requests.feedback(judgement), None, timeout)
+
+    async def feedback_batch(self, judgements: Sequence[Judgement], *, timeout: float | None = None) -> None:
+        """As `Client.feedback_batch`."""
+        for part in requests.parts(judgements, requests.MAX_JUDGEMENTS):
+            await self._call(self._pipeline.BatchRecordFeedback, requests.feedback_batch(part), None, timeout)
 
     async def close(self) -> None:
         """Closes the connection; calls under way end."""

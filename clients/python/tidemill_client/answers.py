@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,43 @@ class TokenLogprob:
     logprob: float
 
 
+Signal = Literal["", "accepted", "edited", "retried"]
+"""What a person did with an answer, as the product saw it; empty when it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a person, or a product for them, says of an answer."""
+
+    answer: str
+    """Its id, as the answer or prediction has it."""
+    rating: float = 0.0
+    """From -1 (bad) to 1 (good)."""
+    label: str = ""
+    """The right label; of a classifier."""
+    correction: str = ""
+    """What the answer should have been; of a model that writes."""
+    signal: Signal = ""
+    comment: str = ""
+    episode: str = ""
+    """What several answers of one session have in common."""
+    author: str = ""
+    """Who judged, in your own terms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A named part of a text: its first character and the one after its last, counted in code points from zero."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One classified text."""
+    """One classified text, or one whose named parts were found."""
 
     id: str
     """`answers/{answer}`, for feedback."""
@@ -56,6 +90,8 @@ class Prediction:
     prompt_tokens: int = 0
     truncated_tokens: int = 0
     """Tokens at the text's end that were cut off, for the model reads no more."""
+    spans: Sequence[Span] = ()
+    """Of a model that finds named parts; it gives no label."""
 
 
 class Predictions(list[Prediction]):

@@ -11,7 +11,7 @@ import grpc
 from tidemill_client import _requests as requests
 from tidemill_client._connected import Connected
 from tidemill_client._protos.tidemill.inference.v1 import inference_service_pb2 as inference
-from tidemill_client.answers import Answer, Embeddings, Message, Piece, Predictions, Sampling
+from tidemill_client.answers import Answer, Embeddings, Judgement, Message, Piece, Predictions, Sampling, Signal
 from tidemill_client.errors import TidemillError
 
 
@@ -118,21 +118,45 @@ class Client(Connected):
         return self._stream(request, user, timeout)
 
     def feedback(
-        self, answer: str, *, rating: float, correction: str = "", author: str = "", timeout: float | None = None
+        self,
+        answer: str,
+        *,
+        rating: float = 0.0,
+        label: str = "",
+        correction: str = "",
+        signal: Signal = "",
+        comment: str = "",
+        episode: str = "",
+        author: str = "",
+        timeout: float | None = None,
     ) -> None:
         """Judges an answer; repeated attempts count once.
 
         Args:
             answer: its id, as the answer or prediction has it.
             rating: from -1 (bad) to 1 (good).
-            correction: what the answer should have been.
+            label: the right label; of a classifier.
+            correction: what the answer should have been; of a model that writes.
+            signal: what the person did with the answer.
+            comment: free text.
+            episode: what several answers of one session have in common.
             author: who judged, in your own terms.
             timeout: seconds, for this call.
 
         Raises:
             TidemillError: the call failed.
         """
-        self._call(self._pipeline.RecordFeedback, requests.feedback(answer, rating, correction, author), None, timeout)
+        judgement = Judgement(answer, rating, label, correction, signal, comment, episode, author)
+        self._call(self._pipeline.RecordFeedback, requests.feedback(judgement), None, timeout)
+
+    def feedback_batch(self, judgements: Sequence[Judgement], *, timeout: float | None = None) -> None:
+        """Records many judgements. More than 1000 go out as several requests, each as a whole and with the timeout.
+
+        Raises:
+            TidemillError: the call failed.
+        """
+        for part in requests.parts(judgements, requests.MAX_JUDGEMENTS):
+            self._call(self._pipeline.BatchRecordFeedback, requests.feedback_batch(part), None, timeout)
 
     def close(self) -> None:
         """Closes the connection; calls under way end."""

@@ -80,7 +80,13 @@ class _Inference(inference_grpc.InferenceServiceServicer):
     def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._mesh.take(request, context)
         found = [
-            inference.Prediction(answer=f"answers/{text}", label="good", score=0.75, scores={"good": 0.75, "bad": 0.25})
+            inference.Prediction(
+                answer=f"answers/{text}",
+                label="good",
+                score=0.75,
+                scores={"good": 0.75, "bad": 0.25},
+                spans=[inference.Span(start=0, end=1, label="X", score=0.5)],
+            )
             for text in request.texts
         ]
         return inference.PredictResponse(predictions=found, model_version="models/reviews/versions/2")
@@ -117,6 +123,10 @@ class _Pipeline(pipeline_grpc.PipelineServiceServicer):
         self._mesh.take(request, context)
         return pipeline.RecordFeedbackResponse()
 
+    def BatchRecordFeedback(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._mesh.take(request, context)
+        return pipeline.BatchRecordFeedbackResponse()
+
 
 @pytest.fixture
 def mesh() -> Mesh:
@@ -145,6 +155,7 @@ def test_texts_are_classified_in_order_in_as_many_requests_as_it_takes(client: A
     assert [len(request.texts) for request in mesh.requests] == [256, 44]
     assert [item.id for item in found] == [f"answers/{number}" for number in range(300)]
     assert (found[0].label, found[0].score, found[0].scores) == ("good", 0.75, {"good": 0.75, "bad": 0.25})
+    assert [(span.start, span.end, span.label, span.score) for span in found[0].spans] == [(0, 1, "X", 0.5)]
     assert found.model_version == "models/reviews/versions/2"
     assert mesh.requests[0].model == "models/reviews"
     assert mesh.metadata[0]["authorization"] == "Bearer tm_key"
@@ -203,6 +214,29 @@ def test_what_may_pass_is_retried_after_the_time_that_the_mesh_names(client: Any
     assert (mesh.requests[0].rating, mesh.requests[0].correction, mesh.requests[0].author) == (-1, "Better", "me")
     mesh.failures = [busy]
     assert "".join(piece.text for piece in client.stream("headlines", text="a")) == "A headline"
+
+
+def test_judgements_go_out_with_all_that_was_said(client: Any, mesh: Mesh, package: ModuleType) -> None:
+    said = {
+        "rating": -0.5,
+        "label": "bad",
+        "correction": "Better",
+        "comment": "why",
+        "episode": "e",
+        "author": "me",
+        "signal": "edited",
+    }
+    client.feedback("answers/1", **said)
+    client.feedback_batch([package.Judgement("answers/1", **said) for _ in range(1001)])
+    single, *batches = mesh.requests
+    assert [len(batch.judgements) for batch in batches] == [1000, 1]
+    assert len({each.request_id for batch in batches for each in batch.judgements}) == 1001
+    for message in (single, batches[0].judgements[0]):
+        assert message.answer == "answers/1"
+        assert message.signal == pipeline.FEEDBACK_SIGNAL_EDITED
+        assert {name: getattr(message, name) for name in said if name != "signal"} == {
+            name: value for name, value in said.items() if name != "signal"
+        }
 
 
 def test_what_cannot_pass_is_raised_with_its_facts(client: Any, mesh: Mesh, package: ModuleType) -> None:
