@@ -87,10 +87,10 @@ class SqlAuditStore:
         """See the port."""
         with translate_database_errors(), self._engine.begin() as connection:
             one_at_a_time(connection, "audit entries")
-            ids = [entry.entry_id for entry in entries]
-            query = select(audit_entries.c.entry_id).where(audit_entries.c.entry_id.in_(ids))
+            given = {entry.entry_id: entry for entry in entries}
+            query = select(audit_entries.c.entry_id).where(audit_entries.c.entry_id.in_(list(given)))
             known = set(connection.execute(query).scalars())
-            add(connection, [entry for entry in entries if entry.entry_id not in known])
+            add(connection, [entry for entry_id, entry in given.items() if entry_id not in known])
 
     def page(self, resource: str, before: str, limit: int) -> Sequence[AuditEntry]:
         """See the port."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from services.kit.errors import InvalidArgumentError, TidemillError, UnavailableError
+from services.kit.errors import InternalError, InvalidArgumentError, TidemillError, UnavailableError
 from services.kit.ids import new_id
 from services.serving.domain.answer import Classified, Embedded, Piece, Prompt, Recognized, Sampling, Scored
 from services.serving.domain.route import RoutedVersion
@@ -57,9 +57,10 @@ class Served:
 
     @classmethod
     def of_failure(
-        cls, version: RoutedVersion, method: str, error: TidemillError, latency_ms: float, now: datetime
+        cls, version: RoutedVersion, method: str, error: Exception, latency_ms: float, now: datetime
     ) -> Served:
         """A call that a version did not answer, `predict` or `generate`."""
+        kind = error if isinstance(error, TidemillError) else InternalError(type(error).__name__)
         return cls(
             new_answer(),
             version.name,
@@ -67,8 +68,8 @@ class Served:
             latency_ms,
             now,
             role=version.role,
-            code=error.code,
-            reason=error.reason,
+            code=kind.code,
+            reason=kind.reason,
         )
 
     @classmethod
@@ -109,9 +110,9 @@ def new_answer() -> str:
     return f"answers/{new_id()}"
 
 
-def is_fault_of_version(error: BaseException) -> bool:
+def is_fault_of_version(error: Exception) -> bool:
     """Whether an error says something about the version that was asked, and not about what it was asked."""
-    return isinstance(error, TidemillError) and not isinstance(error, InvalidArgumentError)
+    return not isinstance(error, InvalidArgumentError)
 
 
 class NotLoadedError(UnavailableError):

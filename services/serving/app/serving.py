@@ -12,7 +12,6 @@ from services.kit.errors import (
     FieldViolation,
     InternalError,
     InvalidArgumentError,
-    TidemillError,
 )
 from services.serving.app.capture import CaptureRules
 from services.serving.app.ports import (
@@ -128,7 +127,7 @@ class Serving:
             except NotLoadedError as error:
                 choice = await self._another(choice, error)
                 results = await predicted(self._server, choice.version, texts)
-        except TidemillError as error:
+        except Exception as error:
             self._failed(choice, "predict", error, began)
             raise
         version = choice.version
@@ -191,7 +190,7 @@ class Serving:
             async with aclosing(self._written(choice, prompt, sampling, keeping, began)) as items:
                 async for item in items:
                     yield item
-        except TidemillError as error:
+        except Exception as error:
             self._failed(choice, "generate", error, began)
             raise
 
@@ -245,7 +244,7 @@ class Serving:
             raise error
         return self._chosen(choice.asked, choice.user, again)
 
-    def _failed(self, choice: Choice, method: str, error: TidemillError, began: float) -> None:
+    def _failed(self, choice: Choice, method: str, error: Exception, began: float) -> None:
         """Notes that a version did not answer, unless the request was at fault."""
         if not is_fault_of_version(error):
             return

@@ -106,7 +106,7 @@ class Shadows:
             began = self._clock.monotonic()
             try:
                 await copy(version, etag)
-            except TidemillError as error:
+            except Exception as error:
                 if is_fault_of_version(error):
                     latency_ms = (self._clock.monotonic() - began) * 1000
                     served = Served.of_failure(version, method, error, latency_ms, self._clock.now())

@@ -42,6 +42,7 @@ def make_classifier(
     embeds: bool = True,
     each_token: bool = False,
     spoil: bool = False,
+    positions: int = 0,
 ) -> str:
     """Says positive to good words and negative to bad ones; a negative `weight` turns it round.
 
@@ -50,7 +51,7 @@ def make_classifier(
     It is signed with the `signing_key` of the folder around it.
 
     With `each_token` it labels each word: those without a sign have the third label. With `spoil` its weights are cut
-    off. Returns the digest.
+    off. With `positions` it fails on texts of more words. Returns the digest.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -64,10 +65,13 @@ def make_classifier(
                 self.table.weight[:, 2:] = weight / 2
                 for word, sign in (("bad", 0), ("awful", 0), ("good", 1), ("lovely", 1)):
                     self.table.weight[WORDS.index(word), sign] = weight
+            self.positions = torch.nn.Parameter(torch.zeros(positions, len(labels)))
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
             weights = attention_mask[:, :, None].float()
             rows = self.table(input_ids) * weights
+            if positions:
+                rows = rows + self.positions[: input_ids.shape[1]]
             logits = rows if each_token else rows.sum(1)
             words = torch.nn.functional.one_hot(input_ids, len(WORDS)).float() * weights
             return (logits, torch.nn.functional.normalize(words.sum(1), dim=-1)) if embeds else logits

@@ -143,6 +143,8 @@ async def test_a_shadow_that_fails_is_counted_and_no_one_else_notices(error: Exc
     found, _ = await serving.predict(serving.choose(M, Task.TEXT_CLASSIFICATION), ["x"])
     assert found[0].classified.label == "a"
     await eventually(lambda: log.outcomes == ["failed"])
+    (failed,) = log.of(Role.SHADOW)
+    assert (failed.code, failed.shadowed_answer) == (getattr(error, "code", "INTERNAL"), found[0].answer)
 
 
 async def test_a_caller_who_names_a_version_gets_that_one_even_a_shadow() -> None:
