@@ -104,6 +104,13 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "ResumeRollout": _RUN,
         "ForceRollout": _RUN,
     },
+    # They show what people asked, masked, and a decision teaches the next model.
+    "tidemill.pipeline.v1.ReviewService": {
+        "ListReviews": _RUN,
+        "TakeReview": _RUN,
+        "SubmitReview": _RUN,
+        "MeasureAgreement": _SEE,
+    },
     "tidemill.telemetry.v1.TelemetryService": {"SearchLogs": _SEE, "GetTrace": _SEE, "SearchTraces": _SEE},
     "inference.GRPCInferenceService": {
         "ServerLive": _OPEN,

@@ -13,6 +13,7 @@ import grpc
 from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceStub
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceStub
 from tidemill.pipeline.v1.rollout_service_pb2_grpc import RolloutServiceStub
 from tidemill.pipeline.v1.trigger_service_pb2_grpc import TriggerServiceStub
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
@@ -138,6 +139,7 @@ class Connection:
         self.cleaning = CleaningServiceStub(self._channel)
         self.inference = InferenceServiceStub(self._channel)
         self.pipeline = PipelineServiceStub(self._channel)
+        self.review = ReviewServiceStub(self._channel)
         self.trigger = TriggerServiceStub(self._channel)
         self.rollouts = RolloutServiceStub(self._channel)
         self.training = TrainingServiceStub(self._channel)

@@ -13,6 +13,7 @@ from gateway.cli.doctor_command import doctor
 from gateway.cli.key_commands import keys
 from gateway.cli.output import EXIT_FAILED, stderr
 from gateway.cli.plan_command import plan
+from gateway.cli.review_commands import review
 from gateway.cli.rollout_commands import audit, rollout
 from gateway.cli.route_commands import route
 from gateway.cli.trigger_commands import triggers, why
@@ -55,6 +56,7 @@ def create_cli() -> typer.Typer:
     # A rating of -1 is not an option.
     cli.command(rich_help_panel=use, context_settings={"ignore_unknown_options": True})(model_commands.feedback)
     cli.command(rich_help_panel=look)(audit)
+    cli.add_typer(review, name="review", rich_help_panel=use)
     cli.command(rich_help_panel=look)(telemetry_commands.logs)
     cli.command(rich_help_panel=look)(telemetry_commands.trace)
     cli.command(rich_help_panel=look)(telemetry_commands.traces)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
+from tidemill.pipeline.v1 import review_service_pb2_grpc as review_stubs
 from tidemill.pipeline.v1 import rollout_service_pb2_grpc as rollout_stubs
 from tidemill.pipeline.v1 import trigger_service_pb2_grpc as trigger_stubs
 
@@ -33,6 +34,7 @@ from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
 from services.pipeline.adapters.notifiers import LogNotifier, MailNotifier, Notifiers, WebhookNotifier
 from services.pipeline.adapters.peers import DatasetVersions, Imports, Runs, ServedModels
+from services.pipeline.adapters.review_store import SqlReviewStore
 from services.pipeline.adapters.rollout_metrics import SqlRolloutMetrics
 from services.pipeline.adapters.rollout_routing import InferenceRouting
 from services.pipeline.adapters.rollout_store import SqlAuditStore, SqlRolloutStore
@@ -45,6 +47,7 @@ from services.pipeline.app.cycle_scheduler import CycleScheduler
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.app.notices import Notices
+from services.pipeline.app.reviews import Reviews
 from services.pipeline.app.rollout_ports import Notifier
 from services.pipeline.app.rollout_runner import RolloutParts, RolloutRunner
 from services.pipeline.app.rollouts import Rollouts
@@ -52,6 +55,7 @@ from services.pipeline.app.triggers import PipelineTriggers
 from services.pipeline.domain.cycle import Cycle, PipelineSpec
 from services.pipeline.entrypoints.consumer import TOPICS, PeerEventHandler
 from services.pipeline.entrypoints.feedback_inbound import FeedbackInbound
+from services.pipeline.entrypoints.review_servicer import ReviewServicer
 from services.pipeline.entrypoints.rollout_events import RolloutEvents
 from services.pipeline.entrypoints.rollout_servicer import RolloutServicer
 from services.pipeline.entrypoints.servicer import PipelineServicer
@@ -134,6 +138,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         SqlFeedbackStore(engine), captures, announcer, clock, settings.keep_answers_days, recorded.set
     )
     others = FeedbackInbound(feedback, PeerEventHandler(feedback, captures, wakeups.notify).handle)
+    reviews = Reviews(SqlReviewStore(engine), feedback, clock)
     consumer = KafkaEventConsumer(
         settings.brokers,
         "tidemill-pipeline",
@@ -148,7 +153,8 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         grpc_stubs.add_PipelineServiceServicer_to_server(PipelineServicer(cycles, feedback, captures), server)
         trigger_stubs.add_TriggerServiceServicer_to_server(TriggerServicer(triggers), server)
         rollout_stubs.add_RolloutServiceServicer_to_server(RolloutServicer(rollouts), server)
-        return [f"tidemill.pipeline.v1.{name}Service" for name in ("Pipeline", "Trigger", "Rollout")]
+        review_stubs.add_ReviewServiceServicer_to_server(ReviewServicer(reviews), server)
+        return [f"tidemill.pipeline.v1.{name}Service" for name in ("Pipeline", "Trigger", "Rollout", "Review")]
 
     return Service(
         register=register,

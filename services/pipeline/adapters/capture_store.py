@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, Engine, delete, insert, literal, select, type
 
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.lessons import JOIN, learn
+from services.pipeline.adapters.review_store import queue
 from services.pipeline.adapters.rows import capture_of, captured_of, captured_row, lesson_of_row
 from services.pipeline.adapters.tables import capture_policies, captured_answers, lessons
 from services.pipeline.domain.capture import Capture, CapturedAnswer, CapturePolicy
@@ -70,7 +71,9 @@ class SqlCaptureStore:
             ]
             if rows:
                 connection.execute(insert(captured_answers), rows)
-                learn(connection, [row["name"] for row in rows])
+                names = [row["name"] for row in rows]
+                learn(connection, names)
+                queue(connection, names)
             return len(newest) - len(known) - len(rows)
 
     def answer(self, name: str) -> CapturedAnswer | None:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from services.kit.errors import AbortedError, request_id_reused
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.lessons import JOIN, learn
+from services.pipeline.adapters.review_store import queue
 from services.pipeline.adapters.rows import feedback_of, feedback_row
 from services.pipeline.adapters.tables import answers, feedback
 from services.pipeline.domain.feedback import Answer, Feedback
@@ -29,6 +30,7 @@ class SqlFeedbackStore:
                 one_at_a_time(connection, JOIN)
                 recorded = [self._record(connection, item) for item in items]
                 learn(connection, {item.answer for item in items})
+                queue(connection, {item.answer for item in items})
                 return recorded
         except IntegrityError as error:
             raise AbortedError("The same feedback was recorded at the same time. Retry.") from error

@@ -11,7 +11,7 @@ from services.kit.failure import Failure
 from services.kit.storage.columns import from_micros, to_micros
 from services.masking.masks import MaskSpec
 from services.pipeline.adapters.rollout_rows import plan_json, plan_of
-from services.pipeline.domain.capture import Capture, CapturedAnswer
+from services.pipeline.domain.capture import Capture, CapturedAnswer, ReviewRules
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
 from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference, Verdict
@@ -132,7 +132,8 @@ def _stage_of(value: Mapping[str, Any]) -> Stage:
 def capture_of(value: Mapping[str, Any]) -> Capture:
     """What is kept, of its JSON form (`asdict`)."""
     masks = tuple(MaskSpec(item["name"], item["params"]) for item in value["masks"])
-    return Capture(value["sample"], masks, value["keep_days"])
+    review = ReviewRules(**value["review"]) if value.get("review") else None
+    return Capture(value["sample"], masks, value["keep_days"], review)
 
 
 def feedback_row(item: Feedback) -> dict[str, Any]:

@@ -132,5 +132,34 @@ trigger_firings = Table(
     Column("error", FreeText, nullable=False),
 )
 
+# Answers to review. Those whose captured answer has expired are in it no more.
+review_items = Table(
+    "review_items",
+    metadata,
+    Column("answer", String(80), primary_key=True),
+    Column("model", String(80), nullable=False, index=True),
+    Column("need", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("wanted", Integer, nullable=False),
+    # Decisions but skips.
+    Column("done", Integer, nullable=False),
+    Column("reviewer", String(256), nullable=False),
+    Column("lease_end", UtcMicros, nullable=True),
+    Column("lease_minutes", Float, nullable=False),
+)
+
+# One of a person and answer.
+review_decisions = Table(
+    "review_decisions",
+    metadata,
+    Column("answer", String(80), primary_key=True),
+    Column("reviewer", String(256), primary_key=True),
+    Column("action", String(16), nullable=False),
+    Column("target", FreeText, nullable=False),
+    Column("comment", FreeText, nullable=False),
+    Column("time", UtcMicros, nullable=False),
+    Column("feedback", String(80), nullable=False),
+)
+
 # One row, made with the table: pseudonyms of this mesh differ from those of another.
 pseudonym_salt = Table("pseudonym_salt", metadata, Column("salt", String(64), primary_key=True))

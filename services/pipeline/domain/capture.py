@@ -8,15 +8,30 @@ from datetime import datetime
 from services.masking.masks import MaskSpec
 
 DEFAULT_KEEP_DAYS = 30
+DEFAULT_LEASE_MINUTES = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRules:
+    """Which answers people are to look at, beside those that were rated badly.
+
+    Shares are from 0 to 1, `low_confidence` is a least score, `lease_minutes` how long someone has an answer alone.
+    """
+
+    random_share: float = 0.0
+    low_confidence: float = 0.0
+    double_share: float = 0.0
+    lease_minutes: float = DEFAULT_LEASE_MINUTES
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What is kept of a model's answers: a share from 0 to 1, masked, for some days."""
+    """What is kept of a model's answers: a share from 0 to 1, masked, for some days. `review` is None for no queue."""
 
     sample: float = 1.0
     masks: tuple[MaskSpec, ...] = ()
     keep_days: int = DEFAULT_KEEP_DAYS
+    review: ReviewRules | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,14 @@ from tidemill.training.v1.run_pb2 import Report
 from services.kit.grpc.messages import failure_to, timestamp
 from services.kit.ids import sha256_hex
 from services.masking.masks import MaskSpec
-from services.pipeline.domain.capture import DEFAULT_KEEP_DAYS, Capture, CapturedAnswer, CapturePolicy
+from services.pipeline.domain.capture import (
+    DEFAULT_KEEP_DAYS,
+    DEFAULT_LEASE_MINUTES,
+    Capture,
+    CapturedAnswer,
+    CapturePolicy,
+    ReviewRules,
+)
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
 from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference
@@ -138,6 +145,16 @@ def capture_from(message: cycle_pb2.Capture) -> Capture:
         sample=message.sample if message.HasField("sample") else 1.0,
         masks=tuple(MaskSpec(item.name, MessageToDict(item.params)) for item in message.masks),
         keep_days=message.keep_days or DEFAULT_KEEP_DAYS,
+        review=_rules_from(message.review) if message.HasField("review") else None,
+    )
+
+
+def _rules_from(message: cycle_pb2.ReviewRules) -> ReviewRules:
+    return ReviewRules(
+        message.random_share,
+        message.low_confidence,
+        message.double_share,
+        message.lease_minutes or DEFAULT_LEASE_MINUTES,
     )
 
 
@@ -148,6 +165,8 @@ def capture_to(capture: Capture) -> cycle_pb2.Capture:
         item = message.masks.add(name=mask.name)
         if mask.params:
             item.params.update(dict(mask.params))
+    if capture.review is not None:
+        message.review.CopyFrom(cycle_pb2.ReviewRules(**asdict(capture.review)))
     return message
 
 

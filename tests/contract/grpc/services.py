@@ -17,6 +17,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
 from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as pipeline_grpc
+from tidemill.pipeline.v1 import review_service_pb2_grpc as review_grpc
 from tidemill.pipeline.v1 import rollout_service_pb2_grpc as rollout_grpc
 from tidemill.pipeline.v1 import trigger_service_pb2_grpc as trigger_grpc
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
@@ -46,13 +47,16 @@ from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
+from services.pipeline.adapters.review_store import SqlReviewStore
 from services.pipeline.adapters.trigger_store import SqlTriggerStore
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.feedback import FeedbackService
+from services.pipeline.app.reviews import Reviews
 from services.pipeline.app.triggers import PipelineTriggers
-from services.pipeline.domain.capture import Capture, CapturedAnswer
+from services.pipeline.domain.capture import Capture, CapturedAnswer, ReviewRules
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
+from services.pipeline.entrypoints.review_servicer import ReviewServicer
 from services.pipeline.entrypoints.rollout_servicer import RolloutServicer
 from services.pipeline.entrypoints.servicer import PipelineServicer
 from services.pipeline.entrypoints.trigger_servicer import TriggerServicer
@@ -115,12 +119,14 @@ class Services:
             self.engines[service] = self.open_database(service)
         return self.engines[service]
 
-    def capture(self, count: int) -> None:
-        """Captures `count` answers."""
-        self.captures.put_policy("models/m", "loop", Capture())
-        for _ in range(count):
-            name, now = f"answers/{new_id()}", datetime.now(UTC)
+    def capture(self, count: int) -> list[str]:
+        """Captures `count` answers, which are to be reviewed; their names."""
+        self.captures.put_policy("models/m", "loop", Capture(review=ReviewRules(random_share=1.0)))
+        names = sorted(f"answers/{new_id()}" for _ in range(count))
+        for name in names:
+            now = datetime.now(UTC)
             self.captures.keep([CapturedAnswer(name, "models/m/versions/1", "generate", "prompt", "text", now)])
+        return names
 
     def lines(self, number: int) -> str:
         """A source's file."""
@@ -265,9 +271,11 @@ class Services:
         triggers = TriggerServicer(PipelineTriggers(trigger_store, store, captures, FakeRecordCounts(), start, clock))
         self.rollouts = World(engine)
         rollouts = RolloutServicer(self.rollouts.rollouts())
+        reviews = ReviewServicer(Reviews(SqlReviewStore(engine), feedback, clock))
         for name, register in (
             ("Pipeline", partial(pipeline_grpc.add_PipelineServiceServicer_to_server, servicer)),
             ("Trigger", partial(trigger_grpc.add_TriggerServiceServicer_to_server, triggers)),
             ("Rollout", partial(rollout_grpc.add_RolloutServiceServicer_to_server, rollouts)),
+            ("Review", partial(review_grpc.add_ReviewServiceServicer_to_server, reviews)),
         ):
             await self._serve(stack, f"tidemill.pipeline.v1.{name}Service", register, engine)

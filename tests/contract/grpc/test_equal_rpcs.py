@@ -21,8 +21,10 @@ from tidemill.inference.v1 import inference_service_pb2 as inference
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest
 from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline
+from tidemill.pipeline.v1 import review_service_pb2 as review
 from tidemill.pipeline.v1 import rollout_service_pb2 as rollout
 from tidemill.pipeline.v1 import trigger_service_pb2 as trigger
+from tidemill.pipeline.v1.review_pb2 import REVIEW_ACTION_ACCEPT
 from tidemill.telemetry.v1 import telemetry_service_pb2 as telemetry
 from tidemill.training.v1 import training_service_pb2 as training
 
@@ -30,7 +32,7 @@ from services.kit.ids import new_id
 from tests.conftest import OpenDatabase
 from tests.contract.grpc.services import Services
 
-MODULES = (ingest, cleaning, training, inference, pipeline, rollout, trigger, telemetry)
+MODULES = (ingest, cleaning, training, inference, pipeline, rollout, trigger, review, telemetry)
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
     for module in MODULES
@@ -129,6 +131,10 @@ def put_trigger(mesh: Mesh, number: int) -> trigger.PutTriggerRequest:
     request.spec.CopyFrom(create_cycle(mesh, number).spec)  # type: ignore[attr-defined]
     request.spec.triggers.new_records = 10 + number
     return request
+
+
+def decide(answer: str) -> review.SubmitReviewRequest:
+    return review.SubmitReviewRequest(answer=answer, reviewer="ben", action=REVIEW_ACTION_ACCEPT)
 
 
 def put(number: int, name: str = "datasets/d") -> cleaning.PutDatasetRequest:
@@ -306,6 +312,7 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
     "GetTrigger": (trigger.GetTriggerRequest(pipeline="pipelines/no"), "trigger", "pipelines/no"),
     "PauseTrigger": (trigger.PauseTriggerRequest(pipeline="pipelines/no"), "trigger", "pipelines/no"),
     "ResumeTrigger": (trigger.ResumeTriggerRequest(pipeline="pipelines/no"), "trigger", "pipelines/no"),
+    "SubmitReview": (decide("answers/no"), "review", "answers/no"),
     "GetTrace": (telemetry.GetTraceRequest(trace_id="a" * 32), "trace", "a" * 32),
 }
 
@@ -330,6 +337,7 @@ LISTS: dict[str, Callable[[], Message]] = {
     "ListCycles": pipeline.ListCyclesRequest,
     "ListFeedback": pipeline.ListFeedbackRequest,
     "ListCapturedAnswers": pipeline.ListCapturedAnswersRequest,
+    "ListReviews": review.ListReviewsRequest,
     "ListTriggers": trigger.ListTriggersRequest,
     "ListRollouts": rollout.ListRolloutsRequest,
     "ListAuditEntries": rollout.ListAuditEntriesRequest,
@@ -420,6 +428,8 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
     """For every unary method with a request id: two requests that both succeed, one after the other."""
     await prepare(mesh)
     found: dict[str, tuple[Any, Any]] = {}
+    # Those that are taken are the newest, those that are decided about the oldest.
+    answers = mesh.services.capture(4)
     for number, work in enumerate(WORKS.values()):
         first, second = 10 + 2 * number, 11 + 2 * number
         found[work.create] = (work.request(mesh, first), work.request(mesh, second))
@@ -452,6 +462,8 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
             inference.UnpublishModelRequest(model="models/m"),
         ),
         "SetRoute": (route("models/set", 1), route("models/set", 2)),
+        "TakeReview": (review.TakeReviewRequest(reviewer="anna"), review.TakeReviewRequest(reviewer="carl")),
+        "SubmitReview": (decide(answers[0]), decide(answers[1])),
         "PutTrigger": (put_trigger(mesh, 60), put_trigger(mesh, 61)),
         "PauseTrigger": (
             trigger.PauseTriggerRequest(pipeline="pipelines/loop60"),

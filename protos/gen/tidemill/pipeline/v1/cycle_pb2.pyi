@@ -383,6 +383,7 @@ class Capture(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     MASKS_FIELD_NUMBER: _builtins.int
     KEEP_DAYS_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     sample: _builtins.float
     """Share of the answers that are kept, 0 to 1; all of them when left out. A caller may opt out of each
     (`store: false`).
@@ -395,22 +396,63 @@ class Capture(_message.Message):
         written like an operator, and `mask_pii` has the operator's `kinds` and `tokens`.
         """
 
+    @_builtins.property
+    def review(self) -> Global___ReviewRules:
+        """Which answers people are to look at (`tidemill review`); none when left out. All that were rated below 0 without a
+        correction are, and those that follow.
+        """
+
     def __init__(
         self,
         *,
         sample: _builtins.float | None = ...,
         masks: _abc.Iterable[_dataset_pb2.OperatorSpec] | None = ...,
         keep_days: _builtins.int = ...,
+        review: Global___ReviewRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "sample", b"sample"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "review", b"review", "sample", b"sample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "keep_days", b"keep_days", "masks", b"masks", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "keep_days", b"keep_days", "masks", b"masks", "review", b"review", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample: _TypeAlias = _typing.Literal["sample"]  # noqa: Y015
     _WhichOneofArgType__sample: _TypeAlias = _typing.Literal["_sample", b"_sample"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sample) -> _WhichOneofReturnType__sample | None: ...
 
 Global___Capture: _TypeAlias = Capture  # noqa: Y015
+
+@_typing.final
+class ReviewRules(_message.Message):
+    """Which answers people are to look at, beside those that were rated badly."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANDOM_SHARE_FIELD_NUMBER: _builtins.int
+    LOW_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    DOUBLE_SHARE_FIELD_NUMBER: _builtins.int
+    LEASE_MINUTES_FIELD_NUMBER: _builtins.int
+    random_share: _builtins.float
+    """Share of the captured answers, at random, 0 to 1."""
+    low_confidence: _builtins.float
+    """A classifier's answers with a score below it, 0 to 1."""
+    double_share: _builtins.float
+    """Share of the answers in the queue that two people look at, so that their agreement can be measured, 0 to 1."""
+    lease_minutes: _builtins.float
+    """Minutes for which someone who has taken an answer has it alone; 30 when zero."""
+    def __init__(
+        self,
+        *,
+        random_share: _builtins.float = ...,
+        low_confidence: _builtins.float = ...,
+        double_share: _builtins.float = ...,
+        lease_minutes: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["double_share", b"double_share", "lease_minutes", b"lease_minutes", "low_confidence", b"low_confidence", "random_share", b"random_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewRules: _TypeAlias = ReviewRules  # noqa: Y015
 
 @_typing.final
 class FeedbackWeight(_message.Message):

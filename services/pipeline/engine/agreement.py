@@ -1,0 +1,49 @@
+"""How far two people agree: Cohen's kappa (1960), by scikit-learn, with a bootstrap interval over the answers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """`observed` is a share from 0 to 1; `kappa` with its 95 % interval, None where it is not defined."""
+
+    count: int
+    observed: float = 0.0
+    kappa: tuple[float, float, float] | None = None
+
+
+def agreement(pairs: Sequence[tuple[str, str]], *, seed: int = 0) -> Agreement:
+    """Agreement of two people by what each decided about the same answers.
+
+    Kappa is not defined below two answers, or where all decisions are the same.
+    """
+    import numpy as np
+
+    if not pairs:
+        return Agreement(0)
+    observed = sum(one == other for one, other in pairs) / len(pairs)
+    first, second = [one for one, _ in pairs], [other for _, other in pairs]
+    if len(pairs) < 2 or len({*first, *second}) < 2:
+        return Agreement(len(pairs), observed)
+    value = _kappa(first, second)
+    picks = np.random.default_rng(seed).integers(0, len(pairs), size=(_RESAMPLES, len(pairs)))
+    found = [_kappa([first[i] for i in pick], [second[i] for i in pick]) for pick in picks.tolist()]
+    # A resample in which all decisions are the same has no kappa.
+    defined = [item for item in found if math.isfinite(item)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if defined else (math.nan, math.nan)
+    return Agreement(len(pairs), observed, (value, float(low), float(high)))
+
+
+def _kappa(first: Sequence[str], second: Sequence[str]) -> float:
+    from sklearn.metrics import cohen_kappa_score
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(cohen_kappa_score(first, second))
