@@ -76,11 +76,6 @@ def _usage(settings: GatewaySettings) -> UsageTable:
     return UsageTable(settings.state / "gateway" / "key-usage", settings.gateway_process, settings.gateway_processes)
 
 
-def _message_interceptor(settings: GatewaySettings) -> MessageInterceptor:
-    budget = MessageBudget(settings.message_limits)
-    return MessageInterceptor(budget, MessageBudget(settings.stranger_limits) if settings.auth else budget)
-
-
 def _own_socket(settings: GatewaySettings) -> tuple[str, ...]:
     """Where a probe reaches this process and no other of those that share its ports."""
     if settings.gateway_sockets is None:
@@ -100,6 +95,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     limits = settings.http_limits
     several = settings.gateway_processes > 1
     limiter = KeyLimiter(table=_usage(settings))
+    messages = MessageBudget(settings.message_limits)
     processes = ProcessMetrics(
         metrics.registry, settings.gateway_sockets, settings.gateway_process, settings.gateway_processes
     )
@@ -128,7 +124,14 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
 
     return Service(
         register=register,
-        tasks=[http.serve, processes.serve, ring.run, *plane.tasks, *([tls.watch] if tls is not None else [])],
+        tasks=[
+            http.serve,
+            processes.serve,
+            ring.run,
+            messages.run,
+            *plane.tasks,
+            *([tls.watch] if tls is not None else []),
+        ],
         stopping=plane.stopping,
         closers=[ring.write_uses, *plane.closers, peers.close, store.close],
         server_options=(*grpc_limits(settings), *((("grpc.so_reuseport", 1),) if several else ())),
@@ -137,7 +140,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
         for_peers=False,
         interceptors=[
             *([ApiKeyInterceptor(ring, limiter)] if settings.auth else []),
-            _message_interceptor(settings),
+            MessageInterceptor(messages, MessageBudget(settings.stranger_limits) if settings.auth else messages),
             SpanInterceptor(facade.paths, tracer),
         ],
         default_deadline_s=_LAST_DEADLINE_S,

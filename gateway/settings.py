@@ -60,7 +60,7 @@ class GatewaySettings(ServiceSettings):
         256 * 1024 * 1024,
         ge=1024,
         description="memory for gRPC messages that are being read, and as much for those of calls that are being "
-        "answered; beyond it RESOURCE_EXHAUSTED with RetryInfo",
+        "answered, and for what streams of requests leave unfinished; beyond it RESOURCE_EXHAUSTED with RetryInfo",
     )
     message_timeout_s: float = Field(60.0, gt=0, description="time for the message of a gRPC call to arrive")
     max_request_streams: int = Field(
@@ -124,6 +124,7 @@ class GatewaySettings(ServiceSettings):
             largest=MAX_MESSAGE_BYTES,
             arrival_s=self.message_timeout_s,
             streams=self.max_request_streams,
+            unfinished=self.messages_bytes,
         )
 
     @property

@@ -3,6 +3,10 @@
 gRPC's core reads a message whole, as fast as the caller sends it, and its size is known only when all of it is there. A
 message that is being read therefore counts as the largest one, and as its own size from then until its call ends. For
 that the handlers read their messages themselves: to gRPC each method takes a stream.
+
+A stream of requests may pause, so its messages cannot count as the largest ones. What their connections have received
+and no finished message accounts for is unfinished; where that becomes too much, the streams of the connection with the
+most of it are ended.
 """
 
 from __future__ import annotations
@@ -10,17 +14,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
 
 from gateway.access import CALLER
+from gateway.facade.received import bytes_received
 from services.kit.errors import DeadlineExceededError, InvalidArgumentError, ResourceExhaustedError
 
+LOOK_S = 0.25
+"""How often unfinished messages of streams are measured."""
 _RETRY_S = 2.0
+# What a call takes on the wire beside its message, at most: headers that are compressed, and frames.
+_BESIDE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,9 @@ class MessageLimits:
     waiting: int = 1000
     """Calls that may wait so; each may have 64 KiB in gRPC's core."""
     streams: int = 256
-    """Calls with a stream of requests: each may have one unfinished message that nothing else bounds."""
+    """Calls with a stream of requests."""
+    unfinished: int = 256 * 1024 * 1024
+    """Memory for unfinished messages of these streams, measured every `LOOK_S`."""
 
 
 class MessageBudget:
@@ -51,6 +63,43 @@ class MessageBudget:
         self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
         self._held = 0
         self._streams: Counter[str] = Counter()
+        self.waiting: set[_Requests] = set()
+        """Streams whose next message has not arrived."""
+        self._finished: Counter[str] = Counter()
+        self._unfinished: dict[str, tuple[int, int]] = {}
+
+    async def run(self) -> None:
+        """Ends streams with too much of unfinished messages, until it is cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            # Fewer cannot have more than that.
+            if len(self.waiting) * self.limits.largest > self.limits.unfinished:
+                self.look(await asyncio.to_thread(bytes_received, {each.peer for each in self.waiting}))
+            else:
+                self._finished.clear()
+                self._unfinished.clear()
+
+    def look(self, received: Mapping[str, int]) -> None:
+        """Measures once; `received` are the bytes of each connection, by peer."""
+        shares: dict[str, int] = {}
+        for peer, total in received.items():
+            before, unfinished = self._unfinished.get(peer, (total, 0))
+            unfinished = max(0, unfinished + total - before - self._finished.pop(peer, 0))
+            self._unfinished[peer] = (total, unfinished)
+            shares[peer] = unfinished
+        for peer in self._unfinished.keys() - received.keys():
+            del self._unfinished[peer]
+        self._finished.clear()
+        while sum(shares.values()) > self.limits.unfinished:
+            worst = max(shares, key=lambda peer: shares[peer])
+            del shares[worst], self._unfinished[worst]
+            for stream in [each for each in self.waiting if each.peer == worst]:
+                stream.end(_exhausted("The gateway has no memory left for what is unfinished on this connection."))
+
+    def finish(self, peer: str, size: int) -> None:
+        """Notes a message that is complete."""
+        if self.waiting:
+            self._finished[peer] += size + _BESIDE
 
     async def read(self, requests: AsyncIterator[_Sized], caller: str) -> _Sized:
         """The message of a call with one request; give its size back (`release`) when the call has ended.
@@ -162,9 +211,11 @@ class _Sized:
 class _Requests:
     """The messages of a stream; the newest one is counted."""
 
-    def __init__(self, budget: MessageBudget, requests: AsyncIterator[_Sized], caller: str) -> None:
+    def __init__(self, budget: MessageBudget, requests: AsyncIterator[_Sized], caller: str, peer: str) -> None:
         budget.open_stream(caller)
         self._budget, self._requests, self._caller = budget, aiter(requests), caller
+        self.peer = peer
+        self._reader: asyncio.Task[Any] | None = None
         self._size = 0
         self._closed = False
         self.refusal: ResourceExhaustedError | None = None
@@ -176,7 +227,19 @@ class _Requests:
     async def __anext__(self) -> Any:
         self._budget.release(self._size)
         self._size = 0
-        message = await anext(self._requests)
+        self._reader = asyncio.current_task()
+        self._budget.waiting.add(self)
+        try:
+            message = await anext(self._requests)
+        except asyncio.CancelledError:
+            if self.refusal is None or self._reader is None:
+                raise
+            self._reader.uncancel()
+            raise self.refusal from None
+        finally:
+            self._budget.waiting.discard(self)
+            self._reader = None
+        self._budget.finish(self.peer, message.size)
         if not self._closed:
             try:
                 self._budget.hold(message.size)
@@ -185,6 +248,12 @@ class _Requests:
                 raise
             self._size = message.size
         return message.content
+
+    def end(self, refusal: ResourceExhaustedError) -> None:
+        """Ends the stream, whose next message has not arrived."""
+        self.refusal = refusal
+        if self._reader is not None:
+            self._reader.cancel()
 
     def close(self) -> None:
         self._closed = True
@@ -231,14 +300,17 @@ class MessageInterceptor(grpc.aio.ServerInterceptor):
         async def call(requests: AsyncIterator[_Sized], context: Any) -> Any:
             budget, caller = self._share(context)
             if streaming:
-                stream = _Requests(budget, requests, caller)
+                stream = _Requests(budget, requests, caller, context.peer())
                 try:
                     return await behaviour(stream, context)
                 except BaseException as error:
-                    raise stream.refusal or error from error.__cause__
+                    if stream.refusal is not None:
+                        raise stream.refusal from error
+                    raise
                 finally:
                     stream.close()
             message = await budget.read(requests, caller)
+            budget.finish(context.peer(), message.size)
             try:
                 return await behaviour(message.content, context)
             finally:
@@ -249,16 +321,22 @@ class MessageInterceptor(grpc.aio.ServerInterceptor):
     def _stream(self, behaviour: Any, streaming: bool) -> Callable[[Any, Any], AsyncGenerator[Any, None]]:
         async def call(requests: AsyncIterator[_Sized], context: Any) -> AsyncGenerator[Any, None]:
             budget, caller = self._share(context)
+            stream: _Requests | None = None
             if streaming:
-                stream = _Requests(budget, requests, caller)
-                given, done = stream, stream.close
+                given = stream = _Requests(budget, requests, caller, context.peer())
+                done = stream.close
             else:
                 message = await budget.read(requests, caller)
-                given, done = message.content, lambda: budget.release(message.size)
+                budget.finish(context.peer(), message.size)
+                given, done = message.content, partial(budget.release, message.size)
             try:
                 async with aclosing(behaviour(given, context)) as responses:
                     async for response in responses:
                         yield response
+            except BaseException as error:
+                if stream is not None and stream.refusal is not None:
+                    raise stream.refusal from error
+                raise
             finally:
                 done()
 

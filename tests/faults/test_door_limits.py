@@ -322,6 +322,26 @@ def test_messages_that_are_never_finished_share_a_budget(patient: GatewayProcess
     assert "Traceback" not in patient.log.read_text()
 
 
+def test_messages_that_streams_never_finish_end_the_streams(patient: GatewayProcess) -> None:
+    path = "/inference.GRPCInferenceService/ModelStreamInfer"
+    before = patient.resident()
+    with (
+        contextlib.closing(UnfinishedMessages(patient.grpc, path, patient.key)) as idle,
+        contextlib.closing(UnfinishedMessages(patient.grpc, path, patient.key)) as slow,
+    ):
+        for _ in range(20):
+            idle.call(1000)
+        for _ in range(24):
+            slow.call(60 * 1_000_000)
+        slow.send_all(silence_s=3)
+        grown = patient.resident() - before
+        assert len(slow.ended) == 24
+        assert grown < 1024 * MIB, f"{grown / MIB:.0f} MiB more"  # of 1,373
+        idle.send_all(silence_s=1)
+        assert idle.ended == set()  # they only wait
+    assert "Traceback" not in patient.log.read_text()
+
+
 def test_streams_of_requests_are_bounded_in_number(tmp_path: Path) -> None:
     with running_gateway(tmp_path, {"MAX_REQUEST_STREAMS": "8"}) as gateway:
         path = "/tidemill.ingest.v1.IngestService/StreamRecords"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
+from functools import partial
+from operator import eq
 from typing import Any
 
 import grpc
 import pytest
 
 from gateway.facade.messages import MessageBudget, MessageInterceptor, MessageLimits
+from gateway.facade.received import bytes_received
 from services.kit.errors import DeadlineExceededError, InvalidArgumentError, ResourceExhaustedError
-from tests.waiting import eventually
+from tests.waiting import eventually, wait_for
 
 # Four messages at once, two of one caller.
 LIMITS = MessageLimits(bytes_read=400, largest=100, wait_s=30, streams=4)
@@ -215,3 +219,57 @@ async def test_strangers_take_nothing_from_keys_and_no_one_takes_the_probes_turn
     for task in hold_up:
         task.cancel()
     await asyncio.gather(*hold_up, return_exceptions=True)
+
+
+async def test_streams_of_the_connection_with_the_most_unfinished_are_ended() -> None:
+    budget = MessageBudget(MessageLimits(bytes_read=1 << 20, largest=100, unfinished=10_000, streams=40))
+    ended: list[str] = []
+
+    async def wait(requests: AsyncIterator[bytes], context: Any) -> None:
+        try:
+            async for _request in requests:
+                pass
+        finally:
+            ended.append(context.peer())
+
+    async def found(_: Any) -> Any:
+        return grpc.stream_unary_rpc_method_handler(wait)
+
+    async def never() -> AsyncIterator[Any]:
+        await asyncio.Event().wait()
+        yield
+
+    handler: Any = await MessageInterceptor(MessageBudget(LIMITS), budget).intercept_service(found, object())  # type: ignore[arg-type]
+    greedy, busy, idle = "ipv4:192.0.2.1:1", "ipv4:192.0.2.2:1", "ipv4:192.0.2.3:1"
+    calls = {peer: asyncio.ensure_future(handler.stream_unary(never(), Peer(peer))) for peer in (greedy, busy, idle)}
+    await settle()
+    received = {greedy: 50_000, busy: 90_000, idle: 100}
+    budget.look(received)  # what came before does not count
+    for _ in range(20):
+        # Finished messages account for what a busy connection receives.
+        budget.finish(busy, 8000)
+        budget.look({greedy: 55_000, busy: received[busy] + 9000, idle: 100})
+        received[busy] += 9000
+    assert not ended
+    budget.look({greedy: 61_000, busy: received[busy], idle: 100})
+    await settle()
+    assert ended == [greedy]
+    with pytest.raises(ResourceExhaustedError, match="unfinished on this connection"):
+        await calls[greedy]
+    for call in calls.values():
+        call.cancel()
+    await asyncio.gather(*calls.values(), return_exceptions=True)
+
+
+def test_the_bytes_of_a_connection_are_those_that_arrived() -> None:
+    for family, host, name in (
+        (socket.AF_INET, "127.0.0.1", "ipv4:127.0.0.1"),
+        (socket.AF_INET6, "::1", "ipv6:%5B::1%5D"),
+    ):
+        with socket.create_server((host, 0), family=family) as server:
+            with socket.create_connection(server.getsockname()[:2]) as client, server.accept()[0] as connection:
+                peer = f"{name}:{client.getsockname()[1]}"
+                client.sendall(b"x" * 5000)
+                wait_for(partial(bytes_received, {peer, "ipv4:192.0.2.1:1"}), partial(eq, {peer: 5000}))
+                assert connection.recv(10_000)  # it is still open
+            assert bytes_received({peer}) == {}
