@@ -24,6 +24,9 @@ from tidemill.pipeline.v1.pipeline_service_pb2_grpc import (
     PipelineServiceServicer,
     add_PipelineServiceServicer_to_server,
 )
+from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceServicer, add_ReviewServiceServicer_to_server
+from tidemill.pipeline.v1.rollout_service_pb2_grpc import RolloutServiceServicer, add_RolloutServiceServicer_to_server
+from tidemill.pipeline.v1.trigger_service_pb2_grpc import TriggerServiceServicer, add_TriggerServiceServicer_to_server
 from tidemill.telemetry.v1 import telemetry_service_pb2 as telemetry_pb2
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import (
     TelemetryServiceServicer,
@@ -443,6 +446,10 @@ class FakePeers:
         add_GRPCInferenceServiceServicer_to_server(FakeV2(self.seen), server)
         add_IngestServiceServicer_to_server(FakeIngest(self.seen), server)  # type: ignore[abstract]
         add_PipelineServiceServicer_to_server(self.pipeline, server)
+        # What is not played here is refused before anything is called.
+        add_TriggerServiceServicer_to_server(TriggerServiceServicer(), server)  # type: ignore[abstract]
+        add_RolloutServiceServicer_to_server(RolloutServiceServicer(), server)  # type: ignore[abstract]
+        add_ReviewServiceServicer_to_server(ReviewServiceServicer(), server)  # type: ignore[abstract]
         add_TelemetryServiceServicer_to_server(self.telemetry, server)
         return ["tidemill.inference.v1.InferenceService"]
 
