@@ -11,9 +11,20 @@ CHAT = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+# In the manner of Hermes and Qwen.
+TOOLS_CHAT = (
+    "{% if tools %}{{ '<|im_start|>system\nTools:\n' }}{% for tool in tools %}{{ tool | tojson }}{{ '\n' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+    "{% for call in message.tool_calls or [] %}{{ '<tool_call>\n' }}"
+    "{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}{{ '\n</tool_call>' }}"
+    "{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
-def make_language_model(folder: Path, sentences: Iterable[str]) -> Path:
-    """A Llama with a byte-level tokenizer that knows these sentences and a chat template; context 256."""
+
+def make_language_model(folder: Path, sentences: Iterable[str], *, chat: str = CHAT, context: int = 256) -> Path:
+    """A Llama with a byte-level tokenizer that knows these sentences and a chat template."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -32,7 +43,7 @@ def make_language_model(folder: Path, sentences: Iterable[str]) -> Path:
     fast = make_tokenizer(
         tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
-    fast.chat_template = CHAT
+    fast.chat_template = chat
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=len(fast),
@@ -41,7 +52,7 @@ def make_language_model(folder: Path, sentences: Iterable[str]) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=context,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,

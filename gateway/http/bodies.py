@@ -19,9 +19,6 @@ _MAX_TOKENS = 131072
 # Options that the mesh does not offer, with the values that mean "not wanted".
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "logit_bias": ({},),
@@ -34,7 +31,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 }
 # Options that do not change the answer.
 _WITHOUT_EFFECT = frozenset({"metadata", "prompt_cache_key", "service_tier"})
-_MESSAGE_REFUSED = frozenset({"tool_calls", "function_call", "audio"})
+_MESSAGE_REFUSED = frozenset({"function_call", "audio"})
 # `name` distinguishes speakers, and clients send the others back from an earlier answer; none changes the generation.
 _MESSAGE_WITHOUT_EFFECT = frozenset({"name", "refusal", "annotations"})
 
@@ -92,16 +89,62 @@ Content = Annotated[
 ]
 
 
+class CalledFunctionBody(Body):
+    """A function that was called."""
+
+    name: Text
+    arguments: Text = Field(description="a JSON object, as text")
+
+
+class ToolCallBody(Body):
+    """A call of a function, as an earlier answer had it."""
+
+    id: Text
+    type: Literal["function"] = "function"
+    function: CalledFunctionBody
+
+
+class FunctionBody(Body):
+    """A function that the model may call."""
+
+    name: Text = Field(examples=["get_weather"])
+    description: Text = ""
+    parameters: dict[str, Any] = Field({}, description="JSON schema of its arguments, an object")
+    strict: bool = Field(True, description="the schema is followed either way")
+
+
+class ToolBody(Body):
+    """A tool; functions are offered."""
+
+    type: Literal["function"]
+    function: FunctionBody
+
+
+class NamedFunctionBody(Body):
+    """The name of a function."""
+
+    name: str
+
+
+class ToolChoiceBody(Body):
+    """The function that is to be called."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunctionBody
+
+
 class ChatMessageBody(Body):
     """One message."""
 
-    role: Literal["system", "developer", "user", "assistant"] = Field(examples=["user"])
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(examples=["user"])
     content: Content = Field(
         "",
         examples=["Write a headline for this article.\n\n..."],
         description="may be left out for an assistant's message only",
         validate_default=False,
     )
+    tool_calls: list[ToolCallBody] = Field([], description="of an assistant: functions that it called")
+    tool_call_id: Text = Field("", description="of a tool: the call that it answers")
 
     @model_validator(mode="before")
     @classmethod
@@ -112,9 +155,18 @@ class ChatMessageBody(Body):
             if value.get(name):
                 raise _not_offered(name)
         # An assistant's message that is a tool call has no text, and clients send it without content.
-        if value.get("content") is None and value.get("role") in ("system", "developer", "user"):
+        if value.get("content") is None and value.get("role") in ("system", "developer", "user", "tool"):
             raise PydanticCustomError("content", "must be a string or a list of text parts", {"at": "content"})
         return {name: value[name] for name in value.keys() - _MESSAGE_REFUSED - _MESSAGE_WITHOUT_EFFECT}
+
+    @model_validator(mode="after")
+    def _agree(self) -> ChatMessageBody:
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError("calls", "is for an assistant's message only", {"at": "tool_calls"})
+        if bool(self.tool_call_id) != (self.role == "tool"):
+            message = "is required for a tool's message, and for no other"
+            raise PydanticCustomError("calls", message, {"at": "tool_call_id"})
+        return self
 
     @property
     def text(self) -> str:
@@ -213,6 +265,13 @@ class ChatBody(Body):
     repetition_penalty: float = Field(1.0, gt=0, le=10, description="of Tidemill")
     logprobs: bool = Field(False, description="log probability of each token")
     response_format: ResponseFormatBody | None = None
+    tools: list[ToolBody] = Field(
+        [], max_length=64, description="functions that a model may call whose chat template knows tools"
+    )
+    tool_choice: Literal["none", "auto", "required"] | ToolChoiceBody = Field(
+        "auto", description="auto: the model decides; required, or a function: the answer is a valid call"
+    )
+    parallel_tool_calls: bool = Field(False, description="an answer calls one function at most")
     apply_prompt_template: bool | None = Field(
         None,
         description="puts the one user message into the prompt that the model was trained on; when left out, that is"
@@ -245,6 +304,11 @@ class ChatBody(Body):
         if self.apply_prompt_template and (len(self.messages) != 1 or self.messages[0].role != "user"):
             message = "needs exactly one message, the user's"
             raise PydanticCustomError("template", message, {"at": "apply_prompt_template"})
+        if self.apply_prompt_template and self.tools:
+            raise PydanticCustomError("template", "cannot go with `tools`", {"at": "apply_prompt_template"})
+        if self.parallel_tool_calls and self.tools:
+            message = "is not offered by this server: an answer calls one function at most, so set false"
+            raise PydanticCustomError("parallel", message, {"at": "parallel_tool_calls"})
         if self.n > 1 and self.stream:
             raise PydanticCustomError("stream", "must be 1 with `stream: true`", {"at": "n"})
         if self.stream_options is not None and not self.stream:

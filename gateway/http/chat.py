@@ -224,6 +224,8 @@ class _EventStream(Response):
         while piece is not None:
             if piece.text_delta or piece.logprobs:
                 await write(chunks.text(piece.text_delta, piece.logprobs))
+            for part in piece.tool_calls:
+                await write(chunks.call(part))
             last = piece
             piece = await self._pieces.next(write)
         if not last.finish_reason:

@@ -16,10 +16,13 @@ from tidemill.inference.v1.inference_service_pb2 import GenerateRequest, Generat
 from tidemill.inference.v1.model_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
+    FINISH_REASON_TOOL_CALLS,
     ChatMessage,
     Conversation,
     SamplingParams,
     TokenLogprob,
+    Tool,
+    ToolCall,
     Usage,
 )
 
@@ -29,8 +32,12 @@ from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundEr
 from services.serving.domain.names import ModelReference, parse_reference
 from services.serving.domain.route import Route
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_FINISH: dict[int, str] = {FINISH_REASON_STOP: "stop", FINISH_REASON_LENGTH: "length"}
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+_FINISH: dict[int, str] = {
+    FINISH_REASON_STOP: "stop",
+    FINISH_REASON_LENGTH: "length",
+    FINISH_REASON_TOOL_CALLS: "tool_calls",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,8 @@ class ChatCall:
     apply_prompt_template: bool
     store: bool | None = None
     answers: int = 1
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = ""
 
     def whole(self) -> list[GenerateRequest]:
         """The requests for the complete answers. Each has a seed of its own, so that they differ."""
@@ -58,7 +67,13 @@ class ChatCall:
         return requests
 
     def _whole(self) -> GenerateRequest:
-        request = GenerateRequest(model=str(reference(self.model)), sampling=self.sampling, store=self.store)
+        request = GenerateRequest(
+            model=str(reference(self.model)),
+            sampling=self.sampling,
+            store=self.store,
+            tools=self.tools,
+            tool_choice=self.tool_choice,
+        )
         if self.apply_prompt_template:
             request.text = self.conversation.messages[0].content
         else:
@@ -67,7 +82,13 @@ class ChatCall:
 
     def streamed(self) -> StreamGenerateRequest:
         """The request for the answer in pieces."""
-        request = StreamGenerateRequest(model=str(reference(self.model)), sampling=self.sampling, store=self.store)
+        request = StreamGenerateRequest(
+            model=str(reference(self.model)),
+            sampling=self.sampling,
+            store=self.store,
+            tools=self.tools,
+            tool_choice=self.tool_choice,
+        )
         if self.apply_prompt_template:
             request.text = self.conversation.messages[0].content
         else:
@@ -127,12 +148,23 @@ def read_chat(value: dict[str, Any], template_of: Callable[[ModelReference], str
     asked, apply = reference(body.model), body.apply_prompt_template
     if apply is None:
         is_single = len(body.messages) == 1 and body.messages[0].role == "user" and bool(body.messages[0].text)
-        apply = is_single and bool(template_of(asked))
+        apply = is_single and not body.tools and bool(template_of(asked))
     return ChatCall(
         model=str(asked).removeprefix("models/"),
         user=body.user or body.safety_identifier,
         conversation=Conversation(
-            messages=[ChatMessage(role=_ROLES[message.role], content=message.text) for message in body.messages]
+            messages=[
+                ChatMessage(
+                    role=_ROLES[message.role],
+                    content=message.text,
+                    tool_calls=[
+                        ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+                        for call in message.tool_calls
+                    ],
+                    tool_call_id=message.tool_call_id,
+                )
+                for message in body.messages
+            ]
         ),
         sampling=SamplingParams(
             max_tokens=body.max_tokens or body.max_completion_tokens or 0,
@@ -152,7 +184,22 @@ def read_chat(value: dict[str, Any], template_of: Callable[[ModelReference], str
         apply_prompt_template=apply,
         store=body.store,
         answers=body.n,
+        tools=tuple(
+            Tool(
+                name=tool.function.name,
+                description=tool.function.description,
+                parameters=orjson.dumps(tool.function.parameters).decode() if tool.function.parameters else "",
+            )
+            for tool in body.tools
+        ),
+        tool_choice=_tool_choice(body),
     )
+
+
+def _tool_choice(body: ChatBody) -> str:
+    if not body.tools and body.tool_choice in ("none", "auto"):
+        return ""  # what clients send always
+    return body.tool_choice if isinstance(body.tool_choice, str) else body.tool_choice.function.name
 
 
 def usage_of(*usages: Usage) -> completions.Usage:
@@ -168,7 +215,10 @@ def completion_of(
     choices = [
         completions.Choice(
             index=number,
-            message=completions.Message(content=response.text),
+            message=completions.Message(
+                content=response.text if response.text or not response.tool_calls else None,
+                tool_calls=[_call(call) for call in response.tool_calls] or None,
+            ),
             logprobs=_logprobs(response.logprobs) if logprobs else None,
             finish_reason=_FINISH.get(response.finish_reason, "stop"),
             answer=response.answer,
@@ -183,6 +233,11 @@ def completion_of(
         choices=choices,
         usage=usage_of(*(response.usage for response in responses)),
     )
+
+
+def _call(call: ToolCall) -> completions.ToolCall:
+    function = completions.CalledFunction(name=call.name, arguments=call.arguments)
+    return completions.ToolCall(id=call.id, function=function)
 
 
 def _logprobs(tokens: Iterable[TokenLogprob]) -> completions.ChoiceLogprobs:
@@ -220,6 +275,15 @@ class ChunkWriter:
     def text(self, delta: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
         """A piece of the answer, and its tokens if they were asked for."""
         return self._event({"content": delta}, None, _logprobs(logprobs).model_dump() if logprobs else None)
+
+    def call(self, call: ToolCall) -> bytes:
+        """A part of the call of a function: the first names it, the others add to its arguments."""
+        function: dict[str, str] = {"arguments": call.arguments}
+        part: dict[str, Any] = {"index": 0, "function": function}
+        if call.id:
+            part |= {"id": call.id, "type": "function"}
+            function["name"] = call.name
+        return self._event({"tool_calls": [part]}, None)
 
     def finish(self, reason: int) -> bytes:
         """The end of the answer."""

@@ -24,6 +24,9 @@ _MAX_LENGTHS = 256
 _MAX_DIGITS = 15
 _NOTHING = '""'
 
+CALL_BEGIN, CALL_END = "<tool_call>", "</tool_call>"
+"""What stands around a call of a function in an answer."""
+
 _ANNOTATIONS = frozenset(
     {
         "$schema",
@@ -99,7 +102,7 @@ class SchemaError(ValueError):
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(f"{path or 'the schema'}: {message}")
-        self.path = path
+        self.path, self.message = path, message
 
 
 @lru_cache(_KEPT)
@@ -126,6 +129,39 @@ def grammar_of(schema: str) -> str:
     return _Compiler(root).grammar()
 
 
+@lru_cache(_KEPT)
+def call_grammar(tools: str, choice: str) -> str:
+    """The grammar of answers with a call of a function: `<tool_call>`, a JSON object of `name` and `arguments`,
+    `</tool_call>`, as models of the Hermes and Qwen families write it. The arguments are valid against the function's
+    `parameters`.
+
+    Args:
+        tools: JSON list of functions as OpenAI's API has them, each with a name of its own.
+        choice: `required` for a call of any of them, a function's name for a call of that one, `auto` for any text,
+            which a call may end.
+
+    Raises:
+        SchemaError: what they are is not such a list, or its parameters ask for more than is covered.
+    """
+    try:
+        functions = [tool["function"] for tool in json.loads(tools)]
+        schemas = {str(function["name"]): function.get("parameters") or {} for function in functions}
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise SchemaError("", f"is not a list of functions with names: {error!r}.") from None
+    if choice not in ("auto", "required"):
+        if choice not in schemas:
+            raise SchemaError("", f"has no function {choice[:64]!r}.")
+        schemas = {choice: schemas[choice]}
+    compiler = _Compiler({})
+    calls = [compiler.call(name, schema) for name, schema in schemas.items()]
+    call = f'"\\n" ({" | ".join(calls)}) "\\n{CALL_END}"'
+    if choice == "auto":
+        begins = f'TagDispatch(("{CALL_BEGIN}", call), stop_eos=true, stop_str=(), loop_after_dispatch=false)'
+    else:
+        begins = f'"{CALL_BEGIN}" call'
+    return f"root ::= {begins}\ncall ::= {call}\n{compiler.rules()}"
+
+
 class _Compiler:
     def __init__(self, root: Any) -> None:
         self._root = root
@@ -142,7 +178,24 @@ class _Compiler:
         self._rules["root"] = ""
         self._rules["root"] = self._value(self._root, "", 0)
         self._refuse_circles()
-        return "\n".join(f"{name} ::= {body}" for name, body in self._rules.items()) + "\n"
+        return self.rules()
+
+    def rules(self) -> str:
+        """Every rule so far on a line."""
+        return "".join(f"{name} ::= {body}\n" for name, body in self._rules.items())
+
+    def call(self, name: str, schema: Any) -> str:
+        """An expression for the calls of a function; `schema` is of its arguments, and has references of its own."""
+        self._root, self._scope, self._references, self._begins_with = schema, "#", {}, {}
+        try:
+            if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+                raise SchemaError("", "must be a schema of an object.")
+            arguments = self._value({"type": "object", "additionalProperties": False, **schema}, "", 0)
+            self._refuse_circles()
+        except SchemaError as error:
+            raise SchemaError(f"{name}.parameters{error.path}", error.message) from None
+        begin = f'{{"name": {json.dumps(name)}, "arguments": '
+        return f"{_quoted(begin)} {arguments} {_quoted('}')}"
 
     def _refuse_circles(self) -> None:
         """A value that begins with itself, such as {"anyOf": [{"$ref": "#"}]}, has no grammar."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +20,30 @@ from typing import Any
 
 TOO_LONG = "The prompt has"
 """How the error for a prompt beyond the context begins: Triton passes on only the error's text."""
+NO_TOOLS = "The chat template of this model has no place for tools, so it cannot know them; ask for JSON by a schema."
+"""The whole error for tools, which callers match."""
 
-Chat = Callable[[Sequence[Mapping[str, str]]], str]
-"""Renders a conversation, a list of `role` and `content`, as one text that ends where the answer begins."""
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation: objects with `role` and `content`; an assistant's may have `tool_calls`, a tool's `tool_call_id`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A model's chat template: renders a conversation, with the tools that may be called, as one text that ends where
+    the answer begins.
+    """
+
+    render: Callable[[Messages, Sequence[Any] | None], str]
+    takes_tools: bool = False
+    """Whether it has a place for tools and calls of them."""
+
+    def __call__(self, messages: Messages, tools: Sequence[Any] | None = None) -> str:
+        """The text.
+
+        Raises:
+            PromptError: the template does not accept this conversation.
+        """
+        return self.render(messages, tools)
 
 
 class PromptError(ValueError):
@@ -81,11 +103,15 @@ class Prompts:
             tokens = self._of_user(_cut(text, encoding.offsets, room))
         return self._checked(tokens)
 
-    def of_messages(self, messages_json: str) -> list[int]:
-        """Tokens for a conversation: a JSON list of objects with `role` and `content`. It is never cut.
+    def of_messages(self, messages_json: str, tools_json: str = "") -> list[int]:
+        """Tokens for a conversation: `Messages` as JSON. It is never cut.
+
+        Args:
+            messages_json: the conversation.
+            tools_json: JSON list of the functions that may be called, as OpenAI's API has them; empty without.
 
         Raises:
-            PromptError: it is not a list of messages, or exceeds the model's context.
+            PromptError: it is not a list of messages, exceeds the model's context, or the chat template knows no tools.
         """
         try:
             messages = json.loads(messages_json)
@@ -93,30 +119,33 @@ class Prompts:
             raise PromptError(f"messages_json is not JSON: {error}") from error
         if not isinstance(messages, list) or not messages or not all(_is_message(item) for item in messages):
             raise PromptError("messages_json must be a list of objects with the texts `role` and `content`.")
-        return self._checked(self._of_conversation(messages))
+        calls = tools_json or any("tool_calls" in item or item["role"] == "tool" for item in messages)
+        if calls and not (self._chat is not None and self._chat.takes_tools):
+            raise PromptError(NO_TOOLS)
+        return self._checked(self._of_conversation(messages, json.loads(tools_json) if tools_json else None))
 
     def _of_user(self, text: str) -> list[int]:
         # Not str.format: a template may contain other braces.
         content = self._template.replace("{text}", text) if self._template else text
         return self._of_conversation([{"role": "user", "content": content}])
 
-    def _of_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def _of_conversation(self, messages: Messages, tools: Sequence[Any] | None = None) -> list[int]:
         if self._chat is None:
             text = "".join(item["content"] + "\n\n" for item in messages)
             return list(self._plain.encode(text, add_special_tokens=True).ids)
-        if self._control is None or not any(self._control.search(item["content"]) for item in messages):
+        if self._control is None or not any(map(self._control.search, _texts([messages, tools]))):
             # The chat template writes the special tokens itself.
-            return list(self._tokenizer.encode(self._chat(messages), add_special_tokens=False).ids)
-        return self._with_lookalikes(messages, self._chat, self._control)
+            return list(self._tokenizer.encode(self._chat(messages, tools), add_special_tokens=False).ids)
+        return self._with_lookalikes(messages, tools, self._chat, self._control)
 
     def _with_lookalikes(
-        self, messages: Sequence[Mapping[str, str]], chat: Chat, control: re.Pattern[str]
+        self, messages: Messages, tools: Sequence[Any] | None, chat: Chat, control: re.Pattern[str]
     ) -> list[int]:
         """Tokens of a conversation whose texts contain what looks like control tokens.
 
         The template sees a placeholder for each, so that those in its output are its own.
         """
-        said = "".join(item["content"] for item in messages)
+        said = "".join(_texts([messages, tools]))
         mark = next(char for char in map(chr, range(0xE000, 0xF900)) if char not in said)
         found: list[str] = []
 
@@ -124,9 +153,15 @@ class Prompts:
             found.append(match[0])
             return f"{mark}{len(found) - 1}{mark}"
 
-        hidden = [{**item, "content": control.sub(hide, item["content"])} for item in messages]
+        def hidden(value: Any) -> Any:
+            if isinstance(value, str):
+                return control.sub(hide, value)
+            if isinstance(value, Mapping):
+                return {hidden(key): hidden(item) for key, item in value.items()}
+            return [hidden(item) for item in value] if isinstance(value, Sequence) else value
+
         tokens: list[int] = []
-        for piece in re.split(f"({control.pattern})", chat(hidden)):
+        for piece in re.split(f"({control.pattern})", chat(hidden(messages), hidden(tools))):
             if control.fullmatch(piece):
                 tokens.append(self._tokenizer.token_to_id(piece))
             else:
@@ -187,7 +222,7 @@ def chat_template(template: str, special_tokens: Mapping[str, str]) -> Chat:
     Raises:
         ValueError: it is not a valid template.
     """
-    from jinja2 import TemplateError, nodes
+    from jinja2 import TemplateError, meta, nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -216,19 +251,33 @@ def chat_template(template: str, special_tokens: Mapping[str, str]) -> Chat:
     )
     try:
         compiled = environment.from_string(template)
+        variables = meta.find_undeclared_variables(environment.parse(template))
     except TemplateError as error:
         raise ValueError(f"the chat template is not valid: {error}") from error
 
-    def render(messages: Sequence[Mapping[str, str]]) -> str:
+    def render(messages: Messages, tools: Sequence[Any] | None) -> str:
         try:
             return compiled.render(
-                messages=messages, add_generation_prompt=True, tools=None, documents=None, **special_tokens
+                messages=messages, add_generation_prompt=True, tools=tools, documents=None, **special_tokens
             )
         except Exception as error:
             # The template is the model's own code: whatever it raises means that it does not accept this conversation.
             raise PromptError(f"The chat template does not accept this conversation: {error}") from error
 
-    return render
+    return Chat(render, takes_tools="tools" in variables)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts inside a value of JSON, keys of objects included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts(item)
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _texts(item)
 
 
 def _cut(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,12 +20,13 @@ from hypothesis import strategies as st
 from services.inference.adapters.triton_repository import CODE_PACKAGE, TritonRepository
 from services.inference.domain.model import Build, Lineage, ModelVersion, VersionState
 from services.kit.errors import InvalidArgumentError
-from services.kit.prompts import TOO_LONG, PromptError, Prompts, chat_of, chat_template
+from services.kit.prompts import NO_TOOLS, TOO_LONG, Chat, PromptError, Prompts, chat_of, chat_template
 from services.kit.storage.signing import TrustedKeys
 from services.serving.domain.answer import Task
 from services.training.domain.tasks import GenerationTask
 from services.training.engine.prompts import prompts_of, training_pairs
 from tests.examples import examples
+from tests.models import TOOLS_CHAT as CHATML_TOOLS
 
 # In the manner of ChatML, Llama 3, Gemma and Mistral: what real templates make use of.
 TEMPLATES = {
@@ -190,6 +192,57 @@ def test_training_reads_control_tokens_in_texts_and_targets_as_text(model: Path)
     assert tokenizer.decode(pair.target[:-1]) == "c</s>"
 
 
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "find",
+            "description": "Finds </s> rooms",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+]
+CALLED: list[dict[str, Any]] = [
+    {"role": "user", "content": "A room?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "find", "arguments": {"city": "</s> Köln"}}}
+        ],
+    },
+    {"role": "tool", "content": "none", "tool_call_id": "c1"},
+]
+
+
+def test_tools_and_calls_are_written_as_transformers_writes_them_and_stay_text(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    load: Any = AutoTokenizer
+    # Other markers than the special tokens of this tokenizer, which the callers' texts have.
+    model = make_model(tmp_path, CHATML_TOOLS)
+    tokenizer = load.from_pretrained(str(model))
+    chat = chat_of(model)
+    assert chat is not None
+    assert chat.takes_tools
+    written = tokenizer.apply_chat_template(CALLED, tools=TOOLS, add_generation_prompt=True, tokenize=False)
+    assert chat(CALLED, TOOLS) == written
+    loaded = Tokenizer.from_file(str(model / "tokenizer.json"))
+    limits = {"max_input_tokens": 0, "context_length": 1000, "answer_tokens": 8}
+    tokens = Prompts(loaded, chat, template="", **limits).of_messages(json.dumps(CALLED), json.dumps(TOOLS))
+    # The template writes no `</s>` itself: both that callers wrote are text.
+    assert 1 not in tokens
+    assert tokenizer.decode(tokens, skip_special_tokens=False) == written
+
+
+@pytest.mark.parametrize(("messages", "tools"), [(TALK, TOOLS), (CALLED, None), (CALLED[:1] + CALLED[2:], None)])
+def test_a_template_without_tools_refuses_them(tmp_path: Path, messages: Any, tools: Any) -> None:
+    serving = prompts_of(make_model(tmp_path, TEMPLATES["chatml"]), TASK)
+    with pytest.raises(PromptError, match=re.escape(NO_TOOLS)):
+        serving.of_messages(json.dumps(messages), json.dumps(tools) if tools else "")
+
+
 @cache
 def letter_tokenizer() -> str:
     """A tokenizer of letters as JSON: each is its code point."""
@@ -208,7 +261,8 @@ def letters(**changes: Any) -> Prompts:
     from tokenizers import Tokenizer
 
     limits = {"max_input_tokens": 30, "context_length": 40, "answer_tokens": 8}
-    return Prompts(Tokenizer.from_str(letter_tokenizer()), marks, **{"template": "Sum {text} up.", **limits, **changes})
+    chat = Chat(lambda messages, _: marks(messages))
+    return Prompts(Tokenizer.from_str(letter_tokenizer()), chat, **{"template": "Sum {text} up.", **limits, **changes})
 
 
 def text_of(tokens: Sequence[int]) -> str:

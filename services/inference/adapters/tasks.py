@@ -47,6 +47,8 @@ def _generation(config: pb.ModelConfig, _: Build) -> None:
         ("repetition_penalty", _FP32, 1),
         ("json_schema", _STRING, 1),
         ("logprobs", pb.TYPE_BOOL, 1),
+        ("tools_json", _STRING, 1),
+        ("tool_choice", _STRING, 1),
     ):
         config.input.add(name=name, data_type=kind, dims=[size], optional=True)
     for name, kind, size in (

@@ -14,7 +14,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .engine import TOKENIZERS, import_openvino, open_language_model
-from .json_grammar import SchemaError, grammar_of
+from .json_grammar import SchemaError, call_grammar, grammar_of
 from .prompts import PromptError, Prompts, chat_of
 from .runtimes import manifest_of
 from .scheduler import QueueFullError, Scheduler
@@ -86,6 +86,7 @@ class Call:
     repetition_penalty: float = 1.0
     grammar: str = ""
     logprobs: bool = False
+    tools_json: str = ""
 
     @classmethod
     def read(cls, request: Any) -> Call:
@@ -98,6 +99,9 @@ class Call:
         if (len(text), len(messages)) not in ((1, 0), (0, 1)):
             raise PromptError("Give exactly one of `text` and `messages_json`, with one element.")
         seed = _number(request, "seed")
+        tools = _text(request, "tools_json")
+        if tools and not messages:
+            raise PromptError("`tools_json` goes with `messages_json`.")
         call = cls(
             text=text[0] if text else None,
             messages_json=messages[0] if messages else None,
@@ -110,8 +114,9 @@ class Call:
             frequency_penalty=float(_number(request, "frequency_penalty") or 0.0),
             presence_penalty=float(_number(request, "presence_penalty") or 0.0),
             repetition_penalty=float(_number(request, "repetition_penalty") or 1.0),
-            grammar=_grammar(request),
+            grammar=_grammar(request, tools),
             logprobs=bool(_number(request, "logprobs")),
+            tools_json=tools,
         )
         if call.max_tokens < 0 or not 0 <= call.temperature <= 2 or not 0 < call.top_p <= 1:
             raise PromptError("Out of range: max_tokens >= 0, 0 <= temperature <= 2, 0 < top_p <= 1.")
@@ -188,10 +193,11 @@ class Runtime:
             PromptError: there are none, or too many, or this build cannot follow a JSON schema.
         """
         if call.grammar and not self.follows_grammars:
-            raise PromptError("This version was built without what a JSON schema needs: train and publish it again.")
+            what = "tools need" if call.tools_json else "a JSON schema needs"
+            raise PromptError(f"This version was built without what {what}: train and publish it again.")
         if call.text is not None:
             return self.prompts.of_text(call.text)
-        return self.prompts.of_messages(call.messages_json or "")
+        return self.prompts.of_messages(call.messages_json or "", call.tools_json)
 
     def limit(self, call: Call, prompt: Sequence[int]) -> int:
         """Maximum number of tokens of an answer."""
@@ -339,16 +345,23 @@ def _texts(request: Any, name: str) -> list[str]:
         raise PromptError(f"`{name}` is not UTF-8: {error}") from error
 
 
-def _grammar(request: Any) -> str:
-    schemas = _texts(request, "json_schema")
-    if not schemas:
-        return ""
-    if len(schemas) != 1:
-        raise PromptError("`json_schema` must be one text.")
+def _text(request: Any, name: str) -> str:
+    texts = _texts(request, name)
+    if len(texts) > 1:
+        raise PromptError(f"`{name}` must be one text.")
+    return texts[0] if texts else ""
+
+
+def _grammar(request: Any, tools: str) -> str:
+    schema, name = _text(request, "json_schema"), "tools_json" if tools else "json_schema"
+    if schema and tools:
+        raise PromptError("Give one of `json_schema` and `tools_json`.")
     try:
-        return grammar_of(schemas[0])
+        if tools:
+            return call_grammar(tools, _text(request, "tool_choice") or "auto")
+        return grammar_of(schema) if schema else ""
     except SchemaError as error:
-        raise PromptError(f"`json_schema`: {error}") from error
+        raise PromptError(f"`{name}`: {error}") from error
 
 
 def _number(request: Any, name: str) -> float | int | None:

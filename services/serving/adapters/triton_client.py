@@ -30,7 +30,7 @@ from services.kit.errors import (
 )
 from services.kit.grpc.client import connect
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
-from services.kit.prompts import TOO_LONG
+from services.kit.prompts import NO_TOOLS, TOO_LONG
 from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, triton_unavailable
 from services.serving.adapters.triton_guard import GuardedRequest, TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
@@ -199,6 +199,10 @@ class TritonClient:
         if code is grpc.StatusCode.INVALID_ARGUMENT and details.startswith(TOO_LONG):
             where = [FieldViolation("conversation.messages", details)]
             return InvalidArgumentError(details, reason="CONTEXT_LENGTH_EXCEEDED", metadata=metadata, violations=where)
+        if code is grpc.StatusCode.INVALID_ARGUMENT and details == NO_TOOLS:
+            return InvalidArgumentError(
+                details, reason="TOOLS_UNSUPPORTED", metadata=metadata, violations=[FieldViolation("tools", details)]
+            )
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return InvalidArgumentError(details, reason="REFUSED_BY_MODEL", metadata=metadata)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import deserialize_bytes_tensor
 
 from services.kit.spans import Span
-from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Token
+from services.serving.domain.answer import FinishReason, Message, Piece, Prompt, Sampling, Token
 
 TRACEPARENT = "traceparent"
 # Larger batches gain nothing on a CPU, and the first request of a batch waits for the last.
@@ -47,8 +47,28 @@ def add_prompt(request: Any, prompt: Prompt) -> None:
     if prompt.text is not None:
         add_texts(request, "text", [prompt.text], [1])
         return
-    messages = [{"role": message.role, "content": message.content} for message in prompt.conversation]
+    messages = list(map(_message, prompt.conversation))
     add_texts(request, "messages_json", [json.dumps(messages, ensure_ascii=False)], [1])
+    if prompt.tools:
+        add_texts(request, "tools_json", [prompt.tools], [1])
+        add_texts(request, "tool_choice", [prompt.tool_choice], [1])
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """As chat templates read it: arguments are an object, not its text."""
+    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.calls:
+        found["tool_calls"] = [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.calls
+        ]
+    if message.call_id:
+        found["tool_call_id"] = message.call_id
+    return found
 
 
 def add_sampling(request: Any, sampling: Sampling) -> None:

@@ -38,11 +38,24 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a function; `arguments` is a JSON object."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a conversation."""
 
     role: str
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    """Of an assistant: functions that it called."""
+    call_id: str = ""
+    """Of a tool: the call that it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,10 @@ class Prompt:
 
     text: str | None = None
     conversation: tuple[Message, ...] = ()
+    tools: str = ""
+    """JSON list of the functions that may be called, as OpenAI's API has them; empty without."""
+    tool_choice: str = ""
+    """`auto`, `required`, or the name of the function that is to be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +130,7 @@ class FinishReason(StrEnum):
     NONE = ""
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True, slots=True)

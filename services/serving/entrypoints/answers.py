@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -11,10 +12,12 @@ from opentelemetry import trace
 from tidemill.inference.v1 import inference_service_pb2 as pb
 
 from services.kit.errors import InternalError
+from services.kit.ids import new_id
 from services.kit.telemetry import schema
 from services.serving.app.serving import AnsweredPiece, Choice, Keeping, Serving
-from services.serving.domain.answer import Task, Token
+from services.serving.domain.answer import FinishReason, Task, Token, ToolCall
 from services.serving.domain.names import reference_of
+from services.serving.domain.tool_calls import CallReader
 from services.serving.entrypoints import mapping
 
 SERVICE = "tidemill.inference.v1.InferenceService"
@@ -68,30 +71,35 @@ class Answers:
         """Writes an answer and returns it complete; a version is chosen by `user` unless `choice` is one."""
         text: list[str] = []
         tokens: list[Token] = []
+        calls: list[ToolCall] = []
         last: AnsweredPiece | None = None
         async with aclosing(self._pieces(request, choice or self.choose(request, user))) as pieces:
-            async for last in pieces:
+            async for last, parts in pieces:
                 text.append(last.piece.text)
                 tokens += last.piece.tokens
+                calls += parts
         if last is None:
             raise InternalError("The model gave no answer.", reason="EMPTY_ANSWER")
-        return mapping.whole_to("".join(text), tokens, last)
+        whole = [replace(calls[0], arguments="".join(part.arguments for part in calls))] if calls else []
+        return mapping.whole_to("".join(text), tokens, last, whole)
 
     async def stream(
         self, request: pb.StreamGenerateRequest, choice: Choice
     ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
         """Writes an answer, piece by piece."""
         async with aclosing(self._pieces(request, choice)) as pieces:
-            async for piece in pieces:
-                yield mapping.piece_to(piece)
+            async for piece, calls in pieces:
+                yield mapping.piece_to(piece, calls)
 
     async def _pieces(
         self, request: pb.GenerateRequest | pb.StreamGenerateRequest, choice: Choice
-    ) -> AsyncGenerator[AnsweredPiece]:
+    ) -> AsyncGenerator[tuple[AnsweredPiece, Sequence[ToolCall]]]:
+        """Pieces of the answer, with parts of the call of a function."""
         span = trace.get_current_span()
         span.set_attribute(schema.GEN_AI_MODEL, choice.asked.model)
         sampling = mapping.sampling_from(request.sampling)
         shown, keeping = mapping.prompt_from(request), self._keeping(request)
+        reader = _CallsOf(CallReader()) if shown.tools else None
         async with aclosing(self._serving.generate(choice, shown, sampling, keeping)) as pieces:
             async for item in pieces:
                 if item.piece.finish_reason:
@@ -103,10 +111,28 @@ class Answers:
                             schema.GEN_AI_OUTPUT_TOKENS: item.piece.completion_tokens,
                         }
                     )
-                yield item
+                yield (item, ()) if reader is None else reader.read(item)
 
     def _keeping(self, request: pb.PredictRequest | pb.GenerateRequest | pb.StreamGenerateRequest) -> Keeping:
         return Keeping(request.store if request.HasField("store") else True, self._tenant())
+
+
+class _CallsOf:
+    """Takes the call of a function out of the pieces of one answer, and names it."""
+
+    def __init__(self, reader: CallReader) -> None:
+        self._reader, self._id = reader, f"call_{new_id()}"
+
+    def read(self, item: AnsweredPiece) -> tuple[AnsweredPiece, Sequence[ToolCall]]:
+        """A piece with its text alone, and the parts of the call in it."""
+        piece = item.piece
+        text, deltas = self._reader.push(piece.text)
+        if piece.finish_reason and not self._reader.complete:
+            rest, more = self._reader.flush()
+            text, deltas = text + rest, [*deltas, *more]
+        reason = FinishReason.TOOL_CALLS if piece.finish_reason and self._reader.complete else piece.finish_reason
+        calls = [ToolCall(self._id if delta.name else "", delta.name, delta.arguments) for delta in deltas]
+        return replace(item, piece=replace(piece, text=text, finish_reason=reason)), calls
 
 
 def user_of(context: Any) -> str:

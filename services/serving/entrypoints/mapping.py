@@ -2,28 +2,91 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import model_pb2
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
-from services.kit.json_grammar import SchemaError, grammar_of
+from services.kit.json_grammar import SchemaError, call_grammar, grammar_of
 from services.serving.app.serving import AnsweredPiece, AnsweredPrediction
-from services.serving.domain.answer import Embedded, FinishReason, Message, Prompt, Sampling, Token
+from services.serving.domain.answer import Embedded, FinishReason, Message, Prompt, Sampling, Token, ToolCall
 
 _REASONS = {
     FinishReason.NONE: model_pb2.FINISH_REASON_UNSPECIFIED,
     FinishReason.STOP: model_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: model_pb2.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: model_pb2.FINISH_REASON_TOOL_CALLS,
 }
 
 
 def prompt_from(request: pb.GenerateRequest | pb.StreamGenerateRequest) -> Prompt:
     """What is to be answered."""
+    tools = _tools_from(request)
     if request.WhichOneof("input") == "text":
+        if tools:
+            raise _refused("tools", "go with a conversation, not with a text", "INVALID_FIELD")
         return Prompt(text=request.text)
-    return Prompt(conversation=tuple(Message(m.role, m.content) for m in request.conversation.messages))
+    return Prompt(
+        conversation=tuple(map(_message_from, request.conversation.messages)),
+        tools=tools,
+        tool_choice=(request.tool_choice or "auto") if tools else "",
+    )
+
+
+def _message_from(message: model_pb2.ChatMessage) -> Message:
+    calls = tuple(ToolCall(call.id, call.name, _object(call.arguments)) for call in message.tool_calls)
+    return Message(message.role, message.content, calls, message.tool_call_id)
+
+
+def _object(arguments: str) -> str:
+    try:
+        found = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise _refused("conversation.messages", "has a call whose arguments are not a JSON object", "INVALID_FIELD")
+    return arguments or "{}"
+
+
+def _tools_from(request: pb.GenerateRequest | pb.StreamGenerateRequest) -> str:
+    """The tools as JSON; empty where none may be called.
+
+    Raises:
+        InvalidArgumentError: two have one name, the choice is none of them, or the parameters of one are not a schema
+            that is covered.
+    """
+    choice, names = request.tool_choice or "auto", [tool.name for tool in request.tools]
+    if len(set(names)) < len(names):
+        raise _refused("tools", "have two of one name", "INVALID_FIELD")
+    if choice not in ("auto", "none", *(["required"] if names else []), *names):
+        raise _refused("tool_choice", "is not auto, none, required or the name of one of the tools", "INVALID_FIELD")
+    if not names or choice == "none":
+        return ""
+    if request.sampling.json_schema:
+        raise _refused("tools", "cannot be given together with a JSON schema of the answer", "INVALID_FIELD")
+    try:
+        tools = json.dumps([_tool(tool) for tool in request.tools], ensure_ascii=False)
+        call_grammar(tools, choice)
+    except SchemaError as error:
+        raise _refused("tools", f"cannot be followed: {str(error).rstrip('.')}", "INVALID_SCHEMA") from error
+    return tools
+
+
+def _tool(tool: model_pb2.Tool) -> dict[str, Any]:
+    """As OpenAI's API and chat templates have it."""
+    try:
+        parameters = json.loads(tool.parameters or '{"type": "object", "properties": {}}')
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"{tool.name}.parameters", f"is not JSON: {error}.") from None
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _refused(field: str, why: str, reason: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"`{field}` {why}.", reason=reason, violations=[FieldViolation(field, why)])
 
 
 def sampling_from(params: model_pb2.SamplingParams) -> Sampling:
@@ -84,8 +147,8 @@ def truncates(request: pb.PredictRequest | pb.EmbedRequest) -> bool:
     return request.truncate if request.HasField("truncate") else True
 
 
-def piece_to(item: AnsweredPiece) -> pb.StreamGenerateResponse:
-    """The message of a piece; usage in the last one only."""
+def piece_to(item: AnsweredPiece, calls: Sequence[ToolCall] = ()) -> pb.StreamGenerateResponse:
+    """The message of a piece, with parts of the call of a function; usage in the last one only."""
     piece = item.piece
     return pb.StreamGenerateResponse(
         answer=item.answer,
@@ -95,11 +158,14 @@ def piece_to(item: AnsweredPiece) -> pb.StreamGenerateResponse:
         model_version=item.version.name,
         role=item.version.role,
         logprobs=_logprobs(piece.tokens),
+        tool_calls=map(_call_to, calls),
     )
 
 
-def whole_to(text: str, tokens: Sequence[Token], last: AnsweredPiece) -> pb.GenerateResponse:
-    """The message of a whole answer."""
+def whole_to(
+    text: str, tokens: Sequence[Token], last: AnsweredPiece, calls: Sequence[ToolCall] = ()
+) -> pb.GenerateResponse:
+    """The message of a whole answer, with the functions that it calls."""
     return pb.GenerateResponse(
         answer=last.answer,
         text=text,
@@ -108,7 +174,12 @@ def whole_to(text: str, tokens: Sequence[Token], last: AnsweredPiece) -> pb.Gene
         model_version=last.version.name,
         role=last.version.role,
         logprobs=_logprobs(tokens),
+        tool_calls=map(_call_to, calls),
     )
+
+
+def _call_to(call: ToolCall) -> model_pb2.ToolCall:
+    return model_pb2.ToolCall(id=call.call_id, name=call.name, arguments=call.arguments)
 
 
 def _logprobs(tokens: Sequence[Token]) -> list[model_pb2.TokenLogprob]:

@@ -165,7 +165,7 @@ def test_unknown_model_is_reported_by_the_status_also_when_streaming(client: ope
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("n", 9), ("tools", [{"type": "function"}]), ("top_logprobs", 2), ("temperature", 3), ("no_such_option", 1)],
+    [("n", 9), ("functions", [{}]), ("top_logprobs", 2), ("temperature", 3), ("no_such_option", 1)],
 )
 def test_what_is_not_offered_is_refused_by_name(client: openai.OpenAI, option: str, value: object) -> None:
     with pytest.raises(openai.BadRequestError) as found:

@@ -12,7 +12,7 @@ from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
 from services.training.adapters.encoder_builds import save_fp32
 from services.training.adapters.language_builds import LanguageBuilds
-from tests.models import make_language_model
+from tests.models import CHAT, make_language_model
 
 LABELS = ("negative", "positive")
 WORDS = ("[PAD]", "[UNK]", "bad", "awful", "good", "lovely", "the", "room", "is")
@@ -123,7 +123,8 @@ def finish_generator(folder: Path) -> str:
     )
 
 
-def make_generator(folder: Path, scratch: Path) -> str:
-    """A language model with random weights, context 256; what it writes is noise, the same noise each time."""
-    LanguageBuilds(make_language_model(scratch / "merged", SENTENCES)).build(folder, "fp32")
+def make_generator(folder: Path, scratch: Path, *, chat: str = CHAT, context: int = 256) -> str:
+    """A language model with random weights; what it writes is noise, the same noise each time."""
+    merged = make_language_model(scratch / "merged", SENTENCES, chat=chat, context=context)
+    LanguageBuilds(merged).build(folder, "fp32")
     return finish_generator(folder)

@@ -26,6 +26,7 @@ from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from services.kit.ids import new_id
 from tests.integration.inference.builds import finish_generator, make_classifier, make_generator
+from tests.models import TOOLS_CHAT
 from tests.service_process import free_port
 from tests.waiting import wait_until
 
@@ -277,6 +278,16 @@ def inference(
         for folder in stack.triton_repository.glob(f"{model.name.removeprefix('models/')}.*"):
             shutil.rmtree(folder, ignore_errors=True)
     assert process.stop() == 0
+
+
+@pytest.fixture(scope="package")
+def caller(inference: InferenceProcess, builds: Builds) -> str:
+    """A published model that writes, whose chat template knows tools."""
+    folder = builds.root / "caller"
+    build = BuildFolder(
+        folder, make_generator(folder, folder.with_name("scratch-caller"), chat=TOOLS_CHAT, context=2048)
+    )
+    return str(inference.publish("test-caller", build).model_version.name.split("/")[1])
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
     [
         ({"n": 9}, "n"),
         ({"n": 2, "stream": True}, "n"),
-        ({"tools": [{}]}, "tools"),
+        ({"tools": [{}]}, "tools[0].type"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         (
@@ -115,7 +115,7 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
         ({"messages": ["Hi"]}, "messages[0]"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [1]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [1]}]}, "messages[0].tool_calls[0]"),
         (
             {"messages": [{"role": "system", "content": "x"}] * 2, "apply_prompt_template": True},
             "apply_prompt_template",
@@ -203,7 +203,7 @@ def test_an_assistant_message_needs_no_content(message: dict[str, Any]) -> None:
         ({"role": "user", "content": None}, "messages[0].content"),
         ({"role": "user"}, "messages[0].content"),
         ({"role": "user", "content": "a", "weight": 1}, "messages[0].weight"),
-        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "messages[0].tool_calls"),
+        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "messages[0].tool_calls[0].id"),
         ({"role": "user", "content": [{"type": "text", "text": "a", "size": 1}]}, "messages[0].content[0].size"),
         ({"role": "user", "content": [{"type": "text", "text": "a\0"}]}, "messages[0].content[0].text"),
     ],

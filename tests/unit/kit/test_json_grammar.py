@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.kit.json_grammar import MAX_SCHEMA_BYTES, SchemaError, grammar_of
+from services.kit.json_grammar import MAX_SCHEMA_BYTES, SchemaError, call_grammar, grammar_of
 
 
 def _grammar(schema: Any) -> dict[str, str]:
@@ -164,3 +164,32 @@ def test_anything_is_a_grammar_or_an_error_of_ours(schema: Any) -> None:
     except SchemaError:
         return
     assert rules["root"]
+
+
+def tool(name: str, parameters: Any = None) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def test_each_function_has_references_of_its_own() -> None:
+    a, b = ({"properties": {"x": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"const": name}}} for name in "ab")
+    grammar = call_grammar(json.dumps([tool("a", a), tool("b", b), tool("none")]), "required")
+    assert (grammar.count(r'"\"a\""'), grammar.count(r'"\"b\""')) == (1, 1)
+    assert call_grammar(json.dumps([tool("a", a), tool("b", b)]), "a").count('b\\"') == 0
+    rules = dict(line.split(" ::= ", 1) for line in grammar.splitlines())
+    assert _reaches(rules) <= rules.keys()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"type": "string"}, "f.parameters: must be a schema of an object"),
+        (
+            {"properties": {"a": {"type": "string", "pattern": "x"}}},
+            "f.parameters/properties/a/pattern: is not",
+        ),
+        ({"properties": {"a": {"$ref": "#/$defs/none"}}}, "f.parameters/properties/a/$ref: #/$defs/none is not in"),
+    ],
+)
+def test_parameters_that_are_not_covered_are_refused_with_their_place(parameters: Any, words: str) -> None:
+    with pytest.raises(SchemaError, match=re.escape(words)):
+        call_grammar(json.dumps([tool("f", parameters)]), "auto")

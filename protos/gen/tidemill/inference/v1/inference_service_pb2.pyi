@@ -316,6 +316,8 @@ class GenerateRequest(_message.Message):
     CONVERSATION_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}`, whose route chooses the version, or `models/{model}/versions/{version}` with the number or an
     alias of a version in its route, such as `champion`.
@@ -324,6 +326,10 @@ class GenerateRequest(_message.Message):
     """A record's text, without NUL; the model's own prompt template is applied."""
     store: _builtins.bool
     """False: nothing of the prompt and the answer is kept, also where the model's pipeline captures answers."""
+    tool_choice: _builtins.str
+    """`auto`: the model decides whether it calls a function, also when empty; `none`; `required`: it calls one; or the name
+    of the function that it calls.
+    """
     @_builtins.property
     def conversation(self) -> _model_pb2.Conversation:
         """A conversation, as it is."""
@@ -331,6 +337,10 @@ class GenerateRequest(_message.Message):
     @_builtins.property
     def sampling(self) -> _model_pb2.SamplingParams:
         """How tokens are chosen."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Tool]:
+        """Functions that the model may call, of a model whose chat template knows tools; with a conversation only."""
 
     def __init__(
         self,
@@ -340,10 +350,12 @@ class GenerateRequest(_message.Message):
         conversation: _model_pb2.Conversation | None = ...,
         sampling: _model_pb2.SamplingParams | None = ...,
         store: _builtins.bool | None = ...,
+        tools: _abc.Iterable[_model_pb2.Tool] | None = ...,
+        tool_choice: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_store", b"_store", "conversation", b"conversation", "input", b"input", "sampling", b"sampling", "store", b"store", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_store", b"_store", "conversation", b"conversation", "input", b"input", "model", b"model", "sampling", b"sampling", "store", b"store", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_store", b"_store", "conversation", b"conversation", "input", b"input", "model", b"model", "sampling", b"sampling", "store", b"store", "text", b"text", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__store: _TypeAlias = _typing.Literal["store"]  # noqa: Y015
     _WhichOneofArgType__store: _TypeAlias = _typing.Literal["_store", b"_store"]  # noqa: Y015
@@ -369,6 +381,7 @@ class GenerateResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     answer: _builtins.str
     """`answers/{answer}`: feedback names it."""
     text: _builtins.str
@@ -387,6 +400,10 @@ class GenerateResponse(_message.Message):
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.TokenLogprob]:
         """Its tokens, if `logprobs` was asked for."""
 
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.ToolCall]:
+        """The functions that it calls, one at most."""
+
     def __init__(
         self,
         *,
@@ -397,10 +414,11 @@ class GenerateResponse(_message.Message):
         model_version: _builtins.str = ...,
         role: _builtins.str = ...,
         logprobs: _abc.Iterable[_model_pb2.TokenLogprob] | None = ...,
+        tool_calls: _abc.Iterable[_model_pb2.ToolCall] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "model_version", b"model_version", "role", b"role", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "model_version", b"model_version", "role", b"role", "text", b"text", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,11 +435,15 @@ class StreamGenerateRequest(_message.Message):
     CONVERSATION_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As in GenerateRequest."""
     text: _builtins.str
     """As in GenerateRequest."""
     store: _builtins.bool
+    """As in GenerateRequest."""
+    tool_choice: _builtins.str
     """As in GenerateRequest."""
     @_builtins.property
     def conversation(self) -> _model_pb2.Conversation:
@@ -429,6 +451,10 @@ class StreamGenerateRequest(_message.Message):
 
     @_builtins.property
     def sampling(self) -> _model_pb2.SamplingParams:
+        """As in GenerateRequest."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Tool]:
         """As in GenerateRequest."""
 
     def __init__(
@@ -439,10 +465,12 @@ class StreamGenerateRequest(_message.Message):
         conversation: _model_pb2.Conversation | None = ...,
         sampling: _model_pb2.SamplingParams | None = ...,
         store: _builtins.bool | None = ...,
+        tools: _abc.Iterable[_model_pb2.Tool] | None = ...,
+        tool_choice: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_store", b"_store", "conversation", b"conversation", "input", b"input", "sampling", b"sampling", "store", b"store", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_store", b"_store", "conversation", b"conversation", "input", b"input", "model", b"model", "sampling", b"sampling", "store", b"store", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_store", b"_store", "conversation", b"conversation", "input", b"input", "model", b"model", "sampling", b"sampling", "store", b"store", "text", b"text", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__store: _TypeAlias = _typing.Literal["store"]  # noqa: Y015
     _WhichOneofArgType__store: _TypeAlias = _typing.Literal["_store", b"_store"]  # noqa: Y015
@@ -468,6 +496,7 @@ class StreamGenerateResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     answer: _builtins.str
     """`answers/{answer}`: feedback names it; in every piece."""
     text_delta: _builtins.str
@@ -486,6 +515,10 @@ class StreamGenerateResponse(_message.Message):
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.TokenLogprob]:
         """Tokens since the piece before, if `logprobs` was asked for."""
 
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.ToolCall]:
+        """What is added to the call of a function."""
+
     def __init__(
         self,
         *,
@@ -496,10 +529,11 @@ class StreamGenerateResponse(_message.Message):
         model_version: _builtins.str = ...,
         role: _builtins.str = ...,
         logprobs: _abc.Iterable[_model_pb2.TokenLogprob] | None = ...,
+        tool_calls: _abc.Iterable[_model_pb2.ToolCall] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "model_version", b"model_version", "role", b"role", "text_delta", b"text_delta", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "model_version", b"model_version", "role", b"role", "text_delta", b"text_delta", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,17 +26,33 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidemill/inference/v1/model.proto\x12\x15tidemill.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x01\n\tIntegrity\x12\x35\n\x05state\x18\x01 \x01(\x0e\x32&.tidemill.inference.v1.Integrity.State\x12/\n\x0bverify_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x03 \x01(\t\"Z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_VERIFIED\x10\x01\x12\x11\n\rSTATE_DAMAGED\x10\x02\x12\x13\n\x0fSTATE_UNTRUSTED\x10\x03\"\xea\x03\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x05state\x18\x04 \x01(\x0e\x32).tidemill.inference.v1.ModelVersion.State\x12\x14\n\x0c\x61rtifact_uri\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x11\n\tprecision\x18\x07 \x01(\t\x12\x0c\n\x04task\x18\x08 \x01(\t\x12\x0b\n\x03run\x18\t \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\n \x01(\t\x12\x0f\n\x07message\x18\x0b \x01(\t\x12\x12\n\nsize_bytes\x18\x0c \x01(\x03\x12\x33\n\tintegrity\x18\r \x01(\x0b\x32 .tidemill.inference.v1.Integrity\"i\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x11\n\rSTATE_RETIRED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\"\xd6\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07serving\x18\x04 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x17\n\x0fprompt_template\x18\x06 \x01(\t\"[\n\x0b\x43hatMessage\x12,\n\x04role\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19R\x06systemR\x04userR\tassistant\x12\x1e\n\x07\x63ontent\x18\x02 \x01(\tB\r\xbaH\nr\x08(\x80\x80 \xba\x01\x01\x00\"Q\n\x0c\x43onversation\x12\x41\n\x08messages\x18\x01 \x03(\x0b\x32\".tidemill.inference.v1.ChatMessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\"\xb2\x03\n\x0eSamplingParams\x12\x1f\n\nmax_tokens\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x00\x12,\n\x0btemperature\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00\x12&\n\x05top_p\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1f\n\x04stop\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07r\x05\x10\x01\x18\x80\x02\x12\x1a\n\x05top_k\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x32\n\x11\x66requency_penalty\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\xc0\x12\x31\n\x10presence_penalty\x18\x08 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\xc0\x12\x33\n\x12repetition_penalty\x18\t \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\x00\x00\x12\"\n\x0bjson_schema\x18\n \x01(\tB\r\xbaH\nr\x08(\x80\x80\x04\xba\x01\x01\x00\x12\x10\n\x08logprobs\x18\x0b \x01(\x08\x42\x07\n\x05_seed\".\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidemill/inference/v1/model.proto\x12\x15tidemill.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x01\n\tIntegrity\x12\x35\n\x05state\x18\x01 \x01(\x0e\x32&.tidemill.inference.v1.Integrity.State\x12/\n\x0bverify_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x03 \x01(\t\"Z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_VERIFIED\x10\x01\x12\x11\n\rSTATE_DAMAGED\x10\x02\x12\x13\n\x0fSTATE_UNTRUSTED\x10\x03\"\xea\x03\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x05state\x18\x04 \x01(\x0e\x32).tidemill.inference.v1.ModelVersion.State\x12\x14\n\x0c\x61rtifact_uri\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x11\n\tprecision\x18\x07 \x01(\t\x12\x0c\n\x04task\x18\x08 \x01(\t\x12\x0b\n\x03run\x18\t \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\n \x01(\t\x12\x0f\n\x07message\x18\x0b \x01(\t\x12\x12\n\nsize_bytes\x18\x0c \x01(\x03\x12\x33\n\tintegrity\x18\r \x01(\x0b\x32 .tidemill.inference.v1.Integrity\"i\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x11\n\rSTATE_RETIRED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\"\xd6\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07serving\x18\x04 \x01(\x0b\x32#.tidemill.inference.v1.ModelVersion\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x17\n\x0fprompt_template\x18\x06 \x01(\t\"\x8f\x01\n\x04Tool\x12@\n\x04name\x18\x01 \x01(\tB2\xbaH/r-2\x15^[a-zA-Z0-9_-]{1,64}$Z\x04\x61utoZ\x04noneZ\x08required\x12\"\n\x0b\x64\x65scription\x18\x02 \x01(\tB\r\xbaH\nr\x08(\x80\x80\x01\xba\x01\x01\x00\x12!\n\nparameters\x18\x03 \x01(\tB\r\xbaH\nr\x08(\x80\x80\x04\xba\x01\x01\x00\"a\n\x08ToolCall\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xbaH\tr\x07\x18\x80\x01\xba\x01\x01\x00\x12\x19\n\x04name\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x18@\xba\x01\x01\x00\x12 \n\targuments\x18\x03 \x01(\tB\r\xbaH\nr\x08(\x80\x80 \xba\x01\x01\x00\"\xc4\x01\n\x0b\x43hatMessage\x12\x32\n\x04role\x18\x01 \x01(\tB$\xbaH!r\x1fR\x06systemR\x04userR\tassistantR\x04tool\x12\x1e\n\x07\x63ontent\x18\x02 \x01(\tB\r\xbaH\nr\x08(\x80\x80 \xba\x01\x01\x00\x12=\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1f.tidemill.inference.v1.ToolCallB\x08\xbaH\x05\x92\x01\x02\x10\x10\x12\"\n\x0ctool_call_id\x18\x04 \x01(\tB\x0c\xbaH\tr\x07\x18\x80\x01\xba\x01\x01\x00\"Q\n\x0c\x43onversation\x12\x41\n\x08messages\x18\x01 \x03(\x0b\x32\".tidemill.inference.v1.ChatMessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\"\xb2\x03\n\x0eSamplingParams\x12\x1f\n\nmax_tokens\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x00\x12,\n\x0btemperature\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00\x12&\n\x05top_p\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1f\n\x04stop\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07r\x05\x10\x01\x18\x80\x02\x12\x1a\n\x05top_k\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x32\n\x11\x66requency_penalty\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\xc0\x12\x31\n\x10presence_penalty\x18\x08 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\xc0\x12\x33\n\x12repetition_penalty\x18\t \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\x00\x00\x12\"\n\x0bjson_schema\x18\n \x01(\tB\r\xbaH\nr\x08(\x80\x80\x04\xba\x01\x01\x00\x12\x10\n\x08logprobs\x18\x0b \x01(\x08\x42\x07\n\x05_seed\".\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05*}\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tidemill.inference.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TOOL'].fields_by_name['name']._loaded_options = None
+  _globals['_TOOL'].fields_by_name['name']._serialized_options = b'\272H/r-2\025^[a-zA-Z0-9_-]{1,64}$Z\004autoZ\004noneZ\010required'
+  _globals['_TOOL'].fields_by_name['description']._loaded_options = None
+  _globals['_TOOL'].fields_by_name['description']._serialized_options = b'\272H\nr\010(\200\200\001\272\001\001\000'
+  _globals['_TOOL'].fields_by_name['parameters']._loaded_options = None
+  _globals['_TOOL'].fields_by_name['parameters']._serialized_options = b'\272H\nr\010(\200\200\004\272\001\001\000'
+  _globals['_TOOLCALL'].fields_by_name['id']._loaded_options = None
+  _globals['_TOOLCALL'].fields_by_name['id']._serialized_options = b'\272H\tr\007\030\200\001\272\001\001\000'
+  _globals['_TOOLCALL'].fields_by_name['name']._loaded_options = None
+  _globals['_TOOLCALL'].fields_by_name['name']._serialized_options = b'\272H\010r\006\030@\272\001\001\000'
+  _globals['_TOOLCALL'].fields_by_name['arguments']._loaded_options = None
+  _globals['_TOOLCALL'].fields_by_name['arguments']._serialized_options = b'\272H\nr\010(\200\200 \272\001\001\000'
   _globals['_CHATMESSAGE'].fields_by_name['role']._loaded_options = None
-  _globals['_CHATMESSAGE'].fields_by_name['role']._serialized_options = b'\272H\033r\031R\006systemR\004userR\tassistant'
+  _globals['_CHATMESSAGE'].fields_by_name['role']._serialized_options = b'\272H!r\037R\006systemR\004userR\tassistantR\004tool'
   _globals['_CHATMESSAGE'].fields_by_name['content']._loaded_options = None
   _globals['_CHATMESSAGE'].fields_by_name['content']._serialized_options = b'\272H\nr\010(\200\200 \272\001\001\000'
+  _globals['_CHATMESSAGE'].fields_by_name['tool_calls']._loaded_options = None
+  _globals['_CHATMESSAGE'].fields_by_name['tool_calls']._serialized_options = b'\272H\005\222\001\002\020\020'
+  _globals['_CHATMESSAGE'].fields_by_name['tool_call_id']._loaded_options = None
+  _globals['_CHATMESSAGE'].fields_by_name['tool_call_id']._serialized_options = b'\272H\tr\007\030\200\001\272\001\001\000'
   _globals['_CONVERSATION'].fields_by_name['messages']._loaded_options = None
   _globals['_CONVERSATION'].fields_by_name['messages']._serialized_options = b'\272H\010\222\001\005\010\001\020\200\002'
   _globals['_SAMPLINGPARAMS'].fields_by_name['max_tokens']._loaded_options = None
@@ -57,8 +73,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLINGPARAMS'].fields_by_name['repetition_penalty']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000$@)\000\000\000\000\000\000\000\000'
   _globals['_SAMPLINGPARAMS'].fields_by_name['json_schema']._loaded_options = None
   _globals['_SAMPLINGPARAMS'].fields_by_name['json_schema']._serialized_options = b'\272H\nr\010(\200\200\004\272\001\001\000'
-  _globals['_FINISHREASON']._serialized_start=1779
-  _globals['_FINISHREASON']._serialized_end=1874
+  _globals['_FINISHREASON']._serialized_start=2130
+  _globals['_FINISHREASON']._serialized_end=2255
   _globals['_INTEGRITY']._serialized_start=123
   _globals['_INTEGRITY']._serialized_end=347
   _globals['_INTEGRITY_STATE']._serialized_start=257
@@ -69,14 +85,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELVERSION_STATE']._serialized_end=840
   _globals['_MODEL']._serialized_start=843
   _globals['_MODEL']._serialized_end=1057
-  _globals['_CHATMESSAGE']._serialized_start=1059
-  _globals['_CHATMESSAGE']._serialized_end=1150
-  _globals['_CONVERSATION']._serialized_start=1152
-  _globals['_CONVERSATION']._serialized_end=1233
-  _globals['_SAMPLINGPARAMS']._serialized_start=1236
-  _globals['_SAMPLINGPARAMS']._serialized_end=1670
-  _globals['_TOKENLOGPROB']._serialized_start=1672
-  _globals['_TOKENLOGPROB']._serialized_end=1718
-  _globals['_USAGE']._serialized_start=1720
-  _globals['_USAGE']._serialized_end=1777
+  _globals['_TOOL']._serialized_start=1060
+  _globals['_TOOL']._serialized_end=1203
+  _globals['_TOOLCALL']._serialized_start=1205
+  _globals['_TOOLCALL']._serialized_end=1302
+  _globals['_CHATMESSAGE']._serialized_start=1305
+  _globals['_CHATMESSAGE']._serialized_end=1501
+  _globals['_CONVERSATION']._serialized_start=1503
+  _globals['_CONVERSATION']._serialized_end=1584
+  _globals['_SAMPLINGPARAMS']._serialized_start=1587
+  _globals['_SAMPLINGPARAMS']._serialized_end=2021
+  _globals['_TOKENLOGPROB']._serialized_start=2023
+  _globals['_TOKENLOGPROB']._serialized_end=2069
+  _globals['_USAGE']._serialized_start=2071
+  _globals['_USAGE']._serialized_end=2128
 # @@protoc_insertion_point(module_scope)
