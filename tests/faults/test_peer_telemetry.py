@@ -113,7 +113,6 @@ class Sender:
         self._process.stdin.flush()
 
     def end(self) -> None:
-        """Ends it."""
         self._process.kill()
         self._process.wait()
 

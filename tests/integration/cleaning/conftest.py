@@ -35,13 +35,11 @@ class CleaningProcess(ServiceProcess):
         super().__init__("cleaning", folder, settings)
 
     def stub(self) -> stubs.CleaningServiceStub:
-        """A client."""
         return stubs.CleaningServiceStub(self.channel())
 
 
 @pytest.fixture(scope="package")
 def cleaning(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleaningProcess]:
-    """A running cleaning service."""
     process = CleaningProcess(kafka_bootstrap, tmp_path_factory.mktemp("cleaning"))
     process.start()
     yield process

@@ -69,7 +69,6 @@ class ReceivedCalls:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def note(self, request: Any, context: Any) -> None:
-        """Keeps one call."""
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata() or ()))
         self.remaining_s.append(context.time_remaining())
@@ -411,7 +410,6 @@ class FakeBus:
         self.events: list[Any] = []
 
     def publish(self, topic: object, events: Sequence[Any]) -> None:
-        """Keeps them."""
         self.events += events
 
     def finish(self) -> None:

@@ -211,7 +211,7 @@ class InferenceProcess:
         return stubs.InferenceServiceStub(self.control_channel)
 
     def publish(self, model: str, build: BuildFolder, patience_s: float = 120) -> Any:
-        """Publishes a build; retries so long while Triton is unavailable (2.51 crashes now and then)."""
+        """Publishes a build; retries for this long while Triton is unavailable (2.51 crashes now and then)."""
         request = pb.PublishModelRequest(
             request_id=new_id(),
             model=f"models/{model}",

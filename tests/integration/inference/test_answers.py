@@ -250,7 +250,7 @@ def test_tritons_own_client_classifies(inference: InferenceProcess, builds: Buil
 def test_a_request_for_some_outputs_gives_no_other_caller_part_of_an_answer(
     inference: InferenceProcess, builds: Builds, model: str
 ) -> None:
-    """A cache that knows an answer by its inputs alone would."""
+    """A cache that identifies an answer by its inputs alone would mix them."""
     inference.publish(model, builds.positive)
     everything = {"label": [b"positive"], "score": [pytest.approx(0.8808, abs=1e-4)], "truncated_tokens": [0]}
 
@@ -368,7 +368,7 @@ def test_an_answer_follows_a_schema_and_says_how_probable_its_tokens_are(
 def test_a_schema_that_no_engine_can_read_is_refused_and_breaks_nothing(
     inference: InferenceProcess, writer: str
 ) -> None:
-    """Given to the engine, it would break its pipeline for every later caller; KServe V2 asks the model itself."""
+    """In the engine it would break the pipeline for every later caller; KServe V2 has no check before the model."""
     with pytest.raises(grpc.RpcError) as caught:
         _stream(inference, writer, text="hi", sampling=_sampling(json_schema='{"type": "nonsense"}'))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

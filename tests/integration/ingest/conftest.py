@@ -35,7 +35,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
 
 @pytest.fixture(scope="package")
 def kafka_bootstrap(stack: StackState) -> str:
-    """Its address."""
     return stack.kafka_bootstrap
 
 
@@ -52,13 +51,11 @@ class IngestProcess(ServiceProcess):
         super().__init__("ingest", folder, settings)
 
     def stub(self) -> stubs.IngestServiceStub:
-        """A client."""
         return stubs.IngestServiceStub(self.channel())
 
 
 @pytest.fixture(scope="package")
 def ingest(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestProcess]:
-    """A running ingest service."""
     process = IngestProcess(kafka_bootstrap, tmp_path_factory.mktemp("ingest"))
     process.start()
     yield process

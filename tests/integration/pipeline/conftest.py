@@ -134,7 +134,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
 
 @pytest.fixture(scope="package")
 def kafka(stack: StackState) -> str:
-    """Its address."""
     return stack.kafka_bootstrap
 
 

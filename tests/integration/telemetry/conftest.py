@@ -132,7 +132,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
 
 @pytest.fixture(scope="package")
 def telemetry(stack: StackState, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TelemetryProcess]:
-    """A running telemetry service."""
     process = TelemetryProcess(stack.elasticsearch_url, tmp_path_factory.mktemp("telemetry"))
     process.start()
     yield process

@@ -37,7 +37,6 @@ class CuttableProxy:
             self._connected = True
 
     def close(self) -> None:
-        """Ends it."""
         self.cut()
         self._listener.close()
 

@@ -166,7 +166,6 @@ class TrainingProcess:
 
     @property
     def stub(self) -> Any:
-        """A client."""
         return stubs.TrainingServiceStub(self._channel())
 
     def create(self, spec: run_pb2.TrainingSpec, request_id: str = "") -> run_pb2.Run:
@@ -205,7 +204,6 @@ class TrainingProcess:
 
 @pytest.fixture(scope="package")
 def training(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingProcess]:
-    """A running training service."""
     process = TrainingProcess(kafka_bootstrap, tmp_path_factory.mktemp("training"))
     process.start()
     yield process

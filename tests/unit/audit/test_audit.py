@@ -85,7 +85,7 @@ def mirror() -> Iterator[str]:
 
 
 def test_a_mirror_that_knows_no_holes_does_not_count_as_the_database(mirror: str) -> None:
-    """Else everything would pass: pip-audit itself ends well where it could ask about nothing."""
+    """Otherwise everything would pass: pip-audit succeeds where it could ask about nothing."""
     assert why_unreachable(f"{mirror}/whole") is None
     assert "without their vulnerabilities" in str(why_unreachable(f"{mirror}/packages-only"))
     assert why_unreachable(f"{mirror}/page")

@@ -1,4 +1,4 @@
-"""Operators of other packages: the example is installed, found, and cleans; what is wrong with one is said."""
+"""Operators of other packages: the example is installed, found, and cleans; what is wrong with one is reported."""
 
 from __future__ import annotations
 

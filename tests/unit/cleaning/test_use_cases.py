@@ -59,7 +59,7 @@ class ManualClock:
 
 
 class RecordingAnnouncer:
-    """Keeps what was announced; fails the next `failures` times, after it has kept them, as a crash would."""
+    """Keeps what was announced; the next `failures` calls fail after they have kept it, as in a crash."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, str, str]] = []

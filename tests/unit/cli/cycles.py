@@ -51,7 +51,6 @@ def metric(value: float, spread: float = 0.02) -> Metric:
 
 
 def succeeded() -> Cycle:
-    """The same at its end."""
     cycle = running()
     cycle.state = Cycle.STATE_SUCCEEDED
     cycle.update_time.FromSeconds(START + 254)

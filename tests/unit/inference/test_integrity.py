@@ -32,7 +32,7 @@ def _version(harness: Harness, number: int = 1) -> ModelVersion:
 
 
 def _overwrite(file: Path) -> None:
-    """In place, and with the size and the time of before, as a careful hand would."""
+    """Overwrites it in place and keeps its size and time, as a careful attacker would."""
     before = file.stat()
     file.chmod(0o644)
     with file.open("r+b") as stream:

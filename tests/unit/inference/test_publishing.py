@@ -72,13 +72,11 @@ class FakeServer:
         self.ready[model] = self.ready.get(model, frozenset()) | {number}
 
     def unload(self, model: str, number: int) -> None:
-        """At once."""
         left = self.ready.pop(model, frozenset()) - {number}
         if left:
             self.ready[model] = left
 
     def ready_versions(self) -> Mapping[str, frozenset[int]]:
-        """What was loaded."""
         if self.away:
             raise UnavailableError("Triton is unavailable", reason="TRITON_UNAVAILABLE")
         return self.ready
@@ -93,11 +91,9 @@ class FakeAnnouncer:
     causes: list[Cause] = field(default_factory=list)
 
     def published(self, version: ModelVersion) -> None:
-        """Notes it."""
         self.names.append(version.name)
 
     def route_changed(self, route: ModelRoute, traceparent: str) -> None:
-        """Notes it."""
         self.routes.append((route.etag, {entry.number: entry.weight for entry in route.entries}))
         self.causes.append(route.cause)
 
@@ -142,11 +138,10 @@ class Harness:
 
     @property
     def root(self) -> Path:
-        """The repository."""
         return self.folder / "models"
 
     def publishing(self, **changes: int) -> Publishing:
-        """As after a start of the service."""
+        """Publishing as after a start of the service."""
         parts = ServingParts(
             store=SqlModelStore(self.engine),
             builds=ArtifactBuilds(
@@ -169,7 +164,7 @@ class Harness:
         self.publishing()
 
     def build(self, name: str, **manifest: object) -> Lineage:
-        """A build that looks like one."""
+        """Files that look like a build, signed."""
         folder = self.folder / "builds" / name
         folder.mkdir(parents=True)
         for file in ("openvino_model.xml", "openvino_model.bin", "tokenizer.json"):
@@ -313,7 +308,7 @@ def test_a_copy_of_a_remote_build_goes_when_it_has_been_placed(harness: Harness)
 
 
 class ManualClock(SystemClock):
-    """Its seconds pass when the test says so."""
+    """A clock whose seconds pass when the test says so."""
 
     seconds = 0.0
 

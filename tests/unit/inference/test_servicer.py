@@ -26,12 +26,10 @@ class SlowPublishing:
         self.go = threading.Event()
 
     def unpublish(self, model: str, traceparent: str, cause: Cause) -> Model:
-        """Waits."""
         self.go.wait(60)
         return Model(model, NOW, NOW)
 
     def get(self, model: str) -> Model:
-        """At once."""
         return Model(model, NOW, NOW)
 
 
@@ -39,7 +37,6 @@ class Call:
     """A call without metadata."""
 
     def invocation_metadata(self) -> tuple[()]:
-        """Nothing."""
         return ()
 
 

@@ -1,4 +1,4 @@
-"""Sources of other packages: the example is installed, named in an import and pulled; what is wrong is said."""
+"""Sources of other packages: the example is installed, named in an import and pulled; what is wrong is reported."""
 
 from __future__ import annotations
 

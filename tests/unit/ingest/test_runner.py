@@ -28,7 +28,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 class Bus:
-    """Keeps what it is given; `trouble` runs first and may raise."""
+    """Keeps the records that it is given; `trouble` runs first and may raise."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

@@ -52,11 +52,9 @@ class SlowConsumer:
         self._thread = threading.Thread(target=self._run)
 
     def start(self) -> None:
-        """See the port."""
         self._thread.start()
 
     def stop(self) -> None:
-        """See the port."""
         self._stop.set()
         self._thread.join()
         say("consumer stopped")

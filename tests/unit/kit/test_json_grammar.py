@@ -113,7 +113,7 @@ def test_what_is_wrong_or_not_covered_is_refused_with_its_place(schema: Any, pat
 
 
 def test_a_schema_that_begins_with_itself_behind_a_container_is_refused() -> None:
-    """The container is resolved first, and inside it the same circle has not begun with anything yet."""
+    """The container is resolved first; inside it, the circle begins again without anything before it."""
     schema = {
         "$ref": "#/$defs/p",
         "$defs": {

@@ -53,7 +53,6 @@ class Probe:
         return self.said.read_text().splitlines()
 
     def until(self, reached: Callable[[], bool]) -> None:
-        """Waits for something."""
         wait_until(lambda: reached() or self.process.poll() is not None)
         assert self.process.poll() is None, self.log.read_text()
 

@@ -14,10 +14,8 @@ class Reports:
     now: int = 0
 
     def generation(self, model: str) -> int:
-        """The same for each model."""
         return self.now
 
     def report(self, model: str, generation: int) -> None:
-        """Keeps it."""
         self.models.append(model)
         self.generations.append(generation)

@@ -43,7 +43,6 @@ class Server:
         self.go.set()
 
     async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
-        """Not asked here."""
         raise NotImplementedError
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:

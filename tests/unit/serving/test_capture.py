@@ -49,14 +49,12 @@ class Server:
     """Classifies and writes the same to all."""
 
     async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
-        """Not asked here."""
         raise NotImplementedError
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
         return [Scored(scores=(0.9, 0.1))] * len(texts)
 
     async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
-        """Not asked here."""
         raise NotImplementedError
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:

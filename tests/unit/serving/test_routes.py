@@ -54,7 +54,6 @@ class Failures:
     seen: list[tuple[str, int, int]] = field(default_factory=list)
 
     def report_failure(self, model: str, generation: int, number: int) -> bool:
-        """Notes it."""
         self.seen.append((model, number, generation))
         return True
 
@@ -70,7 +69,6 @@ class Control:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """It answers."""
         server = create_server(RequestMetrics("inference"), traced=False, stopping=self.stopping)
         servicer = InferenceServicer(cast(Publishing, None), cast(Reconciler, self.failures), self.book)
         stubs.add_InferenceServiceServicer_to_server(servicer, server)
@@ -83,7 +81,6 @@ class Control:
 
     @property
     def address(self) -> str:
-        """A socket."""
         return f"unix:{self.folder / 'inference.sock'}"
 
     @asynccontextmanager
@@ -103,7 +100,6 @@ class Control:
 
     @staticmethod
     def stub(channel: grpc.aio.Channel) -> Any:
-        """A client."""
         return stubs.InferenceServiceStub(channel)
 
 

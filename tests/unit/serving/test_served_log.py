@@ -33,7 +33,6 @@ class FakeBus:
         self.tried = threading.Event()
 
     def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
-        """As the bus."""
         self.tried.set()
         assert topic.name == "tidemill.predictions"
         if self.away:

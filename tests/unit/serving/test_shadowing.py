@@ -41,21 +41,17 @@ class Server:
             await self.go.wait()
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
-        """One row for each text."""
         await self._wait(version)
         return [Scored(scores=(0.9, 0.1) if version.number == 1 else (0.2, 0.8)) for _ in texts]
 
     async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
-        """Not asked here."""
         raise NotImplementedError
 
     async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
-        """One span for each text."""
         await self._wait(version)
         return [Recognized(spans=(Span(0, 1, "PER"),)) for _ in texts]
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
-        """Two pieces."""
         await self._wait(version)
         yield Piece("a", FinishReason.NONE, 3, 1)
         yield Piece("b", FinishReason.STOP, 3, version.number)
@@ -69,11 +65,9 @@ class Log:
     outcomes: list[str] = field(default_factory=list)
 
     def add(self, served: Sequence[Served]) -> None:
-        """Keeps it."""
         self.served += served
 
     def count(self, outcome: str) -> None:
-        """Keeps it."""
         self.outcomes.append(outcome)
 
     def of(self, role: Role) -> list[Served]:

@@ -34,22 +34,18 @@ class Server:
             raise NotLoadedError(f"{version.name} is not loaded")
 
     async def recognize(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Recognized]:
-        """No span in any text."""
         self._check(version)
         return [Recognized() for _ in texts]
 
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
-        """One row for each text."""
         self._check(version)
         return [Scored(scores=(1.0,)) for _ in texts]
 
     async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
-        """One row for each text."""
         self._check(version)
         return [Embedded(values=array("f", [3.0, 4.0])) for _ in texts]
 
     async def generate(self, version: RoutedVersion, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Piece]:
-        """One piece."""
         self._check(version)
         yield Piece("a", FinishReason.STOP, 3, 1)
 

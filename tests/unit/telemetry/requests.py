@@ -36,7 +36,6 @@ def any_value(value: Any) -> AnyValue:
 
 
 def pairs(values: dict[str, Any]) -> list[KeyValue]:
-    """Attributes."""
     return [KeyValue(key=key, value=any_value(value)) for key, value in values.items()]
 
 

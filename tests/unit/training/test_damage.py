@@ -1,4 +1,4 @@
-"""Damaged snapshots and full disks: each is said by name, and nothing half-written stays."""
+"""Damaged snapshots and full disks: each is named in the error, and nothing half-written stays."""
 
 from __future__ import annotations
 
