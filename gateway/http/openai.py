@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from tidemill.inference.v1.inference_service_pb2 import GenerateRequest, GenerateResponse, StreamGenerateRequest
@@ -31,6 +31,8 @@ from gateway.http.bodies import ChatBody, read_body
 from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from services.serving.domain.names import ModelReference, parse_reference
 from services.serving.domain.route import Route
+
+R = TypeVar("R", GenerateRequest, StreamGenerateRequest)
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _FINISH: dict[int, str] = {
@@ -60,29 +62,18 @@ class ChatCall:
 
     def whole(self) -> list[GenerateRequest]:
         """The requests for the complete answers. Each has a seed of its own, so that they differ."""
-        requests = [self._whole() for _ in range(self.answers)]
+        requests = [self._request(GenerateRequest) for _ in range(self.answers)]
         if self.sampling.HasField("seed"):
             for number, request in enumerate(requests):
                 request.sampling.seed = (self.sampling.seed + number) % 2**63
         return requests
 
-    def _whole(self) -> GenerateRequest:
-        request = GenerateRequest(
-            model=str(reference(self.model)),
-            sampling=self.sampling,
-            store=self.store,
-            tools=self.tools,
-            tool_choice=self.tool_choice,
-        )
-        if self.apply_prompt_template:
-            request.text = self.conversation.messages[0].content
-        else:
-            request.conversation.CopyFrom(self.conversation)
-        return request
-
     def streamed(self) -> StreamGenerateRequest:
         """The request for the answer in pieces."""
-        request = StreamGenerateRequest(
+        return self._request(StreamGenerateRequest)
+
+    def _request(self, kind: type[R]) -> R:
+        request = kind(
             model=str(reference(self.model)),
             sampling=self.sampling,
             store=self.store,
@@ -198,7 +189,7 @@ def read_chat(value: dict[str, Any], template_of: Callable[[ModelReference], str
 
 def _tool_choice(body: ChatBody) -> str:
     if not body.tools and body.tool_choice in ("none", "auto"):
-        return ""  # what clients send always
+        return ""  # which clients always send
     return body.tool_choice if isinstance(body.tool_choice, str) else body.tool_choice.function.name
 
 

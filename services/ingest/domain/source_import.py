@@ -84,7 +84,7 @@ class SourceSpec:
         """Equal for specs that pull the same place in the same way."""
         spec = asdict(self)
         if not self.may_be_empty:
-            # As before there was the field: requests of an earlier release are recognised.
+            # As in releases without the field, so that their requests are recognised.
             del spec["may_be_empty"]
         return content_digest({"kind": type(self.kind).__name__, "spec": spec})
 

@@ -136,7 +136,6 @@ def start_telemetry(
         otlp_endpoint: for example `https://logs.example:4317` or `unix:/path`; None exports nothing.
         log_level: lowest level that is logged.
         peer_files: certificate, key and authority, for an endpoint with TLS; read again when they change.
-
         sampling: which traces are exported.
 
     Raises:

@@ -122,7 +122,7 @@ class AnswerJournal:
                 # On a nearly full disk a part is written, and only the next call fails.
                 rest = rest[os.write(self._file, rest) :]
         except OSError:
-            # What was begun would be a torn line, and the next write would continue it.
+            # The part that was written would be a torn line, and the next write would continue it.
             os.ftruncate(self._file, self._bytes)
             raise
         self._bytes += len(text)

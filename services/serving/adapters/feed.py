@@ -20,7 +20,7 @@ M = TypeVar("M", bound=Message)
 
 
 class Feed(Generic[M]):
-    """Watches a stream of messages, again and again."""
+    """Watches a stream of messages, and opens it again when it ends."""
 
     def __init__(
         self,

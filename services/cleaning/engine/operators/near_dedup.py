@@ -202,7 +202,7 @@ def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.i
     powers = np.ones(256, dtype=np.uint64)
     powers[1:] = np.uint64(_BASE)
     powers = np.multiply.accumulate(powers)
-    # What comes before the first word of all has a negative place, and belongs to none.
+    # Characters before the first word of all have a negative place and belong to no word.
     terms = codes.astype(np.uint64) * powers[np.clip(place, 0, 255)]
     terms[~alnum | (word_of < 0)] = 0
     hashes = np.add.reduceat(terms, starts)
