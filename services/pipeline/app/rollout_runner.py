@@ -20,9 +20,12 @@ from services.pipeline.app.rollout_routes import number_of, set_for, what_change
 from services.pipeline.domain.audit import MESH, AuditEntry
 from services.pipeline.domain.rollout import Rollout, RolloutState
 from services.pipeline.engine.rollout_decision import Decision, Turn, decide, guard
+from services.pipeline.engine.rollout_figures import RolloutFigures
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_S = 1.0
+"""How long guard-rails wait for the figures of a comparison, which take longer the more calls there are."""
 _REST = 10
 """A look that joins calls with feedback is followed by a pause of this many times its own length."""
 
@@ -38,12 +41,22 @@ class RolloutParts:
     clock: Clock
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Figures that are being computed for a step, and since when (monotonic)."""
+
+    step: int
+    began: float
+    task: asyncio.Task[RolloutFigures]
+
+
 class RolloutRunner:
     """Belongs to one event loop; `step` looks at all roll-outs once."""
 
     def __init__(self, parts: RolloutParts) -> None:
         self._parts = parts
         self._not_before: dict[str, float] = {}
+        self._looks: dict[str, _Look] = {}
         self._waiting: dict[str, str] = {}
 
     async def step(self) -> bool:
@@ -115,13 +128,27 @@ class RolloutRunner:
     async def _decision(self, rollout: Rollout) -> Decision:
         alarm = guard(rollout, await asyncio.to_thread(self._parts.metrics.calls, rollout))
         held = rollout.frozen or rollout.state is RolloutState.AWAITING_APPROVAL
-        began = self._parts.clock.monotonic()
-        if alarm.turn is not Turn.STAY or held or began < self._not_before.get(rollout.name, 0.0):
+        if alarm.turn is not Turn.STAY or held:
             return alarm
-        figures = await asyncio.to_thread(self._parts.metrics.figures, rollout)
+        figures = await self._figures(rollout)
+        return decide(rollout, figures, self._parts.clock.now()) if figures is not None else alarm
+
+    async def _figures(self, rollout: Rollout) -> RolloutFigures | None:
+        """All figures of the current step, or None while they are computed: guard-rails do not wait for them."""
+        look = self._looks.get(rollout.name)
+        if look is None:
+            if self._parts.clock.monotonic() < self._not_before.get(rollout.name, 0.0):
+                return None
+            compute = asyncio.to_thread(self._parts.metrics.figures, rollout)
+            look = _Look(rollout.step, self._parts.clock.monotonic(), asyncio.create_task(compute))
+            self._looks[rollout.name] = look
+        done, _ = await asyncio.wait({look.task}, timeout=_PATIENCE_S)
+        if not done:
+            return None
+        del self._looks[rollout.name]
         ended = self._parts.clock.monotonic()
-        self._not_before[rollout.name] = ended + _REST * (ended - began)
-        return decide(rollout, figures, self._parts.clock.now())
+        self._not_before[rollout.name] = ended + _REST * (ended - look.began)
+        return look.task.result() if look.step == rollout.step else None
 
     async def _follow(self, rollout: Rollout, decision: Decision) -> bool:
         if decision.turn is Turn.STAY:
@@ -142,6 +169,8 @@ class RolloutRunner:
         action = "rollout.promote" if state is RolloutState.PROMOTED else "rollout.rollback"
         await self._store(ended, action, decision.facts)
         self._not_before.pop(rollout.name, None)
+        if (look := self._looks.pop(rollout.name, None)) is not None:
+            look.task.cancel()
 
     async def _store(self, rollout: Rollout, action: str = "", facts: Mapping[str, str] | None = None) -> Rollout:
         entry = entry_of(rollout, MESH, action, self._parts.clock, facts) if action else None

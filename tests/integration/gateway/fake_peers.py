@@ -18,8 +18,9 @@ from tidemill.inference.v1.inference_service_pb2_grpc import (
 )
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest_pb2
 from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceServicer, add_IngestServiceServicer_to_server
-from tidemill.pipeline.v1 import cycle_pb2
+from tidemill.pipeline.v1 import cycle_pb2, rollout_pb2
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline_pb2
+from tidemill.pipeline.v1 import rollout_service_pb2 as rollout_service_pb2
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import (
     PipelineServiceServicer,
     add_PipelineServiceServicer_to_server,
@@ -329,6 +330,73 @@ class FakeIngest(IngestServiceServicer):
             yield ingest_pb2.StreamRecordsResponse(request_id=request.request_id, record_ids=["a"])
 
 
+ROLLOUT = f"rollouts/{'a' * 26}"
+
+
+def rollout() -> rollout_pb2.ModelRollout:
+    """A roll-out of `reviews` in its comparison."""
+    steps = [
+        rollout_pb2.RolloutStep(kind=rollout_pb2.RolloutStep.KIND_SHADOW, reason="It gave 200 answers."),
+        rollout_pb2.RolloutStep(kind=rollout_pb2.RolloutStep.KIND_AB, share=0.5),
+    ]
+    arms = [
+        rollout_pb2.RolloutArm(model_version="models/reviews/versions/3", share=0.5, answers=310, users=300),
+        rollout_pb2.RolloutArm(
+            model_version="models/reviews/versions/4", share=0.5, answers=290, users=280, judged_users=250, mean=0.75
+        ),
+    ]
+    return rollout_pb2.ModelRollout(
+        name=ROLLOUT,
+        model="models/reviews",
+        candidate="models/reviews/versions/4",
+        champion="models/reviews/versions/3",
+        state=rollout_pb2.ModelRollout.STATE_RUNNING,
+        steps=steps,
+        step=1,
+        arms=arms,
+        reason="It gave 200 answers.",
+        difference=0.1,
+        lower=-0.05,
+        upper=0.25,
+    )
+
+
+class FakeRollouts(RolloutServiceServicer):
+    """One roll-out and its trail."""
+
+    def __init__(self, seen: ReceivedCalls) -> None:
+        self._seen = seen
+
+    async def GetRollout(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen.note(request, context)
+        return rollout_service_pb2.GetRolloutResponse(rollout=rollout())
+
+    async def ListRollouts(self, request: Any, context: Any) -> Any:  # noqa: N802
+        found = [rollout()] if request.model in ("", "models/reviews") else []
+        return rollout_service_pb2.ListRolloutsResponse(rollouts=found)
+
+    async def RollBackRollout(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen.note(request, context)
+        found = rollout()
+        found.state, found.reason = rollout_pb2.ModelRollout.STATE_ROLLED_BACK, request.reason
+        return rollout_service_pb2.RollBackRolloutResponse(rollout=found)
+
+    async def FreezeRollout(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen.note(request, context)
+        found = rollout()
+        found.frozen = True
+        return rollout_service_pb2.FreezeRolloutResponse(rollout=found)
+
+    async def ListAuditEntries(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen.note(request, context)
+        number = int(request.page_token or 0)
+        entry = rollout_pb2.AuditEntry(
+            name=f"auditEntries/{number}", actor="key:k1", action="rollout.freeze", resource=ROLLOUT, reason="a fair"
+        )
+        token = "" if number else "1"
+        return rollout_service_pb2.ListAuditEntriesResponse(entries=[entry], next_page_token=token)
+
+
 class FakePipeline(PipelineServiceServicer):
     """Plays back prepared states of one cycle."""
 
@@ -446,7 +514,7 @@ class FakePeers:
         add_PipelineServiceServicer_to_server(self.pipeline, server)
         # What is not played here is refused before anything is called.
         add_TriggerServiceServicer_to_server(TriggerServiceServicer(), server)  # type: ignore[abstract]
-        add_RolloutServiceServicer_to_server(RolloutServiceServicer(), server)  # type: ignore[abstract]
+        add_RolloutServiceServicer_to_server(FakeRollouts(self.seen), server)  # type: ignore[abstract]
         add_ReviewServiceServicer_to_server(ReviewServiceServicer(), server)  # type: ignore[abstract]
         add_TelemetryServiceServicer_to_server(self.telemetry, server)
         return ["tidemill.inference.v1.InferenceService"]

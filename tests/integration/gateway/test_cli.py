@@ -22,7 +22,7 @@ from tidemill.pipeline.v1.cycle_pb2 import Cycle
 from tidemill.telemetry.v1.telemetry_service_pb2 import LogRecord, Span
 
 from tests.integration.gateway.conftest import Mesh
-from tests.integration.gateway.fake_peers import ANSWER, WORDS
+from tests.integration.gateway.fake_peers import ANSWER, ROLLOUT, WORDS
 from tests.unit.cli.cycles import NAME, running, succeeded
 
 ROOT = Path(__file__).parents[3]
@@ -89,6 +89,34 @@ def test_a_route_is_shown_set_and_promoted(mesh: Mesh) -> None:
     assert tidemill(mesh, "route", "promote", "reviews", "4", "--reason", "it is better").returncode == 0
     request = mesh.peers.seen.requests[-1]
     assert (request.model, request.version, request.reason) == ("models/reviews", 4, "it is better")
+
+
+def test_a_rollout_is_listed_shown_and_overruled(mesh: Mesh) -> None:
+    listed = tidemill(mesh, "rollout", "ls")
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.splitlines()[1].split()[:5] == [ROLLOUT, "reviews/versions/4", "running", "ab", "0.5"]
+    shown = tidemill(mesh, "rollout", "show", "reviews")
+    assert mesh.peers.seen.requests[-1].name == ROLLOUT
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert ["→", "ab", "0.5"] in lines
+    assert ["4", "50.0%", "290", "0", "0", "0", "ms", "280", "250", "0.750"] in lines
+    assert lines[-1] == ["advantage", "+0.1000,", "between", "-0.0500", "and", "+0.2500"]
+    back = tidemill(mesh, "rollout", "rollback", "reviews", "--reason", "I saw something")
+    assert back.stdout == f"{ROLLOUT}: rolled back: I saw something\n"
+    request = mesh.peers.seen.requests[-1]
+    assert (request.name, request.reason, len(request.request_id)) == (ROLLOUT, "I saw something", 26)
+    assert "running, frozen" in tidemill(mesh, "rollout", "freeze", ROLLOUT).stdout
+    missing = tidemill(mesh, "rollout", "show", "headlines")
+    assert (missing.returncode, "rollout ls" in missing.stderr) == (1, True)
+
+
+def test_the_audit_trail_is_shown_and_exported_whole(mesh: Mesh) -> None:
+    shown = tidemill(mesh, "audit", "models/reviews", "-n", "5")
+    assert shown.stdout.splitlines()[1].split()[2:] == ["key:k1", "rollout.freeze", ROLLOUT, "a", "fair"]
+    request = mesh.peers.seen.requests[-1]
+    assert (request.resource, request.page_size) == ("models/reviews", 5)
+    exported = tidemill(mesh, "audit", "--export").stdout.splitlines()
+    assert [json.loads(line)["name"] for line in exported] == ["auditEntries/0", "auditEntries/1"]
 
 
 @pytest.mark.parametrize(

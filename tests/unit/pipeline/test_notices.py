@@ -29,7 +29,7 @@ def world(open_service_database: OpenDatabase) -> World:
 def serving(server: socketserver.TCPServer) -> Iterator[int]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield int(server.server_address[1])  # type: ignore[arg-type]
+    yield int(server.server_address[1])
     server.shutdown()
     server.server_close()
     thread.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,9 +16,11 @@ from services.inference.domain.route import RouteEntry
 from services.kit.errors import AbortedError, FailedPreconditionError, NotFoundError
 from services.pipeline.adapters.rollout_tables import audit_entries, rollout_calls
 from services.pipeline.app.rollout_ports import Outcome
+from services.pipeline.app.rollout_runner import RolloutRunner
 from services.pipeline.app.rollouts import Overrule
 from services.pipeline.domain.rollout import Rollout, RolloutState
 from services.pipeline.domain.rollout_plan import GuardRails, PlannedStep, RolloutPlan, StepKind
+from services.pipeline.engine.rollout_figures import RolloutFigures
 from services.serving.domain.route import Role
 from tests.conftest import OpenDatabase
 from tests.unit.pipeline.rollout_world import CYCLE, MODEL, PLAN, SHORT, World
@@ -314,6 +317,28 @@ async def test_a_route_that_is_refused_for_good_ends_the_rollout(world: World) -
     await world.settle()
     assert world.read(name).state is RolloutState.ROLLED_BACK
     assert "The route could not be set: version 2 is damaged" in world.read(name).reason
+
+
+async def test_a_guard_rail_does_not_wait_for_figures_that_take_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.pipeline.app.rollout_runner._PATIENCE_S", 0.0)
+    name = await world.begin(COMPARED)
+    go, figures = threading.Event(), world.metrics.figures
+
+    def slow(rollout: Rollout) -> RolloutFigures:
+        go.wait(60)
+        return figures(rollout)
+
+    monkeypatch.setattr(world.metrics, "figures", slow)
+    runner = RolloutRunner(world.parts())
+    while world.read(name).state is not RolloutState.RUNNING or await runner.step():
+        await runner.step()
+    world.ask(30, outcome=lambda version: Outcome.FAILED if version == 2 else Outcome.ANSWERED)
+    while await runner.step():
+        pass
+    assert world.read(name).state is RolloutState.ROLLED_BACK
+    go.set()
 
 
 class _KilledError(BaseException):
