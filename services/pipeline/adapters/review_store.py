@@ -28,7 +28,7 @@ _OPEN = review_items.c.done < review_items.c.wanted
 
 
 def queue(connection: Connection, answers: Collection[str]) -> None:
-    """Puts those of these answers into the queue that need a review, or raises their need.
+    """Puts the answers that need a review into the queue, or raises their priority there.
 
     Call it in the transaction that stored an answer or a judgement, with the lock `JOIN`.
     """

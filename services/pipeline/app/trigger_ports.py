@@ -14,7 +14,7 @@ from services.pipeline.domain.cycle import Cycle, PipelineSpec
 class Trigger:
     """The triggers of a pipeline, as stored.
 
-    `scheduled_until` is up to when the schedule has been answered. `cursors` are, by the name of a cycle, the arrival
+    `scheduled_until` is the time up to which the schedule has been evaluated. `cursors` are, by the name of a cycle, the arrival
     of the newest record when its data set was built. `met_since` is when a count was first found at its threshold.
     """
 
@@ -66,7 +66,7 @@ class TriggerStore(Protocol):
         ...
 
     def pause(self, pipeline: str, paused: bool, reason: str) -> None:
-        """Pauses or resumes; nothing where there are no triggers."""
+        """Pauses or resumes; does nothing where there are no triggers."""
         ...
 
     def note(self, pipeline: str, met_since: datetime | None, cursors: Mapping[str, int]) -> None:
@@ -82,11 +82,11 @@ class TriggerStore(Protocol):
         ...
 
     def started(self, request_id: str, cycle: str) -> None:
-        """Keeps which cycle an order started."""
+        """Records which cycle an order started."""
         ...
 
     def refused(self, request_id: str, error: str) -> None:
-        """Keeps why an order can never be carried out."""
+        """Records why an order can never be carried out."""
         ...
 
     def firings(self, pipeline: str, limit: int) -> Sequence[Firing]:

@@ -100,7 +100,7 @@ class Shadows:
         self._copy(asked, copy)
 
     def _noting(self, method: str, answer: str, copy: Copy) -> Copy:
-        """The copy, which notes it if the shadow did not answer; `answer` is what the caller got."""
+        """The copy, which also records a failure of the shadow; `answer` is what the caller got."""
 
         async def noted(version: RoutedVersion, etag: str) -> None:
             began = self._clock.monotonic()

@@ -1,7 +1,7 @@
 """Reads the call of a function out of an answer, as its text arrives.
 
 A model writes `<tool_call>`, a JSON object with `name` and `arguments`, and `</tool_call>`; the grammar that it follows
-leaves no other form (`services.kit.json_grammar.call_grammar`). Text may stand before it, nothing behind it.
+leaves no other form (`services.kit.json_grammar.call_grammar`). Text may come before it, nothing after it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from services.kit.json_grammar import CALL_BEGIN, CALL_END
 
 _HEAD = re.compile(r'\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": ')
-# What stands behind the arguments: the end of the object, and the end of the call.
+# What follows the arguments: the end of the object, and the end of the call.
 _TAIL = f"}}\n{CALL_END}"
 
 

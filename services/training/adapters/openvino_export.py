@@ -96,7 +96,7 @@ def tokenizers_of(folder: Path) -> tuple[Any, Any] | None:
     try:
         forth, back = cast("Any", convert_tokenizer)(tokenizer, with_detokenizer=True)
     except (OVTypeError, UserInputError) as error:
-        logger.warning("builds of this model will follow no JSON schema: its tokenizer cannot be converted: %s", error)
+        logger.warning("builds of this model cannot follow a JSON schema: its tokenizer cannot be converted: %s", error)
         return None
     return forth, back
 

@@ -32,7 +32,7 @@ _MAX_REPEATED_PART_CHARS = 0.2
 _MAX_TOP_NGRAM = {2: 0.2, 3: 0.18, 4: 0.16}
 
 _MAX_REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
-# Longer runs of words repeat only if these do.
+# Longer runs of words repeat only where the shorter ones do, so the smallest limit decides whether to look further.
 _FEW_REPEATED = min(_MAX_REPEATED_NGRAMS.values())
 
 # A text is checked for repeated words if one of these shares of its n-grams of characters is reached: repeats among the
@@ -53,7 +53,7 @@ _HEAD = 6
 # Characters of the texts whose n-grams are counted together.
 _TOGETHER = 1 << 16
 
-# A Chinese or Japanese character, or what stands between such and white space.
+# A Chinese or Japanese character, or a run of other characters without white space.
 _WORD = re.compile(rf"{CJK.pattern}|[^\s{CJK.pattern[1:-1]}]+")
 
 
@@ -142,7 +142,7 @@ def _repeats(points: CodePoints, size: int) -> tuple[NDArray[np.int64], NDArray[
 
     totals = np.maximum(points.lengths - size + 1, 0)
     repeats, commonest = np.zeros_like(totals), np.zeros_like(totals)
-    # Texts together whose tables fit into a processor's cache.
+    # Several texts at a time, so that their table fits into a processor's cache.
     ends = points.starts + points.lengths
     first = 0
     while first < len(totals):
@@ -166,7 +166,7 @@ def _repeats_of(
     hashes = _ngram_hashes(codes.astype(np.uint64), size)
     # The text is part of the hash, so one table serves all texts.
     hashes += np.repeat(np.arange(len(totals), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15), lengths)[: len(hashes)]
-    # Without those that reach into the next text.
+    # Without n-grams that reach into the next text.
     within = np.ones(len(hashes) + size, dtype=bool)
     ends = np.cumsum(lengths)
     for back in range(1, size):
@@ -179,7 +179,8 @@ def _repeats_of(
     while len(mixed):
         bits = max(10, len(mixed).bit_length() + 1)
         buckets = (mixed >> np.uint64(64 - bits)).astype(np.int64)
-        # Each bucket keeps the last writer; equal n-grams meet in one, and what only shares its bucket tries another.
+        # Each bucket keeps the n-gram that was written last. Those equal to it are counted; others in the same bucket
+        # are tried again with another hash.
         table = np.empty(1 << bits, dtype=np.int32)
         places = np.arange(len(mixed), dtype=np.int32)
         table[buckets] = places
@@ -211,7 +212,7 @@ def periods(text: str) -> int:
 def repeated_words(text: str, min_words: int) -> str:
     """Which of Gopher's limits a text exceeds, with figure and limit; empty if none, or if it has fewer words."""
     folded = text.casefold()
-    # White space is the same to both.
+    # `split` and the expression treat white space alike.
     spaced = folded.isascii() or CJK.search(folded) is None
     words = folded.split() if spaced else _WORD.findall(folded)
     counts = Counter(words)
@@ -232,8 +233,8 @@ def repeated_words(text: str, min_words: int) -> str:
         if share > _MAX_REPEATED_PART_CHARS:
             return f"duplicate_{name}_chars={share:.3f} > {_MAX_REPEATED_PART_CHARS:g}"
     chars = sum(map(len, words))
-    # No n-gram occurs more often than the rarest of its words, so its characters are at most those of the most frequent
-    # word, by length and count, as often as it has words.
+    # A word occurs at least as often as an n-gram that it is in. So all occurrences of an n-gram together have at most
+    # as many characters as those of the `heaviest` word, times the number of words in it.
     heaviest = max(map(mul, counts.values(), map(len, counts)))
     for words_in, limit in _MAX_TOP_NGRAM.items():
         size = scale * words_in
