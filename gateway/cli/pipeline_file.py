@@ -54,7 +54,7 @@ class PipelineFile:
 
 @dataclass(frozen=True, slots=True)
 class RecipeFile:
-    """What a file says of a training: a recipe, which is nothing else, or the `training` of a pipeline."""
+    """The training in a file: the whole of a recipe file, or the `training` of a pipeline file."""
 
     path: Path
     spec: run_pb2.TrainingSpec

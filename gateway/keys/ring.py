@@ -36,21 +36,21 @@ class KeyRing:
         note_uses: Callable[[Mapping[str, datetime]], None] | None = None,
         *,
         refresh_s: float = 5.0,
-        least_pause_s: float = 0.5,
+        min_pause_s: float = 0.5,
         clock: Clock | None = None,
     ) -> None:
         """Args:
         load: reads all keys; it may block, it is called in a thread.
         note_uses: stores when keys were last used; it may block, it is called in a thread every `USES_S`.
         refresh_s: how often the copy is read again.
-        least_pause_s: unknown ids cause at most one read in this time; requests with such ids wait for it.
+        min_pause_s: unknown ids cause at most one read in this time; requests with such ids wait for it.
         """
         self._load = load
         self._note_uses = note_uses
         self._clock = clock or SystemClock()
         self._uses: dict[str, datetime] = {}
         self._refresh_s = refresh_s
-        self._least_pause_s = least_pause_s
+        self._min_pause_s = min_pause_s
         self._keys: dict[str, ApiKey] = {}
         self._read_at = float("-inf")
         self._lock = asyncio.Lock()
@@ -61,7 +61,7 @@ class KeyRing:
         async with self._lock:
             if self._read_at >= asked_at:
                 return
-            await asyncio.sleep(max(0.0, self._read_at + self._least_pause_s - time.monotonic()))
+            await asyncio.sleep(max(0.0, self._read_at + self._min_pause_s - time.monotonic()))
             self._read_at = time.monotonic()
             keys = await asyncio.to_thread(self._load)
             self._keys = {key.key_id: key for key in keys if key.revoke_time is None}

@@ -1,8 +1,8 @@
 """Starts a program in place of itself: `python launch.py PARENT PROGRAM ARGUMENTS...`.
 
 Run as a file, by the supervisor only. Before it hands over to the program it ties the child's life to the parent's
-(the kernel kills the child when the supervisor dies, however it dies), and where asked for moves it into a network of
-its own. This is done here, after the fork and in a process of its own, because code between fork and exec of a
+(the kernel kills the child when the supervisor dies, however it dies), and moves it into a network of its own if
+asked to. This is done here, after the fork and in a process of its own, because code between fork and exec of a
 threaded parent can deadlock.
 """
 

@@ -40,7 +40,7 @@ class Versions:
         self.locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         """Of each model."""
         self.put_off: dict[str, tuple[float, float]] = {}
-        """Models that could not be brought to their state: not before when (monotonic), and the pause until then."""
+        """Models that could not be brought to their state: when to retry (monotonic), and the last pause."""
 
     def get(self, model: str) -> Model:
         """The model of this name.
@@ -72,7 +72,7 @@ class Versions:
         return version if is_up else self.load(version, build)
 
     def unload_left(self, model: str, *, at_once: bool = False) -> None:
-        """What cannot be unloaded now is unloaded by `reconcile`: the change that it follows from is complete."""
+        """Unloads what left the route; what cannot be unloaded now, `reconcile` unloads later."""
         try:
             self.routes.unload_left(self.get(model).route, self.ready(model), at_once=at_once)
         except TidemillError as error:

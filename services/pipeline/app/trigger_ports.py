@@ -14,8 +14,9 @@ from services.pipeline.domain.cycle import Cycle, PipelineSpec
 class Trigger:
     """The triggers of a pipeline, as stored.
 
-    `scheduled_until` is the time up to which the schedule has been evaluated. `cursors` are, by the name of a cycle, the arrival
-    of the newest record when its data set was built. `met_since` is when a count was first found at its threshold.
+    `scheduled_until` is the time up to which the schedule has been evaluated. `cursors` are, by the name of a cycle,
+    the arrival of the newest record when its data set was built. `met_since` is when a count was first found at its
+    threshold.
     """
 
     spec: PipelineSpec

@@ -192,7 +192,7 @@ async def test_ring_lets_known_keys_in_without_reading_again() -> None:
 
 async def test_ring_finds_a_new_key_at_once() -> None:
     table = Table()
-    ring = KeyRing(table.load, least_pause_s=0.01)
+    ring = KeyRing(table.load, min_pause_s=0.01)
     await ring.refresh()
     text = table.add()
     assert (await ring.check(text)).key_id == id_of(text)
@@ -200,7 +200,7 @@ async def test_ring_finds_a_new_key_at_once() -> None:
 
 @pytest.mark.parametrize("text", [None, "", "nonsense", "tm_" + "0" * 12 + "_" + "0" * 64])
 async def test_ring_refuses_with_what_to_do(text: str | None) -> None:
-    ring = KeyRing(Table().load, least_pause_s=0.0)
+    ring = KeyRing(Table().load, min_pause_s=0.0)
     with pytest.raises(UnauthenticatedError, match="tidemill keys create"):
         await ring.check(text)
 
@@ -208,7 +208,7 @@ async def test_ring_refuses_with_what_to_do(text: str | None) -> None:
 async def test_ring_refuses_a_key_whose_secret_is_another_ones() -> None:
     table = Table()
     text = table.add()
-    ring = KeyRing(table.load, least_pause_s=0.0)
+    ring = KeyRing(table.load, min_pause_s=0.0)
     await ring.refresh()
     with pytest.raises(UnauthenticatedError):
         await ring.check(text[:16] + "0" * 64)
@@ -217,7 +217,7 @@ async def test_ring_refuses_a_key_whose_secret_is_another_ones() -> None:
 async def test_ring_forgets_revoked_keys() -> None:
     table = Table()
     text = table.add()
-    ring = KeyRing(table.load, least_pause_s=0.0)
+    ring = KeyRing(table.load, min_pause_s=0.0)
     await ring.refresh()
     key = table.keys[0]
     table.keys[0] = ApiKey(key.key_id, key.name, key.digest, key.create_time, datetime.now(UTC))
@@ -229,7 +229,7 @@ async def test_ring_forgets_revoked_keys() -> None:
 async def test_keys_that_cannot_be_read_leave_the_known_ones_valid_and_ask_others_to_come_again() -> None:
     table = Table()
     text = table.add()
-    ring = KeyRing(table.load, least_pause_s=0.0)
+    ring = KeyRing(table.load, min_pause_s=0.0)
     await ring.refresh()
 
     def broken() -> Sequence[ApiKey]:
@@ -246,7 +246,7 @@ async def test_ring_refuses_an_expired_key_and_says_since_when() -> None:
     table, clock = Table(), FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
     key_text_ = table.add()
     table.keys[0] = replace(table.keys[0], expire_time=clock.now() + timedelta(hours=1))
-    ring = KeyRing(table.load, least_pause_s=0.0, clock=clock)
+    ring = KeyRing(table.load, min_pause_s=0.0, clock=clock)
     await ring.refresh()
     await ring.check(key_text_)
     clock.moment += timedelta(hours=1)
@@ -259,7 +259,7 @@ async def test_last_uses_are_written_together() -> None:
     table, clock = Table(), FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
     written: list[Mapping[str, datetime]] = []
     texts = [table.add(), table.add()]
-    ring = KeyRing(table.load, written.append, least_pause_s=0.0, clock=clock)
+    ring = KeyRing(table.load, written.append, min_pause_s=0.0, clock=clock)
     await ring.refresh()
     for _ in range(10):
         await ring.check(texts[0])
