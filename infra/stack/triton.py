@@ -1,7 +1,7 @@
 """Triton Inference Server with its Python backend and explicit model control.
 
 It is the one that `TIDEMILL_TRITON_SERVER` names, as in the official image, else that of the wheel `nvidia-pytriton`.
-The wheel's backend folder has no stub; its stubs, one per Python version, lie elsewhere. So a private backend folder is
+The wheel's backend folder has no stub; its stubs, one per Python version, are elsewhere. So a private backend folder is
 put together once for each Python version, with a stub that works with the installed NumPy. The inference service loads
 the models; the repository starts empty.
 
@@ -70,7 +70,7 @@ def child(layout: Layout) -> ChildSpec:
 
 
 def named_server() -> Path | None:
-    """The folder that the environment names, or None: the wheel's server is meant.
+    """The folder that the environment names; None for the wheel's server.
 
     Raises:
         StackError: there is no server in the folder.
@@ -186,7 +186,7 @@ def environment(library: Path, programs: Path) -> dict[str, str]:
         library: the shared library of this Python.
         programs: the folder that `place_python` returned.
     """
-    # The stub looks for the wheel's libraries relative to where it lay in the wheel.
+    # The stub looks for the wheel's libraries relative to its place in the wheel.
     bundled = "" if named_server() is not None else str(server_folder().parents[1] / "nvidia_pytriton.libs")
     libraries = (str(library.parent), bundled, os.environ.get("LD_LIBRARY_PATH"))
     return {

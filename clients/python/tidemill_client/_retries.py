@@ -1,4 +1,4 @@
-"""When a failed call is tried again, and when not any more."""
+"""Whether and when a failed call is tried again."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ class Publishing:
             lineage: the build.
             request_id: of the request.
             traceparent: of the request.
-            role: what it does in the route; a serving version takes the place of the one before. What is in the route
-                already does not become a candidate.
+            role: what it does in the route; a serving version takes the place of the one before. A version that
+                is in the route already does not become a candidate.
             weight: of a canary.
             cause: of the change of its route.
 

@@ -14,7 +14,7 @@ from services.pipeline.engine.agreement import Agreement, agreement
 
 
 class Reviews:
-    """Thread-safe. A decision is feedback first, by an id that its content gives, so a repeat after a crash is one."""
+    """Thread-safe. A decision is first stored as feedback, by an id of its content: a repeat after a crash is one."""
 
     def __init__(self, store: ReviewStore, feedback: FeedbackService, clock: Clock) -> None:
         self._store, self._feedback, self._clock = store, feedback, clock
@@ -36,7 +36,11 @@ class Reviews:
         """
         review = self._store.get(answer)
         if review is None:
-            raise not_found("review", answer, "Its pipeline must have `capture.review`, and it is kept some days only.")
+            raise not_found(
+                "review",
+                answer,
+                "Answers are queued while their pipeline has `capture.review`, and go after its `keep_days`.",
+            )
         now = self._clock.now()
         decision = Decision(reviewer, action, target, comment, now)
         check_decision(review, reviewer, action, now)
