@@ -53,8 +53,8 @@ class PipelineFile:
 
 
 @dataclass(frozen=True, slots=True)
-class RecipeFile:
-    """The training in a file: the whole of a recipe file, or the `training` of a pipeline file."""
+class TrainingFile:
+    """The training in a file: the `training` of a pipeline file, or the whole of a file with nothing else."""
 
     path: Path
     spec: run_pb2.TrainingSpec
@@ -77,7 +77,7 @@ def load_pipeline(path: Path) -> PipelineFile:
     return PipelineFile(path, spec, places)
 
 
-def load_recipe(path: Path) -> RecipeFile:
+def load_training(path: Path) -> TrainingFile:
     """The training of a file: of a pipeline if it names sources, else the whole file is a `training` section.
 
     Raises:
@@ -90,9 +90,9 @@ def load_recipe(path: Path) -> RecipeFile:
         value = {"sources": []}
     if not isinstance(value, dict) or "sources" in value or "training" in value:
         file = load_pipeline(path)
-        return RecipeFile(path, file.spec.training, file.places, "training.")
+        return TrainingFile(path, file.spec.training, file.places, "training.")
     spec = run_pb2.TrainingSpec()
-    return RecipeFile(path, spec, _load(path, spec))
+    return TrainingFile(path, spec, _load(path, spec))
 
 
 def _load(path: Path, spec: Message) -> Mapping[str, tuple[int, int]]:

@@ -22,29 +22,31 @@ _COLUMNS = ("strategy", "devices", "weights", "gradients", "optimizer", "activat
 
 
 def plan(
-    file: Annotated[Path, typer.Argument(help="A pipeline or recipe file.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="A pipeline file, or one with a training spec only.", show_default=False)
+    ],
     devices: Annotated[int, typer.Option(min=0, help="GPUs of another machine; the mesh's own machine when 0.")] = 0,
     memory: Annotated[str, typer.Option(help="Memory of each of them, such as 80GB.", show_default=False)] = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
     """Shows the memory that a training needs on each device, and which strategies fit."""
-    from gateway.cli.pipeline_file import load_recipe
+    from gateway.cli.pipeline_file import load_training
 
-    recipe = load_recipe(file)
-    request = PlanTrainingRequest(spec=recipe.spec, devices=devices, device_bytes=_bytes(memory))
+    training = load_training(file)
+    request = PlanTrainingRequest(spec=training.spec, devices=devices, device_bytes=_bytes(memory))
     with connect(address) as connection:
         try:
             with connection.errors():
                 found = connection.training.PlanTraining(request, metadata=connection.metadata, timeout=60)
         except InvalidArgumentError as error:
-            raise recipe.locate(error) from error
+            raise training.locate(error) from error
     if json_wanted:
         print_json(as_json(found))
         return
     out = stdout()
     out.print(
-        f"{recipe.spec.base_model}: {_count(found.parameters)} weights, {_count(found.trainable_parameters)} of them "
+        f"{training.spec.base_model}: {_count(found.parameters)} weights, {_count(found.trainable_parameters)} of them "
         f"trained; {found.device}, {_size(found.device_bytes)} a device"
     )
     print_whole(strategies(found))

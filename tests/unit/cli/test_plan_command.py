@@ -9,7 +9,7 @@ from rich.console import Console
 from tidemill.training.v1 import training_service_pb2 as pb
 
 from gateway.cli import plan_command
-from gateway.cli.pipeline_file import load_recipe
+from gateway.cli.pipeline_file import load_training
 from services.kit.errors import InvalidArgumentError
 
 _TRAINING = """
@@ -23,18 +23,18 @@ compression: {variants: [fp32]}
 
 
 def test_a_recipe_is_the_training_section_of_a_pipeline(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(_TRAINING, encoding="utf-8")
-    assert load_recipe(recipe).spec.lora.r == 8
+    training = tmp_path / "training.yaml"
+    training.write_text(_TRAINING, encoding="utf-8")
+    assert load_training(training).spec.lora.r == 8
     pipeline = Path(__file__).parents[3] / "pipelines" / "headlines.yaml"
-    assert load_recipe(pipeline).spec.base_model == "smollm2-135m-instruct"
+    assert load_training(pipeline).spec.base_model == "smollm2-135m-instruct"
 
 
 def test_what_is_wrong_in_a_recipe_is_named_with_its_line(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(_TRAINING.replace("batch_size: 4", "batch_size: -4"), encoding="utf-8")
-    with pytest.raises(InvalidArgumentError, match=r"recipe\.yaml:6:\d+: optimization\.batch_size"):
-        load_recipe(recipe)
+    training = tmp_path / "training.yaml"
+    training.write_text(_TRAINING.replace("batch_size: 4", "batch_size: -4"), encoding="utf-8")
+    with pytest.raises(InvalidArgumentError, match=r"training\.yaml:6:\d+: optimization\.batch_size"):
+        load_training(training)
 
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("80GB", 80 * 10**9), ("1.5 GiB", 1610612736), ("1000", 1000)])
