@@ -52,11 +52,12 @@ def v2_routes(triton: TritonV2) -> APIRouter:
 
     @router.get("/v2/health/live")
     async def live() -> Response:
-        return Response(status_code=200)
+        return json_response({"live": True})
 
     @router.get("/v2/health/ready")
     async def server_ready() -> Response:
-        return Response(status_code=200 if await triton.is_ready(_PROBE_S) else 503)
+        ready = await triton.is_ready(_PROBE_S)
+        return json_response({"ready": ready}, 200 if ready else 503)
 
     @router.get("/v2/models/{model}/versions/{version}/ready")
     @router.get("/v2/models/{model}/ready")
@@ -64,11 +65,12 @@ def v2_routes(triton: TritonV2) -> APIRouter:
         # Not an error of the server: the protocol requires a 4xx for a model that is not ready.
         try:
             found = await ask("ModelReady", v2.ModelReadyRequest(name=model, version=version), _PROBE_S)
+            status = 200 if found.ready else 404
         except (InvalidArgumentError, NotFoundError):
-            return Response(status_code=404)  # no such model, or a version that is not a number
+            status = 404  # no such model, or a version that is not a number
         except TidemillError:
-            return Response(status_code=503)
-        return Response(status_code=200 if found.ready else 404)
+            status = 503
+        return json_response({"name": model, "ready": status == 200}, status)
 
     @router.get("/v2/models/{model}/versions/{version}/config")
     @router.get("/v2/models/{model}/config")

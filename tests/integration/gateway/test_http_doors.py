@@ -144,8 +144,14 @@ def test_a_redirect_names_no_host_and_no_scheme(http: httpx.Client) -> None:
 def test_statistics_of_every_model_and_refusal_of_versions_that_do_not_exist(http: httpx.Client) -> None:
     found = http.get("/v2/models/stats").json()
     assert [model["name"] for model in found["model_stats"]] == ["echo", "headlines", "m", "reviews", "writer"]
-    assert http.get("/v2/models/echo/versions/x/ready").status_code == 404
-    assert http.get("/v2/models/echo/versions/1/ready").status_code == 200
+    for path, status, body in (
+        ("models/echo/versions/x/ready", 404, {"name": "echo", "ready": False}),
+        ("models/echo/versions/1/ready", 200, {"name": "echo", "ready": True}),
+        ("health/live", 200, {"live": True}),
+        ("health/ready", 200, {"ready": True}),
+    ):
+        answer = http.get(f"/v2/{path}")
+        assert (answer.status_code, answer.json()) == (status, body)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
@@ -195,7 +201,7 @@ def test_compressed_bodies_are_read_on_every_route(http: httpx.Client, encoding:
             {"model": "headlines", "messages": [{"role": "user", "content": "a", "colour": "red"}]},
             "messages[0].colour",
         ),
-        ("/v1/chat/completions", {"model": "headlines", "messages": [{"role": "tool"}]}, "messages[0].role"),
+        ("/v1/chat/completions", {"model": "headlines", "messages": [{"role": "robot"}]}, "messages[0].role"),
     ],
 )
 def test_bad_input_is_named(http: httpx.Client, path: str, body: Any, param: str) -> None:
