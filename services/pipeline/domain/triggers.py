@@ -145,8 +145,10 @@ def _checks(triggers: Triggers, facts: Facts, zone: tzinfo) -> Sequence[Check]:
 
 
 def _count(condition: str, noun: str, count: int, threshold: int) -> Check:
-    why = f"{count:,} of {threshold:,} {noun} since the last cycle."
-    return Check(condition, count >= threshold, why, count, threshold)
+    met = count >= threshold
+    progress = f"{count:,} {noun}" if met else f"{count:,} of {threshold:,} {noun}"
+    why = f"{progress} since the last cycle{f'; {threshold:,} start one' if met else ''}."
+    return Check(condition, met, why, count, threshold)
 
 
 def _holds(triggers: Triggers, facts: Facts, zone: tzinfo, *, debounced: bool) -> Sequence[str]:

@@ -73,7 +73,7 @@ def test_a_service_that_is_killed_starts_each_cycle_once(pipeline: PipelineProce
         wait_until(lambda: client.why().checks[0].count == 0 or None, "a new count", 60)
     found = client.cycles()
     assert len(found) == KILLS
-    assert {tuple(cycle.reasons) for cycle in found} == {("2 of 2 new records since the last cycle.",)}
+    assert {tuple(cycle.reasons) for cycle in found} == {("2 new records since the last cycle; 2 start one.",)}
     why = client.why()
     assert [firing.cycle for firing in why.firings] == [cycle.name for cycle in found]
     # The data set of the peers is the same each time, so only the first was worth training.

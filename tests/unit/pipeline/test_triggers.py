@@ -117,7 +117,7 @@ async def test_enough_new_records_start_one_cycle_that_says_why(world: World) ->
     for _ in range(3):
         await world.triggers.step()
     (cycle,) = world.cycles
-    assert cycle.reasons == ("3 of 3 new records since the last cycle.",)
+    assert cycle.reasons == ("3 new records since the last cycle; 3 start one.",)
     assert await world.hold() == f"{cycle.name} is running."
     world.end()
     for _ in range(3):
@@ -164,7 +164,7 @@ async def test_corrections_count_as_a_data_set_would_take_them(world: World) -> 
     assert (await world.view()).decision.checks[0].count == 2
     _correct(world, 9, "ben")
     await world.triggers.step()
-    assert world.cycles[0].reasons == ("3 of 3 corrections since the last cycle.",)
+    assert world.cycles[0].reasons == ("3 corrections since the last cycle; 3 start one.",)
     world.clock.time += HOUR
     world.end()
     await world.triggers.step()
@@ -184,7 +184,7 @@ async def test_a_burst_is_one_cycle_after_the_debounce(world: World) -> None:
     assert world.cycles == []
     world.clock.time += HOUR / 6
     await world.triggers.step()
-    assert world.cycles[0].reasons == ("3 of 1 new records since the last cycle.",)
+    assert world.cycles[0].reasons == ("3 new records since the last cycle; 1 start one.",)
 
 
 async def test_a_schedule_starts_a_cycle_at_its_time_and_missed_times_count_once(world: World) -> None:
@@ -265,7 +265,7 @@ async def test_after_a_failure_or_a_cancellation_the_next_waits_and_counting_con
     assert await world.hold() == f"{world.cycles[0].name} {words}; none is started before 2026-03-02 13:10 UTC."
     world.clock.time += HOUR
     await world.triggers.step()
-    assert world.cycles[0].reasons == ("1 of 1 new records since the last cycle.",)
+    assert world.cycles[0].reasons == ("1 new records since the last cycle; 1 start one.",)
     assert len(world.cycles) == 2
 
 
