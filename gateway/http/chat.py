@@ -230,6 +230,6 @@ class _EventStream(Response):
             piece = await self._pieces.next(write)
         if not last.finish_reason:
             raise InternalError("The answer ended before it was complete.", reason="INCOMPLETE_ANSWER")
-        await write(chunks.finish(last.finish_reason))
+        await write(chunks.finish(last.finish_reason, bool(last.usage.truncated_tokens)))
         if call.include_usage:
             await write(chunks.usage(last.usage))

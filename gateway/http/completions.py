@@ -8,11 +8,12 @@ from pydantic import BaseModel
 
 
 class Usage(BaseModel):
-    """The token usage of a request."""
+    """The token usage of a request. `truncated_tokens` of the prompt were cut off, for the model reads no more."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    truncated_tokens: int = 0
 
 
 class CalledFunction(BaseModel):
@@ -66,7 +67,10 @@ class Choice(BaseModel):
 
 
 class Completion(BaseModel):
-    """Complete answers. `id` names the first one for feedback; `system_fingerprint` is its model version."""
+    """Complete answers. `id` names the first one for feedback; `system_fingerprint` is its model version.
+
+    `truncated`: the end of the prompt was cut off.
+    """
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -74,6 +78,7 @@ class Completion(BaseModel):
     model: str
     system_fingerprint: str
     choices: list[Choice]
+    truncated: bool
     usage: Usage
 
 

@@ -196,7 +196,12 @@ def _tool_choice(body: ChatBody) -> str:
 def usage_of(*usages: Usage) -> completions.Usage:
     """The token usage of a request with these answers; the prompt counts once."""
     prompt, completion = usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages)
-    return completions.Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+    return completions.Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        truncated_tokens=usages[0].truncated_tokens,
+    )
 
 
 def completion_of(
@@ -222,6 +227,7 @@ def completion_of(
         model=model,
         system_fingerprint=responses[0].model_version,
         choices=choices,
+        truncated=bool(responses[0].usage.truncated_tokens),
         usage=usage_of(*(response.usage for response in responses)),
     )
 
@@ -276,8 +282,9 @@ class ChunkWriter:
             function["name"] = call.name
         return self._event({"tool_calls": [part]}, None)
 
-    def finish(self, reason: int) -> bytes:
-        """The end of the answer."""
+    def finish(self, reason: int, truncated: bool) -> bytes:
+        """The end of the answer; `truncated`: the end of the prompt was cut off."""
+        self._tail["truncated"] = truncated
         return self._event({}, _FINISH.get(reason, "stop"))
 
     def usage(self, usage: Usage) -> bytes:

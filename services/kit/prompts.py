@@ -94,6 +94,10 @@ class Prompts:
         Raises:
             PromptError: the instruction alone exceeds the model's context.
         """
+        return self.cut_to_fit(text)[0]
+
+    def cut_to_fit(self, text: str) -> tuple[list[int], int]:
+        """As `of_text`, and how many tokens of the text were left out at its end."""
         room = max(1, self._longest - self.frame_tokens)
         encoding = self._plain.encode(text, add_special_tokens=False)
         tokens = self._of_user(_cut(text, encoding.offsets, room))
@@ -101,7 +105,7 @@ class Prompts:
             # Characters on both sides of a seam may become more tokens together than apart.
             room = max(1, room - (len(tokens) - self._longest))
             tokens = self._of_user(_cut(text, encoding.offsets, room))
-        return self._checked(tokens)
+        return self._checked(tokens), max(0, len(encoding.offsets) - room)
 
     def of_messages(self, messages_json: str, tools_json: str = "") -> list[int]:
         """Tokens for a conversation: `Messages` as JSON. It is never cut.

@@ -133,6 +133,7 @@ def answer(response: Any) -> Answer:
         response.usage.prompt_tokens,
         response.usage.completion_tokens,
         _logprobs(response),
+        response.usage.truncated_tokens,
     )
 
 

@@ -134,6 +134,8 @@ class Answer:
     completion_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
     """Its tokens, if `Sampling.logprobs` was set."""
+    truncated_tokens: int = 0
+    """Tokens at the text's end that were cut off, for the model reads no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ def _generation(config: pb.ModelConfig, _: Build) -> None:
         ("text_delta", _STRING, 1),
         ("finish_reason", _STRING, 1),
         ("prompt_tokens", _INT32, 1),
+        ("truncated_tokens", _INT32, 1),
         ("completion_tokens", _INT32, 1),
         ("tokens", _STRING, -1),
         ("logprobs", _FP32, -1),

@@ -186,8 +186,8 @@ class Runtime:
         while self.pipeline.has_non_finished_requests():
             self.pipeline.step()
 
-    def prompt(self, call: Call) -> list[int]:
-        """The tokens that are to be answered.
+    def prompt(self, call: Call) -> tuple[list[int], int]:
+        """The tokens that are to be answered, and how many of the text were left out at its end.
 
         Raises:
             PromptError: there are none, or too many, or this build cannot follow a JSON schema.
@@ -196,8 +196,8 @@ class Runtime:
             what = "tools need" if call.tools_json else "a JSON schema needs"
             raise PromptError(f"This version was built without what {what}: train and publish it again.")
         if call.text is not None:
-            return self.prompts.of_text(call.text)
-        return self.prompts.of_messages(call.messages_json or "", call.tools_json)
+            return self.prompts.cut_to_fit(call.text)
+        return self.prompts.of_messages(call.messages_json or "", call.tools_json), 0
 
     def limit(self, call: Call, prompt: Sequence[int]) -> int:
         """Maximum number of tokens of an answer."""
@@ -237,7 +237,7 @@ class GenerationJob:
         self._runtime, self._call, self._sender, self._span = runtime, call, sender, span
         self._decoder = IncrementalDecoder(runtime.decode)
         self._stops = StopTexts(call.stop)
-        self._prompt = runtime.prompt(call)
+        self._prompt, self._truncated = runtime.prompt(call)
         self._limit = runtime.limit(call, self._prompt)
         self._written = 0
         # Tokens and their log probabilities that are not sent yet.
@@ -312,6 +312,7 @@ class GenerationJob:
             pb_utils.Tensor("text_delta", np.array([text.encode()], dtype=np.object_)),
             pb_utils.Tensor("finish_reason", np.array([reason.encode()], dtype=np.object_)),
             pb_utils.Tensor("prompt_tokens", np.array([len(self._prompt)], dtype=np.int32)),
+            pb_utils.Tensor("truncated_tokens", np.array([self._truncated], dtype=np.int32)),
             pb_utils.Tensor("completion_tokens", np.array([self._written], dtype=np.int32)),
             pb_utils.Tensor("tokens", np.array([item.encode() for item in self._texts], dtype=np.object_)),
             pb_utils.Tensor("logprobs", np.array(self._logprobs, dtype=np.float32)),

@@ -116,6 +116,8 @@ def piece_of(response: Any) -> Piece:
         prompt_tokens=struct.unpack("<i", contents["prompt_tokens"])[0],
         completion_tokens=struct.unpack("<i", contents["completion_tokens"])[0],
         tokens=_tokens_of(contents),
+        # A version that an earlier release loaded does not say it.
+        truncated_tokens=struct.unpack("<i", contents.get("truncated_tokens", bytes(4)))[0],
     )
 
 

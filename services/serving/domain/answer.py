@@ -151,3 +151,5 @@ class Piece:
     completion_tokens: int
     tokens: tuple[Token, ...] = ()
     """Those since the piece before, if log probabilities were asked for."""
+    truncated_tokens: int = 0
+    """Tokens at the end of the prompt's text that were left out, for the model reads no more."""

@@ -187,4 +187,9 @@ def _logprobs(tokens: Sequence[Token]) -> list[model_pb2.TokenLogprob]:
 
 
 def _usage(item: AnsweredPiece) -> model_pb2.Usage:
-    return model_pb2.Usage(prompt_tokens=item.piece.prompt_tokens, completion_tokens=item.piece.completion_tokens)
+    piece = item.piece
+    return model_pb2.Usage(
+        prompt_tokens=piece.prompt_tokens,
+        completion_tokens=piece.completion_tokens,
+        truncated_tokens=piece.truncated_tokens,
+    )

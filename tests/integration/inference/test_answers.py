@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -92,6 +93,21 @@ def test_a_stream_is_what_the_runtime_writes(inference: InferenceProcess, builds
     assert last.usage.prompt_tokens == whole.usage.prompt_tokens == len(prompt)
     assert last.usage.completion_tokens == whole.usage.completion_tokens == len([t for t in tokens if t != 2])
     assert last.finish_reason == whole.finish_reason == (STOP if tokens[-1] == 2 else LENGTH)
+
+
+def test_a_text_that_was_cut_is_reported(inference: InferenceProcess, writer: str) -> None:
+    long, sampling = "the room is good " * 200, _sampling(max_tokens=2)
+    pieces = _stream(inference, writer, text=long, sampling=sampling)
+    usage = pieces[-1].usage
+    assert usage.prompt_tokens <= 128 < usage.truncated_tokens
+    whole = inference.stub.Generate(pb.GenerateRequest(model=f"models/{writer}", text="the room", sampling=sampling))
+    assert whole.usage.truncated_tokens == 0
+    body: dict[str, Any] = {"model": writer, "messages": [{"role": "user", "content": long}], "max_tokens": 2}
+    with httpx.Client(base_url=f"http://127.0.0.1:{inference.http}", timeout=30) as http:
+        answer = http.post("/v1/chat/completions", json=body).json()
+        assert (answer["truncated"], answer["usage"]["truncated_tokens"]) == (True, usage.truncated_tokens)
+        lines = http.post("/v1/chat/completions", json=body | {"stream": True}).text.split("\n\n")
+    assert json.loads(lines[-3].removeprefix("data: "))["truncated"]
 
 
 def test_a_seed_makes_an_answer_the_same_again(inference: InferenceProcess, writer: str) -> None:

@@ -175,7 +175,7 @@ def test_chunks_are_events_with_one_identity() -> None:
     events = [
         chunks.role(),
         chunks.text("zwei\n\nZeilen"),
-        chunks.finish(FINISH_REASON_LENGTH),
+        chunks.finish(FINISH_REASON_LENGTH, False),
         chunks.usage(Usage(prompt_tokens=2, completion_tokens=3)),
     ]
     for event in events:
