@@ -94,6 +94,11 @@ class MailNotifier:
                 if server.has_extn("starttls"):
                     server.starttls(context=ssl.create_default_context())
                     server.ehlo()
+                elif self._user:
+                    raise UnavailableError(
+                        "The mail server of TIDEMILL_NOTIFY_SMTP offers no STARTTLS, so it is sent no password.",
+                        reason="MAIL_UNAVAILABLE",
+                    )
                 if self._user and self._password is not None:
                     server.login(self._user, self._password.read_text(encoding="utf-8").strip())
                 server.send_message(mail)

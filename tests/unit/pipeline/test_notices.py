@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +114,16 @@ async def test_what_cannot_be_sent_now_is_sent_later_and_given_up_after_a_day(
         notices.send_pending()
         assert "was never sent" in caplog.text
         assert not list(world.audit.unsent(10))
+
+
+async def test_no_password_is_sent_in_plain_text(world: World, tmp_path: Path) -> None:
+    await world.begin()
+    (entry,) = world.audit.unsent(10)
+    password = tmp_path / "password"
+    password.write_text("secret")
+    with mail_server() as (address, mails), pytest.raises(UnavailableError, match="STARTTLS"):
+        MailNotifier(address, "a@b", ["c@d"], "mesh", password).send(entry)
+    assert mails == []
 
 
 async def test_a_receiver_that_is_not_there_is_said_without_its_secret(world: World) -> None:
