@@ -111,6 +111,13 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "SubmitReview": _RUN,
         "MeasureAgreement": _SEE,
     },
+    "tidemill.pipeline.v1.ExclusionService": {
+        "QuarantineFeedback": _RUN,
+        "LiftQuarantine": _RUN,
+        # It deletes for good, and orders cycles.
+        "EraseUser": _RUN,
+        "ListExclusions": _SEE,
+    },
     "tidemill.telemetry.v1.TelemetryService": {"SearchLogs": _SEE, "GetTrace": _SEE, "SearchTraces": _SEE},
     "inference.GRPCInferenceService": {
         "ServerLive": _OPEN,

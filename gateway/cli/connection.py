@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceStub
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from tidemill.pipeline.v1.exclusion_service_pb2_grpc import ExclusionServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceStub
 from tidemill.pipeline.v1.rollout_service_pb2_grpc import RolloutServiceStub
@@ -139,6 +140,7 @@ class Connection:
         self.cleaning = CleaningServiceStub(self._channel)
         self.inference = InferenceServiceStub(self._channel)
         self.pipeline = PipelineServiceStub(self._channel)
+        self.exclusion = ExclusionServiceStub(self._channel)
         self.review = ReviewServiceStub(self._channel)
         self.trigger = TriggerServiceStub(self._channel)
         self.rollouts = RolloutServiceStub(self._channel)

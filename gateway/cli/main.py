@@ -10,6 +10,7 @@ import typer
 from gateway.cli import cycle_commands, model_commands, stack_commands, telemetry_commands
 from gateway.cli.certificate_commands import certs
 from gateway.cli.doctor_command import doctor
+from gateway.cli.exclusion_commands import erase, quarantine
 from gateway.cli.key_commands import keys
 from gateway.cli.output import EXIT_FAILED, stderr
 from gateway.cli.plan_command import plan
@@ -57,6 +58,8 @@ def create_cli() -> typer.Typer:
     cli.command(rich_help_panel=use, context_settings={"ignore_unknown_options": True})(model_commands.feedback)
     cli.command(rich_help_panel=look)(audit)
     cli.add_typer(review, name="review", rich_help_panel=use)
+    cli.add_typer(quarantine, name="quarantine", rich_help_panel=use)
+    cli.command(rich_help_panel=use)(erase)
     cli.command(rich_help_panel=look)(telemetry_commands.logs)
     cli.command(rich_help_panel=look)(telemetry_commands.trace)
     cli.command(rich_help_panel=look)(telemetry_commands.traces)

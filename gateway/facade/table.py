@@ -13,7 +13,13 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from tidemill.cleaning.v1 import cleaning_service_pb2
 from tidemill.inference.v1 import inference_service_pb2
 from tidemill.ingest.v1 import ingest_service_pb2
-from tidemill.pipeline.v1 import pipeline_service_pb2, review_service_pb2, rollout_service_pb2, trigger_service_pb2
+from tidemill.pipeline.v1 import (
+    exclusion_service_pb2,
+    pipeline_service_pb2,
+    review_service_pb2,
+    rollout_service_pb2,
+    trigger_service_pb2,
+)
 from tidemill.telemetry.v1 import telemetry_service_pb2
 from tidemill.training.v1 import training_service_pb2
 from tritonclient.grpc import service_pb2
@@ -103,6 +109,7 @@ def public_services() -> tuple[PublicService, ...]:
         PublicService("pipeline", _service(trigger_service_pb2, "TriggerService")),
         PublicService("pipeline", _service(rollout_service_pb2, "RolloutService")),
         PublicService("pipeline", _service(review_service_pb2, "ReviewService")),
+        PublicService("pipeline", _service(exclusion_service_pb2, "ExclusionService")),
         PublicService("telemetry", _service(telemetry_service_pb2, "TelemetryService")),
         PublicService(
             OWN,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
+from tidemill.pipeline.v1 import exclusion_service_pb2_grpc as exclusion_stubs
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
 from tidemill.pipeline.v1 import review_service_pb2_grpc as review_stubs
 from tidemill.pipeline.v1 import rollout_service_pb2_grpc as rollout_stubs
@@ -30,6 +31,7 @@ from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
 from services.pipeline.adapters.announcer import BusAnnouncer
 from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
+from services.pipeline.adapters.exclusion_store import SqlExclusionStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
 from services.pipeline.adapters.notifiers import LogNotifier, MailNotifier, Notifiers, WebhookNotifier
@@ -45,6 +47,7 @@ from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycle_runner import CycleDependencies
 from services.pipeline.app.cycle_scheduler import CycleScheduler
 from services.pipeline.app.cycles import Cycles
+from services.pipeline.app.exclusions import Exclusions
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.app.notices import Notices
 from services.pipeline.app.reviews import Reviews
@@ -54,6 +57,7 @@ from services.pipeline.app.rollouts import Rollouts
 from services.pipeline.app.triggers import PipelineTriggers
 from services.pipeline.domain.cycle import Cycle, PipelineSpec
 from services.pipeline.entrypoints.consumer import TOPICS, PeerEventHandler
+from services.pipeline.entrypoints.exclusion_servicer import ExclusionServicer
 from services.pipeline.entrypoints.feedback_inbound import FeedbackInbound
 from services.pipeline.entrypoints.review_servicer import ReviewServicer
 from services.pipeline.entrypoints.rollout_events import RolloutEvents
@@ -154,7 +158,10 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         trigger_stubs.add_TriggerServiceServicer_to_server(TriggerServicer(triggers), server)
         rollout_stubs.add_RolloutServiceServicer_to_server(RolloutServicer(rollouts), server)
         review_stubs.add_ReviewServiceServicer_to_server(ReviewServicer(reviews), server)
-        return [f"tidemill.pipeline.v1.{name}Service" for name in ("Pipeline", "Trigger", "Rollout", "Review")]
+        exclusions = Exclusions(SqlExclusionStore(engine), dependencies.cycles, clock)
+        exclusion_stubs.add_ExclusionServiceServicer_to_server(ExclusionServicer(exclusions), server)
+        names = ("Pipeline", "Trigger", "Rollout", "Review", "Exclusion")
+        return [f"tidemill.pipeline.v1.{name}Service" for name in names]
 
     return Service(
         register=register,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
@@ -12,8 +12,9 @@ from services.kit.storage.database import one_at_a_time, read_only, translate_da
 from services.pipeline.adapters.lessons import JOIN, learn
 from services.pipeline.adapters.review_store import queue
 from services.pipeline.adapters.rows import capture_of, captured_of, captured_row, lesson_of_row
-from services.pipeline.adapters.tables import capture_policies, captured_answers, lessons
+from services.pipeline.adapters.tables import capture_policies, captured_answers, exclusions, lessons, taught
 from services.pipeline.domain.capture import Capture, CapturedAnswer, CapturePolicy
+from services.pipeline.domain.exclusion import ExclusionKind
 from services.pipeline.domain.learning import Lesson
 
 _DAY_MICROS = 24 * 3600 * 1_000_000
@@ -107,3 +108,21 @@ class SqlCaptureStore:
         with translate_database_errors(), self._reads.connect() as connection:
             rows = connection.execute(select(lessons).where(lessons.c.model == model)).mappings()
             return [lesson_of_row(row) for row in rows]
+
+    def quarantined(self) -> Collection[str]:
+        """See the port."""
+        holds = (exclusions.c.kind == ExclusionKind.QUARANTINE.value, exclusions.c.lift_time.is_(None))
+        query = select(exclusions.c.api_key, exclusions.c.person).where(*holds)
+        with translate_database_errors(), self._reads.connect() as connection:
+            return {name for row in connection.execute(query) for name in row if name}
+
+    def note_taught(self, cycle: str, pipeline: str, records: Mapping[tuple[str, str], int]) -> None:
+        """See the port."""
+        rows = [
+            {"cycle": cycle, "pipeline": pipeline, "person": person, "api_key": key, "records": count}
+            for (person, key), count in sorted(records.items())
+        ]
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(delete(taught).where(taught.c.cycle == cycle))
+            if rows:
+                connection.execute(insert(taught), rows)

@@ -31,8 +31,13 @@ def learn(connection: Connection, answers: Collection[str]) -> None:
         said[row["answer"]].append(feedback_of(row))
     if not said:
         return
-    salt = bytes.fromhex(connection.execute(select(pseudonym_salt.c.salt)).scalar_one())
+    salt = salt_of(connection)
     made = [lesson_of(answer, said[answer.name], salt) for answer in captured if answer.name in said]
     connection.execute(delete(lessons).where(lessons.c.answer.in_(list(said))))
     if rows := [lesson_row(lesson) for lesson in made if lesson is not None]:
         connection.execute(insert(lessons), rows)
+
+
+def salt_of(connection: Connection) -> bytes:
+    """What makes pseudonyms of this mesh differ from those of another."""
+    return bytes.fromhex(connection.execute(select(pseudonym_salt.c.salt)).scalar_one())

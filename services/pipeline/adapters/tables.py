@@ -161,5 +161,30 @@ review_decisions = Table(
     Column("feedback", String(80), nullable=False),
 )
 
+exclusions = Table(
+    "exclusions",
+    metadata,
+    Column("exclusion_id", String(64), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("create_time", UtcMicros, nullable=False),
+    Column("api_key", String(128), nullable=False),
+    Column("person", String(32), nullable=False),
+    Column("reason", FreeText, nullable=False),
+    Column("removed", JsonText, nullable=False),
+    Column("ordered", JsonText, nullable=False),
+    Column("lift_time", UtcMicros, nullable=True),
+)
+
+# How many records each cycle took of whom.
+taught = Table(
+    "taught",
+    metadata,
+    Column("cycle", String(160), primary_key=True),
+    Column("person", String(32), primary_key=True, index=True),
+    Column("api_key", String(128), primary_key=True, index=True),
+    Column("pipeline", String(64), nullable=False),
+    Column("records", Integer, nullable=False),
+)
+
 # One row, made with the table: pseudonyms of this mesh differ from those of another.
 pseudonym_salt = Table("pseudonym_salt", metadata, Column("salt", String(64), primary_key=True))

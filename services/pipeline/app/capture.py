@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -79,18 +80,28 @@ class Captures:
         """The corrections after a moment that a data set of a pipeline would take; all of them when None."""
         if spec.feedback is None:
             return 0
-        lessons = chosen([lesson for lesson in self._store.lessons(spec.model) if _fits(lesson)], spec.feedback)
+        lessons = self._chosen(spec)
         return sum(lesson.kind is Kind.CORRECTION and (since is None or lesson.time > since) for lesson in lessons)
 
-    def write_lessons(self, spec: PipelineSpec) -> Json:
+    def _chosen(self, spec: PipelineSpec) -> Sequence[Lesson]:
+        assert spec.feedback is not None
+        found = [lesson for lesson in self._store.lessons(spec.model) if _fits(lesson)]
+        return chosen(found, spec.feedback, self._store.quarantined())
+
+    def write_lessons(self, spec: PipelineSpec, cycle: str = "") -> Json:
         """Writes what feedback teaches a pipeline's model as JSON lines, a record each.
+
+        Args:
+            spec: the pipeline.
+            cycle: whose cycle it is for, so that it is known later whose feedback it took.
 
         Returns:
             `uri`, `count`, and the counts by kind and of people.
         """
-        assert spec.feedback is not None
-        found = self._store.lessons(spec.model)
-        lessons = chosen([lesson for lesson in found if _fits(lesson)], spec.feedback)
+        lessons = self._chosen(spec)
+        if cycle:
+            records = Counter((lesson.person, lesson.api_key) for lesson in lessons)
+            self._store.note_taught(cycle, spec.name, records)
         lines = (_record(lesson, spec) for lesson in lessons)
         uri = self._files.write(spec.name, lines)
         counts = {kind.value: sum(lesson.kind is kind for lesson in lessons) for kind in Kind}

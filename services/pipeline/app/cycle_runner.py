@@ -202,7 +202,7 @@ class CycleRunner:
         if spec.feedback is None:
             return spec.sources
         if self._cycle.lessons is None:
-            write = partial(asyncio.to_thread, self._deps.captures.write_lessons, spec)
+            write = partial(asyncio.to_thread, self._deps.captures.write_lessons, spec, self._cycle.name)
             self._cycle = replace(self._cycle, lessons=await self._with_retries(write, "collect"))
             await self._save()
         assert self._cycle.lessons is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -125,6 +125,14 @@ class CaptureStore(Protocol):
 
     def lessons(self, model: str) -> Sequence[Lesson]:
         """What feedback on a model's answers teaches."""
+        ...
+
+    def quarantined(self) -> Collection[str]:
+        """API keys and pseudonyms of which nothing is learnt now."""
+        ...
+
+    def note_taught(self, cycle: str, pipeline: str, records: Mapping[tuple[str, str], int]) -> None:
+        """Keeps how many records a cycle took of each person and API key; a repeat replaces it."""
         ...
 
 

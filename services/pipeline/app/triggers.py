@@ -131,6 +131,10 @@ class PipelineTriggers:
             await self._carry_out(firing)
 
     async def _carry_out(self, firing: Firing) -> None:
+        running = await asyncio.to_thread(self._cycles.at_work, firing.pipeline)
+        if running is not None and running.request_id != firing.request_id:
+            # What it began with is older than the order.
+            return
         try:
             cycle = await self._start(firing.spec, firing.request_id, firing.reasons)
         except TidemillError as error:

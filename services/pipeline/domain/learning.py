@@ -54,11 +54,15 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackUse:
-    """How lessons count in a data set: weights 0 to 100 by kind, and the maximum number from one person."""
+    """How lessons count in a data set: weights 0 to 100 by kind, and the most of one person and of one API key.
+
+    A product sends the feedback of all its users with one key, so a key has no cap unless one is given (0 is none).
+    """
 
     corrections: int = 1
     accepted: int = 0
     per_person_cap: int = DEFAULT_CAP
+    per_key_cap: int = 0
 
     def weight(self, kind: Kind) -> int:
         """How often a lesson of this kind is learnt from."""
@@ -103,12 +107,18 @@ def lesson_of(answer: CapturedAnswer, judgements: Iterable[Feedback], salt: byte
 
 def pseudonym(item: Feedback, salt: bytes) -> str:
     """Stands for the author, or for the API key where no author is named."""
-    who = ("author", item.tenant, item.author) if item.author else ("key", item.tenant, item.api_key)
-    return "p-" + sha256_hex(salt, *who)[:16]
+    if item.author:
+        return pseudonym_of("author", item.tenant, item.author, salt)
+    return pseudonym_of("key", item.tenant, item.api_key, salt)
+
+
+def pseudonym_of(kind: str, tenant: str, who: str, salt: bytes) -> str:
+    """The pseudonym of an author or of a key, by kind."""
+    return "p-" + sha256_hex(salt, kind, tenant, who)[:16]
 
 
 def chosen(lessons: Iterable[Lesson], use: FeedbackUse, quarantined: Collection[str] = ()) -> Sequence[Lesson]:
-    """The lessons that a data set takes, by answer: of each person the newest, up to the cap.
+    """The lessons that a data set takes, by answer: of each person and API key the newest, up to the caps.
 
     Args:
         lessons: all of a model.
@@ -116,12 +126,16 @@ def chosen(lessons: Iterable[Lesson], use: FeedbackUse, quarantined: Collection[
         quarantined: pseudonyms and API keys of which nothing is learnt.
     """
     taken: Counter[str] = Counter()
+    by_key: Counter[str] = Counter()
     kept: list[Lesson] = []
     for lesson in sorted(lessons, key=lambda item: (item.time, item.feedback), reverse=True):
         if use.weight(lesson.kind) == 0 or lesson.person in quarantined or lesson.api_key in quarantined:
             continue
+        if use.per_key_cap and by_key[lesson.api_key] >= use.per_key_cap:
+            continue
         if taken[lesson.person] < use.per_person_cap:
             taken[lesson.person] += 1
+            by_key[lesson.api_key] += 1
             kept.append(lesson)
     return sorted(kept, key=lambda item: item.answer)
 

@@ -133,7 +133,7 @@ def spec_to(spec: PipelineSpec) -> cycle_pb2.PipelineSpec:
         message.capture.CopyFrom(capture_to(spec.capture))
     if (use := spec.feedback) is not None:
         message.feedback.corrections.weight, message.feedback.accepted.weight = use.corrections, use.accepted
-        message.feedback.per_person_cap = use.per_person_cap
+        message.feedback.per_person_cap, message.feedback.per_key_cap = use.per_person_cap, use.per_key_cap
     if spec.triggers is not None:
         message.triggers.CopyFrom(triggers_to(spec.triggers))
     return message
@@ -236,6 +236,7 @@ def _use_from(message: cycle_pb2.FeedbackUse) -> FeedbackUse:
         corrections=message.corrections.weight,
         accepted=message.accepted.weight,
         per_person_cap=message.per_person_cap or DEFAULT_CAP,
+        per_key_cap=message.per_key_cap,
     )
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
 from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
+from tidemill.pipeline.v1 import exclusion_service_pb2_grpc as exclusion_grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as pipeline_grpc
 from tidemill.pipeline.v1 import review_service_pb2_grpc as review_grpc
 from tidemill.pipeline.v1 import rollout_service_pb2_grpc as rollout_grpc
@@ -45,17 +46,20 @@ from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import RequestMetrics
 from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
+from services.pipeline.adapters.exclusion_store import SqlExclusionStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
 from services.pipeline.adapters.review_store import SqlReviewStore
 from services.pipeline.adapters.trigger_store import SqlTriggerStore
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycles import Cycles
+from services.pipeline.app.exclusions import Exclusions
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.app.reviews import Reviews
 from services.pipeline.app.triggers import PipelineTriggers
 from services.pipeline.domain.capture import Capture, CapturedAnswer, ReviewRules
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
+from services.pipeline.entrypoints.exclusion_servicer import ExclusionServicer
 from services.pipeline.entrypoints.review_servicer import ReviewServicer
 from services.pipeline.entrypoints.rollout_servicer import RolloutServicer
 from services.pipeline.entrypoints.servicer import PipelineServicer
@@ -271,11 +275,13 @@ class Services:
         triggers = TriggerServicer(PipelineTriggers(trigger_store, store, captures, FakeRecordCounts(), start, clock))
         self.rollouts = World(engine)
         rollouts = RolloutServicer(self.rollouts.rollouts())
+        exclusions = ExclusionServicer(Exclusions(SqlExclusionStore(engine), store, clock))
         reviews = ReviewServicer(Reviews(SqlReviewStore(engine), feedback, clock))
         for name, register in (
             ("Pipeline", partial(pipeline_grpc.add_PipelineServiceServicer_to_server, servicer)),
             ("Trigger", partial(trigger_grpc.add_TriggerServiceServicer_to_server, triggers)),
             ("Rollout", partial(rollout_grpc.add_RolloutServiceServicer_to_server, rollouts)),
             ("Review", partial(review_grpc.add_ReviewServiceServicer_to_server, reviews)),
+            ("Exclusion", partial(exclusion_grpc.add_ExclusionServiceServicer_to_server, exclusions)),
         ):
             await self._serve(stack, f"tidemill.pipeline.v1.{name}Service", register, engine)

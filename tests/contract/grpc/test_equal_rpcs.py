@@ -20,6 +20,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2 as cleaning
 from tidemill.inference.v1 import inference_service_pb2 as inference
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest
 from tidemill.ingest.v1.record_pb2 import Record
+from tidemill.pipeline.v1 import exclusion_service_pb2 as exclusion
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline
 from tidemill.pipeline.v1 import review_service_pb2 as review
 from tidemill.pipeline.v1 import rollout_service_pb2 as rollout
@@ -32,7 +33,7 @@ from services.kit.ids import new_id
 from tests.conftest import OpenDatabase
 from tests.contract.grpc.services import Services
 
-MODULES = (ingest, cleaning, training, inference, pipeline, rollout, trigger, review, telemetry)
+MODULES = (ingest, cleaning, training, inference, pipeline, rollout, trigger, review, exclusion, telemetry)
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
     for module in MODULES
@@ -313,6 +314,7 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
     "PauseTrigger": (trigger.PauseTriggerRequest(pipeline="pipelines/no"), "trigger", "pipelines/no"),
     "ResumeTrigger": (trigger.ResumeTriggerRequest(pipeline="pipelines/no"), "trigger", "pipelines/no"),
     "SubmitReview": (decide("answers/no"), "review", "answers/no"),
+    "LiftQuarantine": (exclusion.LiftQuarantineRequest(name="exclusions/no"), "exclusion", "exclusions/no"),
     "GetTrace": (telemetry.GetTraceRequest(trace_id="a" * 32), "trace", "a" * 32),
 }
 
@@ -338,6 +340,7 @@ LISTS: dict[str, Callable[[], Message]] = {
     "ListFeedback": pipeline.ListFeedbackRequest,
     "ListCapturedAnswers": pipeline.ListCapturedAnswersRequest,
     "ListReviews": review.ListReviewsRequest,
+    "ListExclusions": exclusion.ListExclusionsRequest,
     "ListTriggers": trigger.ListTriggersRequest,
     "ListRollouts": rollout.ListRolloutsRequest,
     "ListAuditEntries": rollout.ListAuditEntriesRequest,
@@ -355,6 +358,7 @@ async def _fill(mesh: Mesh) -> None:
         await mesh.call("PutDataset", put(0, f"datasets/d{number}"))
         await mesh.call("RecordFeedback", judge(number))
         await mesh.call("PutTrigger", put_trigger(mesh, 60 + number))
+        await mesh.call("QuarantineFeedback", exclusion.QuarantineFeedbackRequest(api_key=f"k{number}"))
         for model in ("models/m", f"models/m{number}"):
             request = publish(mesh, number)
             request.model = model
@@ -430,6 +434,8 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
     # Those that are taken are the newest, those that are decided about the oldest.
     answers = mesh.services.capture(4)
+    keys = [exclusion.QuarantineFeedbackRequest(api_key=f"k{number}") for number in range(4)]
+    held = [(await mesh.call("QuarantineFeedback", key)).exclusion.name for key in keys[:2]]
     for number, work in enumerate(WORKS.values()):
         first, second = 10 + 2 * number, 11 + 2 * number
         found[work.create] = (work.request(mesh, first), work.request(mesh, second))
@@ -462,6 +468,12 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
             inference.UnpublishModelRequest(model="models/m"),
         ),
         "SetRoute": (route("models/set", 1), route("models/set", 2)),
+        "QuarantineFeedback": (keys[2], keys[3]),
+        "LiftQuarantine": (
+            exclusion.LiftQuarantineRequest(name=held[0]),
+            exclusion.LiftQuarantineRequest(name=held[1]),
+        ),
+        "EraseUser": (exclusion.EraseUserRequest(author="dora"), exclusion.EraseUserRequest(author="emil")),
         "TakeReview": (review.TakeReviewRequest(reviewer="anna"), review.TakeReviewRequest(reviewer="carl")),
         "SubmitReview": (decide(answers[0]), decide(answers[1])),
         "PutTrigger": (put_trigger(mesh, 60), put_trigger(mesh, 61)),

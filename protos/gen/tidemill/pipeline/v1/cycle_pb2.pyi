@@ -485,8 +485,11 @@ class FeedbackUse(_message.Message):
     CORRECTIONS_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
     PER_PERSON_CAP_FIELD_NUMBER: _builtins.int
+    PER_KEY_CAP_FIELD_NUMBER: _builtins.int
     per_person_cap: _builtins.int
     """Maximum number of records of one person, or of one API key where no author is named; 100 when zero. The newest count."""
+    per_key_cap: _builtins.int
+    """Maximum number of records of one API key; none when zero, since a product sends the feedback of all its users with one."""
     @_builtins.property
     def corrections(self) -> Global___FeedbackWeight:
         """Answers that a person corrected: the prompt with the correction, or with the right label."""
@@ -501,10 +504,11 @@ class FeedbackUse(_message.Message):
         corrections: Global___FeedbackWeight | None = ...,
         accepted: Global___FeedbackWeight | None = ...,
         per_person_cap: _builtins.int = ...,
+        per_key_cap: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "corrections", b"corrections"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "corrections", b"corrections", "per_person_cap", b"per_person_cap"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "corrections", b"corrections", "per_key_cap", b"per_key_cap", "per_person_cap", b"per_person_cap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

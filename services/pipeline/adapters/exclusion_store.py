@@ -1,0 +1,184 @@
+"""Quarantines and erasures in the service's database."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+
+from services.kit.ids import new_id
+from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
+from services.pipeline.adapters.lessons import JOIN, learn, salt_of
+from services.pipeline.adapters.rows import cycle_of, spec_row
+from services.pipeline.adapters.tables import (
+    captured_answers,
+    cycles,
+    exclusions,
+    feedback,
+    lessons,
+    metadata,
+    review_decisions,
+    review_items,
+    taught,
+    trigger_firings,
+)
+from services.pipeline.domain.exclusion import Exclusion, ExclusionKind
+from services.pipeline.domain.learning import pseudonym_of
+
+_REQUESTS = metadata.tables["answered_requests"]
+_ERASED = "What a person gave was erased."
+
+
+class SqlExclusionStore:
+    """Implements `services.pipeline.app.exclusions.ExclusionStore`. Thread-safe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._reads = engine, read_only(engine)
+
+    def person_of(self, author: str, tenant: str) -> str:
+        """See the port."""
+        with translate_database_errors(), self._reads.connect() as connection:
+            return pseudonym_of("author", tenant, author, salt_of(connection))
+
+    def add(self, exclusion: Exclusion) -> Exclusion:
+        """See the port."""
+        holds = (
+            exclusions.c.kind == exclusion.kind.value,
+            exclusions.c.api_key == exclusion.api_key,
+            exclusions.c.person == exclusion.person,
+            exclusions.c.lift_time.is_(None),
+        )
+        with translate_database_errors(), self._engine.begin() as connection:
+            one_at_a_time(connection, "exclusions")
+            known = connection.execute(select(exclusions).where(*holds)).mappings().first()
+            if known is not None:
+                return _exclusion(known)
+            connection.execute(insert(exclusions).values(_row(exclusion)))
+            return exclusion
+
+    def lift(self, exclusion: Exclusion) -> None:
+        """See the port."""
+        where = exclusions.c.exclusion_id == exclusion.exclusion_id
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(update(exclusions).where(where).values(lift_time=exclusion.lift_time))
+
+    def erase(self, exclusion: Exclusion, author: str, tenant: str) -> Exclusion:
+        """See the port."""
+        theirs = (feedback.c.author == author, feedback.c.tenant == tenant)
+        with translate_database_errors(), self._engine.begin() as connection:
+            one_at_a_time(connection, JOIN)
+            rows = connection.execute(select(feedback.c.feedback_id, feedback.c.answer).where(*theirs)).all()
+            judged = {row.answer for row in rows}
+            # What a reviewer judged was asked by someone else.
+            reviewed = select(review_decisions.c.answer).where(review_decisions.c.reviewer == author)
+            asked = judged - set(connection.execute(reviewed).scalars())
+            learnt = select(func.count()).select_from(lessons).where(lessons.c.person == exclusion.person)
+            removed = {
+                "lessons": connection.execute(learnt).scalar_one(),
+                "feedback": connection.execute(delete(feedback).where(*theirs)).rowcount,
+                "reviews": _delete(connection, review_decisions, review_decisions.c.reviewer, [author]),
+            }
+            # Those that others have judged as well are taught by them.
+            connection.execute(delete(lessons).where(lessons.c.person == exclusion.person))
+            learn(connection, judged)
+            removed["answers"] = _delete(connection, captured_answers, captured_answers.c.name, asked)
+            for table, column in ((review_items, review_items.c.answer), (review_decisions, review_decisions.c.answer)):
+                _delete(connection, table, column, asked)
+            _delete(connection, lessons, lessons.c.answer, asked)
+            _forget_responses(connection, [f"feedback/{row.feedback_id}".encode() for row in rows])
+            ordered = _order_cycles(connection, exclusion)
+            made = Exclusion(
+                exclusion.exclusion_id,
+                exclusion.kind,
+                exclusion.create_time,
+                person=exclusion.person,
+                reason=exclusion.reason,
+                removed=removed,
+                ordered=ordered,
+            )
+            connection.execute(insert(exclusions).values(_row(made)))
+            return made
+
+    def get(self, exclusion_id: str) -> Exclusion | None:
+        """See the port."""
+        return next(iter(self._read(select(exclusions).where(exclusions.c.exclusion_id == exclusion_id))), None)
+
+    def page(self, before: str, limit: int) -> Sequence[Exclusion]:
+        """See the port."""
+        query = select(exclusions).order_by(exclusions.c.exclusion_id.desc()).limit(limit)
+        return self._read(query.where(exclusions.c.exclusion_id < before) if before else query)
+
+    def taught(self, api_key: str, person: str) -> Sequence[tuple[str, int]]:
+        """See the port."""
+        whose = taught.c.api_key == api_key if api_key else taught.c.person == person
+        query = select(taught.c.cycle, func.sum(taught.c.records)).where(whose).group_by(taught.c.cycle)
+        with translate_database_errors(), self._reads.connect() as connection:
+            found = [(str(cycle), int(count)) for cycle, count in connection.execute(query)]
+        return sorted(found, key=lambda item: item[0].rpartition("/")[2], reverse=True)
+
+    def _read(self, query: Any) -> list[Exclusion]:
+        with translate_database_errors(), self._reads.connect() as connection:
+            return [_exclusion(row) for row in connection.execute(query).mappings()]
+
+
+def _delete(connection: Connection, table: Any, column: Any, values: Collection[str]) -> int:
+    return connection.execute(delete(table).where(column.in_(list(values)))).rowcount if values else 0
+
+
+def _forget_responses(connection: Connection, names: Sequence[bytes]) -> None:
+    """Empties the stored responses that carry erased feedback; a late repeat gets an empty one and records nothing."""
+    rows = connection.execute(select(_REQUESTS.c.request_id, _REQUESTS.c.response)) if names else ()
+    for request_id, response in list(rows):
+        if any(name in response for name in names):
+            where = _REQUESTS.c.request_id == request_id
+            connection.execute(update(_REQUESTS).where(where).values(response=b""))
+
+
+def _order_cycles(connection: Connection, exclusion: Exclusion) -> tuple[str, ...]:
+    """Orders a cycle of each pipeline that learnt from the person, as its newest cycle ran; triggers carry it out."""
+    found = select(taught.c.pipeline).where(taught.c.person == exclusion.person).distinct()
+    pipelines = sorted(connection.execute(found).scalars())
+    for pipeline in pipelines:
+        newest = select(cycles).where(cycles.c.pipeline == pipeline).order_by(cycles.c.cycle_id.desc()).limit(1)
+        row = connection.execute(newest).mappings().first()
+        if row is not None:
+            order = {
+                "request_id": f"erase-{new_id()}",
+                "pipeline": pipeline,
+                "fire_time": exclusion.create_time,
+                "reasons": [_ERASED],
+                "spec": spec_row(cycle_of(row).spec),
+                "cycle": "",
+                "error": "",
+            }
+            connection.execute(insert(trigger_firings).values(order))
+    return tuple(pipelines)
+
+
+def _row(exclusion: Exclusion) -> dict[str, Any]:
+    return {
+        "exclusion_id": exclusion.exclusion_id,
+        "kind": exclusion.kind.value,
+        "create_time": exclusion.create_time,
+        "api_key": exclusion.api_key,
+        "person": exclusion.person,
+        "reason": exclusion.reason,
+        "removed": dict(exclusion.removed),
+        "ordered": list(exclusion.ordered),
+        "lift_time": exclusion.lift_time,
+    }
+
+
+def _exclusion(row: Mapping[Any, Any]) -> Exclusion:
+    return Exclusion(
+        exclusion_id=row["exclusion_id"],
+        kind=ExclusionKind(row["kind"]),
+        create_time=row["create_time"],
+        api_key=row["api_key"],
+        person=row["person"],
+        reason=row["reason"],
+        removed=row["removed"],
+        ordered=tuple(row["ordered"]),
+        lift_time=row["lift_time"],
+    )

@@ -1,0 +1,110 @@
+"""Use cases on quarantines and erasures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from services.kit.clock import Clock
+from services.kit.errors import FailedPreconditionError, not_found
+from services.kit.ids import new_id
+from services.pipeline.app.ports import CycleStore
+from services.pipeline.domain.exclusion import Affected, Exclusion, ExclusionKind
+
+logger = logging.getLogger(__name__)
+
+
+class ExclusionStore(Protocol):
+    """Keeps exclusions; each call is one transaction."""
+
+    def person_of(self, author: str, tenant: str) -> str:
+        """The pseudonym of an author."""
+        ...
+
+    def add(self, exclusion: Exclusion) -> Exclusion:
+        """Stores a quarantine; the one that holds already where there is one."""
+        ...
+
+    def lift(self, exclusion: Exclusion) -> None:
+        """Stores when a quarantine was lifted."""
+        ...
+
+    def erase(self, exclusion: Exclusion, author: str, tenant: str) -> Exclusion:
+        """Deletes all that a person gave, stores that, and orders a cycle of each pipeline that learnt from it."""
+        ...
+
+    def get(self, exclusion_id: str) -> Exclusion | None:
+        """An exclusion."""
+        ...
+
+    def page(self, before: str, limit: int) -> Sequence[Exclusion]:
+        """Exclusions with ids before the given one, newest first."""
+        ...
+
+    def taught(self, api_key: str, person: str) -> Sequence[tuple[str, int]]:
+        """Cycles that took records of an API key or a person, newest first, with how many."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExclusionView:
+    """An exclusion with the data sets and models that it affects, newest first."""
+
+    exclusion: Exclusion
+    affected: Sequence[Affected]
+
+
+class Exclusions:
+    """Thread-safe."""
+
+    def __init__(self, store: ExclusionStore, cycles: CycleStore, clock: Clock) -> None:
+        self._store, self._cycles, self._clock = store, cycles, clock
+
+    def quarantine(self, api_key: str, person: str, author: str, tenant: str, reason: str) -> ExclusionView:
+        """Learns nothing more from an API key, a pseudonym or an author; one of the three is given."""
+        who = person or (self._store.person_of(author, tenant) if author else "")
+        draft = Exclusion(new_id(), ExclusionKind.QUARANTINE, self._clock.now(), api_key, who, reason)
+        found = self._store.add(draft)
+        logger.warning("nothing is learnt from %s any more: %s", api_key or who, reason or "no reason was given")
+        return self._view(found)
+
+    def lift(self, name: str) -> ExclusionView:
+        """Ends a quarantine.
+
+        Raises:
+            NotFoundError: it does not exist.
+            FailedPreconditionError: it is an erasure.
+        """
+        found = self._store.get(name.removeprefix("exclusions/"))
+        if found is None:
+            raise not_found("exclusion", name)
+        if found.kind is ExclusionKind.ERASURE:
+            raise FailedPreconditionError(f"{name} is an erasure, which cannot be undone.", reason="EXCLUSION_FINAL")
+        if found.lift_time is None:
+            self._store.lift(replace(found, lift_time=self._clock.now()))
+        again = self._store.get(found.exclusion_id)
+        assert again is not None
+        return self._view(again)
+
+    def erase(self, author: str, tenant: str, reason: str) -> ExclusionView:
+        """Deletes what a person gave; cycles without it are ordered."""
+        person = self._store.person_of(author, tenant)
+        draft = Exclusion(new_id(), ExclusionKind.ERASURE, self._clock.now(), "", person, reason)
+        found = self._store.erase(draft, author, tenant)
+        logger.warning("%s was erased: %s", person, dict(found.removed))
+        return self._view(found)
+
+    def page(self, before: str, limit: int) -> Sequence[ExclusionView]:
+        """Exclusions, newest first."""
+        return [self._view(item) for item in self._store.page(before, limit)]
+
+    def _view(self, exclusion: Exclusion) -> ExclusionView:
+        affected = []
+        for name, records in self._store.taught(exclusion.api_key, exclusion.person):
+            cycle = self._cycles.get(name)
+            version = {} if cycle is None or cycle.dataset_version is None else cycle.dataset_version
+            run, model = ("", "") if cycle is None else (cycle.run, cycle.model_version)
+            affected.append(Affected(name, str(version.get("name", "")), run, model, records))
+        return ExclusionView(exclusion, affected)
