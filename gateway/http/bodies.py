@@ -258,7 +258,7 @@ class ChatBody(Body):
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=-_INT64 - 1, le=_INT64)
     stop: Annotated[list[str], BeforeValidator(_stops)] = Field([], description="a text, or up to 8")
-    n: int = Field(1, ge=1, le=8, description="answers to the same messages; more than one not as a stream")
+    n: int = Field(1, ge=1, le=8, description="answers to the same messages")
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     top_k: int = Field(0, ge=0, le=100_000, description="of Tidemill: 0 chooses from all tokens")
@@ -309,8 +309,6 @@ class ChatBody(Body):
         if self.parallel_tool_calls and self.tools:
             message = "is not offered by this server: an answer calls one function at most, so set false"
             raise PydanticCustomError("parallel", message, {"at": "parallel_tool_calls"})
-        if self.n > 1 and self.stream:
-            raise PydanticCustomError("stream", "must be 1 with `stream: true`", {"at": "n"})
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError("stream", "is for `stream: true` only", {"at": "stream_options"})
         return self

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from tidemill.inference.v1.inference_service_pb2 import GenerateRequest, GenerateResponse, StreamGenerateResponse
+from tidemill.inference.v1.model_pb2 import Usage
 
 from gateway.http.bodies import ChatBody, described
 from gateway.http.calls import json_of, json_response, unless_gone, user_of, version_headers, watch_disconnect
@@ -104,19 +105,19 @@ async def _streamed(plane: DataPlane, request: Request, call: ChatCall) -> Respo
     If the first piece takes long, the stream begins with comments, and later errors become error events.
     """
     asked = call.streamed()
-    validate(asked)
-    choice = plane.answers.choose(asked, user_of(request, call.user))
+    validate(asked[0])
+    choice = plane.answers.choose(asked[0], user_of(request, call.user))
     gone = watch_disconnect(request)
-    pieces = _Pieces(plane.answers.stream(asked, choice), call.model)
+    answers = [_Pieces(plane.answers.stream(item, choice), call.model) for item in asked]
     try:
-        await unless_gone(pieces.wait(), gone)
+        await unless_gone(answers[0].wait(), gone)
     except BaseException:
         gone.cancel()
-        await pieces.close()
+        await _close(answers)
         raise
-    first = pieces.first
+    first = answers[0].first
     version, role = (first.model_version, first.role) if first else (choice.version.name, choice.version.role)
-    return _EventStream(pieces, gone, call, version_headers(version, role))
+    return _EventStream(answers, gone, call, version_headers(version, role))
 
 
 class _Pieces:
@@ -170,15 +171,23 @@ class _Pieces:
         await self._upstream.aclose()
 
 
+async def _close(answers: Sequence[_Pieces]) -> None:
+    await asyncio.gather(*(pieces.close() for pieces in answers))
+
+
 class _EventStream(Response):
-    """Sends the pieces of an answer as they arrive; if the client disconnects, generation stops."""
+    """Sends the pieces of answers as they arrive; if the client disconnects, generation stops."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: _Pieces, gone: asyncio.Task[None], call: ChatCall, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, answers: Sequence[_Pieces], gone: asyncio.Task[None], call: ChatCall, headers: Mapping[str, str]
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
-        self._pieces = pieces
+        self._answers = answers
+        # Name and version of the first answer, which name the whole stream.
+        self._named: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
         self._gone = gone
         self._call = call
 
@@ -190,12 +199,13 @@ class _EventStream(Response):
 
         def hung_up(task: asyncio.Task[None]) -> None:
             if not task.cancelled():
-                self._pieces.cancel()
+                for pieces in self._answers:
+                    pieces.cancel()
 
         self._gone.add_done_callback(hung_up)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
-            await self._write_answer(write)
+            await self._write_answers(write)
             await write(ChunkWriter.DONE, more=False)
         except asyncio.CancelledError:
             if not self._gone.done():
@@ -211,13 +221,38 @@ class _EventStream(Response):
             await write(error_event(openai_error(failure)), more=False)
         finally:
             self._gone.cancel()
-            await self._pieces.close()
+            self._named.cancel()
+            await _close(self._answers)
 
-    async def _write_answer(self, write: Any) -> None:
+    async def _write_answers(self, write: Any) -> None:
+        if len(self._answers) == 1:
+            usages = [await self._write_answer(write, 0)]
+        else:
+            try:
+                # Each event is written at once, so those of several answers do not mix.
+                async with asyncio.TaskGroup() as group:
+                    writing = [group.create_task(self._write_answer(write, at)) for at in range(len(self._answers))]
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+            if self._gone.done():
+                raise asyncio.CancelledError
+            usages = [answer.result() for answer in writing]
+        if self._call.include_usage:
+            await write(self._chunks(*self._named.result(), 0).usage(*usages))
+
+    def _chunks(self, answer: str, model_version: str, index: int) -> ChunkWriter:
         call = self._call
-        first = await self._pieces.next(write)
-        assert first is not None  # an answer without a piece is an error
-        chunks = ChunkWriter(first.answer, first.model_version, call.model, int(time.time()), call.include_usage)
+        return ChunkWriter(answer, model_version, call.model, int(time.time()), call.include_usage, index)
+
+    async def _write_answer(self, write: Any, index: int) -> Usage:
+        """Writes an answer; returns its usage."""
+        pieces = self._answers[index]
+        first = await pieces.next(write)
+        if first is None:
+            raise InternalError(f"The model {self._call.model} gave no answer.", reason="EMPTY_ANSWER")
+        if index == 0:
+            self._named.set_result((first.answer, first.model_version))
+        chunks = self._chunks(*await self._named, index)
         await write(chunks.role())
         piece: StreamGenerateResponse | None = first
         last = first
@@ -227,9 +262,8 @@ class _EventStream(Response):
             for part in piece.tool_calls:
                 await write(chunks.call(part))
             last = piece
-            piece = await self._pieces.next(write)
+            piece = await pieces.next(write)
         if not last.finish_reason:
             raise InternalError("The answer ended before it was complete.", reason="INCOMPLETE_ANSWER")
         await write(chunks.finish(last.finish_reason, bool(last.usage.truncated_tokens)))
-        if call.include_usage:
-            await write(chunks.usage(last.usage))
+        return last.usage

@@ -62,15 +62,18 @@ class ChatCall:
 
     def whole(self) -> list[GenerateRequest]:
         """The requests for the complete answers. Each has a seed of its own, so that they differ."""
-        requests = [self._request(GenerateRequest) for _ in range(self.answers)]
+        return self._requests(GenerateRequest)
+
+    def streamed(self) -> list[StreamGenerateRequest]:
+        """The requests for the answers in pieces, as `whole`."""
+        return self._requests(StreamGenerateRequest)
+
+    def _requests(self, kind: type[R]) -> list[R]:
+        requests = [self._request(kind) for _ in range(self.answers)]
         if self.sampling.HasField("seed"):
             for number, request in enumerate(requests):
                 request.sampling.seed = (self.sampling.seed + number) % 2**63
         return requests
-
-    def streamed(self) -> StreamGenerateRequest:
-        """The request for the answer in pieces."""
-        return self._request(StreamGenerateRequest)
 
     def _request(self, kind: type[R]) -> R:
         request = kind(
@@ -255,7 +258,10 @@ class ChunkWriter:
 
     DONE = b"data: [DONE]\n\n"
 
-    def __init__(self, answer: str, model_version: str, model: str, created: int, include_usage: bool) -> None:
+    def __init__(
+        self, answer: str, model_version: str, model: str, created: int, include_usage: bool, index: int = 0
+    ) -> None:
+        self._index = index
         self._head = {
             "id": answer,
             "object": "chat.completion.chunk",
@@ -287,12 +293,12 @@ class ChunkWriter:
         self._tail["truncated"] = truncated
         return self._event({}, _FINISH.get(reason, "stop"))
 
-    def usage(self, usage: Usage) -> bytes:
-        """The event that follows the answer if `include_usage` was set."""
-        return _data({**self._head, "choices": [], "usage": usage_of(usage).model_dump()})
+    def usage(self, *usages: Usage) -> bytes:
+        """The event that follows the answers if `include_usage` was set."""
+        return _data({**self._head, "choices": [], "usage": usage_of(*usages).model_dump()})
 
     def _event(self, delta: dict[str, Any], finish_reason: str | None, logprobs: dict[str, Any] | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return _data({**self._head, "choices": [choice], **self._tail})
 
 

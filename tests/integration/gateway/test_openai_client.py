@@ -102,6 +102,27 @@ def test_streamed_answer_with_usage(client: openai.OpenAI) -> None:
     assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (7, 3)
 
 
+def test_several_answers_are_streamed_side_by_side(mesh: Mesh, client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="headlines", messages=ASK, n=3, seed=7, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert len({chunk.id for chunk in chunks}) == 1
+    for index in range(3):
+        own = [chunk.choices[0] for chunk in chunks if chunk.choices and chunk.choices[0].index == index]
+        assert own[0].delta.role == "assistant"
+        assert "".join(choice.delta.content or "" for choice in own) == "".join(WORDS)
+        assert [choice.finish_reason for choice in own if choice.finish_reason] == ["length"]
+    assert chunks[-1].usage is not None
+    assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (7, 9)
+    assert {request.sampling.seed for request in mesh.peers.seen.requests[-3:]} == {7, 8, 9}
+    # One that fails ends the stream with its error.
+    failing: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "break"}]
+    with pytest.raises(openai.APIError, match="the runtime failed"):
+        list(client.chat.completions.create(model="headlines", messages=failing, n=2, stream=True))
+
+
 def test_prompt_template_is_the_models_own(mesh: Mesh, client: openai.OpenAI) -> None:
     """A stock client gets what was trained; whoever wants the bare conversation says so."""
     for extra in ({"apply_prompt_template": True}, {}):
@@ -218,11 +239,11 @@ def test_a_stream_that_waits_is_kept_open_by_comments(
         assert sum(next(line for line in lines if line.startswith(":")) == ": waiting" for _ in range(3)) == 3
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_caller_that_hangs_up_ends_the_generation(mesh: Mesh, stream: bool) -> None:
+@pytest.mark.parametrize(("stream", "n"), [(False, 1), (True, 1), (True, 2)])
+def test_a_caller_that_hangs_up_ends_the_generation(mesh: Mesh, stream: bool, n: int) -> None:
     cancelled = mesh.peers.seen.cancelled
     mesh.loop.call_soon_threadsafe(cancelled.clear)
-    body = {"model": "headlines", "stream": stream, "messages": [{"role": "user", "content": "wait"}]}
+    body = {"model": "headlines", "stream": stream, "n": n, "messages": [{"role": "user", "content": "wait"}]}
     headers = {"authorization": f"Bearer {mesh.key}"}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"http://{mesh.http}/v1/chat/completions", json=body, headers=headers, timeout=0.5)
