@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Tag, ValidationError, model_validator
@@ -29,6 +29,12 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
+_WHY = {
+    # OpenVINO GenAI 2026.4, GenerationConfig: "any logprobs > 1 is treated as logprobs == 1".
+    "top_logprobs": "the engine gives the log probability of each token that it chose (`logprobs`), and of no others",
+    "functions": "send `tools`",
+    "function_call": "send `tool_choice`",
+}
 # Options that do not change the answer.
 _WITHOUT_EFFECT = frozenset({"metadata", "prompt_cache_key", "service_tier"})
 _MESSAGE_REFUSED = frozenset({"function_call", "audio"})
@@ -52,7 +58,9 @@ class Body(BaseModel):
 
 
 def _not_offered(name: str) -> PydanticCustomError:
-    return PydanticCustomError("not_offered", "is not offered by this server", {"at": name})
+    why = _WHY.get(name)
+    message = "is not offered by this server" + (f": {why}" if why else "")
+    return PydanticCustomError("not_offered", cast("Any", message), {"at": name})
 
 
 def _without_nul(value: Any) -> Any:

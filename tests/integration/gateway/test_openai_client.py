@@ -193,6 +193,8 @@ def test_what_is_not_offered_is_refused_by_name(client: openai.OpenAI, option: s
         client.chat.completions.create(model="headlines", messages=ASK, extra_body={option: value})
     assert found.value.param == option
     assert option in found.value.message
+    if option == "top_logprobs":
+        assert "of each token that it chose (`logprobs`)" in found.value.message
 
 
 @pytest.mark.parametrize("stream", [False, True])
