@@ -5,22 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from services.kit.engine import RUNTIME
 from services.kit.errors import FailedPreconditionError
 from services.kit.spans import Span, spans_of, tags_for, tags_of
-from services.training.adapters import encoder_builds
 from services.training.adapters.job import Job
-from services.training.domain.report import Example, Report, Variant
+from services.training.domain.report import Example, Report
 from services.training.domain.tasks import TokenClassificationTask
 from services.training.engine.annotations import Lexicon, spans_of_row
-from services.training.engine.classifier import build_classifier, with_embedding
 from services.training.engine.metrics import SpanCounts, span_counts, span_metrics
 from services.training.engine.tasks import NO_TAG, TokenObjective, pad_right
-from services.training.worker import phases
-from services.training.worker.phases import Phase, check_stop, kept, kept_folder
+from services.training.worker import encoders, phases
+from services.training.worker.phases import Phase, check_stop, kept
 
 logger = logging.getLogger(__name__)
 _BATCH = 32
@@ -40,8 +36,6 @@ class _Text:
 def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     """Trains, evaluates and compresses; each result is kept in the run's folder."""
     import torch
-    from safetensors.torch import load_model, save_model
-    from transformers import AutoModel
 
     spec, folder, task = job.spec, job.folder, job.spec.task
     assert isinstance(task, TokenClassificationTask)
@@ -60,36 +54,16 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             metadata={"column": column},
         )
     tags = tags_for(labels)
-    encoder: Any = AutoModel.from_pretrained(
-        str(material.base_folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
-    model: Any = build_classifier(
-        encoder, encoder.config.hidden_size, len(tags), seed=spec.optimization.seed, each_token=True
-    )
+    model = encoders.classifier_of(material.base_folder, len(tags), seed=spec.optimization.seed, each_token=True)
     phase.end()
     check_stop(should_stop)
 
-    weights = folder / "merged" / "model.safetensors"
-    if not weights.is_file():
-        model.encoder = spec.method.adapt(model.encoder)
-        model.head.requires_grad_(True)
-        model.to(device)
+    def objective() -> TokenObjective:
         index = {tag: number for number, tag in enumerate(tags)}
         wanted = [[NO_TAG if tag is None else index[tag] for tag in tags_of(t.spans, t.offsets)] for t in train]
-        objective = TokenObjective([text.ids for text in train], wanted, tokenizer.pad_token_id)
-        phases.train_adapted(job, model, model.encoder, objective, device, should_stop)
-        model.encoder = spec.method.merge(model.encoder)
+        return TokenObjective([text.ids for text in train], wanted, tokenizer.pad_token_id)
 
-        def save(path: Path) -> None:
-            save_model(model, str(path / "model.safetensors"))
-            tokenizer.save_pretrained(str(path))
-
-        kept_folder(folder / "merged", save)
-    else:
-        load_model(model, str(weights))
-    phases.drop_checkpoints(job)
-    figures = kept(folder / "eval" / "train.json", dict)
-    model.to(device).eval()
+    figures = encoders.train(job, model, objective, device, tokenizer, should_stop)
 
     def answers() -> list[list[int]]:
         phase = Phase(job, "evaluate", len(holdout), "texts")
@@ -107,7 +81,16 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     found = _named(kept(folder / "eval" / "tuned.json", answers), tags, holdout)
     check_stop(should_stop)
-    variants = _compress(job, task, model.to("cpu"), tokenizer, tags, train, holdout)
+    variants = encoders.compress(
+        job,
+        model.to("cpu"),
+        tokenizer,
+        tags,
+        [text.ids for text in train],
+        [text.ids for text in holdout],
+        list,
+        lambda answers: span_metrics(_counts(holdout, _named(answers, tags, holdout)))["entity_f1"],
+    )
     counts = _counts(holdout, found)
     tuned = span_metrics(counts)
     lexicon = Lexicon((text.row["text"], text.spans) for text in train)
@@ -166,74 +149,3 @@ def _counts(texts: Sequence[_Text], found: Sequence[Sequence[Span]]) -> list[Spa
 
 def _shown(text: _Text, spans: Sequence[Span]) -> str:
     return ", ".join(f"{text.row['text'][span.start : span.end]} ({span.label})" for span in spans)
-
-
-def _compress(
-    job: Job,
-    task: TokenClassificationTask,
-    model: Any,
-    tokenizer: Any,
-    tags: list[str],
-    train: Sequence[_Text],
-    holdout: Sequence[_Text],
-) -> tuple[Variant, ...]:
-    spec, folder = job.spec, job.folder
-    phase = Phase(job, "compress", len(spec.variants), "builds")
-
-    def export(path: Path) -> None:
-        encoder_builds.save_fp32(with_embedding(model), path, vocabulary=model.encoder.config.vocab_size)
-        tokenizer.save_pretrained(str(path))
-
-    # int8 is made from fp32, which is therefore always built.
-    fp32 = kept_folder(folder / "variants" / "fp32", export)
-    folders = {"fp32": fp32}
-    if "int8" in spec.variants:
-
-        def quantize(path: Path) -> None:
-            encoder_builds.save_int8(fp32, path, [text.ids for text in train])
-            tokenizer.save_pretrained(str(path))
-
-        folders["int8"] = kept_folder(folder / "variants" / "int8", quantize)
-    folders = {name: folders[name] for name in spec.variants}
-
-    def measure() -> dict[str, Any]:
-        return {
-            name: {
-                "answers": item.answers,
-                "latency_p50_ms": item.latency_p50_ms,
-                "examples_per_second": item.examples_per_second,
-            }
-            for name, item in encoder_builds.measure(folders, [text.ids for text in holdout]).items()
-        }
-
-    measured = kept(folder / "eval" / "variants.json", measure)
-    variants = []
-    for name, path in folders.items():
-        digest, size = phases.seal(
-            job,
-            path,
-            {
-                "task": "token_classification",
-                "runtime": RUNTIME,
-                "precision": name,
-                "base_model": spec.base_model,
-                "labels": tags,
-                "max_input_tokens": task.max_input_tokens,
-                "embedding_size": encoder_builds.embedding_size(path),
-            },
-        )
-        item = measured[name]
-        quality = span_metrics(_counts(holdout, _named(item["answers"], tags, holdout)))["entity_f1"]
-        variants.append(
-            Variant(
-                name,
-                path.as_uri(),
-                digest,
-                size,
-                quality,
-                examples_per_second=item["examples_per_second"],
-                latency_p50_ms=item["latency_p50_ms"],
-            )
-        )
-    phase.end()
-    return tuple(variants)
