@@ -21,6 +21,10 @@ from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceServicer, ad
 from tidemill.pipeline.v1 import cycle_pb2, rollout_pb2
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline_pb2
 from tidemill.pipeline.v1 import rollout_service_pb2 as rollout_service_pb2
+from tidemill.pipeline.v1.exclusion_service_pb2_grpc import (
+    ExclusionServiceServicer,
+    add_ExclusionServiceServicer_to_server,
+)
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import (
     PipelineServiceServicer,
     add_PipelineServiceServicer_to_server,
@@ -516,6 +520,7 @@ class FakePeers:
         add_TriggerServiceServicer_to_server(TriggerServiceServicer(), server)  # type: ignore[abstract]
         add_RolloutServiceServicer_to_server(FakeRollouts(self.seen), server)  # type: ignore[abstract]
         add_ReviewServiceServicer_to_server(ReviewServiceServicer(), server)  # type: ignore[abstract]
+        add_ExclusionServiceServicer_to_server(ExclusionServiceServicer(), server)  # type: ignore[abstract]
         add_TelemetryServiceServicer_to_server(self.telemetry, server)
         return ["tidemill.inference.v1.InferenceService"]
 
