@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 from sqlalchemy import BigInteger, Engine, delete, insert, literal, select, type_coerce, update
 
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
-from services.pipeline.adapters.lessons import JOIN, learn
+from services.pipeline.adapters.lessons import JOIN, learn, quarantined
 from services.pipeline.adapters.review_store import queue
 from services.pipeline.adapters.rows import capture_of, captured_of, captured_row, lesson_of_row
-from services.pipeline.adapters.tables import capture_policies, captured_answers, exclusions, lessons, taught
+from services.pipeline.adapters.tables import capture_policies, captured_answers, lessons, taught
 from services.pipeline.domain.capture import Capture, CapturedAnswer, CapturePolicy
-from services.pipeline.domain.exclusion import ExclusionKind
 from services.pipeline.domain.learning import Lesson
 
 _DAY_MICROS = 24 * 3600 * 1_000_000
@@ -111,10 +110,8 @@ class SqlCaptureStore:
 
     def quarantined(self) -> Collection[str]:
         """See the port."""
-        holds = (exclusions.c.kind == ExclusionKind.QUARANTINE.value, exclusions.c.lift_time.is_(None))
-        query = select(exclusions.c.api_key, exclusions.c.person).where(*holds)
         with translate_database_errors(), self._reads.connect() as connection:
-            return {name for row in connection.execute(query) for name in row if name}
+            return quarantined(connection)
 
     def note_taught(self, cycle: str, pipeline: str, records: Mapping[tuple[str, str], int]) -> None:
         """See the port."""

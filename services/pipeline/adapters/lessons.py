@@ -8,7 +8,8 @@ from collections.abc import Collection
 from sqlalchemy import Connection, delete, insert, select
 
 from services.pipeline.adapters.rows import captured_of, feedback_of, lesson_row
-from services.pipeline.adapters.tables import captured_answers, feedback, lessons, pseudonym_salt
+from services.pipeline.adapters.tables import captured_answers, exclusions, feedback, lessons, pseudonym_salt
+from services.pipeline.domain.exclusion import ExclusionKind
 from services.pipeline.domain.feedback import Feedback
 from services.pipeline.domain.learning import lesson_of
 
@@ -41,3 +42,10 @@ def learn(connection: Connection, answers: Collection[str]) -> None:
 def salt_of(connection: Connection) -> bytes:
     """What makes pseudonyms of this mesh differ from those of another."""
     return bytes.fromhex(connection.execute(select(pseudonym_salt.c.salt)).scalar_one())
+
+
+def quarantined(connection: Connection) -> Collection[str]:
+    """Pseudonyms and API keys whose feedback is not trusted."""
+    holds = (exclusions.c.kind == ExclusionKind.QUARANTINE.value, exclusions.c.lift_time.is_(None))
+    query = select(exclusions.c.api_key, exclusions.c.person).where(*holds)
+    return {name for row in connection.execute(query) for name in row if name}

@@ -13,11 +13,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
+from services.pipeline.adapters.lessons import quarantined, salt_of
 from services.pipeline.adapters.rollout_rows import rollout_of
 from services.pipeline.adapters.rollout_tables import rollout_calls, rollout_counts, rollouts
 from services.pipeline.adapters.tables import feedback
 from services.pipeline.app.rollout_ports import Call, Outcome
 from services.pipeline.domain.feedback import Signal
+from services.pipeline.domain.learning import pseudonym_of
 from services.pipeline.domain.rollout import Rollout
 from services.pipeline.domain.rollout_plan import Metric
 from services.pipeline.engine.rollout_figures import ArmFigures, CallCounts, RolloutFigures, bucket_of
@@ -183,14 +185,21 @@ def _latencies(connection: Connection, rollout: Rollout) -> Mapping[bool, Iterab
 
 
 def _judged(connection: Connection, rollout: Rollout) -> Mapping[bool, Iterable[float]]:
-    """Mean of each user's judged answers, by arm; of several judgements of an answer the last one counts."""
-    columns = (feedback.c.rating, feedback.c.signal, feedback.c.correction, feedback.c.label)
+    """Mean of each user's judged answers, by arm; of several judgements of an answer the last one counts.
+
+    What a quarantined person or API key says does not count, neither before nor after the quarantine.
+    """
+    excluded, salt = quarantined(connection), salt_of(connection)
+    said = ("rating", "signal", "correction", "label", "author", "tenant", "api_key")
+    columns = [feedback.c[name] for name in said]
     query = select(
         rollout_calls.c.candidate, rollout_calls.c.unit, rollout_calls.c.answer, rollout_calls.c.label.label("given")
     ).add_columns(*columns)
     query = query.join(feedback, feedback.c.answer == rollout_calls.c.answer).where(_in_step(rollout))
     last: dict[str, tuple[bool, str, float]] = {}
     for row in connection.execute(query.order_by(feedback.c.feedback_id)).mappings():
+        if excluded and {row["api_key"], _person(row, salt)} & set(excluded):
+            continue
         value = value_of(rollout.plan.comparison.metric, row["given"], row)
         if value is not None:
             last[row["answer"]] = row["candidate"], row["unit"], value
@@ -201,6 +210,11 @@ def _judged(connection: Connection, rollout: Rollout) -> Mapping[bool, Iterable[
     for (candidate, _), sample in by_user.items():
         found[candidate].append(sample.mean)
     return found
+
+
+def _person(said: Mapping[Any, Any], salt: bytes) -> str:
+    kind, who = ("author", said["author"]) if said["author"] else ("key", said["api_key"])
+    return pseudonym_of(kind, said["tenant"], who, salt)
 
 
 def _sample(values: Iterable[float]) -> Sample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,8 +13,11 @@ from tidemill.inference.v1.route_pb2 import VERSION_ROLE_SERVING
 
 from services.kit.bus.port import Delivery
 from services.kit.bus.topics import INFERENCE_EVENTS, PREDICTIONS
+from services.pipeline.adapters.cycle_store import SqlCycleStore
+from services.pipeline.adapters.exclusion_store import SqlExclusionStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.rollout_metrics import value_of
+from services.pipeline.app.exclusions import Exclusions
 from services.pipeline.domain.rollout import Rollout
 from services.pipeline.domain.rollout_plan import Comparison, Metric, PlannedStep, RolloutPlan, StepKind
 from services.pipeline.entrypoints.rollout_events import RolloutEvents
@@ -79,6 +83,26 @@ async def test_feedback_counts_before_and_after_its_call_and_the_last_word_of_ea
     assert sample.count == 2
     assert sample.mean == pytest.approx((2 / 3 + 0) / 2)
     assert world.metrics.figures(rollout).champion.judged.count == 0
+
+
+async def test_what_a_quarantined_person_or_key_says_does_not_count_until_it_is_lifted(world: World) -> None:
+    rollout = await begun(world)
+    handle(world, *(served(world, f"answers/{name}", 2, user_slot=at + 1) for at, name in enumerate("abc")))
+    said = [judgement(f"answers/{name}", 1.0) for name in "abc"]
+    said[0], said[1] = replace(said[0], author="eve"), replace(said[1], api_key="k9")
+    SqlFeedbackStore(world.engine).record(said)
+    exclusions = Exclusions(SqlExclusionStore(world.engine), SqlCycleStore(world.engine), world.clock)
+
+    def counted() -> int:
+        return world.metrics.figures(rollout).candidate.judged.count
+
+    assert counted() == 3
+    eve = exclusions.quarantine("", "", "eve", "", "all answers are praised")
+    assert counted() == 2
+    exclusions.quarantine("k9", "", "", "", "")
+    assert counted() == 1
+    exclusions.lift(eve.exclusion.name)
+    assert counted() == 2
 
 
 async def test_latency_is_a_mean_of_users_who_were_answered(world: World) -> None:
