@@ -41,17 +41,19 @@ def test_base_champion_and_candidate_are_measured_on_what_was_held_back_too(
     training.stub.PromoteRun(pb.PromoteRunRequest(name=first.name), timeout=60)
 
     spec.dataset.CopyFrom(corrected)
-    # The same training, so that champion and candidate are the same model and answer alike.
+    # The same training again. On several threads its sums differ in the last bits, so it may answer a text differently.
     second = training.wait(training.create(spec).name, ended)
     assert second.state == STATE.STATE_SUCCEEDED, second.failure
     report = second.report
     assert not second.warnings
     assert report.champion_run == first.name
-    assert report.champion.value == report.tuned.value == first.report.tuned.value
-    assert (report.over_champion.value, report.over_champion.ci_low, report.over_champion.sample_size) == (0, 0, 12)
+    assert report.champion.value == pytest.approx(first.report.tuned.value)
+    assert report.over_champion.value == pytest.approx(report.tuned.value - report.champion.value)
+    assert report.over_champion.ci_low <= report.over_champion.value <= report.over_champion.ci_high
+    assert report.over_champion.sample_size == 12
     found = report.corrections
     assert {found.tuned.sample_size, found.champion.sample_size, found.over_champion.sample_size} == {HELD_BACK}
-    assert found.champion.value == found.tuned.value
+    assert found.over_champion.value == pytest.approx(found.tuned.value - found.champion.value)
     # An untrained classifier has no answer.
     assert found.HasField("base") == found.HasField("over_base") == (task == "generation")
     if task == "generation":
