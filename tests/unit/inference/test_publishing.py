@@ -644,7 +644,7 @@ def test_only_a_version_of_the_route_that_was_meant_is_promoted(harness: Harness
     publishing.set_route("m", [RouteEntry(3, Role.SERVING, 60), RouteEntry(2, Role.CANARY, 20)], {}, "*")
     with pytest.raises(AbortedError, match="was changed meanwhile"):
         publishing.promote("m", 2, before.etag)
-    assert harness.serving() == 3
+    assert weights(harness) == {3: ("serving", 60), 2: ("canary", 20)}
     assert publishing.promote("m", 2, publishing.route("m").etag).versions[0].number == 2
 
 
