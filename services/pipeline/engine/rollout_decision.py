@@ -147,11 +147,13 @@ def _compared(rollout: Rollout, figures: RolloutFigures, *, may_promote: bool) -
         "margin": f"{comparison.margin:g}",
     }
     if upper < -comparison.margin:
-        why = f"{rollout.candidate} is worse than {rollout.champion}: {_sentence(rollout, figures, pair)}"
+        bound = f"at most {upper:+.3f} with {1 - comparison.alpha / steps:.1%} certainty"
+        why = f"{rollout.candidate} is worse than {rollout.champion}: {_sentence(rollout, figures, pair, bound)}"
         return Decision(Turn.ROLL_BACK, why, facts)
     if may_promote and rollout.planned.kind is StepKind.AB and lower > -comparison.margin:
         better = "better than" if lower > 0 else "not worse by the margin than"
-        why = f"{rollout.candidate} is {better} {rollout.champion}: {_sentence(rollout, figures, pair)}"
+        bound = f"at least {lower:+.3f} with {1 - comparison.alpha:.1%} certainty"
+        why = f"{rollout.candidate} is {better} {rollout.champion}: {_sentence(rollout, figures, pair, bound)}"
         return Decision(Turn.ADVANCE, why, facts)
     return _STAY
 
@@ -165,14 +167,14 @@ def _facts(figures: RolloutFigures, pair: MeanDifference, alpha: float) -> dict[
     return {"difference": f"{pair.estimate:.6g}", "lower": f"{low:.6g}", "upper": f"{high:.6g}", **counts}
 
 
-def _sentence(rollout: Rollout, figures: RolloutFigures, pair: MeanDifference) -> str:
+def _sentence(rollout: Rollout, figures: RolloutFigures, pair: MeanDifference, bound: str) -> str:
+    """The figures, with the bound that decided."""
     comparison = rollout.plan.comparison
-    low, high = pair.interval(comparison.alpha)
     ours, theirs = figures.candidate.judged, figures.champion.judged
+    allowed = f"; {-comparison.margin:+.3f} is allowed" if comparison.margin else ""
     return (
         f"{_UNITS[comparison.metric]} {ours.mean:.3f} of {ours.count:,} users against {theirs.mean:.3f} of "
-        f"{theirs.count:,}; the advantage is {pair.estimate:+.3f}, between {low:+.3f} and {high:+.3f} at "
-        f"{1 - comparison.alpha:.0%}."
+        f"{theirs.count:,}; the advantage is {pair.estimate:+.3f}, {bound}{allowed}."
     )
 
 

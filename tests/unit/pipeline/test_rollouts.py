@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -174,7 +175,10 @@ async def test_not_worse_by_the_margin_is_enough_where_the_plan_says_so(world: W
     await walk(world, {1: 0.8, 2: 0.8}, users=2500, steps=1)
     rollout = world.read(name)
     assert rollout.state is RolloutState.PROMOTED
-    assert "advantage is" in rollout.reason
+    said = r"the advantage is [+-]0\.\d+, at least (-0\.\d+) with 95\.0% certainty; -0\.300 is allowed\.$"
+    found = re.search(said, rollout.reason)
+    assert found is not None, rollout.reason
+    assert float(found.group(1)) > -0.3
 
 
 async def test_the_first_version_of_a_model_and_one_that_serves_need_no_rollout(world: World) -> None:
