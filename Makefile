@@ -12,7 +12,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults soak bench-engine bench-sequential bench-serving bench-plan stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-serving bench-plan stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -70,6 +70,10 @@ faults: setup ## fault injection: attacks, kills, full disks, load; half an hour
 	$(BIN)/pytest -n 2 -m "slow or hypothesis" --hypothesis-profile thorough tests/unit
 	TIDEMILL_FAULT_SEEDS=$(SEEDS) TIDEMILL_FAULT_MINUTES=$(MINUTES) TIDEMILL_LOAD_SECONDS=$(LOAD_SECONDS) \
 		$(BIN)/pytest --hypothesis-profile thorough tests/faults
+
+loop: setup ## a product whose users teach its model, on a mesh of its own; a quarter of an hour
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation ./clients/python
+	$(BIN)/python -m examples.product
 
 SUITE ?= test
 TIMES ?= 5
