@@ -49,7 +49,10 @@ def predict(model: str, texts: Sequence[str], truncate: bool) -> Any:
 
 
 def embed(model: str, texts: Sequence[str], dimensions: int | None, truncate: bool) -> Any:
-    return inference.EmbedRequest(model=_named(model), texts=texts, dimensions=dimensions, truncate=truncate)
+    request = inference.EmbedRequest(model=_named(model), texts=texts, truncate=truncate)
+    if dimensions is not None:
+        request.dimensions = dimensions
+    return request
 
 
 def generate(
@@ -167,6 +170,6 @@ def _logprobs(response: Any) -> tuple[TokenLogprob, ...]:
     return tuple(TokenLogprob(item.token, item.logprob) for item in response.logprobs)
 
 
-def _reason(number: int) -> str:
+def _reason(number: Any) -> str:
     name = model_pb2.FinishReason.Name(number).removeprefix("FINISH_REASON_").lower()
     return "" if name == "unspecified" else name
