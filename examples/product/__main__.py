@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from examples.product.mesh import Mesh
-from examples.product.story import SHORT, WHOLE, tell
+from examples.product.mesh import CommandError, Mesh
+from examples.product.story import SHORT, WHOLE, StoryError, tell
 from infra.stack.assets import prepare
 from infra.stack.layout import Home
 from services.kit.config import home_dir
@@ -38,6 +38,9 @@ async def _run(mesh: Mesh, reviews: Path, given: argparse.Namespace) -> int:
         await mesh.command("up")
     try:
         return await tell(mesh, reviews, given.out, SHORT if given.short else WHOLE)
+    except (CommandError, StoryError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     finally:
         if not given.running:
             await mesh.command("down")

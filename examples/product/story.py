@@ -34,6 +34,8 @@ T = TypeVar("T")
 PIPELINE = Path(__file__).parent / "tickets.yaml"
 _ENDED = (ModelRollout.STATE_PROMOTED, ModelRollout.STATE_ROLLED_BACK)
 FIRST_TICKETS = 100
+# Enough that a model of random labels hardly ever reaches the gate's least quality by chance.
+RANDOM_TICKETS = 600
 _POLL_S = 1.0
 
 
@@ -114,17 +116,31 @@ class Story:
         self.customers.begin()
         self.note("customers come", f"the model has seen {FIRST_TICKETS} tickets about hotels")
 
-    async def learn(self, known: Sequence[str]) -> ModelRollout:
-        """Waits until a cycle that the mesh started has brought its version to the customers, or taken it back."""
+    async def learn(self, known: Sequence[str]) -> None:
+        """Waits until a version of a cycle that the mesh started by itself serves all customers.
 
-        async def fired() -> Cycle | None:
-            new = [cycle for cycle in await self.mesh.cycles("tickets") if cycle.name not in known]
-            return new[-1] if new else None
+        Other versions may be taken back meanwhile, for example because a newer one was made before they had their turn.
 
-        cycle = await self.until(fired, "a cycle that the mesh starts by itself")
-        self.note("a cycle starts", " ".join(cycle.reasons))
-        await self._cycle(cycle.name, Cycle.STATE_SUCCEEDED)
-        return await self._rollout(cycle.name)
+        Args:
+            known: cycles that do not count, for they began before.
+        """
+        noted = set(known)
+
+        async def promoted() -> ModelRollout | None:
+            for cycle in await self.mesh.cycles("tickets"):
+                if cycle.name not in noted:
+                    noted.add(cycle.name)
+                    self.note("a cycle starts", " ".join(cycle.reasons))
+            return next(
+                (
+                    each
+                    for each in await self.mesh.rollouts(MODEL)
+                    if each.state == ModelRollout.STATE_PROMOTED and each.cycle not in known
+                ),
+                None,
+            )
+
+        await self.until(promoted, "a version that customers taught, and that serves all of them,")
 
     async def known(self) -> list[str]:
         """Names of the cycles so far."""
@@ -135,7 +151,7 @@ class Story:
         labels = random.Random(2)  # noqa: S311 - a simulation
         tickets = [
             Ticket(each.text, labels.choice(("positive", "negative")), each.kind)
-            for each in self.world.take(Kind.HOTEL, 160)
+            for each in self.world.take(Kind.HOTEL, RANDOM_TICKETS)
         ]
         write_tickets(self.folder / "random.jsonl", tickets)
         name = await self.mesh.start_cycle(self._file("tickets-random", "random.jsonl"))
@@ -214,9 +230,7 @@ async def tell(mesh: Mesh, reviews: Path, out: Path, plan: Plan) -> int:
             known = await story.known()
             world.drifted = True
             story.note("a shop opens", "seven tickets of ten are about books and computers now")
-            learnt = await story.learn(known)
-            if learnt.state != ModelRollout.STATE_PROMOTED:
-                raise StoryError(f"what customers taught did not reach them: {learnt.reason}")
+            await story.learn(known)
             if plan.whole:
                 await mesh.command("triggers", "pause", "tickets")
                 await story.feed_random_labels()
