@@ -34,9 +34,9 @@ def main() -> int:
 
 
 async def _run(mesh: Mesh, reviews: Path, given: argparse.Namespace) -> int:
-    if not given.running:
-        await mesh.command("up")
     try:
+        if not given.running:
+            await mesh.command("up")
         return await tell(mesh, reviews, given.out, SHORT if given.short else WHOLE)
     except (CommandError, StoryError) as error:
         sys.stderr.write(f"{error}\n")
