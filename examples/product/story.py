@@ -35,7 +35,8 @@ PIPELINE = Path(__file__).parent / "tickets.yaml"
 _ENDED = (ModelRollout.STATE_PROMOTED, ModelRollout.STATE_ROLLED_BACK)
 FIRST_TICKETS = 100
 # Enough that a model of random labels hardly ever reaches the gate's least quality by chance.
-RANDOM_TICKETS = 600
+RANDOM_TICKETS = 500
+HOTEL_TICKETS = 400
 _POLL_S = 1.0
 
 
@@ -70,8 +71,15 @@ class Story:
     customers: Customers
     plan: Plan
     events: list[Event] = field(default_factory=list)
+    _for_random: list[Ticket] = field(init=False)
+    _for_hotels: list[Ticket] = field(init=False)
     _began: float = field(default_factory=time.monotonic)
     _seen: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        # Before customers use them up.
+        self._for_random = self.world.take(Kind.HOTEL, RANDOM_TICKETS)
+        self._for_hotels = self.world.take(Kind.HOTEL, HOTEL_TICKETS)
 
     @property
     def now(self) -> float:
@@ -149,10 +157,7 @@ class Story:
     async def feed_random_labels(self) -> None:
         """A candidate that the gate must refuse."""
         labels = random.Random(2)  # noqa: S311 - a simulation
-        tickets = [
-            Ticket(each.text, labels.choice(("positive", "negative")), each.kind)
-            for each in self.world.take(Kind.HOTEL, RANDOM_TICKETS)
-        ]
+        tickets = [Ticket(each.text, labels.choice(("positive", "negative")), each.kind) for each in self._for_random]
         write_tickets(self.folder / "random.jsonl", tickets)
         name = await self.mesh.start_cycle(self._file("tickets-random", "random.jsonl"))
         self.note("random labels", "a model is trained on labels that mean nothing")
@@ -161,7 +166,7 @@ class Story:
 
     async def train_on_hotels_only(self) -> None:
         """A candidate that is good on its hold-out and bad with customers."""
-        write_tickets(self.folder / "hotels.jsonl", self.world.take(Kind.HOTEL, 400))
+        write_tickets(self.folder / "hotels.jsonl", self._for_hotels)
         name = await self.mesh.start_cycle(self._file("tickets-hotels", "hotels.jsonl"))
         self.note("hotels only", "a model is trained on hotels only, and its hold-out knows nothing else, either")
         await self._cycle(name, Cycle.STATE_SUCCEEDED)
