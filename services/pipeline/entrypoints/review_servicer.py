@@ -20,13 +20,6 @@ from services.pipeline.app.reviews import Reviews
 from services.pipeline.domain.review import Action, Need, Review, ReviewState
 from services.pipeline.entrypoints.mapping import caller_of
 
-_ACTIONS: dict[int, Action] = {
-    review_pb2.REVIEW_ACTION_ACCEPT: Action.ACCEPT,
-    review_pb2.REVIEW_ACTION_EDIT: Action.EDIT,
-    review_pb2.REVIEW_ACTION_RELABEL: Action.RELABEL,
-    review_pb2.REVIEW_ACTION_REJECT: Action.REJECT,
-    review_pb2.REVIEW_ACTION_SKIP: Action.SKIP,
-}
 _ACTION_MESSAGES: dict[Action, review_pb2.ReviewAction.ValueType] = {
     Action.ACCEPT: review_pb2.REVIEW_ACTION_ACCEPT,
     Action.EDIT: review_pb2.REVIEW_ACTION_EDIT,
@@ -34,16 +27,13 @@ _ACTION_MESSAGES: dict[Action, review_pb2.ReviewAction.ValueType] = {
     Action.REJECT: review_pb2.REVIEW_ACTION_REJECT,
     Action.SKIP: review_pb2.REVIEW_ACTION_SKIP,
 }
-_STATES: dict[int, ReviewState] = {
-    review_pb2.Review.STATE_PENDING: ReviewState.PENDING,
-    review_pb2.Review.STATE_TAKEN: ReviewState.TAKEN,
-    review_pb2.Review.STATE_DONE: ReviewState.DONE,
-}
+_ACTIONS: dict[int, Action] = {message: action for action, message in _ACTION_MESSAGES.items()}
 _STATE_MESSAGES = {
     ReviewState.PENDING: review_pb2.Review.STATE_PENDING,
     ReviewState.TAKEN: review_pb2.Review.STATE_TAKEN,
     ReviewState.DONE: review_pb2.Review.STATE_DONE,
 }
+_STATES: dict[int, ReviewState] = {message: state for state, message in _STATE_MESSAGES.items()}
 _NEEDS = {
     Need.BAD_RATING: review_pb2.Review.NEED_BAD_RATING,
     Need.LOW_CONFIDENCE: review_pb2.Review.NEED_LOW_CONFIDENCE,
