@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from gateway.cli.output import JsonOption, print_json, print_whole, stdout
+from gateway.cli.output import JsonOption, plain_table, print_json, print_whole, stdout
 from gateway.cli.stack_commands import as_owner
 from services.kit.config import home_dir, state_dir
 
@@ -60,7 +59,7 @@ def show(json_wanted: JsonOption = False) -> None:
         ends = [each.not_valid_after_utc.isoformat() for each in authorities]
         print_json({"authorities": ends, "certificates": [_plain(each) for each in issued]})
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     for column in ("certificate", "reached as", "until", ""):
         table.add_column(column, overflow="fold")
     now = datetime.now(UTC)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from tidemill.pipeline.v1.cycle_pb2 import Cycle, Stage
 from tidemill.pipeline.v1.pipeline_service_pb2 import (
     CancelCycleRequest,
@@ -27,6 +26,7 @@ from gateway.cli.output import (
     AddressOption,
     JsonOption,
     as_json,
+    plain_table,
     print_json,
     print_whole,
     program,
@@ -239,7 +239,7 @@ def cycles(
     if json_wanted:
         print_json([as_json(cycle) for cycle in found])
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     for column in ("cycle", "state", "stage", "started", "published"):
         table.add_column(column, overflow="fold", no_wrap=column != "published")
     for cycle in found:

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from gateway.cli.durations import duration
-from gateway.cli.output import JsonOption, print_json, print_whole, stderr, stdout
+from gateway.cli.output import JsonOption, plain_table, print_json, print_whole, stderr, stdout
 from gateway.cli.stack_commands import as_owner
 from services.kit.config import state_dir
 from services.kit.errors import InvalidArgumentError
@@ -146,7 +145,7 @@ def list_keys(database_url: DatabaseOption = None, json_wanted: JsonOption = Fal
     columns = ["id", "name", "roles", "created", "last used", "ends"]
     tenants, limited = any(key.tenant for key in found), any(_limits(key) for key in found)
     columns += [*(["tenant"] if tenants else []), *(["limits"] if limited else [])]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     for column in columns:
         table.add_column(column)
     for key in found:

@@ -28,6 +28,7 @@ from gateway.cli.output import (
     AddressOption,
     JsonOption,
     as_json,
+    plain_table,
     print_json,
     print_json_line,
     print_whole,
@@ -108,7 +109,7 @@ def predict(
         shown = [as_json(prediction) if prediction is not None else None for _, prediction in rows]
         print_json(as_json(response) | {"predictions": shown, "trace_id": connection.trace_id})
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     # In a narrow terminal the text is cut: the user knows it, and feedback needs the answer's id.
     table.add_column("label", style="bold", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
@@ -258,7 +259,7 @@ def _versions(connection: Connection, name: str) -> list[ModelVersion]:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     for column in columns:
         long = column in ("labels", "note", "data", "run")
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold", no_wrap=not long)

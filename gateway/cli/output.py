@@ -59,6 +59,11 @@ def print_whole(what: RenderableType) -> None:
     stdout(None if sys.stdout.isatty() else _FILE_WIDTH).print(what, soft_wrap=not isinstance(what, Table))
 
 
+def plain_table() -> Table:
+    """A table without lines, as every command prints it; the caller adds columns and rows."""
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+
+
 def stderr() -> Console:
     """For progress, hints and errors."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)

@@ -11,7 +11,7 @@ from rich.table import Table
 from tidemill.training.v1.training_service_pb2 import PlanTrainingRequest, PlanTrainingResponse
 
 from gateway.cli.connection import connect
-from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_whole, stdout
+from gateway.cli.output import AddressOption, JsonOption, as_json, plain_table, print_json, print_whole, stdout
 from services.kit.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def sizes(found: PlanTrainingResponse) -> Table:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     for number, name in enumerate(head):
         table.add_column(name, justify="left" if number == 0 else "right")
     for row in rows:

@@ -10,7 +10,6 @@ from typing import Annotated
 import grpc
 import typer
 from rich.console import Console
-from rich.table import Table
 from tidemill.pipeline.v1 import review_pb2
 from tidemill.pipeline.v1.review_pb2 import Review
 from tidemill.pipeline.v1.review_service_pb2 import (
@@ -22,7 +21,17 @@ from tidemill.pipeline.v1.review_service_pb2 import (
 
 from gateway.cli.connection import Connection, connect
 from gateway.cli.label_studio import from_tasks, labelling_config, to_tasks
-from gateway.cli.output import EXIT_FAILED, AddressOption, JsonOption, as_json, print_json, print_whole, stderr, stdout
+from gateway.cli.output import (
+    EXIT_FAILED,
+    AddressOption,
+    JsonOption,
+    as_json,
+    plain_table,
+    print_json,
+    print_whole,
+    stderr,
+    stdout,
+)
 from gateway.cli.pages import pages
 from gateway.cli.views.text import shorten
 from services.kit.errors import FieldViolation, InvalidArgumentError
@@ -122,7 +131,7 @@ def list_reviews(
     if json_wanted:
         print_json([as_json(item) for item in found])
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     for column in ("answer", "need", "state", "by", "given"):
         table.add_column(column, no_wrap=True)
     for item in found:

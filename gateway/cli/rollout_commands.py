@@ -26,6 +26,7 @@ from gateway.cli.output import (
     AddressOption,
     JsonOption,
     as_json,
+    plain_table,
     print_json,
     print_json_line,
     print_whole,
@@ -191,7 +192,7 @@ def _step(step: RolloutStep) -> str:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column != "why")
     return table

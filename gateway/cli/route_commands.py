@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from tidemill.inference.v1.inference_service_pb2 import (
     GetRouteRequest,
     ListRoutesRequest,
@@ -26,7 +25,7 @@ from tidemill.inference.v1.route_pb2 import (
 )
 
 from gateway.cli.connection import Connection, connect
-from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_whole, stdout
+from gateway.cli.output import AddressOption, JsonOption, as_json, plain_table, print_json, print_whole, stdout
 from gateway.cli.pages import pages
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import new_id
@@ -190,7 +189,7 @@ def _shown(item: Route, json_wanted: bool) -> None:
 
 def _print(item: Route) -> None:
     total = sum(version.weight for version in item.versions if version.role in _SHARING)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     for column in (item.model.removeprefix("models/"), "role", "share", "weight", "build", "aliases"):
         table.add_column(column, no_wrap=True, justify="right" if column in ("share", "weight") else "left")
     for version in item.versions:

@@ -8,7 +8,6 @@ from typing import Annotated
 import grpc
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.table import Table
 from rich.text import Text
 from tidemill.telemetry.v1.telemetry_service_pb2 import (
     GetTraceRequest,
@@ -23,6 +22,7 @@ from gateway.cli.output import (
     AddressOption,
     JsonOption,
     as_json,
+    plain_table,
     print_json,
     print_json_line,
     print_whole,
@@ -145,7 +145,7 @@ def traces(
     if json_wanted:
         print_json([as_json(item) for item in found])
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     for column in ("trace", "when", "service", "root", "took"):
         table.add_column(column, no_wrap=column != "root", justify="right" if column == "took" else "left")
     for item in found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from tidemill.pipeline.v1.trigger_pb2 import Trigger
 from tidemill.pipeline.v1.trigger_service_pb2 import (
     GetTriggerRequest,
@@ -17,7 +16,7 @@ from tidemill.pipeline.v1.trigger_service_pb2 import (
 
 from gateway.cli.connection import connect
 from gateway.cli.cycle_commands import PipelinePath
-from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_whole, stdout
+from gateway.cli.output import AddressOption, JsonOption, as_json, plain_table, print_json, print_whole, stdout
 from gateway.cli.pages import pages
 from gateway.cli.pipeline_file import load_pipeline
 from gateway.cli.views.text import moment
@@ -62,7 +61,7 @@ def list_triggers(address: AddressOption = None, json_wanted: JsonOption = False
     if json_wanted:
         print_json([as_json(item) for item in found])
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     for column in ("pipeline", "state", "what happens"):
         table.add_column(column, no_wrap=column != "what happens", overflow="fold")
     for item in found:

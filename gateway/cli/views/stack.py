@@ -22,6 +22,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from gateway.cli.output import plain_table
 from gateway.cli.views.text import duration
 from services.kit.bus.losses import NotedLoss
 from services.kit.storage.disk import DiskSpace
@@ -100,7 +101,7 @@ def status_table(stack: StackState, now: float, width: int) -> Table:
         now: seconds since the epoch.
         width: width of the terminal, in columns.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     table.add_column("part", style="bold")
     table.add_column("health")
     table.add_column("pid", justify="right")

@@ -14,6 +14,7 @@ from tidemill.pipeline.v1.cycle_pb2 import Cycle
 from tidemill.training.v1.run_pb2 import Comparison, Report, Variant
 
 from gateway.cli.connection import Target
+from gateway.cli.output import plain_table
 from gateway.cli.views.text import duration, interval, metric_name, rate, shorten, size
 
 _WIDE = 96
@@ -161,7 +162,7 @@ def _builds(cycle: Cycle, width: int) -> RenderableType:
     generation = any(variant.tokens_per_second for variant in cycle.report.variants)
     metric = metric_name(cycle.report.variants[0].quality.name)
     wide = width >= _WIDE
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
+    table = plain_table()
     table.add_column("build")
     table.add_column("size", justify="right")
     table.add_column("tokens/s" if generation else "texts/s", justify="right")
