@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
@@ -88,15 +89,7 @@ class SqlExclusionStore:
             _delete(connection, lessons, lessons.c.answer, asked)
             _forget_responses(connection, [f"feedback/{row.feedback_id}".encode() for row in rows])
             ordered = _order_cycles(connection, exclusion)
-            made = Exclusion(
-                exclusion.exclusion_id,
-                exclusion.kind,
-                exclusion.create_time,
-                person=exclusion.person,
-                reason=exclusion.reason,
-                removed=removed,
-                ordered=ordered,
-            )
+            made = replace(exclusion, removed=removed, ordered=ordered)
             connection.execute(insert(exclusions).values(_row(made)))
             return made
 

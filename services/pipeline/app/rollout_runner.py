@@ -189,7 +189,7 @@ async def carry_out(rollout: Rollout, parts: RolloutParts) -> bool:
         if rollout.state is RolloutState.PROMOTED and rollout.run:
             await parts.registry.promote(rollout.run, f"{rollout.rollout_id}-promote")
     except TidemillError as error:
-        if is_retryable(error) or isinstance(error, AbortedError):
+        if is_retryable(error):
             raise
         if rollout.state.final:
             logger.error("the route of %s stays as it is: %s", rollout.model, error.message)
