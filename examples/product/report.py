@@ -9,7 +9,6 @@ from pathlib import Path
 
 from examples.product.tickets import Kind
 
-_Z = 1.96
 _WINDOW_S = 20.0
 
 
@@ -54,10 +53,10 @@ class Quality:
     @property
     def interval(self) -> tuple[float, float]:
         """Low and high."""
-        share, n = self.share, self.count
-        middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-        return middle - half, middle + half
+        from scipy.stats import binomtest
+
+        found = binomtest(self.right, self.count).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
 
 
 def quality(asked: Sequence[Asked], begin: float, end: float) -> Quality | None:
