@@ -34,6 +34,7 @@ from gateway.cli.output import (
     stderr,
     stdout,
 )
+from gateway.cli.resource_names import pipeline_name
 from gateway.cli.source_check import check_recipe, check_sources
 from gateway.cli.views.summary import next_steps, print_next_steps, summary
 from gateway.cli.views.text import moment
@@ -218,7 +219,7 @@ def _resolve(connection: Connection, name: str) -> str:
     """The full name of a cycle."""
     if "/cycles/" in name:
         return name
-    pipeline = f"pipelines/{name.removeprefix('pipelines/')}"
+    pipeline = pipeline_name(name)
     request = ListCyclesRequest(pipeline=pipeline, page_size=1)
     found = connection.pipeline.ListCycles(request, metadata=connection.metadata, timeout=30).cycles
     if not found:
@@ -232,7 +233,7 @@ def cycles(
     json_wanted: JsonOption = False,
 ) -> None:
     """Lists cycles, newest first."""
-    name = f"pipelines/{pipeline.removeprefix('pipelines/')}" if pipeline else ""
+    name = pipeline_name(pipeline) if pipeline else ""
     with connect(address) as connection:
         request = ListCyclesRequest(pipeline=name, page_size=100)
         found = connection.pipeline.ListCycles(request, metadata=connection.metadata, timeout=30).cycles

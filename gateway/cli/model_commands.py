@@ -36,6 +36,7 @@ from gateway.cli.output import (
     stdout,
 )
 from gateway.cli.pages import pages
+from gateway.cli.resource_names import model_name
 from gateway.cli.views.text import moment, rate, size
 from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from services.kit.ids import new_id
@@ -55,10 +56,6 @@ _BATCH = 256
 # Texts per request, and concurrent requests, of a file: enough for batching, few enough to leave room for others.
 _BULK_BATCH, _AT_ONCE = 64, 4
 _RATINGS = {"good": 1.0, "bad": -1.0}
-
-
-def _model(name: str) -> str:
-    return f"models/{name.removeprefix('models/')}"
 
 
 def _text(text: str | None, file: Path | None) -> str:
@@ -100,7 +97,7 @@ def predict(
     with connect(address) as connection:
         # As many as one request may hold; a file piped in may have more lines.
         for at in range(0, len(asked), _BATCH):
-            request = PredictRequest(model=_model(model), texts=asked[at : at + _BATCH])
+            request = PredictRequest(model=model_name(model), texts=asked[at : at + _BATCH])
             response.MergeFrom(connection.inference.Predict(request, metadata=connection.metadata, timeout=60))
     # A blank line has no answer, but keeps its place in the output.
     predictions = iter(response.predictions)
@@ -136,7 +133,7 @@ def _files(source: Path | None, target: Path | None, has_text: bool) -> tuple[Pa
 
 
 def _predicted(connection: Connection, model: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    request = PredictRequest(model=_model(model), texts=[row.text for row in rows])
+    request = PredictRequest(model=model_name(model), texts=[row.text for row in rows])
     response = connection.inference.Predict(request, metadata=connection.metadata, timeout=120)
     version = {"model_version": response.model_version}
     return [as_json(prediction) | version for prediction in response.predictions]
@@ -175,7 +172,7 @@ def generate(
             )
         return
     given = _text(text, file)
-    request = StreamGenerateRequest(model=_model(model), sampling=sampling)
+    request = StreamGenerateRequest(model=model_name(model), sampling=sampling)
     if chat:
         request.conversation.messages.append(ChatMessage(role="user", content=given))
     else:
@@ -188,7 +185,7 @@ def _generated(
     connection: Connection, model: str, rows: Sequence[Row], sampling: SamplingParams, chat: bool
 ) -> list[dict[str, Any]]:
     [row] = rows
-    request = GenerateRequest(model=_model(model), sampling=sampling)
+    request = GenerateRequest(model=model_name(model), sampling=sampling)
     if chat:
         request.conversation.messages.append(ChatMessage(role="user", content=row.text))
     else:
@@ -240,7 +237,7 @@ def models(
     """Lists the models, or one model's versions."""
     with connect(address) as connection:
         if model:
-            _show_versions(_versions(connection, _model(model)), json_wanted)
+            _show_versions(_versions(connection, model_name(model)), json_wanted)
         else:
             _show_models(_models(connection), json_wanted)
 

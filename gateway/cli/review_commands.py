@@ -33,6 +33,7 @@ from gateway.cli.output import (
     stdout,
 )
 from gateway.cli.pages import pages
+from gateway.cli.resource_names import model_name
 from gateway.cli.views.text import shorten
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.grpc.errors import from_rpc_error
@@ -144,7 +145,7 @@ def list_reviews(
 def agreement(model: ModelOption = "", address: AddressOption = None, json_wanted: JsonOption = False) -> None:
     """Shows how far people agree who looked at the same answers: Cohen's kappa."""
     with connect(address) as connection:
-        request = MeasureAgreementRequest(model=_model(model))
+        request = MeasureAgreementRequest(model=model_name(model) if model else "")
         found = connection.review.MeasureAgreement(request, metadata=connection.metadata, timeout=60).agreement
     if json_wanted:
         print_json(as_json(found))
@@ -207,7 +208,7 @@ def import_reviews(
 
 
 def _take(connection: Connection, model: str, reviewer: str) -> Review | None:
-    request = TakeReviewRequest(request_id=new_id(), model=_model(model), reviewer=_who(reviewer))
+    request = TakeReviewRequest(request_id=new_id(), model=model_name(model) if model else "", reviewer=_who(reviewer))
     response = connection.review.TakeReview(request, metadata=connection.metadata, timeout=30)
     return response.review if response.HasField("review") else None
 
@@ -231,16 +232,12 @@ def _all(connection: Connection, model: str, state: str) -> list[Review]:
     if state not in _STATES:
         what = f"must be one of {', '.join(_STATES)}"
         raise InvalidArgumentError(f"--state {state!r}: {what}.", violations=[FieldViolation("state", what)])
-    request = ListReviewsRequest(model=_model(model), state=_STATES[state], page_size=500)
+    request = ListReviewsRequest(model=model_name(model) if model else "", state=_STATES[state], page_size=500)
     return [item for page in pages(connection, connection.review.ListReviews, request) for item in page.reviews]
 
 
 def _who(reviewer: str) -> str:
     return reviewer or getpass.getuser()
-
-
-def _model(name: str) -> str:
-    return f"models/{name.removeprefix('models/')}" if name else ""
 
 
 def _need(item: Review) -> str:

@@ -33,6 +33,7 @@ from gateway.cli.output import (
     stdout,
 )
 from gateway.cli.pages import pages
+from gateway.cli.resource_names import model_name
 from gateway.cli.views.text import moment
 from services.kit.errors import not_found
 from services.kit.ids import ID_PATTERN, new_id
@@ -58,7 +59,7 @@ def list_rollouts(
 ) -> None:
     """Lists roll-outs, newest first."""
     with connect(address) as connection:
-        request = ListRolloutsRequest(model=_model(model) if model else "", page_size=100)
+        request = ListRolloutsRequest(model=model_name(model) if model else "", page_size=100)
         found = connection.rollouts.ListRollouts(request, metadata=connection.metadata, timeout=_TIMEOUT_S).rollouts
     if json_wanted:
         print_json([as_json(item) for item in found])
@@ -170,15 +171,11 @@ def _resolve(connection: Connection, name: str) -> str:
     plain = name.removeprefix("rollouts/")
     if re.fullmatch(ID_PATTERN, plain):
         return f"rollouts/{plain}"
-    request = ListRolloutsRequest(model=_model(name), page_size=1)
+    request = ListRolloutsRequest(model=model_name(name), page_size=1)
     found = connection.rollouts.ListRollouts(request, metadata=connection.metadata, timeout=_TIMEOUT_S).rollouts
     if not found:
         raise not_found("rollout", name, "`tidemill rollout ls` lists them.")
     return str(found[0].name)
-
-
-def _model(name: str) -> str:
-    return f"models/{name.removeprefix('models/')}"
 
 
 def _state(item: ModelRollout) -> str:

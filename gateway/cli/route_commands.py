@@ -27,6 +27,7 @@ from tidemill.inference.v1.route_pb2 import (
 from gateway.cli.connection import Connection, connect
 from gateway.cli.output import AddressOption, JsonOption, as_json, plain_table, print_json, print_whole, stdout
 from gateway.cli.pages import pages
+from gateway.cli.resource_names import model_name
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import new_id
 
@@ -96,7 +97,7 @@ def set_route(
         kept = {name: number for name, number in before.aliases.items() if number in {e.version for e in entries}}
         request = SetRouteRequest(
             request_id=new_id(),
-            model=_name(model),
+            model=model_name(model),
             entries=entries,
             aliases=aliases if alias is not None else kept,
             etag=etag or before.etag,
@@ -116,7 +117,7 @@ def promote(
 ) -> None:
     """Makes a version the serving one; the one before leaves the route, its users go to the new one."""
     with connect(address) as connection:
-        request = PromoteVersionRequest(request_id=new_id(), model=_name(model), version=version, reason=reason)
+        request = PromoteVersionRequest(request_id=new_id(), model=model_name(model), version=version, reason=reason)
         now = connection.inference.PromoteVersion(request, metadata=connection.metadata, timeout=_SET_S).route
     _shown(now, json_wanted)
 
@@ -133,14 +134,10 @@ def rollback(
 ) -> None:
     """Lets an earlier version serve again."""
     with connect(address) as connection:
-        request = RollBackModelRequest(request_id=new_id(), model=_name(model), version=version, reason=reason)
+        request = RollBackModelRequest(request_id=new_id(), model=model_name(model), version=version, reason=reason)
         connection.inference.RollBackModel(request, metadata=connection.metadata, timeout=_SET_S)
         now = _get(connection, model)
     _shown(now, json_wanted)
-
-
-def _name(model: str) -> str:
-    return f"models/{model.removeprefix('models/')}"
 
 
 def _number(version: RoutedVersion) -> int:
@@ -148,7 +145,7 @@ def _number(version: RoutedVersion) -> int:
 
 
 def _get(connection: Connection, model: str) -> Route:
-    request = GetRouteRequest(model=_name(model))
+    request = GetRouteRequest(model=model_name(model))
     return connection.inference.GetRoute(request, metadata=connection.metadata, timeout=30).route
 
 

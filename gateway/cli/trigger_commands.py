@@ -19,6 +19,7 @@ from gateway.cli.cycle_commands import PipelinePath
 from gateway.cli.output import AddressOption, JsonOption, as_json, plain_table, print_json, print_whole, stdout
 from gateway.cli.pages import pages
 from gateway.cli.pipeline_file import load_pipeline
+from gateway.cli.resource_names import pipeline_name
 from gateway.cli.views.text import moment
 from services.kit.errors import InvalidArgumentError
 from services.kit.ids import new_id
@@ -31,7 +32,7 @@ triggers = typer.Typer(help="What starts the cycles of a pipeline: put, list, pa
 def why(pipeline: PipelineName, address: AddressOption = None, json_wanted: JsonOption = False) -> None:
     """Says why a pipeline's triggers do or do not start a cycle now."""
     with connect(address) as connection:
-        request = GetTriggerRequest(pipeline=_name(pipeline))
+        request = GetTriggerRequest(pipeline=pipeline_name(pipeline))
         found = connection.trigger.GetTrigger(request, metadata=connection.metadata, timeout=30).trigger
     _show(found, json_wanted)
 
@@ -83,7 +84,7 @@ def pause(
 ) -> None:
     """Starts no cycle of a pipeline by itself until it is resumed."""
     with connect(address) as connection:
-        request = PauseTriggerRequest(request_id=new_id(), pipeline=_name(pipeline), reason=reason)
+        request = PauseTriggerRequest(request_id=new_id(), pipeline=pipeline_name(pipeline), reason=reason)
         found = connection.trigger.PauseTrigger(request, metadata=connection.metadata, timeout=30).trigger
     _show(found, json_wanted)
 
@@ -92,13 +93,9 @@ def pause(
 def resume(pipeline: PipelineName, address: AddressOption = None, json_wanted: JsonOption = False) -> None:
     """Ends a pause."""
     with connect(address) as connection:
-        request = ResumeTriggerRequest(request_id=new_id(), pipeline=_name(pipeline))
+        request = ResumeTriggerRequest(request_id=new_id(), pipeline=pipeline_name(pipeline))
         found = connection.trigger.ResumeTrigger(request, metadata=connection.metadata, timeout=30).trigger
     _show(found, json_wanted)
-
-
-def _name(pipeline: str) -> str:
-    return f"pipelines/{pipeline.removeprefix('pipelines/')}"
 
 
 def _show(found: Trigger, json_wanted: bool) -> None:

@@ -1,0 +1,17 @@
+"""Names of resources, which a person may write with or without their collection."""
+
+from __future__ import annotations
+
+
+def model_name(name: str) -> str:
+    """`models/{model}`."""
+    return _in("models", name)
+
+
+def pipeline_name(name: str) -> str:
+    """`pipelines/{pipeline}`."""
+    return _in("pipelines", name)
+
+
+def _in(collection: str, name: str) -> str:
+    return f"{collection}/{name.removeprefix(f'{collection}/')}"
