@@ -21,7 +21,7 @@ from services.kit.engine import TOKENIZERS, open_encoder, weights_of
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.signing import MANIFEST, SIGNATURE
 from tests.integration.training.bases import write_snapshot
-from tests.integration.training.conftest import RunInputs, TrainingProcess, ended, events_about, stepped
+from tests.integration.training.conftest import RunInputs, TrainingProcess, ended, events_about, stepped, warnings_of
 
 STATE = run_pb2.Run
 RUNS = [STATE.STATE_RUNNING, STATE.STATE_SUCCEEDED]
@@ -108,8 +108,8 @@ def test_every_weight_is_trained_where_asked_and_what_was_done_otherwise_is_repo
     figures = run.report.figures
     assert figures["trainable_parameters"] == figures["parameters"]
     # No processor trains in it.
-    assert len(run.warnings) == 1
-    assert "optimization.precision" in run.warnings[0]
+    (warning,) = warnings_of(run)
+    assert "optimization.precision" in warning
     left = {path.name for path in training.run_folder(run.name).iterdir()}
     assert {"merged", "variants", "report.json"} <= left
     assert not left & {"adapter", "checkpoints", "build-cache"}
