@@ -22,6 +22,7 @@ from gateway.http.health import PartsHealth, health_routes
 from gateway.http.intake import intake_routes
 from gateway.http.limits import BodyBudget
 from gateway.http.predict import predict_routes
+from gateway.http.responses import response_routes
 from gateway.http.v2 import v2_routes
 from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
@@ -77,6 +78,7 @@ def create_app(
     app.add_exception_handler(Exception, _unexpected)
     routers = (
         chat_routes(plane),
+        response_routes(plane),
         predict_routes(plane),
         embedding_routes(plane),
         intake_routes(peers),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import orjson
@@ -13,8 +14,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from services.kit.errors import FieldViolation, InvalidArgumentError
 
 _TRUNCATE = "false: a text that is longer than the model reads is refused; otherwise it is cut at its end"
-_INT64 = 2**63 - 1
-_MAX_TOKENS = 131072
+INT64 = 2**63 - 1
+MAX_TOKENS = 131072
 
 # Options that the mesh does not offer, with the values that mean "not wanted".
 _REFUSED: dict[str, tuple[Any, ...]] = {
@@ -57,10 +58,30 @@ class Body(BaseModel):
         return {name: item for name, item in value.items() if item is not None}
 
 
-def _not_offered(name: str) -> PydanticCustomError:
-    why = _WHY.get(name)
+def not_offered(name: str, why: str = "") -> PydanticCustomError:
+    """The error for an option that this server does not have."""
     message = "is not offered by this server" + (f": {why}" if why else "")
     return PydanticCustomError("not_offered", cast("Any", message), {"at": name})
+
+
+def without_refused(
+    value: Any, refused: Mapping[str, tuple[Any, ...]], without_effect: Collection[str], why: Mapping[str, str]
+) -> Any:
+    """A body without options that this server does not have.
+
+    Args:
+        value: the body; what is not an object is returned as it is.
+        refused: options, with the values that mean "not wanted".
+        without_effect: options that do not change the answer.
+        why: of a refused option, or what to do instead.
+    """
+    if not isinstance(value, dict):
+        return value
+    for name, harmless in refused.items():
+        item = value.get(name)
+        if item is not None and item not in harmless:
+            raise not_offered(name, why.get(name, ""))
+    return {name: value[name] for name in value if name not in refused and name not in without_effect}
 
 
 def _without_nul(value: Any) -> Any:
@@ -161,7 +182,7 @@ class ChatMessageBody(Body):
             raise PydanticCustomError("object", "must be an object with `role` and `content`")
         for name in _MESSAGE_REFUSED:
             if value.get(name):
-                raise _not_offered(name)
+                raise not_offered(name, _WHY.get(name, ""))
         # An assistant's message that is a tool call has no text, and clients send it without content.
         if value.get("content") is None and value.get("role") in ("system", "developer", "user", "tool"):
             raise PydanticCustomError("content", "must be a string or a list of text parts", {"at": "content"})
@@ -215,6 +236,9 @@ def _stops(value: Any) -> Any:
     return stops
 
 
+Stops = Annotated[list[str], BeforeValidator(_stops)]
+
+
 class NamedSchemaBody(Body):
     """A JSON schema as OpenAI's clients send it."""
 
@@ -260,12 +284,12 @@ class ChatBody(Body):
     messages: list[ChatMessageBody] = Field(min_length=1)
     stream: bool = False
     stream_options: StreamOptionsBody | None = None
-    max_tokens: int | None = Field(None, ge=1, le=_MAX_TOKENS, description="as max_completion_tokens")
-    max_completion_tokens: int | None = Field(None, ge=1, le=_MAX_TOKENS, description="default: the model's limit")
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="as max_completion_tokens")
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="default: the model's limit")
     temperature: float = Field(0.0, ge=0, le=2, description="0 takes the most probable token")
     top_p: float = Field(1.0, gt=0, le=1)
-    seed: int | None = Field(None, ge=-_INT64 - 1, le=_INT64)
-    stop: Annotated[list[str], BeforeValidator(_stops)] = Field([], description="a text, or up to 8")
+    seed: int | None = Field(None, ge=-INT64 - 1, le=INT64)
+    stop: Stops = Field([], description="a text, or up to 8")
     n: int = Field(1, ge=1, le=8, description="answers to the same messages")
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
@@ -293,13 +317,7 @@ class ChatBody(Body):
     @model_validator(mode="before")
     @classmethod
     def _offered(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        for name, harmless in _REFUSED.items():
-            item = value.get(name)
-            if item is not None and item not in harmless:
-                raise _not_offered(name)
-        return {name: value[name] for name in value if name not in _REFUSED and name not in _WITHOUT_EFFECT}
+        return without_refused(value, _REFUSED, _WITHOUT_EFFECT, _WHY)
 
     user: str = Field("", max_length=512, description="for whom the answer is: one user gets one version of the model")
     safety_identifier: str = Field("", max_length=512, description="as user, OpenAI's newer name of it")

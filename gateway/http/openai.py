@@ -7,12 +7,17 @@ was trained on, so that a stock client gets what was trained; our own option `ap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
-from tidemill.inference.v1.inference_service_pb2 import GenerateRequest, GenerateResponse, StreamGenerateRequest
+from tidemill.inference.v1.inference_service_pb2 import (
+    GenerateRequest,
+    GenerateResponse,
+    StreamGenerateRequest,
+    StreamGenerateResponse,
+)
 from tidemill.inference.v1.model_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
@@ -28,13 +33,14 @@ from tidemill.inference.v1.model_pb2 import (
 
 from gateway.http import completions
 from gateway.http.bodies import ChatBody, read_body
-from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
+from gateway.http.errors import openai_error
+from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError, TidemillError
 from services.serving.domain.names import ModelReference, parse_reference
 from services.serving.domain.route import Route
 
 R = TypeVar("R", GenerateRequest, StreamGenerateRequest)
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _FINISH: dict[int, str] = {
     FINISH_REASON_STOP: "stop",
     FINISH_REASON_LENGTH: "length",
@@ -67,6 +73,12 @@ class ChatCall:
     def streamed(self) -> list[StreamGenerateRequest]:
         """The requests for the answers in pieces, as `whole`."""
         return self._requests(StreamGenerateRequest)
+
+    def sent_name(self, field: str) -> str:
+        """The name under which the caller sent a field of the request."""
+        if field == "text" and self.apply_prompt_template:
+            return "messages[0].content"
+        return "response_format" if field == "json_schema" else field
 
     def _requests(self, kind: type[R]) -> list[R]:
         requests = [self._request(kind) for _ in range(self.answers)]
@@ -112,15 +124,17 @@ def model_not_found(name: str) -> NotFoundError:
     )
 
 
-def as_sent(error: InvalidArgumentError, call: ChatCall) -> InvalidArgumentError:
-    """The service's error for a request, with the field names that the caller sent."""
-    names = {"json_schema": "response_format"}
-    if call.apply_prompt_template:
-        names["text"] = "messages[0].content"
+def as_sent(error: InvalidArgumentError, sent_name: Callable[[str], str]) -> InvalidArgumentError:
+    """The service's error for a request, with the field names that the caller sent.
+
+    Args:
+        error: names fields of `GenerateRequest`.
+        sent_name: the caller's name of such a field, which is without `conversation.` and `sampling.`.
+    """
     found = []
     for violation in error.violations:
         name = violation.field.removeprefix("conversation.").removeprefix("sampling.")
-        found.append(FieldViolation(names.get(name, name), violation.description))
+        found.append(FieldViolation(sent_name(name), violation.description))
     text = "; ".join(f"`{item.field}`: {item.description}" for item in found)
     # For a broken rule of the contract the field's text is enough; a service's own check explains more in its message.
     message = text if error.reason in ("INVALID_FIELD", "INVALID_SCHEMA") and found else error.message
@@ -149,7 +163,7 @@ def read_chat(value: dict[str, Any], template_of: Callable[[ModelReference], str
         conversation=Conversation(
             messages=[
                 ChatMessage(
-                    role=_ROLES[message.role],
+                    role=ROLES[message.role],
                     content=message.text,
                     tool_calls=[
                         ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
@@ -218,7 +232,7 @@ def completion_of(
                 content=response.text if response.text or not response.tool_calls else None,
                 tool_calls=[_call(call) for call in response.tool_calls] or None,
             ),
-            logprobs=_logprobs(response.logprobs) if logprobs else None,
+            logprobs=completions.ChoiceLogprobs(content=logprobs_of(response.logprobs)) if logprobs else None,
             finish_reason=_FINISH.get(response.finish_reason, "stop"),
             answer=response.answer,
         )
@@ -240,75 +254,77 @@ def _call(call: ToolCall) -> completions.ToolCall:
     return completions.ToolCall(id=call.id, function=function)
 
 
-def _logprobs(tokens: Iterable[TokenLogprob]) -> completions.ChoiceLogprobs:
-    return completions.ChoiceLogprobs(
-        content=[
-            completions.TokenLogprob(
-                token=token.token,
-                logprob=token.logprob,
-                bytes=None if "\ufffd" in token.token else list(token.token.encode()),
-            )
-            for token in tokens
-        ]
-    )
+def logprobs_of(tokens: Iterable[TokenLogprob]) -> list[completions.TokenLogprob]:
+    """Tokens with their log probabilities."""
+    return [
+        completions.TokenLogprob(
+            token=token.token,
+            logprob=token.logprob,
+            bytes=None if "\ufffd" in token.token else list(token.token.encode()),
+        )
+        for token in tokens
+    ]
 
 
-class ChunkWriter:
-    """Renders the events of one streamed answer (server-sent events, https://html.spec.whatwg.org/#server-sent-events)."""
+class ChatEvents:
+    """Renders streamed answers; see `gateway.http.generation.Events`."""
 
     DONE = b"data: [DONE]\n\n"
 
-    def __init__(
-        self, answer: str, model_version: str, model: str, created: int, include_usage: bool, index: int = 0
-    ) -> None:
-        self._index = index
-        self._head = {
-            "id": answer,
-            "object": "chat.completion.chunk",
-            "created": created,
-            "model": model,
-            "system_fingerprint": model_version,
-        }
-        self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
+    def __init__(self, call: ChatCall, created: int) -> None:
+        self._include_usage = call.include_usage
+        self._head: dict[str, Any] = {"object": "chat.completion.chunk", "created": created, "model": call.model}
 
-    def role(self) -> bytes:
-        """The first event."""
-        return self._event({"role": "assistant", "content": ""}, None)
+    def begin(self, index: int, first: StreamGenerateResponse) -> Iterable[bytes]:
+        """The role."""
+        if index == 0:
+            self._head = {"id": first.answer, **self._head, "system_fingerprint": first.model_version}
+        yield self._event(index, {"role": "assistant", "content": ""})
 
-    def text(self, delta: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
-        """A piece of the answer, and its tokens if they were asked for."""
-        return self._event({"content": delta}, None, _logprobs(logprobs).model_dump() if logprobs else None)
+    def piece(self, index: int, piece: StreamGenerateResponse) -> Iterable[bytes]:
+        """A piece of the text with its tokens, if they were asked for, and parts of the call of a function."""
+        if piece.text_delta or piece.logprobs:
+            logprobs = completions.ChoiceLogprobs(content=logprobs_of(piece.logprobs)) if piece.logprobs else None
+            yield self._event(
+                index, {"content": piece.text_delta}, logprobs=logprobs.model_dump() if logprobs is not None else None
+            )
+        for call in piece.tool_calls:
+            # The first part names the function, the others add to its arguments.
+            function = {"name": call.name, "arguments": call.arguments} if call.id else {"arguments": call.arguments}
+            named = {"id": call.id, "type": "function"} if call.id else {}
+            yield self._event(index, {"tool_calls": [{"index": 0, "function": function, **named}]})
 
-    def call(self, call: ToolCall) -> bytes:
-        """A part of the call of a function: the first names it, the others add to its arguments."""
-        function: dict[str, str] = {"arguments": call.arguments}
-        part: dict[str, Any] = {"index": 0, "function": function}
-        if call.id:
-            part |= {"id": call.id, "type": "function"}
-            function["name"] = call.name
-        return self._event({"tool_calls": [part]}, None)
+    def finish(self, index: int, last: StreamGenerateResponse) -> Iterable[bytes]:
+        """Why the answer ended. `truncated`: the end of the prompt was cut off."""
+        truncated = bool(last.usage.truncated_tokens)
+        yield self._event(index, {}, _FINISH.get(last.finish_reason, "stop"), {"truncated": truncated})
 
-    def finish(self, reason: int, truncated: bool) -> bytes:
-        """The end of the answer; `truncated`: the end of the prompt was cut off."""
-        self._tail["truncated"] = truncated
-        return self._event({}, _FINISH.get(reason, "stop"))
+    def end(self, usages: Sequence[Usage]) -> Iterable[bytes]:
+        """The usage, if it was asked for."""
+        if self._include_usage:
+            yield event({**self._head, "choices": [], "usage": usage_of(*usages).model_dump()})
+        yield self.DONE
 
-    def usage(self, *usages: Usage) -> bytes:
-        """The event that follows the answers if `include_usage` was set."""
-        return _data({**self._head, "choices": [], "usage": usage_of(*usages).model_dump()})
+    def fail(self, error: TidemillError) -> Iterable[bytes]:
+        """An error in the middle of a stream, as OpenAI's clients expect it."""
+        yield event(openai_error(error))
 
-    def _event(self, delta: dict[str, Any], finish_reason: str | None, logprobs: dict[str, Any] | None = None) -> bytes:
-        choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return _data({**self._head, "choices": [choice], **self._tail})
+    def _event(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        finish_reason: str | None = None,
+        more: Mapping[str, Any] | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        usage = {"usage": None} if self._include_usage else {}
+        return event({**self._head, "choices": [choice], **usage, **(more or {})})
 
 
-def _data(value: Any) -> bytes:
-    return b"data: " + orjson.dumps(value) + b"\n\n"
-
-
-def error_event(body: dict[str, Any]) -> bytes:
-    """An error in the middle of a stream, as OpenAI's clients expect it."""
-    return _data(body)
+def event(value: Any, name: str = "") -> bytes:
+    """A server-sent event (https://html.spec.whatwg.org/#server-sent-events); `name` is its type."""
+    return (f"event: {name}\n".encode() if name else b"") + b"data: " + orjson.dumps(value) + b"\n\n"
 
 
 def model_card(route: Route, asked: ModelReference | None = None) -> completions.ModelCard | None:

@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
-from gateway.http import chat
+from gateway.http import generation
 from tests.integration.gateway.conftest import Mesh
 from tests.integration.gateway.fake_peers import ANSWER, VERSION, WORDS
 
@@ -230,7 +230,7 @@ def test_a_stream_that_waits_is_kept_open_by_comments(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     """Before its first piece, while it waits for its turn, and between two."""
-    monkeypatch.setattr(chat, "_KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(generation, "_KEEP_ALIVE_S", 0.05)
     body = {"model": "headlines", "stream": True, "messages": [{"role": "user", "content": content}]}
     headers = {"authorization": f"Bearer {mesh.key}"}
     with httpx.stream(

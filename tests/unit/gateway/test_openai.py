@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tidemill.inference.v1.inference_service_pb2 import StreamGenerateResponse
 from tidemill.inference.v1.model_pb2 import FINISH_REASON_LENGTH, Usage
 
-from gateway.http.openai import ChatCall, ChunkWriter
+from gateway.http.openai import ChatCall, ChatEvents
 from gateway.http.openai import read_chat as read_chat_of
 from services.kit.errors import InvalidArgumentError, NotFoundError
 
@@ -170,13 +171,13 @@ def test_any_json_is_read_or_refused_in_order(body: dict[str, Any]) -> None:
 
 
 def test_chunks_are_events_with_one_identity() -> None:
-    chunks = ChunkWriter("answers/a", "models/m/versions/1", "m", 1, include_usage=True)
-    events = [
-        chunks.role(),
-        chunks.text("zwei\n\nZeilen"),
-        chunks.finish(FINISH_REASON_LENGTH, False),
-        chunks.usage(Usage(prompt_tokens=2, completion_tokens=3)),
-    ]
+    chunks = ChatEvents(read_chat(ASK | {"stream": True, "stream_options": {"include_usage": True}}), 1)
+    usage = Usage(prompt_tokens=2, completion_tokens=3)
+    first = StreamGenerateResponse(answer="answers/a", model_version="models/m/versions/1", text_delta="zwei\n\nZeilen")
+    last = StreamGenerateResponse(answer="answers/a", finish_reason=FINISH_REASON_LENGTH, usage=usage)
+    steps = (chunks.begin(0, first), chunks.piece(0, first), chunks.piece(0, last), chunks.finish(0, last))
+    *events, done = [event for step in (*steps, chunks.end([usage])) for event in step]
+    assert done == b"data: [DONE]\n\n"
     for event in events:
         assert event.startswith(b"data: ")
         assert event.endswith(b"\n\n")
