@@ -147,6 +147,7 @@ ROUTES: Mapping[tuple[str, str], Roles] = {
     # Open to whoever has the metrics token or, if none is set, calls from this machine; others need a key.
     ("GET", "/metrics"): _SEE,
     ("POST", "/v1/chat/completions"): _ASK,
+    ("POST", "/v1/completions"): _ASK,
     ("POST", "/v1/responses"): _ASK,
     ("GET", "/v1/models"): _LOOK,
     ("GET", "/v1/models/{model}"): _LOOK,

@@ -23,6 +23,7 @@ from gateway.http.intake import intake_routes
 from gateway.http.limits import BodyBudget
 from gateway.http.predict import predict_routes
 from gateway.http.responses import response_routes
+from gateway.http.text_completions import text_completion_routes
 from gateway.http.v2 import v2_routes
 from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
@@ -79,6 +80,7 @@ def create_app(
     routers = (
         chat_routes(plane),
         response_routes(plane),
+        text_completion_routes(plane),
         predict_routes(plane),
         embedding_routes(plane),
         intake_routes(peers),

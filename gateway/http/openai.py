@@ -41,7 +41,7 @@ from services.serving.domain.route import Route
 R = TypeVar("R", GenerateRequest, StreamGenerateRequest)
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-_FINISH: dict[int, str] = {
+FINISH: dict[int, str] = {
     FINISH_REASON_STOP: "stop",
     FINISH_REASON_LENGTH: "length",
     FINISH_REASON_TOOL_CALLS: "tool_calls",
@@ -233,7 +233,7 @@ def completion_of(
                 tool_calls=[_call(call) for call in response.tool_calls] or None,
             ),
             logprobs=completions.ChoiceLogprobs(content=logprobs_of(response.logprobs)) if logprobs else None,
-            finish_reason=_FINISH.get(response.finish_reason, "stop"),
+            finish_reason=FINISH.get(response.finish_reason, "stop"),
             answer=response.answer,
         )
         for number, response in enumerate(responses)
@@ -297,7 +297,7 @@ class ChatEvents:
     def finish(self, index: int, last: StreamGenerateResponse) -> Iterable[bytes]:
         """Why the answer ended. `truncated`: the end of the prompt was cut off."""
         truncated = bool(last.usage.truncated_tokens)
-        yield self._event(index, {}, _FINISH.get(last.finish_reason, "stop"), {"truncated": truncated})
+        yield self._event(index, {}, FINISH.get(last.finish_reason, "stop"), {"truncated": truncated})
 
     def end(self, usages: Sequence[Usage]) -> Iterable[bytes]:
         """The usage, if it was asked for."""
