@@ -9,11 +9,15 @@ import resource
 import uvloop
 from opentelemetry import trace
 
+from gateway.console.app import Console
+from gateway.console.calls import Services
+from gateway.console.sessions import Sessions
 from gateway.facade.auth import ApiKeyInterceptor
 from gateway.facade.messages import MessageBudget, MessageInterceptor
 from gateway.facade.proxy import FacadeHandler
 from gateway.facade.spans import SpanInterceptor
 from gateway.facade.table import public_services
+from gateway.health import PartsHealth
 from gateway.http.app import create_app
 from gateway.http.limits import BodyBudget
 from gateway.http.server import HttpServer
@@ -26,6 +30,8 @@ from gateway.peers import Peers
 from gateway.plane import DataPlane
 from gateway.processes import ProcessMetrics
 from gateway.settings import GatewaySettings
+from infra.stack.private import place_secret
+from services.kit.clock import SystemClock
 from services.kit.config import UNIX, load_settings, state_dir
 from services.kit.runtime.service import Service, run_service
 from services.kit.telemetry.metrics import RequestMetrics
@@ -76,6 +82,13 @@ def _usage(settings: GatewaySettings) -> UsageTable:
     return UsageTable(settings.state / "gateway" / "key-usage", settings.gateway_process, settings.gateway_processes)
 
 
+def _console_secret(settings: GatewaySettings) -> str:
+    """What signs the console's sessions; all processes of this gateway read the same."""
+    folder = settings.state / "gateway"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return place_secret(folder / "console.secret")
+
+
 def _own_socket(settings: GatewaySettings) -> tuple[str, ...]:
     """Where a probe reaches this process and no other of those that share its ports."""
     if settings.gateway_sockets is None:
@@ -100,16 +113,21 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
         metrics.registry, settings.gateway_sockets, settings.gateway_process, settings.gateway_processes
     )
     refusals = Refusals(metrics.registry)
+    checked = ring if settings.auth else None
+    health = PartsHealth(peers.channels)
+    sessions = Sessions(await asyncio.to_thread(_console_secret, settings), SystemClock())
     app = create_app(
         peers,
         plane,
-        ring if settings.auth else None,
+        checked,
         limiter,
         metrics,
         tracer,
         BodyBudget(limits),
         processes,
         settings.origins,
+        health,
+        Console(Services.over(peers.channels), health, checked, limiter, sessions),
     )
     tls = ServerTls(settings.tls_files) if settings.tls_files is not None else None
     http = HttpServer(

@@ -37,7 +37,8 @@ from gateway.cli.output import (
 )
 from gateway.cli.pages import pages
 from gateway.cli.resource_names import model_name
-from gateway.cli.views.text import moment, rate, size
+from gateway.cli.views.text import moment
+from gateway.formats import rate, size
 from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from services.kit.ids import new_id
 

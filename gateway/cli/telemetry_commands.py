@@ -31,8 +31,9 @@ from gateway.cli.output import (
 )
 from gateway.cli.pages import pages
 from gateway.cli.patience import Patience
-from gateway.cli.views.text import milliseconds, moment
+from gateway.cli.views.text import moment
 from gateway.cli.views.trace import in_order, log_line, trace_tree
+from gateway.formats import milliseconds
 
 _POLL_S = 1.0
 # Lines reach the index out of order; a line this late is still shown.

@@ -13,12 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from gateway.health import PartsHealth
 from gateway.http.chat import chat_routes
 from gateway.http.dispatch import Dispatch
 from gateway.http.door import App, Door, check_role
 from gateway.http.embeddings import embedding_routes
 from gateway.http.errors import CODE_KEY, ClientGone, error_response, unexpected
-from gateway.http.health import PartsHealth, health_routes
+from gateway.http.health import health_routes
 from gateway.http.intake import intake_routes
 from gateway.http.limits import BodyBudget
 from gateway.http.predict import predict_routes
@@ -49,6 +50,8 @@ def create_app(
     bodies: BodyBudget,
     processes: ProcessMetrics,
     origins: Sequence[str] = (),
+    health: PartsHealth | None = None,
+    console: App | None = None,
 ) -> App:
     """The ASGI application.
 
@@ -62,6 +65,8 @@ def create_app(
         bodies: the memory of all current bodies.
         processes: the metrics of all processes of this gateway.
         origins: of web pages that may call, such as `https://app.example.com`; `*` for every page.
+        health: of the services; of its own when None.
+        console: what answers below `/console`.
     """
     app = FastAPIOffline(
         title="Tidemill",
@@ -85,14 +90,14 @@ def create_app(
         embedding_routes(plane),
         intake_routes(peers),
         v2_routes(plane.v2),
-        health_routes(PartsHealth(peers.channels), processes),
+        health_routes(health or PartsHealth(peers.channels), processes),
     )
     for router in routers:
         app.include_router(router)
     if ring is not None:
         _document_the_key(app)
     routes = Dispatch(app, (route for router in routers for route in router.routes), _expected, _unexpected)
-    door = Door(routes, ring, limiter, metrics, tracer, bodies)
+    door = Door(routes, ring, limiter, metrics, tracer, bodies, console)
     if not origins:
         return door
     # Outside the key check: a browser's preflight request carries no key.

@@ -39,6 +39,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
 # Scripts and styles of the documentation page.
 _OPEN_BELOW = "/static-offline-docs/"
+CONSOLE = "/console"
+"""The console is below; it asks for a session instead of a key, and reads no body of strangers but a short form."""
 # Open to whoever has the metrics token or, if none is set, calls from this machine; others need a key.
 _METRICS = "/metrics"
 # Characters of a path that a span keeps; a caller without a key may send 60 KB.
@@ -77,6 +79,7 @@ class Door:
         metrics: RequestMetrics,
         tracer: Tracer,
         bodies: BodyBudget,
+        console: App | None = None,
     ) -> None:
         """Args:
         app: the application inside.
@@ -85,8 +88,10 @@ class Door:
         metrics: of this process.
         tracer: creates the server spans.
         bodies: the memory of all current bodies.
+        console: what answers below `/console`; without it those paths are as all others.
         """
         self._app = app
+        self._console = console
         self._bodies = bodies
         self._ring = ring
         self._limiter = limiter
@@ -135,7 +140,11 @@ class Door:
                 message["headers"] = [*map(_relative, message.get("headers", ())), *own_headers]
             await send(message)
 
+        console = self._console if path == CONSOLE or path.startswith(f"{CONSOLE}/") else None
         try:
+            if console is not None:
+                await console(scope, receive, answer)
+                return
             if self._ring is not None:
                 key = await self._ring.check(key_text(headers.get(b"authorization"), headers.get(b"x-api-key")))
                 span.set_attribute(schema.API_KEY, key.key_id)

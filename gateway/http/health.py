@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Mapping
 from typing import Any
 
-import grpc
 from fastapi import APIRouter, Request
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from gateway.health import PartsHealth
 from gateway.http.calls import json_response
 from gateway.http.door import from_this_machine
 from gateway.processes import ProcessMetrics
-
-_PROBE_S = 1.0
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-
-
-class PartsHealth:
-    """Checks the health of every service, at most once a second."""
-
-    def __init__(self, channels: Mapping[str, grpc.aio.Channel]) -> None:
-        self._stubs = {name: health_pb2_grpc.HealthStub(channel) for name, channel in channels.items()}
-        self._known: dict[str, dict[str, Any]] = {}
-        self._asked_at = float("-inf")
-        self._lock = asyncio.Lock()
-
-    async def parts(self) -> dict[str, dict[str, Any]]:
-        """What each service answered: `status`, and `latency_ms` or `message`."""
-        async with self._lock:
-            if time.monotonic() - self._asked_at > 1.0:
-                answers = await asyncio.gather(*(self._ask(stub) for stub in self._stubs.values()))
-                self._known = dict(zip(self._stubs, answers, strict=True))
-                self._asked_at = time.monotonic()
-            return self._known
-
-    async def _ask(self, stub: Any) -> dict[str, Any]:
-        started = time.perf_counter()
-        try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_PROBE_S)
-        except grpc.aio.AioRpcError as error:
-            return {"status": "unavailable", "message": error.details() or error.code().name}
-        status = "serving" if answer.status == _SERVING else "not_serving"
-        return {"status": status, "latency_ms": round((time.perf_counter() - started) * 1000, 2)}
 
 
 def health_routes(health: PartsHealth, processes: ProcessMetrics) -> APIRouter:

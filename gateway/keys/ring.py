@@ -114,6 +114,22 @@ class KeyRing:
                 return key
         raise UnauthenticatedError(f"This API key is not valid. {HOW_TO_GET_ONE}", reason="API_KEY_INVALID")
 
+    async def holder(self, key_id: str) -> ApiKey:
+        """The key of someone who showed it before, and is known by something else now.
+
+        Raises:
+            UnauthenticatedError: it is revoked or expired.
+            UnavailableError: as `check`.
+        """
+        key = self._keys.get(key_id)
+        if key is None:
+            await self._look_again()
+            key = self._keys.get(key_id)
+        if key is None or key.expired(now := self._clock.now()):
+            raise UnauthenticatedError("The API key is revoked or expired.", reason="API_KEY_ENDED")
+        self._uses[key_id] = now
+        return key
+
     async def _look_again(self) -> None:
         try:
             await self.refresh()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from infra.stack.errors import StackError
@@ -14,15 +15,21 @@ UMASK = 0o077
 
 
 def place_secret(file: Path) -> str:
-    """The secret in a file that only this user can read; created from 32 random bytes if missing."""
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return file.read_text(encoding="utf-8").strip()
-    secret = secrets.token_hex(32)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(secret)
-    return secret
+    """The secret in a file that only this user can read; created from 32 random bytes if missing.
+
+    Of processes that create it at the same time one does, and all get the same: the file appears with its content.
+    """
+    if not file.exists():
+        draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(secrets.token_hex(32))
+            with suppress(FileExistsError):
+                os.link(draft, file)
+        finally:
+            draft.unlink()
+    return file.read_text(encoding="utf-8").strip()
 
 
 def own_folder(folder: Path) -> Path:

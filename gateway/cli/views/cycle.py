@@ -14,7 +14,7 @@ from rich.text import Text
 from tidemill.common.v1.failure_pb2 import Progress
 from tidemill.pipeline.v1.cycle_pb2 import Cycle, Stage
 
-from gateway.cli.views.text import duration, rate
+from gateway.formats import duration, rate
 
 _WIDE = 96
 _PLAIN_EVERY_S = 10.0

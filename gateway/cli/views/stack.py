@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli.output import plain_table
-from gateway.cli.views.text import duration
+from gateway.formats import duration
 from services.kit.bus.losses import NotedLoss
 from services.kit.storage.disk import DiskSpace
 

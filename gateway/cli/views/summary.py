@@ -15,7 +15,8 @@ from tidemill.training.v1.run_pb2 import Comparison, Report, Variant
 
 from gateway.cli.connection import Target
 from gateway.cli.output import plain_table
-from gateway.cli.views.text import duration, interval, metric_name, rate, shorten, size
+from gateway.cli.views.text import shorten
+from gateway.formats import duration, interval, metric_name, rate, size
 
 _WIDE = 96
 _EXAMPLES = 5

@@ -10,7 +10,8 @@ from rich.text import Text
 from rich.tree import Tree
 from tidemill.telemetry.v1.telemetry_service_pb2 import LogRecord, Span
 
-from gateway.cli.views.text import milliseconds, moment
+from gateway.cli.views.text import moment
+from gateway.formats import milliseconds
 
 _LEVELS = {"error": "bold red", "critical": "bold red", "fatal": "bold red", "warning": "yellow", "warn": "yellow"}
 _HOPS = {"server": "▸", "client": "◂", "producer": "»", "consumer": "«"}

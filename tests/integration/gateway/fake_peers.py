@@ -29,9 +29,9 @@ from tidemill.pipeline.v1.pipeline_service_pb2_grpc import (
     PipelineServiceServicer,
     add_PipelineServiceServicer_to_server,
 )
-from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceServicer, add_ReviewServiceServicer_to_server
+from tidemill.pipeline.v1.review_service_pb2_grpc import add_ReviewServiceServicer_to_server
 from tidemill.pipeline.v1.rollout_service_pb2_grpc import RolloutServiceServicer, add_RolloutServiceServicer_to_server
-from tidemill.pipeline.v1.trigger_service_pb2_grpc import TriggerServiceServicer, add_TriggerServiceServicer_to_server
+from tidemill.pipeline.v1.trigger_service_pb2_grpc import add_TriggerServiceServicer_to_server
 from tidemill.telemetry.v1 import telemetry_service_pb2 as telemetry_pb2
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import (
     TelemetryServiceServicer,
@@ -46,6 +46,7 @@ from tritonclient.grpc.service_pb2_grpc import (
 from services.kit.errors import NotFoundError
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
+from tests.integration.gateway.console_peers import FakeReviews, FakeTriggers
 
 ANSWER = "answers/01jtest"
 VERSION = "models/headlines/versions/3"
@@ -139,6 +140,9 @@ class FakeInference(InferenceServiceServicer):
 
     async def GetRoute(self, request: Any, context: Any) -> inference_pb2.GetRouteResponse:  # noqa: N802
         return inference_pb2.GetRouteResponse(route=canaries())
+
+    async def ListRoutes(self, request: Any, context: Any) -> inference_pb2.ListRoutesResponse:  # noqa: N802
+        return inference_pb2.ListRoutesResponse(routes=[canaries(), routes()[0]])
 
     async def SetRoute(self, request: Any, context: Any) -> inference_pb2.SetRouteResponse:  # noqa: N802
         self._seen.note(request, context)
@@ -497,6 +501,8 @@ class FakePeers:
     def __init__(self) -> None:
         self.seen = ReceivedCalls()
         self.pipeline = FakePipeline(self.seen)  # type: ignore[abstract]
+        self.triggers = FakeTriggers(self.seen)  # type: ignore[abstract]
+        self.reviews = FakeReviews(self.seen)
         self.telemetry = FakeTelemetry()  # type: ignore[abstract]
         self.address = ""
         self._server: grpc.aio.Server | None = None
@@ -517,9 +523,9 @@ class FakePeers:
         add_IngestServiceServicer_to_server(FakeIngest(self.seen), server)  # type: ignore[abstract]
         add_PipelineServiceServicer_to_server(self.pipeline, server)
         # What is not played here is refused before anything is called.
-        add_TriggerServiceServicer_to_server(TriggerServiceServicer(), server)  # type: ignore[abstract]
+        add_TriggerServiceServicer_to_server(self.triggers, server)
         add_RolloutServiceServicer_to_server(FakeRollouts(self.seen), server)  # type: ignore[abstract]
-        add_ReviewServiceServicer_to_server(ReviewServiceServicer(), server)  # type: ignore[abstract]
+        add_ReviewServiceServicer_to_server(self.reviews, server)
         add_ExclusionServiceServicer_to_server(ExclusionServiceServicer(), server)  # type: ignore[abstract]
         add_TelemetryServiceServicer_to_server(self.telemetry, server)
         return ["tidemill.inference.v1.InferenceService"]

@@ -12,8 +12,9 @@ from tidemill.telemetry.v1.telemetry_service_pb2 import LogRecord, Span
 from gateway.cli.connection import Target
 from gateway.cli.views.cycle import PlainReporter, stages_table
 from gateway.cli.views.summary import next_steps, summary
-from gateway.cli.views.text import duration, milliseconds, rate, shorten, size
+from gateway.cli.views.text import shorten
 from gateway.cli.views.trace import trace_tree
+from gateway.formats import duration, milliseconds, rate, size
 from tests.unit.cli.cycles import START, running, succeeded
 
 TARGET = Target("127.0.0.1:7100", "127.0.0.1:8080", "key", Path("/state/api-key"))

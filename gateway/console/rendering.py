@@ -1,0 +1,75 @@
+"""Renders pages: Jinja templates in which every value is escaped."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from gateway import formats
+from gateway.console import words
+
+HERE = Path(__file__).parent
+STATIC = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
+"""Files that pages load, and their types."""
+
+
+def static_files() -> dict[str, bytes]:
+    """The files that pages load, by name."""
+    return {name: (HERE / "static" / name).read_bytes() for name in STATIC}
+
+
+def digest(content: bytes) -> str:
+    """Names one content of a file in its address, so that browsers may keep it."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def environment() -> Environment:
+    """The templates with their filters. A name that a template does not get is an error."""
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "ago": lambda stamp: words.ago(stamp, datetime.now(UTC)),
+        "moment": moment,
+        "short": words.short,
+        "last": words.last,
+        "size": formats.size,
+        "rate": formats.rate,
+        "duration": formats.duration,
+        "metric_name": formats.metric_name,
+        "interval": formats.interval,
+        "thousands": lambda value: f"{value:,}",
+        "share": lambda value: f"{value:.1%}",
+        "signed": lambda value, digits=3: f"{value:+.{digits}f}",
+        "fixed": lambda value, digits=3: f"{value:.{digits}f}",
+    }
+    made.globals |= {
+        "static": {name: digest(content) for name, content in static_files().items()},
+        "words": words,
+    }
+    return made
+
+
+def moment(stamp: Timestamp) -> Markup:
+    """A time as an element; how long ago it was, with the time in UTC for whoever points at it."""
+    if not stamp.seconds:
+        return Markup("")
+    when = words.instant(stamp)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        f"{when:%Y-%m-%dT%H:%M:%SZ}", f"{when:%Y-%m-%d %H:%M:%S} UTC", words.ago(stamp, datetime.now(UTC))
+    )
+
+
+def render(templates: Environment, name: str, **values: Any) -> str:
+    """One page."""
+    return templates.get_template(name).render(**values)

@@ -1,0 +1,49 @@
+"""Numbers and sizes as a person reads them, on the command line and in the console."""
+
+from __future__ import annotations
+
+from tidemill.common.v1.failure_pb2 import Metric
+
+_METRICS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "macro_f1": "macro F1", "entity_f1": "entity F1"}
+_SIZES = ("B", "kB", "MB", "GB", "TB")
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12.3 s`, `4:05`, `1:02:03`."""
+    if seconds < 60:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def milliseconds(seconds: float) -> str:
+    """`0.42 ms`, `12.3 ms`, `1.2 s`."""
+    value = seconds * 1000
+    return f"{value:.2f} ms" if value < 10 else f"{value:.1f} ms" if value < 1000 else duration(seconds)
+
+
+def size(count: float) -> str:
+    """`512 B`, `138 MB`, in powers of a thousand."""
+    step = 0
+    while count >= 999.5 and step < len(_SIZES) - 1:
+        count /= 1000
+        step += 1
+    return f"{count:.0f} {_SIZES[step]}" if step == 0 or count >= 99.5 else f"{count:.1f} {_SIZES[step]}"
+
+
+def rate(value: float) -> str:
+    """`1,130`, `8.4`, `0.31`: at least two significant digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def metric_name(name: str) -> str:
+    """The usual name of a metric, as in papers."""
+    return _METRICS.get(name, name)
+
+
+def interval(metric: Metric, signed: bool = False) -> str:
+    """`[0.203, 0.243]`."""
+    form = "+.3f" if signed else ".3f"
+    return f"[{metric.ci_low:{form}}, {metric.ci_high:{form}}]"

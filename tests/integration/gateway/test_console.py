@@ -1,0 +1,149 @@
+"""The console over HTTP, against the whole gateway: who gets in, what forms need, what a role may, and the headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from gateway.keys.key import Role
+from tests.integration.gateway.conftest import Mesh
+
+
+def browser(mesh: Mesh) -> httpx.Client:
+    """A client that keeps cookies, as a browser does."""
+    return httpx.Client(base_url=f"http://{mesh.http}", headers={"origin": f"http://{mesh.http}"})
+
+
+def sign_in(client: httpx.Client, key: str, person: str = "") -> httpx.Response:
+    return client.post("/console/sign-in", data={"key": key, "person": person})
+
+
+def token(page: httpx.Response) -> str:
+    found = re.search(r'name="form_token" value="([0-9a-f]{64})"', page.text)
+    assert found is not None, page.text
+    return found[1]
+
+
+@pytest.fixture
+def client(mesh: Mesh) -> Iterator[httpx.Client]:
+    """Someone who is signed in and may do everything."""
+    with browser(mesh) as client:
+        assert sign_in(client, mesh.key, "Anna").status_code == 303
+        yield client
+
+
+def test_a_key_opens_the_console_and_signing_out_closes_it(mesh: Mesh) -> None:
+    with browser(mesh) as client:
+        refused = client.get("/console")
+        assert (refused.status_code, refused.headers["location"]) == (303, "/console/sign-in?next=/console")
+        page = client.get(refused.headers["location"])
+        assert page.status_code == 200
+        entered = client.post(str(page.url), data={"key": mesh.key, "person": "Anna"})
+        assert (entered.status_code, entered.headers["location"]) == (303, "/console")
+        cookie = entered.headers["set-cookie"]
+        assert {"HttpOnly", "SameSite=strict", "Path=/console"} <= set(cookie.split("; "))
+        assert mesh.key not in cookie
+        home = client.get("/console")
+        assert home.status_code == 200
+        assert ">Anna<" in home.text
+        assert mesh.key not in home.text
+        assert client.post("/console/sign-out", data={"form_token": token(home)}).status_code == 303
+        assert client.get("/console").status_code == 303
+
+
+@pytest.mark.parametrize("key", ["", "no key", f"tm_{'0' * 12}_{'0' * 64}", "<script>alert(1)</script>"])
+def test_a_wrong_key_is_refused_and_not_repeated(mesh: Mesh, key: str) -> None:
+    with browser(mesh) as client:
+        refused = sign_in(client, key)
+        assert (refused.status_code, "set-cookie" in refused.headers) == (401, False)
+        assert "This API key is not valid." in refused.text
+        assert not key or key not in refused.text
+
+
+def test_a_session_ends_with_its_key(mesh: Mesh) -> None:
+    made, key = mesh.store.create("leaves", {Role.READ})
+    with browser(mesh) as client:
+        sign_in(client, key)
+        assert client.get("/console").status_code == 200
+        mesh.store.revoke(made.key_id)
+        while (answer := client.get("/console")).status_code == 200:  # the test's own time limit ends it
+            pass
+        assert answer.headers["location"] == "/console/sign-in?next=/console&ended=1"
+
+
+def test_a_cookie_that_was_changed_is_refused(mesh: Mesh, client: httpx.Client) -> None:
+    cookie = client.cookies["tidemill_console"]
+    content, _, signature = cookie.partition(".")
+    for forged in ("", "x", f"{content}.", f"{content}.{signature[:-1]}0x", f"{content[:-2]}.{signature}", "é.é"):
+        headers = {b"cookie": f"tidemill_console={forged}".encode()}
+        assert httpx.get(f"http://{mesh.http}/console", headers=headers).status_code == 303, forged
+    # A session is for people: no door takes it, and the console takes no key of a header.
+    assert (
+        httpx.get(f"http://{mesh.http}/v1/models", headers={"cookie": f"tidemill_console={cookie}"}).status_code == 401
+    )
+    assert httpx.get(f"http://{mesh.http}/console", headers={"x-api-key": mesh.key}).status_code == 303
+
+
+def test_forms_of_other_pages_are_refused(mesh: Mesh, client: httpx.Client) -> None:
+    good = token(client.get("/console"))
+    for headers, form in (
+        ({"origin": "https://evil.example.com"}, {"form_token": good}),
+        ({"origin": "null"}, {"form_token": good}),
+        ({"sec-fetch-site": "cross-site"}, {"form_token": good}),
+        ({}, {"other": "x"}),
+        ({}, {"form_token": "0" * 64}),
+    ):
+        refused = client.post("/console/sign-out", data=form, headers=headers)
+        assert refused.status_code == 403, (headers, form)
+    with browser(mesh) as other:
+        sign_in(other, mesh.key)
+        assert client.post("/console/sign-out", data={"form_token": token(other.get("/console"))}).status_code == 403
+    assert client.get("/console").status_code == 200
+    foreign = {"origin": "https://evil.example.com"}
+    assert client.post("/console/sign-in", data={"key": mesh.key}, headers=foreign).status_code == 403
+
+
+def test_strangers_send_short_forms_only(mesh: Mesh) -> None:
+    with browser(mesh) as client:
+        assert client.post("/console/sign-in", data={"key": "k" * 5000}).status_code == 413
+        assert client.post("/console/sign-in", json={"key": mesh.key}).status_code == 400
+        # Not even announced sizes take memory from others.
+        assert client.post("/console", data={"key": "k"}).status_code == 404
+
+
+def test_every_answer_has_the_headers(client: httpx.Client) -> None:
+    home = client.get("/console")
+    files = set(re.findall(r'(?:href|src)="(/console/static/[^"]+)"', home.text))
+    assert len(files) == 3
+    for path in ("/console", "/console/sign-in", "/console/nothing", *files):
+        answer = client.get(path)
+        policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+        assert policy["default-src"] == "'none'"
+        assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
+        assert policy["frame-ancestors"] == "'none'"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "same-origin"
+        kept = answer.headers["cache-control"]
+        assert kept == ("public, max-age=31536000, immutable" if path in files else "no-store")
+        # What the policy forbids is not there.
+        assert not re.search(r"<script(?![^>]*src=)|\sstyle=|\son[a-z]+=|javascript:", answer.text) or path in files
+
+
+def test_signing_in_continues_inside_the_console_only(mesh: Mesh) -> None:
+    with browser(mesh) as client:
+        for target, place in (
+            ("/console/audit", "/console/audit"),
+            ("https://evil.example.com", "/console"),
+            ("//evil.example.com/console", "/console"),
+            ("/console//evil", "/console"),
+            ("/consoleevil", "/console"),
+            ("/v1/models", "/console"),
+            ("/console/%0d%0aset-cookie: a=b", "/console"),
+        ):
+            page = client.get("/console/sign-in", params={"next": target})
+            assert f'action="/console/sign-in?next={place}"' in page.text
+            entered = client.post("/console/sign-in", params={"next": target}, data={"key": mesh.key})
+            assert entered.headers["location"] == place
