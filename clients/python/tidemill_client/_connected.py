@@ -22,6 +22,7 @@ class Connected:
         *,
         key: str | None = None,
         timeout: float = 30.0,
+        retries: float = 20.0,
         tls: bool = False,
         ca: str | os.PathLike[str] | None = None,
         certificate: str | os.PathLike[str] | None = None,
@@ -31,6 +32,7 @@ class Connected:
         address: `host:port` of the gateway's gRPC API.
         key: API key; the variable TIDEMILL_API_KEY when None.
         timeout: seconds for a whole call, retries included, unless the call names its own.
+        retries: what the client may spend on retries at once, see the README; 0 for none.
         tls: whether the gateway is reached over TLS, trusted by the machine's authorities; `ca` implies it.
         ca: PEM file of the authorities to trust.
         certificate: PEM file of this client's certificate, where the gateway wants one.
@@ -43,7 +45,7 @@ class Connected:
             address, os.environ.get("TIDEMILL_API_KEY") if key is None else key, ca, certificate, client_key, tls
         )
         self._timeout = timeout
-        self._budget = Budget()
+        self._budget = Budget(retries)
         self._channel = self._target.open(aio=self._AIO)
         self._inference: Any = InferenceServiceStub(self._channel)
         self._pipeline: Any = PipelineServiceStub(self._channel)

@@ -44,8 +44,8 @@ MAX_JUDGEMENTS = 1000
 """The same for judgements."""
 
 
-def predict(model: str, texts: Sequence[str], truncate: bool) -> Any:
-    return inference.PredictRequest(model=_named(model), texts=texts, truncate=truncate)
+def predict(model: str, texts: Sequence[str], truncate: bool, store: bool | None) -> Any:
+    return inference.PredictRequest(model=_named(model), texts=texts, truncate=truncate, store=store)
 
 
 def embed(model: str, texts: Sequence[str], dimensions: int | None, truncate: bool) -> Any:
@@ -61,11 +61,12 @@ def generate(
     text: str | None,
     messages: Iterable[Message | tuple[str, str]] | None,
     sampling: Sampling | None,
+    store: bool | None,
 ) -> Any:
     """A request of Generate or StreamGenerate."""
     if (text is None) == (messages is None):
         raise ValueError("give either `text` or `messages`")
-    request = kind(model=_named(model))
+    request = kind(model=_named(model), store=store)
     if text is not None:
         request.text = text
     for message in messages or ():
@@ -149,6 +150,7 @@ def piece(response: Any) -> Piece:
         response.usage.prompt_tokens,
         response.usage.completion_tokens,
         _logprobs(response),
+        response.usage.truncated_tokens,
     )
 
 

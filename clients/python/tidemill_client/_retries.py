@@ -19,7 +19,8 @@ class Budget:
     (the rule of gRPC's own throttling, gRFC A6).
     """
 
-    def __init__(self, limit: float = 20.0) -> None:
+    def __init__(self, limit: float) -> None:
+        """`limit`: what is left at first, and at most; 0 allows no retries."""
         self._lock = threading.Lock()
         self._limit = self._left = limit
 

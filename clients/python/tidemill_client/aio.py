@@ -27,13 +27,14 @@ class AsyncClient(Connected):
         *,
         user: str | None = None,
         truncate: bool = True,
+        store: bool | None = None,
         timeout: float | None = None,
     ) -> Predictions:
         """As `Client.predict`; several requests go out at the same time."""
         parts = requests.parts(texts)
         user = requests.user_of(user, len(parts))
         calls = (
-            self._call(self._inference.Predict, requests.predict(model, part, truncate), user, timeout)
+            self._call(self._inference.Predict, requests.predict(model, part, truncate, store), user, timeout)
             for part in parts
         )
         return requests.predictions(await asyncio.gather(*calls))
@@ -59,10 +60,11 @@ class AsyncClient(Connected):
         messages: Iterable[Message | tuple[str, str]] | None = None,
         sampling: Sampling | None = None,
         user: str | None = None,
+        store: bool | None = None,
         timeout: float | None = None,
     ) -> Answer:
         """As `Client.generate`."""
-        request = requests.generate(inference.GenerateRequest, model, text, messages, sampling)
+        request = requests.generate(inference.GenerateRequest, model, text, messages, sampling, store)
         return requests.answer(await self._call(self._inference.Generate, request, user, timeout))
 
     def stream(
@@ -73,10 +75,11 @@ class AsyncClient(Connected):
         messages: Iterable[Message | tuple[str, str]] | None = None,
         sampling: Sampling | None = None,
         user: str | None = None,
+        store: bool | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[Piece]:
         """As `Client.stream`."""
-        request = requests.generate(inference.StreamGenerateRequest, model, text, messages, sampling)
+        request = requests.generate(inference.StreamGenerateRequest, model, text, messages, sampling, store)
         return self._stream(request, user, timeout)
 
     async def feedback(

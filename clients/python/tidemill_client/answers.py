@@ -76,8 +76,20 @@ class Span:
     score: float
 
 
+class ReadText:
+    """A text that a model read, of which an end that was too long may be missing."""
+
+    __slots__ = ()
+    truncated_tokens: int
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the end of the text was cut off, for the model reads no more."""
+        return self.truncated_tokens > 0
+
+
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(ReadText):
     """One classified text, or one whose named parts were found."""
 
     id: str
@@ -102,7 +114,7 @@ class Predictions(list[Prediction]):
 
 
 @dataclass(frozen=True, slots=True)
-class Embedding:
+class Embedding(ReadText):
     """One embedded text."""
 
     values: Sequence[float]
@@ -120,7 +132,7 @@ class Embeddings(list[Embedding]):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(ReadText):
     """A whole answer."""
 
     id: str
@@ -135,11 +147,11 @@ class Answer:
     logprobs: tuple[TokenLogprob, ...] = ()
     """Its tokens, if `Sampling.logprobs` was set."""
     truncated_tokens: int = 0
-    """Tokens at the text's end that were cut off, for the model reads no more."""
+    """Tokens at the prompt's end that were cut off, for the model reads no more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(ReadText):
     """A part of an answer; the last one has a finish reason and counts of tokens."""
 
     id: str
@@ -149,3 +161,5 @@ class Piece:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    truncated_tokens: int = 0
+    """Tokens at the prompt's end that were cut off, for the model reads no more; in the last piece."""

@@ -27,6 +27,7 @@ class Client(Connected):
         *,
         user: str | None = None,
         truncate: bool = True,
+        store: bool | None = None,
         timeout: float | None = None,
     ) -> Predictions:
         """Classifies texts. More than 256 go out as several requests, each with the timeout.
@@ -36,6 +37,7 @@ class Client(Connected):
             texts: at most 64 KiB each.
             user: whose request it is: the same user meets the same version of the model.
             truncate: whether a text that is longer than the model reads is cut at its end; else it is refused.
+            store: False keeps nothing of the texts, also where the model's pipeline captures answers.
             timeout: seconds, for this call.
 
         Raises:
@@ -44,7 +46,7 @@ class Client(Connected):
         parts = requests.parts(texts)
         user = requests.user_of(user, len(parts))
         return requests.predictions(
-            self._call(self._inference.Predict, requests.predict(model, part, truncate), user, timeout)
+            self._call(self._inference.Predict, requests.predict(model, part, truncate, store), user, timeout)
             for part in parts
         )
 
@@ -80,6 +82,7 @@ class Client(Connected):
         messages: Iterable[Message | tuple[str, str]] | None = None,
         sampling: Sampling | None = None,
         user: str | None = None,
+        store: bool | None = None,
         timeout: float | None = None,
     ) -> Answer:
         """Writes an answer.
@@ -90,13 +93,14 @@ class Client(Connected):
             messages: a conversation instead, as it is: `Message`s or pairs of role and content.
             sampling: how tokens are chosen.
             user: whose request it is: the same user meets the same version of the model.
+            store: False keeps nothing of prompt and answer, also where the model's pipeline captures answers.
             timeout: seconds, for this call.
 
         Raises:
             TidemillError: the call failed.
             ValueError: neither text nor messages are given, or both.
         """
-        request = requests.generate(inference.GenerateRequest, model, text, messages, sampling)
+        request = requests.generate(inference.GenerateRequest, model, text, messages, sampling, store)
         return requests.answer(self._call(self._inference.Generate, request, user, timeout))
 
     def stream(
@@ -107,6 +111,7 @@ class Client(Connected):
         messages: Iterable[Message | tuple[str, str]] | None = None,
         sampling: Sampling | None = None,
         user: str | None = None,
+        store: bool | None = None,
         timeout: float | None = None,
     ) -> Iterator[Piece]:
         """Writes an answer piece by piece; arguments as `generate`. Leaving the loop cancels the answer.
@@ -114,7 +119,7 @@ class Client(Connected):
         Raises:
             TidemillError: the call failed; after the first piece nothing is retried.
         """
-        request = requests.generate(inference.StreamGenerateRequest, model, text, messages, sampling)
+        request = requests.generate(inference.StreamGenerateRequest, model, text, messages, sampling, store)
         return self._stream(request, user, timeout)
 
     def feedback(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import subprocess
 import sys
 import zipfile
@@ -102,7 +103,7 @@ class _Inference(inference_grpc.InferenceServiceServicer):
             answer="answers/1",
             text="A headline",
             finish_reason=model_pb2.FINISH_REASON_LENGTH,
-            usage=model_pb2.Usage(prompt_tokens=7, completion_tokens=2),
+            usage=model_pb2.Usage(prompt_tokens=7, completion_tokens=2, truncated_tokens=1),
             model_version="models/headlines/versions/3",
         )
 
@@ -112,7 +113,10 @@ class _Inference(inference_grpc.InferenceServiceServicer):
             if number == self._mesh.breaks_after:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
             yield inference.StreamGenerateResponse(answer="answers/1", text_delta=text)
-        yield inference.StreamGenerateResponse(answer="answers/1", finish_reason=model_pb2.FINISH_REASON_STOP)
+        usage = model_pb2.Usage(prompt_tokens=7, completion_tokens=3, truncated_tokens=2)
+        yield inference.StreamGenerateResponse(
+            answer="answers/1", finish_reason=model_pb2.FINISH_REASON_STOP, usage=usage
+        )
 
 
 class _Pipeline(pipeline_grpc.PipelineServiceServicer):
@@ -186,6 +190,7 @@ def test_an_answer_and_its_request(client: Any, mesh: Mesh, package: ModuleType)
     answer = client.generate("headlines", messages=messages, sampling=sampling)
     assert (answer.id, answer.text, answer.finish_reason) == ("answers/1", "A headline", "length")
     assert (answer.prompt_tokens, answer.completion_tokens) == (7, 2)
+    assert (answer.truncated, answer.truncated_tokens) == (True, 1)
     assert answer.model_version == "models/headlines/versions/3"
     [request] = mesh.requests
     assert [(item.role, item.content) for item in request.conversation.messages] == [
@@ -203,6 +208,33 @@ def test_pieces_of_an_answer(client: Any) -> None:
     pieces = list(client.stream("headlines", text="article"))
     assert "".join(piece.text for piece in pieces) == "A headline"
     assert [piece.finish_reason for piece in pieces] == ["", "", "", "stop"]
+    assert [piece.truncated for piece in pieces] == [False, False, False, True]
+    last = pieces[-1]
+    assert (last.prompt_tokens, last.completion_tokens, last.truncated_tokens) == (7, 3, 2)
+
+
+def test_both_clients_offer_the_same(package: ModuleType) -> None:
+    def offered(client: type) -> dict[str, Any]:
+        methods = inspect.getmembers(client, inspect.isfunction)
+        return {name: inspect.signature(method).parameters for name, method in methods if not name.startswith("_")}
+
+    assert offered(package.Client) == offered(package.AsyncClient)
+    assert len(offered(package.Client)) == 7
+
+
+def test_a_call_may_ask_that_nothing_is_kept(client: Any, mesh: Mesh) -> None:
+    client.predict("reviews", ["a"], store=False)
+    client.generate("headlines", text="a", store=False)
+    list(client.stream("headlines", text="a", store=False))
+    client.generate("headlines", text="a")
+    assert [request.HasField("store") and not request.store for request in mesh.requests] == [True, True, True, False]
+
+
+def test_a_client_without_a_budget_does_not_retry(package: ModuleType, address: str, mesh: Mesh) -> None:
+    mesh.failures = [UnavailableError("restarting", retry_after_s=0.01)]
+    with package.Client(address, retries=0) as client, pytest.raises(package.TidemillError, match="UNAVAILABLE"):
+        client.generate("headlines", text="a")
+    assert len(mesh.requests) == 1
 
 
 def test_what_may_pass_is_retried_after_the_time_that_the_mesh_names(client: Any, mesh: Mesh) -> None:
