@@ -1,8 +1,9 @@
-"""Numbers and sizes as a person reads them, on the command line and in the console."""
+"""Numbers, sizes and progress as a person reads them, on the command line and in the console."""
 
 from __future__ import annotations
 
-from tidemill.common.v1.failure_pb2 import Metric
+from tidemill.common.v1.failure_pb2 import Metric, Progress
+from tidemill.pipeline.v1.cycle_pb2 import Stage
 
 _METRICS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "macro_f1": "macro F1", "entity_f1": "entity F1"}
 _SIZES = ("B", "kB", "MB", "GB", "TB")
@@ -47,3 +48,31 @@ def interval(metric: Metric, signed: bool = False) -> str:
     """`[0.203, 0.243]`."""
     form = "+.3f" if signed else ".3f"
     return f"[{metric.ci_low:{form}}, {metric.ci_high:{form}}]"
+
+
+def elapsed(stage: Stage, now: float) -> float | None:
+    """Seconds that a stage has taken so far; None before it began."""
+    if not stage.HasField("start_time"):
+        return None
+    end = stage.end_time.ToNanoseconds() / 1e9 if stage.HasField("end_time") else now
+    return max(0.0, end - stage.start_time.ToNanoseconds() / 1e9)
+
+
+def figures(progress: Progress, *, brief: bool = False) -> list[str]:
+    """Count, rate, figures and time left of a progress, as texts; `brief` omits the rate."""
+    parts: list[str] = []
+    left = progress.remaining.ToNanoseconds() / 1e9 if progress.done < progress.total else 0.0
+    unit = f" {progress.unit}" if progress.unit else ""
+    if progress.total:
+        parts.append(f"{progress.done:,}/{progress.total:,}{unit}")
+    elif progress.done:
+        parts.append(f"{progress.done:,}{unit}")
+    if progress.rate > 0 and not (brief and left > 0):
+        parts.append(f"{rate(progress.rate)}/s")
+    if "tokens_per_second" in progress.figures:
+        parts.append(f"{rate(progress.figures['tokens_per_second'])} tok/s")
+    if "loss" in progress.figures:
+        parts.append(f"loss {progress.figures['loss']:.2f}")
+    if left > 0:
+        parts.append(f"{duration(left)} left")
+    return parts

@@ -70,6 +70,6 @@ def moment(stamp: Timestamp) -> Markup:
     )
 
 
-def render(templates: Environment, name: str, **values: Any) -> str:
+def render(templates: Environment, template: str, /, **values: Any) -> str:
     """One page."""
-    return templates.get_template(name).render(**values)
+    return templates.get_template(template).render(**values)

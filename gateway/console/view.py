@@ -65,7 +65,7 @@ class View:
         """A parameter of the query; empty without it."""
         return self.request.query_params.get(name, "")[:256]
 
-    def page(self, template: str, status: int = 200, **values: Any) -> Response:
+    def page(self, template: str, /, status: int = 200, **values: Any) -> Response:
         """A page."""
         common = {
             "root": ROOT,

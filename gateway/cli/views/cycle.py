@@ -11,10 +11,9 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
-from tidemill.common.v1.failure_pb2 import Progress
 from tidemill.pipeline.v1.cycle_pb2 import Cycle, Stage
 
-from gateway.formats import duration, rate
+from gateway.formats import duration, elapsed, figures
 
 _WIDE = 96
 _PLAIN_EVERY_S = 10.0
@@ -45,34 +44,6 @@ class CycleReporter(Protocol):
 def reporter(console: Console) -> CycleReporter:
     """The reporter for a terminal or for a pipe."""
     return LiveReporter(console) if console.is_terminal else PlainReporter(console)
-
-
-def elapsed(stage: Stage, now: float) -> float | None:
-    """Seconds that a stage has taken so far; None before it began."""
-    if not stage.HasField("start_time"):
-        return None
-    end = stage.end_time.ToNanoseconds() / 1e9 if stage.HasField("end_time") else now
-    return max(0.0, end - stage.start_time.ToNanoseconds() / 1e9)
-
-
-def figures(progress: Progress, *, brief: bool = False) -> list[str]:
-    """Count, rate, figures and time left of a progress, as texts; `brief` omits the rate."""
-    parts: list[str] = []
-    left = progress.remaining.ToNanoseconds() / 1e9 if progress.done < progress.total else 0.0
-    unit = f" {progress.unit}" if progress.unit else ""
-    if progress.total:
-        parts.append(f"{progress.done:,}/{progress.total:,}{unit}")
-    elif progress.done:
-        parts.append(f"{progress.done:,}{unit}")
-    if progress.rate > 0 and not (brief and left > 0):
-        parts.append(f"{rate(progress.rate)}/s")
-    if "tokens_per_second" in progress.figures:
-        parts.append(f"{rate(progress.figures['tokens_per_second'])} tok/s")
-    if "loss" in progress.figures:
-        parts.append(f"loss {progress.figures['loss']:.2f}")
-    if left > 0:
-        parts.append(f"{duration(left)} left")
-    return parts
 
 
 def bar(done: int, total: int, width: int) -> Text:

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.keys.key import Role
 from tests.integration.gateway.conftest import Mesh
+from tests.unit.cli.cycles import running, succeeded
 
 
 def browser(mesh: Mesh) -> httpx.Client:
@@ -147,3 +148,53 @@ def test_signing_in_continues_inside_the_console_only(mesh: Mesh) -> None:
             assert f'action="/console/sign-in?next={place}"' in page.text
             entered = client.post("/console/sign-in", params={"next": target}, data={"key": mesh.key})
             assert entered.headers["location"] == place
+
+
+def test_a_loop_and_its_cycle(mesh: Mesh, client: httpx.Client) -> None:
+    mesh.peers.pipeline.states = [succeeded()]
+    home = client.get("/console")
+    assert 'href="/console/pipelines/headlines"' in home.text
+    page = client.get("/console/pipelines/headlines")
+    assert "12 of 60 corrections are there." in page.text
+    cycle = client.get(re.findall(r'href="(/console/pipelines/headlines/cycles/[^"]+)"', page.text)[0])
+    assert "over the base model" in cycle.text
+
+
+def test_pausing_carries_who_and_why_and_shows_it(mesh: Mesh, client: httpx.Client) -> None:
+    form = {"form_token": token(client.get("/console/pipelines/headlines")), "reason": "holidays", "request_id": "r1"}
+    done = client.post("/console/pipelines/headlines/pause", data=form)
+    assert (done.status_code, done.headers["location"]) == (303, "/console/pipelines/headlines?note=paused")
+    seen = mesh.peers.seen
+    assert (seen.requests[-1].reason, seen.requests[-1].request_id) == ("holidays", "r1")
+    assert seen.metadata[-1]["x-tidemill-key"] == mesh.key.split("_")[1]
+    assert "Paused: holidays" in client.get(done.headers["location"]).text
+    client.post("/console/pipelines/headlines/resume", data=form)
+    assert "Paused: holidays" not in client.get("/console/pipelines/headlines").text
+
+
+@pytest.mark.parametrize(
+    ("role", "sees", "orders"), [(Role.READ, 200, 403), (Role.OPERATE, 200, 303), (Role.PREDICT, 200, 403)]
+)
+def test_a_page_may_what_the_role_of_its_key_may(mesh: Mesh, role: Role, sees: int, orders: int) -> None:
+    _, key = mesh.store.create("one", {role})
+    with browser(mesh) as client:
+        sign_in(client, key)
+        page = client.get("/console/pipelines/headlines")
+        assert page.status_code == sees
+        assert ("Pause its triggers" in page.text) is (orders == 303)
+        assert ("needs the role operate or read" in page.text) is (role is Role.PREDICT)
+        before = len(mesh.peers.seen.requests)
+        for path in ("pipelines/headlines/pause", "pipelines/headlines/resume", "pipelines/headlines/cycles/c1/cancel"):
+            answer = client.post(f"/console/{path}", data={"form_token": token(page)})
+            assert answer.status_code == orders, path
+        assert len(mesh.peers.seen.requests) == before + (3 if orders == 303 else 0)
+
+
+def test_cancelling_asks_first(mesh: Mesh, client: httpx.Client) -> None:
+    mesh.peers.pipeline.states = [running()]
+    page = client.get("/console/pipelines/headlines/cycles/01jtest")
+    asked = client.get(re.findall(r'href="([^"]+/cancel)"', page.text)[0])
+    assert "Cancel this cycle?" in asked.text
+    done = client.post(str(asked.url), data={"form_token": token(asked), "request_id": "r2"})
+    assert done.status_code == 303
+    assert mesh.peers.seen.requests[-1].name == "pipelines/headlines/cycles/01jtest"

@@ -1,0 +1,191 @@
+"""A cycle: its stages, what was learnt and how well, the builds, and what the gate found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+from starlette.responses import Response
+from tidemill.common.v1.failure_pb2 import Metric
+from tidemill.pipeline.v1.cycle_pb2 import Cycle, GateVerdict
+from tidemill.pipeline.v1.pipeline_service_pb2 import CancelCycleRequest, GetCycleRequest
+from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
+from tidemill.pipeline.v1.rollout_service_pb2 import ListRolloutsRequest
+from tidemill.training.v1.run_pb2 import Comparison, Report, Variant
+
+from gateway.console.calls import may, section
+from gateway.console.figures.marks import BuildMark, Interval, front, intervals
+from gateway.console.pages.loops import picture
+from gateway.console.view import Page, View
+from gateway.console.words import Status
+from gateway.formats import metric_name
+
+_ACT_S = 60.0
+_ROLLOUTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A build with the gate's verdict, where there is one."""
+
+    variant: Variant
+    verdict: GateVerdict | None
+    status: Status
+
+
+def builds(cycle: Cycle) -> list[Build]:
+    """All builds of a cycle, with what the gate found."""
+    verdicts = {verdict.precision: verdict for verdict in cycle.verdicts}
+    return [
+        Build(variant, verdict := verdicts.get(variant.precision), _judged(verdict, cycle))
+        for variant in cycle.report.variants
+    ]
+
+
+def _judged(verdict: GateVerdict | None, cycle: Cycle) -> Status:
+    if verdict is None:
+        return Status("not judged", "idle")
+    if verdict.chosen:
+        return Status("published" if cycle.model_version else "chosen", "good")
+    return Status("passed", "idle") if verdict.passed else Status("refused", "bad")
+
+
+def quality_plot(report: Report) -> Markup:
+    """Base, champion and candidate on the hold-out."""
+    return intervals(_rows((("base", report.base), ("champion", report.champion), ("candidate", report.tuned))))
+
+
+def corrections_plot(found: Comparison) -> Markup:
+    """The same on feedback that was held back."""
+    return intervals(_rows((("base", found.base), ("champion", found.champion), ("candidate", found.tuned))))
+
+
+def _rows(metrics: Sequence[tuple[str, Metric]]) -> list[Interval]:
+    return [
+        Interval(label, metric.value, metric.ci_low, metric.ci_high, "good" if label == "candidate" else "idle")
+        for label, metric in metrics
+        if metric.sample_size
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A difference of quality, and whether its interval leaves out zero."""
+
+    words: str
+    metric: Metric
+    status: Status
+
+
+def gains(report: Report) -> list[Gain]:
+    """What the candidate gained."""
+    found = []
+    if report.HasField("difference"):
+        found.append(_gain("over the base model", report.difference))
+    if report.HasField("over_champion"):
+        found.append(_gain("over the champion", report.over_champion))
+    if report.corrections.over_base.sample_size:
+        found.append(_gain("over the base model, on corrections", report.corrections.over_base))
+    if report.corrections.over_champion.sample_size:
+        found.append(_gain("over the champion, on corrections", report.corrections.over_champion))
+    return found
+
+
+def _gain(words: str, metric: Metric) -> Gain:
+    if metric.ci_low > 0:
+        return Gain(words, metric, Status("better", "good"))
+    return Gain(words, metric, Status("worse", "bad") if metric.ci_high < 0 else Status("not certain", "warn"))
+
+
+def builds_plot(found: Sequence[Build]) -> Markup:
+    """Builds by speed, quality and size."""
+    marks = [
+        BuildMark(
+            build.variant.precision,
+            build.variant.tokens_per_second or build.variant.examples_per_second,
+            build.variant.quality.value,
+            build.variant.size_bytes,
+            build.status.tone,
+        )
+        for build in found
+    ]
+    if not marks:
+        return Markup("")
+    unit = "tokens a second" if found[0].variant.tokens_per_second else "texts a second"
+    return front(marks, unit, metric_name(found[0].variant.quality.name))
+
+
+def rejections(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Reasons with their counts, the most frequent first."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+async def cycle(view: View) -> Response:
+    """The page."""
+    name = _name(view)
+    found = (await view.services.pipeline.GetCycle(GetCycleRequest(name=name))).cycle
+    rollout = await _rollout_of(view, found)
+    return view.page("cycle.html", rollout=rollout, may_cancel=may("PipelineService", "CancelCycle"), **facts(found))
+
+
+def facts(found: Cycle) -> dict[str, Any]:
+    """What the page shows of a cycle itself."""
+    report = found.report
+    built = builds(found)
+    return {
+        "cycle": found,
+        "stages": picture(found, time.time()),
+        "resources": list(dict.fromkeys(name for stage in found.stages for name in stage.resources)),
+        "quality": quality_plot(report) if found.HasField("report") else "",
+        "corrections": corrections_plot(report.corrections) if report.HasField("corrections") else "",
+        "gains": gains(report),
+        "builds": built,
+        "front": builds_plot(built),
+        "rejected": rejections(found.dataset_version.rejected_by_reason),
+        "refresh": 3 if found.state == Cycle.STATE_RUNNING else 0,
+    }
+
+
+async def _rollout_of(view: View, found: Cycle) -> ModelRollout | None:
+    if not found.spec.rollout.model:
+        return None
+    request = ListRolloutsRequest(model=found.spec.rollout.model, page_size=_ROLLOUTS)
+    answered = await section(view.services.rollouts.ListRollouts(request))
+    rollouts = answered.found.rollouts if answered.found else ()
+    return next((each for each in rollouts if each.cycle == found.name), None)
+
+
+async def ask_cancel(view: View) -> Response:
+    """Asks before a cycle is cancelled."""
+    return view.page(
+        "confirm.html",
+        title="Cancel this cycle?",
+        what="The cycle and the work that it started stop. Finished work is kept for the next one.",
+        word="Cancel the cycle",
+        back=f"/{_name(view)}",
+        dangerous=True,
+        with_reason=False,
+    )
+
+
+async def cancel(view: View) -> Response:
+    """Cancels a cycle."""
+    name = _name(view)
+    request = CancelCycleRequest(request_id=view.form.get("request_id", ""), name=name)
+    await view.services.pipeline.CancelCycle(request, timeout=_ACT_S)
+    return view.go(f"/{name}", note="cancelled")
+
+
+def _name(view: View) -> str:
+    return f"pipelines/{view.parameter('pipeline')}/cycles/{view.parameter('cycle')}"
+
+
+_PATH = "/pipelines/{pipeline}/cycles/{cycle}"
+PAGES = (
+    Page("GET", _PATH, cycle),
+    Page("GET", f"{_PATH}/cancel", ask_cancel),
+    Page("POST", f"{_PATH}/cancel", cancel),
+)
