@@ -127,6 +127,32 @@ def span_counts(wanted: Sequence[Span], found: Sequence[Span]) -> SpanCounts:
 
 def span_metrics(counts: Sequence[SpanCounts], *, seed: int = 0) -> dict[str, Metric]:
     """`entity_precision`, `entity_recall` and `entity_f1` over all spans, with bootstrap intervals over texts."""
+    return {
+        name: _interval(name, value, resampled, len(counts))
+        for name, (value, resampled) in _resampled_spans(counts, seed).items()
+    }
+
+
+def spans_compared(tuned: Sequence[SpanCounts], champion: Sequence[SpanCounts] | None, *, seed: int = 0) -> Comparison:
+    """The entity F1 of both models on the same texts, with their difference by a paired bootstrap over texts.
+
+    Args:
+        tuned: counts of each text.
+        champion: likewise, in the same order; None if there is no champion.
+        seed: of the bootstrap.
+    """
+    name = "entity_f1"
+    value, resampled = _resampled_spans(tuned, seed)[name]
+    own = _interval(name, value, resampled, len(tuned))
+    if champion is None:
+        return Comparison(own)
+    other, others = _resampled_spans(champion, seed)[name]
+    over = _interval(f"{name}_difference", value - other, resampled - others, len(tuned))
+    return Comparison(own, champion=_interval(name, other, others, len(champion)), over_champion=over)
+
+
+def _resampled_spans(counts: Sequence[SpanCounts], seed: int) -> dict[str, tuple[float, np.ndarray[Any, Any]]]:
+    """Each metric of spans, and its values on the resampled texts; the same seed picks the same texts."""
     import numpy as np
 
     table = np.array([(each.right, each.found, each.wanted) for each in counts], dtype=np.float64)
@@ -135,9 +161,7 @@ def span_metrics(counts: Sequence[SpanCounts], *, seed: int = 0) -> dict[str, Me
     parts = {"precision": (r, f, right, found), "recall": (r, w, right, wanted)}
     parts["f1"] = (2 * r, f + w, 2 * right, found + wanted)
     return {
-        f"entity_{name}": _interval(
-            f"entity_{name}", float(over / max(under, 1)), overs / np.maximum(unders, 1), len(counts)
-        )
+        f"entity_{name}": (float(over / max(under, 1)), overs / np.maximum(unders, 1))
         for name, (over, under, overs, unders) in parts.items()
     }
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from services.kit.errors import NotFoundError, explained
 from services.kit.storage.artifacts import ArtifactStore, local_path
@@ -19,24 +19,25 @@ logger = logging.getLogger(__name__)
 _FOLDER = "champion"
 
 Rows = Sequence[dict[str, str]]
-Answer = Callable[[Champion, Path, Rows], list[str]]
-"""Answers rows with the champion, whose merged model lies in a folder."""
+T = TypeVar("T")
+Answer = Callable[[Champion, Path, Rows], list[T]]
+"""Answers rows with the champion, whose merged model lies in a folder. Answers are kept as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
-class ChampionAnswers:
+class ChampionAnswers(Generic[T]):
     """Answers to the hold-out and to held-back feedback; None if there is no champion or it cannot be asked.
 
     `warnings` say why it could not be asked.
     """
 
     run: str = ""
-    holdout: list[str] | None = None
-    corrections: list[str] | None = None
+    holdout: list[T] | None = None
+    corrections: list[T] | None = None
     warnings: tuple[str, ...] = field(default=())
 
 
-def champion_answers(job: Job, holdout: Rows, corrections: Rows, answer: Answer) -> ChampionAnswers:
+def champion_answers(job: Job, holdout: Rows, corrections: Rows, answer: Answer[T]) -> ChampionAnswers[T]:
     """Asks the champion. One whose model is gone or cannot be loaded is a warning, not a failure of the run."""
     champion = job.champion
     if champion is None:

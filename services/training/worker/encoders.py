@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.kit.engine import RUNTIME
 from services.training.adapters import encoder_builds
-from services.training.adapters.job import Job
+from services.training.adapters.base_models import BaseModels
+from services.training.adapters.job import Champion, Job, write_json
 from services.training.domain.report import Metric, Variant
 from services.training.engine.classifier import build_classifier, with_embedding
 from services.training.engine.tasks import Objective
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 _WEIGHTS = "model.safetensors"
+_OUTPUTS = "labels.json"
 
 
 def classifier_of(folder: Path, labels: int, *, seed: int, each_token: bool = False) -> Any:
@@ -32,11 +35,25 @@ def classifier_of(folder: Path, labels: int, *, seed: int, each_token: bool = Fa
     return build_classifier(encoder, encoder.config.hidden_size, labels, seed=seed, each_token=each_token)
 
 
-def load_weights(model: Any, folder: Path) -> None:
+def _load_weights(model: Any, folder: Path) -> None:
     """Reads the weights that `train` stored in a folder."""
     from safetensors.torch import load_model
 
     load_model(model, str(folder / _WEIGHTS))
+
+
+def load_champion(
+    job: Job, champion: Champion, folder: Path, device: torch.device, *, each_token: bool = False
+) -> tuple[Any, Any, list[str]]:
+    """An earlier run's classifier, its tokenizer, and what its outputs mean, from what `train` stored in a folder."""
+    from transformers import AutoTokenizer
+
+    outputs: list[str] = json.loads((folder / _OUTPUTS).read_text(encoding="utf-8"))
+    base = BaseModels(job.models_dir, job.downloads_dir).prepare(champion.spec.base_model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    model = classifier_of(base, len(outputs), seed=0, each_token=each_token)
+    _load_weights(model, folder)
+    return model.to(device).eval(), tokenizer, outputs
 
 
 def train(
@@ -46,7 +63,7 @@ def train(
     device: torch.device,
     tokenizer: Any,
     should_stop: Callable[[], bool],
-    describe: Callable[[Path], None] = lambda _: None,
+    outputs: Sequence[str],
 ) -> dict[str, float]:
     """Trains a classifier and keeps it merged in the run's folder, or reads it from there.
 
@@ -57,7 +74,7 @@ def train(
         device: where it is trained, and is afterwards.
         tokenizer: kept beside it.
         should_stop: see `phases.check_stop`.
-        describe: writes more into the folder of the merged model.
+        outputs: what its outputs mean, kept beside it for when it is the champion of a later run.
 
     Returns:
         The figures of the training.
@@ -66,7 +83,7 @@ def train(
 
     method, merged = job.spec.method, job.folder / "merged"
     if (merged / _WEIGHTS).is_file():
-        load_weights(model, merged)
+        _load_weights(model, merged)
     else:
         model.encoder = method.adapt(model.encoder)
         model.head.requires_grad_(True)
@@ -77,7 +94,7 @@ def train(
         def save(path: Path) -> None:
             save_model(model, str(path / _WEIGHTS))
             tokenizer.save_pretrained(str(path))
-            describe(path)
+            write_json(path / _OUTPUTS, list(outputs))
 
         kept_folder(merged, save)
     phases.drop_checkpoints(job)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from services.kit.errors import FailedPreconditionError
-from services.training.adapters.base_models import BaseModels
-from services.training.adapters.job import Champion, Job, write_json
+from services.training.adapters.job import Champion, Job
 from services.training.domain.report import Example, Report
 from services.training.domain.tasks import TextClassificationTask
 from services.training.engine.metrics import compared, correct, mean_with_interval
@@ -22,13 +20,11 @@ from services.training.worker.phases import Phase, check_stop, kept
 logger = logging.getLogger(__name__)
 _BATCH = 32
 _INPUT_SHOWN = 300
-_LABELS = "labels.json"
 
 
 def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     """Trains, evaluates and compresses; each result is stored in the run's folder."""
     import torch
-    from transformers import AutoTokenizer
 
     spec, folder = job.spec, job.folder
     task = spec.task
@@ -63,11 +59,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             tokens(train_rows), [index[r[task.label_field]] for r in train_rows], tokenizer.pad_token_id
         )
 
-    def describe(path: Path) -> None:
-        # What its outputs mean, for when it is the champion of a later run.
-        write_json(path / _LABELS, labels)
-
-    figures = encoders.train(job, model, objective, device, tokenizer, should_stop, describe)
+    figures = encoders.train(job, model, objective, device, tokenizer, should_stop, labels)
 
     def answers(asked: Any, ids: list[list[int]], pad: int, names: Sequence[str]) -> list[str]:
         phase = Phase(job, "evaluate", len(ids), "texts")
@@ -82,13 +74,10 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         return found
 
     def by_champion(champion: Champion, path: Path, rows: Rows) -> list[str]:
-        own, names = champion.spec.task, json.loads((path / _LABELS).read_text())
+        own = champion.spec.task
         assert isinstance(own, TextClassificationTask)
-        base = BaseModels(job.models_dir, job.downloads_dir).prepare(champion.spec.base_model)
-        words: Any = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-        asked = encoders.classifier_of(base, len(names), seed=0)
-        encoders.load_weights(asked, path)
-        return answers(asked.to(device).eval(), _tokens(words, own, rows), words.pad_token_id, names)
+        asked, words, names = encoders.load_champion(job, champion, path, device)
+        return answers(asked, _tokens(words, own, rows), words.pad_token_id, names)
 
     tuned_answers = kept(
         folder / "eval" / "tuned.json", lambda: answers(model, holdout_ids, tokenizer.pad_token_id, labels)

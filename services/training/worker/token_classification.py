@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from services.kit.errors import FailedPreconditionError
 from services.kit.spans import Span, spans_of, tags_for, tags_of
-from services.training.adapters.job import Job
+from services.training.adapters.job import Champion, Job
 from services.training.domain.report import Example, Report
 from services.training.domain.tasks import TokenClassificationTask
 from services.training.engine.annotations import Lexicon, spans_of_row
-from services.training.engine.metrics import SpanCounts, span_counts, span_metrics
+from services.training.engine.metrics import SpanCounts, span_counts, span_metrics, spans_compared
 from services.training.engine.tasks import NO_TAG, TokenObjective, pad_right
 from services.training.worker import encoders, phases
+from services.training.worker.champion import Rows, champion_answers
 from services.training.worker.phases import Phase, check_stop, kept
 
 logger = logging.getLogger(__name__)
@@ -24,12 +26,18 @@ _INPUT_SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
-    """A record: its tokens, the characters of each, and its spans, those beyond the longest text included."""
+class _Tokens:
+    """A text's tokens, and the characters of each."""
 
-    row: dict[str, str]
     ids: list[int]
     offsets: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Text(_Tokens):
+    """A record, and its spans, those beyond the longest text included."""
+
+    row: dict[str, str]
     spans: list[Span]
 
 
@@ -43,7 +51,9 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     phase = Phase(job, "prepare")
     material = phases.material_of(job)
     device, tokenizer = material.device, material.tokenizer
-    train, holdout = (_texts(tokenizer, task, rows) for rows in (material.train, material.holdout))
+    train, holdout, corrections = (
+        _texts(tokenizer, task, rows) for rows in (material.train, material.holdout, material.corrections)
+    )
     labels = sorted({span.label for text in train for span in text.spans})
     if not labels:
         column = task.spans_field
@@ -63,24 +73,38 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         wanted = [[NO_TAG if tag is None else index[tag] for tag in tags_of(t.spans, t.offsets)] for t in train]
         return TokenObjective([text.ids for text in train], wanted, tokenizer.pad_token_id)
 
-    figures = encoders.train(job, model, objective, device, tokenizer, should_stop)
+    figures = encoders.train(job, model, objective, device, tokenizer, should_stop, tags)
 
-    def answers() -> list[list[int]]:
-        phase = Phase(job, "evaluate", len(holdout), "texts")
+    def answers(asked: Any, texts: Sequence[_Tokens], pad: int) -> list[list[int]]:
+        phase = Phase(job, "evaluate", len(texts), "texts")
         found: list[list[int]] = []
         with torch.inference_mode():
-            for start in range(0, len(holdout), _BATCH):
-                part = holdout[start : start + _BATCH]
-                ids, mask = pad_right([text.ids for text in part], tokenizer.pad_token_id)
-                best = model(ids.to(device), mask.to(device)).argmax(-1).tolist()
+            for start in range(0, len(texts), _BATCH):
+                part = texts[start : start + _BATCH]
+                ids, mask = pad_right([text.ids for text in part], pad)
+                best = asked(ids.to(device), mask.to(device)).argmax(-1).tolist()
                 found += [row[: len(text.ids)] for row, text in zip(best, part, strict=True)]
                 phase.advance(len(found))
                 check_stop(should_stop)
         phase.end()
         return found
 
-    found = _named(kept(folder / "eval" / "tuned.json", answers), tags, holdout)
+    def tuned_answers(name: str, texts: Sequence[_Text]) -> list[list[Span]]:
+        numbers = kept(folder / "eval" / name, lambda: answers(model, texts, tokenizer.pad_token_id) if texts else [])
+        return _named(numbers, tags, texts)
+
+    def by_champion(champion: Champion, path: Path, rows: Rows) -> list[list[tuple[int, int, str]]]:
+        own = champion.spec.task
+        assert isinstance(own, TokenClassificationTask)
+        asked, words, names = encoders.load_champion(job, champion, path, device, each_token=True)
+        texts = _tokens(words, own, rows)
+        found = _named(answers(asked, texts, words.pad_token_id), names, texts)
+        return [[(span.start, span.end, span.label) for span in spans] for spans in found]
+
+    found = tuned_answers("tuned.json", holdout)
+    corrected = tuned_answers("tuned_corrections.json", corrections)
     check_stop(should_stop)
+    champion = champion_answers(job, material.holdout, material.corrections, by_champion)
     variants = encoders.compress(
         job,
         model.to("cpu"),
@@ -93,6 +117,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     )
     counts = _counts(holdout, found)
     tuned = span_metrics(counts)
+    compared = spans_compared(counts, _counts_of(holdout, champion.holdout))
     lexicon = Lexicon((text.row["text"], text.spans) for text in train)
     remembered = span_metrics(_counts(holdout, [lexicon.find(text.row["text"]) for text in holdout]))
     wrong_first = sorted(range(len(holdout)), key=lambda i: counts[i].right - counts[i].found - counts[i].wanted)
@@ -116,11 +141,26 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
             "lexicon_entity_f1": remembered["entity_f1"].value,
             "holdout_entities": float(sum(len(text.spans) for text in holdout)),
         },
-        warnings=phases.precision_warnings(job, device),
+        warnings=(*phases.precision_warnings(job, device), *champion.warnings),
+        champion=compared.champion,
+        over_champion=compared.over_champion,
+        champion_run=champion.run,
+        corrections=spans_compared(_counts(corrections, corrected), _counts_of(corrections, champion.corrections))
+        if corrections
+        else None,
     )
 
 
-def _texts(tokenizer: Any, task: TokenClassificationTask, rows: Sequence[dict[str, str]]) -> list[_Text]:
+def _texts(tokenizer: Any, task: TokenClassificationTask, rows: Rows) -> list[_Text]:
+    return [
+        _Text(tokens.ids, tokens.offsets, row, spans_of_row(row, task.spans_field))
+        for row, tokens in zip(rows, _tokens(tokenizer, task, rows), strict=True)
+    ]
+
+
+def _tokens(tokenizer: Any, task: TokenClassificationTask, rows: Rows) -> list[_Tokens]:
+    if not rows:
+        return []
     encoded = tokenizer(
         [row["text"] for row in rows],
         truncation=True,
@@ -130,12 +170,12 @@ def _texts(tokenizer: Any, task: TokenClassificationTask, rows: Sequence[dict[st
         return_offsets_mapping=True,
     )
     return [
-        _Text(row, list(ids), [(start, end) for start, end in offsets], spans_of_row(row, task.spans_field))
-        for row, ids, offsets in zip(rows, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        _Tokens(list(ids), [(start, end) for start, end in offsets])
+        for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     ]
 
 
-def _named(answers: Sequence[Sequence[int]], tags: Sequence[str], texts: Sequence[_Text]) -> list[list[Span]]:
+def _named(answers: Sequence[Sequence[int]], tags: Sequence[str], texts: Sequence[_Tokens]) -> list[list[Span]]:
     """The spans behind the numbers of tags."""
     return [
         spans_of([tags[number] for number in answer], text.offsets, [1.0] * len(answer))
@@ -145,6 +185,13 @@ def _named(answers: Sequence[Sequence[int]], tags: Sequence[str], texts: Sequenc
 
 def _counts(texts: Sequence[_Text], found: Sequence[Sequence[Span]]) -> list[SpanCounts]:
     return [span_counts(text.spans, each) for text, each in zip(texts, found, strict=True)]
+
+
+def _counts_of(texts: Sequence[_Text], answers: list[list[tuple[int, int, str]]] | None) -> list[SpanCounts] | None:
+    """Counts of the champion's answers, which were kept as start, end and label; None without a champion."""
+    if answers is None:
+        return None
+    return _counts(texts, [[Span(start, end, label) for start, end, label in spans] for spans in answers])
 
 
 def _shown(text: _Text, spans: Sequence[Span]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.kit.storage.signing import SigningKey
-from services.training.adapters.job import Job
+from services.training.adapters.job import Champion, Job
 from services.training.domain.report import Report
 from services.training.domain.tasks import GenerationTask, TokenClassificationTask, VariantName
 from services.training.domain.training_spec import Method, Optimization, TrainingSpec
@@ -51,8 +51,8 @@ def _builds(*names: VariantName) -> tuple[VariantName, ...]:
     return names
 
 
-def work(folder: Path, spec: TrainingSpec) -> Report:
-    """Runs the worker of a spec to its end, in its folder."""
+def work(folder: Path, spec: TrainingSpec, champion: Champion | None = None) -> Report:
+    """Runs the worker of a spec to its end, in its folder; it is compared with the champion, if one is given."""
     key = SigningKey(folder / "keys" / "signing.pem", folder / "keys" / "trusted")
     key.ensure()
     job = Job(
@@ -66,6 +66,7 @@ def work(folder: Path, spec: TrainingSpec) -> Report:
         threads=1,
         signing_key=folder / "keys" / "signing.pem",
         trusted_keys=folder / "keys" / "trusted",
+        champion=champion,
     )
     report: Report = import_module(f"services.training.worker.{spec.task.kind}").run(job, lambda: False)
     return report

@@ -7,7 +7,7 @@ import pytest
 from services.kit.errors import FailedPreconditionError
 from services.kit.spans import Span
 from services.training.engine.annotations import Lexicon, spans_of_row
-from services.training.engine.metrics import SpanCounts, span_counts, span_metrics
+from services.training.engine.metrics import SpanCounts, span_counts, span_metrics, spans_compared
 
 
 def _row(spans: str) -> dict[str, str]:
@@ -64,3 +64,17 @@ def test_a_lexicon_finds_the_longest_that_it_has_seen() -> None:
         [("New York is in New England", [Span(0, 8, "LOC"), Span(15, 26, "LOC")]), ("York", [Span(0, 4, "PER")])]
     )
     assert lexicon.find("from York to New York") == [Span(5, 9, "PER"), Span(13, 21, "LOC")]
+
+
+def test_two_models_are_compared_on_the_same_texts() -> None:
+    good, bad = [SpanCounts(2, 2, 2)] * 30, [SpanCounts(1, 2, 2)] * 15 + [SpanCounts(2, 2, 2)] * 15
+    found = spans_compared(good, bad)
+    assert found.champion is not None
+    assert found.over_champion is not None
+    assert (found.tuned.value, found.champion.value, found.over_champion.value) == (1.0, 0.75, 0.25)
+    assert 0 < found.over_champion.ci_low < 0.25 < found.over_champion.ci_high
+    # Paired: the same model has no difference on any resample.
+    same = spans_compared(bad, bad).over_champion
+    assert same is not None
+    assert (same.value, same.ci_low, same.ci_high) == (0, 0, 0)
+    assert spans_compared(good, None).champion is None
