@@ -9,6 +9,8 @@ import typer
 
 from gateway.cli import cycle_commands, model_commands, stack_commands, telemetry_commands
 from gateway.cli.certificate_commands import certs
+from gateway.cli.clean_commands import clean, explain
+from gateway.cli.dataset_commands import dataset
 from gateway.cli.doctor_command import doctor
 from gateway.cli.exclusion_commands import erase, quarantine
 from gateway.cli.key_commands import keys
@@ -34,7 +36,8 @@ def create_cli() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    mesh, pipelines, use, look = "The mesh on this machine", "Pipelines", "Published models", "Observing"
+    mesh, pipelines, data = "The mesh on this machine", "Pipelines", "Data"
+    use, look = "Published models", "Observing"
     cli.command(rich_help_panel=mesh)(stack_commands.up)
     cli.command(rich_help_panel=mesh)(stack_commands.down)
     cli.command(rich_help_panel=mesh)(stack_commands.status)
@@ -49,6 +52,9 @@ def create_cli() -> typer.Typer:
     cli.command(rich_help_panel=pipelines)(cycle_commands.cancel)
     cli.command(rich_help_panel=pipelines)(why)
     cli.add_typer(triggers, name="triggers", rich_help_panel=pipelines)
+    cli.add_typer(dataset, name="dataset", rich_help_panel=data)
+    cli.add_typer(clean, name="clean", rich_help_panel=data)
+    cli.command(rich_help_panel=data)(explain)
     cli.command(rich_help_panel=use)(model_commands.models)
     cli.add_typer(route, name="route", rich_help_panel=use)
     cli.add_typer(rollout, name="rollout", rich_help_panel=use)

@@ -13,5 +13,10 @@ def pipeline_name(name: str) -> str:
     return _in("pipelines", name)
 
 
+def dataset_name(name: str) -> str:
+    """`datasets/{dataset}`."""
+    return _in("datasets", name)
+
+
 def _in(collection: str, name: str) -> str:
     return f"{collection}/{name.removeprefix(f'{collection}/')}"

@@ -1,0 +1,148 @@
+"""What a recipe made of a record, as a person reads it: each operator's edits, and the text before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from tidemill.cleaning.v1.cleaning_service_pb2 import (
+    CleanTextResponse,
+    DatasetExplanation,
+    ExplainRecordResponse,
+    FieldChange,
+    OperatorEffect,
+    TextEdit,
+)
+
+from gateway.cli.views.text import shorten
+
+_EDITS = 5
+"""Edits of one field that are shown; an operator may make thousands."""
+_EDIT_WIDTH = 48
+_PLACES = {
+    DatasetExplanation.PLACEMENT_TRAIN: ("in the training part", "green"),
+    DatasetExplanation.PLACEMENT_HOLDOUT: ("in the hold-out", "green"),
+    DatasetExplanation.PLACEMENT_REJECTED: ("rejected", "yellow"),
+    DatasetExplanation.PLACEMENT_ABSENT: ("not contained", "yellow"),
+    DatasetExplanation.PLACEMENT_HELD_BACK: ("held back to measure what was learnt", "green"),
+}
+
+
+def effects_table(effects: Iterable[OperatorEffect]) -> Table:
+    """One line for each edit: the operator, the field, and what became of it."""
+    table = Table.grid(padding=(0, 2))
+    for style in ("bold", "bright_black", ""):
+        table.add_column(style=style, overflow="fold")
+    for effect in effects:
+        name = effect.operator or "the recipe"
+        for change in effect.changes:
+            for line in _lines(change):
+                table.add_row(name, change.field, line)
+                name = ""
+        if effect.omitted_edits:
+            table.add_row(name, "", Text(f"and {effect.omitted_edits:,} edits more", "bright_black"))
+            name = ""
+        if effect.rejected_reason:
+            table.add_row(name, "", rejection(effect.rejected_reason, effect.rejected_detail))
+    return table
+
+
+def rejection(reason: str, detail: str) -> Text:
+    """`rejected: too_short (3 characters, at least 4)`."""
+    return Text.assemble(("rejected: ", "yellow"), reason, f" ({detail})" if detail else "")
+
+
+def _lines(change: FieldChange) -> list[Text]:
+    edits = [_edit(edit) for edit in change.edits[:_EDITS]]
+    if change.removed:
+        return [Text("removed", "yellow")]
+    if change.added:
+        edits = [Text.assemble(("added ", "green"), each) for each in edits] or [Text("added", "green")]
+    if len(change.edits) > _EDITS:
+        edits.append(Text(f"and {len(change.edits) - _EDITS:,} edits more", "bright_black"))
+    return edits
+
+
+def _edit(edit: TextEdit) -> Text:
+    parts = [(f"{shown(edit.before)}", "red")] if edit.before else []
+    parts += [(f"{shown(edit.after)}", "green")] if edit.after else []
+    if not edit.before or not edit.after:
+        verb = "deletes " if edit.before else "inserts "
+        return Text.assemble(f"at {edit.start:,} ", verb, *parts)
+    return Text.assemble(f"at {edit.start:,} ", parts[0], " → ", parts[1])
+
+
+def shown(text: str) -> str:
+    """A text in quotes on one line; what has no shape of its own is escaped, so that it can be seen."""
+    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f"“{shorten(visible, _EDIT_WIDTH)}”" if visible.strip() else f"“{visible}”"
+
+
+def preview(title: str, before: str, cleaned: CleanTextResponse, width: int) -> RenderableType:
+    """One record of `tidemill clean preview`.
+
+    Args:
+        title: where it came from.
+        before: its text.
+        cleaned: the answer of CleanText with `explain`.
+        width: columns of the terminal.
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=6, style="bright_black")
+    table.add_column(no_wrap=True)
+    space = max(20, width - 12)
+    table.add_row("before", Text(shorten(before, space)))
+    if cleaned.rejected_reason:
+        after: RenderableType = rejection(cleaned.rejected_reason, cleaned.rejected_detail)
+    elif cleaned.text == before:
+        after = Text("the same text", "bright_black")
+    else:
+        after = Text(shorten(cleaned.text, space), "green")
+    table.add_row("after", after)
+    parts: list[RenderableType] = [Text(title, "bold cyan"), Padding(table, (0, 0, 0, 2), expand=False)]
+    if cleaned.effects:
+        parts.append(Padding(effects_table(cleaned.effects), (0, 0, 0, 4), expand=False))
+    return Group(*parts)
+
+
+def explanation(found: ExplainRecordResponse, models: Mapping[str, list[str]]) -> RenderableType:
+    """A record's way: its source, what each data set made of it, and which models learnt from it.
+
+    Args:
+        found: the answer of ExplainRecord.
+        models: model versions by the data set's version that taught them.
+    """
+    came = f"brought by {found.import_name}" if found.import_name else "pushed by a caller"
+    gone = "; gone from its source, so no later version contains it" if found.withdrawn else ""
+    parts: list[RenderableType] = [
+        Text(found.name, "bold cyan"),
+        Text(f"  source {found.source}, {came}{gone}"),
+    ]
+    if not found.datasets:
+        parts.append(Text("  No data set takes this source.", "yellow"))
+    for each in found.datasets:
+        parts += [Text(), Text(each.dataset, "bold"), Padding(_dataset(each, models), (0, 0, 0, 2), expand=False)]
+    return Group(*parts)
+
+
+def _dataset(found: DatasetExplanation, models: Mapping[str, list[str]]) -> RenderableType:
+    parts: list[RenderableType] = [effects_table(found.effects)] if found.effects else [Text("no operator changed it")]
+    if found.text:
+        parts.append(Text.assemble(("cleaned  ", "bright_black"), found.text))
+        parts += [
+            Text.assemble((f"{name}  ", "bright_black"), value) for name, value in sorted(found.attributes.items())
+        ]
+    if not found.dataset_version:
+        return Group(*parts, Text("There is no version yet.", "bright_black"))
+    words, style = _PLACES.get(found.placement, ("unknown", "yellow"))
+    parts.append(Text.assemble(f"{found.dataset_version}: ", (words, style)))
+    if found.rejected_reason:
+        by = f" by {found.rejected_operator}" if found.rejected_operator else ""
+        parts.append(Text.assemble("  ", rejection(found.rejected_reason, found.rejected_detail), by))
+    if found.placement == DatasetExplanation.PLACEMENT_TRAIN:
+        learnt = models.get(found.dataset_version, [])
+        parts.append(Text(f"  taught {', '.join(learnt)}" if learnt else "  no model has learnt from this version"))
+    return Group(*parts)
