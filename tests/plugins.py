@@ -1,4 +1,4 @@
-"""Packages that bring plugins, installed into a folder of a test's own."""
+"""Packages of this repository, installed into a folder of a test's own."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from pathlib import Path
 
 import pytest
 
-PLUGIN = Path(__file__).parents[1] / "examples" / "plugin"
+_ROOT = Path(__file__).parents[1]
+PLUGIN = _ROOT / "examples" / "plugin"
+CLIENT = _ROOT / "clients" / "python"
 MODULES = ("example_method", "example_operators", "example_source")
 
 
-def install_example(folder: Path) -> None:
-    """Installs the example plugin into a folder, as any user would."""
+def install(folder: Path, package: Path) -> None:
+    """Installs a package into a folder, as any user would."""
     uv = Path(sys.prefix) / "bin" / "uv"
     command = [str(uv), "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--offline"]
-    subprocess.run([*command, "--python", sys.executable, "--target", str(folder), str(PLUGIN)], check=True)
+    subprocess.run([*command, "--python", sys.executable, "--target", str(folder), str(package)], check=True)
 
 
 @contextmanager
 def example_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The example plugin, installed and importable by this process."""
-    install_example(folder)
+    install(folder, PLUGIN)
     monkeypatch.syspath_prepend(folder)
     yield
     for name in MODULES:

@@ -24,7 +24,7 @@ from infra.stack.testing import running_parts
 from infra.stack.topology import NAMES
 from services.kit.config import home_dir
 from tests.faults.strangers import open_folder
-from tests.plugins import install_example
+from tests.plugins import PLUGIN, install
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ("smollm2", "bge-small-zh", "bbc", "reviews")
@@ -109,7 +109,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     prepare(Home(home_dir()), EXAMPLES)
     # If root starts the mesh, it runs as another user, who cannot enter pytest's folder.
     with open_folder() as pipelines, open_folder() as plugins, pytest.MonkeyPatch.context() as patch:
-        install_example(plugins)
+        install(plugins, PLUGIN)
         patch.setenv("TIDEMILL_PLUGINS", str(plugins))
         with running_parts(NAMES, tmp_path_factory.mktemp("mesh")) as stack:
             yield Mesh(stack, pipelines)

@@ -63,7 +63,7 @@ def test_every_service_is_killed_in_its_stage(mesh: Mesh) -> None:
     source = mesh.scratch / "reviews.jsonl"
     with (home_dir() / "data" / "reviews" / "reviews.jsonl").open(encoding="utf-8") as lines:
         # The file is sorted by label.
-        rows = [json.loads(line) for line in itertools.islice(lines, 0, None, 2)]
+        rows = [json.loads(line) for line in itertools.islice(lines, 0, None, 6)]
     for row in rows:
         row["text"] += "。"
     source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -74,7 +74,7 @@ def test_every_service_is_killed_in_its_stage(mesh: Mesh) -> None:
         value["sources"][0]["json_lines"]["uri"] = str(source)
         value["dataset"]["name"] = f"datasets/{NAME}"
         value["training"]["model_name"] = NAME
-        value["training"]["optimization"] |= {"max_steps": 12, "checkpoint_every": 4}
+        value["training"]["optimization"] |= {"max_steps": 12, "batch_size": 8, "checkpoint_every": 4}
         value["training"]["optimization"].pop("epochs", None)
         value["training"]["evaluation"] = {"max_examples": 200}
         value["gate"] = {"max_quality_loss": 1.0}

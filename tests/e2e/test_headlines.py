@@ -27,7 +27,7 @@ def _small(value: dict[str, Any]) -> None:
     value["training"]["optimization"] |= {"max_steps": 3, "batch_size": 2}
     value["training"]["optimization"].pop("epochs", None)
     value["training"]["evaluation"] = {"max_examples": 4}
-    value["training"]["compression"] = {"variants": ["int8", "int4"]}
+    value["training"]["compression"] = {"variants": ["int8"]}
     value["gate"] = {"max_quality_loss": 1.0}
     value["rollout"]["model"] = f"models/{MODEL}"
 
@@ -52,7 +52,7 @@ def test_about_160_duplicates_go_and_a_headline_is_asked_of_every_article(cycle:
     rejected = version["rejected_by_reason"]
     duplicates = sum(int(count) for reason, count in rejected.items() if "duplicate" in reason)
     assert 140 <= duplicates <= 180
-    assert {variant["precision"] for variant in cycle["report"]["variants"]} == {"int8", "int4"}
+    assert {variant["precision"] for variant in cycle["report"]["variants"]} == {"int8"}
 
 
 def test_the_openai_client_streams_a_headline(client: openai.OpenAI) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +15,24 @@ from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tests.e2e.conftest import ROOT, Mesh
 from tests.waiting import wait_until
 
-PIPELINE = str(ROOT / "pipelines" / "reviews.yaml")
 # 35,123 lines, half of them repeats.
 DISTINCT = 17_457
+
+
+def _short(value: dict[str, Any]) -> None:
+    """A third of the steps learns most of it, in one minute instead of three."""
+    value["training"]["optimization"]["max_steps"] = 30
+
+
+def _run(mesh: Mesh) -> dict[str, Any]:
+    found: dict[str, Any] = mesh.json("run", str(mesh.pipeline("reviews.yaml", _short)))
+    return found
 
 
 @pytest.fixture(scope="module")
 def cycle(mesh: Mesh) -> dict[str, Any]:
     """The first cycle, ended."""
-    found: dict[str, Any] = mesh.json("run", PIPELINE)
-    return found
+    return _run(mesh)
 
 
 def test_the_cycle_publishes_a_better_model(cycle: dict[str, Any]) -> None:
@@ -57,7 +67,7 @@ def test_the_model_answers_and_feedback_finds_its_version(mesh: Mesh, cycle: dic
 
 
 def test_check_asks_the_mesh_for_the_operators(mesh: Mesh) -> None:
-    assert mesh.tidemill("run", PIPELINE, "--check").stdout == ""
+    assert mesh.tidemill("run", str(ROOT / "pipelines" / "reviews.yaml"), "--check").stdout == ""
 
     def change(value: dict[str, Any]) -> None:
         value["dataset"]["operators"][1] = {"length_filter": {"min_chars": "many"}}
@@ -70,7 +80,7 @@ def test_check_asks_the_mesh_for_the_operators(mesh: Mesh) -> None:
 
 
 def test_a_second_run_reuses_what_is_unchanged(mesh: Mesh, cycle: dict[str, Any]) -> None:
-    again = mesh.json("run", PIPELINE)
+    again = _run(mesh)
     assert again["name"] != cycle["name"]
     assert {stage["name"]: stage.get("reused", False) for stage in again["stages"]} == {
         "collect": True,
@@ -80,6 +90,35 @@ def test_a_second_run_reuses_what_is_unchanged(mesh: Mesh, cycle: dict[str, Any]
         "publish": True,
     }
     assert again["model_version"] == cycle["model_version"]
+
+
+def test_its_data_can_be_looked_into_down_to_one_record(mesh: Mesh, cycle: dict[str, Any], tmp_path: Path) -> None:
+    version = cycle["dataset_version"]
+    (listed,) = [each for each in mesh.json("dataset", "ls") if each["name"] == "datasets/reviews"]
+    assert listed["newest"]["digest"] == version["digest"]
+    shown = mesh.tidemill("dataset", "show", version["name"]).stdout
+    assert f"{DISTINCT:,}" in shown
+    assert all(f"rejected: {reason}" in shown for reason in version["rejected_by_reason"])
+    assert mesh.tidemill("dataset", "diff", version["name"], "reviews").returncode == 0
+
+    out = tmp_path / "train.jsonl"
+    mesh.tidemill("dataset", "export", "reviews", "--out", str(out))
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == int(version["train_count"])
+    found = mesh.json("explain", rows[0]["record_id"], "--source", "reviews")
+    (explained,) = [each for each in found["datasets"] if each["dataset"] == "datasets/reviews"]
+    assert explained["placement"] == "PLACEMENT_TRAIN"
+    assert explained["text"] == rows[0]["text"]
+    assert cycle["model_version"] in found["models"][explained["dataset_version"]]
+    assert cycle["model_version"] in mesh.tidemill("explain", f"sources/reviews/records/{rows[0]['record_id']}").stdout
+
+    lines = tmp_path / "new.txt"
+    lines.write_text("這家酒店  很好\n不\n", encoding="utf-8")
+    previewed = mesh.tidemill("clean", "preview", str(ROOT / "pipelines" / "reviews.yaml"), str(lines)).stdout
+    assert "“這”" in previewed
+    assert "convert_script" in previewed
+    assert "2 texts: 1 changed, 1 rejected, 0 unchanged" in previewed
+    assert mesh.tidemill("clean", "preview", "reviews", str(lines)).stdout == previewed
 
 
 def test_one_trace_reports_on_the_whole_cycle(mesh: Mesh, cycle: dict[str, Any]) -> None:
@@ -96,6 +135,7 @@ def test_a_corrected_answer_is_in_the_next_data_set(mesh: Mesh, cycle: dict[str,
     """Captured masked, corrected by a person, collected as a source, cleaned by the pipeline's own recipe."""
 
     def change(value: dict[str, Any]) -> None:
+        _short(value)
         value |= {"capture": {"keep_days": 1}, "feedback": {"corrections": {"weight": 3}}}
 
     path = str(mesh.pipeline("reviews.yaml", change))
