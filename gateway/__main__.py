@@ -24,7 +24,7 @@ from gateway.http.server import HttpServer
 from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
 from gateway.keys.store import KeyStore
-from gateway.keys.usage import UsageTable
+from gateway.keys.usage import FILE_NAME, UsageTable
 from gateway.metrics import Refusals
 from gateway.peers import Peers
 from gateway.plane import DataPlane
@@ -77,9 +77,7 @@ async def _open_keys(settings: GatewaySettings) -> tuple[KeyStore, KeyRing]:
 
 
 def _usage(settings: GatewaySettings) -> UsageTable:
-    if settings.gateway_processes == 1:
-        return UsageTable()
-    return UsageTable(settings.state / "gateway" / "key-usage", settings.gateway_process, settings.gateway_processes)
+    return UsageTable(settings.state / "gateway" / FILE_NAME, settings.gateway_process, settings.gateway_processes)
 
 
 def _console_secret(settings: GatewaySettings) -> str:
@@ -102,12 +100,14 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     if not settings.auth:
         logger.warning("TIDEMILL_AUTH is off: anyone who can reach this gateway may use it")
     peers = Peers.open(settings)
-    plane = await DataPlane.open(settings, peers.channels["inference"], peers.channels["pipeline"], metrics.registry)
+    limiter = KeyLimiter(table=_usage(settings))
+    plane = await DataPlane.open(
+        settings, peers.channels["inference"], peers.channels["pipeline"], metrics.registry, limiter
+    )
     tracer = trace.get_tracer("tidemill.gateway")
     services = public_services()
     limits = settings.http_limits
     several = settings.gateway_processes > 1
-    limiter = KeyLimiter(table=_usage(settings))
     messages = MessageBudget(settings.message_limits)
     processes = ProcessMetrics(
         metrics.registry, settings.gateway_sockets, settings.gateway_process, settings.gateway_processes

@@ -17,6 +17,7 @@ from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStu
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
 from gateway.access import CALLER
+from gateway.keys.limiter import KeyLimiter
 from gateway.settings import GatewaySettings
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.clock import SystemClock
@@ -34,7 +35,7 @@ from services.serving.adapters.triton_liveness import Liveness
 from services.serving.adapters.triton_v2 import TritonV2
 from services.serving.app.answer_cache import CachingServer
 from services.serving.app.capture import CaptureRules
-from services.serving.app.ports import InferenceServer
+from services.serving.app.ports import InferenceServer, Spend
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
 from services.serving.app.shadowing import Shadows
@@ -59,8 +60,14 @@ class DataPlane:
         inference: grpc.aio.Channel,
         pipeline: grpc.aio.Channel,
         registry: CollectorRegistry,
+        limiter: KeyLimiter,
     ) -> DataPlane:
         """Opens it inside the running event loop. Neither Triton nor inference nor the bus need answer yet."""
+
+        def meter() -> Spend | None:
+            caller = CALLER.get()
+            return limiter.meter(caller.key) if caller is not None else None
+
         channel = open_triton(settings.triton_grpc, settings.peer_files)
         table, stub = RoutingTable(), InferenceServiceStub(inference)
         feed = RouteFeed(stub, table, RouteFile(settings.state / "gateway" / "routes.json"))
@@ -83,8 +90,8 @@ class DataPlane:
         serving = Serving(table, _cached(client, settings, registry), served, shadows, clock, capture)
         return cls(
             table=table,
-            answers=Answers(serving, _tenant),
-            v2=TritonV2(channel, liveness, guard, table, shadows),
+            answers=Answers(serving, _tenant, meter),
+            v2=TritonV2(channel, liveness, guard, table, shadows, meter),
             tasks=[feed.run, captured.run, deaths.run],
             stopping=[publisher.finish],
             closers=[shadows.close, channel.close, served.close, publisher.close],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -73,6 +74,10 @@ def create(
     concurrent: Annotated[
         int | None, typer.Option(help="Maximum concurrent requests.", min=1, show_default=False)
     ] = None,
+    tokens_per_day: Annotated[
+        int | None,
+        typer.Option(help="Maximum tokens of prompts and answers in a day of UTC.", min=1, show_default=False),
+    ] = None,
     database_url: DatabaseOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
@@ -85,9 +90,56 @@ def create(
         raise InvalidArgumentError("--tenant must have 1 to 64 of the characters a-z, A-Z, 0-9, '.', '_' and '-'.")
     with _store(database_url) as store:
         key, text = store.create(
-            name[:64], roles, expire_time=expire_time, tenant=tenant, limits=KeyLimits(requests_per_s, concurrent)
+            name[:64],
+            roles,
+            expire_time=expire_time,
+            tenant=tenant,
+            limits=KeyLimits(requests_per_s, concurrent, tokens_per_day),
         )
     _show_new(key, text, json_wanted)
+
+
+@keys.command("limit")
+def limit(
+    key_id: Annotated[str, typer.Argument(help="Id of the key, see `tidemill keys list`.", show_default=False)],
+    requests_per_s: Annotated[
+        float | None, typer.Option(help="Maximum requests per second; 0 for any number.", min=0, show_default=False)
+    ] = None,
+    concurrent: Annotated[
+        int | None, typer.Option(help="Maximum concurrent requests; 0 for any number.", min=0, show_default=False)
+    ] = None,
+    tokens_per_day: Annotated[
+        int | None, typer.Option(help="Maximum tokens in a day of UTC; 0 for any number.", min=0, show_default=False)
+    ] = None,
+    database_url: DatabaseOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Shows the limits of a key and what it used of them, and changes those that are given, within five seconds."""
+    from gateway.keys.key import KeyLimits
+
+    with _store(database_url) as store:
+        key = store.get(key_id)
+        now = key.limits
+        wanted = KeyLimits(
+            now.requests_per_s if requests_per_s is None else requests_per_s or None,
+            now.concurrent if concurrent is None else concurrent or None,
+            now.tokens_per_day if tokens_per_day is None else tokens_per_day or None,
+        )
+        if wanted != now:
+            key = store.set_limits(key_id, wanted)
+    spent = _spent()
+    if json_wanted:
+        print_json(_json(key, spent))
+        return
+    stdout().print(f"{key.key_id} of {key.name}: {_limits(key, spent) or 'no limits'}", markup=False)
+
+
+def _spent() -> dict[str, int]:
+    """Tokens that keys with a limit used today, as this machine's gateway counts them."""
+    from gateway.keys.limiter import DAY_S
+    from gateway.keys.usage import FILE_NAME, tokens_spent
+
+    return tokens_spent(state_dir() / "gateway" / FILE_NAME, int(time.time() // DAY_S))
 
 
 def _roles(names: list[str]) -> frozenset[Role]:
@@ -102,7 +154,7 @@ def _roles(names: list[str]) -> frozenset[Role]:
 
 def _show_new(key: ApiKey, text: str, json_wanted: bool) -> None:
     if json_wanted:
-        print_json({**_json(key), "key": text})
+        print_json({**_json(key, {}), "key": text})
         return
     sys.stdout.write(text + "\n")
     until = f" until {key.expire_time.astimezone():%Y-%m-%d %H:%M}" if key.expire_time else ""
@@ -113,7 +165,7 @@ def _show_new(key: ApiKey, text: str, json_wanted: bool) -> None:
     )
 
 
-def _json(key: ApiKey) -> dict[str, object]:
+def _json(key: ApiKey, spent: Mapping[str, int]) -> dict[str, object]:
     def time_of(moment: datetime | None) -> str | None:
         return moment.isoformat() if moment else None
 
@@ -124,6 +176,8 @@ def _json(key: ApiKey) -> dict[str, object]:
         "tenant": key.tenant,
         "requests_per_s": key.limits.requests_per_s,
         "concurrent": key.limits.concurrent,
+        "tokens_per_day": key.limits.tokens_per_day,
+        "tokens_today": spent.get(key.key_id, 0) if key.limits.tokens_per_day else None,
         "create_time": time_of(key.create_time),
         "expire_time": time_of(key.expire_time),
         "last_use_time": time_of(key.last_use_time),
@@ -136,14 +190,15 @@ def list_keys(database_url: DatabaseOption = None, json_wanted: JsonOption = Fal
     """Lists the keys, without their secrets."""
     with _store(database_url) as store:
         found = store.list()
+    spent = _spent()
     if json_wanted:
-        print_json([_json(key) for key in found])
+        print_json([_json(key, spent) for key in found])
         return
     if not found:
         stdout().print("There are no keys; the gateway creates the first one when it starts.")
         return
     columns = ["id", "name", "roles", "created", "last used", "ends"]
-    tenants, limited = any(key.tenant for key in found), any(_limits(key) for key in found)
+    tenants, limited = any(key.tenant for key in found), any(_limits(key, spent) for key in found)
     columns += [*(["tenant"] if tenants else []), *(["limits"] if limited else [])]
     table = plain_table()
     for column in columns:
@@ -157,7 +212,7 @@ def list_keys(database_url: DatabaseOption = None, json_wanted: JsonOption = Fal
             _minute(key.last_use_time),
             f"revoked {_minute(key.revoke_time)}" if key.revoke_time else _minute(key.expire_time),
             *([key.tenant] if tenants else []),
-            *([_limits(key)] if limited else []),
+            *([_limits(key, spent)] if limited else []),
         )
     print_whole(table)
 
@@ -166,10 +221,14 @@ def _minute(moment: datetime | None) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M}" if moment else ""
 
 
-def _limits(key: ApiKey) -> str:
+def _limits(key: ApiKey, spent: Mapping[str, int]) -> str:
     limits = key.limits
-    rate = f"{limits.requests_per_s:g}/s" if limits.requests_per_s is not None else ""
-    return " ".join(part for part in (rate, f"{limits.concurrent} at once" if limits.concurrent else "") if part)
+    parts = (
+        f"{limits.requests_per_s:g}/s" if limits.requests_per_s is not None else "",
+        f"{limits.concurrent} at once" if limits.concurrent else "",
+        f"{spent.get(key.key_id, 0):,} of {limits.tokens_per_day:,} tokens today" if limits.tokens_per_day else "",
+    )
+    return ", ".join(part for part in parts if part)
 
 
 @keys.command("rotate")

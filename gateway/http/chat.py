@@ -64,7 +64,7 @@ def chat_routes(plane: DataPlane) -> APIRouter:
 async def _whole(plane: DataPlane, request: Request, call: ChatCall) -> Response:
     asked = call.whole()
     validate(asked[0])
-    responses = await whole(plane, request, asked, user_of(request, call.user))
+    responses = await whole(plane, request, asked, user_of(request, call.user), call.answers)
     completion = completion_of(responses, call.model, int(time.time()), call.sampling.logprobs)
     first = responses[0]
     return json_response(completion.model_dump(), headers=version_headers(first.model_version, first.role))
@@ -73,4 +73,5 @@ async def _whole(plane: DataPlane, request: Request, call: ChatCall) -> Response
 async def _streamed(plane: DataPlane, request: Request, call: ChatCall) -> Response:
     asked = call.streamed()
     validate(asked[0])
-    return await streamed(plane, request, asked, user_of(request, call.user), ChatEvents(call, int(time.time())))
+    events = ChatEvents(call, int(time.time()))
+    return await streamed(plane, request, asked, user_of(request, call.user), events, call.answers)

@@ -57,9 +57,16 @@ class Events(Protocol):
 
 
 async def whole(
-    plane: DataPlane, request: Request, asked: Sequence[GenerateRequest], user: str
+    plane: DataPlane, request: Request, asked: Sequence[GenerateRequest], user: str, each: int = 1
 ) -> list[GenerateResponse]:
     """All answers to one HTTP request, by one version. If one fails or the caller hangs up, the others end, too.
+
+    Args:
+        plane: answers.
+        request: the HTTP request.
+        asked: the answers that are wanted, prompt by prompt.
+        user: for whom they are.
+        each: number of answers to each prompt.
 
     Raises:
         ClientGone: the caller hung up.
@@ -67,25 +74,33 @@ async def whole(
     """
     gone = watch_disconnect(request)
     try:
-        return await unless_gone(_all(plane, asked, user), gone)
+        return await unless_gone(_all(plane, asked, user, each), gone)
     finally:
         gone.cancel()
 
 
-async def _all(plane: DataPlane, asked: Sequence[GenerateRequest], user: str) -> list[GenerateResponse]:
+async def _all(plane: DataPlane, asked: Sequence[GenerateRequest], user: str, each: int) -> list[GenerateResponse]:
     choice = plane.answers.choose(asked[0], user)
     try:
         async with asyncio.TaskGroup() as group:
-            answers = [group.create_task(plane.answers.generate(item, choice=choice)) for item in asked]
+            answers = [
+                group.create_task(plane.answers.generate(item, choice=choice, again=at % each > 0))
+                for at, item in enumerate(asked)
+            ]
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [answer.result() for answer in answers]
 
 
 async def streamed(
-    plane: DataPlane, request: Request, asked: Sequence[StreamGenerateRequest], user: str, events: Events
+    plane: DataPlane,
+    request: Request,
+    asked: Sequence[StreamGenerateRequest],
+    user: str,
+    events: Events,
+    each: int = 1,
 ) -> Response:
-    """All answers to one HTTP request, by one version, as a stream of events.
+    """All answers to one HTTP request, by one version, as a stream of events. Arguments as `whole`.
 
     It waits for the first piece, so that errors in a request still determine the HTTP status. If the first piece takes
     long, the stream begins with comments, and later errors become error events.
@@ -96,7 +111,10 @@ async def streamed(
     """
     choice = plane.answers.choose(asked[0], user)
     gone = watch_disconnect(request)
-    answers = [_Pieces(plane.answers.stream(item, choice), choice.asked.model) for item in asked]
+    answers = [
+        _Pieces(plane.answers.stream(item, choice, again=at % each > 0), choice.asked.model)
+        for at, item in enumerate(asked)
+    ]
     try:
         await unless_gone(answers[0].wait(), gone)
     except BaseException:

@@ -181,9 +181,9 @@ def text_completion_routes(plane: DataPlane) -> APIRouter:
         try:
             if call.body.stream:
                 pieces = [item for prompt in call.prompts for item in prompt.streamed()]
-                return await streamed(plane, request, pieces, user, TextEvents(call, created))
+                return await streamed(plane, request, pieces, user, TextEvents(call, created), call.body.n)
             asked = [item for prompt in call.prompts for item in prompt.whole()]
-            answers = await whole(plane, request, asked, user)
+            answers = await whole(plane, request, asked, user, call.body.n)
         except NotFoundError as error:
             raise model_not_found(call.model) from error
         except InvalidArgumentError as error:

@@ -38,11 +38,13 @@ USUAL_ROLES = frozenset({Role.READ, Role.PREDICT, Role.INGEST})
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """Limits of a key over all processes of a gateway; None means no limit."""
+    """Limits of a key over all processes of a gateway on one machine; None means no limit."""
 
     requests_per_s: float | None = None
     concurrent: int | None = None
     """Concurrent requests, streams included."""
+    tokens_per_day: int | None = None
+    """Tokens of prompts and answers together, in a day of UTC."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, DateTime, Engine, Float, Integer, MetaData, String, Table, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from gateway.keys.key import USUAL_ROLES, ApiKey, KeyLimits, Role, digest_key, generate_key, id_of
 from services.kit.clock import Clock, SystemClock
@@ -30,6 +44,7 @@ _keys = Table(
     Column("last_use_time", DateTime(timezone=True), nullable=True),
     Column("requests_per_s", Float, nullable=True),
     Column("concurrent_requests", Integer, nullable=True),
+    Column("tokens_per_day", BigInteger, nullable=True),
 )
 
 KEY_FILE = "api-key"
@@ -147,6 +162,16 @@ class KeyStore:
                     .values(last_use_time=moment)
                 )
 
+    def set_limits(self, key_id: str, limits: KeyLimits) -> ApiKey:
+        """Replaces the limits of a key; the gateway applies them within seconds.
+
+        Raises:
+            NotFoundError: the key does not exist.
+        """
+        with self._engine.begin() as connection:
+            connection.execute(update(_keys).where(_keys.c.key_id == key_id).values(_limit_values(limits)))
+        return self.get(key_id)
+
     def revoke(self, key_id: str) -> ApiKey:
         """Revokes a key; one that was revoked before keeps its time.
 
@@ -196,8 +221,15 @@ def _values(key: ApiKey) -> dict[str, Any]:
         "roles": ",".join(sorted(key.roles)),
         "tenant": key.tenant,
         "expire_time": key.expire_time,
-        "requests_per_s": key.limits.requests_per_s,
-        "concurrent_requests": key.limits.concurrent,
+        **_limit_values(key.limits),
+    }
+
+
+def _limit_values(limits: KeyLimits) -> dict[str, Any]:
+    return {
+        "requests_per_s": limits.requests_per_s,
+        "concurrent_requests": limits.concurrent,
+        "tokens_per_day": limits.tokens_per_day,
     }
 
 
@@ -212,5 +244,5 @@ def _key(row: Any) -> ApiKey:
         expire_time=_aware(row.expire_time),
         last_use_time=_aware(row.last_use_time),
         tenant=row.tenant,
-        limits=KeyLimits(row.requests_per_s, row.concurrent_requests),
+        limits=KeyLimits(row.requests_per_s, row.concurrent_requests, row.tokens_per_day),
     )

@@ -1,8 +1,9 @@
 """What each key with limits uses now, in memory that all processes of a gateway share.
 
 One file, mapped into each process. Each change holds a kernel lock for a few microseconds; the lock of a process that
-dies is released. Requests under way are counted for each process apart, so that those of a process that
-died are forgotten when the next one starts in its place.
+dies is released, and what it wrote stays. After a crash of the machine, what was used in the half minute before may be
+missing. Requests under way are counted for each process apart, so that those of a process that died are forgotten when
+the next one starts in its place.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 MAX_PROCESSES = 64
 _SLOTS = 4096
-# Id of the key, tokens left, when they were counted, mean seconds of a request; then the requests of each process.
-_HEAD = struct.Struct("<16sddd")
+# The layout is part of the file's name: another release may have another one.
+FILE_NAME = "key-usage-2"
+# Id of the key, requests left, when they were counted, mean seconds of a request, when the place was used last, the day
+# whose tokens are counted, and the tokens; then the requests of each process.
+_HEAD = struct.Struct("<16sdddddd")
 _COUNT = struct.Struct("<I")
 _SIZE = _HEAD.size + MAX_PROCESSES * _COUNT.size
 
@@ -64,6 +69,25 @@ class KeyUsage:
     @mean_s.setter
     def mean_s(self, value: float) -> None:
         self._set(2, value)
+
+    @property
+    def used_at(self) -> float:
+        """When it was asked for last, in seconds of the machine's clock."""
+        return self._number(3)
+
+    @used_at.setter
+    def used_at(self, value: float) -> None:
+        self._set(3, value)
+
+    def spent(self, day: int) -> int:
+        """Tokens of prompts and answers that were used in a day; days are counted."""
+        # A clock that was set back does not give a day twice.
+        return int(self._number(5)) if self._number(4) >= day else 0
+
+    def spend(self, day: int, tokens: int) -> None:
+        """Counts tokens."""
+        self._set(5, self.spent(day) + tokens)
+        self._set(4, max(day, self._number(4)))
 
     @property
     def concurrent(self) -> int:
@@ -116,7 +140,9 @@ class UsageTable:
                 at is None or self._table[at : at + 16] != name
             ):  # another process may have given its place to another key
                 at = self._offsets[name] = self._place(name)
-            yield KeyUsage(self._table, at, self._process, self._processes)
+            use = KeyUsage(self._table, at, self._process, self._processes)
+            use.used_at = time.monotonic()
+            yield use
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -132,14 +158,30 @@ class UsageTable:
     def _place(self, name: bytes) -> int:
         oldest, since = 0, float("inf")
         for at in range(0, _SLOTS * _SIZE, _SIZE):
-            known, _, filled_at, _ = _HEAD.unpack_from(self._table, at)
+            known, _, _, _, used_at, _, _ = _HEAD.unpack_from(self._table, at)
             if known == name:
                 return at
             if known == bytes(16):
                 oldest = at
                 break
-            if filled_at < since and not KeyUsage(self._table, at, self._process, self._processes).concurrent:
-                oldest, since = at, filled_at
+            if used_at < since and not KeyUsage(self._table, at, self._process, self._processes).concurrent:
+                oldest, since = at, used_at
         self._table[oldest : oldest + _SIZE] = bytes(_SIZE)
-        _HEAD.pack_into(self._table, oldest, name, float("inf"), float("-inf"), 0.0)
+        _HEAD.pack_into(self._table, oldest, name, float("inf"), float("-inf"), 0.0, 0.0, 0.0, 0.0)
         return oldest
+
+
+def tokens_spent(file: Path, day: int) -> dict[str, int]:
+    """Tokens that keys used in a day, by id of the key; empty where no gateway counts in this file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not file.is_file():
+        return {}
+    content, found = file.read_bytes(), {}
+    for at in range(0, len(content) - _SIZE + 1, _SIZE):
+        name, *_, counted, spent = _HEAD.unpack_from(content, at)
+        if name != bytes(16) and counted >= day:
+            found[name.rstrip(b"\0").decode()] = int(spent)
+    return found

@@ -20,7 +20,8 @@ from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loa
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import add_trace
-from services.serving.app.ports import NotLoadedError
+from services.serving.adapters.v2_tokens import TokenCount
+from services.serving.app.ports import Meter, NotLoadedError
 from services.serving.app.routing import RoutingTable
 from services.serving.app.shadowing import Shadows
 from services.serving.domain.names import ModelReference, parse_server_model
@@ -44,6 +45,7 @@ class TritonV2:
         guard: TritonGuard,
         table: RoutingTable,
         shadows: Shadows | None = None,
+        meter: Meter = lambda: None,
     ) -> None:
         """Args:
         channel: to Triton.
@@ -51,8 +53,9 @@ class TritonV2:
         guard: admits requests.
         table: the routes.
         shadows: get copies of what `infer` answers; a stream's requests are not copied.
+        meter: of the present caller's tokens.
         """
-        self._shadows = shadows
+        self._shadows, self._meter = shadows, meter
         self._table = table
         self._stub = GRPCInferenceServiceStub(channel)
         self._liveness = liveness
@@ -121,7 +124,11 @@ class TritonV2:
         check_texts(request)
         add_trace(request)
         asked = ModelReference(request.model_name, request.model_version)
+        spend = self._meter()
+        count = TokenCount.of_texts(spend) if spend is not None else None
         version = self._table.choose(asked, user)
+        if count is not None:
+            count.ask(request)
         try:
             response = await self._infer(request, version, timeout_s)
         except NotLoadedError as error:
@@ -130,6 +137,8 @@ class TritonV2:
                 raise error
             version = again
             response = await self._infer(request, version, timeout_s)
+        if count is not None:
+            count.read(response)
         if self._shadows is not None:
             self._shadows.passed(asked, lambda shadow: self._copy(request, shadow, timeout_s))
         return response, version
@@ -164,6 +173,8 @@ class TritonV2:
         first = await anext(aiter(requests), None)
         if first is None:
             return
+        spend = self._meter()
+        count = TokenCount.of_answers(spend) if spend is not None else None
         version = self._choose(first, user)
         model, asked = version.server_model, self._liveness.asked(version.server_model)
         refused: list[TidemillError] = []
@@ -174,12 +185,16 @@ class TritonV2:
                 try:
                     chosen = version if request is first else self._choose(request, user)
                     check_texts(request)
+                    if request is not first:
+                        self._meter()
                 except TidemillError as error:  # gRPC swallows what is raised here
                     refused.append(error)
                     return
                 model = chosen.server_model
                 request.model_name, request.model_version = model, ""
                 add_trace(request)
+                if count is not None:
+                    count.ask(request)
                 yield request
 
         try:
@@ -192,6 +207,8 @@ class TritonV2:
                             admitted.heard()
                             if response.error_message:
                                 self._liveness.notice_death(model, response.error_message, asked)
+                            if count is not None:
+                                count.read(response.infer_response)
                             yield _as_called(response, model)
                         if refused:
                             raise refused[0]
@@ -202,6 +219,9 @@ class TritonV2:
             if self._liveness.notice_death(model, error.details() or "", asked):
                 raise triton_unavailable(model, DIED) from error
             raise
+        finally:
+            if count is not None:
+                count.close()
 
     def _choose(self, request: Any, user: str) -> RoutedVersion:
         return self._table.choose(ModelReference(request.model_name, request.model_version), user)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -11,6 +11,14 @@ from services.kit.errors import InternalError, InvalidArgumentError, TidemillErr
 from services.kit.ids import new_id
 from services.serving.domain.answer import Classified, Embedded, Piece, Prompt, Recognized, Sampling, Scored
 from services.serving.domain.route import RoutedVersion
+
+Spend = Callable[[int], None]
+"""Counts tokens of prompts and answers that a caller used."""
+Meter = Callable[[], Spend | None]
+"""Admits a call of the present caller; None if the caller's tokens need not be counted.
+
+Raises ResourceExhaustedError if the caller has none left.
+"""
 
 
 @dataclass(frozen=True, slots=True)

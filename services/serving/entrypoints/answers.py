@@ -14,8 +14,9 @@ from tidemill.inference.v1 import inference_service_pb2 as pb
 from services.kit.errors import InternalError
 from services.kit.ids import new_id
 from services.kit.telemetry import schema
+from services.serving.app.ports import Meter
 from services.serving.app.serving import AnsweredPiece, Choice, Keeping, Serving
-from services.serving.domain.answer import FinishReason, Task, Token, ToolCall
+from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling, Task, Token, ToolCall
 from services.serving.domain.names import reference_of
 from services.serving.domain.tool_calls import CallReader
 from services.serving.entrypoints import mapping
@@ -33,9 +34,14 @@ VERSION, ROLE = "x-model-version", "x-model-role"
 class Answers:
     """The calls, message in and message out; messages must be valid. The current span gets the answer's attributes."""
 
-    def __init__(self, serving: Serving, tenant: Callable[[], str] = lambda: "") -> None:
-        """`tenant` is the present caller's; captured answers are kept with it."""
-        self._serving, self._tenant = serving, tenant
+    def __init__(self, serving: Serving, tenant: Callable[[], str] = lambda: "", meter: Meter = lambda: None) -> None:
+        """Args:
+        serving: answers.
+        tenant: the present caller's; captured answers are kept with it.
+        meter: of the present caller's tokens; of an answer that breaks off, what was read and written
+            until then counts.
+        """
+        self._serving, self._tenant, self._meter = serving, tenant, meter
 
     def choose(self, request: pb.PredictRequest | pb.GenerateRequest | pb.StreamGenerateRequest, user: str) -> Choice:
         """The version that is to answer a request; `user` may be empty."""
@@ -44,16 +50,20 @@ class Answers:
 
     async def predict(self, request: pb.PredictRequest, user: str = "") -> pb.PredictResponse:
         """Classifies texts."""
+        spend = self._meter()
         found, version = await self._serving.predict(
             self.choose(request, user), list(request.texts), self._keeping(request), truncate=mapping.truncates(request)
         )
         trace.get_current_span().set_attribute(schema.MODEL_VERSION, version.name)
+        if spend is not None:
+            spend(sum(item.classified.text.prompt_tokens for item in found))
         return pb.PredictResponse(
             predictions=[mapping.prediction_to(item) for item in found], model_version=version.name, role=version.role
         )
 
     async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """Embeds texts."""
+        spend = self._meter()
         found, version = await self._serving.embed(
             reference_of(request.model),
             list(request.texts),
@@ -61,19 +71,28 @@ class Answers:
             truncate=mapping.truncates(request),
         )
         trace.get_current_span().set_attribute(schema.MODEL_VERSION, version.name)
+        if spend is not None:
+            spend(sum(item.prompt_tokens for item in found))
         return pb.EmbedResponse(
             embeddings=[mapping.embedding_to(item) for item in found], model_version=version.name, role=version.role
         )
 
     async def generate(
-        self, request: pb.GenerateRequest, user: str = "", choice: Choice | None = None
+        self, request: pb.GenerateRequest, user: str = "", choice: Choice | None = None, *, again: bool = False
     ) -> pb.GenerateResponse:
-        """Writes an answer and returns it complete; a version is chosen by `user` unless `choice` is one."""
+        """Writes an answer and returns it complete.
+
+        Args:
+            request: what is asked.
+            user: whose version answers, unless `choice` is one.
+            choice: the version that answers.
+            again: whether it is a further answer to a prompt whose tokens were counted with the first.
+        """
         text: list[str] = []
         tokens: list[Token] = []
         calls: list[ToolCall] = []
         last: AnsweredPiece | None = None
-        async with aclosing(self._pieces(request, choice or self.choose(request, user))) as pieces:
+        async with aclosing(self._pieces(request, choice or self.choose(request, user), again)) as pieces:
             async for last, parts in pieces:
                 text.append(last.piece.text)
                 tokens += last.piece.tokens
@@ -84,15 +103,15 @@ class Answers:
         return mapping.whole_to("".join(text), tokens, last, whole)
 
     async def stream(
-        self, request: pb.StreamGenerateRequest, choice: Choice
+        self, request: pb.StreamGenerateRequest, choice: Choice, *, again: bool = False
     ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
-        """Writes an answer, piece by piece."""
-        async with aclosing(self._pieces(request, choice)) as pieces:
+        """Writes an answer, piece by piece; `again` as in `generate`."""
+        async with aclosing(self._pieces(request, choice, again)) as pieces:
             async for piece, calls in pieces:
                 yield mapping.piece_to(piece, calls)
 
     async def _pieces(
-        self, request: pb.GenerateRequest | pb.StreamGenerateRequest, choice: Choice
+        self, request: pb.GenerateRequest | pb.StreamGenerateRequest, choice: Choice, again: bool
     ) -> AsyncGenerator[tuple[AnsweredPiece, Sequence[ToolCall]]]:
         """Pieces of the answer, with parts of the call of a function."""
         span = trace.get_current_span()
@@ -100,7 +119,7 @@ class Answers:
         sampling = mapping.sampling_from(request.sampling)
         shown, keeping = mapping.prompt_from(request), self._keeping(request)
         reader = _CallsOf(CallReader()) if shown.tools else None
-        async with aclosing(self._serving.generate(choice, shown, sampling, keeping)) as pieces:
+        async with aclosing(self._generated(choice, shown, sampling, keeping, again)) as pieces:
             async for item in pieces:
                 if item.piece.finish_reason:
                     span.set_attributes(
@@ -112,6 +131,21 @@ class Answers:
                         }
                     )
                 yield (item, ()) if reader is None else reader.read(item)
+
+    async def _generated(
+        self, choice: Choice, prompt: Prompt, sampling: Sampling, keeping: Keeping, again: bool
+    ) -> AsyncGenerator[AnsweredPiece]:
+        """An answer whose tokens are counted."""
+        spend = self._meter()
+        piece: Piece | None = None
+        try:
+            async with aclosing(self._serving.generate(choice, prompt, sampling, keeping)) as items:
+                async for item in items:
+                    piece = item.piece
+                    yield item
+        finally:
+            if spend is not None and piece is not None:
+                spend(piece.completion_tokens + (0 if again else piece.prompt_tokens))
 
     def _keeping(self, request: pb.PredictRequest | pb.GenerateRequest | pb.StreamGenerateRequest) -> Keeping:
         return Keeping(request.store if request.HasField("store") else True, self._tenant())

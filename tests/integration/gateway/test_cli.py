@@ -419,7 +419,7 @@ def test_keys_with_roles_rotate(mesh: Mesh) -> None:
     assert rotated["key"] != made["key"]
     shown = tidemill(mesh, "keys", "list").stdout
     assert "predict" in shown
-    assert "5/s 2 at once" in shown
+    assert "5/s, 2 at once" in shown
     done = tidemill(mesh, "keys", "create", "robot", "--role", "root")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "choose from read, predict, ingest, operate, admin" in done.stderr

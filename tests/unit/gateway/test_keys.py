@@ -148,7 +148,9 @@ def test_last_uses_only_go_forward(store: KeyStore) -> None:
 def test_keys_of_the_first_schema_keep_every_right(tmp_path: Path) -> None:
     url, folder = f"sqlite:///{tmp_path}/old.sqlite", tmp_path / "migrations"
     shutil.copytree(migrations("gateway"), folder)
-    (folder / "versions" / "0002_roles.py").unlink()
+    for later in (folder / "versions").glob("*.py"):
+        if not later.name.startswith("0001"):
+            later.unlink()
     engine = open_database(url, folder)
     with engine.begin() as connection:
         connection.execute(

@@ -74,3 +74,34 @@ def test_keys_do_not_share_and_none_has_no_limit() -> None:
     limiter.enter(key(requests_per_s=1, name="b"))
     for _ in range(1000):
         limiter.enter(key(name="c"))
+
+
+def test_the_tokens_of_a_day_end_and_begin_again_at_midnight() -> None:
+    calendar = ManualClock()
+    calendar.now = 3 * 86400 + 86000.0
+    limiter = KeyLimiter(ManualClock(), calendar=calendar)
+    limited = ApiKey("a", "a", "d", datetime.now(UTC), limits=KeyLimits(tokens_per_day=100))
+    spend = limiter.meter(limited)
+    assert spend is not None
+    spend(60)
+    other = limiter.meter(limited)  # under way when the tokens end
+    spend(40)
+    with pytest.raises(
+        ResourceExhaustedError, match="has used 100; the next day begins at 1970-01-05 00:00 UTC"
+    ) as caught:
+        limiter.meter(limited)
+    assert (caught.value.retry_after_s, caught.value.reason) == (400.0, "TOKENS_PER_DAY")
+    calendar.now += 400
+    assert limiter.meter(limited) is not None
+    # What was under way counts for the day on which it ends.
+    assert other is not None
+    other(100)
+    with pytest.raises(ResourceExhaustedError):
+        limiter.meter(limited)
+    calendar.now -= 400  # a clock that is set back gives nothing twice
+    with pytest.raises(ResourceExhaustedError):
+        limiter.meter(limited)
+
+
+def test_a_key_without_a_limit_of_tokens_is_not_counted() -> None:
+    assert KeyLimiter().meter(key(requests_per_s=1)) is None

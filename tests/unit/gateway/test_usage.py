@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gateway.keys import usage
-from gateway.keys.usage import UsageTable
+from gateway.keys.usage import UsageTable, tokens_spent
 
 
 def test_two_processes_see_one_number(tmp_path: Path) -> None:
@@ -50,3 +52,36 @@ def test_the_key_unused_for_longest_loses_its_place(tmp_path: Path, monkeypatch:
         assert use.filled_at == 9.0
     with one.of("old") as use:  # was forgotten
         assert use.tokens == float("inf")
+
+
+_SPENDER = """
+import sys
+from pathlib import Path
+from gateway.keys.usage import UsageTable
+table = UsageTable(Path(sys.argv[1]), int(sys.argv[2]), 4)
+for _ in range(20_000):
+    with table.of("a") as use:
+        use.spend(7, 3)
+    print(3, flush=True)
+"""
+
+
+def test_tokens_are_counted_exactly_by_processes_that_are_killed(tmp_path: Path) -> None:
+    """What a process has counted stays; of the one that is killed, at most what it was counting may be added."""
+    file = tmp_path / "usage"
+    command = (sys.executable, "-c", _SPENDER, str(file))
+    spenders = [subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE) for number in (1, 2, 3, 4)]
+    said = []
+    for at, spender in enumerate(spenders):
+        assert spender.stdout is not None
+        if at == 0:
+            assert spender.stdout.readline() == b"3\n"
+            spender.kill()
+        said.append(len(spender.stdout.read().splitlines()) + (at == 0))
+        spender.wait()
+    assert said[1:] == [20_000] * 3
+    counted = tokens_spent(file, 7)["a"]
+    assert 3 * sum(said) <= counted <= 3 * (sum(said) + 1)
+    assert tokens_spent(file, 8) == {}
+    with UsageTable(file, 1, 4).of("a") as use:
+        assert (use.spent(7), use.spent(8)) == (counted, 0)
