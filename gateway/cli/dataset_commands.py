@@ -32,7 +32,8 @@ from gateway.cli.output import (
 )
 from gateway.cli.pages import pages
 from gateway.cli.resource_names import dataset_name
-from gateway.cli.views.text import duration, moment
+from gateway.cli.views.text import moment
+from gateway.formats import duration
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, not_found
 
 if TYPE_CHECKING:
