@@ -31,6 +31,8 @@ from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
 from services.pipeline.adapters.announcer import BusAnnouncer
 from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
+from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
+from services.pipeline.adapters.drift_store import SnapshotTexts, SqlDriftStore
 from services.pipeline.adapters.exclusion_store import SqlExclusionStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
@@ -47,6 +49,7 @@ from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycle_runner import CycleDependencies
 from services.pipeline.app.cycle_scheduler import CycleScheduler
 from services.pipeline.app.cycles import Cycles
+from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.exclusions import Exclusions
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.app.notices import Notices
@@ -69,6 +72,7 @@ from services.pipeline.entrypoints.worker import (
     run_rollouts,
     send_notices,
     start_triggered_cycles,
+    watch_drift,
 )
 from services.pipeline.settings import PipelineSettings
 
@@ -82,7 +86,8 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "pipeline")
     clock, announcer = SystemClock(), BusAnnouncer(publisher)
     loop = asyncio.get_running_loop()
-    captures = Captures(SqlCaptureStore(engine), StoredLessonFiles(ArtifactStore(settings.artifacts_url)), clock)
+    artifacts = ArtifactStore(settings.artifacts_url)
+    captures = Captures(SqlCaptureStore(engine), StoredLessonFiles(artifacts), clock)
     ingest, cleaning, training, inference = channels = [
         open_channel(address, tls=settings.peer_files)
         for address in (
@@ -129,12 +134,17 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         with tracing.triggered() as traceparent:
             return await cycles.create(spec, request_id, traceparent, reasons)
 
+    gauges = PrometheusDriftGauges(metrics.registry)
+    drift = DriftWatch(
+        SqlDriftStore(engine), SnapshotTexts(artifacts), trigger_store, dependencies.cycles, gauges, clock
+    )
     triggers = PipelineTriggers(
         trigger_store,
         dependencies.cycles,
         captures,
         datasets,
         start_triggered,
+        drift,
         clock,
     )
     recorded = Wakeup(loop)
@@ -170,6 +180,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
             scheduler.run,
             lambda: publish_pending_feedback(feedback, recorded),
             lambda: start_triggered_cycles(triggers),
+            lambda: watch_drift(drift),
             lambda: run_rollouts(runner, decided),
             lambda: send_notices(notices),
         ],

@@ -49,6 +49,9 @@ ERROR_RATE: Final = "error_rate"
 DOOR_REFUSALS: Final = "door_refusals"
 BUS_LOST_MESSAGES: Final = "bus_lost_messages"
 REQUEST_LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+DRIFT_P_VALUE: Final = "drift_p_value"
+DRIFT_LEVEL: Final = "drift_level"
+DRIFT_FOUND: Final = "drift_found"
 DISK_FREE_BYTES: Final = "disk_free_bytes"
 DISK_RESERVE_BYTES: Final = "disk_reserve_bytes"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine, insert, or_, select, update
@@ -12,7 +13,12 @@ from services.kit.errors import AlreadyExistsError
 from services.kit.storage.database import read_only, translate_database_errors
 from services.pipeline.adapters.rows import cycle_of, cycle_row
 from services.pipeline.adapters.tables import cycles
-from services.pipeline.domain.cycle import Cycle
+from services.pipeline.domain.cycle import Cycle, CycleState
+
+# A cycle that failed or was cancelled has learnt nothing.
+_LEARNT = [
+    state.value for state in (CycleState.RUNNING, CycleState.SUCCEEDED, CycleState.REJECTED, CycleState.UNCHANGED)
+]
 
 
 class SqlCycleStore:
@@ -54,6 +60,20 @@ class SqlCycleStore:
         if pipeline:
             query = query.where(cycles.c.pipeline == pipeline)
         return self._read(query.where(cycles.c.cycle_id < before) if before else query)
+
+    def learnt(self, pipeline: str) -> Cycle | None:
+        """See the port."""
+        where = (cycles.c.pipeline == pipeline, cycles.c.state.in_(_LEARNT))
+        # Of those only a running one, the newest, may have no data set yet.
+        newest = self._read(select(cycles).where(*where).order_by(cycles.c.cycle_id.desc()).limit(2))
+        return next((cycle for cycle in newest if cycle.dataset_version is not None), None)
+
+    def changed(self, pipeline: str, since: datetime) -> Sequence[Cycle]:
+        """See the port."""
+        # A running cycle need not have changed lately.
+        recent = or_(cycles.c.update_time > since, cycles.c.at_work.is_not(None))
+        where = (cycles.c.pipeline == pipeline, recent)
+        return self._read(select(cycles).where(*where).order_by(cycles.c.cycle_id.desc()))
 
     def unfinished(self) -> Sequence[Cycle]:
         """See the port."""

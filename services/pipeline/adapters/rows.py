@@ -13,6 +13,8 @@ from services.masking.masks import MaskSpec
 from services.pipeline.adapters.rollout_rows import plan_json, plan_of
 from services.pipeline.domain.capture import Capture, CapturedAnswer, ReviewRules
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
+from services.pipeline.domain.drift import DriftRules
+from services.pipeline.domain.drift import Signal as DriftSignal
 from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference, Verdict
 from services.pipeline.domain.learning import FeedbackUse, Kind, Lesson
@@ -78,7 +80,10 @@ def cycle_of(row: Mapping[Any, Any]) -> Cycle:
 def spec_row(spec: PipelineSpec) -> dict[str, Any]:
     """JSON form of a spec, see `spec_of`."""
     plan = plan_json(spec.plan) if spec.plan is not None else None
-    return {**asdict(spec), "preference": spec.preference.value, "plan": plan}
+    row = {**asdict(spec), "preference": spec.preference.value, "plan": plan}
+    if spec.triggers is not None and (drift := spec.triggers.drift) is not None:
+        row["triggers"]["drift"]["signals"] = [signal.value for signal in drift.signals]
+    return row
 
 
 def spec_of(value: Mapping[str, Any]) -> PipelineSpec:
@@ -99,7 +104,11 @@ def spec_of(value: Mapping[str, Any]) -> PipelineSpec:
 
 
 def _triggers_of(value: Mapping[str, Any]) -> Triggers:
-    return Triggers(**{**value, "quiet_hours": tuple(QuietHours(**item) for item in value["quiet_hours"])})
+    found = {**value, "quiet_hours": tuple(QuietHours(**item) for item in value["quiet_hours"])}
+    if (drift := value.get("drift")) is not None:
+        signals = tuple(DriftSignal(signal) for signal in drift["signals"])
+        found["drift"] = DriftRules(**{**drift, "signals": signals})
+    return Triggers(**found)
 
 
 def _stage_json(stage: Stage) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, Integer, MetaData, String, Table
+from sqlalchemy import Boolean, Column, Float, Index, Integer, MetaData, String, Table
 
 from services.kit.storage.columns import FreeText, JsonText, UtcMicros
 from services.kit.storage.requests import request_table
@@ -49,6 +49,7 @@ feedback = Table(
     Column("signal", String(16), nullable=False),
     Column("tenant", String(128), nullable=False),
     Column("api_key", String(128), nullable=False),
+    Index("ix_feedback_version_time", "model_version", "create_time"),
 )
 
 answers = Table(
@@ -87,6 +88,8 @@ captured_answers = Table(
     Column("completion_tokens", Integer, nullable=False),
     Column("latency_ms", Float, nullable=False),
     Column("expire_time", UtcMicros, nullable=False, index=True),
+    Index("ix_captured_answers_model_time", "model", "answer_time"),
+    Index("ix_captured_answers_version_time", "model_version", "answer_time"),
 )
 
 # What feedback teaches. It stays when its answer expires: data sets are made from it.
@@ -130,6 +133,25 @@ trigger_firings = Table(
     Column("spec", JsonText, nullable=False),
     Column("cycle", String(160), nullable=False, index=True),
     Column("error", FreeText, nullable=False),
+)
+
+# The newest look at each signal of a pipeline; it holds no text.
+drift_looks = Table(
+    "drift_looks",
+    metadata,
+    Column("pipeline", String(64), primary_key=True),
+    Column("signal", String(16), primary_key=True),
+    Column("look_time", UtcMicros, nullable=False),
+    Column("since", UtcMicros, nullable=False),
+    Column("reference", String(160), nullable=False),
+    Column("key", String(160), nullable=False),
+    Column("unit", String(16), nullable=False),
+    Column("p_value", Float, nullable=False),
+    Column("level", Float, nullable=False),
+    Column("before", Float, nullable=False),
+    Column("now", Float, nullable=False),
+    Column("reference_count", Integer, nullable=False),
+    Column("live_count", Integer, nullable=False),
 )
 
 # Answers to review. Those whose captured answer has expired are in it no more.

@@ -43,6 +43,14 @@ class CycleStore(Protocol):
         """Cycles of a pipeline (of all if empty) with ids before the given one, newest first."""
         ...
 
+    def learnt(self, pipeline: str) -> Cycle | None:
+        """The newest cycle of a pipeline that has a data set and has neither failed nor been cancelled."""
+        ...
+
+    def changed(self, pipeline: str, since: datetime) -> Sequence[Cycle]:
+        """Cycles of a pipeline that were at work after a moment, newest first."""
+        ...
+
     def unfinished(self) -> Sequence[Cycle]:
         """Running cycles, and ended ones whose event is pending; oldest first."""
         ...

@@ -16,6 +16,7 @@ from services.kit.clock import Clock
 from services.kit.errors import TidemillError, is_retryable, not_found
 from services.kit.ids import new_id
 from services.pipeline.app.capture import Captures
+from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.ports import CycleStore
 from services.pipeline.app.trigger_ports import Firing, RecordCounts, StartCycle, Trigger, TriggerStore
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
@@ -25,11 +26,7 @@ from services.pipeline.engine.cron import check_schedule, due_after, last_due, z
 logger = logging.getLogger(__name__)
 
 _FIRINGS_SHOWN = 10
-# More than a budget of cycles a day lets start, so that one of them is the last that has learnt something.
-_CYCLES_READ = 50
 _PAGE = 100
-# Cycles whose data an evaluation counts from; a failed one has learnt nothing.
-_LEARNT = (CycleState.RUNNING, CycleState.SUCCEEDED, CycleState.REJECTED, CycleState.UNCHANGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,10 @@ class PipelineTriggers:
         captures: Captures,
         records: RecordCounts,
         start: StartCycle,
+        drift: DriftWatch,
         clock: Clock,
     ) -> None:
+        self._drift = drift
         self._store, self._cycles, self._captures = store, cycles, captures
         self._records, self._start, self._clock = records, start, clock
 
@@ -162,8 +161,8 @@ class PipelineTriggers:
         """What is known now, and the arrival of the newest record at the cycles that are still counted from."""
         triggers, now = _of(trigger), self._clock.now()
         zone = zone_of(triggers.time_zone)
-        recent = await asyncio.to_thread(self._cycles.page, trigger.pipeline, "", _CYCLES_READ)
-        learnt = next((item for item in recent if item.state in _LEARNT and item.dataset_version is not None), None)
+        newest = await asyncio.to_thread(self._cycles.page, trigger.pipeline, "", 1)
+        learnt = await asyncio.to_thread(self._cycles.learnt, trigger.pipeline)
         new_records, cursors = await self._new_records(trigger, learnt)
         corrections = 0
         if triggers.corrections:
@@ -173,7 +172,11 @@ class PipelineTriggers:
         if triggers.schedule:
             missed = last_due(triggers.schedule, trigger.scheduled_until, now, zone)
             next_schedule = due_after(triggers.schedule, now, zone)
-        last = recent[0] if recent else None
+        train_minutes = 0.0
+        if triggers.max_train_minutes:
+            at_work = await asyncio.to_thread(self._cycles.changed, trigger.pipeline, now - DAY)
+            train_minutes = sum(_train_minutes(item, now) for item in at_work)
+        last = newest[0] if newest else None
         running = last.name if last is not None and not last.state.final else ""
         fired = await asyncio.to_thread(self._store.firings, trigger.pipeline, triggers.max_cycles_per_day + 1)
         if fired and not (fired[0].cycle or fired[0].error):
@@ -186,11 +189,12 @@ class PipelineTriggers:
             next_schedule=next_schedule,
             met_since=trigger.met_since,
             fired=[firing.fire_time for firing in fired],
-            train_minutes=sum(_train_minutes(item, now) for item in recent),
+            train_minutes=train_minutes,
             running=running,
             stopped=_stopped(last, fired[0] if fired else None),
             paused=trigger.paused,
             pause_reason=trigger.pause_reason,
+            drift=await asyncio.to_thread(self._drift.states, trigger.spec, learnt),
         )
         return facts, cursors
 

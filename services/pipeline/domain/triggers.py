@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta, tzinfo
 
+from services.pipeline.domain.drift import DriftLook, DriftRules, DriftState, Signal
+
 DEFAULT_DEBOUNCE_MINUTES = 10.0
 DEFAULT_CYCLES_PER_DAY = 4
 DAY = timedelta(hours=24)
@@ -41,6 +43,7 @@ class Triggers:
     max_cycles_per_day: int = DEFAULT_CYCLES_PER_DAY
     max_train_minutes: float = 0.0
     quiet_hours: tuple[QuietHours, ...] = ()
+    drift: DriftRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,12 @@ class Facts:
     stopped: tuple[str, datetime] | None = None
     paused: bool = False
     pause_reason: str = ""
+    drift: Sequence[DriftState] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One condition now; count and threshold are 0 for a schedule."""
+    """One condition now; count and threshold are 0 for a schedule and for drift."""
 
     condition: str
     met: bool
@@ -141,7 +145,52 @@ def _checks(triggers: Triggers, facts: Facts, zone: tzinfo) -> Sequence[Check]:
         else:
             why = f"The schedule {triggers.schedule} is never due."
         found.append(Check("schedule", facts.missed is not None, why))
+    if triggers.drift is not None:
+        found += [_drift(state, triggers.drift, zone) for state in facts.drift]
     return found
+
+
+_NOUNS = {Signal.INPUT: "texts", Signal.ANSWERS: "answers", Signal.RATINGS: "people who rated"}
+_WHAT = {Signal.INPUT: "what is asked", Signal.ANSWERS: "the answers", Signal.RATINGS: "the ratings"}
+
+
+def _drift(state: DriftState, rules: DriftRules, zone: tzinfo) -> Check:
+    condition, what = f"drift.{state.signal.value}", _WHAT[state.signal]
+    if state.due:
+        assert state.last is not None
+        why = (
+            f"Drift of {what}: {_seen(state.last, zone)}, an alarm at {state.last.level:.2g} or less; the chance of a "
+            f"false alarm in 30 days is {rules.false_alarm:.2g} at most."
+        )
+        return Check(condition, True, why)
+    parts = [f"No drift of {what} is known."]
+    if state.last is not None:
+        found = "Drift" if state.last.found else "No drift"
+        parts = [f"{found} of {what} at {_words(state.last.look_time, zone)}: {_seen(state.last, zone)}."]
+        if state.last.found:
+            parts.append("A cycle has begun since.")
+    if state.blocked:
+        parts.append(state.blocked)
+    elif state.next_time is not None:
+        noun = _NOUNS[state.signal]
+        parts.append(
+            f"The next look is possible from {_words(state.next_time, zone)} with {state.least:,} {noun}; "
+            f"{state.count:,} so far."
+        )
+    return Check(condition, False, " ".join(parts))
+
+
+def _seen(look: DriftLook, zone: tzinfo) -> str:
+    """What a look saw, without a full stop."""
+    noun, since = _NOUNS[look.signal], _words(look.since, zone)
+    begin = f"{look.live_count:,} {noun} since {since} beside {look.reference_count:,} of {look.reference}: "
+    says = {
+        "similarity": f"they resemble these {look.now:.0%} as much as these resemble each other",
+        "labels": f"{look.now:.0%} moved to other labels",
+        "characters": f"the median length went from {look.before:,.0f} to {look.now:,.0f} characters",
+        "rating": f"the mean rating went from {look.before:.2f} to {look.now:.2f}",
+    }
+    return f"{begin}{says[look.unit]} (p = {look.p_value:.2g})"
 
 
 def _count(condition: str, noun: str, count: int, threshold: int) -> Check:

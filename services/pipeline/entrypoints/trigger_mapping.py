@@ -6,6 +6,14 @@ from tidemill.pipeline.v1 import trigger_pb2 as pb
 
 from services.kit.grpc.messages import timestamp
 from services.pipeline.app.triggers import TriggerView
+from services.pipeline.domain.drift import (
+    DEFAULT_EVERY_HOURS,
+    DEFAULT_FALSE_ALARM,
+    DEFAULT_MIN_ANSWERS,
+    DEFAULT_MIN_RATINGS,
+    DriftRules,
+    Signal,
+)
 from services.pipeline.domain.triggers import (
     DEFAULT_CYCLES_PER_DAY,
     DEFAULT_DEBOUNCE_MINUTES,
@@ -29,12 +37,23 @@ def triggers_from(message: pb.Triggers) -> Triggers:
         ),
         max_train_minutes=message.max_train_minutes,
         quiet_hours=tuple(QuietHours(item.start, item.end) for item in message.quiet_hours),
+        drift=_drift_from(message.drift) if message.HasField("drift") else None,
+    )
+
+
+def _drift_from(message: pb.Drift) -> DriftRules:
+    return DriftRules(
+        signals=tuple(signal for signal in Signal if signal.value in message.signals) or tuple(Signal),
+        min_answers=message.min_answers or DEFAULT_MIN_ANSWERS,
+        min_ratings=message.min_ratings or DEFAULT_MIN_RATINGS,
+        every_hours=message.every_hours or DEFAULT_EVERY_HOURS,
+        false_alarm=message.false_alarm or DEFAULT_FALSE_ALARM,
     )
 
 
 def triggers_to(triggers: Triggers) -> pb.Triggers:
     """The rules as a message."""
-    return pb.Triggers(
+    message = pb.Triggers(
         new_records=triggers.new_records,
         corrections=triggers.corrections,
         schedule=triggers.schedule,
@@ -44,6 +63,16 @@ def triggers_to(triggers: Triggers) -> pb.Triggers:
         max_train_minutes=triggers.max_train_minutes,
         quiet_hours=[pb.QuietHours(start=item.start, end=item.end) for item in triggers.quiet_hours],
     )
+    if (drift := triggers.drift) is not None:
+        rules = pb.Drift(
+            signals=[signal.value for signal in drift.signals],
+            min_answers=drift.min_answers,
+            min_ratings=drift.min_ratings,
+            every_hours=drift.every_hours,
+            false_alarm=drift.false_alarm,
+        )
+        message.drift.CopyFrom(rules)
+    return message
 
 
 def trigger_to(view: TriggerView) -> pb.Trigger:

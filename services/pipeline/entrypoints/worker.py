@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.kit.runtime.loops import Wakeup, step_forever
 from services.kit.threads import in_thread
+from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.app.notices import Notices
 from services.pipeline.app.rollout_runner import RolloutRunner
@@ -23,6 +24,11 @@ async def publish_pending_feedback(feedback: FeedbackService, recorded: Wakeup) 
 async def start_triggered_cycles(triggers: PipelineTriggers) -> None:
     """Looks at all triggers every ten seconds, until it is cancelled."""
     await step_forever(triggers.step, "triggers", idle_s=_TRIGGERS_EVERY_S, survives_defects=True)
+
+
+async def watch_drift(drift: DriftWatch) -> None:
+    """Looks for drift every minute where a look is due, until it is cancelled."""
+    await step_forever(drift.step, "drift", idle_s=_EVERY_S, survives_defects=True)
 
 
 async def run_rollouts(runner: RolloutRunner, decided: Wakeup) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
 from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
@@ -46,6 +47,8 @@ from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import RequestMetrics
 from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
+from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
+from services.pipeline.adapters.drift_store import SnapshotTexts, SqlDriftStore
 from services.pipeline.adapters.exclusion_store import SqlExclusionStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
@@ -53,6 +56,7 @@ from services.pipeline.adapters.review_store import SqlReviewStore
 from services.pipeline.adapters.trigger_store import SqlTriggerStore
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycles import Cycles
+from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.exclusions import Exclusions
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.app.reviews import Reviews
@@ -272,7 +276,11 @@ class Services:
         async def start(spec: PipelineSpec, request_id: str, reasons: tuple[str, ...]) -> Cycle:
             return await cycles.create(spec, request_id, "", reasons)
 
-        triggers = TriggerServicer(PipelineTriggers(trigger_store, store, captures, FakeRecordCounts(), start, clock))
+        texts, gauges = SnapshotTexts(ArtifactStore(self.folder.as_uri())), PrometheusDriftGauges(CollectorRegistry())
+        drift = DriftWatch(SqlDriftStore(engine), texts, trigger_store, store, gauges, clock)
+        triggers = TriggerServicer(
+            PipelineTriggers(trigger_store, store, captures, FakeRecordCounts(), start, drift, clock)
+        )
         self.rollouts = World(engine)
         rollouts = RolloutServicer(self.rollouts.rollouts())
         exclusions = ExclusionServicer(Exclusions(SqlExclusionStore(engine), store, clock))

@@ -9,6 +9,7 @@ from services.kit.clock import SystemClock
 from services.kit.storage.artifacts import ArtifactStore
 from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
+from services.pipeline.adapters.drift_store import SqlDriftStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
 from services.pipeline.adapters.trigger_store import SqlTriggerStore
@@ -40,6 +41,8 @@ class Harness:
     feedback: SqlFeedbackStore
     captured: SqlCaptureStore
     triggers: SqlTriggerStore
+    drift: SqlDriftStore
+    artifacts: ArtifactStore
     captures: Captures
     imports: FakeWorker
     datasets: FakeDatasets
@@ -85,11 +88,13 @@ class Harness:
 def harness(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Harness:
     monkeypatch.setattr("services.kit.retrying.FIRST_PAUSE_S", 0.001)
     engine = open_service_database("pipeline")
-    captured = SqlCaptureStore(engine)
+    captured, artifacts = SqlCaptureStore(engine), ArtifactStore(tmp_path.as_uri())
     return Harness(
         captured=captured,
         triggers=SqlTriggerStore(engine),
-        captures=Captures(captured, StoredLessonFiles(ArtifactStore(tmp_path.as_uri())), SystemClock()),
+        drift=SqlDriftStore(engine),
+        artifacts=artifacts,
+        captures=Captures(captured, StoredLessonFiles(artifacts), SystemClock()),
         store=SqlCycleStore(engine),
         feedback=SqlFeedbackStore(engine),
         imports=FakeWorker(

@@ -9,11 +9,15 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from services.kit.failure import Failure
+from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
+from services.pipeline.adapters.drift_store import SnapshotTexts
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycle_runner import CycleRunner
+from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.triggers import PipelineTriggers, TriggerView
 from services.pipeline.domain.capture import Capture, CapturedAnswer
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
@@ -55,8 +59,12 @@ class World:
 
     def restart(self) -> None:
         """A new process over the same database."""
+        harness, self.registry = self.harness, CollectorRegistry()
+        gauges = PrometheusDriftGauges(self.registry)
+        texts = SnapshotTexts(harness.artifacts)
+        self.drift = DriftWatch(harness.drift, texts, harness.triggers, harness.store, gauges, self.clock)
         self.triggers = PipelineTriggers(
-            self.harness.triggers, self.harness.store, self.captures, self.records, self.start, self.clock
+            harness.triggers, harness.store, self.captures, self.records, self.start, self.drift, self.clock
         )
 
     async def start(self, spec: PipelineSpec, request_id: str, reasons: tuple[str, ...]) -> Cycle:

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tidemill/pipeline/v1/trigger.proto\x12\x14tidemill.pipeline.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\nQuietHours\x12\x35\n\x05start\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([01][0-9]|2[0-3]):[0-5][0-9]$\x12\x33\n\x03\x65nd\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([01][0-9]|2[0-3]):[0-5][0-9]$\"\x94\x04\n\x08Triggers\x12\x1c\n\x0bnew_records\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1c\n\x0b\x63orrections\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1a\n\x08schedule\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1a\n\ttime_zone\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x36\n\x10\x64\x65\x62ounce_minutes\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\xb0\xc3@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12+\n\x12max_cycles_per_day\x18\x06 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xa0\x0b(\x00H\x01\x88\x01\x01\x12)\n\x11max_train_minutes\x18\x07 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12?\n\x0bquiet_hours\x18\x08 \x03(\x0b\x32 .tidemill.pipeline.v1.QuietHoursB\x08\xbaH\x05\x92\x01\x02\x10\x10:\x96\x01\xbaH\x92\x01\x1a\x8f\x01\n\x0ctriggers.any\x12:give at least one of new_records, corrections and schedule\x1a\x43this.new_records > 0 || this.corrections > 0 || this.schedule != \'\'B\x13\n\x11_debounce_minutesB\x15\n\x13_max_cycles_per_day\"]\n\x0cTriggerCheck\x12\x11\n\tcondition\x18\x01 \x01(\t\x12\x0b\n\x03met\x18\x02 \x01(\x08\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x11\n\tthreshold\x18\x04 \x01(\x03\x12\x0b\n\x03why\x18\x05 \x01(\t\"m\n\rTriggerFiring\x12-\n\tfire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\r\n\x05\x63ycle\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"\xb5\x02\n\x07Trigger\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x30\n\x08triggers\x18\x02 \x01(\x0b\x32\x1e.tidemill.pipeline.v1.Triggers\x12\x0e\n\x06paused\x18\x03 \x01(\x08\x12\x14\n\x0cpause_reason\x18\x04 \x01(\t\x12\x32\n\x06\x63hecks\x18\x05 \x03(\x0b\x32\".tidemill.pipeline.v1.TriggerCheck\x12\r\n\x05holds\x18\x06 \x03(\t\x12\x0f\n\x07summary\x18\x07 \x01(\t\x12\x34\n\x07\x66irings\x18\x08 \x03(\x0b\x32#.tidemill.pipeline.v1.TriggerFiring\x12\x36\n\x12next_schedule_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tidemill/pipeline/v1/trigger.proto\x12\x14tidemill.pipeline.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\nQuietHours\x12\x35\n\x05start\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([01][0-9]|2[0-3]):[0-5][0-9]$\x12\x33\n\x03\x65nd\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([01][0-9]|2[0-3]):[0-5][0-9]$\"\xd5\x03\n\x05\x44rift\x12\x36\n\x07signals\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x18\x01\"\x1br\x19R\x05inputR\x07\x61nswersR\x07ratings\x12t\n\x0bmin_answers\x18\x02 \x01(\x05\x42_\xbaH\\\xba\x01Y\n\x11\x64rift.min_answers\x12+must be 0 or at least 20: fewer say nothing\x1a\x17this == 0 || this >= 20\x12t\n\x0bmin_ratings\x18\x03 \x01(\x05\x42_\xbaH\\\xba\x01Y\n\x11\x64rift.min_ratings\x12+must be 0 or at least 10: fewer say nothing\x1a\x17this == 0 || this >= 10\x12z\n\x0b\x65very_hours\x18\x04 \x01(\x01\x42\x65\xbaHb\xba\x01_\n\x11\x64rift.every_hours\x12\x1bmust be 0, or from 1 to 720\x1a-this == 0.0 || (this >= 1.0 && this <= 720.0)\x12,\n\x0b\x66\x61lse_alarm\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xe0?)\x00\x00\x00\x00\x00\x00\x00\x00\"\xda\x04\n\x08Triggers\x12\x1c\n\x0bnew_records\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1c\n\x0b\x63orrections\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1a\n\x08schedule\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1a\n\ttime_zone\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x36\n\x10\x64\x65\x62ounce_minutes\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\xb0\xc3@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12+\n\x12max_cycles_per_day\x18\x06 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xa0\x0b(\x00H\x01\x88\x01\x01\x12)\n\x11max_train_minutes\x18\x07 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12?\n\x0bquiet_hours\x18\x08 \x03(\x0b\x32 .tidemill.pipeline.v1.QuietHoursB\x08\xbaH\x05\x92\x01\x02\x10\x10\x12*\n\x05\x64rift\x18\t \x01(\x0b\x32\x1b.tidemill.pipeline.v1.Drift:\xb0\x01\xbaH\xac\x01\x1a\xa9\x01\n\x0ctriggers.any\x12\x41give at least one of new_records, corrections, schedule and drift\x1aVthis.new_records > 0 || this.corrections > 0 || this.schedule != \'\' || has(this.drift)B\x13\n\x11_debounce_minutesB\x15\n\x13_max_cycles_per_day\"]\n\x0cTriggerCheck\x12\x11\n\tcondition\x18\x01 \x01(\t\x12\x0b\n\x03met\x18\x02 \x01(\x08\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x11\n\tthreshold\x18\x04 \x01(\x03\x12\x0b\n\x03why\x18\x05 \x01(\t\"m\n\rTriggerFiring\x12-\n\tfire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\r\n\x05\x63ycle\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"\xb5\x02\n\x07Trigger\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x30\n\x08triggers\x18\x02 \x01(\x0b\x32\x1e.tidemill.pipeline.v1.Triggers\x12\x0e\n\x06paused\x18\x03 \x01(\x08\x12\x14\n\x0cpause_reason\x18\x04 \x01(\t\x12\x32\n\x06\x63hecks\x18\x05 \x03(\x0b\x32\".tidemill.pipeline.v1.TriggerCheck\x12\r\n\x05holds\x18\x06 \x03(\t\x12\x0f\n\x07summary\x18\x07 \x01(\t\x12\x34\n\x07\x66irings\x18\x08 \x03(\x0b\x32#.tidemill.pipeline.v1.TriggerFiring\x12\x36\n\x12next_schedule_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUIETHOURS'].fields_by_name['start']._serialized_options = b'\272H#r!2\037^([01][0-9]|2[0-3]):[0-5][0-9]$'
   _globals['_QUIETHOURS'].fields_by_name['end']._loaded_options = None
   _globals['_QUIETHOURS'].fields_by_name['end']._serialized_options = b'\272H#r!2\037^([01][0-9]|2[0-3]):[0-5][0-9]$'
+  _globals['_DRIFT'].fields_by_name['signals']._loaded_options = None
+  _globals['_DRIFT'].fields_by_name['signals']._serialized_options = b'\272H\"\222\001\037\030\001\"\033r\031R\005inputR\007answersR\007ratings'
+  _globals['_DRIFT'].fields_by_name['min_answers']._loaded_options = None
+  _globals['_DRIFT'].fields_by_name['min_answers']._serialized_options = b'\272H\\\272\001Y\n\021drift.min_answers\022+must be 0 or at least 20: fewer say nothing\032\027this == 0 || this >= 20'
+  _globals['_DRIFT'].fields_by_name['min_ratings']._loaded_options = None
+  _globals['_DRIFT'].fields_by_name['min_ratings']._serialized_options = b'\272H\\\272\001Y\n\021drift.min_ratings\022+must be 0 or at least 10: fewer say nothing\032\027this == 0 || this >= 10'
+  _globals['_DRIFT'].fields_by_name['every_hours']._loaded_options = None
+  _globals['_DRIFT'].fields_by_name['every_hours']._serialized_options = b'\272Hb\272\001_\n\021drift.every_hours\022\033must be 0, or from 1 to 720\032-this == 0.0 || (this >= 1.0 && this <= 720.0)'
+  _globals['_DRIFT'].fields_by_name['false_alarm']._loaded_options = None
+  _globals['_DRIFT'].fields_by_name['false_alarm']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\340?)\000\000\000\000\000\000\000\000'
   _globals['_TRIGGERS'].fields_by_name['new_records']._loaded_options = None
   _globals['_TRIGGERS'].fields_by_name['new_records']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_TRIGGERS'].fields_by_name['corrections']._loaded_options = None
@@ -54,15 +64,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRIGGERS'].fields_by_name['quiet_hours']._loaded_options = None
   _globals['_TRIGGERS'].fields_by_name['quiet_hours']._serialized_options = b'\272H\005\222\001\002\020\020'
   _globals['_TRIGGERS']._loaded_options = None
-  _globals['_TRIGGERS']._serialized_options = b'\272H\222\001\032\217\001\n\014triggers.any\022:give at least one of new_records, corrections and schedule\032Cthis.new_records > 0 || this.corrections > 0 || this.schedule != \'\''
+  _globals['_TRIGGERS']._serialized_options = b'\272H\254\001\032\251\001\n\014triggers.any\022Agive at least one of new_records, corrections, schedule and drift\032Vthis.new_records > 0 || this.corrections > 0 || this.schedule != \'\' || has(this.drift)'
   _globals['_QUIETHOURS']._serialized_start=122
   _globals['_QUIETHOURS']._serialized_end=242
-  _globals['_TRIGGERS']._serialized_start=245
-  _globals['_TRIGGERS']._serialized_end=777
-  _globals['_TRIGGERCHECK']._serialized_start=779
-  _globals['_TRIGGERCHECK']._serialized_end=872
-  _globals['_TRIGGERFIRING']._serialized_start=874
-  _globals['_TRIGGERFIRING']._serialized_end=983
-  _globals['_TRIGGER']._serialized_start=986
-  _globals['_TRIGGER']._serialized_end=1295
+  _globals['_DRIFT']._serialized_start=245
+  _globals['_DRIFT']._serialized_end=714
+  _globals['_TRIGGERS']._serialized_start=717
+  _globals['_TRIGGERS']._serialized_end=1319
+  _globals['_TRIGGERCHECK']._serialized_start=1321
+  _globals['_TRIGGERCHECK']._serialized_end=1414
+  _globals['_TRIGGERFIRING']._serialized_start=1416
+  _globals['_TRIGGERFIRING']._serialized_end=1525
+  _globals['_TRIGGER']._serialized_start=1528
+  _globals['_TRIGGER']._serialized_end=1837
 # @@protoc_insertion_point(module_scope)

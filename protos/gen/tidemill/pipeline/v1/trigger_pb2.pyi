@@ -46,6 +46,51 @@ class QuietHours(_message.Message):
 Global___QuietHours: _TypeAlias = QuietHours  # noqa: Y015
 
 @_typing.final
+class Drift(_message.Message):
+    """Drift: what a model is asked, what it answers, or how people rate that is no longer what it was. A cycle starts when a
+    test of significance finds it, once for each data set, or each model version, that it was compared with.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    MIN_ANSWERS_FIELD_NUMBER: _builtins.int
+    MIN_RATINGS_FIELD_NUMBER: _builtins.int
+    EVERY_HOURS_FIELD_NUMBER: _builtins.int
+    FALSE_ALARM_FIELD_NUMBER: _builtins.int
+    min_answers: _builtins.int
+    """Captured answers from which on input and answers are looked at; 200 when zero."""
+    min_ratings: _builtins.int
+    """People who rated, from which on ratings are looked at; 50 when zero."""
+    every_hours: _builtins.float
+    """Hours between two looks at least, and that a look covers; 24 when zero, so that each covers a whole day."""
+    false_alarm: _builtins.float
+    """Chance of any false alarm in 30 days, over all looks at all signals; 0.05 when zero."""
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is watched: `input` (texts that are asked, beside those that the newest cycle learnt from; conversations are left
+        out), `answers` (labels or lengths, beside the first ones of the version that serves), `ratings` (lower ones than the
+        first of that version; a mean of each person). All of them when empty.
+        """
+
+    def __init__(
+        self,
+        *,
+        signals: _abc.Iterable[_builtins.str] | None = ...,
+        min_answers: _builtins.int = ...,
+        min_ratings: _builtins.int = ...,
+        every_hours: _builtins.float = ...,
+        false_alarm: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_hours", b"every_hours", "false_alarm", b"false_alarm", "min_answers", b"min_answers", "min_ratings", b"min_ratings", "signals", b"signals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drift: _TypeAlias = Drift  # noqa: Y015
+
+@_typing.final
 class Triggers(_message.Message):
     """What starts cycles, and what holds them back. Any condition is enough; each hold is kept."""
 
@@ -59,6 +104,7 @@ class Triggers(_message.Message):
     MAX_CYCLES_PER_DAY_FIELD_NUMBER: _builtins.int
     MAX_TRAIN_MINUTES_FIELD_NUMBER: _builtins.int
     QUIET_HOURS_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     new_records: _builtins.int
     """Fires at this many records of the pipeline's sources that have arrived since the last cycle; not by records when zero.
     A source that is pulled is read by cycles only, so give it a schedule.
@@ -81,6 +127,10 @@ class Triggers(_message.Message):
     def quiet_hours(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuietHours]:
         """When none starts by itself."""
 
+    @_builtins.property
+    def drift(self) -> Global___Drift:
+        """Fires at drift; not by drift when left out. It needs `capture`."""
+
     def __init__(
         self,
         *,
@@ -92,10 +142,11 @@ class Triggers(_message.Message):
         max_cycles_per_day: _builtins.int | None = ...,
         max_train_minutes: _builtins.float = ...,
         quiet_hours: _abc.Iterable[Global___QuietHours] | None = ...,
+        drift: Global___Drift | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes", "_max_cycles_per_day", b"_max_cycles_per_day", "debounce_minutes", b"debounce_minutes", "max_cycles_per_day", b"max_cycles_per_day"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes", "_max_cycles_per_day", b"_max_cycles_per_day", "debounce_minutes", b"debounce_minutes", "drift", b"drift", "max_cycles_per_day", b"max_cycles_per_day"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes", "_max_cycles_per_day", b"_max_cycles_per_day", "corrections", b"corrections", "debounce_minutes", b"debounce_minutes", "max_cycles_per_day", b"max_cycles_per_day", "max_train_minutes", b"max_train_minutes", "new_records", b"new_records", "quiet_hours", b"quiet_hours", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes", "_max_cycles_per_day", b"_max_cycles_per_day", "corrections", b"corrections", "debounce_minutes", b"debounce_minutes", "drift", b"drift", "max_cycles_per_day", b"max_cycles_per_day", "max_train_minutes", b"max_train_minutes", "new_records", b"new_records", "quiet_hours", b"quiet_hours", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__debounce_minutes: _TypeAlias = _typing.Literal["debounce_minutes"]  # noqa: Y015
     _WhichOneofArgType__debounce_minutes: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes"]  # noqa: Y015
@@ -120,13 +171,13 @@ class TriggerCheck(_message.Message):
     THRESHOLD_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     condition: _builtins.str
-    """`new_records`, `corrections` or `schedule`."""
+    """`new_records`, `corrections`, `schedule`, `drift.input`, `drift.answers` or `drift.ratings`."""
     met: _builtins.bool
     """True when it would start a cycle."""
     count: _builtins.int
-    """The count now; zero for a schedule."""
+    """The count now; zero for a schedule and for drift."""
     threshold: _builtins.int
-    """The count at which it fires; zero for a schedule."""
+    """The count at which it fires; zero for a schedule and for drift."""
     why: _builtins.str
     """One sentence."""
     def __init__(
