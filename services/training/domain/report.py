@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -62,6 +62,24 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class LossPoint:
+    """The mean loss of the steps since the point before, up to `step`."""
+
+    step: int
+    loss: float
+
+
+_MAX_POINTS = 200
+
+
+def loss_curve(losses: Sequence[float]) -> tuple[LossPoint, ...]:
+    """The loss of each step, as 200 points at most: each the mean of as many steps as the others."""
+    width = -(-len(losses) // _MAX_POINTS)
+    parts = ((at, losses[at : at + width]) for at in range(0, len(losses), max(1, width)))
+    return tuple(LossPoint(at + len(part), sum(part) / len(part)) for at, part in parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The results; `base` is None if the untrained model cannot answer (a fresh classification head).
 
@@ -82,6 +100,7 @@ class Report:
     over_champion: Metric | None = None
     champion_run: str = ""
     corrections: Comparison | None = None
+    loss_curve: tuple[LossPoint, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON form, see `from_json`."""
@@ -109,6 +128,7 @@ class Report:
             over_champion=_metric(value.get("over_champion")),
             champion_run=str(value.get("champion_run", "")),
             corrections=_comparison(value.get("corrections")),
+            loss_curve=tuple(LossPoint(int(item["step"]), float(item["loss"])) for item in value.get("loss_curve", ())),
         )
 
 

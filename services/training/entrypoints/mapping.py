@@ -235,4 +235,5 @@ def _report_to(report: Report) -> run_pb2.Report:
         over_champion=_metric_to(report.over_champion),
         champion_run=report.champion_run,
         corrections=_comparison_to(report.corrections),
+        loss_curve=[run_pb2.LossPoint(step=point.step, loss=point.loss) for point in report.loss_curve],
     )

@@ -27,7 +27,7 @@ from services.training.adapters.base_models import BaseModels
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, write_json, write_progress
 from services.training.adapters.snapshots import by_weight, check_files, read_corrections, read_rows
-from services.training.domain.report import Report
+from services.training.domain.report import Report, loss_curve
 from services.training.engine.attention import SHORT, plain_attention
 from services.training.engine.loop import Cancelled, StepProgress, train, usable_precision
 from services.training.engine.tasks import Objective
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 _WRITE_EVERY_S = 0.25
 _EXAMPLES = 5
 _CHECKPOINTS = "checkpoints"
+_LOSSES = Path("eval", "losses.json")
 _MERGED, _VARIANTS = "merged", "variants"
 _STORE_PATIENCE_S = 900.0
 # Otherwise peft asks the hub whether the vocabulary was changed, and stores all embeddings besides the learnt ones.
@@ -228,6 +229,7 @@ def run_training(
         should_stop=should_stop,
     )
     seconds = phase.end()
+    kept(job.folder / _LOSSES, lambda: outcome.losses)
     tail = outcome.losses[-10:]
     return {
         "steps": float(total),
@@ -242,6 +244,11 @@ def run_training(
         "peak_memory_bytes": float(_peak_memory()),
         "memory_before_training_bytes": float(memory_before),
     }
+
+
+def with_loss_curve(job: Job, report: Report) -> Report:
+    """The report with the loss of the run's training."""
+    return replace(report, loss_curve=loss_curve(kept(job.folder / _LOSSES, list)))
 
 
 def store(job: Job, report: Report, stop: threading.Event) -> Report:

@@ -57,6 +57,9 @@ def test_a_writer_is_measured_before_after_and_in_each_build(writer: run_pb2.Run
     assert len(report.examples) == 5
     assert [variant.precision for variant in report.variants] == ["fp32", "int8", "int4"]
     assert report.tuned_loss.value > 0
+    steps = writer.spec.optimization.max_steps
+    assert [point.step for point in report.loss_curve] == list(range(1, steps + 1))
+    assert report.loss_curve[0].loss == report.figures["first_loss"]
     fp32, int8, int4 = report.variants
     # The same weights in another runtime say the same, to rounding.
     assert fp32.loss.value == pytest.approx(report.tuned_loss.value, abs=1e-3)

@@ -768,6 +768,32 @@ class Comparison(_message.Message):
 Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
+class LossPoint(_message.Message):
+    """The loss of the training up to a step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Steps of the optimizer, from 1."""
+    loss: _builtins.float
+    """Mean loss of the steps since the point before."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        loss: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loss", b"loss", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LossPoint: _TypeAlias = LossPoint  # noqa: Y015
+
+@_typing.final
 class Report(_message.Message):
     """What a run found."""
 
@@ -804,6 +830,7 @@ class Report(_message.Message):
     OVER_CHAMPION_FIELD_NUMBER: _builtins.int
     CHAMPION_RUN_FIELD_NUMBER: _builtins.int
     CORRECTIONS_FIELD_NUMBER: _builtins.int
+    LOSS_CURVE_FIELD_NUMBER: _builtins.int
     champion_run: _builtins.str
     """`runs/{run}` of that champion; empty where there was none."""
     @_builtins.property
@@ -850,6 +877,10 @@ class Report(_message.Message):
         where none was. People correct wrong answers, so the version that gave them does badly here by selection.
         """
 
+    @_builtins.property
+    def loss_curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___LossPoint]:
+        """The loss of the training, in at most 200 points; empty in reports of earlier releases."""
+
     def __init__(
         self,
         *,
@@ -864,10 +895,11 @@ class Report(_message.Message):
         over_champion: _failure_pb2.Metric | None = ...,
         champion_run: _builtins.str = ...,
         corrections: Global___Comparison | None = ...,
+        loss_curve: _abc.Iterable[Global___LossPoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "champion", b"champion", "corrections", b"corrections", "difference", b"difference", "over_champion", b"over_champion", "tuned", b"tuned", "tuned_loss", b"tuned_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "champion", b"champion", "champion_run", b"champion_run", "corrections", b"corrections", "difference", b"difference", "examples", b"examples", "figures", b"figures", "over_champion", b"over_champion", "tuned", b"tuned", "tuned_loss", b"tuned_loss", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "champion", b"champion", "champion_run", b"champion_run", "corrections", b"corrections", "difference", b"difference", "examples", b"examples", "figures", b"figures", "loss_curve", b"loss_curve", "over_champion", b"over_champion", "tuned", b"tuned", "tuned_loss", b"tuned_loss", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
