@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 380, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def axes(x: Scale, y: Scale, x_label: str, y_label: str) -> Markup:
         for tick in x.ticks()
     ]
     parts.append(Markup('<text class="axis end" x="{}" y="{}">{}</text>').format(WIDTH - RIGHT, HEIGHT - 4, x_label))
-    parts.append(Markup('<text class="axis" x="2" y="{}">{}</text>').format(HEIGHT - 4, y_label))
+    parts.append(Markup('<text class="axis" x="0" y="10">{}</text>').format(y_label))
     return Markup("").join(parts)
 
 

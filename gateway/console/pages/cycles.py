@@ -17,6 +17,7 @@ from tidemill.pipeline.v1.rollout_service_pb2 import ListRolloutsRequest
 from tidemill.training.v1.run_pb2 import Comparison, Report, Variant
 
 from gateway.console.calls import may, section
+from gateway.console.figures.lines import loss_curve
 from gateway.console.figures.marks import BuildMark, Interval, front, intervals
 from gateway.console.pages.loops import picture
 from gateway.console.view import Page, View
@@ -139,6 +140,7 @@ def facts(found: Cycle) -> dict[str, Any]:
         "cycle": found,
         "stages": picture(found, time.time()),
         "resources": list(dict.fromkeys(name for stage in found.stages for name in stage.resources)),
+        "loss": loss_curve([(point.step, point.loss) for point in report.loss_curve]),
         "quality": quality_plot(report) if found.HasField("report") else "",
         "corrections": corrections_plot(report.corrections) if report.HasField("corrections") else "",
         "gains": gains(report),

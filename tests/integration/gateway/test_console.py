@@ -10,6 +10,7 @@ import pytest
 
 from gateway.keys.key import Role
 from tests.integration.gateway.conftest import Mesh
+from tests.integration.gateway.fake_peers import ROLLOUT
 from tests.unit.cli.cycles import running, succeeded
 
 
@@ -198,3 +199,35 @@ def test_cancelling_asks_first(mesh: Mesh, client: httpx.Client) -> None:
     done = client.post(str(asked.url), data={"form_token": token(asked), "request_id": "r2"})
     assert done.status_code == 303
     assert mesh.peers.seen.requests[-1].name == "pipelines/headlines/cycles/01jtest"
+
+
+def test_a_rollout_is_frozen_and_rolled_back_by_who_may(mesh: Mesh, client: httpx.Client) -> None:
+    page = client.get("/console/rollouts")
+    place = re.findall(rf'href="(/console/{ROLLOUT})"', page.text)[0]
+    asked = client.get(f"{place}/roll-back")
+    assert "all users get the version before" in asked.text
+    request_id = re.findall(r'name="request_id" value="([^"]+)"', asked.text)[0]
+    form = {"form_token": token(asked), "request_id": request_id, "reason": "疑似错误"}
+    done = client.post(f"{place}/roll-back", data=form)
+    assert (done.status_code, done.headers["location"]) == (303, f"{place}?note=rolledback")
+    seen = mesh.peers.seen.requests[-1]
+    assert (seen.name, seen.reason, seen.request_id) == (ROLLOUT, "疑似错误", request_id)
+    assert "Rolled back." in client.get(done.headers["location"]).text
+    assert client.post(f"{place}/freeze", data=form).status_code == 303
+    assert client.post(f"{place}/nothing", data=form).status_code == 404
+    _, key = mesh.store.create("reader", {Role.READ})
+    with browser(mesh) as reader:
+        sign_in(reader, key)
+        shown = reader.get(place)
+        assert "/roll-back" not in shown.text
+        refused = reader.post(f"{place}/roll-back", data={"form_token": token(shown)})
+        assert refused.status_code == 403
+        assert "needs the role operate" in refused.text
+
+
+def test_the_audit_trail_is_narrowed_and_paged(mesh: Mesh, client: httpx.Client) -> None:
+    page = client.get("/console/audit", params={"resource": ROLLOUT})
+    assert mesh.peers.seen.requests[-1].resource == ROLLOUT
+    older = re.findall(r'href="([^"]+after=1)"', page.text)[0].replace("&amp;", "&")
+    client.get(older)
+    assert (mesh.peers.seen.requests[-1].page_token, mesh.peers.seen.requests[-1].resource) == ("1", ROLLOUT)

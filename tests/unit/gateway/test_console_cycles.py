@@ -96,6 +96,16 @@ def test_corrections_have_a_plot_of_their_own() -> None:
     assert cycle_page(cycle).count('<svg class="plot"') == 3
 
 
+def test_the_loss_of_the_training_is_drawn_where_the_report_has_it() -> None:
+    cycle = succeeded()
+    assert "Loss while training" not in cycle_page(cycle)
+    for step in range(1, 60):
+        cycle.report.loss_curve.add(step=step, loss=3.0 / step)
+    page = cycle_page(cycle)
+    assert "Loss while training" in page
+    assert 'aria-label="Loss from 3 at the first to 0.0508 at the last step"' in page
+
+
 def test_builds_that_no_gate_judged_are_shown_as_such() -> None:
     cycle = succeeded()
     del cycle.verdicts[:]
