@@ -125,13 +125,13 @@ def force(name: Name, reason: Reason = "", address: AddressOption = None, json_w
 def audit(
     resource: Annotated[
         str,
-        typer.Argument(help="Only about this, such as models/reviews or rollouts/ID.", show_default=False),
+        typer.Argument(help="Only about this: models/reviews, pipelines/reviews, rollouts/ID, …", show_default=False),
     ] = "",
     export: Annotated[bool, typer.Option("--export", help="Print every entry as a JSON line.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="Maximum entries to show.", min=1, max=1000)] = 50,
     address: AddressOption = None,
 ) -> None:
-    """Shows who decided what, and why: steps of roll-outs and changes of routes, newest first."""
+    """Shows who did what, and why: roll-outs, routes, triggers, quarantines and erasures; newest first."""
     with connect(address) as connection:
         request = ListAuditEntriesRequest(resource=resource, page_size=1000 if export else lines)
         if export:

@@ -29,6 +29,7 @@ from services.kit.storage.database import open_database
 from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
 from services.pipeline.adapters.announcer import BusAnnouncer
+from services.pipeline.adapters.audit_store import SqlAuditStore
 from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
@@ -41,7 +42,7 @@ from services.pipeline.adapters.peers import DatasetVersions, Imports, Runs, Ser
 from services.pipeline.adapters.review_store import SqlReviewStore
 from services.pipeline.adapters.rollout_metrics import SqlRolloutMetrics
 from services.pipeline.adapters.rollout_routing import InferenceRouting
-from services.pipeline.adapters.rollout_store import SqlAuditStore, SqlRolloutStore
+from services.pipeline.adapters.rollout_store import SqlRolloutStore
 from services.pipeline.adapters.tracing import SpanTracing
 from services.pipeline.adapters.trigger_store import SqlTriggerStore
 from services.pipeline.adapters.wakeups import EventWakeups

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from services.kit.ids import new_id
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
+from services.pipeline.adapters.audit_store import add
 from services.pipeline.adapters.lessons import JOIN, learn, salt_of
 from services.pipeline.adapters.rows import cycle_of, spec_row
 from services.pipeline.adapters.tables import (
@@ -24,6 +26,8 @@ from services.pipeline.adapters.tables import (
     taught,
     trigger_firings,
 )
+from services.pipeline.domain.audit import AuditEntry
+from services.pipeline.domain.audit import entry as audit_entry
 from services.pipeline.domain.exclusion import Exclusion, ExclusionKind
 from services.pipeline.domain.learning import pseudonym_of
 
@@ -42,7 +46,7 @@ class SqlExclusionStore:
         with translate_database_errors(), self._reads.connect() as connection:
             return pseudonym_of("author", tenant, author, salt_of(connection))
 
-    def add(self, exclusion: Exclusion) -> Exclusion:
+    def add(self, exclusion: Exclusion, actor: str) -> Exclusion:
         """See the port."""
         holds = (
             exclusions.c.kind == exclusion.kind.value,
@@ -56,15 +60,20 @@ class SqlExclusionStore:
             if known is not None:
                 return _exclusion(known)
             connection.execute(insert(exclusions).values(_row(exclusion)))
+            why = exclusion.reason or "A person quarantined it and gave no reason."
+            add(connection, [_entry(exclusion, actor, "feedback.quarantine", exclusion.create_time, why)])
             return exclusion
 
-    def lift(self, exclusion: Exclusion) -> None:
+    def lift(self, exclusion: Exclusion, actor: str) -> None:
         """See the port."""
-        where = exclusions.c.exclusion_id == exclusion.exclusion_id
+        holds = (exclusions.c.exclusion_id == exclusion.exclusion_id, exclusions.c.lift_time.is_(None))
+        assert exclusion.lift_time is not None
+        entry = _entry(exclusion, actor, "feedback.lift", exclusion.lift_time, "A person lifted the quarantine.")
         with translate_database_errors(), self._engine.begin() as connection:
-            connection.execute(update(exclusions).where(where).values(lift_time=exclusion.lift_time))
+            if connection.execute(update(exclusions).where(*holds).values(lift_time=exclusion.lift_time)).rowcount:
+                add(connection, [entry])
 
-    def erase(self, exclusion: Exclusion, author: str, tenant: str) -> Exclusion:
+    def erase(self, exclusion: Exclusion, author: str, tenant: str, actor: str) -> Exclusion:
         """See the port."""
         theirs = (feedback.c.author == author, feedback.c.tenant == tenant)
         with translate_database_errors(), self._engine.begin() as connection:
@@ -91,6 +100,9 @@ class SqlExclusionStore:
             ordered = _order_cycles(connection, exclusion)
             made = replace(exclusion, removed=removed, ordered=ordered)
             connection.execute(insert(exclusions).values(_row(made)))
+            why = made.reason or "A person asked to be forgotten."
+            facts = {name: str(count) for name, count in removed.items()} | {"ordered": ", ".join(ordered)}
+            add(connection, [_entry(made, actor, "feedback.erase", made.create_time, why, **facts)])
             return made
 
     def get(self, exclusion_id: str) -> Exclusion | None:
@@ -147,6 +159,13 @@ def _order_cycles(connection: Connection, exclusion: Exclusion) -> tuple[str, ..
             }
             connection.execute(insert(trigger_firings).values(order))
     return tuple(pipelines)
+
+
+def _entry(exclusion: Exclusion, actor: str, action: str, now: datetime, why: str, **facts: str) -> AuditEntry:
+    """An entry that names a person by pseudonym only: the trail is never deleted."""
+    whose = {"api_key": exclusion.api_key, "person": exclusion.person}
+    known = {name: value for name, value in whose.items() if value}
+    return audit_entry(now, actor, action, exclusion.name, why, {**known, **facts})
 
 
 def _row(exclusion: Exclusion) -> dict[str, Any]:

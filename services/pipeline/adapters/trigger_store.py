@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, Table, delete, insert, select, update
+from sqlalchemy import Engine, Table, delete, insert, or_, select, update
 
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
+from services.pipeline.adapters.audit_store import add
 from services.pipeline.adapters.rows import spec_of, spec_row
 from services.pipeline.adapters.tables import trigger_firings, triggers
 from services.pipeline.app.trigger_ports import Firing, Trigger
+from services.pipeline.domain.audit import MESH, AuditEntry
+from services.pipeline.domain.audit import entry as audit_entry
 from services.pipeline.domain.cycle import PipelineSpec
 
 _LOCK = "triggers"
@@ -56,9 +59,14 @@ class SqlTriggerStore:
             select(triggers).where(triggers.c.pipeline > after).order_by(triggers.c.pipeline).limit(limit)
         )
 
-    def pause(self, pipeline: str, paused: bool, reason: str) -> None:
+    def pause(self, pipeline: str, paused: bool, reason: str, by: AuditEntry) -> None:
         """See the port."""
-        self._update(triggers, pipeline, paused=paused, pause_reason=reason if paused else "")
+        why = reason if paused else ""
+        other = or_(triggers.c.paused.is_not(paused), triggers.c.pause_reason != why)
+        change = update(triggers).where(triggers.c.pipeline == pipeline, other)
+        with translate_database_errors(), self._engine.begin() as connection:
+            if connection.execute(change.values(paused=paused, pause_reason=why)).rowcount:
+                add(connection, [by])
 
     def note(self, pipeline: str, met_since: datetime | None, cursors: Mapping[str, int]) -> None:
         """See the port."""
@@ -82,6 +90,7 @@ class SqlTriggerStore:
             if not connection.execute(update(triggers).where(where).values(values)).rowcount:
                 return False
             connection.execute(insert(trigger_firings).values(row))
+            add(connection, [_entry(firing, "trigger.fire", firing.fire_time, " ".join(firing.reasons))])
             return True
 
     def pending(self) -> Sequence[Firing]:
@@ -89,19 +98,27 @@ class SqlTriggerStore:
         query = select(trigger_firings).where(trigger_firings.c.cycle == "", trigger_firings.c.error == "")
         return self._firings(query.order_by(trigger_firings.c.fire_time))
 
-    def started(self, request_id: str, cycle: str) -> None:
+    def started(self, firing: Firing, cycle: str, now: datetime) -> None:
         """See the port."""
-        self._update(trigger_firings, request_id, cycle=cycle)
+        entry = _entry(firing, "cycle.start", now, " ".join(firing.reasons), cycle=cycle)
+        self._close(firing, entry, cycle=cycle)
 
-    def refused(self, request_id: str, error: str) -> None:
+    def refused(self, firing: Firing, error: str, now: datetime) -> None:
         """See the port."""
-        self._update(trigger_firings, request_id, error=error)
+        self._close(firing, _entry(firing, "trigger.refuse", now, f"No cycle could be started: {error}"), error=error)
 
     def firings(self, pipeline: str, limit: int) -> Sequence[Firing]:
         """See the port."""
         query = select(trigger_firings).where(trigger_firings.c.pipeline == pipeline)
         newest = (trigger_firings.c.fire_time.desc(), trigger_firings.c.request_id.desc())
         return self._firings(query.order_by(*newest).limit(limit))
+
+    def _close(self, firing: Firing, entry: AuditEntry, **values: str) -> None:
+        column = trigger_firings.c
+        pending = (column.request_id == firing.request_id, column.cycle == "", column.error == "")
+        with translate_database_errors(), self._engine.begin() as connection:
+            if connection.execute(update(trigger_firings).where(*pending).values(**values)).rowcount:
+                add(connection, [entry])
 
     def _update(self, table: Table, key: str, **values: Any) -> None:
         (column,) = table.primary_key.columns
@@ -126,6 +143,11 @@ class SqlTriggerStore:
                 )
                 for row in connection.execute(query).mappings()
             ]
+
+
+def _entry(firing: Firing, action: str, now: datetime, why: str, **facts: str) -> AuditEntry:
+    resource = f"pipelines/{firing.pipeline}"
+    return audit_entry(now, MESH, action, resource, why, {"request_id": firing.request_id, **facts})
 
 
 def _trigger(row: Mapping[Any, Any]) -> Trigger:

@@ -11,6 +11,7 @@ from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, not_found
 from services.kit.ids import new_id
 from services.pipeline.app.ports import CycleStore
+from services.pipeline.domain.audit import INSIDE
 from services.pipeline.domain.exclusion import Affected, Exclusion, ExclusionKind
 
 logger = logging.getLogger(__name__)
@@ -23,15 +24,15 @@ class ExclusionStore(Protocol):
         """The pseudonym of an author."""
         ...
 
-    def add(self, exclusion: Exclusion) -> Exclusion:
-        """Stores a quarantine; the one that holds already where there is one."""
+    def add(self, exclusion: Exclusion, actor: str) -> Exclusion:
+        """Stores a quarantine with its audit entry; the one that holds already where there is one."""
         ...
 
-    def lift(self, exclusion: Exclusion) -> None:
-        """Stores when a quarantine was lifted."""
+    def lift(self, exclusion: Exclusion, actor: str) -> None:
+        """Stores when a quarantine was lifted, with its audit entry; a repeat changes nothing."""
         ...
 
-    def erase(self, exclusion: Exclusion, author: str, tenant: str) -> Exclusion:
+    def erase(self, exclusion: Exclusion, author: str, tenant: str, actor: str) -> Exclusion:
         """Deletes all that a person gave, stores that, and orders a cycle of each pipeline that learnt from it."""
         ...
 
@@ -57,20 +58,22 @@ class ExclusionView:
 
 
 class Exclusions:
-    """Thread-safe."""
+    """Thread-safe. `actor` is who does it, for the audit trail."""
 
     def __init__(self, store: ExclusionStore, cycles: CycleStore, clock: Clock) -> None:
         self._store, self._cycles, self._clock = store, cycles, clock
 
-    def quarantine(self, api_key: str, person: str, author: str, tenant: str, reason: str) -> ExclusionView:
+    def quarantine(
+        self, api_key: str, person: str, author: str, tenant: str, reason: str, actor: str = INSIDE
+    ) -> ExclusionView:
         """Learns nothing more from an API key, a pseudonym or an author; one of the three is given."""
         who = person or (self._store.person_of(author, tenant) if author else "")
         draft = Exclusion(new_id(), ExclusionKind.QUARANTINE, self._clock.now(), api_key, who, reason)
-        found = self._store.add(draft)
+        found = self._store.add(draft, actor)
         logger.warning("nothing is learnt from %s any more: %s", api_key or who, reason or "no reason was given")
         return self._view(found)
 
-    def lift(self, name: str) -> ExclusionView:
+    def lift(self, name: str, actor: str = INSIDE) -> ExclusionView:
         """Ends a quarantine.
 
         Raises:
@@ -83,16 +86,16 @@ class Exclusions:
         if found.kind is ExclusionKind.ERASURE:
             raise FailedPreconditionError(f"{name} is an erasure, which cannot be undone.", reason="EXCLUSION_FINAL")
         if found.lift_time is None:
-            self._store.lift(replace(found, lift_time=self._clock.now()))
+            self._store.lift(replace(found, lift_time=self._clock.now()), actor)
         again = self._store.get(found.exclusion_id)
         assert again is not None
         return self._view(again)
 
-    def erase(self, author: str, tenant: str, reason: str) -> ExclusionView:
+    def erase(self, author: str, tenant: str, reason: str, actor: str = INSIDE) -> ExclusionView:
         """Deletes what a person gave; cycles without it are ordered."""
         person = self._store.person_of(author, tenant)
         draft = Exclusion(new_id(), ExclusionKind.ERASURE, self._clock.now(), "", person, reason)
-        found = self._store.erase(draft, author, tenant)
+        found = self._store.erase(draft, author, tenant, actor)
         logger.warning("%s was erased: %s", person, dict(found.removed))
         return self._view(found)
 

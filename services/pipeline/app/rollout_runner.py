@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 from services.kit.clock import Clock
 from services.kit.errors import AbortedError, TidemillError, is_retryable
-from services.kit.ids import new_id
 from services.pipeline.app.rollout_ports import Registry, RolloutMetrics, RolloutStore, Routing
 from services.pipeline.app.rollout_routes import number_of, set_for, what_changed
-from services.pipeline.domain.audit import MESH, AuditEntry
+from services.pipeline.domain.audit import MESH, AuditEntry, entry
 from services.pipeline.domain.rollout import Rollout, RolloutState
 from services.pipeline.engine.rollout_decision import Decision, Turn, decide, guard
 from services.pipeline.engine.rollout_figures import RolloutFigures
@@ -212,6 +211,4 @@ def entry_of(
     """The audit entry of what made a roll-out what it is."""
     known = {"model": rollout.model, "candidate": rollout.candidate, "champion": rollout.champion}
     known |= {"state": rollout.state.value, "step": str(rollout.step)}
-    return AuditEntry(
-        new_id(), clock.now(), actor, action, rollout.name, reason or rollout.reason, {**known, **(facts or {})}
-    )
+    return entry(clock.now(), actor, action, rollout.name, reason or rollout.reason, {**known, **(facts or {})})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from services.pipeline.domain.audit import AuditEntry
 from services.pipeline.domain.cycle import Cycle, PipelineSpec
 
 
@@ -66,8 +67,8 @@ class TriggerStore(Protocol):
         """Triggers by the name of the pipeline, beginning after one."""
         ...
 
-    def pause(self, pipeline: str, paused: bool, reason: str) -> None:
-        """Pauses or resumes; does nothing where there are no triggers."""
+    def pause(self, pipeline: str, paused: bool, reason: str, by: AuditEntry) -> None:
+        """Pauses or resumes, with its audit entry; changes nothing where it is so, or where there are no triggers."""
         ...
 
     def note(self, pipeline: str, met_since: datetime | None, cursors: Mapping[str, int]) -> None:
@@ -75,19 +76,23 @@ class TriggerStore(Protocol):
         ...
 
     def fire(self, firing: Firing, scheduled_until: datetime) -> bool:
-        """Stores the order to start a cycle, and what it answers; False if the triggers have ended or are paused."""
+        """Stores the order to start a cycle with its audit entry, and what it answers.
+
+        Returns:
+            False if the triggers have ended or are paused.
+        """
         ...
 
     def pending(self) -> Sequence[Firing]:
         """Orders whose cycle is not known yet, oldest first."""
         ...
 
-    def started(self, request_id: str, cycle: str) -> None:
-        """Records which cycle an order started."""
+    def started(self, firing: Firing, cycle: str, now: datetime) -> None:
+        """Records which cycle an order started, with an audit entry; a repeat changes nothing."""
         ...
 
-    def refused(self, request_id: str, error: str) -> None:
-        """Records why an order can never be carried out."""
+    def refused(self, firing: Firing, error: str, now: datetime) -> None:
+        """Records why an order can never be carried out, with an audit entry; a repeat changes nothing."""
         ...
 
     def firings(self, pipeline: str, limit: int) -> Sequence[Firing]:

@@ -19,6 +19,7 @@ from services.pipeline.app.capture import Captures
 from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.ports import CycleStore
 from services.pipeline.app.trigger_ports import Firing, RecordCounts, StartCycle, Trigger, TriggerStore
+from services.pipeline.domain.audit import INSIDE, entry
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
 from services.pipeline.domain.triggers import DAY, Decision, Facts, Triggers, decide
 from services.pipeline.engine.cron import check_schedule, due_after, last_due, zone_of
@@ -95,14 +96,18 @@ class PipelineTriggers:
         """Triggers by the name of the pipeline."""
         return [await self._view(item) for item in await asyncio.to_thread(self._store.page, after, limit)]
 
-    async def pause(self, pipeline: str, paused: bool, reason: str = "") -> TriggerView:
-        """Pauses or resumes.
+    async def pause(self, pipeline: str, paused: bool, reason: str = "", actor: str = INSIDE) -> TriggerView:
+        """Pauses or resumes; `actor` is who does, for the audit trail.
 
         Raises:
             NotFoundError: the pipeline has no triggers.
         """
         await self.get(pipeline)
-        await asyncio.to_thread(self._store.pause, pipeline, paused, reason)
+        action, why = ("pause", "paused") if paused else ("resume", "resumed")
+        by = entry(
+            self._clock.now(), actor, f"trigger.{action}", f"pipelines/{pipeline}", reason or f"A person {why} it."
+        )
+        await asyncio.to_thread(self._store.pause, pipeline, paused, reason, by)
         logger.info("the triggers of %s are %s", pipeline, "paused" if paused else "resumed")
         return await self.get(pipeline)
 
@@ -142,9 +147,9 @@ class PipelineTriggers:
                 return
             # Someone started a cycle with another spec at the same time, or the file can no longer be run.
             logger.error("the triggers of %s could not start a cycle: %s", firing.pipeline, error.message)
-            await asyncio.to_thread(self._store.refused, firing.request_id, error.message)
+            await asyncio.to_thread(self._store.refused, firing, error.message, self._clock.now())
             return
-        await asyncio.to_thread(self._store.started, firing.request_id, cycle.name)
+        await asyncio.to_thread(self._store.started, firing, cycle.name, self._clock.now())
         logger.info("%s was started by its triggers: %s", cycle.name, " ".join(firing.reasons))
 
     async def _view(self, trigger: Trigger) -> TriggerView:

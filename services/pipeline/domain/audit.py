@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from services.kit.ids import new_id
+
 MESH = "mesh"
 """Actor of what the mesh decides by itself."""
 INSIDE = "inside"
@@ -28,6 +30,13 @@ class AuditEntry:
     def name(self) -> str:
         """`auditEntries/{entry}`."""
         return f"auditEntries/{self.entry_id}"
+
+
+def entry(
+    now: datetime, actor: str, action: str, resource: str, reason: str, facts: Mapping[str, str] | None = None
+) -> AuditEntry:
+    """A new entry."""
+    return AuditEntry(new_id(), now, actor, action, resource, reason, facts or {})
 
 
 def actor_of(api_key: str) -> str:

@@ -14,7 +14,9 @@ from services.kit.grpc.paging import read_page
 from services.kit.ids import ID_PATTERN
 from services.kit.threads import in_thread
 from services.pipeline.app.exclusions import Exclusions, ExclusionView
+from services.pipeline.domain.audit import actor_of
 from services.pipeline.domain.exclusion import ExclusionKind
+from services.pipeline.entrypoints.mapping import caller_of
 
 _KINDS = {
     ExclusionKind.QUARANTINE: pb.Exclusion.KIND_QUARANTINE,
@@ -33,17 +35,18 @@ class ExclusionServicer(grpc_stubs.ExclusionServiceServicer):
     ) -> pb.QuarantineFeedbackResponse:
         """Quarantines an API key or a person."""
         whose = (request.api_key, request.person, request.author, request.tenant)
-        view = await asyncio.to_thread(self._exclusions.quarantine, *whose, request.reason)
+        view = await asyncio.to_thread(self._exclusions.quarantine, *whose, request.reason, _who(context))
         return pb.QuarantineFeedbackResponse(exclusion=_message(view))
 
     async def LiftQuarantine(self, request: pb.LiftQuarantineRequest, context: Any) -> pb.LiftQuarantineResponse:
         """Ends a quarantine."""
-        view = await asyncio.to_thread(self._exclusions.lift, request.name)
+        view = await asyncio.to_thread(self._exclusions.lift, request.name, _who(context))
         return pb.LiftQuarantineResponse(exclusion=_message(view))
 
     async def EraseUser(self, request: pb.EraseUserRequest, context: Any) -> pb.EraseUserResponse:
         """Erases a person."""
-        view = await asyncio.to_thread(self._exclusions.erase, request.author, request.tenant, request.reason)
+        whose = (request.author, request.tenant)
+        view = await asyncio.to_thread(self._exclusions.erase, *whose, request.reason, _who(context))
         return pb.EraseUserResponse(exclusion=_message(view))
 
     async def ListExclusions(self, request: pb.ListExclusionsRequest, context: Any) -> pb.ListExclusionsResponse:
@@ -51,6 +54,10 @@ class ExclusionServicer(grpc_stubs.ExclusionServiceServicer):
         read = in_thread(self._exclusions.page)
         page = await read_page(request, ID_PATTERN, read, lambda view: view.exclusion.exclusion_id)
         return pb.ListExclusionsResponse(exclusions=map(_message, page.items), next_page_token=page.next_token)
+
+
+def _who(context: Any) -> str:
+    return actor_of(caller_of(context).key)
 
 
 def _message(view: ExclusionView) -> pb.Exclusion:

@@ -10,6 +10,7 @@ from tidemill.pipeline.v1 import trigger_service_pb2_grpc as grpc_stubs
 
 from services.kit.grpc.paging import read_page
 from services.pipeline.app.triggers import PipelineTriggers
+from services.pipeline.domain.audit import actor_of
 from services.pipeline.entrypoints import mapping
 from services.pipeline.entrypoints.trigger_mapping import trigger_to
 
@@ -38,13 +39,17 @@ class TriggerServicer(grpc_stubs.TriggerServiceServicer):
 
     async def PauseTrigger(self, request: pb.PauseTriggerRequest, context: Any) -> pb.PauseTriggerResponse:
         """Pauses triggers."""
-        view = await self._triggers.pause(_name(request.pipeline), True, request.reason)
+        view = await self._triggers.pause(_name(request.pipeline), True, request.reason, _who(context))
         return pb.PauseTriggerResponse(trigger=trigger_to(view))
 
     async def ResumeTrigger(self, request: pb.ResumeTriggerRequest, context: Any) -> pb.ResumeTriggerResponse:
         """Ends a pause."""
-        view = await self._triggers.pause(_name(request.pipeline), False)
+        view = await self._triggers.pause(_name(request.pipeline), False, actor=_who(context))
         return pb.ResumeTriggerResponse(trigger=trigger_to(view))
+
+
+def _who(context: Any) -> str:
+    return actor_of(mapping.caller_of(context).key)
 
 
 def _name(pipeline: str) -> str:

@@ -13,8 +13,9 @@ from sqlalchemy import Engine, insert
 from services.inference.domain.route import ModelRoute, RouteEntry
 from services.kit.errors import AbortedError, TidemillError
 from services.kit.ids import new_id
+from services.pipeline.adapters.audit_store import SqlAuditStore
 from services.pipeline.adapters.rollout_metrics import SqlRolloutMetrics
-from services.pipeline.adapters.rollout_store import SqlAuditStore, SqlRolloutStore
+from services.pipeline.adapters.rollout_store import SqlRolloutStore
 from services.pipeline.adapters.rows import feedback_row
 from services.pipeline.adapters.tables import feedback
 from services.pipeline.app.rollout_ports import Call, ModelRoutes, Outcome, RoutedRole

@@ -114,6 +114,27 @@ async def test_a_quarantine_names_what_learnt_and_ends_when_it_is_lifted(office:
         office.exclusions.lift("exclusions/none")
 
 
+async def test_the_audit_trail_says_who_left_out_whom_and_why_and_names_no_person(office: Office) -> None:
+    office.correct("a", "dora", text="of dora")
+    await office.cycle()
+    key = office.exclusions.quarantine("k1", "", "", "", "sends nonsense", "key:admin")
+    office.exclusions.quarantine("k1", "", "", "", "again", "key:other")  # it holds already
+    for _ in range(2):
+        office.exclusions.lift(key.exclusion.name, "key:admin")
+    erased = office.exclusions.erase("dora", TENANT, "", "key:admin")
+    assert office.world.trail() == [
+        ("key:admin", "feedback.quarantine", "sends nonsense"),
+        ("key:admin", "feedback.lift", "A person lifted the quarantine."),
+        ("key:admin", "feedback.erase", "A person asked to be forgotten."),
+    ]
+    (entry,) = office.world.audit.page(erased.exclusion.name, "", 10)
+    assert entry.facts == {
+        "person": erased.exclusion.person, "answers": "1", "feedback": "1", "lessons": "1", "reviews": "0",
+        "ordered": "headlines",
+    }  # fmt: skip
+    assert "dora" not in office.all_text()
+
+
 async def test_quarantined_corrections_start_no_cycle(office: Office) -> None:
     office.correct("a", "anna")
     assert office.harness.captures.count_corrections(office.spec, None) == 1

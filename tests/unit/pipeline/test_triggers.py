@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from services.kit.failure import Failure
+from services.pipeline.adapters.audit_store import SqlAuditStore
 from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
 from services.pipeline.adapters.drift_store import SnapshotTexts
 from services.pipeline.app.capture import Captures
@@ -90,6 +91,14 @@ class World:
         assert view.decision.reasons, "nothing is due"
         (hold,) = view.decision.holds
         return hold
+
+    @property
+    def audit(self) -> SqlAuditStore:
+        return SqlAuditStore(self.harness.store._engine)
+
+    def trail(self) -> list[tuple[str, str, str]]:
+        """Who did what, and why; oldest first."""
+        return [(item.actor, item.action, item.reason) for item in reversed(self.audit.page("", "", 100))]
 
     @property
     def cycles(self) -> list[Cycle]:
@@ -277,6 +286,32 @@ async def test_after_a_failure_or_a_cancellation_the_next_waits_and_counting_con
     assert len(world.cycles) == 2
 
 
+async def test_what_triggers_do_and_who_pauses_them_is_in_the_audit_trail(world: World) -> None:
+    await world.put(new_records=1)
+    await world.triggers.pause(world.spec.name, True, "the label set changes", "key:k7")
+    await world.triggers.pause(world.spec.name, True, "the label set changes", "key:k8")  # it is so already
+    await world.triggers.pause(world.spec.name, False, actor="key:k8")
+    world.records.arrivals = [1]
+    await world.triggers.step()
+    world.end()
+    world.records.arrivals = [1, 2]
+    await world.triggers.step()
+    world.records.arrivals = [1, 2, 3]
+    world.errors = [FailedPreconditionError("it runs with another spec.")]
+    await world.triggers.step()
+    due = "1 new records since the last cycle; 1 start one."
+    assert world.trail() == [
+        ("key:k7", "trigger.pause", "the label set changes"),
+        ("key:k8", "trigger.resume", "A person resumed it."),
+        ("mesh", "trigger.fire", due),
+        ("mesh", "cycle.start", due),
+        ("mesh", "trigger.fire", due),
+        ("mesh", "trigger.refuse", "No cycle could be started: it runs with another spec."),
+    ]
+    started = world.audit.page("pipelines/headlines", "", 100)[2]
+    assert started.facts["cycle"] == world.cycles[0].name
+
+
 class _KilledError(BaseException):
     """The process ends here."""
 
@@ -312,6 +347,7 @@ async def test_a_kill_at_any_step_starts_one_cycle(
     (cycle,) = world.cycles
     (firing,) = (await world.view()).firings
     assert firing.cycle == cycle.name
+    assert [action for _, action, _ in world.trail()] == ["trigger.fire", "cycle.start"]
     world.end()
     await world.triggers.step()
     await world.triggers.step()

@@ -328,9 +328,9 @@ class AuditEntry(_message.Message):
     actor: _builtins.str
     """Who: `mesh` for a decision of its own, else `key:` and the id of the API key, or `inside` for a call without one."""
     action: _builtins.str
-    """What, such as `rollout.promote` or `route.SetRoute`."""
+    """What: `rollout.…`, `route.…`, `trigger.fire`, `trigger.pause`, `cycle.start`, `feedback.quarantine`, `feedback.erase`, …"""
     resource: _builtins.str
-    """What it was done to, such as `rollouts/…` or `models/…`."""
+    """What it was done to, such as `rollouts/…`, `models/…`, `pipelines/…` or `exclusions/…`."""
     reason: _builtins.str
     """Why, in plain sentences."""
     @_builtins.property

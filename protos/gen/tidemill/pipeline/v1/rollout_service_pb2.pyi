@@ -449,7 +449,7 @@ class ListAuditEntriesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
-    """Resource to narrow to, such as `rollouts/…` or `models/…`; all when empty."""
+    """Resource to narrow to, such as `rollouts/…`, `models/…`, `pipelines/…` or `exclusions/…`; all when empty."""
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
