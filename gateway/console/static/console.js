@@ -35,6 +35,10 @@ const timer = every > 0 ? setInterval(refresh, every) : undefined;
 
 // One key for each choice, unless someone is writing: `data-key` on a button or a field.
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    document.querySelector("[data-save]")?.click();
+    return;
+  }
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   const writing = event.target.closest("input, textarea, select");
   if (writing) {

@@ -10,6 +10,8 @@ from tidemill.pipeline.v1 import trigger_service_pb2 as trigger_service
 from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceServicer
 from tidemill.pipeline.v1.trigger_service_pb2_grpc import TriggerServiceServicer
 
+from services.kit.errors import FailedPreconditionError
+
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 LONG = "Aufsichtsratsvorsitzendenstellvertreter" * 60
 CHINESE = "房间很干净，服务也好，但是早餐种类太少了，性价比一般。"
@@ -100,7 +102,9 @@ class FakeReviews(ReviewServiceServicer):
 
     async def SubmitReview(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._seen.note(request, context)
-        found = next(item for item in self.queue if item.answer == request.answer)
+        found = next((item for item in self.queue if item.answer == request.answer), None)
+        if found is None:
+            raise FailedPreconditionError("Someone else has decided.", reason="REVIEW_DONE")
         self.queue.remove(found)
         return review_service.SubmitReviewResponse(review=found)
 

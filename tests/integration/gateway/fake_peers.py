@@ -165,6 +165,9 @@ class FakeInference(InferenceServiceServicer):
     async def GetModel(self, request: Any, context: Any) -> inference_pb2.GetModelResponse:  # noqa: N802
         if request.name == "models/fail":
             raise RuntimeError("the service failed")
+        if request.name == "models/reviews":
+            found = model_pb2.Model(name=request.name, labels=["positive", "negative"])
+            return inference_pb2.GetModelResponse(model=found)
         return inference_pb2.GetModelResponse(model=model())
 
 

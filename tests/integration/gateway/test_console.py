@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from tidemill.pipeline.v1.review_pb2 import REVIEW_ACTION_EDIT, REVIEW_ACTION_RELABEL
 
 from gateway.keys.key import Role
 from tests.integration.gateway.conftest import Mesh
+from tests.integration.gateway.console_peers import reviews
 from tests.integration.gateway.fake_peers import ROLLOUT
 from tests.unit.cli.cycles import running, succeeded
 
@@ -231,3 +233,49 @@ def test_the_audit_trail_is_narrowed_and_paged(mesh: Mesh, client: httpx.Client)
     older = re.findall(r'href="([^"]+after=1)"', page.text)[0].replace("&amp;", "&")
     client.get(older)
     assert (mesh.peers.seen.requests[-1].page_token, mesh.peers.seen.requests[-1].resource) == ("1", ROLLOUT)
+
+
+def test_the_queue_is_reviewed_answer_by_answer(mesh: Mesh, client: httpx.Client) -> None:
+    mesh.peers.reviews.queue = reviews()
+    assert "Review the next answer" in client.get("/console/reviews").text
+    first = client.get("/console/reviews/next")
+    assert mesh.peers.seen.requests[-1].reviewer == "Anna"
+    form = {"form_token": token(first), "answer": "answers/01jwriter", "given": "Rates rise again", "request_id": "r"}
+    unchanged = client.post("/console/reviews/next", data={**form, "action": "edit", "target": "Rates rise again"})
+    assert (unchanged.status_code, "change it, or accept it" in unchanged.text) == (400, True)
+    edit = {"action": "edit", "target": "Rates\r\nrise <again>", "comment": " tone "}
+    done = client.post("/console/reviews/next", data={**form, **edit})
+    assert (done.status_code, done.headers["location"]) == (303, "/console/reviews/next?note=decided")
+    sent = mesh.peers.seen.requests[-1]
+    assert (sent.answer, sent.reviewer, sent.action) == ("answers/01jwriter", "Anna", REVIEW_ACTION_EDIT)
+    assert (sent.target, sent.comment, sent.request_id) == ("Rates\nrise <again>", "tone", "r")
+    second = client.get(done.headers["location"])
+    assert "01jclassifier" in second.text
+    assert 'value="negative"' in second.text
+    client.post("/console/reviews/next", data={**form, "answer": "answers/01jclassifier", "label": "negative"})
+    sent = mesh.peers.seen.requests[-1]
+    assert (sent.answer, sent.action, sent.target) == ("answers/01jclassifier", REVIEW_ACTION_RELABEL, "negative")
+    assert "Nothing is left to review." in client.get("/console/reviews/next").text
+    assert client.post("/console/reviews/next", data={**form, "action": "nothing"}).status_code == 400
+
+
+def test_a_decision_that_came_too_late_says_so_beside_the_next_answer(mesh: Mesh, client: httpx.Client) -> None:
+    mesh.peers.reviews.queue = reviews()[1:]
+    form = {"form_token": token(client.get("/console/reviews")), "answer": "answers/01jwriter", "action": "accept"}
+    late = client.post("/console/reviews/next", data=form)
+    assert late.status_code == 400
+    assert "Someone else has decided." in late.text
+    assert "01jclassifier" in late.text
+
+
+def test_answers_of_people_are_reviewed_by_operators_only(mesh: Mesh) -> None:
+    _, key = mesh.store.create("reader", {Role.READ})
+    with browser(mesh) as reader:
+        sign_in(reader, key)
+        page = reader.get("/console/reviews")
+        assert "Review the next answer" not in page.text
+        assert "ListReviews needs the role operate" in page.text
+        assert "Cohen’s kappa" in page.text
+        assert reader.get("/console/reviews/next").status_code == 403
+        form = {"form_token": token(page), "answer": "answers/01jwriter", "action": "accept"}
+        assert reader.post("/console/reviews/next", data=form).status_code == 403
