@@ -106,6 +106,13 @@ def _show(found: Exclusion, json_wanted: bool) -> None:
     if found.kind == Exclusion.KIND_ERASURE:
         counts = ", ".join(f"{count:,} {name}" for name, count in sorted(found.removed.items()))
         out.print(f"  deleted: {counts}", markup=False, soft_wrap=True)
+        for name in found.rewritten_versions:
+            out.print(f"  {name} was rewritten without it", markup=False, soft_wrap=True)
+        if found.HasField("complete_time"):
+            done = f"complete since {moment(found.complete_time):%Y-%m-%d %H:%M}: no data set holds it"
+        else:
+            done = "not complete: cleaning's records and data sets follow; `tidemill quarantine list` shows when"
+        out.print(f"  {done}", markup=False, soft_wrap=True)
     for item in found.affected:
         made = " → ".join(name for name in (item.dataset_version, item.run, item.model_version) if name)
         out.print(f"  learnt from {item.records:,} records: {item.cycle}  {made}", markup=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.datasets import Datasets
+from services.cleaning.app.erasures import Erasures
 from services.cleaning.app.explanations import Explanations
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import Records
@@ -91,7 +92,8 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     pool = WorkPool()
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        servicer = CleaningServicer(record_cases, dataset_cases, explanations, pool)
+        erasures = Erasures(records, datasets, datasets, snapshots, clock)
+        servicer = CleaningServicer(record_cases, dataset_cases, explanations, erasures, pool)
         grpc_stubs.add_CleaningServiceServicer_to_server(servicer, server)
         return ["tidemill.cleaning.v1.CleaningService"]
 

@@ -69,6 +69,7 @@ from services.pipeline.entrypoints.rollout_servicer import RolloutServicer
 from services.pipeline.entrypoints.servicer import PipelineServicer
 from services.pipeline.entrypoints.trigger_servicer import TriggerServicer
 from services.pipeline.entrypoints.worker import (
+    carry_out_erasures,
     publish_pending_feedback,
     run_rollouts,
     send_notices,
@@ -164,12 +165,13 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     )
     retention = RetentionGuard(settings.brokers, TOPICS)
 
+    exclusions = Exclusions(SqlExclusionStore(engine), dependencies.cycles, clock)
+
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_PipelineServiceServicer_to_server(PipelineServicer(cycles, feedback, captures), server)
         trigger_stubs.add_TriggerServiceServicer_to_server(TriggerServicer(triggers), server)
         rollout_stubs.add_RolloutServiceServicer_to_server(RolloutServicer(rollouts), server)
         review_stubs.add_ReviewServiceServicer_to_server(ReviewServicer(reviews), server)
-        exclusions = Exclusions(SqlExclusionStore(engine), dependencies.cycles, clock)
         exclusion_stubs.add_ExclusionServiceServicer_to_server(ExclusionServicer(exclusions), server)
         names = ("Pipeline", "Trigger", "Rollout", "Review", "Exclusion")
         return [f"tidemill.pipeline.v1.{name}Service" for name in names]
@@ -182,6 +184,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
             lambda: publish_pending_feedback(feedback, recorded),
             lambda: start_triggered_cycles(triggers),
             lambda: watch_drift(drift),
+            lambda: carry_out_erasures(exclusions, datasets),
             lambda: run_rollouts(runner, decided),
             lambda: send_notices(notices),
         ],

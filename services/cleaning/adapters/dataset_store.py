@@ -111,6 +111,14 @@ class SqlDatasetStore:
         with translate_database_errors(), self._engine.begin() as connection:
             return connection.execute(statement).rowcount == 1
 
+    def mark_erased(self, version: DatasetVersion, erased: int) -> None:
+        """See the port."""
+        assert version.snapshot is not None
+        marked = replace(version, snapshot=replace(version.snapshot, erased=erased))
+        where = (dataset_versions.c.dataset == version.dataset, dataset_versions.c.number == version.number)
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(update(dataset_versions).where(*where).values(body=version_row(marked)["body"]))
+
     def unannounced_versions(self) -> Sequence[DatasetVersion]:
         """See the port."""
         table = dataset_versions

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Engine,
     Table,
+    Text,
     and_,
     bindparam,
     case,
+    delete,
     exists,
     false,
     func,
@@ -28,13 +31,17 @@ from services.cleaning.adapters.rows import raw_record, raw_row, verdict_of, ver
 from services.cleaning.adapters.tables import import_records, raw_records, record_claims, verdicts
 from services.cleaning.app.ports import Announcement, Arrival, CollectedRecord
 from services.cleaning.domain.dataset import Dataset, ImportCount
-from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
-from services.kit.storage.database import read_only, translate_database_errors
+from services.cleaning.domain.record import FEEDBACK_PREFIX, Erased, RawRecord, RecordKey, Verdict, Withdrawal
+from services.kit.storage.database import forget_deleted, read_only, translate_database_errors
+
+_Key = TypeVar("_Key", RecordKey, str)
 
 _VERDICT_COLUMNS = [column.label(f"verdict_{column.name}") for column in verdicts.c]
 _KEY = tuple_(raw_records.c.source, raw_records.c.record_id)
 # Of two contents of a record, the one with the greater triple of these columns counts.
 _RECENCY = ("event_time", "arrival", "content_digest")
+# Instead of a digest, and greater than any.
+_ERASED = "~erased"
 # Keys in one statement. Each takes two parameters, and SQLite allows 32,766.
 _KEYS_AT_ONCE = 1000
 
@@ -175,6 +182,24 @@ class SqlRecordStore:
             for row in rows
         ]
 
+    def erase(self, gone: Erased) -> int:
+        """See the port."""
+        # The form of JsonText; a quotation mark inside a value is escaped, so only the attribute itself matches.
+        theirs = raw_records.c.attributes.cast(Text).contains(f'"feedback_person":"{gone.person}"', autoescape=True)
+        of_feedback = (raw_records.c.source.startswith(FEEDBACK_PREFIX, autoescape=True),)
+        columns = (raw_records.c.source, raw_records.c.record_id, raw_records.c.arrival)
+        with translate_database_errors(), self._engine.begin() as connection:
+            found = {tuple(row) for row in connection.execute(select(*columns).where(*of_feedback, theirs))}
+            for ids in _parts(gone.answers):
+                query = select(*columns).where(*of_feedback, raw_records.c.record_id.in_(ids))
+                left = query.where(raw_records.c.content_digest != _ERASED)
+                found |= {tuple(row) for row in connection.execute(left)}
+            for source, record_id, arrival in sorted(found):
+                _erase(connection, source, record_id, arrival)
+        # Also where an earlier call was killed before it came to this.
+        forget_deleted(self._engine)
+        return len(found)
+
     def records(self, record_id: str, source: str, limit: int) -> Sequence[CollectedRecord]:
         """See the port."""
         query = select(raw_records).where(raw_records.c.record_id == record_id)
@@ -186,6 +211,17 @@ class SqlRecordStore:
                 CollectedRecord(raw_record(row), row["withdrawn"], _verdicts(connection, row["source"], record_id))
                 for row in found
             ]
+
+
+def _erase(connection: Connection, source: str, record_id: str, arrival: int) -> None:
+    def of(table: Table) -> ColumnElement[bool]:
+        return and_(table.c.source == source, table.c.record_id == record_id)
+
+    # A repeat of the message is not newer than this, and its claim is older.
+    empty = {"text": "", "attributes": {}, "content_digest": _ERASED, "withdrawn": True}
+    connection.execute(update(raw_records).where(of(raw_records)).values(empty))
+    connection.execute(update(record_claims).where(of(record_claims)).values(held=False, arrival=arrival + 1))
+    connection.execute(delete(verdicts).where(of(verdicts)))
 
 
 def _verdicts(connection: Connection, source: str, record_id: str) -> Sequence[Verdict]:
@@ -266,7 +302,7 @@ def _present_digests(connection: Connection, keys: Iterable[RecordKey]) -> Mappi
     return found
 
 
-def _parts(keys: Iterable[RecordKey]) -> Iterable[list[RecordKey]]:
+def _parts(keys: Iterable[_Key]) -> Iterable[list[_Key]]:
     rest = iter(sorted(keys))
     while part := list(islice(rest, _KEYS_AT_ONCE)):
         yield part

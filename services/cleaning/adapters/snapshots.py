@@ -7,12 +7,13 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.cleaning.app.ports import Fate, Placement, RejectedRow, SnapshotContent, SnapshotRow
 from services.cleaning.domain.dataset import SnapshotSummary, dataset_id
-from services.cleaning.domain.record import RecordKey, Rejection
+from services.cleaning.domain.record import FEEDBACK_PREFIX, Erased, RecordKey, Rejection
 from services.kit.errors import FailedPreconditionError
 from services.kit.storage.artifacts import ArtifactStore, filesystem_of, translate_store_errors
 
@@ -78,8 +79,7 @@ class FolderSnapshots:
                 files["corrections.parquet"] = _record_table(content.corrections, content.columns)
             described = {name: _write(folder / name, table) for name, table in files.items()}
             manifest = {**content.manifest, "files": described}
-            text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-            (folder / MANIFEST).write_text(text, encoding="utf-8")
+            (folder / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
             self._store.put_folder(folder, uri)
         return _summary(uri, manifest)
 
@@ -99,6 +99,35 @@ class FolderSnapshots:
             return Fate(placement, Rejection(row["reason"], row["detail"], row.get("operator") or ""))
         return Fate(Placement.ABSENT)
 
+    def erase(self, uri: str, gone: Erased, moment: datetime) -> int:
+        """See the port. Each file is replaced as a whole and the manifest last; a repeat brings it up to the files."""
+        text = self._store.read_file(f"{uri}/{MANIFEST}")
+        if text is None:
+            return 0
+        manifest = json.loads(text)
+        described: dict[str, Any] = dict(manifest["files"])
+        before = int(manifest.get("erased", {}).get("rows", 0))
+        with tempfile.TemporaryDirectory(prefix="tidemill-erase-") as scratch:
+            for name, known in sorted(manifest["files"].items()):
+                table = _table(f"{uri}/{name}")
+                left = _without(table, gone)
+                if left.num_rows == known["rows"]:
+                    continue
+                path = Path(scratch) / name
+                described[name] = _write(path, left)
+                if left.num_rows != table.num_rows:
+                    self._store.replace_file(path, f"{uri}/{name}")
+            left_out = sum(int(manifest["files"][name]["rows"]) - int(described[name]["rows"]) for name in described)
+            rows = before + left_out
+            if not left_out:
+                return before
+            erased = {"rows": rows, "update_time": moment.isoformat()}
+            manifest = {**manifest, "files": described, "erased": erased}
+            path = Path(scratch) / MANIFEST
+            path.write_text(_manifest_text(manifest), encoding="utf-8")
+            self._store.replace_file(path, f"{uri}/{MANIFEST}")
+        return rows
+
     def _uri(self, dataset: str, digest: str) -> str:
         return self._store.uri("datasets", dataset_id(dataset), digest[:16])
 
@@ -117,9 +146,7 @@ def _rows_of(uri: str, record: RecordKey, whole: bool) -> list[dict[str, Any]]:
                 filters=[("record_id", "==", record_id), ("source", "==", source)],
             )
     except FileNotFoundError as error:
-        raise FailedPreconditionError(
-            f"{uri} is missing; build the data set again.", reason="SNAPSHOT_DAMAGED", metadata={"uri": uri}
-        ) from error
+        raise _missing(uri) from error
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
@@ -134,6 +161,41 @@ def _summary(uri: str, manifest: Mapping[str, Any]) -> SnapshotSummary:
         counts["holdout"],
         counts["rejected_by_reason"],
         counts.get("feedback", {}),
+        manifest.get("erased", {}).get("rows", 0),
+    )
+
+
+def _manifest_text(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _table(uri: str) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    filesystem, path = filesystem_of(uri)
+    try:
+        with translate_store_errors(uri):
+            return pq.read_table(path, filesystem=filesystem)
+    except FileNotFoundError as error:
+        raise _missing(uri) from error
+
+
+def _without(table: pa.Table, gone: Erased) -> pa.Table:
+    """The rows that are not erased; without a column for the person, records of feedback are found by their answers."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    answers = pa.array(sorted(gone.answers), pa.string())
+    theirs = pc.is_in(table["record_id"], value_set=answers)
+    if "feedback_person" in table.column_names:
+        theirs = pc.or_(theirs, pc.is_in(table["feedback_person"], value_set=pa.array([gone.person])))
+    of_feedback = pc.starts_with(table["source"], FEEDBACK_PREFIX)
+    return table.filter(pc.invert(pc.and_(theirs, of_feedback)))
+
+
+def _missing(uri: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"{uri} is missing; build the data set again.", reason="SNAPSHOT_DAMAGED", metadata={"uri": uri}
     )
 
 

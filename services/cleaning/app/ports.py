@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, ImportCount, SnapshotSummary
-from services.cleaning.domain.record import RawRecord, RecordKey, Rejection, Verdict, Withdrawal
+from services.cleaning.domain.record import Erased, RawRecord, RecordKey, Rejection, Verdict, Withdrawal
 from services.kit.bus.port import LostMessages
 
 
@@ -93,6 +93,18 @@ class RecordStore(Protocol):
         ...
 
 
+class ErasedStore(Protocol):
+    """Erases records."""
+
+    def erase(self, gone: Erased) -> int:
+        """Deletes texts, attributes and verdicts of records of feedback; returns how many had any.
+
+        A record's key stays, withdrawn, so that no late repeat of its message brings the content back. Content that
+        arrives later is new.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Losses:
     """Messages that the bus deleted unread: their maximum number, and when the last of them was found."""
@@ -161,6 +173,10 @@ class VersionStore(Protocol):
 
     def update_version(self, version: DatasetVersion) -> bool:
         """Replaces the version if it is still being built; False if it has ended in the meantime."""
+        ...
+
+    def mark_erased(self, version: DatasetVersion, erased: int) -> None:
+        """Stores how many rows of a ready version's snapshot were erased in all."""
         ...
 
     def unannounced_versions(self) -> Sequence[DatasetVersion]:
@@ -251,6 +267,17 @@ class SnapshotStore(Protocol):
 
     def write(self, content: SnapshotContent) -> SnapshotSummary:
         """Writes a snapshot completely or not at all; an existing one stays."""
+        ...
+
+    def erase(self, uri: str, gone: Erased, moment: datetime) -> int:
+        """Rewrites a snapshot without erased records, and says so in its manifest; repeats what a crash left.
+
+        Returns:
+            How many rows were erased from it in all, since it was built; 0 of one that does not exist.
+
+        Raises:
+            UnavailableError: the artefact store does not respond.
+        """
         ...
 
     def fate(self, snapshot: SnapshotSummary, record: RecordKey) -> Fate:

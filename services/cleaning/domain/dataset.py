@@ -110,6 +110,8 @@ class SnapshotSummary:
     rejected_by_reason: Mapping[str, int]
     feedback: Mapping[str, int] = field(default_factory=dict)
     """Records of feedback: `correction` and `accepted` for training, `people`, `held_back`, `rejected`."""
+    erased: int = 0
+    """Rows that were erased since it was built; the other counts stay as they were."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from services.kit.ids import record_name, sha256_hex
 
+FEEDBACK_PREFIX = "answers."
+"""The pipeline service names the sources of feedback so, and no other source."""
+
 RecordKey = tuple[str, str]
 """Identity of a record: its source, and its id within it."""
 
@@ -72,6 +75,14 @@ class Withdrawal(_OfRecord):
     import_name: str
     origin: str
     arrival: int
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """Which records of feedback are erased: those of a person (a pseudonym), and those of answers (ids of records)."""
+
+    person: str
+    answers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,7 @@ def version_to(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
         message.holdout_count = snapshot.holdout_count
         message.rejected_by_reason.update(snapshot.rejected_by_reason)
         message.feedback_counts.update(snapshot.feedback)
+        message.erased_count = snapshot.erased
     return message
 
 

@@ -12,6 +12,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
 
 from services.cleaning.app.datasets import Datasets
+from services.cleaning.app.erasures import Erasures
 from services.cleaning.app.explanations import Explanations
 from services.cleaning.app.records import Records
 from services.cleaning.domain.dataset import DatasetVersion
@@ -26,8 +27,16 @@ from services.kit.threads import in_thread
 class CleaningServicer(grpc_stubs.CleaningServiceServicer):
     """Implements `tidemill.cleaning.v1.CleaningService`."""
 
-    def __init__(self, records: Records, datasets: Datasets, explanations: Explanations, cleaning: WorkPool) -> None:
+    def __init__(
+        self,
+        records: Records,
+        datasets: Datasets,
+        explanations: Explanations,
+        erasures: Erasures,
+        cleaning: WorkPool,
+    ) -> None:
         self._records = records
+        self._erasures = erasures
         self._datasets = datasets
         self._explanations = explanations
         self._cleaning = cleaning
@@ -45,6 +54,11 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         """Counts records."""
         count, newest = await asyncio.to_thread(self._records.count, list(request.sources), request.after)
         return pb.CountRecordsResponse(count=count, newest_arrival=newest)
+
+    async def EraseFeedback(self, request: pb.EraseFeedbackRequest, context: Any) -> pb.EraseFeedbackResponse:
+        """Erases what a person taught."""
+        done = await asyncio.to_thread(self._erasures.erase, request.person, list(request.record_ids))
+        return pb.EraseFeedbackResponse(record_count=done.records, dataset_versions=done.versions)
 
     async def GetRecord(self, request: pb.GetRecordRequest, context: Any) -> pb.GetRecordResponse:
         """Returns a record and its verdicts."""

@@ -226,6 +226,25 @@ class ArtifactStore:
         with translate_store_errors(uri), contextlib.suppress(FileNotFoundError):
             filesystem.rm(path, recursive=True)
 
+    def replace_file(self, source: Path, uri: str) -> None:
+        """Puts a file in the place of one in a stored folder; a reader sees the one or the other.
+
+        Raises:
+            UnavailableError: the store does not respond; retry.
+        """
+        target = local_path(uri)
+        if target is not None:
+            partial = target.with_name(f".{target.name}.{new_id()}")
+            try:
+                shutil.copyfile(source, partial)
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+            return
+        filesystem, path = filesystem_of(uri)
+        with translate_store_errors(uri):
+            filesystem.put_file(str(source), path)
+
     def put_folder(self, source: Path, uri: str) -> None:
         """Stores a folder under a URL, completely or not at all; existing content is kept.
 

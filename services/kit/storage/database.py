@@ -108,6 +108,30 @@ def one_at_a_time(connection: Connection, what: str) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(what))))
 
 
+def forget_deleted(engine: Engine) -> None:
+    """Empties SQLite's write-ahead log, which still holds what was deleted; the file itself is overwritten with zeros.
+
+    PostgreSQL needs no such call: its vacuum does that.
+
+    Raises:
+        UnavailableError: others read the old state for too long; call it again.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    # A checkpoint is not possible within a transaction, which a connection of SQLAlchemy always has.
+    raw = engine.raw_connection()
+    try:
+        busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        raw.close()
+    if busy:
+        raise UnavailableError(
+            "The database is read all the time, so its log still holds what was deleted.",
+            reason="DATABASE_BUSY",
+            retry_after_s=1,
+        )
+
+
 @contextmanager
 def translate_database_errors() -> Iterator[None]:
     """Turns errors of an unavailable or locked database into retryable ones: the bus redelivers, callers retry.
@@ -172,6 +196,8 @@ def _tune_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA busy_timeout=30000")
     cursor.execute("PRAGMA foreign_keys=ON")
+    # What was erased, or kept for its time only, must not stand in the file any more.
+    cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from services.kit.ids import new_id
-from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
+from services.kit.storage.database import forget_deleted, one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.audit_store import add
 from services.pipeline.adapters.lessons import JOIN, learn, salt_of
 from services.pipeline.adapters.rows import cycle_of, spec_row
@@ -21,12 +21,14 @@ from services.pipeline.adapters.tables import (
     feedback,
     lessons,
     metadata,
+    pending_erasures,
     review_decisions,
     review_items,
     taught,
     trigger_firings,
 )
-from services.pipeline.domain.audit import AuditEntry
+from services.pipeline.app.exclusions import PendingErasure
+from services.pipeline.domain.audit import MESH, AuditEntry
 from services.pipeline.domain.audit import entry as audit_entry
 from services.pipeline.domain.exclusion import Exclusion, ExclusionKind
 from services.pipeline.domain.learning import pseudonym_of
@@ -97,6 +99,8 @@ class SqlExclusionStore:
                 _delete(connection, table, column, asked)
             _delete(connection, lessons, lessons.c.answer, asked)
             _forget_responses(connection, [f"feedback/{row.feedback_id}".encode() for row in rows])
+            left = {"exclusion_id": exclusion.exclusion_id, "records": sorted(asked), "done": 0}
+            connection.execute(insert(pending_erasures).values(left))
             ordered = _order_cycles(connection, exclusion)
             made = replace(exclusion, removed=removed, ordered=ordered)
             connection.execute(insert(exclusions).values(_row(made)))
@@ -104,6 +108,34 @@ class SqlExclusionStore:
             facts = {name: str(count) for name, count in removed.items()} | {"ordered": ", ".join(ordered)}
             add(connection, [_entry(made, actor, "feedback.erase", made.create_time, why, **facts)])
             return made
+
+    def pending(self) -> Sequence[PendingErasure]:
+        """See the port."""
+        joined = select(exclusions, pending_erasures.c.records, pending_erasures.c.done).join(
+            pending_erasures, pending_erasures.c.exclusion_id == exclusions.c.exclusion_id
+        )
+        with translate_database_errors(), self._reads.connect() as connection:
+            rows = connection.execute(joined.order_by(exclusions.c.exclusion_id)).mappings()
+            return [PendingErasure(_exclusion(row), tuple(row["records"]), row["done"]) for row in rows]
+
+    def carried_out(self, exclusion: Exclusion) -> None:
+        """See the port."""
+        ours = pending_erasures.c.exclusion_id == exclusion.exclusion_id
+        where = (exclusions.c.exclusion_id == exclusion.exclusion_id, exclusions.c.complete_time.is_(None))
+        values = {"rewritten": list(exclusion.rewritten), "complete_time": exclusion.complete_time}
+        # What this service deleted is still in the log of its database.
+        forget_deleted(self._engine)
+        with translate_database_errors(), self._engine.begin() as connection:
+            one_at_a_time(connection, "exclusions")
+            if not connection.execute(update(exclusions).where(*where).values(values)).rowcount:
+                return
+            if exclusion.complete_time is None:
+                connection.execute(update(pending_erasures).where(ours).values(done=pending_erasures.c.done + 1))
+                return
+            connection.execute(delete(pending_erasures).where(ours))
+            why = "What the person taught is gone from the records and the data sets of cleaning."
+            facts = {"rewritten": ", ".join(exclusion.rewritten)}
+            add(connection, [_entry(exclusion, MESH, "feedback.erased", exclusion.complete_time, why, **facts)])
 
     def get(self, exclusion_id: str) -> Exclusion | None:
         """See the port."""
@@ -179,6 +211,8 @@ def _row(exclusion: Exclusion) -> dict[str, Any]:
         "removed": dict(exclusion.removed),
         "ordered": list(exclusion.ordered),
         "lift_time": exclusion.lift_time,
+        "rewritten": list(exclusion.rewritten),
+        "complete_time": exclusion.complete_time,
     }
 
 
@@ -193,4 +227,6 @@ def _exclusion(row: Mapping[Any, Any]) -> Exclusion:
         removed=row["removed"],
         ordered=tuple(row["ordered"]),
         lift_time=row["lift_time"],
+        rewritten=tuple(row["rewritten"]),
+        complete_time=row["complete_time"],
     )

@@ -31,6 +31,9 @@ from services.pipeline.domain.cycle import Json
 # A source is hashed before CreateImport answers; a model is loaded before PublishModel does.
 _IMPORT_DEADLINE_S = 300.0
 _PUBLISH_DEADLINE_S = 300.0
+# Every snapshot of a data set with feedback is read.
+_ERASE_DEADLINE_S = 600.0
+_RECORDS_AT_ONCE = 10_000
 
 _DONE: dict[type[Message], frozenset[int]] = {
     Import: frozenset({Import.STATE_SUCCEEDED, Import.STATE_FAILED, Import.STATE_CANCELLED}),
@@ -113,6 +116,18 @@ class DatasetVersions:
         with translate_rpc_errors("cleaning"):
             response = await self._stub.CountRecords(request)
         return response.count, response.newest_arrival
+
+    async def erase(self, person: str, records: Sequence[str], request_id: str) -> Sequence[str]:
+        """See `services.pipeline.app.exclusions.TaughtRecords`."""
+        found: set[str] = set()
+        for start in range(0, max(1, len(records)), _RECORDS_AT_ONCE):
+            request = cleaning_pb.EraseFeedbackRequest(
+                request_id=f"{request_id}-{start}", person=person, record_ids=records[start : start + _RECORDS_AT_ONCE]
+            )
+            with translate_rpc_errors("cleaning"):
+                response = await self._stub.EraseFeedback(request, timeout=_ERASE_DEADLINE_S)
+            found.update(response.dataset_versions)
+        return sorted(found)
 
     async def start(self, order: Json, request_id: str) -> Work:
         """See the port; the order is a BuildDatasetVersionRequest."""

@@ -195,6 +195,17 @@ exclusions = Table(
     Column("removed", JsonText, nullable=False),
     Column("ordered", JsonText, nullable=False),
     Column("lift_time", UtcMicros, nullable=True),
+    Column("rewritten", JsonText, nullable=False),
+    Column("complete_time", UtcMicros, nullable=True),
+)
+
+# Erasures that cleaning has to carry out still; `records` are ids of records, `done` counts the times that it did.
+pending_erasures = Table(
+    "pending_erasures",
+    metadata,
+    Column("exclusion_id", String(64), primary_key=True),
+    Column("records", JsonText, nullable=False),
+    Column("done", Integer, nullable=False),
 )
 
 # How many records each cycle took of whom.

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.kit.clock import Clock
-from services.kit.errors import FailedPreconditionError, not_found
+from services.kit.errors import FailedPreconditionError, TidemillError, is_retryable, not_found
 from services.kit.ids import new_id
 from services.pipeline.app.ports import CycleStore
 from services.pipeline.domain.audit import INSIDE
 from services.pipeline.domain.exclusion import Affected, Exclusion, ExclusionKind
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingErasure:
+    """An erasure that is not complete: the ids of records that go with it, and how often cleaning carried it out."""
+
+    exclusion: Exclusion
+    records: tuple[str, ...]
+    done: int
+
+
+class TaughtRecords(Protocol):
+    """The records and data sets of cleaning."""
+
+    async def erase(self, person: str, records: Sequence[str], request_id: str) -> Sequence[str]:
+        """Erases what a person taught, and these records of feedback; returns the data-set versions it rewrote.
+
+        Raises:
+            UnavailableError: cleaning does not answer, or is building a version; try again.
+        """
+        ...
 
 
 class ExclusionStore(Protocol):
@@ -34,6 +56,14 @@ class ExclusionStore(Protocol):
 
     def erase(self, exclusion: Exclusion, author: str, tenant: str, actor: str) -> Exclusion:
         """Deletes all that a person gave, stores that, and orders a cycle of each pipeline that learnt from it."""
+        ...
+
+    def pending(self) -> Sequence[PendingErasure]:
+        """Erasures that are not complete, oldest first."""
+        ...
+
+    def carried_out(self, exclusion: Exclusion) -> None:
+        """Stores what cleaning has rewritten; with a `complete_time` nothing is left, and an audit entry says so."""
         ...
 
     def get(self, exclusion_id: str) -> Exclusion | None:
@@ -98,6 +128,30 @@ class Exclusions:
         found = self._store.erase(draft, author, tenant, actor)
         logger.warning("%s was erased: %s", person, dict(found.removed))
         return self._view(found)
+
+    async def carry_out(self, taught: TaughtRecords) -> None:
+        """Has cleaning erase what is pending: at once, and again when the ordered cycles have their data sets.
+
+        A record that was on its way at the time of the erasure has come by then.
+        """
+        for item in await asyncio.to_thread(self._store.pending):
+            found, begun = item.exclusion, item.exclusion.create_time
+            newest = [await asyncio.to_thread(self._cycles.learnt, name) for name in found.ordered]
+            clean = all(cycle is not None and cycle.create_time > begun for cycle in newest)
+            if item.done and not clean:
+                continue
+            try:
+                rewritten = await taught.erase(
+                    found.person, item.records, f"{found.exclusion_id}-{item.done}-{'last' if clean else 'first'}"
+                )
+            except TidemillError as error:
+                if not is_retryable(error):
+                    raise
+                logger.info("%s is carried out later: %s", found.name, error.message)
+                continue
+            versions = tuple(sorted({*found.rewritten, *rewritten}))
+            now = self._clock.now() if clean else None
+            await asyncio.to_thread(self._store.carried_out, replace(found, rewritten=versions, complete_time=now))
 
     def page(self, before: str, limit: int) -> Sequence[ExclusionView]:
         """Exclusions, newest first."""

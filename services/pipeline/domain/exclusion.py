@@ -19,7 +19,9 @@ class ExclusionKind(Enum):
 class Exclusion:
     """A quarantine or an erasure of an API key or of a person, who is named by pseudonym only.
 
-    `removed` counts what an erasure deleted, `ordered` are the pipelines of which it ordered a cycle.
+    `removed` counts what an erasure deleted, `ordered` are the pipelines of which it ordered a cycle, `rewritten` the
+    data-set versions whose files no longer hold what the person taught. It is complete when these cycles have their
+    data sets, and nothing is left in cleaning.
     """
 
     exclusion_id: str
@@ -31,6 +33,8 @@ class Exclusion:
     removed: Mapping[str, int] = field(default_factory=dict)
     ordered: tuple[str, ...] = ()
     lift_time: datetime | None = None
+    rewritten: tuple[str, ...] = ()
+    complete_time: datetime | None = None
 
     @property
     def name(self) -> str:

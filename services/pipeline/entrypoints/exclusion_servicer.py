@@ -82,6 +82,9 @@ def _message(view: ExclusionView) -> pb.Exclusion:
         removed=item.removed,
         ordered_pipelines=[f"pipelines/{name}" for name in item.ordered],
     )
+    message.rewritten_versions.extend(item.rewritten)
+    if item.complete_time is not None:
+        message.complete_time.CopyFrom(timestamp(item.complete_time))
     if item.lift_time is not None:
         message.lift_time.CopyFrom(timestamp(item.lift_time))
     return message

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from services.kit.runtime.loops import Wakeup, step_forever
 from services.kit.threads import in_thread
 from services.pipeline.app.drift import DriftWatch
+from services.pipeline.app.exclusions import Exclusions, TaughtRecords
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.app.notices import Notices
 from services.pipeline.app.rollout_runner import RolloutRunner
@@ -29,6 +32,12 @@ async def start_triggered_cycles(triggers: PipelineTriggers) -> None:
 async def watch_drift(drift: DriftWatch) -> None:
     """Looks for drift every minute where a look is due, until it is cancelled."""
     await step_forever(drift.step, "drift", idle_s=_EVERY_S, survives_defects=True)
+
+
+async def carry_out_erasures(exclusions: Exclusions, taught: TaughtRecords) -> None:
+    """Has cleaning erase what is pending, every ten seconds, until it is cancelled."""
+    step = partial(exclusions.carry_out, taught)
+    await step_forever(step, "erasures", idle_s=_TRIGGERS_EVERY_S, survives_defects=True)
 
 
 async def run_rollouts(runner: RolloutRunner, decided: Wakeup) -> None:

@@ -209,7 +209,7 @@ class Services:
         engine, pool = self.engine("cleaning"), WorkPool()
         stack.callback(pool.close)
         world = CleaningHarness(engine, self.folder / "artifacts")
-        servicer = CleaningServicer(world.records, world.datasets, world.explanations, pool)
+        servicer = CleaningServicer(world.records, world.datasets, world.explanations, world.erasures, pool)
         self.ends["dataset_version"] = lambda _: world.work()
         await self._serve(
             stack,

@@ -456,6 +456,10 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
             ingest.IngestRecordsRequest(records=[Record(source="s", text="two")]),
         ),
         "PutDataset": (put(1), put(2)),
+        "EraseFeedback": (
+            cleaning.EraseFeedbackRequest(person=f"p-{1:016x}"),
+            cleaning.EraseFeedbackRequest(person=f"p-{2:016x}"),
+        ),
         "PromoteRun": (training.PromoteRunRequest(name=runs[0].name), training.PromoteRunRequest(name=runs[1].name)),
         "PublishModel": (publish(mesh, 1), publish(mesh, 2)),
         "PromoteVersion": (promote("models/set"), promote("models/back")),

@@ -19,6 +19,7 @@ from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.datasets import Datasets
+from services.cleaning.app.erasures import Erasures
 from services.cleaning.app.explanations import Explanations
 from services.cleaning.app.ports import Announcement, Arrival, Fate, Placement
 from services.cleaning.app.recipe_cache import RecipeCache
@@ -97,6 +98,7 @@ class Harness:
         snapshots = FolderSnapshots(ArtifactStore(f"file://{self.folder}"))
         self.datasets = Datasets(self.datasets_store, self.datasets_store, self.store, snapshots, recipes, self.clock)
         self.explanations = Explanations(self.records, self.datasets_store, self.datasets_store, snapshots, recipes)
+        self.erasures = Erasures(self.store, self.datasets_store, self.datasets_store, snapshots, self.clock)
         self.builder = Builder(
             records=self.store,
             datasets=self.datasets_store,

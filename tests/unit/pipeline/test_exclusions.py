@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
 from sqlalchemy import select
 
-from services.kit.errors import FailedPreconditionError, NotFoundError
+from services.kit.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from services.kit.grpc.request_ids import AnsweredRequest
 from services.kit.storage.requests import SqlRequestLog
 from services.pipeline.adapters import tables
@@ -133,6 +134,65 @@ async def test_the_audit_trail_says_who_left_out_whom_and_why_and_names_no_perso
         "ordered": "headlines",
     }  # fmt: skip
     assert "dora" not in office.all_text()
+
+
+class Cleaning:
+    """What cleaning is asked to erase; it refuses where the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, list[str], str]] = []
+        self.errors: list[UnavailableError] = []
+
+    async def erase(self, person: str, records: Sequence[str], request_id: str) -> Sequence[str]:
+        self.asked.append((person, list(records), request_id))
+        if self.errors:
+            raise self.errors.pop()
+        return [f"datasets/d/versions/{len(self.asked)}"]
+
+
+async def test_cleaning_erases_at_once_and_again_after_the_clean_cycle(office: Office) -> None:
+    cleaning = Cleaning()
+    office.correct("a", "dora")
+    await office.cycle()
+    office.desk.clock.time += timedelta(minutes=1)
+    view = office.exclusions.erase("dora", TENANT, "")
+    cleaning.errors = [UnavailableError("a version is being built.")]
+    for _ in range(2):
+        await office.exclusions.carry_out(cleaning)
+    (first,) = office.exclusions.page("", 10)
+    assert first.exclusion.rewritten == ("datasets/d/versions/2",)
+    assert first.exclusion.complete_time is None
+    # Nothing more until the cycle that was ordered has a data set.
+    await office.exclusions.carry_out(cleaning)
+    assert len(cleaning.asked) == 2
+    office.desk.clock.time += timedelta(minutes=1)
+    office.world.clock.time = office.desk.clock.time
+    await office.world.triggers.step()
+    await office.exclusions.carry_out(cleaning)
+    assert len(cleaning.asked) == 2
+    office.world.end()
+    for _ in range(2):
+        await office.exclusions.carry_out(cleaning)
+    (last,) = office.exclusions.page("", 10)
+    assert last.exclusion.rewritten == ("datasets/d/versions/2", "datasets/d/versions/3")
+    assert last.exclusion.complete_time == office.desk.clock.time
+    person = view.exclusion.person
+    assert [item[:2] for item in cleaning.asked] == [(person, ["answers/a"])] * 3
+    # A repeat after a lost response is the same request.
+    assert cleaning.asked[0][2] == cleaning.asked[1][2] != cleaning.asked[2][2]
+    assert [item[1] for item in office.world.trail()][-1] == "feedback.erased"
+    assert list(SqlExclusionStore(office.engine).pending()) == []
+
+
+async def test_an_erasure_of_what_no_cycle_took_is_complete_at_once(office: Office) -> None:
+    office.correct("a", "dora")
+    office.exclusions.erase("dora", TENANT, "")
+    cleaning = Cleaning()
+    await office.exclusions.carry_out(cleaning)
+    await office.exclusions.carry_out(cleaning)
+    assert len(cleaning.asked) == 1
+    (view,) = office.exclusions.page("", 10)
+    assert view.exclusion.complete_time is not None
 
 
 async def test_quarantined_corrections_start_no_cycle(office: Office) -> None:

@@ -317,6 +317,66 @@ class CountRecordsResponse(_message.Message):
 Global___CountRecordsResponse: _TypeAlias = CountRecordsResponse  # noqa: Y015
 
 @_typing.final
+class EraseFeedbackRequest(_message.Message):
+    """Request of EraseFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    RECORD_IDS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a repeat harmless."""
+    person: _builtins.str
+    """Pseudonym of the person, as records of feedback carry it."""
+    @_builtins.property
+    def record_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of records of feedback to erase whoever judged them: answers to what the person had asked."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        person: _builtins.str = ...,
+        record_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["person", b"person", "record_ids", b"record_ids", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseFeedbackRequest: _TypeAlias = EraseFeedbackRequest  # noqa: Y015
+
+@_typing.final
+class EraseFeedbackResponse(_message.Message):
+    """Response of EraseFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    DATASET_VERSIONS_FIELD_NUMBER: _builtins.int
+    record_count: _builtins.int
+    """Records whose texts were deleted."""
+    @_builtins.property
+    def dataset_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Versions whose snapshots were rewritten, `datasets/{dataset}/versions/{number}`."""
+
+    def __init__(
+        self,
+        *,
+        record_count: _builtins.int = ...,
+        dataset_versions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_versions", b"dataset_versions", "record_count", b"record_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseFeedbackResponse: _TypeAlias = EraseFeedbackResponse  # noqa: Y015
+
+@_typing.final
 class GetRecordRequest(_message.Message):
     """Request of GetRecord."""
 

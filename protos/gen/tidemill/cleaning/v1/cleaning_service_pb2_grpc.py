@@ -55,6 +55,11 @@ class CleaningServiceStub:
                 request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsRequest.SerializeToString,
                 response_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsResponse.FromString,
                 _registered_method=True)
+        self.EraseFeedback = channel.unary_unary(
+                '/tidemill.cleaning.v1.CleaningService/EraseFeedback',
+                request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.EraseFeedbackRequest.SerializeToString,
+                response_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.EraseFeedbackResponse.FromString,
+                _registered_method=True)
         self.PutDataset = channel.unary_unary(
                 '/tidemill.cleaning.v1.CleaningService/PutDataset',
                 request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.PutDatasetRequest.SerializeToString,
@@ -124,6 +129,14 @@ class CleaningServiceServicer:
 
     def CountRecords(self, request, context):
         """Counts the records of sources that arrived after a moment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseFeedback(self, request, context):
+        """Erases what a person taught: deletes the texts of records, and rewrites the snapshots that hold them. Only services of
+        the mesh call it; callers of the gateway use tidemill.pipeline.v1.ExclusionService.EraseUser.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,6 +220,11 @@ def add_CleaningServiceServicer_to_server(servicer, server):
                     servicer.CountRecords,
                     request_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsRequest.FromString,
                     response_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsResponse.SerializeToString,
+            ),
+            'EraseFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseFeedback,
+                    request_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.EraseFeedbackRequest.FromString,
+                    response_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.EraseFeedbackResponse.SerializeToString,
             ),
             'PutDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.PutDataset,
@@ -358,6 +376,33 @@ class CleaningService:
             '/tidemill.cleaning.v1.CleaningService/CountRecords',
             tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsRequest.SerializeToString,
             tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.CountRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.cleaning.v1.CleaningService/EraseFeedback',
+            tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.EraseFeedbackRequest.SerializeToString,
+            tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.EraseFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

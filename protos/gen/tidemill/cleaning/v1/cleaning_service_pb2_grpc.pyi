@@ -41,6 +41,10 @@ class CleaningServiceStub:
     """Shows, operator by operator, what each data set made of one record, from its original."""
     CountRecords: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.CountRecordsRequest, _cleaning_service_pb2.CountRecordsResponse]
     """Counts the records of sources that arrived after a moment."""
+    EraseFeedback: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.EraseFeedbackRequest, _cleaning_service_pb2.EraseFeedbackResponse]
+    """Erases what a person taught: deletes the texts of records, and rewrites the snapshots that hold them. Only services of
+    the mesh call it; callers of the gateway use tidemill.pipeline.v1.ExclusionService.EraseUser.
+    """
     PutDataset: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.PutDatasetRequest, _cleaning_service_pb2.PutDatasetResponse]
     """Creates a data set or replaces its spec; records already collected are cleaned again if the recipe changed."""
     GetDataset: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetRequest, _cleaning_service_pb2.GetDatasetResponse]
@@ -71,6 +75,10 @@ class CleaningServiceAsyncStub(CleaningServiceStub):
     """Shows, operator by operator, what each data set made of one record, from its original."""
     CountRecords: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.CountRecordsRequest, _cleaning_service_pb2.CountRecordsResponse]  # type: ignore[assignment]
     """Counts the records of sources that arrived after a moment."""
+    EraseFeedback: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.EraseFeedbackRequest, _cleaning_service_pb2.EraseFeedbackResponse]  # type: ignore[assignment]
+    """Erases what a person taught: deletes the texts of records, and rewrites the snapshots that hold them. Only services of
+    the mesh call it; callers of the gateway use tidemill.pipeline.v1.ExclusionService.EraseUser.
+    """
     PutDataset: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.PutDatasetRequest, _cleaning_service_pb2.PutDatasetResponse]  # type: ignore[assignment]
     """Creates a data set or replaces its spec; records already collected are cleaned again if the recipe changed."""
     GetDataset: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetRequest, _cleaning_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
@@ -122,6 +130,16 @@ class CleaningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cleaning_service_pb2.CountRecordsResponse, _abc.Awaitable[_cleaning_service_pb2.CountRecordsResponse]]:
         """Counts the records of sources that arrived after a moment."""
+
+    @_abc_1.abstractmethod
+    def EraseFeedback(
+        self,
+        request: _cleaning_service_pb2.EraseFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cleaning_service_pb2.EraseFeedbackResponse, _abc.Awaitable[_cleaning_service_pb2.EraseFeedbackResponse]]:
+        """Erases what a person taught: deletes the texts of records, and rewrites the snapshots that hold them. Only services of
+        the mesh call it; callers of the gateway use tidemill.pipeline.v1.ExclusionService.EraseUser.
+        """
 
     @_abc_1.abstractmethod
     def PutDataset(

@@ -268,6 +268,7 @@ class DatasetVersion(_message.Message):
     WITHDRAWN_COUNT_FIELD_NUMBER: _builtins.int
     CHANGED_COUNT_FIELD_NUMBER: _builtins.int
     FEEDBACK_COUNTS_FIELD_NUMBER: _builtins.int
+    ERASED_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`datasets/{dataset}/versions/{number}`."""
     state: Global___DatasetVersion.State.ValueType
@@ -288,6 +289,10 @@ class DatasetVersion(_message.Message):
     """Records that the awaited imports found gone from their sources."""
     changed_count: _builtins.int
     """Records that the awaited imports found changed."""
+    erased_count: _builtins.int
+    """Rows that were erased from its files since it was built, because a person asked to be forgotten; the other counts and
+    the digest stay those of the build.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -338,10 +343,11 @@ class DatasetVersion(_message.Message):
         withdrawn_count: _builtins.int = ...,
         changed_count: _builtins.int = ...,
         feedback_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        erased_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "progress", b"progress", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "create_time", b"create_time", "digest", b"digest", "failure", b"failure", "feedback_counts", b"feedback_counts", "holdout_count", b"holdout_count", "name", b"name", "progress", b"progress", "records_in", b"records_in", "rejected_by_reason", b"rejected_by_reason", "reused", b"reused", "spec", b"spec", "state", b"state", "train_count", b"train_count", "update_time", b"update_time", "uri", b"uri", "withdrawn_count", b"withdrawn_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "create_time", b"create_time", "digest", b"digest", "erased_count", b"erased_count", "failure", b"failure", "feedback_counts", b"feedback_counts", "holdout_count", b"holdout_count", "name", b"name", "progress", b"progress", "records_in", b"records_in", "rejected_by_reason", b"rejected_by_reason", "reused", b"reused", "spec", b"spec", "state", b"state", "train_count", b"train_count", "update_time", b"update_time", "uri", b"uri", "withdrawn_count", b"withdrawn_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

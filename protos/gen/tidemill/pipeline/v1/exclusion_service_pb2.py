@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tidemill/pipeline/v1/exclusion_service.proto\x12\x14tidemill.pipeline.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"l\n\rAffectedCycle\x12\r\n\x05\x63ycle\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x0f\n\x07records\x18\x05 \x01(\x03\"\xe4\x03\n\tExclusion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.tidemill.pipeline.v1.Exclusion.Kind\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61pi_key\x18\x04 \x01(\t\x12\x0e\n\x06person\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x35\n\x08\x61\x66\x66\x65\x63ted\x18\x07 \x03(\x0b\x32#.tidemill.pipeline.v1.AffectedCycle\x12=\n\x07removed\x18\x08 \x03(\x0b\x32,.tidemill.pipeline.v1.Exclusion.RemovedEntry\x12\x19\n\x11ordered_pipelines\x18\t \x03(\t\x12-\n\tlift_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cRemovedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"C\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKIND_QUARANTINE\x10\x01\x12\x10\n\x0cKIND_ERASURE\x10\x02\"\xe5\x01\n\x19QuarantineFeedbackRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\x07\x61pi_key\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01H\x00\x12)\n\x06person\x18\x03 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^p-[0-9a-f]{16}$H\x00\x12\x1c\n\x06\x61uthor\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x12\x18\n\x06tenant\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x06reason\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x42\x0e\n\x05whose\x12\x05\xbaH\x02\x08\x01\"P\n\x1aQuarantineFeedbackResponse\x12\x32\n\texclusion\x18\x01 \x01(\x0b\x32\x1f.tidemill.pipeline.v1.Exclusion\"h\n\x15LiftQuarantineRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x31\n\x04name\x18\x02 \x01(\tB#\xbaH r\x1e\x32\x1c^exclusions/[a-z0-9-]{1,64}$\"L\n\x16LiftQuarantineResponse\x12\x32\n\texclusion\x18\x01 \x01(\x0b\x32\x1f.tidemill.pipeline.v1.Exclusion\"\x80\x01\n\x10\x45raseUserRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1a\n\x06\x61uthor\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x18\n\x06tenant\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x06reason\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"G\n\x11\x45raseUserResponse\x12\x32\n\texclusion\x18\x01 \x01(\x0b\x32\x1f.tidemill.pipeline.v1.Exclusion\"T\n\x15ListExclusionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"f\n\x16ListExclusionsResponse\x12\x33\n\nexclusions\x18\x01 \x03(\x0b\x32\x1f.tidemill.pipeline.v1.Exclusion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc3\x03\n\x10\x45xclusionService\x12w\n\x12QuarantineFeedback\x12/.tidemill.pipeline.v1.QuarantineFeedbackRequest\x1a\x30.tidemill.pipeline.v1.QuarantineFeedbackResponse\x12k\n\x0eLiftQuarantine\x12+.tidemill.pipeline.v1.LiftQuarantineRequest\x1a,.tidemill.pipeline.v1.LiftQuarantineResponse\x12\\\n\tEraseUser\x12&.tidemill.pipeline.v1.EraseUserRequest\x1a\'.tidemill.pipeline.v1.EraseUserResponse\x12k\n\x0eListExclusions\x12+.tidemill.pipeline.v1.ListExclusionsRequest\x1a,.tidemill.pipeline.v1.ListExclusionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tidemill/pipeline/v1/exclusion_service.proto\x12\x14tidemill.pipeline.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"l\n\rAffectedCycle\x12\r\n\x05\x63ycle\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x0f\n\x07records\x18\x05 \x01(\x03\"\xb3\x04\n\tExclusion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.tidemill.pipeline.v1.Exclusion.Kind\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61pi_key\x18\x04 \x01(\t\x12\x0e\n\x06person\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x35\n\x08\x61\x66\x66\x65\x63ted\x18\x07 \x03(\x0b\x32#.tidemill.pipeline.v1.AffectedCycle\x12=\n\x07removed\x18\x08 \x03(\x0b\x32,.tidemill.pipeline.v1.Exclusion.RemovedEntry\x12\x19\n\x11ordered_pipelines\x18\t \x03(\t\x12-\n\tlift_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12rewritten_versions\x18\x0b \x03(\t\x12\x31\n\rcomplete_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cRemovedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"C\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKIND_QUARANTINE\x10\x01\x12\x10\n\x0cKIND_ERASURE\x10\x02\"\xe5\x01\n\x19QuarantineFeedbackRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\x07\x61pi_key\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01H\x00\x12)\n\x06person\x18\x03 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^p-[0-9a-f]{16}$H\x00\x12\x1c\n\x06\x61uthor\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x12\x18\n\x06tenant\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x06reason\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x42\x0e\n\x05whose\x12\x05\xbaH\x02\x08\x01\"P\n\x1aQuarantineFeedbackResponse\x12\x32\n\texclusion\x18\x01 \x01(\x0b\x32\x1f.tidemill.pipeline.v1.Exclusion\"h\n\x15LiftQuarantineRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x31\n\x04name\x18\x02 \x01(\tB#\xbaH r\x1e\x32\x1c^exclusions/[a-z0-9-]{1,64}$\"L\n\x16LiftQuarantineResponse\x12\x32\n\texclusion\x18\x01 \x01(\x0b\x32\x1f.tidemill.pipeline.v1.Exclusion\"\x80\x01\n\x10\x45raseUserRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1a\n\x06\x61uthor\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x18\n\x06tenant\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x06reason\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"G\n\x11\x45raseUserResponse\x12\x32\n\texclusion\x18\x01 \x01(\x0b\x32\x1f.tidemill.pipeline.v1.Exclusion\"T\n\x15ListExclusionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"f\n\x16ListExclusionsResponse\x12\x33\n\nexclusions\x18\x01 \x03(\x0b\x32\x1f.tidemill.pipeline.v1.Exclusion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc3\x03\n\x10\x45xclusionService\x12w\n\x12QuarantineFeedback\x12/.tidemill.pipeline.v1.QuarantineFeedbackRequest\x1a\x30.tidemill.pipeline.v1.QuarantineFeedbackResponse\x12k\n\x0eLiftQuarantine\x12+.tidemill.pipeline.v1.LiftQuarantineRequest\x1a,.tidemill.pipeline.v1.LiftQuarantineResponse\x12\\\n\tEraseUser\x12&.tidemill.pipeline.v1.EraseUserRequest\x1a\'.tidemill.pipeline.v1.EraseUserResponse\x12k\n\x0eListExclusions\x12+.tidemill.pipeline.v1.ListExclusionsRequest\x1a,.tidemill.pipeline.v1.ListExclusionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,27 +68,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AFFECTEDCYCLE']._serialized_start=132
   _globals['_AFFECTEDCYCLE']._serialized_end=240
   _globals['_EXCLUSION']._serialized_start=243
-  _globals['_EXCLUSION']._serialized_end=727
-  _globals['_EXCLUSION_REMOVEDENTRY']._serialized_start=612
-  _globals['_EXCLUSION_REMOVEDENTRY']._serialized_end=658
-  _globals['_EXCLUSION_KIND']._serialized_start=660
-  _globals['_EXCLUSION_KIND']._serialized_end=727
-  _globals['_QUARANTINEFEEDBACKREQUEST']._serialized_start=730
-  _globals['_QUARANTINEFEEDBACKREQUEST']._serialized_end=959
-  _globals['_QUARANTINEFEEDBACKRESPONSE']._serialized_start=961
-  _globals['_QUARANTINEFEEDBACKRESPONSE']._serialized_end=1041
-  _globals['_LIFTQUARANTINEREQUEST']._serialized_start=1043
-  _globals['_LIFTQUARANTINEREQUEST']._serialized_end=1147
-  _globals['_LIFTQUARANTINERESPONSE']._serialized_start=1149
-  _globals['_LIFTQUARANTINERESPONSE']._serialized_end=1225
-  _globals['_ERASEUSERREQUEST']._serialized_start=1228
-  _globals['_ERASEUSERREQUEST']._serialized_end=1356
-  _globals['_ERASEUSERRESPONSE']._serialized_start=1358
-  _globals['_ERASEUSERRESPONSE']._serialized_end=1429
-  _globals['_LISTEXCLUSIONSREQUEST']._serialized_start=1431
-  _globals['_LISTEXCLUSIONSREQUEST']._serialized_end=1515
-  _globals['_LISTEXCLUSIONSRESPONSE']._serialized_start=1517
-  _globals['_LISTEXCLUSIONSRESPONSE']._serialized_end=1619
-  _globals['_EXCLUSIONSERVICE']._serialized_start=1622
-  _globals['_EXCLUSIONSERVICE']._serialized_end=2073
+  _globals['_EXCLUSION']._serialized_end=806
+  _globals['_EXCLUSION_REMOVEDENTRY']._serialized_start=691
+  _globals['_EXCLUSION_REMOVEDENTRY']._serialized_end=737
+  _globals['_EXCLUSION_KIND']._serialized_start=739
+  _globals['_EXCLUSION_KIND']._serialized_end=806
+  _globals['_QUARANTINEFEEDBACKREQUEST']._serialized_start=809
+  _globals['_QUARANTINEFEEDBACKREQUEST']._serialized_end=1038
+  _globals['_QUARANTINEFEEDBACKRESPONSE']._serialized_start=1040
+  _globals['_QUARANTINEFEEDBACKRESPONSE']._serialized_end=1120
+  _globals['_LIFTQUARANTINEREQUEST']._serialized_start=1122
+  _globals['_LIFTQUARANTINEREQUEST']._serialized_end=1226
+  _globals['_LIFTQUARANTINERESPONSE']._serialized_start=1228
+  _globals['_LIFTQUARANTINERESPONSE']._serialized_end=1304
+  _globals['_ERASEUSERREQUEST']._serialized_start=1307
+  _globals['_ERASEUSERREQUEST']._serialized_end=1435
+  _globals['_ERASEUSERRESPONSE']._serialized_start=1437
+  _globals['_ERASEUSERRESPONSE']._serialized_end=1508
+  _globals['_LISTEXCLUSIONSREQUEST']._serialized_start=1510
+  _globals['_LISTEXCLUSIONSREQUEST']._serialized_end=1594
+  _globals['_LISTEXCLUSIONSRESPONSE']._serialized_start=1596
+  _globals['_LISTEXCLUSIONSRESPONSE']._serialized_end=1698
+  _globals['_EXCLUSIONSERVICE']._serialized_start=1701
+  _globals['_EXCLUSIONSERVICE']._serialized_end=2152
 # @@protoc_insertion_point(module_scope)

@@ -117,6 +117,8 @@ class Exclusion(_message.Message):
     REMOVED_FIELD_NUMBER: _builtins.int
     ORDERED_PIPELINES_FIELD_NUMBER: _builtins.int
     LIFT_TIME_FIELD_NUMBER: _builtins.int
+    REWRITTEN_VERSIONS_FIELD_NUMBER: _builtins.int
+    COMPLETE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`exclusions/{exclusion}`."""
     kind: Global___Exclusion.Kind.ValueType
@@ -147,6 +149,16 @@ class Exclusion(_message.Message):
     def lift_time(self) -> _timestamp_pb2.Timestamp:
         """When the quarantine was lifted; unset while it holds."""
 
+    @_builtins.property
+    def rewritten_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Erasure: `datasets/{dataset}/versions/{number}` whose files were rewritten without what the person taught."""
+
+    @_builtins.property
+    def complete_time(self) -> _timestamp_pb2.Timestamp:
+        """Erasure: when nothing of it was left in cleaning's records and data sets; unset before. It is complete when the ordered
+        cycles have built their data sets.
+        """
+
     def __init__(
         self,
         *,
@@ -160,10 +172,12 @@ class Exclusion(_message.Message):
         removed: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         ordered_pipelines: _abc.Iterable[_builtins.str] | None = ...,
         lift_time: _timestamp_pb2.Timestamp | None = ...,
+        rewritten_versions: _abc.Iterable[_builtins.str] | None = ...,
+        complete_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lift_time", b"lift_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "lift_time", b"lift_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "api_key", b"api_key", "create_time", b"create_time", "kind", b"kind", "lift_time", b"lift_time", "name", b"name", "ordered_pipelines", b"ordered_pipelines", "person", b"person", "reason", b"reason", "removed", b"removed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "api_key", b"api_key", "complete_time", b"complete_time", "create_time", b"create_time", "kind", b"kind", "lift_time", b"lift_time", "name", b"name", "ordered_pipelines", b"ordered_pipelines", "person", b"person", "reason", b"reason", "removed", b"removed", "rewritten_versions", b"rewritten_versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
