@@ -96,18 +96,10 @@ def front(builds: Sequence[BuildMark], speed_label: str, quality_label: str) -> 
     return figure(Markup("").join(parts), words)
 
 
-def share_bar(parts: Sequence[tuple[float, str]]) -> Markup:
-    """One bar of shares: a number and a tone for each."""
-    total = sum(value for value, _ in parts)
-    drawn, at = [], 0.0
-    for value, tone in parts:
-        width = WIDTH * value / total if total else 0.0
-        drawn.append(
-            Markup('<rect class="share {}" x="{}" y="0" width="{}" height="10"/>').format(
-                tone, round(at, 2), round(width, 2)
-            )
-        )
-        at += width
-    return Markup('<svg class="bar" viewBox="0 0 {} 10" preserveAspectRatio="none" aria-hidden="true">{}</svg>').format(
-        WIDTH, Markup("").join(drawn)
-    )
+def share_bar(share: float, tone: str) -> Markup:
+    """A bar for a share of a whole, 0 to 1; the number stands beside it."""
+    width = round(WIDTH * min(1.0, max(0.0, share)), 2)
+    return Markup(
+        '<svg class="bar {}" viewBox="0 0 {} 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect x="0" y="0" width="{}" height="10"/></svg>'
+    ).format(tone, WIDTH, width)

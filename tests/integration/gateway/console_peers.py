@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from tidemill.cleaning.v1 import cleaning_service_pb2 as cleaning_service
+from tidemill.cleaning.v1 import dataset_pb2
+from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceServicer
+from tidemill.inference.v1 import model_pb2
+from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline_service
 from tidemill.pipeline.v1 import review_pb2, trigger_pb2
 from tidemill.pipeline.v1 import review_service_pb2 as review_service
 from tidemill.pipeline.v1 import trigger_service_pb2 as trigger_service
@@ -58,6 +63,97 @@ class FakeTriggers(TriggerServiceServicer):
         self._seen.note(request, context)
         self.trigger.paused = False
         return trigger_service.ResumeTriggerResponse(trigger=self.trigger)
+
+
+def dataset_version() -> dataset_pb2.DatasetVersion:
+    """A version of `headlines` with drops for three reasons."""
+    found = dataset_pb2.DatasetVersion(
+        name="datasets/headlines/versions/7",
+        state=dataset_pb2.DatasetVersion.STATE_READY,
+        records_in=2225,
+        train_count=1859,
+        holdout_count=200,
+        rejected_by_reason={"exact_duplicate": 159, "near_duplicate": 4, "too_short": 3},
+        feedback_counts={"correction": 64, "held_back": 9, "people": 17},
+        digest="ab" * 32,
+    )
+    found.create_time.FromSeconds(1_790_000_000)
+    found.spec.sources.extend(["bbc", "answers.headlines"])
+    found.spec.operators.add(name="fix_unicode")
+    found.spec.operators.add(name="length_filter").params.update({"min_chars": 20})
+    return found
+
+
+def record() -> cleaning_service.ExplainRecordResponse:
+    """A record whose address was masked, and which is in the training part."""
+    found = cleaning_service.ExplainRecordResponse(
+        name="sources/bbc/records/r1", record_id="r1", source="bbc", import_name="imports/i1"
+    )
+    explained = found.datasets.add(
+        dataset="datasets/headlines",
+        text=CHINESE,
+        dataset_version="datasets/headlines/versions/7",
+        placement=cleaning_service.DatasetExplanation.PLACEMENT_TRAIN,
+    )
+    change = explained.effects.add(operator="mask_pii").changes.add(field="text")
+    change.edits.add(start=3, end=9, before=HOSTILE, after="[EMAIL]")
+    return found
+
+
+class FakeCleaning(CleaningServiceServicer):
+    """One data set with one version, and one record."""
+
+    def __init__(self, seen: Any) -> None:
+        self._seen = seen
+
+    async def ListDatasets(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return cleaning_service.ListDatasetsResponse(datasets=[self._dataset()])
+
+    async def GetDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return cleaning_service.GetDatasetResponse(dataset=self._dataset())
+
+    async def ListDatasetVersions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return cleaning_service.ListDatasetVersionsResponse(dataset_versions=[dataset_version()])
+
+    async def GetDatasetVersion(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return cleaning_service.GetDatasetVersionResponse(dataset_version=dataset_version())
+
+    async def ExplainRecord(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen.note(request, context)
+        return record()
+
+    @staticmethod
+    def _dataset() -> dataset_pb2.Dataset:
+        return dataset_pb2.Dataset(name="datasets/headlines", spec=dataset_version().spec)
+
+
+def published() -> model_pb2.ModelVersion:
+    """The serving version of `headlines`, with its origin."""
+    found = model_pb2.ModelVersion(
+        name="models/headlines/versions/3",
+        state=model_pb2.ModelVersion.STATE_SERVING,
+        precision="int8",
+        task="generation",
+        run="runs/01jrun",
+        dataset_version="datasets/headlines/versions/7",
+        size_bytes=171_000_000,
+        digest="cd" * 32,
+    )
+    found.create_time.FromSeconds(1_790_000_000)
+    found.integrity.state = model_pb2.Integrity.STATE_VERIFIED
+    return found
+
+
+def answer() -> pipeline_service.CapturedAnswer:
+    """An answer of it."""
+    return pipeline_service.CapturedAnswer(
+        name="answers/01jwriter",
+        model_version="models/headlines/versions/3",
+        role="serving",
+        prompt=HOSTILE,
+        text="Rates rise again",
+        latency_ms=412.0,
+    )
 
 
 def reviews() -> list[review_pb2.Review]:

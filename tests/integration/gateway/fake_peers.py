@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from tidemill.cleaning.v1.cleaning_service_pb2_grpc import add_CleaningServiceServicer_to_server
 from tidemill.inference.v1 import inference_service_pb2 as inference_pb2
 from tidemill.inference.v1 import model_pb2, route_pb2
 from tidemill.inference.v1.inference_service_pb2_grpc import (
@@ -46,7 +47,8 @@ from tritonclient.grpc.service_pb2_grpc import (
 from services.kit.errors import NotFoundError
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
-from tests.integration.gateway.console_peers import FakeReviews, FakeTriggers
+from tests.integration.gateway.console_peers import FakeCleaning, FakeReviews, FakeTriggers, published
+from tests.integration.gateway.console_peers import answer as captured
 
 ANSWER = "answers/01jtest"
 VERSION = "models/headlines/versions/3"
@@ -161,6 +163,10 @@ class FakeInference(InferenceServiceServicer):
         self._seen.note(request, context)
         context.set_trailing_metadata((("x-cache", "hit"),))
         return inference_pb2.ListModelsResponse(models=[model()])
+
+    async def ListModelVersions(self, request: Any, context: Any) -> inference_pb2.ListModelVersionsResponse:  # noqa: N802
+        found = [published()] if request.model == "models/headlines" else []
+        return inference_pb2.ListModelVersionsResponse(model_versions=found)
 
     async def GetModel(self, request: Any, context: Any) -> inference_pb2.GetModelResponse:  # noqa: N802
         if request.name == "models/fail":
@@ -455,6 +461,14 @@ class FakePipeline(PipelineServiceServicer):
             )
         )
 
+    async def GetCapturedAnswer(self, request: Any, context: Any) -> pipeline_pb2.GetCapturedAnswerResponse:  # noqa: N802
+        return pipeline_pb2.GetCapturedAnswerResponse(answer=captured())
+
+    async def ListFeedback(self, request: Any, context: Any) -> pipeline_pb2.ListFeedbackResponse:  # noqa: N802
+        given = pipeline_pb2.Feedback(answer="answers/01jwriter", rating=-1, correction="Better", author="ben")
+        other = pipeline_pb2.Feedback(answer="answers/other", comment="of another answer")
+        return pipeline_pb2.ListFeedbackResponse(feedback=[given, other])
+
     async def BatchRecordFeedback(self, request: Any, context: Any) -> pipeline_pb2.BatchRecordFeedbackResponse:  # noqa: N802
         self._seen.note(request, context)
         feedback = [pipeline_pb2.Feedback(name="feedback/f1", answer=item.answer) for item in request.judgements]
@@ -523,6 +537,7 @@ class FakePeers:
     def _register(self, server: grpc.aio.Server) -> Sequence[str]:
         add_InferenceServiceServicer_to_server(FakeInference(self.seen), server)  # type: ignore[abstract]
         add_GRPCInferenceServiceServicer_to_server(FakeV2(self.seen), server)
+        add_CleaningServiceServicer_to_server(FakeCleaning(self.seen), server)  # type: ignore[abstract]
         add_IngestServiceServicer_to_server(FakeIngest(self.seen), server)  # type: ignore[abstract]
         add_PipelineServiceServicer_to_server(self.pipeline, server)
         # What is not played here is refused before anything is called.

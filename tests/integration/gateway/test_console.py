@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from tidemill.cleaning.v1.cleaning_service_pb2 import ExplainRecordRequest
 from tidemill.pipeline.v1.review_pb2 import REVIEW_ACTION_EDIT, REVIEW_ACTION_RELABEL
 
 from gateway.keys.key import Role
@@ -279,3 +280,36 @@ def test_answers_of_people_are_reviewed_by_operators_only(mesh: Mesh) -> None:
         assert reader.get("/console/reviews/next").status_code == 403
         form = {"form_token": token(page), "answer": "answers/01jwriter", "action": "accept"}
         assert reader.post("/console/reviews/next", data=form).status_code == 403
+
+
+def test_an_answer_leads_to_its_data_and_a_record_to_its_models(mesh: Mesh, client: httpx.Client) -> None:
+    found = client.get("/console/answers", params={"id": " answers/01jwriter "})
+    page = client.get(found.headers["location"])
+    assert "corrected" in page.text
+    assert "of another answer" not in page.text
+    version = client.get(re.findall(r'href="(/console/models/headlines/versions/3)"', page.text)[0])
+    # Its run cannot be read here; what else is known is shown.
+    assert "The training service does not answer" in version.text
+    data = client.get(re.findall(r'href="(/console/datasets/headlines/versions/7)"', version.text)[0])
+    assert "rejected: exact duplicate" in data.text
+    assert 'href="/console/models/headlines/versions/3"' in data.text
+    record = client.get("/console/records", params={"record": "sources/bbc/records/r1"})
+    asked = next(each for each in reversed(mesh.peers.seen.requests) if isinstance(each, ExplainRecordRequest))
+    assert (asked.record_id, asked.source) == ("r1", "bbc")
+    assert 'href="/console/models/headlines/versions/3"' in record.text
+    assert client.get("/console/answers", params={"id": "../models"}).status_code == 400
+    for path in ("models", "models/headlines", "models/reviews", "datasets", "datasets/headlines"):
+        assert client.get(f"/console/{path}").status_code == 200, path
+    assert client.get("/console/models/headlines/versions/99").status_code == 404
+    assert client.get("/console/models/none").status_code == 200  # the fake has one route for all
+    assert client.get("/console/runs/r1").status_code == 503
+
+
+def test_originals_and_answers_are_shown_to_operators_only(mesh: Mesh) -> None:
+    _, key = mesh.store.create("reader", {Role.READ})
+    with browser(mesh) as reader:
+        sign_in(reader, key)
+        assert "/console/records" not in reader.get("/console/datasets").text
+        assert "/console/answers" not in reader.get("/console/models").text
+        assert reader.get("/console/records", params={"record": "r1"}).status_code == 403
+        assert reader.get("/console/answers/01jwriter").status_code == 403
