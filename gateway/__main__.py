@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import time
 
 import uvloop
 from opentelemetry import trace
 
+from gateway.batches.runner import BatchRunner
+from gateway.batches.store import BatchStore
 from gateway.console.app import Console
 from gateway.console.calls import Services
 from gateway.console.sessions import Sessions
@@ -18,7 +21,8 @@ from gateway.facade.proxy import FacadeHandler
 from gateway.facade.spans import SpanInterceptor
 from gateway.facade.table import public_services
 from gateway.health import PartsHealth
-from gateway.http.app import create_app
+from gateway.http.app import create_app, create_routes
+from gateway.http.batches import RouteCaller
 from gateway.http.limits import BodyBudget
 from gateway.http.server import HttpServer
 from gateway.keys.limiter import KeyLimiter
@@ -116,19 +120,14 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     checked = ring if settings.auth else None
     health = PartsHealth(peers.channels)
     sessions = Sessions(await asyncio.to_thread(_console_secret, settings), SystemClock())
-    app = create_app(
-        peers,
-        plane,
-        checked,
-        limiter,
-        metrics,
-        tracer,
-        BodyBudget(limits),
-        processes,
-        settings.origins,
-        health,
-        Console(Services.over(peers.channels), health, checked, limiter, sessions),
+    bodies, made = BodyBudget(limits), asyncio.Event()
+    batches = await asyncio.to_thread(
+        BatchStore, settings.state / "gateway" / "batches", settings.batch_bytes, time.time
     )
+    routes = create_routes(peers, plane, batches, made, processes, health, keyed=settings.auth)
+    runner = BatchRunner(batches, RouteCaller(routes, bodies, tracer), ring.holder, settings.batch_requests, made)
+    console = Console(Services.over(peers.channels), health, checked, limiter, sessions)
+    app = create_app(routes, checked, limiter, metrics, tracer, bodies, settings.origins, console)
     tls = ServerTls(settings.tls_files) if settings.tls_files is not None else None
     http = HttpServer(
         app, settings.http_bind, limits, refusals.count, tls.context() if tls is not None else None, shared=several
@@ -147,6 +146,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
             processes.serve,
             ring.run,
             messages.run,
+            runner.run,
             *plane.tasks,
             *([tls.watch] if tls is not None else []),
         ],

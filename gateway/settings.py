@@ -38,6 +38,12 @@ class GatewaySettings(ServiceSettings):
     max_connections_per_client: int = Field(
         500, ge=1, description="open HTTP connections of one address; raise it behind a reverse proxy"
     )
+    batch_requests: int = Field(
+        4, ge=1, le=256, description="requests of batches that each gateway process answers side by side"
+    )
+    batch_bytes: int = Field(
+        1024 * 1024 * 1024, ge=1024, description="files of batches that each tenant may keep, answers included"
+    )
     answer_cache_bytes: int = Field(
         0,
         ge=0,

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gateway.cli.output import stderr
 from services.kit.errors import FieldViolation, InvalidArgumentError, TidemillError, is_retryable
 from services.kit.grpc.errors import from_rpc_error
+from services.kit.json_lines import continued
 from services.kit.retrying import Backoff
 
 _PATIENCE_S = 600.0
@@ -117,15 +117,9 @@ class _continued:  # noqa: N801 - a context manager
         self._target = target
 
     def __enter__(self) -> tuple[BinaryIO, list[Any]]:
-        with suppress(FileExistsError):
-            self._target.touch(exist_ok=False)
-        self._file = self._target.open("r+b")
-        content = self._file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._file.truncate(len(whole))
-        self._file.seek(len(whole))
+        self._file, lines = continued(self._target)
         try:
-            return self._file, [json.loads(line) for line in whole.splitlines()]
+            return self._file, [json.loads(line) for line in lines]
         except ValueError as error:
             raise InvalidArgumentError(f"{self._target} exists and is not output of this command: {error}.") from error
 

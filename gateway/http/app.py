@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from gateway.batches.store import BatchStore
 from gateway.health import PartsHealth
+from gateway.http.batches import batch_routes
 from gateway.http.chat import chat_routes
 from gateway.http.dispatch import Dispatch
 from gateway.http.door import App, Door, check_role
@@ -40,33 +43,26 @@ _DESCRIPTION = (
 )
 
 
-def create_app(
+def create_routes(
     peers: Peers,
     plane: DataPlane,
-    ring: KeyRing | None,
-    limiter: KeyLimiter,
-    metrics: RequestMetrics,
-    tracer: Tracer,
-    bodies: BodyBudget,
+    batches: BatchStore,
+    made: asyncio.Event,
     processes: ProcessMetrics,
-    origins: Sequence[str] = (),
     health: PartsHealth | None = None,
-    console: App | None = None,
-) -> App:
-    """The ASGI application.
+    *,
+    keyed: bool,
+) -> Dispatch:
+    """The ASGI application behind the door: it takes callers as checked.
 
     Args:
         peers: the services behind the gateway.
         plane: answers with models.
-        ring: the valid API keys; None accepts every caller.
-        limiter: the keys' limits, shared with the other door.
-        metrics: of this process.
-        tracer: creates the server spans.
-        bodies: the memory of all current bodies.
+        batches: files and batches.
+        made: is set when a batch was made or cancelled.
         processes: the metrics of all processes of this gateway.
-        origins: of web pages that may call, such as `https://app.example.com`; `*` for every page.
         health: of the services; of its own when None.
-        console: what answers below `/console`.
+        keyed: whether callers need keys.
     """
     app = FastAPIOffline(
         title="Tidemill",
@@ -89,14 +85,39 @@ def create_app(
         predict_routes(plane),
         embedding_routes(plane),
         intake_routes(peers),
+        batch_routes(batches, made),
         v2_routes(plane.v2),
         health_routes(health or PartsHealth(peers.channels), processes),
     )
     for router in routers:
         app.include_router(router)
-    if ring is not None:
+    if keyed:
         _document_the_key(app)
-    routes = Dispatch(app, (route for router in routers for route in router.routes), _expected, _unexpected)
+    return Dispatch(app, (route for router in routers for route in router.routes), _expected, _unexpected)
+
+
+def create_app(
+    routes: App,
+    ring: KeyRing | None,
+    limiter: KeyLimiter,
+    metrics: RequestMetrics,
+    tracer: Tracer,
+    bodies: BodyBudget,
+    origins: Sequence[str] = (),
+    console: App | None = None,
+) -> App:
+    """The whole ASGI application.
+
+    Args:
+        routes: of `create_routes`.
+        ring: the valid API keys; None accepts every caller.
+        limiter: the keys' limits, shared with the other door.
+        metrics: of this process.
+        tracer: creates the server spans.
+        bodies: the memory of all current bodies.
+        origins: of web pages that may call, such as `https://app.example.com`; `*` for every page.
+        console: what answers below `/console`.
+    """
     door = Door(routes, ring, limiter, metrics, tracer, bodies, console)
     if not origins:
         return door

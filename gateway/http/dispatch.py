@@ -42,15 +42,12 @@ class Dispatch:
         self._unexpected = unexpected
         self._fixed: dict[tuple[str, str], _Known] = {}
         self._patterns: list[_Known] = []
-        self._taken: set[tuple[str, str]] = set()
         for route in routes:
             known = _Known(route, "request" in inspect.signature(route.endpoint).parameters)
-            methods = {(method, route.path): known for method in route.methods}
             if route.param_convertors:
                 self._patterns.append(known)
-                self._taken |= methods.keys()
             else:
-                self._fixed |= methods
+                self._fixed |= {(method, route.path): known for method in route.methods}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, as ASGI says."""
@@ -88,6 +85,6 @@ class Dispatch:
         if (known := self._fixed.get((method, path))) is not None:
             return known, {}
         for known in self._patterns:
-            if (method, known.route.path) in self._taken and (match := known.route.path_regex.match(path)) is not None:
+            if method in (known.route.methods or ()) and (match := known.route.path_regex.match(path)) is not None:
                 return known, match.groupdict()
         return None

@@ -35,6 +35,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "truncation": ("disabled",),
 }
 _WHY = {
+    "background": "use /v1/batches",
     "conversation": _NOT_KEPT,
     "previous_response_id": _NOT_KEPT,
     "prompt": "send the text itself",
