@@ -59,8 +59,9 @@ def list_rollouts(
 ) -> None:
     """Lists roll-outs, newest first."""
     with connect(address) as connection:
-        request = ListRolloutsRequest(model=model_name(model) if model else "", page_size=100)
-        found = connection.rollouts.ListRollouts(request, metadata=connection.metadata, timeout=_TIMEOUT_S).rollouts
+        request = ListRolloutsRequest(model=model_name(model) if model else "", page_size=500)
+        listed = pages(connection, connection.rollouts.ListRollouts, request)
+        found = [item for page in listed for item in page.rollouts]
     if json_wanted:
         print_json([as_json(item) for item in found])
         return

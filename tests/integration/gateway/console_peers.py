@@ -54,6 +54,10 @@ class FakeTriggers(TriggerServiceServicer):
     async def GetTrigger(self, request: Any, context: Any) -> Any:  # noqa: N802
         return trigger_service.GetTriggerResponse(trigger=self.trigger)
 
+    async def PutTrigger(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen.note(request, context)
+        return trigger_service.PutTriggerResponse(trigger=self.trigger)
+
     async def PauseTrigger(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._seen.note(request, context)
         self.trigger.paused, self.trigger.pause_reason = True, request.reason

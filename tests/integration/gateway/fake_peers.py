@@ -20,6 +20,7 @@ from tidemill.inference.v1.inference_service_pb2_grpc import (
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest_pb2
 from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceServicer, add_IngestServiceServicer_to_server
 from tidemill.pipeline.v1 import cycle_pb2, rollout_pb2
+from tidemill.pipeline.v1 import exclusion_service_pb2 as exclusion_pb2
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline_pb2
 from tidemill.pipeline.v1 import rollout_service_pb2 as rollout_service_pb2
 from tidemill.pipeline.v1.exclusion_service_pb2_grpc import (
@@ -347,7 +348,7 @@ class FakeIngest(IngestServiceServicer):
             yield ingest_pb2.StreamRecordsResponse(request_id=request.request_id, record_ids=["a"])
 
 
-ROLLOUT = f"rollouts/{'a' * 26}"
+ROLLOUT, OLDER = f"rollouts/{'b' * 26}", f"rollouts/{'a' * 26}"
 
 
 def rollout() -> rollout_pb2.ModelRollout:
@@ -390,7 +391,11 @@ class FakeRollouts(RolloutServiceServicer):
 
     async def ListRollouts(self, request: Any, context: Any) -> Any:  # noqa: N802
         found = [rollout()] if request.model in ("", "models/reviews") else []
-        return rollout_service_pb2.ListRolloutsResponse(rollouts=found)
+        # Two pages, of which the second has an older one.
+        token = "" if request.page_token or not found else "1"
+        if request.page_token:
+            found[0].name = OLDER
+        return rollout_service_pb2.ListRolloutsResponse(rollouts=found, next_page_token=token)
 
     async def RollBackRollout(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._seen.note(request, context)
@@ -412,6 +417,36 @@ class FakeRollouts(RolloutServiceServicer):
         )
         token = "" if number else "1"
         return rollout_service_pb2.ListAuditEntriesResponse(entries=[entry], next_page_token=token)
+
+
+class FakeExclusions(ExclusionServiceServicer):
+    """One erasure, which is complete when it is listed."""
+
+    def __init__(self, seen: ReceivedCalls) -> None:
+        self._seen = seen
+        learnt = exclusion_pb2.AffectedCycle(
+            cycle="pipelines/headlines/cycles/c1", dataset_version="datasets/d/versions/1", run="runs/r1", records=2
+        )
+        self._erasure = exclusion_pb2.Exclusion(
+            name="exclusions/01jerasure",
+            kind=exclusion_pb2.Exclusion.KIND_ERASURE,
+            person="p-00000000000d05a0",
+            affected=[learnt],
+            removed={"answers": 1, "feedback": 2},
+            ordered_pipelines=["pipelines/headlines"],
+            rewritten_versions=["datasets/d/versions/1"],
+        )
+        self._erasure.create_time.FromSeconds(1_790_000_000)
+
+    async def EraseUser(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen.note(request, context)
+        return exclusion_pb2.EraseUserResponse(exclusion=self._erasure)
+
+    async def ListExclusions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        found = exclusion_pb2.Exclusion()
+        found.CopyFrom(self._erasure)
+        found.complete_time.FromSeconds(1_790_000_600)
+        return exclusion_pb2.ListExclusionsResponse(exclusions=[found])
 
 
 class FakePipeline(PipelineServiceServicer):
@@ -518,7 +553,7 @@ class FakePeers:
     def __init__(self) -> None:
         self.seen = ReceivedCalls()
         self.pipeline = FakePipeline(self.seen)  # type: ignore[abstract]
-        self.triggers = FakeTriggers(self.seen)  # type: ignore[abstract]
+        self.triggers = FakeTriggers(self.seen)
         self.reviews = FakeReviews(self.seen)
         self.telemetry = FakeTelemetry()  # type: ignore[abstract]
         self.address = ""
@@ -544,7 +579,7 @@ class FakePeers:
         add_TriggerServiceServicer_to_server(self.triggers, server)
         add_RolloutServiceServicer_to_server(FakeRollouts(self.seen), server)  # type: ignore[abstract]
         add_ReviewServiceServicer_to_server(self.reviews, server)
-        add_ExclusionServiceServicer_to_server(ExclusionServiceServicer(), server)  # type: ignore[abstract]
+        add_ExclusionServiceServicer_to_server(FakeExclusions(self.seen), server)  # type: ignore[abstract]
         add_TelemetryServiceServicer_to_server(self.telemetry, server)
         return ["tidemill.inference.v1.InferenceService"]
 

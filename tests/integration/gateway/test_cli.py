@@ -22,7 +22,7 @@ from tidemill.pipeline.v1.cycle_pb2 import Cycle
 from tidemill.telemetry.v1.telemetry_service_pb2 import LogRecord, Span
 
 from tests.integration.gateway.conftest import Mesh
-from tests.integration.gateway.fake_peers import ANSWER, ROLLOUT, WORDS
+from tests.integration.gateway.fake_peers import ANSWER, OLDER, ROLLOUT, WORDS
 from tests.unit.cli.cycles import NAME, running, succeeded
 
 ROOT = Path(__file__).parents[3]
@@ -95,6 +95,7 @@ def test_a_rollout_is_listed_shown_and_overruled(mesh: Mesh) -> None:
     listed = tidemill(mesh, "rollout", "ls")
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.splitlines()[1].split()[:5] == [ROLLOUT, "reviews/versions/4", "running", "ab", "0.5"]
+    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == [ROLLOUT, OLDER]
     shown = tidemill(mesh, "rollout", "show", "reviews")
     assert mesh.peers.seen.requests[-1].name == ROLLOUT
     lines = [line.split() for line in shown.stdout.splitlines()]
