@@ -195,6 +195,9 @@ class Caller:
 CALLER: ContextVar[Caller | None] = ContextVar("tidemill_caller", default=None)
 """None if the gateway requires no keys."""
 
+BACKGROUND: ContextVar[bool] = ContextVar("tidemill_background", default=False)
+"""Whether no one waits for the current request."""
+
 
 def demand(key: ApiKey, roles: Roles, what: str) -> None:
     """Checks a call against the table.

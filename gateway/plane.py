@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
-from gateway.access import CALLER
+from gateway.access import BACKGROUND, CALLER
 from gateway.keys.limiter import KeyLimiter
 from gateway.settings import GatewaySettings
 from services.kit.bus.kafka import KafkaEventPublisher
@@ -39,6 +39,7 @@ from services.serving.app.ports import InferenceServer, Spend
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
 from services.serving.app.shadowing import Shadows
+from services.serving.domain.answer import Turn
 from services.serving.entrypoints.answers import Answers
 
 
@@ -85,13 +86,13 @@ class DataPlane:
         # The folder in which inference kept it in releases where inference answered: an update loses no answer.
         journal = await asyncio.to_thread(AnswerJournal, settings.state / "answers")
         served = BackgroundServedLog(publisher, registry, journal)
-        client, clock = TritonClient(channel, liveness, guard), SystemClock()
+        client, clock = TritonClient(channel, liveness, guard, _turn), SystemClock()
         shadows = Shadows(table, client, served, PrometheusShadowCounts(registry), clock)
         serving = Serving(table, _cached(client, settings, registry), served, shadows, clock, capture)
         return cls(
             table=table,
             answers=Answers(serving, _tenant, meter),
-            v2=TritonV2(channel, liveness, guard, table, shadows, meter),
+            v2=TritonV2(channel, liveness, guard, table, shadows, meter, _turn),
             tasks=[feed.run, captured.run, deaths.run],
             stopping=[publisher.finish],
             closers=[shadows.close, channel.close, served.close, publisher.close],
@@ -113,3 +114,8 @@ def _cached(client: TritonClient, settings: GatewaySettings, registry: Collector
 def _tenant() -> str:
     caller = CALLER.get()
     return caller.key.tenant if caller is not None else ""
+
+
+def _turn() -> Turn:
+    caller = CALLER.get()
+    return Turn(caller.key.key_id if caller is not None else "", BACKGROUND.get())

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from gateway.access import CALLER, Caller
+from gateway.access import BACKGROUND, CALLER, Caller
 from gateway.batches.objects import BatchError, BatchErrors, RequestCounts, Status, StoredBatch
 from gateway.batches.store import BatchStore, Claim
 from gateway.keys.key import ApiKey
@@ -308,10 +308,11 @@ class BatchRunner:
 
     async def _reply(self, stored: StoredBatch, line: Line) -> Reply:
         backoff = Backoff()
+        BACKGROUND.set(True)  # each worker has a context of its own
         while True:
             if stored.key_id:
                 try:
-                    CALLER.set(Caller(await self._key_of(stored.key_id)))  # each worker has a context of its own
+                    CALLER.set(Caller(await self._key_of(stored.key_id)))
                 except UnauthenticatedError as error:
                     message = f"The API key {stored.key_id} is not valid any more, which made the batch."
                     raise _EndedError("failed", "api_key_invalid", message) from error

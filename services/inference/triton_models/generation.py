@@ -20,6 +20,7 @@ from .runtimes import manifest_of
 from .scheduler import QueueFullError, Scheduler
 from .text_stream import IncrementalDecoder, StopTexts
 from .tracing import GEN_AI_INPUT_TOKENS, GEN_AI_OUTPUT_TOKENS, ModelTracing, end_span, otlp_endpoint
+from .turns import Turn
 
 STOP, LENGTH = "stop", "length"
 _MAX_ACTIVE = 16
@@ -53,7 +54,8 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             span = self._tracing.start("generate", request.parameters())
             try:
-                self._scheduler.submit(GenerationJob(self._runtime, Call.read(request), sender, span))
+                turn = Turn.of(request.parameters())
+                self._scheduler.submit(GenerationJob(self._runtime, Call.read(request), turn, sender, span))
             except Exception as error:
                 # One that cannot be taken must not end those that came with it.
                 end_span(span, {}, str(error))
@@ -228,13 +230,14 @@ class Runtime:
 class GenerationJob:
     """One answer while it is written, sent piece by piece."""
 
-    def __init__(self, runtime: Runtime, call: Call, sender: Any, span: Any) -> None:
+    def __init__(self, runtime: Runtime, call: Call, turn: Turn, sender: Any, span: Any) -> None:
         """Reads the prompt.
 
         Raises:
             PromptError: it has no tokens, or too many.
         """
         self._runtime, self._call, self._sender, self._span = runtime, call, sender, span
+        self.turn = turn
         self._decoder = IncrementalDecoder(runtime.decode)
         self._stops = StopTexts(call.stop)
         self._prompt, self._truncated = runtime.prompt(call)
@@ -265,7 +268,7 @@ class GenerationJob:
     def fail(self, error: Exception) -> None:
         """Sends the error as the end."""
         self._end(str(error))
-        _send_error(self._sender, str(error), pb_utils.TritonError.INTERNAL)
+        _send_error(self._sender, str(error), _code(error))
 
     def take(self, tokens: Sequence[int], logprobs: Sequence[float], ended: bool) -> bool:
         """See `Work`."""

@@ -3,6 +3,9 @@
 The engine writes one token of every admitted answer in a step, and reads a bounded part of new prompts. An answer is
 admitted when the cache of keys and values has room for the longest that it may become: with a cache that runs full the
 engine (2026.4) does not come back from a step. Memory itself is taken only as the cache fills.
+
+Callers take turns. What is in the background starts when no one else waits, and takes half of the places and of the
+cache at most, so that whoever comes then finds room.
 """
 
 from __future__ import annotations
@@ -10,11 +13,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .engine import QUEUE_FULL
+from .turns import Turn, TurnQueue
 
 _LOOK_FOR_CANCELLED_S = 0.1
 # This many failed steps in a row are not the fault of one answer.
@@ -29,6 +32,11 @@ class Work(Protocol):
     @property
     def cost(self) -> int:
         """Maximum number of tokens of prompt and answer together."""
+        ...
+
+    @property
+    def turn(self) -> Turn:
+        """Whose it is."""
         ...
 
     def start(self, pipeline: Any, number: int) -> Any:
@@ -60,7 +68,7 @@ class QueueFullError(Exception):
 
 
 class Scheduler:
-    """Works on at most `max_active` at once; others wait in the order in which they came."""
+    """Works on at most `max_active` at once; others wait, and their callers take turns."""
 
     def __init__(
         self,
@@ -84,7 +92,8 @@ class Scheduler:
         self._max_active, self._max_waiting = max_active, max_waiting
         self._on_error, self._on_broken = on_error, on_broken
         self._failures = 0
-        self._waiting: deque[Work] = deque()
+        self._waiting: TurnQueue[Work] = TurnQueue()
+        self._displaced: list[Work] = []
         self._changed = threading.Condition()
         self._closing = False
         self._number = 0
@@ -100,13 +109,20 @@ class Scheduler:
 
         Raises:
             QueueFullError: too many wait; it says in how many seconds half of them will be gone, at the present rate.
+                Where another caller has more waiting, the last of those gets this error instead.
         """
         with self._changed:
-            waiting = len(self._waiting)
-            if waiting >= self._max_waiting:
-                raise QueueFullError(f"{waiting} {QUEUE_FULL} {max(1, math.ceil(self._apart_s * waiting / 2))} s.")
-            self._waiting.append(work)
+            if len(self._waiting) >= self._max_waiting:
+                other = self._waiting.give_way(work.turn)
+                if other is None:
+                    raise self._full()
+                self._displaced.append(other)
+            self._waiting.push(work)
             self._changed.notify()
+
+    def _full(self) -> QueueFullError:
+        waiting = len(self._waiting)
+        return QueueFullError(f"{waiting} {QUEUE_FULL} {max(1, math.ceil(self._apart_s * waiting / 2))} s.")
 
     def close(self) -> None:
         """Ends when everything taken is done."""
@@ -119,10 +135,14 @@ class Scheduler:
         active: dict[Any, Work] = {}
         while True:
             with self._changed:
-                while not active and not self._waiting:
+                while not active and not self._waiting and not self._displaced:
                     if self._closing:
                         return
                     self._changed.wait()
+                displaced, self._displaced = self._displaced, []
+                full = self._full()
+            for work in displaced:
+                self._fail(work, full)
             self._drop_cancelled(active)
             self._admit(active)
             if not active:
@@ -147,15 +167,21 @@ class Scheduler:
         room = self._capacity - sum(work.cost for work in active.values())
         while len(active) < self._max_active:
             with self._changed:
-                if not self._waiting or self._waiting[0].cost > room:
+                first = self._waiting.first()
+                if first is None or first.cost > room or (first.turn.background and not self._fits(first, active)):
                     return
-                work = self._waiting.popleft()
+                work = self._waiting.pop()
             room -= work.cost
             self._number += 1
             try:
                 active[work.start(self._pipeline, self._number)] = work
             except Exception as error:
                 self._fail(work, error)
+
+    def _fits(self, work: Work, active: dict[Any, Work]) -> bool:
+        """Whether work in the background leaves room for others; one answer of it is always written."""
+        others = [each.cost for each in active.values() if each.turn.background]
+        return not others or (len(others) < self._max_active // 2 and sum(others) + work.cost <= self._capacity // 2)
 
     def _drop_cancelled(self, active: dict[Any, Work]) -> None:
         """Ends what no one waits for any more; asking Triton costs too much to do it for every token."""
@@ -167,9 +193,7 @@ class Scheduler:
             handle.cancel()
             self._send_end(active.pop(handle).cancel)
         with self._changed:
-            gone = [work for work in self._waiting if work.is_cancelled()]
-            for work in gone:
-                self._waiting.remove(work)
+            gone = self._waiting.take(lambda work: work.is_cancelled())
         for work in gone:
             self._send_end(work.cancel)
 

@@ -41,6 +41,7 @@ from services.serving.adapters.triton_tensors import (
     add_sampling,
     add_texts,
     add_trace,
+    add_turn,
     contents_of,
     float_rows,
     once,
@@ -49,7 +50,7 @@ from services.serving.adapters.triton_tensors import (
     texts_of,
     token_counts,
 )
-from services.serving.domain.answer import Embedded, FinishReason, Piece, Prompt, Recognized, Sampling, Scored
+from services.serving.domain.answer import Embedded, FinishReason, Piece, Prompt, Recognized, Sampling, Scored, Turn
 from services.serving.domain.names import facts, shown
 from services.serving.domain.route import RoutedVersion
 
@@ -90,7 +91,11 @@ def open_triton(address: str, tls: tuple[Path, Path, Path] | None = None) -> grp
 class TritonClient:
     """Implements `services.serving.app.ports.InferenceServer`."""
 
-    def __init__(self, channel: grpc.aio.Channel, liveness: Liveness, guard: TritonGuard) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, liveness: Liveness, guard: TritonGuard, turn: Callable[[], Turn] = Turn
+    ) -> None:
+        """`turn` is the present caller's; models that write let callers take turns."""
+        self._turn = turn
         self._stub = GRPCInferenceServiceStub(channel)
         self._liveness = liveness
         self._guard = guard
@@ -136,6 +141,7 @@ class TritonClient:
         add_prompt(request, prompt)
         add_sampling(request, sampling)
         add_trace(request)
+        add_turn(request, self._turn())
         with self._errors(model) as asked:
             async with self._guard.request(model) as guarded:
                 call = self._stub.ModelStreamInfer(once(request), timeout=_GENERATION_S, metadata=_REAL_STATUS)

@@ -13,9 +13,11 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import deserialize_bytes_tensor
 
 from services.kit.spans import Span
-from services.serving.domain.answer import FinishReason, Message, Piece, Prompt, Sampling, Token
+from services.serving.domain.answer import FinishReason, Message, Piece, Prompt, Sampling, Token, Turn
 
 TRACEPARENT = "traceparent"
+# Parameters that the models read, see services.inference.triton_models.turns.
+CALLER, BACKGROUND = "tidemill_caller", "tidemill_background"
 # Larger batches gain nothing on a CPU, and the first request of a batch waits for the last.
 MAX_BATCH = 32
 TOKEN_COUNTS = ("prompt_tokens", "truncated_tokens")
@@ -100,6 +102,17 @@ def add_trace(request: Any) -> None:
     propagate.inject(carrier)
     if TRACEPARENT in carrier:
         request.parameters[TRACEPARENT].string_param = carrier[TRACEPARENT]
+
+
+def add_turn(request: Any, turn: Turn) -> None:
+    """Adds whose request it is, in place of what its caller may have written there."""
+    for name in (CALLER, BACKGROUND):
+        if name in request.parameters:
+            del request.parameters[name]
+    if turn.caller:
+        request.parameters[CALLER].string_param = turn.caller
+    if turn.background:
+        request.parameters[BACKGROUND].bool_param = True
 
 
 def contents_of(response: Any) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ own. Names go one way in a request and the other way in its response and in Trit
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,11 +19,12 @@ from services.serving.adapters.texts import check_texts
 from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, triton_unavailable
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
-from services.serving.adapters.triton_tensors import add_trace
+from services.serving.adapters.triton_tensors import add_trace, add_turn
 from services.serving.adapters.v2_tokens import TokenCount
 from services.serving.app.ports import Meter, NotLoadedError
 from services.serving.app.routing import RoutingTable
 from services.serving.app.shadowing import Shadows
+from services.serving.domain.answer import Turn
 from services.serving.domain.names import ModelReference, parse_server_model
 from services.serving.domain.route import RoutedVersion
 
@@ -46,6 +47,7 @@ class TritonV2:
         table: RoutingTable,
         shadows: Shadows | None = None,
         meter: Meter = lambda: None,
+        turn: Callable[[], Turn] = Turn,
     ) -> None:
         """Args:
         channel: to Triton.
@@ -54,8 +56,9 @@ class TritonV2:
         table: the routes.
         shadows: get copies of what `infer` answers; a stream's requests are not copied.
         meter: of the present caller's tokens.
+        turn: the present caller's.
         """
-        self._shadows, self._meter = shadows, meter
+        self._shadows, self._meter, self._turn = shadows, meter, turn
         self._table = table
         self._stub = GRPCInferenceServiceStub(channel)
         self._liveness = liveness
@@ -123,6 +126,7 @@ class TritonV2:
         """
         check_texts(request)
         add_trace(request)
+        add_turn(request, self._turn())
         asked = ModelReference(request.model_name, request.model_version)
         spend = self._meter()
         count = TokenCount.of_texts(spend) if spend is not None else None
@@ -173,7 +177,7 @@ class TritonV2:
         first = await anext(aiter(requests), None)
         if first is None:
             return
-        spend = self._meter()
+        spend, turn = self._meter(), self._turn()
         count = TokenCount.of_answers(spend) if spend is not None else None
         version = self._choose(first, user)
         model, asked = version.server_model, self._liveness.asked(version.server_model)
@@ -193,6 +197,7 @@ class TritonV2:
                 model = chosen.server_model
                 request.model_name, request.model_version = model, ""
                 add_trace(request)
+                add_turn(request, turn)
                 if count is not None:
                     count.ask(request)
                 yield request

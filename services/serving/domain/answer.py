@@ -71,6 +71,14 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Whose request it is, and whether it is in the background: callers take turns, and the background comes last."""
+
+    caller: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReadText:
     """A text that a model read. `truncated_tokens` at its end were left out, for the model reads no more."""
 

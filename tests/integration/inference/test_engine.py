@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.inference.triton_models.scheduler import Scheduler
+from services.inference.triton_models.scheduler import QueueFullError, Scheduler
+from services.inference.triton_models.turns import Turn
 from services.kit.engine import import_openvino, open_language_model
 from services.training.adapters.language_builds import LanguageBuilds
 from tests.models import make_language_model
@@ -24,8 +25,14 @@ _LONG = 2000
 class _Work:
     """An answer without a caller; `on_take` is called with the number of tokens so far."""
 
-    def __init__(self, prompt: Sequence[int], limit: int, on_take: Callable[[int], None] = lambda _: None) -> None:
-        self.prompt, self.limit, self.on_take = prompt, limit, on_take
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        on_take: Callable[[int], None] = lambda _: None,
+        turn: Turn = Turn(),  # noqa: B008 - it cannot be changed
+    ) -> None:
+        self.prompt, self.limit, self.on_take, self.turn = prompt, limit, on_take, turn
         self.cost = len(prompt) + limit
         self.tokens: list[int] = []
         self.begun, self.over = threading.Event(), threading.Event()
@@ -107,6 +114,29 @@ def test_a_caller_who_leaves_while_the_prompt_is_read_frees_the_engine(scheduler
     scheduler.submit(after)
     assert after.over.wait(60)
     assert len(after.tokens) == 4
+
+
+def test_the_background_leaves_room_and_makes_room_and_callers_take_turns(build: Path) -> None:
+    pipeline, capacity = open_language_model(build, cache_bytes=2**24, max_active=4, prefix_caching=True)
+    scheduler = Scheduler(
+        pipeline, capacity=capacity, max_active=4, max_waiting=8, on_error=lambda _: None, on_broken=lambda: None
+    )
+    background = [_Work([5, 6, 7], 400, turn=Turn("b", background=True)) for _ in range(8)]
+    for work in background:
+        scheduler.submit(work)
+    assert background[1].begun.wait(60)
+    online = [_Work([7, 6, at], 5, turn=Turn(name)) for at, name in enumerate("aaaacdef", start=5)]
+    for work in online:
+        # The queue holds eight: each of these displaces one that no one waits for.
+        scheduler.submit(work)
+    for work in online:
+        assert work.over.wait(60)
+    assert not any(work.begun.is_set() for work in background[2:])
+    assert not any(work.failure for work in online)
+    scheduler.close()
+    refused = [work for work in background if work.failure is not None]
+    assert all(isinstance(work.failure, QueueFullError) for work in refused)
+    assert len(refused) + sum(len(work.tokens) == 400 for work in background) == 8
 
 
 def test_more_than_the_cache_holds_is_answered_one_after_the_other(build: Path) -> None:

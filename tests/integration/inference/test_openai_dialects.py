@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 import openai
@@ -9,6 +10,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from tests.integration.inference.conftest import InferenceProcess
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -51,3 +53,19 @@ def test_texts_with_their_tokens_and_where_each_begins(client: openai.OpenAI, ca
     whole = client.completions.create(model=caller, prompt="hi", max_tokens=8, echo=True).choices[0].text
     pieces = client.completions.create(model=caller, prompt="hi", max_tokens=8, stream=True)
     assert whole == "hi" + "".join(piece.choices[0].text for piece in pieces if piece.choices)
+
+
+def test_a_batch_is_answered_in_the_background(client: openai.OpenAI, caller: str) -> None:
+    lines = [
+        {"custom_id": str(n), "url": "/v1/completions", "body": {"model": caller, "prompt": "hi", "max_tokens": 4}}
+        for n in range(3)
+    ]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    file = client.files.create(file=("b.jsonl", content), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h").id
+    wait_until(lambda: client.batches.retrieve(batch).status == "completed", "the end of the batch")
+    ended = client.batches.retrieve(batch)
+    assert ended.output_file_id is not None
+    answers = [json.loads(line) for line in client.files.content(ended.output_file_id).text.splitlines()]
+    online = client.completions.create(model=caller, prompt="hi", max_tokens=4).choices[0].text
+    assert [answer["response"]["body"]["choices"][0]["text"] for answer in answers] == [online] * 3
