@@ -13,7 +13,9 @@ from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception,
+    retry_if_exception_type,
     sleep_using_event,
+    stop_after_attempt,
     stop_after_delay,
     stop_any,
     stop_never,
@@ -22,7 +24,7 @@ from tenacity import (
 )
 from tenacity.stop import stop_base
 
-from services.kit.errors import TidemillError, is_retryable
+from services.kit.errors import AbortedError, TidemillError, is_retryable
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +129,20 @@ async def call_with_retries_async(
 
     policy = _policy(is_retryable, _stop_after(patience_s))
     return await AsyncRetrying(**policy, sleep=sleep, before_sleep=before_sleep, reraise=True)(attempt)
+
+
+async def again_if_aborted(do: Callable[[], Awaitable[T]], tries: int = 5) -> T:
+    """Calls `do`, which reads before it writes, again where someone else was faster.
+
+    Raises:
+        AbortedError: someone else was faster each time.
+    """
+
+    async def attempt() -> T:
+        return await do()
+
+    policy = AsyncRetrying(retry=retry_if_exception_type(AbortedError), stop=stop_after_attempt(tries), reraise=True)
+    return await policy(attempt)
 
 
 def _policy(should_retry: Callable[[BaseException], bool], stop: stop_base) -> dict[str, Any]:

@@ -147,6 +147,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         datasets,
         start_triggered,
         drift,
+        parts.store,
         clock,
     )
     recorded = Wakeup(loop)

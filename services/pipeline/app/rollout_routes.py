@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from services.kit.errors import AbortedError, NotFoundError
+from services.kit.errors import NotFoundError
+from services.kit.retrying import again_if_aborted
 from services.pipeline.app.rollout_ports import ModelRoutes, RoutedRole, Routing
 from services.pipeline.domain.rollout import Rollout, RolloutState
 from services.pipeline.domain.rollout_plan import StepKind
 
 _TOTAL = 10_000
-_TRIES = 5
 
 
 async def set_for(rollout: Rollout, routing: Routing) -> str:
@@ -23,26 +23,25 @@ async def set_for(rollout: Rollout, routing: Routing) -> str:
         TidemillError: inference does not answer, or refuses it: a version was deleted, or cannot be loaded.
     """
     candidate = number_of(rollout.candidate)
-    for left in reversed(range(_TRIES)):
-        try:
-            found = await routing.route(rollout.model)
-            if rollout.state is RolloutState.PROMOTED:
-                if found.serving == candidate:
-                    return found.etag
-                return await routing.promote(rollout.model, candidate, rollout.reason)
-            wanted = wanted_of(rollout, found)
-            if wanted == dict(found.versions):
+
+    async def attempt() -> str:
+        found = await routing.route(rollout.model)
+        if rollout.state is RolloutState.PROMOTED:
+            if found.serving == candidate:
                 return found.etag
-            aliases = {name: number for name, number in found.aliases.items() if number in wanted}
-            return await routing.set_route(rollout.model, wanted, aliases, found.etag, rollout.reason)
-        except AbortedError:
-            if not left:
-                raise
-        except NotFoundError:
-            if rollout.state is RolloutState.ROLLED_BACK:
-                return ""
-            raise
-    raise AssertionError("unreachable: the last try returns or raises")
+            return await routing.promote(rollout.model, candidate, rollout.reason)
+        wanted = wanted_of(rollout, found)
+        if wanted == dict(found.versions):
+            return found.etag
+        aliases = {name: number for name, number in found.aliases.items() if number in wanted}
+        return await routing.set_route(rollout.model, wanted, aliases, found.etag, rollout.reason)
+
+    try:
+        return await again_if_aborted(attempt)
+    except NotFoundError:
+        if rollout.state is RolloutState.ROLLED_BACK:
+            return ""
+        raise
 
 
 def wanted_of(rollout: Rollout, found: ModelRoutes) -> Mapping[int, RoutedRole]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.kit.errors import AbortedError, FailedPreconditionError, TidemillError, not_found
+from services.kit.retrying import again_if_aborted
 from services.pipeline.app.rollout_ports import AuditStore
 from services.pipeline.app.rollout_runner import RolloutParts, carry_out, entry_of
 from services.pipeline.domain.audit import MESH, AuditEntry
@@ -17,8 +18,6 @@ from services.pipeline.engine.rollout_decision import interval
 from services.pipeline.engine.rollout_figures import RolloutFigures
 
 logger = logging.getLogger(__name__)
-
-_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +114,8 @@ class Rollouts:
         Raises:
             FailedPreconditionError: the new version was promoted.
         """
-
-        def rolled_back(rollout: Rollout) -> Rollout:
-            if rollout.state is RolloutState.ROLLED_BACK:
-                return rollout
-            _check_running(rollout)
-            why = by.reason or "A person rolled it back."
-            return rollout.ended(RolloutState.ROLLED_BACK, why, self._parts.clock.now())
-
-        rollout = await self._overrule(name, "rollout.rollback", by, rolled_back)
-        if not rollout.applied:
-            # Not left to the runner, which may be waiting for something else.
-            await self._carried_out(rollout)
-        return await self._read(name)
+        why = by.reason or "A person rolled it back."
+        return await self._end_now(name, "rollout.rollback", by, RolloutState.ROLLED_BACK, why)
 
     async def freeze(self, name: str, by: Overrule) -> Rollout:
         """Holds a roll-out at its step."""
@@ -149,37 +137,39 @@ class Rollouts:
 
     async def force(self, name: str, by: Overrule) -> Rollout:
         """Promotes the new version now, whatever the figures say."""
+        why = by.reason or "A person promoted it, whatever the figures say."
+        return await self._end_now(name, "rollout.force", by, RolloutState.PROMOTED, why)
 
-        def forced(rollout: Rollout) -> Rollout:
-            if rollout.state is RolloutState.PROMOTED:
+    async def _end_now(self, name: str, action: str, by: Overrule, state: RolloutState, why: str) -> Rollout:
+        """Ends a roll-out in a state; one that ended so stays as it is."""
+
+        def ended(rollout: Rollout) -> Rollout:
+            if rollout.state is state:
                 return rollout
             _check_running(rollout)
-            why = by.reason or "A person promoted it, whatever the figures say."
-            return rollout.ended(RolloutState.PROMOTED, why, self._parts.clock.now())
+            return rollout.ended(state, why, self._parts.clock.now())
 
-        rollout = await self._overrule(name, "rollout.force", by, forced)
+        rollout = await self._overrule(name, action, by, ended)
         if not rollout.applied:
+            # Not left to the runner, which may be waiting for something else.
             await self._carried_out(rollout)
         return await self._read(name)
 
     async def _overrule(self, name: str, action: str, by: Overrule, change: Callable[[Rollout], Rollout]) -> Rollout:
         """Stores what a person orders, on the roll-out as it is now; what changes nothing is not noted."""
-        for left in reversed(range(_TRIES)):
+
+        async def attempt() -> Rollout:
             before = await self._read(name)
             after = change(before)
             if after == before:
                 return before
             entry = entry_of(after, by.actor, action, self._parts.clock, reason=by.reason)
-            try:
-                stored = await asyncio.to_thread(self._parts.store.update, after, entry)
-            except AbortedError:
-                if not left:
-                    raise
-                continue
+            stored = await asyncio.to_thread(self._parts.store.update, after, entry)
             logger.info("%s: %s by %s: %s", name, action, by.actor, entry.reason)
             self._changed()
             return stored
-        raise AssertionError("unreachable: the last try returns or raises")
+
+        return await again_if_aborted(attempt)
 
     async def _carried_out(self, rollout: Rollout) -> None:
         try:

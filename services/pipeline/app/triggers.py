@@ -18,6 +18,7 @@ from services.kit.ids import new_id
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.ports import CycleStore
+from services.pipeline.app.rollout_ports import RolloutStore
 from services.pipeline.app.trigger_ports import Firing, RecordCounts, StartCycle, Trigger, TriggerStore
 from services.pipeline.domain.audit import INSIDE, entry
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
@@ -63,9 +64,10 @@ class PipelineTriggers:
         records: RecordCounts,
         start: StartCycle,
         drift: DriftWatch,
+        rollouts: RolloutStore,
         clock: Clock,
     ) -> None:
-        self._drift = drift
+        self._drift, self._rollouts = drift, rollouts
         self._store, self._cycles, self._captures = store, cycles, captures
         self._records, self._start, self._clock = records, start, clock
 
@@ -200,8 +202,15 @@ class PipelineTriggers:
             paused=trigger.paused,
             pause_reason=trigger.pause_reason,
             drift=await asyncio.to_thread(self._drift.states, trigger.spec, learnt),
+            rollout=await self._rollout(trigger.spec),
         )
         return facts, cursors
+
+    async def _rollout(self, spec: PipelineSpec) -> str:
+        unfinished = await asyncio.to_thread(self._rollouts.unfinished)
+        ours = [rollout for rollout in unfinished if rollout.model == spec.model and not rollout.state.final]
+        # The oldest is at work, the others wait for it.
+        return ours[0].summary if ours else ""
 
     async def _new_records(self, trigger: Trigger, learnt: Cycle | None) -> tuple[int | None, dict[str, int]]:
         if not _of(trigger).new_records:

@@ -83,6 +83,19 @@ class Rollout:
         """Whether promotion follows."""
         return self.step == len(self.plan.steps) - 1
 
+    @property
+    def summary(self) -> str:
+        """Where it stands, for a person; without a full stop."""
+        if self.frozen:
+            where = f"held; `tidemill rollout resume {self.name}` continues it"
+        elif self.state is RolloutState.AWAITING_APPROVAL:
+            where = f"waiting for `tidemill rollout approve {self.name}`"
+        elif self.state is RolloutState.RUNNING:
+            where = f"step {self.step + 1} of {len(self.plan.steps)}, {self.planned.kind.value}"
+        else:
+            where = self.state.value.replace("_", " ")
+        return f"{self.name} introduces {self.candidate} ({where})"
+
     def begun(self, champion: str) -> Rollout:
         """In its first step."""
         records = tuple(StepRecord() for _ in self.plan.steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta, tzinfo
 
 from services.pipeline.domain.drift import DriftLook, DriftRules, DriftState, Signal
@@ -44,6 +44,7 @@ class Triggers:
     max_train_minutes: float = 0.0
     quiet_hours: tuple[QuietHours, ...] = ()
     drift: DriftRules | None = None
+    during_rollouts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Facts:
     `new_records` is None while cleaning does not answer. `missed` is the last scheduled time that no cycle has answered
     yet, None if there is none. `met_since` is when a count was first found at its threshold. `fired` are the times of
     the cycles that were started by triggers in the last 24 hours, `train_minutes` those of training in them.
-    `stopped` is the last attempt if it failed or was cancelled: what happened, and when.
+    `stopped` is the last attempt if it failed or was cancelled: what happened, and when. `rollout` says which roll-out
+    of the model is at work, and how far it is, without a full stop.
     """
 
     now: datetime
@@ -69,6 +71,7 @@ class Facts:
     paused: bool = False
     pause_reason: str = ""
     drift: Sequence[DriftState] = ()
+    rollout: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +125,9 @@ def decide(triggers: Triggers, facts: Facts, zone: tzinfo) -> Decision:
         facts: what is known.
         zone: the rules' time zone.
     """
-    checks = tuple(_checks(triggers, facts, zone))
-    counted = any(check.met and check.threshold for check in checks)
-    scheduled = any(check.met and not check.threshold for check in checks)
-    return Decision(checks, tuple(_holds(triggers, facts, zone, debounced=counted and not scheduled)))
+    found = Decision(tuple(_checks(triggers, facts, zone)), ())
+    at_once = any(check.met and not check.threshold for check in found.checks)
+    return replace(found, holds=tuple(_holds(triggers, facts, zone, debounced=found.counted and not at_once)))
 
 
 def _checks(triggers: Triggers, facts: Facts, zone: tzinfo) -> Sequence[Check]:
@@ -206,6 +208,8 @@ def _holds(triggers: Triggers, facts: Facts, zone: tzinfo, *, debounced: bool) -
         found.append(f"It is paused{f': {facts.pause_reason}' if facts.pause_reason else ''}.")
     if facts.running:
         found.append(f"{facts.running} is running.")
+    if facts.rollout and not triggers.during_rollouts:
+        found.append(f"A roll-out is at work: {facts.rollout}; the next cycle starts after it.")
     if facts.stopped is not None:
         what, ended = facts.stopped
         again = ended + PAUSE_AFTER_STOP

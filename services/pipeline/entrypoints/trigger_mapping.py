@@ -38,6 +38,7 @@ def triggers_from(message: pb.Triggers) -> Triggers:
         max_train_minutes=message.max_train_minutes,
         quiet_hours=tuple(QuietHours(item.start, item.end) for item in message.quiet_hours),
         drift=_drift_from(message.drift) if message.HasField("drift") else None,
+        during_rollouts=message.during_rollouts,
     )
 
 
@@ -62,6 +63,7 @@ def triggers_to(triggers: Triggers) -> pb.Triggers:
         max_cycles_per_day=triggers.max_cycles_per_day,
         max_train_minutes=triggers.max_train_minutes,
         quiet_hours=[pb.QuietHours(start=item.start, end=item.end) for item in triggers.quiet_hours],
+        during_rollouts=triggers.during_rollouts,
     )
     if (drift := triggers.drift) is not None:
         rules = pb.Drift(

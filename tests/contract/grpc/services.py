@@ -53,6 +53,7 @@ from services.pipeline.adapters.exclusion_store import SqlExclusionStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
 from services.pipeline.adapters.review_store import SqlReviewStore
+from services.pipeline.adapters.rollout_store import SqlRolloutStore
 from services.pipeline.adapters.trigger_store import SqlTriggerStore
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycles import Cycles
@@ -279,7 +280,9 @@ class Services:
         texts, gauges = SnapshotTexts(ArtifactStore(self.folder.as_uri())), PrometheusDriftGauges(CollectorRegistry())
         drift = DriftWatch(SqlDriftStore(engine), texts, trigger_store, store, gauges, clock)
         triggers = TriggerServicer(
-            PipelineTriggers(trigger_store, store, captures, FakeRecordCounts(), start, drift, clock)
+            PipelineTriggers(
+                trigger_store, store, captures, FakeRecordCounts(), start, drift, SqlRolloutStore(engine, clock), clock
+            )
         )
         self.rollouts = World(engine)
         rollouts = RolloutServicer(self.rollouts.rollouts())

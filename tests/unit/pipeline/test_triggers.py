@@ -16,18 +16,22 @@ from services.kit.failure import Failure
 from services.pipeline.adapters.audit_store import SqlAuditStore
 from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
 from services.pipeline.adapters.drift_store import SnapshotTexts
+from services.pipeline.adapters.rollout_store import SqlRolloutStore
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.cycle_runner import CycleRunner
 from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.triggers import PipelineTriggers, TriggerView
+from services.pipeline.domain.audit import MESH, entry
 from services.pipeline.domain.capture import Capture, CapturedAnswer
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
 from services.pipeline.domain.feedback import Feedback
 from services.pipeline.domain.learning import FeedbackUse
+from services.pipeline.domain.rollout import Rollout, RolloutState
 from services.pipeline.domain.triggers import QuietHours, Triggers
 from services.pipeline.engine.cron import check_schedule, due_after, last_due, zone_of
 from tests.unit.pipeline.conftest import Harness
 from tests.unit.pipeline.peers import DIGEST, FakeRecordCounts
+from tests.unit.pipeline.rollout_world import PLAN
 
 # A Monday.
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -63,9 +67,10 @@ class World:
         harness, self.registry = self.harness, CollectorRegistry()
         gauges = PrometheusDriftGauges(self.registry)
         texts = SnapshotTexts(harness.artifacts)
+        rollouts = SqlRolloutStore(harness.store._engine, self.clock)
         self.drift = DriftWatch(harness.drift, texts, harness.triggers, harness.store, gauges, self.clock)
         self.triggers = PipelineTriggers(
-            harness.triggers, harness.store, self.captures, self.records, self.start, self.drift, self.clock
+            harness.triggers, harness.store, self.captures, self.records, self.start, self.drift, rollouts, self.clock
         )
 
     async def start(self, spec: PipelineSpec, request_id: str, reasons: tuple[str, ...]) -> Cycle:
@@ -266,6 +271,41 @@ async def test_quiet_hours_and_a_pause_hold_cycles_back(world: World) -> None:
     await world.triggers.step()
     assert world.cycles == []
     await world.triggers.pause(world.spec.name, False)
+    await world.triggers.step()
+    assert len(world.cycles) == 1
+
+
+async def test_a_rollout_at_work_holds_cycles_back_unless_the_file_says_otherwise(world: World) -> None:
+    await world.put(new_records=1)
+    world.records.arrivals = [1]
+    store = SqlRolloutStore(world.harness.store._engine, world.clock)
+    model, now = world.spec.model, world.clock.now()
+    candidate, cycle = f"{model}/versions/4", "pipelines/headlines/cycles/c0"
+    draft = Rollout("r1", "headlines", cycle, model, candidate, "runs/r1", PLAN, now, now)
+    rollout = store.create(draft, entry(now, MESH, "rollout.create", draft.name, "made"))
+    stages = [
+        (rollout, "pending"),
+        (replace(rollout.begun(f"{model}/versions/3"), step=1), "step 2 of 3, canary"),
+        (
+            replace(rollout.begun(f"{model}/versions/3"), frozen=True),
+            "held; `tidemill rollout resume rollouts/r1` continues it",
+        ),
+        (
+            replace(rollout, state=RolloutState.AWAITING_APPROVAL),
+            "waiting for `tidemill rollout approve rollouts/r1`",
+        ),
+    ]
+    for number, (stage, where) in enumerate(stages):
+        store.update(replace(stage, revision=number))
+        await world.triggers.step()
+        assert await world.hold() == (
+            f"A roll-out is at work: rollouts/r1 introduces {candidate} ({where}); the next cycle starts after it."
+        )
+    await world.put(new_records=1, during_rollouts=True)
+    assert (await world.view()).decision.fires
+    await world.put(new_records=1)
+    ended = replace(rollout, state=RolloutState.PROMOTED, revision=len(stages))
+    store.update(ended)
     await world.triggers.step()
     assert len(world.cycles) == 1
 

@@ -105,6 +105,7 @@ class Triggers(_message.Message):
     MAX_TRAIN_MINUTES_FIELD_NUMBER: _builtins.int
     QUIET_HOURS_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
+    DURING_ROLLOUTS_FIELD_NUMBER: _builtins.int
     new_records: _builtins.int
     """Fires at this many records of the pipeline's sources that have arrived since the last cycle; not by records when zero.
     A source that is pulled is read by cycles only, so give it a schedule.
@@ -123,6 +124,10 @@ class Triggers(_message.Message):
     """Maximum number of cycles that start by themselves in 24 hours; 4 when left out, none when zero."""
     max_train_minutes: _builtins.float
     """Minutes of training in 24 hours, by all cycles of the pipeline, after which none starts by itself; no limit when zero."""
+    during_rollouts: _builtins.bool
+    """Starts cycles also while a roll-out of the model is at work. Their versions wait for it, and of those that wait only the
+    newest has its turn, so what the others learnt is not compared. Held back until the roll-out has ended when left out.
+    """
     @_builtins.property
     def quiet_hours(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuietHours]:
         """When none starts by itself."""
@@ -143,10 +148,11 @@ class Triggers(_message.Message):
         max_train_minutes: _builtins.float = ...,
         quiet_hours: _abc.Iterable[Global___QuietHours] | None = ...,
         drift: Global___Drift | None = ...,
+        during_rollouts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes", "_max_cycles_per_day", b"_max_cycles_per_day", "debounce_minutes", b"debounce_minutes", "drift", b"drift", "max_cycles_per_day", b"max_cycles_per_day"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes", "_max_cycles_per_day", b"_max_cycles_per_day", "corrections", b"corrections", "debounce_minutes", b"debounce_minutes", "drift", b"drift", "max_cycles_per_day", b"max_cycles_per_day", "max_train_minutes", b"max_train_minutes", "new_records", b"new_records", "quiet_hours", b"quiet_hours", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes", "_max_cycles_per_day", b"_max_cycles_per_day", "corrections", b"corrections", "debounce_minutes", b"debounce_minutes", "drift", b"drift", "during_rollouts", b"during_rollouts", "max_cycles_per_day", b"max_cycles_per_day", "max_train_minutes", b"max_train_minutes", "new_records", b"new_records", "quiet_hours", b"quiet_hours", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__debounce_minutes: _TypeAlias = _typing.Literal["debounce_minutes"]  # noqa: Y015
     _WhichOneofArgType__debounce_minutes: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes"]  # noqa: Y015
@@ -268,7 +274,9 @@ class Trigger(_message.Message):
 
     @_builtins.property
     def holds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What holds a cycle back now, one sentence each: pause, a running cycle, debounce, budget, quiet hours, a failure."""
+        """What holds a cycle back now, one sentence each: pause, a running cycle, a roll-out, debounce, budget, quiet hours, a
+        failure.
+        """
 
     @_builtins.property
     def firings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TriggerFiring]:
