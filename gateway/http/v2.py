@@ -30,7 +30,6 @@ _PROBE_S = 2.0
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 _JSON_SIZE = "inference-header-content-length"
 _INFER_DOCS = described(InferBody, "Infers (JSON, or JSON and binary tensor data)")
-_EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 
 
 def v2_routes(triton: TritonV2) -> APIRouter:
@@ -48,7 +47,7 @@ def v2_routes(triton: TritonV2) -> APIRouter:
     @router.get("/v2")
     async def server_metadata() -> Response:
         found = await ask("ServerMetadata", v2.ServerMetadataRequest())
-        return json_response({"name": found.name, "version": found.version, "extensions": list(_EXTENSIONS)})
+        return json_response({"name": found.name, "version": found.version, "extensions": list(found.extensions)})
 
     @router.get("/v2/health/live")
     async def live() -> Response:

@@ -29,6 +29,8 @@ from services.serving.domain.names import ModelReference, parse_server_model
 from services.serving.domain.route import RoutedVersion
 
 Metadata = Sequence[tuple[str, str | bytes]]
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
+"""Of the protocol, as offered at both doors; Triton's other ones (repository, shared memory, traces, logs) are not."""
 
 
 class TritonV2:
@@ -71,7 +73,10 @@ class TritonV2:
             return await self._statistics(request, timeout_s)
         if method == "ServerMetadata":
             with self._translated():
-                return await call(request, timeout=timeout_s)
+                found = await call(request, timeout=timeout_s)
+            del found.extensions[:]
+            found.extensions.extend(EXTENSIONS)
+            return found
         try:
             version = self._table.find(ModelReference(request.name, request.version))
         except NotFoundError:
