@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from gateway import formats
 from gateway.console import words
+from gateway.http.door import CONSOLE
 
 HERE = Path(__file__).parent
 STATIC = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -41,6 +43,7 @@ def environment() -> Environment:
     made.filters |= {
         "ago": lambda stamp: words.ago(stamp, datetime.now(UTC)),
         "moment": moment,
+        "linked": linked,
         "short": words.short,
         "last": words.last,
         "size": formats.size,
@@ -68,6 +71,24 @@ def moment(stamp: Timestamp) -> Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         f"{when:%Y-%m-%dT%H:%M:%SZ}", f"{when:%Y-%m-%d %H:%M:%S} UTC", words.ago(stamp, datetime.now(UTC))
     )
+
+
+# Names of resources that have a page, as sentences of the mesh contain them.
+_NAMES = re.compile(
+    r"\b(?:pipelines/[a-z0-9-]+/cycles/[a-z0-9-]+|(?:models|datasets)/[a-z0-9-]+/versions/[0-9]+|(?:rollouts|runs)/[a-z0-9-]+)"
+)
+
+
+def linked(text: str) -> Markup:
+    """A sentence, escaped, in which the names of resources lead to their pages."""
+    parts, at = [], 0
+    for found in _NAMES.finditer(text):
+        parts += [
+            escape(text[at : found.start()]),
+            Markup('<a href="{}/{}">{}</a>').format(CONSOLE, found[0], found[0]),
+        ]
+        at = found.end()
+    return Markup("").join([*parts, escape(text[at:])])
 
 
 def render(templates: Environment, template: str, /, **values: Any) -> str:

@@ -15,10 +15,11 @@ from gateway.console.calls import Services
 from gateway.console.rendering import render
 from gateway.console.sessions import Session, Sessions
 from gateway.health import PartsHealth
+from gateway.http.door import CONSOLE
 from gateway.keys.key import ApiKey
 from services.kit.ids import new_id
 
-ROOT = "/console"
+ROOT = CONSOLE
 NOTES = {
     "approved": "Approved. The roll-out takes its next step.",
     "rolledback": "Rolled back. All users have the version before.",

@@ -48,12 +48,14 @@ class Part:
 def funnel(version: DatasetVersion) -> list[Part]:
     """What came in, what was dropped for which reason, and what is left."""
     reasons = sorted(version.rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
-    rows = [
+    rows: list[tuple[str, int, str]] = [
         ("in", version.records_in, "busy"),
         *((f"rejected: {reason.replace('_', ' ')}", count, "warn") for reason, count in reasons),
         ("for training", version.train_count, "good"),
         ("held out", version.holdout_count, "good"),
     ]
+    if held_back := version.feedback_counts.get("held_back", 0):
+        rows.append(("feedback that is measured on", held_back, "good"))
     total = version.records_in or 1
     return [Part(what, count, count / total, share_bar(count / total, tone)) for what, count, tone in rows]
 

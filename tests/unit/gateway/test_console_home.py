@@ -9,6 +9,7 @@ from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
 from tidemill.pipeline.v1.trigger_pb2 import Trigger, TriggerFiring
 
 from gateway.console.pages.home import loops, needs
+from gateway.console.rendering import linked
 from gateway.console.words import part_status
 from services.kit.errors import UnavailableError
 from tests.unit.cli.cycles import running, succeeded
@@ -82,6 +83,17 @@ def test_texts_of_others_are_shown_as_texts() -> None:
     assert shown.count(HOSTILE) == 2
     assert LONG in shown
     assert CHINESE in shown
+
+
+def test_names_in_sentences_lead_to_their_pages() -> None:
+    shown = linked(f"pipelines/a/cycles/c1 made models/m/versions/4 {HOSTILE} of runs/r-1, not pipelines/a")
+    assert [link.partition('"')[0] for link in shown.split('href="')[1:]] == [
+        "/console/pipelines/a/cycles/c1",
+        "/console/models/m/versions/4",
+        "/console/runs/r-1",
+    ]
+    assert "<script" not in shown
+    assert text_of(shown).startswith("pipelines/a/cycles/c1 made models/m/versions/4 <script>")
 
 
 def test_a_quiet_mesh_says_that_nothing_is_to_do() -> None:

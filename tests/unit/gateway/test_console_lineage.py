@@ -95,6 +95,7 @@ def test_a_funnel_begins_with_what_came_in() -> None:
         ("rejected: too short", 3, 0.001),
         ("for training", 1859, 0.836),
         ("held out", 200, 0.09),
+        ("feedback that is measured on", 9, 0.004),
     ]
     shown = text_of(dataset_page(dataset_version()))
     assert "64 correction 9 held back 17 people" in shown
