@@ -92,6 +92,8 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "ListTriggers": _SEE,
         "PauseTrigger": _RUN,
         "ResumeTrigger": _RUN,
+        # An alert may start a cycle.
+        "ReportAlerts": _RUN,
     },
     "tidemill.pipeline.v1.RolloutService": {
         "GetRollout": _SEE,
@@ -167,6 +169,7 @@ ROUTES: Mapping[tuple[str, str], Roles] = {
     ("POST", "/v1/feedback"): _JUDGE,
     ("POST", "/v1/feedback/batch"): _JUDGE,
     ("POST", "/v1/records"): _SEND,
+    ("POST", "/v1/alerts"): _RUN,
     ("GET", "/v2"): _LOOK,
     ("GET", "/v2/models/stats"): _LOOK,
     **{

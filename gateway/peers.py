@@ -14,6 +14,7 @@ import grpc
 from opentelemetry import propagate
 from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from tidemill.pipeline.v1.trigger_service_pb2_grpc import TriggerServiceStub
 
 from gateway.access import CALLER
 from services.kit.config import ServiceSettings
@@ -22,6 +23,7 @@ from services.kit.grpc.client import open_channel
 if TYPE_CHECKING:
     from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceAsyncStub
     from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceAsyncStub
+    from tidemill.pipeline.v1.trigger_service_pb2_grpc import TriggerServiceAsyncStub
 
 PEERS = ("ingest", "cleaning", "training", "inference", "pipeline", "telemetry")
 
@@ -33,6 +35,7 @@ class Peers:
     channels: Mapping[str, grpc.aio.Channel]
     ingest: IngestServiceAsyncStub
     pipeline: PipelineServiceAsyncStub
+    trigger: TriggerServiceAsyncStub
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Peers:
@@ -45,6 +48,7 @@ class Peers:
             channels=channels,
             ingest=IngestServiceStub(channels["ingest"]),
             pipeline=PipelineServiceStub(channels["pipeline"]),
+            trigger=TriggerServiceStub(channels["pipeline"]),
         )
 
     async def close(self) -> None:

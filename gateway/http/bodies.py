@@ -417,6 +417,24 @@ class RecordsBody(Body):
     request_id: str = Field("", description="a repeat with the same id is not stored again")
 
 
+class AlertmanagerAlert(BaseModel):
+    """One alert of Alertmanager's webhook."""
+
+    status: Literal["firing", "resolved"]
+    labels: dict[str, str] = Field(description="`alertname`, and `pipeline`: the one whose triggers it concerns")
+    annotations: dict[str, str] = {}
+    startsAt: str  # noqa: N815 - Alertmanager's name
+    fingerprint: str
+
+
+class AlertsBody(Body):
+    """What Alertmanager posts to a webhook, version 4; fields that are not read are left out here."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    alerts: list[AlertmanagerAlert] = Field(max_length=1000)
+
+
 class TensorBody(BaseModel):
     """A tensor of KServe V2."""
 
@@ -487,6 +505,13 @@ class FeedbackBatchResponse(BaseModel):
     """Recorded judgements, in the order of the batch."""
 
     feedback: list[FeedbackResponse]
+
+
+class AlertsResponse(BaseModel):
+    """How many alerts some pipeline's triggers name, of how many."""
+
+    taken: int
+    received: int
 
 
 class RecordsResponse(BaseModel):

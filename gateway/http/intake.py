@@ -1,4 +1,4 @@
-"""`/v1/feedback` and `/v1/records`: data that flows back into the pipelines."""
+"""`/v1/feedback`, `/v1/records` and `/v1/alerts`: what flows back into the pipelines."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from tidemill.pipeline.v1.pipeline_service_pb2 import (
     Judgement,
     RecordFeedbackRequest,
 )
+from tidemill.pipeline.v1.trigger_pb2 import Alert
+from tidemill.pipeline.v1.trigger_service_pb2 import ReportAlertsRequest
 
 from gateway.http.bodies import (
+    AlertmanagerAlert,
+    AlertsBody,
+    AlertsResponse,
     FeedbackBatchBody,
     FeedbackBatchResponse,
     FeedbackBody,
@@ -34,8 +39,10 @@ from services.kit.ids import new_id
 
 _FEEDBACK_DOCS = described(FeedbackBody, "Records a judgement of an answer")
 _FEEDBACK_BATCH_DOCS = described(FeedbackBatchBody, "Records judgements of several answers, all or none")
+_ALERTS_DOCS = described(AlertsBody, "Takes alerts of Prometheus from Alertmanager's webhook, for triggers")
 _RECORDS_DOCS = described(RecordsBody, "Accepts a batch of raw records; answers when it is durable")
 _TIMEOUT_S = 30.0
+_MAX_SUMMARY = 512
 UNKNOWN_ANSWER = (
     "No answer with this id is known yet. The feedback is stored and counts as soon as its answer is known; "
     "check the id if that takes longer than a minute."
@@ -66,6 +73,16 @@ def intake_routes(peers: Peers) -> APIRouter:
             response = await peers.pipeline.BatchRecordFeedback(call, timeout=_TIMEOUT_S, metadata=call_metadata())
         answer = FeedbackBatchResponse(feedback=[_recorded(item) for item in response.feedback])
         return json_response(answer.model_dump(exclude_none=True))
+
+    @router.post("/v1/alerts", response_model=AlertsResponse, **_ALERTS_DOCS)
+    async def alerts(request: Request) -> Response:
+        body = read_body(AlertsBody, await json_of(request))
+        found = [_alert(item, f"alerts[{index}]") for index, item in enumerate(body.alerts) if _is_ours(item)]
+        call = ReportAlertsRequest(request_id=_request_id(request), alerts=found)
+        with translate_rpc_errors("pipeline"):
+            response = await peers.trigger.ReportAlerts(call, timeout=_TIMEOUT_S, metadata=call_metadata())
+        answer = AlertsResponse(taken=response.taken_count, received=len(body.alerts))
+        return json_response(answer.model_dump())
 
     @router.post("/v1/records", response_model=RecordsResponse, **_RECORDS_DOCS)
     async def records(request: Request) -> Response:
@@ -113,14 +130,35 @@ def _request_id(request: Request) -> str:
     return request.headers.get("idempotency-key") or new_id()
 
 
+def _is_ours(body: AlertmanagerAlert) -> bool:
+    """Whether it concerns a pipeline: a mesh reports others, too, and Alertmanager sends what it is set to."""
+    return bool(body.labels.get("pipeline") and body.labels.get("alertname"))
+
+
+def _alert(body: AlertmanagerAlert, where: str) -> Alert:
+    said = body.annotations.get("summary") or body.annotations.get("description") or ""
+    return Alert(
+        name=body.labels["alertname"],
+        pipeline=f"pipelines/{body.labels['pipeline'].removeprefix('pipelines/')}",
+        fingerprint=body.fingerprint,
+        start_time=_moment(body.startsAt, f"{where}.startsAt"),
+        resolved=body.status == "resolved",
+        summary=said[:_MAX_SUMMARY],
+    )
+
+
+def _moment(text: str, where: str) -> Timestamp:
+    stamp = Timestamp()
+    try:
+        stamp.FromJsonString(text)
+    except ValueError as error:
+        raise invalid(where, f"`{where}` must be an RFC 3339 time.") from error
+    return stamp
+
+
 def _record(body: RecordBody, where: str) -> Record:
     """One record of a batch; the service validates it."""
     record = Record(record_id=body.record_id, source=body.source, text=body.text, attributes=body.attributes)
     if moment := body.event_time:
-        stamp = Timestamp()
-        try:
-            stamp.FromJsonString(moment)
-        except ValueError as error:
-            raise invalid(f"{where}.event_time", f"`{where}.event_time` must be an RFC 3339 time.") from error
-        record.event_time.CopyFrom(stamp)
+        record.event_time.CopyFrom(_moment(moment, f"{where}.event_time"))
     return record

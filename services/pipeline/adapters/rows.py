@@ -105,6 +105,7 @@ def spec_of(value: Mapping[str, Any]) -> PipelineSpec:
 
 def _triggers_of(value: Mapping[str, Any]) -> Triggers:
     found = {**value, "quiet_hours": tuple(QuietHours(**item) for item in value["quiet_hours"])}
+    found["alerts"] = tuple(value.get("alerts", ()))
     if (drift := value.get("drift")) is not None:
         signals = tuple(DriftSignal(signal) for signal in drift["signals"])
         found["drift"] = DriftRules(**{**drift, "signals": signals})

@@ -154,6 +154,19 @@ drift_looks = Table(
     Column("live_count", Integer, nullable=False),
 )
 
+# What Alertmanager last reported of each alert that a trigger names.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("pipeline", String(64), primary_key=True),
+    Column("fingerprint", String(64), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("start_time", UtcMicros, nullable=False),
+    Column("report_time", UtcMicros, nullable=False),
+    Column("summary", FreeText, nullable=False),
+    Column("resolved", Boolean, nullable=False),
+)
+
 # Answers to review. Those whose captured answer has expired are in it no more.
 review_items = Table(
     "review_items",

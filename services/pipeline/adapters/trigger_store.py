@@ -11,11 +11,12 @@ from sqlalchemy import Engine, Table, delete, insert, or_, select, update
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.audit_store import add
 from services.pipeline.adapters.rows import spec_of, spec_row
-from services.pipeline.adapters.tables import trigger_firings, triggers
+from services.pipeline.adapters.tables import alerts, trigger_firings, triggers
 from services.pipeline.app.trigger_ports import Firing, Trigger
 from services.pipeline.domain.audit import MESH, AuditEntry
 from services.pipeline.domain.audit import entry as audit_entry
 from services.pipeline.domain.cycle import PipelineSpec
+from services.pipeline.domain.triggers import Alert
 
 _LOCK = "triggers"
 
@@ -34,6 +35,7 @@ class SqlTriggerStore:
             row = connection.execute(select(triggers).where(where)).mappings().first()
             if spec.triggers is None:
                 connection.execute(delete(triggers).where(where))
+                connection.execute(delete(alerts).where(alerts.c.pipeline == spec.name))
                 return None
             if row is None:
                 made = Trigger(spec, now)
@@ -92,6 +94,37 @@ class SqlTriggerStore:
             connection.execute(insert(trigger_firings).values(row))
             add(connection, [_entry(firing, "trigger.fire", firing.fire_time, " ".join(firing.reasons))])
             return True
+
+    def report(self, pipeline: str, alert: Alert, now: datetime) -> None:
+        """See the port."""
+        same = (alerts.c.pipeline == pipeline, alerts.c.fingerprint == alert.fingerprint)
+        row = {"name": alert.name, "start_time": alert.start_time, "summary": alert.summary, "resolved": alert.resolved}
+        with translate_database_errors(), self._engine.begin() as connection:
+            one_at_a_time(connection, _LOCK)
+            known = connection.execute(select(alerts.c.start_time).where(*same)).scalar()
+            if known is None:
+                values = {**row, "pipeline": pipeline, "fingerprint": alert.fingerprint, "report_time": now}
+                connection.execute(insert(alerts).values(values))
+            elif known < alert.start_time:
+                connection.execute(update(alerts).where(*same).values(**row, report_time=now))
+            elif known == alert.start_time and alert.resolved:
+                connection.execute(update(alerts).where(*same).values(resolved=True))
+
+    def alerts(self, pipeline: str, since: datetime | None) -> Sequence[Alert]:
+        """See the port."""
+        query = select(alerts).where(alerts.c.pipeline == pipeline).order_by(alerts.c.start_time)
+        with translate_database_errors(), self._reads.connect() as connection:
+            return [
+                Alert(
+                    name=row["name"],
+                    fingerprint=row["fingerprint"],
+                    start_time=row["start_time"],
+                    summary=row["summary"],
+                    resolved=row["resolved"],
+                    answered=since is not None and row["report_time"] <= since,
+                )
+                for row in connection.execute(query).mappings()
+            ]
 
     def pending(self) -> Sequence[Firing]:
         """See the port."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from services.pipeline.domain.audit import AuditEntry
 from services.pipeline.domain.cycle import Cycle, PipelineSpec
+from services.pipeline.domain.triggers import Alert
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,14 @@ class TriggerStore(Protocol):
         Returns:
             False if the triggers have ended or are paused.
         """
+        ...
+
+    def report(self, pipeline: str, alert: Alert, now: datetime) -> None:
+        """Keeps the newest firing of an alert; what is older, or a repeat, changes nothing but that it is resolved."""
+        ...
+
+    def alerts(self, pipeline: str, since: datetime | None) -> Sequence[Alert]:
+        """Alerts about a pipeline; those that were first reported before a moment are answered."""
         ...
 
     def pending(self) -> Sequence[Firing]:

@@ -22,7 +22,7 @@ from services.pipeline.app.rollout_ports import RolloutStore
 from services.pipeline.app.trigger_ports import Firing, RecordCounts, StartCycle, Trigger, TriggerStore
 from services.pipeline.domain.audit import INSIDE, entry
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
-from services.pipeline.domain.triggers import DAY, Decision, Facts, Triggers, decide
+from services.pipeline.domain.triggers import DAY, Alert, Decision, Facts, Triggers, decide
 from services.pipeline.engine.cron import check_schedule, due_after, last_due, zone_of
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,17 @@ class PipelineTriggers:
         logger.info("the triggers of %s are %s", pipeline, "paused" if paused else "resumed")
         return await self.get(pipeline)
 
+    async def report(self, alerts: Sequence[tuple[str, Alert]]) -> int:
+        """Takes alerts by the name of their pipeline; returns how many of them a trigger names."""
+        taken = 0
+        for pipeline, alert in alerts:
+            trigger = await asyncio.to_thread(self._store.get, pipeline)
+            if trigger is None or alert.name not in _of(trigger).alerts:
+                continue
+            await asyncio.to_thread(self._store.report, pipeline, alert, self._clock.now())
+            taken += 1
+        return taken
+
     async def step(self) -> None:
         """Carries out orders that are pending, then looks at every pipeline once."""
         for firing in await asyncio.to_thread(self._store.pending):
@@ -171,9 +182,10 @@ class PipelineTriggers:
         newest = await asyncio.to_thread(self._cycles.page, trigger.pipeline, "", 1)
         learnt = await asyncio.to_thread(self._cycles.learnt, trigger.pipeline)
         new_records, cursors = await self._new_records(trigger, learnt)
+        # What came later the newest cycle may not have seen.
+        since = None if learnt is None else learnt.stage("collect").start_time
         corrections = 0
         if triggers.corrections:
-            since = None if learnt is None else learnt.stage("collect").start_time
             corrections = await asyncio.to_thread(self._captures.count_corrections, trigger.spec, since)
         missed = next_schedule = None
         if triggers.schedule:
@@ -203,6 +215,7 @@ class PipelineTriggers:
             pause_reason=trigger.pause_reason,
             drift=await asyncio.to_thread(self._drift.states, trigger.spec, learnt),
             rollout=await self._rollout(trigger.spec),
+            alerts=await asyncio.to_thread(self._store.alerts, trigger.pipeline, since) if triggers.alerts else (),
         )
         return facts, cursors
 

@@ -45,6 +45,19 @@ class Triggers:
     quiet_hours: tuple[QuietHours, ...] = ()
     drift: DriftRules | None = None
     during_rollouts: bool = False
+    alerts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """An alert about a pipeline, as Alertmanager reports it; `answered` if a cycle has begun since it was reported."""
+
+    name: str
+    fingerprint: str
+    start_time: datetime
+    summary: str = ""
+    resolved: bool = False
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,7 @@ class Facts:
     pause_reason: str = ""
     drift: Sequence[DriftState] = ()
     rollout: str = ""
+    alerts: Sequence[Alert] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +161,25 @@ def _checks(triggers: Triggers, facts: Facts, zone: tzinfo) -> Sequence[Check]:
         else:
             why = f"The schedule {triggers.schedule} is never due."
         found.append(Check("schedule", facts.missed is not None, why))
+    found += [_alert(name, facts.alerts, zone) for name in triggers.alerts]
     if triggers.drift is not None:
         found += [_drift(state, triggers.drift, zone) for state in facts.drift]
     return found
+
+
+def _alert(name: str, known: Sequence[Alert], zone: tzinfo) -> Check:
+    ours = sorted((alert for alert in known if alert.name == name), key=lambda alert: alert.start_time, reverse=True)
+    firing = [alert for alert in ours if not alert.resolved]
+    for alert in firing:
+        if not alert.answered:
+            says = f": {alert.summary.rstrip('.')}" if alert.summary else ""
+            return Check("alert", True, f"The alert {name} fires since {_words(alert.start_time, zone)}{says}.")
+    if firing:
+        since = _words(firing[0].start_time, zone)
+        return Check("alert", False, f"The alert {name} fires since {since}, and a cycle has begun since.")
+    if ours:
+        return Check("alert", False, f"The alert {name} of {_words(ours[0].start_time, zone)} is resolved.")
+    return Check("alert", False, f"The alert {name} does not fire.")
 
 
 _NOUNS = {Signal.INPUT: "texts", Signal.ANSWERS: "answers", Signal.RATINGS: "people who rated"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+
 from tidemill.pipeline.v1 import trigger_pb2 as pb
 
 from services.kit.grpc.messages import timestamp
@@ -17,6 +19,7 @@ from services.pipeline.domain.drift import (
 from services.pipeline.domain.triggers import (
     DEFAULT_CYCLES_PER_DAY,
     DEFAULT_DEBOUNCE_MINUTES,
+    Alert,
     QuietHours,
     Triggers,
 )
@@ -39,6 +42,7 @@ def triggers_from(message: pb.Triggers) -> Triggers:
         quiet_hours=tuple(QuietHours(item.start, item.end) for item in message.quiet_hours),
         drift=_drift_from(message.drift) if message.HasField("drift") else None,
         during_rollouts=message.during_rollouts,
+        alerts=tuple(message.alerts),
     )
 
 
@@ -64,6 +68,7 @@ def triggers_to(triggers: Triggers) -> pb.Triggers:
         max_train_minutes=triggers.max_train_minutes,
         quiet_hours=[pb.QuietHours(start=item.start, end=item.end) for item in triggers.quiet_hours],
         during_rollouts=triggers.during_rollouts,
+        alerts=triggers.alerts,
     )
     if (drift := triggers.drift) is not None:
         rules = pb.Drift(
@@ -75,6 +80,18 @@ def triggers_to(triggers: Triggers) -> pb.Triggers:
         )
         message.drift.CopyFrom(rules)
     return message
+
+
+def alert_from(message: pb.Alert) -> tuple[str, Alert]:
+    """The name of its pipeline, and the alert."""
+    alert = Alert(
+        name=message.name,
+        fingerprint=message.fingerprint,
+        start_time=message.start_time.ToDatetime(UTC),
+        summary=message.summary,
+        resolved=message.resolved,
+    )
+    return message.pipeline.removeprefix("pipelines/"), alert
 
 
 def trigger_to(view: TriggerView) -> pb.Trigger:

@@ -12,7 +12,7 @@ from services.kit.grpc.paging import read_page
 from services.pipeline.app.triggers import PipelineTriggers
 from services.pipeline.domain.audit import actor_of
 from services.pipeline.entrypoints import mapping
-from services.pipeline.entrypoints.trigger_mapping import trigger_to
+from services.pipeline.entrypoints.trigger_mapping import alert_from, trigger_to
 
 _NAME = "[a-z0-9][a-z0-9-]{0,63}"
 
@@ -41,6 +41,11 @@ class TriggerServicer(grpc_stubs.TriggerServiceServicer):
         """Pauses triggers."""
         view = await self._triggers.pause(_name(request.pipeline), True, request.reason, _who(context))
         return pb.PauseTriggerResponse(trigger=trigger_to(view))
+
+    async def ReportAlerts(self, request: pb.ReportAlertsRequest, context: Any) -> pb.ReportAlertsResponse:
+        """Takes alerts."""
+        taken = await self._triggers.report([alert_from(item) for item in request.alerts])
+        return pb.ReportAlertsResponse(taken_count=taken)
 
     async def ResumeTrigger(self, request: pb.ResumeTriggerRequest, context: Any) -> pb.ResumeTriggerResponse:
         """Ends a pause."""

@@ -26,6 +26,7 @@ from tidemill.pipeline.v1 import review_service_pb2 as review
 from tidemill.pipeline.v1 import rollout_service_pb2 as rollout
 from tidemill.pipeline.v1 import trigger_service_pb2 as trigger
 from tidemill.pipeline.v1.review_pb2 import REVIEW_ACTION_ACCEPT
+from tidemill.pipeline.v1.trigger_pb2 import Alert
 from tidemill.telemetry.v1 import telemetry_service_pb2 as telemetry
 from tidemill.training.v1 import training_service_pb2 as training
 
@@ -154,6 +155,12 @@ def route(model: str, version: int) -> inference.SetRouteRequest:
 
 def promote(model: str) -> inference.PromoteVersionRequest:
     return inference.PromoteVersionRequest(model=model, version=2)
+
+
+def report_alert(number: int) -> trigger.ReportAlertsRequest:
+    alert = Alert(name="Drift", pipeline="pipelines/loop60", fingerprint=f"f{number}")
+    alert.start_time.FromSeconds(1_790_000_000 + number)
+    return trigger.ReportAlertsRequest(alerts=[alert])
 
 
 def judge(number: int) -> pipeline.RecordFeedbackRequest:
@@ -481,6 +488,7 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
         "TakeReview": (review.TakeReviewRequest(reviewer="anna"), review.TakeReviewRequest(reviewer="carl")),
         "SubmitReview": (decide(answers[0]), decide(answers[1])),
         "PutTrigger": (put_trigger(mesh, 60), put_trigger(mesh, 61)),
+        "ReportAlerts": (report_alert(1), report_alert(2)),
         "PauseTrigger": (
             trigger.PauseTriggerRequest(pipeline="pipelines/loop60"),
             trigger.PauseTriggerRequest(pipeline="pipelines/loop61"),

@@ -58,6 +58,10 @@ class FakeTriggers(TriggerServiceServicer):
         self._seen.note(request, context)
         return trigger_service.PutTriggerResponse(trigger=self.trigger)
 
+    async def ReportAlerts(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen.note(request, context)
+        return trigger_service.ReportAlertsResponse(taken_count=len(request.alerts))
+
     async def PauseTrigger(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._seen.note(request, context)
         self.trigger.paused, self.trigger.pause_reason = True, request.reason

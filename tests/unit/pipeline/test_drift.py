@@ -289,7 +289,7 @@ async def test_looks_are_metrics(watched: Watched) -> None:
 
 
 def test_rules_survive_the_contract_and_the_database(harness: Harness) -> None:
-    rules = Triggers(drift=DriftRules((Signal.ANSWERS, Signal.RATINGS), 30, 15, 12.0, 0.1))
+    rules = Triggers(drift=DriftRules((Signal.ANSWERS, Signal.RATINGS), 30, 15, 12.0, 0.1), alerts=("Drift",))
     assert triggers_from(triggers_to(rules)) == rules
     spec = replace(harness.spec, triggers=rules)
     assert spec_of(spec_row(spec)) == spec

@@ -27,7 +27,7 @@ from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stag
 from services.pipeline.domain.feedback import Feedback
 from services.pipeline.domain.learning import FeedbackUse
 from services.pipeline.domain.rollout import Rollout, RolloutState
-from services.pipeline.domain.triggers import QuietHours, Triggers
+from services.pipeline.domain.triggers import Alert, QuietHours, Triggers
 from services.pipeline.engine.cron import check_schedule, due_after, last_due, zone_of
 from tests.unit.pipeline.conftest import Harness
 from tests.unit.pipeline.peers import DIGEST, FakeRecordCounts
@@ -273,6 +273,48 @@ async def test_quiet_hours_and_a_pause_hold_cycles_back(world: World) -> None:
     await world.triggers.pause(world.spec.name, False)
     await world.triggers.step()
     assert len(world.cycles) == 1
+
+
+async def test_an_alert_starts_one_cycle_for_each_time_that_it_fires(world: World) -> None:
+    await world.put(alerts=("QualityLow",))
+
+    async def report(start: datetime, resolved: bool = False, name: str = "QualityLow") -> int:
+        alert = Alert(name, f"f-{name}", start, "Ratings of reviews fell to 0.2.", resolved)
+        return await world.triggers.report([(world.spec.name, alert)])
+
+    async def why() -> str:
+        return (await world.view()).decision.checks[0].why
+
+    assert await why() == "The alert QualityLow does not fire."
+    # What no trigger names, or of a pipeline without triggers, is left out.
+    assert await report(NOON, name="DiskFull") == 0
+    assert await world.triggers.report([("other", Alert("QualityLow", "f", NOON))]) == 0
+    assert await report(NOON) == 1
+    world.clock.time += HOUR
+    await world.triggers.step()
+    assert [cycle.reasons for cycle in world.cycles] == [
+        ("The alert QualityLow fires since 2026-03-02 12:00 UTC: Ratings of reviews fell to 0.2.",)
+    ]
+    world.clock.time += HOUR
+    world.end()
+    # Alertmanager repeats it for as long as it fires.
+    assert await report(NOON) == 1
+    await world.triggers.step()
+    assert len(world.cycles) == 1
+    assert await why() == "The alert QualityLow fires since 2026-03-02 12:00 UTC, and a cycle has begun since."
+    await report(NOON, resolved=True)
+    assert await why() == "The alert QualityLow of 2026-03-02 12:00 UTC is resolved."
+    # It fires again, and is resolved before a cycle could begin.
+    again = world.clock.now()
+    await report(again)
+    await report(again, resolved=True)
+    await report(NOON)  # late
+    await world.triggers.step()
+    assert len(world.cycles) == 1
+    world.clock.time += HOUR
+    await report(world.clock.now())
+    await world.triggers.step()
+    assert len(world.cycles) == 2
 
 
 async def test_a_rollout_at_work_holds_cycles_back_unless_the_file_says_otherwise(world: World) -> None:

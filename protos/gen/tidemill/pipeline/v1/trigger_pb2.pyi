@@ -106,6 +106,7 @@ class Triggers(_message.Message):
     QUIET_HOURS_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
     DURING_ROLLOUTS_FIELD_NUMBER: _builtins.int
+    ALERTS_FIELD_NUMBER: _builtins.int
     new_records: _builtins.int
     """Fires at this many records of the pipeline's sources that have arrived since the last cycle; not by records when zero.
     A source that is pulled is read by cycles only, so give it a schedule.
@@ -136,6 +137,12 @@ class Triggers(_message.Message):
     def drift(self) -> Global___Drift:
         """Fires at drift; not by drift when left out. It needs `capture`."""
 
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fires while one of these alerts does: names of rules of Prometheus, whose Alertmanager posts them to the gateway's
+        `/v1/alerts` with the label `pipeline`. Each firing starts one cycle.
+        """
+
     def __init__(
         self,
         *,
@@ -149,10 +156,11 @@ class Triggers(_message.Message):
         quiet_hours: _abc.Iterable[Global___QuietHours] | None = ...,
         drift: Global___Drift | None = ...,
         during_rollouts: _builtins.bool = ...,
+        alerts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes", "_max_cycles_per_day", b"_max_cycles_per_day", "debounce_minutes", b"debounce_minutes", "drift", b"drift", "max_cycles_per_day", b"max_cycles_per_day"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes", "_max_cycles_per_day", b"_max_cycles_per_day", "corrections", b"corrections", "debounce_minutes", b"debounce_minutes", "drift", b"drift", "during_rollouts", b"during_rollouts", "max_cycles_per_day", b"max_cycles_per_day", "max_train_minutes", b"max_train_minutes", "new_records", b"new_records", "quiet_hours", b"quiet_hours", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes", "_max_cycles_per_day", b"_max_cycles_per_day", "alerts", b"alerts", "corrections", b"corrections", "debounce_minutes", b"debounce_minutes", "drift", b"drift", "during_rollouts", b"during_rollouts", "max_cycles_per_day", b"max_cycles_per_day", "max_train_minutes", b"max_train_minutes", "new_records", b"new_records", "quiet_hours", b"quiet_hours", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__debounce_minutes: _TypeAlias = _typing.Literal["debounce_minutes"]  # noqa: Y015
     _WhichOneofArgType__debounce_minutes: _TypeAlias = _typing.Literal["_debounce_minutes", b"_debounce_minutes"]  # noqa: Y015
@@ -166,6 +174,50 @@ class Triggers(_message.Message):
 Global___Triggers: _TypeAlias = Triggers  # noqa: Y015
 
 @_typing.final
+class Alert(_message.Message):
+    """An alert as Alertmanager reports it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PIPELINE_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    RESOLVED_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of its rule, the label `alertname`."""
+    pipeline: _builtins.str
+    """`pipelines/{pipeline}`: the label `pipeline`."""
+    fingerprint: _builtins.str
+    """Of its labels: the same alert has the same one."""
+    resolved: _builtins.bool
+    """True when it fires no more."""
+    summary: _builtins.str
+    """What it says: the annotation `summary`."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began to fire."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pipeline: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        resolved: _builtins.bool = ...,
+        summary: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "name", b"name", "pipeline", b"pipeline", "resolved", b"resolved", "start_time", b"start_time", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alert: _TypeAlias = Alert  # noqa: Y015
+
+@_typing.final
 class TriggerCheck(_message.Message):
     """One condition now."""
 
@@ -177,7 +229,7 @@ class TriggerCheck(_message.Message):
     THRESHOLD_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     condition: _builtins.str
-    """`new_records`, `corrections`, `schedule`, `drift.input`, `drift.answers` or `drift.ratings`."""
+    """`new_records`, `corrections`, `schedule`, `drift.input`, `drift.answers`, `drift.ratings` or `alert`."""
     met: _builtins.bool
     """True when it would start a cycle."""
     count: _builtins.int

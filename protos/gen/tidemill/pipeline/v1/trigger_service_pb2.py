@@ -27,7 +27,7 @@ from tidemill.pipeline.v1 import cycle_pb2 as tidemill_dot_pipeline_dot_v1_dot_c
 from tidemill.pipeline.v1 import trigger_pb2 as tidemill_dot_pipeline_dot_v1_dot_trigger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tidemill/pipeline/v1/trigger_service.proto\x12\x14tidemill.pipeline.v1\x1a\x1b\x62uf/validate/validate.proto\x1a tidemill/pipeline/v1/cycle.proto\x1a\"tidemill/pipeline/v1/trigger.proto\"\xc7\x01\n\x11PutTriggerRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x04spec\x18\x02 \x01(\x0b\x32\".tidemill.pipeline.v1.PipelineSpecB\x06\xbaH\x03\xc8\x01\x01:Z\xbaHW\x1aU\n\x14put_trigger.triggers\x12$spec.triggers: the pipeline has none\x1a\x17has(this.spec.triggers)\"D\n\x12PutTriggerResponse\x12.\n\x07trigger\x18\x01 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Trigger\"Q\n\x11GetTriggerRequest\x12<\n\x08pipeline\x18\x01 \x01(\tB*\xbaH\'r%2#^pipelines/[a-z0-9][a-z0-9-]{0,63}$\"D\n\x12GetTriggerResponse\x12.\n\x07trigger\x18\x01 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Trigger\"R\n\x13ListTriggersRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"`\n\x14ListTriggersResponse\x12/\n\x08triggers\x18\x01 \x03(\x0b\x32\x1d.tidemill.pipeline.v1.Trigger\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x13PauseTriggerRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12<\n\x08pipeline\x18\x02 \x01(\tB*\xbaH\'r%2#^pipelines/[a-z0-9][a-z0-9-]{0,63}$\x12\x18\n\x06reason\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"F\n\x14PauseTriggerResponse\x12.\n\x07trigger\x18\x01 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Trigger\"r\n\x14ResumeTriggerRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12<\n\x08pipeline\x18\x02 \x01(\tB*\xbaH\'r%2#^pipelines/[a-z0-9][a-z0-9-]{0,63}$\"G\n\x15ResumeTriggerResponse\x12.\n\x07trigger\x18\x01 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Trigger2\x8a\x04\n\x0eTriggerService\x12_\n\nPutTrigger\x12\'.tidemill.pipeline.v1.PutTriggerRequest\x1a(.tidemill.pipeline.v1.PutTriggerResponse\x12_\n\nGetTrigger\x12\'.tidemill.pipeline.v1.GetTriggerRequest\x1a(.tidemill.pipeline.v1.GetTriggerResponse\x12\x65\n\x0cListTriggers\x12).tidemill.pipeline.v1.ListTriggersRequest\x1a*.tidemill.pipeline.v1.ListTriggersResponse\x12\x65\n\x0cPauseTrigger\x12).tidemill.pipeline.v1.PauseTriggerRequest\x1a*.tidemill.pipeline.v1.PauseTriggerResponse\x12h\n\rResumeTrigger\x12*.tidemill.pipeline.v1.ResumeTriggerRequest\x1a+.tidemill.pipeline.v1.ResumeTriggerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tidemill/pipeline/v1/trigger_service.proto\x12\x14tidemill.pipeline.v1\x1a\x1b\x62uf/validate/validate.proto\x1a tidemill/pipeline/v1/cycle.proto\x1a\"tidemill/pipeline/v1/trigger.proto\"\xc7\x01\n\x11PutTriggerRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x04spec\x18\x02 \x01(\x0b\x32\".tidemill.pipeline.v1.PipelineSpecB\x06\xbaH\x03\xc8\x01\x01:Z\xbaHW\x1aU\n\x14put_trigger.triggers\x12$spec.triggers: the pipeline has none\x1a\x17has(this.spec.triggers)\"D\n\x12PutTriggerResponse\x12.\n\x07trigger\x18\x01 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Trigger\"Q\n\x11GetTriggerRequest\x12<\n\x08pipeline\x18\x01 \x01(\tB*\xbaH\'r%2#^pipelines/[a-z0-9][a-z0-9-]{0,63}$\"D\n\x12GetTriggerResponse\x12.\n\x07trigger\x18\x01 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Trigger\"R\n\x13ListTriggersRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"`\n\x14ListTriggersResponse\x12/\n\x08triggers\x18\x01 \x03(\x0b\x32\x1d.tidemill.pipeline.v1.Trigger\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x13PauseTriggerRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12<\n\x08pipeline\x18\x02 \x01(\tB*\xbaH\'r%2#^pipelines/[a-z0-9][a-z0-9-]{0,63}$\x12\x18\n\x06reason\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"F\n\x14PauseTriggerResponse\x12.\n\x07trigger\x18\x01 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Trigger\"k\n\x13ReportAlertsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x06\x61lerts\x18\x02 \x03(\x0b\x32\x1b.tidemill.pipeline.v1.AlertB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"+\n\x14ReportAlertsResponse\x12\x13\n\x0btaken_count\x18\x01 \x01(\x05\"r\n\x14ResumeTriggerRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12<\n\x08pipeline\x18\x02 \x01(\tB*\xbaH\'r%2#^pipelines/[a-z0-9][a-z0-9-]{0,63}$\"G\n\x15ResumeTriggerResponse\x12.\n\x07trigger\x18\x01 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Trigger2\xf1\x04\n\x0eTriggerService\x12_\n\nPutTrigger\x12\'.tidemill.pipeline.v1.PutTriggerRequest\x1a(.tidemill.pipeline.v1.PutTriggerResponse\x12_\n\nGetTrigger\x12\'.tidemill.pipeline.v1.GetTriggerRequest\x1a(.tidemill.pipeline.v1.GetTriggerResponse\x12\x65\n\x0cListTriggers\x12).tidemill.pipeline.v1.ListTriggersRequest\x1a*.tidemill.pipeline.v1.ListTriggersResponse\x12\x65\n\x0cPauseTrigger\x12).tidemill.pipeline.v1.PauseTriggerRequest\x1a*.tidemill.pipeline.v1.PauseTriggerResponse\x12\x65\n\x0cReportAlerts\x12).tidemill.pipeline.v1.ReportAlertsRequest\x1a*.tidemill.pipeline.v1.ReportAlertsResponse\x12h\n\rResumeTrigger\x12*.tidemill.pipeline.v1.ResumeTriggerRequest\x1a+.tidemill.pipeline.v1.ResumeTriggerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAUSETRIGGERREQUEST'].fields_by_name['pipeline']._serialized_options = b'\272H\'r%2#^pipelines/[a-z0-9][a-z0-9-]{0,63}$'
   _globals['_PAUSETRIGGERREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_PAUSETRIGGERREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_REPORTALERTSREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REPORTALERTSREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_REPORTALERTSREQUEST'].fields_by_name['alerts']._loaded_options = None
+  _globals['_REPORTALERTSREQUEST'].fields_by_name['alerts']._serialized_options = b'\272H\006\222\001\003\020\350\007'
   _globals['_RESUMETRIGGERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_RESUMETRIGGERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_RESUMETRIGGERREQUEST'].fields_by_name['pipeline']._loaded_options = None
@@ -72,10 +76,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAUSETRIGGERREQUEST']._serialized_end=914
   _globals['_PAUSETRIGGERRESPONSE']._serialized_start=916
   _globals['_PAUSETRIGGERRESPONSE']._serialized_end=986
-  _globals['_RESUMETRIGGERREQUEST']._serialized_start=988
-  _globals['_RESUMETRIGGERREQUEST']._serialized_end=1102
-  _globals['_RESUMETRIGGERRESPONSE']._serialized_start=1104
-  _globals['_RESUMETRIGGERRESPONSE']._serialized_end=1175
-  _globals['_TRIGGERSERVICE']._serialized_start=1178
-  _globals['_TRIGGERSERVICE']._serialized_end=1700
+  _globals['_REPORTALERTSREQUEST']._serialized_start=988
+  _globals['_REPORTALERTSREQUEST']._serialized_end=1095
+  _globals['_REPORTALERTSRESPONSE']._serialized_start=1097
+  _globals['_REPORTALERTSRESPONSE']._serialized_end=1140
+  _globals['_RESUMETRIGGERREQUEST']._serialized_start=1142
+  _globals['_RESUMETRIGGERREQUEST']._serialized_end=1256
+  _globals['_RESUMETRIGGERRESPONSE']._serialized_start=1258
+  _globals['_RESUMETRIGGERRESPONSE']._serialized_end=1329
+  _globals['_TRIGGERSERVICE']._serialized_start=1332
+  _globals['_TRIGGERSERVICE']._serialized_end=1957
 # @@protoc_insertion_point(module_scope)

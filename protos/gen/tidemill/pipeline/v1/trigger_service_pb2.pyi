@@ -227,6 +227,56 @@ class PauseTriggerResponse(_message.Message):
 Global___PauseTriggerResponse: _TypeAlias = PauseTriggerResponse  # noqa: Y015
 
 @_typing.final
+class ReportAlertsRequest(_message.Message):
+    """Request of ReportAlerts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ALERTS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a repeat harmless."""
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[_trigger_pb2.Alert]:
+        """Alerts in any order."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        alerts: _abc.Iterable[_trigger_pb2.Alert] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportAlertsRequest: _TypeAlias = ReportAlertsRequest  # noqa: Y015
+
+@_typing.final
+class ReportAlertsResponse(_message.Message):
+    """Response of ReportAlerts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAKEN_COUNT_FIELD_NUMBER: _builtins.int
+    taken_count: _builtins.int
+    """How many of them a trigger names."""
+    def __init__(
+        self,
+        *,
+        taken_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["taken_count", b"taken_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportAlertsResponse: _TypeAlias = ReportAlertsResponse  # noqa: Y015
+
+@_typing.final
 class ResumeTriggerRequest(_message.Message):
     """Request of ResumeTrigger."""
 

@@ -55,6 +55,11 @@ class TriggerServiceStub:
                 request_serializer=tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.PauseTriggerRequest.SerializeToString,
                 response_deserializer=tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.PauseTriggerResponse.FromString,
                 _registered_method=True)
+        self.ReportAlerts = channel.unary_unary(
+                '/tidemill.pipeline.v1.TriggerService/ReportAlerts',
+                request_serializer=tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.ReportAlertsRequest.SerializeToString,
+                response_deserializer=tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.ReportAlertsResponse.FromString,
+                _registered_method=True)
         self.ResumeTrigger = channel.unary_unary(
                 '/tidemill.pipeline.v1.TriggerService/ResumeTrigger',
                 request_serializer=tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.ResumeTriggerRequest.SerializeToString,
@@ -95,6 +100,13 @@ class TriggerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportAlerts(self, request, context):
+        """Takes alerts that fire or are resolved. Those that no trigger names are left out; a repeat changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResumeTrigger(self, request, context):
         """Ends a pause.
         """
@@ -124,6 +136,11 @@ def add_TriggerServiceServicer_to_server(servicer, server):
                     servicer.PauseTrigger,
                     request_deserializer=tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.PauseTriggerRequest.FromString,
                     response_serializer=tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.PauseTriggerResponse.SerializeToString,
+            ),
+            'ReportAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportAlerts,
+                    request_deserializer=tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.ReportAlertsRequest.FromString,
+                    response_serializer=tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.ReportAlertsResponse.SerializeToString,
             ),
             'ResumeTrigger': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeTrigger,
@@ -240,6 +257,33 @@ class TriggerService:
             '/tidemill.pipeline.v1.TriggerService/PauseTrigger',
             tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.PauseTriggerRequest.SerializeToString,
             tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.PauseTriggerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.pipeline.v1.TriggerService/ReportAlerts',
+            tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.ReportAlertsRequest.SerializeToString,
+            tidemill_dot_pipeline_dot_v1_dot_trigger__service__pb2.ReportAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class TriggerServiceStub:
     """Lists the pipelines with triggers, by name."""
     PauseTrigger: _grpc.UnaryUnaryMultiCallable[_trigger_service_pb2.PauseTriggerRequest, _trigger_service_pb2.PauseTriggerResponse]
     """Starts no cycle of a pipeline by itself until it is resumed; a running one continues."""
+    ReportAlerts: _grpc.UnaryUnaryMultiCallable[_trigger_service_pb2.ReportAlertsRequest, _trigger_service_pb2.ReportAlertsResponse]
+    """Takes alerts that fire or are resolved. Those that no trigger names are left out; a repeat changes nothing."""
     ResumeTrigger: _grpc.UnaryUnaryMultiCallable[_trigger_service_pb2.ResumeTriggerRequest, _trigger_service_pb2.ResumeTriggerResponse]
     """Ends a pause."""
 
@@ -61,6 +63,8 @@ class TriggerServiceAsyncStub(TriggerServiceStub):
     """Lists the pipelines with triggers, by name."""
     PauseTrigger: _aio.UnaryUnaryMultiCallable[_trigger_service_pb2.PauseTriggerRequest, _trigger_service_pb2.PauseTriggerResponse]  # type: ignore[assignment]
     """Starts no cycle of a pipeline by itself until it is resumed; a running one continues."""
+    ReportAlerts: _aio.UnaryUnaryMultiCallable[_trigger_service_pb2.ReportAlertsRequest, _trigger_service_pb2.ReportAlertsResponse]  # type: ignore[assignment]
+    """Takes alerts that fire or are resolved. Those that no trigger names are left out; a repeat changes nothing."""
     ResumeTrigger: _aio.UnaryUnaryMultiCallable[_trigger_service_pb2.ResumeTriggerRequest, _trigger_service_pb2.ResumeTriggerResponse]  # type: ignore[assignment]
     """Ends a pause."""
 
@@ -100,6 +104,14 @@ class TriggerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trigger_service_pb2.PauseTriggerResponse, _abc.Awaitable[_trigger_service_pb2.PauseTriggerResponse]]:
         """Starts no cycle of a pipeline by itself until it is resumed; a running one continues."""
+
+    @_abc_1.abstractmethod
+    def ReportAlerts(
+        self,
+        request: _trigger_service_pb2.ReportAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trigger_service_pb2.ReportAlertsResponse, _abc.Awaitable[_trigger_service_pb2.ReportAlertsResponse]]:
+        """Takes alerts that fire or are resolved. Those that no trigger names are left out; a repeat changes nothing."""
 
     @_abc_1.abstractmethod
     def ResumeTrigger(
