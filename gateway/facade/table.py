@@ -60,7 +60,26 @@ def public_services() -> tuple[PublicService, ...]:
     """The table."""
     return (
         PublicService("ingest", _service(ingest_service_pb2, "IngestService")),
-        PublicService("cleaning", _service(cleaning_service_pb2, "CleaningService")),
+        PublicService(
+            "cleaning",
+            _service(cleaning_service_pb2, "CleaningService"),
+            frozenset(
+                {
+                    "CleanText",
+                    "CountRecords",
+                    "GetRecord",
+                    "ExplainRecord",
+                    "PutDataset",
+                    "GetDataset",
+                    "ListDatasets",
+                    "BuildDatasetVersion",
+                    "GetDatasetVersion",
+                    "ListDatasetVersions",
+                    "CancelDatasetVersion",
+                    "WatchDatasetVersion",
+                }
+            ),
+        ),
         PublicService(
             "training",
             _service(training_service_pb2, "TrainingService"),
