@@ -21,7 +21,15 @@ from gateway.http.chat import chat_routes
 from gateway.http.dispatch import Dispatch
 from gateway.http.door import App, Door, check_role
 from gateway.http.embeddings import embedding_routes
-from gateway.http.errors import CODE_KEY, ClientGone, error_response, unexpected
+from gateway.http.errors import (
+    CODE_KEY,
+    ClientGone,
+    ErrorBody,
+    V2ErrorBody,
+    described_errors,
+    error_response,
+    unexpected,
+)
 from gateway.http.health import health_routes
 from gateway.http.intake import intake_routes
 from gateway.http.limits import BodyBudget
@@ -90,7 +98,8 @@ def create_routes(
         health_routes(health or PartsHealth(peers.channels), processes),
     )
     for router in routers:
-        app.include_router(router)
+        kind = V2ErrorBody if "KServe V2" in router.tags else ErrorBody
+        app.include_router(router, responses=described_errors(kind))
     if keyed:
         _document_the_key(app)
     return Dispatch(app, (route for router in routers for route in router.routes), _expected, _unexpected)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from services.kit.errors import InternalError, TidemillError
@@ -42,6 +43,52 @@ _PREFIXES = ("sampling.", "conversation.")
 CODE_KEY = "tidemill.code"
 
 
+class ErrorDetail(BaseModel):
+    """What went wrong. `code` is stable; `param` names the field that is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """An error, as OpenAI's API has it."""
+
+    error: ErrorDetail
+
+
+class V2ErrorBody(BaseModel):
+    """An error, as KServe V2 has it."""
+
+    error: str
+
+
+_DESCRIBED = {
+    400: "The request is wrong; the error names the field",
+    401: "The API key is missing, wrong, revoked or expired",
+    403: "The API key lacks the role",
+    404: "There is no such model, version or resource",
+    409: "It cannot be done in the present state",
+    413: "The body is too large",
+    429: "A limit of the key or a queue is reached",
+    503: "A part is unavailable, or memory is short",
+}
+_RETRY = {
+    "Retry-After": {"schema": {"type": "integer"}, "description": "seconds after which another try may help"},
+    "Retry-After-Ms": {"schema": {"type": "integer"}, "description": "the same in milliseconds"},
+}
+
+
+def described_errors(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of failed requests, whose bodies are of this model."""
+    found: dict[int | str, dict[str, Any]] = {
+        status: {"model": model, "description": text, **({"headers": _RETRY} if status in (429, 503) else {})}
+        for status, text in _DESCRIBED.items()
+    }
+    return {**found, "default": {"model": model, "description": "Any other error"}}
+
+
 class ClientGone(Exception):  # noqa: N818 - not an error
     """The client disconnected before the response was ready."""
 
@@ -74,7 +121,8 @@ def openai_error(error: TidemillError) -> dict[str, Any]:
     for prefix in _PREFIXES:
         param = param.removeprefix(prefix) if param else None
     kind = _TYPE.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": error.message, "type": kind, "param": param, "code": error.reason.lower()}}
+    detail = ErrorDetail(message=error.message, type=kind, param=param, code=error.reason.lower())
+    return ErrorBody(error=detail).model_dump()
 
 
 def error_response(error: TidemillError, path: str) -> Response:
@@ -87,5 +135,5 @@ def error_response(error: TidemillError, path: str) -> Response:
     status = status_of(error)
     if status == 401:
         headers["www-authenticate"] = 'Bearer realm="tidemill"'
-    body = {"error": error.message} if path.startswith("/v2") else openai_error(error)
+    body = V2ErrorBody(error=error.message).model_dump() if path.startswith("/v2") else openai_error(error)
     return Response(orjson.dumps(body), status, headers, media_type="application/json")

@@ -20,6 +20,8 @@ import httpx
 import pytest
 from tidemill.pipeline.v1.pipeline_service_pb2 import FEEDBACK_SIGNAL_EDITED
 
+from gateway.http.errors import ErrorBody, V2ErrorBody
+from gateway.keys.key import KeyLimits, Role
 from tests.integration.gateway.conftest import Mesh
 
 
@@ -313,6 +315,43 @@ def test_document_lists_the_doors(mesh: Mesh) -> None:
     body = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "messages" in body["required"]
     assert {"/v1/records", "/v1/feedback", "/v2/models/{model}/infer", "/healthz"} <= paths.keys()
+
+
+def test_what_can_fail_is_described_and_fails_as_described(mesh: Mesh, http: httpx.Client) -> None:
+    document = httpx.get(f"http://{mesh.http}/openapi.json").json()
+    for path, operations in document["paths"].items():
+        if path.startswith(("/v1/", "/v2/")):
+            for operation in operations.values():
+                assert {"400", "401", "403", "404", "409", "413", "429", "503", "default"} <= operation[
+                    "responses"
+                ].keys()
+    _, rated = mesh.store.create("rated", {Role.PREDICT}, limits=KeyLimits(requests_per_s=0.01))
+    limited = {"x-api-key": rated}
+    chat = {"model": "nothing", "messages": [{"role": "user", "content": "x"}]}
+    assert http.get("/v1/models", headers=limited).status_code == 200
+    _, reader = mesh.store.create("reader", {Role.READ})
+    for path, sent, status in (
+        ("/v1/chat/completions", {"json": {}}, 400),
+        ("/v1/chat/completions", {"json": chat, "headers": {"x-api-key": "no"}}, 401),
+        ("/v1/chat/completions", {"json": chat, "headers": {"x-api-key": reader}}, 403),
+        ("/v1/chat/completions", {"json": chat}, 404),
+        ("/v1/chat/completions", {"json": chat, "headers": limited}, 429),
+        ("/v1/predict", {"content": b"x" * (66 << 20)}, 413),
+        ("/v2/models/nothing/infer", {"json": {"inputs": []}}, 404),
+        ("/v2/models/echo/infer", {"json": {}, "headers": limited}, 429),
+    ):
+        answer = http.post(path, timeout=60, **sent)
+        assert answer.status_code == status, (path, answer.text)
+        kind = V2ErrorBody if path.startswith("/v2") else ErrorBody
+        assert kind.model_validate(answer.json()).model_dump() == answer.json()
+        described = document["paths"][path.replace("nothing", "{model}").replace("echo", "{model}")]["post"][
+            "responses"
+        ]
+        if status == 429:
+            assert int(answer.headers["retry-after"]) > 1
+            assert "Retry-After" in described["429"]["headers"]
+        schema = described[str(status)]["content"]["application/json"]["schema"]
+        assert schema["$ref"].rpartition("/")[2] == kind.__name__
 
 
 def test_large_bodies_are_refused(mesh: Mesh, http: httpx.Client) -> None:

@@ -24,6 +24,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.real
 
 TEXT = {"name": "text", "shape": [2, 1], "datatype": "BYTES", "data": ["good room", "bad"]}
+_WITHOUT_DATA = {key: TEXT[key] for key in ("name", "shape", "datatype")}
 OUTPUTS = ["label", "score", "scores", "prompt_tokens", "truncated_tokens", "embedding"]
 
 
@@ -176,6 +177,21 @@ def bad_requests(d: Doors) -> None:
     _error(d.http.get(f"/v2/models/{d.model}/infer"))
 
 
+def not_text(d: Doors) -> None:
+    raw = b"\x01\0\0\0\xff"
+    head = json.dumps({"inputs": [{**_WITHOUT_DATA, "shape": [1, 1], "parameters": {"binary_data_size": 5}}]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    request = v2.ModelInferRequest(model_name=d.model, raw_input_contents=[raw])
+    request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
+    for _ in range(2):  # a cache would answer the second one
+        answer = d.http.post(f"/v2/models/{d.model}/infer", content=head + raw, headers=headers)
+        _error(answer, 400, 401)
+        assert answer.json()["error"].startswith("inputs[text][0] is not UTF-8 text")
+        with pytest.raises(grpc.RpcError, match=r"inputs\[text\]\[0\] is not UTF-8 text") as caught:
+            d.grpc.ModelInfer(request, timeout=10)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def raw_contents(d: Doors) -> None:
     request = v2.ModelInferRequest(model_name=d.model, raw_input_contents=[b"\x03\0\0\0bad"])
     request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
@@ -184,7 +200,7 @@ def raw_contents(d: Doors) -> None:
 
 def binary_data(d: Doors) -> None:
     raw = b"".join(len(text).to_bytes(4, "little") + text for text in (b"good room", b"bad"))
-    tensor = {**{key: TEXT[key] for key in ("name", "shape", "datatype")}, "parameters": {"binary_data_size": len(raw)}}
+    tensor = {**_WITHOUT_DATA, "parameters": {"binary_data_size": len(raw)}}
     head = json.dumps(
         {"inputs": [tensor], "outputs": [{"name": "scores", "parameters": {"binary_data": True}}]}
     ).encode()
@@ -266,6 +282,7 @@ POINTS: list[tuple[str, Callable[[Doors], None]]] = [
     ("R: tensors are in row-major order", row_major),
     ("R: parameters are strings, numbers and booleans", parameters),
     ("R: a request that breaks the protocol is a 4xx with `error`", bad_requests),
+    ("R: a BYTES element of JSON is a string; bytes that are not text are refused each time", not_text),
     ("G: raw_input_contents in place of typed contents", raw_contents),
     ("E: binary_tensor_data: inputs and outputs behind the JSON, with their sizes", binary_data),
     ("E: model_configuration", configuration),
