@@ -22,6 +22,7 @@ from tidemill.pipeline.v1.rollout_service_pb2 import (
 )
 
 from gateway.console.calls import may, section
+from gateway.console.figures.lines import Estimate, confidence_sequence
 from gateway.console.figures.marks import Interval, intervals
 from gateway.console.view import Page, View
 from gateway.console.words import Status
@@ -149,12 +150,19 @@ def advantage(rollout: ModelRollout) -> Markup:
     return intervals([Interval("candidate", rollout.difference, low, high, tone)], zero=True)
 
 
+def over_time(rollout: ModelRollout) -> Markup:
+    """The advantage with its confidence sequence, by users who have judged; empty before the second estimate."""
+    kept = [Estimate(each.judged_users, each.difference, each.lower, each.upper) for each in rollout.estimates]
+    return confidence_sequence(kept, "users who have judged") if len(kept) > 1 else Markup("")
+
+
 def facts(rollout: ModelRollout) -> dict[str, Any]:
     """What the page shows of a roll-out itself."""
     return {
         "rollout": rollout,
         "steps": steps_of(rollout),
         "advantage": advantage(rollout),
+        "over_time": over_time(rollout),
         "metric": _METRICS.get(rollout.plan.ab.metric, "metric"),
         "orders": {name: ORDERS[name] for name in orders_for(rollout) if may("RolloutService", ORDERS[name].method)},
         "refresh": 0 if rollout.state in _ENDED else 5,

@@ -9,7 +9,7 @@ from typing import Any
 
 from services.kit.storage.columns import from_micros, to_micros
 from services.pipeline.domain.audit import AuditEntry
-from services.pipeline.domain.rollout import Rollout, RolloutState, StepRecord
+from services.pipeline.domain.rollout import Estimate, Rollout, RolloutState, StepRecord
 from services.pipeline.domain.rollout_plan import (
     Comparison,
     GuardRails,
@@ -34,7 +34,12 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
         "state": rollout.state.value,
         "applied": rollout.applied,
         "revision": rollout.revision,
-        "body": {**body, "plan": plan_json(rollout.plan), "records": [_record_json(each) for each in rollout.records]},
+        "body": {
+            **body,
+            "plan": plan_json(rollout.plan),
+            "records": [_record_json(each) for each in rollout.records],
+            "estimates": [[to_micros(e.time), e.users, e.value, e.low, e.high] for e in rollout.estimates],
+        },
         "create_time": rollout.create_time,
         "update_time": rollout.update_time,
     }
@@ -53,6 +58,8 @@ def rollout_of(row: Mapping[Any, Any]) -> Rollout:
         records=tuple(_record_of(each) for each in body["records"]),
         applied=row["applied"],
         revision=row["revision"],
+        # Roll-outs of earlier releases have none.
+        estimates=tuple(Estimate(from_micros(time), *rest) for time, *rest in body.get("estimates", ())),
         **{name: body[name] for name in _IN_BODY},
     )
 

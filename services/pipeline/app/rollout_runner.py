@@ -17,8 +17,9 @@ from services.kit.errors import AbortedError, TidemillError, is_retryable
 from services.pipeline.app.rollout_ports import Registry, RolloutMetrics, RolloutStore, Routing
 from services.pipeline.app.rollout_routes import number_of, set_for, what_changed
 from services.pipeline.domain.audit import MESH, AuditEntry, entry
-from services.pipeline.domain.rollout import Rollout, RolloutState
-from services.pipeline.engine.rollout_decision import Decision, Turn, decide, guard
+from services.pipeline.domain.rollout import Estimate, Rollout, RolloutState
+from services.pipeline.domain.rollout_plan import StepKind
+from services.pipeline.engine.rollout_decision import Decision, Turn, decide, guard, interval
 from services.pipeline.engine.rollout_figures import RolloutFigures
 
 logger = logging.getLogger(__name__)
@@ -121,16 +122,30 @@ class RolloutRunner:
             return True
         if not why and found.etag not in rollout.record.etags:
             rollout = await self._store(rollout.routed(found.etag, self._parts.clock.now()))
-        decision = await self._decision(rollout)
+        decision, figures = await self._decision(rollout)
+        # Before a decision by it, so that the decision's own figures are the last ones.
+        if figures is not None and (more := self._estimated(rollout, figures)) is not None:
+            rollout = await self._store(more)
         return await self._follow(rollout, decision)
 
-    async def _decision(self, rollout: Rollout) -> Decision:
+    async def _decision(self, rollout: Rollout) -> tuple[Decision, RolloutFigures | None]:
+        """What follows from the figures, and those of the whole step where they were read."""
         alarm = guard(rollout, await asyncio.to_thread(self._parts.metrics.calls, rollout))
         held = rollout.frozen or rollout.state is RolloutState.AWAITING_APPROVAL
         if alarm.turn is not Turn.STAY or held:
-            return alarm
+            return alarm, None
         figures = await self._figures(rollout)
-        return decide(rollout, figures, self._parts.clock.now()) if figures is not None else alarm
+        if figures is None:
+            return alarm, None
+        return decide(rollout, figures, self._parts.clock.now()), figures
+
+    def _estimated(self, rollout: Rollout, figures: RolloutFigures) -> Rollout | None:
+        """The roll-out with what a comparison's figures say now; None if they say hardly more than before."""
+        found = interval(rollout, figures) if rollout.planned.kind is StepKind.AB else None
+        if found is None:
+            return None
+        users = figures.champion.judged.count + figures.candidate.judged.count
+        return rollout.estimated(Estimate(self._parts.clock.now(), users, *found))
 
     async def _figures(self, rollout: Rollout) -> RolloutFigures | None:
         """All figures of the current step, or None while they are computed: guard-rails do not wait for them."""

@@ -36,6 +36,24 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the figures of a comparison said when `users` of both versions had judged.
+
+    `value` is the candidate's advantage, `low` and `high` are the ends of its confidence sequence.
+    """
+
+    time: datetime
+    users: int
+    value: float
+    low: float
+    high: float
+
+
+_MORE_USERS = 1.05
+"""An estimate is kept when this many times the users of the last one have judged: 200 of a million users."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """The introduction of a version; at most one of a model is at work.
 
@@ -62,6 +80,7 @@ class Rollout:
     promote_next: bool = False
     """While it awaits approval: whether what is proposed is the promotion."""
     revision: int = 0
+    estimates: tuple[Estimate, ...] = ()
 
     @property
     def name(self) -> str:
@@ -131,6 +150,12 @@ class Rollout:
         known = self.record
         etags = known.etags if etag in known.etags else (*known.etags, etag)
         return self._recorded(replace(known, start_time=known.start_time or now, etags=etags), applied=True)
+
+    def estimated(self, estimate: Estimate) -> Rollout | None:
+        """With one estimate more; None if hardly more users have judged than at the last one."""
+        if self.estimates and estimate.users < _MORE_USERS * self.estimates[-1].users:
+            return None
+        return replace(self, estimates=(*self.estimates, estimate))
 
     def _over(self, reason: str, now: datetime) -> Rollout:
         return self._recorded(replace(self.record, end_time=now, reason=reason)) if self.records else self

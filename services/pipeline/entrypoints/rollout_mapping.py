@@ -10,7 +10,7 @@ from tidemill.pipeline.v1 import cycle_pb2, rollout_pb2
 from services.kit.grpc.messages import timestamp
 from services.pipeline.app.rollouts import RolloutNow
 from services.pipeline.domain.audit import AuditEntry
-from services.pipeline.domain.rollout import Rollout, RolloutState
+from services.pipeline.domain.rollout import Estimate, Rollout, RolloutState
 from services.pipeline.domain.rollout_plan import (
     CANARY_SHARES,
     Comparison,
@@ -105,9 +105,20 @@ def rollout_to(now: RolloutNow) -> rollout_pb2.ModelRollout:
         share = rollout.planned.share
         message.arms.append(_arm_to(rollout.champion, 1 - share, now.figures.champion))
         message.arms.append(_arm_to(rollout.candidate, share, now.figures.candidate))
+        message.estimates.extend(_estimate_to(each) for each in rollout.estimates)
     if now.advantage is not None:
         message.difference, message.lower, message.upper = now.advantage
     return message
+
+
+def _estimate_to(estimate: Estimate) -> rollout_pb2.RolloutEstimate:
+    return rollout_pb2.RolloutEstimate(
+        time=timestamp(estimate.time),
+        judged_users=estimate.users,
+        difference=estimate.value,
+        lower=estimate.low,
+        upper=estimate.high,
+    )
 
 
 def entry_to(entry: AuditEntry) -> rollout_pb2.AuditEntry:

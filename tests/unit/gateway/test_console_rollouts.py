@@ -72,6 +72,16 @@ def test_the_advantage_is_coloured_by_what_its_interval_says() -> None:
     assert "Advantage of the candidate" not in rollout_page(found)
 
 
+def test_how_a_comparison_went_is_drawn_from_the_second_estimate_on() -> None:
+    found = rollout()
+    found.estimates.add(judged_users=40, difference=0.2, lower=-0.4, upper=0.8)
+    assert "How it went" not in rollout_page(found)
+    found.estimates.add(judged_users=400, difference=0.1, lower=-0.05, upper=0.25)
+    page = rollout_page(found)
+    assert 'aria-label="Advantage +0.100, between -0.050 and +0.250"' in page
+    assert page.count('class="band"') == 1
+
+
 def test_both_versions_are_compared() -> None:
     shown = text_of(rollout_page(rollout()))
     assert "Version 4 of reviews running" in shown

@@ -7,6 +7,8 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,10 +20,11 @@ from services.kit.errors import AbortedError, FailedPreconditionError, NotFoundE
 from services.pipeline.adapters.rollout_tables import audit_entries, rollout_calls
 from services.pipeline.app.rollout_ports import Outcome
 from services.pipeline.app.rollout_runner import RolloutRunner
-from services.pipeline.app.rollouts import Overrule
+from services.pipeline.app.rollouts import Overrule, RolloutNow
 from services.pipeline.domain.rollout import Rollout, RolloutState
 from services.pipeline.domain.rollout_plan import GuardRails, PlannedStep, RolloutPlan, StepKind
 from services.pipeline.engine.rollout_figures import RolloutFigures
+from services.pipeline.entrypoints.rollout_mapping import rollout_to
 from services.serving.domain.route import Role
 from tests.conftest import OpenDatabase
 from tests.unit.pipeline.rollout_world import CYCLE, MODEL, PLAN, SHORT, World
@@ -89,6 +92,31 @@ async def test_a_better_version_goes_through_every_step_and_is_promoted(world: W
     with world.engine.connect() as connection:
         assert connection.execute(rollout_calls.select()).all() == []
     assert world.metrics.calls(rollout).candidate.step.calls > 500
+
+
+async def test_a_comparison_keeps_how_it_went(world: World) -> None:
+    name = await world.begin()
+    await walk(world, None, steps=2)
+    sizes = []
+    for _ in range(8):
+        world.ask(120, {1: 0.7, 2: 0.75})
+        world.clock.forward(0.5)
+        await world.settle()
+        sizes.append(len(world.read(name).estimates))
+    estimates = world.read(name).estimates
+    assert 2 <= len(estimates) <= 8
+    # Without more judgements nothing is added.
+    await world.settle()
+    assert len(world.read(name).estimates) == sizes[-1]
+    users = [each.users for each in estimates]
+    assert all(later >= 1.05 * earlier for earlier, later in pairwise(users))
+    assert all(each.low <= each.value <= each.high for each in estimates)
+    assert estimates[-1].high - estimates[-1].low < estimates[0].high - estimates[0].low
+    now = await world.rollouts().get(name)
+    message = rollout_to(now)
+    assert [each.judged_users for each in message.estimates] == users
+    assert message.estimates[0].time.ToDatetime(UTC) == estimates[0].time
+    assert not rollout_to(RolloutNow(now.rollout)).estimates
 
 
 async def test_a_worse_version_is_rolled_back_with_its_figures_as_the_reason(world: World) -> None:

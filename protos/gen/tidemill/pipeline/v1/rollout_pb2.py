@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tidemill.pipeline.v1 import cycle_pb2 as tidemill_dot_pipeline_dot_v1_dot_cycle__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tidemill/pipeline/v1/rollout.proto\x12\x14tidemill.pipeline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/pipeline/v1/cycle.proto\"\xb0\x01\n\nRolloutArm\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x0f\n\x07\x61nswers\x18\x03 \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x04 \x01(\x03\x12\x10\n\x08refusals\x18\x05 \x01(\x03\x12\x16\n\x0ep99_latency_ms\x18\x06 \x01(\x01\x12\r\n\x05users\x18\x07 \x01(\x03\x12\x14\n\x0cjudged_users\x18\x08 \x01(\x03\x12\x0c\n\x04mean\x18\t \x01(\x01\"\x8d\x02\n\x0bRolloutStep\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32&.tidemill.pipeline.v1.RolloutStep.Kind\x12\r\n\x05share\x18\x02 \x01(\x01\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\"K\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_SHADOW\x10\x01\x12\x0f\n\x0bKIND_CANARY\x10\x02\x12\x0b\n\x07KIND_AB\x10\x03\"\xbb\x05\n\x0cModelRollout\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ycle\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x11\n\tcandidate\x18\x06 \x01(\t\x12\x10\n\x08\x63hampion\x18\x07 \x01(\t\x12+\n\x04plan\x18\x08 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Rollout\x12\x37\n\x05state\x18\t \x01(\x0e\x32(.tidemill.pipeline.v1.ModelRollout.State\x12\x30\n\x05steps\x18\n \x03(\x0b\x32!.tidemill.pipeline.v1.RolloutStep\x12\x0c\n\x04step\x18\x0b \x01(\x05\x12\x0e\n\x06\x66rozen\x18\x0c \x01(\x08\x12\x0e\n\x06reason\x18\r \x01(\t\x12.\n\x04\x61rms\x18\x0e \x03(\x0b\x32 .tidemill.pipeline.v1.RolloutArm\x12\x17\n\ndifference\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05lower\x18\x10 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05upper\x18\x11 \x01(\x01H\x02\x88\x01\x01\x12\x0f\n\x07\x61pplied\x18\x12 \x01(\x08\"\x8c\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x1b\n\x17STATE_AWAITING_APPROVAL\x10\x03\x12\x12\n\x0eSTATE_PROMOTED\x10\x04\x12\x15\n\x11STATE_ROLLED_BACK\x10\x05\x42\r\n\x0b_differenceB\x08\n\x06_lowerB\x08\n\x06_upper\"\xf6\x01\n\nAuditEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12:\n\x05\x66\x61\x63ts\x18\x07 \x03(\x0b\x32+.tidemill.pipeline.v1.AuditEntry.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tidemill/pipeline/v1/rollout.proto\x12\x14tidemill.pipeline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/pipeline/v1/cycle.proto\"\xb0\x01\n\nRolloutArm\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x0f\n\x07\x61nswers\x18\x03 \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x04 \x01(\x03\x12\x10\n\x08refusals\x18\x05 \x01(\x03\x12\x16\n\x0ep99_latency_ms\x18\x06 \x01(\x01\x12\r\n\x05users\x18\x07 \x01(\x03\x12\x14\n\x0cjudged_users\x18\x08 \x01(\x03\x12\x0c\n\x04mean\x18\t \x01(\x01\"\x83\x01\n\x0fRolloutEstimate\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cjudged_users\x18\x02 \x01(\x03\x12\x12\n\ndifference\x18\x03 \x01(\x01\x12\r\n\x05lower\x18\x04 \x01(\x01\x12\r\n\x05upper\x18\x05 \x01(\x01\"\x8d\x02\n\x0bRolloutStep\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32&.tidemill.pipeline.v1.RolloutStep.Kind\x12\r\n\x05share\x18\x02 \x01(\x01\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\"K\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_SHADOW\x10\x01\x12\x0f\n\x0bKIND_CANARY\x10\x02\x12\x0b\n\x07KIND_AB\x10\x03\"\xf5\x05\n\x0cModelRollout\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ycle\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x11\n\tcandidate\x18\x06 \x01(\t\x12\x10\n\x08\x63hampion\x18\x07 \x01(\t\x12+\n\x04plan\x18\x08 \x01(\x0b\x32\x1d.tidemill.pipeline.v1.Rollout\x12\x37\n\x05state\x18\t \x01(\x0e\x32(.tidemill.pipeline.v1.ModelRollout.State\x12\x30\n\x05steps\x18\n \x03(\x0b\x32!.tidemill.pipeline.v1.RolloutStep\x12\x0c\n\x04step\x18\x0b \x01(\x05\x12\x0e\n\x06\x66rozen\x18\x0c \x01(\x08\x12\x0e\n\x06reason\x18\r \x01(\t\x12.\n\x04\x61rms\x18\x0e \x03(\x0b\x32 .tidemill.pipeline.v1.RolloutArm\x12\x17\n\ndifference\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05lower\x18\x10 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05upper\x18\x11 \x01(\x01H\x02\x88\x01\x01\x12\x0f\n\x07\x61pplied\x18\x12 \x01(\x08\x12\x38\n\testimates\x18\x13 \x03(\x0b\x32%.tidemill.pipeline.v1.RolloutEstimate\"\x8c\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x1b\n\x17STATE_AWAITING_APPROVAL\x10\x03\x12\x12\n\x0eSTATE_PROMOTED\x10\x04\x12\x15\n\x11STATE_ROLLED_BACK\x10\x05\x42\r\n\x0b_differenceB\x08\n\x06_lowerB\x08\n\x06_upper\"\xf6\x01\n\nAuditEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12:\n\x05\x66\x61\x63ts\x18\x07 \x03(\x0b\x32+.tidemill.pipeline.v1.AuditEntry.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,16 +37,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITENTRY_FACTSENTRY']._serialized_options = b'8\001'
   _globals['_ROLLOUTARM']._serialized_start=128
   _globals['_ROLLOUTARM']._serialized_end=304
-  _globals['_ROLLOUTSTEP']._serialized_start=307
-  _globals['_ROLLOUTSTEP']._serialized_end=576
-  _globals['_ROLLOUTSTEP_KIND']._serialized_start=501
-  _globals['_ROLLOUTSTEP_KIND']._serialized_end=576
-  _globals['_MODELROLLOUT']._serialized_start=579
-  _globals['_MODELROLLOUT']._serialized_end=1278
-  _globals['_MODELROLLOUT_STATE']._serialized_start=1103
-  _globals['_MODELROLLOUT_STATE']._serialized_end=1243
-  _globals['_AUDITENTRY']._serialized_start=1281
-  _globals['_AUDITENTRY']._serialized_end=1527
-  _globals['_AUDITENTRY_FACTSENTRY']._serialized_start=1483
-  _globals['_AUDITENTRY_FACTSENTRY']._serialized_end=1527
+  _globals['_ROLLOUTESTIMATE']._serialized_start=307
+  _globals['_ROLLOUTESTIMATE']._serialized_end=438
+  _globals['_ROLLOUTSTEP']._serialized_start=441
+  _globals['_ROLLOUTSTEP']._serialized_end=710
+  _globals['_ROLLOUTSTEP_KIND']._serialized_start=635
+  _globals['_ROLLOUTSTEP_KIND']._serialized_end=710
+  _globals['_MODELROLLOUT']._serialized_start=713
+  _globals['_MODELROLLOUT']._serialized_end=1470
+  _globals['_MODELROLLOUT_STATE']._serialized_start=1295
+  _globals['_MODELROLLOUT_STATE']._serialized_end=1435
+  _globals['_AUDITENTRY']._serialized_start=1473
+  _globals['_AUDITENTRY']._serialized_end=1719
+  _globals['_AUDITENTRY_FACTSENTRY']._serialized_start=1675
+  _globals['_AUDITENTRY_FACTSENTRY']._serialized_end=1719
 # @@protoc_insertion_point(module_scope)

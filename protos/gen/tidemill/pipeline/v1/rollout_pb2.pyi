@@ -76,6 +76,46 @@ class RolloutArm(_message.Message):
 Global___RolloutArm: _TypeAlias = RolloutArm  # noqa: Y015
 
 @_typing.final
+class RolloutEstimate(_message.Message):
+    """What the figures of a comparison said at some time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    JUDGED_USERS_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    LOWER_FIELD_NUMBER: _builtins.int
+    UPPER_FIELD_NUMBER: _builtins.int
+    judged_users: _builtins.int
+    """Users of both versions who had judged by then."""
+    difference: _builtins.float
+    """Candidate's mean of the metric less the champion's."""
+    lower: _builtins.float
+    """Lower end of the confidence sequence around it."""
+    upper: _builtins.float
+    """Upper end of the confidence sequence around it."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        judged_users: _builtins.int = ...,
+        difference: _builtins.float = ...,
+        lower: _builtins.float = ...,
+        upper: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "judged_users", b"judged_users", "lower", b"lower", "time", b"time", "upper", b"upper"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutEstimate: _TypeAlias = RolloutEstimate  # noqa: Y015
+
+@_typing.final
 class RolloutStep(_message.Message):
     """One step of a roll-out."""
 
@@ -203,6 +243,7 @@ class ModelRollout(_message.Message):
     LOWER_FIELD_NUMBER: _builtins.int
     UPPER_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
+    ESTIMATES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`rollouts/{rollout}`."""
     cycle: _builtins.str
@@ -249,6 +290,10 @@ class ModelRollout(_message.Message):
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutArm]:
         """Champion and candidate in the current step."""
 
+    @_builtins.property
+    def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutEstimate]:
+        """How the comparison went: one for each 5 % more users who have judged, oldest first. Only where figures are read."""
+
     def __init__(
         self,
         *,
@@ -270,10 +315,11 @@ class ModelRollout(_message.Message):
         lower: _builtins.float | None = ...,
         upper: _builtins.float | None = ...,
         applied: _builtins.bool = ...,
+        estimates: _abc.Iterable[Global___RolloutEstimate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_difference", b"_difference", "_lower", b"_lower", "_upper", b"_upper", "create_time", b"create_time", "difference", b"difference", "lower", b"lower", "plan", b"plan", "update_time", b"update_time", "upper", b"upper"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_difference", b"_difference", "_lower", b"_lower", "_upper", b"_upper", "applied", b"applied", "arms", b"arms", "candidate", b"candidate", "champion", b"champion", "create_time", b"create_time", "cycle", b"cycle", "difference", b"difference", "frozen", b"frozen", "lower", b"lower", "model", b"model", "name", b"name", "plan", b"plan", "reason", b"reason", "state", b"state", "step", b"step", "steps", b"steps", "update_time", b"update_time", "upper", b"upper"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_difference", b"_difference", "_lower", b"_lower", "_upper", b"_upper", "applied", b"applied", "arms", b"arms", "candidate", b"candidate", "champion", b"champion", "create_time", b"create_time", "cycle", b"cycle", "difference", b"difference", "estimates", b"estimates", "frozen", b"frozen", "lower", b"lower", "model", b"model", "name", b"name", "plan", b"plan", "reason", b"reason", "state", b"state", "step", b"step", "steps", b"steps", "update_time", b"update_time", "upper", b"upper"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__difference: _TypeAlias = _typing.Literal["difference"]  # noqa: Y015
     _WhichOneofArgType__difference: _TypeAlias = _typing.Literal["_difference", b"_difference"]  # noqa: Y015
