@@ -29,7 +29,7 @@ from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
 from gateway.keys.store import KeyStore
 from gateway.keys.usage import FILE_NAME, UsageTable
-from gateway.metrics import Refusals
+from gateway.metrics import BatchRequests, Refusals
 from gateway.peers import Peers
 from gateway.plane import DataPlane
 from gateway.processes import ProcessMetrics
@@ -124,8 +124,11 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     batches = await asyncio.to_thread(
         BatchStore, settings.state / "gateway" / "batches", settings.batch_bytes, time.time
     )
+    answered = BatchRequests(metrics.registry)
     routes = create_routes(peers, plane, batches, made, processes, health, keyed=settings.auth)
-    runner = BatchRunner(batches, RouteCaller(routes, bodies, tracer), ring.holder, settings.batch_requests, made)
+    runner = BatchRunner(
+        batches, RouteCaller(routes, bodies, tracer), ring.holder, settings.batch_requests, made, answered.count
+    )
     console = Console(Services.over(peers.channels), health, checked, limiter, sessions)
     app = create_app(routes, checked, limiter, metrics, tracer, bodies, settings.origins, console)
     tls = ServerTls(settings.tls_files) if settings.tls_files is not None else None

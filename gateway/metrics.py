@@ -21,3 +21,16 @@ class Refusals:
     def count(self, reason: str) -> None:
         """Counts one; `reason` is one of the door's own codes, such as `headers_too_large`."""
         self._counter.labels(reason).inc()
+
+
+class BatchRequests:
+    """Counts requests of batches."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._counter = Counter(
+            schema.BATCH_REQUESTS, "Requests of batches that were answered", ("result",), registry=registry
+        )
+
+    def count(self, result: str) -> None:
+        """Counts one; `result` is `completed` or `failed`."""
+        self._counter.labels(result).inc()

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import orjson
 
@@ -40,7 +40,7 @@ _MAX_ID = 512
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a route answered; `retry_after_s` if it said when to come again."""
+    """What a route answered: JSON of one line; `retry_after_s` if it said when to come again."""
 
     status: int
     body: bytes
@@ -140,18 +140,16 @@ class _Output:
     def add(self, line: Line, reply: Reply | None, error: tuple[str, str] | None = None) -> None:
         """Writes what came of a line."""
         ok = reply is not None and reply.status == 200
-        response: dict[str, Any] | None = None
+        head = {"id": f"batch_req_{new_id()}", "custom_id": line.custom_id}
+        failure = None if error is None else {"code": error[0], "message": error[1]}
+        response = b"null"
         if reply is not None:
-            body = orjson.loads(reply.body)
-            response = {"status_code": reply.status, "request_id": reply.request_id, "body": body}
-        written = {
-            "id": f"batch_req_{new_id()}",
-            "custom_id": line.custom_id,
-            "response": response,
-            "error": None if error is None else {"code": error[0], "message": error[1]},
-        }
+            known = orjson.dumps({"status_code": reply.status, "request_id": reply.request_id})
+            # The body is JSON of one line already: reading a large one again would hold up callers online.
+            response = known[:-1] + b',"body":' + reply.body + b"}"
         file = self.out if ok else self.err
-        file.write(orjson.dumps(written) + b"\n")
+        tail = b',"response":' + response + b',"error":' + orjson.dumps(failure) + b"}\n"
+        file.write(orjson.dumps(head)[:-1] + tail)
         file.flush()
         if ok:
             self.counts.completed += 1
@@ -175,6 +173,7 @@ class BatchRunner:
         key_of: KeyOf,
         at_once: int,
         made: asyncio.Event,
+        count: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Args:
@@ -183,8 +182,10 @@ class BatchRunner:
         key_of: the keys.
         at_once: requests that are answered side by side.
         made: is set when a batch was made or cancelled here; those of other processes are found within a second.
+        count: called with `completed` or `failed` for each request.
         clock: seconds since 1970.
         """
+        self._count = count
         self._store, self._ask, self._key_of, self._clock = store, ask, key_of, clock
         # First come, first served: batches of several tenants take turns.
         self._turns = asyncio.Semaphore(at_once)
@@ -213,7 +214,7 @@ class BatchRunner:
             await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     async def _start(self) -> None:
-        for tenant, batch_id in await asyncio.to_thread(lambda: list(self._store.unfinished())):
+        for tenant, batch_id in await asyncio.to_thread(self._store.unfinished):
             if tenant in self._running:
                 continue
             claim = await asyncio.to_thread(self._store.claim, tenant, batch_id)
@@ -275,7 +276,9 @@ class BatchRunner:
             while left:
                 line = left.popleft()
                 try:
-                    output.add(line, await self._reply(stored, line))
+                    reply = await self._reply(stored, line)
+                    output.add(line, reply)
+                    self._count("completed" if reply.status == 200 else "failed")
                 except BaseException:
                     left.appendleft(line)
                     raise
@@ -338,5 +341,4 @@ class BatchRunner:
             batch.cancelling_at = batch.finalizing_at
         setattr(batch, f"{end}_at", now)
         claim.save(stored)
-        for what in ("in", "cancel", "lock"):
-            claim.path(what).unlink(missing_ok=True)
+        claim.forget()

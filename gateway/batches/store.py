@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
 
@@ -59,6 +59,11 @@ class Claim:
     def save(self, stored: StoredBatch) -> None:
         """Keeps its state."""
         _write(self.path("json"), stored)
+
+    def forget(self) -> None:
+        """Deletes what only the work needed."""
+        for what in ("in", "out", "err", "cancel", "lock"):
+            self.path(what).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Lets others work on it."""
@@ -155,7 +160,7 @@ class BatchStore:
             raise FailedPreconditionError(
                 f"The file {file_id} has the purpose {source.purpose}; upload one with `batch`.", reason="WRONG_PURPOSE"
             )
-        if sum(batch.status not in ENDED for batch in self._all(tenant)) >= _MAX_OPEN:
+        if len(list(self._batches(tenant).glob("*.in"))) >= _MAX_OPEN:
             raise ResourceExhaustedError(
                 f"{_MAX_OPEN} batches have not ended; wait for one of them, or cancel it.", reason="TOO_MANY_BATCHES"
             )
@@ -170,8 +175,9 @@ class BatchStore:
             metadata=metadata,
         )
         folder = self._batches(tenant)
-        os.link(self.content_of(tenant, file_id), folder / f"{batch_id}.in")
         _write(folder / f"{batch_id}.json", StoredBatch(batch=batch, key_id=key_id, output_s=output_s))
+        # With its input it is seen by those who work.
+        os.link(self.content_of(tenant, file_id), folder / f"{batch_id}.in")
         return batch
 
     def get_batch(self, tenant: str, batch_id: str) -> Batch:
@@ -204,12 +210,11 @@ class BatchStore:
         (self._batches(tenant) / f"{batch_id}.cancel").touch(mode=0o600)
         return self.get_batch(tenant, batch_id)
 
-    def unfinished(self) -> Iterator[tuple[str, str]]:
+    def unfinished(self) -> list[tuple[str, str]]:
         """Tenant and id of all batches that have not ended, oldest first."""
-        found = [
-            (batch.id, tenant) for tenant in self._tenants() for batch in self._all(tenant) if batch.status not in ENDED
-        ]
-        return ((tenant, batch_id) for batch_id, tenant in sorted(found))
+        # Without its input a batch has ended.
+        found = [(path.stem, tenant) for tenant in self._tenants() for path in self._batches(tenant).glob("*.in")]
+        return [(tenant, batch_id) for batch_id, tenant in sorted(found)]
 
     def claim(self, tenant: str, batch_id: str) -> Claim | None:
         """The right to work on a batch; None if another has it, or it has ended."""
@@ -221,7 +226,12 @@ class BatchStore:
             os.close(lock)
             return None
         claim = Claim(folder, tenant, batch_id, lock)
-        if claim.load().batch.status in ENDED:
+        try:
+            ended = claim.load().batch.status in ENDED
+        except FileNotFoundError:  # deleted meanwhile
+            ended = True
+        if ended:
+            claim.forget()
             claim.close()
             return None
         return claim

@@ -47,6 +47,7 @@ REQUESTS: Final = "requests"
 REQUEST_ERRORS: Final = "request_errors"
 ERROR_RATE: Final = "error_rate"
 DOOR_REFUSALS: Final = "door_refusals"
+BATCH_REQUESTS: Final = "batch_requests"
 BUS_LOST_MESSAGES: Final = "bus_lost_messages"
 REQUEST_LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 DRIFT_P_VALUE: Final = "drift_p_value"

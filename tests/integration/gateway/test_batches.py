@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from contextlib import suppress
 from typing import Any
@@ -87,6 +88,8 @@ def test_a_batch_is_answered_with_its_failures_apart(mesh: Mesh, caller: Caller)
         "broken": 500,
     }
     assert failures["wrong"]["response"]["body"]["error"]["param"] == "temperature"
+    metrics = httpx.get(f"http://{mesh.http}/metrics").text
+    assert re.search(r'^batch_requests_total\{.*result="failed".*\} 3\.0', metrics, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

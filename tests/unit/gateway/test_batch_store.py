@@ -34,7 +34,7 @@ def make(store: BatchStore) -> str:
 def test_one_process_works_on_a_batch_until_it_lets_go(tmp_path: Path) -> None:
     one, two = (BatchStore(tmp_path, 1000, Clock()) for _ in range(2))
     batch = make(one)
-    assert list(two.unfinished()) == [("t", batch)]
+    assert two.unfinished() == [("t", batch)]
     claim = one.claim("t", batch)
     assert claim is not None
     assert two.claim("t", batch) is None
@@ -46,7 +46,7 @@ def test_one_process_works_on_a_batch_until_it_lets_go(tmp_path: Path) -> None:
     claim.save(stored)
     claim.close()
     assert one.claim("t", batch) is None
-    assert list(one.unfinished()) == []
+    assert one.unfinished() == []
 
 
 def test_outputs_are_placed_once_however_often_it_is_tried(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_batch_that_has_not_ended_is_never_swept(tmp_path: Path) -> None:
     batch = make(store)
     clock.now += 10 * KEEP_S
     store.sweep()
-    assert list(store.unfinished()) == [("t", batch)]
+    assert store.unfinished() == [("t", batch)]
     claim = store.claim("t", batch)
     assert claim is not None
     assert claim.path("in").read_bytes() == b"x" * 10
