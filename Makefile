@@ -48,8 +48,9 @@ unit: setup ## fast tests, no other process
 STORES := tests/unit/pipeline tests/unit/training/test_supervision.py tests/unit/inference/test_publishing.py \
 	tests/unit/ingest/test_runner.py tests/unit/gateway/test_keys.py tests/unit/cleaning/test_use_cases.py
 
-# Two workers, each with the parts of one group of tests at a time: tests/groups.py.
-SIDE_BY_SIDE := $(BIN)/pytest -n 2 --dist loadgroup --durations 15
+# Workers, each with the parts of one group of tests at a time (tests/groups.py): one more than cores, for many wait.
+WORKERS ?= 3
+SIDE_BY_SIDE := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --durations 15
 
 contract: setup ## one suite on fakes and real parts
 	$(SIDE_BY_SIDE) tests/contract

@@ -166,7 +166,7 @@ def test_a_full_disk_puts_no_message_aside() -> None:
 
     def handle(harness: Harness, batch: object) -> None:
         tries.append(1)
-        if len(tries) < 10:
+        if len(tries) < 6:  # what fails three times for another reason is put aside
             raise OSError(errno.ENOSPC, "No space left on device")
 
     harness = Harness(handle)
