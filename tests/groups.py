@@ -1,4 +1,4 @@
-"""Which tests run in the same worker (`-n 2 --dist loadgroup`), and which start first.
+"""Which tests run in the same worker (`-n 3 --dist loadgroup`), and which start first.
 
 Tests that share real parts stay together: all of e2e, each folder of contract and integration tests, each file of fault
 tests. A free worker takes the next group, so the longest groups start first and the workers end at about the same time.

@@ -53,7 +53,7 @@ class Plan:
 
 
 WHOLE = Plan(per_s=8, whole=True, patience_s=900)
-SHORT = Plan(per_s=16, whole=False, patience_s=600)
+SHORT = Plan(per_s=16, whole=False, patience_s=1200)
 
 
 class StoryError(Exception):
@@ -241,7 +241,7 @@ async def tell(mesh: Mesh, reviews: Path, out: Path, plan: Plan) -> int:
                 await story.feed_random_labels()
                 await story.train_on_hotels_only()
                 await mesh.command("triggers", "resume", "tickets")
-            await asyncio.sleep(30)
+                await asyncio.sleep(30)
         return await _end(story, out)
 
 
