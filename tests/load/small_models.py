@@ -26,27 +26,31 @@ def publish_small_models(stack: StackState, scratch: Path) -> None:
 
     It speaks to the service itself: no door publishes what no run made.
     """
-    layout = stack.layout.state
-    key = SigningKey(layout.model_keys / "signing.pem", layout.model_keys / "trusted")
     if not scratch.exists():
         make_classifier(scratch / CLASSIFIER)
         make_generator(scratch / WRITER, scratch / "parts")
     for model in (CLASSIFIER, WRITER):
-        digest = json.loads((scratch / model / MANIFEST).read_text(encoding="utf-8"))["digest"]
-        folder = layout.artifacts / "load" / model
-        shutil.copytree(scratch / model, folder)
-        key.sign(folder)
-        _give(folder, layout.artifacts)
-        request = pb.PublishModelRequest(
-            request_id=new_id(),
-            model=f"models/{model}",
-            artifact_uri=f"file://{folder}",
-            digest=digest,
-            run="runs/load",
-            dataset_version="datasets/load/versions/1",
-        )
-        with grpc.insecure_channel(stack.address("inference")) as channel:
-            _publish(InferenceServiceStub(channel), request)
+        publish(stack, scratch / model, model)
+
+
+def publish(stack: StackState, build: Path, model: str) -> None:
+    """Puts a build into the mesh's store, signs it with the mesh's key and publishes it as a model's next version."""
+    layout = stack.layout.state
+    digest = json.loads((build / MANIFEST).read_text(encoding="utf-8"))["digest"]
+    folder = layout.artifacts / "load" / build.name
+    shutil.copytree(build, folder)
+    SigningKey(layout.model_keys / "signing.pem", layout.model_keys / "trusted").sign(folder)
+    _give(folder, layout.artifacts)
+    request = pb.PublishModelRequest(
+        request_id=new_id(),
+        model=f"models/{model}",
+        artifact_uri=f"file://{folder}",
+        digest=digest,
+        run="runs/load",
+        dataset_version="datasets/load/versions/1",
+    )
+    with grpc.insecure_channel(stack.address("inference")) as channel:
+        _publish(InferenceServiceStub(channel), request)
 
 
 def _give(folder: Path, store: Path) -> None:
