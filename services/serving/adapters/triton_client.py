@@ -126,7 +126,7 @@ class TritonClient:
         chunks = [texts[at : at + MAX_BATCH] for at in range(0, len(texts), MAX_BATCH)]
         turns = asyncio.Semaphore(_CHUNKS_AT_ONCE)
         with self._errors(model):
-            async with self._guard.request(model) as guarded:
+            async with self._guard.request(model, self._turn().caller) as guarded:
                 parts = await asyncio.gather(*(self._ask(model, chunk, output, guarded, turns) for chunk in chunks))
         return [
             (row, read, left)
@@ -143,7 +143,7 @@ class TritonClient:
         add_trace(request)
         add_turn(request, self._turn())
         with self._errors(model) as asked:
-            async with self._guard.request(model) as guarded:
+            async with self._guard.request(model, self._turn().caller) as guarded:
                 call = self._stub.ModelStreamInfer(once(request), timeout=_GENERATION_S, metadata=_REAL_STATUS)
                 guarded.watch(call)
                 try:

@@ -8,7 +8,8 @@ Four bounds, one for each way in which a server goes silent:
   callers get UNAVAILABLE at once; after a pause one request is let through as a probe.
 - A model's process has died: requests that it held would stay silent for ever. A model that has been silent for a
   while is asked, and once its death is known, by that or by another request, what was sent to it before ends.
-- Callers come faster than a model answers: a limited number may wait, further ones get RESOURCE_EXHAUSTED.
+- Callers come faster than a model answers: a limited number may wait, further ones get RESOURCE_EXHAUSTED with the time
+  that the queue needs; whoever has less than a fair share of it is admitted still.
 
 It lives in one event loop.
 """
@@ -30,6 +31,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from services.kit.errors import ResourceExhaustedError
 from services.serving.adapters.triton_errors import triton_unavailable
 from services.serving.adapters.triton_liveness import Liveness
+from services.serving.adapters.waiting import Waiting
 from services.serving.app.ports import Deaths
 from services.serving.domain.names import facts, shown
 
@@ -61,8 +63,9 @@ class Limits:
 class GuardedRequest:
     """One caller's request: the calls to Triton that it waits for."""
 
-    def __init__(self, guard: TritonGuard, model: str, began: float, generation: int) -> None:
+    def __init__(self, guard: TritonGuard, model: str, caller: str, began: float, generation: int) -> None:
         self._guard = guard
+        self.caller = caller
         self.model = model
         self.began = began
         self.generation = generation
@@ -96,7 +99,7 @@ class GuardedRequest:
 class _Breaker:
     """State of one model."""
 
-    waiting: int = 0
+    waiting: Waiting = field(default_factory=Waiting)
     failures: int = 0
     last_heard: float = 0.0
     open_until: float = 0.0
@@ -138,18 +141,18 @@ class TritonGuard:
         self._last_heard = self._breakers[model].last_heard = _now()
 
     @asynccontextmanager
-    async def request(self, model: str) -> AsyncIterator[GuardedRequest]:
-        """A request to a model, for the length of the block; its gRPC errors pass through.
+    async def request(self, model: str, caller: str = "") -> AsyncIterator[GuardedRequest]:
+        """A request to a model, for the length of the block; its gRPC errors pass through. `caller`: whose it is.
 
         Raises:
             UnavailableError: Triton or the model does not answer now; at once, or as soon as that is known.
             ResourceExhaustedError: too many requests wait already.
         """
         breaker = self._breakers[model]
-        request = GuardedRequest(self, model, _now(), self._deaths.generation(model))
+        request = GuardedRequest(self, model, caller, _now(), self._deaths.generation(model))
         self._admit(request, breaker)
         self._requests.add(request)
-        breaker.waiting += 1
+        breaker.waiting.enter(caller)
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch())
         try:
@@ -171,7 +174,7 @@ class TritonGuard:
         else:
             self._answered(request, breaker)
         finally:
-            breaker.waiting -= 1
+            breaker.waiting.leave(caller, request.began, _now())
             if breaker.trying is request:
                 breaker.trying = None
             self._requests.discard(request)
@@ -185,12 +188,13 @@ class TritonGuard:
             if left > 0 or breaker.trying is not None:
                 raise triton_unavailable(model, f"its last {breaker.failures} requests got no answer", max(left, 1.0))
             breaker.trying = request
-        if breaker.waiting >= self._limits.waiting:
+        wait = breaker.waiting.refused_for_s(request.caller, self._limits.waiting)
+        if wait is not None:
             raise ResourceExhaustedError(
-                f"{shown(model)} is busy: {breaker.waiting} requests are waiting already.",
+                f"{shown(model)} is busy: {breaker.waiting.count} requests are waiting already.",
                 reason="MODEL_BUSY",
                 metadata=facts(model),
-                retry_after_s=2.0,
+                retry_after_s=wait,
             )
 
     def _answered(self, request: GuardedRequest, breaker: _Breaker) -> None:

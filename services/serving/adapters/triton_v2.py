@@ -164,7 +164,7 @@ class TritonV2:
         request.model_name, request.model_version = version.server_model, ""
         asked = self._liveness.asked(version.server_model)
         with self._translated(version), self._noticed(version.server_model, asked):
-            async with self._guard.request(version.server_model) as admitted:
+            async with self._guard.request(version.server_model, self._turn().caller) as admitted:
                 response = await admitted.answer(self._stub.ModelInfer(request, timeout=timeout_s))
         if not response.outputs:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
@@ -209,7 +209,7 @@ class TritonV2:
 
         try:
             with self._translated(version):
-                async with self._guard.request(version.server_model) as admitted:
+                async with self._guard.request(version.server_model, self._turn().caller) as admitted:
                     call = self._stub.ModelStreamInfer(traced(), timeout=timeout_s, metadata=tuple(metadata))
                     admitted.watch(call)
                     try:
