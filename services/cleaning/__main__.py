@@ -39,7 +39,7 @@ from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
 from services.kit.storage.requests import SqlRequestLog
-from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
+from services.kit.telemetry.metrics import ConsumerMetrics, LossMetrics, RequestMetrics
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
@@ -85,6 +85,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         [RECORDS_RAW],
         RawRecordHandler(record_cases),
         dead_letters=publisher,
+        metrics=ConsumerMetrics(metrics.registry),
         on_lost=note_lost,
     )
     retention = RetentionGuard(settings.brokers, [RECORDS_RAW])

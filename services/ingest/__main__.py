@@ -42,7 +42,7 @@ from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database
 from services.kit.storage.disk import DiskGuard
 from services.kit.storage.requests import SqlRequestLog
-from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
+from services.kit.telemetry.metrics import ConsumerMetrics, LossMetrics, RequestMetrics
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
@@ -60,12 +60,14 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     intake = Intake(sink, SqlBatchStore(engine), clock, settings.request_retention_s)
     imports = Imports(store, sources, clock)
     runner = ImportRunner(store, SqlPulledStore(engine), sources, sink, TemporaryLedger, clock)
+    consumed = ConsumerMetrics(metrics.registry)
     consumer = KafkaEventConsumer(
         settings.brokers,
         "tidemill-ingest",
         [INBOUND],
         InboundHandler(intake),
         dead_letters=publisher,
+        metrics=consumed,
         on_lost=loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-ingest"),
     )
     losses = KafkaEventConsumer(
@@ -74,6 +76,7 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
         [CLEANING_EVENTS],
         LossHandler(store.note_loss),
         dead_letters=publisher,
+        metrics=consumed,
     )
     retention = RetentionGuard(settings.brokers, [INBOUND])
     accepting = AcceptPool(16, settings.accepting_bytes)

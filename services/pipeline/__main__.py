@@ -27,7 +27,7 @@ from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
 from services.kit.storage.requests import SqlRequestLog
-from services.kit.telemetry.metrics import LossMetrics, RequestMetrics
+from services.kit.telemetry.metrics import ConsumerMetrics, LossMetrics, RequestMetrics
 from services.pipeline.adapters.announcer import BusAnnouncer
 from services.pipeline.adapters.audit_store import SqlAuditStore
 from services.pipeline.adapters.capture_store import SqlCaptureStore
@@ -162,6 +162,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         (*TOPICS, INFERENCE_EVENTS),
         RolloutEvents(metrics_of_rollouts, audit, others.handle),
         dead_letters=publisher,
+        metrics=ConsumerMetrics(metrics.registry),
         on_lost=loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-pipeline"),
     )
     retention = RetentionGuard(settings.brokers, TOPICS)

@@ -29,6 +29,7 @@ from services.kit.bus.topics import Topic
 from services.kit.errors import DataLossError, InvalidArgumentError, TidemillError, explained, is_retryable
 from services.kit.retrying import Backoff, StoppedError, call_with_retries
 from services.kit.telemetry import schema
+from services.kit.telemetry.metrics import ConsumerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +53,17 @@ class DeadLetterSink(Protocol):
 class DeliveryProcessor:
     """Runs a handler over batches, with retries and dead letters. Independent of Kafka, so it can be tested alone."""
 
-    def __init__(self, handler: EventHandler, dead_letters: DeadLetterSink, *, stop: threading.Event) -> None:
-        """`stop` is set when the process is stopping."""
+    def __init__(
+        self,
+        handler: EventHandler,
+        dead_letters: DeadLetterSink,
+        *,
+        stop: threading.Event,
+        on_refused: Callable[[Delivery], None] | None = None,
+    ) -> None:
+        """`stop` is set when the process is stopping; `on_refused` is called with each dead letter."""
         self._handler = handler
+        self._on_refused = on_refused
         self._dead_letters = dead_letters
         self._stop = stop
 
@@ -114,6 +123,8 @@ class DeliveryProcessor:
             self._stop,
             should_retry=lambda cause: isinstance(cause, TidemillError),
         )
+        if self._on_refused is not None:
+            self._on_refused(delivery)
         logger.error(
             "refused %s[%d]@%d: %s",
             delivery.topic,
@@ -136,6 +147,7 @@ class KafkaEventConsumer:
         dead_letters: DeadLetterSink,
         *,
         on_lost: Callable[[LostMessages], None] | None = None,
+        metrics: ConsumerMetrics | None = None,
         max_batch: int = 500,
         heartbeat_patience_s: float = 30.0,
     ) -> None:
@@ -149,10 +161,11 @@ class KafkaEventConsumer:
             dead_letters: receives messages that cannot be handled.
             on_lost: called with messages that the bus deleted before the group had read them, before any later message
                 is handled. May be called again with the same ones after a restart, and is retried if it raises.
+            metrics: of this process; not counted when None.
             max_batch: most messages of one call of the handler.
             heartbeat_patience_s: without a heartbeat for this long, the member joins its group again.
         """
-        self._on_lost = on_lost
+        self._on_lost, self._metrics = on_lost, metrics
         self._heartbeat_patience_s = heartbeat_patience_s
         self._bootstrap = Brokers.of(bootstrap)
         self._group = group
@@ -160,7 +173,7 @@ class KafkaEventConsumer:
         self._must_read = frozenset(topic.name for topic in topics if group in topic.readers)
         self._stop = threading.Event()
         self._ready = threading.Event()
-        self._processor = DeliveryProcessor(handler, dead_letters, stop=self._stop)
+        self._processor = DeliveryProcessor(handler, dead_letters, stop=self._stop, on_refused=self._note_refused)
         self._max_batch = max_batch
         # The batch that kafka-python last failed to decode, once for each attempt.
         self._unreadable: list[_Unreadable] = []
@@ -231,6 +244,7 @@ class KafkaEventConsumer:
                 consumer.partitions_for_topic(topic)
             positions = ReadPositions(consumer, self._report_lost, self._must_read)
             look = time.monotonic() + self._heartbeat_patience_s
+            measure = 0.0
             while not self._stop.is_set():
                 try:
                     polled = consumer.poll(timeout_ms=200)
@@ -246,6 +260,9 @@ class KafkaEventConsumer:
                     positions.advance({unreadable.partition: unreadable.next_offset})
                     continue
                 positions.follow_assignment()
+                if time.monotonic() > measure:
+                    self._measure_lag(consumer)
+                    measure = time.monotonic() + _HEARTBEAT_S
                 if not polled and time.monotonic() > look:
                     self._check_heartbeats(consumer)
                     positions.check_idle()
@@ -293,6 +310,21 @@ class KafkaEventConsumer:
         )
         if self._on_lost is not None:
             self._on_lost(lost)
+
+    def _note_refused(self, delivery: Delivery) -> None:
+        if self._metrics is not None:
+            self._metrics.refused(self._group, delivery.topic)
+
+    def _measure_lag(self, consumer: KafkaConsumer) -> None:
+        """Sets the lag by topic from what the last fetches said: no request is made for it."""
+        if self._metrics is None:
+            return
+        behind = dict.fromkeys(self._topics, 0)
+        for place in consumer.assignment():
+            if (end := consumer.highwater(place)) is not None:
+                behind[place.topic] += max(0, end - consumer.position(place))
+        for topic, count in behind.items():
+            self._metrics.lag(self._group, topic, count)
 
     def _check_heartbeats(self, consumer: KafkaConsumer) -> None:
         """Leaves the group if the broker no longer considers this consumer a member.

@@ -108,6 +108,25 @@ class RequestMetrics:
         serve_metrics(address, self.registry, self.token)
 
 
+class ConsumerMetrics:
+    """How far a consumer group is behind, and what it refused."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ("group", "topic")
+        self._lag = Gauge(schema.BUS_CONSUMER_LAG, "Messages that a group has still to read", labels, registry=registry)
+        self._refused = Counter(
+            schema.BUS_DEAD_LETTERS, "Messages that a group could not handle", labels, registry=registry
+        )
+
+    def lag(self, group: str, topic: str, count: int) -> None:
+        """Messages of the partitions of this member that it has still to read."""
+        self._lag.labels(group, topic).set(count)
+
+    def refused(self, group: str, topic: str) -> None:
+        """Counts a dead letter."""
+        self._refused.labels(group, topic).inc()
+
+
 class LossMetrics:
     """Counts messages that the bus deleted before a group had read them."""
 
