@@ -40,6 +40,10 @@ chat = ChatOpenAI(model=caller, base_url=url, api_key="none", temperature=1.5, s
 for method in ("json_schema", "function_calling"):
     found[method] = chat.with_structured_output(Forecast, method=method).invoke("hi").model_dump()
 found["stream"] = "".join(chunk.content for chunk in chat.stream("hi", max_tokens=5))
+options = dict(model=caller, base_url=url, api_key="none", temperature=1.5, max_tokens=5, max_retries=0)
+responses = ChatOpenAI(**options, use_responses_api=True)
+found["responses"] = [str(responses.invoke([("system", "Be short."), ("user", "hi")]).text)]
+found["responses"].append("".join(str(chunk.text) for chunk in responses.stream("hi")))
 vectors = OpenAIEmbeddings(model=classifier, base_url=url, api_key="none", check_embedding_ctx_length=False)
 found["vectors"] = vectors.embed_documents(["good room", "room"])
 """
@@ -70,6 +74,10 @@ whole = litellm.completion(**options, max_tokens=5)
 pieces = litellm.completion(**options, max_tokens=5, stream=True)
 found["whole"] = whole.choices[0].message.content
 found["stream"] = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+text = {"model": "text-completion-openai/" + caller, "prompt": "hi", "api_base": url, "api_key": "none"}
+found["text"] = litellm.text_completion(**text, max_tokens=5).choices[0].text
+asked = {"model": "openai/" + caller, "input": "hi", "api_base": url, "api_key": "none", "max_output_tokens": 5}
+found["response"] = litellm.responses(**asked).output[0].content[0].text
 schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
 tools = [{"type": "function", "function": {"name": "paint", "parameters": schema}}]
 called = litellm.completion(**options, max_tokens=100, tools=tools, tool_choice="required")
@@ -146,6 +154,7 @@ def test_langchain(inference: InferenceProcess, caller: str, classifier: str, tm
     _check_forecast(found["json_schema"])
     _check_forecast(found["function_calling"])
     assert found["stream"]
+    assert all(found["responses"])
     _check_vectors(found["vectors"])
 
 
@@ -159,6 +168,8 @@ def test_instructor(inference: InferenceProcess, caller: str, classifier: str, t
 def test_litellm(inference: InferenceProcess, caller: str, classifier: str, tmp_path: Path) -> None:
     found = _run(OPENAI_CLIENTS, LITELLM, inference, caller, classifier, tmp_path)
     assert found["whole"] == found["stream"] != ""
+    # It asks for 16 tokens of a response at least.
+    assert found["response"].startswith(found["text"] or "-")
     [[name, arguments]] = found["call"]
     assert name == "paint"
     assert json.loads(arguments)["colour"] in ("red", "blue")
