@@ -84,6 +84,7 @@ def test_only_a_key_that_operates_may_report_alerts(mesh: Mesh) -> None:
     assert len(mesh.peers.seen.requests) == asked
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("prometheus-alertmanager")),
     reason="Debian's prometheus and prometheus-alertmanager are not installed",
