@@ -18,6 +18,7 @@ from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceStub
 from tidemill.pipeline.v1.rollout_service_pb2_grpc import RolloutServiceStub
 from tidemill.pipeline.v1.trigger_service_pb2_grpc import TriggerServiceStub
+from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
 from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 
 from gateway.access import CALLER, METHODS, demand
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceAsyncStub
     from tidemill.pipeline.v1.rollout_service_pb2_grpc import RolloutServiceAsyncStub
     from tidemill.pipeline.v1.trigger_service_pb2_grpc import TriggerServiceAsyncStub
+    from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceAsyncStub
     from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceAsyncStub
 
 T = TypeVar("T")
@@ -74,6 +76,7 @@ class Services:
     trigger: TriggerServiceAsyncStub
     rollouts: RolloutServiceAsyncStub
     review: ReviewServiceAsyncStub
+    telemetry: TelemetryServiceAsyncStub
 
     @classmethod
     def over(cls, channels: Mapping[str, grpc.aio.Channel]) -> Services:
@@ -91,6 +94,7 @@ class Services:
             trigger=TriggerServiceStub(pipeline),
             rollouts=RolloutServiceStub(pipeline),
             review=ReviewServiceStub(pipeline),
+            telemetry=TelemetryServiceStub(channel("telemetry")),
         )
 
 

@@ -103,3 +103,13 @@ def share_bar(share: float, tone: str) -> Markup:
         '<svg class="bar {}" viewBox="0 0 {} 10" preserveAspectRatio="none" aria-hidden="true">'
         '<rect x="0" y="0" width="{}" height="10"/></svg>'
     ).format(tone, WIDTH, width)
+
+
+def span_bar(offset: float, length: float, tone: str) -> Markup:
+    """When something happened within a whole, both as shares of it; at least a visible line."""
+    start = min(max(0.0, offset), 1.0) * (WIDTH - 3)
+    width = max(3.0, min(length, 1.0) * (WIDTH - start))
+    return Markup(
+        '<svg class="bar {}" viewBox="0 0 {} 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect x="{}" y="0" width="{}" height="10"/></svg>'
+    ).format(tone, WIDTH, round(start, 2), round(min(width, WIDTH - start), 2))

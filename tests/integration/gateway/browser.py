@@ -24,7 +24,7 @@ PAGES = (
     *("", "/pipelines/headlines", "/pipelines/headlines/cycles/01jtest", "/pipelines/headlines/cycles/01jtest/cancel"),
     *("/rollouts", f"/rollouts/{'a' * 26}", f"/rollouts/{'a' * 26}/force", "/audit", "/reviews", "/reviews/next"),
     *("/models", "/models/headlines", "/models/headlines/versions/3", "/answers/01jwriter"),
-    *("/datasets", "/datasets/headlines", "/datasets/headlines/versions/7", "/records?record=r1"),
+    *("/datasets", "/datasets/headlines", "/datasets/headlines/versions/7", "/records?record=r1", "/logs"),
 )
 
 

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from tidemill.cleaning.v1.cleaning_service_pb2 import ExplainRecordRequest
 from tidemill.pipeline.v1.review_pb2 import REVIEW_ACTION_EDIT, REVIEW_ACTION_RELABEL
+from tidemill.telemetry.v1.telemetry_service_pb2 import LogRecord, Span
 
 from gateway.keys.key import Role
 from tests.integration.gateway.conftest import Mesh
@@ -313,3 +314,17 @@ def test_originals_and_answers_are_shown_to_operators_only(mesh: Mesh) -> None:
         assert "/console/answers" not in reader.get("/console/models").text
         assert reader.get("/console/records", params={"record": "r1"}).status_code == 403
         assert reader.get("/console/answers/01jwriter").status_code == 403
+
+
+def test_logs_lead_to_their_trace(mesh: Mesh, client: httpx.Client) -> None:
+    line = LogRecord(level="error", service="training", message="<b>no</b>", trace_id="ab" * 16)
+    line.time.FromSeconds(1_790_000_000)
+    mesh.peers.telemetry.logs = [line]
+    mesh.peers.telemetry.spans = [Span(span_id="s1", name="CreateRun", service="training")]
+    page = client.get("/console/logs", params={"query": "level:error"})
+    assert "&lt;b&gt;no&lt;/b&gt;" in page.text
+    assert 'value="level:error"' in page.text
+    trace = client.get(re.findall(r'href="(/console/traces/[0-9a-f]{32})"', page.text)[0])
+    assert "CreateRun" in trace.text
+    mesh.peers.telemetry.spans = []
+    assert client.get("/console/traces/" + "0" * 32).status_code == 404

@@ -42,7 +42,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("*",),
         Console(Services.over(peers.channels), health, None, limiter, Sessions("secret", SystemClock())),
     )
-    transport = httpx.ASGITransport(app=door)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app=door)
     async with httpx.AsyncClient(transport=transport, base_url="http://mesh:8080") as client:
         yield client
     await peers.close()
