@@ -110,6 +110,9 @@ class FolderSnapshots:
         with tempfile.TemporaryDirectory(prefix="tidemill-erase-") as scratch:
             for name, known in sorted(manifest["files"].items()):
                 table = _table(f"{uri}/{name}")
+                if table is None:
+                    logger.warning("%s/%s is missing, so nothing is erased from it", uri, name)
+                    continue
                 left = _without(table, gone)
                 if left.num_rows == known["rows"]:
                     continue
@@ -146,7 +149,9 @@ def _rows_of(uri: str, record: RecordKey, whole: bool) -> list[dict[str, Any]]:
                 filters=[("record_id", "==", record_id), ("source", "==", source)],
             )
     except FileNotFoundError as error:
-        raise _missing(uri) from error
+        raise FailedPreconditionError(
+            f"{uri} is missing; build the data set again.", reason="SNAPSHOT_DAMAGED", metadata={"uri": uri}
+        ) from error
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
@@ -169,15 +174,16 @@ def _manifest_text(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _table(uri: str) -> pa.Table:
+def _table(uri: str) -> pa.Table | None:
+    """The content of a file; None if it does not exist."""
     import pyarrow.parquet as pq
 
     filesystem, path = filesystem_of(uri)
     try:
         with translate_store_errors(uri):
             return pq.read_table(path, filesystem=filesystem)
-    except FileNotFoundError as error:
-        raise _missing(uri) from error
+    except FileNotFoundError:
+        return None
 
 
 def _without(table: pa.Table, gone: Erased) -> pa.Table:
@@ -191,12 +197,6 @@ def _without(table: pa.Table, gone: Erased) -> pa.Table:
         theirs = pc.or_(theirs, pc.is_in(table["feedback_person"], value_set=pa.array([gone.person])))
     of_feedback = pc.starts_with(table["source"], FEEDBACK_PREFIX)
     return table.filter(pc.invert(pc.and_(theirs, of_feedback)))
-
-
-def _missing(uri: str) -> FailedPreconditionError:
-    return FailedPreconditionError(
-        f"{uri} is missing; build the data set again.", reason="SNAPSHOT_DAMAGED", metadata={"uri": uri}
-    )
 
 
 def _record_table(rows: Sequence[SnapshotRow], columns: Sequence[str]) -> pa.Table:

@@ -64,7 +64,11 @@ class DriftWatch:
         after = ""
         while page := await asyncio.to_thread(self._triggers.page, after, _PAGE):
             for trigger in page:
-                await asyncio.to_thread(self.look, trigger.spec)
+                try:
+                    await asyncio.to_thread(self.look, trigger.spec)
+                except Exception:
+                    # One pipeline's defect must not keep the others from being looked at.
+                    logger.exception("the drift of %s could not be looked at", trigger.pipeline)
             after = page[-1].pipeline
 
     def look(self, spec: PipelineSpec) -> None:

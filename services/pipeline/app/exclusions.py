@@ -135,23 +135,24 @@ class Exclusions:
         A record that was on its way at the time of the erasure has come by then.
         """
         for item in await asyncio.to_thread(self._store.pending):
-            found, begun = item.exclusion, item.exclusion.create_time
-            newest = [await asyncio.to_thread(self._cycles.learnt, name) for name in found.ordered]
-            clean = all(cycle is not None and cycle.create_time > begun for cycle in newest)
-            if item.done and not clean:
-                continue
             try:
-                rewritten = await taught.erase(
-                    found.person, item.records, f"{found.exclusion_id}-{item.done}-{'last' if clean else 'first'}"
-                )
+                await self._carry_out(item, taught)
             except TidemillError as error:
-                if not is_retryable(error):
-                    raise
-                logger.info("%s is carried out later: %s", found.name, error.message)
-                continue
-            versions = tuple(sorted({*found.rewritten, *rewritten}))
-            now = self._clock.now() if clean else None
-            await asyncio.to_thread(self._store.carried_out, replace(found, rewritten=versions, complete_time=now))
+                # One that fails must not hold up the others; all are tried again.
+                level = logging.INFO if is_retryable(error) else logging.ERROR
+                logger.log(level, "%s is not carried out yet: %s", item.exclusion.name, error.message)
+
+    async def _carry_out(self, item: PendingErasure, taught: TaughtRecords) -> None:
+        found, begun = item.exclusion, item.exclusion.create_time
+        newest = [await asyncio.to_thread(self._cycles.learnt, name) for name in found.ordered]
+        clean = all(cycle is not None and cycle.create_time > begun for cycle in newest)
+        if item.done and not clean:
+            return
+        request_id = f"{found.exclusion_id}-{item.done}-{'last' if clean else 'first'}"
+        rewritten = await taught.erase(found.person, item.records, request_id)
+        versions = tuple(sorted({*found.rewritten, *rewritten}))
+        now = self._clock.now() if clean else None
+        await asyncio.to_thread(self._store.carried_out, replace(found, rewritten=versions, complete_time=now))
 
     def page(self, before: str, limit: int) -> Sequence[ExclusionView]:
         """Exclusions, newest first."""

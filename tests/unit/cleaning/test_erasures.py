@@ -153,6 +153,17 @@ def test_a_kill_between_two_files_is_repaired_by_the_repeat(
     assert FolderSnapshots(ArtifactStore(f"file://{loop.harness.folder}")).find(DATASET, snapshot.digest) == snapshot
 
 
+def test_a_version_whose_files_are_gone_does_not_keep_others_from_being_erased(loop: Loop) -> None:
+    version = loop.build()
+    (loop.folder(version) / "holdout.parquet").unlink()
+    loop.harness.records.collect([loop.arrived(collected("more", "another review", "positive"))])
+    following = loop.build()
+    (loop.folder(version) / "rejected.parquet").unlink()
+    assert sorted(loop.harness.erasures.erase(DORA, []).versions) == sorted({version, following})
+    assert not loop.holds(version, SECRET)
+    assert not loop.holds(following, SECRET)
+
+
 def test_while_a_version_is_built_it_waits(loop: Loop) -> None:
     name = loop.harness.datasets.build_version(DATASET, [], "", "")[0].name
     with pytest.raises(UnavailableError, match="is being built"):
