@@ -30,6 +30,7 @@ from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import ConsumerMetrics, LossMetrics, RequestMetrics
 from services.pipeline.adapters.announcer import BusAnnouncer
 from services.pipeline.adapters.audit_store import SqlAuditStore
+from services.pipeline.adapters.budget_gauges import PrometheusBudgetGauges
 from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
@@ -148,6 +149,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         start_triggered,
         drift,
         parts.store,
+        PrometheusBudgetGauges(metrics.registry),
         clock,
     )
     recorded = Wakeup(loop)

@@ -52,6 +52,7 @@ BUS_LOST_MESSAGES: Final = "bus_lost_messages"
 BUS_DEAD_LETTERS: Final = "bus_dead_letters"
 BUS_CONSUMER_LAG: Final = "bus_consumer_lag"
 REQUEST_LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+TRIGGER_BUDGET_USED: Final = "trigger_budget_used"
 DRIFT_P_VALUE: Final = "drift_p_value"
 DRIFT_LEVEL: Final = "drift_level"
 DRIFT_FOUND: Final = "drift_found"

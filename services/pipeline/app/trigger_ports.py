@@ -121,6 +121,14 @@ class RecordCounts(Protocol):
         ...
 
 
+class BudgetGauges(Protocol):
+    """Shows budgets to whoever scrapes metrics."""
+
+    def show(self, pipeline: str, budget: str, share: float) -> None:
+        """How much of a budget is used: `cycles` or `train_minutes`; 1 and more is all of it."""
+        ...
+
+
 class StartCycle(Protocol):
     """Starts a cycle."""
 

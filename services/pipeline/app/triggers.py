@@ -19,10 +19,10 @@ from services.pipeline.app.capture import Captures
 from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.ports import CycleStore
 from services.pipeline.app.rollout_ports import RolloutStore
-from services.pipeline.app.trigger_ports import Firing, RecordCounts, StartCycle, Trigger, TriggerStore
+from services.pipeline.app.trigger_ports import BudgetGauges, Firing, RecordCounts, StartCycle, Trigger, TriggerStore
 from services.pipeline.domain.audit import INSIDE, entry
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
-from services.pipeline.domain.triggers import DAY, Alert, Decision, Facts, Triggers, decide
+from services.pipeline.domain.triggers import DAY, Alert, Decision, Facts, Triggers, budgets_used, decide
 from services.pipeline.engine.cron import check_schedule, due_after, last_due, zone_of
 
 logger = logging.getLogger(__name__)
@@ -65,9 +65,10 @@ class PipelineTriggers:
         start: StartCycle,
         drift: DriftWatch,
         rollouts: RolloutStore,
+        budgets: BudgetGauges,
         clock: Clock,
     ) -> None:
-        self._drift, self._rollouts = drift, rollouts
+        self._drift, self._rollouts, self._budgets = drift, rollouts, budgets
         self._store, self._cycles, self._captures = store, cycles, captures
         self._records, self._start, self._clock = records, start, clock
 
@@ -137,6 +138,8 @@ class PipelineTriggers:
     async def _look_at(self, trigger: Trigger) -> None:
         facts, cursors = await self._facts(trigger)
         triggers, now = _of(trigger), facts.now
+        for budget, share in budgets_used(triggers, facts).items():
+            self._budgets.show(trigger.pipeline, budget, share)
         decision = decide(triggers, facts, zone_of(triggers.time_zone))
         met_since = (facts.met_since or now) if decision.counted else None
         if met_since != trigger.met_since or cursors != trigger.cursors:

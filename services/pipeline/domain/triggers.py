@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta, tzinfo
 
@@ -86,6 +86,15 @@ class Facts:
     drift: Sequence[DriftState] = ()
     rollout: str = ""
     alerts: Sequence[Alert] = ()
+
+
+def budgets_used(triggers: Triggers, facts: Facts) -> Mapping[str, float]:
+    """The share of each budget that was used in the last 24 hours; what has no limit is left out."""
+    cycles = sum(moment > facts.now - DAY for moment in facts.fired)
+    found = {"cycles": cycles / triggers.max_cycles_per_day} if triggers.max_cycles_per_day else {}
+    if triggers.max_train_minutes:
+        found["train_minutes"] = facts.train_minutes / triggers.max_train_minutes
+    return found
 
 
 @dataclass(frozen=True, slots=True)

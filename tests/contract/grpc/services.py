@@ -45,6 +45,7 @@ from services.kit.ids import new_id
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import RequestMetrics
+from services.pipeline.adapters.budget_gauges import PrometheusBudgetGauges
 from services.pipeline.adapters.capture_store import SqlCaptureStore
 from services.pipeline.adapters.cycle_store import SqlCycleStore
 from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
@@ -277,12 +278,12 @@ class Services:
         async def start(spec: PipelineSpec, request_id: str, reasons: tuple[str, ...]) -> Cycle:
             return await cycles.create(spec, request_id, "", reasons)
 
-        texts, gauges = SnapshotTexts(ArtifactStore(self.folder.as_uri())), PrometheusDriftGauges(CollectorRegistry())
+        texts, registry = SnapshotTexts(ArtifactStore(self.folder.as_uri())), CollectorRegistry()
+        gauges, budgets = PrometheusDriftGauges(registry), PrometheusBudgetGauges(registry)
         drift = DriftWatch(SqlDriftStore(engine), texts, trigger_store, store, gauges, clock)
+        known = SqlRolloutStore(engine, clock)
         triggers = TriggerServicer(
-            PipelineTriggers(
-                trigger_store, store, captures, FakeRecordCounts(), start, drift, SqlRolloutStore(engine, clock), clock
-            )
+            PipelineTriggers(trigger_store, store, captures, FakeRecordCounts(), start, drift, known, budgets, clock)
         )
         self.rollouts = World(engine)
         rollouts = RolloutServicer(self.rollouts.rollouts())

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from services.kit.failure import Failure
 from services.pipeline.adapters.audit_store import SqlAuditStore
+from services.pipeline.adapters.budget_gauges import PrometheusBudgetGauges
 from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
 from services.pipeline.adapters.drift_store import SnapshotTexts
 from services.pipeline.adapters.rollout_store import SqlRolloutStore
@@ -67,10 +68,18 @@ class World:
         harness, self.registry = self.harness, CollectorRegistry()
         gauges = PrometheusDriftGauges(self.registry)
         texts = SnapshotTexts(harness.artifacts)
-        rollouts = SqlRolloutStore(harness.store._engine, self.clock)
+        rollouts, budgets = SqlRolloutStore(harness.store._engine, self.clock), PrometheusBudgetGauges(self.registry)
         self.drift = DriftWatch(harness.drift, texts, harness.triggers, harness.store, gauges, self.clock)
         self.triggers = PipelineTriggers(
-            harness.triggers, harness.store, self.captures, self.records, self.start, self.drift, rollouts, self.clock
+            harness.triggers,
+            harness.store,
+            self.captures,
+            self.records,
+            self.start,
+            self.drift,
+            rollouts,
+            budgets,
+            self.clock,
         )
 
     async def start(self, spec: PipelineSpec, request_id: str, reasons: tuple[str, ...]) -> Cycle:
@@ -244,6 +253,8 @@ async def test_budgets_hold_cycles_back_over_24_hours(world: World) -> None:
     assert await world.hold() == (
         "2 cycles of 2 were started in 24 hours (budget); the next is possible at 2026-03-03 12:00 UTC."
     )
+    used = {"pipeline": "headlines", "budget": "cycles"}
+    assert world.registry.get_sample_value("trigger_budget_used", used) == 1.0
     world.clock.time = NOON + timedelta(hours=24)
     await world.triggers.step()
     assert len(world.cycles) == 3
@@ -254,6 +265,7 @@ async def test_budgets_hold_cycles_back_over_24_hours(world: World) -> None:
     await world.triggers.step()
     # Ten minutes of the day before are still in the last 24 hours.
     assert await world.hold() == "180.0 of 180.0 minutes of training were used in 24 hours (budget)."
+    assert world.registry.get_sample_value("trigger_budget_used", {**used, "budget": "train_minutes"}) == 1.0
     assert len(world.cycles) == 3
 
 
