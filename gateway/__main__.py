@@ -20,6 +20,7 @@ from gateway.facade.messages import MessageBudget, MessageInterceptor
 from gateway.facade.proxy import FacadeHandler
 from gateway.facade.spans import SpanInterceptor
 from gateway.facade.table import public_services
+from gateway.facade.tiers import TierInterceptor
 from gateway.health import PartsHealth
 from gateway.http.app import create_app, create_routes
 from gateway.http.batches import RouteCaller
@@ -163,6 +164,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
             *([ApiKeyInterceptor(ring, limiter)] if settings.auth else []),
             MessageInterceptor(messages, MessageBudget(settings.stranger_limits) if settings.auth else messages),
             SpanInterceptor(facade.paths, tracer),
+            TierInterceptor(),
         ],
         default_deadline_s=_LAST_DEADLINE_S,
         traced=False,  # both doors create their own, cheaper spans

@@ -199,7 +199,9 @@ CALLER: ContextVar[Caller | None] = ContextVar("tidemill_caller", default=None)
 """None if the gateway requires no keys."""
 
 BACKGROUND: ContextVar[bool] = ContextVar("tidemill_background", default=False)
-"""Whether no one waits for the current request."""
+"""Whether no one waits for the current request: others come first."""
+TIER, FLEX = "x-service-tier", "flex"
+"""Header, and metadata, by which a caller says so; any other value is without effect."""
 
 
 def demand(key: ApiKey, roles: Roles, what: str) -> None:

@@ -135,7 +135,7 @@ def _files(source: Path | None, target: Path | None, has_text: bool) -> tuple[Pa
 
 def _predicted(connection: Connection, model: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
     request = PredictRequest(model=model_name(model), texts=[row.text for row in rows])
-    response = connection.inference.Predict(request, metadata=connection.metadata, timeout=120)
+    response = connection.inference.Predict(request, metadata=_later(connection), timeout=120)
     version = {"model_version": response.model_version}
     return [as_json(prediction) | version for prediction in response.predictions]
 
@@ -191,7 +191,12 @@ def _generated(
         request.conversation.messages.append(ChatMessage(role="user", content=row.text))
     else:
         request.text = row.text
-    return [as_json(connection.inference.Generate(request, metadata=connection.metadata, timeout=600))]
+    return [as_json(connection.inference.Generate(request, metadata=_later(connection), timeout=600))]
+
+
+def _later(connection: Connection) -> tuple[tuple[str, str], ...]:
+    """Metadata of a request for which no one waits."""
+    return (*connection.metadata, ("x-service-tier", "flex"))
 
 
 def _stream(connection: Connection, request: StreamGenerateRequest, json_wanted: bool) -> None:

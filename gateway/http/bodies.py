@@ -37,12 +37,14 @@ _WHY = {
     "function_call": "send `tool_choice`",
 }
 # Options that do not change the answer.
-_WITHOUT_EFFECT = frozenset({"metadata", "prompt_cache_key", "service_tier"})
+_WITHOUT_EFFECT = frozenset({"metadata", "prompt_cache_key"})
 _MESSAGE_REFUSED = frozenset({"function_call", "audio"})
 # `name` distinguishes speakers, and clients send the others back from an earlier answer; none changes the generation.
 _MESSAGE_WITHOUT_EFFECT = frozenset({"name", "refusal", "annotations"})
 
 B = TypeVar("B", bound="Body")
+ServiceTier = Literal["auto", "default", "flex", "priority", "scale"]
+TIER_TEXT = "flex: others come first, as for a batch; the other values are without effect"
 
 
 class Body(BaseModel):
@@ -321,6 +323,7 @@ class ChatBody(Body):
 
     user: str = Field("", max_length=512, description="for whom the answer is: one user gets one version of the model")
     safety_identifier: str = Field("", max_length=512, description="as user, OpenAI's newer name of it")
+    service_tier: ServiceTier = Field("auto", description=TIER_TEXT)
 
     @model_validator(mode="after")
     def _agree(self) -> ChatBody:

@@ -37,6 +37,7 @@ def chat_routes(plane: DataPlane) -> APIRouter:
     )
     async def chat_completions(request: Request) -> Response:
         call = read_chat(await json_of(request), plane.table.prompt_template)
+        call.take_tier()
         try:
             return await (_streamed if call.stream else _whole)(plane, request, call)
         except NotFoundError as error:
@@ -65,7 +66,7 @@ async def _whole(plane: DataPlane, request: Request, call: ChatCall) -> Response
     asked = call.whole()
     validate(asked[0])
     responses = await whole(plane, request, asked, user_of(request, call.user), call.answers)
-    completion = completion_of(responses, call.model, int(time.time()), call.sampling.logprobs)
+    completion = completion_of(responses, call, int(time.time()))
     first = responses[0]
     return json_response(completion.model_dump(), headers=version_headers(first.model_version, first.role))
 

@@ -76,6 +76,7 @@ class Completion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    service_tier: Literal["default", "flex"]
     system_fingerprint: str
     choices: list[Choice]
     truncated: bool

@@ -17,7 +17,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode, Tracer, set_span_in_context
 from starlette.requests import Request
 
-from gateway.access import CALLER, ROUTES, Caller, demand
+from gateway.access import BACKGROUND, CALLER, FLEX, ROUTES, TIER, Caller, demand
 from gateway.http.body import LEASE_KEY
 from gateway.http.errors import CODE_KEY, code_of_status, error_response
 from gateway.http.limits import BodyBudget
@@ -46,6 +46,7 @@ _METRICS = "/metrics"
 # Characters of a path that a span keeps; a caller without a key may send 60 KB.
 _MAX_PATH = 512
 _MAX_REQUEST_ID = 128
+_TIER = TIER.encode()
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
@@ -128,6 +129,8 @@ class Door:
         )
         token = otel_context.attach(set_span_in_context(span))
         own_headers = _own_headers(span, headers.get(b"x-request-id", ""))
+        if headers.get(_TIER) == FLEX:
+            BACKGROUND.set(True)  # each request has a task of its own
         started = time.perf_counter()
         status = 500
         leave: Callable[[], None] | None = None

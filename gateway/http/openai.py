@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 from tidemill.inference.v1.inference_service_pb2 import (
@@ -31,6 +31,7 @@ from tidemill.inference.v1.model_pb2 import (
     Usage,
 )
 
+from gateway.access import BACKGROUND, FLEX
 from gateway.http import completions
 from gateway.http.bodies import ChatBody, read_body
 from gateway.http.errors import openai_error
@@ -65,6 +66,17 @@ class ChatCall:
     answers: int = 1
     tools: tuple[Tool, ...] = ()
     tool_choice: str = ""
+    background: bool = False
+
+    def take_tier(self) -> None:
+        """Lets others come first for the rest of the present request, if its body says so."""
+        if self.background:
+            BACKGROUND.set(True)
+
+    @property
+    def service_tier(self) -> Literal["default", "flex"]:
+        """How the present request is answered."""
+        return "flex" if BACKGROUND.get() else "default"
 
     def whole(self) -> list[GenerateRequest]:
         """The requests for the complete answers. Each has a seed of its own, so that they differ."""
@@ -201,6 +213,7 @@ def read_chat(value: dict[str, Any], template_of: Callable[[ModelReference], str
             for tool in body.tools
         ),
         tool_choice=_tool_choice(body),
+        background=body.service_tier == FLEX,
     )
 
 
@@ -221,18 +234,18 @@ def usage_of(*usages: Usage) -> completions.Usage:
     )
 
 
-def completion_of(
-    responses: Sequence[GenerateResponse], model: str, created: int, logprobs: bool
-) -> completions.Completion:
-    """Complete answers to one request; `logprobs`: with the log probabilities of their tokens."""
+def completion_of(responses: Sequence[GenerateResponse], call: ChatCall, created: int) -> completions.Completion:
+    """Complete answers to one request."""
     choices = [
         completions.Choice(
             index=number,
             message=completions.Message(
                 content=response.text if response.text or not response.tool_calls else None,
-                tool_calls=[_call(call) for call in response.tool_calls] or None,
+                tool_calls=[_call(part) for part in response.tool_calls] or None,
             ),
-            logprobs=completions.ChoiceLogprobs(content=logprobs_of(response.logprobs)) if logprobs else None,
+            logprobs=completions.ChoiceLogprobs(content=logprobs_of(response.logprobs))
+            if call.sampling.logprobs
+            else None,
             finish_reason=FINISH.get(response.finish_reason, "stop"),
             answer=response.answer,
         )
@@ -241,7 +254,8 @@ def completion_of(
     return completions.Completion(
         id=responses[0].answer,
         created=created,
-        model=model,
+        model=call.model,
+        service_tier=call.service_tier,
         system_fingerprint=responses[0].model_version,
         choices=choices,
         truncated=bool(responses[0].usage.truncated_tokens),

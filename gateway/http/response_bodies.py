@@ -12,7 +12,16 @@ from pydantic import BaseModel, Field, Tag, model_validator
 from pydantic import Discriminator as PydanticDiscriminator
 from pydantic_core import PydanticCustomError
 
-from gateway.http.bodies import INT64, MAX_TOKENS, Body, Text, not_offered, without_refused
+from gateway.http.bodies import (
+    INT64,
+    MAX_TOKENS,
+    TIER_TEXT,
+    Body,
+    ServiceTier,
+    Text,
+    not_offered,
+    without_refused,
+)
 from gateway.http.completions import TokenLogprob
 
 _NOT_KEPT = "responses are not kept; send the whole conversation as `input`"
@@ -47,7 +56,7 @@ _WHY = {
 _WITHOUT_EFFECT = frozenset(
     {
         *("access_programs", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options"),
-        *("prompt_cache_retention", "service_tier"),
+        "prompt_cache_retention",
     }
 )
 LOGPROBS = "message.output_text.logprobs"
@@ -177,6 +186,7 @@ class ResponsesBody(Body):
     )
     user: str = Field("", max_length=512, description="for whom the answer is: one user gets one version of the model")
     safety_identifier: str = Field("", max_length=512, description="as user, OpenAI's newer name of it")
+    service_tier: ServiceTier = Field("auto", description=TIER_TEXT)
 
     @model_validator(mode="before")
     @classmethod
@@ -278,6 +288,7 @@ class ResponseObject(BaseModel):
     output: list[OutputMessage] = []
     parallel_tool_calls: bool = False
     previous_response_id: None = None
+    service_tier: Literal["default", "flex"]
     store: bool = False
     temperature: float
     text: dict[str, Any]

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from tidemill.inference.v1.inference_service_pb2 import GenerateResponse, StreamGenerateResponse
 from tidemill.inference.v1.model_pb2 import FINISH_REASON_LENGTH, ChatMessage, Conversation, SamplingParams, Usage
 
+from gateway.access import FLEX
 from gateway.http import completions
 from gateway.http.bodies import described, read_body
 from gateway.http.calls import json_of, json_response, user_of, version_headers
@@ -52,6 +53,7 @@ def response_routes(plane: DataPlane) -> APIRouter:
     )
     async def responses(request: Request) -> Response:
         call = read_response(await json_of(request), plane.table.prompt_template)
+        call.chat.take_tier()
         try:
             return await (_streamed if call.chat.stream else _whole)(plane, request, call)
         except NotFoundError as error:
@@ -112,6 +114,7 @@ class ResponseCall:
             metadata=body.metadata,
             model=self.chat.model,
             model_version=model_version,
+            service_tier=self.chat.service_tier,
             temperature=body.temperature,
             text={"format": form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}},
             top_p=body.top_p,
@@ -164,6 +167,7 @@ def read_response(value: dict[str, Any], template_of: Callable[[ModelReference],
             include_usage=True,
             apply_prompt_template=apply,
             store=body.store,
+            background=body.service_tier == FLEX,
         ),
     )
 

@@ -31,6 +31,7 @@ class Target:
     certificate: str | os.PathLike[str] | None = None
     client_key: str | os.PathLike[str] | None = None
     tls: bool = False
+    background: bool = False
 
     def open(self, aio: bool) -> Any:
         """A channel of either kind; connects at the first call."""
@@ -48,6 +49,8 @@ class Target:
             carrier["authorization"] = f"Bearer {self.key}"
         if user is not None:
             carrier["x-user-id"] = user
+        if self.background:
+            carrier["x-service-tier"] = "flex"
         return tuple(carrier.items())
 
 

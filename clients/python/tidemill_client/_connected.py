@@ -23,6 +23,7 @@ class Connected:
         key: str | None = None,
         timeout: float = 30.0,
         retries: float = 20.0,
+        background: bool = False,
         tls: bool = False,
         ca: str | os.PathLike[str] | None = None,
         certificate: str | os.PathLike[str] | None = None,
@@ -33,6 +34,7 @@ class Connected:
         key: API key; the variable TIDEMILL_API_KEY when None.
         timeout: seconds for a whole call, retries included, unless the call names its own.
         retries: what the client may spend on retries at once, see the README; 0 for none.
+        background: whether no one waits for the answers, so that others come first.
         tls: whether the gateway is reached over TLS, trusted by the machine's authorities; `ca` implies it.
         ca: PEM file of the authorities to trust.
         certificate: PEM file of this client's certificate, where the gateway wants one.
@@ -42,7 +44,13 @@ class Connected:
             OSError: a file cannot be read.
         """
         self._target = Target(
-            address, os.environ.get("TIDEMILL_API_KEY") if key is None else key, ca, certificate, client_key, tls
+            address,
+            os.environ.get("TIDEMILL_API_KEY") if key is None else key,
+            ca,
+            certificate,
+            client_key,
+            tls,
+            background,
         )
         self._timeout = timeout
         self._budget = Budget(retries)

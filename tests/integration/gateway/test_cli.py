@@ -195,6 +195,8 @@ def test_a_file_of_prompts_is_answered(mesh: Mesh, tmp_path: Path) -> None:
         assert (done.returncode, words in " ".join(done.stderr.split())) == (2, True), done.stderr
     done = tidemill(mesh, "generate", "headlines", "a text", *files)
     assert (done.returncode, "go together" in done.stderr) == (2, True)
+    # No one waits for a file's answers: others come first.
+    assert "tidemill_background" in mesh.peers.seen.metadata[-1]
 
 
 def test_texts_are_shown_as_they_are(mesh: Mesh) -> None:

@@ -230,6 +230,13 @@ def test_a_call_may_ask_that_nothing_is_kept(client: Any, mesh: Mesh) -> None:
     assert [request.HasField("store") and not request.store for request in mesh.requests] == [True, True, True, False]
 
 
+def test_a_client_for_which_no_one_waits_says_so(package: ModuleType, address: str, client: Any, mesh: Mesh) -> None:
+    with package.Client(address, background=True) as later:
+        later.generate("headlines", text="a")
+    client.generate("headlines", text="a")
+    assert [metadata.get("x-service-tier") for metadata in mesh.metadata] == ["flex", None]
+
+
 def test_a_client_without_a_budget_does_not_retry(package: ModuleType, address: str, mesh: Mesh) -> None:
     mesh.failures = [UnavailableError("restarting", retry_after_s=0.01)]
     with package.Client(address, retries=0) as client, pytest.raises(package.TidemillError, match="UNAVAILABLE"):
