@@ -102,7 +102,7 @@ def _gain(words: str, metric: Metric) -> Gain:
 
 
 def builds_plot(found: Sequence[Build]) -> Markup:
-    """Builds by speed, quality and size."""
+    """Builds by speed, quality and size; empty for a single one, which is beside no other."""
     marks = [
         BuildMark(
             build.variant.precision,
@@ -113,7 +113,7 @@ def builds_plot(found: Sequence[Build]) -> Markup:
         )
         for build in found
     ]
-    if not marks:
+    if len(marks) < 2:
         return Markup("")
     unit = "tokens a second" if found[0].variant.tokens_per_second else "texts a second"
     return front(marks, unit, metric_name(found[0].variant.quality.name))

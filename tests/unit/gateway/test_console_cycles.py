@@ -131,6 +131,13 @@ def test_texts_of_records_and_models_stay_texts(text: str) -> None:
     assert text in text_of(loop_page([cycle], trigger()))
 
 
+def test_a_single_build_has_no_front() -> None:
+    cycle = succeeded()
+    assert "Quality by speed" in cycle_page(cycle)
+    del cycle.report.variants[1:]
+    assert "Quality by speed" not in cycle_page(cycle)
+
+
 def test_a_running_cycle_can_be_cancelled_by_who_may() -> None:
     assert "/cancel" in cycle_page(running())
     assert "/cancel" not in cycle_page(running(), may_cancel=False)
