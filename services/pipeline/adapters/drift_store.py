@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, select
+from sqlalchemy import ColumnElement, Engine, and_, case, delete, func, insert, select
 
 from services.kit.errors import FailedPreconditionError, NotFoundError
 from services.kit.storage.artifacts import ArtifactStore, filesystem_of, translate_store_errors
@@ -18,6 +17,8 @@ from services.pipeline.adapters.tables import captured_answers, drift_looks, fee
 from services.pipeline.domain.drift import DriftLook, Signal
 
 _GIVEN, _SAID = captured_answers.c, feedback.c
+# Without an author each judgement is a person of its own.
+_PERSON = (_SAID.tenant, _SAID.author, case((_SAID.author == "", _SAID.feedback_id), else_=""))
 # Of a window that has more, every second, third, … member is read.
 _MAX_READ = 20_000
 
@@ -66,7 +67,8 @@ class SqlDriftStore:
 
     def reference_end(self, version: str, signal: Signal, least: int, span: timedelta) -> datetime | None:
         """See the port."""
-        times = self._times_of_people(version) if signal is Signal.RATINGS else self._times_of_answers(version, least)
+        of = self._times_of_people if signal is Signal.RATINGS else self._times_of_answers
+        times = of(version, least)
         return max(times[least - 1], times[0] + span) if len(times) >= least else None
 
     def count_given(self, version: str, after: datetime) -> int:
@@ -84,29 +86,23 @@ class SqlDriftStore:
 
     def ratings(self, version: str, after: datetime | None, until: datetime | None) -> Sequence[float]:
         """See the port."""
-        said: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for row in self._rated(version, after, until):
-            said[_person(row)].append(row["rating"])
-        return [sum(each) / len(each) for each in said.values()]
+        query = select(func.avg(_SAID.rating).label("mean")).where(_rated(version, after, until)).group_by(*_PERSON)
+        return [float(row["mean"]) for row in self._rows(query)]
+
+    def count_rated(self, version: str, after: datetime) -> int:
+        """See the port."""
+        people = select(*_PERSON).where(_rated(version, after, None)).distinct().subquery()
+        return int(self._rows(select(func.count().label("count")).select_from(people))[0]["count"])
 
     def _times_of_answers(self, version: str, least: int) -> Sequence[datetime]:
         query = select(_GIVEN.answer_time).where(_given(version, None, None)).order_by(_GIVEN.answer_time)
         return [row["answer_time"] for row in self._rows(query.limit(least))]
 
-    def _times_of_people(self, version: str) -> Sequence[datetime]:
-        """When each person rated for the first time."""
-        first: dict[tuple[str, str], datetime] = {}
-        for row in self._rated(version, None, None):
-            first.setdefault(_person(row), row["create_time"])
-        return list(first.values())
-
-    def _rated(self, version: str, after: datetime | None, until: datetime | None) -> Sequence[Mapping[Any, Any]]:
-        where = [_SAID.model_version == version, _SAID.rating != 0]
-        where += [_SAID.create_time > after] if after is not None else []
-        where += [_SAID.create_time <= until] if until is not None else []
-        columns = (_SAID.tenant, _SAID.author, _SAID.feedback_id, _SAID.rating, _SAID.create_time)
-        query = select(*columns).where(*where).order_by(_SAID.create_time, _SAID.feedback_id)
-        return self._rows(query.limit(_MAX_READ))
+    def _times_of_people(self, version: str, least: int) -> Sequence[datetime]:
+        """When the first people rated for the first time."""
+        first = func.min(_SAID.create_time).label("first")
+        query = select(first).where(_rated(version, None, None)).group_by(*_PERSON)
+        return [row["first"] for row in self._rows(query.order_by(first).limit(least))]
 
     def _count(self, where: ColumnElement[bool]) -> int:
         query = select(func.count().label("count")).select_from(captured_answers).where(where)
@@ -167,5 +163,8 @@ def _given(version: str, after: datetime | None, until: datetime | None) -> Colu
     return where if until is None else and_(where, _GIVEN.answer_time <= until)
 
 
-def _person(row: Mapping[Any, Any]) -> tuple[str, str]:
-    return (row["tenant"], row["author"]) if row["author"] else ("", row["feedback_id"])
+def _rated(version: str, after: datetime | None, until: datetime | None) -> ColumnElement[bool]:
+    where = and_(_SAID.model_version == version, _SAID.rating != 0)
+    if after is not None:
+        where = and_(where, _SAID.create_time > after)
+    return where if until is None else and_(where, _SAID.create_time <= until)

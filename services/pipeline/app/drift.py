@@ -158,7 +158,7 @@ class DriftWatch:
             return self._store.count_asked(spec.model, window.since)
         if signal is Signal.ANSWERS:
             return self._store.count_given(window.key, window.since)
-        return len(self._store.ratings(window.key, window.since, None))
+        return self._store.count_rated(window.key, window.since)
 
     def _look_at(
         self, spec: PipelineSpec, rules: DriftRules, signal: Signal, window: _Window, learnt: Cycle, now: datetime

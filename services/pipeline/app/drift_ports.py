@@ -49,6 +49,10 @@ class DriftStore(Protocol):
         """Label and length in characters of these answers, `most` at most, evenly over the window."""
         ...
 
+    def count_rated(self, version: str, after: datetime) -> int:
+        """How many people rated a version's answers."""
+        ...
+
     def ratings(self, version: str, after: datetime | None, until: datetime | None) -> Sequence[float]:
         """The mean of each person's ratings of a version's answers; one without an author is a person of its own."""
         ...
