@@ -87,10 +87,19 @@ class Console:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        request = Request(scope, receive, send)
+        headers = dict(scope["headers"])
+        unread = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+
+        async def noting() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if unread:  # of someone who may not send it, or too much
+                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
                 given = {name for name, _ in message["headers"]}
                 more = [
                     (name.encode(), value.encode()) for name, value in _HEADERS.items() if name.encode() not in given
@@ -98,6 +107,7 @@ class Console:
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
+        request = Request(scope, noting, send)
         try:
             with ExitStack() as stack:
                 response = await self._answer(request, stack.callback)
@@ -211,9 +221,8 @@ class Console:
             path = _inside(request.url.path)
             return RedirectResponse(f"{SIGN_IN}?next={path}{'&ended=1' if had else ''}", 303)
         status = status_of(error)
-        headers = {"connection": "close"} if error.reason == "BODY_TOO_LARGE" else None
         content = render(self._templates, "error.html", root=ROOT, error=error, status=status)
-        return HTMLResponse(content, status, headers)
+        return HTMLResponse(content, status)
 
 
 async def _never(_: Request) -> Response:

@@ -116,8 +116,12 @@ def test_strangers_send_short_forms_only(mesh: Mesh) -> None:
     with browser(mesh) as client:
         assert client.post("/console/sign-in", data={"key": "k" * 5000}).status_code == 413
         assert client.post("/console/sign-in", json={"key": mesh.key}).status_code == 400
-        # Not even announced sizes take memory from others.
-        assert client.post("/console", data={"key": "k"}).status_code == 404
+        # A body that is not read ends its connection.
+        for path, status in (("/console", 404), ("/console/pipelines/p/pause", 303), ("/console/sign-out", 303)):
+            answer = client.post(path, data={"key": "k"})
+            assert (answer.status_code, answer.headers.get("connection")) == (status, "close"), path
+        assert "connection" not in client.get("/console/sign-in").headers
+        assert "connection" not in sign_in(client, mesh.key).headers
 
 
 def test_every_answer_has_the_headers(client: httpx.Client) -> None:
