@@ -150,6 +150,33 @@ def advantage(rollout: ModelRollout) -> Markup:
     return intervals([Interval("candidate", rollout.difference, low, high, tone)], zero=True)
 
 
+def rules_of(rollout: ModelRollout) -> list[tuple[str, str]]:
+    """What decides: the comparison and the guard-rails of the plan, as far as it has them."""
+    plan, rules = rollout.plan, []
+    if plan.HasField("ab"):
+        margin = f", worse by {plan.ab.margin:g} at most" if plan.ab.margin else ""
+        alpha = (
+            f"; a version that is not better is promoted in {plan.ab.alpha:.0%} of cases at most"
+            if plan.ab.alpha
+            else ""
+        )
+        rules.append(("comparison", f"{_METRICS.get(plan.ab.metric, 'metric')}{margin}{alpha}"))
+    rails, limits = plan.guard_rails, []
+    if 0 < rails.max_error_rate < 1:
+        limits.append(f"{rails.max_error_rate:.1%} of the calls fail")
+    if 0 < rails.max_refusal_rate < 1:
+        limits.append(f"{rails.max_refusal_rate:.1%} are refused")
+    if rails.max_latency_ratio > 0:
+        limits.append(f"its p99 latency is {rails.max_latency_ratio:g} times the champion's")
+    if rails.max_latency_ms > 0:
+        limits.append(f"its p99 latency is {rails.max_latency_ms:,.0f} ms")
+    if limits:
+        rules.append(("guard-rails", f"rolled back when more than {', or '.join(limits)}"))
+    if plan.approve_first:
+        rules.append(("approval", "each step and the promotion wait for a person"))
+    return rules
+
+
 def over_time(rollout: ModelRollout) -> Markup:
     """The advantage with its confidence sequence, by users who have judged; empty before the second estimate."""
     kept = [Estimate(each.judged_users, each.difference, each.lower, each.upper) for each in rollout.estimates]
@@ -163,6 +190,7 @@ def facts(rollout: ModelRollout) -> dict[str, Any]:
         "steps": steps_of(rollout),
         "advantage": advantage(rollout),
         "over_time": over_time(rollout),
+        "rules": rules_of(rollout),
         "metric": _METRICS.get(rollout.plan.ab.metric, "metric"),
         "orders": {name: ORDERS[name] for name in orders_for(rollout) if may("RolloutService", ORDERS[name].method)},
         "refresh": 0 if rollout.state in _ENDED else 5,

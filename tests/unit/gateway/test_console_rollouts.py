@@ -8,7 +8,7 @@ import pytest
 from tidemill.pipeline.v1.cycle_pb2 import AbTest
 from tidemill.pipeline.v1.rollout_pb2 import AuditEntry, ModelRollout, RolloutStep
 
-from gateway.console.pages.rollouts import advantage, facts, orders_for, step_word, steps_of
+from gateway.console.pages.rollouts import advantage, facts, orders_for, rules_of, step_word, steps_of
 from services.kit.errors import UnavailableError
 from tests.integration.gateway.fake_peers import rollout
 from tests.unit.gateway.console_pages import CHINESE, HOSTILE, LONG, rendered, text_of
@@ -80,6 +80,21 @@ def test_how_a_comparison_went_is_drawn_from_the_second_estimate_on() -> None:
     page = rollout_page(found)
     assert 'aria-label="Advantage +0.100, between -0.050 and +0.250"' in page
     assert page.count('class="band"') == 1
+
+
+def test_the_plan_says_what_decides() -> None:
+    found = rollout()
+    assert rules_of(found) == []
+    found.plan.ab.metric, found.plan.ab.margin, found.plan.ab.alpha = AbTest.METRIC_RATING, 0.05, 0.05
+    rails = found.plan.guard_rails
+    rails.max_error_rate, rails.max_refusal_rate, rails.max_latency_ratio = 0.05, 1.0, 2.0
+    found.plan.approve_first = True
+    shown = text_of(rollout_page(found))
+    assert (
+        "mean rating, worse by 0.05 at most; a version that is not better is promoted in 5% of cases at most" in shown
+    )
+    assert "rolled back when more than 5.0% of the calls fail, or its p99 latency is 2 times the champion's" in shown
+    assert "wait for a person" in shown
 
 
 def test_both_versions_are_compared() -> None:
