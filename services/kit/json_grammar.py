@@ -390,10 +390,11 @@ class _Compiler:
         return self._rule(_sequence(r'"\""', _repeated(self._common("char"), low, high), r'"\""'), path)
 
     def _bounds(self, schema: dict[str, Any], path: str, least: str, most: str) -> tuple[int, int | None]:
-        low, high = schema.get(least, 0), schema.get(most)
-        for name, value in ((least, low), (most, high)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        for name in (least, most):
+            value = schema.get(name, 0)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise SchemaError(f"{path}/{name}", "must be a whole number from 0 on.")
+        low, high = schema.get(least, 0), schema.get(most)
         if high is not None and high < low:
             raise SchemaError(f"{path}/{most}", f"must not be below `{least}`.")
         self._lengths.add((low, high))

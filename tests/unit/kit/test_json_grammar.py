@@ -88,6 +88,8 @@ def test_each_rule_that_is_used_is_defined_once(schema: Any) -> None:
         ({"type": "integer", "maximum": 10**15}, "/maximum", "digits"),
         ({"type": "string", "maxLength": -1}, "/maxLength", "from 0 on"),
         ({"type": "string", "maxLength": 10**9}, "/maxLength", "Leave it out"),
+        ({"type": "string", "minLength": None}, "/minLength", "from 0 on"),
+        ({"type": "array", "items": {}, "maxItems": None}, "/maxItems", "from 0 on"),
         ({"type": "array", "items": {"type": "string", "minLength": 257}}, "/items/minLength", "Leave it out"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "/maxLength", "below"),
         ({"type": "string", "format": "hostname"}, "/format", "must be one of date"),
