@@ -7,45 +7,16 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from opentelemetry import trace
 
-from gateway.console.app import Console
-from gateway.console.calls import Services
-from gateway.console.sessions import Sessions
-from gateway.health import PartsHealth
-from gateway.http.app import create_app
-from gateway.http.door import Receive, Scope, Send
-from gateway.http.limits import BodyBudget, HttpLimits
-from gateway.keys.limiter import KeyLimiter
-from gateway.peers import PEERS, Peers
-from gateway.settings import GatewaySettings
-from services.kit.clock import SystemClock
-from services.kit.telemetry.metrics import RequestMetrics
-
-
-async def _never(scope: Scope, receive: Receive, send: Send) -> None:
-    raise AssertionError("no path of these tests is another door's")
+from gateway.peers import PEERS
+from tests.unit.gateway.console_door import opened
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """A browser at a gateway without keys, behind which nothing listens."""
-    peers = Peers.open(GatewaySettings.model_validate({f"{name}_address": "127.0.0.1:1" for name in PEERS}))
-    health, limiter = PartsHealth(peers.channels), KeyLimiter()
-    door = create_app(
-        _never,
-        None,
-        limiter,
-        RequestMetrics("gateway"),
-        trace.get_tracer("t"),
-        BodyBudget(HttpLimits()),
-        ("*",),
-        Console(Services.over(peers.channels), health, None, limiter, Sessions("secret", SystemClock())),
-    )
-    transport = httpx.ASGITransport(app=door)
-    async with httpx.AsyncClient(transport=transport, base_url="http://mesh:8080") as client:
+    """A browser at a gateway behind which nothing listens."""
+    async with opened({}) as client:
         yield client
-    await peers.close()
 
 
 async def test_no_one_signs_in_where_no_key_is_required(client: httpx.AsyncClient) -> None:
