@@ -41,14 +41,12 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "ago": lambda stamp: words.ago(stamp, datetime.now(UTC)),
         "moment": moment,
         "linked": linked,
         "short": words.short,
         "last": words.last,
         "size": formats.size,
         "rate": formats.rate,
-        "duration": formats.duration,
         "metric_name": formats.metric_name,
         "interval": formats.interval,
         "thousands": lambda value: f"{value:,}",
