@@ -250,7 +250,7 @@ def test_triggers(write: Write) -> None:
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
-        ("{}", "give at least one of new_records, corrections, schedule and drift"),
+        ("{}", "give at least one of new_records, corrections, schedule, drift and alerts"),
         ("{corrections: 5}", "triggers.corrections needs feedback"),
         ("{new_records: 1, quiet_hours: [{start: '24:00', end: '06:00'}]}", "triggers.quiet_hours[0].start"),
     ],
