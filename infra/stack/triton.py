@@ -231,6 +231,9 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
         str(server / "bin" / "tritonserver"),
         f"--model-repository={repository}",
         "--model-control-mode=explicit",
+        # Ready is whoever answers: else one build that was refused, or is being loaded, takes the whole server out of
+        # service. A model's own readiness says whether it is loaded.
+        "--strict-readiness=false",
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         f"--backend-config=python,stub-timeout-seconds={_STUB_START_S}",

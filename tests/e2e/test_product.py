@@ -14,7 +14,8 @@ from tests.faults.strangers import open_folder
 from tests.plugins import CLIENT, install
 
 
-# Two trainings, and as many users as a decision by statistics needs.
+# Two trainings, and as many users as a decision by statistics needs: five minutes.
+@pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_customers_teach_the_model_of_a_product(mesh: Mesh, tmp_path: Path) -> None:
     install(tmp_path, CLIENT)

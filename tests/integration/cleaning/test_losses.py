@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -35,12 +37,19 @@ def build(cleaning: CleaningProcess, import_name: str, count: int) -> Version:
     return last
 
 
-def delete_unread(bootstrap: str, kept: int) -> int:
-    """Deletes raw records until `kept` remain that cleaning has not read; returns how many went."""
+@contextmanager
+def broker(bootstrap: str) -> Iterator[tuple[KafkaAdminClient, KafkaConsumer]]:
+    """Clients that look at the topic of raw records."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     consumer = KafkaConsumer(bootstrap_servers=bootstrap)
-    places = [TopicPartition(RECORDS_RAW.name, number) for number in range(RECORDS_RAW.partitions)]
-    ends: dict[Any, int] = consumer.end_offsets(places)
+    yield admin, consumer
+    consumer.close()
+    admin.close()
+
+
+def places(admin: KafkaAdminClient, consumer: KafkaConsumer) -> dict[TopicPartition, tuple[int, int]]:
+    """Of each partition, up to where cleaning has read it, and its end."""
+    partitions = [TopicPartition(RECORDS_RAW.name, number) for number in range(RECORDS_RAW.partitions)]
 
     def offsets() -> Any:
         try:
@@ -49,20 +58,27 @@ def delete_unread(bootstrap: str, kept: int) -> int:
             return None
 
     (committed,) = wait_until(offsets, "the offsets of cleaning's group")
+    ends: dict[Any, int] = consumer.end_offsets(partitions)
+    return {each: (int(committed[each].offset) if each in committed else 0, ends[each]) for each in partitions}
+
+
+def wait_until_read(bootstrap: str) -> None:
+    """Waits until cleaning has committed all that other tests sent."""
+    with broker(bootstrap) as clients:
+        wait_until(lambda: all(read == end for read, end in places(*clients).values()), "an empty backlog")
+
+
+def delete_unread(bootstrap: str, kept: int) -> int:
+    """Deletes raw records until `kept` remain that cleaning has not read; returns how many went."""
     until, deleted = {}, 0
-
-    def read(place: TopicPartition) -> int:
-        return int(committed[place].offset) if place in committed else 0
-
-    for place in places:
-        unread = ends[place] - read(place)
-        keep = min(kept, unread)
-        kept -= keep
-        until[place] = ends[place] - keep
-        deleted += unread - keep
-    admin.delete_records({place: offset for place, offset in until.items() if offset > read(place)})
-    consumer.close()
-    admin.close()
+    with broker(bootstrap) as (admin, consumer):
+        for place, (read, end) in places(admin, consumer).items():
+            keep = min(kept, end - read)
+            kept -= keep
+            deleted += end - read - keep
+            if end - keep > read:
+                until[place] = end - keep
+        admin.delete_records(until)
     return deleted
 
 
@@ -73,6 +89,7 @@ def test_what_the_bus_lost_while_cleaning_was_unavailable_is_reported_and_sent_a
     cleaning.stub().PutDataset(pb.PutDatasetRequest(name="datasets/lossy", spec=spec), timeout=20)
     publisher = KafkaEventPublisher(kafka_bootstrap, "ingest")
     first, again = f"imports/{new_id()}", ""
+    wait_until_read(kafka_bootstrap)
     cleaning.kill()
     try:
         publisher.publish(RECORDS_RAW, [raw_event(str(n), "lossy", f"text {n}", first) for n in range(500)])

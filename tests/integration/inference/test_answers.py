@@ -241,8 +241,7 @@ def test_tritons_own_client_classifies(inference: InferenceProcess, builds: Buil
     inference.publish(model, builds.positive)
     with triton.InferenceServerClient(f"127.0.0.1:{inference.port}") as client:
         assert client.is_server_live(client_timeout=10)
-        # While another test's model is loaded Triton as a whole is not ready.
-        wait_until(lambda: client.is_server_ready(client_timeout=10), "a ready server")
+        assert client.is_server_ready(client_timeout=10)
         assert client.is_model_ready(model, client_timeout=10)
         assert not client.is_model_ready("no-such-model", client_timeout=10)
         metadata = client.get_model_metadata(model, as_json=True, client_timeout=10)

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -234,6 +235,8 @@ def test_a_refused_build_leaves_what_served(
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert reason_of(caught.value) == "TRITON_REFUSED"
     assert "openvino_model.xml" in (caught.value.details() or "")
+    # It does not take the whole server out of service.
+    assert httpx.get(f"http://127.0.0.1:{inference.http}/v2/health/ready", timeout=30).status_code == 200
     assert _predict(inference, model, "good").predictions[0].label == "positive"
     assert _versions(inference, model) == [("2", FAILED), ("1", SERVING)]
     assert sorted(path.name for path in (stack.triton_repository / f"{model}.1").iterdir()) == ["1", "config.pbtxt"]
