@@ -1,7 +1,12 @@
-"""Numbers, sizes and progress as a person reads them, on the command line and in the console."""
+"""Numbers, sizes, progress and recipes as a person reads them, on the command line and in the console."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+
+from google.protobuf.json_format import MessageToDict
+from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion, OperatorSpec
 from tidemill.common.v1.failure_pb2 import Metric, Progress
 from tidemill.pipeline.v1.cycle_pb2 import Stage
 
@@ -76,3 +81,19 @@ def figures(progress: Progress, *, brief: bool = False) -> list[str]:
     if left > 0:
         parts.append(f"{duration(left)} left")
     return parts
+
+
+def drops(version: DatasetVersion) -> list[tuple[str, int]]:
+    """Reasons for which records were rejected, with their number, the most frequent first."""
+    return sorted(version.rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
+
+
+def recipe(operators: Iterable[OperatorSpec]) -> list[tuple[str, str]]:
+    """The operators, each with its parameters as JSON; empty without any."""
+    return [
+        (
+            each.name,
+            json.dumps(MessageToDict(each.params), ensure_ascii=False, sort_keys=True) if each.params.fields else "",
+        )
+        for each in operators
+    ]

@@ -28,6 +28,7 @@ from gateway.cli.resource_names import dataset_name
 from gateway.cli.views.record import explanation
 from gateway.cli.views.record import preview as record_preview
 from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.ids import parts_of_record_name
 
 _TIMEOUT_S = 60
 _LINES_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -101,8 +102,8 @@ def explain(
     json_wanted: JsonOption = False,
 ) -> None:
     """Shows a record's way: its source, what each operator did, the data sets and the models that learnt from it."""
-    if record.startswith("sources/") and "/records/" in record:
-        given, record = record.removeprefix("sources/").split("/records/", 1)
+    if named := parts_of_record_name(record):
+        given, record = named
         if source and source != given:
             raise InvalidArgumentError(f"--source says {source}, but the record's name says {given}; give one of them.")
         source = given

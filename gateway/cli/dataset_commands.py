@@ -33,7 +33,7 @@ from gateway.cli.output import (
 from gateway.cli.pages import pages
 from gateway.cli.resource_names import dataset_name
 from gateway.cli.views.text import moment
-from gateway.formats import duration
+from gateway.formats import drops, duration, recipe
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, not_found
 
 if TYPE_CHECKING:
@@ -202,9 +202,7 @@ def differences(old: DatasetVersion, new: DatasetVersion) -> Iterable[tuple[str,
 
 
 def _recipe(operators: Iterable[OperatorSpec]) -> list[str]:
-    return [
-        f"{each.name} {_compact(as_json(each.params))}" if each.params.fields else str(each.name) for each in operators
-    ]
+    return [f"{name} {parameters}".rstrip() for name, parameters in recipe(operators)]
 
 
 def _compact(value: Any) -> str:
@@ -286,10 +284,9 @@ def _print_version(version: DatasetVersion) -> None:
     table.add_column("share", justify="right")
     table.add_column("")
     total = version.records_in or 1
-    reasons = sorted(version.rejected_by_reason.items(), key=lambda each: (-each[1], each[0]))
     for count, what in (
         (version.records_in, "in"),
-        *((count, f"rejected: {reason}") for reason, count in reasons),
+        *((count, f"rejected: {reason}") for reason, count in drops(version)),
         (version.train_count, "for training"),
         (version.holdout_count, "held out"),
     ):

@@ -49,6 +49,12 @@ def record_name(source: str, record_id: str) -> str:
     return f"sources/{source}/records/{record_id}"
 
 
+def parts_of_record_name(name: str) -> tuple[str, str] | None:
+    """Source and id in a name of `record_name`; None if it is not one. An id may contain slashes, a source may not."""
+    source, middle, record_id = name.removeprefix("sources/").partition("/records/")
+    return (source, record_id) if name.startswith("sources/") and middle else None
+
+
 def record_id(source: str, text: str, attributes: Iterable[tuple[str, str]] = ()) -> str:
     """Id of a record that came without one: equal content from the same source is the same record."""
     flat = [part for pair in sorted(attributes) for part in pair]

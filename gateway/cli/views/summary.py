@@ -16,7 +16,7 @@ from tidemill.training.v1.run_pb2 import Comparison, Report, Variant
 from gateway.cli.connection import Target
 from gateway.cli.output import plain_table
 from gateway.cli.views.text import shorten
-from gateway.formats import duration, interval, metric_name, rate, size
+from gateway.formats import drops, duration, interval, metric_name, rate, size
 
 _WIDE = 96
 _EXAMPLES = 5
@@ -79,7 +79,7 @@ def _records(cycle: Cycle) -> RenderableType:
         (f"{rejected:,}", "bold yellow"),
         " rejected",
     )
-    reasons = sorted(version.rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
+    reasons = drops(version)
     if not reasons:
         return line
     table = Table.grid(padding=(0, 2))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from google.protobuf.json_format import MessageToDict
 from markupsafe import Markup
 from starlette.responses import Response
 from tidemill.cleaning.v1.cleaning_service_pb2 import (
@@ -17,13 +14,15 @@ from tidemill.cleaning.v1.cleaning_service_pb2 import (
     ListDatasetsRequest,
     ListDatasetVersionsRequest,
 )
-from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion, OperatorSpec
+from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 from tidemill.inference.v1.inference_service_pb2 import ListModelsRequest, ListModelVersionsRequest
 
 from gateway.console.calls import may, section
 from gateway.console.figures.marks import share_bar
 from gateway.console.view import Page, View
 from gateway.console.words import Status
+from gateway.formats import drops, recipe
+from services.kit.ids import parts_of_record_name
 
 _VERSIONS = 50
 _PLACES = {
@@ -47,10 +46,9 @@ class Part:
 
 def funnel(version: DatasetVersion) -> list[Part]:
     """What came in, what was dropped for which reason, and what is left."""
-    reasons = sorted(version.rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
     rows: list[tuple[str, int, str]] = [
         ("in", version.records_in, "busy"),
-        *((f"rejected: {reason.replace('_', ' ')}", count, "warn") for reason, count in reasons),
+        *((f"rejected: {reason.replace('_', ' ')}", count, "warn") for reason, count in drops(version)),
         ("for training", version.train_count, "good"),
         ("held out", version.holdout_count, "good"),
     ]
@@ -58,14 +56,6 @@ def funnel(version: DatasetVersion) -> list[Part]:
         rows.append(("feedback that is measured on", held_back, "good"))
     total = version.records_in or 1
     return [Part(what, count, count / total, share_bar(count / total, tone)) for what, count, tone in rows]
-
-
-def recipe(operators: Sequence[OperatorSpec]) -> list[tuple[str, str]]:
-    """The operators with their parameters as JSON."""
-    return [
-        (each.name, json.dumps(MessageToDict(each.params), ensure_ascii=False) if each.params.fields else "")
-        for each in operators
-    ]
 
 
 def place_of(explanation: DatasetExplanation) -> Status:
@@ -139,8 +129,8 @@ async def _taught(view: View, versions: set[str]) -> list[tuple[str, str]]:
 async def record(view: View) -> Response:
     """The way of a record: its source, what each operator did, data sets, and models that learnt from it."""
     record_id, source = view.query("record").strip(), view.query("source").strip()
-    if record_id.startswith("sources/") and "/records/" in record_id:
-        source, record_id = record_id.removeprefix("sources/").split("/records/", 1)
+    if named := parts_of_record_name(record_id):
+        source, record_id = named
     request = ExplainRecordRequest(record_id=record_id, source=source)
     found = await view.services.cleaning.ExplainRecord(request)
     versions = {each.dataset_version for each in found.datasets if each.dataset_version}

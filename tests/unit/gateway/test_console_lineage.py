@@ -13,8 +13,9 @@ from tidemill.pipeline.v1.pipeline_service_pb2 import Feedback
 from tidemill.training.v1.run_pb2 import Run
 
 from gateway.console.figures.marks import share_bar
-from gateway.console.pages.data import funnel, place_of, recipe
+from gateway.console.pages.data import funnel, place_of
 from gateway.console.pages.models import integrity_of, role_of, run_facts, users_of
+from gateway.formats import recipe
 from services.kit.errors import UnavailableError
 from tests.integration.gateway.console_peers import answer, dataset_version, published, record
 from tests.integration.gateway.fake_peers import canaries

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from services.kit.ids import new_id
+from services.kit.ids import new_id, parts_of_record_name, record_name
 
 
 def test_ids_sort_by_time_beyond_2039(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,3 +18,9 @@ def test_ids_sort_by_time_beyond_2039(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(time, "time", lambda moment=moment: moment)
         made.append(new_id())
     assert all(len(each) == 26 and earlier < each for earlier, each in pairwise(made))
+
+
+def test_a_record_is_found_by_its_name() -> None:
+    assert parts_of_record_name(record_name("a.b", "answers/1/records/2")) == ("a.b", "answers/1/records/2")
+    for other in ("7", "sources/a", "sources/records/7", "a/records/7"):
+        assert parts_of_record_name(other) is None
