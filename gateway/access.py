@@ -37,6 +37,13 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "ListImports": _SEE,
         "WatchImport": _SEE,
     },
+    # They show what was refused, personal data included.
+    "tidemill.ingest.v1.DeadLetterService": {
+        "GetDeadLetter": _RUN,
+        "ListDeadLetters": _RUN,
+        "ReplayDeadLetters": _RUN,
+        "DropDeadLetters": _RUN,
+    },
     "tidemill.cleaning.v1.CleaningService": {
         "CleanText": frozenset({Role.READ, Role.INGEST, Role.OPERATE}),
         "CountRecords": _SEE,

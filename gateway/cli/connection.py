@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceStub
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from tidemill.ingest.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
 from tidemill.pipeline.v1.exclusion_service_pb2_grpc import ExclusionServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceStub
@@ -138,6 +139,7 @@ class Connection:
             name = [("grpc.ssl_target_name_override", target.tls.server_name)] if target.tls.server_name else []
             self._channel = grpc.secure_channel(target.address, target.tls.credentials(), options=[*options, *name])
         self.cleaning = CleaningServiceStub(self._channel)
+        self.dead_letters = DeadLetterServiceStub(self._channel)
         self.inference = InferenceServiceStub(self._channel)
         self.pipeline = PipelineServiceStub(self._channel)
         self.exclusion = ExclusionServiceStub(self._channel)

@@ -11,6 +11,7 @@ from gateway.cli import cycle_commands, model_commands, stack_commands, telemetr
 from gateway.cli.certificate_commands import certs
 from gateway.cli.clean_commands import clean, explain
 from gateway.cli.dataset_commands import dataset
+from gateway.cli.dead_letter_commands import dlq
 from gateway.cli.doctor_command import doctor
 from gateway.cli.exclusion_commands import erase, quarantine
 from gateway.cli.key_commands import keys
@@ -55,6 +56,7 @@ def create_cli() -> typer.Typer:
     cli.add_typer(dataset, name="dataset", rich_help_panel=data)
     cli.add_typer(clean, name="clean", rich_help_panel=data)
     cli.command(rich_help_panel=data)(explain)
+    cli.add_typer(dlq, name="dlq", rich_help_panel=data)
     cli.command(rich_help_panel=use)(model_commands.models)
     cli.add_typer(route, name="route", rich_help_panel=use)
     cli.add_typer(rollout, name="rollout", rich_help_panel=use)

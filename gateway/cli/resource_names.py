@@ -18,5 +18,10 @@ def dataset_name(name: str) -> str:
     return _in("datasets", name)
 
 
+def dead_letter_name(name: str) -> str:
+    """`dead-letters/{offset}`."""
+    return _in("dead-letters", name)
+
+
 def _in(collection: str, name: str) -> str:
     return f"{collection}/{name.removeprefix(f'{collection}/')}"

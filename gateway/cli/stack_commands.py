@@ -13,9 +13,18 @@ import typer
 from rich.console import Console
 
 from gateway.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, JsonOption, print_json, stderr, stdout
-from gateway.cli.views.stack import PartsReporter, disk_words, download_bars, loss_words, ports_of, status_table
+from gateway.cli.views.stack import (
+    PartsReporter,
+    disk_words,
+    download_bars,
+    letter_words,
+    loss_words,
+    ports_of,
+    status_table,
+)
 from services.kit.bus.losses import noted_losses
 from services.kit.config import disk_reserve, home_dir, state_dir
+from services.kit.errors import TidemillError
 from services.kit.storage.disk import disk_space
 
 if TYPE_CHECKING:
@@ -137,6 +146,7 @@ def status(as_json: JsonOption = False) -> None:
     stack = client.status(state_dir(), home_dir())
     disk = disk_space(state_dir(), disk_reserve())
     lost = noted_losses(state_dir())
+    letters = _open_letters(stack)
     well = bool(stack.children) and all(child.healthy for child in stack.children.values()) and not disk.low
     if as_json:
         print_json(
@@ -156,6 +166,8 @@ def status(as_json: JsonOption = False) -> None:
                     {"topic": each.topic, "group": each.group, "messages": each.messages, "remedy": each.remedy}
                     for each in lost
                 ],
+                # None: the gateway, or ingest behind it, did not answer.
+                "open_dead_letters": letters,
                 "sockets": {use: str(path) for use, path in stack.sockets.items()},
                 "parts": {
                     name: {
@@ -183,7 +195,28 @@ def status(as_json: JsonOption = False) -> None:
             console.print(words, soft_wrap=True)
         for each in lost:
             console.print(loss_words(each), soft_wrap=True)
+        if words := letter_words(letters):
+            console.print(words, soft_wrap=True)
         for message, remedy in stack.warnings:
             console.print(f"{message} {remedy}", style="yellow", soft_wrap=True, markup=False)
     if not well:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _open_letters(stack: StackState) -> int | None:
+    """How many refused messages no one has decided about; None if no part says."""
+    gateway = stack.children.get("gateway")
+    if gateway is None or not gateway.healthy:
+        return None
+    from tidemill.ingest.v1.dead_letter_service_pb2 import ListDeadLettersRequest
+
+    from gateway.cli.connection import connect
+
+    try:
+        with connect(None) as connection:
+            request = ListDeadLettersRequest(page_size=1)
+            answer = connection.dead_letters.ListDeadLetters(request, metadata=connection.metadata, timeout=5)
+            return int(answer.open_count)
+    except TidemillError:
+        # The state of the parts, which is shown beside it, says what does not answer.
+        return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from tidemill.cleaning.v1 import cleaning_service_pb2
 from tidemill.inference.v1 import inference_service_pb2
-from tidemill.ingest.v1 import ingest_service_pb2
+from tidemill.ingest.v1 import dead_letter_service_pb2, ingest_service_pb2
 from tidemill.pipeline.v1 import (
     exclusion_service_pb2,
     pipeline_service_pb2,
@@ -60,6 +60,7 @@ def public_services() -> tuple[PublicService, ...]:
     """The table."""
     return (
         PublicService("ingest", _service(ingest_service_pb2, "IngestService")),
+        PublicService("ingest", _service(dead_letter_service_pb2, "DeadLetterService")),
         PublicService(
             "cleaning",
             _service(cleaning_service_pb2, "CleaningService"),

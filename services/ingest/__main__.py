@@ -8,9 +8,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+from tidemill.ingest.v1 import dead_letter_service_pb2_grpc as dead_letter_stubs
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as grpc_stubs
 
+from services.ingest.adapters.dead_letter_log import KafkaDeadLetterLog
 from services.ingest.adapters.ledger import TemporaryLedger
+from services.ingest.adapters.mark_store import SqlMarkStore
 from services.ingest.adapters.plugin_sources import AllSources
 from services.ingest.adapters.pulled_store import SqlPulledStore
 from services.ingest.adapters.record_sink import BusRecordSink
@@ -19,11 +22,13 @@ from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.adapters.source_files.s3 import s3_endpoint
 from services.ingest.adapters.sources import FileSources
 from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
+from services.ingest.app.dead_letters import DeadLetters
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.entrypoints.accept_pool import AcceptPool
+from services.ingest.entrypoints.dead_letter_servicer import DeadLetterServicer
 from services.ingest.entrypoints.inbound import InboundHandler
 from services.ingest.entrypoints.losses import LossHandler
 from services.ingest.entrypoints.servicer import IngestServicer
@@ -82,10 +87,12 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     accepting = AcceptPool(16, settings.accepting_bytes)
     surveys = SurveyPool(settings.surveyed_at_once)
     worker = ImportWorker(store, runner, intake, settings.concurrent_imports)
+    letters = DeadLetters(KafkaDeadLetterLog(settings.brokers, publisher), SqlMarkStore(engine), clock)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_IngestServiceServicer_to_server(IngestServicer(intake, imports, accepting, surveys), server)
-        return ["tidemill.ingest.v1.IngestService"]
+        dead_letter_stubs.add_DeadLetterServiceServicer_to_server(DeadLetterServicer(letters), server)
+        return ["tidemill.ingest.v1.IngestService", "tidemill.ingest.v1.DeadLetterService"]
 
     return Service(
         register=register,

@@ -144,6 +144,14 @@ def loss_words(loss: NotedLoss) -> Text:
     return Text(f"{loss} {loss.remedy} Then `tidemill doctor --repair` clears this notice.", "yellow")
 
 
+def letter_words(count: int | None) -> Text | None:
+    """A line about refused messages; None if there are none, or their number is not known."""
+    if not count:
+        return None
+    messages = "1 message was refused and is" if count == 1 else f"{count:,} messages were refused and are"
+    return Text(f"{messages} open: `tidemill dlq ls` shows why.", "yellow")
+
+
 def _health(child: ChildState) -> str:
     return "green" if child.healthy else "red" if child.phase == "ready" else "yellow"
 

@@ -63,3 +63,14 @@ batches = Table(
     Column("digest", String(64), nullable=False),
     Column("accept_time", UtcMicros, nullable=False, index=True),
 )
+
+# What was decided about dead letters; `log_id` is the topic's, since offsets begin at 0 in one that was made again.
+dead_letter_marks = Table(
+    "dead_letter_marks",
+    metadata,
+    Column("log_id", String(64), primary_key=True),
+    Column("letter_offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("actor", String(160), nullable=False),
+    Column("decide_time", UtcMicros, nullable=False),
+)

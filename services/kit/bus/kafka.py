@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -214,6 +214,20 @@ class KafkaEventPublisher:
                 for letter in letters
             ]
         )
+
+    def send_again(self, topic: Topic, key: bytes | None, value: bytes, headers: Mapping[str, bytes]) -> None:
+        """Publishes a message as it once arrived, whoever produced it; durable on return.
+
+        Raises:
+            UnavailableError: it may not be durable; send it again.
+            InvalidArgumentError: it is larger than a topic takes.
+        """
+        try:
+            self._send(topic, [EncodedEvent(key, value, list(headers.items()))])
+        except MessageSizeTooLargeError as error:
+            raise InvalidArgumentError(f"The message is too large: {error}", reason="EVENT_TOO_LARGE") from error
+        except KafkaError as error:
+            raise bus_away(f"Kafka did not take a message for {topic.name}", error) from error
 
     def _send_dead_letters(self, letters: Sequence[EncodedEvent]) -> None:
         try:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
 from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
+from tidemill.ingest.v1 import dead_letter_service_pb2_grpc as dead_letter_grpc
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
 from tidemill.pipeline.v1 import exclusion_service_pb2_grpc as exclusion_grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as pipeline_grpc
@@ -29,13 +30,16 @@ from services.cleaning.entrypoints.pool import WorkPool
 from services.cleaning.entrypoints.servicer import CleaningServicer
 from services.inference.entrypoints.servicer import InferenceServicer
 from services.ingest.adapters.ledger import TemporaryLedger
+from services.ingest.adapters.mark_store import SqlMarkStore
 from services.ingest.adapters.pulled_store import SqlPulledStore
 from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
+from services.ingest.app.dead_letters import DeadLetters
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.runner import ImportRunner
 from services.ingest.entrypoints.accept_pool import AcceptPool
+from services.ingest.entrypoints.dead_letter_servicer import DeadLetterServicer
 from services.ingest.entrypoints.servicer import IngestServicer
 from services.ingest.entrypoints.survey_pool import SurveyPool
 from services.kit.clock import SystemClock
@@ -75,6 +79,7 @@ from services.telemetry.app.search import SearchService
 from services.telemetry.entrypoints.servicer import TelemetryServicer
 from services.training.entrypoints.servicer import TrainingServicer
 from tests.conftest import OpenDatabase
+from tests.dead_letters import MemoryLetters
 from tests.sources import file_sources
 from tests.unit.cleaning.test_use_cases import Harness as CleaningHarness
 from tests.unit.inference.test_publishing import FakeAnnouncer as FakeInferenceAnnouncer
@@ -118,6 +123,7 @@ class Services:
     engines: dict[str, Engine] = field(default_factory=dict)
     ends: dict[str, End] = field(default_factory=dict)
     bus: Bus = field(default_factory=Bus)
+    letters: MemoryLetters = field(default_factory=MemoryLetters)
     inference: InferenceHarness = field(init=False)
     training: TrainingHarness = field(init=False)
     captures: Captures = field(init=False)
@@ -205,6 +211,13 @@ class Services:
             lambda server: ingest_grpc.add_IngestServiceServicer_to_server(servicer, server),
             engine,
             ["IngestRecords"],
+        )
+        letters = DeadLetterServicer(DeadLetters(self.letters, SqlMarkStore(engine), clock))
+        await self._serve(
+            stack,
+            "tidemill.ingest.v1.DeadLetterService",
+            lambda server: dead_letter_grpc.add_DeadLetterServiceServicer_to_server(letters, server),
+            engine,
         )
 
     async def _cleaning(self, stack: AsyncExitStack) -> None:

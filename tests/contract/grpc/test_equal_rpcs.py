@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from tidemill.cleaning.v1 import cleaning_service_pb2 as cleaning
 from tidemill.inference.v1 import inference_service_pb2 as inference
+from tidemill.ingest.v1 import dead_letter_service_pb2 as dead_letter
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest
 from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.pipeline.v1 import exclusion_service_pb2 as exclusion
@@ -34,7 +35,19 @@ from services.kit.ids import new_id
 from tests.conftest import OpenDatabase
 from tests.contract.grpc.services import Services
 
-MODULES = (ingest, cleaning, training, inference, pipeline, rollout, trigger, review, exclusion, telemetry)
+MODULES = (
+    ingest,
+    dead_letter,
+    cleaning,
+    training,
+    inference,
+    pipeline,
+    rollout,
+    trigger,
+    review,
+    exclusion,
+    telemetry,
+)
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
     for module in MODULES
@@ -268,6 +281,14 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
     "GetImport": (ingest.GetImportRequest(name="imports/no"), "import", "imports/no"),
     "WatchImport": (ingest.WatchImportRequest(name="imports/no"), "import", "imports/no"),
     "CancelImport": (ingest.CancelImportRequest(name="imports/no"), "import", "imports/no"),
+    **{
+        method: (request, "dead_letter", "dead-letters/no")
+        for method, request in (
+            ("GetDeadLetter", dead_letter.GetDeadLetterRequest(name="dead-letters/no")),
+            ("ReplayDeadLetters", dead_letter.ReplayDeadLettersRequest(names=["dead-letters/no"])),
+            ("DropDeadLetters", dead_letter.DropDeadLettersRequest(names=["dead-letters/no"])),
+        )
+    },
     "GetRecord": (cleaning.GetRecordRequest(record_id="no", source="s"), "record", "sources/s/records/no"),
     "ExplainRecord": (cleaning.ExplainRecordRequest(record_id="no", source="s"), "record", "sources/s/records/no"),
     "GetDataset": (cleaning.GetDatasetRequest(name="datasets/no"), "dataset", "datasets/no"),
@@ -337,6 +358,7 @@ async def test_a_name_of_nothing_is_not_found_by_kind_and_name(mesh: Mesh) -> No
 
 LISTS: dict[str, Callable[[], Message]] = {
     "ListImports": ingest.ListImportsRequest,
+    "ListDeadLetters": dead_letter.ListDeadLettersRequest,
     "ListDatasets": cleaning.ListDatasetsRequest,
     "ListDatasetVersions": lambda: cleaning.ListDatasetVersionsRequest(dataset="datasets/d"),
     "ListRuns": training.ListRunsRequest,
@@ -362,6 +384,7 @@ async def _fill(mesh: Mesh) -> None:
     for number in range(3):
         await begin_rollout(mesh, number)
     for number in range(3):
+        mesh.services.letters.add()
         await mesh.call("PutDataset", put(0, f"datasets/d{number}"))
         await mesh.call("RecordFeedback", judge(number))
         await mesh.call("PutTrigger", put_trigger(mesh, 60 + number))
@@ -441,6 +464,7 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
     # Those that are taken are the newest, those that are decided about the oldest.
     answers = mesh.services.capture(4)
+    letters = [mesh.services.letters.add().name for _ in range(4)]
     keys = [exclusion.QuarantineFeedbackRequest(api_key=f"k{number}") for number in range(4)]
     held = [(await mesh.call("QuarantineFeedback", key)).exclusion.name for key in keys[:2]]
     for number, work in enumerate(WORKS.values()):
@@ -461,6 +485,14 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
         "IngestRecords": (
             ingest.IngestRecordsRequest(records=[Record(source="s", text="one")]),
             ingest.IngestRecordsRequest(records=[Record(source="s", text="two")]),
+        ),
+        "ReplayDeadLetters": (
+            dead_letter.ReplayDeadLettersRequest(names=letters[:1]),
+            dead_letter.ReplayDeadLettersRequest(names=letters[1:2]),
+        ),
+        "DropDeadLetters": (
+            dead_letter.DropDeadLettersRequest(names=letters[2:3]),
+            dead_letter.DropDeadLettersRequest(names=letters[3:]),
         ),
         "PutDataset": (put(1), put(2)),
         "EraseFeedback": (

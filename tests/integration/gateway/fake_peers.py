@@ -18,6 +18,7 @@ from tidemill.inference.v1.inference_service_pb2_grpc import (
     add_InferenceServiceServicer_to_server,
 )
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest_pb2
+from tidemill.ingest.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceServicer, add_IngestServiceServicer_to_server
 from tidemill.pipeline.v1 import cycle_pb2, rollout_pb2
 from tidemill.pipeline.v1 import exclusion_service_pb2 as exclusion_pb2
@@ -45,9 +46,13 @@ from tritonclient.grpc.service_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 
+from services.ingest.app.dead_letters import DeadLetters
+from services.ingest.entrypoints.dead_letter_servicer import DeadLetterServicer
+from services.kit.clock import SystemClock
 from services.kit.errors import NotFoundError
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
+from tests.dead_letters import MemoryLetters, MemoryMarks
 from tests.integration.gateway.console_peers import FakeCleaning, FakeReviews, FakeTriggers, published
 from tests.integration.gateway.console_peers import answer as captured
 
@@ -555,6 +560,7 @@ class FakePeers:
         self.pipeline = FakePipeline(self.seen)  # type: ignore[abstract]
         self.triggers = FakeTriggers(self.seen)
         self.reviews = FakeReviews(self.seen)
+        self.letters = MemoryLetters()
         self.telemetry = FakeTelemetry()  # type: ignore[abstract]
         self.address = ""
         self._server: grpc.aio.Server | None = None
@@ -574,6 +580,8 @@ class FakePeers:
         add_GRPCInferenceServiceServicer_to_server(FakeV2(self.seen), server)
         add_CleaningServiceServicer_to_server(FakeCleaning(self.seen), server)  # type: ignore[abstract]
         add_IngestServiceServicer_to_server(FakeIngest(self.seen), server)  # type: ignore[abstract]
+        letters = DeadLetterServicer(DeadLetters(self.letters, MemoryMarks(), SystemClock()))
+        add_DeadLetterServiceServicer_to_server(letters, server)
         add_PipelineServiceServicer_to_server(self.pipeline, server)
         # What is not played here is refused before anything is called.
         add_TriggerServiceServicer_to_server(self.triggers, server)

@@ -10,7 +10,15 @@ import pytest
 from rich.console import Console
 
 from gateway.cli.cycle_commands import assets_of, missing_assets
-from gateway.cli.views.stack import DownloadBars, PartsReporter, disk_words, loss_words, ports_of, status_table
+from gateway.cli.views.stack import (
+    DownloadBars,
+    PartsReporter,
+    disk_words,
+    letter_words,
+    loss_words,
+    ports_of,
+    status_table,
+)
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState
 from services.kit.bus.losses import NotedLoss
 from services.kit.bus.topics import INBOUND
@@ -105,3 +113,10 @@ def test_a_disk_is_mentioned_before_it_is_full() -> None:
         "The disk will be full soon: 3.0 GiB of 100.0 GiB are free at /state, 2.0 GiB of them in reserve."
     )
     assert "new records are refused: 1.0 GiB" in str(disk_words(low))
+
+
+def test_refused_messages_are_mentioned_while_one_is_open() -> None:
+    assert letter_words(0) is None
+    assert letter_words(None) is None, "not known"
+    assert str(letter_words(1)) == "1 message was refused and is open: `tidemill dlq ls` shows why."
+    assert str(letter_words(1200)) == "1,200 messages were refused and are open: `tidemill dlq ls` shows why."
