@@ -19,13 +19,11 @@ from gateway.http.bodies import (
     Body,
     ServiceTier,
     Text,
-    not_offered,
     without_refused,
 )
-from gateway.http.completions import TokenLogprob
+from gateway.http.response_items import Choice, FunctionToolBody, InputMessageBody, Item, OutputCall, OutputMessage
 
 _NOT_KEPT = "responses are not kept; send the whole conversation as `input`"
-_TOOLS = "use /v1/chat/completions, whose `tools` are functions"
 # Options that the mesh does not offer, with the values that mean "not wanted".
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "background": (False,),
@@ -38,8 +36,6 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "previous_response_id": (),
     "prompt": (),
     "reasoning": ({},),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
@@ -48,70 +44,22 @@ _WHY = {
     "conversation": _NOT_KEPT,
     "previous_response_id": _NOT_KEPT,
     "prompt": "send the text itself",
-    "tool_choice": _TOOLS,
-    "tools": _TOOLS,
     "top_logprobs": "`include` gives the log probability of each token that was chosen, and of no others",
     "truncation": "a conversation is refused where it is too long",
 }
 _WITHOUT_EFFECT = frozenset(
     {
-        *("access_programs", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options"),
+        *("access_programs", "prompt_cache_key", "prompt_cache_options"),
         "prompt_cache_retention",
     }
 )
 LOGPROBS = "message.output_text.logprobs"
 
 
-class ContentBody(Body):
-    """A piece of a message's text; of an assistant's, as an earlier answer had it."""
-
-    type: Literal["input_text", "output_text"]
-    text: Text
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_text(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or value.get("type") not in ("input_text", "output_text"):
-            raise PydanticCustomError("part", "is not a text part; only text is offered by this server")
-        return {name: value[name] for name in value if name not in ("annotations", "logprobs")}
-
-
-_Content = Annotated[
-    Annotated[Text, Tag("~text")] | Annotated[list[ContentBody], Tag("~parts")],
-    PydanticDiscriminator(
-        lambda value: "~parts" if isinstance(value, list) else "~text" if isinstance(value, str) else None,
-        custom_error_type="content",
-        custom_error_message="must be a string or a list of text parts",
-    ),
-]
-
-
-class InputMessageBody(Body):
-    """One message."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: _Content
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_message(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            raise PydanticCustomError("object", "must be an object with `role` and `content`")
-        if (kind := value.get("type", "message")) != "message":
-            raise not_offered("type", f"{str(kind)[:40]}; only messages are read")
-        # What an earlier answer has, so that its message can be sent back.
-        return {name: value[name] for name in value if name not in ("type", "id", "status", "phase")}
-
-    @property
-    def text(self) -> str:
-        """Its whole text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-
 _Input = Annotated[
-    Annotated[Text, Tag("~text")] | Annotated[list[InputMessageBody], Field(min_length=1), Tag("~messages")],
+    Annotated[Text, Tag("~text")] | Annotated[list[Item], Field(min_length=1), Tag("~items")],
     PydanticDiscriminator(
-        lambda value: "~messages" if isinstance(value, list) else "~text" if isinstance(value, str) else None,
+        lambda value: "~items" if isinstance(value, list) else "~text" if isinstance(value, str) else None,
         custom_error_type="input",
         custom_error_message="must be a string or a list of messages",
     ),
@@ -161,13 +109,16 @@ class ResponseStreamOptionsBody(Body):
 
 
 class ResponsesBody(Body):
-    """Body of a response, as OpenAI's clients send it, in its text form.
+    """Body of a response, as OpenAI's clients send it: text, and calls of functions.
 
     Without `temperature` the most probable tokens are taken. `seed` and `apply_prompt_template` are Tidemill's own.
     """
 
     model: str = Field(examples=["headlines"])
-    input: _Input = Field(description="the user's text, or messages", examples=["An article ..."])
+    input: _Input = Field(
+        description="the user's text, or messages, calls of functions and what these returned",
+        examples=["An article ..."],
+    )
     instructions: Text = Field("", description="a system message in front of the input")
     stream: bool = False
     stream_options: ResponseStreamOptionsBody | None = None
@@ -177,6 +128,13 @@ class ResponsesBody(Body):
     seed: int | None = Field(None, ge=-INT64 - 1, le=INT64, description="of Tidemill")
     text: TextBody | None = None
     include: list[Literal["message.output_text.logprobs"]] = Field([], description="log probability of each token")
+    tools: list[FunctionToolBody] = Field(
+        [], max_length=64, description="functions that a model may call whose chat template knows tools"
+    )
+    tool_choice: Choice = Field(
+        "auto", description="auto: the model decides; required, or a function: the answer is a valid call"
+    )
+    parallel_tool_calls: bool = Field(False, description="an answer calls one function at most")
     metadata: dict[str, str] = Field({}, description="given back with the answer")
     apply_prompt_template: bool | None = Field(None, description="as in `/v1/chat/completions`")
     store: bool | None = Field(
@@ -198,6 +156,14 @@ class ResponsesBody(Body):
         if self.apply_prompt_template and not self.is_single:
             message = "needs exactly one message, the user's, and no instructions"
             raise PydanticCustomError("template", message, {"at": "apply_prompt_template"})
+        if self.apply_prompt_template and self.tools:
+            raise PydanticCustomError("template", "cannot go with `tools`", {"at": "apply_prompt_template"})
+        if self.parallel_tool_calls and self.tools:
+            message = "is not offered by this server: an answer calls one function at most, so set false"
+            raise PydanticCustomError("parallel", message, {"at": "parallel_tool_calls"})
+        if self.include and self.tools:
+            message = "cannot go with `tools`: the tokens of a call have no place in a response"
+            raise PydanticCustomError("logprobs", message, {"at": "include"})
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError("stream", "is for `stream: true` only", {"at": "stream_options"})
         return self
@@ -207,26 +173,17 @@ class ResponsesBody(Body):
         """Whether all of it is one text of the user."""
         if self.instructions:
             return False
-        return isinstance(self.input, str) or (len(self.input) == 1 and self.input[0].role == "user")
+        if isinstance(self.input, str):
+            return True
+        [first, *others] = self.input
+        return not others and isinstance(first, InputMessageBody) and first.role == "user"
 
-
-class OutputText(BaseModel):
-    """A text of the answer."""
-
-    type: Literal["output_text"] = "output_text"
-    text: str
-    annotations: list[None] = []
-    logprobs: list[TokenLogprob] = []
-
-
-class OutputMessage(BaseModel):
-    """The assistant's message."""
-
-    id: str
-    type: Literal["message"] = "message"
-    role: Literal["assistant"] = "assistant"
-    status: Literal["in_progress", "completed", "incomplete"]
-    content: list[OutputText]
+    @property
+    def choice(self) -> str:
+        """The contract's `tool_choice`; empty where there is nothing to choose."""
+        if not self.tools and self.tool_choice in ("none", "auto"):
+            return ""  # which clients always send
+        return self.tool_choice if isinstance(self.tool_choice, str) else self.tool_choice.name
 
 
 class InputTokensDetails(BaseModel):
@@ -285,15 +242,15 @@ class ResponseObject(BaseModel):
     metadata: dict[str, str]
     model: str
     model_version: str
-    output: list[OutputMessage] = []
+    output: list[OutputMessage | OutputCall] = []
     parallel_tool_calls: bool = False
     previous_response_id: None = None
     service_tier: Literal["default", "flex"]
     store: bool = False
     temperature: float
     text: dict[str, Any]
-    tool_choice: Literal["auto"] = "auto"
-    tools: list[None] = []
+    tool_choice: str | dict[str, Any] = "auto"
+    tools: list[dict[str, Any]] = []
     top_logprobs: int = 0
     top_p: float
     truncated: bool = False

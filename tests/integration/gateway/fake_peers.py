@@ -205,7 +205,15 @@ def _asked(request: Any) -> Any:
         asked.text = tensors["text"][0]
     else:
         for message in json.loads(tensors["messages_json"][0]):
-            asked.conversation.messages.add(**message)
+            calls = [
+                model_pb2.ToolCall(
+                    id=call["id"],
+                    name=call["function"]["name"],
+                    arguments=json.dumps(call["function"]["arguments"]),
+                )
+                for call in message.pop("tool_calls", ())
+            ]
+            asked.conversation.messages.add(**message, tool_calls=calls)
     for option in _OPTIONS:
         if option in tensors:
             setattr(asked.sampling, option, tensors[option][0])

@@ -13,6 +13,9 @@ from tests.integration.gateway.conftest import Mesh
 from tests.integration.gateway.fake_peers import ANSWER, VERSION, WORDS
 
 TEXT = "".join(WORDS)
+TOOLS: list[Any] = [{"type": "function", "name": "weather", "parameters": {"type": "object"}}]
+CALL: dict[str, Any] = {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"}
+RESULT: dict[str, Any] = {"type": "function_call_output", "call_id": "c", "output": "20 degrees"}
 
 
 @pytest.fixture
@@ -105,6 +108,26 @@ def test_a_stream_that_breaks_ends_with_a_failed_response(client: openai.OpenAI)
     assert "failed unexpectedly" in events[-1].response.error.message
 
 
+def test_calls_and_what_they_returned_become_the_conversation(mesh: Mesh, client: openai.OpenAI) -> None:
+    said: Any = {"role": "assistant", "content": [{"type": "output_text", "text": "I will look.", "annotations": []}]}
+    again = {**RESULT, "output": [{"type": "input_text", "text": "20 "}, {"type": "input_text", "text": "degrees"}]}
+    talk: list[Any] = [{"role": "user", "content": "hi"}, said, {**CALL, "id": "fc_1", "status": "completed"}, again]
+    answer = client.responses.create(
+        model="headlines", instructions="Be short.", input=talk, tools=TOOLS, tool_choice="none", max_output_tokens=9
+    )
+    assert answer.output_text == TEXT
+    assert (answer.tool_choice, [tool.model_dump()["name"] for tool in answer.tools]) == ("none", ["weather"])
+    Response.model_validate(answer.model_dump(), strict=True)
+    system, user, assistant, tool = mesh.peers.seen.requests[-1].conversation.messages
+    assert (system.role, user.content) == ("system", "hi")
+    assert assistant.content == "I will look."
+    assert [(call.id, call.name, call.arguments) for call in assistant.tool_calls] == [("c", "weather", "{}")]
+    assert (tool.role, tool.tool_call_id, tool.content) == ("tool", "c", "20 degrees")
+    # With functions a single message stays a conversation, as in chat completions.
+    client.responses.create(model="headlines", input="hi", tools=TOOLS)
+    assert [turn.content for turn in mesh.peers.seen.requests[-1].conversation.messages] == ["hi"]
+
+
 class Headline(BaseModel):
     title: str
 
@@ -130,7 +153,17 @@ def test_a_schema_is_passed_on_and_one_that_is_not_covered_refused(mesh: Mesh, c
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "name": "f", "defer_loading": True}]}, "tools[0].defer_loading"),
+        ({"tools": TOOLS, "parallel_tool_calls": True}, "parallel_tool_calls"),
+        ({"tools": TOOLS, "include": ["message.output_text.logprobs"]}, "include"),
+        ({"tools": TOOLS, "apply_prompt_template": True}, "apply_prompt_template"),
+        ({"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "tools": [], "mode": "auto"}}, "tool_choice.type"),
+        ({"tools": TOOLS, "tool_choice": 3}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": "fly"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "fly"}}, "tool_choice"),
+        ({"tools": [{"type": "function", "name": "f", "parameters": {"type": "array"}}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"reasoning": {"effort": "low"}}, "reasoning"),
         ({"truncation": "auto"}, "truncation"),
         ({"prompt": {"id": "p"}}, "prompt"),
@@ -141,7 +174,17 @@ def test_a_schema_is_passed_on_and_one_that_is_not_covered_refused(mesh: Mesh, c
         ({"temperature": 3}, "temperature"),
         ({"input": []}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
-        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].type"),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input[0].type"),
+        ({"input": [{"type": ["function_call"], "name": "f"}]}, "input[0].type"),
+        (
+            {"input": [{"type": "function_call", "call_id": "c", "name": "f" * 65, "arguments": "{}"}]},
+            "input[0].name",
+        ),
+        ({"input": [CALL, {**CALL, "call_id": "c" * 129}]}, "input[1].call_id"),
+        ({"input": [CALL, {**RESULT, "output": "x" * 600_000}]}, "input[1].output"),
+        ({"input": [CALL, {**RESULT, "output": [{"type": "input_image"}]}]}, "input[1].output[0]"),
+        ({"input": [CALL, {**RESULT, "call_id": "c" * 129}], "instructions": "a"}, "input[1].call_id"),
         ({"input": "a\0b"}, "input"),
         ({"input": "x" * 600_000}, "input"),
         ({"input": [{"role": "user", "content": "x" * 600_000}], "instructions": "a"}, "input[0].content"),
@@ -154,7 +197,7 @@ def test_what_is_not_offered_or_wrong_is_refused_by_name(
     with pytest.raises(openai.BadRequestError) as found:
         client.responses.create(model="headlines", input=changed.pop("input", "a"), extra_body=changed)
     assert found.value.param == param
-    assert found.value.code == "invalid_field"
+    assert found.value.code in ("invalid_field", "invalid_schema")
 
 
 def test_unknown_model(client: openai.OpenAI) -> None:

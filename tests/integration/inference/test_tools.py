@@ -10,6 +10,7 @@ import jsonschema
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+from openai.types.responses import Response, ResponseFunctionCallArgumentsDeltaEvent
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import model_pb2
 
@@ -90,6 +91,71 @@ def test_a_stream_brings_the_call_in_parts_and_its_result_goes_back(client: open
     assert after.usage.prompt_tokens != whole.usage.prompt_tokens
 
 
+def _response_tools() -> list[Any]:
+    return [{"type": "function", **tool["function"]} for tool in TOOLS]
+
+
+def test_a_response_calls_a_function_whole_and_streamed(client: openai.OpenAI, caller: str) -> None:
+    options: dict[str, Any] = {
+        "model": caller,
+        "input": "hi",
+        "tools": _response_tools(),
+        "tool_choice": {"type": "function", "name": "weather"},
+        "temperature": 1.5,
+        "max_output_tokens": 120,
+        "extra_body": {"seed": 3},
+    }
+    whole = client.responses.create(**options)
+    Response.model_validate(whole.model_dump(), strict=True)
+    [call] = whole.output
+    assert call.type == "function_call"
+    assert (whole.status, call.status, call.name) == ("completed", "completed", "weather")
+    jsonschema.validate(json.loads(call.arguments), CITY)
+    events = list(client.responses.create(stream=True, **options))
+    for event in events:
+        type(event).model_validate(event.model_dump(), strict=True)
+    kinds = [event.type for event in events]
+    deltas = [event.delta for event in events if isinstance(event, ResponseFunctionCallArgumentsDeltaEvent)]
+    assert kinds == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        *["response.function_call_arguments.delta"] * len(deltas),
+        "response.function_call_arguments.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert len(deltas) > 1
+    assert "".join(deltas) == call.arguments
+    # The client's own reader of streams comes to the same.
+    options.pop("extra_body")
+    with client.responses.stream(**options) as stream:
+        final = stream.get_final_response()
+    [read] = final.output
+    assert read.type == "function_call"
+    jsonschema.validate(json.loads(read.arguments), CITY)
+    talk: list[Any] = [
+        {"role": "user", "content": "hi"},
+        call,
+        {"type": "function_call_output", "call_id": call.call_id, "output": "20 degrees"},
+    ]
+    after = client.responses.create(
+        model=caller, input=talk, tools=_response_tools(), tool_choice="none", max_output_tokens=4
+    )
+    assert [item.type for item in after.output] == ["message"]
+
+
+def test_a_response_that_is_cut_within_its_call_is_incomplete(client: openai.OpenAI, caller: str) -> None:
+    options: dict[str, Any] = {"tools": _response_tools(), "tool_choice": {"type": "function", "name": "weather"}}
+    cut = client.responses.create(model=caller, input="hi", max_output_tokens=60, extra_body={"seed": 3}, **options)
+    Response.model_validate(cut.model_dump(), strict=True)
+    assert cut.status == "incomplete"
+    [item] = cut.output
+    assert item.type == "function_call"
+    assert (item.status, item.name) == ("incomplete", "weather")
+
+
 def test_the_model_decides_where_it_may(inference: InferenceProcess, caller: str) -> None:
     """Whatever it writes is text, or ends with a valid call."""
     tools = [model_pb2.Tool(name="paint", parameters=json.dumps(COLOUR))]
@@ -131,6 +197,12 @@ def test_what_cannot_be_called_is_refused_by_name(
             with pytest.raises(openai.BadRequestError, match=words) as found:
                 client.chat.completions.create(**{"model": model, "messages": ASK, "stream": stream, **changed})
             assert found.value.param == param
+    returned = {"type": "function_call_output", "call_id": "c", "output": "x"}
+    responses: list[dict[str, Any]] = [{"input": [returned]}, {"input": "hi", "tools": _response_tools()}]
+    for asked in responses:
+        with pytest.raises(openai.BadRequestError, match="has no place for tools") as found:
+            client.responses.create(model="test-no-tools", **asked)
+        assert found.value.param == "tools"
     request = pb.GenerateRequest(model=f"models/{caller}", text="hi", tools=[model_pb2.Tool(name="f")])
     with pytest.raises(grpc.RpcError, match="go with a conversation"):
         inference.stub.Generate(request, timeout=60)

@@ -38,6 +38,8 @@ NAMES = {
         "metadata",
         "reasoning",
         "tools",
+        "tool_choice",
+        "parallel_tool_calls",
         "stream_options",
     ],
     "completions": ["model", "prompt", "n", "logprobs", "echo", "stop", "best_of", "logit_bias", "stream_options"],
@@ -58,8 +60,14 @@ def test_any_json_is_read_or_refused(name: str, data: st.DataObject) -> None:
 MESSAGES = st.fixed_dictionaries(
     {},
     optional={
-        name: JSON | st.sampled_from(["user", "message", "input_text", [{"type": "input_text", "text": "a"}]])
-        for name in ("type", "role", "content", "id", "status")
+        name: JSON
+        | st.sampled_from(
+            [
+                *("user", "message", "input_text", "function_call", "function_call_output"),
+                [{"type": "input_text", "text": "a"}],
+            ]
+        )
+        for name in ("type", "role", "content", "id", "status", "call_id", "name", "arguments", "output")
     },
 )
 
