@@ -120,6 +120,12 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "SubmitReview": _RUN,
         "MeasureAgreement": _SEE,
     },
+    "tidemill.pipeline.v1.JudgeService": {
+        # It shows addresses of judges, and no key.
+        "ListJudges": _SEE,
+        # Reasons may quote answers.
+        "ListJudgeRatings": _RUN,
+    },
     "tidemill.pipeline.v1.ExclusionService": {
         "QuarantineFeedback": _RUN,
         "LiftQuarantine": _RUN,

@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion, OperatorSpec
 from tidemill.common.v1.failure_pb2 import Metric, Progress
 from tidemill.pipeline.v1.cycle_pb2 import Stage
+from tidemill.pipeline.v1.judge_pb2 import Judge, JudgeSpec
 
 _METRICS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "macro_f1": "macro F1", "entity_f1": "entity F1"}
 _SIZES = ("B", "kB", "MB", "GB", "TB")
@@ -97,3 +98,25 @@ def recipe(operators: Iterable[OperatorSpec]) -> list[tuple[str, str]]:
         )
         for each in operators
     ]
+
+
+def judge_kind(spec: JudgeSpec) -> str:
+    """What rates, in a few words."""
+    match spec.WhichOneof("kind"):
+        case "classifier":
+            return f"classifier {spec.classifier.model} at {spec.classifier.address}"
+        case "language_model":
+            return f"language model {spec.language_model.model} at {spec.language_model.address}"
+        case _:
+            return "rules"
+
+
+def judge_cost(judge: Judge) -> str:
+    """What a judge has used of the day's limits."""
+    spec = judge.spec
+    if spec.WhichOneof("kind") == "rules":
+        return "costs no calls"
+    calls = f"{judge.calls_today:,} of {spec.max_calls_per_day:,} calls today"
+    if spec.max_tokens_per_day:
+        return f"{calls}, {judge.tokens_today:,} of {spec.max_tokens_per_day:,} tokens"
+    return f"{calls}, {judge.tokens_today:,} tokens" if judge.tokens_today else calls

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from services.ingest.adapters.source_files.network import LookUp, system_look_up
 from services.ingest.adapters.source_files.port import ReadLimits
 from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.adapters.sources import FileSources
 from services.ingest.app.interrupt import Interrupt
-from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import SourceSpec
+from services.kit.network_rules import NetworkRules
+from services.kit.network_wall import LookUp, system_look_up
 
 _LOOK_UPS = ThreadPoolExecutor(4, thread_name_prefix="test-look-up")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from functools import cache
 from importlib.resources import files
@@ -92,7 +93,9 @@ def is_required(field: FieldDescriptor) -> bool:
     if field.is_repeated:
         return bool(rules.repeated.min_items)
     if field.type == FieldDescriptor.TYPE_STRING:
-        return bool(rules.string.min_len or rules.string.pattern or rules.string.contains)
+        pattern = rules.string.pattern
+        refuses_empty = bool(pattern) and re.search(pattern, "") is None
+        return bool(rules.string.min_len or refuses_empty or rules.string.contains)
     least = bounds(field)
     return least.get("minimum", 0) > 0 or least.get("exclusiveMinimum", -1) >= 0
 

@@ -14,6 +14,7 @@ from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceStub
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.ingest.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
 from tidemill.pipeline.v1.exclusion_service_pb2_grpc import ExclusionServiceStub
+from tidemill.pipeline.v1.judge_service_pb2_grpc import JudgeServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceStub
 from tidemill.pipeline.v1.rollout_service_pb2_grpc import RolloutServiceStub
@@ -144,6 +145,7 @@ class Connection:
         self.pipeline = PipelineServiceStub(self._channel)
         self.exclusion = ExclusionServiceStub(self._channel)
         self.review = ReviewServiceStub(self._channel)
+        self.judge = JudgeServiceStub(self._channel)
         self.trigger = TriggerServiceStub(self._channel)
         self.rollouts = RolloutServiceStub(self._channel)
         self.training = TrainingServiceStub(self._channel)

@@ -14,6 +14,7 @@ from gateway.cli.dataset_commands import dataset
 from gateway.cli.dead_letter_commands import dlq
 from gateway.cli.doctor_command import doctor
 from gateway.cli.exclusion_commands import erase, quarantine
+from gateway.cli.judge_commands import judges
 from gateway.cli.key_commands import keys
 from gateway.cli.output import EXIT_FAILED, stderr
 from gateway.cli.plan_command import plan
@@ -66,6 +67,7 @@ def create_cli() -> typer.Typer:
     cli.command(rich_help_panel=use, context_settings={"ignore_unknown_options": True})(model_commands.feedback)
     cli.command(rich_help_panel=look)(audit)
     cli.add_typer(review, name="review", rich_help_panel=use)
+    cli.add_typer(judges, name="judges", rich_help_panel=use)
     cli.add_typer(quarantine, name="quarantine", rich_help_panel=use)
     cli.command(rich_help_panel=use)(erase)
     cli.command(rich_help_panel=look)(telemetry_commands.logs)

@@ -18,7 +18,7 @@ from starlette.routing import Match, Route
 from gateway.access import CALLER, Caller
 from gateway.console.calls import Services
 from gateway.console.forms import TOKEN, read_form, refuse_foreign
-from gateway.console.pages import audit, cycles, data, home, loops, models, reviews, rollouts, telemetry
+from gateway.console.pages import audit, cycles, data, home, judges, loops, models, reviews, rollouts, telemetry
 from gateway.console.rendering import STATIC, digest, environment, render, static_files
 from gateway.console.sessions import COOKIE, MAX_PERSON, Session, Sessions
 from gateway.console.view import ROOT, Page, View
@@ -57,7 +57,7 @@ _ALWAYS = "public, max-age=31536000, immutable"
 
 def pages() -> Iterable[Page]:
     """All pages for people who are signed in."""
-    for module in (home, loops, cycles, rollouts, reviews, models, data, audit, telemetry):
+    for module in (home, loops, cycles, rollouts, reviews, judges, models, data, audit, telemetry):
         yield from module.PAGES
 
 

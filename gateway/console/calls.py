@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import grpc
 from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceStub
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from tidemill.pipeline.v1.judge_service_pb2_grpc import JudgeServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceStub
 from tidemill.pipeline.v1.rollout_service_pb2_grpc import RolloutServiceStub
@@ -29,6 +30,7 @@ from services.kit.grpc.errors import translate_rpc_errors
 if TYPE_CHECKING:
     from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceAsyncStub
     from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
+    from tidemill.pipeline.v1.judge_service_pb2_grpc import JudgeServiceAsyncStub
     from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceAsyncStub
     from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceAsyncStub
     from tidemill.pipeline.v1.rollout_service_pb2_grpc import RolloutServiceAsyncStub
@@ -76,6 +78,7 @@ class Services:
     trigger: TriggerServiceAsyncStub
     rollouts: RolloutServiceAsyncStub
     review: ReviewServiceAsyncStub
+    judge: JudgeServiceAsyncStub
     telemetry: TelemetryServiceAsyncStub
 
     @classmethod
@@ -94,6 +97,7 @@ class Services:
             trigger=TriggerServiceStub(pipeline),
             rollouts=RolloutServiceStub(pipeline),
             review=ReviewServiceStub(pipeline),
+            judge=JudgeServiceStub(pipeline),
             telemetry=TelemetryServiceStub(channel("telemetry")),
         )
 
@@ -129,6 +133,7 @@ def may(service: str, method: str) -> bool:
 _AREAS = {
     "RolloutService": "pipeline",
     "ReviewService": "pipeline",
+    "JudgeService": "pipeline",
     "TriggerService": "pipeline",
     "PipelineService": "pipeline",
     "CleaningService": "cleaning",

@@ -15,6 +15,7 @@ from tidemill.inference.v1 import inference_service_pb2
 from tidemill.ingest.v1 import dead_letter_service_pb2, ingest_service_pb2
 from tidemill.pipeline.v1 import (
     exclusion_service_pb2,
+    judge_service_pb2,
     pipeline_service_pb2,
     review_service_pb2,
     rollout_service_pb2,
@@ -129,6 +130,7 @@ def public_services() -> tuple[PublicService, ...]:
         PublicService("pipeline", _service(trigger_service_pb2, "TriggerService")),
         PublicService("pipeline", _service(rollout_service_pb2, "RolloutService")),
         PublicService("pipeline", _service(review_service_pb2, "ReviewService")),
+        PublicService("pipeline", _service(judge_service_pb2, "JudgeService")),
         PublicService("pipeline", _service(exclusion_service_pb2, "ExclusionService")),
         PublicService("telemetry", _service(telemetry_service_pb2, "TelemetryService")),
         PublicService(

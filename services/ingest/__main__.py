@@ -26,7 +26,6 @@ from services.ingest.app.dead_letters import DeadLetters
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.runner import ImportRunner
-from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.entrypoints.accept_pool import AcceptPool
 from services.ingest.entrypoints.dead_letter_servicer import DeadLetterServicer
 from services.ingest.entrypoints.inbound import InboundHandler
@@ -34,14 +33,15 @@ from services.ingest.entrypoints.losses import LossHandler
 from services.ingest.entrypoints.servicer import IngestServicer
 from services.ingest.entrypoints.survey_pool import SurveyPool
 from services.ingest.entrypoints.worker import ImportWorker
-from services.ingest.settings import IngestSettings, split_list
+from services.ingest.settings import IngestSettings
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import CLEANING_EVENTS, INBOUND
 from services.kit.clock import SystemClock
-from services.kit.config import load_settings
+from services.kit.config import load_settings, split_list
 from services.kit.grpc.request_ids import RequestIdInterceptor
+from services.kit.network_rules import NetworkRules
 from services.kit.runtime.losses import loss_reporter
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.domain.source_uri import parse_uri
-from services.kit.config import ServiceSettings
+from services.kit.config import ServiceSettings, split_list
+from services.kit.network_rules import NetworkRules
 
 
 class IngestSettings(ServiceSettings):
@@ -65,8 +65,3 @@ class IngestSettings(ServiceSettings):
     def _hosts(cls, value: str) -> str:
         NetworkRules(split_list(value))
         return value
-
-
-def split_list(text: str) -> list[str]:
-    """The items of a setting that holds several."""
-    return [item.strip() for item in text.split(",") if item.strip()]

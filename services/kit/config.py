@@ -158,6 +158,11 @@ def load_settings(kind: type[S]) -> S:
         sys.exit(1)
 
 
+def split_list(text: str) -> list[str]:
+    """The items of a setting that holds several."""
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
 def home_dir() -> Path:
     """Folder of downloads and prepared parts: TIDEMILL_HOME, else `tidemill` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidemill"

@@ -69,6 +69,11 @@ class Span:
     kind: str
 
 
+def tokens_of(tokens: Mapping[str, str]) -> Mapping[str, str]:
+    """What each kind is replaced by, where `tokens` has replacements of its own."""
+    return {**_TOKENS, **tokens}
+
+
 def wrong_tokens(tokens: Mapping[str, str]) -> str:
     """What is wrong with replacements by kind; empty if nothing is."""
     for kind, token in tokens.items():

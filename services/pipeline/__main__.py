@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 from tidemill.pipeline.v1 import exclusion_service_pb2_grpc as exclusion_stubs
+from tidemill.pipeline.v1 import judge_service_pb2_grpc as judge_stubs
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as grpc_stubs
 from tidemill.pipeline.v1 import review_service_pb2_grpc as review_stubs
 from tidemill.pipeline.v1 import rollout_service_pb2_grpc as rollout_stubs
@@ -18,9 +20,10 @@ from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import INFERENCE_EVENTS
 from services.kit.clock import SystemClock
-from services.kit.config import load_settings
+from services.kit.config import load_settings, split_list
 from services.kit.grpc.client import open_channel
 from services.kit.grpc.request_ids import RequestIdInterceptor
+from services.kit.network_rules import NetworkRules
 from services.kit.runtime.loops import Wakeup
 from services.kit.runtime.losses import loss_reporter
 from services.kit.runtime.service import Service, run_service
@@ -37,6 +40,8 @@ from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
 from services.pipeline.adapters.drift_store import SnapshotTexts, SqlDriftStore
 from services.pipeline.adapters.exclusion_store import SqlExclusionStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
+from services.pipeline.adapters.judge_calls import JudgeCalls
+from services.pipeline.adapters.judge_store import SqlJudgeStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
 from services.pipeline.adapters.notifiers import LogNotifier, MailNotifier, Notifiers, WebhookNotifier
 from services.pipeline.adapters.peers import DatasetVersions, Imports, Runs, ServedModels
@@ -54,6 +59,7 @@ from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.exclusions import Exclusions
 from services.pipeline.app.feedback import FeedbackService
+from services.pipeline.app.judges import Judges
 from services.pipeline.app.notices import Notices
 from services.pipeline.app.reviews import Reviews
 from services.pipeline.app.rollout_ports import Notifier
@@ -64,6 +70,7 @@ from services.pipeline.domain.cycle import Cycle, PipelineSpec
 from services.pipeline.entrypoints.consumer import TOPICS, PeerEventHandler
 from services.pipeline.entrypoints.exclusion_servicer import ExclusionServicer
 from services.pipeline.entrypoints.feedback_inbound import FeedbackInbound
+from services.pipeline.entrypoints.judge_servicer import JudgeServicer
 from services.pipeline.entrypoints.review_servicer import ReviewServicer
 from services.pipeline.entrypoints.rollout_events import RolloutEvents
 from services.pipeline.entrypoints.rollout_servicer import RolloutServicer
@@ -72,6 +79,7 @@ from services.pipeline.entrypoints.trigger_servicer import TriggerServicer
 from services.pipeline.entrypoints.worker import (
     carry_out_erasures,
     publish_pending_feedback,
+    run_judges,
     run_rollouts,
     send_notices,
     start_triggered_cycles,
@@ -124,6 +132,8 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     )
     scheduler = CycleScheduler(dependencies)
     trigger_store = SqlTriggerStore(engine)
+    evaluators = JudgeCalls(NetworkRules(split_list(settings.judge_hosts)), os.environ.get)
+    judges = Judges(SqlJudgeStore(engine), evaluators, captures.policies, clock)
     cycles = Cycles(
         dependencies.cycles,
         datasets,
@@ -131,6 +141,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         started=scheduler.start,
         cancelled=scheduler.cancel,
         register=lambda spec: trigger_store.put(spec, clock.now()),
+        check_judge=evaluators.check,
     )
 
     async def start_triggered(spec: PipelineSpec, request_id: str, reasons: tuple[str, ...]) -> Cycle:
@@ -177,7 +188,8 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
         rollout_stubs.add_RolloutServiceServicer_to_server(RolloutServicer(rollouts), server)
         review_stubs.add_ReviewServiceServicer_to_server(ReviewServicer(reviews), server)
         exclusion_stubs.add_ExclusionServiceServicer_to_server(ExclusionServicer(exclusions), server)
-        names = ("Pipeline", "Trigger", "Rollout", "Review", "Exclusion")
+        judge_stubs.add_JudgeServiceServicer_to_server(JudgeServicer(judges), server)
+        names = ("Pipeline", "Trigger", "Rollout", "Review", "Exclusion", "Judge")
         return [f"tidemill.pipeline.v1.{name}Service" for name in names]
 
     return Service(
@@ -189,6 +201,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
             lambda: start_triggered_cycles(triggers),
             lambda: watch_drift(drift),
             lambda: carry_out_erasures(exclusions, datasets),
+            lambda: run_judges(judges),
             lambda: run_rollouts(runner, decided),
             lambda: send_notices(notices),
         ],

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from services.kit.config import Endpoint, PortAddress, ServiceSettings
+from services.kit.config import Endpoint, PortAddress, ServiceSettings, split_list
+from services.kit.network_rules import NetworkRules
 
 
 class PipelineSettings(ServiceSettings):
@@ -24,6 +25,18 @@ class PipelineSettings(ServiceSettings):
     notify_smtp_password_file: Path | None = Field(None, description="file with the user's password")
     notify_from: str = Field("tidemill@localhost", description="sender of these mails")
     notify_to: str = Field("", description="their receivers, comma-separated")
+    judge_hosts: str = Field(
+        "",
+        description="hosts, addresses and networks (separated by commas; host:port, 10.0.0.0/8:9000, 127.0.0.1:*) that "
+        "judges may be asked at; no text is sent to others. Their keys are variables that begin with "
+        "TIDEMILL_JUDGE_KEY_",
+    )
+
+    @field_validator("judge_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        NetworkRules(split_list(value))
+        return value
 
     @model_validator(mode="after")
     def _someone_gets_mail(self) -> Self:

@@ -24,17 +24,17 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from services.ingest.adapters.source_files.local import LocalFiles
-from services.ingest.adapters.source_files.network import AddressInfo
 from services.ingest.adapters.source_files.port import ReadLimits
 from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
-from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.domain.source_import import SourceSpec, check_spec
 from services.ingest.domain.source_uri import UriRefusedError, parse_uri, shown
 from services.ingest.engine.formats.json_lines import JsonLines
 from services.ingest.engine.formats.text_folder import TextFolder
 from services.ingest.settings import IngestSettings
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError, TidemillError
+from services.kit.network_rules import NetworkRules
+from services.kit.network_wall import AddressInfo
 from services.kit.source_roots import add_roots, read_roots
 from tests.examples import examples
 from tests.sources import file_sources, pull, texts

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from tidemill.inference.v1.inference_service_pb2 import GetRouteRequest, ListModelsRequest, ListModelVersionsRequest
 from tidemill.inference.v1.model_pb2 import Integrity, ModelVersion
 from tidemill.inference.v1.route_pb2 import Route, RoutedVersion, VersionRole
+from tidemill.pipeline.v1.judge_service_pb2 import ListJudgeRatingsRequest
 from tidemill.pipeline.v1.pipeline_service_pb2 import GetCapturedAnswerRequest, ListFeedbackRequest
 from tidemill.pipeline.v1.rollout_service_pb2 import ListRolloutsRequest
 from tidemill.training.v1.run_pb2 import Run
@@ -17,6 +18,7 @@ from tidemill.training.v1.training_service_pb2 import GetRunRequest
 from gateway.console.calls import may, section, sections
 from gateway.console.figures.lines import loss_curve
 from gateway.console.pages.cycles import corrections_plot, gains, quality_plot
+from gateway.console.pages.judges import rating_of
 from gateway.console.view import Page, View
 from gateway.console.words import Status
 from services.kit.errors import InvalidArgumentError, NotFoundError
@@ -141,9 +143,11 @@ async def answer(view: View) -> Response:
     origin = await section(_version(view, found.model_version))
     asked = ListFeedbackRequest(model=found.model_version.partition("/versions/")[0], page_size=_FEEDBACK)
     judged = await section(view.services.pipeline.ListFeedback(asked))
+    said = await section(view.services.judge.ListJudgeRatings(ListJudgeRatingsRequest(answer=name)))
     return view.page(
         "answer.html",
         answer=found,
+        ratings=[(each, rating_of(each)) for each in said.found.ratings] if said.found else [],
         version=origin.found,
         feedback=[each for each in judged.found.feedback if each.answer == name] if judged.found else [],
     )

@@ -30,6 +30,7 @@ ACTIONS = {
 _NEEDS = {
     Review.NEED_BAD_RATING: "rated badly",
     Review.NEED_LOW_CONFIDENCE: "low confidence",
+    Review.NEED_JUDGES_AT_ODDS: "judges at odds",
     Review.NEED_RANDOM: "random share",
 }
 _STATES = {

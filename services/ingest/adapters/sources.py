@@ -17,7 +17,6 @@ from pathlib import PurePosixPath
 
 from services.ingest.adapters.source_files.http import HttpFile
 from services.ingest.adapters.source_files.local import LocalFiles
-from services.ingest.adapters.source_files.network import LookUp, NetworkWall, system_look_up
 from services.ingest.adapters.source_files.port import (
     FilePlace,
     FolderPlace,
@@ -30,13 +29,14 @@ from services.ingest.adapters.source_files.s3 import S3Files, endpoint_address
 from services.ingest.adapters.source_files.unpacking import is_packed, unpacked
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.app.ports import SourceFile, Survey
-from services.ingest.domain.network_rules import NetworkRules
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
 from services.ingest.domain.source_import import SourceSpec, check_spec
 from services.ingest.domain.source_uri import parse_uri, shown
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE
 from services.ingest.engine.file_format import AnyFormat, BadContentError, FileFormat, FolderFormat, ReadFile
 from services.kit.errors import FailedPreconditionError, TidemillError
+from services.kit.network_rules import NetworkRules
+from services.kit.network_wall import LookUp, NetworkWall, system_look_up
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from sqlalchemy import BigInteger, Engine, delete, insert, literal, select, type_coerce, update
 
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
+from services.pipeline.adapters.judge_rows import ask
 from services.pipeline.adapters.lessons import JOIN, learn, quarantined
 from services.pipeline.adapters.review_store import queue
 from services.pipeline.adapters.rows import capture_of, captured_of, captured_row, lesson_of_row
-from services.pipeline.adapters.tables import capture_policies, captured_answers, lessons, taught
+from services.pipeline.adapters.tables import capture_policies, captured_answers, judge_ratings, lessons, taught
 from services.pipeline.domain.capture import Capture, CapturedAnswer, CapturePolicy
 from services.pipeline.domain.learning import Lesson
 
@@ -74,6 +75,8 @@ class SqlCaptureStore:
                 names = [row["name"] for row in rows]
                 learn(connection, names)
                 queue(connection, names)
+                kept = [answer for answer in newest.values() if answer.name in set(names)]
+                ask(connection, kept, {model: capture.judges for model, capture in rules.items()})
             return len(newest) - len(known) - len(rows)
 
     def answer(self, name: str) -> CapturedAnswer | None:
@@ -99,8 +102,12 @@ class SqlCaptureStore:
 
     def expire(self, now: datetime) -> int:
         """See the port."""
+        old = captured_answers.c.expire_time < now
         with translate_database_errors(), self._engine.begin() as connection:
-            return connection.execute(delete(captured_answers).where(captured_answers.c.expire_time < now)).rowcount
+            # A reason may quote the answer, so it goes with it.
+            theirs = judge_ratings.c.answer.in_(select(captured_answers.c.name).where(old))
+            connection.execute(delete(judge_ratings).where(theirs))
+            return connection.execute(delete(captured_answers).where(old)).rowcount
 
     def lessons(self, model: str) -> Sequence[Lesson]:
         """See the port."""

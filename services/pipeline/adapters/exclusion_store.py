@@ -19,6 +19,7 @@ from services.pipeline.adapters.tables import (
     cycles,
     exclusions,
     feedback,
+    judge_ratings,
     lessons,
     metadata,
     pending_erasures,
@@ -95,8 +96,8 @@ class SqlExclusionStore:
             connection.execute(delete(lessons).where(lessons.c.person == exclusion.person))
             learn(connection, judged)
             removed["answers"] = _delete(connection, captured_answers, captured_answers.c.name, asked)
-            for table, column in ((review_items, review_items.c.answer), (review_decisions, review_decisions.c.answer)):
-                _delete(connection, table, column, asked)
+            for table in (review_items, review_decisions, judge_ratings):
+                _delete(connection, table, table.c.answer, asked)
             _delete(connection, lessons, lessons.c.answer, asked)
             _forget_responses(connection, [f"feedback/{row.feedback_id}".encode() for row in rows])
             left = {"exclusion_id": exclusion.exclusion_id, "records": sorted(asked), "done": 0}

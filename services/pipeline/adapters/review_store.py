@@ -17,9 +17,11 @@ from services.pipeline.adapters.tables import (
     capture_policies,
     captured_answers,
     feedback,
+    judge_ratings,
     review_decisions,
     review_items,
 )
+from services.pipeline.domain.judge import RatingState
 from services.pipeline.domain.review import Action, Decision, Need, Review, ReviewState, need_of, wanted_of
 
 _LOCK = "reviews"
@@ -43,10 +45,14 @@ def queue(connection: Connection, answers: Collection[str]) -> None:
     said = defaultdict(list)
     for row in connection.execute(select(feedback).where(feedback.c.answer.in_(names))).mappings():
         said[row["answer"]].append(feedback_of(row))
+    rated = defaultdict(list)
+    held = select(judge_ratings.c.answer, judge_ratings.c.rating).where(judge_ratings.c.answer.in_(names))
+    for name, rating in connection.execute(held.where(judge_ratings.c.state == RatingState.RATED.value)):
+        rated[name].append(rating)
     query = select(review_items.c.answer, review_items.c.priority).where(review_items.c.answer.in_(names))
     known = {row.answer: row.priority for row in connection.execute(query)}
     for answer in captured:
-        need = need_of(answer, rules[answer.model], said[answer.name])
+        need = need_of(answer, rules[answer.model], said[answer.name], rated[answer.name])
         if need is None or known.get(answer.name, 0) >= need.priority:
             continue
         values = {"need": need.value, "priority": need.priority}

@@ -198,7 +198,7 @@ def _judged(connection: Connection, rollout: Rollout) -> Mapping[bool, Iterable[
     query = query.join(feedback, feedback.c.answer == rollout_calls.c.answer).where(_in_step(rollout))
     last: dict[str, tuple[bool, str, float]] = {}
     for row in connection.execute(query.order_by(feedback.c.feedback_id)).mappings():
-        if excluded and {row["api_key"], _person(row, salt)} & set(excluded):
+        if excluded and {row["api_key"], person_of(row, salt)} & set(excluded):
             continue
         value = value_of(rollout.plan.comparison.metric, row["given"], row)
         if value is not None:
@@ -212,7 +212,8 @@ def _judged(connection: Connection, rollout: Rollout) -> Mapping[bool, Iterable[
     return found
 
 
-def _person(said: Mapping[Any, Any], salt: bytes) -> str:
+def person_of(said: Mapping[Any, Any], salt: bytes) -> str:
+    """The pseudonym of who gave a judgement, by its row."""
     kind, who = ("author", said["author"]) if said["author"] else ("key", said["api_key"])
     return pseudonym_of(kind, said["tenant"], who, salt)
 

@@ -17,6 +17,13 @@ from services.pipeline.domain.drift import DriftRules
 from services.pipeline.domain.drift import Signal as DriftSignal
 from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference, Verdict
+from services.pipeline.domain.judge import (
+    ClassifierJudge,
+    JudgeKind,
+    JudgeRules,
+    JudgeSpec,
+    LanguageModelJudge,
+)
 from services.pipeline.domain.learning import FeedbackUse, Kind, Lesson
 from services.pipeline.domain.triggers import QuietHours, Triggers
 
@@ -143,7 +150,21 @@ def capture_of(value: Mapping[str, Any]) -> Capture:
     """What is kept, of its JSON form (`asdict`)."""
     masks = tuple(MaskSpec(item["name"], item["params"]) for item in value["masks"])
     review = ReviewRules(**value["review"]) if value.get("review") else None
-    return Capture(value["sample"], masks, value["keep_days"], review)
+    judges = tuple(_judge_of(item) for item in value.get("judges", ()))
+    return Capture(value["sample"], masks, value["keep_days"], review, judges)
+
+
+def _judge_of(value: Mapping[str, Any]) -> JudgeSpec:
+    kind: JudgeKind
+    given = value["kind"]
+    # Each kind has a field of its own that is always there.
+    if "instructions" in given:
+        kind = LanguageModelJudge(**given)
+    elif "good_labels" in given:
+        kind = ClassifierJudge(**{**given, "good_labels": tuple(given["good_labels"])})
+    else:
+        kind = JudgeRules(**given)
+    return JudgeSpec(**{**value, "kind": kind})
 
 
 def feedback_row(item: Feedback) -> dict[str, Any]:

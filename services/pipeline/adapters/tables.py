@@ -196,6 +196,49 @@ review_decisions = Table(
     Column("feedback", String(80), nullable=False),
 )
 
+# What judges say of captured answers, apart from people's feedback. They go with the answers.
+judge_ratings = Table(
+    "judge_ratings",
+    metadata,
+    Column("answer", String(80), primary_key=True),
+    Column("judge", String(64), primary_key=True),
+    Column("model", String(80), nullable=False),
+    # What the judge rated by: another prompt is another judge. Empty while pending.
+    Column("version", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("rating", Float, nullable=False),
+    Column("reason", FreeText, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("create_time", UtcMicros, nullable=False),
+    # When it is tried next.
+    Column("due_time", UtcMicros, nullable=False),
+    Column("rate_time", UtcMicros, nullable=True),
+    Index("ix_judge_ratings_work", "model", "judge", "state", "due_time"),
+)
+
+# What each judge cost on a day (UTC, ISO 8601). A call is counted before it is made.
+judge_usage = Table(
+    "judge_usage",
+    metadata,
+    Column("model", String(80), primary_key=True),
+    Column("judge", String(64), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("calls", Integer, nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column("over_limit", Integer, nullable=False),
+)
+
+# The newest verdict on each judge that is in the audit trail.
+judge_checks = Table(
+    "judge_checks",
+    metadata,
+    Column("model", String(80), primary_key=True),
+    Column("judge", String(64), primary_key=True),
+    Column("version", String(16), nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("check_time", UtcMicros, nullable=False),
+)
+
 exclusions = Table(
     "exclusions",
     metadata,

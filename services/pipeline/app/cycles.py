@@ -21,6 +21,7 @@ from services.pipeline.app.cycle_runner import dataset_spec
 from services.pipeline.app.ports import CycleStore, Datasets
 from services.pipeline.app.triggers import check_triggers
 from services.pipeline.domain.cycle import Cycle, PipelineSpec
+from services.pipeline.domain.judge import JudgeSpec, check_judges
 from services.pipeline.domain.learning import SOURCE_PREFIX
 
 
@@ -35,10 +36,15 @@ class Cycles:
         started: Callable[[str], None],
         cancelled: Callable[[str], None],
         register: Callable[[PipelineSpec], object],
+        check_judge: Callable[[JudgeSpec, str], None] = lambda _judge, _place: None,
     ) -> None:
-        """`register` sets the pipeline's triggers, or ends them where it has none; it blocks."""
+        """`register` sets the pipeline's triggers, or ends them where it has none; it blocks.
+
+        `check_judge` refuses a judge that could never be asked, given with its place; it blocks.
+        """
         self._store, self._datasets, self._clock = store, datasets, clock
         self._started, self._cancelled, self._register = started, cancelled, register
+        self._check_judge = check_judge
 
     async def create(
         self, spec: PipelineSpec, request_id: str, traceparent: str, reasons: tuple[str, ...] = ()
@@ -63,6 +69,7 @@ class Cycles:
         if running is not None:
             return running
         _check(spec)
+        await asyncio.to_thread(self._check_judges, spec)
         try:
             # At once, so that a wrong recipe is refused here and records are cleaned as they arrive.
             await self._datasets.put(spec.dataset_name, dataset_spec(spec))
@@ -110,6 +117,13 @@ class Cycles:
             await asyncio.to_thread(self._store.request_cancel, name)
             self._cancelled(name)
         return await self.get(name)
+
+    def _check_judges(self, spec: PipelineSpec) -> None:
+        place = "spec.capture.judges"
+        judges = spec.capture.judges if spec.capture is not None else ()
+        check_judges(judges, place, classifies="text_classification" in spec.training)
+        for number, judge in enumerate(judges):
+            self._check_judge(judge, f"{place}[{number}]")
 
     async def _at_work(self, spec: PipelineSpec) -> Cycle | None:
         running = await asyncio.to_thread(self._store.at_work, spec.name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.masking.masks import MaskSpec
+from services.pipeline.domain.judge import JudgeSpec
 
 DEFAULT_KEEP_DAYS = 30
 DEFAULT_LEASE_MINUTES = 30.0
@@ -22,16 +23,21 @@ class ReviewRules:
     low_confidence: float = 0.0
     double_share: float = 0.0
     lease_minutes: float = DEFAULT_LEASE_MINUTES
+    judges_at_odds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What is kept of a model's answers: a share from 0 to 1, masked, for some days. `review` is None for no queue."""
+    """What is kept of a model's answers: a share from 0 to 1, masked, for some days. `review` is None for no queue.
+
+    `judges` rate what is kept.
+    """
 
     sample: float = 1.0
     masks: tuple[MaskSpec, ...] = ()
     keep_days: int = DEFAULT_KEEP_DAYS
     review: ReviewRules | None = None
+    judges: tuple[JudgeSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,19 +11,21 @@ from services.kit.errors import AbortedError, FailedPreconditionError, FieldViol
 from services.kit.ids import sha256_hex
 from services.pipeline.domain.capture import CapturedAnswer, ReviewRules
 from services.pipeline.domain.feedback import Feedback, Signal
+from services.pipeline.domain.judge import at_odds
 
 
 class Need(Enum):
     """Why an answer is in the queue."""
 
     BAD_RATING = "bad_rating"
+    JUDGES_AT_ODDS = "judges_at_odds"
     LOW_CONFIDENCE = "low_confidence"
     RANDOM = "random"
 
     @property
     def priority(self) -> int:
         """Answers of a higher one are given out first."""
-        return {Need.BAD_RATING: 3, Need.LOW_CONFIDENCE: 2, Need.RANDOM: 1}[self]
+        return {Need.BAD_RATING: 3, Need.JUDGES_AT_ODDS: 2, Need.LOW_CONFIDENCE: 2, Need.RANDOM: 1}[self]
 
 
 class Action(Enum):
@@ -89,8 +91,17 @@ class Review:
         return ReviewState.TAKEN if self.taken_by(now) else ReviewState.PENDING
 
 
-def need_of(answer: CapturedAnswer, rules: ReviewRules, judgements: Iterable[Feedback]) -> Need | None:
-    """Why an answer is to be reviewed; None if it is not. Conversations teach nothing, so they are not reviewed."""
+def need_of(
+    answer: CapturedAnswer, rules: ReviewRules, judgements: Iterable[Feedback], judges: Iterable[float] = ()
+) -> Need | None:
+    """Why an answer is to be reviewed; None if it is not. Conversations teach nothing, so they are not reviewed.
+
+    Args:
+        answer: the answer.
+        rules: of its model.
+        judgements: what people said of it.
+        judges: what judges rated it, 1 or -1. Those that no one checked count, too: people decide here.
+    """
     if answer.conversation or not answer.prompt.strip():
         return None
     given = list(judgements)
@@ -98,6 +109,8 @@ def need_of(answer: CapturedAnswer, rules: ReviewRules, judgements: Iterable[Fee
         return None
     if any(item.rating < 0 for item in given):
         return Need.BAD_RATING
+    if rules.judges_at_odds and at_odds(judges):
+        return Need.JUDGES_AT_ODDS
     if answer.is_classification and answer.score < rules.low_confidence:
         return Need.LOW_CONFIDENCE
     return Need.RANDOM if _share("random", answer.name) < rules.random_share else None

@@ -6,6 +6,11 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _RESAMPLES = 1000
 
@@ -33,12 +38,24 @@ def agreement(pairs: Sequence[tuple[str, str]], *, seed: int = 0) -> Agreement:
     if len(pairs) < 2 or len({*first, *second}) < 2:
         return Agreement(len(pairs), observed)
     value = _kappa(first, second)
+    numbers = {word: number for number, word in enumerate(sorted({*first, *second}))}
+    one, other = np.array([numbers[word] for word in first]), np.array([numbers[word] for word in second])
     picks = np.random.default_rng(seed).integers(0, len(pairs), size=(_RESAMPLES, len(pairs)))
-    found = [_kappa([first[i] for i in pick], [second[i] for i in pick]) for pick in picks.tolist()]
+    found = [_kappa_of(one[pick], other[pick], len(numbers)) for pick in picks]
     # A resample in which all decisions are the same has no kappa.
     defined = [item for item in found if math.isfinite(item)]
     low, high = np.percentile(defined, [2.5, 97.5]) if defined else (math.nan, math.nan)
     return Agreement(len(pairs), observed, (value, float(low), float(high)))
+
+
+def _kappa_of(first: NDArray[np.int64], second: NDArray[np.int64], words: int) -> float:
+    """Kappa of numbered decisions, for resamples: scikit-learn's checks cost a hundred times as much."""
+    import numpy as np
+
+    count = len(first)
+    observed = float(np.mean(first == second))
+    expected = float(np.bincount(first, minlength=words) @ np.bincount(second, minlength=words)) / count**2
+    return (observed - expected) / (1 - expected) if expected < 1 else math.nan
 
 
 def _kappa(first: Sequence[str], second: Sequence[str]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +28,7 @@ from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stag
 from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference
 from services.pipeline.domain.learning import DEFAULT_CAP, FeedbackUse
+from services.pipeline.entrypoints.judge_mapping import judge_from, judge_to
 from services.pipeline.entrypoints.rollout_mapping import fill_plan, plan_from
 from services.pipeline.entrypoints.trigger_mapping import triggers_from, triggers_to
 
@@ -146,6 +147,7 @@ def capture_from(message: cycle_pb2.Capture) -> Capture:
         masks=tuple(MaskSpec(item.name, MessageToDict(item.params)) for item in message.masks),
         keep_days=message.keep_days or DEFAULT_KEEP_DAYS,
         review=_rules_from(message.review) if message.HasField("review") else None,
+        judges=tuple(map(judge_from, message.judges)),
     )
 
 
@@ -155,6 +157,7 @@ def _rules_from(message: cycle_pb2.ReviewRules) -> ReviewRules:
         message.low_confidence,
         message.double_share,
         message.lease_minutes or DEFAULT_LEASE_MINUTES,
+        message.judges_at_odds,
     )
 
 
@@ -167,12 +170,13 @@ def capture_to(capture: Capture) -> cycle_pb2.Capture:
             item.params.update(dict(mask.params))
     if capture.review is not None:
         message.review.CopyFrom(cycle_pb2.ReviewRules(**asdict(capture.review)))
+    message.judges.extend(map(judge_to, capture.judges))
     return message
 
 
 def policy_to(policy: CapturePolicy) -> pb.CapturePolicy:
-    """The rule of a model as a message."""
-    return pb.CapturePolicy(model=policy.model, capture=capture_to(policy.capture))
+    """The rule of a model as a message for gateways; who judges what is not their business."""
+    return pb.CapturePolicy(model=policy.model, capture=capture_to(replace(policy.capture, judges=())))
 
 
 def captured_to(answer: CapturedAnswer) -> pb.CapturedAnswer:

@@ -36,6 +36,7 @@ _STATE_MESSAGES = {
 _STATES: dict[int, ReviewState] = {message: state for state, message in _STATE_MESSAGES.items()}
 _NEEDS = {
     Need.BAD_RATING: review_pb2.Review.NEED_BAD_RATING,
+    Need.JUDGES_AT_ODDS: review_pb2.Review.NEED_JUDGES_AT_ODDS,
     Need.LOW_CONFIDENCE: review_pb2.Review.NEED_LOW_CONFIDENCE,
     Need.RANDOM: review_pb2.Review.NEED_RANDOM,
 }

@@ -9,6 +9,7 @@ from services.kit.threads import in_thread
 from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.exclusions import Exclusions, TaughtRecords
 from services.pipeline.app.feedback import FeedbackService
+from services.pipeline.app.judges import Judges
 from services.pipeline.app.notices import Notices
 from services.pipeline.app.rollout_runner import RolloutRunner
 from services.pipeline.app.triggers import PipelineTriggers
@@ -38,6 +39,14 @@ async def carry_out_erasures(exclusions: Exclusions, taught: TaughtRecords) -> N
     """Has cleaning erase what is pending, every ten seconds, until it is cancelled."""
     step = partial(exclusions.carry_out, taught)
     await step_forever(step, "erasures", idle_s=_TRIGGERS_EVERY_S, survives_defects=True)
+
+
+async def run_judges(judges: Judges) -> None:
+    """Has judges rate what waits for them, looking every second, until it is cancelled."""
+    try:
+        await step_forever(judges.step, "judges", idle_s=_LOOK_EVERY_S, survives_defects=True)
+    finally:
+        await judges.stop()
 
 
 async def run_rollouts(runner: RolloutRunner, decided: Wakeup) -> None:

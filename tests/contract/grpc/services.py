@@ -19,6 +19,7 @@ from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tidemill.ingest.v1 import dead_letter_service_pb2_grpc as dead_letter_grpc
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
 from tidemill.pipeline.v1 import exclusion_service_pb2_grpc as exclusion_grpc
+from tidemill.pipeline.v1 import judge_service_pb2_grpc as judge_grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as pipeline_grpc
 from tidemill.pipeline.v1 import review_service_pb2_grpc as review_grpc
 from tidemill.pipeline.v1 import rollout_service_pb2_grpc as rollout_grpc
@@ -46,6 +47,7 @@ from services.kit.clock import SystemClock
 from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.grpc.server import bind, create_server
 from services.kit.ids import new_id
+from services.kit.network_rules import NetworkRules
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import RequestMetrics
@@ -56,6 +58,8 @@ from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
 from services.pipeline.adapters.drift_store import SnapshotTexts, SqlDriftStore
 from services.pipeline.adapters.exclusion_store import SqlExclusionStore
 from services.pipeline.adapters.feedback_store import SqlFeedbackStore
+from services.pipeline.adapters.judge_calls import JudgeCalls
+from services.pipeline.adapters.judge_store import SqlJudgeStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
 from services.pipeline.adapters.review_store import SqlReviewStore
 from services.pipeline.adapters.rollout_store import SqlRolloutStore
@@ -65,11 +69,14 @@ from services.pipeline.app.cycles import Cycles
 from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.exclusions import Exclusions
 from services.pipeline.app.feedback import FeedbackService
+from services.pipeline.app.judges import Judges
 from services.pipeline.app.reviews import Reviews
 from services.pipeline.app.triggers import PipelineTriggers
 from services.pipeline.domain.capture import Capture, CapturedAnswer, ReviewRules
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
+from services.pipeline.domain.judge import JudgeRules, JudgeSpec
 from services.pipeline.entrypoints.exclusion_servicer import ExclusionServicer
+from services.pipeline.entrypoints.judge_servicer import JudgeServicer
 from services.pipeline.entrypoints.review_servicer import ReviewServicer
 from services.pipeline.entrypoints.rollout_servicer import RolloutServicer
 from services.pipeline.entrypoints.servicer import PipelineServicer
@@ -92,6 +99,9 @@ from tests.unit.training.test_supervision import Harness as TrainingHarness
 from tests.unit.training.test_supervision import finished
 
 End = Callable[[str], None]
+
+
+JUDGES = tuple(JudgeSpec(f"judge{number}", JudgeRules(max_chars=10)) for number in range(3))
 
 
 class Events:
@@ -137,7 +147,7 @@ class Services:
 
     def capture(self, count: int) -> list[str]:
         """Captures `count` answers, which are to be reviewed; their names."""
-        self.captures.put_policy("models/m", "loop", Capture(review=ReviewRules(random_share=1.0)))
+        self.captures.put_policy("models/m", "loop", Capture(review=ReviewRules(random_share=1.0), judges=JUDGES))
         names = sorted(f"answers/{new_id()}" for _ in range(count))
         for name in names:
             now = datetime.now(UTC)
@@ -301,12 +311,15 @@ class Services:
         self.rollouts = World(engine)
         rollouts = RolloutServicer(self.rollouts.rollouts())
         exclusions = ExclusionServicer(Exclusions(SqlExclusionStore(engine), store, clock))
+        calls = JudgeCalls(NetworkRules(), lambda _: None)
+        judges = JudgeServicer(Judges(SqlJudgeStore(engine), calls, captures.policies, clock))
         reviews = ReviewServicer(Reviews(SqlReviewStore(engine), feedback, clock))
         for name, register in (
             ("Pipeline", partial(pipeline_grpc.add_PipelineServiceServicer_to_server, servicer)),
             ("Trigger", partial(trigger_grpc.add_TriggerServiceServicer_to_server, triggers)),
             ("Rollout", partial(rollout_grpc.add_RolloutServiceServicer_to_server, rollouts)),
             ("Review", partial(review_grpc.add_ReviewServiceServicer_to_server, reviews)),
+            ("Judge", partial(judge_grpc.add_JudgeServiceServicer_to_server, judges)),
             ("Exclusion", partial(exclusion_grpc.add_ExclusionServiceServicer_to_server, exclusions)),
         ):
             await self._serve(stack, f"tidemill.pipeline.v1.{name}Service", register, engine)

@@ -22,6 +22,7 @@ from tidemill.ingest.v1 import dead_letter_service_pb2 as dead_letter
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest
 from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.pipeline.v1 import exclusion_service_pb2 as exclusion
+from tidemill.pipeline.v1 import judge_service_pb2 as judge_service
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline
 from tidemill.pipeline.v1 import review_service_pb2 as review
 from tidemill.pipeline.v1 import rollout_service_pb2 as rollout
@@ -45,6 +46,7 @@ MODULES = (
     rollout,
     trigger,
     review,
+    judge_service,
     exclusion,
     telemetry,
 )
@@ -369,6 +371,8 @@ LISTS: dict[str, Callable[[], Message]] = {
     "ListFeedback": pipeline.ListFeedbackRequest,
     "ListCapturedAnswers": pipeline.ListCapturedAnswersRequest,
     "ListReviews": review.ListReviewsRequest,
+    "ListJudges": judge_service.ListJudgesRequest,
+    "ListJudgeRatings": judge_service.ListJudgeRatingsRequest,
     "ListExclusions": exclusion.ListExclusionsRequest,
     "ListTriggers": trigger.ListTriggersRequest,
     "ListRollouts": rollout.ListRolloutsRequest,

@@ -7,11 +7,14 @@ from typing import Any
 from tidemill.cleaning.v1 import cleaning_service_pb2 as cleaning_service
 from tidemill.cleaning.v1 import dataset_pb2
 from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceServicer
+from tidemill.common.v1.failure_pb2 import Metric
 from tidemill.inference.v1 import model_pb2
+from tidemill.pipeline.v1 import judge_pb2, review_pb2, trigger_pb2
+from tidemill.pipeline.v1 import judge_service_pb2 as judge_service
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline_service
-from tidemill.pipeline.v1 import review_pb2, trigger_pb2
 from tidemill.pipeline.v1 import review_service_pb2 as review_service
 from tidemill.pipeline.v1 import trigger_service_pb2 as trigger_service
+from tidemill.pipeline.v1.judge_service_pb2_grpc import JudgeServiceServicer
 from tidemill.pipeline.v1.review_service_pb2_grpc import ReviewServiceServicer
 from tidemill.pipeline.v1.trigger_service_pb2_grpc import TriggerServiceServicer
 
@@ -217,3 +220,60 @@ class FakeReviews(ReviewServiceServicer):
         kappa = agreement.kappa
         kappa.name, kappa.value, kappa.ci_low, kappa.ci_high, kappa.sample_size = "kappa", 0.78, 0.6, 0.93, 20
         return review_service.MeasureAgreementResponse(agreement=agreement)
+
+
+def judges() -> list[judge_pb2.Judge]:
+    """A judge that may decide, and one that is unavailable."""
+    rules = judge_pb2.JudgeSpec(name="short-enough", rules=judge_pb2.JudgeRules(max_chars=80), max_calls_per_day=1000)
+    model = judge_pb2.JudgeLanguageModel(address="https://judges.example/v1", model="large", instructions="Be brief.")
+    large = judge_pb2.JudgeSpec(name="large", language_model=model, max_calls_per_day=500, max_tokens_per_day=100_000)
+    kappa = Metric(name="cohen_kappa", value=0.71, ci_low=0.6, ci_high=0.82, sample_size=120)
+    return [
+        judge_pb2.Judge(
+            name="models/headlines/judges/large",
+            spec=large,
+            pipeline="pipelines/headlines",
+            pending=12,
+            failed=2,
+            over_limit=3,
+            calls_today=500,
+            tokens_today=61_000,
+            why="People rated 0 of its answers; 50 are needed.",
+            error="It did not answer within 30 s.",
+        ),
+        judge_pb2.Judge(
+            name="models/headlines/judges/short-enough",
+            spec=rules,
+            pipeline="pipelines/headlines",
+            rated=1200,
+            good_share=0.93,
+            common=120,
+            observed=0.9,
+            kappa=kappa,
+            checked=True,
+            why="Cohen's kappa with people is 0.71 [0.60, 0.82] on 120 answers; at least 0.40 is demanded.",
+        ),
+    ]
+
+
+def judge_ratings() -> list[judge_pb2.JudgeRating]:
+    """One of each state."""
+    answer = "answers/01jwriter"
+    rules, large = "models/headlines/judges/short-enough", "models/headlines/judges/large"
+    state = judge_pb2.JudgeRating
+    return [
+        judge_pb2.JudgeRating(answer=answer, judge=large, state=state.STATE_PENDING),
+        judge_pb2.JudgeRating(
+            answer=answer, judge=rules, state=state.STATE_RATED, rating=-1, reason="It has 120 characters, above 80."
+        ),
+    ]
+
+
+class FakeJudges(JudgeServiceServicer):
+    """Judges of one model."""
+
+    async def ListJudges(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return judge_service.ListJudgesResponse(judges=judges())
+
+    async def ListJudgeRatings(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return judge_service.ListJudgeRatingsResponse(ratings=judge_ratings())

@@ -28,6 +28,7 @@ from tidemill.pipeline.v1.exclusion_service_pb2_grpc import (
     ExclusionServiceServicer,
     add_ExclusionServiceServicer_to_server,
 )
+from tidemill.pipeline.v1.judge_service_pb2_grpc import add_JudgeServiceServicer_to_server
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import (
     PipelineServiceServicer,
     add_PipelineServiceServicer_to_server,
@@ -53,7 +54,7 @@ from services.kit.errors import NotFoundError
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
 from tests.dead_letters import MemoryLetters, MemoryMarks
-from tests.integration.gateway.console_peers import FakeCleaning, FakeReviews, FakeTriggers, published
+from tests.integration.gateway.console_peers import FakeCleaning, FakeJudges, FakeReviews, FakeTriggers, published
 from tests.integration.gateway.console_peers import answer as captured
 
 ANSWER = "answers/01jtest"
@@ -595,6 +596,7 @@ class FakePeers:
         add_TriggerServiceServicer_to_server(self.triggers, server)
         add_RolloutServiceServicer_to_server(FakeRollouts(self.seen), server)  # type: ignore[abstract]
         add_ReviewServiceServicer_to_server(self.reviews, server)
+        add_JudgeServiceServicer_to_server(FakeJudges(), server)
         add_ExclusionServiceServicer_to_server(FakeExclusions(self.seen), server)  # type: ignore[abstract]
         add_TelemetryServiceServicer_to_server(self.telemetry, server)
         return ["tidemill.inference.v1.InferenceService"]

@@ -96,3 +96,22 @@ def test_review_walk_goes_through_the_queue_by_keys(mesh: Mesh, keys: str) -> No
         assert found == [("answers/01jwriter", "rita", review_pb2.REVIEW_ACTION_SKIP, "")]
         assert "a accept, e edit, l relabel, r reject, s skip, q quit" in done.stdout
         assert [item.answer for item in mesh.peers.reviews.queue] == ["answers/01jclassifier"]
+
+
+def test_judges_show_what_they_cost_and_whether_they_may_decide(mesh: Mesh) -> None:
+    shown = tidemill(mesh, "judges", "list")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines() == [
+        "models/headlines/judges/large  language model large at https://judges.example/v1, does not decide",
+        "  People rated 0 of its answers; 50 are needed.",
+        "  nothing rated yet, 12 wait, 2 without a verdict, 3 over the limit; "
+        "500 of 500 calls today, 61,000 of 100,000 tokens",
+        "  It rates nothing at the moment: It did not answer within 30 s.",
+        "models/headlines/judges/short-enough  rules, may decide",
+        "  Cohen's kappa with people is 0.71 [0.60, 0.82] on 120 answers; at least 0.40 is demanded.",
+        "  1,200 rated, 93% of them good; costs no calls",
+    ]
+    assert json.loads(tidemill(mesh, "judges", "list", "--json").stdout)[1]["checked"] is True
+    said = tidemill(mesh, "judges", "ratings", "headlines")
+    assert [line.split()[1:3] for line in said.stdout.splitlines()[1:]] == [["large", "waits"], ["short-enough", "bad"]]
+    assert "It has 120 characters, above 80." in said.stdout

@@ -82,7 +82,9 @@ def test_a_run_shows_what_it_learnt() -> None:
 
 
 def test_an_answer_leads_back_to_its_data() -> None:
-    page = rendered("answer.html", answer=answer(), version=published(), feedback=[Feedback(rating=-1, comment="no")])
+    page = rendered(
+        "answer.html", answer=answer(), version=published(), feedback=[Feedback(rating=-1, comment="no")], ratings=[]
+    )
     for place in ("models/headlines/versions/3", "runs/01jrun", "datasets/headlines/versions/7"):
         assert f'href="/console/{place}"' in page
     assert "-1.0" in text_of(page)
@@ -127,7 +129,7 @@ def test_texts_stay_texts(text: str) -> None:
     captured = answer()
     captured.prompt = captured.text = captured.tenant = text
     given = Feedback(correction=text, comment=text, author=text)
-    page = rendered("answer.html", answer=captured, version=None, feedback=[given])
+    page = rendered("answer.html", answer=captured, version=None, feedback=[given], ratings=[])
     assert text_of(page).count(text) == 6
     built = dataset_version()
     built.rejected_by_reason[text] = 1

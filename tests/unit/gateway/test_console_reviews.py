@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tidemill.pipeline.v1.judge_pb2 import Judge, JudgeRating
 from tidemill.pipeline.v1.review_pb2 import Review, ReviewAgreement
 
+from gateway.console.pages.judges import rating_of
+from gateway.console.pages.judges import state_of as state_of_judge
 from gateway.console.pages.reviews import need_of, state_of
+from gateway.formats import judge_cost, judge_kind
 from services.kit.errors import AbortedError
-from tests.integration.gateway.console_peers import reviews
+from tests.integration.gateway.console_peers import judge_ratings, judges, reviews
 from tests.unit.gateway.console_pages import CHINESE, HOSTILE, LONG, rendered, text_of
 
 
@@ -66,3 +70,26 @@ def test_an_empty_queue_is_a_page() -> None:
     assert "Nothing waits" in queue_page([])
     assert "Nothing is left to review." in review_page(None)
     assert "Review the next answer" not in queue_page(reviews(), may_review=False)
+
+
+def judges_page(found: list[Judge], said: list[JudgeRating]) -> str:
+    shown = [(each, state_of_judge(each), judge_kind(each.spec), judge_cost(each)) for each in found]
+    ratings = [(each, rating_of(each)) for each in said]
+    return rendered("judges.html", judges=shown, ratings=ratings, error=None, older="", after="")
+
+
+def test_judges_say_whether_they_may_decide_and_what_they_cost() -> None:
+    shown = text_of(judges_page(judges(), judge_ratings()))
+    assert "Agrees with people on 90% of 120; Cohen’s kappa 0.71, 0.60 to 0.82." in shown
+    assert "12 wait, 2 without a verdict, 3 over the limit. 500 of 500 calls today, 61,000 of 100,000 tokens." in shown
+    assert "may decide" in shown
+    assert "unavailable" in shown
+    assert "It has 120 characters, above 80." in shown
+    assert "No pipeline names a judge" in judges_page([], [])
+
+
+@pytest.mark.parametrize("text", [HOSTILE, LONG, CHINESE])
+def test_what_a_judge_says_stays_a_text(text: str) -> None:
+    judge = Judge(name="models/m/judges/j", why=text, error=text)
+    said = JudgeRating(answer="answers/a", judge="models/m/judges/j", state=JudgeRating.STATE_RATED, reason=text)
+    assert text_of(judges_page([judge], [said])).count(text) >= 2

@@ -11,7 +11,6 @@ from urllib.parse import unquote, urljoin
 import aiohttp
 
 from services.ingest.adapters.source_files.interruptible import InterruptibleLoop
-from services.ingest.adapters.source_files.network import NetworkWall
 from services.ingest.adapters.source_files.port import (
     CHUNK_BYTES,
     FoundFile,
@@ -25,6 +24,7 @@ from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.source_import import SourceSpec
 from services.ingest.domain.source_uri import UriRefusedError, parse_uri, shown
 from services.ingest.engine.file_format import BadContentError
+from services.kit.network_wall import NetworkWall
 
 T = TypeVar("T")
 

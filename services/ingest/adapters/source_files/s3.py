@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from services.ingest.adapters.source_files.interruptible import InterruptibleLoop
-from services.ingest.adapters.source_files.network import NetworkWall
 from services.ingest.adapters.source_files.port import (
     CHUNK_BYTES,
     FoundFile,
@@ -28,6 +27,7 @@ from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.domain.source_import import SourceSpec
 from services.ingest.domain.source_uri import SourceUri
 from services.ingest.engine.file_format import BadContentError
+from services.kit.network_wall import NetworkWall
 
 T = TypeVar("T")
 

@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tidemill.cleaning.v1 import dataset_pb2 as _dataset_pb2
 from tidemill.common.v1 import failure_pb2 as _failure_pb2
 from tidemill.ingest.v1 import source_import_pb2 as _source_import_pb2
+from tidemill.pipeline.v1 import judge_pb2 as _judge_pb2
 from tidemill.pipeline.v1 import trigger_pb2 as _trigger_pb2
 from tidemill.training.v1 import run_pb2 as _run_pb2
 import builtins as _builtins
@@ -384,6 +385,7 @@ class Capture(_message.Message):
     MASKS_FIELD_NUMBER: _builtins.int
     KEEP_DAYS_FIELD_NUMBER: _builtins.int
     REVIEW_FIELD_NUMBER: _builtins.int
+    JUDGES_FIELD_NUMBER: _builtins.int
     sample: _builtins.float
     """Share of the answers that are kept, 0 to 1; all of them when left out. A caller may opt out of each
     (`store: false`).
@@ -402,6 +404,10 @@ class Capture(_message.Message):
         correction are, and those that follow.
         """
 
+    @_builtins.property
+    def judges(self) -> _containers.RepeatedCompositeFieldContainer[_judge_pb2.JudgeSpec]:
+        """What rates the captured answers while the model serves, apart from people; see `tidemill judges`."""
+
     def __init__(
         self,
         *,
@@ -409,10 +415,11 @@ class Capture(_message.Message):
         masks: _abc.Iterable[_dataset_pb2.OperatorSpec] | None = ...,
         keep_days: _builtins.int = ...,
         review: Global___ReviewRules | None = ...,
+        judges: _abc.Iterable[_judge_pb2.JudgeSpec] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "review", b"review", "sample", b"sample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "keep_days", b"keep_days", "masks", b"masks", "review", b"review", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "judges", b"judges", "keep_days", b"keep_days", "masks", b"masks", "review", b"review", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample: _TypeAlias = _typing.Literal["sample"]  # noqa: Y015
     _WhichOneofArgType__sample: _TypeAlias = _typing.Literal["_sample", b"_sample"]  # noqa: Y015
@@ -430,6 +437,7 @@ class ReviewRules(_message.Message):
     LOW_CONFIDENCE_FIELD_NUMBER: _builtins.int
     DOUBLE_SHARE_FIELD_NUMBER: _builtins.int
     LEASE_MINUTES_FIELD_NUMBER: _builtins.int
+    JUDGES_AT_ODDS_FIELD_NUMBER: _builtins.int
     random_share: _builtins.float
     """Share of the captured answers, at random, 0 to 1."""
     low_confidence: _builtins.float
@@ -438,6 +446,8 @@ class ReviewRules(_message.Message):
     """Share of the answers in the queue that two people look at, so that their agreement can be measured, 0 to 1."""
     lease_minutes: _builtins.float
     """Minutes for which someone who has taken an answer has it alone; 30 when zero."""
+    judges_at_odds: _builtins.bool
+    """Answers that one judge of `capture.judges` finds good and another one bad."""
     def __init__(
         self,
         *,
@@ -445,10 +455,11 @@ class ReviewRules(_message.Message):
         low_confidence: _builtins.float = ...,
         double_share: _builtins.float = ...,
         lease_minutes: _builtins.float = ...,
+        judges_at_odds: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["double_share", b"double_share", "lease_minutes", b"lease_minutes", "low_confidence", b"low_confidence", "random_share", b"random_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["double_share", b"double_share", "judges_at_odds", b"judges_at_odds", "lease_minutes", b"lease_minutes", "low_confidence", b"low_confidence", "random_share", b"random_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,23 +26,23 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tidemill.common.v1 import failure_pb2 as tidemill_dot_common_dot_v1_dot_failure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidemill/pipeline/v1/review.proto\x12\x14tidemill.pipeline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/common/v1/failure.proto\"\xba\x01\n\x0eReviewDecision\x12\x10\n\x08reviewer\x18\x01 \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\".tidemill.pipeline.v1.ReviewAction\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x0f\n\x07\x63omment\x18\x05 \x01(\t\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x06 \x01(\t\"\xa3\x04\n\x06Review\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".tidemill.pipeline.v1.Review.State\x12/\n\x04need\x18\x03 \x01(\x0e\x32!.tidemill.pipeline.v1.Review.Need\x12\x18\n\x10wanted_decisions\x18\x04 \x01(\x05\x12\x37\n\tdecisions\x18\x05 \x03(\x0b\x32$.tidemill.pipeline.v1.ReviewDecision\x12\x10\n\x08reviewer\x18\x06 \x01(\t\x12\x32\n\x0elease_end_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06prompt\x18\x08 \x01(\t\x12\r\n\x05given\x18\t \x01(\t\x12\x16\n\x0e\x63lassification\x18\n \x01(\x08\x12\r\n\x05score\x18\x0b \x01(\x01\x12\x15\n\rmodel_version\x18\x0c \x01(\t\"[\n\x04Need\x12\x14\n\x10NEED_UNSPECIFIED\x10\x00\x12\x13\n\x0fNEED_BAD_RATING\x10\x01\x12\x17\n\x13NEED_LOW_CONFIDENCE\x10\x02\x12\x0f\n\x0bNEED_RANDOM\x10\x03\"R\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x0f\n\x0bSTATE_TAKEN\x10\x02\x12\x0e\n\nSTATE_DONE\x10\x03\"|\n\x0fReviewAgreement\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x10\n\x08observed\x18\x02 \x01(\x01\x12)\n\x05kappa\x18\x03 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12\x0f\n\x07pending\x18\x04 \x01(\x03\x12\x0c\n\x04\x64one\x18\x05 \x01(\x03*\xac\x01\n\x0cReviewAction\x12\x1d\n\x19REVIEW_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14REVIEW_ACTION_ACCEPT\x10\x01\x12\x16\n\x12REVIEW_ACTION_EDIT\x10\x02\x12\x19\n\x15REVIEW_ACTION_RELABEL\x10\x03\x12\x18\n\x14REVIEW_ACTION_REJECT\x10\x04\x12\x16\n\x12REVIEW_ACTION_SKIP\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidemill/pipeline/v1/review.proto\x12\x14tidemill.pipeline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/common/v1/failure.proto\"\xba\x01\n\x0eReviewDecision\x12\x10\n\x08reviewer\x18\x01 \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\".tidemill.pipeline.v1.ReviewAction\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x0f\n\x07\x63omment\x18\x05 \x01(\t\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x06 \x01(\t\"\xbc\x04\n\x06Review\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".tidemill.pipeline.v1.Review.State\x12/\n\x04need\x18\x03 \x01(\x0e\x32!.tidemill.pipeline.v1.Review.Need\x12\x18\n\x10wanted_decisions\x18\x04 \x01(\x05\x12\x37\n\tdecisions\x18\x05 \x03(\x0b\x32$.tidemill.pipeline.v1.ReviewDecision\x12\x10\n\x08reviewer\x18\x06 \x01(\t\x12\x32\n\x0elease_end_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06prompt\x18\x08 \x01(\t\x12\r\n\x05given\x18\t \x01(\t\x12\x16\n\x0e\x63lassification\x18\n \x01(\x08\x12\r\n\x05score\x18\x0b \x01(\x01\x12\x15\n\rmodel_version\x18\x0c \x01(\t\"t\n\x04Need\x12\x14\n\x10NEED_UNSPECIFIED\x10\x00\x12\x13\n\x0fNEED_BAD_RATING\x10\x01\x12\x17\n\x13NEED_LOW_CONFIDENCE\x10\x02\x12\x0f\n\x0bNEED_RANDOM\x10\x03\x12\x17\n\x13NEED_JUDGES_AT_ODDS\x10\x04\"R\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x0f\n\x0bSTATE_TAKEN\x10\x02\x12\x0e\n\nSTATE_DONE\x10\x03\"|\n\x0fReviewAgreement\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x10\n\x08observed\x18\x02 \x01(\x01\x12)\n\x05kappa\x18\x03 \x01(\x0b\x32\x1a.tidemill.common.v1.Metric\x12\x0f\n\x07pending\x18\x04 \x01(\x03\x12\x0c\n\x04\x64one\x18\x05 \x01(\x03*\xac\x01\n\x0cReviewAction\x12\x1d\n\x19REVIEW_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14REVIEW_ACTION_ACCEPT\x10\x01\x12\x16\n\x12REVIEW_ACTION_EDIT\x10\x02\x12\x19\n\x15REVIEW_ACTION_RELABEL\x10\x03\x12\x18\n\x14REVIEW_ACTION_REJECT\x10\x04\x12\x16\n\x12REVIEW_ACTION_SKIP\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tidemill.pipeline.v1.review_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REVIEWACTION']._serialized_start=992
-  _globals['_REVIEWACTION']._serialized_end=1164
+  _globals['_REVIEWACTION']._serialized_start=1017
+  _globals['_REVIEWACTION']._serialized_end=1189
   _globals['_REVIEWDECISION']._serialized_start=127
   _globals['_REVIEWDECISION']._serialized_end=313
   _globals['_REVIEW']._serialized_start=316
-  _globals['_REVIEW']._serialized_end=863
+  _globals['_REVIEW']._serialized_end=888
   _globals['_REVIEW_NEED']._serialized_start=688
-  _globals['_REVIEW_NEED']._serialized_end=779
-  _globals['_REVIEW_STATE']._serialized_start=781
-  _globals['_REVIEW_STATE']._serialized_end=863
-  _globals['_REVIEWAGREEMENT']._serialized_start=865
-  _globals['_REVIEWAGREEMENT']._serialized_end=989
+  _globals['_REVIEW_NEED']._serialized_end=804
+  _globals['_REVIEW_STATE']._serialized_start=806
+  _globals['_REVIEW_STATE']._serialized_end=888
+  _globals['_REVIEWAGREEMENT']._serialized_start=890
+  _globals['_REVIEWAGREEMENT']._serialized_end=1014
 # @@protoc_insertion_point(module_scope)

@@ -121,6 +121,8 @@ class Review(_message.Message):
         """The classifier's score was below `capture.review.low_confidence`."""
         NEED_RANDOM: Review._Need.ValueType  # 3
         """It belongs to the random share."""
+        NEED_JUDGES_AT_ODDS: Review._Need.ValueType  # 4
+        """One judge finds it good and another one bad."""
 
     class Need(_Need, metaclass=_NeedEnumTypeWrapper):
         """Why it is in the queue."""
@@ -133,6 +135,8 @@ class Review(_message.Message):
     """The classifier's score was below `capture.review.low_confidence`."""
     NEED_RANDOM: Review.Need.ValueType  # 3
     """It belongs to the random share."""
+    NEED_JUDGES_AT_ODDS: Review.Need.ValueType  # 4
+    """One judge finds it good and another one bad."""
 
     class _State:
         ValueType = _typing.NewType("ValueType", _builtins.int)

@@ -1,4 +1,4 @@
-"""Checks every connection of a source: the checked address is exactly the one that is connected to.
+"""Checks every connection that a person's request causes: the checked address is exactly the one that is connected to.
 
 A host is resolved once per connection. aiohttp opens its sockets by `socket_factory`, which receives the very address
 that the socket is about to connect to, whether resolved or literal. The check happens there, so neither a name that
@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import abc
 from aiohttp.abc import ResolveResult
 
-from services.ingest.domain.network_rules import NetworkRules
+from services.kit.network_rules import NetworkRules
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ LookUp = Callable[[str, int], Sequence[AddressInfo]]
 
 
 class AddressRefusedError(OSError):
-    """Raised for a connection to an address that sources must not be read from."""
+    """Raised for a connection to an address that must not be connected to."""
 
 
 def system_look_up(host: str, port: int) -> Sequence[AddressInfo]:
@@ -35,17 +35,21 @@ def system_look_up(host: str, port: int) -> Sequence[AddressInfo]:
 
 
 class NetworkWall:
-    """Checks the connections of one source. Create one per source: it remembers how allowed hosts were resolved."""
+    """Checks the connections to one source or judge. Make one for each: it remembers how allowed hosts resolved."""
 
     def __init__(
-        self, rules: NetworkRules, look_up: LookUp, threads: Executor, own_endpoint: tuple[str, int] | None = None
+        self,
+        rules: NetworkRules,
+        look_up: LookUp,
+        threads: Executor | None,
+        own_endpoint: tuple[str, int] | None = None,
     ) -> None:
         """Opens no connection.
 
         Args:
             rules: what is allowed.
             look_up: resolves host and port to addresses; blocks.
-            threads: where `look_up` runs.
+            threads: where `look_up` runs; the loop's own when None.
             own_endpoint: host and port of the operator's own store, allowed as if they were listed.
         """
         self._rules = rules
@@ -72,7 +76,7 @@ class NetworkWall:
         if family not in (socket.AF_INET, socket.AF_INET6) or not self._rules.permits(address, port, named=host_named):
             self.refused = True
             # To the log, not to the caller: internal addresses are not the caller's business.
-            logger.warning("refused a source that leads to %s port %d", address, port)
+            logger.warning("refused a connection to %s port %d", address, port)
             raise AddressRefusedError("the address is not allowed")
         return socket.socket(family, kind, protocol)
 

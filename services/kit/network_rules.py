@@ -1,4 +1,4 @@
-"""The network addresses a source may be fetched from: public ones, and those that the operator allowed.
+"""The network addresses that a request may make a service connect to: public ones, and what the operator allowed.
 
 A host name is judged by the address it resolves to when connecting, never by its text.
 """
@@ -38,7 +38,10 @@ class _Rule:
 
 
 class NetworkRules:
-    """What `TIDEMILL_SOURCE_HOSTS` allows in addition to public addresses at the ports 80 and 443."""
+    """What an operator's list allows in addition to public addresses at the ports 80 and 443.
+
+    For sources it is `TIDEMILL_SOURCE_HOSTS`. For judges it is `TIDEMILL_JUDGE_HOSTS`, and nothing that is not listed.
+    """
 
     def __init__(self, entries: Sequence[str] = ()) -> None:
         """Accepts `host`, `host:port`, `10.0.0.0/8:9000`, `[fd12::1]:8080`, `[fd12::/16]`; the port `*` means any.
@@ -51,6 +54,14 @@ class NetworkRules:
     def names(self, host: str, port: int) -> bool:
         """Whether the operator allowed this host with this port."""
         return any(rule.host == host and rule.takes(port) for rule in self._rules if rule.host)
+
+    def lists(self, host: str, port: int) -> bool:
+        """Whether the operator allowed this host, or this literal address, with this port."""
+        host = host.rstrip(".").lower()
+        try:
+            return self._has_network(ip_address(host), port)
+        except ValueError:
+            return self.names(host, port)
 
     def permits(self, address: str, port: int, *, named: bool = False) -> bool:
         """Whether a connection to this address may be opened.
