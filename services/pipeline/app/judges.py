@@ -1,9 +1,9 @@
 """Has judges rate answers in the background, and says how far each can be relied on.
 
 No answer waits for a judge: what was captured is stored with the judges that are to rate it, and each judge works
-through what waits for it, apart from the others. The rule for a judge that is unavailable or slow: its answers wait, it is
-tried again with growing pauses, and after a day without a response they are given up. A response that is not a verdict
-is tried three times.
+through what waits for it, apart from the others. The rule for a judge that is unavailable or slow: its answers wait,
+it is tried again with growing pauses, and after a day without a response they are given up. A response that is not a
+verdict is tried three times.
 """
 
 from __future__ import annotations

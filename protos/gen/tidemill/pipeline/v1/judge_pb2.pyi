@@ -47,7 +47,7 @@ class JudgeRules(_message.Message):
     no_personal_data: _builtins.bool
     """The answer has no personal data, masked or not, that was not asked with."""
     language: _builtins.str
-    """The language that it is in, as ISO 639-1 has it, such as `en` or `zh`. A text too short to tell passes."""
+    """The language that it is in, as ISO 639-1 has it, such as `en` or `zh`. A text that is too short to recognise passes."""
     def __init__(
         self,
         *,
@@ -82,7 +82,7 @@ class JudgeClassifier(_message.Message):
     address: _builtins.str
     """URL of the gateway, for example `http://127.0.0.1:8080`. `TIDEMILL_JUDGE_HOSTS` must list its host."""
     model: _builtins.str
-    """`models/{model}`, a version or an alias of it."""
+    """`models/{model}`, or `models/{model}/versions/{version}` with a number or an alias."""
     key_env: _builtins.str
     """Environment variable of the pipeline service that holds the API key; none when empty."""
     @_builtins.property
