@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MEMORY_BYTES = 1 << 20
 _SURE = 0.5
-_LEAST_LETTERS = 20
+_MIN_LETTERS = 20
 # More says nothing more about the language.
 _LANGUAGE_CHARS = 4000
 
@@ -45,7 +45,7 @@ def pattern_of(pattern: str) -> Any:
 
 
 def languages() -> frozenset[str]:
-    """The languages that can be told apart, by ISO 639-1."""
+    """The languages that are recognised, by ISO 639-1."""
     return frozenset(_identifier().labels)
 
 
@@ -94,7 +94,7 @@ def _not_json(answer: str) -> str:
 def _leaked(prompt: str, answer: str, tokens: Mapping[str, str]) -> str:
     """The kind of personal data that is in an answer more often than in what was asked; empty if there is none.
 
-    What was captured is masked already, so the masks' tokens count, and what masks were told to leave.
+    What was captured is masked already, so the masks' tokens count, and what they were set to leave.
     """
     for kind, token in tokens_of(tokens).items():
         if answer.count(token) > prompt.count(token):
@@ -105,9 +105,9 @@ def _leaked(prompt: str, answer: str, tokens: Mapping[str, str]) -> str:
 
 
 def _language(answer: str) -> str:
-    """The language; empty where the text is too short or too mixed to tell."""
+    """The language; empty where the text is too short or too mixed to recognise it."""
     text = answer[:_LANGUAGE_CHARS]
-    if sum(char.isalpha() for char in text) < _LEAST_LETTERS and text.isascii():
+    if sum(char.isalpha() for char in text) < _MIN_LETTERS and text.isascii():
         return ""
     found, sure = _identifier().classify(text)
     return str(found) if sure >= _SURE else ""

@@ -130,7 +130,7 @@ async def test_judges_rate_what_was_captured_by_rules_classifier_and_language_mo
     assert chat["store"] is False
     assert bench.server.keys[0] == "Bearer s3cret"
     assert next(asked for asked in bench.server.asked if "texts" in asked)["store"] is False
-    # Apart from people's: nothing is learnt from it, and it is no feedback.
+    # Apart from people's: nothing is learnt from it, and it is not feedback.
     assert bench.harness.captured.lessons(MODEL) == []
     assert bench.feedback.page(MODEL, "", 10) == []
 
