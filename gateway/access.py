@@ -56,6 +56,7 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "BuildDatasetVersion": _RUN,
         "CancelDatasetVersion": _RUN,
         "GetDatasetVersion": _SEE,
+        "GetDatasetCard": _SEE,
         "ListDatasetVersions": _SEE,
         "WatchDatasetVersion": _SEE,
     },

@@ -89,11 +89,11 @@ def show(
     """Shows a data set with its recipe and versions, or one version with what was dropped and why."""
     with connect(address) as connection:
         if "/versions/" in name:
-            version = _version(connection, name)
+            version = find_version(connection, name)
             if json_wanted:
                 print_json(as_json(version))
             else:
-                _print_version(version)
+                print_version(version)
             return
         request = GetDatasetRequest(name=dataset_name(name))
         found = connection.cleaning.GetDataset(request, metadata=connection.metadata, timeout=_TIMEOUT_S).dataset
@@ -118,7 +118,7 @@ def diff(
 ) -> None:
     """Shows what differs between two versions: sources, recipe, records, and what was dropped."""
     with connect(address) as connection:
-        old, new = _version(connection, before), _version(connection, after)
+        old, new = find_version(connection, before), find_version(connection, after)
     rows = list(differences(old, new))
     if json_wanted:
         print_json([{"what": what, "before": left, "after": right} for what, left, right in rows])
@@ -149,7 +149,7 @@ def export(
     try:
         with replaced(out) as file:
             with connect(address) as connection:
-                version = _version(connection, name)
+                version = find_version(connection, name)
             if version.state != DatasetVersion.STATE_READY:
                 raise FailedPreconditionError(f"{version.name} is {_state(version)}; only a ready version has records.")
             table = _read(version, split)
@@ -220,7 +220,7 @@ def _newest(connection: Connection, name: str) -> DatasetVersion | None:
     return found[0] if found else None
 
 
-def _version(connection: Connection, name: str) -> DatasetVersion:
+def find_version(connection: Connection, name: str) -> DatasetVersion:
     """The version of this name; the newest of a data set."""
     full = dataset_name(name)
     if "/versions/" not in full:
@@ -270,7 +270,8 @@ def _print_dataset(found: Dataset, versions: Sequence[DatasetVersion]) -> None:
         console.print("There is no version yet.")
 
 
-def _print_version(version: DatasetVersion) -> None:
+def print_version(version: DatasetVersion) -> None:
+    """Shows a version with what was dropped and why."""
     console = stdout()
     console.print(Text.assemble((version.name, "bold cyan"), f"  {_state(version)}"))
     if version.HasField("failure"):

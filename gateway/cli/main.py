@@ -10,7 +10,7 @@ import typer
 from gateway.cli import cycle_commands, model_commands, stack_commands, telemetry_commands
 from gateway.cli.certificate_commands import certs
 from gateway.cli.clean_commands import clean, explain
-from gateway.cli.dataset_commands import dataset
+from gateway.cli.dataset_build import dataset
 from gateway.cli.dead_letter_commands import dlq
 from gateway.cli.doctor_command import doctor
 from gateway.cli.exclusion_commands import erase, quarantine

@@ -77,6 +77,17 @@ def load_pipeline(path: Path) -> PipelineFile:
     return PipelineFile(path, spec, places)
 
 
+def load_dataset(path: Path) -> PipelineFile:
+    """Sources and data set of a file; training, gate and rollout may be absent.
+
+    Raises:
+        InvalidArgumentError: names the file, and line, column and field of everything that is wrong.
+    """
+    spec = cycle_pb2.PipelineSpec()
+    places = _load(path, spec, optional=("training", "gate", "rollout"))
+    return PipelineFile(path, spec, places)
+
+
 def load_training(path: Path) -> TrainingFile:
     """The training of a file: of a pipeline if it names sources, else the whole file is a `training` section.
 
@@ -95,8 +106,8 @@ def load_training(path: Path) -> TrainingFile:
     return TrainingFile(path, spec, _load(path, spec))
 
 
-def _load(path: Path, spec: Message) -> Mapping[str, tuple[int, int]]:
-    """Reads a file into a message; returns the position of each field."""
+def _load(path: Path, spec: Message, optional: Sequence[str] = ()) -> Mapping[str, tuple[int, int]]:
+    """Reads a file into a message; returns the position of each field. `optional` fields need not be there."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -112,7 +123,10 @@ def _load(path: Path, spec: Message) -> Mapping[str, tuple[int, int]]:
     try:
         validate(spec)
     except InvalidArgumentError as error:
-        raise _located(path, reader.places, error) from error
+        absent = [name for name in optional if not spec.HasField(name)]
+        left = [violation for violation in error.violations if violation.field not in absent]
+        if left or not error.violations:
+            raise _located(path, reader.places, InvalidArgumentError(error.message, violations=left)) from error
     return reader.places
 
 

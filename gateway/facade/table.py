@@ -76,6 +76,7 @@ def public_services() -> tuple[PublicService, ...]:
                     "ListDatasets",
                     "BuildDatasetVersion",
                     "GetDatasetVersion",
+                    "GetDatasetCard",
                     "ListDatasetVersions",
                     "CancelDatasetVersion",
                     "WatchDatasetVersion",

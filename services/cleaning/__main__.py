@@ -15,6 +15,7 @@ from services.cleaning.adapters.loss_store import SqlLossStore
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
+from services.cleaning.app.cards import Cards
 from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.erasures import Erasures
 from services.cleaning.app.explanations import Explanations
@@ -94,7 +95,8 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         erasures = Erasures(records, datasets, datasets, snapshots, clock)
-        servicer = CleaningServicer(record_cases, dataset_cases, explanations, erasures, pool)
+        cards = Cards(dataset_cases, snapshots)
+        servicer = CleaningServicer(record_cases, dataset_cases, explanations, erasures, cards, pool)
         grpc_stubs.add_CleaningServiceServicer_to_server(servicer, server)
         return ["tidemill.cleaning.v1.CleaningService"]
 

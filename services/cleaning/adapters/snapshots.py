@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,34 @@ class FolderSnapshots:
             return Fate(placement, Rejection(row["reason"], row["detail"], row.get("operator") or ""))
         return Fate(Placement.ABSENT)
 
+    def rows(
+        self, snapshot: SnapshotSummary, part: Placement
+    ) -> tuple[int, Iterator[Mapping[str, Sequence[str | None]]]]:
+        """See the port."""
+        import pyarrow.parquet as pq
+
+        uri = f"{snapshot.uri}/{part.value}.parquet"
+        filesystem, path = filesystem_of(uri)
+        try:
+            with translate_store_errors(uri):
+                file = pq.ParquetFile(path, filesystem=filesystem)
+        except FileNotFoundError as error:
+            raise _missing(uri) from error
+
+        def batches() -> Iterator[Mapping[str, Sequence[str | None]]]:
+            with file, translate_store_errors(uri):
+                for batch in file.iter_batches(_ROWS_IN_GROUP // 4):
+                    yield batch.to_pydict()
+
+        return file.metadata.num_rows, batches()
+
+    def near_overlap(self, snapshot: SnapshotSummary) -> int:
+        """See the port."""
+        text = self._store.read_file(f"{snapshot.uri}/{MANIFEST}")
+        if text is None:
+            raise _missing(f"{snapshot.uri}/{MANIFEST}")
+        return int(json.loads(text)["contamination"]["near_overlap"])
+
     def erase(self, uri: str, gone: Erased, moment: datetime) -> int:
         """See the port. Each file is replaced as a whole and the manifest last; a repeat brings it up to the files."""
         text = self._store.read_file(f"{uri}/{MANIFEST}")
@@ -149,11 +177,15 @@ def _rows_of(uri: str, record: RecordKey, whole: bool) -> list[dict[str, Any]]:
                 filters=[("record_id", "==", record_id), ("source", "==", source)],
             )
     except FileNotFoundError as error:
-        raise FailedPreconditionError(
-            f"{uri} is missing; build the data set again.", reason="SNAPSHOT_DAMAGED", metadata={"uri": uri}
-        ) from error
+        raise _missing(uri) from error
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
+
+
+def _missing(uri: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"{uri} is missing; build the data set again.", reason="SNAPSHOT_DAMAGED", metadata={"uri": uri}
+    )
 
 
 def _summary(uri: str, manifest: Mapping[str, Any]) -> SnapshotSummary:

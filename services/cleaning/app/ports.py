@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -278,6 +278,20 @@ class SnapshotStore(Protocol):
         Raises:
             UnavailableError: the artefact store does not respond.
         """
+        ...
+
+    def rows(
+        self, snapshot: SnapshotSummary, part: Placement
+    ) -> tuple[int, Iterator[Mapping[str, Sequence[str | None]]]]:
+        """The records of a part: their number, and batches of equally long columns.
+
+        Raises:
+            FailedPreconditionError: the file is missing.
+        """
+        ...
+
+    def near_overlap(self, snapshot: SnapshotSummary) -> int:
+        """Texts of the hold-out that are near duplicates of training texts, as counted when it was built."""
         ...
 
     def fate(self, snapshot: SnapshotSummary, record: RecordKey) -> Fate:

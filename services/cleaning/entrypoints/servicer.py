@@ -11,11 +11,14 @@ from typing import Any
 from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
 
+from services.cleaning.app.cards import Cards
 from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.erasures import Erasures
 from services.cleaning.app.explanations import Explanations
 from services.cleaning.app.records import Records
 from services.cleaning.domain.dataset import DatasetVersion
+from services.cleaning.engine.card.markdown import markdown_card
+from services.cleaning.engine.card.page import html_card
 from services.cleaning.entrypoints import mapping
 from services.cleaning.entrypoints.pool import WorkPool
 from services.kit.grpc.paging import NUMBER, number_of, read_page
@@ -33,10 +36,12 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         datasets: Datasets,
         explanations: Explanations,
         erasures: Erasures,
+        cards: Cards,
         cleaning: WorkPool,
     ) -> None:
         self._records = records
         self._erasures = erasures
+        self._cards = cards
         self._datasets = datasets
         self._explanations = explanations
         self._cleaning = cleaning
@@ -121,6 +126,11 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         """Returns a version."""
         version = await asyncio.to_thread(self._datasets.version, request.name)
         return pb.GetDatasetVersionResponse(dataset_version=mapping.version_to(version))
+
+    async def GetDatasetCard(self, request: pb.GetDatasetCardRequest, context: Any) -> pb.GetDatasetCardResponse:
+        """Describes a version."""
+        figures = await asyncio.to_thread(self._cards.figures, request.name)
+        return pb.GetDatasetCardResponse(markdown=markdown_card(figures), html=html_card(figures))
 
     async def ListDatasetVersions(
         self, request: pb.ListDatasetVersionsRequest, context: Any

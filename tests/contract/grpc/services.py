@@ -234,7 +234,8 @@ class Services:
         engine, pool = self.engine("cleaning"), WorkPool()
         stack.callback(pool.close)
         world = CleaningHarness(engine, self.folder / "artifacts")
-        servicer = CleaningServicer(world.records, world.datasets, world.explanations, world.erasures, pool)
+        cases = (world.records, world.datasets, world.explanations, world.erasures, world.cards)
+        servicer = CleaningServicer(*cases, pool)
         self.ends["dataset_version"] = lambda _: world.work()
         await self._serve(
             stack,

@@ -306,6 +306,11 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
             ("Cancel", cleaning.CancelDatasetVersionRequest),
         )
     },
+    "GetDatasetCard": (
+        cleaning.GetDatasetCardRequest(name="datasets/no/versions/1"),
+        "dataset_version",
+        "datasets/no/versions/1",
+    ),
     "BuildDatasetVersion": (cleaning.BuildDatasetVersionRequest(dataset="datasets/no"), "dataset", "datasets/no"),
     "ListDatasetVersions": (cleaning.ListDatasetVersionsRequest(dataset="datasets/no"), "dataset", "datasets/no"),
     "GetRun": (training.GetRunRequest(name="runs/no"), "run", "runs/no"),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+import yaml
 
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.engine.batch import Column
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.operators.mask_pii import MaskPii, MaskPiiParams
 from services.cleaning.engine.registry import default_registry
+from tests.recipes import parse_operators
 
 ALL = ["url", "email", "id_card", "bank_card", "ip", "phone"]
 RECIPE = compile_recipe(default_registry(), [OperatorSpec("mask_pii", {"kinds": ALL})])
@@ -85,6 +90,20 @@ def test_a_medical_report_comes_out_masked_and_in_standard_terms() -> None:
         "[PATIENT_INFO]，联系电话[PHONE]，因急性心肌梗死入院，既往有脑出血病史。"
     )
     assert recipe.clean(report, {"summary": "患者：李四，脑溢血"}).attributes == {"summary": "[PATIENT_INFO]，脑溢血"}
+
+
+def test_the_example_recipe_masks_reports_and_writes_standard_terms() -> None:
+    folder = Path(__file__).parents[3] / "examples" / "medical"
+    operators = yaml.safe_load((folder / "reports.yaml").read_text(encoding="utf-8"))["dataset"]["operators"]
+    recipe = compile_recipe(default_registry(), parse_operators(operators))
+    lines = [json.loads(line) for line in (folder / "reports.jsonl").read_text(encoding="utf-8").splitlines()]
+    cleaned = [recipe.clean(line["text"], {}) for line in lines]
+    assert [each.text for each in cleaned[:4]] == [
+        "[PATIENT_INFO]，联系电话[PHONE]，因急性心肌梗死入院，既往有脑出血病史。",
+        "[PATIENT_INFO]，身份证号[ID]，突发脑出血，头痛3小时。",
+        "[PATIENT_INFO]因胸闷就诊，心电图提示陈旧性心肌梗死，血压150/95mmHg。",
+        "[PATIENT_INFO]，脑卒中后左侧肢体无力2周，邮箱[EMAIL]。",
+    ]
 
 
 def test_a_batch_is_masked_as_its_texts_are_one_by_one() -> None:

@@ -18,6 +18,7 @@ from services.cleaning.adapters.loss_store import SqlLossStore
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
+from services.cleaning.app.cards import Cards
 from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.erasures import Erasures
 from services.cleaning.app.explanations import Explanations
@@ -97,6 +98,7 @@ class Harness:
         self.records = Records(self.store, self.datasets_store, recipes, self.announcer)
         snapshots = FolderSnapshots(ArtifactStore(f"file://{self.folder}"))
         self.datasets = Datasets(self.datasets_store, self.datasets_store, self.store, snapshots, recipes, self.clock)
+        self.cards = Cards(self.datasets, snapshots)
         self.explanations = Explanations(self.records, self.datasets_store, self.datasets_store, snapshots, recipes)
         self.erasures = Erasures(self.store, self.datasets_store, self.datasets_store, snapshots, self.clock)
         self.builder = Builder(

@@ -72,7 +72,8 @@ async def test_erasing_a_person_reaches_the_data_sets_of_cleaning(
     office.desk.clock.time += timedelta(minutes=1)
     office.exclusions.erase("dora", TENANT, "")
     server, pool = create_server(RequestMetrics("cleaning"), traced=False), WorkPool()
-    servicer = CleaningServicer(cleaning.records, cleaning.datasets, cleaning.explanations, cleaning.erasures, pool)
+    cases = (cleaning.records, cleaning.datasets, cleaning.explanations, cleaning.erasures, cleaning.cards)
+    servicer = CleaningServicer(*cases, pool)
     add_CleaningServiceServicer_to_server(servicer, server)
     finish_server(server, ["tidemill.cleaning.v1.CleaningService"])
     async with serving(server) as port:

@@ -996,6 +996,54 @@ class GetDatasetVersionResponse(_message.Message):
 Global___GetDatasetVersionResponse: _TypeAlias = GetDatasetVersionResponse  # noqa: Y015
 
 @_typing.final
+class GetDatasetCardRequest(_message.Message):
+    """Request of GetDatasetCard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`datasets/{dataset}/versions/{number}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDatasetCardRequest: _TypeAlias = GetDatasetCardRequest  # noqa: Y015
+
+@_typing.final
+class GetDatasetCardResponse(_message.Message):
+    """Response of GetDatasetCard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARKDOWN_FIELD_NUMBER: _builtins.int
+    HTML_FIELD_NUMBER: _builtins.int
+    markdown: _builtins.str
+    """The card as Markdown; it contains no text of a record."""
+    html: _builtins.str
+    """The same as one HTML file with plots, without scripts and without anything from another place."""
+    def __init__(
+        self,
+        *,
+        markdown: _builtins.str = ...,
+        html: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["html", b"html", "markdown", b"markdown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDatasetCardResponse: _TypeAlias = GetDatasetCardResponse  # noqa: Y015
+
+@_typing.final
 class ListDatasetVersionsRequest(_message.Message):
     """Request of ListDatasetVersions."""
 

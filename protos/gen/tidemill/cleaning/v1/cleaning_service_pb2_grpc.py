@@ -85,6 +85,11 @@ class CleaningServiceStub:
                 request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetVersionRequest.SerializeToString,
                 response_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetVersionResponse.FromString,
                 _registered_method=True)
+        self.GetDatasetCard = channel.unary_unary(
+                '/tidemill.cleaning.v1.CleaningService/GetDatasetCard',
+                request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardRequest.SerializeToString,
+                response_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardResponse.FromString,
+                _registered_method=True)
         self.ListDatasetVersions = channel.unary_unary(
                 '/tidemill.cleaning.v1.CleaningService/ListDatasetVersions',
                 request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ListDatasetVersionsRequest.SerializeToString,
@@ -177,6 +182,13 @@ class CleaningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDatasetCard(self, request, context):
+        """Describes a version that is ready: lengths, languages, labels, and what was rejected and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDatasetVersions(self, request, context):
         """Lists versions, newest first.
         """
@@ -250,6 +262,11 @@ def add_CleaningServiceServicer_to_server(servicer, server):
                     servicer.GetDatasetVersion,
                     request_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetVersionRequest.FromString,
                     response_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetVersionResponse.SerializeToString,
+            ),
+            'GetDatasetCard': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDatasetCard,
+                    request_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardRequest.FromString,
+                    response_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardResponse.SerializeToString,
             ),
             'ListDatasetVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDatasetVersions,
@@ -538,6 +555,33 @@ class CleaningService:
             '/tidemill.cleaning.v1.CleaningService/GetDatasetVersion',
             tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetVersionRequest.SerializeToString,
             tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDatasetCard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.cleaning.v1.CleaningService/GetDatasetCard',
+            tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardRequest.SerializeToString,
+            tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardResponse.FromString,
             options,
             channel_credentials,
             insecure,

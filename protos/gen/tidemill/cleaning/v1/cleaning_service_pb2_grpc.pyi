@@ -55,6 +55,8 @@ class CleaningServiceStub:
     """Starts building a version once the awaited imports have been cleaned."""
     GetDatasetVersion: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetVersionRequest, _cleaning_service_pb2.GetDatasetVersionResponse]
     """Reads a version."""
+    GetDatasetCard: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetCardRequest, _cleaning_service_pb2.GetDatasetCardResponse]
+    """Describes a version that is ready: lengths, languages, labels, and what was rejected and why."""
     ListDatasetVersions: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.ListDatasetVersionsRequest, _cleaning_service_pb2.ListDatasetVersionsResponse]
     """Lists versions, newest first."""
     CancelDatasetVersion: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.CancelDatasetVersionRequest, _cleaning_service_pb2.CancelDatasetVersionResponse]
@@ -89,6 +91,8 @@ class CleaningServiceAsyncStub(CleaningServiceStub):
     """Starts building a version once the awaited imports have been cleaned."""
     GetDatasetVersion: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetVersionRequest, _cleaning_service_pb2.GetDatasetVersionResponse]  # type: ignore[assignment]
     """Reads a version."""
+    GetDatasetCard: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetCardRequest, _cleaning_service_pb2.GetDatasetCardResponse]  # type: ignore[assignment]
+    """Describes a version that is ready: lengths, languages, labels, and what was rejected and why."""
     ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.ListDatasetVersionsRequest, _cleaning_service_pb2.ListDatasetVersionsResponse]  # type: ignore[assignment]
     """Lists versions, newest first."""
     CancelDatasetVersion: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.CancelDatasetVersionRequest, _cleaning_service_pb2.CancelDatasetVersionResponse]  # type: ignore[assignment]
@@ -180,6 +184,14 @@ class CleaningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cleaning_service_pb2.GetDatasetVersionResponse, _abc.Awaitable[_cleaning_service_pb2.GetDatasetVersionResponse]]:
         """Reads a version."""
+
+    @_abc_1.abstractmethod
+    def GetDatasetCard(
+        self,
+        request: _cleaning_service_pb2.GetDatasetCardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cleaning_service_pb2.GetDatasetCardResponse, _abc.Awaitable[_cleaning_service_pb2.GetDatasetCardResponse]]:
+        """Describes a version that is ready: lengths, languages, labels, and what was rejected and why."""
 
     @_abc_1.abstractmethod
     def ListDatasetVersions(

@@ -1,0 +1,224 @@
+"""`tidemill dataset build` and `card`: a version of a data set without training, and what it consists of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import grpc
+import typer
+from rich.console import Console
+from tidemill.cleaning.v1.cleaning_service_pb2 import (
+    AwaitedImport,
+    BuildDatasetVersionRequest,
+    GetDatasetCardRequest,
+    PutDatasetRequest,
+    WatchDatasetVersionRequest,
+)
+from tidemill.cleaning.v1.dataset_pb2 import DatasetSpec, DatasetVersion
+from tidemill.ingest.v1.ingest_service_pb2 import CreateImportRequest, WatchImportRequest
+from tidemill.ingest.v1.source_import_pb2 import Import
+
+from gateway.cli import stack_commands
+from gateway.cli.allowed_sources import allow, wanted_roots
+from gateway.cli.connection import Connection, connect
+from gateway.cli.cycle_commands import AllowOption, missing_assets
+from gateway.cli.dataset_commands import VersionName, dataset, find_version, print_version, replaced
+from gateway.cli.output import EXIT_INTERRUPTED, AddressOption, JsonOption, as_json, print_json, stderr, stdout
+from gateway.cli.patience import Patience
+from gateway.cli.pipeline_file import PipelineFile, load_dataset
+from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from services.kit.ids import new_id
+
+__all__ = ["dataset"]
+
+_TIMEOUT_S = 120
+_PAUSE_S = 1.0
+_LOST = "RECORDS_LOST"
+_CARDS = {".md": "markdown", ".html": "html"}
+
+
+@dataset.command()
+def build(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A pipeline file; training, gate and rollout may be absent.", show_default=False),
+    ],
+    more: AllowOption = None,
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Collects the sources of a file and builds a version of its data set, without training.
+
+    Started again with unchanged sources it finds the same version.
+    """
+    loaded, console = load_dataset(file), stderr()
+    if loaded.spec.HasField("feedback"):
+        raise loaded.locate(
+            InvalidArgumentError(
+                "The file has feedback.",
+                violations=[
+                    FieldViolation(
+                        "feedback", "only cycles build a data set with feedback; use `tidemill run`, or remove it."
+                    )
+                ],
+            )
+        )
+    roots = wanted_roots(loaded, more or ())
+    if address is None:
+        with stack_commands.resumable(console, "the same command"):
+            stack_commands.fetch(console, missing_assets(loaded.spec))
+        stack_commands.show_to_mesh(roots)
+    stack_commands.as_owner()
+    allow(roots, loaded)
+    try:
+        with connect(address) as connection:
+            version = _build(connection, loaded, console)
+    except KeyboardInterrupt:
+        console.print("\nYou stopped watching; what has begun continues. The same command joins it.", style="yellow")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if json_wanted:
+        print_json(as_json(version))
+    else:
+        print_version(version)
+
+
+@dataset.command()
+def card(
+    name: VersionName,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A file: .md or .html; Markdown here by default.")
+    ] = None,
+    address: AddressOption = None,
+) -> None:
+    """Describes a version: lengths, languages, labels, and what was rejected and why. It shows no text of a record."""
+    if out is not None and out.suffix not in _CARDS:
+        raise InvalidArgumentError(f"--out must end with {' or '.join(_CARDS)}, not {out.name}.")
+    if out is None:
+        stdout().print(_card(address, name).markdown, soft_wrap=True)
+        return
+    try:
+        with replaced(out) as written:
+            written.write(getattr(_card(address, name), _CARDS[out.suffix]).encode())
+    except OSError as error:
+        raise InvalidArgumentError(f"{out} cannot be written: {error.strerror or error}.") from error
+    stderr().print(f"The card is in {out}.", soft_wrap=True)
+
+
+def _card(address: str | None, name: str) -> Any:
+    with connect(address) as connection:
+        request = GetDatasetCardRequest(name=find_version(connection, name).name)
+        return connection.cleaning.GetDatasetCard(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
+
+
+def _build(connection: Connection, file: PipelineFile, console: Console) -> DatasetVersion:
+    spec = file.spec
+    wanted = DatasetSpec(
+        sources=list(dict.fromkeys(source.source for source in spec.sources)),
+        operators=spec.dataset.operators,
+        holdout=spec.dataset.holdout,
+        required_attributes=spec.dataset.required_attributes,
+    )
+    try:
+        with connection.errors():
+            request = PutDatasetRequest(request_id=new_id(), name=spec.dataset.name, spec=wanted)
+            connection.cleaning.PutDataset(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
+    except InvalidArgumentError as error:
+        raise file.locate(_renamed(error, "dataset.")) from error
+    begun = [_import(connection, file, number) for number in range(len(spec.sources))]
+    imports = [_imported(connection, each, console) for each in begun]
+    version = _built(connection, spec.dataset.name, imports, console)
+    if version.failure.reason == _LOST:
+        console.print("The bus lost records; their sources are pulled again.", style="yellow")
+        for number, each in enumerate(imports):
+            if each.name in version.failure.metadata:
+                imports[number] = _imported(connection, _import(connection, file, number, resend=True), console)
+        version = _built(connection, spec.dataset.name, imports, console)
+    if version.state != DatasetVersion.STATE_READY:
+        raise FailedPreconditionError(
+            version.failure.message or f"{version.name} was cancelled by someone else; build it again.",
+            reason=version.failure.reason or "WORK_CANCELLED",
+        )
+    return version
+
+
+def _import(connection: Connection, file: PipelineFile, number: int, *, resend: bool = False) -> Import:
+    request = CreateImportRequest(request_id=new_id(), spec=file.spec.sources[number], resend=resend)
+    try:
+        with connection.errors():
+            answer = connection.ingest.CreateImport(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
+            return answer.source_import
+    except InvalidArgumentError as error:
+        raise file.locate(_renamed(error, f"sources[{number}].")) from error
+
+
+def _imported(connection: Connection, begun: Import, console: Console) -> Import:
+    """The import once it has ended.
+
+    Raises:
+        FailedPreconditionError: it failed, or was cancelled.
+    """
+    ended = begun
+    with console.status(f"collecting {begun.spec.source}") as shown:
+        call, request = connection.ingest.WatchImport, WatchImportRequest(name=begun.name)
+        for answer in _states(connection, call, request, lambda answer: answer.source_import.state):
+            ended = answer.source_import
+            shown.update(f"collecting {begun.spec.source}: {ended.record_count:,} records")
+    if ended.state != Import.STATE_SUCCEEDED:
+        raise FailedPreconditionError(
+            ended.failure.message or f"{ended.name} was cancelled by someone else; build again.",
+            reason=ended.failure.reason or "WORK_CANCELLED",
+        )
+    known = "unchanged, " if begun.reused else ""
+    refused = (
+        f", {ended.rejected_count:,} refused (`tidemill dlq ls --import {ended.name}`)" if ended.rejected_count else ""
+    )
+    gone = f", {ended.withdrawn_count:,} gone" if ended.withdrawn_count else ""
+    console.print(f"{ended.spec.source}: {known}{ended.record_count:,} records{gone}{refused}", soft_wrap=True)
+    return ended
+
+
+def _built(connection: Connection, name: str, imports: list[Import], console: Console) -> DatasetVersion:
+    awaited = [
+        AwaitedImport(
+            name=each.name,
+            record_count=each.record_count,
+            withdrawn_count=each.withdrawn_count,
+            changed_count=each.changed_count,
+        )
+        for each in imports
+    ]
+    request = BuildDatasetVersionRequest(request_id=new_id(), dataset=name, awaited_imports=awaited)
+    answer = connection.cleaning.BuildDatasetVersion(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
+    version: DatasetVersion = answer.dataset_version
+    with console.status(f"building {version.name}") as shown:
+        call, watched = connection.cleaning.WatchDatasetVersion, WatchDatasetVersionRequest(name=version.name)
+        for state in _states(connection, call, watched, lambda answer: answer.dataset_version.state):
+            version = state.dataset_version
+            progress = version.progress
+            shown.update(f"building {version.name}: {progress.phase} {progress.done:,} of {progress.total:,}")
+    return version
+
+
+def _states(connection: Connection, call: Any, request: Any, state: Any) -> Iterator[Any]:
+    """Every state of what is watched, the last one final, through lost connections and restarts."""
+    # The first state after "not set" of imports and of versions is the one of work that has not ended.
+    patience = Patience("the same command")
+    while True:
+        try:
+            for answer in call(request, metadata=connection.metadata):
+                patience.restored()
+                yield answer
+                if state(answer) > Import.STATE_RUNNING:
+                    return
+        except grpc.RpcError as error:
+            patience.failed(error)
+        time.sleep(_PAUSE_S)
+
+
+def _renamed(error: InvalidArgumentError, prefix: str) -> InvalidArgumentError:
+    """A service's error about a request's `spec`, with the fields' names in the file."""
+    found = [FieldViolation(prefix + each.field.removeprefix("spec."), each.description) for each in error.violations]
+    return InvalidArgumentError(error.message, reason=error.reason, violations=found)
