@@ -21,6 +21,7 @@ from services.kit.storage.signing import SigningKey, TrustedKeys
 from services.kit.telemetry.metrics import RequestMetrics
 from services.training.adapters.announcer import BusAnnouncer
 from services.training.adapters.base_models import BaseModels
+from services.training.adapters.launching import launcher
 from services.training.adapters.machine import LocalMachine
 from services.training.adapters.registry import MlflowRegistry
 from services.training.adapters.run_store import SqlRunStore
@@ -45,6 +46,7 @@ async def build(settings: TrainingSettings) -> Service:
     key = SigningKey(settings.model_signing_key.absolute(), settings.trusted_model_keys.absolute())
     await asyncio.to_thread(key.ensure)
     models_dir, downloads_dir = settings.models_dir.absolute(), settings.downloads_dir.absolute()
+    starter = launcher()
     workers = WorkerProcesses(
         artifacts,
         settings.snapshot_cache.absolute(),
@@ -53,6 +55,7 @@ async def build(settings: TrainingSettings) -> Service:
         downloads_dir,
         settings.training_threads,
         key,
+        starter,
     )
     supervision = Supervision(store, workers, registry, BusAnnouncer(publisher), clock)
     runs = Runs(
@@ -74,7 +77,7 @@ async def build(settings: TrainingSettings) -> Service:
         tasks=[lambda: run_supervision(supervision)],
         stopping=[publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
-        closers=[supervision.pause, publisher.close, engine.dispose],
+        closers=[supervision.pause, starter.close, publisher.close, engine.dispose],
     )
 
 

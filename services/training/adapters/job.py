@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from services.kit.progress import Progress
 from services.training.domain.training_spec import TrainingSpec
@@ -21,6 +24,13 @@ EXIT_CANCELLED = 75
 EXIT_FAILED = 70
 # The disk is so full that not even failure.json could be written.
 EXIT_DISK_FULL = 74
+# Another process works on the job.
+EXIT_AT_WORK = 76
+
+_PID_FILE = "worker.pid"
+# How long a worker waits for the lock, which the service takes for an instant when it looks who holds it.
+_LOCK_S = 2.0
+_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,64 @@ class Job:
             champion=champion
             and Champion(champion["run"], champion["uri"], TrainingSpec.from_json(champion["recipe"], stored_method)),
         )
+
+
+class WorkerLock:
+    """The lock of the process that works on a run, on a file with its process id.
+
+    The kernel releases it when that process ends, however it ends. So two never work on a run, and a service that was
+    restarted knows whether one still does, even where the process id belongs to another process by then.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the run's."""
+        self._path = folder / _PID_FILE
+        self._file: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds it."""
+        return self._file is not None
+
+    def __enter__(self) -> Self:
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(file)
+                    return self
+                time.sleep(_PAUSE_S)
+            else:
+                break
+        os.ftruncate(file, 0)
+        os.write(file, str(os.getpid()).encode())
+        self._file = file
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def holder(self) -> int | None:
+        """Process id of the process that holds it; None if none does."""
+        deadline = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                with self._path.open() as file:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            except FileNotFoundError:
+                return None
+            except BlockingIOError:
+                content = self._path.read_text()
+            # Between the lock and its process id there is an instant.
+            if content or time.monotonic() > deadline:
+                return int(content)
+            time.sleep(_PAUSE_S)
 
 
 def write_progress(folder: Path, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Starts worker processes, each in a session of its own, and finds them again by the run's folder."""
+"""Starts worker processes, each in a session of its own, and finds them again by the lock in the run's folder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +15,21 @@ from services.kit.progress import Progress
 from services.kit.storage.artifacts import ArtifactStore, local_path
 from services.kit.storage.signing import SigningKey
 from services.training.adapters.job import (
+    EXIT_AT_WORK,
     EXIT_DISK_FULL,
     FAILURE_FILE,
-    JOB_FILE,
     REPORT_FILE,
     STOPPED_FILE,
     Champion,
     Job,
+    WorkerLock,
     read_progress,
 )
+from services.training.adapters.launching import Child, Launcher
 from services.training.app.ports import WorkerView
 from services.training.domain.report import Report
 from services.training.domain.run import Run
-from services.training.engine.allocation import ALLOCATOR
 
-_PID_FILE = "worker.pid"
 _LOG_FILE = "worker.log"
 _LOG_TAIL_BYTES = 16_384
 _LINES_SHOWN = 5
@@ -52,18 +50,19 @@ class WorkerProcesses:
         downloads_dir: Path,
         threads: int,
         key: SigningKey,
+        launcher: Launcher,
     ) -> None:
         """`runs_dir` is the work folder of runs whose results go to a remote store; other runs work in place."""
-        self._key = key
+        self._key, self._launcher = key, launcher
         self._artifacts, self._cache, self._runs_dir = artifacts, cache, runs_dir
         self._models, self._downloads, self._threads = models_dir, downloads_dir, threads
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, Child] = {}
         # Exit codes of ended children, by run; negative is a signal.
         self._codes: dict[str, int] = {}
 
     def start(self, run: Run, champion: Run | None = None) -> None:
         """See the port."""
-        if self._pid(run) is not None:
+        if self._at_work(run):
             return
         folder = self._folder(run)
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,27 +82,12 @@ class WorkerProcesses:
             self._key.trusted,
             None if champion is None else Champion(champion.name, champion.uri, champion.spec),
         ).write()
-        # Threads that spin while they wait starve each other as soon as something else needs a core: beside a busy
-        # mesh, a training step of 2 threads took 10 s and more; with passive waits it took 1.8 s.
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **ALLOCATOR, **os.environ}
-        if run.traceparent:
-            environment["TRACEPARENT"] = run.traceparent
-        with (folder / _LOG_FILE).open("ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "services.training.worker", "--job", str(job)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-        (folder / _PID_FILE).write_text(str(child.pid))
-        self._children[run.name] = child
+        self._children[run.name] = self._launcher.launch(job, folder / _LOG_FILE, run.traceparent)
 
     def view(self, run: Run) -> WorkerView:
         """See the port."""
         # Check this first: a worker that ends right afterwards has already written its result.
-        alive = self._pid(run) is not None
+        alive = self._at_work(run)
         folder = self._folder(run)
         try:
             report, failure = _json(folder / REPORT_FILE), _json(folder / FAILURE_FILE)
@@ -134,31 +118,30 @@ class WorkerProcesses:
 
     def stop(self, run: Run) -> None:
         """See the port."""
-        pid = self._pid(run)
-        if pid is not None:
-            # Noted here, too: the worker may be killed before it stores its checkpoint and notes that it was stopped.
-            (self._folder(run) / STOPPED_FILE).touch()
-            os.kill(pid, signal.SIGTERM)
+        if not self._at_work(run):
+            return
+        # Noted here, too: the worker may be killed before it stores its checkpoint and notes that it was stopped.
+        (self._folder(run) / STOPPED_FILE).touch()
+        child, holder = self._children.get(run.name), WorkerLock(self._folder(run)).holder()
+        if child is not None:
+            child.stop()
+        elif holder is not None:
+            os.kill(holder, signal.SIGTERM)
 
     def _folder(self, run: Run) -> Path:
         return local_path(run.uri) or self._runs_dir / run.name.rpartition("/")[2]
 
-    def _pid(self, run: Run) -> int | None:
+    def _at_work(self, run: Run) -> bool:
         child = self._children.get(run.name)
         if child is not None:
-            if child.poll() is None:
-                return child.pid
-            self._codes[run.name] = child.returncode
+            code = child.code()
+            if code is None and child.followed:
+                return True
+            if code is not None and code != EXIT_AT_WORK:
+                self._codes[run.name] = code
             del self._children[run.name]
-            return None
-        folder = self._folder(run)
-        try:
-            pid = int((folder / _PID_FILE).read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError):
-            return None
-        # The pid may belong to another process by now; a worker's command line names its job.
-        return pid if str(folder / JOB_FILE).encode() in command else None
+        # A worker of the service before this one, or of a process that started workers and is gone.
+        return WorkerLock(self._folder(run)).holder() is not None
 
 
 def _progress(folder: Path) -> Progress | None:

@@ -24,6 +24,7 @@ from services.kit.telemetry.context import continued_trace
 from services.kit.telemetry.sampling import Sampling
 from services.kit.telemetry.setup import start_telemetry
 from services.training.adapters.job import (
+    EXIT_AT_WORK,
     EXIT_CANCELLED,
     EXIT_DISK_FULL,
     EXIT_FAILED,
@@ -31,20 +32,48 @@ from services.training.adapters.job import (
     REPORT_FILE,
     STOPPED_FILE,
     Job,
+    WorkerLock,
     write_json,
 )
 from services.training.engine.loop import Cancelled
 
 logger = logging.getLogger("services.training.worker")
 
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+}
+"""Never contact the Hugging Face hub: all files are local, and a missing one must fail at once. No progress bars."""
+
 
 def main() -> None:
     """Runs one job."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True, help="job.json of the run")
-    job = Job.read(parser.parse_args().job)
-    # Never contact the Hugging Face hub: all files are local, and a missing one must fail at once. No progress bars.
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
+    sys.exit(work_on(parser.parse_args().job))
+
+
+def work_on(path: Path) -> int:
+    """Runs the job in a file, unless another process does.
+
+    Returns:
+        The exit code.
+    """
+    job = Job.read(path)
+    try:
+        with WorkerLock(job.folder) as lock:
+            return _work(job) if lock.held else EXIT_AT_WORK
+    except OSError as error:
+        known = explained(error)
+        if known is None or known.reason != "DISK_FULL":
+            raise
+        return EXIT_DISK_FULL
+
+
+def _work(job: Job) -> int:
+    os.environ.update(OFFLINE)
     settings = load_settings(ServiceSettings)
     sampling = Sampling(settings.traces_per_s, settings.slow_trace_s)
     telemetry = start_telemetry(
@@ -62,10 +91,9 @@ def main() -> None:
             continued_trace(traceparent),
             tracer.start_as_current_span("training run", attributes={schema.RUN: job.run}),
         ):
-            code = _run(job, stop)
+            return _run(job, stop)
     finally:
         telemetry.shutdown()
-    sys.exit(code)
 
 
 def _run(job: Job, stop: threading.Event) -> int:

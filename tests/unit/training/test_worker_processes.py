@@ -14,6 +14,8 @@ import pytest
 
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import SigningKey
+from services.training.adapters.job import WorkerLock
+from services.training.adapters.launching import NewProcesses
 from services.training.adapters.worker_processes import WorkerProcesses
 from services.training.app.ports import WorkerView
 from services.training.domain.report import Metric, Report, Variant
@@ -21,6 +23,7 @@ from services.training.domain.run import Run
 from services.training.domain.tasks import TextClassificationTask
 from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.methods.lora import Lora
+from tests.waiting import wait_for
 
 _METRIC = Metric("accuracy", 0.8, 0.7, 0.9, 50)
 _SPEC = TrainingSpec(
@@ -41,7 +44,14 @@ def run(tmp_path: Path) -> Run:
 def workers(tmp_path: Path) -> WorkerProcesses:
     store = ArtifactStore(tmp_path.as_uri())
     return WorkerProcesses(
-        store, tmp_path / "cache", tmp_path / "runs", tmp_path, tmp_path, 1, SigningKey(tmp_path / "k", tmp_path)
+        store,
+        tmp_path / "cache",
+        tmp_path / "runs",
+        tmp_path,
+        tmp_path,
+        1,
+        SigningKey(tmp_path / "k", tmp_path),
+        NewProcesses(),
     )
 
 
@@ -76,10 +86,16 @@ def _dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
     """Puts a program in the place of Python, which prints and then does `code`."""
     program = tmp_path / "python"
     program.write_text(
-        f'#!{sys.executable}\nimport os\nprint(\'{{"message": "step 3"}}\\nat the end\', flush=True)\n{code}'
+        f'#!{sys.executable}\nimport os\nprint(\'{{"message": "step 3"}}\\nat the end\', flush=True)\n'
+        f"open({str(tmp_path / 'pid')!r}, 'x').write(str(os.getpid()))\n{code}"
     )
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
+
+
+def _pid(tmp_path: Path) -> int:
+    path = tmp_path / "pid"
+    return int(wait_for(lambda: path.read_text() if path.is_file() else "", bool, "the program's process id"))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +114,7 @@ def test_how_a_worker_ended_is_reported_with_its_last_lines(
 ) -> None:
     _dies(monkeypatch, tmp_path, code)
     workers.start(run)
-    os.waitid(os.P_PID, int((tmp_path / "run" / "worker.pid").read_text()), os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, _pid(tmp_path), os.WEXITED | os.WNOWAIT)
     view = workers.view(run)
     assert not view.alive
     assert said in view.ending
@@ -110,7 +126,7 @@ def test_a_worker_that_is_killed_after_it_was_asked_to_stop_was_stopped(
 ) -> None:
     _dies(monkeypatch, tmp_path, "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)")
     workers.start(run)
-    pid = int((tmp_path / "run" / "worker.pid").read_text())
+    pid = _pid(tmp_path)
     assert not workers.view(run).stopped
 
     workers.stop(run)
@@ -118,3 +134,22 @@ def test_a_worker_that_is_killed_after_it_was_asked_to_stop_was_stopped(
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
     assert workers.view(run).stopped
+
+
+def test_one_process_works_on_a_run_and_is_found_by_its_lock(
+    run: Run, workers: WorkerProcesses, tmp_path: Path
+) -> None:
+    lock = WorkerLock(tmp_path / "run")
+    assert lock.holder() is None
+    with lock:
+        assert lock.held
+        assert lock.holder() == os.getpid()
+        assert workers.view(run).alive
+        # A second start of the run, such as after a restart of the service, starts nothing.
+        workers.start(run)
+        assert not (tmp_path / "run" / "job.json").exists()
+        with WorkerLock(tmp_path / "run") as second:
+            assert not second.held
+        assert lock.holder() == os.getpid()
+    assert lock.holder() is None
+    assert not workers.view(run).alive
