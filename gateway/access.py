@@ -78,6 +78,7 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "ListRoutes": _LOOK,
         "SetRoute": _RUN,
         "PromoteVersion": _RUN,
+        "SetCascade": _RUN,
         "RollBackModel": _RUN,
         "UnpublishModel": _RUN,
     },

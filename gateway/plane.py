@@ -24,6 +24,7 @@ from services.kit.clock import SystemClock
 from services.serving.adapters.answer_journal import AnswerJournal
 from services.serving.adapters.answer_memory import AnswerMemory
 from services.serving.adapters.capture_feed import CaptureFeed
+from services.serving.adapters.cascade_counts import PrometheusCascadeCounts
 from services.serving.adapters.death_reports import DeathReports
 from services.serving.adapters.route_feed import RouteFeed
 from services.serving.adapters.route_file import RouteFile
@@ -35,6 +36,7 @@ from services.serving.adapters.triton_liveness import Liveness
 from services.serving.adapters.triton_v2 import TritonV2
 from services.serving.app.answer_cache import CachingServer
 from services.serving.app.capture import CaptureRules
+from services.serving.app.cascading import Cascades
 from services.serving.app.ports import InferenceServer, Spend
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
@@ -88,7 +90,9 @@ class DataPlane:
         served = BackgroundServedLog(publisher, registry, journal)
         client, clock = TritonClient(channel, liveness, guard, _turn), SystemClock()
         shadows = Shadows(table, client, served, PrometheusShadowCounts(registry), clock)
-        serving = Serving(table, _cached(client, settings, registry), served, shadows, clock, capture)
+        server = _cached(client, settings, registry)
+        cascades = Cascades(table, server, PrometheusCascadeCounts(registry), clock)
+        serving = Serving(table, server, served, shadows, clock, capture, cascades)
         return cls(
             table=table,
             answers=Answers(serving, _tenant, meter),

@@ -12,6 +12,7 @@ from tidemill.inference.v1.inference_service_pb2 import (
     ListRoutesRequest,
     PromoteVersionRequest,
     RollBackModelRequest,
+    SetCascadeRequest,
     SetRouteRequest,
 )
 from tidemill.inference.v1.route_pb2 import (
@@ -140,6 +141,42 @@ def rollback(
     _shown(now, json_wanted)
 
 
+@route.command()
+def cascade(
+    model: Model,
+    larger: Annotated[
+        str, typer.Argument(help="Classifier that is asked when the model is not sure.", show_default=False)
+    ] = "",
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="Ask it below this probability of the most probable label, above 0 up to 1.", show_default=False
+        ),
+    ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(help="Calibrates the probabilities; above 1 for a model that is too sure of itself.", min=0.01),
+    ] = 1.0,
+    off: Annotated[bool, typer.Option("--off", help="Let the model answer alone.")] = False,
+    etag: Annotated[str, typer.Option(help="Set it only if the route still has this etag.", show_default=False)] = "",
+    reason: ReasonOption = "",
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Sets which larger classifier is asked of the texts of which a small one is not sure."""
+    if off == bool(larger) or (bool(larger) and min_confidence is None):
+        raise InvalidArgumentError(
+            "Give a larger model with --min-confidence, or --off.", violations=[FieldViolation("larger", "is missing")]
+        )
+    request = SetCascadeRequest(request_id=new_id(), model=model_name(model), etag=etag, reason=reason)
+    if larger:
+        request.cascade.model, request.cascade.temperature = model_name(larger), temperature
+        request.cascade.min_confidence = min_confidence or 0.0
+    with connect(address) as connection:
+        now = connection.inference.SetCascade(request, metadata=connection.metadata, timeout=_SET_S).route
+    _shown(now, json_wanted)
+
+
 def _number(version: RoutedVersion) -> int:
     return int(version.name.rpartition("/")[2])
 
@@ -206,3 +243,7 @@ def _print(item: Route) -> None:
     if not item.versions:
         table.add_row(item.withdrawn.message or "no version answers")
     print_whole(table)
+    if item.HasField("cascade"):
+        larger, behind = item.cascade.model.removeprefix("models/"), item.cascade
+        at = f" at temperature {behind.temperature:g}" if behind.temperature not in (0, 1) else ""
+        stdout().print(f"asks {larger} below a confidence of {behind.min_confidence:g}{at}")

@@ -100,6 +100,7 @@ def public_services() -> tuple[PublicService, ...]:
                     "ListRoutes",
                     "SetRoute",
                     "PromoteVersion",
+                    "SetCascade",
                     "RollBackModel",
                     "UnpublishModel",
                 }

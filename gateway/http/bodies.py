@@ -482,6 +482,7 @@ class Prediction(ReadText):
     score: float = Field(description="probability of the label")
     scores: dict[str, float] = Field(description="probability of every label")
     spans: list[Span] = Field([], description="what a model of token classification found")
+    model_version: str = Field("", description="the version that answered: with a cascade, of this or the larger model")
 
 
 class PredictResponse(BaseModel):

@@ -44,6 +44,7 @@ def predict_routes(plane: DataPlane) -> APIRouter:
                     prompt_tokens=item.prompt_tokens,
                     truncated=bool(item.truncated_tokens),
                     truncated_tokens=item.truncated_tokens,
+                    model_version=item.model_version,
                 )
                 for item in found.predictions
             ],

@@ -114,6 +114,7 @@ def predictions(responses: Iterable[Any]) -> Predictions:
                 item.prompt_tokens,
                 item.truncated_tokens,
                 [Span(span.start, span.end, span.label, span.score) for span in item.spans],
+                item.model_version,
             )
             for item in response.predictions
         ]

@@ -104,6 +104,8 @@ class Prediction(ReadText):
     """Tokens at the text's end that were cut off, for the model reads no more."""
     spans: Sequence[Span] = ()
     """Of a model that finds named parts; it gives no label."""
+    model_version: str = ""
+    """The version that answered this text: with a cascade, of this model or of the larger one."""
 
 
 class Predictions(list[Prediction]):

@@ -17,6 +17,7 @@ from services.inference.domain.route import Cause, ModelRoute, RouteEntry
 from services.kit.errors import AbortedError
 from services.kit.storage.database import read_only, translate_database_errors
 from services.serving.domain.answer import Task
+from services.serving.domain.cascade import Cascade
 from services.serving.domain.route import Role
 
 # Columns that a change of a version leaves alone: what never changes, and a count that only grows.
@@ -248,6 +249,7 @@ def _content(route: ModelRoute) -> dict[str, Any]:
         "entries": [asdict(entry) for entry in route.entries],
         "aliases": dict(route.aliases),
         "cause": asdict(route.cause),
+        "cascade": None if route.cascade is None else asdict(route.cascade),
     }
 
 
@@ -269,6 +271,8 @@ def _route(row: RowMapping | Mapping[str, Any]) -> ModelRoute:
         content["aliases"],
         row["change_time"],
         Cause(**content.get("cause", {})),
+        # Routes of earlier releases have no cascade.
+        Cascade(**cascade) if (cascade := content.get("cascade")) else None,
     )
 
 

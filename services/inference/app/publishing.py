@@ -26,6 +26,8 @@ from services.kit.errors import (
     not_found,
 )
 from services.kit.ids import NEWEST
+from services.serving.domain.answer import Task
+from services.serving.domain.cascade import Cascade
 from services.serving.domain.names import model_name, version_name
 from services.serving.domain.route import Role, Route
 
@@ -248,6 +250,42 @@ class Publishing:
             self._bring_up(version, before.served_by, cause, request_id, traceparent)
             return self.route(model)
 
+    def set_cascade(
+        self, model: str, cascade: Cascade | None, etag: str = "", traceparent: str = "", cause: Cause = UNKNOWN
+    ) -> Route:
+        """Sets which larger model is asked when a classifier is not sure; None: it answers alone.
+
+        Args:
+            model: the classifier's name.
+            cascade: the larger model, and when it is asked.
+            etag: of the route that is changed; any when empty.
+            traceparent: of the request.
+            cause: of the change.
+
+        Raises:
+            NotFoundError: there is no such model, or no such larger one.
+            AbortedError: the route has another etag: it was changed meanwhile.
+            FailedPreconditionError: one of them does not serve, does not classify, or they have other labels.
+        """
+        with self._versions.locks[model]:
+            small = self._versions.get(model)
+            _check_etag(small.route, etag or ANY_ETAG)
+            if cascade is not None:
+                _check_cascade(small, self._larger(cascade.larger))
+            if small.route.cascade != cascade:
+                self._versions.routes.change(replace(small.route, cascade=cascade), cause, traceparent=traceparent)
+                what = "answers alone" if cascade is None else f"asks {model_name(cascade.larger)} when it is not sure"
+                logger.info("%s %s", model_name(model), what)
+            return self.route(model)
+
+    def _larger(self, name: str) -> Model:
+        found = self._versions.store.model(name)
+        if found is None:
+            error = not_found("model", model_name(name), "`tidemill models` lists them.")
+            violations = [FieldViolation("cascade.model", "there is no such model")]
+            raise NotFoundError(error.message, reason=error.reason, metadata=error.metadata, violations=violations)
+        return found
+
     def route(self, model: str) -> Route:
         """The route of a model, without versions if it is not published.
 
@@ -423,6 +461,27 @@ def _check_tasks(versions: Sequence[ModelVersion]) -> None:
                 reason="WRONG_TASK",
                 violations=[FieldViolation(f"entries[{at}].version", why)],
             )
+
+
+def _check_cascade(small: Model, larger: Model) -> None:
+    """Refuses a pair of which the larger could not take the small one's place."""
+    serving, behind = small.serving, larger.serving
+    if larger.name == small.name:
+        field, why = "cascade.model", "it is the same model"
+    elif serving is None or serving.build.task is not Task.TEXT_CLASSIFICATION:
+        field, why = "model", "it must be a classifier of texts that serves"
+    elif behind is None or behind.build.task is not Task.TEXT_CLASSIFICATION:
+        field, why = "cascade.model", "it must be a classifier of texts that serves"
+    elif set(serving.build.labels) != set(behind.build.labels):
+        labels = ", ".join(behind.build.labels)
+        field, why = "cascade.model", f"its labels are {labels}, and not {', '.join(serving.build.labels)}"
+    else:
+        return
+    raise FailedPreconditionError(
+        f"{model_name(larger.name)} cannot be asked when {model_name(small.name)} is not sure: `{field}`: {why}.",
+        reason="NO_CASCADE",
+        violations=[FieldViolation(field, why)],
+    )
 
 
 def _is_same(one: ModelRoute, other: ModelRoute) -> bool:

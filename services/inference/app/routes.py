@@ -139,4 +139,5 @@ def routed(model: Model, versions: Sequence[ModelVersion], withdrawn: TidemillEr
         withdrawn=None if withdrawn is None else Withdrawal(withdrawn.message, withdrawn.reason, withdrawn.metadata),
         etag=model.route.etag,
         update_time=model.route.update_time,
+        cascade=model.route.cascade,
     )

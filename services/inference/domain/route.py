@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.serving.domain.cascade import Cascade
 from services.serving.domain.names import CHAMPION
 from services.serving.domain.route import SLOTS, Ranges, Role
 
@@ -56,6 +57,8 @@ class ModelRoute:
     update_time: datetime | None = None
     cause: Cause = UNKNOWN
     """Of the change that made it."""
+    cascade: Cascade | None = None
+    """The larger model that is asked when this one is not sure; changes of versions leave it."""
 
     @property
     def etag(self) -> str:

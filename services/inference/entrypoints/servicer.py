@@ -27,7 +27,7 @@ from services.inference.entrypoints.route_stream import stream_routes
 from services.kit.grpc.paging import NUMBER, number_of, read_page
 from services.kit.telemetry.context import current_traceparent
 from services.kit.threads import in_thread
-from services.serving.adapters.route_messages import role_from, route_to
+from services.serving.adapters.route_messages import cascade_from, role_from, route_to
 from services.serving.domain.names import model_of
 
 _CHANGES = 8
@@ -161,6 +161,18 @@ class InferenceServicer(grpc_stubs.InferenceServiceServicer):
             mapping.cause_of(request, context),
         )
         return pb.PromoteVersionResponse(route=route_to(route))
+
+    async def SetCascade(self, request: pb.SetCascadeRequest, context: Any) -> pb.SetCascadeResponse:
+        """Sets the larger model behind a classifier; completes even if the caller leaves."""
+        route = await self._change(
+            self._publishing.set_cascade,
+            model_of(request.model),
+            cascade_from(request.cascade) if request.HasField("cascade") else None,
+            request.etag,
+            current_traceparent(),
+            mapping.cause_of(request, context),
+        )
+        return pb.SetCascadeResponse(route=route_to(route))
 
     async def WatchRoutes(self, request: pb.WatchRoutesRequest, context: Any) -> AsyncIterator[pb.WatchRoutesResponse]:
         """Watches which versions answer."""

@@ -8,7 +8,8 @@ from tidemill.inference.v1 import route_pb2
 
 from services.kit.grpc.messages import timestamp
 from services.serving.domain.answer import Task
-from services.serving.domain.names import model_name
+from services.serving.domain.cascade import Cascade
+from services.serving.domain.names import model_name, model_of
 from services.serving.domain.route import SLOTS, Role, Route, RoutedVersion, Withdrawal
 
 ROLES = {
@@ -35,6 +36,7 @@ def route_to(route: Route) -> route_pb2.Route:
         aliases=route.aliases,
         etag=route.etag,
         update_time=timestamp(route.update_time) if route.update_time is not None else None,
+        cascade=cascade_to(route.cascade) if route.cascade is not None else None,
     )
 
 
@@ -57,7 +59,20 @@ def route_from(message: route_pb2.Route) -> Route:
         withdrawn=Withdrawal(why.message, why.reason, dict(why.metadata)) if message.HasField("withdrawn") else None,
         etag=message.etag,
         update_time=message.update_time.ToDatetime(UTC) if message.HasField("update_time") else None,
+        cascade=cascade_from(message.cascade) if message.HasField("cascade") else None,
     )
+
+
+def cascade_to(cascade: Cascade) -> route_pb2.Cascade:
+    """The message of a cascade."""
+    return route_pb2.Cascade(
+        model=model_name(cascade.larger), min_confidence=cascade.min_confidence, temperature=cascade.temperature
+    )
+
+
+def cascade_from(message: route_pb2.Cascade) -> Cascade:
+    """The cascade in a message."""
+    return Cascade(model_of(message.model), message.min_confidence, message.temperature or 1.0)
 
 
 def role_from(message: int) -> Role:

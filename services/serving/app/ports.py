@@ -127,6 +127,14 @@ class NotLoadedError(UnavailableError):
     """The server does not have this version (yet, or any more); nothing of the request was answered."""
 
 
+class CascadeCounts(Protocol):
+    """Counts what cascades did."""
+
+    def count(self, model: str, outcome: str, texts: int) -> None:
+        """Counts texts of a model: `kept` its own answer, `asked` the larger one, or that `failed`."""
+        ...
+
+
 class ServedLog(Protocol):
     """Takes note of answers without holding them up."""
 

@@ -14,6 +14,7 @@ from services.kit.errors import (
     InvalidArgumentError,
 )
 from services.serving.app.capture import CaptureRules
+from services.serving.app.cascading import Cascades, Made
 from services.serving.app.ports import (
     Captured,
     InferenceServer,
@@ -54,7 +55,11 @@ class Choice:
     @property
     def user_slot(self) -> int:
         """Slot of the user in the hash range, from 1 on; 0 without a user."""
-        return slot_of(self.asked.model, self.user) + 1 if self.user else 0
+        return self.slot_in(self.asked.model)
+
+    def slot_in(self, model: str) -> int:
+        """As `user_slot`, in the route of a model."""
+        return slot_of(model, self.user) + 1 if self.user else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class AnsweredPrediction:
 
     answer: str
     classified: Classified
+    version: RoutedVersion
+    """The one that answered, of the model or of the larger one behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,18 @@ class Serving:
         shadows: Shadows,
         clock: Clock,
         capture: CaptureRules | None = None,
+        cascades: Cascades | None = None,
     ) -> None:
+        """Args:
+        table: the routes.
+        server: answers.
+        served: takes note of answers.
+        shadows: send copies.
+        clock: the time.
+        capture: which answers are captured; none when left out.
+        cascades: ask larger classifiers; each model answers alone when left out.
+        """
+        self._cascades = cascades
         self._table = table
         self._shadows = shadows
         self._capture = capture or CaptureRules()
@@ -115,7 +133,7 @@ class Serving:
     async def predict(
         self, choice: Choice, texts: Sequence[str], keeping: Keeping = _KEEP, *, truncate: bool = True
     ) -> tuple[Sequence[AnsweredPrediction], RoutedVersion]:
-        """Classifies texts or finds their spans; returns predictions in order and the version that made all of them.
+        """Classifies texts or finds their spans; returns predictions in order and the version that was asked first.
 
         Raises:
             InvalidArgumentError: a text is longer than the model reads, and it must not `truncate`.
@@ -131,20 +149,23 @@ class Serving:
             self._failed(choice, "predict", error, began)
             raise
         version = choice.version
+        made: Sequence[Made] = [Made(result, version, choice.route_etag) for result in results]
+        if self._cascades is not None:
+            made = await self._cascades.improved(choice.asked, choice.user, texts, made)
         if not truncate:
-            _check_whole([result.text for result in results], version)
-        answers = [AnsweredPrediction(new_answer(), result) for result in results]
+            _check_whole([(each.result.text, each.version) for each in made])
+        answers = [AnsweredPrediction(new_answer(), each.result, each.version) for each in made]
         latency_ms, now = (self._clock.monotonic() - began) * 1000, self._clock.now()
         self._served.add(
             [
                 replace(
-                    Served.of_prediction(item.answer, version, item.classified, latency_ms, now),
+                    Served.of_prediction(item.answer, item.version, item.classified, latency_ms, now),
                     prompt_tokens=item.classified.text.prompt_tokens,
-                    route_etag=choice.route_etag,
-                    user_slot=choice.user_slot,
+                    route_etag=each.route_etag,
+                    user_slot=choice.slot_in(item.version.model),
                     captured=await self._captured(choice, item.answer, Prompt(text=text), "", keeping),
                 )
-                for text, item in zip(texts, answers, strict=True)
+                for text, item, each in zip(texts, answers, made, strict=True)
             ]
         )
         self._shadows.predicted(choice.asked, texts, [item.answer for item in answers])
@@ -178,7 +199,7 @@ class Serving:
             _check_dimensions(choice.version, dimensions)
             rows = await self._server.embed(choice.version, texts)
         if not truncate:
-            _check_whole(rows, choice.version)
+            _check_whole([(row, choice.version) for row in rows])
         return [row.shortened(dimensions) for row in rows] if dimensions else rows, choice.version
 
     async def generate(
@@ -274,14 +295,14 @@ def _check_dimensions(version: RoutedVersion, dimensions: int) -> None:
         )
 
 
-def _check_whole(rows: Sequence[ReadText], version: RoutedVersion) -> None:
-    """Refuses texts of which a part was left out."""
+def _check_whole(rows: Sequence[tuple[ReadText, RoutedVersion]]) -> None:
+    """Refuses texts of which a part was left out, by the versions that read them."""
     violations = [
         FieldViolation(
             f"texts[{at}]",
             f"has {row.prompt_tokens + row.truncated_tokens} tokens, and {version.name} reads {row.prompt_tokens}",
         )
-        for at, row in enumerate(rows)
+        for at, (row, version) in enumerate(rows)
         if row.truncated_tokens
     ]
     if violations:
@@ -289,6 +310,6 @@ def _check_whole(rows: Sequence[ReadText], version: RoutedVersion) -> None:
         raise InvalidArgumentError(
             f"`{first.field}` {first.description}. Shorten it, or let it be cut by `truncate`.",
             reason="TEXT_TOO_LONG",
-            metadata={"model_version": version.name},
+            metadata={"model_version": next(version.name for row, version in rows if row.truncated_tokens)},
             violations=violations,
         )

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from services.serving.domain.answer import Task
+from services.serving.domain.cascade import Cascade
 from services.serving.domain.names import CHAMPION, server_model, version_name
 
 SLOTS = 10_000
@@ -98,6 +99,8 @@ class Route:
     withdrawn: Withdrawal | None = None
     etag: str = ""
     update_time: datetime | None = None
+    cascade: Cascade | None = None
+    """Of a classifier: the larger model that is asked when it is not sure."""
 
     @property
     def serving(self) -> RoutedVersion | None:

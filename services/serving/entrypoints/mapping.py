@@ -134,6 +134,7 @@ def prediction_to(item: AnsweredPrediction) -> pb.Prediction:
         spans=[pb.Span(start=s.start, end=s.end, label=s.label, score=s.score) for s in found.spans],
         prompt_tokens=found.text.prompt_tokens,
         truncated_tokens=found.text.truncated_tokens,
+        model_version=item.version.name,
     )
 
 

@@ -324,6 +324,7 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
     "GetRoute": (inference.GetRouteRequest(model="models/no"), "model", "models/no"),
     "SetRoute": (route("models/no", 1), "model", "models/no"),
     "PromoteVersion": (inference.PromoteVersionRequest(model="models/no", version=1), "model", "models/no"),
+    "SetCascade": (inference.SetCascadeRequest(model="models/no"), "model", "models/no"),
     **{
         f"{verb}Cycle": (request(name="pipelines/p/cycles/no"), "cycle", "pipelines/p/cycles/no")
         for verb, request in (
@@ -520,6 +521,10 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
             inference.UnpublishModelRequest(model="models/m"),
         ),
         "SetRoute": (route("models/set", 1), route("models/set", 2)),
+        "SetCascade": (
+            inference.SetCascadeRequest(model="models/set"),
+            inference.SetCascadeRequest(model="models/back"),
+        ),
         "QuarantineFeedback": (keys[2], keys[3]),
         "LiftQuarantine": (
             exclusion.LiftQuarantineRequest(name=held[0]),

@@ -166,6 +166,13 @@ class FakeInference(InferenceServiceServicer):
         self._seen.note(request, context)
         return inference_pb2.PromoteVersionResponse(route=canaries())
 
+    async def SetCascade(self, request: Any, context: Any) -> inference_pb2.SetCascadeResponse:  # noqa: N802
+        self._seen.note(request, context)
+        found = canaries()
+        if request.HasField("cascade"):
+            found.cascade.CopyFrom(request.cascade)
+        return inference_pb2.SetCascadeResponse(route=found)
+
     async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
         self._seen.note(request, context)
         context.set_trailing_metadata((("x-cache", "hit"),))

@@ -91,6 +91,18 @@ def test_a_route_is_shown_set_and_promoted(mesh: Mesh) -> None:
     assert (request.model, request.version, request.reason) == ("models/reviews", 4, "it is better")
 
 
+def test_a_larger_model_is_set_behind_a_classifier(mesh: Mesh) -> None:
+    options = ("--min-confidence", "0.9", "--temperature", "1.5", "--reason", "cheaper")
+    done = tidemill(mesh, "route", "cascade", "reviews", "m", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "asks m below a confidence of 0.9 at temperature 1.5"
+    request = mesh.peers.seen.requests[-1]
+    assert (request.model, request.cascade.model, request.reason) == ("models/reviews", "models/m", "cheaper")
+    assert (request.cascade.min_confidence, request.cascade.temperature) == (0.9, 1.5)
+    assert tidemill(mesh, "route", "cascade", "reviews", "--off").returncode == 0
+    assert not mesh.peers.seen.requests[-1].HasField("cascade")
+
+
 def test_a_rollout_is_listed_shown_and_overruled(mesh: Mesh) -> None:
     listed = tidemill(mesh, "rollout", "ls")
     assert listed.returncode == 0, listed.stderr
@@ -126,6 +138,9 @@ def test_the_audit_trail_is_shown_and_exported_whole(mesh: Mesh) -> None:
         (("set", "reviews", "3=x"), 2, "'3=x' is not a version of a route"),
         (("set", "reviews", "3:king"), 2, "'3:king' is not a version of a route"),
         (("set", "reviews", "3", "--alias", "3=next"), 2, "'3=next' is not an alias"),
+        (("cascade", "reviews"), 2, "Give a larger model with --min-confidence, or --off"),
+        (("cascade", "reviews", "m"), 2, "Give a larger model with --min-confidence, or --off"),
+        (("cascade", "reviews", "m", "--min-confidence", "0.9", "--off"), 2, "or --off"),
     ],
 )
 def test_an_invalid_route_is_refused_before_anything_changes(

@@ -40,6 +40,7 @@ from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.kit.storage.signing import SIGNATURE, SigningKey, TrustedKeys
 from services.serving.app.routing import RoutingTable
 from services.serving.domain.answer import Task
+from services.serving.domain.cascade import Cascade
 from services.serving.domain.names import ModelReference
 from services.serving.domain.route import Role
 from tests.conftest import OpenDatabase
@@ -646,6 +647,54 @@ def test_only_a_version_of_the_route_that_was_meant_is_promoted(harness: Harness
         publishing.promote("m", 2, before.etag)
     assert weights(harness) == {3: ("serving", 60), 2: ("canary", 20)}
     assert publishing.promote("m", 2, publishing.route("m").etag).versions[0].number == 2
+
+
+def test_a_cascade_outlives_changes_of_versions_and_restarts(harness: Harness) -> None:
+    publishing = publish_three(harness)
+    publishing.publish("large", harness.build("large"))
+    before, cascade = publishing.route("m"), Cascade("large", 0.9, 1.5)
+    cause = Cause("SetCascade", "key_1", "cheaper")
+    now = publishing.set_cascade("m", cascade, before.etag, cause=cause)
+    assert (now.cascade, now.versions) == (cascade, before.versions)
+    harness.reconciler.reconcile()
+    assert harness.announcer.causes[-1] == cause
+    assert publishing.set_cascade("m", cascade).etag == now.etag
+    with pytest.raises(AbortedError, match="was changed meanwhile"):
+        publishing.set_cascade("m", None, before.etag)
+    publishing.set_route("m", [RouteEntry(3, Role.SERVING, 1), RouteEntry(2, Role.CANARY, 1)], {}, "*")
+    publishing.promote("m", 2)
+    publishing.roll_back("m", 1)
+    harness.restart()
+    again = harness.publishing()
+    assert again.route("m").cascade == cascade
+    assert harness.table.route("m") is not None
+    assert again.set_cascade("m", None).cascade is None
+
+
+@pytest.mark.parametrize(
+    ("larger", "manifest", "message"),
+    [
+        ("m", {}, "it is the same model"),
+        ("other", {"labels": ["a", "c"]}, "its labels are a, c, and not a, b"),
+        ("gone", {}, "must be a classifier of texts that serves"),
+    ],
+)
+def test_a_larger_model_that_cannot_stand_in_is_refused(
+    harness: Harness, larger: str, manifest: dict[str, object], message: str
+) -> None:
+    publishing = publish_three(harness)
+    if larger != "m":
+        publishing.publish(larger, harness.build(f"{larger}-build", **manifest))
+    if larger == "gone":
+        publishing.unpublish(larger)
+    with pytest.raises(FailedPreconditionError, match=message) as found:
+        publishing.set_cascade("m", Cascade(larger, 0.9))
+    assert (found.value.reason, found.value.violations[0].field) == ("NO_CASCADE", "cascade.model")
+    with pytest.raises(NotFoundError) as missing:
+        publishing.set_cascade("m", Cascade("never", 0.9))
+    assert missing.value.violations[0].field == "cascade.model"
+    with pytest.raises(NotFoundError):
+        publishing.set_cascade("never", None)
 
 
 def test_two_services_cannot_write_the_same_revision(harness: Harness) -> None:

@@ -132,6 +132,7 @@ class Prediction(_message.Message):
     SPANS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     TRUNCATED_TOKENS_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
     answer: _builtins.str
     """`answers/{answer}`: feedback names it."""
     label: _builtins.str
@@ -142,6 +143,8 @@ class Prediction(_message.Message):
     """Tokens that the model read."""
     truncated_tokens: _builtins.int
     """Tokens at the end of the text that were cut off, for the model reads no more; 0 if it read all of it."""
+    model_version: _builtins.str
+    """`models/{model}/versions/{number}` that answered: with a cascade, of this model or of the larger one."""
     @_builtins.property
     def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Probability of every label."""
@@ -160,10 +163,11 @@ class Prediction(_message.Message):
         spans: _abc.Iterable[Global___Span] | None = ...,
         prompt_tokens: _builtins.int = ...,
         truncated_tokens: _builtins.int = ...,
+        model_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "label", b"label", "prompt_tokens", b"prompt_tokens", "score", b"score", "scores", b"scores", "spans", b"spans", "truncated_tokens", b"truncated_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "label", b"label", "model_version", b"model_version", "prompt_tokens", b"prompt_tokens", "score", b"score", "scores", b"scores", "spans", b"spans", "truncated_tokens", b"truncated_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,7 +183,7 @@ class PredictResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """`models/{model}/versions/{number}` that answered."""
+    """`models/{model}/versions/{number}` that answered; with a cascade, the one that was asked first."""
     role: _builtins.str
     """What that version does in the route: `serving`, `canary`, `shadow` or `candidate`."""
     @_builtins.property
@@ -1134,6 +1138,70 @@ class PromoteVersionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromoteVersionResponse: _TypeAlias = PromoteVersionResponse  # noqa: Y015
+
+@_typing.final
+class SetCascadeRequest(_message.Message):
+    """Request of SetCascade."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CASCADE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a repeat harmless."""
+    model: _builtins.str
+    """`models/{model}` of the classifier that is asked first."""
+    etag: _builtins.str
+    """`Route.etag` of the route that is changed, so that no change is lost unseen; any route when empty."""
+    reason: _builtins.str
+    """Why, for the audit trail; may be empty."""
+    @_builtins.property
+    def cascade(self) -> _route_pb2.Cascade:
+        """When to ask which larger model; unset for a model that answers alone."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        cascade: _route_pb2.Cascade | None = ...,
+        etag: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cascade", b"cascade"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cascade", b"cascade", "etag", b"etag", "model", b"model", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCascadeRequest: _TypeAlias = SetCascadeRequest  # noqa: Y015
+
+@_typing.final
+class SetCascadeResponse(_message.Message):
+    """Response of SetCascade."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def route(self) -> _route_pb2.Route:
+        """The route now."""
+
+    def __init__(
+        self,
+        *,
+        route: _route_pb2.Route | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCascadeResponse: _TypeAlias = SetCascadeResponse  # noqa: Y015
 
 @_typing.final
 class WatchRoutesRequest(_message.Message):

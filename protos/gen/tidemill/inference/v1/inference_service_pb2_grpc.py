@@ -105,6 +105,11 @@ class InferenceServiceStub:
                 request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionRequest.SerializeToString,
                 response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionResponse.FromString,
                 _registered_method=True)
+        self.SetCascade = channel.unary_unary(
+                '/tidemill.inference.v1.InferenceService/SetCascade',
+                request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetCascadeRequest.SerializeToString,
+                response_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetCascadeResponse.FromString,
+                _registered_method=True)
         self.WatchRoutes = channel.unary_stream(
                 '/tidemill.inference.v1.InferenceService/WatchRoutes',
                 request_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.WatchRoutesRequest.SerializeToString,
@@ -222,6 +227,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetCascade(self, request, context):
+        """Sets which larger model is asked when a classifier is not sure, or that none is. The versions of the route stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRoutes(self, request, context):
         """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh.
         """
@@ -309,6 +321,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.PromoteVersion,
                     request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionRequest.FromString,
                     response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionResponse.SerializeToString,
+            ),
+            'SetCascade': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCascade,
+                    request_deserializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetCascadeRequest.FromString,
+                    response_serializer=tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetCascadeResponse.SerializeToString,
             ),
             'WatchRoutes': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRoutes,
@@ -700,6 +717,33 @@ class InferenceService:
             '/tidemill.inference.v1.InferenceService/PromoteVersion',
             tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionRequest.SerializeToString,
             tidemill_dot_inference_dot_v1_dot_inference__service__pb2.PromoteVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCascade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.inference.v1.InferenceService/SetCascade',
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetCascadeRequest.SerializeToString,
+            tidemill_dot_inference_dot_v1_dot_inference__service__pb2.SetCascadeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,8 @@ class InferenceServiceStub:
     """Makes a version of a model's route the serving one, in one step: it gets the weight and the users of the one before,
     which leaves the route, or stays as a candidate where an alias names it. A version that serves already stays.
     """
+    SetCascade: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.SetCascadeRequest, _inference_service_pb2.SetCascadeResponse]
+    """Sets which larger model is asked when a classifier is not sure, or that none is. The versions of the route stay."""
     WatchRoutes: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchRoutesRequest, _inference_service_pb2.WatchRoutesResponse]
     """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
     ReportModelFailure: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ReportModelFailureRequest, _inference_service_pb2.ReportModelFailureResponse]
@@ -113,6 +115,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Makes a version of a model's route the serving one, in one step: it gets the weight and the users of the one before,
     which leaves the route, or stays as a candidate where an alias names it. A version that serves already stays.
     """
+    SetCascade: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.SetCascadeRequest, _inference_service_pb2.SetCascadeResponse]  # type: ignore[assignment]
+    """Sets which larger model is asked when a classifier is not sure, or that none is. The versions of the route stay."""
     WatchRoutes: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchRoutesRequest, _inference_service_pb2.WatchRoutesResponse]  # type: ignore[assignment]
     """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
     ReportModelFailure: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ReportModelFailureRequest, _inference_service_pb2.ReportModelFailureResponse]  # type: ignore[assignment]
@@ -240,6 +244,14 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a version of a model's route the serving one, in one step: it gets the weight and the users of the one before,
         which leaves the route, or stays as a candidate where an alias names it. A version that serves already stays.
         """
+
+    @_abc_1.abstractmethod
+    def SetCascade(
+        self,
+        request: _inference_service_pb2.SetCascadeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.SetCascadeResponse, _abc.Awaitable[_inference_service_pb2.SetCascadeResponse]]:
+        """Sets which larger model is asked when a classifier is not sure, or that none is. The versions of the route stay."""
 
     @_abc_1.abstractmethod
     def WatchRoutes(

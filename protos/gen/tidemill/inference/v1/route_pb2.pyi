@@ -141,6 +141,40 @@ class RoutedVersion(_message.Message):
 Global___RoutedVersion: _TypeAlias = RoutedVersion  # noqa: Y015
 
 @_typing.final
+class Cascade(_message.Message):
+    """A larger model that is asked of the texts of which a classifier is not sure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}` of the larger one, with the same labels. Its own route decides which of its versions answers; a
+    cascade of its own is not followed.
+    """
+    min_confidence: _builtins.float
+    """The larger model is asked below this calibrated probability of the most probable label."""
+    temperature: _builtins.float
+    """Calibrates the probabilities: each is raised to the power 1/temperature, and all are scaled to add up to 1 again.
+    Above 1 for a model that is too sure of itself; 0 is 1, which leaves them as they are.
+    """
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        min_confidence: _builtins.float = ...,
+        temperature: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_confidence", b"min_confidence", "model", b"model", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cascade: _TypeAlias = Cascade  # noqa: Y015
+
+@_typing.final
 class Route(_message.Message):
     """Which versions of a model answer."""
 
@@ -225,6 +259,7 @@ class Route(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    CASCADE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}`."""
     serving: _builtins.str
@@ -255,6 +290,12 @@ class Route(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def cascade(self) -> Global___Cascade:
+        """The model that is asked when this one is not sure; unset when there is none. Calls that name a version are answered
+        by that version alone.
+        """
+
     def __init__(
         self,
         *,
@@ -267,10 +308,11 @@ class Route(_message.Message):
         aliases: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         etag: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        cascade: Global___Cascade | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cascade", b"cascade", "create_time", b"create_time", "update_time", b"update_time", "withdrawn", b"withdrawn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "create_time", b"create_time", "etag", b"etag", "generation", b"generation", "model", b"model", "serving", b"serving", "update_time", b"update_time", "versions", b"versions", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "cascade", b"cascade", "create_time", b"create_time", "etag", b"etag", "generation", b"generation", "model", b"model", "serving", b"serving", "update_time", b"update_time", "versions", b"versions", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
