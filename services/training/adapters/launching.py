@@ -48,7 +48,7 @@ class Launcher(Protocol):
         """Starts the process that works on a job, writes to a log and continues a trace, if one is given."""
 
     def close(self) -> None:
-        """Ends what was kept for later launches; processes of runs go on."""
+        """Ends what was kept for later launches; processes of runs continue."""
 
 
 class NewProcesses:

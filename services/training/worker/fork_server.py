@@ -1,7 +1,7 @@
 """A process that has loaded the libraries of training and forks one that works on a job: `… fork_server SOCKET`.
 
 Loading them takes 10 to 20 seconds of a core, as much as a small run itself. Requests and reports are JSON over a
-socket that the service passes on (services.training.adapters.launching). It ends with the service; its forks go on.
+socket that the service passes on (services.training.adapters.launching). It ends with the service; its forks continue.
 """
 
 from __future__ import annotations
