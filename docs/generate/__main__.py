@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from docs.generate.events import events_page
+from docs.generate.kibana import kibana_files
 from docs.generate.operators import operators_page
 from docs.generate.pipeline import pipeline_page, pipeline_schema
 from docs.generate.variables import variables_table
@@ -30,6 +31,7 @@ def documents() -> dict[Path, str]:
         ROOT / "docs" / "operators.md": operators_page(registry),
         ROOT / "docs" / "pipeline.md": pipeline_page(),
         ROOT / "docs" / "events.md": events_page(),
+        **{ROOT / "infra" / "kibana" / name: text for name, text in kibana_files().items()},
         ROOT / "pipelines" / "pipeline.schema.json": json.dumps(pipeline_schema(registry), indent=1, ensure_ascii=False)
         + "\n",
         operations: re.sub(
