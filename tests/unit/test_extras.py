@@ -34,7 +34,10 @@ class Guard:
             return None
         raise ModuleNotFoundError(f"No module named {name!r} (not a package of this extra)", name=name)
 sys.meta_path.insert(0, Guard())
-importlib.import_module(module)
+found = importlib.import_module(module)
+if hasattr(found, "create_cli"):
+    # It imports its commands when it is made.
+    found.create_cli()
 """
 
 
