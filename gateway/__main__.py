@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import time
+from functools import partial
 
 import uvloop
 from opentelemetry import trace
@@ -36,10 +37,12 @@ from gateway.plane import DataPlane
 from gateway.processes import ProcessMetrics
 from gateway.settings import GatewaySettings
 from infra.stack.private import place_secret
+from services.kit.bus.kafka import answers
 from services.kit.clock import SystemClock
 from services.kit.config import UNIX, load_settings, state_dir
 from services.kit.runtime.service import Service, run_service
 from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.threads import in_thread
 from services.kit.tls import ServerTls
 from services.serving.entrypoints.answers import answer_handlers
 from services.serving.entrypoints.kserve import kserve_handlers
@@ -48,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 # The services set deadlines of their own; this one only ends calls that have none.
 _LAST_DEADLINE_S = 900.0
+# For what the console shows of parts that are not services of ours.
+_PROBE_S = 2.0
 
 
 def grpc_limits(settings: GatewaySettings) -> tuple[tuple[str, int], ...]:
@@ -119,7 +124,13 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     )
     refusals = Refusals(metrics.registry)
     checked = ring if settings.auth else None
-    health = PartsHealth(peers.channels)
+    health = PartsHealth(
+        peers.channels,
+        {
+            "Kafka": in_thread(partial(answers, settings.brokers, _PROBE_S)),
+            "Triton": partial(plane.v2.is_ready, _PROBE_S),
+        },
+    )
     sessions = Sessions(await asyncio.to_thread(_console_secret, settings), SystemClock())
     bodies, made = BodyBudget(limits), asyncio.Event()
     batches = await asyncio.to_thread(

@@ -57,6 +57,7 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "CancelDatasetVersion": _RUN,
         "GetDatasetVersion": _SEE,
         "GetDatasetCard": _SEE,
+        "SampleRejections": _SEE,
         "ListDatasetVersions": _SEE,
         "WatchDatasetVersion": _SEE,
     },

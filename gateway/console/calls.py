@@ -7,7 +7,7 @@ and the tenant of the key, so that the audit trail names who acted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -121,6 +121,16 @@ async def section(call: Awaitable[T]) -> Section[T]:
 async def sections(*calls: Awaitable[Any]) -> list[Section[Any]]:
     """Several of them at the same time."""
     return await asyncio.gather(*(section(call) for call in calls))
+
+
+async def every_page(call: Callable[[Any], Awaitable[Any]], request: Any) -> AsyncIterator[Any]:
+    """The responses of a List call, page after page. The request's token is changed."""
+    while True:
+        response = await call(request)
+        yield response
+        if not response.next_page_token:
+            return
+        request.page_token = response.next_page_token
 
 
 def may(service: str, method: str) -> bool:

@@ -77,6 +77,7 @@ def public_services() -> tuple[PublicService, ...]:
                     "BuildDatasetVersion",
                     "GetDatasetVersion",
                     "GetDatasetCard",
+                    "SampleRejections",
                     "ListDatasetVersions",
                     "CancelDatasetVersion",
                     "WatchDatasetVersion",

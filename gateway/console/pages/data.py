@@ -13,11 +13,12 @@ from tidemill.cleaning.v1.cleaning_service_pb2 import (
     GetDatasetVersionRequest,
     ListDatasetsRequest,
     ListDatasetVersionsRequest,
+    SampleRejectionsRequest,
 )
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 from tidemill.inference.v1.inference_service_pb2 import ListModelsRequest, ListModelVersionsRequest
 
-from gateway.console.calls import may, section
+from gateway.console.calls import every_page, may, section, sections
 from gateway.console.figures.marks import share_bar
 from gateway.console.view import Page, View
 from gateway.console.words import Status
@@ -25,6 +26,7 @@ from gateway.formats import drops, recipe
 from services.kit.ids import parts_of_record_name
 
 _VERSIONS = 50
+_ALL = 1000
 _PLACES = {
     DatasetExplanation.PLACEMENT_TRAIN: Status("for training", "good"),
     DatasetExplanation.PLACEMENT_HOLDOUT: Status("held out", "good"),
@@ -102,11 +104,14 @@ async def version(view: View) -> Response:
     """One version: the funnel, the recipe, and the models that it taught."""
     name = f"datasets/{view.parameter('dataset')}/versions/{view.parameter('version')}"
     found = (await view.services.cleaning.GetDatasetVersion(GetDatasetVersionRequest(name=name))).dataset_version
-    taught = await section(_taught(view, {name}))
+    taught, sampled = await sections(
+        _taught(view, {name}), view.services.cleaning.SampleRejections(SampleRejectionsRequest(name=name))
+    )
     return view.page(
         "dataset_version.html",
         version=found,
         parts_=funnel(found),
+        samples=sampled.found.samples if sampled.found else [],
         recipe=recipe(found.spec.operators),
         models=taught.found or [],
         refresh=3 if found.state == DatasetVersion.STATE_BUILDING else 0,
@@ -115,14 +120,17 @@ async def version(view: View) -> Response:
 
 async def _taught(view: View, versions: set[str]) -> list[tuple[str, str]]:
     """Model versions that these data-set versions taught, with the data-set version."""
+    inference = view.services.inference
     taught = []
-    models = await view.services.inference.ListModels(ListModelsRequest(page_size=1000))
-    for each in models.models:
-        request = ListModelVersionsRequest(model=each.name, page_size=1000)
-        listed = await view.services.inference.ListModelVersions(request)
-        taught += [
-            (made.name, made.dataset_version) for made in listed.model_versions if made.dataset_version in versions
-        ]
+    async for models in every_page(inference.ListModels, ListModelsRequest(page_size=_ALL)):
+        for each in models.models:
+            request = ListModelVersionsRequest(model=each.name, page_size=_ALL)
+            async for listed in every_page(inference.ListModelVersions, request):
+                taught += [
+                    (made.name, made.dataset_version)
+                    for made in listed.model_versions
+                    if made.dataset_version in versions
+                ]
     return taught
 
 

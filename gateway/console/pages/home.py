@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,12 @@ from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
 from tidemill.pipeline.v1.rollout_service_pb2 import ListRolloutsRequest
 from tidemill.pipeline.v1.trigger_pb2 import Trigger
 from tidemill.pipeline.v1.trigger_service_pb2 import ListTriggersRequest
+from tidemill.telemetry.v1.telemetry_service_pb2 import SearchLogsRequest
 
 from gateway.console.calls import sections
 from gateway.console.view import Page, View
 from gateway.console.words import Status, last, part_status, short
+from services.kit.errors import TidemillError
 
 _CYCLES = 50
 _ROLLOUTS = 50
@@ -81,7 +84,9 @@ def needs(
 def _of_parts(parts: Sequence[tuple[str, Status]]) -> Iterator[Need]:
     for name, status in parts:
         if status.tone in ("bad", "warn"):
-            yield Need(status.tone, f"The {name} service: {status.word}", "", "")
+            # Those with a capital are not services of ours.
+            what = name if name[:1].isupper() else f"The {name} service"
+            yield Need(status.tone, f"{what}: {status.word}", "", "")
 
 
 def _of_routes(routes: Sequence[Route]) -> Iterator[Need]:
@@ -123,15 +128,19 @@ def _of_reviews(reviews: ReviewAgreement | None) -> Iterator[Need]:
 async def home(view: View) -> Response:
     """The page."""
     services = view.services
-    cycles, triggers, rollouts, reviews, routes = await sections(
+    cycles, triggers, rollouts, reviews, routes, searched = await sections(
         services.pipeline.ListCycles(ListCyclesRequest(page_size=_CYCLES)),
         services.trigger.ListTriggers(ListTriggersRequest(page_size=1000)),
         services.rollouts.ListRollouts(ListRolloutsRequest(page_size=_ROLLOUTS)),
         services.review.MeasureAgreement(MeasureAgreementRequest()),
         services.inference.ListRoutes(ListRoutesRequest(page_size=1000)),
+        # The telemetry service knows where Elasticsearch is; a search of nothing asks it.
+        services.telemetry.SearchLogs(SearchLogsRequest(query="_id:none", page_size=1)),
     )
-    health = await view.health.parts()
+    health, others = await asyncio.gather(view.health.parts(), view.health.infrastructure())
     parts = [(name, part_status(part["status"])) for name, part in health.items()]
+    parts += [(name, part_status(state)) for name, state in others.items()]
+    parts.append(("Elasticsearch", _elasticsearch(searched.error)))
     found = loops(
         cycles.found.cycles if cycles.found else (),
         triggers.found.triggers if triggers.found else (),
@@ -154,6 +163,13 @@ async def home(view: View) -> Response:
         serving=serving,
         errors=list(failed.values()),
     )
+
+
+def _elasticsearch(error: TidemillError | None) -> Status:
+    if error is None:
+        return part_status("serving")
+    # Of a telemetry service that does not answer, or a key that may not search, nothing follows.
+    return part_status("unavailable" if error.reason == "ELASTICSEARCH_UNAVAILABLE" else "unknown")
 
 
 PAGES = (Page("GET", "", home),)

@@ -15,7 +15,7 @@ from tidemill.pipeline.v1.rollout_service_pb2 import ListRolloutsRequest
 from tidemill.training.v1.run_pb2 import Run
 from tidemill.training.v1.training_service_pb2 import GetRunRequest
 
-from gateway.console.calls import may, section, sections
+from gateway.console.calls import every_page, may, section, sections
 from gateway.console.figures.lines import loss_curve
 from gateway.console.pages.cycles import corrections_plot, gains, quality_plot
 from gateway.console.pages.judges import rating_of
@@ -107,14 +107,12 @@ async def version(view: View) -> Response:
 async def _version(view: View, name: str) -> ModelVersion:
     model_name, _, number = name.partition("/versions/")
     request = ListModelVersionsRequest(model=model_name, page_size=1000)
-    while True:
-        listed = await view.services.inference.ListModelVersions(request)
+    async for listed in every_page(view.services.inference.ListModelVersions, request):
         for each in listed.model_versions:
             if each.name == name:
-                return each
-        if not listed.next_page_token:
-            raise NotFoundError(f"The version {number} of {model_name} does not exist.")
-        request.page_token = listed.next_page_token
+                found: ModelVersion = each
+                return found
+    raise NotFoundError(f"The version {number} of {model_name} does not exist.")
 
 
 def run_facts(run: Run) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 
 from services.cleaning.app.datasets import Datasets
-from services.cleaning.app.ports import Placement, SnapshotStore
-from services.cleaning.domain.dataset import VersionState
+from services.cleaning.app.ports import Placement, RejectedRow, SnapshotStore
+from services.cleaning.domain.dataset import SnapshotSummary, VersionState
 from services.cleaning.engine.card.statistics import SAMPLED_TEXTS, CardFigures, PartFigures
 from services.kit.errors import FailedPreconditionError
 
@@ -20,6 +21,45 @@ class Cards:
         self._datasets = datasets
         self._snapshots = snapshots
 
+    def rejections(self, name: str, per_reason: int) -> Mapping[str, Sequence[RejectedRow]]:
+        """Some of the records that a version rejected, by reason, the most frequent first.
+
+        Args:
+            name: of the version.
+            per_reason: most records of a reason.
+
+        Raises:
+            NotFoundError, FailedPreconditionError: see `figures`.
+        """
+        counts = self._snapshot(name).rejected_by_reason
+        order = sorted(counts, key=lambda reason: (-counts[reason], reason))
+        found: dict[str, list[RejectedRow]] = {reason: [] for reason in order}
+        missing = sum(min(count, per_reason) for count in counts.values())
+        _, batches = self._snapshots.rows(self._snapshot(name), Placement.REJECTED)
+        for batch in batches:
+            # Snapshots of earlier releases have no column for the operator.
+            nothing = [None] * len(batch["reason"])
+            columns = [batch.get(each, nothing) for each in ("record_id", "source", "reason", "detail", "operator")]
+            for row in zip(*columns, strict=True):
+                rejected = RejectedRow(*(value or "" for value in row))
+                kept = found.setdefault(rejected.reason, [])
+                if len(kept) < per_reason:
+                    kept.append(rejected)
+                    missing -= 1
+            if missing <= 0:
+                break
+        return found
+
+    def _snapshot(self, name: str) -> SnapshotSummary:
+        version = self._datasets.version(name)
+        if version.state is not VersionState.READY or version.snapshot is None:
+            raise FailedPreconditionError(
+                f"{name} is {version.state.value}; only a version that is ready can be looked into.",
+                reason="VERSION_NOT_READY",
+                metadata={"dataset_version": name},
+            )
+        return version.snapshot
+
     def figures(self, name: str) -> CardFigures:
         """What the card of a version shows.
 
@@ -27,14 +67,7 @@ class Cards:
             NotFoundError: the version does not exist.
             FailedPreconditionError: it is not ready, or a file of it is missing.
         """
-        version = self._datasets.version(name)
-        snapshot = version.snapshot
-        if version.state is not VersionState.READY or snapshot is None:
-            raise FailedPreconditionError(
-                f"{name} is {version.state.value}; only a version that is ready has a card.",
-                reason="VERSION_NOT_READY",
-                metadata={"dataset_version": name},
-            )
+        snapshot, version = self._snapshot(name), self._datasets.version(name)
         parts = {}
         for title, placement in _PARTS.items():
             if placement is Placement.HELD_BACK and not snapshot.feedback:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
@@ -9,7 +10,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2 as service
 from tidemill.cleaning.v1 import dataset_pb2
 
 from services.cleaning.app.explanations import DatasetExplanation
-from services.cleaning.app.ports import Placement
+from services.cleaning.app.ports import Placement, RejectedRow
 from services.cleaning.domain.dataset import (
     AwaitedImport,
     Dataset,
@@ -22,6 +23,7 @@ from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import Verdict
 from services.cleaning.engine.explain import Effect, Explanation
 from services.kit.grpc.messages import failure_to, progress_to, timestamp
+from services.kit.ids import record_name
 
 _STATES = {
     VersionState.BUILDING: dataset_pb2.DatasetVersion.STATE_BUILDING,
@@ -183,3 +185,12 @@ def explanation_to(explanation: Explanation) -> service.CleanTextResponse:
 def awaited_from(message: service.AwaitedImport) -> AwaitedImport:
     """An awaited import."""
     return AwaitedImport(message.name, message.record_count, message.withdrawn_count, message.changed_count)
+
+
+def sample_to(reason: str, rows: Sequence[RejectedRow]) -> service.RejectionSample:
+    """Rejected records of one reason."""
+    records = [
+        service.RejectedRecord(record=record_name(row.source, row.record_id), detail=row.detail, operator=row.operator)
+        for row in rows
+    ]
+    return service.RejectionSample(reason=reason, records=records)

@@ -26,6 +26,8 @@ from services.kit.grpc.watching import watch
 from services.kit.telemetry.context import current_traceparent
 from services.kit.threads import in_thread
 
+_PER_REASON = 5
+
 
 class CleaningServicer(grpc_stubs.CleaningServiceServicer):
     """Implements `tidemill.cleaning.v1.CleaningService`."""
@@ -131,6 +133,12 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         """Describes a version."""
         figures = await asyncio.to_thread(self._cards.figures, request.name)
         return pb.GetDatasetCardResponse(markdown=markdown_card(figures), html=html_card(figures))
+
+    async def SampleRejections(self, request: pb.SampleRejectionsRequest, context: Any) -> pb.SampleRejectionsResponse:
+        """Names rejected records."""
+        per_reason = request.per_reason or _PER_REASON
+        found = await asyncio.to_thread(self._cards.rejections, request.name, per_reason)
+        return pb.SampleRejectionsResponse(samples=[mapping.sample_to(*each) for each in found.items()])
 
     async def ListDatasetVersions(
         self, request: pb.ListDatasetVersionsRequest, context: Any

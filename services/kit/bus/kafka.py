@@ -20,7 +20,7 @@ from services.kit.bus.cloudevents import EncodedEvent, dead_letter, encode, refu
 from services.kit.bus.port import DeadLetter, Delivery, OutgoingEvent
 from services.kit.bus.topics import CODEC, DEAD_LETTERS, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, TOPICS, Topic
 from services.kit.deadline import work_deadline
-from services.kit.errors import InvalidArgumentError, UnavailableError, bus_away
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError, bus_away
 from services.kit.telemetry import schema
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,22 @@ def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *,
         admin.wait_for_topics([topic.name for topic in topics])
     except KafkaError as error:
         raise bus_away("Kafka did not create the topics", error) from error
+    finally:
+        admin.close()
+
+
+def answers(bootstrap: Brokers | str, timeout_s: float) -> bool:
+    """Whether a broker answers within some seconds; a broker that takes connections and is silent does not."""
+    limit = int(timeout_s * 1000)
+    limits = {"request_timeout_ms": limit, "bootstrap_timeout_ms": limit, "connections_max_idle_ms": 10 * limit}
+    try:
+        admin = KafkaAdminClient(**Brokers.of(bootstrap).options(), **limits, client_id="tidemill-probe")
+    except (KafkaError, ValueError, FailedPreconditionError):
+        return False
+    try:
+        return bool(admin.describe_cluster()["brokers"])
+    except KafkaError:
+        return False
     finally:
         admin.close()
 

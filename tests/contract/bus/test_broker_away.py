@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from services.kit.bus.kafka import KafkaEventPublisher
+from services.kit.bus.kafka import KafkaEventPublisher, answers
 from services.kit.bus.topics import Topic
 from services.kit.deadline import set_call_deadline
 from services.kit.errors import UnavailableError
@@ -54,6 +54,13 @@ def test_a_publisher_ends_while_its_broker_is_unavailable(kafka_bus: KafkaBus) -
         publisher.close()
         with pytest.raises(UnavailableError):
             publisher.publish(topic, [event("a", "closed")])
+
+
+def test_a_broker_that_is_silent_does_not_answer(kafka_bus: KafkaBus) -> None:
+    assert answers(kafka_bus.bootstrap, 10)
+    with frozen(kafka_bus.pid):
+        assert not answers(kafka_bus.bootstrap, 1)
+    assert not answers("127.0.0.1:1", 1)
 
 
 def test_callers_with_little_time_do_not_keep_a_spent_producer(kafka_bus: KafkaBus) -> None:

@@ -306,6 +306,11 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
             ("Cancel", cleaning.CancelDatasetVersionRequest),
         )
     },
+    "SampleRejections": (
+        cleaning.SampleRejectionsRequest(name="datasets/no/versions/1"),
+        "dataset_version",
+        "datasets/no/versions/1",
+    ),
     "GetDatasetCard": (
         cleaning.GetDatasetCardRequest(name="datasets/no/versions/1"),
         "dataset_version",

@@ -129,6 +129,17 @@ class FakeCleaning(CleaningServiceServicer):
     async def GetDatasetVersion(self, request: Any, context: Any) -> Any:  # noqa: N802
         return cleaning_service.GetDatasetVersionResponse(dataset_version=dataset_version())
 
+    async def SampleRejections(self, request: Any, context: Any) -> Any:  # noqa: N802
+        records = [
+            cleaning_service.RejectedRecord(
+                record=f"sources/bbc/records/{number}", detail=f"{number} characters", operator="length_filter"
+            )
+            for number in range(5)
+        ]
+        return cleaning_service.SampleRejectionsResponse(
+            samples=[cleaning_service.RejectionSample(reason="too_short", records=records)]
+        )
+
     async def ExplainRecord(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._seen.note(request, context)
         return record()

@@ -17,7 +17,7 @@ from services.cleaning.domain.record import RawRecord
 from services.cleaning.engine.card.markdown import markdown_card
 from services.cleaning.engine.card.page import html_card
 from services.cleaning.engine.card.statistics import MAX_LABEL_VALUES, CardFigures, PartFigures, language_of
-from services.kit.errors import FailedPreconditionError
+from services.kit.errors import FailedPreconditionError, NotFoundError
 from tests.conftest import OpenDatabase
 from tests.recipes import parse_operators
 from tests.unit.cleaning.test_use_cases import NAME, Harness
@@ -148,7 +148,7 @@ def test_languages(text: str, wanted: str) -> None:
 def test_an_empty_part_has_a_card_and_a_version_that_is_not_ready_has_none(harness: Harness) -> None:
     harness.put()
     name = harness.build()
-    with pytest.raises(FailedPreconditionError, match="only a version that is ready has a card"):
+    with pytest.raises(FailedPreconditionError, match="only a version that is ready can be looked into"):
         harness.cards.figures(name)
     harness.work()
     card = harness.cards.figures(name)
@@ -158,3 +158,20 @@ def test_an_empty_part_has_a_card_and_a_version_that_is_not_ready_has_none(harne
     (next((harness.folder / "datasets").rglob("train.parquet"))).unlink()
     with pytest.raises(FailedPreconditionError, match=r"train\.parquet is missing"):
         harness.cards.figures(name)
+
+
+def test_rejected_records_are_named_for_each_reason(harness: Harness) -> None:
+    built(harness)
+    more = [RawRecord(f"tiny{number}", "news", "hm", {"label": "good"}) for number in range(9)]
+    harness.records.collect([Arrival(record) for record in more])
+    name = harness.build()
+    harness.work()
+    found = harness.cards.rejections(name, 5)
+    assert {reason: len(rows) for reason, rows in found.items()} == {"too_short": 5, "exact_duplicate": 1}
+    (twin,) = found["exact_duplicate"]
+    assert (twin.source, twin.operator) == ("news", "exact_dedup")
+    assert twin.record_id in ("twin", "0")
+    assert {row.operator for row in found["too_short"]} == {"length_filter"}
+    assert len(harness.cards.rejections(name, 100)["too_short"]) == 10
+    with pytest.raises(NotFoundError):
+        harness.cards.rejections("datasets/reviews/versions/99", 5)

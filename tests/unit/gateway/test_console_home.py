@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from tidemill.inference.v1.route_pb2 import Route
 from tidemill.pipeline.v1.cycle_pb2 import Cycle, GateVerdict
 from tidemill.pipeline.v1.review_pb2 import ReviewAgreement
 from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
 from tidemill.pipeline.v1.trigger_pb2 import Trigger, TriggerFiring
 
-from gateway.console.pages.home import loops, needs
+from gateway.console.pages.home import _elasticsearch, loops, needs
 from gateway.console.rendering import linked
 from gateway.console.words import part_status
+from gateway.health import PartsHealth
 from services.kit.errors import UnavailableError
 from tests.unit.cli.cycles import running, succeeded
 from tests.unit.gateway.console_pages import CHINESE, HOSTILE, LONG, rendered, text_of
@@ -103,3 +107,41 @@ def test_a_quiet_mesh_says_that_nothing_is_to_do() -> None:
     assert "Nothing. Every loop turns by itself." in page
     assert "published" in page
     assert "version 3 serves" in text_of(page)
+
+
+async def test_parts_that_are_not_services_are_asked_every_few_seconds_and_never_for_long() -> None:
+    asked = []
+
+    async def kafka() -> bool:
+        asked.append("kafka")
+        return True
+
+    async def triton() -> bool:
+        return False
+
+    async def silent() -> bool:
+        await asyncio.sleep(60)
+        return True
+
+    health = PartsHealth({}, {"Kafka": kafka, "Triton": triton, "Silent": silent})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gateway.health._PATIENCE_S", 0.05)
+        found = await health.infrastructure()
+        assert found == {"Kafka": "serving", "Triton": "unavailable", "Silent": "unavailable"}
+        await health.infrastructure()
+    assert asked == ["kafka"]
+    # They need a person, too, and are not called services.
+    (need,) = needs([], [], None, [], [("Triton", part_status("unavailable")), ("Kafka", part_status("serving"))])
+    assert need.what == "Triton: does not answer"
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (None, "serving"),
+        (UnavailableError("x", reason="ELASTICSEARCH_UNAVAILABLE"), "does not answer"),
+        (UnavailableError("x", reason="PEER_UNAVAILABLE"), "unknown"),
+    ],
+)
+def test_elasticsearch_is_known_by_what_telemetry_says(error: UnavailableError | None, word: str) -> None:
+    assert _elasticsearch(error).word == word

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tidemill.cleaning.v1.cleaning_service_pb2 import DatasetExplanation
+from tidemill.cleaning.v1.cleaning_service_pb2 import DatasetExplanation, RejectedRecord, RejectionSample
 from tidemill.cleaning.v1.dataset_pb2 import Dataset, DatasetVersion
-from tidemill.inference.v1.model_pb2 import Integrity, ModelVersion
+from tidemill.inference.v1.inference_service_pb2 import ListModelsResponse, ListModelVersionsResponse
+from tidemill.inference.v1.model_pb2 import Integrity, Model, ModelVersion
 from tidemill.inference.v1.route_pb2 import Route
 from tidemill.pipeline.v1.pipeline_service_pb2 import Feedback
 from tidemill.training.v1.run_pb2 import Run
 
 from gateway.console.figures.marks import share_bar
-from gateway.console.pages.data import funnel, place_of
+from gateway.console.pages.data import _taught, funnel, place_of
 from gateway.console.pages.models import integrity_of, role_of, run_facts, users_of
 from gateway.formats import recipe
 from services.kit.errors import UnavailableError
@@ -42,8 +45,9 @@ def run_page(run: Run) -> str:
     return rendered("run.html", run=run, task="generation", method="lora", refresh=0, **run_facts(run))
 
 
-def dataset_page(version: DatasetVersion) -> str:
+def dataset_page(version: DatasetVersion, samples: Sequence[RejectionSample] = ()) -> str:
     values = {"version": version, "parts_": funnel(version), "recipe": recipe(version.spec.operators)}
+    values["samples"] = samples
     return rendered("dataset_version.html", models=[("models/m/versions/1", version.name)], refresh=0, **values)
 
 
@@ -146,3 +150,35 @@ def test_texts_stay_texts(text: str) -> None:
 def test_lists_of_nothing_are_pages() -> None:
     assert "No model is published yet." in rendered("models.html", models=[], older="", after="", may_see_answers=False)
     assert "no data sets yet" in rendered("datasets.html", datasets=[], older="", after="", may_explain=False)
+
+
+def test_each_reason_shows_examples_of_what_was_rejected() -> None:
+    records = [RejectedRecord(record="sources/bbc/records/a b", detail=HOSTILE, operator="length_filter")]
+    samples = [RejectionSample(reason="too_short", records=records), RejectionSample(reason="gone")]
+    page = dataset_page(dataset_version(), samples)
+    assert 'href="/console/records?record=sources/bbc/records/a%20b"' in page
+    assert "too short" in text_of(page)
+    assert HOSTILE in text_of(page)
+    assert "gone" not in text_of(page)
+
+
+async def test_models_of_all_pages_are_listed_as_taught() -> None:
+    class Inference:
+        """Two pages of models, and two of the versions of each."""
+
+        async def ListModels(self, request: Any) -> ListModelsResponse:  # noqa: N802
+            last = request.page_token == "2"
+            name = "models/b" if last else "models/a"
+            return ListModelsResponse(models=[Model(name=name)], next_page_token="" if last else "2")
+
+        async def ListModelVersions(self, request: Any) -> ListModelVersionsResponse:  # noqa: N802
+            last = request.page_token == "2"
+            version = ModelVersion(
+                name=f"{request.model}/versions/{2 if last else 1}", dataset_version="datasets/d/versions/1"
+            )
+            return ListModelVersionsResponse(model_versions=[version], next_page_token="" if last else "2")
+
+    view: Any = SimpleNamespace(services=SimpleNamespace(inference=Inference()))
+    found = await _taught(view, {"datasets/d/versions/1"})
+    assert [name for name, _ in found] == [f"models/{m}/versions/{n}" for m in "ab" for n in (1, 2)]
+    assert await _taught(view, {"datasets/d/versions/9"}) == []

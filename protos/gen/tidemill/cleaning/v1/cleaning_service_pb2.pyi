@@ -1044,6 +1044,114 @@ class GetDatasetCardResponse(_message.Message):
 Global___GetDatasetCardResponse: _TypeAlias = GetDatasetCardResponse  # noqa: Y015
 
 @_typing.final
+class SampleRejectionsRequest(_message.Message):
+    """Request of SampleRejections."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PER_REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`datasets/{dataset}/versions/{number}`."""
+    per_reason: _builtins.int
+    """Most records of a reason; 5 when zero."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        per_reason: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "per_reason", b"per_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleRejectionsRequest: _TypeAlias = SampleRejectionsRequest  # noqa: Y015
+
+@_typing.final
+class RejectedRecord(_message.Message):
+    """A record that a version rejected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    record: _builtins.str
+    """`sources/{source}/records/{record}`."""
+    detail: _builtins.str
+    """What was wrong, in the operator's words; may be empty."""
+    operator: _builtins.str
+    """The operator; empty where the data set itself rejected it."""
+    def __init__(
+        self,
+        *,
+        record: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        operator: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "operator", b"operator", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectedRecord: _TypeAlias = RejectedRecord  # noqa: Y015
+
+@_typing.final
+class RejectionSample(_message.Message):
+    """Some of the records that a version rejected for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Stable reason, as in `rejected_by_reason`."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRecord]:
+        """The records, in the order of the version's file."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        records: _abc.Iterable[Global___RejectedRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectionSample: _TypeAlias = RejectionSample  # noqa: Y015
+
+@_typing.final
+class SampleRejectionsResponse(_message.Message):
+    """Response of SampleRejections."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectionSample]:
+        """A sample for each reason, the most frequent reason first."""
+
+    def __init__(
+        self,
+        *,
+        samples: _abc.Iterable[Global___RejectionSample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleRejectionsResponse: _TypeAlias = SampleRejectionsResponse  # noqa: Y015
+
+@_typing.final
 class ListDatasetVersionsRequest(_message.Message):
     """Request of ListDatasetVersions."""
 

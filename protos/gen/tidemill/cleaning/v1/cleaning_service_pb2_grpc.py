@@ -90,6 +90,11 @@ class CleaningServiceStub:
                 request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardRequest.SerializeToString,
                 response_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardResponse.FromString,
                 _registered_method=True)
+        self.SampleRejections = channel.unary_unary(
+                '/tidemill.cleaning.v1.CleaningService/SampleRejections',
+                request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.SampleRejectionsRequest.SerializeToString,
+                response_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.SampleRejectionsResponse.FromString,
+                _registered_method=True)
         self.ListDatasetVersions = channel.unary_unary(
                 '/tidemill.cleaning.v1.CleaningService/ListDatasetVersions',
                 request_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.ListDatasetVersionsRequest.SerializeToString,
@@ -189,6 +194,13 @@ class CleaningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SampleRejections(self, request, context):
+        """Names some of the records that a version rejected, for each reason. It contains no text of a record.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDatasetVersions(self, request, context):
         """Lists versions, newest first.
         """
@@ -267,6 +279,11 @@ def add_CleaningServiceServicer_to_server(servicer, server):
                     servicer.GetDatasetCard,
                     request_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardRequest.FromString,
                     response_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardResponse.SerializeToString,
+            ),
+            'SampleRejections': grpc.unary_unary_rpc_method_handler(
+                    servicer.SampleRejections,
+                    request_deserializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.SampleRejectionsRequest.FromString,
+                    response_serializer=tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.SampleRejectionsResponse.SerializeToString,
             ),
             'ListDatasetVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDatasetVersions,
@@ -582,6 +599,33 @@ class CleaningService:
             '/tidemill.cleaning.v1.CleaningService/GetDatasetCard',
             tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardRequest.SerializeToString,
             tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.GetDatasetCardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SampleRejections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.cleaning.v1.CleaningService/SampleRejections',
+            tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.SampleRejectionsRequest.SerializeToString,
+            tidemill_dot_cleaning_dot_v1_dot_cleaning__service__pb2.SampleRejectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,8 @@ class CleaningServiceStub:
     """Reads a version."""
     GetDatasetCard: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetCardRequest, _cleaning_service_pb2.GetDatasetCardResponse]
     """Describes a version that is ready: lengths, languages, labels, and what was rejected and why."""
+    SampleRejections: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.SampleRejectionsRequest, _cleaning_service_pb2.SampleRejectionsResponse]
+    """Names some of the records that a version rejected, for each reason. It contains no text of a record."""
     ListDatasetVersions: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.ListDatasetVersionsRequest, _cleaning_service_pb2.ListDatasetVersionsResponse]
     """Lists versions, newest first."""
     CancelDatasetVersion: _grpc.UnaryUnaryMultiCallable[_cleaning_service_pb2.CancelDatasetVersionRequest, _cleaning_service_pb2.CancelDatasetVersionResponse]
@@ -93,6 +95,8 @@ class CleaningServiceAsyncStub(CleaningServiceStub):
     """Reads a version."""
     GetDatasetCard: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.GetDatasetCardRequest, _cleaning_service_pb2.GetDatasetCardResponse]  # type: ignore[assignment]
     """Describes a version that is ready: lengths, languages, labels, and what was rejected and why."""
+    SampleRejections: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.SampleRejectionsRequest, _cleaning_service_pb2.SampleRejectionsResponse]  # type: ignore[assignment]
+    """Names some of the records that a version rejected, for each reason. It contains no text of a record."""
     ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.ListDatasetVersionsRequest, _cleaning_service_pb2.ListDatasetVersionsResponse]  # type: ignore[assignment]
     """Lists versions, newest first."""
     CancelDatasetVersion: _aio.UnaryUnaryMultiCallable[_cleaning_service_pb2.CancelDatasetVersionRequest, _cleaning_service_pb2.CancelDatasetVersionResponse]  # type: ignore[assignment]
@@ -192,6 +196,14 @@ class CleaningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cleaning_service_pb2.GetDatasetCardResponse, _abc.Awaitable[_cleaning_service_pb2.GetDatasetCardResponse]]:
         """Describes a version that is ready: lengths, languages, labels, and what was rejected and why."""
+
+    @_abc_1.abstractmethod
+    def SampleRejections(
+        self,
+        request: _cleaning_service_pb2.SampleRejectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cleaning_service_pb2.SampleRejectionsResponse, _abc.Awaitable[_cleaning_service_pb2.SampleRejectionsResponse]]:
+        """Names some of the records that a version rejected, for each reason. It contains no text of a record."""
 
     @_abc_1.abstractmethod
     def ListDatasetVersions(
