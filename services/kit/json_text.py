@@ -45,6 +45,23 @@ def read_json(text: bytes | str) -> Any:
         raise ValueError("it is nested too deep") from error
 
 
+def read_value(text: str, begin: int) -> tuple[Any, int]:
+    """The value that begins at a character, as `read_json` reads it, and where it ends.
+
+    Raises:
+        ValueError: it is not JSON, ends too early, or is nested too deep.
+    """
+    try:
+        try:
+            return _READER.raw_decode(text, begin)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:
+            return _READER_OF_LONG_INTEGERS.raw_decode(text, begin)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def repeated_names(value: Mapping[str, Any]) -> tuple[str, ...]:
     """Duplicate names in an object that `read_json` returned."""
     return value.twice if isinstance(value, _Object) else ()

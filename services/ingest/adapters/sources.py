@@ -120,7 +120,7 @@ class FileSources:
                             yield Refusal(where, error.reason, error.message, kind.content(piece))
             except (BadContentError, OSError) as error:
                 if not (isinstance(kind, FolderFormat) and isinstance(error, _UNREADABLE)):
-                    raise _unreadable(location, number, error) from error
+                    raise _unreadable(location, number, error, kind.unit) from error
                 yield Refusal(location, "UNREADABLE_FILE", f"The file cannot be read ({type(error).__name__}).", b"")
 
     def _contents(
@@ -264,9 +264,11 @@ def _digest_file(place: FilePlace, path: str, limit: int) -> tuple[str, int, int
     return content.hexdigest(), lines + (last not in (b"", b"\n")), size
 
 
-def _unreadable(location: str, line: int, error: BadContentError | OSError) -> FailedPreconditionError:
-    """The error for a file that cannot be read further, with the last line that was read."""
-    where = f"{location}: after line {line}" if line else location
+def _unreadable(
+    location: str, line: int, error: BadContentError | OSError, unit: str = "line"
+) -> FailedPreconditionError:
+    """The error for a file that cannot be read further, with the last line or row that was read."""
+    where = f"{location}: after {unit} {line}" if line else location
     if isinstance(error, FileNotFoundError):
         reason, why = "SOURCE_GONE", "the file no longer exists; restore it, or import what is there now"
     elif isinstance(error, BadContentError):

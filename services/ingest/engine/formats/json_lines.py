@@ -38,7 +38,7 @@ class JsonLines(MemberFormat[bytes]):
 
     def record(self, source: str, file: ReadFile, piece: bytes) -> RawRecord:
         """See `FileFormat`."""
-        return self.record_of_members(source, _object_of(piece))
+        return self.record_of_members(source, object_of(piece))
 
 
 FORMAT = JsonLines
@@ -50,7 +50,12 @@ def _piece(number: int, line: bytes) -> bytes:
     return line.strip()[: MAX_LINE_BYTES + 1]
 
 
-def _object_of(line: bytes) -> dict[str, Any]:
+def object_of(line: bytes) -> dict[str, Any]:
+    """The object in a line.
+
+    Raises:
+        RecordRefusedError: it is too long, not UTF-8, not JSON, or not an object.
+    """
     if len(line) > MAX_LINE_BYTES:
         raise RecordRefusedError(f"The line has more than {MAX_LINE_BYTES} bytes.", reason="LINE_TOO_LONG")
     try:

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tidemill.common.v1 import failure_pb2 as tidemill_dot_common_dot_v1_dot_failure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tidemill/ingest/v1/source_import.proto\x12\x12tidemill.ingest.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/common/v1/failure.proto\"\x84\x01\n\x10TextFolderSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x19\n\x07pattern\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12!\n\x10\x66older_attribute\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08\x65ncoding\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18 \"\x86\x01\n\x0fJsonLinesSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x1b\n\ntext_field\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08id_field\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\"\n\x10\x61ttribute_fields\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\"d\n\x0cPluginSource\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\'\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x84\x01\n\x10MailFolderSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x19\n\x07pattern\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12!\n\x10\x66older_attribute\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x07headers\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x30\"\xb7\x01\n\tCsvSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x1b\n\ntext_field\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08id_field\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\"\n\x10\x61ttribute_fields\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x1a\n\tdelimiter\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18\x01\x12\x19\n\x08\x65ncoding\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18 \"\x9f\x03\n\nSourceSpec\x12\x31\n\x06source\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x10\x01\x18@2\x16^[a-z0-9][a-z0-9._-]*$\x12;\n\x0btext_folder\x18\x02 \x01(\x0b\x32$.tidemill.ingest.v1.TextFolderSourceH\x00\x12\x39\n\njson_lines\x18\x03 \x01(\x0b\x32#.tidemill.ingest.v1.JsonLinesSourceH\x00\x12\x32\n\x06plugin\x18\x05 \x01(\x0b\x32 .tidemill.ingest.v1.PluginSourceH\x00\x12;\n\x0bmail_folder\x18\x06 \x01(\x0b\x32$.tidemill.ingest.v1.MailFolderSourceH\x00\x12\x32\n\tcsv_files\x18\x07 \x01(\x0b\x32\x1d.tidemill.ingest.v1.CsvSourceH\x00\x12\x1c\n\x0bmax_records\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x14\n\x0cmay_be_empty\x18\x08 \x01(\x08\x42\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"\xd1\x04\n\x06Import\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x04spec\x18\x04 \x01(\x0b\x32\x1e.tidemill.ingest.v1.SourceSpec\x12/\n\x05state\x18\x05 \x01(\x0e\x32 .tidemill.ingest.v1.Import.State\x12\x14\n\x0crecord_count\x18\x06 \x01(\x03\x12\x16\n\x0erejected_count\x18\x07 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12.\n\x08progress\x18\t \x01(\x0b\x32\x1c.tidemill.common.v1.Progress\x12,\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x1b.tidemill.common.v1.Failure\x12\x0e\n\x06reused\x18\x0b \x01(\x08\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x0c \x01(\x03\x12\x15\n\rchanged_count\x18\r \x01(\x03\x12\x17\n\x0fwithdrawn_count\x18\x0e \x01(\x03\x12\x18\n\x10not_synchronized\x18\x0f \x01(\t\"m\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x13\n\x0fSTATE_CANCELLED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tidemill/ingest/v1/source_import.proto\x12\x12tidemill.ingest.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/common/v1/failure.proto\"\x84\x01\n\x10TextFolderSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x19\n\x07pattern\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12!\n\x10\x66older_attribute\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08\x65ncoding\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18 \"\x86\x01\n\x0fJsonLinesSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x1b\n\ntext_field\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08id_field\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\"\n\x10\x61ttribute_fields\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\"d\n\x0cPluginSource\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\'\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x84\x01\n\x10MailFolderSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x19\n\x07pattern\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12!\n\x10\x66older_attribute\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x07headers\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x30\"\xb7\x01\n\tCsvSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x1b\n\ntext_field\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08id_field\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\"\n\x10\x61ttribute_fields\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x1a\n\tdelimiter\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18\x01\x12\x19\n\x08\x65ncoding\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18 \"\x84\x01\n\rParquetSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x1b\n\ntext_field\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08id_field\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\"\n\x10\x61ttribute_fields\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\"\xc9\x01\n\x14\x44\x61tasetsFolderSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x19\n\x07pattern\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12!\n\x10\x66older_attribute\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\ntext_field\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08id_field\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\"\n\x10\x61ttribute_fields\x18\x06 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\",\n\x11OpenAiFilesSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\")\n\x0eLangfuseSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\"I\n\x11LabelStudioSource\x12\x17\n\x03uri\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x1b\n\ntext_field\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xe4\x05\n\nSourceSpec\x12\x31\n\x06source\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x10\x01\x18@2\x16^[a-z0-9][a-z0-9._-]*$\x12;\n\x0btext_folder\x18\x02 \x01(\x0b\x32$.tidemill.ingest.v1.TextFolderSourceH\x00\x12\x39\n\njson_lines\x18\x03 \x01(\x0b\x32#.tidemill.ingest.v1.JsonLinesSourceH\x00\x12\x32\n\x06plugin\x18\x05 \x01(\x0b\x32 .tidemill.ingest.v1.PluginSourceH\x00\x12;\n\x0bmail_folder\x18\x06 \x01(\x0b\x32$.tidemill.ingest.v1.MailFolderSourceH\x00\x12\x32\n\tcsv_files\x18\x07 \x01(\x0b\x32\x1d.tidemill.ingest.v1.CsvSourceH\x00\x12:\n\rparquet_files\x18\t \x01(\x0b\x32!.tidemill.ingest.v1.ParquetSourceH\x00\x12\x43\n\x0f\x64\x61tasets_folder\x18\n \x01(\x0b\x32(.tidemill.ingest.v1.DatasetsFolderSourceH\x00\x12=\n\x0copenai_files\x18\x0b \x01(\x0b\x32%.tidemill.ingest.v1.OpenAiFilesSourceH\x00\x12=\n\x0flangfuse_export\x18\x0c \x01(\x0b\x32\".tidemill.ingest.v1.LangfuseSourceH\x00\x12\x44\n\x13label_studio_export\x18\r \x01(\x0b\x32%.tidemill.ingest.v1.LabelStudioSourceH\x00\x12\x1c\n\x0bmax_records\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x14\n\x0cmay_be_empty\x18\x08 \x01(\x08\x42\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"\xd1\x04\n\x06Import\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x04spec\x18\x04 \x01(\x0b\x32\x1e.tidemill.ingest.v1.SourceSpec\x12/\n\x05state\x18\x05 \x01(\x0e\x32 .tidemill.ingest.v1.Import.State\x12\x14\n\x0crecord_count\x18\x06 \x01(\x03\x12\x16\n\x0erejected_count\x18\x07 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12.\n\x08progress\x18\t \x01(\x0b\x32\x1c.tidemill.common.v1.Progress\x12,\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x1b.tidemill.common.v1.Failure\x12\x0e\n\x06reused\x18\x0b \x01(\x08\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x0c \x01(\x03\x12\x15\n\rchanged_count\x18\r \x01(\x03\x12\x17\n\x0fwithdrawn_count\x18\x0e \x01(\x03\x12\x18\n\x10not_synchronized\x18\x0f \x01(\t\"m\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x13\n\x0fSTATE_CANCELLED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -73,6 +73,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CSVSOURCE'].fields_by_name['delimiter']._serialized_options = b'\272H\004r\002\030\001'
   _globals['_CSVSOURCE'].fields_by_name['encoding']._loaded_options = None
   _globals['_CSVSOURCE'].fields_by_name['encoding']._serialized_options = b'\272H\004r\002\030 '
+  _globals['_PARQUETSOURCE'].fields_by_name['uri']._loaded_options = None
+  _globals['_PARQUETSOURCE'].fields_by_name['uri']._serialized_options = b'\272H\007r\005\020\001\030\200\020'
+  _globals['_PARQUETSOURCE'].fields_by_name['text_field']._loaded_options = None
+  _globals['_PARQUETSOURCE'].fields_by_name['text_field']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_PARQUETSOURCE'].fields_by_name['id_field']._loaded_options = None
+  _globals['_PARQUETSOURCE'].fields_by_name['id_field']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_PARQUETSOURCE'].fields_by_name['attribute_fields']._loaded_options = None
+  _globals['_PARQUETSOURCE'].fields_by_name['attribute_fields']._serialized_options = b'\272H\005\222\001\002\020@'
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['uri']._loaded_options = None
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['uri']._serialized_options = b'\272H\007r\005\020\001\030\200\020'
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['pattern']._loaded_options = None
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['pattern']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['folder_attribute']._loaded_options = None
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['folder_attribute']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['text_field']._loaded_options = None
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['text_field']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['id_field']._loaded_options = None
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['id_field']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['attribute_fields']._loaded_options = None
+  _globals['_DATASETSFOLDERSOURCE'].fields_by_name['attribute_fields']._serialized_options = b'\272H\005\222\001\002\020@'
+  _globals['_OPENAIFILESSOURCE'].fields_by_name['uri']._loaded_options = None
+  _globals['_OPENAIFILESSOURCE'].fields_by_name['uri']._serialized_options = b'\272H\007r\005\020\001\030\200\020'
+  _globals['_LANGFUSESOURCE'].fields_by_name['uri']._loaded_options = None
+  _globals['_LANGFUSESOURCE'].fields_by_name['uri']._serialized_options = b'\272H\007r\005\020\001\030\200\020'
+  _globals['_LABELSTUDIOSOURCE'].fields_by_name['uri']._loaded_options = None
+  _globals['_LABELSTUDIOSOURCE'].fields_by_name['uri']._serialized_options = b'\272H\007r\005\020\001\030\200\020'
+  _globals['_LABELSTUDIOSOURCE'].fields_by_name['text_field']._loaded_options = None
+  _globals['_LABELSTUDIOSOURCE'].fields_by_name['text_field']._serialized_options = b'\272H\004r\002\030@'
   _globals['_SOURCESPEC'].oneofs_by_name['kind']._loaded_options = None
   _globals['_SOURCESPEC'].oneofs_by_name['kind']._serialized_options = b'\272H\002\010\001'
   _globals['_SOURCESPEC'].fields_by_name['source']._loaded_options = None
@@ -89,10 +117,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MAILFOLDERSOURCE']._serialized_end=695
   _globals['_CSVSOURCE']._serialized_start=698
   _globals['_CSVSOURCE']._serialized_end=881
-  _globals['_SOURCESPEC']._serialized_start=884
-  _globals['_SOURCESPEC']._serialized_end=1299
-  _globals['_IMPORT']._serialized_start=1302
-  _globals['_IMPORT']._serialized_end=1895
-  _globals['_IMPORT_STATE']._serialized_start=1786
-  _globals['_IMPORT_STATE']._serialized_end=1895
+  _globals['_PARQUETSOURCE']._serialized_start=884
+  _globals['_PARQUETSOURCE']._serialized_end=1016
+  _globals['_DATASETSFOLDERSOURCE']._serialized_start=1019
+  _globals['_DATASETSFOLDERSOURCE']._serialized_end=1220
+  _globals['_OPENAIFILESSOURCE']._serialized_start=1222
+  _globals['_OPENAIFILESSOURCE']._serialized_end=1266
+  _globals['_LANGFUSESOURCE']._serialized_start=1268
+  _globals['_LANGFUSESOURCE']._serialized_end=1309
+  _globals['_LABELSTUDIOSOURCE']._serialized_start=1311
+  _globals['_LABELSTUDIOSOURCE']._serialized_end=1384
+  _globals['_SOURCESPEC']._serialized_start=1387
+  _globals['_SOURCESPEC']._serialized_end=2127
+  _globals['_IMPORT']._serialized_start=2130
+  _globals['_IMPORT']._serialized_end=2723
+  _globals['_IMPORT_STATE']._serialized_start=2614
+  _globals['_IMPORT_STATE']._serialized_end=2723
 # @@protoc_insertion_point(module_scope)

@@ -207,6 +207,165 @@ class CsvSource(_message.Message):
 Global___CsvSource: _TypeAlias = CsvSource  # noqa: Y015
 
 @_typing.final
+class ParquetSource(_message.Message):
+    """Parquet files. One record a row; a row's nested values keep their names, joined by dots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_FIELD_NUMBER: _builtins.int
+    ID_FIELD_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_FIELDS_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """File or glob, as an absolute path or a URL of file: or s3:, or a file's URL of http: or https:."""
+    text_field: _builtins.str
+    """Column with the text; `text` when empty."""
+    id_field: _builtins.str
+    """Column with the record id; derived from the content when empty."""
+    @_builtins.property
+    def attribute_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns to keep as attributes; every column when empty."""
+
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        text_field: _builtins.str = ...,
+        id_field: _builtins.str = ...,
+        attribute_fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_fields", b"attribute_fields", "id_field", b"id_field", "text_field", b"text_field", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParquetSource: _TypeAlias = ParquetSource  # noqa: Y015
+
+@_typing.final
+class DatasetsFolderSource(_message.Message):
+    """A folder that Hugging Face's `datasets` wrote with `save_to_disk`, or of Parquet files as the hub has them. One record a
+    row; the numbers of class labels become their names.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    FOLDER_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_FIELD_NUMBER: _builtins.int
+    ID_FIELD_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_FIELDS_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """Folder, as an absolute path or a URL of file: or s3:."""
+    pattern: _builtins.str
+    """Which files: a glob below the folder, such as `**/*.parquet`; `**/data-*.arrow` when empty."""
+    folder_attribute: _builtins.str
+    """Attribute that receives the name of the file's folder, for example `split`; none when empty."""
+    text_field: _builtins.str
+    """Column with the text; `text` when empty."""
+    id_field: _builtins.str
+    """Column with the record id; derived from the content when empty."""
+    @_builtins.property
+    def attribute_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns to keep as attributes; every column when empty."""
+
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        pattern: _builtins.str = ...,
+        folder_attribute: _builtins.str = ...,
+        text_field: _builtins.str = ...,
+        id_field: _builtins.str = ...,
+        attribute_fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_fields", b"attribute_fields", "folder_attribute", b"folder_attribute", "id_field", b"id_field", "pattern", b"pattern", "text_field", b"text_field", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetsFolderSource: _TypeAlias = DatasetsFolderSource  # noqa: Y015
+
+@_typing.final
+class OpenAiFilesSource(_message.Message):
+    """Files for OpenAI's fine-tuning, a JSON object a line: `messages`, `prompt` and `completion`, or `input` with
+    `preferred_output` and `non_preferred_output`. The text is what was asked; `completion`, or `chosen` and `rejected`, and
+    `system` are attributes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """File or glob, as an absolute path or a URL of file: or s3:, or a file's URL of http: or https:."""
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenAiFilesSource: _TypeAlias = OpenAiFilesSource  # noqa: Y015
+
+@_typing.final
+class LangfuseSource(_message.Message):
+    """Exports of Langfuse (traces, observations or items of a dataset), as a JSON array or as JSON lines. The text is what was
+    asked; `output`, scores and the other members are attributes; the time is the event time.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """File or glob, as an absolute path or a URL of file: or s3:, or a file's URL of http: or https:."""
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LangfuseSource: _TypeAlias = LangfuseSource  # noqa: Y015
+
+@_typing.final
+class LabelStudioSource(_message.Message):
+    """Exports of Label Studio in its JSON form. The text is a member of the task's data. `label` is what the annotators chose,
+    by majority; `spans` are the parts that they marked, in the form that token classification learns from.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """File or glob, as an absolute path or a URL of file: or s3:, or a file's URL of http: or https:."""
+    text_field: _builtins.str
+    """Member of the task's data with the text; `text` when empty."""
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        text_field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text_field", b"text_field", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelStudioSource: _TypeAlias = LabelStudioSource  # noqa: Y015
+
+@_typing.final
 class SourceSpec(_message.Message):
     """What to pull."""
 
@@ -218,6 +377,11 @@ class SourceSpec(_message.Message):
     PLUGIN_FIELD_NUMBER: _builtins.int
     MAIL_FOLDER_FIELD_NUMBER: _builtins.int
     CSV_FILES_FIELD_NUMBER: _builtins.int
+    PARQUET_FILES_FIELD_NUMBER: _builtins.int
+    DATASETS_FOLDER_FIELD_NUMBER: _builtins.int
+    OPENAI_FILES_FIELD_NUMBER: _builtins.int
+    LANGFUSE_EXPORT_FIELD_NUMBER: _builtins.int
+    LABEL_STUDIO_EXPORT_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     MAY_BE_EMPTY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
@@ -246,6 +410,26 @@ class SourceSpec(_message.Message):
     def csv_files(self) -> Global___CsvSource:
         """CSV files."""
 
+    @_builtins.property
+    def parquet_files(self) -> Global___ParquetSource:
+        """Parquet files."""
+
+    @_builtins.property
+    def datasets_folder(self) -> Global___DatasetsFolderSource:
+        """A folder of Hugging Face's `datasets`."""
+
+    @_builtins.property
+    def openai_files(self) -> Global___OpenAiFilesSource:
+        """Files for OpenAI's fine-tuning."""
+
+    @_builtins.property
+    def langfuse_export(self) -> Global___LangfuseSource:
+        """Exports of Langfuse."""
+
+    @_builtins.property
+    def label_studio_export(self) -> Global___LabelStudioSource:
+        """Exports of Label Studio."""
+
     def __init__(
         self,
         *,
@@ -255,14 +439,19 @@ class SourceSpec(_message.Message):
         plugin: Global___PluginSource | None = ...,
         mail_folder: Global___MailFolderSource | None = ...,
         csv_files: Global___CsvSource | None = ...,
+        parquet_files: Global___ParquetSource | None = ...,
+        datasets_folder: Global___DatasetsFolderSource | None = ...,
+        openai_files: Global___OpenAiFilesSource | None = ...,
+        langfuse_export: Global___LangfuseSource | None = ...,
+        label_studio_export: Global___LabelStudioSource | None = ...,
         max_records: _builtins.int = ...,
         may_be_empty: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "json_lines", b"json_lines", "kind", b"kind", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
