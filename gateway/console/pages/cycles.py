@@ -10,11 +10,12 @@ from typing import Any
 from markupsafe import Markup
 from starlette.responses import Response
 from tidemill.common.v1.failure_pb2 import Metric
-from tidemill.pipeline.v1.cycle_pb2 import Cycle, GateVerdict
+from tidemill.pipeline.v1.cycle_pb2 import Cycle, GateVerdict, Stage
 from tidemill.pipeline.v1.pipeline_service_pb2 import CancelCycleRequest, GetCycleRequest
 from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
 from tidemill.pipeline.v1.rollout_service_pb2 import ListRolloutsRequest
-from tidemill.training.v1.run_pb2 import Comparison, Report, Variant
+from tidemill.training.v1.run_pb2 import Comparison, LossPoint, Report, Variant
+from tidemill.training.v1.training_service_pb2 import GetRunRequest
 
 from gateway.console.calls import may, section
 from gateway.console.figures.lines import loss_curve
@@ -129,18 +130,34 @@ async def cycle(view: View) -> Response:
     name = _name(view)
     found = (await view.services.pipeline.GetCycle(GetCycleRequest(name=name))).cycle
     rollout = await _rollout_of(view, found)
-    return view.page("cycle.html", rollout=rollout, may_cancel=may("PipelineService", "CancelCycle"), **facts(found))
+    shown = facts(found, await _losses(view, found))
+    return view.page("cycle.html", rollout=rollout, may_cancel=may("PipelineService", "CancelCycle"), **shown)
 
 
-def facts(found: Cycle) -> dict[str, Any]:
-    """What the page shows of a cycle itself."""
+async def _losses(view: View, found: Cycle) -> Sequence[LossPoint]:
+    """The loss of the run that trains now; empty without one."""
+    names = [
+        name
+        for stage in found.stages
+        if stage.state == Stage.STATE_RUNNING
+        for name in stage.resources
+        if name.startswith("runs/")
+    ]
+    if not names:
+        return ()
+    answered = await section(view.services.training.GetRun(GetRunRequest(name=names[-1])))
+    return answered.found.run.loss_curve if answered.found else ()
+
+
+def facts(found: Cycle, losses: Sequence[LossPoint] = ()) -> dict[str, Any]:
+    """What the page shows of a cycle itself; `losses` are those of a run that trains now."""
     report = found.report
     built = builds(found)
     return {
         "cycle": found,
         "stages": picture(found, time.time()),
         "resources": list(dict.fromkeys(name for stage in found.stages for name in stage.resources)),
-        "loss": loss_curve([(point.step, point.loss) for point in report.loss_curve]),
+        "loss": loss_curve([(point.step, point.loss) for point in report.loss_curve or losses]),
         "quality": quality_plot(report) if found.HasField("report") else "",
         "corrections": corrections_plot(report.corrections) if report.HasField("corrections") else "",
         "gains": gains(report),

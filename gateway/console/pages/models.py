@@ -117,11 +117,11 @@ async def _version(view: View, name: str) -> ModelVersion:
 
 def run_facts(run: Run) -> dict[str, Any]:
     """The plots of a run's report."""
-    report = run.report
+    report, points = run.report, run.report.loss_curve or run.loss_curve
     return {
         "quality": quality_plot(report),
         "corrections": corrections_plot(report.corrections) if report.HasField("corrections") else "",
-        "loss": loss_curve([(point.step, point.loss) for point in report.loss_curve]),
+        "loss": loss_curve([(point.step, point.loss) for point in points]),
         "gains": gains(report),
     }
 

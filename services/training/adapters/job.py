@@ -6,16 +6,19 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from services.kit.progress import Progress
+from services.training.domain.report import LossPoint
 from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.methods import stored_method
 
 JOB_FILE = "job.json"
 PROGRESS_FILE = "progress.json"
+LOSS_CURVE_FILE = "loss_curve.json"
 REPORT_FILE = "report.json"
 FAILURE_FILE = "failure.json"
 STOPPED_FILE = "stopped"
@@ -174,6 +177,23 @@ def read_progress(folder: Path) -> Progress | None:
     """
     path = folder / PROGRESS_FILE
     return Progress.from_json(json.loads(path.read_text())) if path.is_file() else None
+
+
+def write_loss_curve(folder: Path, points: Sequence[LossPoint]) -> None:
+    """Replaces the file with the loss of the training so far."""
+    write_json(folder / LOSS_CURVE_FILE, [[point.step, point.loss] for point in points])
+
+
+def read_loss_curve(folder: Path) -> tuple[LossPoint, ...]:
+    """The loss of the training so far; empty before the first.
+
+    Raises:
+        ValueError, TypeError: the file is damaged.
+    """
+    path = folder / LOSS_CURVE_FILE
+    if not path.is_file():
+        return ()
+    return tuple(LossPoint(int(step), float(loss)) for step, loss in json.loads(path.read_text()))
 
 
 def write_json(path: Path, value: object) -> None:

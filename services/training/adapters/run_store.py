@@ -17,7 +17,7 @@ from services.kit.failure import Failure
 from services.kit.progress import Progress
 from services.kit.storage.database import read_only, translate_database_errors
 from services.training.adapters.tables import runs
-from services.training.domain.report import Report
+from services.training.domain.report import LossPoint, Report
 from services.training.domain.run import Run, RunState
 from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.methods import stored_method
@@ -121,6 +121,7 @@ def _row(run: Run) -> dict[str, Any]:
         "attempts": run.attempts,
         "announced": run.announced,
         "warnings": run.warnings,
+        "loss_curve": [[point.step, point.loss] for point in run.loss_curve],
         "create_time": run.create_time,
         "update_time": run.update_time,
     }
@@ -145,6 +146,7 @@ def _run(row: Mapping[Any, Any]) -> Run:
         attempts=row["attempts"],
         announced=row["announced"],
         warnings=tuple(row["warnings"]),
+        loss_curve=tuple(LossPoint(step, loss) for step, loss in row["loss_curve"]),
     )
 
 

@@ -34,6 +34,8 @@ runs = Table(
     # Of the runs of a model, the one that was promoted last is the champion.
     Column("promote_time", UtcMicros, nullable=True),
     Column("warnings", JsonText, nullable=False, server_default="[]"),
+    # Step and loss of each point.
+    Column("loss_curve", JsonText, nullable=False, server_default="[]"),
     Column("create_time", UtcMicros, nullable=False),
     Column("update_time", UtcMicros, nullable=False),
 )

@@ -23,11 +23,12 @@ from services.training.adapters.job import (
     Champion,
     Job,
     WorkerLock,
+    read_loss_curve,
     read_progress,
 )
 from services.training.adapters.launching import Child, Launcher
 from services.training.app.ports import WorkerView
-from services.training.domain.report import Report
+from services.training.domain.report import LossPoint, Report
 from services.training.domain.run import Run
 
 _LOG_FILE = "worker.log"
@@ -103,7 +104,7 @@ class WorkerProcesses:
             result = (None, Failure.of(disk_full(str(folder)), "The run"))
         stopped = not alive and not any(result) and (folder / STOPPED_FILE).exists()
         ending = "" if alive or stopped or any(result) else self._ending(run)
-        return WorkerView(alive, _progress(folder), *result, ending, stopped)
+        return WorkerView(alive, _progress(folder), *result, ending, stopped, _loss_curve(folder))
 
     def _ending(self, run: Run) -> str:
         code = self._codes.get(run.name)
@@ -150,6 +151,14 @@ def _progress(folder: Path) -> Progress | None:
     except (OSError, ValueError, TypeError):
         logger.warning("cannot read the progress in %s; continuing without it", folder)
         return None
+
+
+def _loss_curve(folder: Path) -> tuple[LossPoint, ...]:
+    try:
+        return read_loss_curve(folder)
+    except (OSError, ValueError, TypeError):
+        logger.warning("cannot read the loss curve in %s; continuing without it", folder)
+        return ()
 
 
 def _last_lines(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from services.kit.failure import Failure
 from services.kit.progress import Progress
 from services.training.domain.machine import Machine
-from services.training.domain.report import Report
+from services.training.domain.report import LossPoint, Report
 from services.training.domain.run import Run
 from services.training.domain.training_spec import BaseModel, TrainingSpec
 
@@ -72,7 +72,7 @@ class WorkerView:
     """The observed state of a run's worker; if it ended without report and failure, it was killed or asked to stop.
 
     `ending` explains how a worker without a result ended, with the last lines of its log. `stopped` means that it ended
-    after a request to stop, so it was not a failed attempt.
+    after a request to stop, so it was not a failed attempt. `loss_curve` is that of the training so far.
     """
 
     alive: bool
@@ -81,6 +81,7 @@ class WorkerView:
     failure: Failure | None
     ending: str = ""
     stopped: bool = False
+    loss_curve: tuple[LossPoint, ...] = ()
 
 
 class Workers(Protocol):

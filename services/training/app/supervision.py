@@ -99,8 +99,9 @@ class Supervision:
 
     def _follow(self, run: Run) -> Run:
         view = self._workers.view(run)
-        if view.progress is not None and view.progress != run.progress:
-            run = replace(run, progress=view.progress, update_time=self._clock.now())
+        progress, curve = view.progress or run.progress, view.loss_curve or run.loss_curve
+        if (progress, curve) != (run.progress, run.loss_curve):
+            run = replace(run, progress=progress, loss_curve=curve, update_time=self._clock.now())
             self._store.update(run)
         if view.alive:
             if run.cancel_requested:

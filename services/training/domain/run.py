@@ -8,7 +8,7 @@ from enum import Enum
 
 from services.kit.failure import Failure
 from services.kit.progress import Progress
-from services.training.domain.report import Report
+from services.training.domain.report import LossPoint, Report
 from services.training.domain.training_spec import TrainingSpec
 
 
@@ -32,7 +32,7 @@ class Run:
     """A run; `digest` identifies its outcome, `attempts` is how often its worker was started.
 
     `attempts` does not count starts that ended because the service was stopped. `warnings` say, for people, what a
-    succeeded run lacks or did otherwise than its spec says.
+    succeeded run lacks or did otherwise than its spec says. `loss_curve` is that of the training so far.
     """
 
     name: str
@@ -53,3 +53,4 @@ class Run:
     attempts: int = 0
     announced: bool = False
     warnings: tuple[str, ...] = ()
+    loss_curve: tuple[LossPoint, ...] = ()

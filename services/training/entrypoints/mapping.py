@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ from tidemill.training.v1 import training_service_pb2 as pb
 
 from services.kit.errors import InvalidArgumentError
 from services.kit.grpc.messages import failure_to, progress_to, timestamp
-from services.training.domain.report import Comparison, Metric, Report
+from services.training.domain.report import Comparison, LossPoint, Metric, Report
 from services.training.domain.run import Run, RunState
 from services.training.domain.tasks import TASKS, VARIANTS, Task
 from services.training.domain.training_spec import Method, Optimization, Precision, TrainingSpec
@@ -144,7 +145,13 @@ def run_to(run: Run) -> run_pb2.Run:
         model_version=run.model_version,
         uri=run.uri,
         warnings=run.warnings,
+        # The report has it from then on.
+        loss_curve=_points(run.loss_curve) if run.report is None else (),
     )
+
+
+def _points(curve: Sequence[LossPoint]) -> list[run_pb2.LossPoint]:
+    return [run_pb2.LossPoint(step=point.step, loss=point.loss) for point in curve]
 
 
 def plan_to(plan: RunPlan) -> pb.PlanTrainingResponse:
@@ -235,5 +242,5 @@ def _report_to(report: Report) -> run_pb2.Report:
         over_champion=_metric_to(report.over_champion),
         champion_run=report.champion_run,
         corrections=_comparison_to(report.corrections),
-        loss_curve=[run_pb2.LossPoint(step=point.step, loss=point.loss) for point in report.loss_curve],
+        loss_curve=_points(report.loss_curve),
     )

@@ -25,7 +25,7 @@ from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
 from services.kit.telemetry import schema
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.checkpoints import CheckpointFolder
-from services.training.adapters.job import Job, write_json, write_progress
+from services.training.adapters.job import Job, write_json, write_loss_curve, write_progress
 from services.training.adapters.snapshots import by_weight, check_files, read_corrections, read_rows
 from services.training.domain.report import Report, loss_curve
 from services.training.engine.attention import SHORT, plain_attention
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _WRITE_EVERY_S = 0.25
+_CURVE_EVERY_S = 2.0
 _EXAMPLES = 5
 _CHECKPOINTS = "checkpoints"
 _LOSSES = Path("eval", "losses.json")
@@ -208,9 +209,16 @@ def run_training(
     if device.type == "cpu" and max(objective.lengths) <= SHORT:
         plain_attention(model)
     phase = Phase(job, "train", total, "steps")
+    losses = list(resume.losses) if resume is not None else []
+    shown = float("-inf")
     memory_before = _peak_memory()
 
     def on_step(progress: StepProgress) -> None:
+        nonlocal shown
+        losses.append(progress.loss)
+        if progress.step == total or time.monotonic() - shown >= _CURVE_EVERY_S:
+            shown = time.monotonic()
+            write_loss_curve(job.folder, loss_curve(losses))
         figures = {
             "loss": progress.loss,
             "tokens_per_second": progress.tokens_per_second,

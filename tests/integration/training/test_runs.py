@@ -39,6 +39,8 @@ def writer(training: TrainingProcess, inputs: RunInputs) -> run_pb2.Run:
     assert all(phase in order for phase in phases), phases
     states = [state for state, _ in groupby(item.run.state for item in watched)]
     assert states in ([STATE.STATE_QUEUED, *RUNS], RUNS)
+    # The loss is there while it trains, and in the report afterwards.
+    assert any(len(item.run.loss_curve) for item in watched)
     last: run_pb2.Run = watched[-1].run
     assert last.state == STATE.STATE_SUCCEEDED, last.failure
     return last

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tidemill.pipeline.v1.cycle_pb2 import Cycle
 from tidemill.pipeline.v1.trigger_pb2 import Trigger
+from tidemill.training.v1.run_pb2 import LossPoint
 
 from gateway.console.pages.cycles import builds, facts, gains
 from gateway.console.pages.loops import picture
@@ -104,6 +105,13 @@ def test_the_loss_of_the_training_is_drawn_where_the_report_has_it() -> None:
     page = cycle_page(cycle)
     assert "Loss while training" in page
     assert 'aria-label="Loss from 3 at the first to 0.0508 at the last step"' in page
+
+
+def test_the_loss_of_a_run_that_trains_now_is_drawn() -> None:
+    losses = [LossPoint(step=step, loss=3 / step) for step in range(1, 40)]
+    page = rendered("cycle.html", rollout=None, may_cancel=True, **facts(running(), losses))
+    assert "Loss while training, so far" in page
+    assert "Loss while training" not in rendered("cycle.html", rollout=None, may_cancel=True, **facts(running()))
 
 
 def test_builds_that_no_gate_judged_are_shown_as_such() -> None:

@@ -30,11 +30,12 @@ from services.training.app.ports import WorkerView
 from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
 from services.training.domain.machine import Machine
-from services.training.domain.report import Metric, Report, Variant
+from services.training.domain.report import LossPoint, Metric, Report, Variant
 from services.training.domain.run import Run, RunState
 from services.training.domain.tasks import TextClassificationTask
 from services.training.domain.training_spec import BaseModel, Optimization, TrainingSpec
 from services.training.engine.methods.lora import Lora
+from services.training.entrypoints.mapping import run_to
 from services.training.entrypoints.worker import run_supervision
 from tests.conftest import OpenDatabase
 
@@ -206,6 +207,23 @@ def test_a_run_succeeds_is_registered_published_once_and_reused(harness: Harness
     assert again.reused
     harness.runs.promote(run.name)
     assert harness.registry.champion == "reviews/1"
+
+
+def test_the_loss_is_there_while_a_run_trains_and_moves_into_its_report(harness: Harness) -> None:
+    name = harness.runs.create(spec(), "", "").name
+    harness.supervision.step()
+    curve = (LossPoint(1, 2.5), LossPoint(2, 2.25))
+    harness.workers.views[name] = replace(_ALIVE, loss_curve=curve)
+    harness.supervision.step()
+    assert harness.runs.get(name).loss_curve == curve
+    assert [(point.step, point.loss) for point in run_to(harness.runs.get(name)).loss_curve] == [(1, 2.5), (2, 2.25)]
+    # A worker that was started again has none yet; what was known stays.
+    harness.workers.views[name] = _ALIVE
+    harness.supervision.step()
+    assert harness.runs.get(name).loss_curve == curve
+    harness.workers.views[name] = finished()
+    harness.supervision.step()
+    assert list(run_to(harness.runs.get(name)).loss_curve) == []
 
 
 def test_a_run_is_compared_with_the_one_of_its_model_that_was_promoted_last(harness: Harness) -> None:

@@ -14,11 +14,11 @@ import pytest
 
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import SigningKey
-from services.training.adapters.job import WorkerLock
+from services.training.adapters.job import WorkerLock, write_loss_curve
 from services.training.adapters.launching import NewProcesses
 from services.training.adapters.worker_processes import WorkerProcesses
 from services.training.app.ports import WorkerView
-from services.training.domain.report import Metric, Report, Variant
+from services.training.domain.report import LossPoint, Metric, Report, Variant
 from services.training.domain.run import Run
 from services.training.domain.tasks import TextClassificationTask
 from services.training.domain.training_spec import Optimization, TrainingSpec
@@ -71,6 +71,15 @@ def test_a_damaged_report_is_a_failure_with_a_reason(
 def test_damaged_progress_counts_as_none(run: Run, workers: WorkerProcesses, tmp_path: Path) -> None:
     (tmp_path / "run" / "progress.json").write_text("[")
     assert workers.view(run) == WorkerView(False, None, None, None)
+
+
+def test_the_loss_of_a_training_is_read_from_its_file(run: Run, workers: WorkerProcesses, tmp_path: Path) -> None:
+    points = (LossPoint(1, 2.5), LossPoint(2, 2.0))
+    write_loss_curve(tmp_path / "run", points)
+    assert workers.view(run).loss_curve == points
+    for damaged in ("[", "{}}", "[1]", '[["a", 1]]'):
+        (tmp_path / "run" / "loss_curve.json").write_text(damaged)
+        assert workers.view(run).loss_curve == ()
 
 
 def test_a_report_of_before_the_loss_was_measured_is_read(run: Run, workers: WorkerProcesses, tmp_path: Path) -> None:

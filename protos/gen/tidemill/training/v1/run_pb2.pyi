@@ -958,6 +958,7 @@ class Run(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     URI_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    LOSS_CURVE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`runs/{run}`."""
     state: Global___Run.State.ValueType
@@ -996,6 +997,10 @@ class Run(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Output only: what a succeeded run lacks, for a person to read; for example a registry that did not answer."""
 
+    @_builtins.property
+    def loss_curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___LossPoint]:
+        """Output only: the loss of its training so far, as 200 points at most; see report.loss_curve once it succeeded."""
+
     def __init__(
         self,
         *,
@@ -1011,10 +1016,11 @@ class Run(_message.Message):
         model_version: _builtins.str = ...,
         uri: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        loss_curve: _abc.Iterable[Global___LossPoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "progress", b"progress", "report", b"report", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "model_version", b"model_version", "name", b"name", "progress", b"progress", "report", b"report", "reused", b"reused", "spec", b"spec", "state", b"state", "update_time", b"update_time", "uri", b"uri", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "loss_curve", b"loss_curve", "model_version", b"model_version", "name", b"name", "progress", b"progress", "report", b"report", "reused", b"reused", "spec", b"spec", "state", b"state", "update_time", b"update_time", "uri", b"uri", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
