@@ -7,7 +7,7 @@ restart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.clock import SystemClock
 from services.serving.adapters.answer_journal import AnswerJournal
 from services.serving.adapters.answer_memory import AnswerMemory
+from services.serving.adapters.answer_valkey import ValkeyAnswers
 from services.serving.adapters.capture_feed import CaptureFeed
 from services.serving.adapters.cascade_counts import PrometheusCascadeCounts
 from services.serving.adapters.death_reports import DeathReports
@@ -90,7 +91,7 @@ class DataPlane:
         served = BackgroundServedLog(publisher, registry, journal)
         client, clock = TritonClient(channel, liveness, guard, _turn), SystemClock()
         shadows = Shadows(table, client, served, PrometheusShadowCounts(registry), clock)
-        server = _cached(client, settings, registry)
+        server, close_cache = cached(client, settings, registry)
         cascades = Cascades(table, server, PrometheusCascadeCounts(registry), clock)
         serving = Serving(table, server, served, shadows, clock, capture, cascades)
         return cls(
@@ -99,20 +100,33 @@ class DataPlane:
             v2=TritonV2(channel, liveness, guard, table, shadows, meter, _turn),
             tasks=[feed.run, captured.run, deaths.run],
             stopping=[publisher.finish],
-            closers=[shadows.close, channel.close, served.close, publisher.close],
+            closers=[shadows.close, close_cache, channel.close, served.close, publisher.close],
         )
 
 
-def _cached(client: TritonClient, settings: GatewaySettings, registry: CollectorRegistry) -> InferenceServer:
-    """What answers callers: Triton, behind a cache where it is on. Shadows are always asked themselves."""
-    if not settings.answer_cache_bytes:
-        return client
-    memory = AnswerMemory(settings.answer_cache_bytes, settings.answer_cache_ttl_s)
+def cached(
+    client: TritonClient, settings: GatewaySettings, registry: CollectorRegistry
+) -> tuple[InferenceServer, Callable[[], Awaitable[None]]]:
+    """What answers callers, and what closes the cache: Triton, behind a cache where one is on.
+
+    Shadows are always asked themselves.
+    """
+    if not settings.answer_cache_bytes and settings.answer_cache_url is None:
+        return client, _nothing
     asked = Counter("answer_cache_requests", "Questions to the cache of answers", ("result",), registry=registry)
+    if settings.answer_cache_url is not None:
+        failed = Counter("answer_cache_errors", "Times that the shared cache could not be used", registry=registry)
+        shared = ValkeyAnswers(settings.answer_cache_url, settings.answer_cache_ttl_s, failed.inc)
+        return CachingServer(client, shared, _tenant, lambda result: asked.labels(result).inc()), shared.close
+    memory = AnswerMemory(settings.answer_cache_bytes, settings.answer_cache_ttl_s)
     Gauge("answer_cache_bytes", "Memory of the answers that are kept", registry=registry).set_function(
         lambda: float(memory.size)
     )
-    return CachingServer(client, memory, _tenant, lambda result: asked.labels(result).inc())
+    return CachingServer(client, memory, _tenant, lambda result: asked.labels(result).inc()), _nothing
+
+
+async def _nothing() -> None:
+    """Closes nothing."""
 
 
 def _tenant() -> str:

@@ -15,6 +15,7 @@ from services.kit.config import UNIX, ServiceSettings
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.tls import TlsFiles
 
+_CACHE = re.compile(r"(valkeys?|rediss?)://[^/]")
 _ORIGIN = re.compile(r"https?://[^/\s,?#]+")
 
 
@@ -48,6 +49,11 @@ class GatewaySettings(ServiceSettings):
         0,
         ge=0,
         description="memory of each gateway process for answers that are the same each time; none are kept at 0",
+    )
+    answer_cache_url: str | None = Field(
+        None,
+        description="valkey:// or redis:// URL (valkeys://, rediss:// over TLS) of a server that keeps such answers for"
+        " all gateways, in place of the memory of each; it must have a `maxmemory` and an eviction policy",
     )
     answer_cache_ttl_s: float = Field(3600.0, gt=0, description="seconds after which a kept answer is forgotten")
     gateway_processes: int = Field(
@@ -105,6 +111,20 @@ class GatewaySettings(ServiceSettings):
             raise ValueError("TIDEMILL_BIND must be host:port with a fixed port where several processes share it")
         if self.gateway_processes > 1 and self.http_bind.endswith(":0"):
             raise ValueError("TIDEMILL_HTTP_BIND must have a fixed port where several processes share it")
+        return self
+
+    @field_validator("answer_cache_url")
+    @classmethod
+    def _is_cache(cls, value: str | None) -> str | None:
+        if value is not None and not _CACHE.match(value):
+            # The URL may hold a password, so it is not repeated.
+            raise ValueError("must begin with valkey://, valkeys://, redis:// or rediss://, and a host")
+        return value
+
+    @model_validator(mode="after")
+    def _one_cache(self) -> Self:
+        if self.answer_cache_url is not None and self.answer_cache_bytes:
+            raise ValueError("set one of TIDEMILL_ANSWER_CACHE_URL and TIDEMILL_ANSWER_CACHE_BYTES")
         return self
 
     @model_validator(mode="after")

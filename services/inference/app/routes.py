@@ -125,6 +125,7 @@ def routed(model: Model, versions: Sequence[ModelVersion], withdrawn: TidemillEr
                 labels=version.build.labels,
                 prompt_template=version.build.prompt_template,
                 embedding_size=version.build.embedding_size,
+                digest=version.lineage.digest,
                 role=entry.role,
                 weight=entry.weight,
                 users=entry.users,

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+
+from services.serving.app.answer_cache import Kept
+from services.serving.domain.answer import Embedded, Scored
+
+# Of a token with its log probability, in bytes.
+_TOKEN = 150
+# Of a key, a value's objects and their place in a dictionary, in bytes; an estimate, rather too high.
+_OVERHEAD = 400
 
 
 class AnswerMemory:
@@ -20,12 +27,20 @@ class AnswerMemory:
         self._limit = limit
         self._ttl_s = ttl_s
         self._clock = clock
-        self._kept: OrderedDict[bytes, tuple[float, int, Any]] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[float, int, Kept]] = OrderedDict()
         self.size = 0
         """Bytes of what is kept."""
 
-    def get(self, key: bytes) -> Any | None:
+    async def get(self, keys: Sequence[bytes]) -> Sequence[Kept | None]:
         """See the port."""
+        return [self._get(key) for key in keys]
+
+    async def put(self, found: Mapping[bytes, Kept]) -> None:
+        """See the port. What is larger than all of the memory is not kept."""
+        for key, value in found.items():
+            self._put(key, value, _size(value))
+
+    def _get(self, key: bytes) -> Kept | None:
         found = self._kept.get(key)
         if found is None:
             return None
@@ -36,8 +51,7 @@ class AnswerMemory:
         self._kept.move_to_end(key)
         return value
 
-    def put(self, key: bytes, value: Any, size: int) -> None:
-        """See the port. What is larger than all of the memory is not kept."""
+    def _put(self, key: bytes, value: Kept, size: int) -> None:
         self._forget(key)
         if size > self._limit:
             return
@@ -50,3 +64,14 @@ class AnswerMemory:
         found = self._kept.pop(key, None)
         if found is not None:
             self.size -= found[1]
+
+
+def _size(value: Kept) -> int:
+    """Bytes in memory; an estimate, rather too high."""
+    match value:
+        case Scored():
+            return _OVERHEAD + 32 * len(value.scores)
+        case Embedded():
+            return _OVERHEAD + value.values.itemsize * len(value.values)
+        case _:
+            return _OVERHEAD + 4 * len(value.text) + _TOKEN * len(value.tokens)

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,19 +22,27 @@ from services.serving.domain.answer import Embedded, FinishReason, Piece, Prompt
 from services.serving.domain.route import RoutedVersion
 
 T = TypeVar("T")
+R = TypeVar("R", Scored, Embedded)
 
 _Ask = Callable[[Sequence[str]], Awaitable[Sequence[T]]]
 
 
-class AnswerStore(Protocol):
-    """Keeps answers by key for a while, as many as fit. Values must not be changed."""
+Kept = Scored | Embedded | Piece
+"""An answer that is kept."""
 
-    def get(self, key: bytes) -> Any | None:
-        """The value, or None."""
+
+class AnswerStore(Protocol):
+    """Keeps answers by key for a while, as many as fit. Values must not be changed.
+
+    A store that cannot be reached has nothing, and keeps nothing: it raises no errors.
+    """
+
+    async def get(self, keys: Sequence[bytes]) -> Sequence[Kept | None]:
+        """The value of each key, or None."""
         ...
 
-    def put(self, key: bytes, value: Any, size: int) -> None:
-        """Keeps a value; `size` is its bytes."""
+    async def put(self, found: Mapping[bytes, Kept]) -> None:
+        """Keeps values."""
         ...
 
 
@@ -55,7 +63,7 @@ class CachingServer:
         count: called with `hit`, `miss` or `joined` for each question.
         """
         self._server = server
-        self._store = store
+        self.store = store
         self._tenant = tenant
         self._count = count
         self._flights: dict[bytes, _Flight[Any]] = {}
@@ -67,26 +75,26 @@ class CachingServer:
     async def classify(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Scored]:
         """See the port."""
         ask = functools.partial(self._server.classify, version)
-        return await self._each(version, texts, "classify", ask, lambda row: 32 * len(row.scores))
+        return await self._each(version, texts, "classify", ask, Scored)
 
     async def embed(self, version: RoutedVersion, texts: Sequence[str]) -> Sequence[Embedded]:
         """See the port."""
         ask = functools.partial(self._server.embed, version)
-        return await self._each(version, texts, "embed", ask, lambda row: row.values.itemsize * len(row.values))
+        return await self._each(version, texts, "embed", ask, Embedded)
 
     async def _each(
-        self, version: RoutedVersion, texts: Sequence[str], what: str, ask: _Ask[T], size: Callable[[T], int]
-    ) -> Sequence[T]:
-        """The answer for each text: kept, being answered, or asked for now; `size`: bytes of an answer."""
+        self, version: RoutedVersion, texts: Sequence[str], what: str, ask: _Ask[R], kind: type[R]
+    ) -> Sequence[R]:
+        """The answer for each text: kept, being answered, or asked for now; `kind`: what an answer is."""
 
-        async def asked(missing: dict[bytes, str]) -> dict[bytes, T]:
+        async def asked(missing: dict[bytes, str]) -> dict[bytes, R]:
             found = dict(zip(missing, await ask(list(missing.values())), strict=True))
-            for key, row in found.items():
-                self._store.put(key, row, size(row) + _OVERHEAD)
+            await self.store.put(found)
             return found
 
         keys = [self._key(version, what, text) for text in texts]
-        rows: dict[bytes, T] = {key: kept for key in keys if (kept := self._store.get(key)) is not None}
+        found = dict(zip(keys, await self.store.get(keys), strict=True))
+        rows: dict[bytes, R] = {key: kept for key, kept in found.items() if isinstance(kept, kind)}
         hits = len(rows)
         joined = {key: flight for key in keys if key not in rows and (flight := self._flights.get(key)) is not None}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in rows and key not in joined}
@@ -111,10 +119,12 @@ class CachingServer:
                     yield piece
             return
         key = self._key(version, "generate", json.dumps([asdict(prompt), asdict(sampling)], ensure_ascii=False))
-        if (kept := self._store.get(key)) is not None:
+        [found] = await self.store.get([key])
+        if isinstance(found, Piece):
             self._count("hit")
-            yield kept
+            yield found
             return
+        kept: Piece | None = None
         flight = self._flights.get(key)
         if flight is not None:
             self._count("joined")
@@ -152,11 +162,14 @@ class CachingServer:
                 async for piece in pieces:
                     texts.append(piece.text)
                     tokens += piece.tokens
+                    if piece.finish_reason is FinishReason.NONE:
+                        arrived.put_nowait(piece)
+                        continue
+                    whole = replace(piece, text="".join(texts), tokens=tuple(tokens))
+                    # Before its last piece is passed on: then the caller may be gone, and this ended.
+                    await self.store.put({key: whole})
                     arrived.put_nowait(piece)
-                    if piece.finish_reason is not FinishReason.NONE:
-                        whole = replace(piece, text="".join(texts), tokens=tuple(tokens))
-                        self._store.put(key, whole, 4 * len(whole.text) + _TOKEN * len(tokens) + _OVERHEAD)
-                        return whole
+                    return whole
             return None
         finally:
             arrived.put_nowait(None)
@@ -179,19 +192,17 @@ class CachingServer:
         return flight
 
     def _key(self, version: RoutedVersion, what: str, text: str) -> bytes:
-        """With the generation, so that a version that was loaded again is asked again."""
-        parts = (self._tenant(), version.name, str(version.generation), "\t".join(version.labels), what, text)
+        """Of a question. Meshes that share a store and have versions of one name differ by the digest.
+
+        A version that was loaded again has another generation, and is asked again.
+        """
+        version_parts = (version.name, version.digest, str(version.generation), "\t".join(version.labels))
+        parts = (self._tenant(), *version_parts, what, text)
         digest = hashlib.sha256()
         for part in parts:
             data = part.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "big") + data)
         return digest.digest()
-
-
-# Of a token with its log probability, in bytes.
-_TOKEN = 150
-# Of a key, a value's objects and their place in a dictionary, in bytes; an estimate, rather too high.
-_OVERHEAD = 400
 
 
 class _Flight(Generic[T]):

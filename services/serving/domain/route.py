@@ -66,6 +66,8 @@ class RoutedVersion:
     """Counts its loads. A report that its process died names the generation it was seen in."""
     embedding_size: int = 0
     """Width of its embeddings; 0 if it gives none."""
+    digest: str = ""
+    """Of its build's files; empty in a route of an earlier release."""
 
     @property
     def name(self) -> str:

@@ -155,6 +155,13 @@ async def test_an_answer_without_its_end_is_not_kept() -> None:
     assert cache.server.asked == ["x", "x"]
 
 
+async def test_builds_of_one_name_are_apart() -> None:
+    cache = Cache()
+    for digest in ("sha256:1", "sha256:2", "sha256:1"):
+        await cache.caching.classify(replace(VERSION, digest=digest), ["a"])
+    assert cache.server.asked == ["a", "a"]
+
+
 async def test_sampled_answers_are_never_kept() -> None:
     cache = Cache()
     for _ in range(2):
@@ -193,18 +200,27 @@ async def test_a_caller_who_hangs_up_ends_the_question_only_if_no_other_waits() 
     assert await cache.write("y") == "one two"
 
 
-def test_the_memory_is_bounded_in_bytes_and_time() -> None:
+async def test_the_memory_is_bounded_in_bytes_and_time() -> None:
     now = 0.0
-    memory = AnswerMemory(100, 10.0, lambda: now)
-    for name in (b"a", b"b", b"c"):
-        memory.put(name, name, 40)
-    assert [memory.get(name) for name in (b"a", b"b", b"c")] == [None, b"b", b"c"]
-    memory.get(b"b")
-    memory.put(b"d", b"d", 40)  # the least recently used goes
-    assert [memory.get(name) for name in (b"b", b"c", b"d")] == [b"b", None, b"d"]
-    memory.put(b"e", b"e", 101)
-    assert memory.get(b"e") is None
-    assert memory.size == 80
+    # Each score takes 32 bytes, and each answer 400.
+    memory = AnswerMemory(3 * 432, 10.0, lambda: now)
+    row = Scored(scores=(1.0,))
+
+    async def kept(names: str) -> str:
+        found = await memory.get([name.encode() for name in names])
+        return "".join(name for name, value in zip(names, found, strict=True) if value == row)
+
+    for name in (b"a", b"b", b"c", b"d"):
+        await memory.put({name: row})
+    assert await kept("abcd") == "bcd"
+    assert await kept("b") == "b"
+    await memory.put({b"e": row})  # the least recently used goes
+    assert await kept("bcde") == "bde"
+    await memory.put({b"f": Scored(scores=(1.0,) * 28)})
+    assert await memory.get([b"f"]) == [Scored(scores=(1.0,) * 28)]
+    assert memory.size == 1296
+    await memory.put({b"g": Scored(scores=(1.0,) * 29)})
+    assert await memory.get([b"g", b"f"]) == [None, Scored(scores=(1.0,) * 28)]
     now = 10.0
-    assert memory.get(b"b") is None
-    assert memory.size == 40
+    assert await kept("f") == ""
+    assert memory.size == 0

@@ -94,6 +94,7 @@ class RoutedVersion(_message.Message):
     USERS_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     EMBEDDING_SIZE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}/versions/{number}`."""
     task: _builtins.str
@@ -110,6 +111,8 @@ class RoutedVersion(_message.Message):
     """Counts the loads of the version into Triton; a report that its process died names it."""
     embedding_size: _builtins.int
     """Width of its embeddings; 0 if it gives none."""
+    digest: _builtins.str
+    """sha256 over the files of its build; equal builds give equal answers."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels of a classifier, in the order of its scores."""
@@ -131,10 +134,11 @@ class RoutedVersion(_message.Message):
         users: _abc.Iterable[Global___HashRange] | None = ...,
         generation: _builtins.int = ...,
         embedding_size: _builtins.int = ...,
+        digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_size", b"embedding_size", "generation", b"generation", "labels", b"labels", "name", b"name", "precision", b"precision", "prompt_template", b"prompt_template", "role", b"role", "task", b"task", "users", b"users", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "embedding_size", b"embedding_size", "generation", b"generation", "labels", b"labels", "name", b"name", "precision", b"precision", "prompt_template", b"prompt_template", "role", b"role", "task", b"task", "users", b"users", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
