@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import BigInteger, Engine, delete, insert, literal, select, type_coerce, update
 
+from services.kit.pseudonyms import user_key
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.judge_rows import ask
-from services.pipeline.adapters.lessons import JOIN, learn, quarantined
+from services.pipeline.adapters.lessons import JOIN, learn, quarantined, salt_of
 from services.pipeline.adapters.review_store import queue
 from services.pipeline.adapters.rows import capture_of, captured_of, captured_row, lesson_of_row
 from services.pipeline.adapters.tables import capture_policies, captured_answers, judge_ratings, lessons, taught
@@ -53,6 +54,11 @@ class SqlCaptureStore:
         with translate_database_errors(), self._reads.connect() as connection:
             rows = connection.execute(query).mappings()
             return [CapturePolicy(row["model"], row["pipeline"], capture_of(row["capture"])) for row in rows]
+
+    def user_key(self) -> str:
+        """See the port."""
+        with translate_database_errors(), self._reads.connect() as connection:
+            return user_key(salt_of(connection))
 
     def keep(self, answers: Sequence[CapturedAnswer]) -> int:
         """See the port."""

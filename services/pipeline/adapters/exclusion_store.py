@@ -7,14 +7,16 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, update
 
 from services.kit.ids import new_id
+from services.kit.pseudonyms import user_key, user_pseudonym
 from services.kit.storage.database import forget_deleted, one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.audit_store import add
 from services.pipeline.adapters.lessons import JOIN, learn, salt_of
 from services.pipeline.adapters.rows import cycle_of, spec_row
 from services.pipeline.adapters.tables import (
+    capture_policies,
     captured_answers,
     cycles,
     exclusions,
@@ -35,6 +37,7 @@ from services.pipeline.domain.exclusion import Exclusion, ExclusionKind
 from services.pipeline.domain.learning import pseudonym_of
 
 _REQUESTS = metadata.tables["answered_requests"]
+_AT_ONCE = 500
 _ERASED = "What a person gave was erased."
 
 
@@ -86,12 +89,21 @@ class SqlExclusionStore:
             # What a reviewer judged was asked by someone else.
             reviewed = select(review_decisions.c.answer).where(review_decisions.c.reviewer == author)
             asked = judged - set(connection.execute(reviewed).scalars())
+            # What they asked goes with all that others said of it, whether or not they judged it.
+            user = user_pseudonym(user_key(salt_of(connection)), tenant, author)
+            own = select(captured_answers.c.name).where(captured_answers.c.asked_by == user)
+            of_others = (feedback.c.answer.in_(own), ~and_(*theirs))
+            said = connection.execute(select(feedback.c.feedback_id).where(*of_others)).scalars().all()
+            through_others = select(lessons.c.model).where(lessons.c.answer.in_(own)).distinct()
+            models = set(connection.execute(through_others).scalars())
+            asked |= set(connection.execute(own).scalars())
             learnt = select(func.count()).select_from(lessons).where(lessons.c.person == exclusion.person)
             removed = {
                 "lessons": connection.execute(learnt).scalar_one(),
                 "feedback": connection.execute(delete(feedback).where(*theirs)).rowcount,
                 "reviews": _delete(connection, review_decisions, review_decisions.c.reviewer, [author]),
             }
+            removed["feedback"] += _delete(connection, feedback, feedback.c.feedback_id, said)
             # Those that others have judged as well are taught by them.
             connection.execute(delete(lessons).where(lessons.c.person == exclusion.person))
             learn(connection, judged)
@@ -99,10 +111,11 @@ class SqlExclusionStore:
             for table in (review_items, review_decisions, judge_ratings):
                 _delete(connection, table, table.c.answer, asked)
             _delete(connection, lessons, lessons.c.answer, asked)
-            _forget_responses(connection, [f"feedback/{row.feedback_id}".encode() for row in rows])
+            gone = [*(row.feedback_id for row in rows), *said]
+            _forget_responses(connection, [f"feedback/{feedback_id}".encode() for feedback_id in gone])
             left = {"exclusion_id": exclusion.exclusion_id, "records": sorted(asked), "done": 0}
             connection.execute(insert(pending_erasures).values(left))
-            ordered = _order_cycles(connection, exclusion)
+            ordered = _order_cycles(connection, exclusion, models)
             made = replace(exclusion, removed=removed, ordered=ordered)
             connection.execute(insert(exclusions).values(_row(made)))
             why = made.reason or "A person asked to be forgotten."
@@ -161,7 +174,10 @@ class SqlExclusionStore:
 
 
 def _delete(connection: Connection, table: Any, column: Any, values: Collection[str]) -> int:
-    return connection.execute(delete(table).where(column.in_(list(values)))).rowcount if values else 0
+    """Deletes rows, some hundreds at a time: a statement takes no more parameters than a database allows."""
+    names = sorted(values)
+    parts = (names[at : at + _AT_ONCE] for at in range(0, len(names), _AT_ONCE))
+    return sum(connection.execute(delete(table).where(column.in_(part))).rowcount for part in parts)
 
 
 def _forget_responses(connection: Connection, names: Sequence[bytes]) -> None:
@@ -173,10 +189,16 @@ def _forget_responses(connection: Connection, names: Sequence[bytes]) -> None:
             connection.execute(update(_REQUESTS).where(where).values(response=b""))
 
 
-def _order_cycles(connection: Connection, exclusion: Exclusion) -> tuple[str, ...]:
-    """Orders a cycle of each pipeline that learnt from the person, as its newest cycle ran; triggers carry it out."""
+def _order_cycles(connection: Connection, exclusion: Exclusion, models: Collection[str]) -> tuple[str, ...]:
+    """Orders a cycle of each pipeline that learnt from the person, as its newest cycle ran; triggers carry it out.
+
+    `models` are those that others taught by what the person asked.
+    """
     found = select(taught.c.pipeline).where(taught.c.person == exclusion.person).distinct()
-    pipelines = sorted(connection.execute(found).scalars())
+    through_others = select(capture_policies.c.pipeline).where(
+        capture_policies.c.model.in_(list(models)), capture_policies.c.pipeline.in_(select(taught.c.pipeline))
+    )
+    pipelines = sorted({*connection.execute(found).scalars(), *connection.execute(through_others).scalars()})
     for pipeline in pipelines:
         newest = select(cycles).where(cycles.c.pipeline == pipeline).order_by(cycles.c.cycle_id.desc()).limit(1)
         row = connection.execute(newest).mappings().first()

@@ -88,6 +88,7 @@ captured_answers = Table(
     Column("completion_tokens", Integer, nullable=False),
     Column("latency_ms", Float, nullable=False),
     Column("expire_time", UtcMicros, nullable=False, index=True),
+    Column("asked_by", String(40), nullable=False, server_default="", index=True),
     Index("ix_captured_answers_model_time", "model", "answer_time"),
     Index("ix_captured_answers_version_time", "model_version", "answer_time"),
 )

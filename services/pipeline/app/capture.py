@@ -38,6 +38,10 @@ class Captures:
         """The rules of all models whose answers are kept."""
         return self._store.policies()
 
+    def user_key(self) -> str:
+        """What data planes make the pseudonyms of users with."""
+        return self._store.user_key()
+
     def masks(self, models: Sequence[str]) -> Mapping[str, Mask]:
         """How texts about answers of these models are masked: by their rule, else by the default."""
         rules = {policy.model: policy.capture.masks for policy in self._store.policies()}

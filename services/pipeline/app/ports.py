@@ -115,6 +115,10 @@ class CaptureStore(Protocol):
         """The rules of all models whose answers are kept, by model."""
         ...
 
+    def user_key(self) -> str:
+        """The key of the pseudonyms of users; see `services.kit.pseudonyms`."""
+        ...
+
     def keep(self, answers: Sequence[CapturedAnswer]) -> int:
         """Stores answers of models with a rule; a repeat changes nothing. Returns how many had no rule."""
         ...

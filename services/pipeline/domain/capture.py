@@ -67,6 +67,8 @@ class CapturedAnswer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     latency_ms: float = 0.0
+    asked_by: str = ""
+    """Pseudonym of the user that the caller named; it serves to erase, and leaves the service by no call."""
 
     @property
     def model(self) -> str:

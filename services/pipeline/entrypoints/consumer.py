@@ -75,4 +75,5 @@ def _captured(delivery: Delivery) -> CapturedAnswer:
         prompt_tokens=served.prompt_tokens,
         completion_tokens=served.completion_tokens,
         latency_ms=served.latency_ms,
+        asked_by=message.asked_by,
     )

@@ -88,8 +88,9 @@ class PipelineServicer(grpc_stubs.PipelineServiceServicer):
         self, request: pb.WatchCaptureRequest, context: Any
     ) -> AsyncIterator[pb.WatchCaptureResponse]:
         """Sends the rules of capture now and at each change, without an end."""
+        key = await asyncio.to_thread(self._captures.user_key)
         async for policies in watch(in_thread(self._captures.policies), lambda _: False):
-            yield pb.WatchCaptureResponse(policies=[mapping.policy_to(policy) for policy in policies])
+            yield pb.WatchCaptureResponse(policies=[mapping.policy_to(policy) for policy in policies], user_key=key)
 
     async def ListFeedback(self, request: pb.ListFeedbackRequest, context: Any) -> pb.ListFeedbackResponse:
         """Lists feedback; the page token is the last id."""

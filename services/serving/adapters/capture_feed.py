@@ -40,21 +40,21 @@ class CaptureFeed(Feed[pb.WatchCaptureResponse]):
         """Takes the rules that were known last; call it once, before `run`."""
         message = await asyncio.to_thread(self._file.load)
         if message is not None:
-            self._rules.replace(_rules(message.policies))
+            self._rules.replace(_rules(message.policies, message.user_key))
 
     def _apply(self, message: pb.WatchCaptureResponse) -> None:
-        self._rules.replace(_rules(message.policies))
+        self._rules.replace(_rules(message.policies, message.user_key))
         logger.info("answers of %d models are captured", len(message.policies))
 
 
-def _rules(policies: Iterable[pb.CapturePolicy]) -> list[tuple[str, Capture]]:
+def _rules(policies: Iterable[pb.CapturePolicy], user_key: str) -> list[tuple[str, Capture]]:
     """The rules of models; of a model whose masks this release does not know nothing is kept."""
     found = []
     for policy in policies:
         capture = policy.capture
         masks = [MaskSpec(item.name, json_format.MessageToDict(item.params)) for item in capture.masks]
         try:
-            rule = Capture(capture.sample if capture.HasField("sample") else 1.0, mask_of(masks))
+            rule = Capture(capture.sample if capture.HasField("sample") else 1.0, mask_of(masks), user_key)
         except InvalidArgumentError as error:
             logger.error("answers of %s are not captured: %s", policy.model, error.message)
             continue

@@ -38,7 +38,8 @@ class MessageFile(Generic[M]):
         partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with partial.open("w", encoding="utf-8") as file:
+            # For this user only: the rules of capture carry a key.
+            with open(partial, "w", encoding="utf-8", opener=_private) as file:
                 file.write(json_format.MessageToJson(message, preserving_proto_field_name=True))
                 file.flush()
                 os.fsync(file.fileno())
@@ -49,3 +50,7 @@ class MessageFile(Generic[M]):
             self._failing = True
         else:
             self._failing = False
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -198,6 +198,7 @@ def _captured_event(waiting: PendingAnswer) -> OutgoingEvent | None:
         conversation=captured.conversation,
         text=captured.text,
         tenant=captured.tenant,
+        asked_by=captured.asked_by,
     )
     event_id = sha256_hex("AnswerCaptured", served.answer)
     return OutgoingEvent(served.answer, message, event_id=event_id, trace={"traceparent": waiting.traceparent})

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from services.kit.ids import sha256_hex
+from services.kit.pseudonyms import user_pseudonym
 from services.masking.masks import Mask
 from services.serving.app.ports import Captured
 from services.serving.domain.answer import Prompt
@@ -18,23 +19,28 @@ _SPAN = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What is kept of a model's answers: a share of them, from 0 to 1, masked."""
+    """What is kept of a model's answers: a share of them, from 0 to 1, masked.
+
+    `user_key` makes the pseudonyms of users; without it none is kept.
+    """
 
     sample: float
     mask: Mask
+    user_key: str = ""
 
     def takes(self, answer: str) -> bool:
         """Whether an answer belongs to the share; it follows from its id, so that every process decides alike."""
         return int(sha256_hex("capture", answer)[:8], 16) < self.sample * _SPAN
 
-    async def of(self, prompt: Prompt, text: str, tenant: str) -> Captured:
-        """What may be kept of an answer."""
+    async def of(self, prompt: Prompt, text: str, tenant: str, user: str = "") -> Captured:
+        """What may be kept of an answer; of the user who asked, a pseudonym."""
         asked = prompt.text if prompt.text is not None else _conversation(prompt)
         if len(asked) + len(text) <= _MASKED_IN_PLACE:
             masked = self.mask(asked), self.mask(text)
         else:
             masked = await asyncio.to_thread(lambda: (self.mask(asked), self.mask(text)))
-        return Captured(masked[0], prompt.text is None, masked[1], tenant)
+        asked_by = user_pseudonym(self.user_key, tenant, user)
+        return Captured(masked[0], prompt.text is None, masked[1], tenant, asked_by)
 
 
 class CaptureRules:

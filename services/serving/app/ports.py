@@ -29,6 +29,8 @@ class Captured:
     conversation: bool = False
     text: str = ""
     tenant: str = ""
+    asked_by: str = ""
+    """Pseudonym of the user that the caller named; empty if it named no one."""
 
     @property
     def size(self) -> int:

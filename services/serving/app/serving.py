@@ -277,7 +277,7 @@ class Serving:
         self, choice: Choice, answer: str, prompt: Prompt, text: str, keeping: Keeping
     ) -> Captured | None:
         capture = self._capture.of(choice.asked.model, answer) if keeping.store else None
-        return await capture.of(prompt, text, keeping.tenant) if capture is not None else None
+        return await capture.of(prompt, text, keeping.tenant, choice.user) if capture is not None else None
 
 
 def _check_dimensions(version: RoutedVersion, dimensions: int) -> None:

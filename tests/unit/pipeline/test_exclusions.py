@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from services.kit.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from services.kit.grpc.request_ids import AnsweredRequest
+from services.kit.pseudonyms import user_pseudonym
 from services.kit.storage.requests import SqlRequestLog
 from services.pipeline.adapters import tables
 from services.pipeline.adapters.exclusion_store import SqlExclusionStore
@@ -134,6 +135,48 @@ async def test_the_audit_trail_says_who_left_out_whom_and_why_and_names_no_perso
         "ordered": "headlines",
     }  # fmt: skip
     assert "dora" not in office.all_text()
+
+
+async def test_an_erasure_finds_what_a_user_asked_though_no_one_judged_it(office: Office) -> None:
+    key = office.harness.captures.user_key()
+    for name, user, tenant in (
+        ("never-judged", "dora", TENANT),
+        ("judged-by-ben", "dora", TENANT),
+        ("of-emil", "emil", TENANT),
+        ("of-another-tenant", "dora", "other"),
+        ("of-no-one", "", TENANT),
+    ):
+        pseudonym = user_pseudonym(key, tenant, user)
+        assert pseudonym.startswith("u-") is bool(user)
+        office.desk.answers(name, tenant=tenant, prompt=f"secret of {name}", asked_by=pseudonym)
+    office.correct("judged-by-ben", "ben", text="what ben made of her text")
+    await office.cycle()
+    erased = office.exclusions.erase("dora", TENANT, "").exclusion
+    assert erased.removed == {"answers": 2, "feedback": 1, "lessons": 0, "reviews": 0}
+    # Ben's correction had taught her text to a model.
+    assert erased.ordered == ("headlines",)
+    left = office.all_text()
+    for gone in ("secret of never-judged", "secret of judged-by-ben", "what ben made", "dora"):
+        assert gone not in left, gone
+    for kept in ("secret of of-emil", "secret of of-another-tenant", "secret of of-no-one"):
+        assert kept in left, kept
+    assert (await office.cycle())[1] == []
+    # A second erasure of the same person finds nothing.
+    assert set(office.exclusions.erase("dora", TENANT, "").exclusion.removed.values()) == {0}
+
+
+def test_a_key_of_pseudonyms_reveals_neither_the_salt_nor_a_user(harness: Harness) -> None:
+    key = harness.captures.user_key()
+    with harness.captured._engine.connect() as connection:
+        salt = connection.execute(select(tables.pseudonym_salt.c.salt)).scalar_one()
+    assert key not in salt
+    assert key == harness.captures.user_key()
+    names = {user_pseudonym(key, tenant, user) for tenant, user in (("a", "bc"), ("ab", "c"), ("", "abc"), ("a", "b"))}
+    assert len(names) == 4
+    assert all(len(name) == 34 for name in names)
+    assert user_pseudonym("", "a", "b") == user_pseudonym(key, "a", "") == ""
+    # It is not the pseudonym by which a person who judges is known.
+    assert not any(name.startswith("p-") for name in names)
 
 
 class Cleaning:

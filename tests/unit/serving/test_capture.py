@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import ANSWERS_CAPTURED, PREDICTIONS, Topic
 from services.kit.clock import SystemClock
 from services.kit.errors import UnavailableError
+from services.kit.pseudonyms import user_key, user_pseudonym
 from services.masking.masks import mask_of
 from services.serving.adapters.answer_journal import AnswerJournal
 from services.serving.adapters.capture_feed import CaptureFeed
@@ -40,6 +43,7 @@ from services.serving.domain.answer import (
 )
 from services.serving.domain.names import ModelReference
 from services.serving.domain.route import SLOTS, Route, RoutedVersion
+from tests.waiting import eventually
 
 NOW = datetime.now(UTC)
 MAIL = "jane@example.org"
@@ -249,17 +253,17 @@ class Stub:
             yield message
 
 
-async def test_the_rules_outlive_a_restart_without_the_pipeline_service(tmp_path: Path) -> None:
-    import asyncio
-
-    rules, file = CaptureRules(), tmp_path / "gateway" / "capture.json"
-    feed = CaptureFeed(Stub(policies()), rules, file)
+async def saved(feed: CaptureFeed, file: Path) -> None:
+    """Lets a feed run until it has written its file."""
     task = asyncio.create_task(feed.run())
-    async with asyncio.timeout(30):
-        while not file.exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await eventually(file.exists)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_rules_outlive_a_restart_without_the_pipeline_service(tmp_path: Path) -> None:
+    rules, file = CaptureRules(), tmp_path / "gateway" / "capture.json"
+    await saved(CaptureFeed(Stub(policies()), rules, file), file)
     again = CaptureRules()
     await CaptureFeed(Stub(), again, file).restore()
     for known in (rules, again):
@@ -268,6 +272,28 @@ async def test_the_rules_outlive_a_restart_without_the_pipeline_service(tmp_path
         assert capture.mask(f"to {MAIL}") == "to @"
         # How it would have to be masked is not known here, so nothing is kept.
         assert known.of("new", "answers/a") is None
+
+
+async def test_who_asked_is_kept_as_a_pseudonym_by_the_key_of_the_mesh(world: World, tmp_path: Path) -> None:
+    key, file = user_key(b"secret"), tmp_path / "gateway" / "capture.json"
+    message = pb.WatchCaptureResponse(policies=[pb.CapturePolicy(model="models/m")], user_key=key)
+    await saved(CaptureFeed(Stub(message), world.rules, file), file)
+    # The file has a key, so no other user may read it.
+    assert file.stat().st_mode & 0o777 == 0o600
+    serving = world.serving()
+    for user in ("dora", "dora", "emil", ""):
+        choice = serving.choose(ModelReference("m"), Task.TEXT_CLASSIFICATION, user=user)
+        await serving.predict(choice, ["text"], Keeping(tenant="acme"))
+    assert "dora" not in world.journal()
+    world.log.close()
+    found = [event.asked_by for event in world.bus.captured]
+    assert found == [user_pseudonym(key, "acme", user) for user in ("dora", "dora", "emil", "")]
+    assert found[3] == ""
+    assert len(set(found)) == 3
+    # A pipeline service of an earlier release sends no key.
+    known = world.rules.of("m", "answers/a")
+    assert known is not None
+    assert (await replace(known, user_key="").of(Prompt(text="a"), "b", "acme", "dora")).asked_by == ""
 
 
 async def test_a_damaged_file_of_rules_keeps_nothing(tmp_path: Path) -> None:

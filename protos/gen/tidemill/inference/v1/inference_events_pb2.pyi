@@ -277,6 +277,7 @@ class AnswerCaptured(_message.Message):
     CONVERSATION_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    ASKED_BY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What was asked, masked: the text, or the messages of a conversation, one after another."""
     conversation: _builtins.bool
@@ -285,6 +286,10 @@ class AnswerCaptured(_message.Message):
     """What was answered, masked; empty for a classifier."""
     tenant: _builtins.str
     """Tenant of the API key; empty without one."""
+    asked_by: _builtins.str
+    """Pseudonym of the user that the caller named, keyed by the mesh; empty if it named no one. It serves to erase what the
+    user asked, and for nothing else.
+    """
     @_builtins.property
     def served(self) -> Global___PredictionServed:
         """What PredictionServed says of it."""
@@ -297,10 +302,11 @@ class AnswerCaptured(_message.Message):
         conversation: _builtins.bool = ...,
         text: _builtins.str = ...,
         tenant: _builtins.str = ...,
+        asked_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "prompt", b"prompt", "served", b"served", "tenant", b"tenant", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_by", b"asked_by", "conversation", b"conversation", "prompt", b"prompt", "served", b"served", "tenant", b"tenant", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

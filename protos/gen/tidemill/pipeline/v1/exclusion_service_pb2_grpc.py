@@ -76,7 +76,7 @@ class ExclusionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseUser(self, request, context):
-        """Deletes the feedback, corrections and reviews of a person and the captured answers that they judged, and starts a cycle
+        """Deletes the feedback, corrections and reviews of a person and the captured answers that they asked for or judged, and starts a cycle
         of every pipeline that learnt from them, without it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -38,7 +38,7 @@ class ExclusionServiceStub:
     LiftQuarantine: _grpc.UnaryUnaryMultiCallable[_exclusion_service_pb2.LiftQuarantineRequest, _exclusion_service_pb2.LiftQuarantineResponse]
     """Ends a quarantine: the next data set may learn from them again."""
     EraseUser: _grpc.UnaryUnaryMultiCallable[_exclusion_service_pb2.EraseUserRequest, _exclusion_service_pb2.EraseUserResponse]
-    """Deletes the feedback, corrections and reviews of a person and the captured answers that they judged, and starts a cycle
+    """Deletes the feedback, corrections and reviews of a person and the captured answers that they asked for or judged, and starts a cycle
     of every pipeline that learnt from them, without it.
     """
     ListExclusions: _grpc.UnaryUnaryMultiCallable[_exclusion_service_pb2.ListExclusionsRequest, _exclusion_service_pb2.ListExclusionsResponse]
@@ -54,7 +54,7 @@ class ExclusionServiceAsyncStub(ExclusionServiceStub):
     LiftQuarantine: _aio.UnaryUnaryMultiCallable[_exclusion_service_pb2.LiftQuarantineRequest, _exclusion_service_pb2.LiftQuarantineResponse]  # type: ignore[assignment]
     """Ends a quarantine: the next data set may learn from them again."""
     EraseUser: _aio.UnaryUnaryMultiCallable[_exclusion_service_pb2.EraseUserRequest, _exclusion_service_pb2.EraseUserResponse]  # type: ignore[assignment]
-    """Deletes the feedback, corrections and reviews of a person and the captured answers that they judged, and starts a cycle
+    """Deletes the feedback, corrections and reviews of a person and the captured answers that they asked for or judged, and starts a cycle
     of every pipeline that learnt from them, without it.
     """
     ListExclusions: _aio.UnaryUnaryMultiCallable[_exclusion_service_pb2.ListExclusionsRequest, _exclusion_service_pb2.ListExclusionsResponse]  # type: ignore[assignment]
@@ -85,7 +85,7 @@ class ExclusionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _exclusion_service_pb2.EraseUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_exclusion_service_pb2.EraseUserResponse, _abc.Awaitable[_exclusion_service_pb2.EraseUserResponse]]:
-        """Deletes the feedback, corrections and reviews of a person and the captured answers that they judged, and starts a cycle
+        """Deletes the feedback, corrections and reviews of a person and the captured answers that they asked for or judged, and starts a cycle
         of every pipeline that learnt from them, without it.
         """
 

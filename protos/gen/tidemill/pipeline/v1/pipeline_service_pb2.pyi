@@ -701,6 +701,9 @@ class WatchCaptureResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POLICIES_FIELD_NUMBER: _builtins.int
+    USER_KEY_FIELD_NUMBER: _builtins.int
+    user_key: _builtins.str
+    """Key of the pseudonyms of users, hexadecimal (AnswerCaptured.asked_by). It is derived, so it reveals nothing else."""
     @_builtins.property
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___CapturePolicy]:
         """Of all models whose answers are kept."""
@@ -709,10 +712,11 @@ class WatchCaptureResponse(_message.Message):
         self,
         *,
         policies: _abc.Iterable[Global___CapturePolicy] | None = ...,
+        user_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies", "user_key", b"user_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
