@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
-from services.ingest.app.ports import Sources, Survey
+from services.ingest.app.ports import Position, Sources, Survey
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal, check_record
 from services.ingest.domain.source_import import PluginSource, SourceSpec
 from services.ingest.engine.source_plugin import Source
@@ -34,10 +34,12 @@ class AllSources:
         except Exception as error:
             raise _failed(spec.kind, error) from error
 
-    def read(self, spec: SourceSpec, survey: Survey, interrupt: Interrupt) -> Iterator[RawRecord | Refusal]:
+    def read(
+        self, spec: SourceSpec, survey: Survey, interrupt: Interrupt, position: Position | None = None
+    ) -> Iterator[RawRecord | Refusal]:
         """See the port."""
         if not isinstance(spec.kind, PluginSource):
-            yield from self._files.read(spec, survey, interrupt)
+            yield from self._files.read(spec, survey, interrupt, position)
             return
         try:
             for number, pulled in enumerate(_source(spec.kind).records(), 1):

@@ -50,6 +50,8 @@ class SqlPulledStore:
         with translate_database_errors(), self._engine.begin() as connection:
             if not _is_mine(connection, pull):
                 return False
+            if not rows:
+                return True
             insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
             statement = insert(pulled_records)
             given = statement.excluded

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import PurePosixPath
 
+from services.ingest.adapters.log_tail import LogTail
 from services.ingest.adapters.source_files.http import HttpFile
 from services.ingest.adapters.source_files.local import LocalFiles
 from services.ingest.adapters.source_files.port import (
@@ -28,12 +29,13 @@ from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.adapters.source_files.s3 import S3Files, endpoint_address
 from services.ingest.adapters.source_files.unpacking import is_packed, unpacked
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
-from services.ingest.app.ports import SourceFile, Survey
+from services.ingest.app.ports import Position, SourceFile, Survey
 from services.ingest.domain.record import RawRecord, RecordRefusedError, Refusal
 from services.ingest.domain.source_import import SourceSpec, check_spec
 from services.ingest.domain.source_uri import parse_uri, shown
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE
 from services.ingest.engine.file_format import AnyFormat, BadContentError, FileFormat, FolderFormat, ReadFile
+from services.ingest.engine.formats.log_files import LogFiles
 from services.kit.errors import FailedPreconditionError, TidemillError
 from services.kit.network_rules import NetworkRules
 from services.kit.network_wall import LookUp, NetworkWall, system_look_up
@@ -86,14 +88,24 @@ class FileSources:
         with _reading(spec), self._place(spec, interrupt) as place:
             listing = _folder(place).find(kind.pattern) if isinstance(kind, FolderFormat) else place.match()
             files = [SourceFile(path, listing[path].size or 0) for path in sorted(listing)]
+            if kind.incremental:
+                # What is being written to cannot be compared; an import of nothing new costs little.
+                return Survey(files, 0, "")
             digest, lines = self._digest(kind, place, files, listing)
             return Survey(files, {"files": len(files), "lines": lines}.get(kind.pieces, 0), digest)
 
-    def read(self, spec: SourceSpec, survey: Survey, interrupt: Interrupt) -> Iterator[RawRecord | Refusal]:
+    def read(
+        self, spec: SourceSpec, survey: Survey, interrupt: Interrupt, position: Position | None = None
+    ) -> Iterator[RawRecord | Refusal]:
         """See the port."""
         noted = 0
         with _reading(spec), self._place(spec, interrupt) as place:
-            for piece in self._pieces(spec, place, survey.files):
+            if isinstance(spec.kind, LogFiles):
+                tail = LogTail(spec, spec.kind, place, self._limits, position or Position())
+                pieces = tail.pieces([file.path for file in survey.files])
+            else:
+                pieces = self._pieces(spec, place, survey.files)
+            for piece in pieces:
                 noted += isinstance(piece, RawRecord) and NOTES_ATTRIBUTE in piece.attributes
                 yield piece
         if noted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.ingest.adapters.pulled_store import settle
 from services.ingest.adapters.rows import import_of, import_row
-from services.ingest.adapters.tables import batches, import_requests, imports, record_losses
+from services.ingest.adapters.tables import batches, import_requests, imports, record_losses, source_positions
 from services.ingest.app.ports import KnownRequest, Pull
 from services.ingest.domain.source_import import Import, ImportState
 from services.kit.errors import AbortedError
@@ -87,13 +87,27 @@ class SqlImportStore:
         with translate_database_errors(), self._engine.begin() as connection:
             return _update(connection, changed, generation)
 
-    def succeed_import(self, done: Import, pull: Pull) -> bool:
+    def succeed_import(self, done: Import, pull: Pull, position: Mapping[str, Any] | None = None) -> bool:
         """See the port."""
         with translate_database_errors(), self._engine.begin() as connection:
             if not _update(connection, done, pull.generation):
                 return False
             settle(connection, pull, forget_gone=not done.not_synchronized)
+            if position is not None:
+                connection.execute(delete(source_positions).where(source_positions.c.origin == pull.origin))
+                connection.execute(insert(source_positions).values(origin=pull.origin, position=dict(position)))
         return True
+
+    def position(self, origin: str) -> Mapping[str, Any]:
+        """See the port."""
+        query = select(source_positions.c.position).where(source_positions.c.origin == origin)
+        with translate_database_errors(), self._reads.connect() as connection:
+            return connection.execute(query).scalar() or {}
+
+    def forget_position(self, origin: str) -> None:
+        """See the port."""
+        with translate_database_errors(), self._engine.begin() as connection:
+            connection.execute(delete(source_positions).where(source_positions.c.origin == origin))
 
     def unannounced_imports(self) -> Sequence[Import]:
         """See the port."""

@@ -74,3 +74,11 @@ dead_letter_marks = Table(
     Column("actor", String(160), nullable=False),
     Column("decide_time", UtcMicros, nullable=False),
 )
+
+# Where the last successful import of an incremental source ended.
+source_positions = Table(
+    "source_positions",
+    metadata,
+    Column("origin", String(64), primary_key=True),
+    Column("position", JsonText, nullable=False),
+)

@@ -67,6 +67,8 @@ class ImportTracker:
 
     def not_synchronized(self, unchanged: bool) -> str:
         """Why the source was not read completely, see `Import`; empty if it was."""
+        if self.state.spec.kind.incremental:
+            return "incremental"
         if self.capped:
             return "max_records"
         return "refused" if self.state.rejected_count else "" if unchanged else "changed"

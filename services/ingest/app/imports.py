@@ -61,6 +61,8 @@ class Imports:
                 self._store.reuse_import(earlier, request_id)
                 return earlier, True
             logger.warning("%s may be lost: its source is pulled again", earlier.name)
+        if resend and spec.kind.incremental:
+            self._store.forget_position(spec.origin)
         now = self._clock.now()
         draft = Import(f"imports/{new_id()}", spec, ImportState.RUNNING, now, now, traceparent=traceparent)
         self._store.create_import(draft, request_id)

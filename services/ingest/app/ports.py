@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.record import RawRecord, Refusal
@@ -167,8 +167,16 @@ class ImportStore(Protocol):
         """
         ...
 
-    def succeed_import(self, done: Import, pull: Pull) -> bool:
-        """Like `update_import`; also makes what the pull has seen the state of its origin."""
+    def succeed_import(self, done: Import, pull: Pull, position: Mapping[str, Any] | None = None) -> bool:
+        """Like `update_import`; also makes what the pull has seen the state of its origin, and keeps its position."""
+        ...
+
+    def position(self, origin: str) -> Mapping[str, Any]:
+        """Where the last successful import of an incremental origin ended; empty before the first."""
+        ...
+
+    def forget_position(self, origin: str) -> None:
+        """Lets the next import of an origin begin at its beginning."""
         ...
 
     def unannounced_imports(self) -> Sequence[Import]:
@@ -197,6 +205,15 @@ class Survey:
     digest: str
 
 
+@dataclass(slots=True)
+class Position:
+    """How far an incremental source was read: where to begin, and where the pieces that were taken so far end."""
+
+    begin: Mapping[str, Any] = field(default_factory=dict)
+    """JSON of the source's own; empty for the beginning."""
+    reached: Callable[[], Mapping[str, Any]] = dict
+
+
 class Sources(Protocol):
     """Sources by spec."""
 
@@ -211,8 +228,12 @@ class Sources(Protocol):
         """
         ...
 
-    def read(self, spec: SourceSpec, survey: Survey, interrupt: Interrupt) -> Iterator[RawRecord | Refusal]:
+    def read(
+        self, spec: SourceSpec, survey: Survey, interrupt: Interrupt, position: Position | None = None
+    ) -> Iterator[RawRecord | Refusal]:
         """Its pieces in order, as records with their identity or as refusals; keeps only a few in memory.
+
+        An incremental source begins at the position, and keeps it up to date with the pieces that were taken.
 
         Raises:
             PermissionDeniedError: it must not be read.

@@ -20,9 +20,19 @@ from typing import TypeVar
 
 from services.ingest.app.import_tracker import ImportTracker, nothing_accepted
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
-from services.ingest.app.ports import Accepted, ImportStore, Ledger, Pull, PulledStore, RecordSink, Sources, Survey
+from services.ingest.app.ports import (
+    Accepted,
+    ImportStore,
+    Ledger,
+    Position,
+    Pull,
+    PulledStore,
+    RecordSink,
+    Sources,
+    Survey,
+)
 from services.ingest.domain.record import RawRecord, Refusal
-from services.ingest.domain.source_import import Import
+from services.ingest.domain.source_import import Differences, Import
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError
 from services.kit.failure import Failure
@@ -97,24 +107,32 @@ class ImportRunner:
         self._with_retries(lambda: self._unless_ended(self._pulled.begin(pull)))
         survey = self._sources.survey(spec, interrupt)
         tracker.begin(survey.pieces)
+        incremental = spec.kind.incremental
+        begin = self._with_retries(partial(self._imports.position, pull.origin)) if incremental else {}
+        position = Position(begin)
         ledger = self._ledgers()
         try:
-            pieces = self._sources.read(spec, survey, interrupt)
+            pieces = self._sources.read(spec, survey, interrupt, position)
             while self._publish(tracker, pull, ledger, pieces):
                 self._save(tracker, pull)
-            if ledger.count == 0 and (tracker.first_refusal is not None or not spec.may_be_empty):
+            # Of a log, no new line is right; and new lines that are all refused must not be read for ever.
+            if ledger.count == 0 and not incremental and (tracker.first_refusal is not None or not spec.may_be_empty):
                 raise nothing_accepted(tracker)
-            again = self._sources.survey(spec, interrupt)
+            again = survey if incremental else self._sources.survey(spec, interrupt)
             digest = ledger.digest()
         finally:
             ledger.close()
         done = self._synchronized(tracker, pull, digest, survey, again)
-        self._with_retries(lambda: self._unless_ended(self._imports.succeed_import(done, pull)))
+        reached = position.reached() if incremental else None
+        self._with_retries(lambda: self._unless_ended(self._imports.succeed_import(done, pull, reached)))
 
     def _synchronized(self, tracker: ImportTracker, pull: Pull, digest: str, before: Survey, after: Survey) -> Import:
         """The import as succeeded, after withdrawing what is gone from the origin."""
         unchanged = before == after
         reason = tracker.not_synchronized(unchanged)
+        if reason == "incremental":
+            # What earlier imports brought is not kept by record, for it grows without end.
+            return tracker.succeeded(digest, "", Differences(added=tracker.state.record_count), reason)
         differences = self._with_retries(lambda: self._pulled.differences(pull))
         if reason:
             if differences.gone:
@@ -167,7 +185,7 @@ class ImportRunner:
         if refused:
             self._with_retries(lambda: self._sink.refuse(refused, name))
         if fresh:
-            noted = [item.record for item in fresh]
+            noted = [] if spec.kind.incremental else [item.record for item in fresh]
             self._with_retries(lambda: self._unless_ended(self._pulled.note(pull, noted)))
             self._with_retries(lambda: self._sink.accept(fresh, name, pull.origin))
         tracker.add(taken, ledger.count, refused)

@@ -21,6 +21,9 @@ class SourceKind(Protocol):
     field: ClassVar[str]
     """Its field in the contract."""
 
+    incremental: ClassVar[bool]
+    """Whether an import continues where the last one of its origin ended, and what is gone stays."""
+
     @property
     def uri(self) -> str:
         """Address of what is pulled, for messages and to distinguish origins."""
@@ -45,6 +48,7 @@ class PluginSource:
     field: ClassVar[str] = "plugin"
 
     folder_pattern: ClassVar[str] = ""
+    incremental: ClassVar[bool] = False
 
     @property
     def uri(self) -> str:
@@ -130,7 +134,7 @@ class Import:
 
     `source_digest` identifies the content that it pulled; it is empty if the content is not known for sure, and then
     the import is never reused for a later request. `not_synchronized` says why nothing was withdrawn
-    (`max_records`, `refused`, `changed`): the source was not read completely.
+    (`max_records`, `refused`, `changed`, `incremental`): the source was not read completely.
     """
 
     name: str

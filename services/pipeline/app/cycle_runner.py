@@ -186,7 +186,9 @@ class CycleRunner:
         for name, word in (("changed_count", "changed"), ("withdrawn_count", "gone")):
             count = sum(int(work.body.get(name, 0)) for work in ended if not work.reused)
             words += f", {count:,} {word}" if count else ""
-        kept = sorted({str(work.body["not_synchronized"]) for work in ended if work.body.get("not_synchronized")})
+        whys = {str(work.body.get("not_synchronized", "")) for work in ended}
+        # Of a log nothing is gone: its records stay by design.
+        kept = sorted(whys - {"", "incremental"})
         words += f"; what is gone was kept ({', '.join(kept)})" if kept else ""
         if counted:
             words += f"; {lessons['correction']:,} corrections and {lessons['accepted']:,} accepted answers"

@@ -366,6 +366,54 @@ class LabelStudioSource(_message.Message):
 Global___LabelStudioSource: _TypeAlias = LabelStudioSource  # noqa: Y015
 
 @_typing.final
+class LogFilesSource(_message.Message):
+    """Log files that grow and are rotated or truncated. An import reads what was added since the last one that succeeded; what
+    is gone from the files stays in data sets. One record a complete line, identified by where it is in which file.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    LINE_PATTERN_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_FIELDS_FIELD_NUMBER: _builtins.int
+    ID_FIELD_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """File or glob such as `/var/log/shop/app.log*`, as an absolute path or a URL of file: or s3:."""
+    line_pattern: _builtins.str
+    """RE2 expression with named groups that a line must match whole, such as `(?P<time>\\\\S+) (?P<message>.*)`; lines are JSON
+    objects when empty.
+    """
+    text_field: _builtins.str
+    """Member or group with the text; `message` when empty."""
+    time_field: _builtins.str
+    """Member or group with the event time, RFC 3339; the time of the import when empty."""
+    id_field: _builtins.str
+    """Member or group with the record id; the place of the line when empty."""
+    @_builtins.property
+    def attribute_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Members or groups to keep as attributes; every one when empty."""
+
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        line_pattern: _builtins.str = ...,
+        text_field: _builtins.str = ...,
+        time_field: _builtins.str = ...,
+        attribute_fields: _abc.Iterable[_builtins.str] | None = ...,
+        id_field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_fields", b"attribute_fields", "id_field", b"id_field", "line_pattern", b"line_pattern", "text_field", b"text_field", "time_field", b"time_field", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogFilesSource: _TypeAlias = LogFilesSource  # noqa: Y015
+
+@_typing.final
 class SourceSpec(_message.Message):
     """What to pull."""
 
@@ -382,6 +430,7 @@ class SourceSpec(_message.Message):
     OPENAI_FILES_FIELD_NUMBER: _builtins.int
     LANGFUSE_EXPORT_FIELD_NUMBER: _builtins.int
     LABEL_STUDIO_EXPORT_FIELD_NUMBER: _builtins.int
+    LOG_FILES_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     MAY_BE_EMPTY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
@@ -430,6 +479,10 @@ class SourceSpec(_message.Message):
     def label_studio_export(self) -> Global___LabelStudioSource:
         """Exports of Label Studio."""
 
+    @_builtins.property
+    def log_files(self) -> Global___LogFilesSource:
+        """Log files."""
+
     def __init__(
         self,
         *,
@@ -444,14 +497,15 @@ class SourceSpec(_message.Message):
         openai_files: Global___OpenAiFilesSource | None = ...,
         langfuse_export: Global___LangfuseSource | None = ...,
         label_studio_export: Global___LabelStudioSource | None = ...,
+        log_files: Global___LogFilesSource | None = ...,
         max_records: _builtins.int = ...,
         may_be_empty: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export", "log_files"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -528,8 +582,8 @@ class Import(_message.Message):
     withdrawn_count: _builtins.int
     """Records that earlier imports of the same origin brought and that are gone from it: they leave data sets."""
     not_synchronized: _builtins.str
-    """Why records that are gone were not withdrawn: `max_records`, `refused` or `changed` (while it was read), since the
-    whole source was not seen. Empty when they were.
+    """Why records that are gone were not withdrawn: `max_records`, `refused`, `changed` (while it was read) or
+    `incremental`, since the whole source was not seen. Empty when they were.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

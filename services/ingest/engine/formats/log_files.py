@@ -1,0 +1,120 @@
+"""Lines of logs to records: JSON objects, or lines that match an expression with named groups; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import re2
+
+from services.ingest.domain.record import RawRecord, RecordRefusedError
+from services.ingest.engine.file_format import ReadFile
+from services.ingest.engine.formats.json_lines import JsonLines, object_of
+from services.ingest.engine.members import MAX_LINE_BYTES, MemberFormat
+from services.kit.ids import sha256_hex
+
+_PATTERN_MEMORY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A complete line without its end; `place` identifies it within all logs of the source."""
+
+    content: bytes
+    place: str
+
+
+@dataclass(frozen=True)
+class LogFiles(MemberFormat[LogLine]):
+    """Logs; a piece is a line. `services.ingest.adapters.log_tail` decides which lines are new."""
+
+    text_field: str = "message"
+    line_pattern: str = ""
+    time_field: str = ""
+    field = "log_files"
+    incremental = True
+
+    def violations(self) -> Iterator[tuple[str, str]]:
+        """See `FileFormat`."""
+        yield from super().violations()
+        if self.uri.lower().startswith(("http:", "https:")):
+            yield "uri", "logs are read from this machine or an s3:// bucket; push those of other machines."
+        if not self.line_pattern:
+            return
+        try:
+            groups = _compiled(self.line_pattern).groupindex
+        except re2.error as error:
+            yield "line_pattern", f"is not a valid RE2 expression: {_words(error)}."
+            return
+        for name, value in (
+            ("text_field", self.text_field),
+            ("id_field", self.id_field),
+            ("time_field", self.time_field),
+        ):
+            if value and value not in groups:
+                yield name, f"line_pattern has no group {value!r}; name it by (?P<{value}>…)."
+
+    def split(self, file: ReadFile) -> Iterator[tuple[int, LogLine]]:
+        """All lines of a file, without regard to what was read before."""
+        for number, line in JsonLines(self.uri).split(file):
+            yield number, LogLine(line, f"{file.path}:{number}")
+
+    def record(self, source: str, file: ReadFile, piece: LogLine) -> RawRecord:
+        """See `FileFormat`."""
+        members = self._matched(piece.content) if self.line_pattern else object_of(piece.content)
+        record = self.record_of_members(source, members)
+        record_id = record.record_id if self.id_field else f"log_{sha256_hex(piece.place, piece.content)[:32]}"
+        return replace(record, record_id=record_id, event_time=_time(members, self.time_field))
+
+    def content(self, piece: LogLine) -> bytes:
+        """See `FileFormat`."""
+        return piece.content
+
+    def _matched(self, line: bytes) -> Mapping[str, Any]:
+        if len(line) > MAX_LINE_BYTES:
+            raise RecordRefusedError(f"The line has more than {MAX_LINE_BYTES} bytes.", reason="LINE_TOO_LONG")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise RecordRefusedError(f"The line is not UTF-8 (byte {error.start}).", reason="NOT_DECODABLE") from error
+        found = _compiled(self.line_pattern).fullmatch(text)
+        if found is None:
+            raise RecordRefusedError("The line does not match line_pattern.", reason="NO_MATCH")
+        return {name: value for name, value in found.groupdict().items() if value is not None}
+
+
+FORMAT = LogFiles
+
+
+@lru_cache(maxsize=64)
+def _compiled(pattern: str) -> Any:
+    options = re2.Options()
+    options.max_mem = _PATTERN_MEMORY
+    options.log_errors = False
+    return re2.compile(pattern, options)
+
+
+def _words(error: Exception) -> str:
+    given = error.args[0] if error.args else error
+    return given.decode("utf-8", "replace") if isinstance(given, bytes) else str(given)
+
+
+def _time(members: Mapping[str, Any], name: str) -> datetime | None:
+    """The event time of a line.
+
+    Raises:
+        RecordRefusedError: it is missing, or not a time.
+    """
+    if not name:
+        return None
+    value = members.get(name)
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if moment is not None:
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise RecordRefusedError(f"The field {name!r} is not an RFC 3339 time.", reason="INVALID_TIME")
