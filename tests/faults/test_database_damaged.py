@@ -6,8 +6,11 @@ import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,14 @@ from sqlalchemy import Engine, text
 from infra.stack.layout import python_path
 from infra.stack.state import ChildPhase, StackPhase, read_state
 from infra.stack.supervisor import Supervisor
+from infra.stack.testing import running_parts
+from services.kit.bus.kafka import ensure_topics
 from services.kit.errors import DataLossError, ResourceExhaustedError, explained
 from services.kit.storage.database import open_database, translate_database_errors
 from tests.conftest import migrations
 from tests.integration.stack.test_supervisor import assert_nothing_left, supervised, until
 from tests.integration.stack.tiny_stack import QUICK, SERVER, child, layout_of
+from tests.service_process import ServiceProcess
 
 _PAGE = 4096
 
@@ -173,3 +179,50 @@ def test_a_full_disk_puts_no_message_aside() -> None:
     harness.processor.process(BATCH[:1])
     assert harness.done == [0]
     assert harness.buried == []
+
+
+@pytest.fixture(scope="module")
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:
+        ensure_topics(stack.kafka_bootstrap)
+        yield stack.kafka_bootstrap
+
+
+def damage_schema(path: Path) -> None:
+    """Damages a database that is in use, so that the next statement of any connection meets it."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (version,) = connection.execute("PRAGMA schema_version").fetchone()
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET rootpage = 1000000 WHERE type = 'table'")
+        connection.execute(f"PRAGMA schema_version = {version + 1}")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["cleaning", "ingest", "pipeline", "training"])
+def test_a_service_whose_database_is_damaged_ends_and_says_why(name: str, kafka_bootstrap: str, tmp_path: Path) -> None:
+    database, words = tmp_path / f"{name}.sqlite", tmp_path / "termination-log"
+    service = ServiceProcess(
+        name,
+        tmp_path,
+        {
+            "TIDEMILL_KAFKA_BOOTSTRAP": kafka_bootstrap,
+            "TIDEMILL_DATABASE_URL": f"sqlite:///{database}",
+            "TIDEMILL_ARTIFACTS_URL": f"file://{tmp_path}/artifacts",
+            "TIDEMILL_MLFLOW_URI": f"sqlite:///{tmp_path}/mlflow.db",
+            "TIDEMILL_MODEL_SIGNING_KEY": f"{tmp_path}/keys/signing.pem",
+            "TIDEMILL_TRUSTED_MODEL_KEYS": f"{tmp_path}/keys/trusted",
+            "TIDEMILL_TERMINATION_LOG": str(words),
+        },
+    )
+    service.start()
+    try:
+        assert service.process is not None
+        damage_schema(database)
+        # A loop of the service meets the damage, whatever it is at.
+        assert service.process.wait(60) == 1
+        said = json.loads(words.read_text())
+        assert (said["reason"], said["permanent"]) == ("DATABASE_DAMAGED", True)
+        assert str(database) in said["message"]
+        assert "restore the file from a backup" in said["message"]
+    finally:
+        service.kill()

@@ -11,7 +11,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import grpc
 
 from services.kit.config import TERMINATION_LOG, UNIX, ServiceSettings
 from services.kit.errors import DataLossError, InvalidArgumentError, TidemillError, explained
+from services.kit.fatal import FATAL
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.retrying import call_with_retries_async
 from services.kit.storage.disk import disk_space
@@ -142,6 +144,26 @@ async def _unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> 
         await asyncio.gather(doing, stopped, return_exceptions=True)
 
 
+@contextmanager
+def _fatal_faults() -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
+    """A task that fails with the first fault with which this process must not go on."""
+    loop = asyncio.get_running_loop()
+    first: asyncio.Future[None] = loop.create_future()
+
+    def note(fault: TidemillError) -> None:
+        if not first.done():
+            first.set_exception(fault)
+
+    async def wait() -> None:
+        await first
+
+    with FATAL.heard_by(lambda fault: loop.call_soon_threadsafe(note, fault)):
+        try:
+            yield wait
+        finally:
+            first.cancel()
+
+
 async def _build(name: str, build: Build, metrics: RequestMetrics) -> Service:
     return await call_with_retries_async(partial(build, metrics), f"the start of {name}", patience_s=_START_PATIENCE_S)
 
@@ -167,6 +189,8 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
         # it. Nothing has been accepted yet that could be lost.
         os._exit(0)
     failure: BaseException | None = None
+    listening = ExitStack()
+    broken = listening.enter_context(_fatal_faults())
     # Also set if the process ends because a task failed.
     stopping = asyncio.Event()
     try:
@@ -192,7 +216,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
         for consumer in service.consumers:
             consumer.start()
         watches = () if peers is None else (peers.watch,)
-        tasks = [asyncio.create_task(factory()) for factory in (*service.tasks, *watches)]
+        tasks = [asyncio.create_task(factory()) for factory in (*service.tasks, *watches, broken)]
         await grpc_server.set_serving(True)
         logger.info("%s serves on %s", name, settings.bind if settings.bind.startswith(UNIX) else f"port {port}")
 
@@ -225,6 +249,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
             except Exception:
                 # The remaining closers must run, too.
                 logger.exception("%s could not close a resource", name)
+        listening.close()
     logger.info("%s ended", name)
     if failure is not None:
         if isinstance(failure, Exception):

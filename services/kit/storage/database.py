@@ -18,12 +18,14 @@ from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, NoSuchModul
 from sqlalchemy.schema import CreateSchema
 
 from services.kit.errors import (
+    DataLossError,
     InvalidArgumentError,
     TidemillError,
     UnavailableError,
     database_damaged,
     disk_full,
 )
+from services.kit.fatal import FATAL
 from services.kit.storage.disk import disk_space
 
 logger = logging.getLogger(__name__)
@@ -157,6 +159,8 @@ def translate_database_errors() -> Iterator[None]:
 def _explain(engine: Engine, context: ExceptionContext) -> None:
     """Raises a machine fault as the error that all services share, whichever statement meets it."""
     if (fault := _fault(engine, context.original_exception)) is not None:
+        if isinstance(fault, DataLossError):
+            FATAL.report(fault)
         raise fault from context.original_exception
 
 
