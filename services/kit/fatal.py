@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from services.kit.errors import TidemillError
 
-Listener = Callable[[TidemillError], None]
+Listener = Callable[[TidemillError], object]
 
 
 class FatalFaults:
