@@ -98,7 +98,7 @@ class Runs:
 
         Raises:
             NotFoundError: the base model does not exist.
-            InvalidArgumentError: the base model is not one that can be planned.
+            InvalidArgumentError: the base model or the method cannot be planned.
         """
         machine = self._machine.look()
         if devices or device_bytes:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.training.engine.method_capabilities import Footprint
+from services.training.engine.model_shape import Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,3 +56,8 @@ class LowRank:
         adapted: Any = model
         merged: nn.Module = adapted.merge_and_unload()
         return merged
+
+    def footprint(self, shape: Shape) -> Footprint:
+        """See `Plannable.footprint`."""
+        adapted = shape.adapted(self.target_modules)
+        return Footprint(sum(number * self.r * (layer.before + layer.after) for layer, number in adapted))

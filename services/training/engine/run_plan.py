@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.training.domain.machine import Machine
 from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.attention import SHORT
@@ -17,6 +18,7 @@ from services.training.engine.memory_plan import (
     devices_needed,
     plan_memory,
 )
+from services.training.engine.method_capabilities import Footprint, Plannable
 from services.training.engine.methods import make_method
 from services.training.engine.model_shape import SHAPES, Shape
 
@@ -74,7 +76,7 @@ def plan_run(spec: TrainingSpec, config: Mapping[str, Any], machine: Machine) ->
         machine: whose memory counts.
 
     Raises:
-        InvalidArgumentError: the configuration is not that of a model that can be planned.
+        InvalidArgumentError: the base model or the method cannot be planned.
     """
     shape = Shape.of_config(config)
     trainable = trained_weights(spec, shape)
@@ -86,7 +88,7 @@ def plan_run(spec: TrainingSpec, config: Mapping[str, Any], machine: Machine) ->
             size.parameters,
             devices_needed(
                 size,
-                _batch(spec),
+                _batch(spec, size),
                 trainable=trained_weights(spec, size),
                 half=True,
                 device_bytes=machine.memory_bytes,
@@ -100,35 +102,35 @@ def plan_run(spec: TrainingSpec, config: Mapping[str, Any], machine: Machine) ->
 
 
 def trained_weights(spec: TrainingSpec, shape: Shape) -> int:
-    """How many weights the method trains; of a method that Tidemill does not know, all of them."""
-    method: Any = spec.method
-    head: int = shape.hidden if spec.task.ARCHITECTURE == "encoder" else 0
-    match method.kind:
-        case "lora" | "dpo" | "kto":
-            rank = int(method.r)
-            each_output = 1 if getattr(method, "use_dora", False) else 0
-            return head + sum(
-                number * (rank * (layer.before + layer.after) + each_output * layer.after)
-                for layer, number in shape.adapted(method.target_modules)
-            )
-        case "prompt_tuning":
-            return int(method.virtual_tokens) * shape.hidden
-        case _:
-            return head + shape.parameters
+    """How many weights the method trains, with a classifier's head.
+
+    Raises:
+        InvalidArgumentError: the method, of another package, has no `footprint`.
+    """
+    return _footprint(spec, shape).trained + (shape.hidden if spec.task.ARCHITECTURE == "encoder" else 0)
 
 
-def _batch(spec: TrainingSpec) -> Batch:
+def _footprint(spec: TrainingSpec, shape: Shape) -> Footprint:
+    method = spec.method
+    if isinstance(method, Plannable):
+        return method.footprint(shape)
+    wrong = f"the memory of {method.kind} cannot be planned: its class has no method footprint (docs/extending.md)"
+    raise InvalidArgumentError(
+        f"spec.method: {wrong}.", reason="METHOD_NOT_PLANNABLE", violations=[FieldViolation("spec.method", wrong)]
+    )
+
+
+def _batch(spec: TrainingSpec, shape: Shape) -> Batch:
     task = spec.task
-    # Direct preference optimization reads the chosen and the rejected answer of each example.
-    examples = spec.optimization.batch_size * (2 if spec.method.kind == "dpo" else 1)
+    examples = spec.optimization.batch_size * _footprint(spec, shape).texts
     targets = task.max_tokens - task.max_input_tokens
     # The last target token is predicted, never read.
     return Batch(examples, task.max_tokens - min(targets, 1), targets)
 
 
 def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Strategy, devices: int) -> StrategyPlan:
-    batch, wanted = _batch(spec), spec.optimization.precision
-    on_processor = machine.kind == "cpu"
+    batch, wanted = _batch(spec, shape), spec.optimization.precision
+    method, on_processor = _footprint(spec, shape), machine.kind == "cpu"
     half = wanted != "fp32" and machine.half and not (on_processor and wanted == "fp16")
     plan = plan_memory(
         shape,
@@ -138,9 +140,9 @@ def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Stra
         strategy=strategy,
         devices=devices,
         eager_attention=batch.tokens <= SHORT if on_processor else not half,
-        frozen_blocks=spec.method.kind == "prompt_tuning",
+        frozen_blocks=method.frozen_blocks,
     )
-    if spec.method.kind == "prompt_tuning":
+    if method.copied_embeddings:
         # Tied embeddings are parted; each pass makes a copy of them with the learnt rows.
         table = shape.vocabulary * shape.hidden * _FLOAT
         parted = table if shape.tied else 0
@@ -156,25 +158,25 @@ def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Stra
 
 def _nearest(spec: TrainingSpec, shape: Shape, machine: Machine) -> str:
     """The first of the gentler specs that fits, and what it changes; a sentence in every case."""
-    for other, change in _gentler(spec):
+    for other, change in _gentler(spec, shape):
         plan = _strategy(other, shape, machine, "single", 1)
         if plan.fits:
             return f"{change} needs {plan.total / 1e9:.1f} GB and fits"
     return "no smaller batch and no adapters make it fit; choose a smaller base model or shorter texts"
 
 
-def _gentler(spec: TrainingSpec) -> Iterator[tuple[TrainingSpec, str]]:
+def _gentler(spec: TrainingSpec, shape: Shape) -> Iterator[tuple[TrainingSpec, str]]:
     """Specs that need less memory, those first that change the training least."""
     lora: TrainingSpec | None = None
-    if spec.method.kind == "full":
+    if _footprint(spec, shape).trained >= shape.parameters:
         lora = replace(spec, method=make_method("lora", {}))
     for base, prefix in ((spec, ""), (lora, "lora with ")):
         if base is None:
             continue
         if prefix:
-            yield base, "lora instead of full"
+            yield base, f"lora instead of {spec.method.kind}"
         size, accumulation = base.optimization.batch_size, base.optimization.gradient_accumulation
-        least = 2 if base.method.kind == "kto" else 1
+        least = _footprint(base, shape).min_batch
         while size % 2 == 0 and size // 2 >= least:
             size, accumulation = size // 2, accumulation * 2
             changed = replace(base.optimization, batch_size=size, gradient_accumulation=accumulation)

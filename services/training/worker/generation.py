@@ -14,7 +14,7 @@ from services.training.adapters.job import Champion, Job
 from services.training.domain.report import Example, Report, Variant
 from services.training.domain.tasks import GenerationTask, VariantName
 from services.training.engine.generation import greedy_answers, reference_losses
-from services.training.engine.methods.prompt_tuning import PromptTuning
+from services.training.engine.method_capabilities import AddsTokens
 from services.training.engine.metrics import (
     TextLoss,
     compared,
@@ -25,7 +25,6 @@ from services.training.engine.metrics import (
 )
 from services.training.engine.prompts import prompts_of, training_pairs
 from services.training.engine.tasks import Pair
-from services.training.engine.virtual_tokens import add_rows, virtual_ids, write_tokenizer
 from services.training.worker.champion import Rows, champion_answers
 from services.training.worker.objectives import agreement_with_people, objective_of
 from services.training.worker.phases import (
@@ -66,7 +65,7 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
         return [pair.prompt for pair in training_pairs(base_builder, material.tokenizer, task, rows)]
 
     # From here on the tokenizer and chat template are those of the tuned model.
-    tokenizer, tokenizer_folder, virtual = _tuned_tokenizer(job, material)
+    tokenizer, tokenizer_folder = _tuned_tokenizer(job, material)
     builder = prompts_of(tokenizer_folder, task)
     held_pairs = training_pairs(builder, tokenizer, task, holdout)
     references = [row[task.target_field] for row in holdout]
@@ -107,9 +106,8 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     merged = folder / "merged"
     if not merged.is_dir():
-        if isinstance(spec.method, PromptTuning):
-            instruction = spec.method.init_text or task.prompt_template.replace("{text}", "")
-            add_rows(model, virtual, tokenizer.encode(instruction, add_special_tokens=False) or virtual)
+        if isinstance(spec.method, AddsTokens):
+            spec.method.add_embeddings(model, tokenizer, task)
         model = spec.method.adapt(model)
         objective = objective_of(spec, builder, tokenizer, material.train)
         train_adapted(job, model, model, objective, device, should_stop)
@@ -207,18 +205,16 @@ def run(job: Job, should_stop: Callable[[], bool]) -> Report:
     )
 
 
-def _tuned_tokenizer(job: Job, material: Material) -> tuple[Any, Path, list[int]]:
-    """The tuned model's tokenizer, its folder, and the virtual tokens in it, if the method learns any."""
+def _tuned_tokenizer(job: Job, material: Material) -> tuple[Any, Path]:
+    """The tuned model's tokenizer, with the tokens that the method adds, and its folder."""
     from transformers import AutoTokenizer
 
     method = job.spec.method
-    if not isinstance(method, PromptTuning):
-        return material.tokenizer, material.base_folder, []
-    folder = kept_folder(
-        job.folder / "tokenizer", lambda path: write_tokenizer(material.base_folder, path, method.virtual_tokens)
-    )
+    if not isinstance(method, AddsTokens):
+        return material.tokenizer, material.base_folder
+    folder = kept_folder(job.folder / "tokenizer", lambda path: method.write_tokenizer(material.base_folder, path))
     tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    return tokenizer, folder, virtual_ids(tokenizer, method.virtual_tokens)
+    return tokenizer, folder
 
 
 def parity_warnings(agreement: Mapping[str, float]) -> tuple[str, ...]:

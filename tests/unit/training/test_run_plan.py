@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,7 +14,8 @@ from services.kit.errors import InvalidArgumentError
 from services.training.domain.machine import Machine
 from services.training.domain.tasks import GenerationTask, TextClassificationTask
 from services.training.domain.training_spec import Optimization, TrainingSpec
-from services.training.engine.methods import make_method
+from services.training.engine.low_rank import LowRank
+from services.training.engine.methods import make_method, names
 from services.training.engine.model_shape import Shape
 from services.training.engine.run_plan import plan_run, trained_weights
 
@@ -119,3 +120,39 @@ def test_a_preference_reads_two_answers_of_each_example() -> None:
 def test_a_model_of_another_kind_is_refused_with_the_field() -> None:
     with pytest.raises(InvalidArgumentError, match=r"spec\.base_model: its config.json does not describe"):
         plan_run(_spec(), {"model_type": "mamba"}, Machine("cpu", 10**9))
+
+
+@dataclass(frozen=True, slots=True)
+class OfAnotherPackage(LowRank):
+    """Adapters under another name."""
+
+    kind: str = "adapters_of_another_package"
+
+
+class Unplanned:
+    """A method of another package that has only what it must have."""
+
+    kind = "unplanned"
+
+
+@pytest.mark.parametrize("name", [*names(), "adapters_of_another_package"])
+def test_every_method_is_planned_by_what_it_trains(name: str) -> None:
+    config = _config(_model("llama"))
+    spec = _spec() if name not in names() else _spec(name)
+    if name not in names():
+        spec = replace(spec, method=OfAnotherPackage())  # type: ignore[arg-type]  # a dataclass has __init__
+    model = _model("llama")
+    adapted = spec.method.adapt(model) if name != "prompt_tuning" else None
+    trained = (
+        20 * _SIZES["hidden_size"]
+        if adapted is None
+        else sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    )
+    plan = plan_run(spec, config, Machine("cpu", 16 * 10**9))
+    assert (plan.trainable, plan.single.fits) == (trained, True)
+
+
+def test_a_method_that_does_not_say_what_it_trains_is_not_planned() -> None:
+    spec = replace(_spec(), method=Unplanned())  # type: ignore[arg-type]  # has nothing else
+    with pytest.raises(InvalidArgumentError, match="the memory of unplanned cannot be planned"):
+        plan_run(spec, _config(_model("llama")), Machine("cpu", 10**9))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from services.training.engine.method_capabilities import Footprint
+from services.training.engine.model_shape import Shape
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -23,6 +26,10 @@ class Full:
     def merge(self, model: nn.Module) -> nn.Module:
         """See `Method.merge`."""
         return model
+
+    def footprint(self, shape: Shape) -> Footprint:
+        """See `Plannable.footprint`."""
+        return Footprint(shape.parameters)
 
 
 METHOD = Full

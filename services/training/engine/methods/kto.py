@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
+from services.kit.prompts import Prompts
+from services.training.domain.tasks import GenerationTask
 from services.training.engine.low_rank import LowRank
+from services.training.engine.method_capabilities import Footprint, pad_token
+from services.training.engine.model_shape import Shape
+from services.training.engine.preferences import Rated, RatingObjective, is_good, with_value
+from services.training.engine.prompts import training_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +27,26 @@ class Kto(LowRank):
 
     TASKS: ClassVar[tuple[str, ...]] = ("generation",)
     COLUMN: ClassVar[str] = "rating_field"
+
+    def footprint(self, shape: Shape) -> Footprint:
+        """See `Plannable.footprint`; a batch compares each answer with another example's."""
+        return replace(LowRank.footprint(self, shape), min_batch=2)
+
+    def objective(
+        self, task: GenerationTask, prompts: Prompts, tokenizer: Any, rows: Sequence[Mapping[str, str]]
+    ) -> RatingObjective:
+        """See `LearnsFromPeople.objective`."""
+        field = "spec.kto.rating_field"
+        found = with_value(rows, self.rating_field, field)
+        pairs = training_pairs(prompts, tokenizer, task, found)
+        good = [is_good(row[self.rating_field], row["record_id"], field) for row in found]
+        return RatingObjective(
+            [Rated(pair, each) for pair, each in zip(pairs, good, strict=True)],
+            pad_token(tokenizer),
+            beta=self.beta,
+            desirable_weight=self.desirable_weight,
+            undesirable_weight=self.undesirable_weight,
+        )
 
 
 METHOD = Kto

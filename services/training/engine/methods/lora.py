@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from services.training.domain.training_spec import LATER
 from services.training.engine.low_rank import LowRank
+from services.training.engine.method_capabilities import Footprint
+from services.training.engine.model_shape import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,14 @@ class Lora(LowRank):
     def more_options(self) -> Mapping[str, Any]:
         """See `LowRank.more_options`."""
         return {"use_dora": self.use_dora, "use_rslora": self.use_rslora}
+
+    def footprint(self, shape: Shape) -> Footprint:
+        """See `Plannable.footprint`; DoRA has a magnitude for each output of a layer."""
+        found = LowRank.footprint(self, shape)
+        if not self.use_dora:
+            return found
+        magnitudes = sum(number * layer.after for layer, number in shape.adapted(self.target_modules))
+        return replace(found, trained=found.trained + magnitudes)
 
 
 METHOD = Lora

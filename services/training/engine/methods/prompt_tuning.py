@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from services.training.engine.virtual_tokens import add_rows
+from services.training.domain.tasks import GenerationTask
+from services.training.engine.method_capabilities import Footprint
+from services.training.engine.model_shape import Shape
+from services.training.engine.virtual_tokens import add_rows, virtual_ids, write_tokenizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +45,20 @@ class PromptTuning:
         adapted: Any = model
         merged: nn.Module = adapted.merge_and_unload()
         return merged
+
+    def footprint(self, shape: Shape) -> Footprint:
+        """See `Plannable.footprint`."""
+        return Footprint(self.virtual_tokens * shape.hidden, frozen_blocks=True, copied_embeddings=True)
+
+    def write_tokenizer(self, base: Path, target: Path) -> None:
+        """See `AddsTokens.write_tokenizer`; the chat template begins with the virtual tokens."""
+        write_tokenizer(base, target, self.virtual_tokens)
+
+    def add_embeddings(self, model: Any, tokenizer: Any, task: GenerationTask) -> None:
+        """See `AddsTokens.add_embeddings`; they begin as those of `init_text`, or of the task's instruction."""
+        ids = virtual_ids(tokenizer, self.virtual_tokens)
+        instruction = self.init_text or task.prompt_template.replace("{text}", "")
+        add_rows(model, ids, tokenizer.encode(instruction, add_special_tokens=False) or ids)
 
 
 METHOD = PromptTuning
