@@ -109,7 +109,7 @@ def _line(text: bytes, endpoint: str, seen: set[str]) -> Line:
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_ID:
         raise ValueError("custom_id", f"`custom_id` must be a text of 1 to {_MAX_ID} characters.")
     if name in seen:
-        raise ValueError("custom_id", f"`custom_id` {name[:64]!r} is that of an earlier line.")
+        raise ValueError("custom_id", f"`custom_id` {name[:64]!r} is already used by an earlier line.")
     if value.get("method", "POST") != "POST":
         raise ValueError("method", "`method` must be POST.")
     if value.get("url") != endpoint:
@@ -295,7 +295,7 @@ class BatchRunner:
                     message = "This request could not be answered before the batch expired."
                     raise _EndedError("expired", "batch_expired", message)
                 if await asyncio.to_thread(self._store.used, claim.tenant) > self._store.limit:
-                    message = f"The files of batches may have {self._store.limit:,} bytes; delete some."
+                    message = f"The files of batches exceed the limit of {self._store.limit:,} bytes; delete some."
                     raise _EndedError("failed", "files_full", message)
 
         workers = [asyncio.create_task(work()) for _ in range(self._at_once)]
@@ -317,7 +317,7 @@ class BatchRunner:
                 try:
                     CALLER.set(Caller(await self._key_of(stored.key_id)))
                 except UnauthenticatedError as error:
-                    message = f"The API key {stored.key_id} is not valid any more, which made the batch."
+                    message = f"The API key {stored.key_id}, which created the batch, is not valid any more."
                     raise _EndedError("failed", "api_key_invalid", message) from error
                 except UnavailableError:
                     await asyncio.sleep(backoff.next_s())

@@ -93,7 +93,7 @@ class BatchStore:
         files = self._files(tenant)
         if self.used(tenant) + size > self._limit or len(list(files.glob("*.json"))) >= _MAX_FILES:
             raise ResourceExhaustedError(
-                f"The files of batches may have {self._limit:,} bytes, and {_MAX_FILES} may be kept; delete some.",
+                f"The limit of {self._limit:,} bytes or {_MAX_FILES} files of batches is reached; delete some.",
                 reason="FILES_FULL",
                 metadata={"limit": str(self._limit)},
             )

@@ -56,7 +56,7 @@ class State(Enum):
 Reason = Annotated[str, typer.Option(help="Code of the refusal, such as INVALID_JSON.", show_default=False)]
 Service = Annotated[str, typer.Option(help="Service that refused them.", show_default=False)]
 Topic = Annotated[str, typer.Option(help="Topic that they came from.", show_default=False)]
-OfImport = Annotated[str, typer.Option("--import", help="imports/IMPORT that they are of.", show_default=False)]
+OfImport = Annotated[str, typer.Option("--import", help="imports/IMPORT that they came with.", show_default=False)]
 Since = Annotated[str, typer.Option(help="Refused within this time, such as 2h or 7d.", show_default=False)]
 Until = Annotated[str, typer.Option(help="Refused longer ago than this.", show_default=False)]
 Names = Annotated[list[str] | None, typer.Argument(help="Numbers that `ls` shows.", show_default=False)]
@@ -73,7 +73,7 @@ def list_letters(
     import_name: OfImport = "",
     since: Since = "",
     until: Until = "",
-    state: Annotated[State, typer.Option(help="Which.")] = State.OPEN,
+    state: Annotated[State, typer.Option(help="State of the dead letters.")] = State.OPEN,
     lines: Annotated[int, typer.Option("--lines", "-n", help="Maximum lines to show.", min=1)] = 50,
     address: AddressOption = None,
     json_wanted: JsonOption = False,

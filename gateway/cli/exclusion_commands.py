@@ -36,7 +36,7 @@ def add(
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Learns nothing more from an API key or a person, and lists the data sets and models that did."""
+    """Excludes feedback of an API key or a person from training, and lists the data sets and models that used it."""
     if sum(map(bool, (key, user, person))) != 1:
         what = "give one of --key, --user and --person"
         raise InvalidArgumentError(f"{what}.", violations=[FieldViolation("whose", what)])

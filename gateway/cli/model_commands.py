@@ -149,7 +149,9 @@ def generate(
     ] = False,
     max_tokens: Annotated[int, typer.Option(help="Maximum tokens to generate; 0 for the model's limit.", min=0)] = 0,
     temperature: Annotated[float, typer.Option(help="0 always chooses the most probable token.", min=0, max=2)] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus.", min=0, max=1)] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Samples from the smallest set of tokens with this total probability.", min=0, max=1)
+    ] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default=False)] = None,
     json_schema: Annotated[
         Path | None, typer.Option(help="File with a JSON schema that the answer is valid against.", show_default=False)
@@ -316,8 +318,8 @@ def feedback(
     correction: Annotated[str, typer.Option("--correction", "-c", help="What the answer should have been.")] = "",
     label: Annotated[str, typer.Option("--label", "-l", help="The right label, of a classifier's answer.")] = "",
     comment: Annotated[str, typer.Option(help="Free text.")] = "",
-    episode: Annotated[str, typer.Option(help="What several answers of one session have in common.")] = "",
-    author: Annotated[str, typer.Option(help="Who judges.")] = "",
+    episode: Annotated[str, typer.Option(help="ID of the session that several answers belong to.")] = "",
+    author: Annotated[str, typer.Option(help="Who gives the feedback.")] = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:

@@ -163,7 +163,7 @@ def cascade(
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Sets which larger classifier is asked of the texts of which a small one is not sure."""
+    """Sets the larger classifier that answers when the small one is not confident."""
     if off == bool(larger) or (bool(larger) and min_confidence is None):
         raise InvalidArgumentError(
             "Give a larger model with --min-confidence, or --off.", violations=[FieldViolation("larger", "is missing")]

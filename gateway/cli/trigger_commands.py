@@ -78,11 +78,11 @@ def list_triggers(address: AddressOption = None, json_wanted: JsonOption = False
 @triggers.command()
 def pause(
     pipeline: PipelineName,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever asks.", show_default=False)] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Reason that `tidemill why` shows.", show_default=False)] = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
-    """Starts no cycle of a pipeline by itself until it is resumed."""
+    """Pauses the triggers of a pipeline until they are resumed."""
     with connect(address) as connection:
         request = PauseTriggerRequest(request_id=new_id(), pipeline=pipeline_name(pipeline), reason=reason)
         found = connection.trigger.PauseTrigger(request, metadata=connection.metadata, timeout=30).trigger

@@ -169,7 +169,8 @@ class Console:
         form = await read_form(request)
         if not self._sessions.admits(session, form.get(TOKEN, "")):
             raise PermissionDeniedError(
-                "This form is not of your session. Open the page again, and send it again.", reason="FOREIGN_FORM"
+                "This form belongs to another session. Reload the page and submit the form again.",
+                reason="FOREIGN_FORM",
             )
         return form
 
@@ -241,5 +242,5 @@ def _inside(path: str) -> str:
 
 
 def _secure(request: Request) -> bool:
-    """Whether the browser speaks TLS; a proxy in front says so. Who forges it loses their own session only."""
+    """Whether the browser uses TLS, as a proxy's header says. A forged header harms only the sender's session."""
     return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))

@@ -170,15 +170,15 @@ def _check(uid: int, needs: Needs) -> None:
     for path in needs.read:
         if os.path.lexists(path) and not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)):
             raise ImpossibleError(
-                f"{_named(path, needs)} cannot be read by the user {uid}, whom the mesh runs as when root starts it: "
-                f"let it (chmod go+rX, or for a secret a copy of its own: install -o {uid} -m 600), or start the mesh "
-                "as another user than root."
+                f"{_named(path, needs)} cannot be read by the user {uid}, as whom the mesh runs when root starts it. "
+                f"Give it access (chmod go+rX; for a secret, a copy: install -o {uid} -m 600), or start the mesh as a "
+                "user other than root."
             )
     for path in needs.write:
         if os.path.lexists(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise ImpossibleError(
-                f"{_named(path, needs)} cannot be written by the user {uid}, whom the mesh runs as when root starts "
-                f"it: chown -R {uid} it, or name another folder."
+                f"{_named(path, needs)} cannot be written by the user {uid}, as whom the mesh runs when root starts "
+                f"it. Run chown -R {uid} on it, or choose another folder."
             )
 
 

@@ -100,8 +100,8 @@ def refuse_home_of_others(layout: Layout) -> None:
     owner = _owner(layout.home.root)
     if is_root() and owner is not None:
         raise StackError(
-            f"{layout.home.root} (TIDEMILL_HOME) belongs to the user {owner.uid}: do this as that user, or set "
-            "TIDEMILL_HOME to a folder of root's."
+            f"{layout.home.root} (TIDEMILL_HOME) belongs to the user {owner.uid}. Run this command as that user, or "
+            "set TIDEMILL_HOME to a folder that root owns."
         )
 
 

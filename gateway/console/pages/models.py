@@ -25,7 +25,7 @@ from services.kit.errors import InvalidArgumentError, NotFoundError
 
 _VERSIONS = 100
 _FEEDBACK = 1000
-"""The newest feedback of a model, among which that of one answer is looked for: there is no call for one answer."""
+"""Number of the newest feedback of a model that is searched for an answer's: no RPC returns that of one answer."""
 _ANSWER = re.compile(r"(?:answers/)?([A-Za-z0-9-]{1,64})")
 _INTEGRITY = {
     Integrity.STATE_VERIFIED: Status("files verified", "good"),

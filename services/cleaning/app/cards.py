@@ -54,7 +54,7 @@ class Cards:
         version = self._datasets.version(name)
         if version.state is not VersionState.READY or version.snapshot is None:
             raise FailedPreconditionError(
-                f"{name} is {version.state.value}; only a version that is ready can be looked into.",
+                f"{name} is {version.state.value}; only a version that is ready has a card and examples.",
                 reason="VERSION_NOT_READY",
                 metadata={"dataset_version": name},
             )

@@ -37,7 +37,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """Records of feedback that are measured on, and records that are dropped for feedback or of it."""
+    """Records of feedback kept for evaluation, and records that are dropped: feedback, or what feedback replaces."""
 
     held_back: Mapping[Key, SetRecord] = field(default_factory=dict)
     rejections: Mapping[Key, Rejection] = field(default_factory=dict)

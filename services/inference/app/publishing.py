@@ -316,7 +316,7 @@ class Publishing:
         traceparent: str,
         build: Path | None = None,
     ) -> ModelVersion:
-        """Loads a version, and makes `joined` of it the route."""
+        """Loads a version, and sets the route that `joined` returns for its number."""
         try:
             route = _within_limit(joined(version.number))
             loaded = self._versions.loaded(version, build)
@@ -464,7 +464,7 @@ def _check_tasks(versions: Sequence[ModelVersion]) -> None:
 
 
 def _check_cascade(small: Model, larger: Model) -> None:
-    """Refuses a pair of which the larger could not take the small one's place."""
+    """Refuses a pair of models if the larger one cannot answer in place of the small one."""
     serving, behind = small.serving, larger.serving
     if larger.name == small.name:
         field, why = "cascade.model", "it is the same model"

@@ -36,7 +36,7 @@ class Work(Protocol):
 
     @property
     def turn(self) -> Turn:
-        """Whose it is."""
+        """Caller and priority."""
         ...
 
     def start(self, pipeline: Any, number: int) -> Any:

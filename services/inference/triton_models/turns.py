@@ -33,7 +33,7 @@ class Waiting(Protocol):
 
     @property
     def turn(self) -> Turn:
-        """Whose it is."""
+        """Caller and priority."""
         ...
 
 
@@ -41,7 +41,7 @@ W = TypeVar("W", bound=Waiting)
 
 
 class TurnQueue(Generic[W]):
-    """A queue in which callers take turns; what is in the background comes last, by turns as well. Not thread-safe."""
+    """A queue in which callers take turns; background requests come last, and take turns too. Not thread-safe."""
 
     def __init__(self) -> None:
         # By caller, whose turn it is first: a caller that was served goes to the end.
@@ -91,9 +91,10 @@ class TurnQueue(Generic[W]):
         return found
 
     def give_way(self, turn: Turn) -> W | None:
-        """Takes out what makes room for a request: for one that someone waits for, the last in the background; else the
-        last of the caller who has most, unless that leaves the one who asks with more. None if the request has to come
-        again.
+        """Removes and returns the entry that makes room for a new request; None if the new request is to be refused.
+
+        For a request that someone waits for, that is the newest in the background. Otherwise it is the newest of the
+        caller with the most entries, unless the new request's caller would then have more.
         """
         lane = self._background if turn.background else self._online
         least = len(lane.get(turn.caller, ())) + 1

@@ -189,7 +189,8 @@ class JudgeCalls:
                 raise FailedPreconditionError(what, reason="JUDGE_ADDRESS") from error
             # The message of an error may hold the address, never the key.
             raise UnavailableError(
-                f"It cannot be reached: {type(error).__name__}.", reason="JUDGE_UNAVAILABLE"
+                f"The judge's address cannot be reached ({type(error).__name__}); check that the server runs.",
+                reason="JUDGE_UNAVAILABLE",
             ) from error
         try:
             return json.loads(content)
@@ -251,7 +252,7 @@ def _by_words(found: Any, asked: str) -> Opinion:
         verdict = None
     said = verdict.get("verdict") if isinstance(verdict, dict) else None
     if said not in ("good", "bad"):
-        raise NoVerdictError(f"It gave no verdict but {text[:100]!r}.", tokens)
+        raise NoVerdictError(f"Its response is not a verdict: {text[:100]!r}.", tokens)
     why = verdict.get("why") if isinstance(verdict, dict) else ""
     return Opinion(said == "good", why if isinstance(why, str) and why.strip() else f"It says {said}.", tokens)
 

@@ -29,7 +29,7 @@ class Captures:
         self._store, self._files, self._clock = store, files, clock
 
     def put_policy(self, model: str, pipeline: str, capture: Capture | None) -> None:
-        """Keeps answers of a model from now on as its pipeline says. Of two pipelines of one model the last counts."""
+        """Sets how answers of a model are captured from now on. The last pipeline of a model wins."""
         before = self._store.put_policy(model, pipeline, capture, self._clock.now())
         if before is not None and before.pipeline != pipeline and capture is not None:
             logger.warning("%s is captured as %s says, no longer as %s", model, pipeline, before.pipeline)
@@ -53,7 +53,7 @@ class Captures:
             logger.info("%d captured answers are not kept: their pipelines capture no more", refused)
 
     def answers(self, names: Sequence[str]) -> Sequence[CapturedAnswer]:
-        """Those of these answers that are kept."""
+        """Those of these answers that were captured and are still stored."""
         return self._store.answers(names)
 
     def get(self, name: str) -> CapturedAnswer:

@@ -22,7 +22,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many answers of a judge are where, and what it cost today."""
+    """Answers of a judge by state, and its calls and tokens of today."""
 
     rated: int = 0
     good: int = 0
@@ -49,7 +49,7 @@ class JudgeStore(Protocol):
         ...
 
     def give_up(self, judge: ModelJudge, before: datetime, now: datetime) -> int:
-        """Fails what has waited since before a moment; returns how many."""
+        """Fails the answers that have waited since before a moment; returns their number."""
         ...
 
     def spend(self, judge: ModelJudge, now: datetime) -> bool:
@@ -61,11 +61,11 @@ class JudgeStore(Protocol):
         ...
 
     def skip(self, judge: ModelJudge, answer: str, first: AuditEntry, now: datetime) -> None:
-        """Leaves an answer unrated because the day's limit is reached; the day's first one enters the audit trail."""
+        """Leaves an answer unrated because the day's limit is reached; only the day's first gets an audit entry."""
         ...
 
     def postpone(self, judge: ModelJudge, answer: str, until: datetime) -> None:
-        """Lets others be tried first."""
+        """Delays the next attempt at an answer, so that others are tried first."""
         ...
 
     def fail(
@@ -79,9 +79,10 @@ class JudgeStore(Protocol):
         ...
 
     def common(self, judge: ModelJudge) -> Sequence[tuple[bool, bool]]:
-        """Answers that people and the judge, as it rates now, have rated: whether people, and it, found them good.
+        """The ratings (people's, the judge's) of answers that both have rated; True is good.
 
-        Of several people the last one counts, as for lessons; what is in quarantine does not.
+        Of the judge only ratings by its current settings count. If several people rated an answer, the last rating
+        counts, as in training data; ratings in quarantine do not count.
         """
         ...
 

@@ -1,9 +1,8 @@
-"""Has judges rate answers in the background, and says how far each can be relied on.
+"""Lets judges rate answers in the background, and measures how well each agrees with people.
 
-No answer waits for a judge: what was captured is stored with the judges that are to rate it, and each judge works
-through what waits for it, apart from the others. The rule for a judge that is unavailable or slow: its answers wait,
-it is tried again with growing pauses, and after a day without a response they are given up. A response that is not a
-verdict is tried three times.
+No answer waits for a judge: a captured answer is stored with the judges that are to rate it, and each judge works
+through its own queue. If a judge is unavailable or slow, its answers wait; it is called again with growing pauses, and
+after a day without a response they fail. A response that is not a verdict is requested up to three times.
 """
 
 from __future__ import annotations

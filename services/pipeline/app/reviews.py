@@ -24,7 +24,7 @@ class Reviews:
         return self._store.page(model, state, before, limit, self._clock.now())
 
     def take(self, model: str, reviewer: str) -> Review | None:
-        """The most needed answer for a person, taken for a while; None if nothing is left."""
+        """Leases the highest-priority answer to a reviewer; None if none is left."""
         return self._store.take(model, reviewer, self._clock.now())
 
     def submit(self, answer: str, reviewer: str, action: Action, target: str, comment: str, api_key: str) -> Review:

@@ -14,10 +14,10 @@ _TOTAL = 10_000
 
 
 async def set_for(rollout: Rollout, routing: Routing) -> str:
-    """Sets the route that a roll-out asks for; a route that is so already stays.
+    """Sets the route of a roll-out's current step, unless it is set already.
 
     Returns:
-        Its etag; empty for a roll-back of a model that is published no more.
+        Its etag; empty for a roll-back of a model that is not published any more.
 
     Raises:
         TidemillError: inference does not answer, or refuses it: a version was deleted, or cannot be loaded.

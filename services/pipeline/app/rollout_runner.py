@@ -68,7 +68,7 @@ class RolloutRunner:
         return any(await asyncio.gather(*(self._turn(each) for each in by_model.values())))
 
     async def _turn(self, rollouts: Sequence[Rollout]) -> bool:
-        """One look at a model's roll-outs; an error concerns only these."""
+        """Advances the roll-outs of one model; an error does not affect other models."""
         model = rollouts[0].model
         try:
             changed = await self._look_at(rollouts)
@@ -88,7 +88,7 @@ class RolloutRunner:
     async def _look_at(self, rollouts: Sequence[Rollout]) -> bool:
         pending = [each for each in rollouts if each.state is RolloutState.PENDING]
         for older in pending[:-1]:
-            why = f"{pending[-1].candidate} was made before {older.candidate} had its turn."
+            why = f"{pending[-1].candidate} was trained before the roll-out of {older.candidate} began."
             await self._end(older, RolloutState.ROLLED_BACK, Decision(Turn.ROLL_BACK, why))
         if ended := [each for each in rollouts if each.state.final]:
             return all([await carry_out(each, self._parts) for each in ended])

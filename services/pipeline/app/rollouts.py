@@ -109,7 +109,7 @@ class Rollouts:
         return await self._overrule(name, "rollout.approve", by, approved)
 
     async def roll_back(self, name: str, by: Overrule) -> Rollout:
-        """Ends a roll-out and gives all users the version before; returns when the route is so.
+        """Ends a roll-out and gives all users the previous version; returns when the route is set.
 
         Raises:
             FailedPreconditionError: the new version was promoted.
@@ -141,7 +141,7 @@ class Rollouts:
         return await self._end_now(name, "rollout.force", by, RolloutState.PROMOTED, why)
 
     async def _end_now(self, name: str, action: str, by: Overrule, state: RolloutState, why: str) -> Rollout:
-        """Ends a roll-out in a state; one that ended so stays as it is."""
+        """Ends a roll-out in a state; does nothing if it has already ended in it."""
 
         def ended(rollout: Rollout) -> Rollout:
             if rollout.state is state:
@@ -156,7 +156,7 @@ class Rollouts:
         return await self._read(name)
 
     async def _overrule(self, name: str, action: str, by: Overrule, change: Callable[[Rollout], Rollout]) -> Rollout:
-        """Stores what a person orders, on the roll-out as it is now; what changes nothing is not noted."""
+        """Applies a person's decision to the current roll-out; a change is stored with an audit entry."""
 
         async def attempt() -> Rollout:
             before = await self._read(name)

@@ -33,7 +33,7 @@ _PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class TriggerView:
-    """The triggers of a pipeline with what they come to now."""
+    """The triggers of a pipeline with their current decision."""
 
     trigger: Trigger
     decision: Decision
@@ -179,7 +179,7 @@ class PipelineTriggers:
         return TriggerView(trigger, decision, firings, facts.next_schedule)
 
     async def _facts(self, trigger: Trigger) -> tuple[Facts, dict[str, int]]:
-        """What is known now, and the arrival of the newest record at the cycles that are still counted from."""
+        """The current facts, and for each cycle that records are counted from the arrival of its newest record."""
         triggers, now = _of(trigger), self._clock.now()
         zone = zone_of(triggers.time_zone)
         newest = await asyncio.to_thread(self._cycles.page, trigger.pipeline, "", 1)
@@ -243,7 +243,7 @@ class PipelineTriggers:
             if not is_retryable(error):
                 raise
             return None, dict(trigger.cursors)
-        # The one before is counted from again if this one fails.
+        # If this cycle fails, records are counted from the previous one again.
         return count, dict(list(known.items())[:2])
 
 

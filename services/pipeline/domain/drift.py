@@ -1,6 +1,6 @@
 """Drift: which signals of a model are watched for a change, and what the last look at each found.
 
-No text is kept of a look, nor a word of one: its figures outlive the answers that they were made of.
+A look stores figures only, no text and no words, because it is kept longer than the answers that it compared.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ DEFAULT_FALSE_ALARM = 0.05
 
 @dataclass(frozen=True, slots=True)
 class DriftRules:
-    """What is watched, from how many answers or people who rated on, how often at most, and the chance of a false alarm
-    in 30 days.
-    """
+    """Which signals are watched, the minimum sample of each, how often, and the chance of a false alarm in 30 days."""
 
     signals: tuple[Signal, ...] = tuple(Signal)
     min_answers: int = DEFAULT_MIN_ANSWERS
@@ -40,7 +38,7 @@ class DriftRules:
     false_alarm: float = DEFAULT_FALSE_ALARM
 
     def least(self, signal: Signal) -> int:
-        """Members of a sample from which on it is looked at."""
+        """The minimum sample size of a signal: answers, or people for ratings."""
         return self.min_ratings if signal is Signal.RATINGS else self.min_answers
 
 

@@ -44,7 +44,7 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class Affected:
-    """A cycle that learnt from what is excluded now, with what it made; empty where it made none."""
+    """A cycle that learnt from data that is excluded now, and the resources that it created; empty names for none."""
 
     cycle: str
     dataset_version: str

@@ -190,8 +190,8 @@ def check_of(spec: JudgeSpec, standing: Standing) -> Check:
     passed = low >= spec.min_kappa
     found = f"Cohen's kappa with people is {value:.2f} [{low:.2f}, {high:.2f}] on {standing.common} answers"
     if passed:
-        return Check(True, f"{found}; at least {spec.min_kappa:.2f} is demanded.", facts)
-    return Check(False, f"{found}; the lower end must be {spec.min_kappa:.2f} at least.", facts)
+        return Check(True, f"{found}; {spec.min_kappa:.2f} is required.", facts)
+    return Check(False, f"{found}; its lower bound must be at least {spec.min_kappa:.2f}.", facts)
 
 
 def at_odds(ratings: Iterable[float]) -> bool:

@@ -110,7 +110,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the facts come to: a cycle starts if a condition is met and nothing holds it back."""
+    """The decision for these facts: a cycle starts if a condition is met and nothing holds it back."""
 
     checks: tuple[Check, ...]
     holds: tuple[str, ...]
@@ -226,7 +226,7 @@ def _seen(look: DriftLook, zone: tzinfo) -> str:
     noun, since = _NOUNS[look.signal], _words(look.since, zone)
     begin = f"{look.live_count:,} {noun} since {since} beside {look.reference_count:,} of {look.reference}: "
     says = {
-        "similarity": f"they resemble these {look.now:.0%} as much as these resemble each other",
+        "similarity": f"their similarity to these is {look.now:.0%} of the similarity among these",
         "labels": f"{look.now:.0%} moved to other labels",
         "characters": f"the median length went from {look.before:,.0f} to {look.now:,.0f} characters",
         "rating": f"the mean rating went from {look.before:.2f} to {look.now:.2f}",

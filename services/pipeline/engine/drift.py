@@ -112,7 +112,7 @@ def counts_shift(reference: Any, live: Any, alarm: float, rng: np.random.Generat
 
 
 def _by_permutation(similarity: Any, split: Any, most: int, rng: np.random.Generator) -> float:
-    """The share of exchanges that part the samples as far; it stops early where that is clearly not rare.
+    """The p-value: the share of permutations with a difference at least as large. Stops early if it is clearly high.
 
     Source: Besag and Clifford, Sequential Monte Carlo p-values, 1991.
     """

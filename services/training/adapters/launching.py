@@ -91,7 +91,7 @@ class ForkServer:
     """
 
     def __init__(self, module: str = _SERVER, idle_s: float = _IDLE_S) -> None:
-        """The server is a module that is run; it ends after `idle_s` seconds in which no process of it is at work."""
+        """`module` is run as the server; it exits after `idle_s` seconds without a running child process."""
         self._module, self._idle_s = module, idle_s
         self._lock = threading.RLock()
         self._server: subprocess.Popen[bytes] | None = None

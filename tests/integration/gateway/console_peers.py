@@ -262,7 +262,7 @@ def judges() -> list[judge_pb2.Judge]:
             observed=0.9,
             kappa=kappa,
             checked=True,
-            why="Cohen's kappa with people is 0.71 [0.60, 0.82] on 120 answers; at least 0.40 is demanded.",
+            why="Cohen's kappa with people is 0.71 [0.60, 0.82] on 120 answers; 0.40 is required.",
         ),
     ]
 

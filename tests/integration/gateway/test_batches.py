@@ -157,7 +157,7 @@ def test_a_batch_is_cancelled_and_keeps_its_answers(mesh: Mesh, caller: Caller) 
     [
         (["{"], "invalid_line", 1, "not valid JSON"),
         (["[]"], "invalid_line", 1, "must be a JSON object"),
-        ([line("a"), line("a")], "invalid_line", 2, "that of an earlier line"),
+        ([line("a"), line("a")], "invalid_line", 2, "used by an earlier line"),
         ([line("")], "invalid_line", 1, "`custom_id` must be"),
         ([line("a", url="/v1/embeddings")], "invalid_line", 1, "must be the batch's endpoint"),
         ([line("a", stream=True)], "invalid_line", 1, "`body.stream` cannot be true"),

@@ -108,7 +108,7 @@ def test_judges_show_what_they_cost_and_whether_they_may_decide(mesh: Mesh) -> N
         "500 of 500 calls today, 61,000 of 100,000 tokens",
         "  It rates nothing at the moment: It did not answer within 30 s.",
         "models/headlines/judges/short-enough  rules, may decide",
-        "  Cohen's kappa with people is 0.71 [0.60, 0.82] on 120 answers; at least 0.40 is demanded.",
+        "  Cohen's kappa with people is 0.71 [0.60, 0.82] on 120 answers; 0.40 is required.",
         "  1,200 rated, 93% of them good; costs no calls",
     ]
     assert json.loads(tidemill(mesh, "judges", "list", "--json").stdout)[1]["checked"] is True

@@ -166,7 +166,7 @@ def test_the_newest_model_is_challenger_and_a_promoted_one_champion(
     training.stub.PromoteRun(pb.PromoteRunRequest(name=writer.name), timeout=60)
     made = registry.get_model_version_by_alias(name, "champion")
     assert str(made.version) == number
-    # Who has won challenges no one.
+    # The champion is not a challenger any more.
     assert "challenger" not in registry.get_registered_model(name).aliases
     measured = registry.get_run(made.run_id).data.metrics
     assert measured["tuned_rouge_l"] == writer.report.tuned.value

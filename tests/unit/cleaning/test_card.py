@@ -148,7 +148,7 @@ def test_languages(text: str, wanted: str) -> None:
 def test_an_empty_part_has_a_card_and_a_version_that_is_not_ready_has_none(harness: Harness) -> None:
     harness.put()
     name = harness.build()
-    with pytest.raises(FailedPreconditionError, match="only a version that is ready can be looked into"):
+    with pytest.raises(FailedPreconditionError, match="only a version that is ready has a card"):
         harness.cards.figures(name)
     harness.work()
     card = harness.cards.figures(name)

@@ -73,7 +73,7 @@ def test_a_tenant_keeps_so_much_and_no_more(tmp_path: Path, monkeypatch: pytest.
     store.create_batch("t", "key", file, CHAT, None, KEEP_S)  # its copy of the file costs nothing
     used = store.used("t")
     assert 20_000 < used < 22_000
-    with pytest.raises(ResourceExhaustedError, match="may have 50,000 bytes"):
+    with pytest.raises(ResourceExhaustedError, match="limit of 50,000 bytes"):
         put(store, 50_001 - used)
     put(store, 40_000, tenant="another")
     monkeypatch.setattr(stores, "_MAX_OPEN", 1)

@@ -195,8 +195,8 @@ async def test_drift_of_what_is_asked_starts_one_cycle_that_says_why(watched: Wa
     (cycle, _) = world.cycles
     (reason,) = cycle.reasons
     assert reason.startswith(
-        "Drift of what is asked: 60 texts since 2026-03-03 12:10 UTC beside 300 of datasets/d/versions/1: they "
-        "resemble these "
+        "Drift of what is asked: 60 texts since 2026-03-03 12:10 UTC beside 300 of datasets/d/versions/1: "
+        "their similarity to these is "
     )
     assert reason.endswith("an alarm at 0.0016 or less; the chance of a false alarm in 30 days is 0.05 at most.")
     # No word of a person is in a reason, which outlives what they said.
