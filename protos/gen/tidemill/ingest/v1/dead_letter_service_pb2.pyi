@@ -128,7 +128,7 @@ class ListDeadLettersRequest(_message.Message):
     page_size: _builtins.int
     """Maximum number of results; 50 when zero. A page may be shorter although others follow."""
     page_token: _builtins.str
-    """From an earlier answer."""
+    """`next_page_token` of an earlier response."""
     @_builtins.property
     def filter(self) -> Global___DeadLetterFilter:
         """Which."""

@@ -163,7 +163,7 @@ class ListCyclesRequest(_message.Message):
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
-    """From an earlier answer."""
+    """`next_page_token` of an earlier response."""
     def __init__(
         self,
         *,
@@ -605,7 +605,7 @@ class ListCapturedAnswersRequest(_message.Message):
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
-    """From an earlier answer."""
+    """`next_page_token` of an earlier response."""
     def __init__(
         self,
         *,
@@ -814,7 +814,7 @@ class ListFeedbackRequest(_message.Message):
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
-    """From an earlier answer."""
+    """`next_page_token` of an earlier response."""
     def __init__(
         self,
         *,

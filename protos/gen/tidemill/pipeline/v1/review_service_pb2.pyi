@@ -36,7 +36,7 @@ class ListReviewsRequest(_message.Message):
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
-    """From an earlier answer."""
+    """`next_page_token` of an earlier response."""
     def __init__(
         self,
         *,

@@ -79,7 +79,7 @@ class ListRolloutsRequest(_message.Message):
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
-    """From an earlier answer."""
+    """`next_page_token` of an earlier response."""
     def __init__(
         self,
         *,
@@ -453,7 +453,7 @@ class ListAuditEntriesRequest(_message.Message):
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
-    """From an earlier answer."""
+    """`next_page_token` of an earlier response."""
     def __init__(
         self,
         *,

@@ -116,7 +116,7 @@ class SearchLogsRequest(_message.Message):
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
-    """From an earlier answer."""
+    """`next_page_token` of an earlier response."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Not before; no limit when unset."""
@@ -334,7 +334,7 @@ class SearchTracesRequest(_message.Message):
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
-    """From an earlier answer."""
+    """`next_page_token` of an earlier response."""
     def __init__(
         self,
         *,

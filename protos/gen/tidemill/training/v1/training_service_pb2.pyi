@@ -128,7 +128,7 @@ class ListRunsRequest(_message.Message):
     page_size: _builtins.int
     """Maximum number of results; 50 when zero."""
     page_token: _builtins.str
-    """From an earlier answer."""
+    """`next_page_token` of an earlier response."""
     def __init__(
         self,
         *,
