@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.kit.errors import InvalidArgumentError
 
@@ -23,3 +26,14 @@ def duration(text: str, option: str) -> timedelta:
     if span is None or span > _LONGEST:
         raise InvalidArgumentError(f"{option} {text!r} is not a duration; write 30s, 15m, 2h or 1d.")
     return span
+
+
+def ago(text: str, option: str) -> Timestamp:
+    """The time that lies a duration in the past.
+
+    Raises:
+        InvalidArgumentError: see `duration`.
+    """
+    stamp = Timestamp()
+    stamp.FromNanoseconds(max(0, time.time_ns() - int(duration(text, option).total_seconds() * 1e9)))
+    return stamp

@@ -17,7 +17,7 @@ from tidemill.telemetry.v1.telemetry_service_pb2 import (
 )
 
 from gateway.cli.connection import Connection, connect
-from gateway.cli.durations import duration
+from gateway.cli.durations import ago
 from gateway.cli.output import (
     AddressOption,
     JsonOption,
@@ -53,7 +53,7 @@ def logs(
     json_wanted: JsonOption = False,
 ) -> None:
     """Searches the logs of every service, oldest of the found lines first."""
-    start = _ago(since) if since else None
+    start = ago(since, "--since") if since else None
     with connect(address) as connection:
         request = SearchLogsRequest(query=query, page_size=lines, start_time=start)
         found = connection.telemetry.SearchLogs(request, metadata=connection.metadata, timeout=30)
@@ -66,12 +66,6 @@ def logs(
             _follow(connection, query, in_order(found.records), json_wanted, more=found.total > len(found.records))
         except KeyboardInterrupt:
             return
-
-
-def _ago(text: str) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromNanoseconds(max(0, time.time_ns() - int(duration(text, "--since").total_seconds() * 1e9)))
-    return stamp
 
 
 def _show(records: list[LogRecord], json_wanted: bool) -> None:

@@ -12,8 +12,6 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from gateway.batches.objects import KEEP_S, SHORTEST_S, Batch, FileObject
 from gateway.http.bodies import Body
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/predict")
-"""Routes whose requests a batch may have."""
 MAX_PAGE = 100
 
 

@@ -53,7 +53,6 @@ _WITHOUT_EFFECT = frozenset(
         "prompt_cache_retention",
     }
 )
-LOGPROBS = "message.output_text.logprobs"
 
 
 _Input = Annotated[

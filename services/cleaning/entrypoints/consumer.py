@@ -9,7 +9,7 @@ from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested, RecordWithdrawn
 from services.cleaning.app.ports import Arrival
 from services.cleaning.app.records import Records
 from services.cleaning.domain.record import RawRecord, Withdrawal
-from services.kit.bus.cloudevents import decode
+from services.kit.bus.cloudevents import decode, traceparent_of
 from services.kit.bus.port import Delivery
 from services.kit.errors import InvalidArgumentError
 from services.kit.grpc.validation import validate
@@ -50,7 +50,7 @@ def _arrival(delivery: Delivery) -> Arrival:
         arrival=message.arrival or accepted,
         origin=message.origin,
     )
-    return Arrival(raw, delivery.headers.get("traceparent", b"").decode("ascii", "replace")[:64])
+    return Arrival(raw, traceparent_of(delivery))
 
 
 def _withdrawal(delivery: Delivery) -> Withdrawal:

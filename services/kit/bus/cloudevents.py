@@ -97,6 +97,11 @@ def decode(delivery: Delivery, kind: type[M]) -> M:
     return message
 
 
+def traceparent_of(delivery: Delivery) -> str:
+    """The producer's `traceparent` in at most 64 characters; empty if it sent none."""
+    return delivery.headers.get("traceparent", b"").decode("ascii", "replace")[:64]
+
+
 def trace_context(delivery: Delivery) -> Context:
     """The trace context of the delivery's producer; empty if it sent none."""
     carrier = {

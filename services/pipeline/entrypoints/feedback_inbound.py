@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf import json_format
 from tidemill.pipeline.v1.pipeline_service_pb2 import Judgement
 
+from services.kit.bus.cloudevents import traceparent_of
 from services.kit.bus.foreign_event import ForeignEvent, read_event
 from services.kit.bus.port import Delivery
 from services.kit.bus.topics import FEEDBACK_INBOUND
@@ -64,7 +65,7 @@ def draft_of(delivery: Delivery) -> Feedback:
     tenant = data.get("tenant", "")
     if not isinstance(tenant, str) or len(tenant) > _MAX_TENANT:
         raise InvalidArgumentError(f"`tenant` must be a text of at most {_MAX_TENANT} characters.")
-    trace = delivery.headers.get("traceparent", b"").decode("ascii", "replace")[:64]
+    trace = traceparent_of(delivery)
     return judgement_from(message, Caller(tenant, f"event:{event.source}"[:128]), trace)
 
 

@@ -55,7 +55,6 @@ _LETTERS: Final = {
     for code in range(first, last + 1)
 } | {0x3000: " "}
 _SIGNS: Final = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-_CURLY: Final = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
 _HALF: Final = re.compile("[\uff61-\uffee]")
 
 # Bits of a code point; a text has the bits of all its code points.
