@@ -42,7 +42,7 @@ from services.serving.app.ports import InferenceServer, Spend
 from services.serving.app.routing import RoutingTable
 from services.serving.app.serving import Serving
 from services.serving.app.shadowing import Shadows
-from services.serving.domain.answer import Turn
+from services.serving.domain.answer import CallerPriority
 from services.serving.entrypoints.answers import Answers
 
 
@@ -134,6 +134,6 @@ def _tenant() -> str:
     return caller.key.tenant if caller is not None else ""
 
 
-def _turn() -> Turn:
+def _turn() -> CallerPriority:
     caller = CALLER.get()
-    return Turn(caller.key.key_id if caller is not None else "", BACKGROUND.get())
+    return CallerPriority(caller.key.key_id if caller is not None else "", BACKGROUND.get())

@@ -157,7 +157,7 @@ Choice = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ConversationItem:
     """A message of the conversation, and the parts of the request that it was made of."""
 
     message: ChatMessage
@@ -180,22 +180,22 @@ class Turn:
 
 def turns_of(
     instructions: str, given: str | Sequence[InputMessageBody | FunctionCallBody | CallOutputBody]
-) -> list[Turn]:
+) -> list[ConversationItem]:
     """The conversation. Calls of functions belong to the assistant's message before them, as in chat completions."""
-    turns = [Turn(ChatMessage(role="system", content=instructions), "instructions")] if instructions else []
+    turns = [ConversationItem(ChatMessage(role="system", content=instructions), "instructions")] if instructions else []
     if isinstance(given, str):
-        return [*turns, Turn(ChatMessage(role="user", content=given), "input")]
+        return [*turns, ConversationItem(ChatMessage(role="user", content=given), "input")]
     for number, item in enumerate(given):
         place = f"input[{number}]"
         match item:
             case InputMessageBody():
-                turns.append(Turn(ChatMessage(role=ROLES[item.role], content=item.text), place))
+                turns.append(ConversationItem(ChatMessage(role=ROLES[item.role], content=item.text), place))
             case CallOutputBody():
                 output = ChatMessage(role="tool", content=_text_of(item.output), tool_call_id=item.call_id)
-                turns.append(Turn(output, place))
+                turns.append(ConversationItem(output, place))
             case FunctionCallBody():
                 if not turns or turns[-1].message.role != "assistant":
-                    turns.append(Turn(ChatMessage(role="assistant"), place))
+                    turns.append(ConversationItem(ChatMessage(role="assistant"), place))
                 call = ToolCall(id=item.call_id, name=item.name, arguments=item.arguments)
                 turns[-1].message.tool_calls.append(call)
                 turns[-1].calls.append(place)

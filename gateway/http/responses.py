@@ -31,7 +31,7 @@ from gateway.http.response_bodies import (
     ResponsesBody,
     ResponseUsage,
 )
-from gateway.http.response_items import OutputCall, OutputMessage, OutputText, Turn, turns_of
+from gateway.http.response_items import ConversationItem, OutputCall, OutputMessage, OutputText, turns_of
 from gateway.plane import DataPlane
 from services.kit.errors import InvalidArgumentError, NotFoundError, TidemillError
 from services.kit.grpc.validation import validate
@@ -84,7 +84,7 @@ class ResponseCall:
     """A parsed request."""
 
     body: ResponsesBody
-    turns: list[Turn]
+    turns: list[ConversationItem]
     chat: ChatCall
 
     def sent_name(self, field: str) -> str:

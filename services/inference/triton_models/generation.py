@@ -20,7 +20,7 @@ from .runtimes import manifest_of
 from .scheduler import QueueFullError, Scheduler
 from .text_stream import IncrementalDecoder, StopTexts
 from .tracing import GEN_AI_INPUT_TOKENS, GEN_AI_OUTPUT_TOKENS, ModelTracing, end_span, otlp_endpoint
-from .turns import Turn
+from .turns import CallerPriority
 
 STOP, LENGTH = "stop", "length"
 _MAX_ACTIVE = 16
@@ -54,7 +54,7 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             span = self._tracing.start("generate", request.parameters())
             try:
-                turn = Turn.of(request.parameters())
+                turn = CallerPriority.of(request.parameters())
                 self._scheduler.submit(GenerationJob(self._runtime, Call.read(request), turn, sender, span))
             except Exception as error:
                 # One that cannot be taken must not end those that came with it.
@@ -230,7 +230,7 @@ class Runtime:
 class GenerationJob:
     """One answer while it is written, sent piece by piece."""
 
-    def __init__(self, runtime: Runtime, call: Call, turn: Turn, sender: Any, span: Any) -> None:
+    def __init__(self, runtime: Runtime, call: Call, turn: CallerPriority, sender: Any, span: Any) -> None:
         """Reads the prompt.
 
         Raises:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .engine import QUEUE_FULL
-from .turns import Turn, TurnQueue
+from .turns import CallerPriority, TurnQueue
 
 _LOOK_FOR_CANCELLED_S = 0.1
 # This many failed steps in a row are not the fault of one answer.
@@ -35,7 +35,7 @@ class Work(Protocol):
         ...
 
     @property
-    def turn(self) -> Turn:
+    def turn(self) -> CallerPriority:
         """Caller and priority."""
         ...
 

@@ -15,14 +15,14 @@ CALLER, BACKGROUND = "tidemill_caller", "tidemill_background"
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class CallerPriority:
     """Whose request it is, and whether someone waits for it."""
 
     caller: str = ""
     background: bool = False
 
     @classmethod
-    def of(cls, parameters: str) -> Turn:
+    def of(cls, parameters: str) -> CallerPriority:
         """From a request's parameters as Triton gives them, JSON."""
         found = json.loads(parameters or "{}")
         return cls(str(found.get(CALLER, "")), bool(found.get(BACKGROUND, False)))
@@ -32,7 +32,7 @@ class Waiting(Protocol):
     """Something that waits."""
 
     @property
-    def turn(self) -> Turn:
+    def turn(self) -> CallerPriority:
         """Caller and priority."""
         ...
 
@@ -90,7 +90,7 @@ class TurnQueue(Generic[W]):
                     del lane[caller]
         return found
 
-    def give_way(self, turn: Turn) -> W | None:
+    def give_way(self, turn: CallerPriority) -> W | None:
         """Removes and returns the entry that makes room for a new request; None if the new request is to be refused.
 
         For a request that someone waits for, that is the newest in the background. Otherwise it is the newest of the

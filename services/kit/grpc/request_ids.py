@@ -1,7 +1,7 @@
 """Requests with a `request_id`: a repeat is answered as the first one was, in every service alike.
 
-Answers outlive the process. A use case that creates a resource also stores the id with it, in the same transaction: the
-process may be killed after the resource was created and before its answer is kept here.
+Responses outlive the process. A use case that creates a resource also stores the id with it, in the same transaction:
+the process may be killed after the resource was created and before its response is kept here.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from services.kit.ids import sha256_hex
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredRequest:
-    """Digest of a request, and the bytes of its response."""
+class RecordedResponse:
+    """A request's digest, and the bytes of its response."""
 
     digest: str
     response: bytes
 
 
 class RequestLog(Protocol):
-    """Where answers are kept. Thread-safe."""
+    """Where responses are kept. Thread-safe."""
 
-    def find(self, request_id: str) -> AnsweredRequest | None:
-        """The earlier request with this id and its answer; None if there was none."""
+    def find(self, request_id: str) -> RecordedResponse | None:
+        """The response to the earlier request with this id; None if there was none."""
         ...
 
-    def keep(self, request_id: str, answered: AnsweredRequest) -> None:
-        """Keeps an answer.
+    def keep(self, request_id: str, recorded: RecordedResponse) -> None:
+        """Keeps a response.
 
         Raises:
             AbortedError: another process answered the same request at the same time.
@@ -78,8 +78,8 @@ class RequestIdInterceptor(grpc.aio.ServerInterceptor):
                 known = await asyncio.to_thread(self._log.find, request_id)
                 if known is None:
                     response = await behaviour(request, context)
-                    answered = AnsweredRequest(digest, response.SerializeToString())
-                    await asyncio.to_thread(self._log.keep, request_id, answered)
+                    recorded = RecordedResponse(digest, response.SerializeToString())
+                    await asyncio.to_thread(self._log.keep, request_id, recorded)
                     return response
             if known.digest != digest:
                 raise request_id_reused(request_id, "request")

@@ -1,4 +1,4 @@
-"""Answers to requests that carried a `request_id`, in the service's database."""
+"""Responses to requests that carried a `request_id`, in the service's database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.kit.clock import Clock
 from services.kit.errors import AbortedError
-from services.kit.grpc.request_ids import AnsweredRequest
+from services.kit.grpc.request_ids import RecordedResponse
 from services.kit.storage.database import read_only, translate_database_errors
 
 # Longer than any caller repeats a request: the pipeline's cycles last for hours.
@@ -17,7 +17,10 @@ _RETENTION = timedelta(days=7)
 
 
 def request_table(metadata: MetaData) -> Table:
-    """The table for a service's log. Migrations create it from this: another shape needs another name."""
+    """The table for a service's log. Migrations create it from this: another shape needs another name.
+
+    A row is a `RecordedResponse`; the name is that of an earlier release.
+    """
     return Table(
         "answered_requests",
         metadata,
@@ -36,18 +39,18 @@ class SqlRequestLog:
         self._engine, self._reads, self._clock = engine, read_only(engine), clock
         self._table = request_table(MetaData())
 
-    def find(self, request_id: str) -> AnsweredRequest | None:
+    def find(self, request_id: str) -> RecordedResponse | None:
         """See the port."""
         table = self._table
         query = select(table.c.digest, table.c.response).where(table.c.request_id == request_id)
         with translate_database_errors(), self._reads.connect() as connection:
             row = connection.execute(query).first()
-        return AnsweredRequest(row.digest, row.response) if row is not None else None
+        return RecordedResponse(row.digest, row.response) if row is not None else None
 
-    def keep(self, request_id: str, answered: AnsweredRequest) -> None:
+    def keep(self, request_id: str, recorded: RecordedResponse) -> None:
         """See the port."""
         table, now = self._table, self._clock.now()
-        row = {"request_id": request_id, "digest": answered.digest, "response": answered.response}
+        row = {"request_id": request_id, "digest": recorded.digest, "response": recorded.response}
         old = (now - _RETENTION).timestamp()
         try:
             with translate_database_errors(), self._engine.begin() as connection:

@@ -19,7 +19,7 @@ from services.pipeline.app.rollout_routes import number_of, set_for, what_change
 from services.pipeline.domain.audit import MESH, AuditEntry, entry
 from services.pipeline.domain.rollout import Estimate, Rollout, RolloutState
 from services.pipeline.domain.rollout_plan import StepKind
-from services.pipeline.engine.rollout_decision import Decision, Turn, decide, guard, interval
+from services.pipeline.engine.rollout_decision import Decision, NextStep, decide, guard, interval
 from services.pipeline.engine.rollout_figures import RolloutFigures
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class RolloutRunner:
         pending = [each for each in rollouts if each.state is RolloutState.PENDING]
         for older in pending[:-1]:
             why = f"{pending[-1].candidate} was trained before the roll-out of {older.candidate} began."
-            await self._end(older, RolloutState.ROLLED_BACK, Decision(Turn.ROLL_BACK, why))
+            await self._end(older, RolloutState.ROLLED_BACK, Decision(NextStep.ROLL_BACK, why))
         if ended := [each for each in rollouts if each.state.final]:
             return all([await carry_out(each, self._parts) for each in ended])
         if at_work := [each for each in rollouts if each.state is not RolloutState.PENDING]:
@@ -101,7 +101,7 @@ class RolloutRunner:
         found = await self._parts.routing.route(rollout.model)
         if not found.serving or found.serving == number_of(rollout.candidate):
             why = f"No other version of {rollout.model} serves, so {rollout.candidate} serves at once."
-            await self._end(rollout, RolloutState.PROMOTED, Decision(Turn.ADVANCE, why))
+            await self._end(rollout, RolloutState.PROMOTED, Decision(NextStep.ADVANCE, why))
             return
         begun = rollout.begun(f"{rollout.model}/versions/{found.serving}")
         await self._store(begun, "rollout.begin", {"step": begun.planned.kind.value})
@@ -112,10 +112,10 @@ class RolloutRunner:
         found = await self._parts.routing.route(rollout.model)
         why = what_changed(rollout, found)
         if why and found.serving == number_of(rollout.candidate):
-            await self._end(rollout, RolloutState.PROMOTED, Decision(Turn.ADVANCE, why))
+            await self._end(rollout, RolloutState.PROMOTED, Decision(NextStep.ADVANCE, why))
             return True
         if why and (found.serving != number_of(rollout.champion) or number_of(rollout.candidate) not in found.versions):
-            await self._end(rollout, RolloutState.ROLLED_BACK, Decision(Turn.ROLL_BACK, why))
+            await self._end(rollout, RolloutState.ROLLED_BACK, Decision(NextStep.ROLL_BACK, why))
             return True
         if why and not rollout.frozen:
             await self._store(rollout.held(f"{why} `tidemill rollout resume` sets them as planned."), "rollout.freeze")
@@ -132,7 +132,7 @@ class RolloutRunner:
         """What follows from the figures, and those of the whole step where they were read."""
         alarm = guard(rollout, await asyncio.to_thread(self._parts.metrics.calls, rollout))
         held = rollout.frozen or rollout.state is RolloutState.AWAITING_APPROVAL
-        if alarm.turn is not Turn.STAY or held:
+        if alarm.next_step is not NextStep.STAY or held:
             return alarm, None
         figures = await self._figures(rollout)
         if figures is None:
@@ -165,10 +165,10 @@ class RolloutRunner:
         return look.task.result() if look.step == rollout.step else None
 
     async def _follow(self, rollout: Rollout, decision: Decision) -> bool:
-        if decision.turn is Turn.STAY:
+        if decision.next_step is NextStep.STAY:
             return False
         now = self._parts.clock.now()
-        if decision.turn is Turn.ROLL_BACK:
+        if decision.next_step is NextStep.ROLL_BACK:
             await self._end(rollout, RolloutState.ROLLED_BACK, decision)
         elif rollout.plan.approve_first:
             await self._store(rollout.proposed(decision.reason), "rollout.propose", decision.facts)

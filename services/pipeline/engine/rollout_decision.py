@@ -28,7 +28,7 @@ _SLOW_SHARE = 0.01
 _UNITS = {Metric.ACCEPTED: "share of accepted answers", Metric.RATING: "rating", Metric.LATENCY: "latency in ms"}
 
 
-class Turn(Enum):
+class NextStep(Enum):
     """How a roll-out continues."""
 
     STAY = "stay"
@@ -40,12 +40,12 @@ class Turn(Enum):
 class Decision:
     """How it continues, why, and the figures behind it."""
 
-    turn: Turn
+    next_step: NextStep
     reason: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-_STAY = Decision(Turn.STAY)
+_STAY = Decision(NextStep.STAY)
 
 
 def difference(rollout: Rollout, figures: RolloutFigures) -> MeanDifference:
@@ -59,7 +59,7 @@ def difference(rollout: Rollout, figures: RolloutFigures) -> MeanDifference:
 def decide(rollout: Rollout, figures: RolloutFigures, now: datetime) -> Decision:
     """How a roll-out that runs continues."""
     alarm = guard(rollout, figures)
-    if alarm.turn is not Turn.STAY:
+    if alarm.next_step is not NextStep.STAY:
         return alarm
     began = rollout.record.start_time
     if began is None:
@@ -69,19 +69,19 @@ def decide(rollout: Rollout, figures: RolloutFigures, now: datetime) -> Decision
     calls = figures.candidate.step.calls
     enough = minutes >= length.min_minutes and calls >= length.min_answers
     compared = _STAY if kind is StepKind.SHADOW else _compared(rollout, figures, may_promote=enough)
-    if compared.turn is not Turn.STAY:
+    if compared.next_step is not NextStep.STAY:
         return compared
     facts = {"minutes": f"{minutes:.1f}", "candidate_calls": str(calls)}
     if enough and kind is not StepKind.AB:
         why = f"{rollout.candidate} gave {calls:,} answers {_in_step(rollout)} within all limits."
-        return Decision(Turn.ADVANCE, why, facts)
+        return Decision(NextStep.ADVANCE, why, facts)
     if minutes >= length.max_minutes:
         why = (
             f"After {minutes:,.0f} minutes the comparison is undecided"
             if kind is StepKind.AB
             else _too_few(rollout, calls)
         )
-        return Decision(Turn.ROLL_BACK, f"{why}; {rollout.champion} keeps serving.", facts)
+        return Decision(NextStep.ROLL_BACK, f"{why}; {rollout.champion} keeps serving.", facts)
     return _STAY
 
 
@@ -97,7 +97,9 @@ def guard(rollout: Rollout, figures: RolloutFigures) -> Decision:
                 f"{hits:,} of {counts.calls:,} calls of {rollout.candidate} {what}; the guard-rail {name} allows "
                 f"{limit:.1%}."
             )
-            return Decision(Turn.ROLL_BACK, why, {"guard_rail": name, "hits": str(hits), "calls": str(counts.calls)})
+            return Decision(
+                NextStep.ROLL_BACK, why, {"guard_rail": name, "hits": str(hits), "calls": str(counts.calls)}
+            )
     limit_ms, name = _latency_limit(rails, figures.champion.whole)
     slow = counts.slower_than(limit_ms) if limit_ms else 0
     if slow and RateGuard(_SLOW_SHARE).is_exceeded(slow, counts.answered, _GUARD_ALPHA):
@@ -105,7 +107,7 @@ def guard(rollout: Rollout, figures: RolloutFigures) -> Decision:
             f"{slow:,} of {counts.answered:,} answers of {rollout.candidate} took more than {limit_ms:,.0f} ms, which "
             f"the guard-rail {name} allows for one of a hundred."
         )
-        return Decision(Turn.ROLL_BACK, why, {"guard_rail": name, "limit_ms": f"{limit_ms:.1f}", "slow": str(slow)})
+        return Decision(NextStep.ROLL_BACK, why, {"guard_rail": name, "limit_ms": f"{limit_ms:.1f}", "slow": str(slow)})
     return _mismatch(rollout, figures)
 
 
@@ -132,7 +134,9 @@ def _mismatch(rollout: Rollout, figures: RolloutFigures) -> Decision:
         f"{seen['candidate']:,} of {total:,} users got answers of {rollout.candidate}, where {share:.1%} were to: the "
         "users are not divided as planned (sample ratio mismatch), so the comparison cannot be trusted."
     )
-    return Decision(Turn.ROLL_BACK, why, {"sample_ratio": f"{seen['candidate'] / total:.4f}", "share": f"{share:.4f}"})
+    return Decision(
+        NextStep.ROLL_BACK, why, {"sample_ratio": f"{seen['candidate'] / total:.4f}", "share": f"{share:.4f}"}
+    )
 
 
 def _compared(rollout: Rollout, figures: RolloutFigures, *, may_promote: bool) -> Decision:
@@ -149,12 +153,12 @@ def _compared(rollout: Rollout, figures: RolloutFigures, *, may_promote: bool) -
     if upper < -comparison.margin:
         bound = f"at most {upper:+.3f} with {1 - comparison.alpha / steps:.1%} certainty"
         why = f"{rollout.candidate} is worse than {rollout.champion}: {_sentence(rollout, figures, pair, bound)}"
-        return Decision(Turn.ROLL_BACK, why, facts)
+        return Decision(NextStep.ROLL_BACK, why, facts)
     if may_promote and rollout.planned.kind is StepKind.AB and lower > -comparison.margin:
         better = "better than" if lower > 0 else "not worse by the margin than"
         bound = f"at least {lower:+.3f} with {1 - comparison.alpha:.1%} certainty"
         why = f"{rollout.candidate} is {better} {rollout.champion}: {_sentence(rollout, figures, pair, bound)}"
-        return Decision(Turn.ADVANCE, why, facts)
+        return Decision(NextStep.ADVANCE, why, facts)
     return _STAY
 
 

@@ -50,7 +50,16 @@ from services.serving.adapters.triton_tensors import (
     texts_of,
     token_counts,
 )
-from services.serving.domain.answer import Embedded, FinishReason, Piece, Prompt, Recognized, Sampling, Scored, Turn
+from services.serving.domain.answer import (
+    CallerPriority,
+    Embedded,
+    FinishReason,
+    Piece,
+    Prompt,
+    Recognized,
+    Sampling,
+    Scored,
+)
 from services.serving.domain.names import facts, shown
 from services.serving.domain.route import RoutedVersion
 
@@ -92,7 +101,11 @@ class TritonClient:
     """Implements `services.serving.app.ports.InferenceServer`."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, liveness: Liveness, guard: TritonGuard, turn: Callable[[], Turn] = Turn
+        self,
+        channel: grpc.aio.Channel,
+        liveness: Liveness,
+        guard: TritonGuard,
+        turn: Callable[[], CallerPriority] = CallerPriority,
     ) -> None:
         """`turn` is the present caller's; models that write let callers take turns."""
         self._turn = turn

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import deserialize_bytes_tensor
 
 from services.kit.spans import Span
-from services.serving.domain.answer import FinishReason, Message, Piece, Prompt, Sampling, Token, Turn
+from services.serving.domain.answer import CallerPriority, FinishReason, Message, Piece, Prompt, Sampling, Token
 
 TRACEPARENT = "traceparent"
 # Parameters that the models read, see services.inference.triton_models.turns.
@@ -104,7 +104,7 @@ def add_trace(request: Any) -> None:
         request.parameters[TRACEPARENT].string_param = carrier[TRACEPARENT]
 
 
-def add_turn(request: Any, turn: Turn) -> None:
+def add_turn(request: Any, turn: CallerPriority) -> None:
     """Adds whose request it is, in place of what its caller may have written there."""
     for name in (CALLER, BACKGROUND):
         if name in request.parameters:

@@ -24,7 +24,7 @@ from services.serving.adapters.v2_tokens import TokenCount
 from services.serving.app.ports import Meter, NotLoadedError
 from services.serving.app.routing import RoutingTable
 from services.serving.app.shadowing import Shadows
-from services.serving.domain.answer import Turn
+from services.serving.domain.answer import CallerPriority
 from services.serving.domain.names import ModelReference, parse_server_model
 from services.serving.domain.route import RoutedVersion
 
@@ -49,7 +49,7 @@ class TritonV2:
         table: RoutingTable,
         shadows: Shadows | None = None,
         meter: Meter = lambda: None,
-        turn: Callable[[], Turn] = Turn,
+        turn: Callable[[], CallerPriority] = CallerPriority,
     ) -> None:
         """Args:
         channel: to Triton.

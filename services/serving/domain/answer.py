@@ -71,7 +71,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class CallerPriority:
     """Whose request it is, and whether it is in the background: callers take turns, and the background comes last."""
 
     caller: str = ""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from services.inference.triton_models.scheduler import QueueFullError, Scheduler
-from services.inference.triton_models.turns import Turn
+from services.inference.triton_models.turns import CallerPriority
 from services.kit.engine import import_openvino, open_language_model
 from services.training.adapters.language_builds import LanguageBuilds
 from tests.models import make_language_model
@@ -30,7 +30,7 @@ class _Work:
         prompt: Sequence[int],
         limit: int,
         on_take: Callable[[int], None] = lambda _: None,
-        turn: Turn = Turn(),  # noqa: B008 - it cannot be changed
+        turn: CallerPriority = CallerPriority(),  # noqa: B008 - it cannot be changed
     ) -> None:
         self.prompt, self.limit, self.on_take, self.turn = prompt, limit, on_take, turn
         self.cost = len(prompt) + limit
@@ -121,11 +121,11 @@ def test_the_background_leaves_room_and_makes_room_and_callers_take_turns(build:
     scheduler = Scheduler(
         pipeline, capacity=capacity, max_active=4, max_waiting=8, on_error=lambda _: None, on_broken=lambda: None
     )
-    background = [_Work([5, 6, 7], 400, turn=Turn("b", background=True)) for _ in range(8)]
+    background = [_Work([5, 6, 7], 400, turn=CallerPriority("b", background=True)) for _ in range(8)]
     for work in background:
         scheduler.submit(work)
     assert background[1].begun.wait(60)
-    online = [_Work([7, 6, at], 5, turn=Turn(name)) for at, name in enumerate("aaaacdef", start=5)]
+    online = [_Work([7, 6, at], 5, turn=CallerPriority(name)) for at, name in enumerate("aaaacdef", start=5)]
     for work in online:
         # The queue holds eight: each of these displaces one that no one waits for.
         scheduler.submit(work)

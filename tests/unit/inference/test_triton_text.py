@@ -18,7 +18,7 @@ from services.inference.triton_models.batches import by_length
 from services.inference.triton_models.runtimes import manifest_of
 from services.inference.triton_models.scheduler import QueueFullError, Scheduler
 from services.inference.triton_models.text_stream import IncrementalDecoder, StopTexts
-from services.inference.triton_models.turns import Turn
+from services.inference.triton_models.turns import CallerPriority
 from services.kit.engine import QUEUE_FULL
 from services.kit.telemetry import schema
 
@@ -139,7 +139,7 @@ class _Engine:
 
 
 class _Work:
-    turn = Turn()
+    turn = CallerPriority()
 
     def __init__(self, engine: _Engine, limit: int, *, cost: int = 1, stops_at: int = 0, breaks: bool = False) -> None:
         self.engine, self.limit, self.cost, self.stops_at, self.breaks = engine, limit, cost, stops_at, breaks

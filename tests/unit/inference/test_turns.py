@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.triton_models import turns
-from services.inference.triton_models.turns import Turn, TurnQueue
+from services.inference.triton_models.turns import CallerPriority, TurnQueue
 from services.serving.adapters import triton_tensors
 
 
 @dataclass(frozen=True)
 class Item:
     name: str
-    turn: Turn
+    turn: CallerPriority
 
 
 def item(name: str, background: bool = False) -> Item:
     """Of the caller with the first letter."""
-    return Item(name, Turn(name[0], background))
+    return Item(name, CallerPriority(name[0], background))
 
 
 def queue(*names: str, background: str = "") -> TurnQueue[Item]:
@@ -60,15 +60,15 @@ def test_a_caller_who_comes_later_waits_for_one_turn_only() -> None:
 
 def test_who_asks_most_makes_room() -> None:
     made = queue("a1", "a2", "a3", "b1")
-    assert made.give_way(Turn("c")) == item("a3")
-    assert made.give_way(Turn("a")) is None  # a has most itself
-    assert made.give_way(Turn("b")) is None  # with one more b would have as many as a
+    assert made.give_way(CallerPriority("c")) == item("a3")
+    assert made.give_way(CallerPriority("a")) is None  # a has most itself
+    assert made.give_way(CallerPriority("b")) is None  # with one more b would have as many as a
     full = queue("a1", background="x1 y1 y2")
-    assert full.give_way(Turn("b")) == item("y2", background=True)
-    assert full.give_way(Turn("a")) is not None
-    assert full.give_way(Turn("x", background=True)) is None
-    assert queue("a1", "a2").give_way(Turn("x", background=True)) is None
-    assert queue("a1").give_way(Turn("b")) is None
+    assert full.give_way(CallerPriority("b")) == item("y2", background=True)
+    assert full.give_way(CallerPriority("a")) is not None
+    assert full.give_way(CallerPriority("x", background=True)) is None
+    assert queue("a1", "a2").give_way(CallerPriority("x", background=True)) is None
+    assert queue("a1").give_way(CallerPriority("b")) is None
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.sampled_from("abc"))
@@ -93,5 +93,7 @@ def test_nothing_is_lost_and_turns_are_fair(pushed: list[tuple[str, bool]], gone
 
 def test_the_parameters_have_the_names_that_the_gateway_writes() -> None:
     assert (turns.CALLER, turns.BACKGROUND) == (triton_tensors.CALLER, triton_tensors.BACKGROUND)
-    assert Turn.of("") == Turn.of("{}") == Turn()
-    assert Turn.of(f'{{"{turns.CALLER}": "k", "{turns.BACKGROUND}": true}}') == Turn("k", background=True)
+    assert CallerPriority.of("") == CallerPriority.of("{}") == CallerPriority()
+    assert CallerPriority.of(f'{{"{turns.CALLER}": "k", "{turns.BACKGROUND}": true}}') == CallerPriority(
+        "k", background=True
+    )

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from services.kit.errors import FailedPreconditionError, NotFoundError, UnavailableError
-from services.kit.grpc.request_ids import AnsweredRequest
+from services.kit.grpc.request_ids import RecordedResponse
 from services.kit.pseudonyms import user_pseudonym
 from services.kit.storage.requests import SqlRequestLog
 from services.pipeline.adapters import tables
@@ -253,8 +253,8 @@ async def test_erasing_a_person_leaves_nothing_of_them_and_orders_a_clean_cycle(
     office.correct("both", "ben", text="of ben, too")
     (again,) = office.desk.feedback.record([replace(office.judgement("both", "dora"), comment=secret)])
     log = SqlRequestLog(office.engine, office.desk.clock)
-    log.keep("r1", AnsweredRequest("0" * 64, f"{name} {secret}".encode()))
-    log.keep("r2", AnsweredRequest("0" * 64, b"of someone else"))
+    log.keep("r1", RecordedResponse("0" * 64, f"{name} {secret}".encode()))
+    log.keep("r2", RecordedResponse("0" * 64, b"of someone else"))
     first, taken = await office.cycle()
     assert taken == ["a", "b", "both"]
     assert secret in office.all_text()
