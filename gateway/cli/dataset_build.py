@@ -173,7 +173,9 @@ def _imported(connection: Connection, begun: Import, console: Console) -> Import
         )
     known = "unchanged, " if begun.reused else ""
     refused = (
-        f", {ended.rejected_count:,} refused (`tidemill dlq ls --import {ended.name}`)" if ended.rejected_count else ""
+        f", {ended.rejected_count:,} refused (`tidemill dlq list --import {ended.name}`)"
+        if ended.rejected_count
+        else ""
     )
     gone = f", {ended.withdrawn_count:,} gone" if ended.withdrawn_count else ""
     console.print(f"{ended.spec.source}: {known}{ended.record_count:,} records{gone}{refused}", soft_wrap=True)

@@ -43,7 +43,7 @@ _TIMEOUT_S = 60
 _SPLITS = ("train", "holdout", "rejected", "corrections")
 _BATCH_ROWS = 2000
 
-dataset = typer.Typer(help="Data sets and their versions: ls, show, diff, export.", no_args_is_help=True)
+dataset = typer.Typer(help="Data sets and their versions: list, show, diff, export, build, card.", no_args_is_help=True)
 
 VersionName = Annotated[
     str,
@@ -51,7 +51,8 @@ VersionName = Annotated[
 ]
 
 
-@dataset.command("ls")
+@dataset.command("list")
+@dataset.command("ls", hidden=True)
 def list_datasets(address: AddressOption = None, json_wanted: JsonOption = False) -> None:
     """Lists data sets by name, with their newest version."""
     with connect(address) as connection:
@@ -226,7 +227,7 @@ def find_version(connection: Connection, name: str) -> DatasetVersion:
     if "/versions/" not in full:
         newest = _newest(connection, full)
         if newest is None:
-            raise not_found("version of the data set", full, "`tidemill dataset ls` lists data sets.")
+            raise not_found("version of the data set", full, "`tidemill dataset list` lists data sets.")
         return newest
     request = GetDatasetVersionRequest(name=full)
     version: DatasetVersion = connection.cleaning.GetDatasetVersion(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 from rich.text import Text
 from tidemill.ingest.v1.dead_letter_pb2 import DeadLetter
 from tidemill.ingest.v1.dead_letter_service_pb2 import (
@@ -22,7 +20,7 @@ from tidemill.ingest.v1.dead_letter_service_pb2 import (
 )
 
 from gateway.cli.connection import Connection, connect
-from gateway.cli.durations import duration
+from gateway.cli.durations import ago
 from gateway.cli.output import (
     EXIT_FAILED,
     AddressOption,
@@ -45,7 +43,7 @@ _SHOWN_CHARACTERS = 2000
 
 
 class State(Enum):
-    """Which letters `ls` shows."""
+    """Which letters `list` shows."""
 
     OPEN = "open"
     REPLAYED = "replayed"
@@ -59,13 +57,14 @@ Topic = Annotated[str, typer.Option(help="Topic that they came from.", show_defa
 OfImport = Annotated[str, typer.Option("--import", help="imports/IMPORT that they came with.", show_default=False)]
 Since = Annotated[str, typer.Option(help="Refused within this time, such as 2h or 7d.", show_default=False)]
 Until = Annotated[str, typer.Option(help="Refused longer ago than this.", show_default=False)]
-Names = Annotated[list[str] | None, typer.Argument(help="Numbers that `ls` shows.", show_default=False)]
+Names = Annotated[list[str] | None, typer.Argument(help="Numbers that `list` shows.", show_default=False)]
 Everything = Annotated[bool, typer.Option("--all", help="All that are open.")]
 
-dlq = typer.Typer(help="Refused messages (dead letters): ls, show, replay, drop.", no_args_is_help=True)
+dlq = typer.Typer(help="Refused messages (dead letters): list, show, replay, drop.", no_args_is_help=True)
 
 
-@dlq.command("ls")
+@dlq.command("list")
+@dlq.command("ls", hidden=True)
 def list_letters(
     reason: Reason = "",
     service: Service = "",
@@ -107,7 +106,7 @@ def list_letters(
 
 @dlq.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Number that `ls` shows.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Number that `list` shows.", show_default=False)],
     raw: Annotated[bool, typer.Option("--raw", help="Write the message's bytes, at most 64 KiB, and nothing else.")] = (
         False
     ),
@@ -242,16 +241,10 @@ def _filter(
     if state is not State.ALL:
         wanted.state = DeadLetter.State.Value(f"STATE_{state.name}")
     if since:
-        wanted.since.CopyFrom(_ago(since, "--since"))
+        wanted.since.CopyFrom(ago(since, "--since"))
     if until:
-        wanted.until.CopyFrom(_ago(until, "--until"))
+        wanted.until.CopyFrom(ago(until, "--until"))
     return wanted
-
-
-def _ago(text: str, option: str) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromNanoseconds(max(0, time.time_ns() - int(duration(text, option).total_seconds() * 1e9)))
-    return stamp
 
 
 def _number(letter: DeadLetter) -> str:

@@ -46,12 +46,13 @@ rollout = typer.Typer(help="New versions on their way to users.", no_args_is_hel
 
 Name = Annotated[
     str,
-    typer.Argument(help="A roll-out, or a model: its newest roll-out. `tidemill rollout ls` lists them."),
+    typer.Argument(help="A roll-out, or a model: its newest roll-out. `tidemill rollout list` lists them."),
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the audit trail.", show_default=False)]
 
 
-@rollout.command("ls")
+@rollout.command("list")
+@rollout.command("ls", hidden=True)
 def list_rollouts(
     model: Annotated[str, typer.Argument(help="Name of a model; all by default.", show_default=False)] = "",
     address: AddressOption = None,
@@ -175,7 +176,7 @@ def _resolve(connection: Connection, name: str) -> str:
     request = ListRolloutsRequest(model=model_name(name), page_size=1)
     found = connection.rollouts.ListRollouts(request, metadata=connection.metadata, timeout=_TIMEOUT_S).rollouts
     if not found:
-        raise not_found("rollout", name, "`tidemill rollout ls` lists them.")
+        raise not_found("rollout", name, "`tidemill rollout list` lists them.")
     return str(found[0].name)
 
 

@@ -34,7 +34,7 @@ def test_a_data_set_is_built_again_only_when_its_source_changed(mesh: Mesh, exam
     lines = (example.parent / "reports.jsonl").read_text(encoding="utf-8").splitlines()
     (example.parent / "reports.jsonl").write_text("\n".join([*lines[:-1], "{broken"]), encoding="utf-8")
     changed = mesh.tidemill("dataset", "build", str(example))
-    assert "7 records, 1 refused (`tidemill dlq ls --import imports/" in changed.stderr
+    assert "7 records, 1 refused (`tidemill dlq list --import imports/" in changed.stderr
     assert mesh.json("status")["open_dead_letters"] >= 1
 
     card = mesh.tidemill("dataset", "card", "medical-reports/versions/1").stdout

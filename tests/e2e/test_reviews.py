@@ -94,7 +94,7 @@ def test_a_second_run_reuses_what_is_unchanged(mesh: Mesh, cycle: dict[str, Any]
 
 def test_its_data_can_be_looked_into_down_to_one_record(mesh: Mesh, cycle: dict[str, Any], tmp_path: Path) -> None:
     version = cycle["dataset_version"]
-    (listed,) = [each for each in mesh.json("dataset", "ls") if each["name"] == "datasets/reviews"]
+    (listed,) = [each for each in mesh.json("dataset", "list") if each["name"] == "datasets/reviews"]
     assert listed["newest"]["digest"] == version["digest"]
     shown = mesh.tidemill("dataset", "show", version["name"]).stdout
     assert f"{DISTINCT:,}" in shown

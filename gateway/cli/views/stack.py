@@ -149,7 +149,7 @@ def letter_words(count: int | None) -> Text | None:
     if not count:
         return None
     messages = "1 message was refused and is" if count == 1 else f"{count:,} messages were refused and are"
-    return Text(f"{messages} open: `tidemill dlq ls` shows why.", "yellow")
+    return Text(f"{messages} open: `tidemill dlq list` shows why.", "yellow")
 
 
 def _health(child: ChildState) -> str:

@@ -229,7 +229,7 @@ class DeadLetters:
             offset = int(number)
             for letter in self._marked(opened, begin=offset, end=offset + 1, with_content=with_content):
                 return letter
-        raise not_found("dead_letter", name, "Refused messages are kept for 30 days; `tidemill dlq ls` lists them.")
+        raise not_found("dead_letter", name, "Refused messages are kept for 30 days; `tidemill dlq list` lists them.")
 
     def _marked(self, opened: OpenLetters, *, begin: int, end: int, with_content: bool = False) -> Iterator[DeadLetter]:
         """Letters with their marks, the last one first."""

@@ -182,7 +182,7 @@ class Rollouts:
     async def _read(self, name: str) -> Rollout:
         rollout = await asyncio.to_thread(self._parts.store.get, name)
         if rollout is None:
-            raise not_found("rollout", name, "`tidemill rollout ls` lists them.")
+            raise not_found("rollout", name, "`tidemill rollout list` lists them.")
         return rollout
 
 

@@ -104,7 +104,7 @@ def test_a_larger_model_is_set_behind_a_classifier(mesh: Mesh) -> None:
 
 
 def test_a_rollout_is_listed_shown_and_overruled(mesh: Mesh) -> None:
-    listed = tidemill(mesh, "rollout", "ls")
+    listed = tidemill(mesh, "rollout", "list")
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.splitlines()[1].split()[:5] == [ROLLOUT, "reviews/versions/4", "running", "ab", "0.5"]
     assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == [ROLLOUT, OLDER]

@@ -27,7 +27,7 @@ def mesh_with_letters(mesh: Mesh) -> Iterator[Mesh]:
 def test_refused_messages_are_listed_shown_replayed_and_dropped(mesh_with_letters: Mesh) -> None:
     mesh, log = mesh_with_letters, mesh_with_letters.peers.letters
     first, second, _, piece = (letter.offset for letter in log.letters)
-    listed = tidemill(mesh, "dlq", "ls")
+    listed = tidemill(mesh, "dlq", "list")
     assert listed.returncode == 0, listed.stderr
     rows = [line.split() for line in listed.stdout.splitlines()]
     assert [row[0] for row in rows[1:5]] == [str(piece), str(piece - 1), str(second), str(first)]
@@ -63,7 +63,7 @@ def test_refused_messages_are_listed_shown_replayed_and_dropped(mesh_with_letter
     [
         (("replay",), "Give numbers of letters, or a filter such as --reason, or --all."),
         (("drop", "5", "--all"), "Give numbers of letters"),
-        (("ls", "--since", "yesterday"), "--since 'yesterday' is not a duration"),
+        (("list", "--since", "yesterday"), "--since 'yesterday' is not a duration"),
         (("show", "99999"), "There is no dead letter 'dead-letters/99999'"),
         (("show", "../5"), "name"),
     ],

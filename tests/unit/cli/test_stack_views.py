@@ -118,5 +118,5 @@ def test_a_disk_is_mentioned_before_it_is_full() -> None:
 def test_refused_messages_are_mentioned_while_one_is_open() -> None:
     assert letter_words(0) is None
     assert letter_words(None) is None, "not known"
-    assert str(letter_words(1)) == "1 message was refused and is open: `tidemill dlq ls` shows why."
-    assert str(letter_words(1200)) == "1,200 messages were refused and are open: `tidemill dlq ls` shows why."
+    assert str(letter_words(1)) == "1 message was refused and is open: `tidemill dlq list` shows why."
+    assert str(letter_words(1200)) == "1,200 messages were refused and are open: `tidemill dlq list` shows why."
