@@ -1,4 +1,4 @@
-"""Faults with which a process must not go on, from wherever they are met to whatever ends the process."""
+"""Faults after which a process must not continue, from wherever they are met to whatever ends the process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Listener = Callable[[TidemillError], object]
 
 
 class FatalFaults:
-    """Passes on the first fault of a process; without a listener, such as in a tool, a fault is an error like others.
+    """Reports the first fault of a process; without a listener, such as in a tool, a fault is an error like others.
 
     A damaged database is met by a statement, and any loop or handler may take the error for that of the item at hand,
-    and go on to the next item for ever.
+    and continue with the next item for ever.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class FatalFaults:
         self._listeners: list[Listener] = []
 
     def report(self, fault: TidemillError) -> None:
-        """Tells the listeners; may be called from any thread."""
+        """Calls the listeners; may be called from any thread."""
         with self._lock:
             listeners = tuple(self._listeners)
         for listener in listeners:

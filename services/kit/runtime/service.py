@@ -146,7 +146,7 @@ async def _unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> 
 
 @contextmanager
 def _fatal_faults() -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
-    """A task that fails with the first fault with which this process must not go on."""
+    """A task that fails with the first fault after which this process must not continue."""
     loop = asyncio.get_running_loop()
     first: asyncio.Future[None] = loop.create_future()
 
