@@ -8,6 +8,7 @@ from pathlib import Path
 
 from services.ingest.adapters.source_files.port import ReadLimits
 from services.ingest.adapters.source_files.roots import SourceRoots
+from services.ingest.adapters.source_files.secrets import SourceSecrets
 from services.ingest.adapters.sources import FileSources
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.record import RawRecord, Refusal
@@ -26,6 +27,7 @@ def file_sources(
     s3_endpoint: str = "",
     look_up: LookUp = system_look_up,
     examples: str | Path = "",
+    secrets: Path | None = None,
 ) -> FileSources:
     """A reader that may read below these roots."""
     return FileSources(
@@ -36,6 +38,7 @@ def file_sources(
         limits=limits,
         s3_endpoint=s3_endpoint,
         look_up=look_up,
+        secrets=SourceSecrets(secrets),
     )
 
 

@@ -20,6 +20,7 @@ from services.ingest.adapters.record_sink import BusRecordSink
 from services.ingest.adapters.source_files.port import ReadLimits
 from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.adapters.source_files.s3 import s3_endpoint
+from services.ingest.adapters.source_files.secrets import SourceSecrets
 from services.ingest.adapters.sources import FileSources
 from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
 from services.ingest.app.dead_letters import DeadLetters
@@ -121,6 +122,7 @@ def _sources(settings: IngestSettings, look_ups: Executor) -> AllSources:
         look_ups,
         limits=limits,
         s3_endpoint=s3_endpoint(settings.source_s3_endpoint),
+        secrets=SourceSecrets(Path(settings.source_secrets_file) if settings.source_secrets_file else None),
     )
     return AllSources(files)
 

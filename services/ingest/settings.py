@@ -43,6 +43,12 @@ class IngestSettings(ServiceSettings):
         "that sources may be fetched from, in addition to public addresses at the ports 80 and 443",
     )
     source_s3_endpoint: str = Field("", description="URL of the S3 store; AWS_ENDPOINT_URL, else Amazon's, when empty")
+    source_secrets_file: str = Field(
+        "",
+        description="JSON file that only its owner may read, with the secrets of sources by name: "
+        '{"crm": {"url": "https://api.example.com/v1/", "header": "Authorization", "value": "Bearer …"}}; '
+        "a secret is sent to addresses below its url alone",
+    )
     source_connect_s: float = Field(10.0, gt=0, le=60, description="timeout for a connection, in seconds")
     source_silence_s: float = Field(
         30.0, gt=0, le=600, description="a source that sends less than 64 KiB within this many seconds fails its import"

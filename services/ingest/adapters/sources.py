@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 
 from services.ingest.adapters.log_tail import LogTail
+from services.ingest.adapters.rest_pages import RestPages
 from services.ingest.adapters.source_files.http import HttpFile
 from services.ingest.adapters.source_files.local import LocalFiles
 from services.ingest.adapters.source_files.port import (
@@ -27,6 +28,7 @@ from services.ingest.adapters.source_files.port import (
 )
 from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.adapters.source_files.s3 import S3Files, endpoint_address
+from services.ingest.adapters.source_files.secrets import SourceSecrets
 from services.ingest.adapters.source_files.unpacking import is_packed, unpacked
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.app.ports import Position, SourceFile, Survey
@@ -36,6 +38,7 @@ from services.ingest.domain.source_uri import parse_uri, shown
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE
 from services.ingest.engine.file_format import AnyFormat, BadContentError, FileFormat, FolderFormat, ReadFile
 from services.ingest.engine.formats.log_files import LogFiles
+from services.ingest.engine.formats.rest_api import RestApi
 from services.kit.errors import FailedPreconditionError, TidemillError
 from services.kit.network_rules import NetworkRules
 from services.kit.network_wall import LookUp, NetworkWall, system_look_up
@@ -62,6 +65,7 @@ class FileSources:
         limits: ReadLimits | None = None,
         s3_endpoint: str = "",
         look_up: LookUp = system_look_up,
+        secrets: SourceSecrets | None = None,
     ) -> None:
         """Opens no connection yet.
 
@@ -73,6 +77,7 @@ class FileSources:
             limits: limits of a source; defaults when None.
             s3_endpoint: URL of the S3 store; Amazon's if empty.
             look_up: resolves host and port to addresses.
+            secrets: of APIs; none when None.
         """
         self._compared_bytes = compared_bytes
         self._roots = roots
@@ -81,11 +86,16 @@ class FileSources:
         self._limits = limits or ReadLimits()
         self._s3_endpoint = s3_endpoint
         self._look_up = look_up
+        self._secrets = secrets or SourceSecrets()
 
     def survey(self, spec: SourceSpec, interrupt: Interrupt) -> Survey:
         """See the port."""
         kind = _format(spec)
         with _reading(spec), self._place(spec, interrupt) as place:
+            if isinstance(place, RestPages):
+                place.check()
+                # Only reading all pages would show whether they changed.
+                return Survey([], 0, "")
             listing = _folder(place).find(kind.pattern) if isinstance(kind, FolderFormat) else place.match()
             files = [SourceFile(path, listing[path].size or 0) for path in sorted(listing)]
             if kind.incremental:
@@ -103,6 +113,8 @@ class FileSources:
             if isinstance(spec.kind, LogFiles):
                 tail = LogTail(spec, spec.kind, place, self._limits, position or Position())
                 pieces = tail.pieces([file.path for file in survey.files])
+            elif isinstance(place, RestPages):
+                pieces = place.pieces(position or Position())
             else:
                 pieces = self._pieces(spec, place, survey.files)
             for piece in pieces:
@@ -167,6 +179,9 @@ class FileSources:
                 "bucket."
             )
             raise wrong(spec, message, "NOT_A_FOLDER")
+        elif isinstance(spec.kind, RestApi):
+            wall = NetworkWall(self._rules, self._look_up, self._look_ups)
+            place = RestPages(spec, spec.kind, self._roots, wall, self._limits, interrupt, self._secrets)
         elif uri.is_http:
             wall = NetworkWall(self._rules, self._look_up, self._look_ups)
             place = HttpFile(spec, self._roots, wall, self._limits, interrupt)

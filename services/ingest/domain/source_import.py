@@ -21,8 +21,10 @@ class SourceKind(Protocol):
     field: ClassVar[str]
     """Its field in the contract."""
 
-    incremental: ClassVar[bool]
-    """Whether an import continues where the last one of its origin ended, and what is gone stays."""
+    @property
+    def incremental(self) -> bool:
+        """Whether an import continues where the last one of its origin ended, and what is gone stays."""
+        ...
 
     @property
     def uri(self) -> str:

@@ -46,12 +46,15 @@ class FileFormat(ABC, Generic[P]):
     """Its field in `SourceSpec.kind`."""
     pieces: ClassVar[str] = ""
     """What the records of a source are counted by, for the progress: `lines`, `files`, or nothing that is known."""
-    incremental: ClassVar[bool] = False
-    """See `SourceKind`."""
     unit: ClassVar[str] = "line"
     """What the numbers of pieces count, for messages: `line` or `row`."""
     head_bytes: ClassVar[int] = 0
     """The beginning of a file that is enough to read it, if it is so short that many are fetched at once."""
+
+    @property
+    def incremental(self) -> bool:
+        """See `SourceKind`."""
+        return False
 
     @property
     def folder_pattern(self) -> str:

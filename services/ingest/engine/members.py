@@ -47,14 +47,14 @@ class MemberFormat(FileFormat[P]):
         for name in self.attribute_fields or [name for name in value if name not in (self.text_field, self.id_field)]:
             if name in repeated_names(value):
                 attributes.note(f"{name}: occurs twice; the last one is kept")
-            attributes.add(name, value[name] if name in value else _member(value, name))
+            attributes.add(name, value[name] if name in value else member_at(value, name))
         record_id = _identity(value, self.id_field, attributes)
         record = RawRecord(source, text, attributes.result(), record_id)
         check_record(record)
         return record.identified()
 
 
-def _member(value: Mapping[str, Any], path: str) -> Any:
+def member_at(value: Mapping[str, Any], path: str) -> Any:
     """A member by its name, else by its path with dots."""
     if path in value:
         return value[path]

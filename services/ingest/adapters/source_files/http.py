@@ -113,7 +113,7 @@ class HttpFile:
         async with self._session() as session:
             for _ in range(_MAX_REDIRECTS + 1):
                 self._check(url)
-                async with session.get(url, allow_redirects=False) as response:
+                async with session.get(url, allow_redirects=False, headers=self._headers(url)) as response:
                     if response.status not in _REDIRECTS:
                         self._check_answer(response)
                         yield response
@@ -123,6 +123,10 @@ class HttpFile:
                     raise forbidden(self._spec, f"{shown(url)} redirects from https to another protocol.")
                 url = target
         raise OSError(f"{shown(self._url)} redirects more than {_MAX_REDIRECTS} times")
+
+    def _headers(self, url: str) -> Mapping[str, str]:
+        """Headers of a request beside those of every one."""
+        return {}
 
     def _check(self, url: str) -> None:
         try:

@@ -35,7 +35,11 @@ class LogFiles(MemberFormat[LogLine]):
     line_pattern: str = ""
     time_field: str = ""
     field = "log_files"
-    incremental = True
+
+    @property
+    def incremental(self) -> bool:
+        """See `SourceKind`."""
+        return True
 
     def violations(self) -> Iterator[tuple[str, str]]:
         """See `FileFormat`."""

@@ -414,6 +414,76 @@ class LogFilesSource(_message.Message):
 Global___LogFilesSource: _TypeAlias = LogFilesSource  # noqa: Y015
 
 @_typing.final
+class RestApiSource(_message.Message):
+    """A JSON API that gives its items in pages. The next page is where the `Link` header with rel="next" leads, or what
+    `next_field` says, or counted by `offset_parameter`. 429 and errors of the server are retried, as `Retry-After` says.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_FIELD_NUMBER: _builtins.int
+    ID_FIELD_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_FIELDS_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_FIELD_NUMBER: _builtins.int
+    CURSOR_PARAMETER_FIELD_NUMBER: _builtins.int
+    OFFSET_PARAMETER_FIELD_NUMBER: _builtins.int
+    SINCE_PARAMETER_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """URL of the first page, of http: or https:."""
+    items_field: _builtins.str
+    """Member of a page with the list of items, with dots between the names on the way to a nested one; the page itself when
+    empty.
+    """
+    text_field: _builtins.str
+    """Member of an item with the text; `text` when empty."""
+    id_field: _builtins.str
+    """Member of an item with the record id; derived from the content when empty."""
+    next_field: _builtins.str
+    """Member of a page that leads to the next one: its URL, or a cursor for `cursor_parameter`."""
+    cursor_parameter: _builtins.str
+    """Parameter of the URL that takes the cursor."""
+    offset_parameter: _builtins.str
+    """Parameter of the URL that takes the number of items read so far; an empty page ends it."""
+    since_parameter: _builtins.str
+    """Parameter of the URL that takes the greatest value of `since_field` of earlier imports: each import then brings what is
+    new, and nothing is withdrawn.
+    """
+    since_field: _builtins.str
+    """Member of an item with its time, or a number that grows."""
+    secret: _builtins.str
+    """Name of a secret in TIDEMILL_SOURCE_SECRETS_FILE, which says where and how it is sent; none when empty."""
+    @_builtins.property
+    def attribute_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Members of an item to keep as attributes; every one when empty."""
+
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        items_field: _builtins.str = ...,
+        text_field: _builtins.str = ...,
+        id_field: _builtins.str = ...,
+        attribute_fields: _abc.Iterable[_builtins.str] | None = ...,
+        next_field: _builtins.str = ...,
+        cursor_parameter: _builtins.str = ...,
+        offset_parameter: _builtins.str = ...,
+        since_parameter: _builtins.str = ...,
+        since_field: _builtins.str = ...,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_fields", b"attribute_fields", "cursor_parameter", b"cursor_parameter", "id_field", b"id_field", "items_field", b"items_field", "next_field", b"next_field", "offset_parameter", b"offset_parameter", "secret", b"secret", "since_field", b"since_field", "since_parameter", b"since_parameter", "text_field", b"text_field", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestApiSource: _TypeAlias = RestApiSource  # noqa: Y015
+
+@_typing.final
 class SourceSpec(_message.Message):
     """What to pull."""
 
@@ -431,6 +501,7 @@ class SourceSpec(_message.Message):
     LANGFUSE_EXPORT_FIELD_NUMBER: _builtins.int
     LABEL_STUDIO_EXPORT_FIELD_NUMBER: _builtins.int
     LOG_FILES_FIELD_NUMBER: _builtins.int
+    REST_API_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     MAY_BE_EMPTY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
@@ -483,6 +554,10 @@ class SourceSpec(_message.Message):
     def log_files(self) -> Global___LogFilesSource:
         """Log files."""
 
+    @_builtins.property
+    def rest_api(self) -> Global___RestApiSource:
+        """A JSON API."""
+
     def __init__(
         self,
         *,
@@ -498,14 +573,15 @@ class SourceSpec(_message.Message):
         langfuse_export: Global___LangfuseSource | None = ...,
         label_studio_export: Global___LabelStudioSource | None = ...,
         log_files: Global___LogFilesSource | None = ...,
+        rest_api: Global___RestApiSource | None = ...,
         max_records: _builtins.int = ...,
         may_be_empty: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "text_folder", b"text_folder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "text_folder", b"text_folder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export", "log_files"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export", "log_files", "rest_api"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
