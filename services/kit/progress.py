@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from services.kit.failure import Failure
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Units done, of a total (0: unknown), units per second, and the time of this state.
 
     `unit` names one unit, such as `records`. `remaining_s` is set if the operation knows the time left better than its
-    rate does.
+    rate does. `waiting` says why it does not go on at the moment.
     """
 
     phase: str
@@ -24,6 +26,7 @@ class Progress:
     unit: str = "records"
     remaining_s: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    waiting: Failure | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its JSON form; the time is seconds since 1970."""
@@ -40,4 +43,6 @@ class Progress:
         moment = known.get("update_time")
         # Earlier releases wrote microseconds.
         seconds = moment / 1e6 if moment is not None and moment > 1e12 else moment
+        if known.get("waiting") is not None:
+            known["waiting"] = Failure(**known["waiting"])
         return cls(**{**known, "update_time": datetime.fromtimestamp(seconds, UTC) if seconds is not None else None})

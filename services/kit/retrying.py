@@ -64,6 +64,7 @@ def call_with_retries(
     *,
     should_retry: Callable[[BaseException], bool] = is_retryable,
     patience_s: float | None = None,
+    on_wait: Callable[[BaseException], None] | None = None,
 ) -> T:
     """Calls `do` until it returns, and returns its result.
 
@@ -73,6 +74,7 @@ def call_with_retries(
         stop: ends the retries when set.
         should_retry: whether an error is transient.
         patience_s: seconds after which even a transient error is raised; no limit when None.
+        on_wait: called with the error before each pause.
 
     Raises:
         StoppedError: `stop` was set before it succeeded.
@@ -85,12 +87,19 @@ def call_with_retries(
             raise StoppedError from error
         raise error
 
+    log = _logger(what)
+
+    def before_sleep(state: RetryCallState) -> None:
+        log(state)
+        if on_wait is not None:
+            on_wait(_error(state))
+
     if stop.is_set():
         raise StoppedError
     attempts = Retrying(
         **_policy(should_retry, stop_any(stop_when_event_set(stop), _stop_after(patience_s))),
         sleep=sleep_using_event(stop),
-        before_sleep=_logger(what),
+        before_sleep=before_sleep,
         retry_error_callback=ended,
     )
     return attempts(do)

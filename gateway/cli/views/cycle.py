@@ -58,6 +58,8 @@ def _detail(stage: Stage, width: int) -> Text:
         words = Text()
         if progress.phase and progress.phase != stage.name:
             words.append(f"{progress.phase} ", "bold")
+        if progress.waiting.message:
+            words.append(f"waits: {progress.waiting.message} ", "yellow")
         if progress.total:
             words.append_text(bar(progress.done, progress.total, 24 if width >= _WIDE else 8))
             words.append(" ")
@@ -145,7 +147,7 @@ class PlainReporter:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._printed: dict[str, tuple[int, str]] = {}
+        self._printed: dict[str, tuple[int, object]] = {}
         self._printed_at: dict[str, float] = {}
         self._note = ""
 
@@ -164,7 +166,8 @@ class PlainReporter:
         for stage in cycle.stages:
             if stage.state in (Stage.STATE_UNSPECIFIED, Stage.STATE_PENDING):
                 continue
-            key = (stage.state, stage.progress.phase if stage.state == Stage.STATE_RUNNING else "")
+            progress = stage.progress
+            key = (stage.state, (progress.phase, progress.waiting.reason) if stage.state == Stage.STATE_RUNNING else "")
             due = stage.state == Stage.STATE_RUNNING and now - self._printed_at.get(stage.name, now) >= _PLAIN_EVERY_S
             if self._printed.get(stage.name) != key or due:
                 self._printed[stage.name] = key
@@ -183,7 +186,9 @@ class PlainReporter:
         took = "" if seconds is None else f" ({duration(seconds)})"
         if stage.state == Stage.STATE_RUNNING:
             phase = stage.progress.phase if stage.progress.phase != stage.name else ""
-            words = " · ".join(part for part in (phase, *figures(stage.progress)) if part)
+            why = stage.progress.waiting.message
+            waiting = f"waits: {why}" if why else ""
+            words = " · ".join(part for part in (phase, *figures(stage.progress), waiting) if part)
             return f"[{stage.name}] {words or 'started'}{took}"
         word = Stage.State.Name(stage.state).removeprefix("STATE_").lower()
         reused = ", reused" if stage.reused else ""

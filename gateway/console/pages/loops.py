@@ -52,7 +52,8 @@ def _stage(stage: Stage, now: float) -> StageNow:
     detail = stage.summary
     if running:
         phase = progress.phase if progress.phase != stage.name else ""
-        detail = " · ".join(part for part in (phase, *figures(progress)) if part)
+        waiting = f"waits: {progress.waiting.message}" if progress.waiting.message else ""
+        detail = " · ".join(part for part in (phase, *figures(progress), waiting) if part)
     return StageNow(
         name=stage.name,
         status=Status("reused", "good") if stage.reused and not running else stage_status(stage),

@@ -5,6 +5,7 @@ All its state is in the store, so it resumes after a crash.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from datetime import datetime
@@ -30,7 +31,7 @@ from services.cleaning.domain.dataset import (
 )
 from services.cleaning.domain.record import Cleaned, RawRecord, RecordKey
 from services.kit.clock import Clock
-from services.kit.errors import is_retryable
+from services.kit.errors import TidemillError, is_retryable
 from services.kit.failure import Failure
 from services.kit.ids import made_at_ms
 from services.kit.progress import Progress
@@ -116,6 +117,7 @@ class Builder:
     def _advance(self, version: DatasetVersion) -> bool:
         try:
             if not self._arrived(version):
+                self._continues(version)
                 return False
             summary, reused = self._build(version)
             self._arrivals.pop(version.name, None)
@@ -126,10 +128,21 @@ class Builder:
             logger.info("%s was cancelled", version.name)
         except Exception as error:
             if is_retryable(error):
+                self._waits(version, error)
                 raise
             logger.exception("%s failed", version.name)
             self._fail(version, error)
         return True
+
+    def _waits(self, version: DatasetVersion, error: Exception) -> None:
+        """Shows why it does not go on; if the database itself is what it waits for, only the log says so."""
+        progress = version.progress or Progress("await")
+        with contextlib.suppress(TidemillError, _EndedMeanwhileError):
+            self._update(version, replace(progress, waiting=Failure.of(error, "The build")))
+
+    def _continues(self, version: DatasetVersion) -> None:
+        if version.progress is not None and version.progress.waiting is not None:
+            self._update(version, replace(version.progress, waiting=None))
 
     def _arrived(self, version: DatasetVersion) -> bool:
         """Whether all awaited records have arrived; stores the progress, and fails when no more arrive."""

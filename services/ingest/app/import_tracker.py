@@ -57,6 +57,14 @@ class ImportTracker:
             progress=Progress("pull", self._done, self._total, rate, moment),
         )
 
+    def waits(self, error: BaseException) -> None:
+        """Notes why the import does not go on at the moment, until it does."""
+        if isinstance(error, Exception):
+            progress = self.state.progress or Progress("pull", self._done, self._total)
+            moment = self._clock.now()
+            waiting = replace(progress, rate=0.0, update_time=moment, waiting=Failure.of(error, "The import"))
+            self.state = replace(self.state, update_time=moment, progress=waiting)
+
     def due(self) -> bool:
         """Whether it is time to save the counts."""
         now = self._clock.monotonic()

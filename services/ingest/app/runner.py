@@ -11,6 +11,7 @@ are published before the import succeeds, and they are forgotten only together w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -104,11 +105,11 @@ class ImportRunner:
 
     def _pull(self, tracker: ImportTracker, pull: Pull, interrupt: Interrupt) -> None:
         spec = tracker.state.spec
-        self._with_retries(lambda: self._unless_ended(self._pulled.begin(pull)))
+        self._with_retries(lambda: self._unless_ended(self._pulled.begin(pull)), tracker, pull)
         survey = self._sources.survey(spec, interrupt)
         tracker.begin(survey.pieces)
         incremental = spec.kind.incremental
-        begin = self._with_retries(partial(self._imports.position, pull.origin)) if incremental else {}
+        begin = self._with_retries(partial(self._imports.position, pull.origin), tracker, pull) if incremental else {}
         position = Position(begin)
         ledger = self._ledgers()
         try:
@@ -124,7 +125,7 @@ class ImportRunner:
             ledger.close()
         done = self._synchronized(tracker, pull, digest, survey, again)
         reached = position.reached() if incremental else None
-        self._with_retries(lambda: self._unless_ended(self._imports.succeed_import(done, pull, reached)))
+        self._with_retries(lambda: self._unless_ended(self._imports.succeed_import(done, pull, reached)), tracker, pull)
 
     def _synchronized(self, tracker: ImportTracker, pull: Pull, digest: str, before: Survey, after: Survey) -> Import:
         """The import as succeeded, after withdrawing what is gone from the origin."""
@@ -133,7 +134,7 @@ class ImportRunner:
         if reason == "incremental":
             # What earlier imports brought is not kept by record, for it grows without end.
             return tracker.succeeded(digest, "", Differences(added=tracker.state.record_count), reason)
-        differences = self._with_retries(lambda: self._pulled.differences(pull))
+        differences = self._with_retries(lambda: self._pulled.differences(pull), tracker, pull)
         if reason:
             if differences.gone:
                 logger.warning(
@@ -151,11 +152,11 @@ class ImportRunner:
     def _withdraw(self, tracker: ImportTracker, pull: Pull, total: int) -> None:
         # Nothing is withdrawn for an import that has been cancelled.
         tracker.withdrew(0, total)
-        self._with_retries(lambda: self._update(tracker.state, pull))
+        self._with_retries(lambda: self._update(tracker.state, pull), tracker, pull)
         page: Sequence[str] = [""]
-        while page := self._with_retries(partial(self._pulled.gone, pull, page[-1], _WITHDRAWN_AT_ONCE)):
+        while page := self._with_retries(partial(self._pulled.gone, pull, page[-1], _WITHDRAWN_AT_ONCE), tracker, pull):
             source = tracker.state.spec.source
-            self._with_retries(partial(self._sink.withdraw, source, page, pull.import_name, pull.origin))
+            self._with_retries(partial(self._sink.withdraw, source, page, pull.import_name, pull.origin), tracker, pull)
             tracker.withdrew(len(page), total)
             self._save(tracker, pull)
 
@@ -183,21 +184,28 @@ class ImportRunner:
                 tracker.capped = 0 < spec.max_records <= ledger.count
                 more = not tracker.capped
         if refused:
-            self._with_retries(lambda: self._sink.refuse(refused, name))
+            self._with_retries(lambda: self._sink.refuse(refused, name), tracker, pull)
         if fresh:
             noted = [] if spec.kind.incremental else [item.record for item in fresh]
-            self._with_retries(lambda: self._unless_ended(self._pulled.note(pull, noted)))
-            self._with_retries(lambda: self._sink.accept(fresh, name, pull.origin))
+            self._with_retries(lambda: self._unless_ended(self._pulled.note(pull, noted)), tracker, pull)
+            self._with_retries(lambda: self._sink.accept(fresh, name, pull.origin), tracker, pull)
         tracker.add(taken, ledger.count, refused)
         return more
 
-    def _with_retries(self, action: Callable[[], T]) -> T:
+    def _with_retries(self, action: Callable[[], T], tracker: ImportTracker, pull: Pull) -> T:
         """Calls `action`, retrying while a dependency is unavailable; repeated publications are the same events."""
-        return call_with_retries(action, "an import", self._stop)
+
+        def show(error: BaseException) -> None:
+            tracker.waits(error)
+            # If the database itself is what it waits for, only the log says so.
+            with contextlib.suppress(TidemillError, _EndedMeanwhileError):
+                self._update(tracker.state, pull)
+
+        return call_with_retries(action, "an import", self._stop, on_wait=show)
 
     def _save(self, tracker: ImportTracker, pull: Pull) -> None:
         if tracker.due():
-            self._with_retries(lambda: self._update(tracker.state, pull))
+            self._with_retries(lambda: self._update(tracker.state, pull), tracker, pull)
 
     def _update(self, changed: Import, pull: Pull) -> None:
         self._unless_ended(self._imports.update_import(changed, pull.generation))
@@ -209,7 +217,7 @@ class ImportRunner:
     def _fail(self, tracker: ImportTracker, pull: Pull, failure: Failure) -> None:
         logger.error("%s failed: %s", tracker.state.name, failure.message)
         try:
-            self._with_retries(lambda: self._update(tracker.failed(failure), pull))
+            self._with_retries(lambda: self._update(tracker.failed(failure), pull), tracker, pull)
         except _EndedMeanwhileError:
             logger.info("%s was cancelled before it failed", tracker.state.name)
         except StoppedError:

@@ -36,6 +36,7 @@ def progress_to(progress: Progress | None) -> failure_pb2.Progress | None:
         unit=progress.unit,
         rate=progress.rate,
         figures=progress.figures,
+        waiting=failure_to(progress.waiting),
     )
     remaining_s = progress.remaining_s
     if remaining_s is None and progress.rate > 0 and progress.total > 0:

@@ -413,7 +413,11 @@ class CycleRunner:
 
     async def _show_wait(self, stage: str, error: BaseException) -> None:
         peer = error.metadata.get("peer") if isinstance(error, TidemillError) else None
-        await self._progress(stage, {"phase": f"waits for {peer}" if peer else "waits"})
+        progress: dict[str, object] = {"phase": f"waits for {peer}" if peer else "waits"}
+        if isinstance(error, Exception):
+            why = Failure.of(error, f"Stage {stage}")
+            progress["waiting"] = {"reason": why.reason, "message": why.message}
+        await self._progress(stage, progress)
 
     async def _stop_work(self, stage: str) -> None:
         """Cancels what the stage had started; an unavailable peer does not delay the end of the cycle."""

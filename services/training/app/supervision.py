@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError, explained, is_retryable
 from services.kit.failure import Failure
+from services.kit.progress import Progress
 from services.training.app.ports import Announcer, Registry, RunStore, Workers
 from services.training.domain.run import Run, RunState
 
@@ -80,7 +81,9 @@ class Supervision:
         if run.attempts >= _MAX_ATTEMPTS:
             message = f"The worker ended {run.attempts} times without a result; see its log in {run.uri}. {ending}"
             return self._end(replace(run, state=RunState.FAILED, failure=Failure("WORKER_CRASHED", message.strip())))
-        started = replace(run, state=RunState.RUNNING, attempts=run.attempts + 1, update_time=self._clock.now())
+        now = self._clock.now()
+        progress = None if run.progress is None else replace(run.progress, waiting=None)
+        started = replace(run, state=RunState.RUNNING, attempts=run.attempts + 1, update_time=now, progress=progress)
         # Stored before the worker starts: after a crash in between, the worker is missing and is started again.
         self._store.update(started)
         try:
@@ -91,7 +94,8 @@ class Supervision:
                 raise
             if is_retryable(known):
                 # The worker did not start, so this was not an attempt.
-                self._store.update(run)
+                waiting = replace(run.progress or Progress("start"), waiting=Failure.of(known, "The start of the run"))
+                self._store.update(replace(run, update_time=now, progress=waiting))
                 raise known from error
             return self._end(replace(started, state=RunState.FAILED, failure=Failure.of(known, "The start of the run")))
         self._registry.prepare()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +38,13 @@ from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import RawRecord, Rejection, Withdrawal
 from services.cleaning.engine.registry import default_registry
 from services.kit.bus.port import LostMessages
-from services.kit.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from services.kit.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+    disk_full,
+)
 from services.kit.ids import new_id
 from services.kit.storage.artifacts import ArtifactStore
 from tests.conftest import OpenDatabase
@@ -472,7 +478,40 @@ def test_a_failed_build_names_the_reason_and_stops_no_other(harness: Harness) ->
     version = harness.datasets.version(name)
     assert version.state is VersionState.FAILED
     assert version.failure is not None
+    # A defect of the machine that no release knows: the log of the service has it.
+    assert version.failure.reason == "UNEXPECTED"
+    assert "NotADirectoryError" in version.failure.message or "FileExistsError" in version.failure.message
     assert harness.datasets.version(other).state is VersionState.READY
+
+
+def test_a_build_that_waits_for_disk_says_so_until_it_continues(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.put("normalize_whitespace")
+    harness.records.collect([arrival("a", "one")])
+    name = harness.build()
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.builder._snapshots, "write", raising(disk_full("/state/datasets")))
+        with pytest.raises(ResourceExhaustedError):
+            harness.work()
+        waiting = harness.datasets.version(name)
+        assert waiting.state is VersionState.BUILDING
+        assert waiting.progress is not None
+        assert waiting.progress.waiting is not None
+        assert waiting.progress.waiting.reason == "DISK_FULL"
+        assert "Free some space" in waiting.progress.waiting.message
+    harness.work()
+    done = harness.datasets.version(name)
+    assert done.state is VersionState.READY
+    assert done.progress is not None
+    assert done.progress.waiting is None
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def do(*_: object) -> None:
+        raise error
+
+    return do
 
 
 def test_a_recipe_of_another_release_stops_nothing_else(harness: Harness) -> None:

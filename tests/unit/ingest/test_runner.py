@@ -20,7 +20,7 @@ from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import Import, ImportState, SourceSpec
 from services.ingest.engine.formats.json_lines import JsonLines
 from services.kit.clock import SystemClock
-from services.kit.errors import UnavailableError
+from services.kit.errors import UnavailableError, bus_away
 from tests.conftest import OpenDatabase
 from tests.sources import file_sources
 
@@ -88,11 +88,24 @@ def away_once() -> Callable[[], None]:
     return trouble
 
 
-def test_while_the_bus_is_unavailable_an_import_waits(store: SqlImportStore, running: Import) -> None:
+def test_while_the_bus_is_unavailable_an_import_waits_and_says_so(store: SqlImportStore, running: Import) -> None:
     bus = Bus()
-    bus.trouble = away_once()
+    left: list[Exception] = [bus_away("No broker answers"), bus_away("No broker answers")]
+    seen: list[str] = []
+
+    def trouble() -> None:
+        now = kept(store).progress
+        seen.append(now.waiting.reason if now is not None and now.waiting is not None else "")
+        if left:
+            raise left.pop()
+
+    bus.trouble = trouble
     runner(store, bus).run(running, Interrupt())
     done = kept(store)
+    # The second try finds what the first one left; the end says nothing of it.
+    assert seen[:3] == ["", "BUS_AWAY", "BUS_AWAY"]
+    assert done.progress is not None
+    assert done.progress.waiting is None
     assert (done.state, done.record_count, done.rejected_count) == (ImportState.SUCCEEDED, 3, 1)
     assert bus.texts == ["a", "b", "c"]
     assert [refusal.reason for refusal in bus.refused] == ["EMPTY_TEXT"]

@@ -14,12 +14,15 @@ from services.kit.errors import (
     InvalidArgumentError,
     NotFoundError,
     UnavailableError,
+    bus_away,
+    disk_full,
 )
 from services.kit.failure import Failure
 from services.kit.ids import new_id
 from services.pipeline.app.cycle_runner import CycleRunner
 from services.pipeline.app.cycles import Cycles
 from services.pipeline.domain.cycle import Cycle, CycleState, StageState
+from services.pipeline.entrypoints.mapping import cycle_to
 from tests.unit.pipeline.conftest import Harness
 from tests.unit.pipeline.peers import DIGEST, report
 from tests.waiting import eventually_is
@@ -169,9 +172,28 @@ async def test_a_peer_that_is_unavailable_for_long_is_named_in_the_cycle(harness
     async with service(harness) as cycles:
         name = (await cycles.create(harness.spec, "", "")).name
         cycle = await until(cycles, name, lambda c: c.stage("train").progress is not None)
-        assert cycle.stage("train").progress == {"phase": "waits for training"}
+        assert cycle.stage("train").progress == {
+            "phase": "waits for training",
+            "waiting": {"reason": "UNAVAILABLE", "message": "The peer does not answer."},
+        }
         harness.runs.errors.clear()
         assert (await ended(cycles, name)).state is CycleState.SUCCEEDED
+
+
+async def test_a_cycle_says_why_it_waits_and_what_to_do(harness: Harness) -> None:
+    for error, reason, remedy in (
+        (bus_away("No Kafka broker answers at 127.0.0.1:9092"), "BUS_AWAY", "`tidemill status` shows whether Kafka"),
+        (disk_full("/state/training.sqlite"), "DISK_FULL", "Free some space"),
+    ):
+        harness.runs.errors = [error] * 1_000_000
+        async with service(harness) as cycles:
+            name = (await cycles.create(harness.spec, "", "")).name
+            cycle = await until(cycles, name, lambda c: c.stage("train").progress is not None)
+            stage = next(stage for stage in cycle_to(cycle).stages if stage.name == "train")
+            assert stage.progress.waiting.reason == reason
+            assert remedy in stage.progress.waiting.message
+            harness.runs.errors.clear()
+            assert (await ended(cycles, name)).state is CycleState.SUCCEEDED
 
 
 async def test_failed_work_fails_the_cycle_with_its_reason(harness: Harness) -> None:

@@ -338,11 +338,20 @@ def test_a_start_that_a_part_unavailable_or_a_full_disk_holds_up_is_not_an_attem
         start(run, champion)
 
     monkeypatch.setattr(harness.workers, "start", held_up)
+    reasons = []
     for _ in range(8):
         with pytest.raises((UnavailableError, ResourceExhaustedError)):
             harness.supervision.step()
+        progress = harness.runs.get(run.name).progress
+        assert progress is not None
+        assert progress.waiting is not None
+        reasons.append(progress.waiting.reason)
+    assert reasons == ["DISK_FULL", "UNAVAILABLE"] * 4
     harness.supervision.step()
-    assert harness.runs.get(run.name).state is RunState.RUNNING
+    started = harness.runs.get(run.name)
+    assert started.state is RunState.RUNNING
+    assert started.progress is not None
+    assert started.progress.waiting is None
     assert harness.workers.started == [run.name]
 
 

@@ -106,6 +106,7 @@ class Progress(_message.Message):
     REMAINING_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
     """Stable name of the phase that is running, for example `train`."""
     done: _builtins.int
@@ -128,6 +129,10 @@ class Progress(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When this was measured."""
 
+    @_builtins.property
+    def waiting(self) -> Global___Failure:
+        """Why it does not go on at the moment, such as `BUS_AWAY` or `DISK_FULL`, and what to do; unset while it does."""
+
     def __init__(
         self,
         *,
@@ -139,10 +144,11 @@ class Progress(_message.Message):
         remaining: _duration_pb2.Duration | None = ...,
         figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        waiting: Global___Failure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining", "update_time", b"update_time", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "figures", b"figures", "phase", b"phase", "rate", b"rate", "remaining", b"remaining", "total", b"total", "unit", b"unit", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "figures", b"figures", "phase", b"phase", "rate", b"rate", "remaining", b"remaining", "total", b"total", "unit", b"unit", "update_time", b"update_time", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
