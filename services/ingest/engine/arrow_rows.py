@@ -49,11 +49,12 @@ class RowFormat(MemberFormat[Row]):
 
     def record(self, source: str, file: ReadFile, piece: Row) -> RawRecord:
         """See `FileFormat`."""
-        size = sum(len(value) for value in piece.values() if isinstance(value, str | bytes))
+        size = sum(len(value) for value in piece.values() if isinstance(value, str))
         if size > MAX_LINE_BYTES:
             raise RecordRefusedError(f"The row has more than {MAX_LINE_BYTES} characters.", reason="LINE_TOO_LONG")
-        for name, value in piece.items():
-            if isinstance(value, bytes):
+        for name in (self.text_field, self.id_field):
+            # Other columns, such as images beside the text, are left out with a note.
+            if isinstance(piece.get(name), bytes):
                 raise RecordRefusedError(f"The column {name!r} is not UTF-8 text.", reason="NOT_DECODABLE")
         return self.record_of_members(source, {name: value for name, value in piece.items() if value is not None})
 

@@ -55,6 +55,9 @@ class Attributes:
             return
         if value is None:
             return
+        if isinstance(value, bytes):
+            self.note(f"{name}: {len(value)} bytes that are not UTF-8 text; left out")
+            return
         if isinstance(value, Mapping) and value and depth <= _DEEPEST:
             for twice in repeated_names(value):
                 self.note(f"{name}.{twice}: occurs twice; the last one is kept")
@@ -105,7 +108,7 @@ class Attributes:
     def _cut(self, name: str, text: str) -> str:
         if not text.isascii() and _SURROGATE.search(text):
             text = _SURROGATE.sub("\ufffd", text)
-            self.note(f"{name}: half a surrogate pair was replaced")
+            self.note(f"{name}: what is not a character was replaced")
         if len(text) <= _SHORT:
             return text
         encoded = text.encode()

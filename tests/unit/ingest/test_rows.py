@@ -108,7 +108,8 @@ def test_values_of_every_type_become_text(tmp_path: Path) -> None:
 
 
 def test_a_bad_row_is_refused_by_its_number_and_the_others_are_read(tmp_path: Path) -> None:
-    table = pa.table({"text": [b"good", None, b"\xff\xfe", b"last", b"x" * 600_000]})
+    texts = [b"good", None, b"\xff\xfe", b"last", b"x" * 600_000]
+    table = pa.table({"text": texts, "image": [b"\x89PNG\xff"] * len(texts)})
     (tmp_path / "a.parquet").write_bytes(parquet(table))
     good, missing, bytes_, last, long = pull(
         file_sources(tmp_path), SourceSpec("s", ParquetFiles(f"{tmp_path}/a.parquet"))
@@ -123,6 +124,9 @@ def test_a_bad_row_is_refused_by_its_number_and_the_others_are_read(tmp_path: Pa
         ("3", "NOT_DECODABLE"),
         ("5", "TEXT_TOO_LONG"),
     ]
+    # An image beside the text refuses no record.
+    assert isinstance(good, RawRecord)
+    assert good.attributes == {"ingest_notes": "image: 5 bytes that are not UTF-8 text; left out"}
 
 
 @pytest.mark.parametrize(

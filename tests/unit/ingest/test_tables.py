@@ -57,9 +57,12 @@ def test_delimiters_encodings_and_packed_files(tmp_path: Path) -> None:
 
 
 def test_a_bad_row_is_refused_by_its_line_and_the_others_are_read(tmp_path: Path) -> None:
-    content = b'text,label\none,x\nonly one\n\xff,y\n,z\n"a"b,z\nlast,x\n"never closed,x\nand more\n'
+    content = b'text,label\none,x\xff\nonly one\n\xff,y\n,z\n"a"b,z\nlast,x\n"never closed,x\nand more\n'
     pieces = pull(file_sources(tmp_path), SourceSpec("s", CsvFiles(write(tmp_path, "a.csv", content))))
-    assert [piece.text for piece in pieces if isinstance(piece, RawRecord)] == ["one", "last"]
+    records = [piece for piece in pieces if isinstance(piece, RawRecord)]
+    assert [record.text for record in records] == ["one", "last"]
+    # A cell beside the text is not what a record cannot live without.
+    assert records[0].attributes == {"label": "x\ufffd", "ingest_notes": "label: what is not a character was replaced"}
     refused = [piece for piece in pieces if isinstance(piece, Refusal)]
     assert [(piece.location.rpartition(":")[2], piece.reason) for piece in refused] == [
         ("3", "WRONG_NUMBER_OF_CELLS"),

@@ -72,10 +72,12 @@ class CsvFiles(MemberFormat["dict[str, str] | BadRow"]):
             elif len(row) != len(header):
                 message = f"The row has {len(row)} cells, the first row names {len(header)} columns."
                 yield reader.line_num, BadRow("WRONG_NUMBER_OF_CELLS", message, row)
-            elif _UNDECODABLE.search("".join(row)):
-                yield reader.line_num, BadRow("NOT_DECODABLE", f"The row is not in {self.encoding}.", row)
             else:
-                yield reader.line_num, dict(zip(header, row, strict=True))
+                cells = dict(zip(header, row, strict=True))
+                # In other cells what is not a character is replaced, with a note.
+                bad = next((name for name in (self.text_field, self.id_field) if _is_garbled(cells.get(name, ""))), "")
+                message = f"The column {bad!r} is not in {self.encoding}."
+                yield reader.line_num, BadRow("NOT_DECODABLE", message, row) if bad else cells
 
     def record(self, source: str, file: ReadFile, piece: dict[str, str] | BadRow) -> RawRecord:
         """See `FileFormat`; empty cells are left out."""
@@ -90,6 +92,10 @@ class CsvFiles(MemberFormat["dict[str, str] | BadRow"]):
 
 
 FORMAT = CsvFiles
+
+
+def _is_garbled(cell: str) -> bool:
+    return _UNDECODABLE.search(cell) is not None
 
 
 def _checked(header: list[str], spec: CsvFiles) -> list[str]:
