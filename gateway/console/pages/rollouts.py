@@ -135,6 +135,7 @@ _METRICS = {
     AbTest.METRIC_ACCEPTED: "share of accepted answers",
     AbTest.METRIC_RATING: "mean rating",
     AbTest.METRIC_LATENCY: "mean latency in milliseconds",
+    AbTest.METRIC_JUDGED: "mean rating by a judge",
 }
 
 

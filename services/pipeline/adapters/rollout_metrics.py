@@ -16,9 +16,11 @@ from services.kit.storage.database import one_at_a_time, read_only, translate_da
 from services.pipeline.adapters.lessons import quarantined, salt_of
 from services.pipeline.adapters.rollout_rows import rollout_of
 from services.pipeline.adapters.rollout_tables import rollout_calls, rollout_counts, rollouts
-from services.pipeline.adapters.tables import feedback
+from services.pipeline.adapters.rows import capture_of
+from services.pipeline.adapters.tables import capture_policies, feedback, judge_checks, judge_ratings
 from services.pipeline.app.rollout_ports import Call, Outcome
 from services.pipeline.domain.feedback import Signal
+from services.pipeline.domain.judge import RatingState
 from services.pipeline.domain.learning import pseudonym_of
 from services.pipeline.domain.rollout import Rollout
 from services.pipeline.domain.rollout_plan import Metric
@@ -70,12 +72,16 @@ class SqlRolloutMetrics:
         with translate_database_errors(), self._reads.connect() as connection:
             counts = _counts(connection, rollout)
             users = {row.candidate: row.users for row in connection.execute(_users(rollout))}
-            values = _latencies(connection, rollout) if metric is Metric.LATENCY else _judged(connection, rollout)
+            unusable = ""
+            if metric is Metric.JUDGED:
+                values, unusable = _by_judge(connection, rollout)
+            else:
+                values = _latencies(connection, rollout) if metric is Metric.LATENCY else _judged(connection, rollout)
         champion, candidate = (
             ArmFigures(counts[arm].step, counts[arm].whole, users.get(bool(arm), 0), _sample(values[bool(arm)]))
             for arm in (0, 1)
         )
-        return RolloutFigures(champion, candidate)
+        return RolloutFigures(champion, candidate, unusable)
 
     def forget(self, rollout: Rollout) -> None:
         """See the port."""
@@ -203,8 +209,31 @@ def _judged(connection: Connection, rollout: Rollout) -> Mapping[bool, Iterable[
         value = value_of(rollout.plan.comparison.metric, row["given"], row)
         if value is not None:
             last[row["answer"]] = row["candidate"], row["unit"], value
+    return _means(last.values())
+
+
+def _by_judge(connection: Connection, rollout: Rollout) -> tuple[Mapping[bool, Iterable[float]], str]:
+    """Mean of each user's answers as a judge rates them, by arm; none, and why, while the judge may not decide."""
+    name = rollout.plan.comparison.judge
+    policy = select(capture_policies.c.capture).where(capture_policies.c.model == rollout.model)
+    row = connection.execute(policy).first()
+    judges = capture_of(row.capture).judges if row is not None else ()
+    version = next((judge.version for judge in judges if judge.name == name), "")
+    named = (judge_checks.c.model == rollout.model, judge_checks.c.judge == name, judge_checks.c.version == version)
+    check = connection.execute(select(judge_checks.c.passed).where(*named)).first()
+    if check is None or not check.passed:
+        return _means(()), f"the judge {name} is not checked against people, so it does not decide"
+    rated = (judge_ratings.c.judge == name, judge_ratings.c.version == version)
+    query = select(rollout_calls.c.candidate, rollout_calls.c.unit, judge_ratings.c.rating)
+    query = query.join(judge_ratings, judge_ratings.c.answer == rollout_calls.c.answer)
+    query = query.where(_in_step(rollout), *rated, judge_ratings.c.state == RatingState.RATED.value)
+    return _means((bool(arm), unit, rating) for arm, unit, rating in connection.execute(query)), ""
+
+
+def _means(values: Iterable[tuple[bool, str, float]]) -> Mapping[bool, Iterable[float]]:
+    """The mean of each user's values, by arm; a value comes with its arm and its user."""
     by_user: dict[tuple[bool, str], Sample] = defaultdict(Sample)
-    for candidate, unit, value in last.values():
+    for candidate, unit, value in values:
         by_user[candidate, unit] = by_user[candidate, unit].add(value)
     found: dict[bool, list[float]] = {False: [], True: []}
     for (candidate, _), sample in by_user.items():

@@ -21,7 +21,7 @@ from services.pipeline.app.cycle_runner import dataset_spec
 from services.pipeline.app.ports import CycleStore, Datasets
 from services.pipeline.app.triggers import check_triggers
 from services.pipeline.domain.cycle import Cycle, PipelineSpec
-from services.pipeline.domain.judge import JudgeSpec, check_judges
+from services.pipeline.domain.judge import JudgeSpec, check_judges, wrong
 from services.pipeline.domain.learning import SOURCE_PREFIX
 
 
@@ -122,6 +122,9 @@ class Cycles:
         place = "spec.capture.judges"
         judges = spec.capture.judges if spec.capture is not None else ()
         check_judges(judges, place, classifies="text_classification" in spec.training)
+        wanted = spec.plan.comparison.judge if spec.plan is not None else ""
+        if wanted and wanted not in {judge.name for judge in judges}:
+            raise wrong("spec.rollout.ab.judge", f"capture.judges names no {wanted!r}")
         for number, judge in enumerate(judges):
             self._check_judge(judge, f"{place}[{number}]")
 

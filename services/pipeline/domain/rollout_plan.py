@@ -30,6 +30,8 @@ class Metric(Enum):
     """From -1 to 1."""
     LATENCY = "latency"
     """Milliseconds; less is better."""
+    JUDGED = "judged"
+    """Rating by a judge, from -1 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Comparison:
     """By how much the new version may be worse; at 0 it must be better."""
     alpha: float = 0.05
     """Chance of promoting a version that is worse than the margin allows, over the whole test."""
+    judge: str = ""
+    """Whose ratings count, for JUDGED."""
 
 
 @dataclass(frozen=True, slots=True)

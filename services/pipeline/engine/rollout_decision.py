@@ -25,7 +25,12 @@ _MIN_LATENCIES = 200
 _MIN_LIMIT_MS = 50.0
 """Least limit that follows from the serving version: of shorter times the machine's noise is a large part."""
 _SLOW_SHARE = 0.01
-_UNITS = {Metric.ACCEPTED: "share of accepted answers", Metric.RATING: "rating", Metric.LATENCY: "latency in ms"}
+_UNITS = {
+    Metric.ACCEPTED: "share of accepted answers",
+    Metric.RATING: "rating",
+    Metric.LATENCY: "latency in ms",
+    Metric.JUDGED: "rating by the judge",
+}
 
 
 class NextStep(Enum):
@@ -76,8 +81,9 @@ def decide(rollout: Rollout, figures: RolloutFigures, now: datetime) -> Decision
         why = f"{rollout.candidate} gave {calls:,} answers {_in_step(rollout)} within all limits."
         return Decision(NextStep.ADVANCE, why, facts)
     if minutes >= length.max_minutes:
+        unusable = f", for {figures.unusable}" if figures.unusable else ""
         why = (
-            f"After {minutes:,.0f} minutes the comparison is undecided"
+            f"After {minutes:,.0f} minutes the comparison is undecided{unusable}"
             if kind is StepKind.AB
             else _too_few(rollout, calls)
         )

@@ -75,3 +75,5 @@ class RolloutFigures:
 
     champion: ArmFigures = ArmFigures()
     candidate: ArmFigures = ArmFigures()
+    unusable: str = ""
+    """Why the metric is not used now, such as a judge that no one has checked; empty if it is."""

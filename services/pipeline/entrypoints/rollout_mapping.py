@@ -39,6 +39,7 @@ _METRICS = {
     Metric.ACCEPTED: cycle_pb2.AbTest.METRIC_ACCEPTED,
     Metric.RATING: cycle_pb2.AbTest.METRIC_RATING,
     Metric.LATENCY: cycle_pb2.AbTest.METRIC_LATENCY,
+    Metric.JUDGED: cycle_pb2.AbTest.METRIC_JUDGED,
 }
 _METRIC_OF: dict[int, Metric] = {message: metric for metric, message in _METRICS.items()}
 _AB_SHARE, _ALPHA = 0.5, 0.05
@@ -57,7 +58,7 @@ def plan_from(message: cycle_pb2.Rollout) -> RolloutPlan | None:
     if not steps:
         return None
     ab = message.ab
-    comparison = Comparison(_METRIC_OF.get(ab.metric, Metric.ACCEPTED), ab.margin, ab.alpha or _ALPHA)
+    comparison = Comparison(_METRIC_OF.get(ab.metric, Metric.ACCEPTED), ab.margin, ab.alpha or _ALPHA, ab.judge)
     return RolloutPlan(tuple(steps), comparison, _rails_from(message.guard_rails), message.approve_first)
 
 
@@ -73,6 +74,7 @@ def fill_plan(plan: RolloutPlan, message: cycle_pb2.Rollout) -> None:
             message.ab.until.CopyFrom(_length_to(step.length))
             message.ab.metric = _METRICS[plan.comparison.metric]
             message.ab.margin, message.ab.alpha = plan.comparison.margin, plan.comparison.alpha
+            message.ab.judge = plan.comparison.judge
     rails = plan.guard_rails
     message.guard_rails.max_error_rate = rails.max_error_rate
     message.guard_rails.max_refusal_rate = rails.max_refusal_rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,11 +17,12 @@ from services.pipeline.adapters.audit_store import SqlAuditStore
 from services.pipeline.adapters.rollout_metrics import SqlRolloutMetrics
 from services.pipeline.adapters.rollout_store import SqlRolloutStore
 from services.pipeline.adapters.rows import feedback_row
-from services.pipeline.adapters.tables import feedback
+from services.pipeline.adapters.tables import feedback, judge_ratings
 from services.pipeline.app.rollout_ports import Call, ModelRoutes, Outcome, RoutedRole
 from services.pipeline.app.rollout_runner import RolloutParts, RolloutRunner
 from services.pipeline.app.rollouts import Rollouts
 from services.pipeline.domain.feedback import Feedback
+from services.pipeline.domain.judge import JudgeSpec, RatingState
 from services.pipeline.domain.rollout import Rollout
 from services.pipeline.domain.rollout_plan import Comparison, PlannedStep, RolloutPlan, StepKind, StepLength
 from services.serving.domain.route import Role
@@ -103,6 +104,8 @@ class World:
     clock: FakeClock = field(default_factory=FakeClock)
     routing: FakeRouting = field(default_factory=FakeRouting)
     registry: FakeRegistry = field(default_factory=FakeRegistry)
+    judge: JudgeSpec | None = None
+    """Who judges instead of the users."""
 
     def __post_init__(self) -> None:
         self.store = SqlRolloutStore(self.engine, self.clock)
@@ -163,10 +166,33 @@ class World:
             if likes is not None:
                 judged.append(judgement(call.answer, 1.0 if self.random.random() < likes[version] else -1.0))
         self.metrics.count(calls)
-        if judged:
+        if judged and self.judge is not None:
+            self.rate(judged, self.judge)
+        elif judged:
             rows = [{**feedback_row(item), "request_id": None, "announced": False} for item in judged]
             with self.engine.begin() as connection:
                 connection.execute(insert(feedback), rows)
+
+    def rate(self, judged: Sequence[Feedback], judge: JudgeSpec) -> None:
+        """A judge rates as these would have."""
+        rows = [
+            {
+                "answer": item.answer,
+                "judge": judge.name,
+                "model": MODEL,
+                "version": judge.version,
+                "state": RatingState.RATED.value,
+                "rating": item.rating,
+                "reason": "",
+                "attempts": 0,
+                "create_time": item.create_time,
+                "due_time": item.create_time,
+                "rate_time": item.create_time,
+            }
+            for item in judged
+        ]
+        with self.engine.begin() as connection:
+            connection.execute(insert(judge_ratings), rows)
 
     def trail(self) -> list[tuple[str, str]]:
         """What was done, oldest first, and why."""
@@ -179,6 +205,6 @@ def judgement(answer: str, rating: float, **said: str) -> Feedback:
     return Feedback(new_id(), answer, rating, correction, "", datetime.now(UTC), label=label)
 
 
-def longer(plan: RolloutPlan, **comparison: float) -> RolloutPlan:
+def longer(plan: RolloutPlan, **comparison: object) -> RolloutPlan:
     """The plan with another comparison."""
     return replace(plan, comparison=replace(Comparison(), **comparison))  # type: ignore[arg-type]

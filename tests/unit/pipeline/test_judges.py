@@ -36,6 +36,7 @@ from services.pipeline.domain.judge import (
     check_of,
 )
 from services.pipeline.domain.review import Need
+from services.pipeline.domain.rollout_plan import Comparison, Metric, PlannedStep, RolloutPlan, StepKind
 from services.pipeline.engine.judge_rules import rate
 from services.pipeline.entrypoints.judge_mapping import judge_from, judge_to
 from tests.unit.pipeline.conftest import Harness
@@ -435,6 +436,10 @@ async def test_a_pipeline_with_a_wrong_judge_is_refused(harness: Harness) -> Non
     twice = Capture(judges=(SHORT, SHORT))
     with pytest.raises(InvalidArgumentError, match="two judges are called 'short'"):
         await cycles.create(replace(harness.spec, capture=twice), "", "")
+    compared = RolloutPlan((PlannedStep(StepKind.AB, 0.5),), Comparison(Metric.JUDGED, judge="long"))
+    with pytest.raises(InvalidArgumentError, match="names no 'long'") as caught:
+        await cycles.create(replace(harness.spec, capture=Capture(judges=(SHORT,)), plan=compared), "", "")
+    assert caught.value.violations[0].field == "spec.rollout.ab.judge"
     twin = Capture(judges=(JudgeSpec("twin", ClassifierJudge("http://h", "models/m")),))
     with pytest.raises(InvalidArgumentError, match="name the labels of good answers"):
         await cycles.create(replace(harness.spec, capture=twin), "", "")

@@ -17,12 +17,17 @@ from sqlalchemy.exc import DatabaseError
 
 from services.inference.domain.route import RouteEntry
 from services.kit.errors import AbortedError, FailedPreconditionError, NotFoundError
+from services.pipeline.adapters.capture_store import SqlCaptureStore
+from services.pipeline.adapters.judge_store import SqlJudgeStore
 from services.pipeline.adapters.rollout_tables import audit_entries, rollout_calls
 from services.pipeline.app.rollout_ports import Outcome
 from services.pipeline.app.rollout_runner import RolloutRunner
 from services.pipeline.app.rollouts import Overrule, RolloutNow
+from services.pipeline.domain.audit import entry
+from services.pipeline.domain.capture import Capture
+from services.pipeline.domain.judge import JudgeRules, JudgeSpec, ModelJudge
 from services.pipeline.domain.rollout import Rollout, RolloutState
-from services.pipeline.domain.rollout_plan import GuardRails, PlannedStep, RolloutPlan, StepKind
+from services.pipeline.domain.rollout_plan import Comparison, GuardRails, Metric, PlannedStep, RolloutPlan, StepKind
 from services.pipeline.engine.rollout_figures import RolloutFigures
 from services.pipeline.entrypoints.rollout_mapping import rollout_to
 from services.serving.domain.route import Role
@@ -476,3 +481,48 @@ async def test_the_audit_trail_cannot_be_changed(world: World) -> None:
         with pytest.raises(DatabaseError, match="the audit trail is never changed"), world.engine.begin() as connection:
             connection.execute(change)
     assert [action for action, _ in world.trail()] == ["rollout.create"]
+
+
+@pytest.mark.parametrize("checked", [True, False])
+async def test_a_judge_decides_only_while_people_have_checked_it(world: World, checked: bool) -> None:
+    judge = world.judge = JudgeSpec("tone", JudgeRules(min_chars=1))
+    captures = SqlCaptureStore(world.engine)
+    captures.put_policy(MODEL, "reviews", Capture(judges=(judge,)), world.clock.now())
+    named = ModelJudge(MODEL, "reviews", judge)
+    store = SqlJudgeStore(world.engine)
+    store.decide(named, checked, entry(world.clock.now(), "mesh", "judge.passed", named.name, "why"), world.clock.now())
+    plan = RolloutPlan((PlannedStep(StepKind.AB, 0.5, SHORT),), Comparison(Metric.JUDGED, judge="tone"))
+    name = await world.begin(plan)
+    await world.settle()
+    for _ in range(12):
+        world.ask(100, {1: 0.3, 2: 0.9})
+        world.clock.forward(5)
+        await world.settle()
+    if checked:
+        assert world.read(name).state is RolloutState.PROMOTED
+        assert "rating by the judge" in world.read(name).reason
+        return
+    # What it said for the candidate counts for nothing.
+    assert world.read(name).state is RolloutState.RUNNING
+    world.clock.forward(600)
+    await world.settle()
+    assert world.read(name).state is RolloutState.ROLLED_BACK
+    assert "the judge tone is not checked against people" in world.read(name).reason
+
+
+async def test_another_prompt_is_another_judge_and_decides_nothing_yet(world: World) -> None:
+    judge = world.judge = JudgeSpec("tone", JudgeRules(min_chars=1))
+    named = ModelJudge(MODEL, "reviews", judge)
+    audit = entry(world.clock.now(), "mesh", "judge.passed", named.name, "why")
+    SqlJudgeStore(world.engine).decide(named, True, audit, world.clock.now())
+    plan = RolloutPlan((PlannedStep(StepKind.AB, 0.5, SHORT),), Comparison(Metric.JUDGED, judge="tone"))
+    name = await world.begin(plan)
+    await world.settle()
+    world.ask(200, {1: 0.3, 2: 0.9})
+    captures = SqlCaptureStore(world.engine)
+    for rules, used in ((JudgeRules(min_chars=1), True), (JudgeRules(min_chars=2), False), (None, False)):
+        judges = () if rules is None else (JudgeSpec("tone", rules),)
+        captures.put_policy(MODEL, "reviews", Capture(judges=judges), world.clock.now())
+        figures = world.metrics.figures(world.read(name))
+        assert (figures.unusable == "") is used
+        assert (figures.candidate.judged.count > 0) is used

@@ -281,6 +281,8 @@ class AbTest(_message.Message):
         """Rating of the judged answers, -1 to 1."""
         METRIC_LATENCY: AbTest._Metric.ValueType  # 3
         """Milliseconds until an answer was complete; less is better."""
+        METRIC_JUDGED: AbTest._Metric.ValueType  # 4
+        """Rating of the answers by a judge of `capture.judges`, -1 to 1. It counts while the judge is checked against people."""
 
     class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
         """What is compared, as a mean of each user's mean."""
@@ -293,12 +295,15 @@ class AbTest(_message.Message):
     """Rating of the judged answers, -1 to 1."""
     METRIC_LATENCY: AbTest.Metric.ValueType  # 3
     """Milliseconds until an answer was complete; less is better."""
+    METRIC_JUDGED: AbTest.Metric.ValueType  # 4
+    """Rating of the answers by a judge of `capture.judges`, -1 to 1. It counts while the judge is checked against people."""
 
     SHARE_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
     ALPHA_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
     share: _builtins.float
     """Share of the users for the new version; 0.5 when zero."""
     metric: Global___AbTest.Metric.ValueType
@@ -309,6 +314,8 @@ class AbTest(_message.Message):
     """Chance of promoting a version that is not better, over the whole test and however often it is looked at; 0.05 when
     zero.
     """
+    judge: _builtins.str
+    """Name of the judge whose ratings are compared; for the metric `judged` only."""
     @_builtins.property
     def until(self) -> Global___RolloutStage:
         """How long. The statistic decides in between; a test that is undecided at the end rolls back."""
@@ -321,10 +328,11 @@ class AbTest(_message.Message):
         margin: _builtins.float = ...,
         alpha: _builtins.float = ...,
         until: Global___RolloutStage | None = ...,
+        judge: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "margin", b"margin", "metric", b"metric", "share", b"share", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "judge", b"judge", "margin", b"margin", "metric", b"metric", "share", b"share", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
