@@ -15,7 +15,7 @@ class Progress:
     """Units done, of a total (0: unknown), units per second, and the time of this state.
 
     `unit` names one unit, such as `records`. `remaining_s` is set if the operation knows the time left better than its
-    rate does. `waiting` says why it does not go on at the moment.
+    rate does. `waiting` says why it does not continue at the moment.
     """
 
     phase: str

@@ -135,7 +135,7 @@ class Builder:
         return True
 
     def _waits(self, version: DatasetVersion, error: Exception) -> None:
-        """Shows why it does not go on; if the database itself is what it waits for, only the log says so."""
+        """Shows why it does not continue; if the database itself is what it waits for, only the log says so."""
         progress = version.progress or Progress("await")
         with contextlib.suppress(TidemillError, _EndedMeanwhileError):
             self._update(version, replace(progress, waiting=Failure.of(error, "The build")))

@@ -58,7 +58,7 @@ class ImportTracker:
         )
 
     def waits(self, error: BaseException) -> None:
-        """Notes why the import does not go on at the moment, until it does."""
+        """Notes why the import does not continue at the moment, until it does."""
         if isinstance(error, Exception):
             progress = self.state.progress or Progress("pull", self._done, self._total)
             moment = self._clock.now()

@@ -131,7 +131,7 @@ class Progress(_message.Message):
 
     @_builtins.property
     def waiting(self) -> Global___Failure:
-        """Why it does not go on at the moment, such as `BUS_AWAY` or `DISK_FULL`, and what to do; unset while it does."""
+        """Why it does not continue at the moment, such as `BUS_AWAY` or `DISK_FULL`, and what to do; unset while it does."""
 
     def __init__(
         self,
