@@ -28,7 +28,6 @@ from services.training.worker.encoders import classifier_of
 
 _LABELS = ("negative", "positive")
 _LENGTH, _BATCH = 64, 32
-_TRAIN, _CALIBRATE, _TEST = 4000, 1000, 2000
 _BOUNDS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
 _TEMPERATURES = np.geomspace(0.25, 4, 81)
 
@@ -54,24 +53,28 @@ def main() -> None:
     parser.add_argument("--reviews", type=Path, default=home / "data" / "reviews" / "reviews.jsonl")
     parser.add_argument("--base", type=Path, default=home / "models" / "bge-small-zh-v1.5")
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--train", type=int, default=4000, help="reviews that teach both")
+    parser.add_argument("--calibrate", type=int, default=1000, help="reviews that give temperature and bound")
+    parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--report", type=Path, default=Path("docs/benchmarks.md"))
     options = parser.parse_args()
     lines = machine.described(("openvino", "nncf", "torch"))
-    texts, labels = _reviews(options.reviews, options.base)
-    ends = np.cumsum([_TRAIN, _CALIBRATE, _TEST])
+    ends = np.cumsum([options.train, options.calibrate, options.test])
+    texts, labels = _reviews(options.reviews, options.base, int(ends[2]))
     with tempfile.TemporaryDirectory() as folder:
         builds = {
             name: _built(options.base, layers, texts[: ends[0]], labels[: ends[0]], Path(folder) / name, options.epochs)
             for name, layers in (("small", 1), ("larger", 4))
         }
         small, larger = _answers(builds, texts[ends[0] : ends[2]])
-    held, tested = slice(0, _CALIBRATE), slice(_CALIBRATE, None)
+    held, tested = slice(0, options.calibrate), slice(options.calibrate, None)
     known = labels[ends[0] : ends[2]]
     temperature = min(_TEMPERATURES, key=lambda each: _loss(small.scores[held], known[held], each))
     sure = np.asarray([confidence(row, temperature) for row in small.scores])
     lines += [
-        f"- {_TRAIN} reviews taught both, {_CALIBRATE} others gave temperature and bound, {_TEST} are tested; int8, "
-        "one thread, one text at a time, both in turn; ± is the half width of the 95 % interval",
+        f"- {options.train} reviews taught both (epochs: {options.epochs}), {options.calibrate} others gave the "
+        f"temperature and the bound, {options.test} are tested; ± is the half width of the 95 % interval",
+        "- int8, one thread, one text at a time, both in turn",
         f"- temperature of the small one {temperature:.2f}: expected calibration error "
         f"{_calibration_error(small, known, tested, 1.0):.3f} → "
         f"{_calibration_error(small, known, tested, float(temperature)):.3f}",
@@ -81,7 +84,7 @@ def main() -> None:
     write_section(options.report, "cascade", lines)
 
 
-def _reviews(file: Path, base: Path) -> tuple[list[list[int]], Array]:
+def _reviews(file: Path, base: Path, count: int) -> tuple[list[list[int]], Array]:
     """Tokens and labels, shuffled; a text that comes twice counts once, and one with both labels not at all."""
     from transformers import AutoTokenizer
 
@@ -90,7 +93,7 @@ def _reviews(file: Path, base: Path) -> tuple[list[list[int]], Array]:
         row = json.loads(line)
         found.setdefault(row["text"].strip(), set()).add(row["label"])
     clear = [(text, *labels) for text, labels in found.items() if len(labels) == 1 and len(text) >= 4]
-    order = np.random.default_rng(13).permutation(len(clear))[: _TRAIN + _CALIBRATE + _TEST]
+    order = np.random.default_rng(13).permutation(len(clear))[:count]
     load: Any = AutoTokenizer
     tokenizer = load.from_pretrained(str(base), trust_remote_code=False)
     ids = tokenizer([clear[at][0] for at in order], truncation=True, max_length=_LENGTH, split_special_tokens=True)

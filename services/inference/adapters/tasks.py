@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from services.inference.domain.model import Build
 from services.kit.engine import ENCODER, LANGUAGE_MODEL, TOKENIZERS, weights_of
-from services.serving.adapters.triton_tensors import MAX_BATCH, TOKEN_COUNTS
+from services.serving.adapters.triton_tensors import BACKGROUND_PRIORITY, MAX_BATCH, TOKEN_COUNTS
 from services.serving.domain.answer import Task
 
 _STRING, _INT32, _INT64, _FP32 = pb.TYPE_STRING, pb.TYPE_INT32, pb.TYPE_INT64, pb.TYPE_FP32
@@ -79,6 +79,9 @@ def _encoder(config: pb.ModelConfig, build: Build) -> None:
     config.max_batch_size = MAX_BATCH
     # Batches form from requests that wait while the instance is busy; no request waits for a batch to fill.
     config.dynamic_batching.max_queue_delay_microseconds = 0
+    # What no one waits for starts when nothing else waits.
+    config.dynamic_batching.priority_levels = BACKGROUND_PRIORITY
+    config.dynamic_batching.default_priority_level = 1
     config.input.add(name="text", data_type=_STRING, dims=[1])
     for name in TOKEN_COUNTS:
         config.output.add(name=name, data_type=_INT32, dims=[1])

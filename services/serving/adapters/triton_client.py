@@ -192,6 +192,7 @@ class TritonClient:
         request = pb.ModelInferRequest(model_name=model)
         add_texts(request, "text", texts, [len(texts), 1])
         add_trace(request)
+        add_turn(request, self._turn())
         for name in (output, *TOKEN_COUNTS):
             request.outputs.add(name=name)
         asked = self._liveness.asked(model)

@@ -18,6 +18,8 @@ from services.serving.domain.answer import CallerPriority, FinishReason, Message
 TRACEPARENT = "traceparent"
 # Parameters that the models read, see services.inference.triton_models.turns.
 CALLER, BACKGROUND = "tidemill_caller", "tidemill_background"
+PRIORITY, BACKGROUND_PRIORITY = "priority", 2
+"""Triton's parameter, by which its queue of a classifier's batches is ordered, and the lowest; 1 is the highest."""
 # Larger batches gain nothing on a CPU, and the first request of a batch waits for the last.
 MAX_BATCH = 32
 TOKEN_COUNTS = ("prompt_tokens", "truncated_tokens")
@@ -106,13 +108,14 @@ def add_trace(request: Any) -> None:
 
 def add_turn(request: Any, turn: CallerPriority) -> None:
     """Adds whose request it is, in place of what its caller may have written there."""
-    for name in (CALLER, BACKGROUND):
+    for name in (CALLER, BACKGROUND, PRIORITY):
         if name in request.parameters:
             del request.parameters[name]
     if turn.caller:
         request.parameters[CALLER].string_param = turn.caller
     if turn.background:
         request.parameters[BACKGROUND].bool_param = True
+        request.parameters[PRIORITY].uint64_param = BACKGROUND_PRIORITY
 
 
 def contents_of(response: Any) -> dict[str, bytes]:
