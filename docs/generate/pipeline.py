@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -21,6 +22,7 @@ from docs.generate.protos import (
     short_values,
 )
 from docs.generate.tables import table
+from gateway.cli.pipeline_file import NOT_FOR_DATASETS
 from services.cleaning.engine.registry import Registry
 
 # The cycle fills it in; a file that gives it would name a snapshot of another data set.
@@ -28,7 +30,7 @@ FILLED_IN = {"tidemill.training.v1.TrainingSpec.dataset"}
 
 HEAD = """# Pipeline files
 
-A pipeline file is YAML and describes one loop: what is collected, how it is cleaned, trained, measured and served.
+A pipeline file is YAML and describes one pipeline: what is collected, how it is cleaned, trained, measured and served.
 `tidemill run FILE` runs it. Its fields are those of `tidemill.pipeline.v1.PipelineSpec`. Copy
 [headlines.yaml](../pipelines/headlines.yaml) (a model that writes) or [reviews.yaml](../pipelines/reviews.yaml) (a
 classifier) to begin. The first line of both makes an editor with the YAML language server complete and check fields by
@@ -39,8 +41,13 @@ classifier) to begin. The first line of both makes an editor with the YAML langu
 - Paths of sources are relative to the file.
 - Values of an enum are written in lower case, without the enum's name: `fastest`.
 - A mistake is reported with its line, column and field.
+- `tidemill dataset build FILE` builds the data set only. A file for it may lack `training`, `gate` and `rollout`,
+  all three together ([reports.yaml](../examples/medical/reports.yaml)).
 """
 _TYPES = {FieldDescriptor.TYPE_STRING: "text", FieldDescriptor.TYPE_BOOL: "true or false"}
+_EFFECTIVE = re.compile(r"; (?P<value>(?:[^;.]|\.(?=\d))+?),? when (?:zero|empty|left out)(?=[,.])")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?=,|$)(?!, \d)")
+_SENTENCE = re.compile(r"\b(?:is|are|must|does)\b")
 _VARIABLE = {"type": "string", "pattern": r"\$\{[A-Z_][A-Z0-9_]*(:-[^}]*)?\}"}
 
 
@@ -55,7 +62,7 @@ def pipeline_page() -> str:
         lines += table(
             ("field", "type", "default", "meaning"),
             (
-                (f"`{field.name}`", _words(field), _default(field), comments()[field.full_name])
+                (f"`{field.name}`", _words(field), *_default_and_meaning(field))
                 for field in message.fields
                 if field.full_name not in FILLED_IN
             ),
@@ -107,9 +114,33 @@ def _words(field: FieldDescriptor) -> str:
     return ", ".join([_TYPES[field.type], *limits])
 
 
-def _default(field: FieldDescriptor) -> str:
+def _default_and_meaning(field: FieldDescriptor) -> tuple[str, str]:
+    """A field's default, and its comment without the clause that names the default."""
     if is_required(field):
-        return "required"
+        # The loader refuses a file with some of them; `tidemill dataset build` takes a file with none.
+        together = field.containing_type is PipelineSpec.DESCRIPTOR and field.name in NOT_FOR_DATASETS
+        return "required to train" if together else "required", comments()[field.full_name]
+    effective, meaning = effective_default(comments()[field.full_name])
+    return effective or _default(field), meaning
+
+
+def effective_default(comment: str) -> tuple[str, str]:
+    """The value that a comment names, as in `Days; 30 when zero.`, and the comment without that clause.
+
+    A value is empty on the wire where it has its default, so the descriptor does not know the effective one. The value
+    is "" and the comment unchanged if there is no such clause.
+    """
+    found = _EFFECTIVE.search(comment)
+    if found is None or _SENTENCE.search(found["value"]):
+        return "", comment
+    number, value = _NUMBER.match(found["value"]), found["value"]
+    text = f"`{number[0]}`{value[number.end() :]}" if number else value
+    rest = comment[found.end() :]
+    # What follows after a comma is another clause: `4 when left out, none when zero`.
+    return text, comment[: found.start()] + (f";{rest.removeprefix(',')}" if rest.startswith(",") else rest)
+
+
+def _default(field: FieldDescriptor) -> str:
     if field.containing_oneof is not None or field.message_type is not None or field.is_repeated:
         return "none"
     if field.enum_type is not None:
@@ -127,11 +158,13 @@ def _unset(field: FieldDescriptor) -> str:
 
 def pipeline_schema(registry: Registry) -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a pipeline file."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Tidemill pipeline",
-        **_message(PipelineSpec.DESCRIPTOR, registry),
+    schema = _message(PipelineSpec.DESCRIPTOR, registry)
+    # A file for `tidemill dataset build` has none of them; one with some of them can be used for nothing.
+    schema["required"] = [name for name in schema["required"] if name not in NOT_FOR_DATASETS]
+    schema["dependentRequired"] = {
+        name: [other for other in NOT_FOR_DATASETS if other != name] for name in NOT_FOR_DATASETS
     }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Tidemill pipeline", **schema}
 
 
 def _message(message: Descriptor, registry: Registry) -> dict[str, Any]:

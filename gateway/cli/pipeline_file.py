@@ -29,6 +29,8 @@ from services.kit.config import home_dir
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.grpc.validation import validate
 
+NOT_FOR_DATASETS = ("training", "gate", "rollout")
+"""Sections that a file for `tidemill dataset build` may lack."""
 _VARIABLE = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)(?::-([^}]*))?\}")
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {"map": "a mapping", "seq": "a list", "str": "text", "int": "a number", "float": "a number", "null": "nothing"}
@@ -84,7 +86,7 @@ def load_dataset(path: Path) -> PipelineFile:
         InvalidArgumentError: names the file, and line, column and field of everything that is wrong.
     """
     spec = cycle_pb2.PipelineSpec()
-    places = _load(path, spec, optional=("training", "gate", "rollout"))
+    places = _load(path, spec, optional=NOT_FOR_DATASETS)
     return PipelineFile(path, spec, places)
 
 

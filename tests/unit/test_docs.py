@@ -16,12 +16,21 @@ import yaml
 
 from docs.generate.__main__ import ROOT, documents
 from docs.generate.events import events
-from gateway.cli.pipeline_file import load_pipeline
+from docs.generate.pipeline import effective_default
+from gateway.cli.pipeline_file import load_dataset, load_pipeline
 from services.kit.bus.topics import TOPICS
 from services.kit.errors import InvalidArgumentError
 
-PIPELINES = sorted((ROOT / "pipelines").rglob("*.yaml"))
+PIPELINES = sorted(path for folder in ("pipelines", "examples") for path in (ROOT / folder).rglob("*.yaml"))
 SCHEMA = ROOT / "pipelines" / "pipeline.schema.json"
+OVER_SEVERAL_FIELDS = (
+    "exactly one of max_steps",
+    "give at least one of",
+    "needs capture",
+    "needs feedback",
+    "need a step",
+)
+"""Errors of the protos' rules over several fields, which the schema does not have."""
 
 
 def validator() -> Any:
@@ -95,20 +104,54 @@ def broken(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 def test_the_schema_refuses_what_the_loader_refuses(path: Path, tmp_path: Path) -> None:
-    refused = 0
-    for mistake, document in broken(yaml.safe_load(path.read_text())):
+    refused, whole = 0, yaml.safe_load(path.read_text())
+    load = load_pipeline if "training" in whole else load_dataset
+    for mistake, document in broken(whole):
         file = tmp_path / "broken.yaml"
         file.write_text(yaml.safe_dump(document, sort_keys=False))
         try:
-            load_pipeline(file)
+            load(file)
             continue
         except InvalidArgumentError as error:
-            # Which of two numbers is given, and which build goes with which task, are rules over several fields.
-            if "optimization" in str(error) and "exactly one" in str(error):
+            if any(rule in str(error) for rule in OVER_SEVERAL_FIELDS):
                 continue
         refused += 1
         assert not validator().is_valid(document), mistake
-    assert refused > 50
+    assert refused > 25
+
+
+@pytest.mark.parametrize("missing", [("training",), ("gate", "rollout"), ("training", "gate", "rollout")])
+def test_training_gate_and_rollout_may_be_absent_together_only(missing: tuple[str, ...]) -> None:
+    document = yaml.safe_load((ROOT / "pipelines" / "headlines.yaml").read_text())
+    for name in missing:
+        del document[name]
+    assert validator().is_valid(document) == (len(missing) == 3)
+
+
+@pytest.mark.parametrize(
+    ("comment", "default", "meaning"),
+    [
+        ("Days that it is kept; 30 when zero. The rest.", "`30`", "Days that it is kept. The rest."),
+        ("Chance; 0.05 when left out, no limit when 0.", "`0.05`", "Chance; no limit when 0."),
+        ("Minutes; 10080, a week, when left out.", "`10080`, a week", "Minutes."),
+        ("Which files; `**/*` when empty.", "`**/*`", "Which files."),
+        ("Records; no limit when zero.", "no limit", "Records."),
+        ("Steps; 1 %, 5 % and 25 % when empty.", "1 %, 5 % and 25 %", "Steps."),
+        ("Margin; it must be better when zero.", "", "Margin; it must be better when zero."),
+        ("Seed of every random choice.", "", "Seed of every random choice."),
+    ],
+)
+def test_a_default_is_the_effective_value_that_the_comment_names(comment: str, default: str, meaning: str) -> None:
+    assert effective_default(comment) == (default, meaning)
+
+
+def test_no_field_of_a_pipeline_file_has_another_default_than_its_meaning_says() -> None:
+    page = documents()[ROOT / "docs" / "pipeline.md"]
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 100
+    assert [row for row in rows if row[2] == "`0`" and re.search(r"\d when (zero|left out)", row[3])] == []
+    (kept,) = [row for row in rows if row[0] == "| `keep_days`"]
+    assert kept[2:] == ["`30`", "Days that a captured answer is kept. A correction in a data set stays there. |"]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class Gate(_message.Message):
     """Least value of the tuned model's metric, for example 0.8 for an accuracy; no demand when zero."""
     max_loss_to_champion: _builtins.float
     """Largest relative loss of the tuned model's metric against the champion's on the hold-out, for example 0.02; no demand
-    when left out, or while there is no champion.
+    when left out. There is none while there is no champion.
     """
     min_quality_on_corrections: _builtins.float
     """Least value of the tuned model's metric on held-back feedback; no demand when left out. Like the next one it counts
@@ -508,7 +508,7 @@ class FeedbackUse(_message.Message):
     per_person_cap: _builtins.int
     """Maximum number of records of one person, or of one API key where no author is named; 100 when zero. The newest count."""
     per_key_cap: _builtins.int
-    """Maximum number of records of one API key; none when zero, since a product sends the feedback of all its users with one."""
+    """Maximum number of records of one API key; none when zero. A product sends the feedback of all its users with one."""
     @_builtins.property
     def corrections(self) -> Global___FeedbackWeight:
         """Answers that a person corrected: the prompt with the correction, or with the right label."""

@@ -63,14 +63,14 @@ class Drift(_message.Message):
     min_ratings: _builtins.int
     """People who rated, from which on ratings are looked at; 50 when zero."""
     every_hours: _builtins.float
-    """Hours between two looks at least, and that a look covers; 24 when zero, so that each covers a whole day."""
+    """Hours between two looks at least, and that a look covers; 24 when zero."""
     false_alarm: _builtins.float
     """Chance of any false alarm in 30 days, over all looks at all signals; 0.05 when zero."""
     @_builtins.property
     def signals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What is watched: `input` (texts that are asked, beside those that the newest cycle learnt from; conversations are left
         out), `answers` (labels or lengths, beside the first ones of the version that serves), `ratings` (lower ones than the
-        first of that version; a mean of each person). All of them when empty.
+        first of that version; a mean of each person); all of them when empty.
         """
 
     def __init__(
