@@ -62,7 +62,7 @@ def environment() -> Environment:
 
 
 def moment(stamp: Timestamp) -> Markup:
-    """A time as an element; how long ago it was, with the time in UTC for whoever points at it."""
+    """A time as an element; how long ago it was, with the time in UTC while the pointer is on it."""
     if not stamp.seconds:
         return Markup("")
     when = words.instant(stamp)

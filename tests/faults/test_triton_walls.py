@@ -1,4 +1,4 @@
-"""Triton runs code for whoever can call it: attacks by other users and by web pages, on the real server."""
+"""Triton runs code for anyone who can call it: attacks by other users and by web pages, on the real server."""
 
 from __future__ import annotations
 

@@ -16,7 +16,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("services", "gateway", "infra", "clients", "examples", "docs", "protos/tidemill", "tests", "*.md", "Makefile")
+ROOMS = (
+    *("services", "gateway", "infra", "clients", "examples", "docs", "protos/tidemill", "tests", "benchmarks"),
+    *("pipelines", "*.md", "*.toml", "*.yaml", "*.yml", "Makefile"),
+)
+KINDS = (".py", ".md", ".proto", ".toml", ".yaml", ".yml", ".html", "Makefile")
 NOT_CHECKED = ("docs/adr/", "docs/LOG.md", "tests/unit/test_words.py")
 
 WORDS = {
@@ -36,6 +40,12 @@ WORDS = {
     r"\bfault with\b": "reject",
     r"\bastray\b": "wrong; of training: diverged",
     r"\bin vain\b": "without success",
+    r"\bwhat (\w+ ){1,3}comes? to\b": "decision, result, state",
+    r"\bcounts? for no\b": "cannot be matched with",
+    r"\blooked into\b": "inspect, show",
+    r"\b(is|are|was|were) \w+ no more\b": "not any more",
+    r"\bfor whoever\b": "for the one who, for anyone who",
+    r"\b(is|are) so(?=[.,;]| already| when\b| for\b)": "name the state: is set, is paused, is unavailable",
 }
 
 # Parts of names in code. Not `tell`, which is a method of files. A constant's limit is MAX or MIN.
@@ -63,6 +73,7 @@ HINTS = (
         "serves on",
     ),
     *("so many", "good enough", "as it stands", "fault with", "astray", "in vain"),
+    *("come to", "comes to", "for no ", "looked into", " no more", "for whoever", "is so", "are so"),
 )
 
 
@@ -115,7 +126,7 @@ def files() -> list[Path]:
     if not listed:
         pytest.skip("not a git repository")
     wanted = [name for name in listed if not name.startswith(NOT_CHECKED)]
-    return [ROOT / name for name in wanted if name.endswith((".py", ".md", ".proto", "Makefile"))]
+    return [ROOT / name for name in wanted if name.endswith(KINDS)]
 
 
 def test_the_text_that_people_read_is_plain_english() -> None:
@@ -135,6 +146,8 @@ def test_names_in_code_are_plain_english() -> None:
         ("x = f'The value is no {kind}.'\n", "is not a"),
         ("# Read anew by whoever asks.\n", "again"),
         ('"""Tells the pipeline."""\n', "publish"),
+        ('"""The triggers with what they come to now."""\n', "decision"),
+        ("# The route is so already.\n", "is set"),
     ],
 )
 def test_the_dialect_is_found_with_the_words_to_use(tmp_path: Path, text: str, instead: str) -> None:
@@ -143,6 +156,13 @@ def test_the_dialect_is_found_with_the_words_to_use(tmp_path: Path, text: str, i
     (sentence,) = found(path)
     assert "module.py:1" in sentence
     assert instead in sentence
+
+
+def test_every_kind_of_text_is_walked() -> None:
+    walked = {path.name if path.suffix == "" else path.suffix for path in files()}
+    assert walked == set(KINDS)
+    names = {str(path.relative_to(ROOT)).partition("/")[0] for path in files()}
+    assert {"pyproject.toml", "benchmarks", "pipelines", "examples"} <= names
 
 
 def test_plain_text_and_methods_of_files_are_left_alone(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ class SqlModelStore:
         return [(_route(row), str(row["traceparent"])) for row in rows]
 
     def mark_route_announced(self, route: ModelRoute) -> None:
-        """See the port. What came before the newest change is needed no more."""
+        """See the port. What came before the newest change is not needed any more."""
         table = route_changes
         of_model = table.c.model == route.model
         with self._transaction() as connection:

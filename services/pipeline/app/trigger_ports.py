@@ -69,7 +69,7 @@ class TriggerStore(Protocol):
         ...
 
     def pause(self, pipeline: str, paused: bool, reason: str, by: AuditEntry) -> None:
-        """Pauses or resumes, with its audit entry; changes nothing where it is so, or where there are no triggers."""
+        """Pauses or resumes, with its audit entry; changes nothing in that state or without triggers."""
         ...
 
     def note(self, pipeline: str, met_since: datetime | None, cursors: Mapping[str, int]) -> None:

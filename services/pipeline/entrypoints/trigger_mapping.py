@@ -95,7 +95,7 @@ def alert_from(message: pb.Alert) -> tuple[str, Alert]:
 
 
 def trigger_to(view: TriggerView) -> pb.Trigger:
-    """The triggers of a pipeline with what they come to now."""
+    """The triggers of a pipeline with their current decision."""
     trigger, decision = view.trigger, view.decision
     message = pb.Trigger(
         pipeline=f"pipelines/{trigger.pipeline}",

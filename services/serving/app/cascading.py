@@ -20,7 +20,7 @@ from services.serving.domain.names import ModelReference, model_name
 from services.serving.domain.route import RoutedVersion
 
 logger = logging.getLogger(__name__)
-# A larger model that is unavailable is so for every call.
+# A larger model that is unavailable is unavailable for every call.
 _LOG_EVERY_S = 60.0
 
 

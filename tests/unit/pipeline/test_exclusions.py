@@ -1,4 +1,4 @@
-"""Quarantine and erasure: what is learnt no more, what learnt from it before, and what is deleted."""
+"""Quarantine and erasure: what is not learnt any more, what learnt from it before, and what is deleted."""
 
 from __future__ import annotations
 

@@ -279,7 +279,7 @@ async def test_a_person_rolls_back_freezes_resumes_and_forces(world: World) -> N
     await world.settle()
     assert world.read(name).step == 1
     back = await rollouts.roll_back(name, ANNA)
-    # The route is so when the call returns, before any look of the runner.
+    # The route is set when the call returns, before any look of the runner.
     assert (back.state, back.applied, back.reason) == (RolloutState.ROLLED_BACK, True, "I saw something.")
     assert weights(world) == {1: ("serving", 8000)}
     assert await rollouts.roll_back(name, ANNA) == back

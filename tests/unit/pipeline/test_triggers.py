@@ -383,7 +383,7 @@ async def test_after_a_failure_or_a_cancellation_the_next_waits_and_counting_con
 async def test_what_triggers_do_and_who_pauses_them_is_in_the_audit_trail(world: World) -> None:
     await world.put(new_records=1)
     await world.triggers.pause(world.spec.name, True, "the label set changes", "key:k7")
-    await world.triggers.pause(world.spec.name, True, "the label set changes", "key:k8")  # it is so already
+    await world.triggers.pause(world.spec.name, True, "the label set changes", "key:k8")  # it is paused already
     await world.triggers.pause(world.spec.name, False, actor="key:k8")
     world.records.arrivals = [1]
     await world.triggers.step()
