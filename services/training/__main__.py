@@ -11,7 +11,7 @@ from tidemill.training.v1 import training_service_pb2_grpc as grpc_stubs
 
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.clock import SystemClock
-from services.kit.config import load_settings
+from services.kit.config import load_settings, split_list
 from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
@@ -23,6 +23,7 @@ from services.training.adapters.announcer import BusAnnouncer
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.launching import launcher
 from services.training.adapters.machine import LocalMachine
+from services.training.adapters.model_roots import ModelRoots
 from services.training.adapters.registry import MlflowRegistry
 from services.training.adapters.run_store import SqlRunStore
 from services.training.adapters.snapshots import StoredFolders
@@ -46,6 +47,8 @@ async def build(settings: TrainingSettings) -> Service:
     key = SigningKey(settings.model_signing_key.absolute(), settings.trusted_model_keys.absolute())
     await asyncio.to_thread(key.ensure)
     models_dir, downloads_dir = settings.models_dir.absolute(), settings.downloads_dir.absolute()
+    added = [Path(root) for root in split_list(settings.model_roots)]
+    allowed = Path(settings.source_roots_file) if settings.source_roots_file else None
     starter = launcher()
     workers = WorkerProcesses(
         artifacts,
@@ -60,7 +63,7 @@ async def build(settings: TrainingSettings) -> Service:
     supervision = Supervision(store, workers, registry, BusAnnouncer(publisher), clock)
     runs = Runs(
         store,
-        BaseModels(models_dir, downloads_dir),
+        BaseModels(models_dir, downloads_dir, ModelRoots([models_dir, *added], allowed)),
         StoredFolders(artifacts, TrustedKeys(key.trusted), settings.snapshot_cache.absolute()),
         registry,
         LocalMachine(settings.training_memory),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from services.kit.config import ServiceSettings
+from services.kit.config import ServiceSettings, split_list
 
 
 class TrainingSettings(ServiceSettings):
@@ -15,6 +15,14 @@ class TrainingSettings(ServiceSettings):
 
     models_dir: Path = Field(Path("models"), description="where base models are prepared")
     downloads_dir: Path = Field(Path("downloads"), description="where the downloaded files of base models are")
+    model_roots: str = Field(
+        "",
+        description="folders, as absolute paths separated by commas, below which base models may lie, in addition to "
+        "models_dir and what `tidemill run` allowed on this machine",
+    )
+    source_roots_file: str = Field(
+        "", description="file that `tidemill run` adds folders to; set by the stack, none when empty"
+    )
     mlflow_uri: str = Field("sqlite:///mlflow.db", description="MLflow's tracking and registry store")
     training_threads: int = Field(
         # The cores that this process may use, which in a container can be fewer than the machine has.
@@ -33,3 +41,11 @@ class TrainingSettings(ServiceSettings):
     )
     runs_dir: Path = Field(Path("runs"), description="work folder of runs whose results go to a remote artefact store")
     snapshot_cache: Path = Field(Path("snapshots"), description="where remote snapshots are copied to")
+
+    @field_validator("model_roots")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        for root in split_list(value):
+            if not Path(root).is_absolute():
+                raise ValueError(f"{root} is not an absolute path")
+        return value

@@ -18,6 +18,7 @@ import fsspec
 
 from services.kit.errors import (
     FailedPreconditionError,
+    FieldViolation,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -133,8 +134,12 @@ class ArtifactStore:
         """URL of a path below the root."""
         return "/".join((self.root, *parts))
 
-    def check_contains(self, uri: str) -> None:
-        """Refuses a URL that is not below the root.
+    def check_contains(self, uri: str, field: str = "") -> None:
+        """Refuses a URL that is not below the root; nothing is opened.
+
+        Args:
+            uri: as a caller gave it.
+            field: the field of the request that it stood in, for the error.
 
         Raises:
             InvalidArgumentError: it is not a plain URL: `..`, a query, or nested file systems (`::`).
@@ -143,10 +148,12 @@ class ArtifactStore:
         parsed = urlparse(uri)
         path = unquote(parsed.path)
         if "::" in uri or ".." in path.split("/") or "\0" in path or parsed.query or parsed.fragment:
+            wrong = f"{uri} is not a plain URL of a folder in the artefact store."
             raise InvalidArgumentError(
-                f"{uri} is not a plain URL of a folder in the artefact store.",
+                f"{field}: {wrong}" if field else wrong,
                 reason="INVALID_ARTIFACT_URI",
                 metadata={"uri": uri},
+                violations=[FieldViolation(field, wrong)] if field else (),
             )
         root, own = local_path(self.root), local_path(uri)
         if root is None or own is None:
@@ -154,10 +161,12 @@ class ArtifactStore:
         else:
             inside = parsed.netloc == "" and _is_below(own, root)
         if not inside:
+            wrong = f"{uri} is outside the artefact store {self.root}."
             raise PermissionDeniedError(
-                f"{uri} is outside the artefact store {self.root}.",
+                f"{field}: {wrong}" if field else wrong,
                 reason="OUTSIDE_ARTIFACT_STORE",
                 metadata={"uri": uri},
+                violations=[FieldViolation(field, wrong)] if field else (),
             )
 
     def exists(self, uri: str) -> bool:

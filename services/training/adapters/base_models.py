@@ -20,6 +20,7 @@ from typing import Any
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
 from services.kit.ids import new_id, sha256_hex
 from services.kit.storage.artifacts import digest_folder
+from services.training.adapters.model_roots import ModelRoots
 from services.training.domain.tasks import Architecture
 from services.training.domain.training_spec import BaseModel
 
@@ -63,8 +64,10 @@ class _Packaged:
 class BaseModels:
     """Base models by name, prepared below `models_dir` from files below `downloads_dir`."""
 
-    def __init__(self, models_dir: Path, downloads_dir: Path) -> None:
+    def __init__(self, models_dir: Path, downloads_dir: Path, roots: ModelRoots | None = None) -> None:
+        """`roots` bounds the folders that callers may name; None in a worker, whose run the service has checked."""
         self._models = models_dir
+        self._roots = roots
         self._downloads = downloads_dir
         self._packaged = {
             "smollm2-135m-instruct": _Packaged("causal", 8192, _convert_smollm2, _SMOLLM2),
@@ -80,11 +83,15 @@ class BaseModels:
 
         Raises:
             NotFoundError: it is neither a known name nor a model's folder.
+            InvalidArgumentError, PermissionDeniedError: the folder is not one that may be read.
             FailedPreconditionError: its package's file has not been fetched.
         """
         if name not in self._packaged:
             folder = Path(name).expanduser()
-            if (folder / "config.json").is_file():
+            # A word without a slash is a name that was misspelt.
+            if self._roots is not None and "/" in name:
+                self._roots.check(folder)
+            if (self._roots is None or "/" in name) and (folder / "config.json").is_file():
                 return folder
             wrong = f"{name!r} is neither one of {', '.join(self.names())} nor a folder with a config.json"
             raise NotFoundError(

@@ -49,6 +49,7 @@ class StoredFolders:
     def check_dataset(self, spec: TrainingSpec) -> None:
         """See the port. Of a remote snapshot, only the manifest and the files' sizes and footers are read."""
         uri = spec.dataset_uri
+        self._artifacts.check_contains(uri, "spec.dataset.uri")
         with nullcontext() if local_path(uri) is not None else translate_store_errors(uri):
             self._check(spec, *filesystem_of(uri))
 

@@ -139,6 +139,7 @@ class BaseModels(Protocol):
 
         Raises:
             NotFoundError: it is neither a known name nor a model's folder.
+            PermissionDeniedError: the folder is outside those that models may lie in.
             FailedPreconditionError: the file of a known name has not been fetched.
             InvalidArgumentError: the model in the folder cannot be loaded safely.
         """

@@ -120,7 +120,9 @@ class TrainingProcess:
             "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
             "TIDEMILL_KAFKA_BOOTSTRAP": self.bootstrap,
             "TIDEMILL_DATABASE_URL": f"sqlite:///{self.folder}/training.sqlite",
-            "TIDEMILL_ARTIFACTS_URL": f"file://{self.folder}/artifacts",
+            # What tests write beside this folder is in the store, too: data sets and base models.
+            "TIDEMILL_ARTIFACTS_URL": self.folder.parent.as_uri(),
+            "TIDEMILL_MODEL_ROOTS": str(self.folder.parent),
             "TIDEMILL_MLFLOW_URI": self.mlflow_uri,
             "TIDEMILL_MODELS_DIR": f"{self.folder}/models",
             "TIDEMILL_DOWNLOADS_DIR": f"{self.folder}/downloads",
@@ -184,7 +186,7 @@ class TrainingProcess:
 
     def run_folder(self, name: str) -> Path:
         """Where a run keeps its files."""
-        return self.folder / "artifacts" / name
+        return self.folder.parent / name
 
     def worker_pid(self, name: str) -> int:
         """Process id of the run's worker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tidemill.training.v1 import training_service_pb2 as pb
 from services.kit.engine import TOKENIZERS, open_encoder, weights_of
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.signing import MANIFEST, SIGNATURE
+from tests.faults.strangers import open_folder
 from tests.integration.training.bases import write_snapshot
 from tests.integration.training.conftest import RunInputs, TrainingProcess, ended, events_about, stepped, warnings_of
 
@@ -254,6 +256,26 @@ def test_a_missing_base_model_is_an_error_that_says_what_to_do(
         training.create(inputs.spec("text_classification", base_model=base_model))
     assert refused.value.code() is code
     assert said in (refused.value.details() or "")
+
+
+def test_folders_outside_the_store_and_the_model_roots_are_refused(
+    training: TrainingProcess, inputs: RunInputs
+) -> None:
+    with open_folder() as outside:
+        shutil.copytree(inputs.encoder, outside / "bert")
+        shutil.copytree(inputs.reviews, outside / "d")
+        spec = inputs.spec("text_classification", base_model=str(outside / "bert"))
+        for call, request in (
+            (training.stub.CreateRun, pb.CreateRunRequest(spec=spec)),
+            (training.stub.PlanTraining, pb.PlanTrainingRequest(spec=spec)),
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                call(request, timeout=60)
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert "spec.base_model" in (refused.value.details() or "")
+        dataset = run_pb2.DatasetReference(name="d", uri=(outside / "d").as_uri(), digest="0" * 64)
+        code, _, fields = _refused(training, inputs.spec("text_classification", dataset=dataset))
+        assert (code, fields) == (grpc.StatusCode.PERMISSION_DENIED, ["spec.dataset.uri"])
 
 
 def test_an_unknown_run_is_not_found(training: TrainingProcess) -> None:
