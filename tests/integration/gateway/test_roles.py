@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -15,6 +17,8 @@ from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStu
 from tidemill.pipeline.v1.pipeline_service_pb2 import CreateCycleRequest, ListCyclesRequest
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
+from gateway.access import METHODS, ROUTES
+from gateway.console.app import pages
 from gateway.keys.key import KeyLimits, Role
 from tests.integration.gateway.conftest import Mesh
 
@@ -30,7 +34,7 @@ def channel(mesh: Mesh) -> Iterator[grpc.Channel]:
 
 def code_of(call: Any, request: Any, key: str) -> grpc.StatusCode:
     try:
-        call(request, metadata=(("x-api-key", key),), timeout=20)
+        call(request, metadata=(("x-api-key", key),) if key else (), timeout=20)
     except grpc.RpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -112,3 +116,111 @@ def test_requests_at_once_are_counted_until_they_end(mesh: Mesh) -> None:
     while httpx.post(url, json=_CHAT, headers=headers).status_code == 429:  # the test's own time limit ends it
         pass
     assert httpx.post(url, json=_CHAT, headers=headers).status_code == 200
+
+
+_OPEN_METHODS = {
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+}
+_OPEN_ROUTES = {("GET", "/healthz"), ("GET", "/v2/health/live"), ("GET", "/v2/health/ready")}
+# A page of parts that are left empty, forms to be sent, and the search for an answer by its name.
+_PAGES_WITHOUT_ROLES = {
+    ("GET", path)
+    for path in (
+        "",
+        "/answers",
+        "/pipelines/{pipeline}",
+        "/pipelines/{pipeline}/cycles/{cycle}/cancel",
+        "/rollouts/{rollout}/{order}",
+    )
+}
+# It has a token of its own, and is open to this machine where none is set.
+_SCRAPED = ("GET", "/metrics")
+
+
+@pytest.fixture(scope="module")
+def key_without(mesh: Mesh) -> Callable[[frozenset[Role]], str]:
+    """A key with every role but some, and but admin."""
+
+    @functools.cache
+    def made(roles: frozenset[Role]) -> str:
+        return mesh.store.create("all others", set(Role) - roles - {Role.ADMIN})[1]
+
+    return made
+
+
+def test_what_needs_no_key_is_a_short_list() -> None:
+    assert {method for method, roles in METHODS.items() if roles is None} == _OPEN_METHODS
+    assert {route for route, roles in ROUTES.items() if roles is None} == _OPEN_ROUTES
+
+
+def test_every_method_refuses_a_key_with_all_other_roles_and_no_key(
+    mesh: Mesh, channel: grpc.Channel, key_without: Callable[[frozenset[Role]], str]
+) -> None:
+    before = len(mesh.peers.seen.requests)
+    wrong: list[tuple[str, str, grpc.StatusCode]] = []
+    for method, roles in METHODS.items():
+        if roles is None:
+            continue
+        # The door decides before it knows whether the call is a stream, and reads no message.
+        call = channel.unary_unary(method, lambda message: message, lambda message: message)
+        if (code := code_of(call, b"", "")) is not grpc.StatusCode.UNAUTHENTICATED:
+            wrong.append((method, "no key", code))
+        # Any role will do for reflection.
+        if (
+            set(Role) - roles - {Role.ADMIN}
+            and (code := code_of(call, b"", key_without(roles))) is not grpc.StatusCode.PERMISSION_DENIED
+        ):
+            wrong.append((method, "other roles", code))
+    assert not wrong, wrong
+    assert len(mesh.peers.seen.requests) == before
+
+
+def test_every_route_refuses_a_key_with_all_other_roles_and_no_key(
+    mesh: Mesh, key_without: Callable[[frozenset[Role]], str]
+) -> None:
+    wrong: list[tuple[str, str, int]] = []
+    before = len(mesh.peers.seen.requests)
+    with httpx.Client(base_url=f"http://{mesh.http}", timeout=20) as http:
+        for (verb, template), roles in ROUTES.items():
+            path = re.sub(r"\{\w+\}", "1", template)
+            if roles is None:
+                assert http.request(verb, path).status_code not in (401, 403), path
+            elif (verb, template) != _SCRAPED:
+                if (status := http.request(verb, path).status_code) != 401:
+                    wrong.append((verb, template, status))
+                answer = http.request(verb, path, headers={"x-api-key": key_without(roles)})
+                if answer.status_code != 403 or "needs the role" not in answer.text:
+                    wrong.append((verb, template, answer.status_code))
+    assert not wrong, wrong
+    assert len(mesh.peers.seen.requests) == before
+
+
+def test_every_page_of_the_console_asks_for_a_session_and_for_roles(mesh: Mesh) -> None:
+    """Without the role a page is refused, or shows nothing of a service: no call reaches one."""
+    _, key = mesh.store.create("sends only", {Role.INGEST})
+    wrong: list[tuple[str, str, int]] = []
+    open_pages: set[tuple[str, str]] = set()
+    before = len(mesh.peers.seen.requests)
+    with (
+        httpx.Client(base_url=f"http://{mesh.http}", timeout=20) as stranger,
+        httpx.Client(base_url=f"http://{mesh.http}", headers={"origin": f"http://{mesh.http}"}, timeout=20) as sender,
+    ):
+        assert sender.post("/console/sign-in", data={"key": key}).status_code == 303
+        form = re.search(r'name="form_token" value="(\w+)"', sender.get("/console").text)
+        assert form is not None
+        for page in pages():
+            path = "/console" + re.sub(r"\{\w+\}", "1", page.path.replace("{order}", "approve"))
+            answer = stranger.request(page.method, path)
+            if answer.status_code != 303 or not answer.headers["location"].startswith("/console/sign-in?next="):
+                wrong.append((page.method, page.path, answer.status_code))
+            status = sender.request(
+                page.method, path, data={"form_token": form[1]} if page.method == "POST" else None
+            ).status_code
+            if status != 403:
+                open_pages.add((page.method, page.path))
+    assert not wrong, wrong
+    assert open_pages == _PAGES_WITHOUT_ROLES
+    assert len(mesh.peers.seen.requests) == before
