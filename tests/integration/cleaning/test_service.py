@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,19 @@ def violations(caught: pytest.ExceptionInfo[grpc.RpcError]) -> list[str]:
     return found
 
 
-def test_records_become_a_snapshot(
-    cleaning: CleaningProcess, publisher: KafkaEventPublisher, kafka_bootstrap: str
-) -> None:
+@dataclass(frozen=True)
+class Built:
+    """A data-set version that the service built from 103 records, one of them published within a trace."""
+
+    version: Version
+    """When it was ordered."""
+    ready: Version
+    """When it was built."""
+    trace_id: str
+
+
+@pytest.fixture(scope="module")
+def news(cleaning: CleaningProcess, publisher: KafkaEventPublisher) -> Built:
     put(
         cleaning,
         "news",
@@ -98,49 +109,69 @@ def test_records_become_a_snapshot(
         required_attributes=["headline"],
     )
     version = build(cleaning, "news", {"imports/one": 103}, request_id="build-1")
-    assert version.state == Version.STATE_BUILDING
     events = [
         raw_event(f"n{i}", "news", f"Head {i}\nBody of the article {i} itâ€™s long", "imports/one") for i in range(100)
     ]
     events.append(raw_event("short", "news", "Head\nshort", "imports/one"))
     events.append(raw_event("twin", "news", "Other head\nbody  of the ARTICLE 7 it's long", "imports/one"))
     tracer = TracerProvider().get_tracer("test")
+    # Some records arrive twice.
     publisher.publish(RECORDS_RAW, [*events, *events[:30]])
     with tracer.start_as_current_span("import") as span:
         publisher.publish(RECORDS_RAW, [raw_event("traced", "news", "Head\nA body that has a trace.", "imports/one")])
         trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+    return Built(version, watch(cleaning, version)[-1], trace_id)
 
-    states = watch(cleaning, version)
-    ready = states[-1]
+
+def test_a_version_waits_for_its_imports_and_counts_every_record_once(news: Built) -> None:
+    ready = news.ready
+    assert news.version.state == Version.STATE_BUILDING
     assert ready.state == Version.STATE_READY, ready
     assert ready.records_in == 103
     rejected = dict(ready.rejected_by_reason)
     assert rejected.pop("holdout_surplus", 0) + ready.train_count + ready.holdout_count == 101
     assert rejected == {"too_short": 1, "exact_duplicate": 1}
     assert 0 < ready.holdout_count <= 10
-    folder = Path(ready.uri.removeprefix("file://"))
+
+
+def test_the_files_of_a_version_have_the_cleaned_records_and_its_digest(news: Built) -> None:
+    folder = Path(news.ready.uri.removeprefix("file://"))
     rows = pq.read_table(folder / "train.parquet").to_pylist()
-    assert len(rows) == ready.train_count
+    assert len(rows) == news.ready.train_count
     assert all(
         "it's" in row["text"] and row["headline"].startswith("Head") for row in rows if row["record_id"] != "traced"
     )
-    assert json.loads((folder / "manifest.json").read_text())["digest"] == ready.digest
+    assert json.loads((folder / "manifest.json").read_text())["digest"] == news.ready.digest
 
+
+def test_a_repeated_request_is_the_same_build(cleaning: CleaningProcess, news: Built) -> None:
     repeat = build(cleaning, "news", {"imports/one": 103}, request_id="build-1")
-    assert repeat.name == version.name
+    assert repeat.name == news.version.name
+
+
+def test_a_build_of_equal_records_is_reused(cleaning: CleaningProcess, news: Built) -> None:
     again = build(cleaning, "news", {"imports/one": 103}, request_id="build-2")
     assert again.reused
-    assert (again.digest, again.uri) == (ready.digest, ready.uri)
-    assert again.name == ready.name
+    assert (again.name, again.digest, again.uri) == (news.ready.name, news.ready.digest, news.ready.uri)
 
+
+def test_clean_records_are_published_with_their_attributes_and_trace(news: Built, kafka_bootstrap: str) -> None:
     clean = events_of(kafka_bootstrap, RECORDS_CLEAN, cleaning_events_pb2.RecordCleaned, source="news")
     assert len({message.record_id for _, message in clean}) == 102
     (traced,) = [(headers, message) for headers, message in clean if message.record_id == "traced"]
-    assert trace_id in traced[0]["traceparent"].decode()
+    assert news.trace_id in traced[0]["traceparent"].decode()
     assert traced[0]["ce_type"] == b"tidemill.cleaning.v1.RecordCleaned"
     assert traced[1].attributes["headline"] == "Head"
+
+
+@pytest.mark.usefixtures("news")
+def test_rejected_records_are_published_with_the_reason(kafka_bootstrap: str) -> None:
     refused = events_of(kafka_bootstrap, RECORDS_REJECTED, cleaning_events_pb2.RecordRejected, source="news")
     assert {(m.record_id, m.reason, m.detail) for _, m in refused} == {("short", "too_short", "chars=5 < min_chars=20")}
+
+
+def test_a_built_version_is_published_once(news: Built, kafka_bootstrap: str) -> None:
+    ready = news.ready
     built = events_of(
         kafka_bootstrap, CLEANING_EVENTS, cleaning_events_pb2.DatasetVersionBuilt, dataset_version=ready.name
     )
