@@ -32,3 +32,25 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
     result = CliRunner().invoke(create_cli("statsu"), ["statsu"])
     assert result.exit_code == 2
     assert "status" in result.output
+
+
+_GROUPS = {
+    name: command
+    for name, command in getattr(get_command(create_cli()), "commands", {}).items()
+    if hasattr(command, "commands")
+}
+
+
+@pytest.mark.parametrize("name", sorted(_GROUPS))
+def test_a_group_lists_with_list_and_names_its_commands_in_its_help(name: str) -> None:
+    shown = [each for each, command in _GROUPS[name].commands.items() if not command.hidden]
+    assert "ls" not in shown
+    _, names, listed = _GROUPS[name].help.partition(": ")
+    if names:
+        assert listed.removesuffix(".").split(", ") == shown
+
+
+@pytest.mark.parametrize("name", ["dataset", "dlq", "rollout"])
+def test_ls_still_works_where_it_was(name: str) -> None:
+    assert _GROUPS[name].commands["ls"].callback is not None
+    assert CliRunner().invoke(create_cli(name), [name, "ls", "--help"]).exit_code == 0
