@@ -174,7 +174,10 @@ def _events(bootstrap: str, topic: Topic, kind: Any) -> list[Any]:
 
 
 def main() -> int:
-    """`python -m tests.faults.reconciler LEDGER BOOTSTRAP SOURCE`: prints differences; returns 1 if there are any."""
+    """`python -m tests.faults.reconciler LEDGER BOOTSTRAP SOURCE`: prints differences; returns 1 if there are any.
+
+    TIDEMILL_KAFKA_USER and TIDEMILL_KAFKA_PASSWORD_FILE name the user at the brokers.
+    """
     path, bootstrap, source = sys.argv[1:]
     ledger = Ledger.read(Path(path))
     finding = compare("tidemill.records.raw", ledger.acknowledged, raw_records(bootstrap, source), ledger.uncertain)
