@@ -69,6 +69,7 @@ LOAD_SECONDS ?= 300
 
 faults: setup ## fault injection: attacks, kills, full disks, load; half an hour
 	$(BIN)/pytest -n 2 -m "slow or hypothesis" --hypothesis-profile thorough tests/unit
+	$(SIDE_BY_SIDE) -m faults tests/unit tests/contract tests/integration
 	TIDEMILL_FAULT_SEEDS=$(SEEDS) TIDEMILL_FAULT_MINUTES=$(MINUTES) TIDEMILL_LOAD_SECONDS=$(LOAD_SECONDS) \
 		$(BIN)/pytest --hypothesis-profile thorough tests/faults
 

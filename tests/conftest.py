@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from xdist.remote import Producer
 
 from services.kit.storage.database import open_database
+from tests.boundaries import mark
 from tests.examples import register_profiles
 from tests.groups import GroupScheduling, arrange
 from tests.postgresql import PostgreSQL, running_postgresql
@@ -37,9 +38,11 @@ def umask_as_before() -> Iterator[None]:
     os.umask(_UMASK)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs the longest groups first."""
+    """Runs the longest groups first, and marks the tests of walls and operation."""
     arrange(items)
+    mark(items)
 
 
 @pytest.hookimpl(optionalhook=True)
