@@ -12,7 +12,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-serving bench-plan stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -98,6 +98,9 @@ bench-drift: setup ## false alarms and power of the drift trigger, into docs/ben
 
 bench-cascade: setup ## a small classifier with a larger one behind it, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.cascade
+
+bench-semantic: setup ## how often a cache by the likeness of texts would be wrong, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks.semantic
 
 bench-serving: setup ## what the gateway adds to a call to Triton, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.serving
