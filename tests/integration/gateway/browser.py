@@ -23,6 +23,7 @@ AXE = next(Path(axe_core_python.__file__).parent.rglob("axe.min.js")).read_text(
 PAGES = (
     *("", "/pipelines/headlines", "/pipelines/headlines/cycles/01jtest", "/pipelines/headlines/cycles/01jtest/cancel"),
     *("/rollouts", f"/rollouts/{'a' * 26}", f"/rollouts/{'a' * 26}/force", "/audit", "/reviews", "/reviews/next"),
+    "/judges",
     *("/models", "/models/headlines", "/models/headlines/versions/3", "/answers/01jwriter"),
     *("/datasets", "/datasets/headlines", "/datasets/headlines/versions/7", "/records?record=r1", "/logs"),
 )
