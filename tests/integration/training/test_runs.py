@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from itertools import groupby
 from pathlib import Path
@@ -35,8 +36,8 @@ def writer(training: TrainingProcess, inputs: RunInputs) -> run_pb2.Run:
     name = training.create(inputs.spec("generation"), request_id="writer").name
     watched = list(training.stub.WatchRun(pb.WatchRunRequest(name=name), timeout=300))
     phases = [phase for phase, _ in groupby(item.run.progress.phase for item in watched if item.run.progress.phase)]
+    # A watcher may miss a short phase, and never sees one out of its turn; the worker's log has them all.
     assert phases
-    # A watcher may miss a short phase, and never sees one out of its turn.
     order = iter(("prepare", "evaluate", "train", "evaluate", "compress"))
     assert all(phase in order for phase in phases), phases
     states = [state for state, _ in groupby(item.run.state for item in watched)]
@@ -53,6 +54,12 @@ def classifier(training: TrainingProcess, inputs: RunInputs) -> run_pb2.Run:
     """A classification run."""
     run = training.create(inputs.spec("text_classification", steps=30))
     return training.wait(run.name, ended)
+
+
+def test_a_run_has_all_phases_in_order(writer: run_pb2.Run, training: TrainingProcess) -> None:
+    log = (training.run_folder(writer.name) / "worker.log").read_text("utf-8")
+    ended_phases = re.findall(rf"{writer.name}: (\w+) took", log)
+    assert ended_phases == ["prepare", "evaluate", "train", "evaluate", "compress"]
 
 
 def test_a_writer_is_measured_before_after_and_in_each_build(writer: run_pb2.Run, training: TrainingProcess) -> None:
