@@ -29,6 +29,7 @@ from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.domain.source_import import SourceSpec, check_spec
 from services.ingest.domain.source_uri import UriRefusedError, parse_uri, shown
+from services.ingest.engine.formats import make_format, names
 from services.ingest.engine.formats.json_lines import JsonLines
 from services.ingest.engine.formats.text_folder import TextFolder
 from services.ingest.settings import IngestSettings
@@ -159,6 +160,40 @@ def test_an_address_of_another_form_is_refused_before_anything_is_sent(server: S
             attempt()
         assert [item.field for item in caught.value.violations] == ["spec.json_lines.uri"]
         assert "secret" not in caught.value.message
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "reference::http://127.0.0.1:{port}/a",
+        "zip::http://127.0.0.1:{port}/a",
+        "ftp://127.0.0.1/a",
+        "http://user:secret@127.0.0.1:{port}/a",
+        "file:///data/%2e%2e/etc",
+        "relative",
+    ],
+)
+def test_no_format_reads_an_address_of_another_form(server: Server, name: str, uri: str) -> None:
+    wanted = SourceSpec("s", make_format(name, {"uri": uri.replace("{port}", str(server.port))}))
+    sources = file_sources("/", hosts=["127.0.0.1:*"])
+    for attempt in (lambda: check_spec(wanted), lambda: sources.survey(wanted, Interrupt())):
+        with pytest.raises(InvalidArgumentError) as caught:
+            attempt()
+        assert f"spec.{name}.uri" in [item.field for item in caught.value.violations]
+        assert "secret" not in caught.value.message
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_format_reads_outside_the_roots_or_calls_this_machine(server: Server, tmp_path: Path, name: str) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "outside").mkdir()
+    sources = file_sources(str(tmp_path / "root"))
+    for uri in (str(tmp_path / "outside"), "/proc/self", "/etc", server.url("/a.jsonl"), "s3://bucket/a"):
+        with pytest.raises((PermissionDeniedError, InvalidArgumentError)):
+            pull(sources, SourceSpec("s", make_format(name, {"uri": uri})))
     assert server.asked == []
 
 

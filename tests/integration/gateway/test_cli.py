@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from rich.cells import cell_len
 from tidemill.inference.v1.route_pb2 import VersionRole
@@ -24,6 +25,7 @@ from tidemill.telemetry.v1.telemetry_service_pb2 import LogRecord, Span
 from tests.integration.gateway.conftest import Mesh
 from tests.integration.gateway.fake_peers import ANSWER, OLDER, ROLLOUT, WORDS
 from tests.unit.cli.cycles import NAME, running, succeeded
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -438,6 +440,20 @@ def test_keys_with_roles_rotate(mesh: Mesh) -> None:
     shown = tidemill(mesh, "keys", "list").stdout
     assert "predict" in shown
     assert "5/s, 2 at once" in shown
+    assert httpx.get(f"http://{mesh.http}/v1/models", headers={"x-api-key": rotated["key"]}).status_code == 200
+
+    def row() -> dict[str, object]:
+        keys = json.loads(tidemill(mesh, "keys", "list", "--json").stdout)
+        return next(key for key in keys if key["id"] == rotated["id"])
+
+    used = wait_until(lambda: row() if row()["last_use_time"] else None, "the time of last use")
+    assert (used["tenant"], used["expire_time"]) == ("acme", rotated["expire_time"])
+    lines = tidemill(mesh, "keys", "list").stdout.splitlines()
+    assert all(heading in lines[0] for heading in ("last used", "ends", "tenant"))
+    line = next(line for line in lines if line.startswith(rotated["id"]))
+    # Created, last used and ends, each as a day and a minute.
+    assert len(re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d", line)) == 3, line
+    assert "acme" in line
     done = tidemill(mesh, "keys", "create", "robot", "--role", "root")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "choose from read, predict, ingest, operate, admin" in done.stderr

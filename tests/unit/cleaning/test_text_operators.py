@@ -288,3 +288,9 @@ def test_the_first_line_moves_to_a_field() -> None:
     refused = recipe.clean("one line only", {})
     assert refused.rejection is not None
     assert refused.rejection.reason == "no_first_line"
+
+
+def test_an_entity_that_is_unescaped_before_is_not_taken_for_html_after() -> None:
+    recipe = compile_recipe(REGISTRY, [OperatorSpec("fix_unicode", {}), OperatorSpec("strip_html", {})])
+    assert recipe.clean("write &lt;x&gt; here", {}).text == "write <x> here"
+    assert recipe.clean("&lt;john@example.com&gt; and <b>bold</b>", {}).text == "<john@example.com> and bold"
