@@ -20,10 +20,17 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from gateway.settings import GatewaySettings
+from services.ingest.settings import IngestSettings
 from tests.faults.gateway_process import GatewayProcess, running_gateway
 from tests.faults.http2 import CONTINUATION, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, UnfinishedMessages, frame, kinds
 
 MIB = 1024 * 1024
+
+
+def test_headers_and_connections_of_sources_have_10_s_unless_the_operator_says_otherwise() -> None:
+    assert GatewaySettings.model_fields["header_timeout_s"].default == 10
+    assert IngestSettings.model_fields["source_connect_s"].default == 10
 
 
 @pytest.fixture(scope="module")

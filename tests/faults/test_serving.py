@@ -244,6 +244,7 @@ def test_a_gateway_that_starts_while_the_control_plane_is_down_serves(served: Se
 def test_callers_of_a_killed_model_process_get_unavailable_and_it_comes_back(served: Served) -> None:
     assert served.label() == "2 negative"
     codes: set[grpc.StatusCode] = set()
+    silent: list[Any] = []
     with ThreadPoolExecutor(8) as pool:
         for round_ in range(4):
             request = pb.PredictRequest(model="models/classifier", texts=[f"good {round_} {n}" for n in range(64)])
@@ -252,6 +253,9 @@ def test_callers_of_a_killed_model_process_get_unavailable_and_it_comes_back(ser
                 try:
                     served.service.stub.Predict(request, timeout=60)
                 except grpc.RpcError as error:
+                    # A refused caller learns when to come again.
+                    if error.code() is grpc.StatusCode.UNAVAILABLE and not _retry_info(error):
+                        silent.append(error.details())
                     return error.code()
                 return grpc.StatusCode.OK
 
@@ -262,6 +266,31 @@ def test_callers_of_a_killed_model_process_get_unavailable_and_it_comes_back(ser
             codes |= {future.result() for future in asked}
     assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
     assert grpc.StatusCode.UNAVAILABLE in codes
+    assert silent == []
+    assert served.label() == "2 negative"
+
+
+def test_callers_over_http_learn_when_to_come_again_after_a_model_process_was_killed(served: Served) -> None:
+    assert served.label() == "2 negative"
+    refused: list[httpx.Response] = []
+    with httpx.Client(base_url=f"http://127.0.0.1:{served.service.http}", timeout=60) as http:
+        for process in served.model_processes():
+            process.kill()
+
+        def asked(number: int) -> httpx.Response:
+            # Not one that a cache holds.
+            tensor = {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": [f"good over http {number}"]}
+            return http.post("/v2/models/classifier/infer", json={"inputs": [tensor]})
+
+        for number in range(200):
+            answer = asked(number)
+            if answer.status_code != 200:
+                refused.append(answer)
+            elif refused:
+                break
+    assert refused
+    assert {answer.status_code for answer in refused} == {503}, refused[0].text
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
     assert served.label() == "2 negative"
 
 

@@ -11,7 +11,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from kafka import KafkaConsumer
+from kafka import KafkaAdminClient, KafkaConsumer
+from kafka.admin import ConfigResource, ConfigResourceType
 from tidemill.inference.v1.inference_events_pb2 import PredictionServed
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.pipeline.v1.cycle_pb2 import Cycle, PipelineSpec, Rollout
@@ -22,7 +23,7 @@ from infra.stack.state import StackState
 from infra.stack.testing import REUSE
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import OutgoingEvent
-from services.kit.bus.topics import FEEDBACK, PIPELINE_EVENTS, PREDICTIONS
+from services.kit.bus.topics import FEEDBACK, FEEDBACK_INBOUND, PIPELINE_EVENTS, PREDICTIONS, TOPICS
 from tests.integration.pipeline.conftest import Peers, PipelineProcess
 from tests.waiting import wait_for
 
@@ -123,6 +124,25 @@ def test_a_cycle_that_does_not_exist_is_not_found(stub: PipelineServiceStub) -> 
     with pytest.raises(grpc.RpcError) as caught:
         stub.GetCycle(pb.GetCycleRequest(name="pipelines/none/cycles/none"), timeout=10)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_the_running_service_keeps_what_its_readers_have_not_read(stub: PipelineServiceStub, kafka: str) -> None:
+    """By age alone Kafka would delete it while a reader is down."""
+    topics = [topic.name for topic in TOPICS if "tidemill-pipeline" in topic.readers]
+    assert {PREDICTIONS.name, FEEDBACK_INBOUND.name} <= set(topics)
+    admin = KafkaAdminClient(bootstrap_servers=kafka)
+    try:
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+
+        def retention() -> dict[str, str]:
+            found = admin.describe_configs(resources, config_filter="all")["topic"]
+            return {topic: settings["retention.ms"]["value"] for topic, settings in found.items()}
+
+        wait_for(
+            retention, lambda found: found == dict.fromkeys(topics, "-1"), "no limit of age on topics with readers"
+        )
+    finally:
+        admin.close()
 
 
 def test_feedback_meets_its_prediction_and_is_reported_on_the_bus(stub: PipelineServiceStub, kafka: str) -> None:
