@@ -1,10 +1,12 @@
-"""A broker that hangs: callers get BUS_AWAY before their own deadline, and a stop is not delayed."""
+"""A broker that hangs or was killed: callers get BUS_AWAY before their own deadline, and a stop is not delayed."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from tidemill.ingest.v1 import ingest_service_pb2 as pb
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as stubs
 from tidemill.ingest.v1.record_pb2 import Record
 
+from infra.stack import client
 from infra.stack.state import StackState
-from infra.stack.testing import running_parts
+from infra.stack.testing import REUSE, running_parts
 from services.kit.bus.kafka import ensure_topics
+from services.kit.config import home_dir
 from tests.freezing import frozen
 from tests.service_process import ServiceProcess
 from tests.waiting import wait_until
@@ -28,9 +32,12 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
-    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as state:
-        ensure_topics(state.kafka_bootstrap)
-        yield state
+    with pytest.MonkeyPatch.context() as patch:
+        # A broker of its own: it is killed.
+        patch.delenv(REUSE, raising=False)
+        with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as state:
+            ensure_topics(state.kafka_bootstrap)
+            yield state
 
 
 @pytest.fixture
@@ -97,3 +104,23 @@ def test_a_stop_is_not_held_up_by_a_broker_that_hangs(stack: StackState, ingest:
         caller.join(60)
         assert [reason_of(error) for error in answers] == ["BUS_AWAY"], "answered in order, not cut off"
     wait_until(lambda: not ingest.running, "the end of the service")
+
+
+def test_a_caller_gets_the_same_answer_from_a_broker_that_was_killed(stack: StackState, ingest: ServiceProcess) -> None:
+    push(ingest, "before", 60)
+    errors: list[grpc.RpcError] = []
+    number = 0
+    # The supervisor starts it again, so that it is killed until a caller has met its absence.
+    while not errors:
+        number += 1
+        broker = client.status(stack.state, home_dir()).children["kafka"].pid
+        if broker is not None:
+            with suppress(ProcessLookupError):
+                os.kill(broker, signal.SIGKILL)
+        try:
+            push(ingest, f"killed {number}", 4)
+        except grpc.RpcError as error:
+            errors.append(error)
+    assert [(error.code(), reason_of(error)) for error in errors] == [(grpc.StatusCode.UNAVAILABLE, "BUS_AWAY")]
+    wait_until(lambda: client.status(stack.state, home_dir()).children["kafka"].healthy, "the broker", 90)
+    push(ingest, "after", 60)
