@@ -88,7 +88,15 @@ def open_channel(
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.keepalive_time_ms", 30_000),
+            # A frozen peer is found within ten seconds, not at each caller's deadline: pings are answered by threads of
+            # gRPC's core, however busy Python is. Until it answers again, connecting fails and so do calls, at once.
+            ("grpc.keepalive_time_ms", 5_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            # Without this one the core waits a minute for the answer to a ping that measured bandwidth.
+            ("grpc.http2.ping_timeout_ms", 5_000),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.min_reconnect_backoff_ms", 2_000),
             ("grpc.enable_retries", 1),
             ("grpc.service_config", _SERVICE_CONFIG),
             # Reconnect to a restarted peer within a second, not within two minutes.

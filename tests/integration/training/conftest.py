@@ -27,6 +27,7 @@ from infra.stack.testing import running_parts
 from services.kit.bus.kafka import ensure_topics
 from services.kit.bus.topics import TRAINING_EVENTS
 from services.kit.storage.signing import TrustedKeys
+from services.training.adapters.job import WorkerLock
 from tests.integration.training.bases import make_encoder, make_writer, write_reviews
 from tests.waiting import wait_for
 
@@ -190,7 +191,9 @@ class TrainingProcess:
 
     def worker_pid(self, name: str) -> int:
         """Process id of the run's worker."""
-        return int((self.run_folder(name) / "worker.pid").read_text())
+        pid = WorkerLock(self.run_folder(name)).holder()
+        assert pid is not None, f"no worker of {name} is at work"
+        return pid
 
     def _channel(self) -> grpc.Channel:
         if self._open is None:
