@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -152,7 +153,7 @@ def test_columns_that_unpack_to_too_much_are_not_read(monkeypatch: pytest.Monkey
     monkeypatch.setattr(arrow_rows, "_MAX_CHUNK_BYTES", 1 << 20)
     content = parquet(pa.table({"text": ["x" * (1 << 21)]}))
     assert len(content) < 200_000
-    with pytest.raises(BadContentError, match="make groups smaller"):
+    with pytest.raises(BadContentError, match="write smaller groups"):
         rows(content)
 
 
@@ -183,3 +184,45 @@ def test_a_folder_of_datasets_names_its_splits_and_class_labels(tmp_path: Path) 
 @pytest.mark.parametrize("metadata", [None, {}, {b"huggingface": b"{"}, {b"huggingface": b'{"info": []}'}])
 def test_a_schema_without_labels_has_none(metadata: Any) -> None:
     assert arrow_rows.class_labels(metadata) == {}
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_a_compressed_stream_is_refused_before_it_is_unpacked(codec: Literal["zstd", "lz4"]) -> None:
+    table = pa.table({"text": pa.array(["x" * (64 << 20)])})
+    out = io.BytesIO()
+    with pa.ipc.new_stream(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_table(table)
+    assert len(out.getvalue()) < 1 << 20
+    before = pa.total_allocated_bytes()
+    with pytest.raises(BadContentError, match="its batches are compressed") as caught:
+        rows(out.getvalue())
+    assert caught.value.reason == "COMPRESSED_ARROW"
+    assert pa.total_allocated_bytes() - before < 16 << 20
+
+
+def test_a_text_that_a_file_stores_once_is_not_in_memory_as_often_as_it_occurs() -> None:
+    many = 64
+    out = io.BytesIO()
+    pq.write_table(pa.table({"text": ["x" * (4 << 20)] * many}), out)
+    content = out.getvalue()
+    assert len(content) < 1 << 20
+    (batch,) = PLAIN._batches(io.BytesIO(content))
+    assert batch.get_total_buffer_size() < 16 << 20
+    tracemalloc.start()
+    count = sum(len(row["text"]) == 4 << 20 for _, row in PLAIN.split(ReadFile("a.parquet", "", [content])))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == many
+    assert peak < 64 << 20
+
+
+def test_a_value_that_is_too_long_refuses_its_row_and_is_not_read(tmp_path: Path) -> None:
+    table = pa.table({"text": ["one", "y" * (12 << 20), "three"], "n": [1, 2, 3]})
+    for name, content in (("a.parquet", parquet(table)), ("b.parquet", stream(table))):
+        (tmp_path / name).write_bytes(content)
+        one, long, three = pull(file_sources(tmp_path), SourceSpec("s", ParquetFiles(f"{tmp_path}/{name}")))
+        assert isinstance(one, RawRecord)
+        assert isinstance(three, RawRecord)
+        assert isinstance(long, Refusal)
+        assert long.reason == "LINE_TOO_LONG"
+        assert len(long.content) < 1000
