@@ -78,6 +78,8 @@ class SqlJudgeStore:
         """See the port."""
         values = {"state": RatingState.OVER_LIMIT.value, "rate_time": now}
         with translate_database_errors(), self._engine.begin() as connection:
+            # The first of a day is the first for two at once, too.
+            _lock_usage(connection, judge)
             if not _settle(connection, judge, answer, values):
                 return
             if not _usage(connection, judge, now)["over_limit"]:
