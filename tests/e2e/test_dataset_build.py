@@ -49,12 +49,13 @@ def test_a_data_set_is_built_again_only_when_its_source_changed(mesh: Mesh, exam
 
 def test_what_is_wrong_with_a_file_is_named_by_its_line(mesh: Mesh, example: Path) -> None:
     text = example.read_text(encoding="utf-8")
-    for wrong, line, words in (
-        (text.replace("min_chars: 8", "min_chars: -8"), 14, "min_chars"),
-        (text.replace("reports.jsonl", "nothing.jsonl"), 6, "nothing.jsonl"),
-        (text.replace("datasets/medical-reports", "medical"), 8, "dataset.name"),
-        (text + "capture: {}\nfeedback: {}\n", 19, "use `tidemill run`"),
+    for wrong, mark, words in (
+        (text.replace("min_chars: 8", "min_chars: -8"), "min_chars", "min_chars"),
+        (text.replace("reports.jsonl", "nothing.jsonl"), "nothing.jsonl", "nothing.jsonl"),
+        (text.replace("datasets/medical-reports", "medical"), "name: medical", "dataset.name"),
+        (text + "capture: {}\nfeedback: {}\n", "feedback: {}", "use `tidemill run`"),
     ):
+        (line,) = [number for number, each in enumerate(wrong.splitlines(), 1) if mark in each.partition("#")[0]]
         file = example.with_name("wrong.yaml")
         file.write_text(wrong, encoding="utf-8")
         done = mesh.tidemill("dataset", "build", str(file), check=False)

@@ -147,6 +147,8 @@ def test_requests_at_once_are_counted_over_both_and_forgotten_with_a_process_tha
     with pair.process(1) as one, ExitStack() as second:
         two = second.enter_context(pair.process(2))
         key = pair.create_key(KeyLimits(concurrent=1))
+        # A process that does not know the key yet would refuse the request that is to be held.
+        wait_until(lambda: _ask(pair.connect_to(two), key) == 503, "the key is known")
         held = pair.connect_to(two)
         held.putrequest("POST", "/v1/feedback")
         held.putheader("x-api-key", key)

@@ -122,7 +122,7 @@ def test_a_rollout_is_listed_shown_and_overruled(mesh: Mesh) -> None:
     assert (request.name, request.reason, len(request.request_id)) == (ROLLOUT, "I saw something", 26)
     assert "running, frozen" in tidemill(mesh, "rollout", "freeze", ROLLOUT).stdout
     missing = tidemill(mesh, "rollout", "show", "headlines")
-    assert (missing.returncode, "rollout ls" in missing.stderr) == (1, True)
+    assert (missing.returncode, "rollout list" in missing.stderr) == (1, True)
 
 
 def test_the_audit_trail_is_shown_and_exported_whole(mesh: Mesh) -> None:

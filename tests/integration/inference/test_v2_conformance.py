@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2 as v2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.integration.inference.conftest import Builds, InferenceProcess
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -233,7 +234,8 @@ def statistics(d: Doors) -> None:
 
     before = count()
     d.infer()
-    assert count() == before + 2  # texts
+    # Triton counts after it has answered.
+    wait_until(lambda: count() == before + 2, "the count of two texts")
     names = [item["name"] for item in d.http.get("/v2/models/stats").json()["model_stats"]]
     assert {d.model, d.writer} <= set(names)
     [found] = d.grpc.ModelStatistics(v2.ModelStatisticsRequest(name=d.model), timeout=10).model_stats
