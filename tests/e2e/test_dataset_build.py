@@ -52,7 +52,7 @@ def test_what_is_wrong_with_a_file_is_named_by_its_line(mesh: Mesh, example: Pat
     for wrong, mark, words in (
         (text.replace("min_chars: 8", "min_chars: -8"), "min_chars", "min_chars"),
         (text.replace("reports.jsonl", "nothing.jsonl"), "nothing.jsonl", "nothing.jsonl"),
-        (text.replace("datasets/medical-reports", "medical"), "name: medical", "dataset.name"),
+        (text.replace("datasets/medical-reports", "medical"), "  name: medical", "dataset.name"),
         (text + "capture: {}\nfeedback: {}\n", "feedback: {}", "use `tidemill run`"),
     ):
         (line,) = [number for number, each in enumerate(wrong.splitlines(), 1) if mark in each.partition("#")[0]]
