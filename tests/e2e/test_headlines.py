@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -13,6 +15,10 @@ import tritonclient.http as triton_http
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
+from services.kit.network_rules import NetworkRules
+from services.pipeline.adapters.judge_calls import JudgeCalls
+from services.pipeline.domain.capture import CapturedAnswer
+from services.pipeline.domain.judge import JudgeSpec, LanguageModelJudge, NoVerdictError
 from tests.e2e.conftest import Mesh
 from tests.waiting import wait_until
 
@@ -84,6 +90,27 @@ def test_a_stub_gets_the_same_answer_as_the_openai_client(mesh: Mesh, client: op
         answer = InferenceServiceStub(channel).Generate(request, metadata=mesh.metadata, timeout=60)
     assert answer.text == whole.choices[0].message.content
     assert answer.usage.completion_tokens > 0
+
+
+def test_a_small_model_as_a_judge_gives_a_verdict_or_none_and_nothing_else(mesh: Mesh, cycle: dict[str, Any]) -> None:
+    """The gateway holds its reply to the schema; what it thinks of the answer is not tested."""
+    address = f"http://{mesh.stack.address('gateway_http')}/v1"
+    kind = LanguageModelJudge(address, MODEL, "It is about banks.", "TIDEMILL_JUDGE_KEY_MESH", max_tokens=300)
+    calls = JudgeCalls(NetworkRules(["127.0.0.1:*"]), lambda _: mesh.key)
+    answer = CapturedAnswer(
+        "answers/a", "models/m/versions/1", "generate", ARTICLE, "Bank shares rise", datetime.now(UTC)
+    )
+
+    async def tokens() -> int:
+        try:
+            opinion = await calls.rate(JudgeSpec("large", kind, timeout_s=120), answer, {})
+        except NoVerdictError as error:
+            # It wrote until it had no tokens left.
+            return error.tokens
+        assert opinion.reason
+        return opinion.tokens
+
+    assert asyncio.run(tokens()) > 20
 
 
 def test_a_missing_model_is_not_found_everywhere(mesh: Mesh, client: openai.OpenAI) -> None:

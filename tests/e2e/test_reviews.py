@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline_pb
 from tidemill.pipeline.v1.pipeline_service_pb2 import GetCycleRequest
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
+from services.kit.network_rules import NetworkRules
+from services.pipeline.adapters.judge_calls import JudgeCalls
+from services.pipeline.domain.capture import CapturedAnswer
+from services.pipeline.domain.judge import ClassifierJudge, JudgeSpec
 from tests.e2e.conftest import ROOT, Mesh
 from tests.waiting import wait_until
 
@@ -64,6 +70,21 @@ def test_the_model_answers_and_feedback_finds_its_version(mesh: Mesh, cycle: dic
             return next((item for item in found if item.answer == name), None)
 
         assert wait_until(judged).model_version == cycle["model_version"]
+
+
+def test_the_model_judges_the_answers_of_another_through_the_gateway(mesh: Mesh, cycle: dict[str, Any]) -> None:
+    kind = ClassifierJudge(
+        f"http://{mesh.stack.address('gateway_http')}", "models/reviews", ("positive",), "TIDEMILL_JUDGE_KEY_MESH"
+    )
+    calls = JudgeCalls(NetworkRules(["127.0.0.1:*"]), lambda _: mesh.key)
+
+    def good(text: str) -> bool:
+        now = datetime.now(UTC)
+        answer = CapturedAnswer("answers/a", "models/replies/versions/1", "generate", "问题", text, now)
+        return asyncio.run(calls.rate(JudgeSpec("tone", kind), answer, {})).good
+
+    assert good("房间很干净，服务也好，下次还会来")
+    assert not good("太差了，又脏又吵，再也不来")
 
 
 def test_check_asks_the_mesh_for_the_operators(mesh: Mesh) -> None:
@@ -137,7 +158,8 @@ def test_a_corrected_answer_is_in_the_next_data_set(mesh: Mesh, cycle: dict[str,
 
     def change(value: dict[str, Any]) -> None:
         _short(value)
-        value |= {"capture": {"keep_days": 1}, "feedback": {"corrections": {"weight": 3}}}
+        judges = [{"name": "form", "rules": {"matches": "^(positive|negative)$"}}]
+        value |= {"capture": {"keep_days": 1, "judges": judges}, "feedback": {"corrections": {"weight": 3}}}
 
     path = str(mesh.pipeline("reviews.yaml", change))
     with mesh.channel() as channel:
@@ -173,6 +195,12 @@ def test_a_corrected_answer_is_in_the_next_data_set(mesh: Mesh, cycle: dict[str,
         assert "13812345678" not in answer.prompt
         assert "前台态度冷淡" in answer.prompt
         assert answer.model_version == cycle["model_version"]
+        judged = wait_until(lambda: mesh.json("judges", "ratings", "reviews", "--answer", answer.name), "a rating")
+        wait_until(lambda: mesh.json("judges", "ratings", "reviews")[0]["state"] == "STATE_RATED", "a judge's rating")
+        assert judged[0]["judge"] == "models/reviews/judges/form"
+        (judge,) = mesh.json("judges", "list")
+        # No one has checked it yet, so it decides nothing; JSON leaves out what is false.
+        assert ("checked" in judge, judge["good_share"]) == (False, 1)
         label = "positive" if answer.label == "negative" else "negative"  # another one, or it would be no correction
         mesh.tidemill("feedback", answer.name, "bad", "--label", label, "--author", "anna")
         version = cycle_until("clean").dataset_version
