@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import grpc
 import typer
 from rich.console import Console
 from tidemill.cleaning.v1.cleaning_service_pb2 import (
@@ -27,7 +25,7 @@ from gateway.cli.connection import Connection, connect
 from gateway.cli.cycle_commands import AllowOption, missing_assets
 from gateway.cli.dataset_commands import VersionName, dataset, find_version, print_version, replaced
 from gateway.cli.output import EXIT_INTERRUPTED, AddressOption, JsonOption, as_json, print_json, stderr, stdout
-from gateway.cli.patience import Patience
+from gateway.cli.patience import watched
 from gateway.cli.pipeline_file import PipelineFile, load_dataset
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from services.kit.ids import new_id
@@ -35,7 +33,6 @@ from services.kit.ids import new_id
 __all__ = ["dataset"]
 
 _TIMEOUT_S = 120
-_PAUSE_S = 1.0
 _LOST = "RECORDS_LOST"
 _CARDS = {".md": "markdown", ".html": "html"}
 
@@ -205,19 +202,13 @@ def _built(connection: Connection, name: str, imports: list[Import], console: Co
 
 
 def _states(connection: Connection, call: Any, request: Any, state: Any) -> Iterator[Any]:
-    """Every state of what is watched, the last one final, through lost connections and restarts."""
+    """Every state of an import or a version, the last one final."""
     # The first state after "not set" of imports and of versions is the one of work that has not ended.
-    patience = Patience("the same command")
-    while True:
-        try:
-            for answer in call(request, metadata=connection.metadata):
-                patience.restored()
-                yield answer
-                if state(answer) > Import.STATE_RUNNING:
-                    return
-        except grpc.RpcError as error:
-            patience.failed(error)
-        time.sleep(_PAUSE_S)
+    return watched(
+        lambda: call(request, metadata=connection.metadata),
+        lambda answer: state(answer) > Import.STATE_RUNNING,
+        "the same command",
+    )
 
 
 def _renamed(error: InvalidArgumentError, prefix: str) -> InvalidArgumentError:

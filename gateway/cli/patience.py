@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import grpc
 
 from services.kit.errors import UnavailableError
 
 PATIENCE_S = 120.0
+_PAUSE_S = 1.0
+
+T = TypeVar("T")
+
 # What a caller sees of a restart of a service or the gateway, or of an overloaded machine.
 _PASSING = (
     grpc.StatusCode.UNAVAILABLE,
@@ -53,3 +59,35 @@ class Patience:
                 f"parts; `{self._command}` continues.",
                 reason="GATEWAY_UNAVAILABLE",
             ) from error
+
+
+def watched(
+    watch: Callable[[], Iterable[T]],
+    is_final: Callable[[T], bool],
+    command: str,
+    note: Callable[[str], None] = lambda _: None,
+) -> Iterator[T]:
+    """Every state of what is watched, the last one final, through lost connections and restarts.
+
+    Args:
+        watch: begins to watch: a call that streams states.
+        is_final: whether nothing follows a state.
+        command: see `Patience`.
+        note: shows that the connection is lost, and nothing once it is back.
+
+    Raises:
+        UnavailableError, grpc.RpcError: see `Patience.failed`.
+    """
+    patience = Patience(command)
+    while True:
+        try:
+            for state in watch():
+                patience.restored()
+                note("")
+                yield state
+                if is_final(state):
+                    return
+        except grpc.RpcError as error:
+            patience.failed(error)
+            note("The mesh does not answer; retrying …")
+        time.sleep(_PAUSE_S)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from services.cleaning.app.datasets import Datasets
 from services.cleaning.app.ports import Placement, RejectedRow, SnapshotStore
-from services.cleaning.domain.dataset import SnapshotSummary, VersionState
+from services.cleaning.domain.dataset import DatasetVersion, SnapshotSummary, VersionState
 from services.cleaning.engine.card.statistics import SAMPLED_TEXTS, CardFigures, PartFigures
 from services.kit.errors import FailedPreconditionError
 
@@ -31,11 +31,12 @@ class Cards:
         Raises:
             NotFoundError, FailedPreconditionError: see `figures`.
         """
-        counts = self._snapshot(name).rejected_by_reason
+        snapshot = self._snapshot(self._datasets.version(name))
+        counts = snapshot.rejected_by_reason
         order = sorted(counts, key=lambda reason: (-counts[reason], reason))
         found: dict[str, list[RejectedRow]] = {reason: [] for reason in order}
         missing = sum(min(count, per_reason) for count in counts.values())
-        _, batches = self._snapshots.rows(self._snapshot(name), Placement.REJECTED)
+        _, batches = self._snapshots.rows(snapshot, Placement.REJECTED)
         for batch in batches:
             # Snapshots of earlier releases have no column for the operator.
             nothing = [None] * len(batch["reason"])
@@ -50,13 +51,12 @@ class Cards:
                 break
         return found
 
-    def _snapshot(self, name: str) -> SnapshotSummary:
-        version = self._datasets.version(name)
+    def _snapshot(self, version: DatasetVersion) -> SnapshotSummary:
         if version.state is not VersionState.READY or version.snapshot is None:
             raise FailedPreconditionError(
-                f"{name} is {version.state.value}; only a version that is ready has a card and examples.",
+                f"{version.name} is {version.state.value}; only a version that is ready has a card and examples.",
                 reason="VERSION_NOT_READY",
-                metadata={"dataset_version": name},
+                metadata={"dataset_version": version.name},
             )
         return version.snapshot
 
@@ -67,7 +67,8 @@ class Cards:
             NotFoundError: the version does not exist.
             FailedPreconditionError: it is not ready, or a file of it is missing.
         """
-        snapshot, version = self._snapshot(name), self._datasets.version(name)
+        version = self._datasets.version(name)
+        snapshot = self._snapshot(version)
         parts = {}
         for title, placement in _PARTS.items():
             if placement is Placement.HELD_BACK and not snapshot.feedback:

@@ -74,17 +74,21 @@ class Cascades:
         asked = ModelReference(larger)
         version = self._table.choose(asked, user, Task.TEXT_CLASSIFICATION)
         try:
-            _check_labels(version, labels)
-            results = await predicted(self._server, version, texts)
+            results = await self._predicted(version, labels, texts)
         except NotLoadedError:
             again = await self._table.choose_again(asked, version, user, Task.TEXT_CLASSIFICATION)
             if again is None:
                 raise
             version = again
-            _check_labels(version, labels)
-            results = await predicted(self._server, version, texts)
+            results = await self._predicted(version, labels, texts)
         route = self._table.route(larger)
         return [Made(result, version, route.etag if route is not None else "") for result in results]
+
+    async def _predicted(
+        self, version: RoutedVersion, labels: Sequence[str], texts: Sequence[str]
+    ) -> Sequence[Classified]:
+        _check_labels(version, labels)
+        return await predicted(self._server, version, texts)
 
     def _log(self, model: str, larger: str, error: TidemillError) -> None:
         now = self._clock.monotonic()

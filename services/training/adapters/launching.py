@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -25,6 +26,12 @@ _ENVIRONMENT: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", **ALLOCATOR}
 _SERVER = "services.training.worker.fork_server"
 _IDLE_S = 600.0
 _MESSAGE_BYTES = 65_536
+
+
+def terminate(pid: int) -> None:
+    """Sends SIGTERM to a process that may have ended, which its parent reports a moment later."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
 
 
 class Child(Protocol):
@@ -229,12 +236,12 @@ class _Fork:
         self._server.receive()
         self._stop = True
         if self._pid is not None and self._code is None and not self._lost:
-            os.kill(self._pid, signal.SIGTERM)
+            terminate(self._pid)
 
     def started(self, pid: int) -> None:
         self._pid = pid
         if self._stop:
-            os.kill(pid, signal.SIGTERM)
+            terminate(pid)
 
     def ended(self, code: int) -> None:
         self._code = code

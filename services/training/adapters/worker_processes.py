@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from services.training.adapters.job import (
     read_loss_curve,
     read_progress,
 )
-from services.training.adapters.launching import Child, Launcher
+from services.training.adapters.launching import Child, Launcher, terminate
 from services.training.app.ports import WorkerView
 from services.training.domain.report import LossPoint, Report
 from services.training.domain.run import Run
@@ -123,11 +122,11 @@ class WorkerProcesses:
             return
         # Noted here, too: the worker may be killed before it stores its checkpoint and notes that it was stopped.
         (self._folder(run) / STOPPED_FILE).touch()
-        child, holder = self._children.get(run.name), WorkerLock(self._folder(run)).holder()
+        child = self._children.get(run.name)
         if child is not None:
             child.stop()
-        elif holder is not None:
-            os.kill(holder, signal.SIGTERM)
+        elif (holder := WorkerLock(self._folder(run)).holder()) is not None:
+            terminate(holder)
 
     def _folder(self, run: Run) -> Path:
         return local_path(run.uri) or self._runs_dir / run.name.rpartition("/")[2]
