@@ -27,5 +27,8 @@ def frozen(pid: int | None) -> Iterator[None]:
 
 def _states(pid: int) -> list[str]:
     """The state of each thread, as in proc(5)."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
-    return [stat.read_text().rpartition(")")[2].split()[0] for stat in tasks]
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread may end meanwhile
+            found.append(task.read_text().rpartition(")")[2].split()[0])
+    return found

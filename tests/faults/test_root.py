@@ -27,6 +27,8 @@ from infra.stack.process import tagged
 from infra.stack.state import StackPhase, StackState
 from infra.stack.testing import REUSE, running_parts
 from services.kit.config import home_dir
+from tests.processes import unless_ended
+from tests.trees import entries_below
 
 pytestmark = [
     pytest.mark.real,
@@ -89,36 +91,44 @@ def test_no_process_of_the_mesh_has_a_right_of_roots(stack: StackState) -> None:
     pids = processes_of(stack)
     assert {child.pid for child in stack.children.values()} <= set(pids)
     for pid in pids:
-        found = status_of(pid)
-        for name in _IDS:
-            assert "0" not in found[name], (pid, name)
-        assert "0" not in found["Groups"], pid
-        for name in _CAPABILITIES:
-            assert int(found[name][0], 16) == 0, (pid, name)
-        assert found["NoNewPrivs"] == ["1"], pid
+        with unless_ended(pid):
+            found = status_of(pid)
+            for name in _IDS:
+                assert "0" not in found[name], (pid, name)
+            assert "0" not in found["Groups"], pid
+            for name in _CAPABILITIES:
+                assert int(found[name][0], 16) == 0, (pid, name)
+            assert found["NoNewPrivs"] == ["1"], pid
 
 
 def test_all_work_as_one_user_who_is_not_root(stack: StackState) -> None:
     found = client.status(stack.state, stack.home)
     assert all(child.healthy for child in found.children.values()), found
-    assert len({Path(f"/proc/{pid}").stat().st_uid for pid in processes_of(stack)}) == 1
+    users = set()
+    for pid in processes_of(stack):
+        with unless_ended(pid):
+            users.add(Path(f"/proc/{pid}").stat().st_uid)
+    assert len(users) == 1
 
 
 def test_the_state_is_that_users_alone(stack: StackState) -> None:
     owner = stack.state.stat()
     assert owner.st_uid != 0
     assert stat.S_IMODE(owner.st_mode) == 0o700
-    others = [path for path in stack.state.rglob("*") if not path.is_symlink() and path.lstat().st_uid != owner.st_uid]
+    found = list(entries_below(stack.state))
+    assert len(found) > 50
+    others = [path for path, entry in found if not stat.S_ISLNK(entry.st_mode) and entry.st_uid != owner.st_uid]
     assert others == []
 
 
 def test_the_mesh_sees_beside_its_state_what_root_showed_it_and_nothing_else(stack: StackState, closed: Path) -> None:
     for pid in processes_of(stack):
-        seen = Path(f"/proc/{pid}/root{closed}")
-        assert sorted(path.name for path in seen.iterdir()) == ["loops", "state"], pid
-        # A home that everyone may enter is the mesh's to see, too.
-        if not Path.home().stat().st_mode & stat.S_IXOTH:
-            assert not os.access(f"/proc/{pid}/root{Path.home()}/.ssh", os.F_OK), pid
+        with unless_ended(pid):
+            seen = Path(f"/proc/{pid}/root{closed}")
+            assert sorted(path.name for path in seen.iterdir()) == ["loops", "state"], pid
+            # A home that everyone may enter is the mesh's to see, too.
+            if not Path.home().stat().st_mode & stat.S_IXOTH:
+                assert not os.access(f"/proc/{pid}/root{Path.home()}/.ssh", os.F_OK), pid
 
 
 def test_it_cannot_write_to_the_code_that_it_runs(stack: StackState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -18,6 +19,8 @@ from infra.stack.process import tagged
 from infra.stack.state import StackState
 from infra.stack.testing import REUSE, running_parts
 from tests.faults.strangers import connects, open_folder, read_by_others, reads
+from tests.processes import unless_ended
+from tests.trees import entries_below
 
 pytestmark = pytest.mark.real
 
@@ -69,7 +72,7 @@ def test_the_counters_are_read_with_the_token_of_the_mesh_only(stack: StackState
 
 
 def test_another_user_reads_no_file_of_the_state(stack: StackState) -> None:
-    files = [path for path in stack.state.rglob("*") if path.is_file()]
+    files = [path for path, entry in entries_below(stack.state) if stat.S_ISREG(entry.st_mode)]
     kinds = {path.relative_to(stack.state).parts[0] for path in files}
     assert {"db", "kafka", "logs", "stack.json"} <= kinds
     assert read_by_others(files) == []
@@ -77,16 +80,18 @@ def test_another_user_reads_no_file_of_the_state(stack: StackState) -> None:
 
 def test_what_the_mesh_wrote_is_closed_by_its_own_mode_as_well(stack: StackState) -> None:
     """If an operator opens the folder later, or copies it, the files are still closed."""
-    written = [path for path in stack.state.rglob("*") if not path.is_symlink() and "old.log" not in path.name]
-    assert [path for path in written if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+    found = [(path, entry.st_mode) for path, entry in entries_below(stack.state) if "old.log" not in path.name]
+    assert [path for path, mode in found if stat.S_ISREG(mode) and stat.S_IMODE(mode) & 0o077] == []
 
 
 def test_nothing_in_shared_memory_is_open_to_others(stack: StackState) -> None:
-    ours = {process.pid for process in tagged(stack.state)}
-    mapped = {
-        Path(region.path)
-        for pid in ours
-        for region in psutil.Process(pid).memory_maps()
-        if region.path.startswith("/dev/shm/")
-    }
-    assert [path for path in mapped if path.exists() and path.stat().st_mode & 0o077] == []
+    mapped: set[Path] = set()
+    for process in tagged(stack.state):
+        with unless_ended(process.pid):
+            regions = psutil.Process(process.pid).memory_maps()
+            mapped |= {Path(region.path) for region in regions if region.path.startswith("/dev/shm/")}
+    opened = []
+    for path in mapped:
+        with suppress(FileNotFoundError):  # deleted while it is mapped
+            opened += [path] if path.stat().st_mode & 0o077 else []
+    assert opened == []

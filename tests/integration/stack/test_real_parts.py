@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from infra.stack import client
@@ -24,6 +25,7 @@ from infra.stack.state import ChildPhase, StackPhase, StackState, read_state
 from infra.stack.testing import REUSE, running_parts
 from infra.stack.topology import PARTS
 from services.kit.config import home_dir
+from tests.processes import unless_ended
 
 pytestmark = pytest.mark.real
 
@@ -134,10 +136,11 @@ def test_triton_runs_a_python_model_and_leaves_the_repository_as_it_was(stack: S
 
 
 def test_nothing_listens_beyond_loopback(stack: StackState) -> None:
-    ours = {process.pid for process in tagged(stack.state)}
-    import psutil
-
-    listening = [each for pid in ours for each in psutil.Process(pid).net_connections("tcp") if each.status == "LISTEN"]
+    listening = []
+    for process in tagged(stack.state):
+        with unless_ended(process.pid):
+            found = psutil.Process(process.pid).net_connections("tcp")
+            listening += [each for each in found if each.status == psutil.CONN_LISTEN]
     assert len(listening) >= len(stack.ports)
     assert {each.laddr.ip.removeprefix("::ffff:") for each in listening} <= {"127.0.0.1", "::1"}
 
