@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Self
 
 import grpc
 from cryptography import x509
@@ -144,14 +146,8 @@ class ServerTls:
         _warn(self._current, files)
 
     def context(self) -> ssl.SSLContext:
-        """For TLS 1.2 and newer; each handshake uses the newest certificate."""
-        outer = _context(self._current, self._files)
-
-        def newest(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
-            connection.context = self._context
-
-        outer.sni_callback = newest
-        return outer
+        """For TLS 1.2 and newer, for servers of asyncio and uvloop; each connection uses the newest files."""
+        return _Newest(lambda: self._context)
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """The same for a gRPC server."""
@@ -195,6 +191,29 @@ class ServerTls:
     async def watch(self) -> None:
         """Checks the files regularly, until it is cancelled."""
         await step_forever(in_thread(self.reload), "reloading TLS files", idle_s=RELOAD_S)
+
+
+class _Newest(ssl.SSLContext):
+    """Makes each connection by the context that is the newest then.
+
+    Replacing the context of a connection, as by `sni_callback`, is not enough: TLS sessions belong to the context that
+    made it, and continuing one checks no certificate, so clients of authorities that are no longer trusted got in.
+    """
+
+    _read: Callable[[], ssl.SSLContext]
+
+    def __new__(cls, read: Callable[[], ssl.SSLContext]) -> Self:
+        made = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+        made._read = read
+        return made
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        """What event loops call for each connection."""
+        return self._read().wrap_bio(*args, **options)
+
+    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+        """The same for a socket without an event loop."""
+        return self._read().wrap_socket(*args, **options)
 
 
 def file_marks(files: TlsFiles) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -29,6 +30,7 @@ from infra.stack.layout import python_path
 from services.kit.errors import FailedPreconditionError
 from services.kit.tls import Certificates, TlsFiles
 from tests.faults.gateway_process import GatewayProcess, running_gateway
+from tests.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ def served(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> It
         yield process, folder
 
 
-def health(channel: grpc.Channel) -> int:
+def health(channel: grpc.Channel, timeout_s: float = 10) -> int:
     stub: Any = health_pb2_grpc.HealthStub(channel)
-    return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status)
+    return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s).status)
 
 
 def shown(port: int) -> str:
@@ -225,6 +227,71 @@ def test_clients_must_show_a_certificate(authority: Authority, tmp_path: Path) -
                 http(*files)
             with pytest.raises(grpc.RpcError):
                 rpc(*files)
+
+
+def session_of(port: int, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> ssl.SSLSession:
+    """Sends a request on a connection of its own; returns its TLS session. Continues another session if one is given.
+
+    Raises:
+        OSError: the door refuses the connection.
+    """
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as wrapped,
+    ):
+        wrapped.sendall(b"GET /v1/models HTTP/1.1\r\nHost: door\r\nConnection: close\r\n\r\n")
+        # In TLS 1.3 a refusal comes after the handshake, as the session does.
+        answer = wrapped.recv(65536)
+        if not answer.startswith(b"HTTP/1.1 401"):
+            raise ConnectionResetError(f"answered {answer!r}")
+        assert wrapped.session is not None
+        return wrapped.session
+
+
+def test_other_client_authorities_count_without_a_restart(authority: Authority, tmp_path: Path) -> None:
+    """Whoever has a certificate of the old ones is refused from then on, also if a TLS session is continued."""
+    first, second = Authority.make("first clients"), Authority.make("second clients")
+    trusted = tmp_path / "clients.pem"
+    trusted.write_bytes(first.pem)
+    certificate, key = authority.issue("door", tmp_path)
+    old, new = first.issue("old", tmp_path), second.issue("new", tmp_path)
+    settings = {"TLS_CERT": str(certificate), "TLS_KEY": str(key), "TLS_CLIENT_CA": str(trusted)}
+    with running_gateway(tmp_path, settings) as gateway:
+
+        def context(files: tuple[Path, Path], version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
+            made = ssl.create_default_context(cadata=authority.pem.decode())
+            made.maximum_version = version
+            made.load_cert_chain(*files)
+            return made
+
+        def rpc(files: tuple[Path, Path]) -> bool:
+            pem, secret = (file.read_bytes() for file in files)
+            credentials = grpc.ssl_channel_credentials(authority.pem, secret, pem)
+            with grpc.secure_channel(f"127.0.0.1:{gateway.grpc}", credentials) as channel:
+                # A client of TLS 1.3 that is refused takes the connection for lost, and tries until its deadline.
+                with suppress(grpc.RpcError):
+                    return health(channel, 2) == health_pb2.HealthCheckResponse.SERVING
+                return False
+
+        def refused(context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> bool:
+            try:
+                session_of(gateway.http, context, session)
+            except OSError:
+                return True
+            return False
+
+        contexts = [context(old, version) for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)]
+        sessions = [(each, session_of(gateway.http, each)) for each in contexts]
+        wait_until(lambda: rpc(old), "the gRPC door")
+        assert refused(context(new))
+        assert not rpc(new)
+
+        trusted.write_bytes(second.pem)
+        wait_until(lambda: not refused(context(new)) and rpc(new), "the new authority at both doors")
+        assert refused(context(old))
+        assert not rpc(old)
+        assert [refused(*each) for each in sessions] == [True, True]
+        assert gateway.process.poll() is None
 
 
 def test_files_that_cannot_be_used_are_named(authority: Authority, tmp_path: Path) -> None:
