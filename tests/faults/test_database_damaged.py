@@ -157,6 +157,7 @@ def test_a_service_leaves_the_reason_of_its_end(tmp_path: Path) -> None:
         "run_service('probe', ServiceSettings(), build)\n"
     )
     environment = {**os.environ, "PYTHONPATH": python_path(), "TIDEMILL_TERMINATION_LOG": str(words)}
+    environment["TIDEMILL_STATE"] = str(tmp_path)
     environment.pop("TIDEMILL_OTLP_ENDPOINT", None)
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 1
     said = json.loads(words.read_text())

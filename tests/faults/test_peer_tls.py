@@ -20,7 +20,7 @@ from services.kit.grpc.client import open_channel
 from tests.faults.test_door_tls import Authority
 from tests.service_process import free_port
 
-_SERVICE = Path(__file__).parents[1] / "unit" / "kit" / "probe_service.py"
+SERVICE = Path(__file__).parents[1] / "unit" / "kit" / "probe_service.py"
 
 
 class Peers:
@@ -45,13 +45,14 @@ class Peers:
         environment = {
             "PYTHONPATH": python_path(),
             "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
+            "TIDEMILL_STATE": str(self.folder),
             "TIDEMILL_PEER_CERT": str(certificate),
             "TIDEMILL_PEER_KEY": str(key),
             "TIDEMILL_PEER_CA": str(self.ca),
         }
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, str(_SERVICE), "serve"], env={**os.environ, **environment}, stdout=log, stderr=log
+                [sys.executable, str(SERVICE), "serve"], env={**os.environ, **environment}, stdout=log, stderr=log
             )
 
     @contextmanager

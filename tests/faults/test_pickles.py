@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def test_no_pickle_of_a_base_model_runs(tmp_path: Path) -> None:
     ).write()
     done = subprocess.run(
         [sys.executable, "-m", "services.training.worker", "--job", str(job)],
+        env={**os.environ, "TIDEMILL_STATE": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,

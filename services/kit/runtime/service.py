@@ -26,6 +26,7 @@ from services.kit.fatal import FATAL
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.retrying import call_with_retries_async
 from services.kit.storage.disk import disk_space
+from services.kit.storage.temporary import temporary_files
 from services.kit.telemetry.metrics import RequestMetrics
 from services.kit.telemetry.sampling import Sampling
 from services.kit.telemetry.scraping import ScrapeToken
@@ -101,7 +102,8 @@ def run_service(name: str, settings: ServiceSettings, build: Build, *, export_te
         _report_exit(error)
         sys.exit(1)
     try:
-        asyncio.run(_serve(name, settings, build, telemetry))
+        with temporary_files(settings.state, name):
+            asyncio.run(_serve(name, settings, build, telemetry))
     except TidemillError as error:
         logger.error("%s cannot run: %s", name, error.message)
         _report_exit(error)

@@ -19,6 +19,7 @@ from opentelemetry import trace
 
 from services.kit.config import ServiceSettings, load_settings
 from services.kit.errors import FailedPreconditionError, explained
+from services.kit.storage.temporary import temporary_files
 from services.kit.telemetry import schema
 from services.kit.telemetry.context import continued_trace
 from services.kit.telemetry.sampling import Sampling
@@ -88,6 +89,7 @@ def _work(job: Job) -> int:
     tracer, traceparent = trace.get_tracer(__name__), os.environ.get("TRACEPARENT", "")
     try:
         with (
+            temporary_files(settings.state, "training-worker"),
             continued_trace(traceparent),
             tracer.start_as_current_span("training run", attributes={schema.RUN: job.run}),
         ):

@@ -119,6 +119,7 @@ class TrainingProcess:
             **os.environ,
             "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'protos' / 'gen'}",
             "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
+            "TIDEMILL_STATE": str(self.folder),
             "TIDEMILL_KAFKA_BOOTSTRAP": self.bootstrap,
             "TIDEMILL_DATABASE_URL": f"sqlite:///{self.folder}/training.sqlite",
             # What tests write beside this folder is in the store, too: data sets and base models.

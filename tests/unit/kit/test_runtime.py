@@ -42,6 +42,7 @@ class Probe:
                     **os.environ,
                     "PYTHONPATH": python_path(),
                     "TIDEMILL_BIND": f"127.0.0.1:{self.port}",
+                    "TIDEMILL_STATE": str(folder),
                     **environment,
                 },
                 stdout=said,
