@@ -19,6 +19,7 @@ from gateway.console.sessions import Sessions
 from gateway.facade.auth import ApiKeyInterceptor
 from gateway.facade.messages import MessageBudget, MessageInterceptor
 from gateway.facade.proxy import FacadeHandler
+from gateway.facade.sockets import ClientConnections
 from gateway.facade.spans import SpanInterceptor
 from gateway.facade.table import public_services
 from gateway.facade.tiers import TierInterceptor
@@ -148,6 +149,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
         app, settings.http_bind, limits, refusals.count, tls.context() if tls is not None else None, shared=several
     )
     logger.info("gateway serves %s on port %d", "HTTPS" if tls is not None else "HTTP", http.port)
+    connections = ClientConnections(settings.max_connections_per_client, {http.port}, refusals.count)
     facade = FacadeHandler(services, peers.channels, {**answer_handlers(plane.answers), **kserve_handlers(plane.v2)})
 
     def register(server: object) -> list[str]:
@@ -161,6 +163,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
             processes.serve,
             ring.run,
             messages.run,
+            connections.run,
             runner.run,
             *plane.tasks,
             *([tls.watch] if tls is not None else []),

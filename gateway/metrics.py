@@ -13,7 +13,7 @@ class Refusals:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._counter = Counter(
             schema.DOOR_REFUSALS,
-            "Requests and connections that broke a limit of the HTTP API",
+            "Requests that broke a limit of the HTTP API, and connections that broke one of either door",
             ("reason",),
             registry=registry,
         )

@@ -37,7 +37,7 @@ class GatewaySettings(ServiceSettings):
     )
     max_connections: int = Field(2000, ge=1, description="open connections at each door")
     max_connections_per_client: int = Field(
-        500, ge=1, description="open HTTP connections of one address; raise it behind a reverse proxy"
+        500, ge=1, description="open connections of one address at each door; raise it behind a reverse proxy"
     )
     batch_requests: int = Field(
         4, ge=1, le=256, description="requests of batches that each gateway process answers side by side"

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _FILE, _BATCH = re.compile(f"file-{ID_PATTERN}"), re.compile(f"batch_{ID_PATTERN}")
 _MAX_FILES, _MAX_OPEN = 1000, 32
+# A batch ends, or a file is deleted, within seconds at the earliest.
+_RETRY_S = 10.0
 
 M = TypeVar("M", bound=BaseModel)
 Order = Literal["asc", "desc"]
@@ -96,6 +98,7 @@ class BatchStore:
                 f"The limit of {self._limit:,} bytes or {_MAX_FILES} files of batches is reached; delete some.",
                 reason="FILES_FULL",
                 metadata={"limit": str(self._limit)},
+                retry_after_s=_RETRY_S,
             )
         file_id, now = f"file-{new_id()}", int(self._clock())
         path = files / file_id
@@ -162,7 +165,9 @@ class BatchStore:
             )
         if len(list(self._batches(tenant).glob("*.in"))) >= _MAX_OPEN:
             raise ResourceExhaustedError(
-                f"{_MAX_OPEN} batches have not ended; wait for one of them, or cancel it.", reason="TOO_MANY_BATCHES"
+                f"{_MAX_OPEN} batches have not ended; wait for one of them, or cancel it.",
+                reason="TOO_MANY_BATCHES",
+                retry_after_s=_RETRY_S,
             )
         batch_id, now = f"batch_{new_id()}", int(self._clock())
         batch = Batch(

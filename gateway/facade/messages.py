@@ -23,7 +23,7 @@ from typing import Any
 import grpc
 
 from gateway.access import CALLER
-from gateway.facade.received import bytes_received
+from gateway.facade.sockets import bytes_received
 from services.kit.errors import DeadlineExceededError, InvalidArgumentError, ResourceExhaustedError
 
 LOOK_S = 0.25

@@ -128,10 +128,10 @@ def openai_error(error: TidemillError) -> dict[str, Any]:
 def error_response(error: TidemillError, path: str) -> Response:
     """The response of a failed request: KServe's format below /v2, OpenAI's elsewhere."""
     headers: dict[str, str] = {}
-    if error.retry_after_s is not None:
+    if error.wait_s is not None:
         # Whole seconds and never too early; OpenAI's clients read the finer one.
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-        headers["retry-after-ms"] = str(max(1, math.ceil(error.retry_after_s * 1000)))
+        headers["retry-after"] = str(max(1, math.ceil(error.wait_s)))
+        headers["retry-after-ms"] = str(max(1, math.ceil(error.wait_s * 1000)))
     status = status_of(error)
     if status == 401:
         headers["www-authenticate"] = 'Bearer realm="tidemill"'

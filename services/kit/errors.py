@@ -12,9 +12,9 @@ domain code knows no transport.
     ├── AbortedError              a concurrent change won; read again and retry
     ├── UnauthenticatedError
     ├── PermissionDeniedError
-    ├── ResourceExhaustedError    retry later, see retry_after_s
+    ├── ResourceExhaustedError    retry later, see wait_s
     ├── DeadlineExceededError
-    ├── UnavailableError          a dependency is unavailable; retry, see retry_after_s
+    ├── UnavailableError          a dependency is unavailable; retry, see wait_s
     ├── DataLossError             stored data is damaged; a person must restore it
     └── InternalError             a bug in Tidemill
 
@@ -28,6 +28,9 @@ import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+# Of a refusal that does not know when a retry helps.
+_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,13 @@ class TidemillError(Exception):
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
         self.retry_after_s = retry_after_s
+
+    @property
+    def wait_s(self) -> float | None:
+        """Seconds that a caller should wait before it retries, or None; every refusal that is temporary has them."""
+        if self.retry_after_s is None and isinstance(self, UnavailableError | ResourceExhaustedError):
+            return _WAIT_S
+        return self.retry_after_s
 
 
 class InvalidArgumentError(TidemillError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import re
 import select
 import socket
 import time
@@ -24,6 +25,7 @@ from gateway.settings import GatewaySettings
 from services.ingest.settings import IngestSettings
 from tests.faults.gateway_process import GatewayProcess, running_gateway
 from tests.faults.http2 import CONTINUATION, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, UnfinishedMessages, frame, kinds
+from tests.waiting import wait_until
 
 MIB = 1024 * 1024
 
@@ -260,6 +262,86 @@ def test_one_address_has_only_so_many_connections(gateway: GatewayProcess) -> No
     url = f"http://127.0.0.1:{gateway.http}/healthz"
     while httpx.get(url).status_code != 200:  # until those are closed; the test's own time limit ends it
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """A gateway with 12 connections at each door, 4 of them of one address."""
+    settings = {"MAX_CONNECTIONS": "12", "MAX_CONNECTIONS_PER_CLIENT": "4"}
+    with running_gateway(tmp_path_factory.mktemp("state"), settings) as process:
+        yield process
+
+
+def connect_from(number: int, port: int) -> socket.socket:
+    """A connection from one of loopback's addresses."""
+    return socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(f"127.0.0.{number}", 0))
+
+
+def greeted(number: int, port: int) -> socket.socket:
+    """A connection that the gRPC door has accepted."""
+    connection = connect_from(number, port)
+    connection.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
+    assert connection.recv(9)[3] == SETTINGS
+    return connection
+
+
+def hung_up(connection: socket.socket) -> bool:
+    """Whether the gateway has ended a connection; what it sent before is read."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def answers(gateway: GatewayProcess) -> bool:
+    """Whether both doors answer a new connection."""
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc}") as channel:
+        health: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+        health(b"", timeout=30, wait_for_ready=True)
+    return httpx.get(f"http://127.0.0.1:{gateway.http}/healthz").status_code == 200
+
+
+def test_all_addresses_together_have_only_so_many_http_connections(crowded: GatewayProcess) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(12):
+            stack.enter_context(connect_from(2 + number, crowded.http))
+        answer = read_to_end(stack.enter_context(connect_from(50, crowded.http)))
+        assert status_of(answer) == 503
+        assert b"\r\nretry-after:" in answer.lower()
+    wait_until(lambda: answers(crowded), "room for a connection")
+
+
+def test_all_addresses_together_have_only_so_many_grpc_connections(crowded: GatewayProcess) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(12):
+            stack.enter_context(greeted(2 + number, crowded.grpc))
+        # Who comes too late is hung up on before anything is read.
+        late = stack.enter_context(connect_from(50, crowded.grpc))
+        with contextlib.suppress(ConnectionError):
+            late.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
+        assert read_to_end(late) == b""
+    wait_until(lambda: answers(crowded), "room for a connection")
+
+
+def test_one_address_has_only_so_many_grpc_connections(crowded: GatewayProcess) -> None:
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(greeted(60, crowded.grpc))
+        greedy = [stack.enter_context(greeted(61, crowded.grpc)) for _ in range(7)]
+        wait_until(lambda: sum(map(hung_up, greedy)) >= 3, "the end of what is too much")
+        left = [connection for connection in (other, *greedy) if not hung_up(connection)]
+        assert len(left) == 5
+        for connection in left:
+            connection.settimeout(1)
+            connection.sendall(frame(PING, 0, 0, b"12345678"))
+            assert PING in kinds(connection)
+        assert answers(crowded)
+    text = httpx.get(f"http://127.0.0.1:{crowded.http}/metrics").text
+    assert re.search(r'^door_refusals_total\{reason="too_many_connections"\} [1-9]', text, re.MULTILINE)
 
 
 # The gRPC door

@@ -45,9 +45,9 @@ def to_status(error: tree.TidemillError) -> status_pb2.Status:
     add(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata))
     if error.violations:
         add(_bad_request(error.violations))
-    if error.retry_after_s is not None:
+    if error.wait_s is not None:
         delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        delay.FromNanoseconds(int(error.wait_s * 1e9))
         add(error_details_pb2.RetryInfo(retry_delay=delay))
     return status_pb2.Status(code=code_pb2.Code.Value(error.code), message=message, details=details)
 

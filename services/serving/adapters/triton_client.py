@@ -8,7 +8,6 @@ cancels the generation in Triton, and an error of one caller ends only that call
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,20 +17,18 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from services.kit.engine import QUEUE_FULL
 from services.kit.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     FieldViolation,
     InternalError,
     InvalidArgumentError,
-    ResourceExhaustedError,
     TidemillError,
 )
 from services.kit.grpc.client import connect
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.prompts import NO_TOOLS, TOO_LONG
-from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, triton_unavailable
+from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, queue_full, triton_unavailable
 from services.serving.adapters.triton_guard import GuardedRequest, TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import (
@@ -65,8 +62,6 @@ from services.serving.domain.route import RoutedVersion
 
 # With it Triton ends a stream by a status, not by a text in a response.
 _REAL_STATUS = (("triton_grpc_error", "true"),)
-# What the scheduler inside Triton says when its queue is full, and how long the caller is to wait.
-_QUEUE_FULL = re.compile(re.escape(QUEUE_FULL) + r" (\d+) s\.")
 _GENERATION_S = 600.0
 _PREDICT_S = 60.0
 # Batches of one call that wait in Triton: enough to keep it busy, and few enough that others come in between.
@@ -229,14 +224,8 @@ class TritonClient:
             return DeadlineExceededError(f"{shown(model)} did not answer in time.", metadata=metadata)
         if code is grpc.StatusCode.FAILED_PRECONDITION:
             return FailedPreconditionError(details, reason="REFUSED_BY_TRITON", metadata=metadata)
-        if (full := _QUEUE_FULL.search(details)) is not None:
-            # Not UNAVAILABLE, which channels ask again at once: that would only lengthen the queue.
-            return ResourceExhaustedError(
-                f"{shown(model)} is busy: {details}",
-                reason="MODEL_BUSY",
-                metadata=metadata,
-                retry_after_s=float(full.group(1)),
-            )
+        if (full := queue_full(model, details)) is not None:
+            return full
         # Not the caller's fault: the version is in a route, or was, so Triton is about to load it, or it had to leave.
         if is_not_loaded(details, code):
             return not_loaded(model)

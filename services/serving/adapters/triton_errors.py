@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import grpc
 
-from services.kit.errors import UnavailableError
+from services.kit.engine import QUEUE_FULL
+from services.kit.errors import ResourceExhaustedError, UnavailableError
 from services.serving.app.ports import NotLoadedError
 from services.serving.domain.names import facts, shown
 
 # How Triton begins its text about a model that it has not loaded (yet).
 _NOT_LOADED = "Request for unknown model"
 DIED = "its process died while it answered"
+# What the scheduler inside Triton says when its queue is full, and how long the caller is to wait.
+_QUEUE_FULL = re.compile(re.escape(QUEUE_FULL) + r" (\d+) s\.")
 
 E = TypeVar("E", bound=UnavailableError)
 
@@ -36,6 +40,20 @@ def is_not_loaded(details: str, code: grpc.StatusCode | None = None) -> bool:
 def not_loaded(model: str) -> NotLoadedError:
     """The error for a version that Triton does not have."""
     return _error(NotLoadedError, model, "Triton is loading it, or has unloaded it", 1.0)
+
+
+def queue_full(model: str, details: str) -> ResourceExhaustedError | None:
+    """The error for a model whose queue is full; None if Triton says something else."""
+    full = _QUEUE_FULL.search(details)
+    if full is None:
+        return None
+    # Not UNAVAILABLE, which channels ask again at once: that would only lengthen the queue.
+    return ResourceExhaustedError(
+        f"{shown(model)} is busy: {details}",
+        reason="MODEL_BUSY",
+        metadata=facts(model),
+        retry_after_s=float(full.group(1)),
+    )
 
 
 def _error(kind: type[E], model: str, why: str, retry_after_s: float) -> E:

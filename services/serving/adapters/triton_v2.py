@@ -16,7 +16,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.kit.errors import FailedPreconditionError, NotFoundError, TidemillError
 from services.serving.adapters.texts import check_texts
-from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, triton_unavailable
+from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, queue_full, triton_unavailable
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_tensors import add_trace, add_turn
@@ -244,6 +244,8 @@ class TritonV2:
             details = error.details() or ""
             if version is not None and is_not_loaded(details, error.code()):
                 raise not_loaded(version.server_model) from error
+            if version is not None and (full := queue_full(version.server_model, details)) is not None:
+                raise full from error
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise triton_unavailable(version.server_model if version is not None else "", details) from error
             if version is None or version.server_model not in details:

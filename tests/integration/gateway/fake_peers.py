@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,8 @@ from tritonclient.grpc.service_pb2_grpc import (
 from services.ingest.app.dead_letters import DeadLetters
 from services.ingest.entrypoints.dead_letter_servicer import DeadLetterServicer
 from services.kit.clock import SystemClock
-from services.kit.errors import NotFoundError
+from services.kit.engine import QUEUE_FULL
+from services.kit.errors import NotFoundError, TidemillError
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
 from tests.dead_letters import MemoryLetters, MemoryMarks
@@ -60,6 +61,8 @@ from tests.integration.gateway.console_peers import answer as captured
 ANSWER = "answers/01jtest"
 VERSION = "models/headlines/versions/3"
 WORDS = ("Rates ", "rise ", "again")
+FULL_S = 12
+"""Seconds after which a queue that is full has room again."""
 # The tensors of one value that have the name of the contract's field.
 _OPTIONS = {field.name for field in model_pb2.SamplingParams.DESCRIPTOR.fields} - {"stop"}
 
@@ -253,7 +256,7 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Triton: `echo` gives every input back as `OUT_<name>`, `reviews` and `m` find all positive, `headlines` writes.
 
     The text decides how it writes: `wait` hangs, `queue` hangs before the first piece, `fail` fails, `break` fails in
-    the middle.
+    the middle, `full` finds the queue full. `reviews` and `m` hang on `wait`, too.
     """
 
     def __init__(self, seen: ReceivedCalls) -> None:
@@ -289,7 +292,7 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
         if _plain(request.model_name) == "writer":
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "a decoupled model")
         if _plain(request.model_name) in ("reviews", "m"):
-            return self._classify(request)
+            return await self._classify(request)
         if _plain(request.model_name) != "echo":
             raise NotFoundError(f"There is no model {request.model_name}.")
         response = v2.ModelInferResponse(model_name="echo", model_version="1", id=request.id)
@@ -298,11 +301,13 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
             response.raw_output_contents.append(raw)
         return response
 
-    def _classify(self, request: Any) -> Any:
+    async def _classify(self, request: Any) -> Any:
         asked = _asked(request)
         self._seen.note_asked(asked, request)
         response = v2.ModelInferResponse(model_name=request.model_name, model_version="1")
         texts = asked.texts
+        if "wait" in texts:
+            await asyncio.sleep(60)
         found: dict[str, tuple[str, Any]] = {
             "scores": ("FP32", np.array([[0.9, 0.1]] * len(texts), dtype="<f4")),
             # A text that begins with `long` has two tokens more than the model reads.
@@ -319,12 +324,12 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         async for request in requests:
             if _plain(request.model_name) == "headlines":
-                async for piece in self._write(request):
+                async for piece in self._write(request, context):
                     yield piece
             else:
                 yield v2.ModelStreamInferResponse(infer_response=await self.ModelInfer(request, context))
 
-    async def _write(self, request: Any) -> AsyncIterator[Any]:
+    async def _write(self, request: Any, context: Any) -> AsyncIterator[Any]:
         if not request.inputs:  # whether the model lives
             yield v2.ModelStreamInferResponse(error_message="Give exactly one of `text` and `messages_json`.")
             return
@@ -334,6 +339,13 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
         try:
             if text == "queue":
                 await asyncio.sleep(60)
+            if text == "full":
+                message = f"256 {QUEUE_FULL} {FULL_S} s."
+                # As Triton does: a status for who asks for it, otherwise a text in the stream.
+                if dict(context.invocation_metadata()).get("triton_grpc_error") == "true":
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, message)
+                yield v2.ModelStreamInferResponse(error_message=message)
+                return
             if text == "fail":
                 yield v2.ModelStreamInferResponse(error_message="the runtime failed")
                 return
@@ -568,10 +580,32 @@ class FakeBus:
         """Nothing is open."""
 
 
+class Refusing(grpc.aio.ServerInterceptor):
+    """While `error` is set, every service answers with it; Triton does not."""
+
+    def __init__(self) -> None:
+        self.error: TidemillError | None = None
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """The call's handler, or one that refuses the call."""
+        handler, error = await continuation(details), self.error
+        if handler is None or error is None or not details.method.startswith("/tidemill."):
+            return handler
+
+        async def refuse(_requests: Any, _context: Any) -> AsyncIterator[Any]:
+            raise error
+            yield  # type: ignore[unreachable]  # makes it a stream
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
 class FakePeers:
     """All services in one server of this event loop."""
 
     def __init__(self) -> None:
+        self.refusing = Refusing()
         self.seen = ReceivedCalls()
         self.pipeline = FakePipeline(self.seen)  # type: ignore[abstract]
         self.triggers = FakeTriggers(self.seen)
@@ -583,7 +617,7 @@ class FakePeers:
 
     async def start(self) -> None:
         """Serves on a free port."""
-        server = create_server(RequestMetrics("fakes"), traced=False)
+        server = create_server(RequestMetrics("fakes"), traced=False, extra=[self.refusing])
         services = self._register(server)
         grpc_server = finish_server(server, services)
         self.address = f"127.0.0.1:{bind(server, '127.0.0.1:0')}"

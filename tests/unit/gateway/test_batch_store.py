@@ -73,12 +73,13 @@ def test_a_tenant_keeps_so_much_and_no_more(tmp_path: Path, monkeypatch: pytest.
     store.create_batch("t", "key", file, CHAT, None, KEEP_S)  # its copy of the file costs nothing
     used = store.used("t")
     assert 20_000 < used < 22_000
-    with pytest.raises(ResourceExhaustedError, match="limit of 50,000 bytes"):
+    with pytest.raises(ResourceExhaustedError, match="limit of 50,000 bytes") as full:
         put(store, 50_001 - used)
     put(store, 40_000, tenant="another")
     monkeypatch.setattr(stores, "_MAX_OPEN", 1)
-    with pytest.raises(ResourceExhaustedError, match="have not ended"):
+    with pytest.raises(ResourceExhaustedError, match="have not ended") as many:
         store.create_batch("t", "key", put(store, 1), CHAT, None, KEEP_S)
+    assert (full.value.wait_s, many.value.wait_s) == (10, 10)
     monkeypatch.setattr(stores, "_MAX_FILES", 1)
     with pytest.raises(ResourceExhaustedError):
         put(store, 1, tenant="another")

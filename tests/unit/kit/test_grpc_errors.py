@@ -115,6 +115,15 @@ async def test_each_kind_arrives_as_it_was_raised(kind: type[TidemillError]) -> 
     assert found.retry_after_s == 1.5
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
+async def test_what_is_temporary_says_when_to_come_again(kind: type[TidemillError]) -> None:
+    servicer = raising()
+    servicer.error = kind("It knows no time.")
+    async with peer(servicer) as stub:
+        found = await _raised(stub)
+    assert found.retry_after_s == (1.0 if kind in (tree.UnavailableError, tree.ResourceExhaustedError) else None)
+
+
 async def test_a_stream_that_breaks_off_reports_why() -> None:
     servicer = raising()
     servicer.error = tree.NotFoundError("It is gone.", reason="GONE")
