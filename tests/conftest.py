@@ -17,9 +17,6 @@ from tests.examples import register_profiles
 from tests.groups import GroupScheduling, arrange
 from tests.postgresql import PostgreSQL, running_postgresql
 
-# Shared helpers contain assertions, which should be explained in failures like those of tests.
-pytest.register_assert_rewrite("tests.load", "tests.waiting", "tests.faults.reconciler")
-
 register_profiles()
 
 ROOT = Path(__file__).parents[1]

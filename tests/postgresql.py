@@ -9,10 +9,9 @@ import signal
 import subprocess
 import tarfile
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from infra.stack.assets.store import silent, take_in
 from infra.stack.assets.table import MavenFile
 from infra.stack.layout import Home
 from services.kit.config import home_dir
+from tests.processes import wait_started
 from tests.service_process import free_port
 
 PACKAGE = MavenFile(
@@ -69,14 +69,14 @@ class PostgreSQL:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, **self._user)
         engine = create_engine(self.url().replace("://", "+psycopg://"))
-        deadline = time.monotonic() + 30
-        while True:
-            try:
+
+        def answers() -> bool:
+            with suppress(OperationalError):
                 engine.connect().close()
-                break
-            except OperationalError:
-                assert time.monotonic() < deadline, (self._folder / "log").read_text()[-2000:]
-                time.sleep(0.05)
+                return True
+            return False
+
+        wait_started(self._process, self._folder / "log", answers)
         engine.dispose()
 
     def stop(self) -> None:

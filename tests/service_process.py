@@ -7,16 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from infra.stack.layout import python_path
+from tests.processes import serves, wait_started
 
 
 def free_port() -> int:
@@ -69,11 +67,7 @@ class ServiceProcess:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + self.patience_s
-        while not self._serves():
-            assert self.running, self.log.read_text()[-4000:]
-            assert time.monotonic() < deadline, self.log.read_text()[-4000:]
-            time.sleep(0.1)
+        wait_started(self.process, self.log, lambda: serves(self.channel()), self.patience_s)
 
     def kill(self) -> None:
         """kill -9, where it runs."""
@@ -110,11 +104,3 @@ class ServiceProcess:
         if self._open is not None:
             self._open.close()
             self._open = None
-
-    def _serves(self) -> bool:
-        health: Any = health_pb2_grpc.HealthStub(self.channel())
-        try:
-            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
-        except grpc.RpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

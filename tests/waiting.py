@@ -1,4 +1,7 @@
-"""Waits for a state, never for a moment; a state that never comes fails the test with what was last seen."""
+"""Waits for a state, never for a moment; a state that never comes fails the test with what was last seen.
+
+Tests have no waiting loops of their own: `tests/unit/test_waiting.py` refuses them.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,21 @@ _PAUSE_S = 0.02
 _STATE = "the awaited state"
 
 
-def wait_until(look: Callable[[], T | None], what: str = _STATE, patience_s: float = PATIENCE_S) -> T:
-    """What `look` returns as soon as it is true; an AssertionError of the look itself counts as not yet."""
-    looks = _looks(look, what, patience_s)
+def _nothing() -> None:
+    """Nothing has to hold while a test waits."""
+
+
+def wait_until(
+    look: Callable[[], T | None],
+    what: str = _STATE,
+    patience_s: float = PATIENCE_S,
+    meanwhile: Callable[[], object] = _nothing,
+) -> T:
+    """What `look` returns as soon as it is true; an AssertionError of the look itself counts as not yet.
+
+    `meanwhile` is called before each look. What it raises ends the wait at once.
+    """
+    looks = _looks(look, what, patience_s, meanwhile)
     while True:
         try:
             next(looks)
@@ -25,9 +40,14 @@ def wait_until(look: Callable[[], T | None], what: str = _STATE, patience_s: flo
         time.sleep(_PAUSE_S)
 
 
-async def eventually(look: Callable[[], T | None], what: str = _STATE, patience_s: float = PATIENCE_S) -> T:
+async def eventually(
+    look: Callable[[], T | None],
+    what: str = _STATE,
+    patience_s: float = PATIENCE_S,
+    meanwhile: Callable[[], object] = _nothing,
+) -> T:
     """`wait_until` for a test that runs in an event loop."""
-    looks = _looks(look, what, patience_s)
+    looks = _looks(look, what, patience_s, meanwhile)
     while True:
         try:
             next(looks)
@@ -51,7 +71,7 @@ def wait_for(
 
 async def eventually_is(
     read: Callable[[], Awaitable[T]],
-    reached: Callable[[T], object],
+    reached: Callable[[T], object] = bool,
     what: str = _STATE,
     patience_s: float = PATIENCE_S,
 ) -> T:
@@ -63,10 +83,13 @@ async def eventually_is(
     return found
 
 
-def _looks(look: Callable[[], T | None], what: str, patience_s: float) -> Generator[None, None, T]:
+def _looks(
+    look: Callable[[], T | None], what: str, patience_s: float, meanwhile: Callable[[], object]
+) -> Generator[None, None, T]:
     """Yields after each look that found nothing; returns what a look found."""
     end = time.monotonic() + patience_s
     while True:
+        meanwhile()
         last: T | AssertionError | None
         try:
             last = look()

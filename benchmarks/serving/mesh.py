@@ -31,6 +31,7 @@ from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from services.kit.config import home_dir
 from services.kit.ids import new_id
+from tests.publishing import publish_when_available
 
 _PATIENCE_S = 240.0
 
@@ -93,18 +94,8 @@ class Plane:
             run="runs/bench",
             dataset_version="datasets/bench/versions/1",
         )
-        end = time.monotonic() + _PATIENCE_S
         with grpc.insecure_channel(f"127.0.0.1:{self.control}") as channel:
-            stub: Any = InferenceServiceStub(channel)
-            while True:
-                try:
-                    stub.PublishModel(request, timeout=_PATIENCE_S)
-                except grpc.RpcError as error:
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
-                        raise
-                    time.sleep(1)
-                else:
-                    return
+            publish_when_available(InferenceServiceStub(channel), request, _PATIENCE_S)
 
     @contextmanager
     def gateway(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 
 from services.kit.config import home_dir
 from tests.e2e.conftest import Mesh
+from tests.waiting import wait_until
 
 # A new name for each run of the tests, so that on a reused mesh nothing of an earlier run is reused or counted.
 NAME = f"reviews-{uuid.uuid4().hex[:8]}"
@@ -34,15 +34,14 @@ def _cycle(stub: PipelineServiceStub, mesh: Mesh, name: str) -> Cycle | None:
 
 
 def _when(stub: PipelineServiceStub, mesh: Mesh, name: str, reached: Callable[[Cycle], bool]) -> Cycle:
-    deadline = time.monotonic() + 400
-    while True:
+    def look() -> Cycle | None:
         cycle = _cycle(stub, mesh, name)
-        if cycle is not None:
-            if reached(cycle):
-                return cycle
-            assert cycle.state == Cycle.STATE_RUNNING, cycle
-        assert time.monotonic() < deadline, cycle
-        time.sleep(0.05)
+        assert cycle is None or reached(cycle) or cycle.state != Cycle.STATE_RUNNING, cycle
+        return cycle
+
+    cycle = wait_until(look, "the cycle", 400)
+    assert reached(cycle), cycle
+    return cycle
 
 
 def _running(stage: str) -> Callable[[Cycle], bool]:

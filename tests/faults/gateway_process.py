@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from infra.stack.layout import python_path
+from tests.processes import wait_started
 
 _PATIENCE_S = 60.0
 
@@ -75,12 +75,9 @@ def running_gateway(state: Path, settings: Mapping[str, str] | None = None) -> I
 
 
 def _ports(process: subprocess.Popen[bytes], log: Path) -> tuple[int, int]:
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
+    def look() -> tuple[int, int] | None:
         text = log.read_text()
         http, grpc = (re.search(rf"gateway serves {what}on port (\d+)", text) for what in ("HTTPS? ", ""))
-        if http and grpc:
-            return int(http.group(1)), int(grpc.group(1))
-        assert process.poll() is None, text
-        assert time.monotonic() < deadline, text
-        time.sleep(0.05)
+        return (int(http.group(1)), int(grpc.group(1))) if http and grpc else None
+
+    return wait_started(process, log, look, _PATIENCE_S)

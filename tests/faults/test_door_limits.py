@@ -10,7 +10,6 @@ import gzip
 import re
 import select
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from gateway.settings import GatewaySettings
 from services.ingest.settings import IngestSettings
 from tests.faults.gateway_process import GatewayProcess, running_gateway
 from tests.faults.http2 import CONTINUATION, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, UnfinishedMessages, frame, kinds
-from tests.waiting import wait_until
+from tests.waiting import wait_for, wait_until
 
 MIB = 1024 * 1024
 
@@ -230,15 +229,12 @@ def test_slow_bodies_share_a_budget(patient: GatewayProcess) -> None:
             assert status_of(answer) == 503
             assert b"\r\nretry-after:" in answer.lower()
     # The share of callers who left is free again.
-    headers = {"x-api-key": patient.key}
-    while True:  # the test's own time limit ends it
-        code = httpx.post(
-            f"http://127.0.0.1:{patient.http}/v1/records", content=b" " * size, headers=headers
-        ).status_code
-        if code != 503:
-            break
-        time.sleep(0.1)
-    assert code == 400  # the body is read, and it is not JSON
+    url, headers = f"http://127.0.0.1:{patient.http}/v1/records", {"x-api-key": patient.key}
+
+    def code() -> int:
+        return httpx.post(url, content=b" " * size, headers=headers).status_code
+
+    assert wait_for(code, lambda found: found != 503) == 400  # the body is read, and it is not JSON
 
 
 def test_a_bomb_is_found_before_it_goes_off(patient: GatewayProcess) -> None:
@@ -260,8 +256,7 @@ def test_one_address_has_only_so_many_connections(gateway: GatewayProcess) -> No
         assert status_of(answer) == 503
         assert b"\r\nretry-after:" in answer.lower()
     url = f"http://127.0.0.1:{gateway.http}/healthz"
-    while httpx.get(url).status_code != 200:  # until those are closed; the test's own time limit ends it
-        time.sleep(0.05)
+    wait_for(lambda: httpx.get(url).status_code, lambda code: code == 200, "an answer once those are closed")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as stubs
 from infra.stack.layout import python_path
 from services.kit.grpc.client import open_channel
 from tests.freezing import frozen
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, eventually_is
 
 _SERVICE = Path(__file__).parents[1] / "unit" / "kit" / "probe_service.py"
 # A caller that is patient: a minute is two of the periods after which the supervisor kills what is frozen.
@@ -59,13 +58,8 @@ async def test_callers_of_a_frozen_service_do_not_wait_out_their_deadline(
                 return False
             return True
 
-        async def answered() -> None:
-            async with asyncio.timeout(PATIENCE_S):
-                while not await asked():  # noqa: ASYNC110 - another process is what it waits for
-                    await asyncio.sleep(0.1)
-
-        await answered()
+        await eventually_is(asked, what="an answer", patience_s=PATIENCE_S)
         with frozen(service.pid):
             # The first finds it out; the second meets a channel that knows.
             assert [await asked() for _ in range(2)] == [False] * 2
-        await answered()
+        await eventually_is(asked, what="an answer", patience_s=PATIENCE_S)

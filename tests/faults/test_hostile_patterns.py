@@ -16,6 +16,7 @@ from tidemill.cleaning.v1 import dataset_pb2
 from infra.stack.testing import running_parts
 from services.kit.bus.kafka import ensure_topics
 from tests.service_process import ServiceProcess
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -72,8 +73,7 @@ def test_more_costly_texts_than_can_wait_are_refused_with_a_retry(cleaning: Serv
     costly = pb.CleanTextRequest(text="a" * 200_000, operators=[replace("a*b|a", "c")])
     stub = stubs.CleaningServiceStub(cleaning.channel())
     calls = [stub.CleanText.future(costly, timeout=300) for _ in range(80)]
-    while not any(call.done() for call in calls):
-        time.sleep(0.05)
+    wait_until(lambda: any(call.done() for call in calls), "the first refusal")
     refused = {call.code() for call in calls if call.done()}
     assert refused == {grpc.StatusCode.RESOURCE_EXHAUSTED}
     for call in calls:

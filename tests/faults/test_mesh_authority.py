@@ -26,6 +26,7 @@ from infra.stack.topology import SERVICES, environment, specs
 from services.kit.grpc.client import open_channel
 from services.kit.tls import RELOAD_S
 from tests.faults.test_peer_tls import Peers
+from tests.waiting import eventually, eventually_is
 
 Files = tuple[Path, Path, Path]
 
@@ -85,10 +86,10 @@ class Caller:
     async def more(self, calls: int = 20) -> None:
         """Waits until `calls` more calls have succeeded."""
         before = self.good
-        async with asyncio.timeout(60):
-            while self.good < before + calls:
-                assert not self.failed, self.failed
-                await asyncio.sleep(0.05)
+        await eventually(lambda: self.good >= before + calls, f"{calls} more calls", meanwhile=self._none_failed)
+
+    def _none_failed(self) -> None:
+        assert not self.failed, self.failed
 
 
 @asynccontextmanager
@@ -107,12 +108,12 @@ async def calling(port: int, files: Files) -> AsyncIterator[Caller]:
 
 async def shown(port: int, serial: Callable[[], int]) -> None:
     """Waits until the service shows the certificate with this serial number."""
-    async with asyncio.timeout(60):
-        while True:
-            pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
-            if x509.load_pem_x509_certificate(pem.encode()).serial_number == serial():
-                return
-            await asyncio.sleep(0.1)
+
+    async def read() -> int:
+        pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+        return x509.load_pem_x509_certificate(pem.encode()).serial_number
+
+    await eventually_is(read, lambda found: found == serial(), "the certificate")
 
 
 def serial_of(file: Path) -> int:
@@ -175,13 +176,14 @@ async def test_an_expired_caller_is_refused_until_it_has_its_new_certificate(ser
         await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
     machine.authority.issue("caller", [])
     machine.copy("caller")
-    async with asyncio.timeout(60):
-        while True:  # the same channel
-            try:
-                await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
-                break
-            except grpc.aio.AioRpcError:
-                await asyncio.sleep(0.1)
+
+    async def answered() -> bool:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            return True
+        return False
+
+    await eventually_is(answered, what="an answer on the same channel")
     await channel.close()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from infra.stack.layout import python_path
 from services.kit.grpc.client import open_channel
 from tests.faults.test_door_tls import Authority
+from tests.processes import wait_started
 from tests.service_process import free_port
+from tests.waiting import eventually_is
 
 SERVICE = Path(__file__).parents[1] / "unit" / "kit" / "probe_service.py"
 
@@ -60,11 +61,7 @@ class Peers:
         """Runs the service during the block."""
         process = self.start()
         try:
-            end = time.monotonic() + 60
-            while "serves on port" not in self.log.read_text():
-                assert process.poll() is None, self.log.read_text()
-                assert time.monotonic() < end, self.log.read_text()
-                time.sleep(0.1)
+            wait_started(process, self.log, lambda: "serves on port" in self.log.read_text())
             yield
         finally:
             process.kill()
@@ -115,7 +112,5 @@ async def test_a_new_certificate_holds_without_a_restart(peers: Peers) -> None:
     peers.ca.write_bytes(peers.authority.pem)
     peers.service = peers.issue("service")
     new = (*peers.issue("new"), peers.ca)
-    end = time.monotonic() + 30
-    while await peers.ask(new) is not grpc.StatusCode.OK:
-        assert time.monotonic() < end, peers.log.read_text()
+    await eventually_is(lambda: peers.ask(new), lambda code: code is grpc.StatusCode.OK, "the new certificate")
     assert await peers.ask((*old, old_ca)) is grpc.StatusCode.UNAVAILABLE

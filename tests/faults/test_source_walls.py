@@ -39,6 +39,7 @@ from services.kit.network_wall import AddressInfo
 from services.kit.source_roots import add_roots, read_roots
 from tests.examples import examples
 from tests.sources import file_sources, pull, texts
+from tests.waiting import wait_until
 
 LINE = b'{"text": "x"}\n'
 
@@ -495,8 +496,7 @@ def test_an_interrupt_ends_a_read_that_hangs(where: str) -> None:
 
         thread = threading.Thread(target=look)
         thread.start()
-        while not held:
-            thread.join(0.02)
+        wait_until(lambda: held, "a connection")
         if where == "within the body":
             held[0].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
         interrupt.set()

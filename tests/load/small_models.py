@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import grpc
@@ -16,6 +15,7 @@ from infra.stack.state import StackState
 from services.kit.ids import new_id
 from services.kit.storage.signing import MANIFEST, SigningKey
 from tests.integration.inference.builds import make_classifier, make_generator
+from tests.publishing import publish_when_available
 
 CLASSIFIER, WRITER = "load-classifier", "load-writer"
 _PATIENCE_S = 240.0
@@ -50,7 +50,7 @@ def publish(stack: StackState, build: Path, model: str) -> None:
         dataset_version="datasets/load/versions/1",
     )
     with grpc.insecure_channel(stack.address("inference")) as channel:
-        _publish(InferenceServiceStub(channel), request)
+        publish_when_available(InferenceServiceStub(channel), request, _PATIENCE_S)
 
 
 def _give(folder: Path, store: Path) -> None:
@@ -58,17 +58,3 @@ def _give(folder: Path, store: Path) -> None:
     owner = store.stat()
     for path in (folder.parent, folder, *folder.rglob("*")):
         os.chown(path, owner.st_uid, owner.st_gid)
-
-
-def _publish(stub: InferenceServiceStub, request: pb.PublishModelRequest) -> None:
-    """Retries while Triton is unavailable (2.51 crashes now and then)."""
-    end = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            stub.PublishModel(request, timeout=_PATIENCE_S)
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
-                raise
-            time.sleep(1)
-        else:
-            return

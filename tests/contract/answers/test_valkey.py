@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from services.serving.domain.answer import FinishReason, Piece, Prompt, Sampling
 from tests.contract.answers.conftest import TTL_S, Server
 from tests.unit.serving.test_answer_cache import VERSION
 from tests.unit.serving.test_answer_cache import Server as Model
+from tests.waiting import eventually_is
 
 KEY = b"1" * 32
 VALUE = Scored(3, 1, (0.1, 0.9))
@@ -142,12 +142,7 @@ async def test_a_password_is_used_and_a_wrong_one_is_as_no_server(own_server: Se
 async def test_answers_are_forgotten_after_their_time(running: Server) -> None:
     async with opened(running.url, 0.05) as (store, errors):
         await store.put({KEY: VALUE})
-        for _ in range(500):
-            if list(await store.get([KEY])) == [None]:
-                break
-            await asyncio.sleep(0.02)
-        else:
-            pytest.fail("the answer is still there")
+        await eventually_is(lambda: store.get([KEY]), lambda found: list(found) == [None], "the end of an answer")
         assert not errors
 
 

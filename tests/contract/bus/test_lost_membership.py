@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.port import Delivery
 from services.kit.bus.topics import Topic
 from tests.contract.bus.conftest import KafkaBus
+from tests.waiting import wait_for, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -47,12 +47,7 @@ def test_a_membership_without_heartbeats_is_ended_and_begun_again(
     assert member.wait_assigned(30)
     # Simulates the bug of kafka-python.
     made[0]._coordinator._disable_heartbeat()
-    deadline = time.monotonic() + 60
-    while len(made) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: len(made) > 1, "a second membership")
     kafka_bus.put(topic, b"a", b"1", [])
-    while handler.values != [b"1"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: handler.values, lambda values: values == [b"1"], "the event")
     member.stop()

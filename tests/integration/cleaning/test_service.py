@@ -27,6 +27,7 @@ from services.kit.bus.topics import CLEANING_EVENTS, DEAD_LETTERS, RECORDS_CLEAN
 from tests.integration.cleaning.bus import events_of, raw_event
 from tests.integration.cleaning.conftest import CleaningProcess
 from tests.topics import read_all
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.real
 
@@ -329,8 +330,7 @@ def test_killed_at_any_moment_it_loses_nothing_and_does_nothing_twice(
     rng = random.Random(11)
     deaths = 0
     for mark in (0, count // 8, count // 4, count // 2):
-        while (done := arrived(cleaning, version)) is not None and done <= mark:
-            time.sleep(0.02)
+        wait_for(lambda: arrived(cleaning, version), lambda done, mark=mark: done is None or done > mark)  # type: ignore[misc]
         time.sleep(rng.uniform(0, 0.1))
         deaths += arrived(cleaning, version) is not None
         cleaning.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -33,6 +32,7 @@ from gateway.facade.table import OWN, public_services
 from tests.faults.http2 import DATA, HEADERS, PREFACE, SETTINGS, fields, frame
 from tests.integration.gateway.conftest import Mesh
 from tests.integration.gateway.fake_peers import ANSWER, WORDS
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -187,8 +187,7 @@ def test_a_new_key_is_valid_at_once_and_a_revoked_one_soon_refused(mesh: Mesh, c
             return error.code() is grpc.StatusCode.UNAUTHENTICATED
         return False
 
-    while not refused():  # the test's own time limit ends it
-        pass
+    wait_until(refused, "the refusal of a revoked key")
 
 
 def test_health_is_open_and_reflection_lists_the_services(
@@ -242,8 +241,7 @@ def test_metadata_of_any_text_is_passed_on(mesh: Mesh) -> None:
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
         connection.sendall(frame(HEADERS, 4, 1, fields(sent)) + frame(DATA, 1, 1, body))
-        while len(mesh.peers.seen.metadata) == before:  # the test's own time limit ends it
-            time.sleep(0.01)
+        wait_until(lambda: len(mesh.peers.seen.metadata) > before, "the call")
     value = mesh.peers.seen.metadata[-1]["x-name"]
     assert isinstance(value, str)
     assert unquote(value) == "Zoë 50% 看"

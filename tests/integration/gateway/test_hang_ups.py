@@ -17,6 +17,7 @@ from tidemill.inference.v1.inference_service_pb2 import GenerateRequest, StreamG
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
 from tests.integration.gateway.conftest import Mesh
+from tests.waiting import wait_for
 
 CALLERS = 300
 
@@ -61,8 +62,7 @@ def test_callers_who_hang_up_leave_nothing_behind(mesh: Mesh, caplog: pytest.Log
         with grpc.insecure_channel(mesh.grpc) as channel:
             stub = InferenceServiceStub(channel)
             list(pool.map(lambda number: hang_up_rpc(mesh, stub, number), range(CALLERS)))
-        while mesh.run(tasks()) > before:  # the test's own time limit ends it
-            time.sleep(0.1)
+        wait_for(lambda: mesh.run(tasks()), lambda count: count <= before, "the end of all tasks")
 
         async def collect() -> None:
             gc.collect()

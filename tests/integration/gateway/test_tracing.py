@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import grpc
 import httpx
 import pytest
@@ -16,6 +14,7 @@ from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStu
 from services.kit.telemetry import schema
 from tests.integration.gateway.conftest import Mesh
 from tests.integration.gateway.fake_peers import ANSWER
+from tests.waiting import wait_for
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE, SPAN = PARENT.split("-")[1:3]
@@ -24,11 +23,11 @@ ASK = {"model": "headlines", "messages": [{"role": "user", "content": "Hi"}]}
 
 def of_trace(exported: InMemorySpanExporter, trace_id: str, count: int = 1) -> list[ReadableSpan]:
     """The spans of a trace, as soon as there are `count`: a span may end after its answer was read."""
-    while True:
-        found = [s for s in exported.get_finished_spans() if s.context and f"{s.context.trace_id:032x}" == trace_id]
-        if len(found) >= count:
-            return found
-        time.sleep(0.01)
+
+    def read() -> list[ReadableSpan]:
+        return [s for s in exported.get_finished_spans() if s.context and f"{s.context.trace_id:032x}" == trace_id]
+
+    return wait_for(read, lambda found: len(found) >= count, "the spans")
 
 
 @pytest.fixture(autouse=True)

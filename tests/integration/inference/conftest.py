@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import inference_service_pb2_grpc as stubs
@@ -27,8 +25,9 @@ from infra.stack.testing import running_parts
 from services.kit.ids import new_id
 from tests.integration.inference.builds import finish_generator, make_classifier, make_generator
 from tests.models import TOOLS_CHAT
+from tests.processes import serves, wait_started
+from tests.publishing import publish_when_available
 from tests.service_process import free_port
-from tests.waiting import wait_until
 
 _ROOT = Path(__file__).parents[3]
 _RECONNECT = [("grpc.max_reconnect_backoff_ms", 500)]
@@ -132,17 +131,7 @@ class InferenceProcess:
             )
 
     def _wait(self, process: subprocess.Popen[bytes], channel: grpc.Channel, name: str) -> None:
-        health: Any = health_pb2_grpc.HealthStub(channel)
-
-        def serves() -> bool:
-            assert process.poll() is None, (self.folder / f"{name}.log").read_text()[-4000:]
-            try:
-                answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
-            except grpc.RpcError:
-                return False
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-        wait_until(serves, patience_s=180)
+        wait_started(process, self.folder / f"{name}.log", lambda: serves(channel), 180)
 
     def start_control(self) -> None:
         """Starts inference and waits until it serves."""
@@ -220,14 +209,7 @@ class InferenceProcess:
             run="runs/test",
             dataset_version="datasets/test/versions/1",
         )
-        end = time.monotonic() + patience_s
-        while True:
-            try:
-                return self.control.PublishModel(request, timeout=240)
-            except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
-                    raise
-                time.sleep(1)
+        return publish_when_available(self.control, request, patience_s)
 
 
 @pytest.fixture(scope="package")

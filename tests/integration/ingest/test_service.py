@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tidemill.ingest.v1.source_import_pb2 import Import, JsonLinesSource, Source
 from services.kit.bus.topics import DEAD_LETTERS, INBOUND, INGEST_EVENTS, RECORDS_RAW
 from tests.integration.ingest.conftest import IngestProcess, messages_of
 from tests.topics import read_all
+from tests.waiting import wait_for, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -145,9 +145,9 @@ def test_a_folder_is_imported_and_found_again(ingest: IngestProcess, kafka_boots
     assert set(refused) == {b"NOT_DECODABLE", b"EMPTY_TEXT"}
     assert refused[b"NOT_DECODABLE"]["dlq_location"].endswith(b"/tech/bad.txt")
     assert b"bad.txt" in refused[b"NOT_DECODABLE"]["dlq_message"]
-    deadline = time.monotonic() + 90
-    while not (completed_events := messages_of(kafka_bootstrap, INGEST_EVENTS, ImportCompleted, begun.name)):
-        assert time.monotonic() < deadline
+    completed_events = wait_until(
+        lambda: messages_of(kafka_bootstrap, INGEST_EVENTS, ImportCompleted, begun.name), "the end of the import"
+    )
     assert [(m.record_count, m.digest) for _, m in completed_events] == [(8, done.digest)]
 
     repeat = create(ingest, spec, "folder-1")
@@ -265,9 +265,11 @@ def test_foreign_events_become_records_and_poison_is_set_aside(ingest: IngestPro
     for value, named in sent:
         producer.send(INBOUND.name, value=value, headers=named, partition=0).get(20)
     producer.close()
-    deadline = time.monotonic() + 30
-    while len(found := [*pushed(kafka_bootstrap, "foreign"), *pushed(kafka_bootstrap, "shop")]) < 5:
-        assert time.monotonic() < deadline, ingest.log.read_text()[-3000:]
+    found = wait_for(
+        lambda: [*pushed(kafka_bootstrap, "foreign"), *pushed(kafka_bootstrap, "shop")],
+        lambda records: len(records) >= 5,
+        "five records",
+    )
     identities: dict[str, set[str]] = {}
     for named_headers, message in found:
         identities.setdefault(message.record.text, set()).add(message.record.record_id)

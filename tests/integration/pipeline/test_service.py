@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -154,13 +153,12 @@ def test_feedback_meets_its_prediction_and_is_reported_on_the_bus(stub: Pipeline
     request = pb.RecordFeedbackRequest(answer=answer, rating=-1, correction="Better", author="me", request_id=answer)
     kept = stub.RecordFeedback(request, timeout=10).feedback
     assert stub.RecordFeedback(request, timeout=10).feedback.name == kept.name
-    deadline = time.monotonic() + 60
-    while True:
-        listed = stub.ListFeedback(pb.ListFeedbackRequest(model="models/headlines"), timeout=10).feedback
-        if kept.name in {item.name for item in listed}:
-            break
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    request_of_model = pb.ListFeedbackRequest(model="models/headlines")
+    wait_for(
+        lambda: {item.name for item in stub.ListFeedback(request_of_model, timeout=10).feedback},
+        lambda names: kept.name in names,
+        "the feedback",
+    )
     consumer = KafkaConsumer(FEEDBACK.name, bootstrap_servers=kafka, auto_offset_reset="earliest")
     event = next(e for m in consumer if (e := FeedbackRecorded.FromString(m.value)).answer == answer)
     consumer.close()

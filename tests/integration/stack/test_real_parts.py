@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from infra.stack.testing import REUSE, running_parts
 from infra.stack.topology import PARTS
 from services.kit.config import home_dir
 from tests.processes import unless_ended
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.real
 
@@ -150,13 +150,12 @@ def test_a_killed_part_comes_back_and_works(stack: StackState, name: str) -> Non
     before = read_state(stack.layout).children[name]
     assert before.pid is not None
     os.kill(before.pid, signal.SIGKILL)
-    end = time.monotonic() + _PATIENCE_S
-    while True:
-        after = read_state(stack.layout).children[name]
-        if after.phase is ChildPhase.READY and after.restarts == before.restarts + 1:
-            break
-        assert time.monotonic() < end, f"{name} did not come back: {after}"
-        time.sleep(0.1)
+    wait_for(
+        lambda: read_state(stack.layout).children[name],
+        lambda after: after.phase is ChildPhase.READY and after.restarts == before.restarts + 1,
+        f"a restart of {name}",
+        _PATIENCE_S,
+    )
     if name == "kafka":
         assert send_and_receive(stack.kafka_bootstrap) == b"a record"
     elif name == "elasticsearch":

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from kafka import KafkaConsumer, TopicPartition
 from tidemill.training.v1 import run_pb2
 from tidemill.training.v1 import training_service_pb2 as pb
@@ -29,6 +27,7 @@ from services.kit.bus.topics import TRAINING_EVENTS
 from services.kit.storage.signing import TrustedKeys
 from services.training.adapters.job import WorkerLock
 from tests.integration.training.bases import make_encoder, make_writer, write_reviews
+from tests.processes import serves, wait_started
 from tests.waiting import wait_for
 
 _ROOT = Path(__file__).parents[3]
@@ -137,17 +136,7 @@ class TrainingProcess:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "services.training"], env=environment, stdout=log, stderr=log
             )
-        health: Any = health_pb2_grpc.HealthStub(self._channel())
-        deadline = time.monotonic() + 120
-        while True:
-            assert self.process.poll() is None, self.log.read_text()[-4000:]
-            assert time.monotonic() < deadline, self.log.read_text()[-4000:]
-            try:
-                answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-            except grpc.RpcError:
-                time.sleep(0.1)
+        wait_started(self.process, self.log, lambda: serves(self._channel()), 120)
 
     def kill(self) -> None:
         """kill -9."""

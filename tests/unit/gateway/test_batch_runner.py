@@ -16,6 +16,7 @@ from gateway.batches.runner import BatchRunner, Reply
 from gateway.batches.store import BatchStore
 from gateway.keys.key import ApiKey
 from services.kit.errors import UnauthenticatedError
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 
@@ -55,10 +56,8 @@ async def running(
 
 
 async def ended(store: BatchStore, batch: str, tenant: str = "t") -> Batch:
-    async with asyncio.timeout(30):
-        while (found := store.get_batch(tenant, batch)).status not in ENDED:  # noqa: ASYNC110 - it is a file
-            await asyncio.sleep(0.02)
-    return found
+    await eventually(lambda: store.get_batch(tenant, batch).status in ENDED, "the end of the batch")
+    return store.get_batch(tenant, batch)
 
 
 def lines_of(store: BatchStore, file_id: str | None) -> dict[str, dict[str, dict[str, str]]]:

@@ -15,6 +15,7 @@ from services.kit.errors import NotFoundError
 from services.kit.grpc.server import create_server
 from services.kit.telemetry.metrics import RequestMetrics
 from tests.grpc_servers import serving
+from tests.waiting import eventually
 
 _SERVICE = "/tidemill.pipeline.v1.PipelineService/"
 
@@ -53,9 +54,7 @@ async def test_a_caller_that_disconnects_is_not_a_fault_of_the_service() -> None
         return metrics.registry.get_sample_value("requests_total", labels) or 0.0
 
     async def until(method: str, code: str) -> None:
-        async with asyncio.timeout(60):
-            while not counted(method, code):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await eventually(lambda: counted(method, code), f"{code} of {method}")
 
     name = "pipelines/a/cycles/b"
     async with serving(server) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

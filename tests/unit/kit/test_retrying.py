@@ -12,6 +12,7 @@ import pytest
 from services.kit.errors import FailedPreconditionError, TidemillError, UnavailableError
 from services.kit.retrying import Backoff, StoppedError, call_with_retries, call_with_retries_async
 from services.kit.runtime.loops import Wakeup, step_forever
+from tests.waiting import eventually
 
 
 class Flaky:
@@ -98,9 +99,7 @@ async def test_a_loop_logs_an_outage_once_and_its_end(caplog: pytest.LogCaptureF
     steps = Flaky(*[UnavailableError("away", reason="AWAY") for _ in range(4)])
     with caplog.at_level(logging.INFO):
         loop = asyncio.create_task(step_forever(steps.on_loop, "sweeping", idle_s=0.001))
-        async with asyncio.timeout(30):
-            while "sweeping continues" not in caplog.messages:  # noqa: ASYNC110 - there is no event to wait for
-                await asyncio.sleep(0.001)
+        await eventually(lambda: "sweeping continues" in caplog.messages, "the end of the outage")
         loop.cancel()
     assert caplog.messages == ["sweeping waits: away", "sweeping continues"]
 
@@ -111,9 +110,7 @@ async def test_a_loop_ends_with_a_defect_unless_it_must_survive(error: Exception
         await step_forever(Flaky(error).on_loop, "sweeping")
     steps = Flaky(error)
     loop = asyncio.create_task(step_forever(steps.on_loop, "sweeping", idle_s=0.001, survives_defects=True))
-    async with asyncio.timeout(30):
-        while steps.calls < 3:  # noqa: ASYNC110 - there is no event to wait for
-            await asyncio.sleep(0.001)
+    await eventually(lambda: steps.calls >= 3, "three steps")
     loop.cancel()
 
 

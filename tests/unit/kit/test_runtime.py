@@ -23,6 +23,7 @@ from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
 from infra.stack.layout import python_path
 from services.kit.config import ServiceSettings, load_settings
+from tests.processes import serves
 from tests.service_process import free_port
 from tests.waiting import wait_until
 
@@ -60,12 +61,7 @@ class Probe:
     def serves(self) -> bool:
         """Whether it is healthy."""
         with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
-            health: Any = health_pb2_grpc.HealthStub(channel)
-            try:
-                answer = health.Check(health_pb2.HealthCheckRequest(service=_SERVICE), timeout=2)
-            except grpc.RpcError:
-                return False
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+            return serves(channel, _SERVICE)
 
     def end(self, *signals: signal.Signals, patience_s: float = 30) -> int:
         """Sends the signals; returns the exit status."""

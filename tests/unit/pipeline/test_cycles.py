@@ -25,7 +25,7 @@ from services.pipeline.domain.cycle import Cycle, CycleState, StageState
 from services.pipeline.entrypoints.mapping import cycle_to
 from tests.unit.pipeline.conftest import Harness
 from tests.unit.pipeline.peers import DIGEST, report
-from tests.waiting import eventually_is
+from tests.waiting import eventually, eventually_is
 
 
 @asynccontextmanager
@@ -312,8 +312,7 @@ async def test_work_that_is_just_being_ordered_is_cancelled_too(harness: Harness
     harness.runs.answering.clear()
     async with service(harness) as cycles:
         name = (await cycles.create(harness.spec, "", "")).name
-        while not harness.runs.started:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await eventually(lambda: harness.runs.started, "the run")
         await cycles.cancel(name)
         await asyncio.sleep(0.05)
         harness.runs.answering.set()

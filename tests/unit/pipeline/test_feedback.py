@@ -12,6 +12,7 @@ from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.domain.feedback import Answer, Feedback
 from services.pipeline.entrypoints.worker import publish_pending_feedback
 from tests.unit.pipeline.conftest import Harness
+from tests.waiting import eventually
 
 NOW = datetime.now(UTC)
 
@@ -95,9 +96,7 @@ async def test_feedback_is_reported_as_soon_as_it_is_recorded_and_again_after_th
     publishing = asyncio.create_task(publish_pending_feedback(feedback, signal))
 
     async def published(count: int) -> None:
-        async with asyncio.timeout(30):
-            while len(harness.announcer.published) < count:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await eventually(lambda: len(harness.announcer.published) >= count, f"{count} published")
 
     try:
         names = [record(feedback, "answers/a", 1, "", "", "").name]

@@ -23,6 +23,7 @@ from services.pipeline.domain.feedback import Answer, Feedback, Signal
 from services.pipeline.domain.learning import FeedbackUse, Kind, Lesson, chosen, source_of
 from services.pipeline.entrypoints.mapping import Caller, identified, judgement_from
 from tests.unit.pipeline.conftest import Harness
+from tests.waiting import eventually
 
 NOW = datetime.now(UTC)
 MODEL = "models/headlines"
@@ -277,9 +278,7 @@ async def run_to_end(harness: Harness, scheduler: Any, name: str) -> None:
     import asyncio
 
     running = asyncio.create_task(scheduler.run())
-    async with asyncio.timeout(60):
-        while not (found := harness.store.get(name)) or not found.announced:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await eventually(lambda: (found := harness.store.get(name)) and found.announced, "the end of the cycle")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

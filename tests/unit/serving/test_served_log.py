@@ -21,6 +21,7 @@ from services.serving.adapters import answer_journal
 from services.serving.adapters.answer_journal import AnswerJournal, PendingAnswer
 from services.serving.adapters.served_log import BackgroundServedLog
 from services.serving.app.ports import Served
+from tests.waiting import wait_until
 
 
 class FakeBus:
@@ -65,8 +66,7 @@ def test_a_bus_that_comes_back_gets_everything() -> None:
     bus.errors = [UnavailableError("no broker"), UnavailableError("no broker")]
     log = BackgroundServedLog(bus, registry)
     log.add(_served(1, 2))
-    while bus.errors:
-        bus.tried.wait(60)
+    wait_until(lambda: not bus.errors, "both errors")
     log.close()
     assert bus.answers == ["answers/1", "answers/2"]
     assert _dropped(registry) == 0
@@ -77,11 +77,9 @@ def test_what_the_bus_never_takes_is_counted() -> None:
     bus.errors = [InvalidArgumentError("too large"), RuntimeError("defect")]
     log = BackgroundServedLog(bus, registry)
     log.add(_served(1))
-    while len(bus.errors) > 1:
-        bus.tried.wait(60)
+    wait_until(lambda: len(bus.errors) == 1, "the first error")
     log.add(_served(2, 3))
-    while bus.errors:
-        bus.tried.wait(60)
+    wait_until(lambda: not bus.errors, "the second error")
     log.add(_served(4))
     log.close()
     assert bus.answers == ["answers/4"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from services.serving.adapters.triton_liveness import Liveness
 from services.serving.domain.answer import Scored, Task
 from services.serving.domain.route import RoutedVersion
 from tests.unit.serving.reports import Reports
+from tests.waiting import eventually, eventually_is
 
 
 def version(model: str) -> RoutedVersion:
@@ -83,12 +84,13 @@ async def _triton(stuck: list[str], limits: Limits = QUICK) -> AsyncIterator[tup
 
 
 async def _first_answer(client: TritonClient, model: str = "m") -> Any:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await client.classify(version(model), ["x"])
-            except UnavailableError:
-                await asyncio.sleep(0.02)
+    async def ask() -> Any:
+        try:
+            return await client.classify(version(model), ["x"])
+        except UnavailableError:
+            return None
+
+    return await eventually_is(ask, what="an answer")
 
 
 async def test_all_that_waits_for_a_frozen_triton_is_refused_and_so_is_what_comes_later() -> None:
@@ -128,16 +130,15 @@ async def test_a_stuck_model_is_asked_by_one_caller_at_a_time_until_it_answers()
         assert refused.value.retry_after_s
         assert fake.asked == 3
         assert stuck == []
+
         # After its pause one is let through, and gets no answer either: the model's process is to be replaced.
-        async with asyncio.timeout(30):
-            while not stuck:
-                try:
-                    async with asyncio.timeout(0.15):
-                        await client.classify(version("m"), ["x"])
-                except UnavailableError:
-                    await asyncio.sleep(0.02)
-                except TimeoutError:
-                    continue
+        async def report() -> list[str]:
+            with suppress(UnavailableError, TimeoutError):
+                async with asyncio.timeout(0.15):
+                    await client.classify(version("m"), ["x"])
+            return stuck
+
+        await eventually_is(report, what="the report of a stuck model")
         assert stuck == ["m.1"]
         assert fake.asked == 4
         fake.stuck = False
@@ -158,9 +159,7 @@ async def test_a_limited_number_of_requests_waits_for_one_model() -> None:
     async with _triton([], Limits(silence_s=3600, waiting=4)) as (fake, client):
         fake.stuck = True
         waiting = [asyncio.create_task(client.classify(version("m"), ["x"])) for _ in range(4)]
-        async with asyncio.timeout(30):
-            while fake.asked < 4:  # noqa: ASYNC110 - the fake is asked from outside
-                await asyncio.sleep(0.01)
+        await eventually(lambda: fake.asked == 4, "four requests")
         with pytest.raises(ResourceExhaustedError, match="4 requests are waiting") as refused:
             await client.classify(version("m"), ["x"])
         assert refused.value.retry_after_s

@@ -38,6 +38,7 @@ from services.training.engine.methods.lora import Lora
 from services.training.entrypoints.mapping import run_to
 from services.training.entrypoints.worker import run_supervision
 from tests.conftest import OpenDatabase
+from tests.waiting import eventually
 
 _GONE = WorkerView(False, None, None, None)
 _ALIVE = WorkerView(True, Progress("train", 3, 10), None, None)
@@ -378,9 +379,7 @@ async def test_supervision_continues_whatever_a_step_raises(harness: Harness, mo
 
     monkeypatch.setattr(harness.store, "unfinished", unfinished)
     task = asyncio.create_task(run_supervision(harness.supervision))
-    async with asyncio.timeout(30):
-        while not harness.workers.started:  # noqa: ASYNC110 - it runs in a thread
-            await asyncio.sleep(0.01)
+    await eventually(lambda: harness.workers.started, "the worker")
     assert not task.done()
     task.cancel()
     assert harness.workers.started == [run.name]
