@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-from importlib import import_module
 from pathlib import Path
 
 from opentelemetry import trace
@@ -102,11 +101,11 @@ def _run(job: Job, stop: threading.Event) -> int:
     import torch
 
     from services.training.worker.phases import drop_stored, store, with_loss_curve
+    from services.training.worker.sequence import run_job
 
     torch.set_num_threads(job.threads)
-    run = import_module(f"services.training.worker.{job.spec.task.kind}").run
     try:
-        report = store(job, with_loss_curve(job, run(job, stop.is_set)), stop)
+        report = store(job, with_loss_curve(job, run_job(job, stop.is_set)), stop)
         write_json(job.folder / REPORT_FILE, report.to_json())
     except Cancelled:
         logger.info("run %s was stopped; its checkpoint is stored", job.run)

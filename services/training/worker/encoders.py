@@ -1,27 +1,37 @@
-"""What the runs of the two tasks of encoders share: the model, its training, and its builds."""
+"""What the runs of the two tasks of encoders share: the model, its training, its answers, and its builds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from services.kit.engine import RUNTIME
 from services.training.adapters import encoder_builds
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import Champion, Job, write_json
-from services.training.domain.report import Metric, Variant
+from services.training.domain.report import Variant
+from services.training.domain.tasks import Task, VariantName
 from services.training.engine.classifier import build_classifier, with_embedding
-from services.training.engine.tasks import Objective
-from services.training.worker import phases
-from services.training.worker.phases import Phase, kept, kept_folder
+from services.training.engine.tasks import Objective, pad_right
+from services.training.worker.champion import Rows
+from services.training.worker.phases import Material, Phase, check_stop, kept, kept_folder, seal, train_adapted
+from services.training.worker.sequence import A, Builds, TaskRun
 
-if TYPE_CHECKING:
-    import torch
-
+_BATCH = 32
 _WEIGHTS = "model.safetensors"
 _OUTPUTS = "labels.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A text's tokens, and the characters of each, start and end, where each token has an output."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
 
 
 def classifier_of(folder: Path, labels: int, *, seed: int, each_token: bool = False) -> Any:
@@ -35,139 +45,166 @@ def classifier_of(folder: Path, labels: int, *, seed: int, each_token: bool = Fa
     return build_classifier(encoder, encoder.config.hidden_size, labels, seed=seed, each_token=each_token)
 
 
+class EncoderRun(TaskRun[A]):
+    """A run that trains a classifier on an encoder; `outputs` say what each of its numbers means.
+
+    Args:
+        job: the run.
+        material: its data and base model.
+        should_stop: see `run_job`.
+        outputs: in the order of the classifier's outputs.
+    """
+
+    EACH_TOKEN: ClassVar[bool] = False
+    """Whether each token gets an output, or the whole text."""
+
+    def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool], outputs: Sequence[str]) -> None:
+        super().__init__(job, material, should_stop)
+        self.outputs = list(outputs)
+        seed = job.spec.optimization.seed
+        self._model = classifier_of(material.base_folder, len(outputs), seed=seed, each_token=self.EACH_TOKEN)
+
+    @abstractmethod
+    def objective(self, tokens: Sequence[Tokens]) -> Objective:
+        """What the classifier learns from the training texts, of which these are the tokens."""
+
+    @abstractmethod
+    def named(self, found: Sequence[Any], outputs: Sequence[str], tokens: Sequence[Tokens]) -> list[A]:
+        """The answers behind a classifier's outputs: of each text a number, or a list with one for each token."""
+
+    def train(self) -> Mapping[str, float]:
+        """See `TaskRun`. What its outputs mean is kept beside the model, for when it is the champion of a later run."""
+        from safetensors.torch import save_model
+
+        job, method, model, tokenizer = self.job, self.job.spec.method, self._model, self.material.tokenizer
+        merged = job.folder / "merged"
+        if (merged / _WEIGHTS).is_file():
+            _load_weights(model, merged)
+        else:
+            model.encoder = method.adapt(model.encoder)
+            model.head.requires_grad_(True)
+            model.to(self.material.device)
+            objective = self.objective(self._tokens(tokenizer, job.spec.task, self.material.train))
+            train_adapted(job, model, model.encoder, objective, self.material.device, self.should_stop)
+            model.encoder = method.merge(model.encoder)
+
+            def save(path: Path) -> None:
+                save_model(model, str(path / _WEIGHTS))
+                tokenizer.save_pretrained(str(path))
+                write_json(path / _OUTPUTS, self.outputs)
+
+            kept_folder(merged, save)
+        figures: dict[str, float] = kept(job.folder / "eval" / "train.json", dict)
+        model.to(self.material.device).eval()
+        return figures
+
+    def answers(self, rows: Rows) -> list[A]:
+        """See `TaskRun`."""
+        return self._ask(self._model, self.material.tokenizer, self.job.spec.task, self.outputs, rows)
+
+    def champion_answers(self, champion: Champion, folder: Path, rows: Rows) -> list[A]:
+        """See `TaskRun`."""
+        from transformers import AutoTokenizer
+
+        outputs: list[str] = json.loads((folder / _OUTPUTS).read_text(encoding="utf-8"))
+        base = BaseModels(self.job.models_dir, self.job.downloads_dir).prepare(champion.spec.base_model)
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        model = classifier_of(base, len(outputs), seed=0, each_token=self.EACH_TOKEN)
+        _load_weights(model, folder)
+        return self._ask(model.to(self.material.device).eval(), tokenizer, champion.spec.task, outputs, rows)
+
+    def compress(self, tuned: Sequence[A]) -> Builds:
+        """See `TaskRun`."""
+        job, spec, task = self.job, self.job.spec, self.job.spec.task
+        holdout = self._tokens(self.material.tokenizer, task, self.material.holdout)
+        phase = Phase(job, "compress", len(spec.variants), "builds")
+        folders = self._build()
+
+        def measure() -> dict[str, Any]:
+            return {
+                name: {
+                    "answers": self.named(item.answers, self.outputs, holdout),
+                    "latency_p50_ms": item.latency_p50_ms,
+                    "examples_per_second": item.examples_per_second,
+                }
+                for name, item in encoder_builds.measure(folders, [text.ids for text in holdout]).items()
+            }
+
+        measured = kept(job.folder / "eval" / "builds.json", measure)
+        variants = []
+        for name, path in folders.items():
+            manifest = {
+                "task": task.kind,
+                "runtime": RUNTIME,
+                "precision": name,
+                "base_model": spec.base_model,
+                "labels": self.outputs,
+                "max_input_tokens": task.max_input_tokens,
+                "embedding_size": encoder_builds.embedding_size(path),
+            }
+            digest, size = seal(job, path, manifest)
+            item = measured[name]
+            quality = self.compared(self.material.holdout, item["answers"], None, None).tuned
+            speed = {key: item[key] for key in ("examples_per_second", "latency_p50_ms")}
+            variants.append(Variant(name, path.as_uri(), digest, size, quality, **speed))
+        phase.end()
+        return Builds(tuple(variants))
+
+    def _build(self) -> dict[VariantName, Path]:
+        """Creates the missing builds."""
+        spec, tokenizer, model = self.job.spec, self.material.tokenizer, self._model.to("cpu")
+        place = self.job.folder / "variants"
+
+        def export(path: Path) -> None:
+            encoder_builds.save_fp32(with_embedding(model), path, vocabulary=model.encoder.config.vocab_size)
+            tokenizer.save_pretrained(str(path))
+
+        # int8 is derived from fp32, which is therefore always built.
+        folders: dict[VariantName, Path] = {"fp32": kept_folder(place / "fp32", export)}
+        if "int8" in spec.variants:
+
+            def quantize(path: Path) -> None:
+                calibration = [text.ids for text in self._tokens(tokenizer, spec.task, self.material.train)]
+                encoder_builds.save_int8(folders["fp32"], path, calibration)
+                tokenizer.save_pretrained(str(path))
+
+            folders["int8"] = kept_folder(place / "int8", quantize)
+        return {name: folders[name] for name in spec.variants}
+
+    def _ask(self, model: Any, tokenizer: Any, task: Task, outputs: Sequence[str], rows: Rows) -> list[A]:
+        import torch
+
+        device, tokens = self.material.device, self._tokens(tokenizer, task, rows)
+        phase = Phase(self.job, "evaluate", len(tokens), "texts")
+        found: list[Any] = []
+        with torch.inference_mode():
+            for start in range(0, len(tokens), _BATCH):
+                batch, mask = pad_right([text.ids for text in tokens[start : start + _BATCH]], tokenizer.pad_token_id)
+                found += model(batch.to(device), mask.to(device)).argmax(-1).tolist()
+                phase.advance(len(found))
+                check_stop(self.should_stop)
+        phase.end()
+        return self.named(found, outputs, tokens)
+
+    def _tokens(self, tokenizer: Any, task: Task, rows: Rows) -> list[Tokens]:
+        encoded = tokenizer(
+            [row["text"] for row in rows],
+            truncation=True,
+            max_length=task.max_tokens,
+            # Text that looks like a special token, such as [SEP], is encoded as text, as serving does.
+            split_special_tokens=True,
+            # Not every tokenizer can say it.
+            return_offsets_mapping=self.EACH_TOKEN,
+        )
+        places = encoded["offset_mapping"] if self.EACH_TOKEN else [()] * len(rows)
+        return [
+            Tokens(list(ids), [(start, end) for start, end in offsets])
+            for ids, offsets in zip(encoded["input_ids"], places, strict=True)
+        ]
+
+
 def _load_weights(model: Any, folder: Path) -> None:
-    """Reads the weights that `train` stored in a folder."""
+    """Reads the weights that `EncoderRun.train` kept in a folder."""
     from safetensors.torch import load_model
 
     load_model(model, str(folder / _WEIGHTS))
-
-
-def load_champion(
-    job: Job, champion: Champion, folder: Path, device: torch.device, *, each_token: bool = False
-) -> tuple[Any, Any, list[str]]:
-    """An earlier run's classifier, its tokenizer, and what its outputs mean, from what `train` stored in a folder."""
-    from transformers import AutoTokenizer
-
-    outputs: list[str] = json.loads((folder / _OUTPUTS).read_text(encoding="utf-8"))
-    base = BaseModels(job.models_dir, job.downloads_dir).prepare(champion.spec.base_model)
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    model = classifier_of(base, len(outputs), seed=0, each_token=each_token)
-    _load_weights(model, folder)
-    return model.to(device).eval(), tokenizer, outputs
-
-
-def train(
-    job: Job,
-    model: Any,
-    objective: Callable[[], Objective],
-    device: torch.device,
-    tokenizer: Any,
-    should_stop: Callable[[], bool],
-    outputs: Sequence[str],
-) -> dict[str, float]:
-    """Trains a classifier and keeps it merged in the run's folder, or reads it from there.
-
-    Args:
-        job: the run.
-        model: the classifier; changed in place.
-        objective: what it learns.
-        device: where it is trained, and is afterwards.
-        tokenizer: kept beside it.
-        should_stop: see `phases.check_stop`.
-        outputs: what its outputs mean, kept beside it for when it is the champion of a later run.
-
-    Returns:
-        The figures of the training.
-    """
-    from safetensors.torch import save_model
-
-    method, merged = job.spec.method, job.folder / "merged"
-    if (merged / _WEIGHTS).is_file():
-        _load_weights(model, merged)
-    else:
-        model.encoder = method.adapt(model.encoder)
-        model.head.requires_grad_(True)
-        model.to(device)
-        phases.train_adapted(job, model, model.encoder, objective(), device, should_stop)
-        model.encoder = method.merge(model.encoder)
-
-        def save(path: Path) -> None:
-            save_model(model, str(path / _WEIGHTS))
-            tokenizer.save_pretrained(str(path))
-            write_json(path / _OUTPUTS, list(outputs))
-
-        kept_folder(merged, save)
-    phases.drop_checkpoints(job)
-    figures: dict[str, float] = kept(job.folder / "eval" / "train.json", dict)
-    model.to(device).eval()
-    return figures
-
-
-def compress(
-    job: Job,
-    model: Any,
-    tokenizer: Any,
-    labels: Sequence[str],
-    calibration: Sequence[list[int]],
-    texts: Sequence[list[int]],
-    stored: Callable[[list[Any]], list[Any]],
-    quality: Callable[[list[Any]], Metric],
-) -> tuple[Variant, ...]:
-    """Makes the builds of a classifier, and measures each by the runtime that serves it.
-
-    Args:
-        job: the run.
-        model: the tuned classifier, on the processor.
-        tokenizer: goes along with each build.
-        labels: what its outputs mean, in their order.
-        calibration: token ids of training texts, for int8.
-        texts: token ids of the hold-out.
-        stored: what is kept of a build's answers; an answer is the index of a text's label, or of each token's.
-        quality: the metric of what is kept.
-    """
-    spec, task, folder = job.spec, job.spec.task, job.folder
-    phase = Phase(job, "compress", len(spec.variants), "builds")
-
-    def export(path: Path) -> None:
-        encoder_builds.save_fp32(with_embedding(model), path, vocabulary=model.encoder.config.vocab_size)
-        tokenizer.save_pretrained(str(path))
-
-    # int8 is derived from fp32, which is therefore always built.
-    folders = {"fp32": kept_folder(folder / "variants" / "fp32", export)}
-    if "int8" in spec.variants:
-
-        def quantize(path: Path) -> None:
-            encoder_builds.save_int8(folders["fp32"], path, calibration)
-            tokenizer.save_pretrained(str(path))
-
-        folders["int8"] = kept_folder(folder / "variants" / "int8", quantize)
-    folders = {name: folders[name] for name in spec.variants}
-
-    def measure() -> dict[str, Any]:
-        return {
-            name: {
-                "answers": stored(item.answers),
-                "latency_p50_ms": item.latency_p50_ms,
-                "examples_per_second": item.examples_per_second,
-            }
-            for name, item in encoder_builds.measure(folders, texts).items()
-        }
-
-    measured = kept(folder / "eval" / "variants.json", measure)
-    variants = []
-    for name, path in folders.items():
-        manifest = {
-            "task": task.kind,
-            "runtime": RUNTIME,
-            "precision": name,
-            "base_model": spec.base_model,
-            "labels": list(labels),
-            "max_input_tokens": task.max_input_tokens,
-            "embedding_size": encoder_builds.embedding_size(path),
-        }
-        digest, size = phases.seal(job, path, manifest)
-        item = measured[name]
-        speed = {key: item[key] for key in ("examples_per_second", "latency_p50_ms")}
-        variants.append(Variant(name, path.as_uri(), digest, size, quality(item["answers"]), **speed))
-    phase.end()
-    return tuple(variants)

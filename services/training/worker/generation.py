@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from services.kit.engine import RUNTIME
 from services.training.adapters import language_builds
 from services.training.adapters.job import Champion, Job
-from services.training.domain.report import Example, Report, Variant
+from services.training.domain.report import Comparison, Variant
 from services.training.domain.tasks import GenerationTask, VariantName
 from services.training.engine.generation import greedy_answers, reference_losses
 from services.training.engine.method_capabilities import AddsTokens
@@ -20,189 +19,237 @@ from services.training.engine.metrics import (
     compared,
     loss_increase,
     loss_per_token,
-    mean_with_interval,
     rouge_l,
 )
 from services.training.engine.prompts import prompts_of, training_pairs
 from services.training.engine.tasks import Pair
-from services.training.worker.champion import Rows, champion_answers
+from services.training.worker.champion import Rows
 from services.training.worker.objectives import agreement_with_people, objective_of
 from services.training.worker.phases import (
     Material,
     Phase,
     check_stop,
-    drop_checkpoints,
     kept,
     kept_folder,
-    material_of,
-    precision_warnings,
     seal,
-    shown_examples,
     train_adapted,
 )
+from services.training.worker.sequence import Builds, TaskRun
 
-logger = logging.getLogger(__name__)
-_INPUT_SHOWN = 300
+_LOSSES = "tuned-losses.json"
 # Share of the held-out prompts that a build answers word for word like the merged model.
 _SAME = "same_answer_as_merged"
 
 
-def run(job: Job, should_stop: Callable[[], bool]) -> Report:
-    """Trains, evaluates and compresses; each result is stored in the run's folder."""
-    import torch
-    from transformers import AutoModelForCausalLM
+class GenerationRun(TaskRun[str]):
+    """An answer is a text."""
 
-    spec, folder = job.spec, job.folder
-    task = spec.task
-    assert isinstance(task, GenerationTask)
+    ANSWERS_UNTRAINED = True
 
-    phase = Phase(job, "prepare")
-    material = material_of(job)
-    device, holdout, corrections = material.device, material.holdout, material.corrections
-    base_builder = prompts_of(material.base_folder, task)
+    def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool]) -> None:
+        super().__init__(job, material, should_stop)
+        task = job.spec.task
+        assert isinstance(task, GenerationTask)
+        self._task, self._merged = task, job.folder / "merged"
+        # The tokenizer and the chat template are those of the tuned model.
+        self._tokenizer, folder = _tuned_tokenizer(job, material)
+        self._prompts = prompts_of(folder, task)
+        self._holdout = self._pairs(material.holdout)
+        self._model: Any = self._load(material.base_folder)
 
-    def base_prompts(rows: Sequence[dict[str, str]]) -> list[list[int]]:
-        return [pair.prompt for pair in training_pairs(base_builder, material.tokenizer, task, rows)]
+    def base_answers(self, rows: Rows) -> list[str]:
+        """See `TaskRun`."""
+        base, task = self.material, self._task
+        pairs = training_pairs(prompts_of(base.base_folder, task), base.tokenizer, task, rows)
+        return self._write("base", self._model, self._tokenizer, pairs)
 
-    # From here on the tokenizer and chat template are those of the tuned model.
-    tokenizer, tokenizer_folder = _tuned_tokenizer(job, material)
-    builder = prompts_of(tokenizer_folder, task)
-    held_pairs = training_pairs(builder, tokenizer, task, holdout)
-    references = [row[task.target_field] for row in holdout]
+    def train(self) -> Mapping[str, float]:
+        """See `TaskRun`."""
+        job, spec, tokenizer = self.job, self.job.spec, self._tokenizer
+        if not self._merged.is_dir():
+            model = self._model
+            if isinstance(spec.method, AddsTokens):
+                spec.method.add_embeddings(model, tokenizer, self._task)
+            model = spec.method.adapt(model)
+            objective = objective_of(spec, self._prompts, tokenizer, self.material.train)
+            train_adapted(job, model, model, objective, self.material.device, self.should_stop)
+            learnt = agreement_with_people(spec, self._prompts, tokenizer, self.material.holdout, model)
+            kept(job.folder / "eval" / "preferences.json", lambda: learnt)
+            model = spec.method.merge(model)
 
-    def load(source: Path) -> Any:
+            def save(path: Path) -> None:
+                model.save_pretrained(str(path))
+                tokenizer.save_pretrained(str(path))
+
+            kept_folder(self._merged, save)
+        # Answers are those of the model that was stored, loaded when it is asked.
+        self._model = None
+        return {
+            **kept(job.folder / "eval" / "train.json", dict),
+            **kept(job.folder / "eval" / "preferences.json", dict),
+        }
+
+    def answers(self, rows: Rows) -> list[str]:
+        """See `TaskRun`."""
+        return self._write("tuned", self._tuned(), self._tokenizer, self._pairs(rows))
+
+    def answered(self) -> None:
+        """Measures the loss of the tuned model, and frees it."""
+        kept(self.job.folder / "eval" / _LOSSES, self._losses)
+        # Half a gigabyte, before the champion is loaded and the builds are created.
+        self._model = None
+
+    def champion_answers(self, champion: Champion, folder: Path, rows: Rows) -> list[str]:
+        """See `TaskRun`."""
+        from transformers import AutoTokenizer
+
+        own, tokenizer = champion.spec.task, AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        assert isinstance(own, GenerationTask)
+        # With its own template, and what is asked for now as the wanted answer, which its prompts do not depend on.
+        wanted = replace(own, target_field=self._task.target_field)
+        pairs = training_pairs(prompts_of(folder, own), tokenizer, wanted, rows)
+        return self._write("champion's", self._load(folder), tokenizer, pairs)
+
+    def compress(self, tuned: Sequence[str]) -> Builds:
+        """See `TaskRun`."""
+        job, spec, task = self.job, self.job.spec, self._task
+        phase = Phase(job, "compress", len(spec.variants) + len(self._holdout), "builds and answers")
+        folders = self._build(phase)
+        losses = [TextLoss(**loss) for loss in kept(job.folder / "eval" / _LOSSES, self._losses)]
+        measured = kept(job.folder / "eval" / "builds.json", lambda: self._measured(folders, phase))
+        same = {
+            name: sum(a == b for a, b in zip(measured[name]["answers"], tuned, strict=True)) / len(tuned)
+            for name in folders
+        }
+        variants = []
+        for name, path in folders.items():
+            manifest = {
+                "task": "generation",
+                "runtime": RUNTIME,
+                "precision": name,
+                "base_model": spec.base_model,
+                "prompt_template": task.prompt_template,
+                "max_input_tokens": task.max_input_tokens,
+                "max_new_tokens": task.max_target_tokens,
+                _SAME: same[name],
+            }
+            digest, size = seal(job, path, manifest)
+            item = measured[name]
+            own = [TextLoss(**loss) for loss in item["losses"]]
+            variants.append(
+                Variant(
+                    name,
+                    path.as_uri(),
+                    digest,
+                    size,
+                    self.compared(self.material.holdout, item["answers"], None, None).tuned,
+                    tokens_per_second=item["tokens_per_second"],
+                    time_to_first_token_ms=item["time_to_first_token_ms"],
+                    loss=loss_per_token(own),
+                    loss_increase=loss_increase(losses, own),
+                )
+            )
+        phase.end()
+        agreement = {f"{_SAME}_{name}": share for name, share in same.items()}
+        return Builds(tuple(variants), agreement, parity_warnings(agreement), loss_per_token(losses))
+
+    def compared(
+        self, rows: Rows, tuned: Sequence[str], base: Sequence[str] | None, champion: Sequence[str] | None
+    ) -> Comparison:
+        """See `TaskRun`."""
+        references = [self.reference(row) for row in rows]
+        scores = [None if answers is None else rouge_l(references, answers) for answers in (base, champion)]
+        return compared("rouge_l", rouge_l(references, tuned), *scores)
+
+    def ranked(self, tuned: Sequence[str], base: Sequence[str] | None) -> list[int]:
+        """From the largest gain over the base model to the smallest."""
+        assert base is not None
+        references = [self.reference(row) for row in self.material.holdout]
+        pairs = zip(rouge_l(references, tuned), rouge_l(references, base), strict=True)
+        gains = [after - before for after, before in pairs]
+        return sorted(range(len(gains)), key=lambda at: gains[at], reverse=True)
+
+    def reference(self, row: Mapping[str, str]) -> str:
+        """See `TaskRun`."""
+        return row[self._task.target_field]
+
+    def _pairs(self, rows: Rows) -> list[Pair]:
+        return training_pairs(self._prompts, self._tokenizer, self._task, rows)
+
+    def _load(self, folder: Path) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
         made: Any = AutoModelForCausalLM
         options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
-        return made.from_pretrained(str(source), **options).to(device).eval()
+        return made.from_pretrained(str(folder), **options).to(self.material.device).eval()
 
-    model = load(material.base_folder)
-    phase.end()
-    check_stop(should_stop)
+    def _tuned(self) -> Any:
+        if self._model is None:
+            self._model = self._load(self._merged)
+        return self._model
 
-    def answers(which: str, prompts: Sequence[list[int]], asked: Any = None, words: Any = None) -> list[str]:
-        phase = Phase(job, "evaluate", len(prompts), f"{which} answers")
+    def _write(self, which: str, model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> list[str]:
+        phase = Phase(self.job, "evaluate", len(pairs), f"{which} answers")
 
         def on_progress(done: int) -> None:
             phase.advance(done)
-            check_stop(should_stop)
+            check_stop(self.should_stop)
 
         found = greedy_answers(
-            asked or model,
-            words or tokenizer,
-            prompts,
-            max_new_tokens=task.max_target_tokens,
-            device=device,
+            model,
+            tokenizer,
+            [pair.prompt for pair in pairs],
+            max_new_tokens=self._task.max_target_tokens,
+            device=self.material.device,
             on_progress=on_progress,
         )
         phase.end()
         return found
 
-    base_answers = kept(folder / "eval" / "base.json", lambda: answers("base", base_prompts(holdout)))
-    base_corrected = kept(
-        folder / "eval" / "base_corrections.json",
-        lambda: answers("base", base_prompts(corrections)) if corrections else [],
-    )
-    check_stop(should_stop)
+    def _losses(self) -> list[dict[str, Any]]:
+        """The tuned model's loss of each reference of the hold-out."""
+        padding = self._tokenizer.pad_token_id or self._tokenizer.eos_token_id
+        found = reference_losses(self._tuned(), self._holdout, pad_token_id=padding, device=self.material.device)
+        return [asdict(loss) for loss in found]
 
-    merged = folder / "merged"
-    if not merged.is_dir():
-        if isinstance(spec.method, AddsTokens):
-            spec.method.add_embeddings(model, tokenizer, task)
-        model = spec.method.adapt(model)
-        objective = objective_of(spec, builder, tokenizer, material.train)
-        train_adapted(job, model, model, objective, device, should_stop)
-        learnt = agreement_with_people(spec, builder, tokenizer, holdout, model)
-        kept(folder / "eval" / "preferences.json", lambda: learnt)
-        model = spec.method.merge(model)
+    def _build(self, phase: Phase) -> dict[VariantName, Path]:
+        """Creates the missing builds; the converted model, a second copy of all weights, is freed afterwards."""
+        builds = language_builds.LanguageBuilds(self._merged)
+        folders: dict[VariantName, Path] = {}
+        for number, name in enumerate(self.job.spec.variants, start=1):
 
-        def save(path: Path) -> None:
-            model.save_pretrained(str(path))
-            tokenizer.save_pretrained(str(path))
+            def make(path: Path, variant: VariantName = name) -> None:
+                builds.build(path, variant)
 
-        kept_folder(merged, save)
-    drop_checkpoints(job)
-    figures = {**kept(folder / "eval" / "train.json", dict), **kept(folder / "eval" / "preferences.json", dict)}
-    corrected_file = folder / "eval" / "tuned_corrections.json"
-    if not ((folder / "eval" / "tuned.json").is_file() and corrected_file.is_file()):
-        model = load(merged)
-    tuned = kept(
-        folder / "eval" / "tuned.json",
-        lambda: {
-            "answers": answers("tuned", [pair.prompt for pair in held_pairs]),
-            "losses": [
-                asdict(loss)
-                for loss in reference_losses(
-                    model, held_pairs, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id, device=device
-                )
-            ],
-        },
-    )
-    corrected_pairs = training_pairs(builder, tokenizer, task, corrections) if corrections else []
-    tuned_corrected = kept(
-        corrected_file,
-        lambda: answers("tuned", [pair.prompt for pair in corrected_pairs]) if corrections else [],
-    )
-    tuned_answers = tuned["answers"]
-    tuned_losses = [TextLoss(**item) for item in tuned["losses"]]
-    check_stop(should_stop)
+            folders[name] = kept_folder(self.job.folder / "variants" / name, make)
+            phase.advance(number)
+            check_stop(self.should_stop)
+        return folders
 
-    # Frees half a gigabyte before the champion is loaded, and the builds are created.
-    model = None
+    def _measured(self, folders: Mapping[VariantName, Path], phase: Phase) -> dict[str, Any]:
+        """What each build answers, and how fast."""
 
-    def by_champion(champion: Champion, path: Path, rows: Rows) -> list[str]:
-        from transformers import AutoTokenizer
+        def on_progress(done: int) -> None:
+            phase.advance(len(folders) + done)
+            check_stop(self.should_stop)
 
-        own, words = champion.spec.task, AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-        assert isinstance(own, GenerationTask)
-        # With its own template, and what is asked for now as the wanted answer, which its prompts do not depend on.
-        wanted = replace(own, target_field=task.target_field)
-        prompts = [pair.prompt for pair in training_pairs(prompts_of(path, own), words, wanted, rows)]
-        return answers("champion's", prompts, load(path), words)
-
-    champion = champion_answers(job, holdout, corrections, by_champion)
-    variants, agreement = _compress(job, task, merged, held_pairs, references, tuned_answers, tuned_losses, should_stop)
-    base_scores, tuned_scores = rouge_l(references, base_answers), rouge_l(references, tuned_answers)
-    wanted = [row[task.target_field] for row in corrections]
-    found = compared(
-        "rouge_l",
-        tuned_scores,
-        base_scores,
-        None if champion.holdout is None else rouge_l(references, champion.holdout),
-    )
-    gains = [t - b for t, b in zip(tuned_scores, base_scores, strict=True)]
-    # Examples with gains from large to small, not just the best five.
-    order = sorted(range(len(gains)), key=lambda i: gains[i], reverse=True)
-    shown = shown_examples(order)
-    return Report(
-        tuned=found.tuned,
-        base=found.base,
-        difference=found.over_base,
-        examples=tuple(
-            Example(
-                holdout[i]["record_id"],
-                holdout[i]["text"][:_INPUT_SHOWN],
-                references[i],
-                base_answers[i],
-                tuned_answers[i],
-            )
-            for i in shown
-        ),
-        variants=variants,
-        figures={**figures, **agreement},
-        tuned_loss=loss_per_token(tuned_losses),
-        warnings=(*precision_warnings(job, device), *parity_warnings(agreement), *champion.warnings),
-        champion=found.champion,
-        over_champion=found.over_champion,
-        champion_run=champion.run,
-        corrections=compared(
-            "rouge_l",
-            rouge_l(wanted, tuned_corrected),
-            rouge_l(wanted, base_corrected),
-            None if champion.corrections is None else rouge_l(wanted, champion.corrections),
+        found = language_builds.measure(
+            folders,
+            self._holdout,
+            max_new_tokens=self._task.max_target_tokens,
+            end=self._holdout[0].target[-1],
+            on_progress=on_progress,
         )
-        if corrections
-        else None,
-    )
+        return {
+            name: {
+                "answers": item.answers,
+                "losses": [asdict(loss) for loss in item.losses],
+                "tokens_per_second": item.tokens_per_second,
+                "time_to_first_token_ms": item.time_to_first_token_ms,
+            }
+            for name, item in found.items()
+        }
 
 
 def _tuned_tokenizer(job: Job, material: Material) -> tuple[Any, Path]:
@@ -228,90 +275,4 @@ def parity_warnings(agreement: Mapping[str, float]) -> tuple[str, ...]:
     )
 
 
-def _build(
-    variants: Sequence[VariantName], merged: Path, place: Path, phase: Phase, should_stop: Callable[[], bool]
-) -> dict[VariantName, Path]:
-    """Creates the missing builds; the converted model, a second copy of all weights, is freed afterwards."""
-    builds = language_builds.LanguageBuilds(merged)
-    folders: dict[VariantName, Path] = {}
-    for number, name in enumerate(variants, start=1):
-
-        def make(path: Path, variant: VariantName = name) -> None:
-            builds.build(path, variant)
-
-        folders[name] = kept_folder(place / name, make)
-        phase.advance(number)
-        check_stop(should_stop)
-    return folders
-
-
-def _compress(
-    job: Job,
-    task: GenerationTask,
-    merged: Path,
-    pairs: list[Pair],
-    references: list[str],
-    tuned_answers: list[str],
-    tuned_losses: list[TextLoss],
-    should_stop: Callable[[], bool],
-) -> tuple[tuple[Variant, ...], dict[str, float]]:
-    spec, folder = job.spec, job.folder
-    phase = Phase(job, "compress", len(spec.variants) + len(pairs), "builds and answers")
-    folders = _build(spec.variants, merged, folder / "variants", phase, should_stop)
-
-    def on_progress(done: int) -> None:
-        phase.advance(len(spec.variants) + done)
-        check_stop(should_stop)
-
-    def measure() -> dict[str, Any]:
-        found = language_builds.measure(
-            folders, pairs, max_new_tokens=task.max_target_tokens, end=pairs[0].target[-1], on_progress=on_progress
-        )
-        return {
-            name: {
-                "answers": item.answers,
-                "losses": [asdict(loss) for loss in item.losses],
-                "tokens_per_second": item.tokens_per_second,
-                "time_to_first_token_ms": item.time_to_first_token_ms,
-            }
-            for name, item in found.items()
-        }
-
-    measured = kept(folder / "eval" / "variants.json", measure)
-    same = {
-        name: sum(a == b for a, b in zip(measured[name]["answers"], tuned_answers, strict=True)) / len(tuned_answers)
-        for name in folders
-    }
-    variants = []
-    for name, path in folders.items():
-        digest, size = seal(
-            job,
-            path,
-            {
-                "task": "generation",
-                "runtime": RUNTIME,
-                "precision": name,
-                "base_model": spec.base_model,
-                "prompt_template": task.prompt_template,
-                "max_input_tokens": task.max_input_tokens,
-                "max_new_tokens": task.max_target_tokens,
-                _SAME: same[name],
-            },
-        )
-        item = measured[name]
-        losses = [TextLoss(**loss) for loss in item["losses"]]
-        variants.append(
-            Variant(
-                name,
-                path.as_uri(),
-                digest,
-                size,
-                mean_with_interval("rouge_l", rouge_l(references, item["answers"])),
-                tokens_per_second=item["tokens_per_second"],
-                time_to_first_token_ms=item["time_to_first_token_ms"],
-                loss=loss_per_token(losses),
-                loss_increase=loss_increase(tuned_losses, losses),
-            )
-        )
-    phase.end()
-    return tuple(variants), {f"{_SAME}_{name}": share for name, share in same.items()}
+RUN = GenerationRun

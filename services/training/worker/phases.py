@@ -1,4 +1,4 @@
-"""What the workers of both tasks share: progress of a phase, the training phase, results that survive restarts."""
+"""What the runs of all tasks share: progress of a phase, the training phase, results that survive restarts."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from services.training.domain.report import Report
 from services.training.domain.tasks import GenerationTask, TokenClassificationTask, VariantName
 from services.training.domain.training_spec import Method, Optimization, TrainingSpec
 from services.training.engine.methods.full import Full
+from services.training.worker.sequence import run_job
 
 
 def writer_spec(model: Path, snapshot: Path, method: Method, **changes: Any) -> TrainingSpec:
@@ -68,5 +68,4 @@ def work(folder: Path, spec: TrainingSpec, champion: Champion | None = None) -> 
         trusted_keys=folder / "keys" / "trusted",
         champion=champion,
     )
-    report: Report = import_module(f"services.training.worker.{spec.task.kind}").run(job, lambda: False)
-    return report
+    return run_job(job, lambda: False)

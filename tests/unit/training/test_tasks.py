@@ -11,6 +11,7 @@ from tidemill.training.v1 import run_pb2
 from services.kit.errors import InvalidArgumentError
 from services.training.domain.tasks import TASKS
 from services.training.entrypoints.mapping import spec_from
+from services.training.worker.sequence import TaskRun
 
 MESSAGES = {
     field.name: {option.name for option in field.message_type.fields}
@@ -31,7 +32,7 @@ def test_the_options_of_a_task_are_the_fields_of_its_message(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_has_its_worker(name: str) -> None:
-    assert callable(import_module(f"services.training.worker.{name}").run)
+    assert issubclass(import_module(f"services.training.worker.{name}").RUN, TaskRun)
 
 
 def test_a_spec_without_a_task_is_refused() -> None:

@@ -1,0 +1,165 @@
+"""The sequence of a run, the same for every task: prepare, train, evaluate, compare with the champion, compress.
+
+What a task does at each step is its `TaskRun`. Here is the order, what is kept over restarts, and the report.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+from services.training.adapters.job import Champion, Job
+from services.training.domain.report import Comparison, Example, Metric, Report, Variant
+from services.training.worker.champion import Rows, champion_answers
+from services.training.worker.phases import (
+    Material,
+    Phase,
+    check_stop,
+    drop_checkpoints,
+    kept,
+    material_of,
+    precision_warnings,
+    shown_examples,
+)
+
+A = TypeVar("A")
+_INPUT_SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Builds:
+    """The builds of a run, and what its report says of them.
+
+    `loss` is that of the merged model, see `Report.tuned_loss`.
+    """
+
+    variants: tuple[Variant, ...]
+    figures: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    loss: Metric | None = None
+
+
+class TaskRun(ABC, Generic[A]):
+    """The steps of one task, called in the order in which they stand here.
+
+    Creating it is the phase "prepare". Rows are records; the answer to a row is a JSON value, and answers are in the
+    order of their rows. Every step may be skipped after a restart, when its result was kept.
+    """
+
+    ANSWERS_UNTRAINED: ClassVar[bool] = False
+    """Whether the base model has answers, too; a fresh classification head has none."""
+
+    def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool]) -> None:
+        self.job = job
+        self.material = material
+        self.should_stop = should_stop
+
+    def base_answers(self, rows: Rows) -> list[A]:
+        """The base model's answers, where `ANSWERS_UNTRAINED` is true."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def train(self) -> Mapping[str, float]:
+        """Trains and keeps the merged model in the run's folder, unless it is there.
+
+        Returns:
+            The figures of the training.
+        """
+
+    @abstractmethod
+    def answers(self, rows: Rows) -> list[A]:
+        """The tuned model's answers."""
+
+    def answered(self) -> None:
+        """Called after the last answer of the tuned model: the champion is loaded next."""
+
+    @abstractmethod
+    def champion_answers(self, champion: Champion, folder: Path, rows: Rows) -> list[A]:
+        """The answers of another run's model, which lies merged in a folder."""
+
+    @abstractmethod
+    def compress(self, tuned: Sequence[A]) -> Builds:
+        """Makes the builds and measures each by the runtime that serves it; `tuned` are the answers to the hold-out."""
+
+    @abstractmethod
+    def compared(
+        self, rows: Rows, tuned: Sequence[A], base: Sequence[A] | None, champion: Sequence[A] | None
+    ) -> Comparison:
+        """The metric of each model's answers to the same rows."""
+
+    def figures(self, tuned: Sequence[A]) -> Mapping[str, float]:
+        """More figures about the answers to the hold-out."""
+        return {}
+
+    @abstractmethod
+    def ranked(self, tuned: Sequence[A], base: Sequence[A] | None) -> list[int]:
+        """The rows of the hold-out in an order whose first, last and evenly spread ones are worth showing."""
+
+    @abstractmethod
+    def reference(self, row: Mapping[str, str]) -> str:
+        """The right answer, as people read it."""
+
+    def shown(self, row: Mapping[str, str], answer: A) -> str:
+        """An answer, as people read it."""
+        return str(answer)
+
+
+def run_job(job: Job, should_stop: Callable[[], bool]) -> Report:
+    """Trains, evaluates and compresses; each result is kept in the run's folder, so that a restarted run reuses it.
+
+    Raises:
+        Cancelled: `should_stop` returned true.
+    """
+    phase = Phase(job, "prepare")
+    material = material_of(job)
+    task: TaskRun[object] = import_module(f"services.training.worker.{job.spec.task.kind}").RUN(
+        job, material, should_stop
+    )
+    phase.end()
+    check_stop(should_stop)
+    holdout, corrections = material.holdout, material.corrections
+
+    def asked(which: str, ask: Callable[[Rows], list[object]]) -> tuple[list[object], list[object]]:
+        def of(part: str, rows: Rows) -> list[object]:
+            found: list[object] = kept(job.folder / "eval" / f"{which}-{part}.json", lambda: ask(rows) if rows else [])
+            return found
+
+        return of("holdout", holdout), of("corrections", corrections)
+
+    base, base_corrected = asked("base", task.base_answers) if task.ANSWERS_UNTRAINED else (None, None)
+    check_stop(should_stop)
+    trained = task.train()
+    drop_checkpoints(job)
+    tuned, tuned_corrected = asked("tuned", task.answers)
+    task.answered()
+    check_stop(should_stop)
+    champion = champion_answers(job, holdout, corrections, task.champion_answers)
+    builds = task.compress(tuned)
+    found = task.compared(holdout, tuned, base, champion.holdout)
+
+    def example(at: int) -> Example:
+        row = holdout[at]
+        before = "" if base is None else task.shown(row, base[at])
+        text = row["text"][:_INPUT_SHOWN]
+        return Example(row["record_id"], text, task.reference(row), before, task.shown(row, tuned[at]))
+
+    return Report(
+        tuned=found.tuned,
+        base=found.base,
+        difference=found.over_base,
+        examples=tuple(example(at) for at in shown_examples(task.ranked(tuned, base))),
+        variants=builds.variants,
+        figures={**trained, **task.figures(tuned), **builds.figures},
+        tuned_loss=builds.loss,
+        warnings=(*precision_warnings(job, material.device), *builds.warnings, *champion.warnings),
+        champion=found.champion,
+        over_champion=found.over_champion,
+        champion_run=champion.run,
+        corrections=task.compared(corrections, tuned_corrected, base_corrected, champion.corrections)
+        if corrections
+        else None,
+    )
